@@ -1,0 +1,52 @@
+# Every target makes .venv when it is needed. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# MLX comes with Metal on macOS; on Linux one of two exclusive extras brings it.
+ifeq ($(shell uname -s),Linux)
+EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda13,cpu)
+endif
+
+.PHONY: help install demo serve test test-long check format clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Make .venv with pinned versions
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--group dev -e '.$(if $(EXTRA),[$(EXTRA)])'
+	@touch $@
+
+demo: install ## The main job on a real model, start to finish
+	@$(BIN)/reconciler demo
+
+serve: install ## Run the daemon with its defaults
+	@$(BIN)/reconciler serve
+
+test: install ## The test suite: bounded and deterministic
+	$(BIN)/pytest -m "not long"
+
+test-long: install ## Storms and fuzzing
+	$(BIN)/pytest -m long
+
+check: install ## Lint, format, types and import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Rewrite the code as the linter wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	find reconciler tests -name __pycache__ -type d -exec rm -rf {} +

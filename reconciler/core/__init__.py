@@ -1,0 +1,1 @@
+"""Decisions as pure functions: no I/O, no event loop, no HTTP, no MLX."""

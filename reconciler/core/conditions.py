@@ -1,0 +1,83 @@
+"""Record + instance + next action -> conditions. Derived anew at each pass, never patched.
+
+A condition keeps its time of transition until its status or its reason changes.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from reconciler.core.plan import Action, Kind
+from reconciler.core.records import (
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    Instance,
+    Record,
+    Status,
+)
+
+
+def derive(
+    record: Record, status: Status, instance: Instance | None, action: Action | None, at: datetime
+) -> Status:
+    """The status of a record as of now.
+
+    `action` is what is being done about the record, or what the plan says of it; None where
+    record and instance agree.
+    """
+    agrees = instance is not None and instance.spec == record.spec
+    ready = agrees and (action is None or action.kind is not Kind.UNLOAD)
+    # All three carry one reason and message: why the record is where it is.
+    reason, message = _why(record, instance, action, ready=ready)
+    stalled = action is not None and action.kind is Kind.HOLD
+    wanted: tuple[tuple[ConditionType, bool], ...] = (
+        ("Ready", ready),
+        ("Progressing", not ready and not stalled),
+        ("Stalled", stalled),
+    )
+    conditions = tuple(
+        _keep_time(status, type_, "True" if true else "False", reason, message, at)
+        for type_, true in wanted
+    )
+    observed = record.generation if ready else status.observed_generation
+    return replace(status, conditions=conditions, observed_generation=observed)
+
+
+def _why(
+    record: Record, instance: Instance | None, action: Action | None, *, ready: bool
+) -> tuple[str, str]:
+    """Reason and message of the state."""
+    if ready:
+        return "Loaded", f"generation {record.generation} is loaded and answers"
+    if action is None:
+        return "Pending", "not looked at yet"
+    serving = "; the previous settings are still in force" if instance is not None else ""
+    message = action.reason + serving
+    if action.why is not None:
+        return action.why.value, message
+    if action.kind is Kind.HOLD and action.problem is not None:
+        return action.problem.cause.value, message
+    return _UNDER_WAY[action.kind], message
+
+
+_UNDER_WAY = {
+    Kind.LOAD: "Loading",
+    Kind.ATTACH: "Attaching",
+    Kind.RECONFIGURE: "Reconfiguring",
+    Kind.RELOAD: "Reloading",
+    Kind.UNLOAD: "Unloading",
+}
+
+
+def _keep_time(
+    status: Status,
+    type_: ConditionType,
+    value: ConditionStatus,
+    reason: str,
+    message: str,
+    at: datetime,
+) -> Condition:
+    before = status.condition(type_)
+    same = before is not None and (before.status, before.reason) == (value, reason)
+    time = before.last_transition_time if before is not None and same else at
+    return Condition(type_, value, reason, message, time)

@@ -1,0 +1,237 @@
+"""Snapshots and HTTP requests -> records: owners, take-over, duplicates, held removals.
+
+Desired state changes here and nowhere else, and only as its owner says. A source's snapshot is
+absorbed as a whole by one function, whoever took it, so a watch and a rescan cannot disagree.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint
+from reconciler.core.records import (
+    HTTP,
+    SETTINGS,
+    Asked,
+    Config,
+    LoadRequest,
+    LoadSpec,
+    Record,
+)
+from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
+
+VANISHED_SECONDS = 2.0
+"""A document that is gone this long was removed; editors, rsync and checkouts are quicker."""
+
+EMPTY_SECONDS = 30.0
+"""A directory that turned wholly empty is believed after this long."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A record whose document vanished: since when, and which new invalid files hold it."""
+
+    since: float
+    held_by: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What must be remembered of a source between two of its snapshots."""
+
+    files: frozenset[str] = frozenset()
+    missing: Mapping[str, Missing] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """What a snapshot changes."""
+
+    upserts: tuple[Record, ...]
+    removals: tuple[str, ...]
+    memory: Memory
+    flagged: Mapping[str, str]
+    """Why a name that the snapshot declares is not followed."""
+    check_at: float | None
+    """When to absorb the same snapshot again, because time alone changes the outcome."""
+
+
+def absorb(
+    records: Mapping[str, Record], memory: Memory, snapshot: Snapshot, now: float, at: datetime
+) -> Absorbed:
+    """Fit the records to what a source says.
+
+    `now` is monotonic seconds, for grace times; `at` is the creation time of new records.
+    """
+    if snapshot.unreadable is not None:
+        return Absorbed((), (), memory, {}, None)
+    declared, flagged = _declared(snapshot)
+    upserts = []
+    for name, (file, document) in declared.items():
+        current = records.get(name)
+        if current is not None and current.owner not in (HTTP, snapshot.source):
+            flagged[name] = f"declared by {current.place} already, which keeps it"
+            continue
+        upsert = _upsert(current, snapshot.source, file, document, at)
+        if upsert != current:
+            upserts.append(upsert)
+    gone = [
+        r
+        for r in records.values()
+        if r.owner == snapshot.source and r.name not in declared and r.name not in flagged
+    ]
+    missing = _missing(gone, memory, snapshot, now)
+    wait = EMPTY_SECONDS if snapshot.empty else VANISHED_SECONDS
+    removals = tuple(n for n, m in missing.items() if not m.held_by and now - m.since >= wait)
+    waiting = {n: m for n, m in missing.items() if n not in removals}
+    check_at = min((m.since + wait for m in waiting.values() if not m.held_by), default=None)
+    files = frozenset(f.path for f in snapshot.files)
+    return Absorbed(tuple(upserts), removals, Memory(files, waiting), flagged, check_at)
+
+
+def _declared(
+    snapshot: Snapshot,
+) -> tuple[dict[str, tuple[ManifestFile, Declared]], dict[str, str]]:
+    """The documents by name, and why the names that stand twice are not followed."""
+    places: dict[str, list[tuple[ManifestFile, Declared]]] = {}
+    for file in snapshot.files:
+        for document in file.declared:
+            places.setdefault(document.name, []).append((file, document))
+    flagged = {
+        name: "declared more than once: " + ", ".join(f"{f.path}:{d.line}" for f, d in where)
+        for name, where in places.items()
+        if len(where) > 1
+    }
+    return {n: w[0] for n, w in places.items() if n not in flagged}, flagged
+
+
+def _upsert(
+    current: Record | None, source: str, file: ManifestFile, document: Declared, at: datetime
+) -> Record:
+    if current is None:
+        return Record(
+            document.name, source, document.spec, at, file=file.path, line=document.line
+        )
+    return replace(
+        current.with_spec(document.spec),
+        owner=source,
+        file=file.path,
+        line=document.line,
+        provisional=False,
+    )
+
+
+def _missing(
+    gone: Sequence[Record], memory: Memory, snapshot: Snapshot, now: float
+) -> dict[str, Missing]:
+    """The vanished documents. Those of a file that is invalid now have not vanished at all."""
+    invalid = frozenset(f.path for f in snapshot.files if not f.valid)
+    appeared = frozenset(p for p in invalid if p not in memory.files)
+    result = {}
+    for record in gone:
+        if record.file in invalid:
+            continue
+        before = memory.missing.get(record.name)
+        if before is None:
+            result[record.name] = Missing(now, appeared)
+        else:
+            held_by = before.held_by & invalid
+            released = before.held_by and not held_by
+            result[record.name] = Missing(now if released else before.since, held_by)
+    return result
+
+
+@dataclass(frozen=True)
+class View:
+    """A record with what is known of it, as the decision about a request needs it."""
+
+    record: Record
+    checkpoint: Checkpoint | None
+    """None: not resolved, or not to be found."""
+    config: Config | None
+    """The settings in force, while it is loaded."""
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Join:
+    """The request is served by a record that is there."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Put:
+    """The request creates a record, or updates one."""
+
+    record: Record
+
+
+def decide(
+    views: Sequence[View], request: LoadRequest, checkpoint: Checkpoint, at: datetime
+) -> Join | Put:
+    """What an HTTP load means for the records.
+
+    Raises `LoadError` `ManagedByManifest` where a manifest owns the name it would have to change.
+    """
+    if request.instance_id is not None:
+        candidates = [v for v in views if v.record.name == request.instance_id]
+    else:
+        candidates = [v for v in views if _same_model(v, request, checkpoint)]
+    agreeing = [
+        v for v in candidates if _same_model(v, request, checkpoint) and agrees(v, request)
+    ]
+    if agreeing:
+        return Join(min(agreeing, key=lambda v: _preference(v, request)).record.name)
+    name = request.instance_id or request.model
+    current = next((v.record for v in views if v.record.name == name), None)
+    if current is None:
+        spec = LoadSpec(request.model, request.config)
+        return Put(Record(name, HTTP, spec, at, provisional=True))
+    if current.owner != HTTP:
+        message = (
+            f"'{name}' is managed by {current.place}, which asks for other settings; "
+            "change the manifest, or send another instance_id"
+        )
+        raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
+    return Put(current.with_spec(_merged(current.spec, request)))
+
+
+def agrees(view: View, request: LoadRequest) -> bool:
+    """Whether the record has, as asked for or in force, every key that was sent."""
+    asked = view.record.spec.config
+    for key in SETTINGS:
+        wished = getattr(asked, key)
+        sent = getattr(request.config, key)
+        if key in request.resets:
+            if wished is not None:
+                return False
+        elif sent is None or sent == wished:
+            continue
+        elif key == "num_experts" and sent == 0:  # 0 means the model's own, as no opinion does
+            if wished is not None:
+                return False
+        elif view.config is None or sent != getattr(view.config, key):
+            return False
+    return True
+
+
+def _same_model(view: View, request: LoadRequest, checkpoint: Checkpoint) -> bool:
+    if view.checkpoint is None:
+        return view.record.spec.model == request.model
+    return view.checkpoint.path == checkpoint.path
+
+
+def _preference(view: View, request: LoadRequest) -> tuple[bool, bool, float, str]:
+    """The one named as the model, else one that is ready, else the oldest."""
+    record = view.record
+    age = record.created_at.timestamp()
+    return (record.name != request.model, not view.ready, age, record.name)
+
+
+def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
+    """The spec with the sent keys in place of its own, and the reset ones gone."""
+    values = spec.config.sent() | request.config.sent()
+    kept = {k: v for k, v in values.items() if k not in request.resets}
+    return LoadSpec(request.model, Asked(**kept))  # type: ignore[arg-type]

@@ -1,0 +1,47 @@
+"""The one error that crosses rooms, and the problem that it carries.
+
+Everything a user can be told about a load that does not happen is a `Problem`;
+`LoadError` carries one up to whoever asked.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why: the machine-readable `reason` of conditions and the key to an HTTP error."""
+
+    MODEL_NOT_FOUND = "ModelNotFound"
+    INVALID_CHECKPOINT = "InvalidCheckpoint"
+    IMPOSSIBLE_SETTING = "ImpossibleSetting"
+    INSUFFICIENT_MEMORY = "InsufficientMemory"
+    LOAD_FAILED = "LoadFailed"
+    SETTING_MISMATCH = "SettingMismatch"
+    WORKER_DIED = "WorkerDied"
+    ENGINE_UNAVAILABLE = "EngineUnavailable"
+    MANAGED_BY_MANIFEST = "ManagedByManifest"
+    UNKNOWN_INSTANCE = "UnknownInstance"
+    REMOVED = "Removed"
+    STOPPING = "Stopping"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, in words that say what to do.
+
+    A permanent problem waits for a change of spec or files; any other is tried again.
+    `param` is the request's key that the problem is about.
+    """
+
+    cause: Cause
+    message: str
+    permanent: bool = True
+    param: str | None = None
+
+
+class LoadError(Exception):
+    """A load, update or unload that did not happen."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem

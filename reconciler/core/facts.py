@@ -1,0 +1,43 @@
+"""Facts that decisions rest on: about a checkpoint's files and about the machine."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What config.json and the safetensors headers say. Sizes in bytes, lengths in tokens."""
+
+    path: str
+    """Absolute and free of links: the identity of a checkpoint on this machine."""
+    revision: str
+    """A fingerprint of the files' names, sizes and modification times."""
+    model_type: str
+    weights_bytes: int
+    """Sum of the tensors' `data_offsets`; equals MLX's active memory after the load."""
+    max_context: int | None = None
+    """None: the checkpoint names no maximum."""
+    kv_bytes_per_token: int = 0
+    """An upper bound: every layer with full attention, keys and values in `kv_dtype` size."""
+    experts_total: int = 0
+    """0: a dense model."""
+    experts_per_token: int = 0
+    experts_key: tuple[str, ...] = ()
+    """Path in config.json of the number of experts per token."""
+    quantization_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts asked of MLX and the operating system, never guessed."""
+
+    device: str
+    """MLX's default device, `gpu` or `cpu`."""
+    device_name: str
+    memory_budget: int
+    """Bytes that all models together may take."""
+    mlx_version: str
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether MLX computes on a GPU."""
+        return self.device == "gpu"

@@ -1,0 +1,192 @@
+"""Bytes -> documents, with the position of every key and value.
+
+PyYAML's C parser turns bytes into events; one walk turns events into plain values. The walk
+resolves scalars by YAML 1.2's core schema (`no` is a string), refuses duplicate keys, tags and
+merge keys, and bounds size, depth and what aliases expand to.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 50
+MAX_NODES = 50_000
+"""Counted with every alias expanded."""
+
+Path = tuple[str | int, ...]
+
+_CORE_SCALARS: tuple[tuple[re.Pattern[str], Any], ...] = (
+    # YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
+    (re.compile(r"(?:null|Null|NULL|~|)"), lambda _: None),
+    (re.compile(r"(?:true|True|TRUE)"), lambda _: True),
+    (re.compile(r"(?:false|False|FALSE)"), lambda _: False),
+    (re.compile(r"[-+]?[0-9]+"), int),
+    (re.compile(r"0o[0-7]+"), lambda s: int(s, 0)),
+    (re.compile(r"0x[0-9a-fA-F]+"), lambda s: int(s, 0)),
+    (re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"), float),
+    (re.compile(r"[-+]?\.(?:inf|Inf|INF)"), lambda s: float(s.replace(".", ""))),
+    (re.compile(r"\.(?:nan|NaN|NAN)"), lambda _: float("nan")),
+)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where something stands; both count from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """What is wrong with a manifest, where, and what to do."""
+
+    message: str
+    position: Position
+    key: str = ""
+    """The dotted path of the key, as in `spec.config.context_length`."""
+
+
+class ManifestError(Exception):
+    """A file that cannot be read as documents."""
+
+    def __init__(self, message: str, position: Position, key: str = "") -> None:
+        super().__init__(message)
+        self.flaw = Flaw(message, position, key)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML document as plain values, with the position of each path in it."""
+
+    value: Any
+    positions: Mapping[Path, Position] = field(repr=False)
+    """Of a mapping's entry: its key. Of a list's item: the item. Of (): the document."""
+
+    def position(self, path: Path) -> Position:
+        """The position of `path`, or of the nearest thing around it."""
+        while path not in self.positions:
+            path = path[:-1]
+        return self.positions[path]
+
+
+def parse(data: bytes) -> tuple[Document, ...]:
+    """The documents of a file; empty ones are left out.
+
+    Raises `ManifestError` at the first thing that is not plain, bounded YAML.
+    """
+    if len(data) > MAX_BYTES:
+        raise ManifestError(f"larger than {MAX_BYTES} bytes", Position(1, 1))
+    try:
+        return tuple(d for d in _Walk(data).documents() if d.value is not None)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        words = "; ".join(w for w in (error.problem, error.context) if w)
+        position = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
+        raise ManifestError(f"not valid YAML: {words}", position) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ManifestError(f"not valid YAML: {error}", Position(1, 1)) from None
+
+
+class _Walk:
+    """One pass over a file's events."""
+
+    def __init__(self, data: bytes) -> None:
+        self.events: Iterator[Any] = yaml.parse(data, Loader=yaml.CBaseLoader)
+        self.positions: dict[Path, Position] = {}
+        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.nodes = 0
+
+    def documents(self) -> Iterator[Document]:
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                self.positions, self.anchors = {}, {}
+                first = next(self.events)
+                self.positions[()] = _position(first)
+                value = self.value(first, ())
+                yield Document(value, self.positions)
+
+    def value(self, event: Any, path: Path) -> Any:
+        if isinstance(event, yaml.AliasEvent):
+            return self.alias(event)
+        self.count(1, event)
+        if len(path) > MAX_DEPTH:
+            raise ManifestError(f"nested deeper than {MAX_DEPTH} levels", _position(event))
+        _refuse_tags(event)
+        before = self.nodes
+        if isinstance(event, yaml.MappingStartEvent):
+            value: Any = self.mapping(path)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = self.sequence(path)
+        else:
+            value = _scalar(event)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = (value, self.nodes - before + 1)
+        return value
+
+    def mapping(self, path: Path) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise ManifestError("a key must be a plain string", _position(event))
+            _refuse_tags(event)
+            key = event.value
+            here = (*path, key)
+            if key in result:
+                raise ManifestError(f"duplicate key '{key}'", _position(event), dotted(here))
+            self.positions[here] = _position(event)
+            result[key] = self.value(next(self.events), here)
+        return result
+
+    def sequence(self, path: Path) -> list[Any]:
+        result: list[Any] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            here = (*path, len(result))
+            self.positions[here] = _position(event)
+            result.append(self.value(event, here))
+        return result
+
+    def alias(self, event: Any) -> Any:
+        if event.anchor not in self.anchors:
+            raise ManifestError(f"unknown alias '*{event.anchor}'", _position(event))
+        value, size = self.anchors[event.anchor]
+        self.count(size, event)
+        return value
+
+    def count(self, nodes: int, event: Any) -> None:
+        self.nodes += nodes
+        if self.nodes > MAX_NODES:
+            words = f"more than {MAX_NODES} values, aliases expanded"
+            raise ManifestError(words, _position(event))
+
+
+def dotted(path: Path) -> str:
+    """A path as people write it: `spec.config.context_length`, `items[0].name`."""
+    text = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)
+    return text.removeprefix(".")
+
+
+def _position(event: Any) -> Position:
+    return Position(event.start_mark.line + 1, event.start_mark.column + 1)
+
+
+def _refuse_tags(event: Any) -> None:
+    if event.tag is not None:
+        raise ManifestError(f"tags such as '{event.tag}' are not supported", _position(event))
+
+
+def _scalar(event: Any) -> Any:
+    text: str = event.value
+    if not event.implicit[0]:  # quoted or a block: a string, whatever it looks like
+        return text
+    for pattern, convert in _CORE_SCALARS:
+        if pattern.fullmatch(text):
+            try:
+                return convert(text)
+            except ValueError as error:  # int() refuses thousands of digits
+                raise ManifestError(str(error), _position(event)) from None
+    return text

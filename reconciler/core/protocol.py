@@ -1,0 +1,64 @@
+"""What the daemon and a worker say to each other, as JSON over HTTP on a Unix socket.
+
+    POST   /checkpoint        LoadWeights  -> WeightsLoaded
+    PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
+    DELETE /sessions/NAME     -> {}        after its running requests are done
+    POST   /sessions/NAME/probe -> {}      generates one token
+    any failure               -> WorkerFailure, status 500
+
+A worker prints one `Hello` line when it can be spoken to.
+"""
+
+from dataclasses import dataclass
+
+from reconciler.core.facts import Machine
+from reconciler.core.records import Config, Phase
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Printed once by a worker whose imports are done."""
+
+    pid: int
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class LoadWeights:
+    """Read a checkpoint. A worker does so once in its life."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class WeightsLoaded:
+    """Times count from the arrival of the request."""
+
+    phases: dict[str, Phase]
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """Put settings over the weights. `experts_key` is the path in config.json that they edit."""
+
+    config: Config
+    experts_key: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SessionOpened:
+    """What was observed while the session answered its first token."""
+
+    observed: Config
+    phases: dict[str, Phase]
+    memory_bytes: int
+    """MLX's active memory for the session alone, after its first token."""
+
+
+@dataclass(frozen=True)
+class WorkerFailure:
+    """Why a request to a worker failed. Permanent: the same files will fail again."""
+
+    message: str
+    permanent: bool = False

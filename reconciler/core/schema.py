@@ -1,0 +1,122 @@
+"""JSON Schema validation of requests and documents, told in words.
+
+The published schemas are the only description of what is accepted; this module loads them
+once and turns what jsonschema finds into one sentence per mistake.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from jsonschema import Draft202012Validator, ValidationError
+from referencing import Registry, Resource
+
+from reconciler.core.manifest import Path, dotted
+from reconciler.core.records import Asked, LoadRequest, LoadSpec
+
+SchemaName = Literal["config", "load-request", "unload-request", "manifest"]
+
+NAMES: tuple[SchemaName, ...] = ("config", "load-request", "unload-request", "manifest")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One way in which a value does not fit its schema. `code` follows LM Studio's."""
+
+    message: str
+    path: Path
+    code: Literal["unrecognized_keys", "missing_required_parameter", "invalid_value"]
+
+    @property
+    def param(self) -> str:
+        """The key it is about, dotted."""
+        return dotted(self.path)
+
+
+@cache
+def schema(name: SchemaName) -> dict[str, Any]:
+    """A published schema as it stands."""
+    text = (files("reconciler") / "schemas" / f"{name}.schema.json").read_text("utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+@cache
+def _validator(name: SchemaName) -> Draft202012Validator:
+    resources = [Resource.from_contents(schema(n)) for n in NAMES]
+    registry: Registry[Any] = Registry().with_resources([(r.id() or "", r) for r in resources])
+    return Draft202012Validator(schema(name), registry=registry)
+
+
+def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
+    """All mistakes in `value`, in the order of their paths; empty if it fits."""
+    errors = sorted(_validator(name).iter_errors(value), key=lambda e: [str(p) for p in e.path])
+    return tuple(mistake for error in errors for mistake in _mistakes(error))
+
+
+def load_request(body: dict[str, Any]) -> LoadRequest:
+    """The request that a checked body means."""
+    sent = body.get("config", {})
+    return LoadRequest(
+        model=body["model"],
+        config=_asked(sent),
+        resets=frozenset(key for key, value in sent.items() if value is None),
+        instance_id=body.get("instance_id"),
+    )
+
+
+def load_spec(spec: dict[str, Any]) -> LoadSpec:
+    """The wish that a checked manifest's `spec` means."""
+    return LoadSpec(model=spec["model"], config=_asked(spec.get("config", {})))
+
+
+def _asked(config: dict[str, Any]) -> Asked:
+    # JSON Schema counts 16384.0 as an integer, as the contract's "number" does.
+    values: dict[str, Any] = {k: int(v) if isinstance(v, float) else v for k, v in config.items()}
+    return Asked(**values)
+
+
+def _mistakes(error: ValidationError) -> Iterator[Mistake]:
+    path: Path = tuple(error.path)
+    value: Any = error.instance
+    wanted: Any = error.validator_value
+    if error.validator == "additionalProperties" and isinstance(error.schema, dict):
+        known = error.schema.get("properties", {})
+        for key in value:
+            if key not in known:
+                hint = f"; known keys: {', '.join(known)}"
+                message = f"Unrecognized key(s) in object: '{dotted((*path, key))}'{hint}"
+                yield Mistake(message, (*path, key), "unrecognized_keys")
+    elif error.validator == "required":
+        for key in wanted:
+            if key not in value:
+                where = (*path, key)
+                message = f"missing required key '{dotted(where)}'"
+                yield Mistake(message, where, "missing_required_parameter")
+    else:
+        yield Mistake(f"{dotted(path) or 'the body'} {_expected(error)}", path, "invalid_value")
+
+
+def _expected(error: ValidationError) -> str:
+    wanted: Any = error.validator_value
+    got = json.dumps(error.instance, default=str)
+    got = got if len(got) <= 60 else got[:57] + "..."
+    match error.validator:
+        case "type":
+            types = [wanted] if isinstance(wanted, str) else list(wanted)
+            return f"must be {' or '.join(types)}, got {got}"
+        case "minimum":
+            return f"must be at least {wanted}, got {got}"
+        case "maximum":
+            return f"must be at most {wanted}, got {got}"
+        case "const":
+            return f"must be '{wanted}', got {got}"
+        case "pattern":
+            return f"must match {wanted}, got {got}"
+        case "minLength":
+            return "must not be empty"
+        case _:
+            return f"is not valid: {error.message}"

@@ -1,0 +1,113 @@
+"""Asked-for settings + checkpoint facts + machine facts -> settings in force, or an error.
+
+This is the only place where a setting is decided. The worker obeys, and what it observes is
+compared with what was decided here.
+"""
+
+from dataclasses import dataclass
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.memory import gigabytes, largest_context, session_bytes
+from reconciler.core.records import Asked, Config, SettingWarning
+
+DEFAULT_EVAL_BATCH_SIZE = 512
+"""Prompt tokens per prefill step; the default of the load contract."""
+
+UNNAMED_CONTEXT = 4096
+"""Context of a checkpoint that names no maximum, in tokens."""
+
+_NOT_SWITCHABLE = "this version does not switch it yet; MLX's own way is in force"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings in force, what of the wish they leave out, and the memory that they reserve."""
+
+    config: Config
+    warnings: tuple[SettingWarning, ...]
+    session_bytes: int
+
+
+def resolve(asked: Asked, checkpoint: Checkpoint, machine: Machine) -> Resolved:
+    """Decide all five settings.
+
+    Raises `LoadError`: `ImpossibleSetting` naming key and limit, or `InsufficientMemory` where
+    this machine could never hold the model.
+    """
+    warnings: list[SettingWarning] = []
+    context = _context_length(asked, checkpoint, machine, warnings)
+    experts = _num_experts(asked, checkpoint, warnings)
+    config = Config(
+        context_length=context,
+        eval_batch_size=asked.eval_batch_size or DEFAULT_EVAL_BATCH_SIZE,
+        flash_attention=_flash_attention(asked, machine, warnings),
+        num_experts=experts,
+        offload_kv_cache_to_gpu=_offload(asked, machine, warnings),
+    )
+    return Resolved(config, tuple(warnings), session_bytes(checkpoint, asked, context))
+
+
+def _context_length(
+    asked: Asked, checkpoint: Checkpoint, machine: Machine, warnings: list[SettingWarning]
+) -> int:
+    alone = largest_context(checkpoint, machine.memory_budget)
+    if alone < 1:
+        raise LoadError(
+            Problem(
+                Cause.INSUFFICIENT_MEMORY,
+                f"the weights take {gigabytes(checkpoint.weights_bytes)}, more than the "
+                f"{gigabytes(machine.memory_budget)} that models may take on this machine",
+                param="model",
+            )
+        )
+    longest = checkpoint.max_context or UNNAMED_CONTEXT
+    wish = asked.context_length
+    if wish is None:
+        if longest > alone:
+            reason = f"the model's own {longest} would not fit in memory; capped to {alone}"
+            warnings.append(SettingWarning("context_length", longest, reason))
+        return min(longest, alone)
+    if checkpoint.max_context and wish > longest:
+        message = f"context_length {wish} exceeds the model's maximum of {longest} tokens"
+        raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="context_length"))
+    if wish > alone:
+        message = (
+            f"context_length {wish} needs {gigabytes(wish * checkpoint.kv_bytes_per_token)} of "
+            f"KV cache; beside the weights this machine has room for {alone} tokens"
+        )
+        raise LoadError(Problem(Cause.INSUFFICIENT_MEMORY, message, param="context_length"))
+    return wish
+
+
+def _num_experts(asked: Asked, checkpoint: Checkpoint, warnings: list[SettingWarning]) -> int:
+    wish = asked.num_experts
+    if not wish:
+        return checkpoint.experts_per_token
+    if not checkpoint.experts_total:
+        reason = "a dense model has no experts to choose from"
+        warnings.append(SettingWarning("num_experts", wish, reason))
+        return 0
+    if wish > checkpoint.experts_total:
+        message = f"num_experts {wish} exceeds the model's {checkpoint.experts_total} experts"
+        raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="num_experts"))
+    return wish
+
+
+def _flash_attention(asked: Asked, machine: Machine, warnings: list[SettingWarning]) -> bool:
+    # MLX's kernel is fused on a GPU and unfused on its CPU backend.
+    in_force = machine.has_gpu
+    wish = asked.flash_attention
+    if wish is not None and wish != in_force:
+        reason = _NOT_SWITCHABLE if machine.has_gpu else "MLX's CPU backend has no fused attention"
+        warnings.append(SettingWarning("flash_attention", wish, reason))
+    return in_force
+
+
+def _offload(asked: Asked, machine: Machine, warnings: list[SettingWarning]) -> bool:
+    in_force = machine.has_gpu
+    wish = asked.offload_kv_cache_to_gpu
+    if wish is not None and wish != in_force:
+        reason = _NOT_SWITCHABLE if machine.has_gpu else "MLX has no GPU on this machine"
+        warnings.append(SettingWarning("offload_kv_cache_to_gpu", wish, reason))
+    return in_force

@@ -1,0 +1,1 @@
+"""The worker process: the only importer of MLX. It holds one checkpoint's weights once."""

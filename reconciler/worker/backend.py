@@ -1,0 +1,53 @@
+"""Facts asked of MLX and the operating system about the machine.
+
+What is asked on macOS was not run there by this project's tests: they inject the answers.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm.generate
+import psutil
+
+from reconciler.core.facts import Machine
+
+# One wired-memory policy per worker, not one per generator: each BatchGenerator would set the
+# limit and restore what it found, undoing the others'. The policy is: leave it alone.
+mlx_lm.generate.maybe_set_recommended_wired_limit = lambda: None
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def machine() -> Machine:
+    """The facts of this machine, as MLX sees it."""
+    device = mx.default_device()
+    info = mx.device_info()
+    return Machine(
+        device="gpu" if device.type == mx.DeviceType.gpu else "cpu",
+        device_name=str(info.get("device_name", "unknown")),
+        memory_budget=memory_budget(info, psutil.virtual_memory().total, _cgroup_limit()),
+        mlx_version=version("mlx"),
+    )
+
+
+def memory_budget(info: Mapping[str, Any], physical: int, cgroup: int | None) -> int:
+    """Bytes that models may take.
+
+    On Metal `max_recommended_working_set_size`, beyond which macOS starts to evict; on another
+    GPU its own memory; on the CPU backend what the machine or its cgroup has.
+    """
+    for key in ("max_recommended_working_set_size", "total_memory"):
+        if info.get(key):
+            return int(info[key])
+    return min(physical, cgroup or physical)
+
+
+def _cgroup_limit() -> int | None:
+    try:
+        text = CGROUP_LIMIT.read_text("ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,114 @@
+"""The checkpoint that a worker holds, and the sessions over it."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.utils import load_config, load_model, load_tokenizer
+
+from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened, WeightsLoaded
+from reconciler.core.records import Phase
+from reconciler.worker.session import Session
+
+
+class Model:
+    """One checkpoint, loaded once. Used on the MLX thread only."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._modules: dict[int, Any] = {}
+        """Modules over the same arrays, by number of experts per token; 0: as configured."""
+        self._sessions: dict[str, Session] = {}
+        self.tokenizer: Any = None
+
+    def load(self, command: LoadWeights) -> WeightsLoaded:
+        """Read weights and tokenizer, side by side: reading releases the GIL.
+
+        Raises what mlx_lm raises on a checkpoint that it cannot load.
+        """
+        if self._path is not None:
+            raise RuntimeError(f"this worker holds {self._path} already")
+        begin = time.monotonic()
+        path = Path(command.path)
+        phases: dict[str, Phase] = {}
+        tokenizer = _Tokenizer(path, begin)
+        tokenizer.start()
+        try:
+            model, _ = load_model(path, lazy=True)
+            mx.eval(model.parameters())
+            phases["weights"] = Phase(0.0, time.monotonic() - begin)
+        finally:
+            tokenizer.join()
+        if tokenizer.error is not None:
+            raise tokenizer.error
+        phases["tokenizer"] = tokenizer.phase
+        self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
+        return WeightsLoaded(phases, mx.get_active_memory())
+
+    def open(self, name: str, command: OpenSession) -> SessionOpened:
+        """Open a session; an older one of that name is replaced once the new one has answered."""
+        if self._path is None:
+            raise RuntimeError("no checkpoint is loaded yet")
+        begin = time.monotonic()
+        before = mx.get_active_memory()
+        session = Session(self._module(self._path, command), command.config)
+        observed = session.observe()
+        self.close(name)
+        self._sessions[name] = session
+        phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
+        return SessionOpened(observed, phases, max(0, mx.get_active_memory() - before))
+
+    def close(self, name: str) -> None:
+        """Close a session, if there is one of that name."""
+        session = self._sessions.pop(name, None)
+        if session is not None:
+            session.close()
+
+    def probe(self, name: str) -> None:
+        """Generate one token. Raises KeyError where there is no such session."""
+        self._sessions[name].observe()
+
+    def _module(self, path: Path, command: OpenSession) -> Any:
+        """The model for that number of experts: another router width is a sibling module."""
+        config = load_config(path)
+        own = config
+        for key in command.experts_key:
+            own = own[key]
+        wanted = command.config.num_experts
+        if not command.experts_key or own == wanted:
+            return self._modules[0]
+        if wanted not in self._modules:
+            # load_model overrides top-level keys only, so the whole edited tree is passed.
+            _replace(config, command.experts_key, wanted)
+            sibling, _ = load_model(path, lazy=True, model_config=config)
+            sibling.update(self._modules[0].parameters())
+            self._modules[wanted] = sibling
+        return self._modules[wanted]
+
+
+def _replace(config: dict[str, Any], path: tuple[str, ...], value: int) -> None:
+    *parents, last = path
+    for key in parents:
+        config = config[key]
+    config[last] = value
+
+
+class _Tokenizer(threading.Thread):
+    """Loads the tokenizer beside the weights."""
+
+    def __init__(self, path: Path, begin: float) -> None:
+        super().__init__(name="tokenizer")
+        self.path, self.begin = path, begin
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.phase = Phase(0.0, 0.0)
+
+    def run(self) -> None:
+        start = time.monotonic()
+        try:
+            self.result = load_tokenizer(self.path)
+        except Exception as error:  # noqa: BLE001  raised again on the MLX thread
+            self.error = error
+        self.phase = Phase(start - self.begin, time.monotonic() - start)

@@ -1,0 +1,89 @@
+"""The worker's HTTP side: parses a request, hands it to the MLX thread, answers."""
+
+import asyncio
+import threading
+import traceback
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from reconciler.core.protocol import LoadWeights, OpenSession, WorkerFailure
+from reconciler.worker.model import Model
+from reconciler.worker.thread import MlxThread
+
+_PERMANENT = (FileNotFoundError, KeyError, TypeError, ValueError)
+"""What mlx_lm raises on files that will not load the next time either."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def serve(socket: str, model: Model, mlx: MlxThread) -> None:
+    """Serve on `socket` from a thread of its own; returns when it listens."""
+    listening: Future[None] = Future()
+    thread = threading.Thread(
+        target=lambda: asyncio.run(_serve(socket, model, mlx, listening)),
+        name="http",
+        daemon=True,
+    )
+    thread.start()
+    listening.result()
+
+
+async def _serve(socket: str, model: Model, mlx: MlxThread, listening: "Future[None]") -> None:
+    try:
+        runner = web.AppRunner(_app(model, mlx), access_log=None)
+        await runner.setup()
+        await web.UnixSite(runner, socket).start()
+    except BaseException as error:
+        listening.set_exception(error)
+        raise
+    listening.set_result(None)
+    await asyncio.Event().wait()
+
+
+def _app(model: Model, mlx: MlxThread) -> web.Application:
+    async def on_mlx(job: Callable[[], Any]) -> web.Response:
+        result = await asyncio.wrap_future(mlx.submit(job))
+        return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+
+    async def load(request: web.Request) -> web.Response:
+        command = msgspec.json.decode(await request.read(), type=LoadWeights)
+        return await on_mlx(lambda: model.load(command))
+
+    async def open_session(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        command = msgspec.json.decode(await request.read(), type=OpenSession)
+        return await on_mlx(lambda: model.open(name, command))
+
+    async def close_session(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        return await on_mlx(lambda: model.close(name))
+
+    async def probe(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        return await on_mlx(lambda: model.probe(name))
+
+    app = web.Application(middlewares=[_failures])
+    app.router.add_post("/checkpoint", load)
+    app.router.add_post("/sessions/{name:.+}/probe", probe)
+    app.router.add_put("/sessions/{name:.+}", open_session)
+    app.router.add_delete("/sessions/{name:.+}", close_session)
+    return app
+
+
+@web.middleware
+async def _failures(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
+        traceback.print_exception(error)
+        words = f"{type(error).__name__}: {error}"
+        failure = WorkerFailure(words, permanent=isinstance(error, _PERMANENT))
+        return web.Response(
+            status=500, body=msgspec.json.encode(failure), content_type="application/json"
+        )

@@ -1,0 +1,34 @@
+"""The thread that owns MLX: other threads hand it work and await the result."""
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class MlxThread:
+    """Runs jobs one after the other on the thread that calls `run`."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+
+    def submit(self, job: Callable[[], T]) -> "Future[T]":
+        """Ask for `job` to be run; its result or exception is the future's."""
+        future: Future[T] = Future()
+        self._jobs.put((job, future))
+        return future
+
+    def run(self) -> None:
+        """Run jobs for ever."""
+        while True:
+            job, future = self._jobs.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = job()
+            except Exception as error:  # noqa: BLE001  the asker gets it; the thread goes on
+                future.set_exception(error)
+            else:
+                future.set_result(result)

@@ -1,0 +1,104 @@
+"""Makes small real checkpoints: `python -m reconciler.worker.tiny NAME DIRECTORY [NAME DIRECTORY…]`.
+
+Real architectures, random weights from a fixed seed, a real tokenizer and chat template. For
+the demo, for tests and for trying things out where no model can be downloaded.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+VOCABULARY = 320
+_CORPUS = (
+    "A record says what is wanted. An instance is what is loaded.",
+    "The loop compares records with instances and makes them agree.",
+    "What is asked for is honoured, or the answer says why it is not.",
+)
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+
+_BASE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+    "eos_token_id": 0,
+}
+# Experts are float32 because MLX's gather_mm is float32 only on its CPU backend.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama"},
+    "llama-4bit": {"model_type": "llama"},
+    "qwen3": {"model_type": "qwen3"},
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    },
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 4,
+        "intermediate_size": 64,
+        "sliding_window": 128,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "max_position_embeddings": 131072,
+    },
+}
+
+
+def make(name: str, directory: Path) -> None:
+    """Write the checkpoint `name`, a key of CONFIGS, into `directory`."""
+    config = _BASE | CONFIGS[name]
+    directory.mkdir(parents=True, exist_ok=True)
+    mx.random.seed(0)
+    model_class, args_class = _get_classes(config)
+    model = model_class(args_class.from_dict(config))
+    weights = [(k, 0.1 * mx.random.normal(v.shape)) for k, v in tree_flatten(model.parameters())]
+    model.load_weights(weights)
+    if name.endswith("-4bit"):
+        model, config = quantize_model(model, config, group_size=32, bits=4)
+    save_model(directory, model)
+    save_config(config, directory / "config.json")
+    _tokenizer().save_pretrained(directory)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(_SPECIAL),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=_CHAT_TEMPLATE
+    )
+
+
+if __name__ == "__main__":
+    pairs = sys.argv[1:]
+    for architecture, target in zip(pairs[::2], pairs[1::2], strict=True):
+        make(architecture, Path(target))
