@@ -39,8 +39,13 @@ def derive(
         _keep_time(status, type_, "True" if true else "False", reason, message, at)
         for type_, true in wanted
     )
-    observed = record.generation if ready else status.observed_generation
-    return replace(status, conditions=conditions, observed_generation=observed)
+    return replace(
+        status,
+        conditions=conditions,
+        observed_generation=record.generation if ready else status.observed_generation,
+        config=instance.config if instance is not None else None,
+        memory_bytes=status.memory_bytes if instance is not None else None,
+    )
 
 
 def _why(

@@ -110,9 +110,7 @@ def _upsert(
     current: Record | None, source: str, file: ManifestFile, document: Declared, at: datetime
 ) -> Record:
     if current is None:
-        return Record(
-            document.name, source, document.spec, at, file=file.path, line=document.line
-        )
+        return Record(document.name, source, document.spec, at, file=file.path, line=document.line)
     return replace(
         current.with_spec(document.spec),
         owner=source,
@@ -179,9 +177,7 @@ def decide(
         candidates = [v for v in views if v.record.name == request.instance_id]
     else:
         candidates = [v for v in views if _same_model(v, request, checkpoint)]
-    agreeing = [
-        v for v in candidates if _same_model(v, request, checkpoint) and agrees(v, request)
-    ]
+    agreeing = [v for v in candidates if _same_model(v, request, checkpoint) and agrees(v, request)]
     if agreeing:
         return Join(min(agreeing, key=lambda v: _preference(v, request)).record.name)
     name = request.instance_id or request.model

@@ -1,4 +1,4 @@
-"""Makes small real checkpoints: `python -m reconciler.worker.tiny NAME DIRECTORY [NAME DIRECTORY…]`.
+"""Makes small real checkpoints: `python -m reconciler.worker.tiny [NAME DIRECTORY]...`.
 
 Real architectures, random weights from a fixed seed, a real tokenizer and chat template. For
 the demo, for tests and for trying things out where no model can be downloaded.

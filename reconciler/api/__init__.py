@@ -1,0 +1,1 @@
+"""HTTP: parses at the edge, awaits the controller, tells the answer."""

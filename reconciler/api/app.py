@@ -1,0 +1,18 @@
+"""The application: routes, guard, and the one form of errors."""
+
+from aiohttp import web
+
+from reconciler.api import body, health, models, records, sources
+from reconciler.api.context import CONTROLLER
+from reconciler.api.errors import errors
+from reconciler.api.guard import guard
+from reconciler.controller import Controller
+
+
+def build(controller: Controller, host: str, token: str | None) -> web.Application:
+    """The application that serves `controller` on `host`."""
+    app = web.Application(middlewares=[errors, guard(host, token)], client_max_size=body.MAX_BYTES)
+    app[CONTROLLER] = controller
+    for group in (models, records, sources, health):
+        app.add_routes(group.routes)
+    return app

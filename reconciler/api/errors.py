@@ -1,0 +1,96 @@
+"""Every error in one form: `{"error": {type, message, code, param?}}`, with its status.
+
+ApiError          raised by handlers for a request that cannot be understood
+LoadError         raised by the controller; its cause maps to a row of ROWS
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.schema import Mistake
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+ROWS: dict[Cause, tuple[int, str, str]] = {
+    Cause.MODEL_NOT_FOUND: (404, "model_not_found", "model_not_found"),
+    Cause.INVALID_CHECKPOINT: (400, "invalid_request", "invalid_checkpoint"),
+    Cause.IMPOSSIBLE_SETTING: (400, "invalid_request", "impossible_setting"),
+    Cause.INSUFFICIENT_MEMORY: (503, "insufficient_memory", "insufficient_memory"),
+    Cause.LOAD_FAILED: (500, "model_load_failed", "model_load_failed"),
+    Cause.SETTING_MISMATCH: (500, "model_load_failed", "setting_mismatch"),
+    Cause.WORKER_DIED: (500, "model_load_failed", "worker_died"),
+    Cause.ENGINE_UNAVAILABLE: (503, "engine_unavailable", "engine_unavailable"),
+    Cause.MANAGED_BY_MANIFEST: (409, "conflict", "managed_by_manifest"),
+    Cause.UNKNOWN_INSTANCE: (404, "model_not_found", "model_not_found"),
+    Cause.REMOVED: (409, "conflict", "removed"),
+    Cause.STOPPING: (503, "unavailable", "stopping"),
+}
+"""HTTP status, type and code of each cause."""
+
+
+class ApiError(Exception):
+    """A request that cannot be understood or served."""
+
+    def __init__(
+        self, status: int, type_: str, message: str, code: str, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"type": type_, "message": message, "code": code}
+        if param:
+            self.body["param"] = param
+
+
+def of_problem(problem: Problem) -> ApiError:
+    """The error that tells a problem of the controller's."""
+    status, type_, code = ROWS[problem.cause]
+    return ApiError(status, type_, problem.message, code, problem.param)
+
+
+def of_mistake(mistake: Mistake) -> ApiError:
+    """The error that tells a mistake in a body."""
+    return ApiError(400, "invalid_request", mistake.message, mistake.code, mistake.param)
+
+
+def reply(value: Any, status: int = 200) -> web.Response:
+    """Any value of dataclasses and plain types as a JSON answer."""
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json"
+    )
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into the one form."""
+    try:
+        return await handler(request)
+    except LoadError as error:
+        failure = of_problem(error.problem)
+    except ApiError as error:
+        failure = error
+    except web.HTTPException as error:
+        failure = _of_http(request, error)
+    except Exception:
+        log.exception("request failed unexpectedly", path=request.path)
+        message = "internal error; the daemon's log has the details"
+        failure = ApiError(500, "internal_error", message, "internal_error")
+    return reply({"error": failure.body}, failure.status)
+
+
+def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
+    """aiohttp's own errors: no such route, wrong method, body too large."""
+    if error.status == web.HTTPNotFound.status_code:
+        message = f"there is no route {request.method} {request.path}"
+        return ApiError(error.status, "invalid_request", message, "route_not_found")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"{request.path} does not take {request.method}; it takes {allowed}"
+        return ApiError(error.status, "invalid_request", message, "method_not_allowed")
+    return ApiError(error.status, "invalid_request", error.reason, "invalid_request")

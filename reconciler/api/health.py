@@ -1,0 +1,19 @@
+"""Whether the daemon itself is well; models have their conditions."""
+
+from aiohttp import web
+
+from reconciler import __version__
+from reconciler.api.context import CONTROLLER
+from reconciler.api.errors import reply
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/health")
+async def health(request: web.Request) -> web.Response:
+    """200 while models can be loaded; 503 with the reason where no worker can be started."""
+    problem = request.app[CONTROLLER].engine_problem
+    if problem is not None:
+        body = {"status": "degraded", "message": problem.message, "version": __version__}
+        return reply(body, status=503)
+    return reply({"status": "ok", "version": __version__})

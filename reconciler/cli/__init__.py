@@ -1,0 +1,95 @@
+"""The command line. Each command's work is in a module of its own, imported when it is run."""
+
+from pathlib import Path
+
+import click
+
+HOME = Path("~/.reconciler").expanduser()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="mlx-reconciler", prog_name="reconciler")
+def main() -> None:
+    """Keep language models loaded on this Mac as declared, with MLX."""
+
+
+@main.command()
+@click.option(
+    "--manifests",
+    type=click.Path(path_type=Path),
+    default=HOME / "manifests",
+    envvar="RECONCILER_MANIFESTS",
+    show_envvar=True,
+    help="Directory of manifests to follow.",
+)
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=[HOME / "models"],
+    envvar="RECONCILER_MODELS",
+    show_envvar=True,
+    help="Directory of models, as PUBLISHER/NAME; may be given several times.",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=HOME / "state",
+    envvar="RECONCILER_STATE",
+    show_envvar=True,
+    help="Directory of the daemon's own database.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    envvar="RECONCILER_HOST",
+    show_envvar=True,
+    help="Address to listen on; any but loopback requires a token.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=1234,
+    envvar="RECONCILER_PORT",
+    show_envvar=True,
+    help="Port to listen on; 0 picks a free one.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="RECONCILER_TOKEN_FILE",
+    show_envvar=True,
+    help="File with the token that clients must send.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    envvar="RECONCILER_LOG_LEVEL",
+    show_envvar=True,
+    help="Least level of the log lines on stderr.",
+)
+def serve(
+    manifests: Path,
+    models: tuple[Path, ...],
+    state: Path,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    log_level: str,
+) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C.
+
+    One line on stdout names its address; the log is on stderr.
+    """
+    from reconciler.cli.serve import Options, run
+
+    run(Options(manifests, models, state, host, port, token_file, log_level))
+
+
+@main.command()
+def demo() -> None:
+    """Show the main job on a small real model, in a temporary directory."""
+    from reconciler.cli.demo import run
+
+    run()

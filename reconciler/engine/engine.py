@@ -1,0 +1,211 @@
+"""Loaded instances: one worker process per checkpoint, one session in it per instance.
+
+Carries out the plan's actions and reports what workers observed. What it lists as loaded is
+loaded: a worker that dies takes its instances out of the list before anybody is told.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened, WeightsLoaded
+from reconciler.core.records import Instance, LoadReport, LoadSpec, Phase
+from reconciler.core.settings import Resolved
+from reconciler.engine.pool import Pool
+from reconciler.engine.process import WorkerProcess
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class _Holder:
+    """A worker that holds a checkpoint. It lives as long as it has sessions."""
+
+    worker: WorkerProcess
+    path: str
+    sessions: set[str] = field(default_factory=set)
+    """Open, or about to be."""
+    weights_bytes: int = 0
+    """As observed after the load."""
+    watch: asyncio.Task[None] | None = None
+    gone: bool = False
+    """Ended on purpose or died; nothing new may be put on it."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An instance, and where it is."""
+
+    instance: Instance
+    holder: _Holder
+    session: str
+
+
+class Engine:
+    """What the controller drives. `on_death` is told of each instance whose worker died."""
+
+    def __init__(self, sockets: Path, on_death: Callable[[str, Problem], None]) -> None:
+        self._pool = Pool(sockets)
+        self._on_death = on_death
+        self._holders: dict[str, _Holder] = {}
+        self._loaded: dict[str, _Loaded] = {}
+        self._serial = itertools.count(1)
+
+    async def machine(self) -> Machine:
+        """Facts about this machine. Raises `LoadError` where no worker can be started."""
+        return await self._pool.machine()
+
+    def instances(self) -> tuple[Instance, ...]:
+        """What is loaded and answers."""
+        return tuple(loaded.instance for loaded in self._loaded.values())
+
+    def worker_pid(self, name: str) -> int | None:
+        """The process that holds the instance."""
+        loaded = self._loaded.get(name)
+        return loaded.holder.worker.pid if loaded is not None else None
+
+    async def load(
+        self,
+        name: str,
+        spec: LoadSpec,
+        checkpoint: Checkpoint,
+        resolved: Resolved,
+        *,
+        unload_first: bool = False,
+    ) -> LoadReport:
+        """Make the instance `name` be `spec`, in place of what it was.
+
+        A worker that holds the checkpoint is used; else one reads it. What was loaded under the
+        name goes only when the new one has answered, or before if `unload_first`.
+        Raises `LoadError`; then what was loaded is as it was, unless it had to go first.
+        """
+        begin = time.monotonic()
+        session = str(next(self._serial))
+        old = self._loaded.get(name)
+        if old is not None and unload_first:
+            if old.holder.path == checkpoint.path:
+                old.holder.sessions.add(session)  # keeps the worker and its weights
+            await self._close(name, old)
+        phases: dict[str, Phase] = {}
+        try:
+            holder = await self._hold(checkpoint, session, begin, phases)
+            try:
+                opened = await self._open(holder, session, checkpoint, resolved)
+            except BaseException:
+                await self._release(holder, session)
+                raise
+        finally:
+            self._pool.warm()
+        elapsed = time.monotonic() - begin
+        warm_up = opened.phases["warm_up"].duration
+        phases["warm_up"] = Phase(elapsed - warm_up, warm_up)
+        old = self._loaded.get(name)
+        weights = holder.weights_bytes
+        instance = Instance(
+            name, spec, checkpoint.path, opened.observed, weights, resolved.session_bytes
+        )
+        self._loaded[name] = _Loaded(instance, holder, session)
+        if old is not None:
+            await self._end_session(old)
+        return LoadReport(opened.observed, elapsed, phases, weights + opened.memory_bytes)
+
+    async def unload(self, name: str) -> None:
+        """Let its running requests finish, then let go of it."""
+        loaded = self._loaded.get(name)
+        if loaded is not None:
+            await self._close(name, loaded)
+
+    async def close(self) -> None:
+        """End all workers."""
+        await self._pool.close()
+        holders, self._holders = list(self._holders.values()), {}
+        self._loaded.clear()
+        await asyncio.gather(*(self._end(holder) for holder in holders))
+
+    async def _hold(
+        self, checkpoint: Checkpoint, session: str, begin: float, phases: dict[str, Phase]
+    ) -> _Holder:
+        """A worker that holds the checkpoint, with room kept for `session`."""
+        holder = self._holders.get(checkpoint.path)
+        if holder is not None:
+            holder.sessions.add(session)
+            return holder
+        worker = await self._pool.take()
+        holder = _Holder(worker, checkpoint.path, {session})
+        self._holders[checkpoint.path] = holder
+        holder.watch = asyncio.create_task(self._watch(holder))
+        start = time.monotonic() - begin
+        phases["worker"] = Phase(0.0, start)
+        try:
+            command = LoadWeights(checkpoint.path)
+            loaded = await worker.ask("POST", "checkpoint", command, WeightsLoaded)
+        except BaseException:
+            await self._release(holder, session)
+            raise
+        for key, phase in loaded.phases.items():
+            phases[key] = Phase(start + phase.start, phase.duration)
+        holder.weights_bytes = loaded.weights_bytes
+        return holder
+
+    async def _open(
+        self, holder: _Holder, session: str, checkpoint: Checkpoint, resolved: Resolved
+    ) -> SessionOpened:
+        command = OpenSession(resolved.config, checkpoint.experts_key)
+        opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
+        if opened.observed != resolved.config:
+            message = f"the worker observed {opened.observed}, not {resolved.config}"
+            raise LoadError(Problem(Cause.SETTING_MISMATCH, message))
+        if holder.gone:
+            raise LoadError(holder.worker.died())
+        return opened
+
+    async def _close(self, name: str, loaded: _Loaded) -> None:
+        """End an instance; it stays listed until its memory is free."""
+        await self._end_session(loaded)
+        if self._loaded.get(name) is loaded:
+            del self._loaded[name]
+
+    async def _end_session(self, loaded: _Loaded) -> None:
+        holder = loaded.holder
+        if holder.sessions - {loaded.session} and not holder.gone:
+            try:
+                await holder.worker.ask("DELETE", f"sessions/{loaded.session}", None, dict)
+            except LoadError as error:
+                log.warning("session did not end", reason=error.problem.message)
+        await self._release(holder, loaded.session)
+
+    async def _release(self, holder: _Holder, session: str) -> None:
+        """One session less; the worker ends with its last, which gives back all its memory."""
+        holder.sessions.discard(session)
+        if not holder.sessions and not holder.gone:
+            if self._holders.get(holder.path) is holder:
+                del self._holders[holder.path]
+            await self._end(holder)
+
+    async def _end(self, holder: _Holder) -> None:
+        holder.gone = True
+        if holder.watch is not None:
+            holder.watch.cancel()
+        await holder.worker.end()
+
+    async def _watch(self, holder: _Holder) -> None:
+        """Notice the death of a worker."""
+        await holder.worker.wait()
+        holder.gone = True
+        if self._holders.get(holder.path) is holder:
+            del self._holders[holder.path]
+        dead = [name for name, loaded in self._loaded.items() if loaded.holder is holder]
+        for name in dead:
+            del self._loaded[name]
+        problem = holder.worker.died()
+        log.warning("worker died", pid=holder.worker.pid, instances=dead, reason=problem.message)
+        await holder.worker.end()
+        for name in dead:
+            self._on_death(name, problem)

@@ -1,0 +1,67 @@
+"""Keeps one worker warm: its imports done, ready to read a checkpoint at once."""
+
+import asyncio
+from pathlib import Path
+
+from reconciler.core.facts import Machine
+from reconciler.engine.process import WorkerProcess
+
+
+class Pool:
+    """Hands out the warm worker and makes the next one."""
+
+    def __init__(self, sockets: Path) -> None:
+        self._sockets = sockets
+        self._spare: asyncio.Task[WorkerProcess] | None = None
+
+    def warm(self) -> None:
+        """Start a spare worker, unless there is one."""
+        if self._spare is None:
+            self._spare = asyncio.create_task(self._start())
+
+    async def machine(self) -> Machine:
+        """What the spare says of the machine. Raises `LoadError` if none can be started."""
+        worker = await self._ready()
+        return (await worker.ready()).machine
+
+    async def take(self) -> WorkerProcess:
+        """The warm worker; it is the caller's from here on. Call `warm` when time allows.
+
+        Raises `LoadError` if none can be started.
+        """
+        while True:
+            worker = await self._ready()
+            self._spare = None
+            if worker.alive:
+                return worker
+            await worker.end()
+
+    async def close(self) -> None:
+        """End the spare."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.cancel()
+            (result,) = await asyncio.gather(spare, return_exceptions=True)
+            if isinstance(result, WorkerProcess):
+                await result.end()
+
+    async def _ready(self) -> WorkerProcess:
+        self.warm()
+        spare = self._spare
+        assert spare is not None  # noqa: S101  warm() made it
+        try:
+            # Whoever waits may go away; the spare is everybody's.
+            return await asyncio.shield(spare)
+        except Exception:
+            if self._spare is spare:
+                self._spare = None
+            raise
+
+    async def _start(self) -> WorkerProcess:
+        worker = await WorkerProcess.start(self._sockets)
+        try:
+            await worker.ready()
+        except BaseException:
+            await worker.end()
+            raise
+        return worker

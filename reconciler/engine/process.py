@@ -1,0 +1,128 @@
+"""One worker process: started, spoken to over its socket, ended."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+import structlog
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.protocol import Hello, WorkerFailure
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+END_SECONDS = 5.0
+"""A worker ends when its stdin closes; one that has not after this long is killed."""
+
+_serial = itertools.count(1)
+
+
+class WorkerProcess:
+    """A running worker. Its stdin is its lifeline: when the daemon dies, the kernel closes it."""
+
+    def __init__(self, process: Process, socket: Path) -> None:
+        self._process = process
+        self._socket = socket
+        self._stderr: deque[str] = deque(maxlen=20)
+        self._reading = asyncio.create_task(self._read_stderr())
+        connector = aiohttp.UnixConnector(str(socket))
+        # A load takes as long as it takes; a dead worker closes the connection.
+        timeout = aiohttp.ClientTimeout(total=None)
+        self._client = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        self.hello: Hello | None = None
+
+    @classmethod
+    async def start(cls, directory: Path) -> "WorkerProcess":
+        """Start a worker whose socket lies in `directory`."""
+        socket = directory / f"{next(_serial)}.sock"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "reconciler.worker",
+            str(socket),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,  # a terminal's Ctrl-C is the daemon's to handle
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )
+        return cls(process, socket)
+
+    async def ready(self) -> Hello:
+        """Wait until its imports are done. Raises `LoadError` if it ends before that."""
+        if self.hello is None:
+            stdout = self._process.stdout
+            line = await stdout.readline() if stdout is not None else b""
+            if not line:
+                await self._process.wait()
+                raise LoadError(self.died())
+            self.hello = msgspec.json.decode(line, type=Hello)
+        return self.hello
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return self._process.returncode is None
+
+    async def wait(self) -> None:
+        """Wait until it has ended, however that came about."""
+        await self._process.wait()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def ask(self, method: str, path: str, body: Any, answer: type[T]) -> T:
+        """One request. Raises `LoadError` with the worker's words, or that it died."""
+        url = f"http://worker/{quote(path)}"
+        try:
+            async with self._client.request(method, url, data=msgspec.json.encode(body)) as reply:
+                content = await reply.read()
+        except (aiohttp.ClientError, OSError):
+            await self.wait()
+            raise LoadError(self.died()) from None
+        if reply.status != 200:
+            failure = msgspec.json.decode(content, type=WorkerFailure)
+            raise LoadError(Problem(Cause.LOAD_FAILED, failure.message, failure.permanent))
+        return msgspec.json.decode(content, type=answer)
+
+    def died(self) -> Problem:
+        """What its end looked like from outside."""
+        code = self._process.returncode
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else "ended"
+        last = f": {self._stderr[-1]}" if self._stderr and code else ""
+        message = f"the worker process {self.pid} {how}{last}"
+        return Problem(Cause.WORKER_DIED, message, permanent=False)
+
+    async def end(self) -> None:
+        """End it and give back its socket and memory."""
+        await self._client.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self.wait()
+        self._socket.unlink(missing_ok=True)
+
+    async def _read_stderr(self) -> None:
+        stderr = self._process.stderr
+        while stderr and (line := await stderr.readline()):
+            text = line.decode(errors="replace").rstrip()
+            self._stderr.append(text)
+            log.debug("worker says", pid=self.pid, line=text)
