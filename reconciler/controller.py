@@ -406,6 +406,7 @@ class Controller:
             raise
         except Exception as error:
             log.exception("action failed unexpectedly", name=action.name)
+            await asyncio.sleep(PASS_RETRY_SECONDS)
             words = f"{type(error).__name__}: {error}"
             problem = Problem(Cause.LOAD_FAILED, words, permanent=False)
         del self._running[action.name]

@@ -25,8 +25,7 @@ def derive(
     `action` is what is being done about the record, or what the plan says of it; None where
     record and instance agree.
     """
-    agrees = instance is not None and instance.spec == record.spec
-    ready = agrees and (action is None or action.kind is not Kind.UNLOAD)
+    ready = instance is not None and instance.spec == record.spec and action is None
     # All three carry one reason and message: why the record is where it is.
     reason, message = _why(record, instance, action, ready=ready)
     stalled = action is not None and action.kind is Kind.HOLD

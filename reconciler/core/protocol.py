@@ -2,8 +2,8 @@
 
     POST   /checkpoint        LoadWeights  -> WeightsLoaded
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
-    DELETE /sessions/NAME     -> {}        after its running requests are done
-    POST   /sessions/NAME/probe -> {}      generates one token
+    DELETE /sessions/NAME     -> null      after its running requests are done
+    POST   /sessions/NAME/probe -> null    generates one token
     any failure               -> WorkerFailure, status 500
 
 A worker prints one `Hello` line when it can be spoken to.

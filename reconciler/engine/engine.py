@@ -176,7 +176,7 @@ class Engine:
         holder = loaded.holder
         if holder.sessions - {loaded.session} and not holder.gone:
             try:
-                await holder.worker.ask("DELETE", f"sessions/{loaded.session}", None, dict)
+                await holder.worker.ask("DELETE", f"sessions/{loaded.session}", None, type(None))
             except LoadError as error:
                 log.warning("session did not end", reason=error.problem.message)
         await self._release(holder, loaded.session)
