@@ -1,0 +1,18 @@
+"""The loop: observe, plan, act, report.
+
+Nothing here decides: `desired` says what records there are, `plan` what to do about them, and
+`conditions` what to report. The controller calls them with what it observes, carries out what
+they say, and writes down the result. No state that gates a change is read before an `await` and
+used after it.
+
+    book.py        the records, on disk first and then in memory
+    feed.py        sources -> book
+    loop.py        book + engine -> actions -> book
+    controller.py  what the api asks
+"""
+
+from reconciler.controller.book import Answer
+from reconciler.controller.controller import Controller
+from reconciler.controller.feed import SourceView
+
+__all__ = ["Answer", "Controller", "SourceView"]

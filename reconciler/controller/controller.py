@@ -1,0 +1,140 @@
+"""What the api asks, and the life of the loop and the feeds."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from reconciler.controller.book import Answer, Book, now
+from reconciler.controller.feed import Feed, Source, SourceView
+from reconciler.controller.loop import Engine, Loop
+from reconciler.core.desired import Join, View, decide
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.records import HTTP, Instance, LoadRequest
+from reconciler.models.catalog import Catalog, Listed
+from reconciler.store import Store
+
+
+class Controller:
+    """Owns the records. Used on the event loop only."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        engine: Callable[[Callable[[str, Problem], None]], Engine],
+        sources: Sequence[Source],
+    ) -> None:
+        self._catalog = catalog
+        self._book = Book(store)
+        self._engine = engine(self._worker_died)
+        self._loop = Loop(self._book, catalog, self._engine)
+        self._feeds = [Feed(source, self._book) for source in sources]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Take up the stored records and start to reconcile."""
+        self._book.open({HTTP, *(feed.name for feed in self._feeds)})
+        runners = [self._loop.run(), *(feed.run() for feed in self._feeds)]
+        self._tasks = [asyncio.create_task(runner) for runner in runners]
+
+    async def close(self) -> None:
+        """Stop reconciling and end all workers; records stay."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._loop.close()
+        stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+        for entry in self._book.entries.values():
+            entry.fail(stopping)
+        await self._engine.close()
+
+    async def load(self, request: LoadRequest) -> Answer:
+        """Bring about what `request` asks for and say what is so. Raises `LoadError`."""
+        machine = await self._known_machine()
+        checkpoint = await asyncio.to_thread(self._catalog.find, request.model)
+        decision = decide(self._decision_views(), request, checkpoint, now())
+        if isinstance(decision, Join):
+            entry = self._book.entries[decision.name]
+        else:
+            self._loop.admit(decision.record, checkpoint, machine)
+            entry = self._book.put(decision.record)
+            entry.found(request.model, checkpoint)
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        entry.waiters.append(waiter)
+        self._book.wake.set()
+        answer = await waiter
+        return replace(answer, joined=isinstance(decision, Join))
+
+    async def unload(self, name: str) -> None:
+        """Remove an http record, and return when its instance is gone. Raises `LoadError`."""
+        entry = self._book.entries.get(name)
+        if entry is None:
+            message = f"no instance is named '{name}'"
+            raise LoadError(Problem(Cause.UNKNOWN_INSTANCE, message, param="instance_id"))
+        if entry.record.owner != HTTP:
+            message = f"'{name}' is managed by {entry.record.place}; remove it there"
+            raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
+        unloaded = Problem(Cause.REMOVED, f"'{name}' was unloaded", permanent=False)
+        self._book.remove(name, unloaded)
+        await self.until(lambda: name in self._book.entries or self.is_gone(name))
+
+    def answer(self, name: str) -> Answer | None:
+        """A record and its status now."""
+        entry = self._book.entries.get(name)
+        return Answer(entry.record, entry.status) if entry is not None else None
+
+    def answers(self) -> tuple[Answer, ...]:
+        """All records with their status, by name."""
+        return tuple(Answer(e.record, e.status) for _, e in sorted(self._book.entries.items()))
+
+    def is_gone(self, name: str) -> bool:
+        """Whether no record, no instance and no action has that name."""
+        held = any(i.name == name for i in self._engine.instances())
+        return not (name in self._book.entries or name in self._loop.running or held)
+
+    def sources(self) -> Mapping[str, SourceView | None]:
+        """The sources; None for one that has not been read yet."""
+        return {feed.name: feed.view for feed in self._feeds}
+
+    async def models(self) -> tuple[Listed, ...]:
+        """The models on disk."""
+        return await asyncio.to_thread(self._catalog.list)
+
+    def instances(self) -> tuple[Instance, ...]:
+        """What is loaded."""
+        return self._engine.instances()
+
+    @property
+    def engine_problem(self) -> Problem | None:
+        """Why nothing can be loaded at all, if so."""
+        machine = self._loop.machine
+        return machine if isinstance(machine, Problem) else None
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; it is looked at after every change."""
+        await self._book.until(condition)
+
+    def _worker_died(self, name: str, problem: Problem) -> None:
+        self._loop.worker_died(name, problem)
+
+    async def _known_machine(self) -> Machine:
+        """The facts of the machine. Raises `LoadError` while no worker can be started."""
+        await self.until(lambda: self._loop.machine is not None)
+        machine = self._loop.machine
+        if isinstance(machine, Problem):
+            raise LoadError(machine)
+        assert machine is not None  # noqa: S101  awaited above
+        return machine
+
+    def _decision_views(self) -> list[View]:
+        loaded = {i.name: i.config for i in self._engine.instances()}
+        return [
+            View(
+                entry.record,
+                entry.checkpoint if isinstance(entry.checkpoint, Checkpoint) else None,
+                loaded.get(name),
+                entry.status.ready,
+            )
+            for name, entry in self._book.entries.items()
+        ]
