@@ -43,6 +43,7 @@ def derive(
         conditions=conditions,
         observed_generation=record.generation if ready else status.observed_generation,
         config=instance.config if instance is not None else None,
+        worker_pid=instance.worker_pid if instance is not None else None,
         memory_bytes=status.memory_bytes if instance is not None else None,
     )
 

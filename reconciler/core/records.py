@@ -119,6 +119,8 @@ class Instance:
     """Of the whole checkpoint; instances over one checkpoint share them."""
     session_bytes: int
     """Reserved for this instance's KV cache."""
+    worker_pid: int = 0
+    """The process that holds it."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ class Status:
     memory_bytes: int | None = None
     warnings: tuple[SettingWarning, ...] = ()
     checkpoint: str | None = None
+    worker_pid: int | None = None
     restarts: int = 0
+    """How often its worker died, ever."""
 
     def condition(self, type_: ConditionType) -> Condition | None:
         """The condition of that type, if it was ever set."""

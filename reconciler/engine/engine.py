@@ -66,11 +66,6 @@ class Engine:
         """What is loaded and answers."""
         return tuple(loaded.instance for loaded in self._loaded.values())
 
-    def worker_pid(self, name: str) -> int | None:
-        """The process that holds the instance."""
-        loaded = self._loaded.get(name)
-        return loaded.holder.worker.pid if loaded is not None else None
-
     async def load(
         self,
         name: str,
@@ -109,7 +104,13 @@ class Engine:
         old = self._loaded.get(name)
         weights = holder.weights_bytes
         instance = Instance(
-            name, spec, checkpoint.path, opened.observed, weights, resolved.session_bytes
+            name,
+            spec,
+            checkpoint.path,
+            opened.observed,
+            weights,
+            resolved.session_bytes,
+            holder.worker.pid,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         if old is not None:

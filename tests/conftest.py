@@ -1,0 +1,63 @@
+"""Real checkpoints, and a real daemon over real files and sockets."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support import Daemon, Home
+
+CHECKPOINTS = {
+    "openai/gpt-oss-20b": "gpt_oss",
+    "tiny/llama": "llama",
+    "tiny/llama-4bit": "llama-4bit",
+    "tiny/qwen3": "qwen3",
+    "tiny/qwen3_moe": "qwen3_moe",
+}
+"""Identifier -> the tiny checkpoint that stands for it."""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with every tiny checkpoint, made once."""
+    directory = tmp_path_factory.mktemp("models")
+    pairs = [w for key, name in CHECKPOINTS.items() for w in (name, str(directory / key))]
+    command = [sys.executable, "-m", "reconciler.worker.tiny", *pairs]
+    subprocess.run(command, check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture
+def home(tmp_path: Path, models: Path) -> Home:
+    """Directories for one daemon."""
+    return Home(tmp_path, models)
+
+
+@pytest.fixture
+def daemon(home: Home) -> Iterator[Daemon]:
+    """A daemon of the test's own."""
+    with Daemon(home) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    """A daemon that the tests of a module share; each uses names of its own."""
+    with Daemon(Home(tmp_path_factory.mktemp("home"), models)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No daemon and no worker that this run started may outlive it."""
+    before = {p.pid for p in psutil.process_iter()}
+    yield
+    left = [
+        p.info["cmdline"]
+        for p in psutil.process_iter(["cmdline"])
+        if p.pid not in before and any("reconciler" in word for word in p.info["cmdline"] or ())
+    ]
+    assert left == []

@@ -1,0 +1,18 @@
+"""Real architectures, loaded by real MLX."""
+
+import pytest
+
+from tests.conftest import CHECKPOINTS
+from tests.support import Daemon, conditions
+
+
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_every_architecture_loads(shared: Daemon, model: str) -> None:
+    answer = shared.load({"model": model, "config": {"context_length": 1000}})
+    assert answer["config"]["context_length"] == 1000
+    record = shared.get(f"/api/v1/records/{model}")
+    assert conditions(record) == {"Ready": "True", "Progressing": "False", "Stalled": "False"}
+    status = record["status"]
+    assert status["memory_bytes"] > 0
+    assert {"worker", "weights", "tokenizer", "warm_up"} == set(status["load_phases"])
+    assert shared.unload(model) == (200, {"instance_id": model})

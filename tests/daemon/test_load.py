@@ -1,0 +1,190 @@
+"""POST /api/v1/models/load, through a real daemon and real MLX."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conftest import CHECKPOINTS
+from tests.support import Daemon, Home
+
+EXAMPLE = {
+    "model": "openai/gpt-oss-20b",
+    "config": {"context_length": 16384, "flash_attention": True},
+}
+"""The contract's own example request."""
+
+KEYS = {
+    "context_length",
+    "eval_batch_size",
+    "flash_attention",
+    "num_experts",
+    "offload_kv_cache_to_gpu",
+}
+
+
+def test_the_contracts_example_is_answered_with_what_is_in_force(daemon: Daemon) -> None:
+    answer = daemon.load(EXAMPLE)
+    assert answer["model_instance_id"] == "openai/gpt-oss-20b"
+    assert answer["config"].keys() == KEYS
+    assert answer["config"]["context_length"] == 16384
+    assert answer["config"]["eval_batch_size"] == 512
+    assert answer["config"]["num_experts"] == 4
+    assert answer["load_time_seconds"] > 0
+    assert daemon.loaded() == {"openai/gpt-oss-20b"}
+
+
+def test_a_setting_that_does_not_act_is_not_reported_as_if_it_did(shared: Daemon) -> None:
+    body = {"model": "tiny/llama", "instance_id": "honest"}
+    wishes = {"flash_attention": True, "offload_kv_cache_to_gpu": True, "num_experts": 2}
+    answer = shared.load(body | {"config": wishes})
+    in_force = {key: answer["config"][key] for key in wishes}
+    # What the CPU backend does: no fused kernel, no GPU; and the model is dense.
+    assert in_force == {
+        "flash_attention": False,
+        "offload_kv_cache_to_gpu": False,
+        "num_experts": 0,
+    }
+    assert {w["key"] for w in answer["warnings"]} == set(wishes)
+    assert all(w["reason"] for w in answer["warnings"])
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "tiny/qwen3_moe"])
+def test_num_experts_is_observed_in_the_forward_pass(shared: Daemon, model: str) -> None:
+    for wish in (1, 3):
+        body = {"model": model, "instance_id": f"{model}-{wish}"}
+        answer = shared.load(body | {"config": {"num_experts": wish}})
+        assert answer["config"]["num_experts"] == wish
+        assert answer["warnings"] == []
+
+
+def test_twenty_identical_requests_at_once_share_one_load(daemon: Daemon) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(daemon.load, [EXAMPLE] * 20))
+    assert {a["model_instance_id"] for a in answers} == {"openai/gpt-oss-20b"}
+    assert sorted(a["joined"] for a in answers) == [False] + [True] * 19
+    assert len({a["load_time_seconds"] for a in answers}) == 1
+    assert daemon.loaded() == {"openai/gpt-oss-20b"}
+    # One worker holds the model; at most one more is the warm spare.
+    assert len(daemon.workers()) <= 2
+    assert daemon.log().count("action started") == 1
+
+
+def test_a_repeated_request_joins_and_reports_the_original_load(shared: Daemon) -> None:
+    body = {"model": "tiny/qwen3", "config": {"context_length": 2048}}
+    first, second = shared.load(body), shared.load(body)
+    assert (first["joined"], second["joined"]) == (False, True)
+    assert second["load_time_seconds"] == first["load_time_seconds"]
+    assert shared.load({"model": "tiny/qwen3"})["config"]["context_length"] == 2048
+
+
+def test_other_settings_reconfigure_without_a_new_process(shared: Daemon) -> None:
+    name = "tiny/llama"
+    shared.load({"model": name, "config": {"context_length": 512, "eval_batch_size": 64}})
+    before = shared.get(f"/api/v1/records/{name}")
+    answer = shared.load({"model": name, "config": {"context_length": 700}})
+    after = shared.get(f"/api/v1/records/{name}")
+    assert answer["config"]["context_length"] == 700
+    assert answer["config"]["eval_batch_size"] == 64
+    assert after["generation"] == before["generation"] + 1
+    assert after["status"]["worker_pid"] == before["status"]["worker_pid"]
+    assert "weights" not in after["status"]["load_phases"]
+    reset = shared.load({"model": name, "config": {"context_length": None}})
+    assert reset["config"]["context_length"] == 32768
+
+
+def test_two_instances_of_one_model_share_one_worker(shared: Daemon) -> None:
+    bodies = [{"model": "tiny/llama-4bit", "instance_id": f"twin-{n}"} for n in (1, 2)]
+    for body in bodies:
+        shared.load(body)
+    pids = {shared.get(f"/api/v1/records/twin-{n}")["status"]["worker_pid"] for n in (1, 2)}
+    assert len(pids) == 1
+    shared.unload("twin-1")
+    assert "twin-2" in shared.loaded()
+
+
+def test_an_update_that_fails_leaves_the_previous_settings_loaded(shared: Daemon) -> None:
+    name = "steady"
+    shared.load({"model": "tiny/llama", "instance_id": name, "config": {"context_length": 99}})
+    body = {"model": "tiny/llama", "instance_id": name, "config": {"context_length": 10**6}}
+    status, answer = shared.request("POST", "/api/v1/models/load", body)
+    assert (status, answer["error"]["param"]) == (400, "context_length")
+    assert "32768" in answer["error"]["message"]
+    assert shared.ready(name)["status"]["config"]["context_length"] == 99
+
+
+def test_a_failed_first_load_leaves_no_record(home: Home) -> None:
+    broken = home.root / "models" / "tiny" / "broken"
+    shutil.copytree(home.models / "tiny" / "llama", broken)
+    config = (broken / "config.json").read_text("utf-8")
+    (broken / "config.json").write_text(config.replace('"llama"', '"no_such_model"'), "utf-8")
+    with Daemon(home, "--models", str(home.root / "models")) as daemon:
+        status, answer = daemon.request("POST", "/api/v1/models/load", {"model": "tiny/broken"})
+        assert (status, answer["error"]["type"]) == (500, "model_load_failed")
+        assert "no_such_model" in answer["error"]["message"]
+        assert daemon.get("/api/v1/records") == {"records": []}
+        assert daemon.load({"model": "tiny/llama"})["model_instance_id"] == "tiny/llama"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "type_", "code", "param"),
+    [
+        ({"model": "no/such"}, 404, "model_not_found", "model_not_found", "model"),
+        ({"model": "../tiny/llama"}, 404, "model_not_found", "model_not_found", "model"),
+        ({"model": "tiny/.."}, 404, "model_not_found", "model_not_found", "model"),
+        ({}, 400, "invalid_request", "missing_required_parameter", "model"),
+        ({"model": 5}, 400, "invalid_request", "invalid_value", "model"),
+        ({"model": "m", "foo": 1}, 400, "invalid_request", "unrecognized_keys", "foo"),
+        (
+            {"model": "m", "config": {"context_length": "long"}},
+            *(400, "invalid_request", "invalid_value", "config.context_length"),
+        ),
+        (
+            {"model": "tiny/qwen3_moe", "config": {"num_experts": 9}},
+            *(400, "invalid_request", "impossible_setting", "num_experts"),
+        ),
+        (b"{nonsense", 400, "invalid_request", "invalid_json", None),
+    ],
+)
+def test_a_bad_request_is_answered_in_the_one_form(
+    shared: Daemon, body: object, status: int, type_: str, code: str, param: str | None
+) -> None:
+    got, answer = shared.request("POST", "/api/v1/models/load", body)
+    error = answer["error"]
+    assert (got, error["type"], error["code"]) == (status, type_, code)
+    assert error.get("param") == param
+    assert error["message"]
+
+
+def test_an_unknown_route_and_method_are_answered_in_the_one_form(shared: Daemon) -> None:
+    for method, path, expected in (("GET", "/nope", 404), ("PUT", "/health", 405)):
+        status, answer = shared.request(method, path)
+        assert (status, answer["error"]["type"]) == (expected, "invalid_request")
+        assert path in answer["error"]["message"]
+
+
+def test_unload_removes_the_record_and_ends_the_worker(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    pid = daemon.get("/api/v1/records/tiny/llama")["status"]["worker_pid"]
+    assert daemon.unload("tiny/llama") == (200, {"instance_id": "tiny/llama"})
+    assert daemon.get("/api/v1/records") == {"records": []}
+    assert pid not in {p.pid for p in daemon.workers()}
+    status, answer = daemon.unload("tiny/llama")
+    assert (status, answer["error"]["type"]) == (404, "model_not_found")
+
+
+def test_a_name_with_slashes_is_found_plain_and_percent_encoded(shared: Daemon) -> None:
+    shared.load({"model": "tiny/qwen3", "instance_id": "team/a/b"})
+    plain = shared.get("/api/v1/records/team/a/b")
+    assert plain["name"] == "team/a/b"
+    assert shared.get("/api/v1/records/team%2Fa%2Fb")["name"] == "team/a/b"
+
+
+def test_models_are_listed_with_facts_from_their_files(shared: Daemon) -> None:
+    rows = {m["key"]: m for m in shared.get("/api/v1/models")["models"]}
+    assert rows.keys() == CHECKPOINTS.keys()
+    row = rows["tiny/llama-4bit"]
+    assert row["architecture"] == "llama"
+    assert row["quantization"] == {"name": "4bit", "bits_per_weight": 4}
+    assert row["max_context_length"] == 32768
+    assert (row["publisher"], row["format"], row["type"]) == ("tiny", "mlx", "llm")

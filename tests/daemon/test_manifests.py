@@ -1,0 +1,109 @@
+"""A watched directory of manifests, through a real daemon."""
+
+from pathlib import Path
+
+from reconciler.core.snapshot import read_file
+from tests.support import Daemon, Home
+
+
+def test_a_manifest_that_is_there_at_start_is_loaded(home: Home) -> None:
+    home.write("a.yaml", name="assistant", model="tiny/qwen3", context_length=4096)
+    with Daemon(home) as daemon:
+        record = daemon.ready("assistant")
+    assert record["spec"] == {"model": "tiny/qwen3", "config": {"context_length": 4096}}
+    assert (record["file"], record["line"]) == ("a.yaml", 1)
+    assert record["owner"] == f"directory:{home.manifests.resolve()}"
+
+
+def test_a_manifest_is_followed_when_added_changed_and_deleted(daemon: Daemon) -> None:
+    home = daemon.home
+    home.write("other.yaml", name="other", model="tiny/llama")
+    path = home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
+    first = daemon.ready("assistant")
+    assert first["status"]["config"]["context_length"] == 100
+
+    home.write("a.yaml", name="assistant", model="tiny/llama", context_length=200)
+    second = daemon.ready("assistant", generation=2)
+    assert second["status"]["config"]["context_length"] == 200
+    assert second["status"]["worker_pid"] == first["status"]["worker_pid"]
+
+    home.write("a.yaml", name="assistant", model="tiny/qwen3", context_length=200)
+    third = daemon.ready("assistant", generation=3)
+    assert third["status"]["worker_pid"] != first["status"]["worker_pid"]
+
+    path.unlink()
+    daemon.gone("assistant")
+    daemon.ready("other")
+    assert daemon.loaded() == {"other"}
+
+
+def test_an_invalid_manifest_is_told_with_its_place_and_keeps_what_is_loaded(
+    daemon: Daemon,
+) -> None:
+    path = daemon.home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
+    daemon.home.write("b.yaml", name="neighbour", model="tiny/llama")
+    before = daemon.ready("assistant")
+    text = path.read_text("utf-8")
+    path.write_text(text.replace("spec:", "spec:\n  modle: x"), "utf-8")
+    daemon.home.write("c.yaml", name="later", model="tiny/llama")
+    daemon.ready("later")
+    (source,) = daemon.get("/api/v1/sources")["sources"]
+    files = {f["path"]: f for f in source["files"]}
+    assert {p: f["valid"] for p, f in files.items()} == {
+        "a.yaml": False,
+        "b.yaml": True,
+        "c.yaml": True,
+    }
+    (error,) = files["a.yaml"]["errors"]
+    assert (error["line"], error["column"], error["key"]) == (6, 3, "spec.modle")
+    assert "modle" in error["message"]
+    assert daemon.get("/api/v1/records/assistant")["status"] == before["status"]
+
+
+def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(daemon: Daemon) -> None:
+    daemon.home.write("a.yaml", name="tiny/llama", model="tiny/llama", context_length=100)
+    daemon.ready("tiny/llama")
+    body = {"model": "tiny/llama", "config": {"context_length": 50}}
+    for status, answer in (
+        daemon.unload("tiny/llama"),
+        daemon.request("POST", "/api/v1/models/load", body),
+    ):
+        assert (status, answer["error"]["code"]) == (409, "managed_by_manifest")
+        assert "a.yaml:1" in answer["error"]["message"]
+    joined = daemon.load({"model": "tiny/llama"})
+    assert (joined["joined"], joined["config"]["context_length"]) == (True, 100)
+
+
+def test_a_manifest_that_cannot_be_met_says_why(daemon: Daemon) -> None:
+    daemon.home.write("a.yaml", name="greedy", model="tiny/llama", context_length=10**6)
+    daemon.home.write("b.yaml", name="absent", model="no/such")
+    daemon.home.write("c.yaml", name="fine", model="tiny/llama")
+    daemon.ready("fine")
+    records = {r["name"]: r["status"] for r in daemon.get("/api/v1/records")["records"]}
+    for name, reason, word in (
+        ("greedy", "ImpossibleSetting", "32768"),
+        ("absent", "ModelNotFound", "no/such"),
+    ):
+        stalled = next(c for c in records[name]["conditions"] if c["type"] == "Stalled")
+        assert (stalled["status"], stalled["reason"]) == ("True", reason)
+        assert word in stalled["message"]
+
+
+def test_a_missing_directory_is_held_and_said(home: Home) -> None:
+    home.manifests.rmdir()
+    with Daemon(home) as daemon:
+        assert daemon.load({"model": "tiny/llama"})["model_instance_id"] == "tiny/llama"
+        (source,) = daemon.get("/api/v1/sources")["sources"]
+        assert source["readable"] is False
+        assert str(home.manifests) in source["message"]
+        home.write("a.yaml", name="assistant", model="tiny/llama")
+        daemon.ready("assistant")
+
+
+def test_the_example_manifests_are_valid() -> None:
+
+    paths = sorted(Path("manifests").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        file = read_file(path.name, path.read_bytes())
+        assert (file.flaws, len(file.declared)) == ((), 1)

@@ -1,0 +1,137 @@
+"""`reconciler serve`: its one line, its options, its end, and how it refuses to start."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import Daemon, Home, environment
+
+
+def refuse(*arguments: str, **environ: str) -> str:
+    """Run `serve` with options that it must refuse; its one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(**environ),
+        check=False,
+    )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_its_workers_cleanly(home: Home, number: int) -> None:
+    with Daemon(home) as daemon:
+        daemon.load({"model": "tiny/llama"})
+        workers = daemon.workers()
+        assert daemon.stop(number) == 0
+        assert not any(w.is_running() for w in workers)
+        assert "Traceback" not in daemon.log()
+
+
+def test_the_ready_line_names_the_address(shared: Daemon) -> None:
+    assert re.fullmatch(r"reconciler is listening on http://127\.0\.0\.1:\d+\n", shared.ready_line)
+    assert shared.get("/health")["status"] == "ok"
+
+
+def test_nothing_is_left_in_the_socket_directory(home: Home) -> None:
+    with Daemon(home) as daemon:
+        daemon.load({"model": "tiny/llama"})
+        (socket_path,) = {w.cmdline()[-1] for w in daemon.workers()[:1]}
+        assert len(os.fsencode(socket_path)) < 104
+        assert Path(socket_path).parent.stat().st_mode & 0o777 == 0o700
+        daemon.stop()
+        assert not Path(socket_path).parent.exists()
+
+
+def test_a_port_in_use_is_refused_in_one_line(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = refuse(*home.arguments(), "--port", port)
+    assert f"127.0.0.1:{port}" in line
+    assert "--port" in line
+
+
+def test_an_unwritable_state_directory_is_refused_in_one_line(home: Home) -> None:
+    (home.root / "file").touch()
+    arguments = [*home.arguments(), "--port", "0", "--state", str(home.root / "file" / "state")]
+    assert "state directory" in refuse(*arguments)
+
+
+def test_a_second_daemon_on_the_same_state_is_refused_in_one_line(shared: Daemon) -> None:
+    line = refuse(*shared.home.arguments(), "--port", "0")
+    assert str(shared.process.pid) in line
+    assert str(shared.home.state) in line
+
+
+def test_a_public_address_requires_a_token(home: Home) -> None:
+    arguments = [*home.arguments(), "--port", "0", "--host", "0.0.0.0"]
+    assert "--token-file" in refuse(*arguments)
+
+
+def test_with_a_token_strangers_are_refused(home: Home) -> None:
+    (home.root / "token").write_text("secret\n", "utf-8")
+    with Daemon(home, "--token-file", str(home.root / "token")) as daemon:
+        status, answer = daemon.request("GET", "/health")
+        assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+        headers = {"Authorization": "Bearer secret"}
+        assert daemon.request("GET", "/health", headers=headers)[0] == 200
+    assert "secret" not in daemon.log()
+
+
+@pytest.mark.parametrize("header", ["Host", "Origin"])
+def test_a_foreign_host_or_origin_is_refused(shared: Daemon, header: str) -> None:
+    headers = {header: "evil.example" if header == "Host" else "http://evil.example"}
+    status, answer = shared.request("GET", "/health", headers=headers)
+    assert (status, answer["error"]["type"]) == (403, "invalid_request")
+
+
+def test_every_option_is_also_an_environment_variable(home: Home) -> None:
+    home.write("a.yaml", name="assistant", model="tiny/llama")
+    variables = {
+        "RECONCILER_MANIFESTS": str(home.manifests),
+        "RECONCILER_MODELS": f"/nowhere{os.pathsep}{home.models}",
+        "RECONCILER_STATE": str(home.state),
+        "RECONCILER_HOST": "localhost",
+        "RECONCILER_PORT": "0",
+        "RECONCILER_LOG_LEVEL": "warning",
+    }
+    with Daemon(home, environ=variables) as daemon:
+        daemon.ready("assistant")
+        assert "record created" not in daemon.log()
+    assert home.state.joinpath("reconciler.db").is_file()
+
+
+def test_the_daemon_does_not_import_mlx() -> None:
+    code = (
+        "import sys, reconciler.cli.serve, reconciler.cli.demo;"
+        "print([m for m in ('mlx', 'mlx_lm', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_demo_exits_0_and_leaves_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ('"context_length": 16384', '"num_experts": 2', "there is no record 'assistant'"):
+        assert words in done.stdout
+    (home,) = set(re.findall(r"/\S*reconciler-demo-[^/\s]+", done.stdout))
+    assert not Path(home).exists()

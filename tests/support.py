@@ -1,0 +1,188 @@
+"""A real daemon as a test drives it: a process, its files, its HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+MANIFEST = """\
+apiVersion: reconciler/v1
+kind: ModelInstance
+metadata:
+  name: {name}
+spec:
+  model: {model}
+  config: {config}
+"""
+
+
+class Home:
+    """The directories of one daemon."""
+
+    def __init__(self, root: Path, models: Path) -> None:
+        self.root = root
+        self.models = models
+        self.manifests = root / "manifests"
+        self.state = root / "state"
+        self.manifests.mkdir(parents=True)
+
+    def arguments(self) -> list[str]:
+        """The options that name the directories."""
+        return [
+            *("--manifests", str(self.manifests)),
+            *("--models", str(self.models)),
+            *("--state", str(self.state)),
+        ]
+
+    def write(self, file: str, *, name: str, model: str, **config: object) -> Path:
+        """Drop a manifest."""
+        path = self.manifests / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(MANIFEST.format(name=name, model=model, config=json.dumps(config)), "utf-8")
+        return path
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment without settings of the person who runs the tests."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RECONCILER_")}
+    return clean | more
+
+
+class Daemon:
+    """`reconciler serve` on a free port."""
+
+    def __init__(self, home: Home, *options: str, environ: dict[str, str] | None = None) -> None:
+        """With `environ` it is given no options at all, only these variables."""
+        self.home = home
+        self._environ = environ or {}
+        self._options = () if environ else ("--port", "0", *home.arguments(), *options)
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait for its ready line."""
+        self._log = (self.home.root / "log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "reconciler", "serve", *self._options],
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment(**self._environ),
+        )
+        assert self.process.stdout is not None
+        self.ready_line = self.process.stdout.readline()
+        assert self.ready_line, self.log()
+        self.url = self.ready_line.split()[-1]
+
+    def log(self) -> str:
+        """What it logged so far."""
+        return (self.home.root / "log").read_text("utf-8")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it by a signal; its exit status."""
+        self.process.send_signal(number)
+        return self._reap()
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self._reap()
+
+    def _reap(self) -> int:
+        status = self.process.wait(timeout=60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._log.close()
+        return status
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        elif not self._log.closed:
+            self._reap()
+
+    def workers(self) -> list[psutil.Process]:
+        """Its worker processes, the spare included."""
+        children = psutil.Process(self.process.pid).children()
+        return [p for p in children if "reconciler.worker" in p.cmdline()]
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """One request: status and parsed body. A body that is bytes is sent as it is."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url + path, data=data, headers=headers or {}, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=90) as reply:
+                return reply.status, json.load(reply)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def get(self, path: str) -> Any:
+        """The body of a GET that must succeed."""
+        status, body = self.request("GET", path)
+        assert status == 200, body
+        return body
+
+    def load(self, body: Any) -> Any:
+        """The answer of a load that must succeed."""
+        status, answer = self.request("POST", "/api/v1/models/load", body)
+        assert status == 200, answer
+        return answer
+
+    def unload(self, name: str) -> tuple[int, Any]:
+        """Unload an instance."""
+        return self.request("POST", "/api/v1/models/unload", {"instance_id": name})
+
+    def ready(self, name: str, generation: int = 1) -> Any:
+        """The record, once that generation or a later one is ready."""
+        query = f"wait=ready&generation={generation}&timeout=60"
+        record = self.get(f"/api/v1/records/{urllib.parse.quote(name)}?{query}")
+        assert conditions(record)["Ready"] == "True", (record, self.log())
+        assert record["status"]["observed_generation"] >= generation
+        return record
+
+    def gone(self, name: str) -> None:
+        """Wait until nothing of that name is left."""
+        path = f"/api/v1/records/{urllib.parse.quote(name)}?wait=gone&timeout=60"
+        status, body = self.request("GET", path)
+        assert status == 404, body
+
+    def eventually(self, name: str, condition: Callable[[Any], bool]) -> Any:
+        """The record, once `condition` holds of it; for what no event tells."""
+        deadline = time.monotonic() + 60
+        while not condition(record := self.get(f"/api/v1/records/{name}")):
+            assert time.monotonic() < deadline, (record, self.log())
+            time.sleep(0.02)
+        return record
+
+    def loaded(self) -> set[str]:
+        """The names of the loaded instances."""
+        models = self.get("/api/v1/models")["models"]
+        return {i["id"] for m in models for i in m["loaded_instances"]}
+
+
+def conditions(record: Any) -> dict[str, str]:
+    """The status of each condition of a record."""
+    return {c["type"]: c["status"] for c in record["status"]["conditions"]}
