@@ -54,7 +54,8 @@ def _validator(name: SchemaName) -> Draft202012Validator:
 def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
     """All mistakes in `value`, in the order of their paths; empty if it fits."""
     errors = sorted(_validator(name).iter_errors(value), key=lambda e: [str(p) for p in e.path])
-    return tuple(mistake for error in errors for mistake in _mistakes(error))
+    # jsonschema tells each missing key apart, but not which one: hence each is found anew.
+    return tuple(dict.fromkeys(mistake for error in errors for mistake in _mistakes(error)))
 
 
 def load_request(body: dict[str, Any]) -> LoadRequest:

@@ -6,7 +6,9 @@ when to look, and every look, at an event or at a rescan, is the same function `
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+import stat
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 from watchfiles import awatch
@@ -32,17 +34,26 @@ class DirectorySource:
         self.directory = directory.resolve()
         self.name = f"directory:{self.directory}"
 
-    async def snapshots(self) -> AsyncIterator[Snapshot]:
+    async def snapshots(self) -> AsyncGenerator[Snapshot, None]:
         """A snapshot now, and one whenever something may have changed; for ever."""
         while True:
-            try:
-                async for snapshot in self._watch():
-                    yield snapshot
-            except OSError:
+            if (watched := self._identity()) is not None:
+                async with aclosing(self._watch(watched)) as snapshots:
+                    async for snapshot in snapshots:
+                        yield snapshot
+            else:
                 yield await asyncio.to_thread(self.scan)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _watch(self) -> AsyncIterator[Snapshot]:
+    def _identity(self) -> tuple[int, int] | None:
+        """Which directory it is now; None if there is none. A watch is lost with the old one."""
+        try:
+            found = self.directory.stat()
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+
+    async def _watch(self, watched: tuple[int, int]) -> AsyncGenerator[Snapshot, None]:
         changes = awatch(
             self.directory,
             watch_filter=None,
@@ -57,7 +68,7 @@ class DirectorySource:
             await asyncio.sleep(0)
             while True:
                 yield await asyncio.to_thread(self.scan)
-                if not self.directory.is_dir():
+                if self._identity() != watched:
                     return
                 await change
                 change = asyncio.ensure_future(anext(changes))

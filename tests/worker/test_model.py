@@ -1,0 +1,109 @@
+"""The worker's model and sessions, on real MLX in this process."""
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.protocol import LoadWeights, OpenSession
+from reconciler.core.records import Config
+from reconciler.models.checkpoint import read_facts
+from reconciler.worker import backend
+from reconciler.worker.model import Model
+from reconciler.worker.session import ContextLengthExceededError, Session
+
+PROMPT = [5, 6, 7, 8, 9]
+
+
+def loaded(path: Path) -> Model:
+    model = Model()
+    model.load(LoadWeights(str(path)))
+    return model
+
+
+def command(path: Path, *, context_length: int = 64, num_experts: int | None = None) -> OpenSession:
+    facts = read_facts(path)
+    experts = facts.experts_per_token if num_experts is None else num_experts
+    has_gpu = backend.machine().has_gpu
+    config = Config(context_length, 16, has_gpu, experts, has_gpu)
+    return OpenSession(config, facts.experts_key)
+
+
+def session(model: Model, name: str) -> Session:
+    return model._sessions[name]
+
+
+def test_weights_are_counted_as_the_headers_say(models: Path) -> None:
+    path = models / "tiny/qwen3"
+    reported = Model().load(LoadWeights(str(path)))
+    assert reported.weights_bytes >= read_facts(path).weights_bytes
+    assert set(reported.phases) == {"weights", "tokenizer"}
+
+
+@pytest.mark.parametrize("wish", [1, 2, 8])
+def test_what_is_reported_is_what_the_router_did(models: Path, wish: int) -> None:
+    path = models / "tiny/qwen3_moe"
+    asked = command(path, num_experts=wish)
+    opened = loaded(path).open("s", asked)
+    assert opened.observed == asked.config
+
+
+def test_another_number_of_experts_is_a_sibling_over_the_same_arrays(models: Path) -> None:
+    path = models / "openai/gpt-oss-20b"
+    model = loaded(path)
+    own = model.open("own", command(path))
+    few = model.open("few", command(path, num_experts=1))
+    assert (own.observed.num_experts, few.observed.num_experts) == (4, 1)
+    weights = read_facts(path).weights_bytes
+    assert few.memory_bytes < weights / 10
+    outputs = [session(model, name).generate(PROMPT, 8) for name in ("own", "few", "own")]
+    assert outputs[0] == outputs[2]
+    assert outputs[0] != outputs[1]
+
+
+def test_sessions_do_not_disturb_each_other(models: Path) -> None:
+    path = models / "tiny/llama"
+    alone = loaded(path)
+    alone.open("a", command(path))
+    expected = session(alone, "a").generate(PROMPT, 10)
+    shared = loaded(path)
+    for name in ("a", "b"):
+        shared.open(name, command(path))
+    session(shared, "b").generate([1, 2, 3], 10)
+    assert session(shared, "a").generate(PROMPT, 10) == expected
+
+
+def test_prompt_and_completion_never_exceed_the_context_length(models: Path) -> None:
+    path = models / "tiny/llama"
+    model = loaded(path)
+    model.open("s", command(path, context_length=8))
+    assert len(session(model, "s").generate(PROMPT, 3)) == 3
+    with pytest.raises(ContextLengthExceededError, match=r"5 prompt tokens and 4 more .* 8"):
+        session(model, "s").generate(PROMPT, 4)
+
+
+def test_a_session_is_replaced_and_closed_by_name(models: Path) -> None:
+    path = models / "tiny/llama"
+    model = loaded(path)
+    for length in (8, 16):
+        model.open("s", command(path, context_length=length))
+    assert session(model, "s").config.context_length == 16
+    model.probe("s")
+    model.close("s")
+    model.close("s")
+    with pytest.raises(KeyError):
+        model.probe("s")
+
+
+def test_a_worker_holds_one_checkpoint_for_life(models: Path) -> None:
+    model = loaded(models / "tiny/llama")
+    with pytest.raises(RuntimeError, match="holds"):
+        model.load(LoadWeights(str(models / "tiny/qwen3")))
+
+
+def test_a_broken_tokenizer_fails_the_load(models: Path, tmp_path: Path) -> None:
+    for file in (models / "tiny/llama").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{", "utf-8")
+    with pytest.raises(Exception, match=r".") as raised:
+        Model().load(LoadWeights(str(tmp_path)))
+    assert not isinstance(raised.value, RuntimeError)
