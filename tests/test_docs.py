@@ -1,0 +1,76 @@
+"""The docs name everything that there is."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from reconciler.api import health, models, records, sources
+from reconciler.api.errors import ROWS
+from reconciler.cli import serve
+from reconciler.core.plan import Why
+from reconciler.core.records import SETTINGS, Status
+from reconciler.core.schema import NAMES, schema
+
+DOCS = {path.stem: path.read_text("utf-8") for path in Path("docs").glob("*.md")}
+
+
+def test_every_route_is_documented() -> None:
+    for group in (models, records, sources, health):
+        for route in group.routes:
+            path = re.sub(r"\{name:.*\}", "NAME", route.path)
+            assert f"{route.method} {path}`" in DOCS["http"]
+
+
+def test_every_option_and_variable_is_documented() -> None:
+    for option in serve.params:
+        assert f"`{option.opts[0]}`" in DOCS["serve"]
+        assert f"`{option.envvar}`" in DOCS["serve"]
+
+
+def test_every_error_is_documented() -> None:
+    for cause, (status, type_, code) in ROWS.items():
+        rows = [line for line in DOCS["http"].splitlines() if f"`{cause.value}`" in line]
+        assert any(f"| {status} | `{type_}` | `{code}` |" in row for row in rows), cause
+
+
+def test_every_reason_of_a_wait_is_documented() -> None:
+    assert [w for w in Why if f"`{w.value}`" not in DOCS["http"]] == []
+
+
+def test_every_setting_is_documented() -> None:
+    assert set(schema("config")["properties"]) == set(SETTINGS)
+    assert [key for key in SETTINGS if f"| `{key}` |" not in DOCS["settings"]] == []
+
+
+def test_every_status_field_is_documented() -> None:
+    assert [f.name for f in fields(Status) if f"`status.{f.name}`" not in DOCS["http"]] == []
+
+
+def test_every_manifest_key_is_documented() -> None:
+    properties = schema("manifest")["properties"]
+    keys = ["apiVersion", "kind"]
+    keys += [f"metadata.{key}" for key in properties["metadata"]["properties"]]
+    keys += [f"spec.{key}" for key in properties["spec"]["properties"]]
+    assert [key for key in keys if f"`{key}`" not in DOCS["manifests"]] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_schema_describes_its_keys(name: str) -> None:
+    text = Path(f"schemas/{name}.schema.json").read_text("utf-8")
+    assert '"description"' in text
+    assert f'"urn:reconciler:{name}"' in text
+
+
+def test_links_between_the_docs_lead_somewhere() -> None:
+    for path in (Path("README.md"), *Path("docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
+            assert (path.parent / target).exists(), (path, target)
+
+
+def test_the_readmes_manifest_is_valid() -> None:
+    from reconciler.core.snapshot import read_file
+
+    (block,) = re.findall(r"```yaml\n(.*?)```", Path("README.md").read_text("utf-8"), re.DOTALL)
+    assert read_file("README.md", block.encode()).flaws == ()
