@@ -122,7 +122,7 @@ class Daemon:
     def workers(self) -> list[psutil.Process]:
         """Its worker processes, the spare included."""
         children = psutil.Process(self.process.pid).children()
-        return [p for p in children if "reconciler.worker" in p.cmdline()]
+        return [p for p in children if _is_worker(p)]
 
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -171,16 +171,29 @@ class Daemon:
 
     def eventually(self, name: str, condition: Callable[[Any], bool]) -> Any:
         """The record, once `condition` holds of it; for what no event tells."""
-        deadline = time.monotonic() + 60
-        while not condition(record := self.get(f"/api/v1/records/{name}")):
-            assert time.monotonic() < deadline, (record, self.log())
-            time.sleep(0.02)
-        return record
+        path = f"/api/v1/records/{name}"
+        eventually(lambda: condition(self.get(path)), lambda: f"{self.get(path)}\n{self.log()}")
+        return self.get(path)
 
     def loaded(self) -> set[str]:
         """The names of the loaded instances."""
         models = self.get("/api/v1/models")["models"]
         return {i["id"] for m in models for i in m["loaded_instances"]}
+
+
+def eventually(condition: Callable[[], bool], story: Callable[[], str]) -> None:
+    """Wait until `condition` holds; if it never does, fail with `story`."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, story()
+        time.sleep(0.02)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "reconciler.worker" in process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie too
+        return False
 
 
 def conditions(record: Any) -> dict[str, str]:

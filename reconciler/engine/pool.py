@@ -16,12 +16,11 @@ class Pool:
 
     def warm(self) -> None:
         """Start a spare worker, unless there is one."""
-        if self._spare is None:
-            self._spare = asyncio.create_task(self._start())
+        self._warm()
 
     async def machine(self) -> Machine:
         """What the spare says of the machine. Raises `LoadError` if none can be started."""
-        worker = await self._ready()
+        worker = await self._ready(self._warm())
         return (await worker.ready()).machine
 
     async def take(self) -> WorkerProcess:
@@ -30,7 +29,10 @@ class Pool:
         Raises `LoadError` if none can be started.
         """
         while True:
-            worker = await self._ready()
+            spare = self._warm()
+            worker = await self._ready(spare)
+            if self._spare is not spare:
+                continue  # somebody else took it while we waited
             self._spare = None
             if worker.alive:
                 return worker
@@ -45,10 +47,12 @@ class Pool:
             if isinstance(result, WorkerProcess):
                 await result.end()
 
-    async def _ready(self) -> WorkerProcess:
-        self.warm()
-        spare = self._spare
-        assert spare is not None  # noqa: S101  warm() made it
+    def _warm(self) -> asyncio.Task[WorkerProcess]:
+        if self._spare is None:
+            self._spare = asyncio.create_task(self._start())
+        return self._spare
+
+    async def _ready(self, spare: asyncio.Task[WorkerProcess]) -> WorkerProcess:
         try:
             # Whoever waits may go away; the spare is everybody's.
             return await asyncio.shield(spare)

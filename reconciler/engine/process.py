@@ -91,7 +91,8 @@ class WorkerProcess:
             async with self._client.request(method, url, data=msgspec.json.encode(body)) as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, OSError):
-            await self.wait()
+            # Dead, or of no use without its socket.
+            await self.end()
             raise LoadError(self.died()) from None
         if reply.status != 200:
             failure = msgspec.json.decode(content, type=WorkerFailure)
@@ -122,7 +123,13 @@ class WorkerProcess:
 
     async def _read_stderr(self) -> None:
         stderr = self._process.stderr
-        while stderr and (line := await stderr.readline()):
+        while stderr is not None:
+            try:
+                line = await stderr.readline()
+            except ValueError:  # longer than asyncio's limit, and dropped by it
+                continue
+            if not line:
+                return
             text = line.decode(errors="replace").rstrip()
             self._stderr.append(text)
             log.debug("worker says", pid=self.pid, line=text)

@@ -11,7 +11,11 @@ import structlog
 
 log = structlog.get_logger()
 
-PARENT = Path("/tmp")  # noqa: S108  a socket's path has 104 bytes on macOS, too few for TMPDIR
+LONGEST_PATH = 103
+"""Bytes of a socket's path on macOS, less the final zero."""
+
+SHORT = Path("/tmp")  # noqa: S108  where the state directory's own path is too long
+
 KILL_SECONDS = 10.0
 
 
@@ -22,8 +26,7 @@ def prepare(state: Path) -> Path:
     workers that have not noticed yet are killed and waited for, since they hold memory.
     Raises OSError where somebody else made the directory.
     """
-    digest = sha256(str(state.resolve()).encode()).hexdigest()[:12]
-    path = PARENT / f"reconciler-{os.getuid()}-{digest}"
+    path = _place(state.resolve())
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -35,6 +38,14 @@ def prepare(state: Path) -> Path:
         shutil.rmtree(path)
     path.mkdir(mode=0o700)
     return path
+
+
+def _place(state: Path) -> Path:
+    path = state / "run"
+    if len(os.fsencode(path / "1234567890.sock")) <= LONGEST_PATH:
+        return path
+    digest = sha256(os.fsencode(state)).hexdigest()[:12]
+    return SHORT / f"reconciler-{os.getuid()}-{digest}"
 
 
 def _kill_workers(path: Path) -> None:
