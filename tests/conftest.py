@@ -1,5 +1,6 @@
 """Real checkpoints, and a real daemon over real files and sockets."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ CHECKPOINTS = {
     "tiny/qwen3_moe": "qwen3_moe",
 }
 """Identifier -> the tiny checkpoint that stands for it."""
+
+
+MARK = "PYTEST_RUN_OF_RECONCILER"
+"""In the environment of every process that a run starts."""
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +58,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """No daemon and no worker that this run started may outlive it."""
-    before = {p.pid for p in psutil.process_iter()}
+    os.environ[MARK] = str(os.getpid())
     yield
-    left = [
+    marked = [
         p.info["cmdline"]
-        for p in psutil.process_iter(["cmdline"])
-        if p.pid not in before and any("reconciler" in word for word in p.info["cmdline"] or ())
+        for p in psutil.process_iter(["cmdline", "environ"])
+        if (p.info["environ"] or {}).get(MARK) == str(os.getpid()) and p.pid != os.getpid()
     ]
-    assert left == []
+    assert marked == []

@@ -171,9 +171,15 @@ class Daemon:
 
     def eventually(self, name: str, condition: Callable[[Any], bool]) -> Any:
         """The record, once `condition` holds of it; for what no event tells."""
-        path = f"/api/v1/records/{name}"
-        eventually(lambda: condition(self.get(path)), lambda: f"{self.get(path)}\n{self.log()}")
-        return self.get(path)
+        record: Any = None
+
+        def holds() -> bool:
+            nonlocal record
+            record = self.get(f"/api/v1/records/{name}")
+            return condition(record)
+
+        eventually(holds, lambda: f"{record}\n{self.log()}")
+        return record
 
     def loaded(self) -> set[str]:
         """The names of the loaded instances."""

@@ -86,8 +86,7 @@ class Storm:
         for name in sorted(self.unsure):
             self.unload(name)
         for name, (model, context_length) in (self.files | self.http).items():
-            record = self.daemon.eventually(name, partial(_meets, model, context_length))
-            assert record["status"]["config"]["context_length"] == context_length
+            self.daemon.eventually(name, partial(_meets, model, context_length))
         expected = {*self.files, *self.http}
         for name in {r["name"] for r in self.daemon.get("/api/v1/records")["records"]} - expected:
             self.daemon.gone(name)
@@ -97,7 +96,10 @@ class Storm:
 
 def _meets(model: str, context_length: int, record: Any) -> bool:
     wanted = {"model": model, "config": {"context_length": context_length}}
-    return record["spec"] == wanted and conditions(record)["Ready"] == "True"
+    if record["spec"] != wanted or conditions(record)["Ready"] != "True":
+        return False
+    assert record["status"]["config"]["context_length"] == context_length
+    return True
 
 
 @pytest.mark.long

@@ -1,0 +1,231 @@
+"""What holds of `plan` whatever the state, shown on an ideal engine."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.memory import Ledger
+from reconciler.core.plan import Action, Facts, Kind, Why, plan
+from reconciler.core.records import HTTP, Asked, Instance, LoadSpec, Record
+from reconciler.core.settings import resolve
+
+BUDGET = 100
+MACHINE = Machine("cpu", "small", BUDGET, "0")
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+NAMES = ("a", "b", "c", "d")
+MODELS = ("x", "y", "z")
+PASSES = 60
+"""More than any state here can need; a plan that goes round in circles needs more."""
+
+quickly = settings(max_examples=300, derandomize=True, deadline=None)
+
+
+def checkpoint(model: str, weights: int) -> Checkpoint:
+    return Checkpoint(f"/{model}", "r", "llama", weights, max_context=50, kv_bytes_per_token=1)
+
+
+@dataclass
+class World:
+    """Records, what is loaded, and an engine that does what it is told, at once or in parts."""
+
+    records: dict[str, Record]
+    checkpoints: dict[str, Checkpoint]
+    instances: dict[str, Instance] = field(default_factory=dict)
+    running: dict[str, Action] = field(default_factory=dict)
+
+    def plan(self) -> tuple[Action, ...]:
+        found = {n: self.checkpoints[r.spec.model] for n, r in self.records.items()}
+        facts = Facts(checkpoints=found, running=dict(self.running))
+        records, instances = list(self.records.values()), list(self.instances.values())
+        return plan(records, instances, facts, MACHINE, now=0.0)
+
+    def begin(self, action: Action) -> None:
+        """Start an action; a load has its memory from here on."""
+        assert action.name not in self.running
+        if action.kind is Kind.ATTACH:
+            assert self.stays(action), "attached to weights that are about to go"
+        if action.kind is Kind.LOAD:
+            assert not self.holds(action), "a second copy of the weights"
+        self.running[action.name] = action
+        if action.unload_first:
+            del self.instances[action.name]
+
+    def holds(self, action: Action) -> list[str]:
+        """Instances over the weights that an action wants."""
+        assert action.checkpoint is not None
+        path = action.checkpoint.path
+        return [n for n, i in self.instances.items() if i.checkpoint == path]
+
+    def stays(self, action: Action) -> bool:
+        """Whether somebody keeps those weights in memory."""
+        going = {n for n, a in self.running.items() if a.kind in (Kind.UNLOAD, Kind.RELOAD)}
+        return any(name not in going for name in self.holds(action))
+
+    def finish(self, name: str) -> None:
+        """End an action as the plan meant it."""
+        action = self.running.pop(name)
+        if action.kind is Kind.UNLOAD:
+            del self.instances[name]
+            return
+        assert action.checkpoint is not None
+        assert action.resolved is not None
+        self.instances[name] = Instance(
+            name,
+            self.records[name].spec,
+            action.checkpoint.path,
+            action.resolved.config,
+            action.checkpoint.weights_bytes,
+            action.resolved.session_bytes,
+        )
+
+    def used(self) -> int:
+        """Memory in use, with old and new side by side while an action runs."""
+        ledger = Ledger.of(BUDGET, self.instances.values())
+        for action in self.running.values():
+            if action.checkpoint is not None and action.resolved is not None:
+                size = action.resolved.session_bytes
+                path, weights = action.checkpoint.path, action.checkpoint.weights_bytes
+                ledger.hold(f"{action.name}+", path, weights, size)
+        return ledger.used
+
+    def readers(self) -> int:
+        return sum(action.reads_weights for action in self.running.values())
+
+
+def specs() -> st.SearchStrategy[LoadSpec]:
+    contexts = st.none() | st.integers(1, 50)
+    return st.builds(
+        lambda model, context: LoadSpec(model, Asked(context_length=context)),
+        st.sampled_from(MODELS),
+        contexts,
+    )
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Any wishes, and any loaded state that the budget allows, wanted or not."""
+    checkpoints = {m: checkpoint(m, draw(st.integers(10, 80))) for m in MODELS}
+    wishes = draw(st.dictionaries(st.sampled_from(NAMES), specs(), max_size=len(NAMES)))
+    records = {
+        name: Record(
+            name,
+            draw(st.sampled_from([HTTP, "directory:/m"])),
+            spec,
+            EPOCH + timedelta(seconds=draw(st.integers(0, 3))),
+        )
+        for name, spec in wishes.items()
+    }
+    world = World(records, checkpoints)
+    loaded = draw(st.dictionaries(st.sampled_from(NAMES), specs(), max_size=len(NAMES)))
+    for name, spec in loaded.items():
+        found = checkpoints[spec.model]
+        try:
+            resolved = resolve(spec.config, found, MACHINE)
+        except LoadError:
+            continue
+        instance = Instance(
+            name, spec, found.path, resolved.config, found.weights_bytes, resolved.session_bytes
+        )
+        if Ledger.of(BUDGET, [*world.instances.values(), instance]).used <= BUDGET:
+            world.instances[name] = instance
+    return world
+
+
+def settled(world: World, actions: Iterable[Action]) -> None:
+    """Every record is met, or the plan says why not; and nothing unwanted is left."""
+    waiting = {a.name: a for a in actions}
+    assert set(world.instances) <= set(world.records)
+    for name, record in world.records.items():
+        instance = world.instances.get(name)
+        if instance is not None and instance.spec == record.spec:
+            assert name not in waiting
+        else:
+            action = waiting[name]
+            assert action.kind is Kind.HOLD or action.why is Why.WAITING_FOR_MEMORY
+            assert action.problem is not None
+            assert action.problem.cause in (Cause.INSUFFICIENT_MEMORY, Cause.IMPOSSIBLE_SETTING)
+
+
+@quickly
+@given(worlds())
+def test_an_ideal_engine_converges_from_any_state(world: World) -> None:
+    for _ in range(PASSES):
+        actions = world.plan()
+        acting = [a for a in actions if a.acts]
+        if not acting:
+            settled(world, actions)
+            return
+        for action in acting:
+            world.begin(action)
+        assert world.used() <= BUDGET
+        for action in acting:
+            world.finish(action.name)
+        assert world.used() <= BUDGET
+    raise AssertionError(f"not settled after {PASSES} passes")
+
+
+@quickly
+@given(worlds(), st.data())
+def test_it_converges_whatever_ends_first_and_whenever_it_is_called(
+    world: World, data: st.DataObject
+) -> None:
+    for _ in range(PASSES):
+        actions = world.plan()
+        for action in actions:
+            if action.acts:
+                world.begin(action)
+        assert world.used() <= BUDGET
+        assert world.readers() <= 1
+        if not world.running:
+            settled(world, actions)
+            return
+        world.finish(data.draw(st.sampled_from(sorted(world.running))))
+        assert world.used() <= BUDGET
+    raise AssertionError(f"not settled after {PASSES} passes")
+
+
+@quickly
+@given(worlds())
+def test_a_record_that_agrees_is_not_touched(world: World) -> None:
+    for name, record in list(world.records.items()):
+        if name in world.instances:
+            world.records[name] = replace(record, spec=world.instances[name].spec)
+    touched = {a.name for a in world.plan()}
+    assert touched.isdisjoint(set(world.records) & set(world.instances))
+
+
+@quickly
+@given(worlds())
+def test_a_record_gets_at_most_one_action_and_one_reads_weights(world: World) -> None:
+    actions = world.plan()
+    names = [a.name for a in actions]
+    assert sorted(set(names)) == sorted(names)
+    assert sum(a.reads_weights for a in actions) <= 1
+
+
+@quickly
+@given(worlds())
+def test_it_depends_on_nothing_but_its_arguments(world: World) -> None:
+    assert world.plan() == world.plan()
+
+
+@quickly
+@given(worlds())
+def test_every_action_says_why(world: World) -> None:
+    assert all(action.reason for action in world.plan())
+
+
+def test_a_problem_of_the_files_holds_and_leaves_the_instance() -> None:
+    spec = LoadSpec("x")
+    record = Record("a", HTTP, LoadSpec("y"), EPOCH)
+    found = checkpoint("x", 10)
+    config = resolve(spec.config, found, MACHINE).config
+    instance = Instance("a", spec, found.path, config, 10, 50)
+    problem = Problem(Cause.MODEL_NOT_FOUND, "no y")
+    (action,) = plan([record], [instance], Facts({"a": problem}), MACHINE, 0.0)
+    assert (action.kind, action.problem) == (Kind.HOLD, problem)
