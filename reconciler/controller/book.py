@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from reconciler.core.backoff import Retry
-from reconciler.core.conditions import derive
+from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import Record, Status
@@ -78,8 +78,8 @@ class Book:
             log.warning("an action was cut short by the last stop", name=name, action=action)
         for record, status in self.store.load():
             if record.owner in owners:
-                pending = derive(record, status, None, None, now())
-                self.entries[record.name] = Entry(record, pending, time.monotonic())
+                status = derive(record, status, None, None, now())
+                self.entries[record.name] = Entry(record, status, time.monotonic())
             else:
                 log.warning("dropping a record whose source is gone", name=record.name)
                 self.store.remove(record.name)
@@ -91,14 +91,16 @@ class Book:
     def put(self, record: Record) -> Entry:
         """Write a record and take it up."""
         entry = self.entries.get(record.name)
+        status = entry.status if entry is not None else Status()
+        new_wish = entry is None or entry.record.generation != record.generation
+        if new_wish:
+            status = pending(status, now())
+        self.store.put(record, status)
         if entry is None:
-            status = derive(record, Status(), None, None, now())
-            entry = Entry(record, status, time.monotonic())
-        self.store.put(record, entry.status)
-        if entry.record.generation != record.generation:
+            entry = self.entries[record.name] = Entry(record, status, time.monotonic())
+        elif new_wish:
             entry.queued_at = time.monotonic()
-        entry.record = record
-        self.entries[record.name] = entry
+        entry.record, entry.status = record, status
         self.announce()
         self.wake.set()
         return entry

@@ -16,6 +16,8 @@ from reconciler.core.records import (
     Status,
 )
 
+PENDING = "the wish is new; it has not been looked at yet"
+
 
 def derive(
     record: Record, status: Status, instance: Instance | None, action: Action | None, at: datetime
@@ -29,23 +31,22 @@ def derive(
     # All three carry one reason and message: why the record is where it is.
     reason, message = _why(record, instance, action, ready=ready)
     stalled = action is not None and action.kind is Kind.HOLD
-    wanted: tuple[tuple[ConditionType, bool], ...] = (
-        ("Ready", ready),
-        ("Progressing", not ready and not stalled),
-        ("Stalled", stalled),
-    )
-    conditions = tuple(
-        _keep_time(status, type_, "True" if true else "False", reason, message, at)
-        for type_, true in wanted
-    )
     return replace(
         status,
-        conditions=conditions,
+        conditions=_conditions(status, reason, message, at, ready=ready, stalled=stalled),
         observed_generation=record.generation if ready else status.observed_generation,
         config=instance.config if instance is not None else None,
         worker_pid=instance.worker_pid if instance is not None else None,
         memory_bytes=status.memory_bytes if instance is not None else None,
     )
+
+
+def pending(status: Status, at: datetime) -> Status:
+    """The status of a record whose wish has just changed: true before anybody looked at it.
+
+    What is loaded, if anything, is still in force; it is not what is wanted.
+    """
+    return replace(status, conditions=_conditions(status, "Pending", PENDING, at, ready=False))
 
 
 def _why(
@@ -55,7 +56,7 @@ def _why(
     if ready:
         return "Loaded", f"generation {record.generation} is loaded and answers"
     if action is None:
-        return "Pending", "not looked at yet"
+        return "Pending", PENDING
     serving = "; the previous settings are still in force" if instance is not None else ""
     message = action.reason + serving
     if action.why is not None:
@@ -72,6 +73,26 @@ _UNDER_WAY = {
     Kind.RELOAD: "Reloading",
     Kind.UNLOAD: "Unloading",
 }
+
+
+def _conditions(
+    status: Status,
+    reason: str,
+    message: str,
+    at: datetime,
+    *,
+    ready: bool,
+    stalled: bool = False,
+) -> tuple[Condition, ...]:
+    wanted: tuple[tuple[ConditionType, bool], ...] = (
+        ("Ready", ready),
+        ("Progressing", not ready and not stalled),
+        ("Stalled", stalled),
+    )
+    return tuple(
+        _keep_time(status, type_, "True" if true else "False", reason, message, at)
+        for type_, true in wanted
+    )
 
 
 def _keep_time(

@@ -240,6 +240,20 @@ def _files(bench: Bench) -> int:
     return len(view.snapshot.files) if view is not None else 0
 
 
+async def test_a_changed_record_is_not_ready_for_one_moment_with_what_was_loaded_before(
+    bench: Bench,
+) -> None:
+    await load(bench, request(context_length=100))
+    asking = asyncio.create_task(bench.controller.load(request(context_length=200)))
+    await bench.controller.until(lambda: bench.controller.answers()[0].record.generation == 2)
+    (answer,) = bench.controller.answers()
+    assert answer.status.ready is False
+    assert answer.status.config is not None
+    assert answer.status.config.context_length == 100
+    await bench.engine.let_load()
+    assert (await asking).status.ready
+
+
 async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=100)))
     await bench.engine.let_load()
