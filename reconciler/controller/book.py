@@ -76,9 +76,9 @@ class Book:
         """Take up the stored records; those of owners that are not there any more are dropped."""
         for name, action in self.store.take_unfinished_attempts(now()):
             log.warning("an action was cut short by the last stop", name=name, action=action)
-        for record, status in self.store.load():
+        for record, stored in self.store.load():
             if record.owner in owners:
-                status = derive(record, status, None, None, now())
+                status = derive(record, stored, None, None, now())
                 self.entries[record.name] = Entry(record, status, time.monotonic())
             else:
                 log.warning("dropping a record whose source is gone", name=record.name)

@@ -86,7 +86,7 @@ class Ledger:
         return result
 
 
-def gigabytes(size: int) -> str:
+def readable_bytes(size: int) -> str:
     """Bytes for people: `1.5 GB`, `20.0 MB`, `512 B`, in powers of 1000."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from reconciler.core.backoff import Retry
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.memory import Ledger, gigabytes
+from reconciler.core.memory import Ledger, readable_bytes
 from reconciler.core.records import HTTP, Instance, Record
 from reconciler.core.settings import Resolved, resolve
 
@@ -204,9 +204,9 @@ class _Planner:
         return Action(kind, record.name, reason, checkpoint, resolved, unload_first=unload_first)
 
     def _wait_for_memory(self, name: str, short: int) -> Action:
-        holders = ", ".join(f"{n} {gigabytes(b)}" for n, b in self.ledger.holders().items())
+        holders = ", ".join(f"{n} {readable_bytes(b)}" for n, b in self.ledger.holders().items())
         words = (
-            f"{gigabytes(short)} short of the {gigabytes(self.ledger.budget)} that models may "
+            f"{readable_bytes(short)} short of the {readable_bytes(self.ledger.budget)} that models may "
             f"take; in use: {holders or 'nothing'}"
         )
         problem = Problem(Cause.INSUFFICIENT_MEMORY, words, permanent=False)

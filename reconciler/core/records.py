@@ -7,8 +7,6 @@ from typing import Literal
 HTTP = "http"
 """The owner of records that came by HTTP; any other owner is a manifest source."""
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/@:-]{0,199}$"
-
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 ConditionStatus = Literal["True", "False", "Unknown"]
 

@@ -116,7 +116,7 @@ def _expected(error: ValidationError) -> str:
         case "const":
             return f"must be '{wanted}', got {got}"
         case "pattern":
-            return f"must match {wanted}, got {got}"
+            return f"must be a letter or digit, then up to 199 of A-Za-z0-9._/@:-, got {got}"
         case "minLength":
             return "must not be empty"
         case _:

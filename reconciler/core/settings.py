@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.memory import gigabytes, largest_context, session_bytes
+from reconciler.core.memory import readable_bytes, largest_context, session_bytes
 from reconciler.core.records import Asked, Config, SettingWarning
 
 DEFAULT_EVAL_BATCH_SIZE = 512
@@ -56,8 +56,8 @@ def _context_length(
         raise LoadError(
             Problem(
                 Cause.INSUFFICIENT_MEMORY,
-                f"the weights take {gigabytes(checkpoint.weights_bytes)}, more than the "
-                f"{gigabytes(machine.memory_budget)} that models may take on this machine",
+                f"the weights take {readable_bytes(checkpoint.weights_bytes)}, more than the "
+                f"{readable_bytes(machine.memory_budget)} that models may take on this machine",
                 param="model",
             )
         )
@@ -73,7 +73,7 @@ def _context_length(
         raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="context_length"))
     if wish > alone:
         message = (
-            f"context_length {wish} needs {gigabytes(wish * checkpoint.kv_bytes_per_token)} of "
+            f"context_length {wish} needs {readable_bytes(wish * checkpoint.kv_bytes_per_token)} of "
             f"KV cache; beside the weights this machine has room for {alone} tokens"
         )
         raise LoadError(Problem(Cause.INSUFFICIENT_MEMORY, message, param="context_length"))

@@ -1,0 +1,89 @@
+"""Conditions are derived, and keep their times."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reconciler.core.conditions import derive, pending
+from reconciler.core.errors import Cause, Problem
+from reconciler.core.plan import Action, Kind, Why
+from reconciler.core.records import HTTP, Asked, Config, Instance, LoadSpec, Record, Status
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = AT + timedelta(seconds=5)
+RECORD = Record("a", HTTP, LoadSpec("m"), AT, generation=3)
+CONFIG = Config(1, 2, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=True)
+LOADED = Instance("a", LoadSpec("m"), "/m", CONFIG, 10, 5, worker_pid=7)
+OLD = replace(LOADED, spec=LoadSpec("m", Asked(context_length=5)))
+HOLD = Action(Kind.HOLD, "a", "no m", problem=Problem(Cause.MODEL_NOT_FOUND, "no m"))
+
+
+def told(status: Status) -> dict[str, tuple[str, str]]:
+    return {c.type: (c.status, c.reason) for c in status.conditions}
+
+
+@pytest.mark.parametrize(
+    ("instance", "action", "ready", "progressing", "stalled", "reason"),
+    [
+        (LOADED, None, "True", "False", "False", "Loaded"),
+        (None, None, "False", "True", "False", "Pending"),
+        (None, Action(Kind.LOAD, "a", "x"), "False", "True", "False", "Loading"),
+        (OLD, Action(Kind.RECONFIGURE, "a", "x"), "False", "True", "False", "Reconfiguring"),
+        (None, Action(Kind.WAIT, "a", "x", why=Why.QUEUED), "False", "True", "False", "Queued"),
+        (None, HOLD, "False", "False", "True", "ModelNotFound"),
+        (OLD, HOLD, "False", "False", "True", "ModelNotFound"),
+        # The new session answers, but the action on it has not ended.
+        (LOADED, Action(Kind.RECONFIGURE, "a", "x"), "False", "True", "False", "Reconfiguring"),
+    ],
+)
+def test_conditions_say_where_a_record_is(
+    instance: Instance | None,
+    action: Action | None,
+    ready: str,
+    progressing: str,
+    stalled: str,
+    reason: str,
+) -> None:
+    status = derive(RECORD, Status(), instance, action, AT)
+    assert told(status) == {
+        "Ready": (ready, reason),
+        "Progressing": (progressing, reason),
+        "Stalled": (stalled, reason),
+    }
+
+
+def test_the_observed_generation_is_the_newest_that_was_in_force() -> None:
+    loaded = derive(RECORD, Status(), LOADED, None, AT)
+    assert loaded.observed_generation == 3
+    changed = replace(RECORD, generation=4, spec=LoadSpec("m", Asked(num_experts=1)))
+    assert derive(changed, loaded, LOADED, HOLD, AT).observed_generation == 3
+
+
+def test_a_transition_keeps_its_time_until_status_or_reason_changes() -> None:
+    first = derive(RECORD, Status(), None, HOLD, AT)
+    reworded = derive(RECORD, first, None, replace(HOLD, reason="no m at all"), LATER)
+    assert {c.last_transition_time for c in reworded.conditions} == {AT}
+    assert {c.message for c in reworded.conditions} == {"no m at all"}
+    loaded = derive(RECORD, first, LOADED, None, LATER)
+    assert {c.last_transition_time for c in loaded.conditions} == {LATER}
+
+
+def test_while_nothing_is_loaded_nothing_is_in_force() -> None:
+    loaded = replace(derive(RECORD, Status(), LOADED, None, AT), memory_bytes=9)
+    assert (loaded.config, loaded.worker_pid) == (CONFIG, 7)
+    gone = derive(RECORD, loaded, None, None, AT)
+    assert (gone.config, gone.worker_pid, gone.memory_bytes) == (None, None, None)
+
+
+def test_what_still_serves_is_said() -> None:
+    status = derive(RECORD, Status(), OLD, HOLD, AT)
+    assert "previous settings are still in force" in status.conditions[0].message
+    assert status.config == CONFIG
+
+
+def test_a_new_wish_is_not_ready_before_it_was_looked_at() -> None:
+    loaded = derive(RECORD, Status(), LOADED, None, AT)
+    status = pending(loaded, LATER)
+    assert told(status)["Ready"] == ("False", "Pending")
+    assert status.config == CONFIG

@@ -1,0 +1,294 @@
+"""Snapshots and requests -> records, as design promises."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reconciler.core.desired import (
+    EMPTY_SECONDS,
+    VANISHED_SECONDS,
+    Absorbed,
+    Join,
+    Memory,
+    Put,
+    View,
+    absorb,
+    agrees,
+    decide,
+)
+from reconciler.core.errors import Cause, LoadError
+from reconciler.core.facts import Checkpoint
+from reconciler.core.manifest import Flaw, Position
+from reconciler.core.records import HTTP, Asked, Config, LoadRequest, LoadSpec, Record
+from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+HERE = "directory:/m"
+SPEC = LoadSpec("p/m", Asked(context_length=10))
+OTHER = LoadSpec("p/m", Asked(context_length=20))
+FLAW = Flaw("bad", Position(1, 1))
+
+
+def file(path: str, *documents: tuple[str, LoadSpec]) -> ManifestFile:
+    declared = tuple(Declared(n, s, line) for line, (n, s) in enumerate(documents, 1))
+    return ManifestFile(path, declared)
+
+
+def invalid(path: str) -> ManifestFile:
+    return ManifestFile(path, flaws=(FLAW,))
+
+
+class Follower:
+    """Absorbs snapshots one after the other, as the feed does."""
+
+    def __init__(self, *records: Record) -> None:
+        self.records = {r.name: r for r in records}
+        self.memory = Memory()
+
+    def see(self, *files: ManifestFile, now: float, **more: object) -> Absorbed:
+        return self.absorb(Snapshot(HERE, files, **more), now)  # type: ignore[arg-type]
+
+    def absorb(self, snapshot: Snapshot, now: float) -> Absorbed:
+        result = absorb(self.records, self.memory, snapshot, now, AT)
+        self.records |= {r.name: r for r in result.upserts}
+        for name in result.removals:
+            del self.records[name]
+        self.memory = result.memory
+        return result
+
+
+@pytest.fixture
+def follower() -> Follower:
+    """One that has seen a.yaml declare `a`, and b.yaml declare `b`."""
+    follower = Follower()
+    follower.see(file("a.yaml", ("a", SPEC)), file("b.yaml", ("b", SPEC)), now=0.0)
+    return follower
+
+
+B = file("b.yaml", ("b", SPEC))
+
+
+def test_a_document_becomes_a_record_with_its_place(follower: Follower) -> None:
+    expected = Record("a", HERE, SPEC, AT, file="a.yaml", line=1)
+    assert follower.records["a"] == expected
+
+
+def test_an_unchanged_snapshot_changes_nothing(follower: Follower) -> None:
+    result = follower.see(file("a.yaml", ("a", SPEC)), B, now=1.0)
+    assert (result.upserts, result.removals, result.check_at) == ((), (), None)
+
+
+def test_a_changed_spec_is_a_new_generation(follower: Follower) -> None:
+    follower.see(file("a.yaml", ("a", OTHER)), B, now=1.0)
+    assert (follower.records["a"].spec, follower.records["a"].generation) == (OTHER, 2)
+    assert follower.records["b"].generation == 1
+
+
+def test_renaming_or_moving_a_file_changes_no_generation(follower: Follower) -> None:
+    result = follower.see(file("sub/z.yaml", ("x", SPEC), ("a", SPEC)), B, now=1.0)
+    assert result.removals == ()
+    record = follower.records["a"]
+    assert (record.generation, record.file, record.line) == (1, "sub/z.yaml", 2)
+
+
+def test_a_vanished_document_is_removed_after_its_grace(follower: Follower) -> None:
+    assert follower.see(B, now=10.0).check_at == 10.0 + VANISHED_SECONDS
+    assert follower.see(B, now=10.0 + VANISHED_SECONDS - 0.01).removals == ()
+    assert follower.see(B, now=10.0 + VANISHED_SECONDS).removals == ("a",)
+
+
+def test_a_document_that_comes_back_in_time_was_never_gone(follower: Follower) -> None:
+    follower.see(B, now=10.0)
+    follower.see(file("a.yaml", ("a", SPEC)), B, now=11.0)
+    assert follower.see(B, now=12.5).removals == ()
+    assert follower.records["a"].generation == 1
+
+
+def test_a_directory_that_turns_empty_is_believed_later(follower: Follower) -> None:
+    assert follower.see(now=10.0, empty=True).check_at == 10.0 + EMPTY_SECONDS
+    assert follower.see(now=10.0 + EMPTY_SECONDS - 0.01, empty=True).removals == ()
+    assert follower.see(now=10.0 + EMPTY_SECONDS, empty=True).removals == ("a", "b")
+
+
+def test_an_unreadable_directory_holds_everything(follower: Follower) -> None:
+    for now in (10.0, 1000.0):
+        result = follower.absorb(Snapshot(HERE, unreadable="gone"), now)
+        assert (result.upserts, result.removals, result.check_at) == ((), (), None)
+    assert set(follower.records) == {"a", "b"}
+
+
+def test_an_invalid_file_keeps_what_it_declared(follower: Follower) -> None:
+    for now in (10.0, 1000.0):
+        assert follower.see(invalid("a.yaml"), B, now=now).removals == ()
+    assert follower.records["a"].spec == SPEC
+
+
+def test_what_vanished_as_an_invalid_file_appeared_is_held_until_that_is_mended(
+    follower: Follower,
+) -> None:
+    renamed = invalid("renamed.yaml")
+    for now in (10.0, 1000.0):
+        result = follower.see(renamed, B, now=now)
+        assert (result.removals, result.check_at) == ((), None)
+    mended = file("renamed.yaml", ("c", SPEC))
+    assert follower.see(mended, B, now=2000.0).removals == ()
+    assert follower.see(mended, B, now=2000.0 + VANISHED_SECONDS).removals == ("a",)
+
+
+def test_an_invalid_file_that_was_there_before_holds_nothing(follower: Follower) -> None:
+    old = invalid("old.yaml")
+    follower.see(file("a.yaml", ("a", SPEC)), B, old, now=5.0)
+    follower.see(B, old, now=10.0)
+    assert follower.see(B, old, now=10.0 + VANISHED_SECONDS).removals == ("a",)
+
+
+def test_one_bad_file_does_not_block_another(follower: Follower) -> None:
+    follower.see(invalid("a.yaml"), file("b.yaml", ("b", OTHER)), now=1.0)
+    assert follower.records["b"].spec == OTHER
+
+
+def test_a_name_in_two_files_is_flagged_and_what_is_there_stays(follower: Follower) -> None:
+    twice = file("c.yaml", ("a", OTHER), ("new", SPEC))
+    again = file("d.yaml", ("new", SPEC))
+    result = follower.see(file("a.yaml", ("a", SPEC)), B, twice, again, now=1.0)
+    assert follower.records["a"].spec == SPEC
+    assert "new" not in follower.records
+    assert set(result.flagged) == {"a", "new"}
+    assert "a.yaml:1" in result.flagged["a"]
+    assert "c.yaml:1" in result.flagged["a"]
+
+
+def test_a_manifest_takes_over_an_http_record_without_a_new_generation() -> None:
+    http = Record("a", HTTP, SPEC, AT - timedelta(days=1), generation=4, provisional=True)
+    follower = Follower(http)
+    follower.see(file("a.yaml", ("a", SPEC)), now=0.0)
+    expected = replace(http, owner=HERE, file="a.yaml", line=1, provisional=False)
+    assert follower.records["a"] == expected
+
+
+def test_another_sources_record_is_left_to_its_owner() -> None:
+    theirs = Record("a", "directory:/theirs", SPEC, AT, file="x.yaml", line=3)
+    follower = Follower(theirs)
+    result = follower.see(file("a.yaml", ("a", OTHER)), now=0.0)
+    assert follower.records["a"] == theirs
+    assert "x.yaml:3" in result.flagged["a"]
+    assert follower.see(now=100.0).removals == ()
+
+
+# -- requests ------------------------------------------------------------------------------
+
+NO_OPINION = Asked()
+CHECKPOINT = Checkpoint("/models/p/m", "r", "llama", 100)
+ELSEWHERE = Checkpoint("/models/p/other", "r", "llama", 100)
+CONFIG = Config(4096, 512, flash_attention=True, num_experts=4, offload_kv_cache_to_gpu=True)
+
+
+def view(
+    name: str,
+    asked: Asked = NO_OPINION,
+    *,
+    owner: str = HTTP,
+    config: Config | None = CONFIG,
+    age: int = 0,
+    checkpoint: Checkpoint | None = CHECKPOINT,
+) -> View:
+    created = AT - timedelta(seconds=age)
+    record = Record(name, owner, LoadSpec("p/m", asked), created, file="f.yaml", line=7)
+    return View(record, checkpoint, config, ready=config is not None)
+
+
+def ask(instance_id: str | None = None, *resets: str, **sent: int) -> LoadRequest:
+    config = Asked(**sent)  # type: ignore[arg-type]
+    return LoadRequest("p/m", config, frozenset(resets), instance_id)
+
+
+def verdict(request: LoadRequest, *views: View) -> Join | Put:
+    return decide(views, request, CHECKPOINT, AT)
+
+
+def test_a_first_request_creates_a_provisional_record() -> None:
+    spec = LoadSpec("p/m", Asked(context_length=5))
+    expected = Record("p/m", HTTP, spec, AT, provisional=True)
+    assert verdict(ask(context_length=5)) == Put(expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "request_", "expected"),
+    [
+        (Asked(), ask(), True),
+        (Asked(context_length=5), ask(), True),  # an omitted key means no opinion
+        (Asked(context_length=5), ask(context_length=5), True),
+        (Asked(context_length=5), ask(context_length=6), False),
+        (Asked(), ask(context_length=4096), True),  # it is in force
+        (Asked(), ask(None, "context_length"), True),
+        (Asked(context_length=5), ask(None, "context_length"), False),
+        (Asked(), ask(num_experts=0), True),  # 0 means the model's own
+        (Asked(num_experts=2), ask(num_experts=0), False),
+        (Asked(num_experts=0), ask(num_experts=0), True),
+        (Asked(), ask(num_experts=4), True),
+    ],
+)
+def test_a_request_agrees_by_the_keys_it_sends(
+    asked: Asked, request_: LoadRequest, *, expected: bool
+) -> None:
+    assert agrees(view("a", asked), request_) is expected
+
+
+def test_nothing_is_in_force_before_it_is_loaded() -> None:
+    loading = view("a", config=None)
+    assert agrees(loading, ask()) is True
+    assert agrees(loading, ask(context_length=4096)) is False
+
+
+@pytest.mark.parametrize(
+    ("views", "expected"),
+    [
+        ([view("a"), view("p/m", config=None)], "p/m"),  # named as the model
+        ([view("a", config=None, age=9), view("b")], "b"),  # ready
+        ([view("a"), view("b", age=9)], "b"),  # oldest
+        ([view("b"), view("a")], "a"),  # by name, so that it is always the same
+        ([view("m", owner=HERE)], "m"),  # whoever owns it
+    ],
+)
+def test_a_request_joins_the_record_it_would_expect(views: list[View], expected: str) -> None:
+    assert verdict(ask(), *views) == Join(expected)
+
+
+def test_models_are_compared_as_resolved() -> None:
+    assert verdict(ask(), view("alias")) == Join("alias")
+    assert isinstance(verdict(ask(), view("same string", checkpoint=ELSEWHERE)), Put)
+    assert verdict(ask(), view("not resolved yet", checkpoint=None)) == Join("not resolved yet")
+
+
+def test_a_request_updates_the_http_record_named_as_the_model_by_merging() -> None:
+    mine = view("p/m", Asked(context_length=5, eval_batch_size=64, num_experts=2))
+    decision = verdict(ask(None, "num_experts", context_length=6), mine)
+    expected = LoadSpec("p/m", Asked(context_length=6, eval_batch_size=64))
+    assert isinstance(decision, Put)
+    assert (decision.record.spec, decision.record.generation) == (expected, 2)
+
+
+def test_with_an_instance_id_only_that_record_counts() -> None:
+    agreeing, named = view("a"), view("b", Asked(context_length=5))
+    decision = verdict(ask("b", context_length=6), agreeing, named)
+    assert isinstance(decision, Put)
+    assert decision.record.name == "b"
+    assert verdict(ask("b", context_length=5), agreeing, named) == Join("b")
+    created = verdict(ask("c"), agreeing, named)
+    assert isinstance(created, Put)
+    assert (created.record.name, created.record.provisional) == ("c", True)
+
+
+def test_what_a_manifest_owns_is_refused_naming_file_and_line() -> None:
+    theirs = view("p/m", Asked(context_length=5), owner=HERE)
+    with pytest.raises(LoadError, match=r"f\.yaml:7") as raised:
+        verdict(ask(context_length=6), theirs)
+    assert raised.value.problem.cause is Cause.MANAGED_BY_MANIFEST
+
+
+def test_the_views_are_not_changed() -> None:
+    records = {"p/m": view("p/m").record}
+    before = dict(records)
+    absorb(records, Memory(), Snapshot(HERE, (file("a.yaml", ("a", SPEC)),)), 0.0, AT)
+    assert records == before

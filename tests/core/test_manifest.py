@@ -1,0 +1,97 @@
+"""Bytes -> documents with positions."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.core import manifest
+from reconciler.core.manifest import Flaw, ManifestError, Position, parse
+
+
+def value(text: str) -> object:
+    (document,) = parse(text.encode())
+    return document.value
+
+
+def flaw(data: bytes) -> Flaw:
+    with pytest.raises(ManifestError) as raised:
+        parse(data)
+    return raised.value.flaw
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *(("no", "no"), ("yes", "yes"), ("on", "on"), ("12:30:45", "12:30:45")),
+        *(("2026-01-01", "2026-01-01"), ("1_000", "1_000"), ("0b1", "0b1"), ("<<", "<<")),
+        *(("true", True), ("False", False), ("NULL", None), ("~", None)),
+        *(("12", 12), ("-7", -7), ("0o17", 15), ("0x1F", 31), ("010", 10)),
+        *(("1.5", 1.5), (".5", 0.5), ("1e3", 1000.0), ("-.inf", float("-inf"))),
+        *(("'12'", "12"), ('"true"', "true"), ("|-\n  12", "12"), ('""', "")),
+    ],
+)
+def test_scalars_follow_yaml_1_2s_core_schema(text: str, expected: object) -> None:
+    assert value(f"k: {text}\n") == {"k": expected}
+    assert type(value(f"k: {text}\n")["k"]) is type(expected)  # type: ignore[index]
+
+
+def test_every_key_and_item_has_a_position() -> None:
+    (document,) = parse(b"a:\n  b: [1, 2]\n")
+    assert document.position(()) == Position(1, 1)
+    assert document.position(("a", "b")) == Position(2, 3)
+    assert document.position(("a", "b", 1)) == Position(2, 10)
+    assert document.position(("a", "missing", "deeper")) == Position(1, 1)
+
+
+def test_documents_are_told_apart_and_empty_ones_left_out() -> None:
+    first, second = parse(b"---\na: 1\n---\n---\n# nothing\n---\nb: 2\n")
+    assert (first.value, second.value) == ({"a": 1}, {"b": 2})
+    assert second.position(("b",)) == Position(7, 1)
+
+
+def test_json_is_read_too() -> None:
+    assert value('{"a": [1, "x", null, true], "b": {}}') == {"a": [1, "x", None, True], "b": {}}
+
+
+def test_an_alias_repeats_its_anchor() -> None:
+    assert value("a: &x {k: [1]}\nb: *x\n") == {"a": {"k": [1]}, "b": {"k": [1]}}
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "position"),
+    [
+        (b"a: 1\nb: 2\na: 3\n", "duplicate key 'a'", Position(3, 1)),
+        (b"a: !!python/object:os.system {}\n", "tags", Position(1, 4)),
+        (b"a: [1, 2\n", "not valid YAML", Position(2, 1)),
+        (b"a: *nowhere\n", "unknown alias", Position(1, 4)),
+        (b"a: &x [*x]\n", "unknown alias", Position(1, 8)),
+        (b"? [complex]\n: 1\n", "plain string", Position(1, 3)),
+        (b"\tk: 1\n", "not valid YAML", Position(1, 1)),
+        (b"a: \xff\n", "not valid YAML", Position(1, 1)),
+        (b"[" * (manifest.MAX_DEPTH + 2), "deeper", Position(1, manifest.MAX_DEPTH + 2)),
+        (b"a: " + b"9" * 5000, "digits", Position(1, 4)),
+    ],
+)
+def test_a_flaw_is_told_with_its_place(data: bytes, words: str, position: Position) -> None:
+    found = flaw(data)
+    assert words in found.message
+    assert found.position == position
+
+
+def test_aliases_are_counted_as_what_they_expand_to() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    assert "aliases expanded" in flaw("\n".join(lines).encode()).message
+
+
+def test_a_file_is_bounded() -> None:
+    assert "larger than" in flaw(b"#" * (manifest.MAX_BYTES + 1)).message
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.binary() | st.text(alphabet="ab:- []{}&*!|>'\"#?,\n\t0.~", max_size=40).map(str.encode))
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
+    with suppress(ManifestError):
+        parse(data)

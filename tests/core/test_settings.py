@@ -1,0 +1,105 @@
+"""Asked-for settings + facts -> settings in force."""
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.memory import DEFAULT_CONTEXT_COUNTED
+from reconciler.core.records import Asked, Config
+from reconciler.core.settings import UNNAMED_CONTEXT, Resolved, resolve
+
+GPU = Machine("gpu", "M", 1_000_000, "0")
+CPU = replace(GPU, device="cpu")
+DENSE = Checkpoint("/m", "r", "llama", 100_000, max_context=32768, kv_bytes_per_token=10)
+MOE = replace(DENSE, experts_total=8, experts_per_token=2, experts_key=("num_experts_per_tok",))
+
+
+def in_force(asked: Asked, checkpoint: Checkpoint = DENSE, machine: Machine = GPU) -> Config:
+    return resolve(asked, checkpoint, machine).config
+
+
+def warned(resolved: Resolved) -> dict[str, object]:
+    assert all(w.reason for w in resolved.warnings)
+    return {w.key: w.asked for w in resolved.warnings}
+
+
+def refused(asked: Asked, checkpoint: Checkpoint = DENSE) -> Problem:
+    with pytest.raises(LoadError) as raised:
+        resolve(asked, checkpoint, GPU)
+    return raised.value.problem
+
+
+def test_the_defaults() -> None:
+    assert in_force(Asked(), MOE) == Config(32768, 512, True, 2, True)
+    assert resolve(Asked(), MOE, GPU).warnings == ()
+
+
+def test_what_is_asked_for_and_possible_is_in_force() -> None:
+    asked = Asked(context_length=5, eval_batch_size=7, num_experts=3)
+    config = in_force(asked, MOE)
+    assert (config.context_length, config.eval_batch_size, config.num_experts) == (5, 7, 3)
+
+
+def test_a_checkpoint_that_names_no_maximum_gets_a_modest_context() -> None:
+    nameless = replace(DENSE, max_context=None)
+    assert in_force(Asked(), nameless).context_length == UNNAMED_CONTEXT
+    assert in_force(Asked(context_length=60_000), nameless).context_length == 60_000
+
+
+def test_a_default_context_is_capped_by_what_the_model_alone_could_have() -> None:
+    small = replace(GPU, memory_budget=DENSE.weights_bytes + 10 * 500)
+    resolved = resolve(Asked(), DENSE, small)
+    assert resolved.config.context_length == 500
+    assert warned(resolved) == {"context_length": 32768}
+
+
+def test_an_asked_for_context_is_reserved_and_a_default_one_in_part() -> None:
+    assert resolve(Asked(context_length=20_000), DENSE, GPU).session_bytes == 200_000
+    assert resolve(Asked(), DENSE, GPU).session_bytes == DEFAULT_CONTEXT_COUNTED * 10
+
+
+def test_num_experts_0_means_the_models_own() -> None:
+    assert in_force(Asked(num_experts=0), MOE).num_experts == 2
+
+
+def test_a_dense_model_reports_no_experts_and_warns() -> None:
+    resolved = resolve(Asked(num_experts=2), DENSE, GPU)
+    assert resolved.config.num_experts == 0
+    assert warned(resolved) == {"num_experts": 2}
+
+
+@pytest.mark.parametrize("wish", [True, False])
+@pytest.mark.parametrize("machine", [GPU, CPU])
+def test_what_does_not_act_yet_reports_what_mlx_does(*, wish: bool, machine: Machine) -> None:
+    asked = Asked(flash_attention=wish, offload_kv_cache_to_gpu=wish)
+    resolved = resolve(asked, DENSE, machine)
+    assert resolved.config.flash_attention is machine.has_gpu
+    assert resolved.config.offload_kv_cache_to_gpu is machine.has_gpu
+    unmet = {} if wish == machine.has_gpu else asked.sent()
+    assert warned(resolved) == unmet
+
+
+@pytest.mark.parametrize(
+    ("asked", "cause", "param", "limit"),
+    [
+        (Asked(context_length=32769), Cause.IMPOSSIBLE_SETTING, "context_length", "32768"),
+        (Asked(num_experts=9), Cause.IMPOSSIBLE_SETTING, "num_experts", "8 experts"),
+    ],
+)
+def test_the_impossible_is_refused_with_the_limit(
+    asked: Asked, cause: Cause, param: str, limit: str
+) -> None:
+    problem = refused(asked, MOE)
+    assert (problem.cause, problem.param, problem.permanent) == (cause, param, True)
+    assert limit in problem.message
+
+
+def test_what_this_machine_never_holds_is_refused() -> None:
+    big = replace(DENSE, weights_bytes=2_000_000)
+    assert refused(Asked(), big).cause is Cause.INSUFFICIENT_MEMORY
+    deep = replace(DENSE, kv_bytes_per_token=1000)
+    problem = refused(Asked(context_length=901), deep)
+    assert (problem.cause, problem.param) == (Cause.INSUFFICIENT_MEMORY, "context_length")
+    assert "900 tokens" in problem.message
