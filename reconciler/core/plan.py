@@ -206,8 +206,8 @@ class _Planner:
     def _wait_for_memory(self, name: str, short: int) -> Action:
         holders = ", ".join(f"{n} {readable_bytes(b)}" for n, b in self.ledger.holders().items())
         words = (
-            f"{readable_bytes(short)} short of the {readable_bytes(self.ledger.budget)} that models may "
-            f"take; in use: {holders or 'nothing'}"
+            f"{readable_bytes(short)} short of the {readable_bytes(self.ledger.budget)} that models "
+            f"may take; in use: {holders or 'nothing'}"
         )
         problem = Problem(Cause.INSUFFICIENT_MEMORY, words, permanent=False)
         return Action(Kind.WAIT, name, words, why=Why.WAITING_FOR_MEMORY, problem=problem)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.memory import readable_bytes, largest_context, session_bytes
+from reconciler.core.memory import largest_context, readable_bytes, session_bytes
 from reconciler.core.records import Asked, Config, SettingWarning
 
 DEFAULT_EVAL_BATCH_SIZE = 512
@@ -72,9 +72,9 @@ def _context_length(
         message = f"context_length {wish} exceeds the model's maximum of {longest} tokens"
         raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="context_length"))
     if wish > alone:
+        needed = readable_bytes(wish * checkpoint.kv_bytes_per_token)
         message = (
-            f"context_length {wish} needs {readable_bytes(wish * checkpoint.kv_bytes_per_token)} of "
-            f"KV cache; beside the weights this machine has room for {alone} tokens"
+            f"context_length {wish} needs {needed} of KV cache; beside the weights this machine has room for {alone} tokens"
         )
         raise LoadError(Problem(Cause.INSUFFICIENT_MEMORY, message, param="context_length"))
     return wish

@@ -6,8 +6,8 @@ from reconciler.core.facts import Checkpoint
 from reconciler.core.memory import (
     DEFAULT_CONTEXT_COUNTED,
     Ledger,
-    readable_bytes,
     largest_context,
+    readable_bytes,
     session_bytes,
 )
 from reconciler.core.records import Asked
