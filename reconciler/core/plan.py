@@ -205,9 +205,9 @@ class _Planner:
 
     def _wait_for_memory(self, name: str, short: int) -> Action:
         holders = ", ".join(f"{n} {readable_bytes(b)}" for n, b in self.ledger.holders().items())
+        missing, budget = readable_bytes(short), readable_bytes(self.ledger.budget)
         words = (
-            f"{readable_bytes(short)} short of the {readable_bytes(self.ledger.budget)} that models "
-            f"may take; in use: {holders or 'nothing'}"
+            f"{missing} short of the {budget} that models may take; in use: {holders or 'nothing'}"
         )
         problem = Problem(Cause.INSUFFICIENT_MEMORY, words, permanent=False)
         return Action(Kind.WAIT, name, words, why=Why.WAITING_FOR_MEMORY, problem=problem)

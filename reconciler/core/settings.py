@@ -74,7 +74,8 @@ def _context_length(
     if wish > alone:
         needed = readable_bytes(wish * checkpoint.kv_bytes_per_token)
         message = (
-            f"context_length {wish} needs {needed} of KV cache; beside the weights this machine has room for {alone} tokens"
+            f"context_length {wish} needs {needed} of KV cache; "
+            f"beside the weights this machine has room for {alone} tokens"
         )
         raise LoadError(Problem(Cause.INSUFFICIENT_MEMORY, message, param="context_length"))
     return wish
