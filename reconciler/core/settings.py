@@ -17,6 +17,8 @@ DEFAULT_EVAL_BATCH_SIZE = 512
 UNNAMED_CONTEXT = 4096
 """Context of a checkpoint that names no maximum, in tokens."""
 
+_NO_FUSED_KERNEL = "MLX's CPU backend has no fused attention"
+_NO_GPU = "MLX has no GPU on this machine"
 _NOT_SWITCHABLE = "this version does not switch it yet; MLX's own way is in force"
 
 
@@ -41,9 +43,13 @@ def resolve(asked: Asked, checkpoint: Checkpoint, machine: Machine) -> Resolved:
     config = Config(
         context_length=context,
         eval_batch_size=asked.eval_batch_size or DEFAULT_EVAL_BATCH_SIZE,
-        flash_attention=_flash_attention(asked, machine, warnings),
+        flash_attention=_as_mlx_does(
+            "flash_attention", asked.flash_attention, machine, _NO_FUSED_KERNEL, warnings
+        ),
         num_experts=experts,
-        offload_kv_cache_to_gpu=_offload(asked, machine, warnings),
+        offload_kv_cache_to_gpu=_as_mlx_does(
+            "offload_kv_cache_to_gpu", asked.offload_kv_cache_to_gpu, machine, _NO_GPU, warnings
+        ),
     )
     return Resolved(config, tuple(warnings), session_bytes(checkpoint, asked, context))
 
@@ -95,20 +101,16 @@ def _num_experts(asked: Asked, checkpoint: Checkpoint, warnings: list[SettingWar
     return wish
 
 
-def _flash_attention(asked: Asked, machine: Machine, warnings: list[SettingWarning]) -> bool:
-    # MLX's kernel is fused on a GPU and unfused on its CPU backend.
+def _as_mlx_does(
+    key: str,
+    wish: bool | None,  # noqa: FBT001  a setting's value, not a switch of this function
+    machine: Machine,
+    without_gpu: str,
+    warnings: list[SettingWarning],
+) -> bool:
+    """What is in force for a setting that nothing switches yet: on a GPU true, else false."""
     in_force = machine.has_gpu
-    wish = asked.flash_attention
     if wish is not None and wish != in_force:
-        reason = _NOT_SWITCHABLE if machine.has_gpu else "MLX's CPU backend has no fused attention"
-        warnings.append(SettingWarning("flash_attention", wish, reason))
-    return in_force
-
-
-def _offload(asked: Asked, machine: Machine, warnings: list[SettingWarning]) -> bool:
-    in_force = machine.has_gpu
-    wish = asked.offload_kv_cache_to_gpu
-    if wish is not None and wish != in_force:
-        reason = _NOT_SWITCHABLE if machine.has_gpu else "MLX has no GPU on this machine"
-        warnings.append(SettingWarning("offload_kv_cache_to_gpu", wish, reason))
+        reason = _NOT_SWITCHABLE if machine.has_gpu else without_gpu
+        warnings.append(SettingWarning(key, wish, reason))
     return in_force
