@@ -180,7 +180,19 @@ class Loop:
         task.add_done_callback(self._tasks.discard)
 
     async def _act(self, action: Action, record: Record | None) -> None:
-        """Carry out one action and write down how it went."""
+        """Carry out one action; whatever happens, its record is free again afterwards."""
+        try:
+            await self._attempt(action, record)
+        except Exception:
+            log.exception("action could not be written down", name=action.name)
+            await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            del self.running[action.name]
+            self._book.announce()
+            self._book.wake.set()
+
+    async def _attempt(self, action: Action, record: Record | None) -> None:
+        """Write down that an action starts, carry it out, and write down how it went."""
         kind, name = action.kind.value, action.name
         store = self._book.store
         generation = record.generation if record is not None else 0
@@ -201,15 +213,11 @@ class Loop:
             log.exception("action failed unexpectedly", name=name)
             words = f"{type(error).__name__}: {error}"
             problem = Problem(Cause.LOAD_FAILED, words, permanent=False)
-            await asyncio.sleep(RETRY_SECONDS)
-        del self.running[name]
         outcome = problem.message if problem is not None else "succeeded"
         store.end_attempt(attempt, outcome, now())
         log.info("action ended", action=kind, name=name, outcome=outcome)
         if record is not None:
             self._settle(record, action, report, problem, queued)
-        self._book.announce()
-        self._book.wake.set()
 
     async def _carry_out(self, action: Action, record: Record | None) -> LoadReport | None:
         if record is None or action.checkpoint is None or action.resolved is None:

@@ -207,6 +207,6 @@ class Engine:
             del self._loaded[name]
         problem = holder.worker.died()
         log.warning("worker died", pid=holder.worker.pid, instances=dead, reason=problem.message)
-        await holder.worker.end()
         for name in dead:
             self._on_death(name, problem)
+        await holder.worker.end()

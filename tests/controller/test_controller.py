@@ -267,6 +267,15 @@ async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:
     assert (answer.status.config, answer.status.restarts) == (None, 1)
 
 
+async def test_an_unforeseen_error_is_a_failure_like_any_other(bench: Bench) -> None:
+    asking = asyncio.create_task(bench.controller.load(request()))
+    _, end = await bench.engine.loads.get()
+    end.set_exception(ZeroDivisionError("a bug"))
+    with pytest.raises(LoadError, match="ZeroDivisionError: a bug"):
+        await asking
+    assert (await load(bench, request("tiny/qwen3"))).status.ready
+
+
 async def test_without_a_worker_a_load_says_why_it_cannot_be(tmp_path: Path, models: Path) -> None:
     bench = Bench(tmp_path, models, 0)
     bench.engine.startable = False
