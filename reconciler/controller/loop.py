@@ -213,6 +213,7 @@ class Loop:
             log.exception("action failed unexpectedly", name=name)
             words = f"{type(error).__name__}: {error}"
             problem = Problem(Cause.LOAD_FAILED, words, permanent=False)
+            await asyncio.sleep(RETRY_SECONDS)  # an unload has no back-off of its own
         outcome = problem.message if problem is not None else "succeeded"
         store.end_attempt(attempt, outcome, now())
         log.info("action ended", action=kind, name=name, outcome=outcome)
