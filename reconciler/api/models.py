@@ -6,9 +6,9 @@ from aiohttp import web
 
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
-from reconciler.api.errors import reply
+from reconciler.api.errors import of_mistake, reply
 from reconciler.core.errors import Problem
-from reconciler.core.schema import load_request
+from reconciler.core.schema import contradictions, load_request
 from reconciler.models.catalog import Listed
 
 routes = web.RouteTableDef()
@@ -18,17 +18,24 @@ routes = web.RouteTableDef()
 async def load(request: web.Request) -> web.Response:
     """Load a model, or join what is loaded already; answers when it can be used."""
     body = await read(request, "load-request")
+    for mistake in contradictions(body):
+        raise of_mistake(mistake)
     answer = await request.app[CONTROLLER].load(load_request(body))
     status = answer.status
-    return reply(
-        {
-            "model_instance_id": answer.record.name,
-            "config": status.config,
-            "load_time_seconds": status.load_time_seconds,
-            "joined": answer.joined,
-            "warnings": status.warnings,
-        }
-    )
+    # One answer for both forms of the request: clients look keys up by name.
+    told = {
+        "type": "llm",
+        "status": "loaded",
+        "model_instance_id": answer.record.name,
+        "instance_id": answer.record.name,
+        "config": status.config,
+        "load_time_seconds": status.load_time_seconds,
+        "joined": answer.joined,
+        "warnings": status.warnings,
+    }
+    if body.get("echo_load_config"):
+        told["load_config"] = status.config
+    return reply(told)
 
 
 @routes.post("/api/v1/models/unload")

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from referencing import Registry, Resource
 
 from reconciler.core.manifest import Path, dotted
-from reconciler.core.records import Asked, LoadRequest, LoadSpec
+from reconciler.core.records import SETTINGS, Asked, LoadRequest, LoadSpec
 
 SchemaName = Literal["config", "load-request", "unload-request", "manifest"]
 
@@ -58,9 +58,24 @@ def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
     return tuple(dict.fromkeys(mistake for error in errors for mistake in _mistakes(error)))
 
 
+def contradictions(body: dict[str, Any]) -> tuple[Mistake, ...]:
+    """The settings to which a checked load request gives two values, nested and flat."""
+    nested = body.get("config", {})
+    return tuple(
+        Mistake(
+            f"{key} is {json.dumps(body[key])} and config.{key} is {json.dumps(nested[key])}; "
+            "send one of them",
+            (key,),
+            "invalid_value",
+        )
+        for key in SETTINGS
+        if key in body and key in nested and body[key] != nested[key]
+    )
+
+
 def load_request(body: dict[str, Any]) -> LoadRequest:
-    """The request that a checked body means."""
-    sent = body.get("config", {})
+    """The request that a checked body means; settings may stand nested, flat, or both."""
+    sent = body.get("config", {}) | {key: body[key] for key in SETTINGS if key in body}
     return LoadRequest(
         model=body["model"],
         config=_asked(sent),

@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.core.records import Asked, LoadRequest
-from reconciler.core.schema import NAMES, check, load_request, schema
+from reconciler.core.schema import NAMES, check, contradictions, load_request, schema
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,19 @@ def test_a_request_tells_sent_reset_and_omitted_keys_apart() -> None:
     request = load_request(body)
     assert request == expected
     assert type(request.config.context_length) is int
+
+
+def test_settings_may_stand_nested_flat_or_both() -> None:
+    body = {"model": "m", "context_length": 5, "config": {"context_length": 5, "num_experts": 2}}
+    assert (check("load-request", body), contradictions(body)) == ((), ())
+    assert load_request(body).config == Asked(context_length=5, num_experts=2)
+
+
+def test_two_values_for_one_setting_are_a_mistake() -> None:
+    body = {"model": "m", "num_experts": None, "config": {"num_experts": 2}}
+    (mistake,) = contradictions(body)
+    assert mistake.param == "num_experts"
+    assert "config.num_experts is 2" in mistake.message
 
 
 @pytest.mark.parametrize("name", ["a", "openai/gpt-oss-20b", "A.b_c@d:e-1/2", "a" * 200])

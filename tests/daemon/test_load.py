@@ -49,6 +49,19 @@ def test_a_setting_that_does_not_act_is_not_reported_as_if_it_did(shared: Daemon
     assert all(w["reason"] for w in answer["warnings"])
 
 
+def test_both_forms_of_a_request_get_one_answer(shared: Daemon) -> None:
+    settings = {"context_length": 77, "num_experts": 1}
+    flat = {"model": "tiny/qwen3_moe", "instance_id": "both", "echo_load_config": True}
+    answer = shared.load(flat | settings)
+    assert (answer["type"], answer["status"], answer["instance_id"]) == ("llm", "loaded", "both")
+    assert answer["load_config"] == answer["config"]
+    assert {key: answer["config"][key] for key in settings} == settings
+    nested = shared.load({"model": "tiny/qwen3_moe", "instance_id": "both", "config": settings})
+    assert nested["joined"] is True
+    assert "load_config" not in nested
+    assert nested["model_instance_id"] == "both"
+
+
 @pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "tiny/qwen3_moe"])
 def test_num_experts_is_observed_in_the_forward_pass(shared: Daemon, model: str) -> None:
     for wish in (1, 3):
@@ -142,6 +155,14 @@ def test_a_failed_first_load_leaves_no_record(home: Home) -> None:
         (
             {"model": "tiny/qwen3_moe", "config": {"num_experts": 9}},
             *(400, "invalid_request", "impossible_setting", "num_experts"),
+        ),
+        (
+            {"model": "m", "num_experts": 1, "config": {"num_experts": 2}},
+            *(400, "invalid_request", "invalid_value", "num_experts"),
+        ),
+        (
+            {"model": "m", "eval_batch_size": "big"},
+            *(400, "invalid_request", "invalid_value", "eval_batch_size"),
         ),
         (b"{nonsense", 400, "invalid_request", "invalid_json", None),
     ],
