@@ -30,6 +30,7 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.MANAGED_BY_MANIFEST: (409, "conflict", "managed_by_manifest"),
     Cause.UNKNOWN_INSTANCE: (404, "model_not_found", "model_not_found"),
     Cause.REMOVED: (409, "conflict", "removed"),
+    Cause.SUSPENDED: (409, "conflict", "suspended"),
     Cause.STOPPING: (503, "unavailable", "stopping"),
 }
 """HTTP status, type and code of each cause."""

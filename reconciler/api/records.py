@@ -100,4 +100,5 @@ def _record(answer: Answer) -> dict[str, Any]:
 
 def _spec(spec: LoadSpec) -> dict[str, Any]:
     """A spec as it would stand in a manifest."""
-    return {"model": spec.model, "config": spec.config.sent()}
+    told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
+    return told | {"suspend": True} if spec.suspend else told

@@ -73,7 +73,7 @@ class Controller:
             message = f"no instance is named '{name}'"
             raise LoadError(Problem(Cause.UNKNOWN_INSTANCE, message, param="instance_id"))
         if entry.record.owner != HTTP:
-            message = f"'{name}' is managed by {entry.record.place}; remove it there"
+            message = f"'{name}' is managed by {entry.record.place}; set `suspend: true` there"
             raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
         unloaded = Problem(Cause.REMOVED, f"'{name}' was unloaded", permanent=False)
         self._book.remove(name, unloaded)

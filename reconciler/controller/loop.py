@@ -277,6 +277,8 @@ class Loop:
                 entry.succeed()
             elif action is not None and action.problem is not None:
                 self._give_up(entry, action.problem)
+            elif action is not None and action.kind is Kind.HOLD:
+                entry.fail(Problem(Cause.SUSPENDED, f"'{name}' is {action.reason}"))
 
     def _give_up(self, entry: Entry, problem: Problem) -> None:
         """An http wish that failed is undone; a manifest's goes on being tried."""

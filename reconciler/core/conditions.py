@@ -30,10 +30,14 @@ def derive(
     ready = instance is not None and instance.spec == record.spec and action is None
     # All three carry one reason and message: why the record is where it is.
     reason, message = _why(record, instance, action, ready=ready)
-    stalled = action is not None and action.kind is Kind.HOLD
+    resting = action is not None and action.kind is Kind.HOLD
+    stalled = resting and action is not None and action.problem is not None
+    progressing = not ready and not resting
     return replace(
         status,
-        conditions=_conditions(status, reason, message, at, ready=ready, stalled=stalled),
+        conditions=_conditions(
+            status, reason, message, at, ready=ready, progressing=progressing, stalled=stalled
+        ),
         observed_generation=record.generation if ready else status.observed_generation,
         config=instance.config if instance is not None else None,
         worker_pid=instance.worker_pid if instance is not None else None,
@@ -46,7 +50,10 @@ def pending(status: Status, at: datetime) -> Status:
 
     What is loaded, if anything, is still in force; it is not what is wanted.
     """
-    return replace(status, conditions=_conditions(status, "Pending", PENDING, at, ready=False))
+    conditions = _conditions(
+        status, "Pending", PENDING, at, ready=False, progressing=True, stalled=False
+    )
+    return replace(status, conditions=conditions)
 
 
 def _why(
@@ -61,7 +68,7 @@ def _why(
     message = action.reason + serving
     if action.why is not None:
         return action.why.value, message
-    if action.kind is Kind.HOLD and action.problem is not None:
+    if action.problem is not None:
         return action.problem.cause.value, message
     return _UNDER_WAY[action.kind], message
 
@@ -82,11 +89,12 @@ def _conditions(
     at: datetime,
     *,
     ready: bool,
-    stalled: bool = False,
+    progressing: bool,
+    stalled: bool,
 ) -> tuple[Condition, ...]:
     wanted: tuple[tuple[ConditionType, bool], ...] = (
         ("Ready", ready),
-        ("Progressing", not ready and not stalled),
+        ("Progressing", progressing),
         ("Stalled", stalled),
     )
     return tuple(

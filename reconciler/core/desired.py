@@ -173,11 +173,14 @@ def decide(
 
     Raises `LoadError` `ManagedByManifest` where a manifest owns the name it would have to change.
     """
-    if request.instance_id is not None:
-        candidates = [v for v in views if v.record.name == request.instance_id]
-    else:
-        candidates = [v for v in views if _same_model(v, request, checkpoint)]
-    agreeing = [v for v in candidates if _same_model(v, request, checkpoint) and agrees(v, request)]
+    agreeing = [
+        v
+        for v in views
+        if request.instance_id in (None, v.record.name)
+        and not v.record.spec.suspend
+        and _same_model(v, request, checkpoint)
+        and agrees(v, request)
+    ]
     if agreeing:
         return Join(min(agreeing, key=lambda v: _preference(v, request)).record.name)
     name = request.instance_id or request.model
@@ -186,8 +189,9 @@ def decide(
         spec = LoadSpec(request.model, request.config)
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
+        wish = "suspends it" if current.spec.suspend else "asks for other settings"
         message = (
-            f"'{name}' is managed by {current.place}, which asks for other settings; "
+            f"'{name}' is managed by {current.place}, which {wish}; "
             "change the manifest, or send another instance_id"
         )
         raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))

@@ -22,6 +22,7 @@ class Cause(StrEnum):
     MANAGED_BY_MANIFEST = "ManagedByManifest"
     UNKNOWN_INSTANCE = "UnknownInstance"
     REMOVED = "Removed"
+    SUSPENDED = "Suspended"
     STOPPING = "Stopping"
 
 

@@ -30,12 +30,13 @@ class Kind(StrEnum):
 
 
 class Why(StrEnum):
-    """The machine-readable reason of a wait."""
+    """The machine-readable reason of a wait, or of a hold without a problem."""
 
     QUEUED = "Queued"
     WAITING_FOR_MEMORY = "WaitingForMemory"
     BACKING_OFF = "BackingOff"
     READING_CHECKPOINT = "ReadingCheckpoint"
+    SUSPENDED = "Suspended"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Action:
     unload_first: bool = False
     """For Reload and Reconfigure: old and new do not fit in memory together."""
     why: Why | None = None
-    """For Wait."""
+    """For Wait, and for a Hold that is wished for."""
     until: float | None = None
     """For Wait: when to look again, if time alone can end it; monotonic seconds."""
     problem: Problem | None = None
@@ -139,6 +140,8 @@ class _Planner:
     def next_action(self, record: Record) -> Action | None:
         checkpoint = self.facts.checkpoints.get(record.name)
         instance = self.instances.get(record.name)
+        if record.spec.suspend:
+            return self._suspended(record, instance)
         if instance is not None and instance.spec == record.spec:
             return None
         if checkpoint is None:
@@ -157,10 +160,16 @@ class _Planner:
             self._deal(action)
         return action
 
-    def unload(self, name: str) -> Action:
-        action = Action(Kind.UNLOAD, name, "no record wants it")
+    def unload(self, name: str, reason: str = "no record wants it") -> Action:
+        action = Action(Kind.UNLOAD, name, reason)
         self._deal(action)
         return action
+
+    def _suspended(self, record: Record, instance: Instance | None) -> Action:
+        reason = f"suspended by {record.place}"
+        if instance is not None:
+            return self.unload(record.name, reason)
+        return Action(Kind.HOLD, record.name, reason, why=Why.SUSPENDED)
 
     def _retry(self, record: Record, checkpoint: Checkpoint) -> Action | None:
         """What an earlier failure of this generation demands, if anything."""

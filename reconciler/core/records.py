@@ -59,6 +59,8 @@ class LoadSpec:
 
     model: str
     config: Asked = Asked()
+    suspend: bool = False
+    """Keep the record, not the instance."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,11 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
 
 def load_spec(spec: dict[str, Any]) -> LoadSpec:
     """The wish that a checked manifest's `spec` means."""
-    return LoadSpec(model=spec["model"], config=_asked(spec.get("config", {})))
+    return LoadSpec(
+        model=spec["model"],
+        config=_asked(spec.get("config", {})),
+        suspend=spec.get("suspend", False),
+    )
 
 
 def _asked(config: dict[str, Any]) -> Asked:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,21 @@ async def test_a_changed_record_is_not_ready_for_one_moment_with_what_was_loaded
     assert answer.status.config.context_length == 100
     await bench.engine.let_load()
     assert (await asking).status.ready
+
+
+async def test_who_joined_a_load_that_is_suspended_is_told(bench: Bench) -> None:
+    bench.source.declare(("tiny/llama", spec()))
+    _, end = await bench.engine.loads.get()
+    asking = asyncio.create_task(bench.controller.load(request()))
+    while not bench.controller._book.entries["tiny/llama"].waiters:
+        await asyncio.sleep(0)
+    bench.source.declare(("tiny/llama", replace(spec(), suspend=True)))
+    await bench.controller.until(lambda: bench.controller.answers()[0].record.generation == 2)
+    end.set_result(None)
+    with pytest.raises(LoadError, match="suspended by") as raised:
+        await asking
+    assert raised.value.problem.cause is Cause.SUSPENDED
+    assert bench.engine.unloads == ["tiny/llama"]
 
 
 async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:

@@ -33,6 +33,15 @@ def told(status: Status) -> dict[str, tuple[str, str]]:
         (None, Action(Kind.WAIT, "a", "x", why=Why.QUEUED), "False", "True", "False", "Queued"),
         (None, HOLD, "False", "False", "True", "ModelNotFound"),
         (OLD, HOLD, "False", "False", "True", "ModelNotFound"),
+        # Suspended on purpose: nothing is wrong, and nothing is under way.
+        (
+            None,
+            Action(Kind.HOLD, "a", "x", why=Why.SUSPENDED),
+            "False",
+            "False",
+            "False",
+            "Suspended",
+        ),
         # The new session answers, but the action on it has not ended.
         (LOADED, Action(Kind.RECONFIGURE, "a", "x"), "False", "True", "False", "Reconfiguring"),
     ],

@@ -287,6 +287,15 @@ def test_what_a_manifest_owns_is_refused_naming_file_and_line() -> None:
     assert raised.value.problem.cause is Cause.MANAGED_BY_MANIFEST
 
 
+def test_a_suspended_record_is_not_joined() -> None:
+    suspended = view("p/m", owner=HERE)
+    record = replace(suspended.record, spec=replace(suspended.record.spec, suspend=True))
+    for request in (ask(), ask("p/m")):
+        with pytest.raises(LoadError, match=r"f\.yaml:7, which suspends it"):
+            verdict(request, replace(suspended, record=record))
+    assert verdict(ask(), replace(suspended, record=record), view("other")) == Join("other")
+
+
 def test_the_views_are_not_changed() -> None:
     records = {"p/m": view("p/m").record}
     before = dict(records)

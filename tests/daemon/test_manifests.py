@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reconciler.core.snapshot import read_file
-from tests.support import Daemon, Home
+from tests.support import Daemon, Home, conditions
 
 
 def test_a_manifest_that_is_there_at_start_is_loaded(home: Home) -> None:
@@ -72,6 +72,23 @@ def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(daemon: Daemon)
         assert "a.yaml:1" in answer["error"]["message"]
     joined = daemon.load({"model": "tiny/llama"})
     assert (joined["joined"], joined["config"]["context_length"]) == (True, 100)
+
+
+def test_a_suspended_record_stays_and_its_instance_goes(daemon: Daemon) -> None:
+    path = daemon.home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
+    text = path.read_text("utf-8")
+    daemon.ready("assistant")
+    path.write_text(text + "  suspend: true\n", "utf-8")
+    record = daemon.eventually("assistant", lambda r: r["status"]["config"] is None)
+    record = daemon.eventually("assistant", lambda r: conditions(r)["Progressing"] == "False")
+    assert record["spec"]["suspend"] is True
+    assert conditions(record) == {"Ready": "False", "Progressing": "False", "Stalled": "False"}
+    body = {"model": "tiny/llama", "instance_id": "assistant"}
+    status, answer = daemon.request("POST", "/api/v1/models/load", body)
+    assert (status, answer["error"]["code"]) == (409, "managed_by_manifest")
+    assert "suspends it" in answer["error"]["message"]
+    path.write_text(text, "utf-8")
+    assert daemon.ready("assistant", generation=3)["status"]["config"]["context_length"] == 100
 
 
 def test_a_manifest_that_cannot_be_met_says_why(daemon: Daemon) -> None:
