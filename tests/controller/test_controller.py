@@ -259,7 +259,7 @@ async def test_who_joined_a_load_that_is_suspended_is_told(bench: Bench) -> None
     bench.source.declare(("tiny/llama", spec()))
     _, end = await bench.engine.loads.get()
     asking = asyncio.create_task(bench.controller.load(request()))
-    while not bench.controller._book.entries["tiny/llama"].waiters:
+    while not bench.controller._book.entries["tiny/llama"].waiters:  # noqa: ASYNC110  no event
         await asyncio.sleep(0)
     bench.source.declare(("tiny/llama", replace(spec(), suspend=True)))
     await bench.controller.until(lambda: bench.controller.answers()[0].record.generation == 2)

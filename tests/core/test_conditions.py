@@ -16,6 +16,7 @@ RECORD = Record("a", HTTP, LoadSpec("m"), AT, generation=3)
 CONFIG = Config(1, 2, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=True)
 LOADED = Instance("a", LoadSpec("m"), "/m", CONFIG, 10, 5, worker_pid=7)
 OLD = replace(LOADED, spec=LoadSpec("m", Asked(context_length=5)))
+SUSPENDED = Action(Kind.HOLD, "a", "x", why=Why.SUSPENDED)
 HOLD = Action(Kind.HOLD, "a", "no m", problem=Problem(Cause.MODEL_NOT_FOUND, "no m"))
 
 
@@ -34,14 +35,7 @@ def told(status: Status) -> dict[str, tuple[str, str]]:
         (None, HOLD, "False", "False", "True", "ModelNotFound"),
         (OLD, HOLD, "False", "False", "True", "ModelNotFound"),
         # Suspended on purpose: nothing is wrong, and nothing is under way.
-        (
-            None,
-            Action(Kind.HOLD, "a", "x", why=Why.SUSPENDED),
-            "False",
-            "False",
-            "False",
-            "Suspended",
-        ),
+        (None, SUSPENDED, "False", "False", "False", "Suspended"),
         # The new session answers, but the action on it has not ended.
         (LOADED, Action(Kind.RECONFIGURE, "a", "x"), "False", "True", "False", "Reconfiguring"),
     ],
