@@ -34,6 +34,7 @@ class Home:
         self.root = root
         self.models = models
         self.manifests = root / "manifests"
+        self.hub_cache = root / "hub"
         self.state = root / "state"
         self.manifests.mkdir(parents=True)
 
@@ -42,6 +43,7 @@ class Home:
         return [
             *("--manifests", str(self.manifests)),
             *("--models", str(self.models)),
+            *("--hub-cache", str(self.hub_cache)),
             *("--state", str(self.state)),
         ]
 

@@ -1,10 +1,17 @@
 """The command line. Each command's work is in a module of its own, imported when it is run."""
 
+import os
 from pathlib import Path
 
 import click
 
 HOME = Path("~/.reconciler").expanduser()
+
+
+def _hub_cache() -> Path:
+    """Where huggingface_hub keeps its cache, by the variables that it documents."""
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -30,6 +37,15 @@ def main() -> None:
     envvar="RECONCILER_MODELS",
     show_envvar=True,
     help="Directory of models, as PUBLISHER/NAME; may be given several times.",
+)
+@click.option(
+    "--hub-cache",
+    type=click.Path(path_type=Path),
+    default=_hub_cache,
+    envvar="RECONCILER_HUB_CACHE",
+    show_envvar=True,
+    show_default="the cache of huggingface_hub",
+    help="Cache of Hugging Face's tools, whose models can be loaded too.",
 )
 @click.option(
     "--state",
@@ -72,6 +88,7 @@ def main() -> None:
 def serve(
     manifests: Path,
     models: tuple[Path, ...],
+    hub_cache: Path,
     state: Path,
     host: str,
     port: int,
@@ -84,7 +101,7 @@ def serve(
     """
     from reconciler.cli.serve import Options, run
 
-    run(Options(manifests, models, state, host, port, token_file, log_level))
+    run(Options(manifests, models, hub_cache, state, host, port, token_file, log_level))
 
 
 @main.command()

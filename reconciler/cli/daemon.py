@@ -57,6 +57,7 @@ async def running(home: Path) -> AsyncIterator[Client]:
             *(sys.executable, "-m", "reconciler", "serve", "--port", "0"),
             *("--manifests", str(home / "manifests")),
             *("--models", str(home / "models")),
+            *("--hub-cache", str(home / "hub")),
             *("--state", str(home / "state")),
             stdout=PIPE,
             stderr=log,

@@ -19,6 +19,7 @@ from reconciler.controller import Controller
 from reconciler.engine import sockets
 from reconciler.engine.engine import Engine
 from reconciler.models.catalog import Catalog
+from reconciler.models.places import Directory, HubCache
 from reconciler.sources.directory import DirectorySource
 from reconciler.store import Store, StoreError
 
@@ -32,6 +33,7 @@ class Options:
 
     manifests: Path
     models: tuple[Path, ...]
+    hub_cache: Path
     state: Path
     host: str
     port: int
@@ -68,7 +70,7 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     controller = Controller(
         store,
-        Catalog(options.models),
+        Catalog([*map(Directory, options.models), HubCache(options.hub_cache)]),
         lambda on_death: Engine(run_directory, on_death),
         [DirectorySource(options.manifests)],
     )

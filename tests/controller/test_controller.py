@@ -23,6 +23,7 @@ from reconciler.core.settings import Resolved
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.models.catalog import Catalog
 from reconciler.models.checkpoint import read_facts
+from reconciler.models.places import Directory
 from reconciler.store import Store
 
 BROKEN = Problem(Cause.LOAD_FAILED, "it broke", permanent=True)
@@ -115,7 +116,7 @@ class Bench:
             self.engine.on_death = on_death
             return self.engine
 
-        self.controller = Controller(self.store, Catalog([models]), make, [self.source])
+        self.controller = Controller(self.store, Catalog([Directory(models)]), make, [self.source])
 
     async def ready(self, name: str, generation: int = 1) -> Answer:
         def is_ready() -> bool:

@@ -101,6 +101,7 @@ def test_every_option_is_also_an_environment_variable(home: Home) -> None:
     variables = {
         "RECONCILER_MANIFESTS": str(home.manifests),
         "RECONCILER_MODELS": f"/nowhere{os.pathsep}{home.models}",
+        "RECONCILER_HUB_CACHE": str(home.hub_cache),
         "RECONCILER_STATE": str(home.state),
         "RECONCILER_HOST": "localhost",
         "RECONCILER_PORT": "0",

@@ -7,23 +7,28 @@ import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.models.catalog import Catalog
+from reconciler.models.places import Directory, HubCache
+
+
+def catalog(*directories: Path) -> Catalog:
+    return Catalog([Directory(directory) for directory in directories])
 
 
 def test_publisher_and_name_are_found(models: Path) -> None:
-    found = Catalog([models]).find("tiny/llama")
+    found = catalog(models).find("tiny/llama")
     assert found.path == str((models / "tiny/llama").resolve())
 
 
 def test_the_first_directory_that_holds_it_wins(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "tiny/llama", tmp_path / "tiny/llama")
-    assert Catalog([tmp_path, models]).find("tiny/llama").path.startswith(str(tmp_path))
-    assert Catalog([models, tmp_path]).find("tiny/llama").path.startswith(str(models))
-    assert len(Catalog([models, tmp_path]).list()) == len(Catalog([models]).list())
+    assert catalog(tmp_path, models).find("tiny/llama").path.startswith(str(tmp_path))
+    assert catalog(models, tmp_path).find("tiny/llama").path.startswith(str(models))
+    assert len(catalog(models, tmp_path).list()) == len(catalog(models).list())
 
 
 def test_a_link_that_the_user_placed_is_followed(models: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").symlink_to(models / "tiny/llama")
-    assert Catalog([tmp_path]).find("mine").path == str((models / "tiny/llama").resolve())
+    assert catalog(tmp_path).find("mine").path == str((models / "tiny/llama").resolve())
 
 
 @pytest.mark.parametrize(
@@ -32,20 +37,58 @@ def test_a_link_that_the_user_placed_is_followed(models: Path, tmp_path: Path) -
 )
 def test_what_is_not_a_name_under_a_directory_is_not_found(models: Path, identifier: str) -> None:
     with pytest.raises(LoadError) as raised:
-        Catalog([models / "tiny"]).find(identifier)
+        catalog(models / "tiny").find(identifier)
     assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
 
 
 def test_an_absolute_path_is_not_an_identifier(models: Path) -> None:
     with pytest.raises(LoadError) as raised:
-        Catalog([models]).find(str(models / "tiny/llama"))
+        catalog(models).find(str(models / "tiny/llama"))
     assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
 
 
 def test_a_checkpoint_that_cannot_load_is_listed_with_the_cause(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/config.json").write_text('{"model_type": "llama"}', "utf-8")
-    (listed,) = Catalog([tmp_path]).list()
+    (listed,) = catalog(tmp_path).list()
     assert listed.key == "bad"
     assert isinstance(listed.facts, Problem)
     assert "no model*.safetensors" in listed.facts.message
+
+
+@pytest.fixture
+def hub(models: Path, tmp_path: Path) -> Path:
+    """A Hugging Face cache with one model, laid out as its tools do."""
+    repository = tmp_path / "models--openai--gpt--oss"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / "abc123"
+    shutil.copytree(models / "tiny/llama", blobs)
+    snapshot.mkdir(parents=True)
+    for blob in blobs.iterdir():
+        (snapshot / blob.name).symlink_to(Path("../../blobs") / blob.name)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("abc123", "ascii")
+    (tmp_path / "datasets--x--y").mkdir()
+    return tmp_path
+
+
+def test_a_model_in_the_hugging_face_cache_is_found_and_listed(hub: Path) -> None:
+    found = Catalog([HubCache(hub)]).find("openai/gpt--oss")
+    assert found.path.endswith("snapshots/abc123")
+    assert [m.key for m in Catalog([HubCache(hub)]).list()] == ["openai/gpt--oss"]
+
+
+def test_a_ref_cannot_lead_out_of_the_cache(hub: Path) -> None:
+    (hub / "models--openai--gpt--oss/refs/main").write_text("../../../etc", "ascii")
+    with pytest.raises(LoadError):
+        Catalog([HubCache(hub)]).find("openai/gpt--oss")
+    assert Catalog([HubCache(hub)]).list() == ()
+
+
+def test_a_half_downloaded_model_is_not_there(hub: Path) -> None:
+    (hub / "models--openai--gpt--oss/refs/main").unlink()
+    with pytest.raises(LoadError):
+        Catalog([HubCache(hub)]).find("openai/gpt--oss")
+
+
+def test_a_missing_cache_is_an_empty_one(tmp_path: Path) -> None:
+    assert Catalog([HubCache(tmp_path / "none")]).list() == ()
