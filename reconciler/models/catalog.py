@@ -1,4 +1,4 @@
-"""Identifier -> a checkpoint on disk, `publisher/name` or `name`, in the first place that has it."""
+"""Identifier (`publisher/name` or `name`) -> a checkpoint, in the first place that has it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
