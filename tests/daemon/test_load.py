@@ -164,6 +164,11 @@ def test_a_failed_first_load_leaves_no_record(home: Home) -> None:
             {"model": "m", "eval_batch_size": "big"},
             *(400, "invalid_request", "invalid_value", "eval_batch_size"),
         ),
+        (b'{"model": "\\ud800"}', 400, "invalid_request", "invalid_json", None),
+        (b'{"model": "m", "num_experts": NaN}', 400, "invalid_request", "invalid_json", None),
+        (b"[" * 500_000, 400, "invalid_request", "invalid_json", None),
+        (b"\xff", 400, "invalid_request", "invalid_json", None),
+        (b"", 400, "invalid_request", "invalid_json", None),
         (b"{nonsense", 400, "invalid_request", "invalid_json", None),
     ],
 )
