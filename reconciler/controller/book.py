@@ -1,13 +1,12 @@
 """The records and what is known of each: written to the store first, then taken up."""
 
 import asyncio
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import structlog
 
+from reconciler.controller.clock import Clock
 from reconciler.core.backoff import Retry
 from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import LoadError, Problem
@@ -42,10 +41,9 @@ class Entry:
     retry: Retry | None = None
     waiters: list["asyncio.Future[Answer]"] = field(default_factory=list)
 
-    def found(self, model: str, checkpoint: Checkpoint | Problem) -> None:
-        """Note what a model's files say."""
-        self.checkpoint, self.checked_model = checkpoint, model
-        self.checked_at = time.monotonic()
+    def found(self, model: str, checkpoint: Checkpoint | Problem, at: float) -> None:
+        """Note what a model's files say, at a monotonic time."""
+        self.checkpoint, self.checked_model, self.checked_at = checkpoint, model, at
 
     def succeed(self) -> None:
         """Answer whoever waits."""
@@ -65,8 +63,9 @@ class Entry:
 class Book:
     """All entries by name. Used on the event loop only."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self.store = store
+        self.clock = clock
         self.entries: dict[str, Entry] = {}
         self.wake = asyncio.Event()
         """Set when the loop has something to look at."""
@@ -74,12 +73,12 @@ class Book:
 
     def open(self, owners: Collection[str]) -> None:
         """Take up the stored records; those of owners that are not there any more are dropped."""
-        for name, action in self.store.take_unfinished_attempts(now()):
+        for name, action in self.store.take_unfinished_attempts(self.clock.utc()):
             log.warning("an action was cut short by the last stop", name=name, action=action)
         for record, stored in self.store.load():
             if record.owner in owners:
-                status = derive(record, stored, None, None, now())
-                self.entries[record.name] = Entry(record, status, time.monotonic())
+                status = derive(record, stored, None, None, self.clock.utc())
+                self.entries[record.name] = Entry(record, status, self.clock.monotonic())
             else:
                 log.warning("dropping a record whose source is gone", name=record.name)
                 self.store.remove(record.name)
@@ -94,12 +93,12 @@ class Book:
         status = entry.status if entry is not None else Status()
         new_wish = entry is None or entry.record.generation != record.generation
         if new_wish:
-            status = pending(status, now())
+            status = pending(status, self.clock.utc())
         self.store.put(record, status)
         if entry is None:
-            entry = self.entries[record.name] = Entry(record, status, time.monotonic())
+            entry = self.entries[record.name] = Entry(record, status, self.clock.monotonic())
         elif new_wish:
-            entry.queued_at = time.monotonic()
+            entry.queued_at = self.clock.monotonic()
         entry.record, entry.status = record, status
         self.announce()
         self.wake.set()
@@ -129,8 +128,3 @@ class Book:
         """Wake everybody who waits for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-def now() -> datetime:
-    """The time for reports; grace times and back-off are on the monotonic clock."""
-    return datetime.now(UTC)

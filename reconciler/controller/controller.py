@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from reconciler.controller.book import Answer, Book, now
+from reconciler.controller.book import Answer, Book
+from reconciler.controller.clock import Clock, SystemClock
 from reconciler.controller.feed import Feed, Source, SourceView
 from reconciler.controller.loop import Engine, Loop
 from reconciler.core.desired import Join, View, decide
@@ -24,9 +25,11 @@ class Controller:
         catalog: Catalog,
         engine: Callable[[Callable[[str, Problem], None]], Engine],
         sources: Sequence[Source],
+        clock: Clock | None = None,
     ) -> None:
         self._catalog = catalog
-        self._book = Book(store)
+        self._clock = clock or SystemClock()
+        self._book = Book(store, self._clock)
         self._engine = engine(self._worker_died)
         self._loop = Loop(self._book, catalog, self._engine)
         self._feeds = [Feed(source, self._book) for source in sources]
@@ -53,13 +56,13 @@ class Controller:
         """Bring about what `request` asks for and say what is so. Raises `LoadError`."""
         machine = await self._known_machine()
         checkpoint = await asyncio.to_thread(self._catalog.find, request.model)
-        decision = decide(self._decision_views(), request, checkpoint, now())
+        decision = decide(self._decision_views(), request, checkpoint, self._clock.utc())
         if isinstance(decision, Join):
             entry = self._book.entries[decision.name]
         else:
             self._loop.admit(decision.record, checkpoint, machine)
             entry = self._book.put(decision.record)
-            entry.found(request.model, checkpoint)
+            entry.found(request.model, checkpoint, self._clock.monotonic())
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         entry.waiters.append(waiter)
         self._book.wake.set()

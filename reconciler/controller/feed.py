@@ -1,14 +1,13 @@
 """Sources -> book: each snapshot is absorbed as a whole, by the same function whoever took it."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
-from reconciler.controller.book import Book, now
+from reconciler.controller.book import Book
+from reconciler.controller.clock import sleep
 from reconciler.core.desired import Memory, absorb
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.snapshot import Snapshot
@@ -56,12 +55,13 @@ class Feed:
                     _log_flaws(before, snapshot)
             except Exception:
                 log.exception("source failed; it is looked at again", source=self.name)
-                await asyncio.sleep(RESTART_SECONDS)
+                await sleep(self._book.clock, RESTART_SECONDS)
 
     def _absorb(self, snapshot: Snapshot) -> None:
-        at = time.monotonic()
+        clock = self._book.clock
+        at = clock.monotonic()
         records = self._book.records()
-        result = absorb(records, self._memory, snapshot, at, now())
+        result = absorb(records, self._memory, snapshot, at, clock.utc())
         for record in result.upserts:
             known = records.get(record.name)
             if known is None:
@@ -76,8 +76,7 @@ class Feed:
         self.view = SourceView(snapshot, result.flagged)
         self._book.announce()
         if result.check_at is not None:
-            delay = max(0.0, result.check_at - at)
-            asyncio.get_running_loop().call_later(delay, self._absorb_again, snapshot)
+            clock.call_later(max(0.0, result.check_at - at), lambda: self._absorb_again(snapshot))
 
     def _absorb_again(self, snapshot: Snapshot) -> None:
         """Look again because time has passed, unless something newer is known."""

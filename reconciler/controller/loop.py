@@ -5,15 +5,14 @@ pass or an action is never lost.
 """
 
 import asyncio
-import random
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
-from reconciler.controller.book import Book, Entry, now
+from reconciler.controller.book import Book, Entry
+from reconciler.controller.clock import sleep
 from reconciler.core import backoff
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
@@ -61,6 +60,7 @@ class Loop:
         """None until the first worker has answered; a problem while none can be started."""
         self.running: dict[str, Action] = {}
         self._book = book
+        self._clock = book.clock
         self._catalog = catalog
         self._engine = engine
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,11 +77,15 @@ class Loop:
                 # Everything else relies on this loop: it goes on.
                 log.exception("pass failed; it is tried again")
                 wait = RETRY_SECONDS
-            try:
-                async with asyncio.timeout(wait):
-                    await self._book.wake.wait()
-            except TimeoutError:
-                continue
+            await self._until_woken(wait)
+
+    async def _until_woken(self, wait: float | None) -> None:
+        timer = self._clock.call_later(wait, self._book.wake.set) if wait is not None else None
+        try:
+            await self._book.wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def close(self) -> None:
         """Interrupt the actions under way."""
@@ -95,7 +99,9 @@ class Loop:
         facts = self._facts()
         facts = replace(facts, checkpoints={**facts.checkpoints, record.name: checkpoint})
         instances = self._engine.instances()
-        for action in plan(list(records.values()), instances, facts, machine, time.monotonic()):
+        for action in plan(
+            list(records.values()), instances, facts, machine, self._clock.monotonic()
+        ):
             if action.name == record.name and action.problem is not None:
                 raise LoadError(action.problem)
 
@@ -103,9 +109,9 @@ class Loop:
         """Take note that an instance is gone; the next pass sees to it."""
         entry = self._book.entries.get(name)
         if entry is not None:
-            entry.queued_at = time.monotonic()
+            entry.queued_at = self._clock.monotonic()
             entry.status = replace(entry.status, restarts=entry.status.restarts + 1)
-            _note_failure(entry, entry.record.generation, None, problem)
+            self._note_failure(entry, entry.record.generation, None, problem)
         self._book.wake.set()
 
     # -- observe ---------------------------------------------------------------------------
@@ -120,7 +126,7 @@ class Loop:
                     log.error("no worker can be started", reason=error.problem.message)
                 self.machine = Problem(Cause.ENGINE_UNAVAILABLE, message, permanent=False)
                 self._book.announce()
-                await asyncio.sleep(ENGINE_RETRY_SECONDS)
+                await sleep(self._clock, ENGINE_RETRY_SECONDS)
             else:
                 self.machine = machine
                 log.info("mlx is ready", device=machine.device, budget=machine.memory_budget)
@@ -133,13 +139,14 @@ class Loop:
         for entry in list(self._book.entries.values()):
             record = entry.record
             model = record.spec.model
-            fresh = time.monotonic() - entry.checked_at < RECHECK_SECONDS
+            fresh = self._clock.monotonic() - entry.checked_at < RECHECK_SECONDS
             if entry.checked_model == model and (fresh or loaded.get(record.name) == record.spec):
                 continue
             try:
-                entry.found(model, await asyncio.to_thread(self._catalog.find, model))
+                found: Checkpoint | Problem = await asyncio.to_thread(self._catalog.find, model)
             except LoadError as error:
-                entry.found(model, error.problem)
+                found = error.problem
+            entry.found(model, found, self._clock.monotonic())
 
     def _facts(self) -> Facts:
         entries = self._book.entries
@@ -157,7 +164,7 @@ class Loop:
 
     def _pass(self, machine: Machine) -> float | None:
         """One pass. Returns after how many seconds time alone calls for the next."""
-        at = time.monotonic()
+        at = self._clock.monotonic()
         records = list(self._book.records().values())
         planned = plan(records, self._engine.instances(), self._facts(), machine, at)
         actions = {action.name: action for action in planned}
@@ -185,7 +192,7 @@ class Loop:
             await self._attempt(action, record)
         except Exception:
             log.exception("action could not be written down", name=action.name)
-            await asyncio.sleep(RETRY_SECONDS)
+            await sleep(self._clock, RETRY_SECONDS)
         finally:
             del self.running[action.name]
             self._book.announce()
@@ -196,10 +203,10 @@ class Loop:
         kind, name = action.kind.value, action.name
         store = self._book.store
         generation = record.generation if record is not None else 0
-        attempt = store.begin_attempt(name, generation, kind, action.reason, now())
+        attempt = store.begin_attempt(name, generation, kind, action.reason, self._clock.utc())
         log.info("action started", action=kind, name=name, reason=action.reason)
         entry = self._book.entries.get(name)
-        queued = time.monotonic() - entry.queued_at if entry is not None else 0.0
+        queued = self._clock.monotonic() - entry.queued_at if entry is not None else 0.0
         report: LoadReport | None = None
         problem: Problem | None = None
         try:
@@ -207,18 +214,19 @@ class Loop:
         except LoadError as error:
             problem = error.problem
         except asyncio.CancelledError:
-            store.end_attempt(attempt, "interrupted by a stop", now())
+            store.end_attempt(attempt, "interrupted by a stop", self._clock.utc())
             raise
         except Exception as error:
             log.exception("action failed unexpectedly", name=name)
             words = f"{type(error).__name__}: {error}"
             problem = Problem(Cause.LOAD_FAILED, words, permanent=False)
-            await asyncio.sleep(RETRY_SECONDS)  # an unload has no back-off of its own
         outcome = problem.message if problem is not None else "succeeded"
-        store.end_attempt(attempt, outcome, now())
+        store.end_attempt(attempt, outcome, self._clock.utc())
         log.info("action ended", action=kind, name=name, outcome=outcome)
         if record is not None:
             self._settle(record, action, report, problem, queued)
+        if problem is not None and action.kind is Kind.UNLOAD:
+            await sleep(self._clock, RETRY_SECONDS)  # it has no back-off of its own
 
     async def _carry_out(self, action: Action, record: Record | None) -> LoadReport | None:
         if record is None or action.checkpoint is None or action.resolved is None:
@@ -247,7 +255,7 @@ class Loop:
         checkpoint, resolved = action.checkpoint, action.resolved
         if problem is not None:
             revision = checkpoint.revision if checkpoint is not None else None
-            _note_failure(entry, record.generation, revision, problem)
+            self._note_failure(entry, record.generation, revision, problem)
         elif report is not None and checkpoint is not None and resolved is not None:
             entry.retry = None
             entry.status = replace(
@@ -261,6 +269,18 @@ class Loop:
             )
             self._book.put(replace(entry.record, provisional=False, last_good=record.spec))
 
+    def _note_failure(
+        self, entry: Entry, generation: int, revision: str | None, problem: Problem
+    ) -> None:
+        entry.retry = backoff.after(
+            entry.retry,
+            generation,
+            revision,
+            problem,
+            self._clock.monotonic(),
+            self._clock.chance(),
+        )
+
     # -- report ----------------------------------------------------------------------------
 
     def _report(self, actions: Mapping[str, Action]) -> None:
@@ -269,7 +289,7 @@ class Loop:
         for name, entry in list(self._book.entries.items()):
             action = self.running.get(name, actions.get(name))
             before = entry.status
-            status = derive(entry.record, before, loaded.get(name), action, now())
+            status = derive(entry.record, before, loaded.get(name), action, self._clock.utc())
             if status != before:
                 self._book.put_status(entry, status)
                 _log_transition(name, before, status)
@@ -291,13 +311,6 @@ class Loop:
         if record.owner == HTTP and previous is not None and previous != record.spec:
             log.info("update undone", name=record.name, reason=problem.message)
             self._book.put(record.with_spec(previous))
-
-
-def _note_failure(entry: Entry, generation: int, revision: str | None, problem: Problem) -> None:
-    chance = random.random()  # noqa: S311  jitter, not a secret
-    entry.retry = backoff.after(
-        entry.retry, generation, revision, problem, time.monotonic(), chance
-    )
 
 
 def _log_transition(name: str, before: Status, after: Status) -> None:

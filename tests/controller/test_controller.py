@@ -1,147 +1,18 @@
-"""The controller over a fake engine that a test steps by hand; store and files are real."""
+"""The controller over a fake engine and a fake clock; store and model files are real."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from reconciler.controller import Answer, Controller
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.manifest import Flaw, Position
-from reconciler.core.records import (
-    Asked,
-    Instance,
-    LoadReport,
-    LoadRequest,
-    LoadSpec,
-    Phase,
-)
-from reconciler.core.settings import Resolved
-from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
-from reconciler.models.catalog import Catalog
 from reconciler.models.checkpoint import read_facts
-from reconciler.models.places import Directory
-from reconciler.store import Store
+from tests.controller.fakes import Bench, FakeSource, load, request, spec
 
 BROKEN = Problem(Cause.LOAD_FAILED, "it broke", permanent=True)
-
-
-class FakeEngine:
-    """Loads nothing; each load waits until the test says how it ends."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.loaded: dict[str, Instance] = {}
-        self.loads: asyncio.Queue[tuple[LoadSpec, asyncio.Future[None]]] = asyncio.Queue()
-        self.unloads: list[str] = []
-        self.startable = True
-        self.on_death: Callable[[str, Problem], None] = lambda _name, _problem: None
-
-    async def machine(self) -> Machine:
-        if not self.startable:
-            raise LoadError(Problem(Cause.WORKER_DIED, "no module named mlx", permanent=False))
-        return Machine("cpu", "fake", self.budget, "0")
-
-    def instances(self) -> tuple[Instance, ...]:
-        return tuple(self.loaded.values())
-
-    async def load(
-        self,
-        name: str,
-        spec: LoadSpec,
-        checkpoint: Checkpoint,
-        resolved: Resolved,
-        *,
-        unload_first: bool = False,
-    ) -> LoadReport:
-        if unload_first:
-            self.loaded.pop(name, None)
-        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self.loads.put((spec, end))
-        await end
-        weights, session = checkpoint.weights_bytes, resolved.session_bytes
-        self.loaded[name] = Instance(
-            name, spec, checkpoint.path, resolved.config, weights, session, worker_pid=1
-        )
-        return LoadReport(resolved.config, 0.5, {"weights": Phase(0.0, 0.5)}, weights)
-
-    async def unload(self, name: str) -> None:
-        self.unloads.append(name)
-        del self.loaded[name]
-
-    async def close(self) -> None:
-        self.loaded.clear()
-
-    async def let_load(self, problem: Problem | None = None) -> LoadSpec:
-        """Let the next load end, well or with `problem`; what it was asked for."""
-        spec, end = await self.loads.get()
-        if problem is None:
-            end.set_result(None)
-        else:
-            end.set_exception(LoadError(problem))
-        return spec
-
-
-class FakeSource:
-    """Yields the snapshots that the test puts."""
-
-    name = "directory:/manifests"
-
-    def __init__(self) -> None:
-        self.queue: asyncio.Queue[Snapshot] = asyncio.Queue()
-
-    async def snapshots(self) -> AsyncIterator[Snapshot]:
-        while True:
-            yield await self.queue.get()
-
-    def declare(self, *specs: tuple[str, LoadSpec], flaw: Flaw | None = None) -> None:
-        files = [ManifestFile(f"{n}.yaml", (Declared(n, spec, 1),)) for n, spec in specs]
-        if flaw is not None:
-            files.append(ManifestFile("bad.yaml", flaws=(flaw,)))
-        self.queue.put_nowait(Snapshot(self.name, tuple(files)))
-
-
-class Bench:
-    """A controller with its fakes."""
-
-    def __init__(self, state: Path, models: Path, budget: int) -> None:
-        self.store = Store(state)
-        self.engine = FakeEngine(budget)
-        self.source = FakeSource()
-
-        def make(on_death: Callable[[str, Problem], None]) -> FakeEngine:
-            self.engine.on_death = on_death
-            return self.engine
-
-        self.controller = Controller(self.store, Catalog([Directory(models)]), make, [self.source])
-
-    async def ready(self, name: str, generation: int = 1) -> Answer:
-        def is_ready() -> bool:
-            answer = self.controller.answer(name)
-            return (
-                answer is not None
-                and answer.status.ready
-                and answer.status.observed_generation >= generation
-            )
-
-        await self.controller.until(is_ready)
-        answer = self.controller.answer(name)
-        assert answer is not None
-        return answer
-
-    async def reason(self, name: str, reason: str) -> str:
-        """Wait for a reason of the Ready condition; its message."""
-
-        def found() -> str | None:
-            answer = self.controller.answer(name)
-            ready = answer.status.condition("Ready") if answer is not None else None
-            return ready.message if ready is not None and ready.reason == reason else None
-
-        await self.controller.until(lambda: found() is not None)
-        return found() or ""
 
 
 @pytest.fixture
@@ -157,21 +28,6 @@ async def bench(tmp_path: Path, models: Path, budget: int) -> AsyncIterator[Benc
     yield bench
     await bench.controller.close()
     bench.store.close()
-
-
-def spec(model: str = "tiny/llama", **config: int) -> LoadSpec:
-    return LoadSpec(model, Asked(**config))  # type: ignore[arg-type]
-
-
-def request(model: str = "tiny/llama", **config: int) -> LoadRequest:
-    return LoadRequest(model, Asked(**config))  # type: ignore[arg-type]
-
-
-async def load(bench: Bench, wanted: LoadRequest, problem: Problem | None = None) -> Answer:
-    """A load by HTTP, and the end of the engine's work on it."""
-    asking = asyncio.create_task(bench.controller.load(wanted))
-    await bench.engine.let_load(problem)
-    return await asking
 
 
 async def test_an_update_that_fails_leaves_the_previous_spec_in_force(bench: Bench) -> None:
