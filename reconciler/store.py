@@ -1,4 +1,4 @@
-"""SQLite: records, status and attempts survive the daemon.
+"""SQLite: records, status, history and attempts survive the daemon.
 
 Every write is one short transaction, durable when the call returns, made on the event loop:
 they are rare, and an answer that was given must be true after a crash.
@@ -15,11 +15,9 @@ from typing import Any
 
 import msgspec
 
-from reconciler.core.records import LoadSpec, Record, Status
+from reconciler.core.records import Generation, LoadSpec, Outcome, Record, Status
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
+_RECORDS = """
 CREATE TABLE records (
     name        TEXT PRIMARY KEY,
     owner       TEXT NOT NULL,
@@ -49,8 +47,40 @@ CREATE TABLE attempts (
 CREATE INDEX attempts_by_name ON attempts (name, id);
 """
 
+_HISTORY = """
+CREATE TABLE history (
+    id                INTEGER PRIMARY KEY,
+    name              TEXT NOT NULL,
+    created_at        TEXT NOT NULL,
+    generation        INTEGER NOT NULL,
+    owner             TEXT NOT NULL,
+    file              TEXT,
+    line              INTEGER,
+    spec              TEXT NOT NULL,
+    wanted_at         TEXT NOT NULL,
+    outcome           TEXT NOT NULL,
+    message           TEXT NOT NULL DEFAULT '',
+    settled_at        TEXT,
+    load_time_seconds REAL,
+    ended_at          TEXT,
+    UNIQUE (name, created_at, generation)
+) STRICT;
+CREATE INDEX history_by_name ON history (name, id);
+"""
+
+_SCHEMAS = (_RECORDS, _HISTORY)
+"""Each adds to the ones before it; a database holds the number of those that it has."""
+
+SCHEMA_VERSION = len(_SCHEMAS)
+
 KEPT_ATTEMPTS = 20
 """Per record; older ones are deleted."""
+
+KEPT_GENERATIONS = 20
+"""Of a record's history."""
+
+KEPT_HISTORY = 10_000
+"""Generations of all names together, those of removed records included."""
 
 
 class StoreError(Exception):
@@ -98,9 +128,13 @@ class Store:
         )
         return [(_record(row), _status(row["json"])) for row in rows]
 
-    def put(self, record: Record, status: Status) -> None:
-        """Write a record and its status, whether it is there or not."""
+    def put(self, record: Record, status: Status, at: datetime) -> None:
+        """Write a record and its status, whether it is there or not.
+
+        A generation that is new at `at` enters the history.
+        """
         with self._transaction() as db:
+            _enter(db, record, at)
             db.execute(
                 "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) "
                 "DO UPDATE SET owner = excluded.owner, spec = excluded.spec, "
@@ -125,10 +159,32 @@ class Store:
                 (record.name, _json(status)),
             )
 
-    def remove(self, name: str) -> None:
-        """Forget a record and its status; its attempts stay."""
+    def remove(self, name: str, at: datetime) -> None:
+        """Forget a record and its status; its attempts and its history stay."""
         with self._transaction() as db:
+            _end(db, name, "Removed", at)
             db.execute("DELETE FROM records WHERE name = ?", (name,))
+
+    def note_outcome(
+        self, record: Record, outcome: Outcome, message: str, at: datetime, load_time: float | None
+    ) -> None:
+        """Write into the history what became of the record's generation."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE history SET outcome = ?, message = ?, settled_at = ?, "
+                "load_time_seconds = ? WHERE name = ? AND created_at = ? AND generation = ?",
+                (
+                    *(outcome, message, at.isoformat(), load_time),
+                    *(record.name, record.created_at.isoformat(), record.generation),
+                ),
+            )
+
+    def history(self, name: str | None = None) -> list[Generation]:
+        """The kept generations of a record, or of all, the newest first."""
+        rows = self._db.execute(
+            "SELECT * FROM history WHERE ? IS NULL OR name = ? ORDER BY id DESC", (name, name)
+        )
+        return [_generation(row) for row in rows]
 
     def begin_attempt(
         self, name: str, generation: int, action: str, reason: str, at: datetime
@@ -185,11 +241,48 @@ def _open(path: Path) -> sqlite3.Connection:
                 f"{SCHEMA_VERSION}); upgrade, or name another directory with --state"
             )
         if version < SCHEMA_VERSION:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            missing = "".join(_SCHEMAS[version:])
+            db.executescript(f"BEGIN; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _enter(db: sqlite3.Connection, record: Record, at: datetime) -> None:
+    """Begin a generation in the history, unless it is there already."""
+    key = (record.name, record.created_at.isoformat(), record.generation)
+    known = db.execute(
+        "SELECT 1 FROM history WHERE name = ? AND created_at = ? AND generation = ?", key
+    ).fetchone()
+    if known:
+        return
+    _end(db, record.name, "Superseded", at)
+    db.execute(
+        "INSERT INTO history (name, created_at, generation, owner, file, line, spec, wanted_at, "
+        "outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'Pending')",
+        (*key, record.owner, record.file, record.line, _json(record.spec), at.isoformat()),
+    )
+    db.execute(
+        "DELETE FROM history WHERE name = ? AND id NOT IN "
+        "(SELECT id FROM history WHERE name = ? ORDER BY id DESC LIMIT ?)",
+        (record.name, record.name, KEPT_GENERATIONS),
+    )
+    db.execute(
+        "DELETE FROM history WHERE ended_at IS NOT NULL AND id <= "
+        "(SELECT max(id) FROM history) - ?",
+        (KEPT_HISTORY,),
+    )
+
+
+def _end(db: sqlite3.Connection, name: str, outcome: Outcome, at: datetime) -> None:
+    """End the generation that is wanted now; `outcome` is its own if it never had another."""
+    db.execute(
+        "UPDATE history SET ended_at = ?, "
+        "outcome = CASE outcome WHEN 'Pending' THEN ? ELSE outcome END "
+        "WHERE name = ? AND ended_at IS NULL",
+        (at.isoformat(), outcome, name),
+    )
 
 
 def _json(value: Any) -> str:
@@ -209,6 +302,15 @@ def _record(row: sqlite3.Row) -> Record:
         provisional=bool(row["provisional"]),
         last_good=msgspec.json.decode(last_good, type=LoadSpec) if last_good else None,
     )
+
+
+def _generation(row: sqlite3.Row) -> Generation:
+    values = dict(row)
+    del values["id"]
+    values["spec"] = msgspec.json.decode(row["spec"], type=LoadSpec)
+    for key in ("created_at", "wanted_at", "settled_at", "ended_at"):
+        values[key] = datetime.fromisoformat(row[key]) if row[key] else None
+    return Generation(**values)
 
 
 def _status(text: str | None) -> Status:

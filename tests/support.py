@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,12 +10,17 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
+from jsonschema import Draft202012Validator
+
+from reconciler.api import openapi
+from reconciler.core.schema import check
 
 MANIFEST = """\
 apiVersion: reconciler/v1
@@ -35,6 +41,7 @@ class Home:
         self.models = models
         self.manifests = root / "manifests"
         self.hub_cache = root / "hub"
+        self.lm_studio = root / "lmstudio"
         self.state = root / "state"
         self.manifests.mkdir(parents=True)
 
@@ -44,6 +51,7 @@ class Home:
             *("--manifests", str(self.manifests)),
             *("--models", str(self.models)),
             *("--hub-cache", str(self.hub_cache)),
+            *("--lm-studio", str(self.lm_studio)),
             *("--state", str(self.state)),
         ]
 
@@ -136,10 +144,17 @@ class Daemon:
         )
         try:
             with urllib.request.urlopen(request, timeout=90) as reply:
-                return reply.status, json.load(reply)
+                status, answer = reply.status, json.load(reply)
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, json.load(error)
+                status, answer = error.code, json.load(error)
+        check_answer(method, path, status, answer)
+        return status, answer
+
+    def events(self, query: str = "follow=false") -> list[Any]:
+        """The data of the kept events; `lost` stands for ones that are not kept any more."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/events?{query}", timeout=90) as reply:
+            return list(parse_events(reply))
 
     def get(self, path: str) -> Any:
         """The body of a GET that must succeed."""
@@ -187,6 +202,50 @@ class Daemon:
         """The names of the loaded instances."""
         models = self.get("/api/v1/models")["models"]
         return {i["id"] for m in models for i in m["loaded_instances"]}
+
+
+@cache
+def described() -> tuple[Any, list[tuple[re.Pattern[str], Any]]]:
+    """The OpenAPI document of this code, and its paths as patterns, the most particular first."""
+    from reconciler.api.app import build
+
+    app = build(None, "127.0.0.1", None)  # type: ignore[arg-type]
+    document = json.loads(json.dumps(openapi.document(app.router)))
+    paths = sorted(document["paths"].items(), key=lambda pair: "{" in pair[0])
+    return document, [
+        (re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(path))), operations)
+        for path, operations in paths
+    ]
+
+
+def check_answer(method: str, path: str, status: int, answer: Any) -> None:
+    """Hold a real answer against its description."""
+    document, paths = described()
+    plain = path.partition("?")[0]
+    operations: Any = next((o for pattern, o in paths if pattern.fullmatch(plain)), {})
+    schema = document["components"]["schemas"]["error"]
+    responses = operations.get(method.lower(), {"responses": {}})["responses"]
+    if str(status) in responses:
+        schema = responses[str(status)]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator(schema | {"components": document["components"]})
+    assert [e.message for e in validator.iter_errors(answer)] == [], answer
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterator[Any]:
+    """The data of server-sent events, each held against its schema."""
+    kind = ""
+    for line in lines:
+        field, _, value = line.decode().strip().partition(": ")
+        if field == "event":
+            kind = value
+        elif field == "data":
+            data = json.loads(value)
+            if kind == "lost":
+                yield "lost"
+            else:
+                assert [m.message for m in check("event", data)] == []
+                assert data["type"] == kind
+                yield data
 
 
 def eventually(condition: Callable[[], bool], story: Callable[[], str]) -> None:

@@ -60,7 +60,7 @@ def test_every_manifest_key_is_documented() -> None:
 def test_every_schema_describes_its_keys(name: str) -> None:
     text = Path(f"schemas/{name}.schema.json").read_text("utf-8")
     assert '"description"' in text
-    assert f'"urn:reconciler:{name}"' in text
+    assert f'"$id": "{name}.schema.json"' in text
 
 
 def test_links_between_the_docs_lead_somewhere() -> None:

@@ -47,8 +47,8 @@ STATUS = Status(
 
 def test_a_record_and_its_status_come_back_as_they_were(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.put(RECORD, Status())
-    store.put(RECORD, STATUS)
+    store.put(RECORD, Status(), AT)
+    store.put(RECORD, STATUS, AT)
     store.close()
     store = Store(tmp_path)
     assert store.load() == [(RECORD, STATUS)]
@@ -57,8 +57,8 @@ def test_a_record_and_its_status_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_removed_record_is_gone_with_its_status(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.put(RECORD, STATUS)
-    store.remove(RECORD.name)
+    store.put(RECORD, STATUS, AT)
+    store.remove(RECORD.name, AT)
     assert store.load() == []
     store.close()
 

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from reconciler.api import body, health, models, records, sources
+from reconciler.api import body, events, health, models, openapi, records, sources
 from reconciler.api.context import CONTROLLER
 from reconciler.api.errors import errors
 from reconciler.api.guard import guard
@@ -13,6 +13,6 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
     """The application that serves `controller` on `host`."""
     app = web.Application(middlewares=[errors, guard(host, token)], client_max_size=body.MAX_BYTES)
     app[CONTROLLER] = controller
-    for group in (models, records, sources, health):
+    for group in (models, records, events, sources, health, openapi):
         app.add_routes(group.routes)
     return app

@@ -20,6 +20,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.MODEL_NOT_FOUND: (404, "model_not_found", "model_not_found"),
+    Cause.AMBIGUOUS_MODEL: (400, "invalid_request", "ambiguous_model"),
     Cause.INVALID_CHECKPOINT: (400, "invalid_request", "invalid_checkpoint"),
     Cause.IMPOSSIBLE_SETTING: (400, "invalid_request", "impossible_setting"),
     Cause.INSUFFICIENT_MEMORY: (503, "insufficient_memory", "insufficient_memory"),

@@ -4,12 +4,14 @@ from aiohttp import web
 
 from reconciler import __version__
 from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import describe, ref
 from reconciler.api.errors import reply
 
 routes = web.RouteTableDef()
 
 
 @routes.get("/health")
+@describe({200: ref("health"), 503: ref("health")})
 async def health(request: web.Request) -> web.Response:
     """200 while models can be loaded; 503 with the reason where no worker can be started."""
     problem = request.app[CONTROLLER].engine_problem

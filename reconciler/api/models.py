@@ -6,6 +6,7 @@ from aiohttp import web
 
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import describe, many, ref
 from reconciler.api.errors import of_mistake, reply
 from reconciler.core.errors import Problem
 from reconciler.core.schema import contradictions, load_request
@@ -15,6 +16,7 @@ routes = web.RouteTableDef()
 
 
 @routes.post("/api/v1/models/load")
+@describe({200: ref("load-response")}, body="load-request")
 async def load(request: web.Request) -> web.Response:
     """Load a model, or join what is loaded already; answers when it can be used."""
     body = await read(request, "load-request")
@@ -31,7 +33,7 @@ async def load(request: web.Request) -> web.Response:
         "config": status.config,
         "load_time_seconds": status.load_time_seconds,
         "joined": answer.joined,
-        "warnings": status.warnings,
+        "warnings": status.warnings + answer.warnings,
     }
     if body.get("echo_load_config"):
         told["load_config"] = status.config
@@ -39,6 +41,7 @@ async def load(request: web.Request) -> web.Response:
 
 
 @routes.post("/api/v1/models/unload")
+@describe({200: ref("unload-response")}, body="unload-request")
 async def unload(request: web.Request) -> web.Response:
     """Remove an http record and unload its instance; answers when its memory is free."""
     body = await read(request, "unload-request")
@@ -47,6 +50,7 @@ async def unload(request: web.Request) -> web.Response:
 
 
 @routes.get("/api/v1/models")
+@describe({200: many("models", "model")})
 async def models(request: web.Request) -> web.Response:
     """The models on disk, each with its loaded instances."""
     controller = request.app[CONTROLLER]
@@ -66,16 +70,35 @@ def _row(model: Listed, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, A
         "publisher": publisher,
         "key": model.key,
         "display_name": name,
-        "format": "mlx",
+        "architecture": None,
+        "quantization": None,
+        "size_bytes": None,
+        "params_string": None,
+        "loaded_instances": [],
+        "max_context_length": None,
+        "format": None,
+        "capabilities": {"vision": False, "trained_for_tool_use": False},
+        "description": None,
     }
     facts = model.facts
     if isinstance(facts, Problem):
-        return row | {"loaded_instances": [], "error": facts.message}
+        return row | {"error": facts.message}
     bits = facts.quantization_bits
     return row | {
         "architecture": facts.model_type,
         "quantization": {"name": f"{bits}bit", "bits_per_weight": bits} if bits else None,
         "size_bytes": facts.weights_bytes,
-        "max_context_length": facts.max_context,
+        "params_string": _params_string(facts.parameters),
         "loaded_instances": by_path.get(facts.path, []),
+        "max_context_length": facts.max_context,
+        "format": "mlx",
+        "capabilities": {"vision": False, "trained_for_tool_use": facts.tool_use},
     }
+
+
+def _params_string(parameters: int) -> str:
+    """As models are named: `7B`, `1.5B`, `350M`, `90K`."""
+    for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if parameters >= factor:
+            return f"{parameters / factor:.1f}".removesuffix(".0") + unit
+    return str(parameters)

@@ -3,17 +3,21 @@
 import asyncio
 import contextlib
 import math
+from dataclasses import asdict, fields
 from typing import Any
 
 from aiohttp import web
 
 from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import Query, describe, many, ref
 from reconciler.api.errors import ApiError, of_problem, reply
-from reconciler.controller import Answer, Controller
+from reconciler.controller import Answer, Complaint, Controller
 from reconciler.core.errors import Cause, Problem
-from reconciler.core.records import LoadSpec
+from reconciler.core.records import Generation, LoadSpec
 
 routes = web.RouteTableDef()
+
+NUMBER = {"type": "number", "minimum": 0}
 
 DEFAULT_TIMEOUT = 60.0
 LONGEST_TIMEOUT = 3600.0
@@ -21,12 +25,22 @@ LONGEST_TIMEOUT = 3600.0
 
 
 @routes.get("/api/v1/records")
+@describe({200: many("records", "record")})
 async def records(request: web.Request) -> web.Response:
     """All records."""
-    return reply({"records": [_record(a) for a in request.app[CONTROLLER].answers()]})
+    controller = request.app[CONTROLLER]
+    return reply({"records": [_record(a, controller) for a in controller.answers()]})
 
 
 @routes.get("/api/v1/records/{name:.+}")
+@describe(
+    {200: ref("record")},
+    query=(
+        Query("wait", "Answer when the record is so.", {"enum": ["ready", "gone"]}),
+        Query("generation", "With `wait=ready`: this generation or a later one.", NUMBER),
+        Query("timeout", "Seconds to wait at most.", NUMBER),
+    ),
+)
 async def record(request: web.Request) -> web.Response:
     """One record. With `wait=ready` or `wait=gone` it answers when that is so, or at `timeout`.
 
@@ -38,7 +52,7 @@ async def record(request: web.Request) -> web.Response:
     answer = controller.answer(name)
     if answer is None:
         raise of_problem(Problem(Cause.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
-    return reply(_record(answer))
+    return reply(_record(answer, controller))
 
 
 async def _wait(request: web.Request, controller: Controller, name: str) -> None:
@@ -84,7 +98,23 @@ def _number(request: web.Request, key: str, default: float) -> float:
     return value
 
 
-def _record(answer: Answer) -> dict[str, Any]:
+@routes.get("/api/v1/history")
+@describe(
+    {200: many("history", "generation")},
+    query=(Query("name", "Of this record alone.", {"type": "string"}),),
+)
+async def history(request: web.Request) -> web.Response:
+    """What was wanted and what became of it, the newest first; removed records included."""
+    kept = request.app[CONTROLLER].history(request.query.get("name"))
+    return reply({"history": [_generation(g) for g in kept]})
+
+
+def _generation(generation: Generation) -> dict[str, Any]:
+    told = {f.name: getattr(generation, f.name) for f in fields(generation)}
+    return told | {"spec": _spec(generation.spec)}
+
+
+def _record(answer: Answer, controller: Controller) -> dict[str, Any]:
     record, status = answer.record, answer.status
     return {
         "name": record.name,
@@ -93,12 +123,24 @@ def _record(answer: Answer) -> dict[str, Any]:
         "line": record.line,
         "generation": record.generation,
         "created_at": record.created_at,
+        "provisional": record.provisional,
         "spec": _spec(record.spec),
         "status": status,
+        "source_errors": [_complaint(c) for c in controller.complaints(record)],
     }
 
 
 def _spec(spec: LoadSpec) -> dict[str, Any]:
     """A spec as it would stand in a manifest."""
     told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
-    return told | {"suspend": True} if spec.suspend else told
+    defaults = LoadSpec(spec.model)
+    for key in ("revision", "suspend", "priority", "update_strategy"):
+        if getattr(spec, key) != getattr(defaults, key):
+            told[key] = getattr(spec, key)
+    return told
+
+
+def _complaint(complaint: Complaint) -> dict[str, Any]:
+    place = complaint.place
+    told = {"file": None, "line": None, "column": None, "key": None}
+    return {"message": complaint.message} | (told if place is None else asdict(place))

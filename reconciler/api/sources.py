@@ -5,6 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import describe, many
 from reconciler.api.errors import reply
 from reconciler.controller import SourceView
 from reconciler.core.manifest import Flaw
@@ -14,6 +15,7 @@ routes = web.RouteTableDef()
 
 
 @routes.get("/api/v1/sources")
+@describe({200: many("sources", "source")})
 async def sources(request: web.Request) -> web.Response:
     """Each source with its files."""
     seen = request.app[CONTROLLER].sources()
@@ -22,13 +24,15 @@ async def sources(request: web.Request) -> web.Response:
 
 def _source(name: str, view: SourceView | None) -> dict[str, Any]:
     if view is None:
-        return {"name": name, "readable": None, "files": [], "not_followed": {}}
+        nothing: dict[str, Any] = {"message": None, "files": [], "not_followed": {}, "held": {}}
+        return {"name": name, "readable": None} | nothing
     return {
         "name": name,
         "readable": view.snapshot.unreadable is None,
         "message": view.snapshot.unreadable,
         "files": [_file(file) for file in view.snapshot.files],
         "not_followed": view.flagged,
+        "held": view.held,
     }
 
 

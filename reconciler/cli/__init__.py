@@ -48,6 +48,14 @@ def main() -> None:
     help="Cache of Hugging Face's tools, whose models can be loaded too.",
 )
 @click.option(
+    "--lm-studio",
+    type=click.Path(path_type=Path),
+    default=Path("~/.lmstudio").expanduser(),
+    envvar="RECONCILER_LM_STUDIO",
+    show_envvar=True,
+    help="LM Studio's directory, whose models can be loaded too.",
+)
+@click.option(
     "--state",
     type=click.Path(path_type=Path),
     default=HOME / "state",
@@ -89,6 +97,7 @@ def serve(
     manifests: Path,
     models: tuple[Path, ...],
     hub_cache: Path,
+    lm_studio: Path,
     state: Path,
     host: str,
     port: int,
@@ -101,7 +110,7 @@ def serve(
     """
     from reconciler.cli.serve import Options, run
 
-    run(Options(manifests, models, hub_cache, state, host, port, token_file, log_level))
+    run(Options(manifests, models, hub_cache, lm_studio, state, host, port, token_file, log_level))
 
 
 @main.command()

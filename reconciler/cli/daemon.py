@@ -58,6 +58,7 @@ async def running(home: Path) -> AsyncIterator[Client]:
             *("--manifests", str(home / "manifests")),
             *("--models", str(home / "models")),
             *("--hub-cache", str(home / "hub")),
+            *("--lm-studio", str(home / "lmstudio")),
             *("--state", str(home / "state")),
             stdout=PIPE,
             stderr=log,

@@ -19,7 +19,7 @@ from reconciler.controller import Controller
 from reconciler.engine import sockets
 from reconciler.engine.engine import Engine
 from reconciler.models.catalog import Catalog
-from reconciler.models.places import Directory, HubCache
+from reconciler.models.places import Directory, HubCache, LMStudio
 from reconciler.sources.directory import DirectorySource
 from reconciler.store import Store, StoreError
 
@@ -34,6 +34,7 @@ class Options:
     manifests: Path
     models: tuple[Path, ...]
     hub_cache: Path
+    lm_studio: Path
     state: Path
     host: str
     port: int
@@ -70,7 +71,13 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     controller = Controller(
         store,
-        Catalog([*map(Directory, options.models), HubCache(options.hub_cache)]),
+        Catalog(
+            [
+                *map(Directory, options.models),
+                LMStudio(options.lm_studio),
+                HubCache(options.hub_cache),
+            ]
+        ),
         lambda on_death: Engine(run_directory, on_death),
         [DirectorySource(options.manifests)],
     )

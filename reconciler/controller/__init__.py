@@ -6,6 +6,8 @@ they say, and writes down the result. No state that gates a change is read befor
 used after it.
 
     book.py        the records, on disk first and then in memory
+    clock.py       time, handed in
+    events.py      what happened, for whoever listens
     feed.py        sources -> book
     loop.py        book + engine -> actions -> book
     controller.py  what the api asks
@@ -13,6 +15,6 @@ used after it.
 
 from reconciler.controller.book import Answer
 from reconciler.controller.controller import Controller
-from reconciler.controller.feed import SourceView
+from reconciler.controller.feed import Complaint, SourceView
 
-__all__ = ["Answer", "Controller", "SourceView"]
+__all__ = ["Answer", "Complaint", "Controller", "SourceView"]

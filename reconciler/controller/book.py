@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from reconciler.controller.clock import Clock
+from reconciler.controller.events import Events
 from reconciler.core.backoff import Retry
 from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint
-from reconciler.core.records import Record, Status
+from reconciler.core.records import ModelRef, Record, SettingWarning, Status
 from reconciler.store import Store
 
 log = structlog.get_logger()
@@ -24,6 +25,16 @@ class Answer:
     record: Record
     status: Status
     joined: bool = False
+    warnings: tuple[SettingWarning, ...] = ()
+    """What the question changed for others."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a model's files said, at a monotonic time."""
+
+    checkpoint: Checkpoint | Problem
+    at: float
 
 
 @dataclass
@@ -34,16 +45,10 @@ class Entry:
     status: Status
     queued_at: float
     """Monotonic time at which the present wish came up."""
-    checkpoint: Checkpoint | Problem | None = None
-    """What `checked_model` was found to be, at the monotonic time `checked_at`."""
-    checked_model: str | None = None
-    checked_at: float = 0.0
     retry: Retry | None = None
+    restore: Retry | None = None
+    """Failure to load the last good spec again."""
     waiters: list["asyncio.Future[Answer]"] = field(default_factory=list)
-
-    def found(self, model: str, checkpoint: Checkpoint | Problem, at: float) -> None:
-        """Note what a model's files say, at a monotonic time."""
-        self.checkpoint, self.checked_model, self.checked_at = checkpoint, model, at
 
     def succeed(self) -> None:
         """Answer whoever waits."""
@@ -66,7 +71,10 @@ class Book:
     def __init__(self, store: Store, clock: Clock) -> None:
         self.store = store
         self.clock = clock
+        self.events = Events(clock)
         self.entries: dict[str, Entry] = {}
+        self.found: dict[ModelRef, Found] = {}
+        """What each model that was looked for was found to be."""
         self.wake = asyncio.Event()
         """Set when the loop has something to look at."""
         self._changed = asyncio.Event()
@@ -81,7 +89,7 @@ class Book:
                 self.entries[record.name] = Entry(record, status, self.clock.monotonic())
             else:
                 log.warning("dropping a record whose source is gone", name=record.name)
-                self.store.remove(record.name)
+                self.store.remove(record.name, self.clock.utc())
 
     def records(self) -> dict[str, Record]:
         """The records by name."""
@@ -89,35 +97,85 @@ class Book:
 
     def put(self, record: Record) -> Entry:
         """Write a record and take it up."""
+        at = self.clock.utc()
         entry = self.entries.get(record.name)
+        before = entry.record if entry is not None else None
         status = entry.status if entry is not None else Status()
-        new_wish = entry is None or entry.record.generation != record.generation
+        new_wish = before is None or before.generation != record.generation
         if new_wish:
-            status = pending(status, self.clock.utc())
-        self.store.put(record, status)
+            status = pending(status, at)
+        self.store.put(record, status, at)
         if entry is None:
-            entry = self.entries[record.name] = Entry(record, status, self.clock.monotonic())
+            entry = self.entries[record.name] = Entry(record, Status(), self.clock.monotonic())
         elif new_wish:
             entry.queued_at = self.clock.monotonic()
-        entry.record, entry.status = record, status
+        entry.record = record
+        self._tell_change(before, record)
+        self._take_status(entry, status)
         self.announce()
         self.wake.set()
         return entry
 
     def put_status(self, entry: Entry, status: Status) -> None:
         """Write what became of a record."""
-        self.store.put(entry.record, status)
-        entry.status = status
+        self.store.put(entry.record, status, self.clock.utc())
+        self._take_status(entry, status)
         self.announce()
 
     def remove(self, name: str, problem: Problem) -> None:
         """Forget a record; whoever waits for it is told `problem`."""
-        self.store.remove(name)
+        self.store.remove(name, self.clock.utc())
         entry = self.entries.pop(name)
         log.info("record removed", name=name, reason=problem.message)
+        generation = entry.record.generation
+        self.events.emit("record", name, "Removed", problem.message, generation=generation)
         entry.fail(problem)
         self.announce()
         self.wake.set()
+
+    def checkpoint(self, ref: ModelRef) -> Checkpoint | None:
+        """The checkpoint that was found for a model, if one was."""
+        found = self.found.get(ref)
+        checkpoint = found.checkpoint if found is not None else None
+        return checkpoint if isinstance(checkpoint, Checkpoint) else None
+
+    def _tell_change(self, before: Record | None, record: Record) -> None:
+        """An event and a log line where a record came, changed, or got another owner."""
+        if before is None:
+            reason = "Created"
+        elif before.generation != record.generation:
+            reason = "Changed"
+        elif before.owner != record.owner:
+            reason = "TakenOver"
+        else:
+            return
+        generation, place = record.generation, record.place
+        log.info("record changed", name=record.name, reason=reason, generation=generation, by=place)
+        words = f"generation {generation}, by {place}"
+        self.events.emit("record", record.name, reason, words, generation=generation)
+
+    def _take_status(self, entry: Entry, status: Status) -> None:
+        """An event and a log line at a transition of conditions, not at each pass."""
+        before, entry.status = entry.status, status
+        ready = status.condition("Ready")
+        if ready is None or _states(before) == _states(status):
+            return
+        name, generation = entry.record.name, entry.record.generation
+        log.info(
+            "conditions changed",
+            name=name,
+            ready=ready.status,
+            reason=ready.reason,
+            why=ready.message,
+        )
+        self.events.emit(
+            "transition",
+            name,
+            ready.reason,
+            ready.message,
+            generation=generation,
+            conditions=status.conditions,
+        )
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at after every change."""
@@ -128,3 +186,7 @@ class Book:
         """Wake everybody who waits for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _states(status: Status) -> list[tuple[str, str, str]]:
+    return [(c.type, c.status, c.reason) for c in status.conditions]

@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from reconciler.controller.book import Answer, Book
+from reconciler.controller.book import Answer, Book, Found
 from reconciler.controller.clock import Clock, SystemClock
-from reconciler.controller.feed import Feed, Source, SourceView
+from reconciler.controller.events import Events
+from reconciler.controller.feed import Complaint, Feed, Source, SourceView
 from reconciler.controller.loop import Engine, Loop
 from reconciler.core.desired import Join, View, decide
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.records import HTTP, Instance, LoadRequest
+from reconciler.core.facts import Machine
+from reconciler.core.records import HTTP, Generation, Instance, LoadRequest, Record, SettingWarning
 from reconciler.models.catalog import Catalog, Listed
 from reconciler.store import Store
 
@@ -43,6 +44,7 @@ class Controller:
 
     async def close(self) -> None:
         """Stop reconciling and end all workers; records stay."""
+        self._book.events.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -55,19 +57,21 @@ class Controller:
     async def load(self, request: LoadRequest) -> Answer:
         """Bring about what `request` asks for and say what is so. Raises `LoadError`."""
         machine = await self._known_machine()
-        checkpoint = await asyncio.to_thread(self._catalog.find, request.model)
+        checkpoint = await asyncio.to_thread(self._catalog.find, request.ref)
+        warnings: tuple[SettingWarning, ...] = ()
         decision = decide(self._decision_views(), request, checkpoint, self._clock.utc())
         if isinstance(decision, Join):
             entry = self._book.entries[decision.name]
         else:
+            warnings = decision.warnings
             self._loop.admit(decision.record, checkpoint, machine)
             entry = self._book.put(decision.record)
-            entry.found(request.model, checkpoint, self._clock.monotonic())
+            self._book.found[request.ref] = Found(checkpoint, self._clock.monotonic())
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         entry.waiters.append(waiter)
         self._book.wake.set()
         answer = await waiter
-        return replace(answer, joined=isinstance(decision, Join))
+        return replace(answer, joined=isinstance(decision, Join), warnings=warnings)
 
     async def unload(self, name: str) -> None:
         """Remove an http record, and return when its instance is gone. Raises `LoadError`."""
@@ -100,9 +104,23 @@ class Controller:
         """The sources; None for one that has not been read yet."""
         return {feed.name: feed.view for feed in self._feeds}
 
+    def complaints(self, record: Record) -> tuple[Complaint, ...]:
+        """Why a record is not as a source says."""
+        views = (feed.view for feed in self._feeds)
+        return tuple(c for view in views if view is not None for c in view.complaints(record))
+
+    def history(self, name: str | None) -> list[Generation]:
+        """The kept generations of a record, or of all, the newest first."""
+        return self._book.store.history(name)
+
+    @property
+    def events(self) -> Events:
+        """What happens."""
+        return self._book.events
+
     async def models(self) -> tuple[Listed, ...]:
         """The models on disk."""
-        return await asyncio.to_thread(self._catalog.list)
+        return await asyncio.to_thread(self._catalog.listed)
 
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded."""
@@ -135,7 +153,7 @@ class Controller:
         return [
             View(
                 entry.record,
-                entry.checkpoint if isinstance(entry.checkpoint, Checkpoint) else None,
+                self._book.checkpoint(entry.record.spec.ref),
                 loaded.get(name),
                 entry.status.ready,
             )

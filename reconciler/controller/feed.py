@@ -10,7 +10,10 @@ from reconciler.controller.book import Book
 from reconciler.controller.clock import sleep
 from reconciler.core.desired import Memory, absorb
 from reconciler.core.errors import Cause, Problem
-from reconciler.core.snapshot import Snapshot
+from reconciler.core.events import Place
+from reconciler.core.manifest import Flaw
+from reconciler.core.records import Record
+from reconciler.core.snapshot import ManifestFile, Snapshot
 
 log = structlog.get_logger()
 
@@ -28,11 +31,41 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Complaint:
+    """Why a record is not as its source says."""
+
+    message: str
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
 class SourceView:
-    """A source as it was last seen, and which of its declarations are not followed."""
+    """A source as it was last seen, and what of it is not as it says."""
 
     snapshot: Snapshot
     flagged: Mapping[str, str]
+    """Why a name that it declares is not followed."""
+    held: Mapping[str, str]
+    """Why a record that it does not declare any more is kept."""
+
+    def complaints(self, record: Record) -> tuple[Complaint, ...]:
+        """What is wrong in this source about a record."""
+        found = [
+            Complaint(why[record.name]) for why in (self.flagged, self.held) if record.name in why
+        ]
+        if record.owner != self.snapshot.source:
+            return tuple(found)
+        if self.snapshot.unreadable is not None:
+            found.append(Complaint(self.snapshot.unreadable))
+        for file in self.snapshot.files:
+            if file.path == record.file:
+                found += [Complaint(flaw.message, place(file, flaw)) for flaw in file.flaws]
+        return tuple(found)
+
+
+def place(file: ManifestFile, flaw: Flaw) -> Place:
+    """Where a flaw stands."""
+    return Place(file.path, flaw.position.line, flaw.position.column, flaw.key)
 
 
 class Feed:
@@ -50,9 +83,7 @@ class Feed:
         while True:
             try:
                 async for snapshot in self._source.snapshots():
-                    before = self.view.snapshot if self.view is not None else None
                     self._absorb(snapshot)
-                    _log_flaws(before, snapshot)
             except Exception:
                 log.exception("source failed; it is looked at again", source=self.name)
                 await sleep(self._book.clock, RESTART_SECONDS)
@@ -63,17 +94,13 @@ class Feed:
         records = self._book.records()
         result = absorb(records, self._memory, snapshot, at, clock.utc())
         for record in result.upserts:
-            known = records.get(record.name)
-            if known is None:
-                log.info("record created", name=record.name, place=record.place)
-            elif record.generation != known.generation:
-                log.info("record changed", name=record.name, generation=record.generation)
             self._book.put(record)
         for name in result.removals:
             words = f"{records[name].place} no longer declares it"
             self._book.remove(name, Problem(Cause.REMOVED, words, permanent=False))
         self._memory = result.memory
-        self.view = SourceView(snapshot, result.flagged)
+        before, self.view = self.view, SourceView(snapshot, result.flagged, result.held)
+        self._tell_changes(before, self.view)
         self._book.announce()
         if result.check_at is not None:
             clock.call_later(max(0.0, result.check_at - at), lambda: self._absorb_again(snapshot))
@@ -83,19 +110,43 @@ class Feed:
         if self.view is not None and self.view.snapshot is snapshot:
             self._absorb(snapshot)
 
+    def _tell_changes(self, before: SourceView | None, after: SourceView) -> None:
+        """An event and a log line where an error comes or goes, not at each look."""
+        self._tell_readable(before, after.snapshot)
+        known = {f.path: f for f in before.snapshot.files} if before is not None else {}
+        for file in after.snapshot.files:
+            old = known.get(file.path)
+            if old is not None and old.flaws == file.flaws:
+                continue
+            for flaw in file.flaws:
+                at = place(file, flaw)
+                log.warning(
+                    "manifest is invalid",
+                    place=f"{at.file}:{at.line}:{at.column}",
+                    key=at.key,
+                    reason=flaw.message,
+                )
+                self._emit("Invalid", f"{at.file}:{at.line}:{at.column}: {flaw.message}", at)
+            if old is not None and file.valid:
+                log.info("manifest is valid again", file=file.path)
+                self._emit("Valid", f"{file.path} is valid again")
+        for reason, new, was in (
+            ("NotFollowed", after.flagged, before.flagged if before is not None else {}),
+            ("Held", after.held, before.held if before is not None else {}),
+        ):
+            for name, why in new.items():
+                if was.get(name) != why:
+                    log.warning("source is not followed", name=name, reason=reason, why=why)
+                    self._emit(reason, f"{name}: {why}")
 
-def _log_flaws(before: Snapshot | None, after: Snapshot) -> None:
-    """Log a source's errors when they come and when they go, not at each look."""
-    if after.unreadable is not None:
-        if before is None or before.unreadable is None:
-            log.warning("source cannot be read; its records are held", reason=after.unreadable)
-        return
-    known = {f.path: f.flaws for f in before.files} if before is not None else {}
-    for file in after.files:
-        if file.flaws == known.get(file.path, ()):
-            continue
-        for flaw in file.flaws:
-            place = f"{file.path}:{flaw.position.line}:{flaw.position.column}"
-            log.warning("manifest is invalid", place=place, reason=flaw.message)
-        if file.valid:
-            log.info("manifest is valid again", file=file.path)
+    def _tell_readable(self, before: SourceView | None, snapshot: Snapshot) -> None:
+        was = before.snapshot.unreadable if before is not None else None
+        if snapshot.unreadable is not None and was is None:
+            log.warning("source cannot be read; its records are held", reason=snapshot.unreadable)
+            self._emit("Unreadable", snapshot.unreadable)
+        elif snapshot.unreadable is None and was is not None:
+            log.info("source can be read again", source=self.name)
+            self._emit("Readable", f"{self.name} can be read again")
+
+    def _emit(self, reason: str, message: str, at: Place | None = None) -> None:
+        self._book.events.emit("source", self.name, reason, message, place=at)

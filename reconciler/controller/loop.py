@@ -5,27 +5,39 @@ pass or an action is never lost.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
-from reconciler.controller.book import Book, Entry
+from reconciler.controller.book import Book, Entry, Found
 from reconciler.controller.clock import sleep
 from reconciler.core import backoff
+from reconciler.core.backoff import Retry
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.plan import Action, Facts, Kind, plan
-from reconciler.core.records import HTTP, Instance, LoadReport, LoadSpec, Record, Status
+from reconciler.core.memory import readable_bytes
+from reconciler.core.plan import Action, Facts, Kind, Why, plan
+from reconciler.core.records import (
+    HTTP,
+    Instance,
+    LoadReport,
+    LoadSpec,
+    ModelRef,
+    Outcome,
+    Progress,
+    Record,
+    Status,
+)
 from reconciler.core.settings import Resolved
 from reconciler.models.catalog import Catalog
 
 log = structlog.get_logger()
 
 RECHECK_SECONDS = 30.0
-"""Between looks at the files of a record that cannot be loaded; they may have been mended."""
+"""Between looks at a model's files: they may have been mended, or changed after the load."""
 
 RETRY_SECONDS = 1.0
 """After a pass or an action that failed in a way that nobody foresaw."""
@@ -45,6 +57,7 @@ class Engine(Protocol):
         spec: LoadSpec,
         checkpoint: Checkpoint,
         resolved: Resolved,
+        progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
     ) -> LoadReport: ...
@@ -97,7 +110,7 @@ class Loop:
         """Refuse at once what the plan would not load. Raises `LoadError`."""
         records = self._book.records() | {record.name: record}
         facts = self._facts()
-        facts = replace(facts, checkpoints={**facts.checkpoints, record.name: checkpoint})
+        facts = replace(facts, checkpoints={**facts.checkpoints, record.spec.ref: checkpoint})
         instances = self._engine.instances()
         for action in plan(
             list(records.values()), instances, facts, machine, self._clock.monotonic()
@@ -111,7 +124,7 @@ class Loop:
         if entry is not None:
             entry.queued_at = self._clock.monotonic()
             entry.status = replace(entry.status, restarts=entry.status.restarts + 1)
-            self._note_failure(entry, entry.record.generation, None, problem)
+            entry.retry = self._failure(entry.retry, entry.record.generation, None, problem)
         self._book.wake.set()
 
     # -- observe ---------------------------------------------------------------------------
@@ -134,29 +147,32 @@ class Loop:
                 return machine
 
     async def _look_up_checkpoints(self) -> None:
-        """Read the files of the records that need it."""
-        loaded = {i.name: i.spec for i in self._engine.instances()}
-        for entry in list(self._book.entries.values()):
-            record = entry.record
-            model = record.spec.model
-            fresh = self._clock.monotonic() - entry.checked_at < RECHECK_SECONDS
-            if entry.checked_model == model and (fresh or loaded.get(record.name) == record.spec):
-                continue
-            try:
-                found: Checkpoint | Problem = await asyncio.to_thread(self._catalog.find, model)
-            except LoadError as error:
-                found = error.problem
-            entry.found(model, found, self._clock.monotonic())
+        """Read the files of the models that records ask for, where that is due."""
+        now = self._clock.monotonic()
+        wanted: dict[ModelRef, float] = {}
+        for entry in self._book.entries.values():
+            for spec in (entry.record.spec, entry.record.last_good):
+                if spec is not None:
+                    wanted[spec.ref] = max(wanted.get(spec.ref, 0.0), entry.queued_at)
+        known = self._book.found
+        due = [
+            ref
+            for ref, queued_at in wanted.items()
+            if ref not in known
+            or now - known[ref].at >= RECHECK_SECONDS
+            or known[ref].at < queued_at
+        ]
+        found = await asyncio.to_thread(self._catalog.find_all, due) if due else {}
+        for ref in known.keys() - wanted.keys():
+            del known[ref]
+        known.update({ref: Found(checkpoint, now) for ref, checkpoint in found.items()})
 
     def _facts(self) -> Facts:
         entries = self._book.entries
         return Facts(
-            checkpoints={
-                name: e.checkpoint
-                for name, e in entries.items()
-                if e.checkpoint is not None and e.checked_model == e.record.spec.model
-            },
+            checkpoints={ref: found.checkpoint for ref, found in self._book.found.items()},
             retries={name: e.retry for name, e in entries.items() if e.retry is not None},
+            restores={name: e.restore for name, e in entries.items() if e.restore is not None},
             running=self.running,
         )
 
@@ -173,7 +189,7 @@ class Loop:
                 self._begin(action)
         self._report(actions)
         times = [a.until - at for a in planned if a.until is not None]
-        if any(a.kind is Kind.HOLD for a in planned):
+        if records:
             times.append(RECHECK_SECONDS)
         return max(0.0, min(times)) if times else None
 
@@ -229,14 +245,26 @@ class Loop:
             await sleep(self._clock, RETRY_SECONDS)  # it has no back-off of its own
 
     async def _carry_out(self, action: Action, record: Record | None) -> LoadReport | None:
-        if record is None or action.checkpoint is None or action.resolved is None:
+        if action.spec is None or action.checkpoint is None or action.resolved is None:
             await self._engine.unload(action.name)
             return None
+
+        def tell(progress: Progress) -> None:
+            self._book.events.emit(
+                "phase",
+                action.name,
+                progress.phase,
+                _how_far(progress),
+                generation=record.generation if record is not None else None,
+                progress=progress,
+            )
+
         return await self._engine.load(
             action.name,
-            record.spec,
+            action.spec,
             action.checkpoint,
             action.resolved,
+            tell,
             unload_first=action.unload_first,
         )
 
@@ -252,12 +280,19 @@ class Loop:
         entry = self._book.entries.get(record.name)
         if entry is None or entry.record.created_at != record.created_at:
             return
-        checkpoint, resolved = action.checkpoint, action.resolved
+        checkpoint, resolved, spec = action.checkpoint, action.resolved, action.spec
+        wished = spec is None or spec.loads_like(record.spec)
         if problem is not None:
-            revision = checkpoint.revision if checkpoint is not None else None
-            self._note_failure(entry, record.generation, revision, problem)
-        elif report is not None and checkpoint is not None and resolved is not None:
-            entry.retry = None
+            fingerprint = checkpoint.fingerprint if checkpoint is not None else None
+            previous = entry.retry if wished else entry.restore
+            failed = self._failure(previous, record.generation, fingerprint, problem)
+            entry.retry, entry.restore = (
+                (failed, entry.restore) if wished else (entry.retry, failed)
+            )
+        elif report is not None and resolved is not None:
+            if wished:
+                entry.retry = None
+            entry.restore = None
             entry.status = replace(
                 entry.status,
                 load_time_seconds=report.load_time_seconds,
@@ -265,20 +300,15 @@ class Loop:
                 load_phases=report.phases,
                 memory_bytes=report.memory_bytes,
                 warnings=resolved.warnings,
-                checkpoint=checkpoint.path,
             )
-            self._book.put(replace(entry.record, provisional=False, last_good=record.spec))
+            self._book.put(replace(entry.record, provisional=False, last_good=spec))
 
-    def _note_failure(
-        self, entry: Entry, generation: int, revision: str | None, problem: Problem
-    ) -> None:
-        entry.retry = backoff.after(
-            entry.retry,
-            generation,
-            revision,
-            problem,
-            self._clock.monotonic(),
-            self._clock.chance(),
+    def _failure(
+        self, previous: Retry | None, generation: int, fingerprint: str | None, problem: Problem
+    ) -> Retry:
+        clock = self._clock
+        return backoff.after(
+            previous, generation, fingerprint, problem, clock.monotonic(), clock.chance()
         )
 
     # -- report ----------------------------------------------------------------------------
@@ -288,17 +318,31 @@ class Loop:
         loaded = {i.name: i for i in self._engine.instances()}
         for name, entry in list(self._book.entries.items()):
             action = self.running.get(name, actions.get(name))
-            before = entry.status
-            status = derive(entry.record, before, loaded.get(name), action, self._clock.utc())
+            before, record, instance = entry.status, entry.record, loaded.get(name)
+            on_disk = self._book.checkpoint(record.spec.ref)
+            status = derive(record, before, instance, action, self._clock.utc(), on_disk)
             if status != before:
                 self._book.put_status(entry, status)
-                _log_transition(name, before, status)
+                self._note_outcome(record, status, action)
             if status.ready:
                 entry.succeed()
             elif action is not None and action.problem is not None:
                 self._give_up(entry, action.problem)
             elif action is not None and action.kind is Kind.HOLD:
                 entry.fail(Problem(Cause.SUSPENDED, f"'{name}' is {action.reason}"))
+
+    def _note_outcome(self, record: Record, status: Status, action: Action | None) -> None:
+        """Write into the history what became of a wish, once that is known."""
+        outcome: Outcome
+        if status.ready:
+            outcome, words, seconds = "Loaded", "", status.load_time_seconds
+        elif action is None or action.acts or action.why in _UNDECIDED:
+            return
+        elif action.problem is not None:
+            outcome, words, seconds = "Failed", action.problem.message, None
+        else:
+            outcome, words, seconds = "Suspended", action.reason, None
+        self._book.store.note_outcome(record, outcome, words, self._clock.utc(), seconds)
 
     def _give_up(self, entry: Entry, problem: Problem) -> None:
         """An http wish that failed is undone; a manifest's goes on being tried."""
@@ -313,7 +357,13 @@ class Loop:
             self._book.put(record.with_spec(previous))
 
 
-def _log_transition(name: str, before: Status, after: Status) -> None:
-    old, new = before.condition("Ready"), after.condition("Ready")
-    if new is not None and (old is None or (old.status, old.reason) != (new.status, new.reason)):
-        log.info("ready changed", name=name, status=new.status, reason=new.reason, why=new.message)
+_UNDECIDED = (Why.QUEUED, Why.READING_CHECKPOINT, Why.WAITING_FOR_MEMORY)
+"""Waits that say nothing about the wish itself."""
+
+
+def _how_far(progress: Progress) -> str:
+    """In words."""
+    if progress.bytes_read is None or progress.bytes_total is None:
+        return f"{progress.phase} begins"
+    read, total = readable_bytes(progress.bytes_read), readable_bytes(progress.bytes_total)
+    return f"{progress.phase}: {read} of {total} read"

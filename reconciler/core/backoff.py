@@ -12,10 +12,10 @@ JITTER = 0.1
 
 @dataclass(frozen=True)
 class Retry:
-    """A failure of one generation of a record on one revision of its files."""
+    """A failure of one generation of a record on one state of its files."""
 
     generation: int
-    revision: str | None
+    fingerprint: str | None
     problem: Problem
     failures: int
     not_before: float
@@ -25,7 +25,7 @@ class Retry:
 def after(
     previous: Retry | None,
     generation: int,
-    revision: str | None,
+    fingerprint: str | None,
     problem: Problem,
     now: float,
     chance: float,
@@ -40,4 +40,4 @@ def after(
     # The exponent is bounded because 2.0**1024 overflows after a month of failures.
     delay = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(failures - 1, 30))
     delay *= 1 + JITTER * chance
-    return Retry(generation, revision, problem, failures, now + delay)
+    return Retry(generation, fingerprint, problem, failures, now + delay)

@@ -6,13 +6,15 @@ A condition keeps its time of transition until its status or its reason changes.
 from dataclasses import replace
 from datetime import datetime
 
-from reconciler.core.plan import Action, Kind
+from reconciler.core.facts import Checkpoint
+from reconciler.core.plan import Action, Kind, Why
 from reconciler.core.records import (
     Condition,
     ConditionStatus,
     ConditionType,
     Instance,
     Record,
+    SettingWarning,
     Status,
 )
 
@@ -20,29 +22,62 @@ PENDING = "the wish is new; it has not been looked at yet"
 
 
 def derive(
-    record: Record, status: Status, instance: Instance | None, action: Action | None, at: datetime
+    record: Record,
+    status: Status,
+    instance: Instance | None,
+    action: Action | None,
+    at: datetime,
+    on_disk: Checkpoint | None = None,
 ) -> Status:
     """The status of a record as of now.
 
-    `action` is what is being done about the record, or what the plan says of it; None where
-    record and instance agree.
+    `on_disk` is what its model is on disk, as far as is known. `action` is what is being done
+    about the record, or what the plan says of it; None where record and instance agree.
     """
-    ready = instance is not None and instance.spec == record.spec and action is None
-    # All three carry one reason and message: why the record is where it is.
-    reason, message = _why(record, instance, action, ready=ready)
+    met = instance is not None and instance.spec.loads_like(record.spec)
+    ready = met and action is None
+    reason, message = _why(record, action, ready=ready, serving=instance is not None and not met)
+    failed = action is not None and action.problem is not None
+    waits_for_memory = action is not None and action.why is Why.WAITING_FOR_MEMORY
+    rolled_back = instance is not None and not met and failed and not waits_for_memory
     resting = action is not None and action.kind is Kind.HOLD
     stalled = resting and action is not None and action.problem is not None
     progressing = not ready and not resting
     return replace(
         status,
         conditions=_conditions(
-            status, reason, message, at, ready=ready, progressing=progressing, stalled=stalled
+            status,
+            "RolledBack" if rolled_back else reason,
+            reason,
+            message,
+            at,
+            ready=ready,
+            progressing=progressing,
+            stalled=stalled,
         ),
         observed_generation=record.generation if ready else status.observed_generation,
         config=instance.config if instance is not None else None,
+        checkpoint=instance.checkpoint if instance is not None else status.checkpoint,
+        revision=instance.revision if instance is not None else None,
+        revision_on_disk=on_disk.revision if on_disk is not None else None,
+        warnings=_warnings(status, instance, on_disk),
         worker_pid=instance.worker_pid if instance is not None else None,
         memory_bytes=status.memory_bytes if instance is not None else None,
     )
+
+
+def _warnings(
+    status: Status, instance: Instance | None, on_disk: Checkpoint | None
+) -> tuple[SettingWarning, ...]:
+    """Those of the load, and that the files are not the loaded ones any more, if so."""
+    kept = tuple(w for w in status.warnings if w.key != "model")
+    if instance is None or on_disk is None or instance.revision == on_disk.revision:
+        return kept
+    reason = (
+        f"revision {on_disk.revision} is on disk, {instance.revision} is loaded; "
+        "it is not loaded again by itself: unload and load it, or restart the daemon"
+    )
+    return (*kept, SettingWarning("model", instance.spec.model, reason))
 
 
 def pending(status: Status, at: datetime) -> Status:
@@ -51,21 +86,22 @@ def pending(status: Status, at: datetime) -> Status:
     What is loaded, if anything, is still in force; it is not what is wanted.
     """
     conditions = _conditions(
-        status, "Pending", PENDING, at, ready=False, progressing=True, stalled=False
+        status, "Pending", "Pending", PENDING, at, ready=False, progressing=True, stalled=False
     )
     return replace(status, conditions=conditions)
 
 
-def _why(
-    record: Record, instance: Instance | None, action: Action | None, *, ready: bool
-) -> tuple[str, str]:
+def _why(record: Record, action: Action | None, *, ready: bool, serving: bool) -> tuple[str, str]:
     """Reason and message of the state."""
     if ready:
         return "Loaded", f"generation {record.generation} is loaded and answers"
     if action is None:
         return "Pending", PENDING
-    serving = "; the previous settings are still in force" if instance is not None else ""
-    message = action.reason + serving
+    message = action.reason
+    if serving:
+        message += "; the previous settings are still in force"
+    if action.spec is not None and not action.spec.loads_like(record.spec):
+        return "RollingBack", message
     if action.why is not None:
         return action.why.value, message
     if action.problem is not None:
@@ -84,6 +120,7 @@ _UNDER_WAY = {
 
 def _conditions(
     status: Status,
+    ready_reason: str,
     reason: str,
     message: str,
     at: datetime,
@@ -92,14 +129,14 @@ def _conditions(
     progressing: bool,
     stalled: bool,
 ) -> tuple[Condition, ...]:
-    wanted: tuple[tuple[ConditionType, bool], ...] = (
-        ("Ready", ready),
-        ("Progressing", progressing),
-        ("Stalled", stalled),
+    wanted: tuple[tuple[ConditionType, bool, str], ...] = (
+        ("Ready", ready, ready_reason),
+        ("Progressing", progressing, reason),
+        ("Stalled", stalled, reason),
     )
     return tuple(
-        _keep_time(status, type_, "True" if true else "False", reason, message, at)
-        for type_, true in wanted
+        _keep_time(status, type_, "True" if true else "False", why, message, at)
+        for type_, true, why in wanted
     )
 
 

@@ -4,6 +4,7 @@ Desired state changes here and nowhere else, and only as its owner says. A sourc
 absorbed as a whole by one function, whoever took it, so a watch and a rescan cannot disagree.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,6 +19,7 @@ from reconciler.core.records import (
     LoadRequest,
     LoadSpec,
     Record,
+    SettingWarning,
 )
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 
@@ -53,6 +55,8 @@ class Absorbed:
     memory: Memory
     flagged: Mapping[str, str]
     """Why a name that the snapshot declares is not followed."""
+    held: Mapping[str, str]
+    """Why a name that the snapshot does not declare any more is kept."""
     check_at: float | None
     """When to absorb the same snapshot again, because time alone changes the outcome."""
 
@@ -65,7 +69,7 @@ def absorb(
     `now` is monotonic seconds, for grace times; `at` is the creation time of new records.
     """
     if snapshot.unreadable is not None:
-        return Absorbed((), (), memory, {}, None)
+        return Absorbed((), (), memory, {}, {}, None)
     declared, flagged = _declared(snapshot)
     upserts = []
     for name, (file, document) in declared.items():
@@ -87,7 +91,8 @@ def absorb(
     waiting = {n: m for n, m in missing.items() if n not in removals}
     check_at = min((m.since + wait for m in waiting.values() if not m.held_by), default=None)
     files = frozenset(f.path for f in snapshot.files)
-    return Absorbed(tuple(upserts), removals, Memory(files, waiting), flagged, check_at)
+    held = {n: _held_by(m.held_by) for n, m in waiting.items() if m.held_by}
+    return Absorbed(tuple(upserts), removals, Memory(files, waiting), flagged, held, check_at)
 
 
 def _declared(
@@ -104,6 +109,13 @@ def _declared(
         if len(where) > 1
     }
     return {n: w[0] for n, w in places.items() if n not in flagged}, flagged
+
+
+def _held_by(files: frozenset[str]) -> str:
+    return (
+        f"its document vanished as {', '.join(sorted(files))} appeared, which is invalid; "
+        "it goes once that is mended or removed"
+    )
 
 
 def _upsert(
@@ -164,6 +176,8 @@ class Put:
     """The request creates a record, or updates one."""
 
     record: Record
+    warnings: tuple[SettingWarning, ...] = ()
+    """What an update changes for everybody else who uses the record."""
 
 
 def decide(
@@ -195,7 +209,22 @@ def decide(
             "change the manifest, or send another instance_id"
         )
         raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
-    return Put(current.with_spec(_merged(current.spec, request)))
+    record = current.with_spec(_merged(current.spec, request))
+    return Put(record, _changes(current, record))
+
+
+def _changes(before: Record, after: Record) -> tuple[SettingWarning, ...]:
+    """The settings that an update changes, for the answer."""
+    return tuple(
+        SettingWarning(
+            key,
+            new,
+            f"changed from {'the default' if old is None else json.dumps(old)} "
+            f"for everybody who uses '{after.name}'",
+        )
+        for key in SETTINGS
+        if (old := getattr(before.spec.config, key)) != (new := getattr(after.spec.config, key))
+    )
 
 
 def agrees(view: View, request: LoadRequest) -> bool:
@@ -234,4 +263,4 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
     """The spec with the sent keys in place of its own, and the reset ones gone."""
     values = spec.config.sent() | request.config.sent()
     kept = {k: v for k, v in values.items() if k not in request.resets}
-    return LoadSpec(request.model, Asked(**kept))  # type: ignore[arg-type]
+    return replace(spec, model=request.model, config=Asked(**kept))  # type: ignore[arg-type]

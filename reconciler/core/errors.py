@@ -12,6 +12,7 @@ class Cause(StrEnum):
     """Why: the machine-readable `reason` of conditions and the key to an HTTP error."""
 
     MODEL_NOT_FOUND = "ModelNotFound"
+    AMBIGUOUS_MODEL = "AmbiguousModel"
     INVALID_CHECKPOINT = "InvalidCheckpoint"
     IMPOSSIBLE_SETTING = "ImpossibleSetting"
     INSUFFICIENT_MEMORY = "InsufficientMemory"

@@ -9,8 +9,8 @@ class Checkpoint:
 
     path: str
     """Absolute and free of links: the identity of a checkpoint on this machine."""
-    revision: str
-    """A fingerprint of the files' names, sizes and modification times."""
+    fingerprint: str
+    """Of the files' names, sizes and modification times: changes when they do."""
     model_type: str
     weights_bytes: int
     """Sum of the tensors' `data_offsets`; equals MLX's active memory after the load."""
@@ -24,6 +24,17 @@ class Checkpoint:
     experts_key: tuple[str, ...] = ()
     """Path in config.json of the number of experts per token."""
     quantization_bits: int | None = None
+    parameters: int = 0
+    """Weights in number, without the scales of quantised ones."""
+    tool_use: bool = False
+    """Whether its chat template speaks of tools."""
+    commit: str | None = None
+    """Where it lies in the Hugging Face cache: which commit of its repository it is."""
+
+    @property
+    def revision(self) -> str:
+        """What tells this state of the model from others."""
+        return self.commit or self.fingerprint
 
 
 @dataclass(frozen=True)

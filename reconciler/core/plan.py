@@ -6,14 +6,14 @@ was given, and says nothing about a record that already agrees with its instance
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from reconciler.core.backoff import Retry
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, readable_bytes
-from reconciler.core.records import HTTP, Instance, Record
+from reconciler.core.records import HTTP, Instance, LoadSpec, ModelRef, Record
 from reconciler.core.settings import Resolved, resolve
 
 
@@ -46,6 +46,8 @@ class Action:
     kind: Kind
     name: str
     reason: str
+    spec: LoadSpec | None = None
+    """What is loaded by it; another one than the record's where a failed update is undone."""
     checkpoint: Checkpoint | None = None
     resolved: Resolved | None = None
     unload_first: bool = False
@@ -70,11 +72,13 @@ class Action:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known besides records and instances, by record name."""
+    """What is known besides records and instances; all but `checkpoints` by record name."""
 
-    checkpoints: Mapping[str, Checkpoint | Problem] = field(default_factory=dict)
+    checkpoints: Mapping[ModelRef, Checkpoint | Problem] = field(default_factory=dict)
     """Missing: not read yet."""
     retries: Mapping[str, Retry] = field(default_factory=dict)
+    restores: Mapping[str, Retry] = field(default_factory=dict)
+    """Failures to load the last good spec again."""
     running: Mapping[str, Action] = field(default_factory=dict)
     """Actions under way. They hold their memory and their record."""
 
@@ -88,7 +92,7 @@ def plan(
 ) -> tuple[Action, ...]:
     """The next action for each record or instance that needs one.
 
-    Unloads come first; then manifests' records before ad-hoc ones, the oldest first.
+    Unloads come first; then the records in `load_order`.
     """
     planner = _Planner(instances, facts, machine, now)
     wanted = {r.name for r in records}
@@ -102,9 +106,10 @@ def plan(
     return tuple(actions)
 
 
-def load_order(record: Record) -> tuple[bool, float, str]:
-    """Manifests' records before ad-hoc ones, the oldest first."""
-    return (record.owner == HTTP, record.created_at.timestamp(), record.name)
+def load_order(record: Record) -> tuple[bool, int, float, str]:
+    """Manifests' records before ad-hoc ones, by priority, then the oldest first."""
+    age = record.created_at.timestamp()
+    return (record.owner == HTTP, -record.spec.priority, age, record.name)
 
 
 class _Planner:
@@ -138,27 +143,51 @@ class _Planner:
         self.ledger.hold(incoming, action.checkpoint.path, action.checkpoint.weights_bytes, size)
 
     def next_action(self, record: Record) -> Action | None:
-        checkpoint = self.facts.checkpoints.get(record.name)
         instance = self.instances.get(record.name)
         if record.spec.suspend:
             return self._suspended(record, instance)
-        if instance is not None and instance.spec == record.spec:
+        if instance is not None and instance.spec.loads_like(record.spec):
             return None
+        action = self._attempt(record, record.spec, instance, self.facts.retries)
+        if instance is None and action.problem is not None:
+            action = self._restored(record, action)
+        if action.acts:
+            self._deal(action)
+        return action
+
+    def _attempt(
+        self,
+        record: Record,
+        spec: LoadSpec,
+        instance: Instance | None,
+        retries: Mapping[str, Retry],
+    ) -> Action:
+        """The next step towards `spec`."""
+        checkpoint = self.facts.checkpoints.get(spec.ref)
         if checkpoint is None:
             return self._wait(record, Why.READING_CHECKPOINT, "its checkpoint is being read")
         if isinstance(checkpoint, Problem):
             return _hold(record, checkpoint)
-        retry = self._retry(record, checkpoint)
+        retry = self._retry(record, checkpoint, retries.get(record.name))
         if retry is not None:
             return retry
         try:
-            resolved = resolve(record.spec.config, checkpoint, self.machine)
+            resolved = resolve(spec.config, checkpoint, self.machine)
         except LoadError as error:
             return _hold(record, error.problem)
-        action = self._towards(record, instance, checkpoint, resolved)
+        return self._towards(record, spec, instance, checkpoint, resolved)
+
+    def _restored(self, record: Record, failed: Action) -> Action:
+        """Load the last good spec again, where what is wanted cannot be and nothing is loaded."""
+        good = record.last_good
+        if good is None or good.loads_like(record.spec):
+            return failed
+        action = self._attempt(record, good, None, self.facts.restores)
         if action.acts:
-            self._deal(action)
-        return action
+            reason = f"the last good settings are loaded again: {failed.reason}"
+            return replace(action, reason=reason)
+        ends = [a.until for a in (failed, action) if a.until is not None]
+        return replace(failed, until=min(ends, default=None))
 
     def unload(self, name: str, reason: str = "no record wants it") -> Action:
         action = Action(Kind.UNLOAD, name, reason)
@@ -171,13 +200,12 @@ class _Planner:
             return self.unload(record.name, reason)
         return Action(Kind.HOLD, record.name, reason, why=Why.SUSPENDED)
 
-    def _retry(self, record: Record, checkpoint: Checkpoint) -> Action | None:
+    def _retry(self, record: Record, checkpoint: Checkpoint, retry: Retry | None) -> Action | None:
         """What an earlier failure of this generation demands, if anything."""
-        retry = self.facts.retries.get(record.name)
         if retry is None or retry.generation != record.generation:
             return None
         if retry.problem.permanent:
-            same_files = retry.revision == checkpoint.revision
+            same_files = retry.fingerprint == checkpoint.fingerprint
             return _hold(record, retry.problem) if same_files else None
         if retry.not_before > self.now:
             words = f"attempt {retry.failures} failed: {retry.problem.message}"
@@ -187,14 +215,19 @@ class _Planner:
         return None
 
     def _towards(
-        self, record: Record, instance: Instance | None, checkpoint: Checkpoint, resolved: Resolved
+        self,
+        record: Record,
+        spec: LoadSpec,
+        instance: Instance | None,
+        checkpoint: Checkpoint,
+        resolved: Resolved,
     ) -> Action:
         """The action that brings the record's instance about, memory permitting."""
         if instance is not None and instance.checkpoint == checkpoint.path:
-            kind, reason = Kind.RECONFIGURE, _changes(instance, record)
+            kind, reason = Kind.RECONFIGURE, _changes(instance.spec, spec)
         elif instance is not None:
             kind = Kind.RELOAD
-            reason = f"the model changes from {instance.spec.model} to {record.spec.model}"
+            reason = f"the model changes from {_told(instance.spec)} to {_told(spec)}"
         elif self._is_loaded(checkpoint):
             kind, reason = Kind.ATTACH, "its weights are in memory already"
         else:
@@ -206,11 +239,15 @@ class _Planner:
             return self._wait(record, Why.QUEUED, f"{self.reading} is being loaded first")
         need = (checkpoint.path, checkpoint.weights_bytes, resolved.session_bytes)
         short = self.ledger.missing(*need)
-        fits_alone = instance is not None and self.ledger.without(record.name).missing(*need) <= 0
-        if short > 0 and not fits_alone:
+        strategy = spec.update_strategy
+        short_alone = self.ledger.without(record.name).missing(*need)
+        replaceable = instance is not None and strategy != "load-first" and short_alone <= 0
+        if short > 0 and not replaceable:
             return self._wait_for_memory(record.name, short)
-        unload_first = short > 0
-        return Action(kind, record.name, reason, checkpoint, resolved, unload_first=unload_first)
+        unload_first = instance is not None and (short > 0 or strategy == "unload-first")
+        return Action(
+            kind, record.name, reason, spec, checkpoint, resolved, unload_first=unload_first
+        )
 
     def _wait_for_memory(self, name: str, short: int) -> Action:
         holders = ", ".join(f"{n} {readable_bytes(b)}" for n, b in self.ledger.holders().items())
@@ -256,11 +293,16 @@ def _hold(record: Record, problem: Problem) -> Action:
     return Action(Kind.HOLD, record.name, problem.message, problem=problem)
 
 
-def _changes(instance: Instance, record: Record) -> str:
+def _told(spec: LoadSpec) -> str:
+    """The model, in words."""
+    return spec.model if spec.revision is None else f"{spec.model} at {spec.revision}"
+
+
+def _changes(before: LoadSpec, after: LoadSpec) -> str:
     """The settings that change, in words."""
-    old, new = instance.spec.config.sent(), record.spec.config.sent()
+    old, new = before.config.sent(), after.config.sent()
     keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if not keys:
-        return f"the model is now named {record.spec.model}"
+        return f"the model is now named {_told(after)}"
     told = (f"{k} from {old.get(k, 'default')} to {new.get(k, 'default')}" for k in keys)
     return "changed: " + ", ".join(told)

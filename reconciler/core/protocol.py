@@ -1,15 +1,17 @@
 """What the daemon and a worker say to each other, as JSON over HTTP on a Unix socket.
 
-    POST   /checkpoint        LoadWeights  -> WeightsLoaded
+    POST   /checkpoint        LoadWeights  -> lines: WeightsRead ..., WeightsLoaded
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
     DELETE /sessions/NAME     -> null      after its running requests are done
     POST   /sessions/NAME/probe -> null    generates one token
-    any failure               -> WorkerFailure, status 500
+    any failure               -> WorkerFailure, status 500, or as the last line
 
 A worker prints one `Hello` line when it can be spoken to.
 """
 
 from dataclasses import dataclass
+
+import msgspec
 
 from reconciler.core.facts import Machine
 from reconciler.core.records import Config, Phase
@@ -30,8 +32,14 @@ class LoadWeights:
     path: str
 
 
-@dataclass(frozen=True)
-class WeightsLoaded:
+class WeightsRead(msgspec.Struct, frozen=True, tag=True):
+    """How far the reading is, in bytes."""
+
+    bytes_read: int
+    bytes_total: int
+
+
+class WeightsLoaded(msgspec.Struct, frozen=True, tag=True):
     """Times count from the arrival of the request."""
 
     phases: dict[str, Phase]
@@ -56,8 +64,7 @@ class SessionOpened:
     """MLX's active memory for the session alone, after its first token."""
 
 
-@dataclass(frozen=True)
-class WorkerFailure:
+class WorkerFailure(msgspec.Struct, frozen=True, tag=True):
     """Why a request to a worker failed. Permanent: the same files will fail again."""
 
     message: str

@@ -9,6 +9,7 @@ HTTP = "http"
 
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 ConditionStatus = Literal["True", "False", "Unknown"]
+UpdateStrategy = Literal["auto", "load-first", "unload-first"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,20 @@ class Config:
 
 @dataclass(frozen=True)
 class SettingWarning:
-    """A setting that was asked for and is not in force, and why."""
+    """A setting that is not what somebody asked for, and why. None: the default was asked for."""
 
     key: str
-    asked: int | bool
+    asked: int | bool | str | None
     reason: str
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model as it is asked for, before anybody looked for it on disk."""
+
+    model: str
+    revision: str | None = None
+    """A commit, branch or tag in the Hugging Face cache; None: whatever is there."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,21 @@ class LoadSpec:
 
     model: str
     config: Asked = Asked()
+    revision: str | None = None
     suspend: bool = False
     """Keep the record, not the instance."""
+    priority: int = 0
+    """The higher loads first."""
+    update_strategy: UpdateStrategy = "auto"
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model to look for."""
+        return ModelRef(self.model, self.revision)
+
+    def loads_like(self, other: "LoadSpec") -> bool:
+        """Whether both ask for the same instance, however it is come by."""
+        return (self.ref, self.config) == (other.ref, other.config)
 
 
 @dataclass(frozen=True)
@@ -98,6 +121,11 @@ class LoadRequest:
     resets: frozenset[str] = frozenset()
     instance_id: str | None = None
 
+    @property
+    def ref(self) -> ModelRef:
+        """The model to look for."""
+        return ModelRef(self.model)
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -105,6 +133,15 @@ class Phase:
 
     start: float
     duration: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a load is: a phase has begun, or has read so many bytes of the weights."""
+
+    phase: str
+    bytes_read: int | None = None
+    bytes_total: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +158,33 @@ class Instance:
     """Reserved for this instance's KV cache."""
     worker_pid: int = 0
     """The process that holds it."""
+    revision: str = ""
+    """Of the checkpoint, when its weights were read."""
+
+
+Outcome = Literal["Pending", "Loaded", "Failed", "Suspended", "Superseded", "Removed"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One wish in the history of a record, and what became of it."""
+
+    name: str
+    created_at: datetime
+    """Of the record."""
+    generation: int
+    owner: str
+    file: str | None
+    line: int | None
+    spec: LoadSpec
+    wanted_at: datetime
+    outcome: Outcome
+    """Superseded and Removed: before anything else could become of it."""
+    message: str
+    settled_at: datetime | None
+    load_time_seconds: float | None
+    ended_at: datetime | None
+    """When the next generation came, or the record went."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +221,10 @@ class Status:
     memory_bytes: int | None = None
     warnings: tuple[SettingWarning, ...] = ()
     checkpoint: str | None = None
+    revision: str | None = None
+    """Of the weights in memory."""
+    revision_on_disk: str | None = None
+    """Of what the model's name stands for now."""
     worker_pid: int | None = None
     restarts: int = 0
     """How often its worker died, ever."""

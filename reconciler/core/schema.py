@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jsonschema import Draft202012Validator, ValidationError
 from referencing import Registry, Resource
@@ -17,9 +17,28 @@ from referencing import Registry, Resource
 from reconciler.core.manifest import Path, dotted
 from reconciler.core.records import SETTINGS, Asked, LoadRequest, LoadSpec
 
-SchemaName = Literal["config", "load-request", "unload-request", "manifest"]
+SchemaName = Literal[
+    "condition",
+    "config",
+    "error",
+    "event",
+    "generation",
+    "health",
+    "load-request",
+    "load-response",
+    "manifest",
+    "model",
+    "record",
+    "settings",
+    "source",
+    "spec",
+    "status",
+    "unload-request",
+    "unload-response",
+    "warning",
+]
 
-NAMES: tuple[SchemaName, ...] = ("config", "load-request", "unload-request", "manifest")
+NAMES: tuple[SchemaName, ...] = get_args(SchemaName)
 
 
 @dataclass(frozen=True)
@@ -46,9 +65,14 @@ def schema(name: SchemaName) -> dict[str, Any]:
 
 @cache
 def _validator(name: SchemaName) -> Draft202012Validator:
-    resources = [Resource.from_contents(schema(n)) for n in NAMES]
-    registry: Registry[Any] = Registry().with_resources([(r.id() or "", r) for r in resources])
-    return Draft202012Validator(schema(name), registry=registry)
+    return Draft202012Validator(schema(name), registry=registry())
+
+
+@cache
+def registry() -> Registry[Any]:
+    """All published schemas, by the file names with which they refer to each other."""
+    resources = [(f"{name}.schema.json", Resource.from_contents(schema(name))) for name in NAMES]
+    return Registry().with_resources(resources)
 
 
 def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
@@ -89,7 +113,10 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
     return LoadSpec(
         model=spec["model"],
         config=_asked(spec.get("config", {})),
+        revision=spec.get("revision"),
         suspend=spec.get("suspend", False),
+        priority=int(spec.get("priority", 0)),
+        update_strategy=spec.get("update_strategy", "auto"),
     )
 
 
@@ -136,6 +163,8 @@ def _expected(error: ValidationError) -> str:
             return f"must be '{wanted}', got {got}"
         case "pattern":
             return f"must be a letter or digit, then up to 199 of A-Za-z0-9._/@:-, got {got}"
+        case "enum":
+            return f"must be one of {', '.join(map(str, wanted))}, got {got}"
         case "minLength":
             return "must not be empty"
         case _:

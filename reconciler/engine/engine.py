@@ -15,8 +15,8 @@ import structlog
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened, WeightsLoaded
-from reconciler.core.records import Instance, LoadReport, LoadSpec, Phase
+from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
+from reconciler.core.records import Instance, LoadReport, LoadSpec, Phase, Progress
 from reconciler.core.settings import Resolved
 from reconciler.engine.pool import Pool
 from reconciler.engine.process import WorkerProcess
@@ -30,6 +30,8 @@ class _Holder:
 
     worker: WorkerProcess
     path: str
+    revision: str
+    """Of the checkpoint when it was read."""
     sessions: set[str] = field(default_factory=set)
     """Open, or about to be."""
     weights_bytes: int = 0
@@ -72,10 +74,11 @@ class Engine:
         spec: LoadSpec,
         checkpoint: Checkpoint,
         resolved: Resolved,
+        progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
     ) -> LoadReport:
-        """Make the instance `name` be `spec`, in place of what it was.
+        """Make the instance `name` be `spec`, in place of what it was; `progress` hears how far.
 
         A worker that holds the checkpoint is used; else one reads it. What was loaded under the
         name goes only when the new one has answered, or before if `unload_first`.
@@ -90,8 +93,9 @@ class Engine:
             await self._close(name, old)
         phases: dict[str, Phase] = {}
         try:
-            holder = await self._hold(checkpoint, session, begin, phases)
+            holder = await self._hold(checkpoint, session, begin, phases, progress)
             try:
+                progress(Progress("warm_up"))
                 opened = await self._open(holder, session, checkpoint, resolved)
             except BaseException:
                 await self._release(holder, session)
@@ -111,6 +115,7 @@ class Engine:
             weights,
             resolved.session_bytes,
             holder.worker.pid,
+            holder.revision,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         if old is not None:
@@ -131,22 +136,30 @@ class Engine:
         await asyncio.gather(*(self._end(holder) for holder in holders))
 
     async def _hold(
-        self, checkpoint: Checkpoint, session: str, begin: float, phases: dict[str, Phase]
+        self,
+        checkpoint: Checkpoint,
+        session: str,
+        begin: float,
+        phases: dict[str, Phase],
+        progress: Callable[[Progress], None],
     ) -> _Holder:
         """A worker that holds the checkpoint, with room kept for `session`."""
         holder = self._holders.get(checkpoint.path)
         if holder is not None:
             holder.sessions.add(session)
             return holder
+        progress(Progress("worker"))
         worker = await self._pool.take()
-        holder = _Holder(worker, checkpoint.path, {session})
+        holder = _Holder(worker, checkpoint.path, checkpoint.revision, {session})
         self._holders[checkpoint.path] = holder
         holder.watch = asyncio.create_task(self._watch(holder))
         start = time.monotonic() - begin
         phases["worker"] = Phase(0.0, start)
         try:
-            command = LoadWeights(checkpoint.path)
-            loaded = await worker.ask("POST", "checkpoint", command, WeightsLoaded)
+            loaded = await worker.load_weights(
+                LoadWeights(checkpoint.path),
+                lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
+            )
         except BaseException:
             await self._release(holder, session)
             raise

@@ -7,6 +7,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -16,7 +17,13 @@ import msgspec
 import structlog
 
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.protocol import Hello, WorkerFailure
+from reconciler.core.protocol import (
+    Hello,
+    LoadWeights,
+    WeightsLoaded,
+    WeightsRead,
+    WorkerFailure,
+)
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -25,6 +32,12 @@ END_SECONDS = 5.0
 """A worker ends when its stdin closes; one that has not after this long is killed."""
 
 _serial = itertools.count(1)
+
+_LINE = msgspec.json.Decoder(WeightsRead | WeightsLoaded | WorkerFailure)
+
+
+def _failed(failure: WorkerFailure) -> LoadError:
+    return LoadError(Problem(Cause.LOAD_FAILED, failure.message, failure.permanent))
 
 
 class WorkerProcess:
@@ -95,9 +108,27 @@ class WorkerProcess:
             await self.end()
             raise LoadError(self.died()) from None
         if reply.status != 200:
-            failure = msgspec.json.decode(content, type=WorkerFailure)
-            raise LoadError(Problem(Cause.LOAD_FAILED, failure.message, failure.permanent))
+            raise _failed(msgspec.json.decode(content, type=WorkerFailure))
         return msgspec.json.decode(content, type=answer)
+
+    async def load_weights(
+        self, command: LoadWeights, tell: Callable[[WeightsRead], None]
+    ) -> WeightsLoaded:
+        """Have it read a checkpoint; `tell` hears how far it is. Raises `LoadError`."""
+        try:
+            body = msgspec.json.encode(command)
+            async with self._client.post("http://worker/checkpoint", data=body) as reply:
+                async for line in reply.content:
+                    told = _LINE.decode(line)
+                    if isinstance(told, WeightsLoaded):
+                        return told
+                    if isinstance(told, WorkerFailure):
+                        raise _failed(told)
+                    tell(told)
+        except (aiohttp.ClientError, OSError, msgspec.DecodeError):
+            pass
+        await self.end()  # its answer broke off
+        raise LoadError(self.died())
 
     def died(self) -> Problem:
         """What its end looked like from outside."""

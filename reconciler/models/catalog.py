@@ -1,13 +1,14 @@
-"""Identifier (`publisher/name` or `name`) -> a checkpoint, in the first place that has it."""
+"""Identifier (`publisher/name` or `name`) -> a checkpoint, among those that the places list."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
+from reconciler.core.records import ModelRef
 from reconciler.models.checkpoint import read_facts
-from reconciler.models.places import Place
+from reconciler.models.places import Held, Place
 
 
 @dataclass(frozen=True)
@@ -24,34 +25,97 @@ class Catalog:
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = tuple(places)
 
-    def find(self, identifier: str) -> Checkpoint:
-        """The checkpoint that `identifier` names, in the first place that holds it.
+    def find(self, ref: ModelRef) -> Checkpoint:
+        """The checkpoint that `ref` names.
 
-        Raises `LoadError`: `ModelNotFound`, or `InvalidCheckpoint` for one that cannot load.
+        Raises `LoadError`: `ModelNotFound`, `AmbiguousModel` naming the candidates, or
+        `InvalidCheckpoint` for one that cannot load.
         """
-        parts = tuple(identifier.split("/"))
-        # Only names can be joined to a directory: nothing absolute, nothing that climbs out.
-        if len(parts) <= 2 and all(p not in ("", ".", "..") and "\0" not in p for p in parts):
-            for place in self._places:
-                path = place.find(parts)
-                if path is not None:
-                    return read_facts(path.resolve())
+        held = self._match(ref, self._held(ref.revision))
+        return _with_commit(read_facts(held.path.resolve()), held)
+
+    def find_all(self, refs: Iterable[ModelRef]) -> Mapping[ModelRef, Checkpoint | Problem]:
+        """`find` for many, with one look at the places."""
+        looks: dict[str | None, list[list[Held]]] = {}
+        found: dict[ModelRef, Checkpoint | Problem] = {}
+        for ref in refs:
+            if ref.revision not in looks:
+                looks[ref.revision] = self._held(ref.revision)
+            try:
+                held = self._match(ref, looks[ref.revision])
+                found[ref] = _with_commit(read_facts(held.path.resolve()), held)
+            except LoadError as error:
+                found[ref] = error.problem
+        return found
+
+    def listed(self) -> tuple[Listed, ...]:
+        """Every model that is there, by identifier; the first place that holds it wins.
+
+        A virtual model that several variants could stand for is listed by those alone.
+        """
+        found: dict[str, Held] = {}
+        for place in self._held(None):
+            keys = [held.key for held in place]
+            for held in place:
+                if held.key not in found and keys.count(held.key) == 1:
+                    found[held.key] = held
+        return tuple(Listed(key, _facts(found[key])) for key in sorted(found))
+
+    def _held(self, revision: str | None) -> list[list[Held]]:
+        return [
+            list(place.all() if revision is None else place.at(revision)) for place in self._places
+        ]
+
+    def _match(self, ref: ModelRef, places: Sequence[Sequence[Held]]) -> Held:
+        """The model as written, in the first place that holds it; else the only one that differs
+        in case alone; else the only one whose last part is the identifier.
+        """
+        wanted = ref.model.lower()
+        for place in places:
+            exact = [held for held in place if held.key == ref.model]
+            if exact:
+                return _only(ref, exact)
+        everything = [held for place in places for held in place]
+        for loosely in (
+            [held for held in everything if held.key.lower() == wanted],
+            [held for held in everything if held.key.lower().rpartition("/")[2] == wanted],
+        ):
+            if loosely:
+                return _only(ref, loosely)
+        raise LoadError(self._not_found(ref, everything))
+
+    def _not_found(self, ref: ModelRef, everything: Sequence[Held]) -> Problem:
         where = ", ".join(str(place.root) for place in self._places)
-        message = f"Model {identifier} not found in downloaded models (looked in {where})"
-        raise LoadError(Problem(Cause.MODEL_NOT_FOUND, message, param="model"))
+        message = f"Model {ref.model} not found in downloaded models (looked in {where})"
+        if ref.revision is not None:
+            message = (
+                f"Model {ref.model} not found in downloaded models at revision {ref.revision}; "
+                f"only the Hugging Face cache holds revisions (looked in {where})"
+            )
+        near = difflib.get_close_matches(ref.model, {held.key for held in everything}, n=3)
+        if near:
+            message += f"; there is {' and '.join(near)}"
+        return Problem(Cause.MODEL_NOT_FOUND, message, param="model")
 
-    def list(self) -> tuple[Listed, ...]:
-        """Every model that is there, by identifier; the first place that holds it wins."""
-        found: dict[str, Listed] = {}
-        for place in self._places:
-            for key, path in place.all():
-                if key not in found:
-                    found[key] = Listed(key, _facts(path))
-        return tuple(found[key] for key in sorted(found))
+
+def _only(ref: ModelRef, candidates: Sequence[Held]) -> Held:
+    """The one that they all are. Raises `LoadError` `AmbiguousModel` where they differ."""
+    first = candidates[0]
+    if len({held.path.resolve() for held in candidates}) == 1:
+        return first
+    names = sorted({held.own_key or held.key for held in candidates})
+    if len(names) == 1:  # the same model in several places: the first wins
+        return first
+    message = f"Model {ref.model} could be {' or '.join(names)}; name one of them"
+    raise LoadError(Problem(Cause.AMBIGUOUS_MODEL, message, param="model"))
 
 
-def _facts(path: Path) -> Checkpoint | Problem:
+def _facts(held: Held) -> Checkpoint | Problem:
     try:
-        return read_facts(path.resolve())
+        return _with_commit(read_facts(held.path.resolve()), held)
     except LoadError as error:
         return error.problem
+
+
+def _with_commit(facts: Checkpoint, held: Held) -> Checkpoint:
+    return replace(facts, commit=held.commit)

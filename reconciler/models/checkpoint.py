@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
+from reconciler.models.architectures import loadable
 
 MAX_HEADER = 100_000_000
 """Bytes; the safetensors format's own limit."""
@@ -37,28 +39,30 @@ def read_facts(path: Path) -> Checkpoint:
 
     Raises `LoadError` `InvalidCheckpoint` naming the file and what is wrong with it.
     """
+    shards = _shards(path)
     config = _read_config(path / "config.json")
-    shards = sorted(path.glob("model*.safetensors"))
-    if not shards:
-        raise _invalid(path, "no model*.safetensors file in it")
+    model_type = _architecture(path, config)
     dtypes: dict[str, int] = {}
     for shard in shards:
         for dtype, size in _tensor_sizes(shard):
             dtypes[dtype] = dtypes.get(dtype, 0) + size
+    bits = _quantization_bits(config)
     experts_key, experts = _first_int(config, _EXPERT_KEYS)
     _, total = _first_int(config, _EXPERT_TOTAL_KEYS)
     routed = bool(experts_key and total)
     return Checkpoint(
         path=str(path),
-        revision=_fingerprint([path / "config.json", *shards]),
-        model_type=config["model_type"],
+        fingerprint=_fingerprint([path / "config.json", *shards]),
+        model_type=model_type,
         weights_bytes=sum(dtypes.values()),
         max_context=_first_int(config, _CONTEXT_KEYS)[1] or None,
         kv_bytes_per_token=_kv_bytes_per_token(config, dtypes),
         experts_total=total if routed else 0,
         experts_per_token=experts if routed else 0,
         experts_key=experts_key if routed else (),
-        quantization_bits=_quantization_bits(config),
+        quantization_bits=bits,
+        parameters=_parameters(dtypes, bits),
+        tool_use=_trained_for_tool_use(path),
     )
 
 
@@ -66,15 +70,105 @@ def _invalid(path: Path, words: str) -> LoadError:
     return LoadError(Problem(Cause.INVALID_CHECKPOINT, f"{path}: {words}", param="model"))
 
 
+def _shards(path: Path) -> list[Path]:
+    """The weight files that MLX reads, all of them there."""
+    shards = sorted(path.glob("model*.safetensors"))
+    if not shards:
+        for pattern, kind in _OTHER_FORMATS:
+            other = next(path.glob(pattern), None)
+            if other is not None:
+                words = f"{other.name} is {kind}; MLX loads safetensors, and none are there"
+                raise _invalid(path, words)
+        raise _invalid(path, "no model*.safetensors file in it")
+    missing = sorted(_named_shards(path, shards) - {shard.name for shard in shards})
+    if missing:
+        raise _invalid(path, f"incomplete: {', '.join(missing)} missing")
+    return shards
+
+
+_OTHER_FORMATS = (
+    ("*.gguf", "GGUF, llama.cpp's format"),
+    ("*.bin", "a pickle, which can run code and is never opened"),
+    ("*.pt", "a pickle, which can run code and is never opened"),
+    ("*.pth", "a pickle, which can run code and is never opened"),
+    ("*.npz", "NumPy's format"),
+)
+
+
+def _named_shards(path: Path, shards: list[Path]) -> set[str]:
+    """The weight files that the index and the files' own numbering say there are."""
+    names: set[str] = set()
+    for shard in shards:
+        numbered = re.fullmatch(r"(model.*-)\d{5}-of-(\d{5})\.safetensors", shard.name)
+        if numbered:
+            stem, total = numbered.groups()
+            count = range(1, int(total) + 1)
+            names |= {f"{stem}{n:05}-of-{total}.safetensors" for n in count}
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names |= set(json.loads(index.read_bytes())["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise _invalid(index, f"not an index of weights: {error}") from None
+    return names
+
+
+def _architecture(path: Path, config: dict[str, Any]) -> str:
+    """The model_type, if mlx-lm knows it and no code of the checkpoint's own is called for."""
+    if config.get("model_file") is not None:
+        raise _invalid(path, f"wants to run its own code, {config['model_file']}; refused")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise _invalid(path / "config.json", "names no model_type")
+    named = config.get("architectures")
+    names = (named,) if isinstance(named, str) else named if isinstance(named, list) else ()
+    if not loadable(model_type, tuple(str(name) for name in names)):
+        own = ", and its own code (auto_map) is never run" if config.get("auto_map") else ""
+        raise _invalid(path, f"mlx-lm has no architecture {model_type}{own}")
+    # mlx-lm builds known architectures by itself, whatever `auto_map` says; the tokenizer it
+    # cannot, unless tokenizer.json describes it in full.
+    if not (path / "tokenizer.json").is_file():
+        tokenizer = _optional_json(path / "tokenizer_config.json").get("auto_map")
+        if tokenizer:
+            raise _invalid(path, "its tokenizer wants to run its own code (auto_map); refused")
+    return model_type
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _trained_for_tool_use(path: Path) -> bool:
+    """Whether the chat template speaks of tools."""
+    try:
+        if "tools" in (path / "chat_template.jinja").read_text("utf-8"):
+            return True
+    except (OSError, ValueError):
+        pass
+    return "tools" in json.dumps(
+        _optional_json(path / "tokenizer_config.json").get("chat_template")
+    )
+
+
+def _parameters(dtypes: dict[str, int], bits: int | None) -> int:
+    """Weights in number: packed ones stand in U32, `bits` each; their scales are not counted."""
+    if bits and "U32" in dtypes:
+        return dtypes["U32"] * 8 // bits
+    return sum(size // _DTYPE_BYTES[d] for d, size in dtypes.items() if d in _DTYPE_BYTES)
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise _invalid(path, f"cannot be read: {error}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise _invalid(path, "names no model_type")
-    if config.get("model_file") is not None:
-        raise _invalid(path, f"wants to run its own code, {config['model_file']}; refused")
+    if not isinstance(config, dict):
+        raise _invalid(path, "is not a JSON object; it names no model_type")
     return config
 
 

@@ -1,40 +1,70 @@
-"""Where checkpoints lie on disk: plain model directories, and the Hugging Face cache."""
+"""Where checkpoints lie on disk.
 
+A place lists what it holds; `catalog` matches identifiers against the lists, so no identifier
+is ever joined to a path, and what a file system thinks of upper and lower case is nobody's
+concern.
+"""
+
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from reconciler.core.manifest import ManifestError, parse
+
+WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth", "*.npz")
+"""What makes a directory a model, loadable or not."""
+
+MAX_CHAIN = 10
+"""Links from one virtual model to the next."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A model that lies somewhere."""
+
+    key: str
+    """`PUBLISHER/NAME`, or `NAME`."""
+    path: Path
+    commit: str | None = None
+    own_key: str | None = None
+    """For a virtual model: the key of the concrete one that stands for it."""
 
 
 class Place(Protocol):
-    """Something that holds checkpoints by identifier."""
+    """Something that holds models."""
 
     root: Path
 
-    def find(self, parts: tuple[str, ...]) -> Path | None:
-        """The checkpoint whose identifier has these parts, none of which can climb."""
+    def all(self) -> Iterator[Held]:
+        """Every model, as it is when no revision is asked for. A key may stand for several."""
 
-    def all(self) -> Iterator[tuple[str, Path]]:
-        """Every identifier with its checkpoint."""
+    def at(self, revision: str) -> Iterator[Held]:
+        """Every model that is there at that commit, branch or tag."""
 
 
 class Directory:
-    """`PUBLISHER/NAME` or `NAME`, as directories."""
+    """`PUBLISHER/NAME` or `NAME`, as directories. Links that the user placed are followed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def find(self, parts: tuple[str, ...]) -> Path | None:
-        path = self.root.joinpath(*parts)
-        return path if (path / "config.json").is_file() else None
+    def all(self) -> Iterator[Held]:
+        for path in _folders(self.root):
+            if _is_model(path):
+                yield Held(path.name, path)
+                continue
+            for inner in _folders(path):
+                if _is_model(inner):
+                    yield Held(f"{path.name}/{inner.name}", inner)
 
-    def all(self) -> Iterator[tuple[str, Path]]:
-        for pattern in ("*/config.json", "*/*/config.json"):
-            for config in self.root.glob(pattern):
-                yield config.parent.relative_to(self.root).as_posix(), config.parent
+    def at(self, revision: str) -> Iterator[Held]:  # noqa: ARG002  no revisions here
+        return iter(())
 
 
 class HubCache:
-    """`models--PUBLISHER--NAME/snapshots/COMMIT`, with the commit in `refs/main`.
+    """`models--PUBLISHER--NAME/snapshots/COMMIT`, with branches and tags as files in `refs/`.
 
     The layout that huggingface_hub documents for its cache; files are links into `blobs/`.
     """
@@ -42,22 +72,117 @@ class HubCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def find(self, parts: tuple[str, ...]) -> Path | None:
-        return self._snapshot(self.root / "--".join(("models", *parts)))
+    def all(self) -> Iterator[Held]:
+        return self.at("main")
 
-    def all(self) -> Iterator[tuple[str, Path]]:
-        for repository in self.root.glob("models--*"):
-            snapshot = self._snapshot(repository)
-            if snapshot is not None:
-                _, *parts = repository.name.split("--", 2)
-                yield "/".join(parts), snapshot
+    def at(self, revision: str) -> Iterator[Held]:
+        for repository in _folders(self.root):
+            kind, *parts = repository.name.split("--", 2)
+            if kind != "models" or not parts:
+                continue
+            refs = repository / "refs"
+            named = {p.relative_to(refs).as_posix(): p for p in refs.rglob("*") if p.is_file()}
+            commit = _line(named[revision]) if revision in named else revision
+            for snapshot in _folders(repository / "snapshots"):
+                if snapshot.name == commit and _is_model(snapshot):
+                    yield Held("/".join(parts), snapshot, commit)
 
-    def _snapshot(self, repository: Path) -> Path | None:
+
+class LMStudio:
+    """LM Studio's downloads folder, and the virtual models of its catalogue.
+
+    `settings.json` names the folder. `hub/models/PUBLISHER/NAME/model.yaml` says which concrete
+    models a virtual one stands for: another model's key, or a list of repositories.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def all(self) -> Iterator[Held]:
+        concrete = list(Directory(self._downloads()).all())
+        yield from concrete
+        bases = dict(self._bases())
+        by_key = {held.key.lower(): held for held in concrete}
+        for name in bases.keys() - by_key.keys():
+            for key in sorted(_resolved(name, bases, by_key, MAX_CHAIN)):
+                held = by_key[key]
+                if any(held.path.glob("*.safetensors")):
+                    yield Held(name, held.path, own_key=held.key)
+
+    def at(self, revision: str) -> Iterator[Held]:  # noqa: ARG002  no revisions here
+        return iter(())
+
+    def _downloads(self) -> Path:
         try:
-            commit = (repository / "refs" / "main").read_text("ascii").strip()
+            settings = json.loads((self.root / "settings.json").read_bytes())
         except (OSError, ValueError):
-            return None
-        if not commit.isalnum():
-            return None
-        path = repository / "snapshots" / commit
-        return path if (path / "config.json").is_file() else None
+            settings = None
+        named = settings.get("downloadsFolder") if isinstance(settings, dict) else None
+        if isinstance(named, str) and Path(named).expanduser().is_absolute():
+            return Path(named).expanduser()
+        return self.root / "models"
+
+    def _bases(self) -> Iterator[tuple[str, list[str]]]:
+        """Each virtual model with the lower-cased keys that it stands for."""
+        for publisher in _folders(self.root / "hub" / "models"):
+            for folder in _folders(publisher):
+                try:
+                    documents = parse((folder / "model.yaml").read_bytes())
+                except (OSError, ManifestError):
+                    continue
+                if documents and isinstance(documents[0].value, dict):
+                    base = documents[0].value.get("base")
+                    yield f"{publisher.name}/{folder.name}", [k.lower() for k in _keys(base)]
+
+
+def _keys(base: Any) -> Iterator[str]:
+    """The keys that a `base` names: itself, or each entry's own and its repositories'."""
+    if isinstance(base, str):
+        yield base
+    for entry in base if isinstance(base, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        if isinstance(entry.get("key"), str):
+            yield entry["key"]
+        sources = entry.get("sources")
+        for source in sources if isinstance(sources, list) else []:
+            if isinstance(source, dict) and "user" in source and "repo" in source:
+                yield f"{source['user']}/{source['repo']}"
+
+
+def _resolved(
+    name: str, bases: dict[str, list[str]], concrete: dict[str, Held], links: int
+) -> set[str]:
+    """The concrete keys at the end of a chain of bases."""
+    virtual = {key.lower(): key for key in bases}
+    found = set()
+    for key in bases[name]:
+        if key in concrete:
+            found.add(key)
+        elif key in virtual and links > 0:
+            found |= _resolved(virtual[key], bases, concrete, links - 1)
+    return found
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """The directories in a directory, by name; hidden ones are not ours."""
+    try:
+        inner = sorted(path.iterdir())
+    except OSError:
+        return
+    for folder in inner:
+        if not folder.name.startswith(".") and folder.is_dir():
+            yield folder
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "config.json").is_file() or any(
+        next(path.glob(pattern), None) is not None for pattern in WEIGHTS
+    )
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -2,15 +2,26 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.utils import load_config, load_model, load_tokenizer
 
-from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened, WeightsLoaded
+from reconciler.core.protocol import (
+    LoadWeights,
+    OpenSession,
+    SessionOpened,
+    WeightsLoaded,
+    WeightsRead,
+)
 from reconciler.core.records import Phase
 from reconciler.worker.session import Session
+
+STEPS = 100
+"""In which the reading of weights is told, if no single one is larger."""
 
 
 class Model:
@@ -23,10 +34,10 @@ class Model:
         self._sessions: dict[str, Session] = {}
         self.tokenizer: Any = None
 
-    def load(self, command: LoadWeights) -> WeightsLoaded:
+    def load(self, command: LoadWeights, tell: Callable[[WeightsRead], None]) -> WeightsLoaded:
         """Read weights and tokenizer, side by side: reading releases the GIL.
 
-        Raises what mlx_lm raises on a checkpoint that it cannot load.
+        `tell` is told how far it is. Raises what mlx_lm raises on a checkpoint that it cannot load.
         """
         if self._path is not None:
             raise RuntimeError(f"this worker holds {self._path} already")
@@ -37,7 +48,7 @@ class Model:
         tokenizer.start()
         try:
             model, _ = load_model(path, lazy=True)
-            mx.eval(model.parameters())
+            _read(model, tell)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
             tokenizer.join()
@@ -86,6 +97,23 @@ class Model:
             sibling.update(self._modules[0].parameters())
             self._modules[wanted] = sibling
         return self._modules[wanted]
+
+
+def _read(model: Any, tell: Callable[[WeightsRead], None]) -> None:
+    """Read the weights in steps of about a hundredth of them."""
+    arrays = [array for _, array in tree_flatten(model.parameters())]
+    total = sum(array.nbytes for array in arrays)
+    done, step = 0, 0
+    batch: list[Any] = []
+    tell(WeightsRead(0, total))
+    for array in arrays:
+        batch.append(array)
+        step += array.nbytes
+        if step >= total / STEPS or array is arrays[-1]:
+            mx.eval(batch)
+            done += step
+            tell(WeightsRead(done, total))
+            batch, step = [], 0
 
 
 def _replace(config: dict[str, Any], path: tuple[str, ...], value: int) -> None:

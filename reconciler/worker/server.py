@@ -10,7 +10,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from reconciler.core.protocol import LoadWeights, OpenSession, WorkerFailure
+from reconciler.core.protocol import (
+    LoadWeights,
+    OpenSession,
+    WeightsLoaded,
+    WeightsRead,
+    WorkerFailure,
+)
 from reconciler.worker.model import Model
 from reconciler.worker.thread import MlxThread
 
@@ -49,9 +55,26 @@ def _app(model: Model, mlx: MlxThread) -> web.Application:
         result = await asyncio.wrap_future(mlx.submit(job))
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
 
-    async def load(request: web.Request) -> web.Response:
+    async def load(request: web.Request) -> web.StreamResponse:
         command = msgspec.json.decode(await request.read(), type=LoadWeights)
-        return await on_mlx(lambda: model.load(command))
+        lines: asyncio.Queue[WeightsRead | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def tell(line: WeightsRead | None) -> None:
+            loop.call_soon_threadsafe(lines.put_nowait, line)
+
+        loading = mlx.submit(lambda: model.load(command, tell))
+        loading.add_done_callback(lambda _: tell(None))
+        reply = web.StreamResponse()
+        await reply.prepare(request)
+        while (line := await lines.get()) is not None:
+            await reply.write(msgspec.json.encode(line) + b"\n")
+        try:
+            last: WeightsLoaded | WorkerFailure = loading.result()
+        except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
+            last = _failure(error)
+        await reply.write(msgspec.json.encode(last) + b"\n")
+        return reply
 
     async def open_session(request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -81,9 +104,12 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException:
         raise
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
-        traceback.print_exception(error)
-        words = f"{type(error).__name__}: {error}"
-        failure = WorkerFailure(words, permanent=isinstance(error, _PERMANENT))
-        return web.Response(
-            status=500, body=msgspec.json.encode(failure), content_type="application/json"
-        )
+        body = msgspec.json.encode(_failure(error))
+        return web.Response(status=500, body=body, content_type="application/json")
+
+
+def _failure(error: Exception) -> WorkerFailure:
+    """The failure that tells of an error; its traceback is for the log."""
+    traceback.print_exception(error)
+    words = f"{type(error).__name__}: {error}"
+    return WorkerFailure(words, permanent=isinstance(error, _PERMANENT))

@@ -11,7 +11,15 @@ from reconciler.controller import Answer, Controller
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.manifest import Flaw
-from reconciler.core.records import Asked, Instance, LoadReport, LoadRequest, LoadSpec, Phase
+from reconciler.core.records import (
+    Asked,
+    Instance,
+    LoadReport,
+    LoadRequest,
+    LoadSpec,
+    Phase,
+    Progress,
+)
 from reconciler.core.settings import Resolved
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.models.catalog import Catalog
@@ -88,17 +96,26 @@ class FakeEngine:
         spec: LoadSpec,
         checkpoint: Checkpoint,
         resolved: Resolved,
+        progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
     ) -> LoadReport:
         if unload_first:
             self.loaded.pop(name, None)
+        progress(Progress("weights", 0, checkpoint.weights_bytes))
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self.loads.put((spec, end))
         await end
         weights, session = checkpoint.weights_bytes, resolved.session_bytes
         self.loaded[name] = Instance(
-            name, spec, checkpoint.path, resolved.config, weights, session, worker_pid=1
+            name,
+            spec,
+            checkpoint.path,
+            resolved.config,
+            weights,
+            session,
+            worker_pid=1,
+            revision=checkpoint.revision,
         )
         return LoadReport(resolved.config, 0.5, {"weights": Phase(0.0, 0.5)}, weights)
 
@@ -154,6 +171,12 @@ class Bench:
         self.controller = Controller(
             self.store, Catalog([Directory(models)]), make, [self.source], self.clock
         )
+
+    async def asked(self, name: str, count: int = 1) -> None:
+        """Wait until so many requests wait for a record."""
+        entries = self.controller._book.entries
+        while name not in entries or len(entries[name].waiters) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
     async def ready(self, name: str, generation: int = 1) -> Answer:
         def is_ready() -> bool:

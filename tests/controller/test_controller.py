@@ -42,6 +42,7 @@ async def test_an_update_that_fails_leaves_the_previous_spec_in_force(bench: Ben
 
 async def test_a_failed_first_load_tells_everyone_who_joined_it(bench: Bench) -> None:
     asking = [asyncio.create_task(bench.controller.load(request())) for _ in range(3)]
+    await bench.asked("tiny/llama", 3)
     await bench.engine.let_load(BROKEN)
     results = await asyncio.gather(*asking, return_exceptions=True)
     assert [str(r) for r in results] == ["it broke"] * 3
@@ -116,8 +117,7 @@ async def test_who_joined_a_load_that_is_suspended_is_told(bench: Bench) -> None
     bench.source.declare(("tiny/llama", spec()))
     _, end = await bench.engine.loads.get()
     asking = asyncio.create_task(bench.controller.load(request()))
-    while not bench.controller._book.entries["tiny/llama"].waiters:  # noqa: ASYNC110  no event
-        await asyncio.sleep(0)
+    await bench.asked("tiny/llama")
     bench.source.declare(("tiny/llama", replace(spec(), suspend=True)))
     await bench.controller.until(lambda: bench.controller.answers()[0].record.generation == 2)
     end.set_result(None)

@@ -33,7 +33,6 @@ def told(status: Status) -> dict[str, tuple[str, str]]:
         (OLD, Action(Kind.RECONFIGURE, "a", "x"), "False", "True", "False", "Reconfiguring"),
         (None, Action(Kind.WAIT, "a", "x", why=Why.QUEUED), "False", "True", "False", "Queued"),
         (None, HOLD, "False", "False", "True", "ModelNotFound"),
-        (OLD, HOLD, "False", "False", "True", "ModelNotFound"),
         # Suspended on purpose: nothing is wrong, and nothing is under way.
         (None, SUSPENDED, "False", "False", "False", "Suspended"),
         # The new session answers, but the action on it has not ended.
@@ -54,6 +53,22 @@ def test_conditions_say_where_a_record_is(
         "Progressing": (progressing, reason),
         "Stalled": (stalled, reason),
     }
+
+
+def test_what_cannot_be_while_an_earlier_spec_serves_is_rolled_back() -> None:
+    status = derive(RECORD, Status(), OLD, HOLD, AT)
+    assert told(status) == {
+        "Ready": ("False", "RolledBack"),
+        "Progressing": ("False", "ModelNotFound"),
+        "Stalled": ("True", "ModelNotFound"),
+    }
+    assert status.config == CONFIG
+
+
+def test_a_wait_for_memory_is_no_failure() -> None:
+    short = Problem(Cause.INSUFFICIENT_MEMORY, "short", permanent=False)
+    wait = Action(Kind.WAIT, "a", "short", why=Why.WAITING_FOR_MEMORY, problem=short)
+    assert told(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == ("False", "WaitingForMemory")
 
 
 def test_the_observed_generation_is_the_newest_that_was_in_force() -> None:

@@ -39,7 +39,7 @@ class World:
     running: dict[str, Action] = field(default_factory=dict)
 
     def plan(self) -> tuple[Action, ...]:
-        found = {n: self.checkpoints[r.spec.model] for n, r in self.records.items()}
+        found = {r.spec.ref: self.checkpoints[r.spec.model] for r in self.records.values()}
         facts = Facts(checkpoints=found, running=dict(self.running))
         records, instances = list(self.records.values()), list(self.instances.values())
         return plan(records, instances, facts, MACHINE, now=0.0)
@@ -227,5 +227,5 @@ def test_a_problem_of_the_files_holds_and_leaves_the_instance() -> None:
     config = resolve(spec.config, found, MACHINE).config
     instance = Instance("a", spec, found.path, config, 10, 50)
     problem = Problem(Cause.MODEL_NOT_FOUND, "no y")
-    (action,) = plan([record], [instance], Facts({"a": problem}), MACHINE, 0.0)
+    (action,) = plan([record], [instance], Facts({record.spec.ref: problem}), MACHINE, 0.0)
     assert (action.kind, action.problem) == (Kind.HOLD, problem)

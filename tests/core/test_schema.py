@@ -92,4 +92,4 @@ def test_names_that_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_schema_names_itself(name: str) -> None:
-    assert schema(name)["$id"] == f"urn:reconciler:{name}"
+    assert schema(name)["$id"] == f"{name}.schema.json"

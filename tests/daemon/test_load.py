@@ -1,5 +1,6 @@
 """POST /api/v1/models/load, through a real daemon and real MLX."""
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -129,12 +130,13 @@ def test_an_update_that_fails_leaves_the_previous_settings_loaded(shared: Daemon
 def test_a_failed_first_load_leaves_no_record(home: Home) -> None:
     broken = home.root / "models" / "tiny" / "broken"
     shutil.copytree(home.models / "tiny" / "llama", broken)
-    config = (broken / "config.json").read_text("utf-8")
-    (broken / "config.json").write_text(config.replace('"llama"', '"no_such_model"'), "utf-8")
+    path = broken / "config.json"
+    config = json.loads(path.read_bytes())
+    path.write_text(json.dumps(config | {"intermediate_size": 7}), "utf-8")
     with Daemon(home, "--models", str(home.root / "models")) as daemon:
         status, answer = daemon.request("POST", "/api/v1/models/load", {"model": "tiny/broken"})
         assert (status, answer["error"]["type"]) == (500, "model_load_failed")
-        assert "no_such_model" in answer["error"]["message"]
+        assert "shape" in answer["error"]["message"]
         assert daemon.get("/api/v1/records") == {"records": []}
         assert daemon.load({"model": "tiny/llama"})["model_instance_id"] == "tiny/llama"
 

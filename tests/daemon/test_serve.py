@@ -102,6 +102,7 @@ def test_every_option_is_also_an_environment_variable(home: Home) -> None:
         "RECONCILER_MANIFESTS": str(home.manifests),
         "RECONCILER_MODELS": f"/nowhere{os.pathsep}{home.models}",
         "RECONCILER_HUB_CACHE": str(home.hub_cache),
+        "RECONCILER_LM_STUDIO": str(home.lm_studio),
         "RECONCILER_STATE": str(home.state),
         "RECONCILER_HOST": "localhost",
         "RECONCILER_PORT": "0",
@@ -109,7 +110,7 @@ def test_every_option_is_also_an_environment_variable(home: Home) -> None:
     }
     with Daemon(home, environ=variables) as daemon:
         daemon.ready("assistant")
-        assert "record created" not in daemon.log()
+        assert "record changed" not in daemon.log()
     assert home.state.joinpath("reconciler.db").is_file()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.records import ModelRef
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache
 
@@ -15,20 +16,20 @@ def catalog(*directories: Path) -> Catalog:
 
 
 def test_publisher_and_name_are_found(models: Path) -> None:
-    found = catalog(models).find("tiny/llama")
+    found = catalog(models).find(ModelRef("tiny/llama"))
     assert found.path == str((models / "tiny/llama").resolve())
 
 
 def test_the_first_directory_that_holds_it_wins(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "tiny/llama", tmp_path / "tiny/llama")
-    assert catalog(tmp_path, models).find("tiny/llama").path.startswith(str(tmp_path))
-    assert catalog(models, tmp_path).find("tiny/llama").path.startswith(str(models))
-    assert len(catalog(models, tmp_path).list()) == len(catalog(models).list())
+    assert catalog(tmp_path, models).find(ModelRef("tiny/llama")).path.startswith(str(tmp_path))
+    assert catalog(models, tmp_path).find(ModelRef("tiny/llama")).path.startswith(str(models))
+    assert len(catalog(models, tmp_path).listed()) == len(catalog(models).listed())
 
 
 def test_a_link_that_the_user_placed_is_followed(models: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").symlink_to(models / "tiny/llama")
-    assert catalog(tmp_path).find("mine").path == str((models / "tiny/llama").resolve())
+    assert catalog(tmp_path).find(ModelRef("mine")).path == str((models / "tiny/llama").resolve())
 
 
 @pytest.mark.parametrize(
@@ -37,20 +38,20 @@ def test_a_link_that_the_user_placed_is_followed(models: Path, tmp_path: Path) -
 )
 def test_what_is_not_a_name_under_a_directory_is_not_found(models: Path, identifier: str) -> None:
     with pytest.raises(LoadError) as raised:
-        catalog(models / "tiny").find(identifier)
+        catalog(models / "tiny").find(ModelRef(identifier))
     assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
 
 
 def test_an_absolute_path_is_not_an_identifier(models: Path) -> None:
     with pytest.raises(LoadError) as raised:
-        catalog(models).find(str(models / "tiny/llama"))
+        catalog(models).find(ModelRef(str(models / "tiny/llama")))
     assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
 
 
 def test_a_checkpoint_that_cannot_load_is_listed_with_the_cause(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/config.json").write_text('{"model_type": "llama"}', "utf-8")
-    (listed,) = catalog(tmp_path).list()
+    (listed,) = catalog(tmp_path).listed()
     assert listed.key == "bad"
     assert isinstance(listed.facts, Problem)
     assert "no model*.safetensors" in listed.facts.message
@@ -72,23 +73,23 @@ def hub(models: Path, tmp_path: Path) -> Path:
 
 
 def test_a_model_in_the_hugging_face_cache_is_found_and_listed(hub: Path) -> None:
-    found = Catalog([HubCache(hub)]).find("openai/gpt--oss")
+    found = Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss"))
     assert found.path.endswith("snapshots/abc123")
-    assert [m.key for m in Catalog([HubCache(hub)]).list()] == ["openai/gpt--oss"]
+    assert [m.key for m in Catalog([HubCache(hub)]).listed()] == ["openai/gpt--oss"]
 
 
 def test_a_ref_cannot_lead_out_of_the_cache(hub: Path) -> None:
     (hub / "models--openai--gpt--oss/refs/main").write_text("../../../etc", "ascii")
     with pytest.raises(LoadError):
-        Catalog([HubCache(hub)]).find("openai/gpt--oss")
-    assert Catalog([HubCache(hub)]).list() == ()
+        Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss"))
+    assert Catalog([HubCache(hub)]).listed() == ()
 
 
 def test_a_half_downloaded_model_is_not_there(hub: Path) -> None:
     (hub / "models--openai--gpt--oss/refs/main").unlink()
     with pytest.raises(LoadError):
-        Catalog([HubCache(hub)]).find("openai/gpt--oss")
+        Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss"))
 
 
 def test_a_missing_cache_is_an_empty_one(tmp_path: Path) -> None:
-    assert Catalog([HubCache(tmp_path / "none")]).list() == ()
+    assert Catalog([HubCache(tmp_path / "none")]).listed() == ()

@@ -49,7 +49,7 @@ def test_weights_are_the_tensors_bytes_quantised_or_not(models: Path) -> None:
 def test_nested_configurations_are_read(checkpoint: Path) -> None:
     nested = {"max_position_embeddings": 77, "num_experts_per_tok": 2, "num_experts": 4}
     path = checkpoint / "config.json"
-    path.write_text(json.dumps({"model_type": "x", "text_config": nested}), "utf-8")
+    path.write_text(json.dumps({"model_type": "qwen3_5", "text_config": nested}), "utf-8")
     facts = read_facts(checkpoint)
     assert facts.max_context == 77
     assert facts.experts_key == ("text_config", "num_experts_per_tok")

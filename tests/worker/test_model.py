@@ -16,7 +16,7 @@ PROMPT = [5, 6, 7, 8, 9]
 
 def loaded(path: Path) -> Model:
     model = Model()
-    model.load(LoadWeights(str(path)))
+    model.load(LoadWeights(str(path)), lambda _: None)
     return model
 
 
@@ -34,7 +34,7 @@ def session(model: Model, name: str) -> Session:
 
 def test_weights_are_counted_as_the_headers_say(models: Path) -> None:
     path = models / "tiny/qwen3"
-    reported = Model().load(LoadWeights(str(path)))
+    reported = Model().load(LoadWeights(str(path)), lambda _: None)
     assert reported.weights_bytes >= read_facts(path).weights_bytes
     assert set(reported.phases) == {"weights", "tokenizer"}
 
@@ -97,7 +97,7 @@ def test_a_session_is_replaced_and_closed_by_name(models: Path) -> None:
 def test_a_worker_holds_one_checkpoint_for_life(models: Path) -> None:
     model = loaded(models / "tiny/llama")
     with pytest.raises(RuntimeError, match="holds"):
-        model.load(LoadWeights(str(models / "tiny/qwen3")))
+        model.load(LoadWeights(str(models / "tiny/qwen3")), lambda _: None)
 
 
 def test_a_broken_tokenizer_fails_the_load(models: Path, tmp_path: Path) -> None:
@@ -105,5 +105,5 @@ def test_a_broken_tokenizer_fails_the_load(models: Path, tmp_path: Path) -> None
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "tokenizer.json").write_text("{", "utf-8")
     with pytest.raises(Exception, match=r".") as raised:
-        Model().load(LoadWeights(str(tmp_path)))
+        Model().load(LoadWeights(str(tmp_path)), lambda _: None)
     assert not isinstance(raised.value, RuntimeError)

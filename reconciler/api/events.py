@@ -1,0 +1,64 @@
+"""What happens, as server-sent events."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse, sse_response
+
+from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import Query, describe, ref
+from reconciler.api.errors import ApiError
+from reconciler.core.events import Event
+
+routes = web.RouteTableDef()
+
+LOST = "events were lost in between; read the records anew"
+
+
+@routes.get("/api/v1/events")
+@describe(
+    {200: ref("event")},
+    query=(
+        Query("after", "Only what came after the event with this id.", {"type": "string"}),
+        Query("name", "Only of this record or source.", {"type": "string"}),
+        Query(
+            "follow", "`false`: end after the events that are kept.", {"enum": ["true", "false"]}
+        ),
+    ),
+    content_type="text/event-stream",
+)
+async def events(request: web.Request) -> web.StreamResponse:
+    """What happens, from the kept events on, as server-sent events.
+
+    `Last-Event-ID`, or `after`, resumes. Where events between are not kept any more, the first
+    event is `lost`.
+    """
+    follow = request.query.get("follow", "true")
+    if follow not in ("true", "false"):
+        message = f"follow must be true or false, got {follow}"
+        raise ApiError(400, "invalid_request", message, "invalid_value", "follow")
+    after = request.headers.get("Last-Event-ID") or request.query.get("after")
+    told = request.app[CONTROLLER].events.follow(after, wait=follow == "true")
+    async with sse_response(request) as reply:
+        sending = asyncio.create_task(_send(reply, told, request.query.get("name")))
+        gone = asyncio.create_task(reply.wait())
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sending.cancel()
+            gone.cancel()
+            await asyncio.gather(sending, gone, return_exceptions=True)
+    return reply
+
+
+async def _send(
+    reply: EventSourceResponse, told: AsyncIterator[Event | None], name: str | None
+) -> None:
+    """Send what is told until it ends. Raises OSError where the listener goes away."""
+    async for event in told:
+        if event is None:
+            await reply.send(msgspec.json.encode({"message": LOST}).decode(), event="lost")
+        elif name in (None, event.name):
+            await reply.send(msgspec.json.encode(event).decode(), event.id, event.type)
