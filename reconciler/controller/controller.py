@@ -24,7 +24,7 @@ class Controller:
         self,
         store: Store,
         catalog: Catalog,
-        engine: Callable[[Callable[[str, Problem], None]], Engine],
+        engine: Callable[[Callable[[Instance, Problem], None]], Engine],
         sources: Sequence[Source],
         clock: Clock | None = None,
     ) -> None:
@@ -136,8 +136,8 @@ class Controller:
         """Wait until `condition` holds; it is looked at after every change."""
         await self._book.until(condition)
 
-    def _worker_died(self, name: str, problem: Problem) -> None:
-        self._loop.worker_died(name, problem)
+    def _worker_died(self, instance: Instance, problem: Problem) -> None:
+        self._loop.worker_died(instance, problem)
 
     async def _known_machine(self) -> Machine:
         """The facts of the machine. Raises `LoadError` while no worker can be started."""

@@ -7,7 +7,7 @@ from typing import Protocol
 import structlog
 
 from reconciler.controller.book import Book
-from reconciler.controller.clock import sleep
+from reconciler.controller.clock import Timer, sleep
 from reconciler.core.desired import Memory, absorb
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.events import Place
@@ -77,18 +77,32 @@ class Feed:
         self._source = source
         self._book = book
         self._memory = Memory()
+        self._again: Timer | None = None
+        """To look again because time alone changes something."""
 
     async def run(self) -> None:
         """Keep the source's records as it says, for ever."""
-        while True:
-            try:
-                async for snapshot in self._source.snapshots():
-                    self._absorb(snapshot)
-            except Exception:
-                log.exception("source failed; it is looked at again", source=self.name)
+        try:
+            while True:
+                await self._follow()
                 await sleep(self._book.clock, RESTART_SECONDS)
+        finally:
+            self._forget_timer()
+
+    async def _follow(self) -> None:
+        try:
+            async for snapshot in self._source.snapshots():
+                self._absorb(snapshot)
+        except Exception:
+            log.exception("source failed; it is looked at again", source=self.name)
+
+    def _forget_timer(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
     def _absorb(self, snapshot: Snapshot) -> None:
+        self._forget_timer()
         clock = self._book.clock
         at = clock.monotonic()
         records = self._book.records()
@@ -103,12 +117,8 @@ class Feed:
         self._tell_changes(before, self.view)
         self._book.announce()
         if result.check_at is not None:
-            clock.call_later(max(0.0, result.check_at - at), lambda: self._absorb_again(snapshot))
-
-    def _absorb_again(self, snapshot: Snapshot) -> None:
-        """Look again because time has passed, unless something newer is known."""
-        if self.view is not None and self.view.snapshot is snapshot:
-            self._absorb(snapshot)
+            delay = max(0.0, result.check_at - at)
+            self._again = clock.call_later(delay, lambda: self._absorb(snapshot))
 
     def _tell_changes(self, before: SourceView | None, after: SourceView) -> None:
         """An event and a log line where an error comes or goes, not at each look."""

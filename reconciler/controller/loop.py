@@ -14,7 +14,6 @@ import structlog
 from reconciler.controller.book import Book, Entry, Found
 from reconciler.controller.clock import sleep
 from reconciler.core import backoff
-from reconciler.core.backoff import Retry
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
@@ -23,7 +22,6 @@ from reconciler.core.plan import Action, Facts, Kind, Why, plan
 from reconciler.core.records import (
     HTTP,
     Instance,
-    LoadReport,
     LoadSpec,
     ModelRef,
     Outcome,
@@ -60,7 +58,7 @@ class Engine(Protocol):
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> LoadReport: ...
+    ) -> None: ...
     async def unload(self, name: str) -> None: ...
     async def close(self) -> None: ...
 
@@ -118,13 +116,13 @@ class Loop:
             if action.name == record.name and action.problem is not None:
                 raise LoadError(action.problem)
 
-    def worker_died(self, name: str, problem: Problem) -> None:
+    def worker_died(self, instance: Instance, problem: Problem) -> None:
         """Take note that an instance is gone; the next pass sees to it."""
-        entry = self._book.entries.get(name)
+        entry = self._book.entries.get(instance.name)
         if entry is not None:
             entry.queued_at = self._clock.monotonic()
             entry.status = replace(entry.status, restarts=entry.status.restarts + 1)
-            entry.retry = self._failure(entry.retry, entry.record.generation, None, problem)
+            self._note_failure(entry, entry.record, instance.spec, None, problem)
         self._book.wake.set()
 
     # -- observe ---------------------------------------------------------------------------
@@ -223,10 +221,9 @@ class Loop:
         log.info("action started", action=kind, name=name, reason=action.reason)
         entry = self._book.entries.get(name)
         queued = self._clock.monotonic() - entry.queued_at if entry is not None else 0.0
-        report: LoadReport | None = None
         problem: Problem | None = None
         try:
-            report = await self._carry_out(action, record)
+            await self._carry_out(action, record)
         except LoadError as error:
             problem = error.problem
         except asyncio.CancelledError:
@@ -240,14 +237,14 @@ class Loop:
         store.end_attempt(attempt, outcome, self._clock.utc())
         log.info("action ended", action=kind, name=name, outcome=outcome)
         if record is not None:
-            self._settle(record, action, report, problem, queued)
+            self._settle(record, action, problem, queued)
         if problem is not None and action.kind is Kind.UNLOAD:
             await sleep(self._clock, RETRY_SECONDS)  # it has no back-off of its own
 
-    async def _carry_out(self, action: Action, record: Record | None) -> LoadReport | None:
+    async def _carry_out(self, action: Action, record: Record | None) -> None:
         if action.spec is None or action.checkpoint is None or action.resolved is None:
             await self._engine.unload(action.name)
-            return None
+            return
 
         def tell(progress: Progress) -> None:
             self._book.events.emit(
@@ -258,8 +255,10 @@ class Loop:
                 generation=record.generation if record is not None else None,
                 progress=progress,
             )
+            if progress.bytes_read is None:  # what is in force may have changed
+                self._book.wake.set()
 
-        return await self._engine.load(
+        await self._engine.load(
             action.name,
             action.spec,
             action.checkpoint,
@@ -269,47 +268,46 @@ class Loop:
         )
 
     def _settle(
-        self,
-        record: Record,
-        action: Action,
-        report: LoadReport | None,
-        problem: Problem | None,
-        queued: float,
+        self, record: Record, action: Action, problem: Problem | None, queued: float
     ) -> None:
         """Note the outcome in the record's entry, if it is still the same record."""
-        entry = self._book.entries.get(record.name)
+        entry, spec = self._book.entries.get(record.name), action.spec
         if entry is None or entry.record.created_at != record.created_at:
             return
-        checkpoint, resolved, spec = action.checkpoint, action.resolved, action.spec
-        wished = spec is None or spec.loads_like(record.spec)
         if problem is not None:
+            checkpoint = action.checkpoint
             fingerprint = checkpoint.fingerprint if checkpoint is not None else None
-            previous = entry.retry if wished else entry.restore
-            failed = self._failure(previous, record.generation, fingerprint, problem)
-            entry.retry, entry.restore = (
-                (failed, entry.restore) if wished else (entry.retry, failed)
-            )
-        elif report is not None and resolved is not None:
-            if wished:
+            self._note_failure(entry, record, spec or record.spec, fingerprint, problem)
+            if entry.record.provisional:
+                self._give_up(entry, problem)
+        elif spec is not None:
+            if spec.loads_like(record.spec):
                 entry.retry = None
             entry.restore = None
-            entry.status = replace(
-                entry.status,
-                load_time_seconds=report.load_time_seconds,
-                queued_seconds=queued,
-                load_phases=report.phases,
-                memory_bytes=report.memory_bytes,
-                warnings=resolved.warnings,
-            )
-            self._book.put(replace(entry.record, provisional=False, last_good=spec))
+            entry.status = replace(entry.status, queued_seconds=queued)
 
-    def _failure(
-        self, previous: Retry | None, generation: int, fingerprint: str | None, problem: Problem
-    ) -> Retry:
-        clock = self._clock
-        return backoff.after(
-            previous, generation, fingerprint, problem, clock.monotonic(), clock.chance()
+    def _note_failure(
+        self,
+        entry: Entry,
+        record: Record,
+        spec: LoadSpec,
+        fingerprint: str | None,
+        problem: Problem,
+    ) -> None:
+        """Count a failure of what is wanted, or of the last good spec in its place."""
+        wanted = spec.loads_like(record.spec)
+        failed = backoff.after(
+            entry.retry if wanted else entry.restore,
+            record.generation,
+            fingerprint,
+            problem,
+            self._clock.monotonic(),
+            self._clock.chance(),
         )
+        if wanted:
+            entry.retry = failed
+        else:
+            entry.restore = failed
 
     # -- report ----------------------------------------------------------------------------
 
@@ -318,7 +316,10 @@ class Loop:
         loaded = {i.name: i for i in self._engine.instances()}
         for name, entry in list(self._book.entries.items()):
             action = self.running.get(name, actions.get(name))
-            before, record, instance = entry.status, entry.record, loaded.get(name)
+            instance = loaded.get(name)
+            if instance is not None:
+                self._note_good(entry.record, instance)
+            before, record = entry.status, entry.record
             on_disk = self._book.checkpoint(record.spec.ref)
             status = derive(record, before, instance, action, self._clock.utc(), on_disk)
             if status != before:
@@ -330,6 +331,12 @@ class Loop:
                 self._give_up(entry, action.problem)
             elif action is not None and action.kind is Kind.HOLD:
                 entry.fail(Problem(Cause.SUSPENDED, f"'{name}' is {action.reason}"))
+
+    def _note_good(self, record: Record, instance: Instance) -> None:
+        """What is loaded can be loaded: such a record is not provisional any more."""
+        good = record.last_good is not None and record.last_good.loads_like(instance.spec)
+        if record.provisional or not good:
+            self._book.put(replace(record, provisional=False, last_good=instance.spec))
 
     def _note_outcome(self, record: Record, status: Status, action: Action | None) -> None:
         """Write into the history what became of a wish, once that is known."""
@@ -348,6 +355,8 @@ class Loop:
         """An http wish that failed is undone; a manifest's goes on being tried."""
         record = entry.record
         if record.provisional:
+            at = self._clock.utc()
+            self._book.store.note_outcome(record, "Failed", problem.message, at, None)
             self._book.remove(record.name, problem)
             return
         entry.fail(problem)

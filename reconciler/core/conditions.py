@@ -5,6 +5,7 @@ A condition keeps its time of transition until its status or its reason changes.
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action, Kind, Why
@@ -13,6 +14,7 @@ from reconciler.core.records import (
     ConditionStatus,
     ConditionType,
     Instance,
+    LoadReport,
     Record,
     SettingWarning,
     Status,
@@ -60,24 +62,37 @@ def derive(
         checkpoint=instance.checkpoint if instance is not None else status.checkpoint,
         revision=instance.revision if instance is not None else None,
         revision_on_disk=on_disk.revision if on_disk is not None else None,
-        warnings=_warnings(status, instance, on_disk),
         worker_pid=instance.worker_pid if instance is not None else None,
-        memory_bytes=status.memory_bytes if instance is not None else None,
+        warnings=_warnings(status, instance, on_disk),
+        **_report(instance.report if instance is not None else None),
     )
+
+
+def _report(report: LoadReport | None) -> dict[str, Any]:
+    """What is told of the load; its times are told until there is another one."""
+    if report is None:
+        return {"memory_bytes": None}
+    return {
+        "load_time_seconds": report.load_time_seconds,
+        "load_phases": report.phases,
+        "memory_bytes": report.memory_bytes,
+    }
 
 
 def _warnings(
     status: Status, instance: Instance | None, on_disk: Checkpoint | None
 ) -> tuple[SettingWarning, ...]:
     """Those of the load, and that the files are not the loaded ones any more, if so."""
-    kept = tuple(w for w in status.warnings if w.key != "model")
-    if instance is None or on_disk is None or instance.revision == on_disk.revision:
-        return kept
+    if instance is None or instance.report is None:
+        return status.warnings
+    warnings = instance.report.warnings
+    if on_disk is None or instance.revision == on_disk.revision:
+        return warnings
     reason = (
         f"revision {on_disk.revision} is on disk, {instance.revision} is loaded; "
         "it is not loaded again by itself: unload and load it, or restart the daemon"
     )
-    return (*kept, SettingWarning("model", instance.spec.model, reason))
+    return (*warnings, SettingWarning("model", instance.spec.model, reason))
 
 
 def pending(status: Status, at: datetime) -> Status:

@@ -145,6 +145,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class LoadReport:
+    """How an instance came to be."""
+
+    load_time_seconds: float
+    """From the start of the action to the moment it could answer."""
+    phases: dict[str, Phase]
+    memory_bytes: int
+    """Weights, shared ones too, and what this instance added."""
+    warnings: tuple[SettingWarning, ...] = ()
+
+
+@dataclass(frozen=True)
 class Instance:
     """A loaded model that can answer: what was asked for when it was loaded, and what it is."""
 
@@ -160,6 +172,7 @@ class Instance:
     """The process that holds it."""
     revision: str = ""
     """Of the checkpoint, when its weights were read."""
+    report: LoadReport | None = None
 
 
 Outcome = Literal["Pending", "Loaded", "Failed", "Suspended", "Superseded", "Removed"]
@@ -185,16 +198,6 @@ class Generation:
     load_time_seconds: float | None
     ended_at: datetime | None
     """When the next generation came, or the record went."""
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What the engine did and observed."""
-
-    config: Config
-    load_time_seconds: float
-    phases: dict[str, Phase]
-    memory_bytes: int
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class _Loaded:
 class Engine:
     """What the controller drives. `on_death` is told of each instance whose worker died."""
 
-    def __init__(self, sockets: Path, on_death: Callable[[str, Problem], None]) -> None:
+    def __init__(self, sockets: Path, on_death: Callable[[Instance, Problem], None]) -> None:
         self._pool = Pool(sockets)
         self._on_death = on_death
         self._holders: dict[str, _Holder] = {}
@@ -77,7 +77,7 @@ class Engine:
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> LoadReport:
+    ) -> None:
         """Make the instance `name` be `spec`, in place of what it was; `progress` hears how far.
 
         A worker that holds the checkpoint is used; else one reads it. What was loaded under the
@@ -116,11 +116,11 @@ class Engine:
             resolved.session_bytes,
             holder.worker.pid,
             holder.revision,
+            LoadReport(elapsed, phases, weights + opened.memory_bytes, resolved.warnings),
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         if old is not None:
             await self._end_session(old)
-        return LoadReport(opened.observed, elapsed, phases, weights + opened.memory_bytes)
 
     async def unload(self, name: str) -> None:
         """Let its running requests finish, then let go of it."""
@@ -215,11 +215,12 @@ class Engine:
         holder.gone = True
         if self._holders.get(holder.path) is holder:
             del self._holders[holder.path]
-        dead = [name for name, loaded in self._loaded.items() if loaded.holder is holder]
-        for name in dead:
-            del self._loaded[name]
+        dead = [held.instance for held in self._loaded.values() if held.holder is holder]
+        for instance in dead:
+            del self._loaded[instance.name]
         problem = holder.worker.died()
-        log.warning("worker died", pid=holder.worker.pid, instances=dead, reason=problem.message)
-        for name in dead:
-            self._on_death(name, problem)
+        names = [instance.name for instance in dead]
+        log.warning("worker died", pid=holder.worker.pid, instances=names, reason=problem.message)
+        for instance in dead:
+            self._on_death(instance, problem)
         await holder.worker.end()

@@ -46,12 +46,14 @@ class FakeClock:
         self.seconds = 0.0
         self._timers: list[tuple[float, int, FakeTimer]] = []
         self._serial = itertools.count()
+        self._looks = itertools.count()
 
     def monotonic(self) -> float:
         return self.seconds
 
     def utc(self) -> datetime:
-        return EPOCH + timedelta(seconds=self.seconds)
+        """A little later at each look, as a real one."""
+        return EPOCH + timedelta(seconds=self.seconds, microseconds=next(self._looks))
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
         timer = FakeTimer(callback)
@@ -80,7 +82,7 @@ class FakeEngine:
         self.loads: asyncio.Queue[tuple[LoadSpec, asyncio.Future[None]]] = asyncio.Queue()
         self.unloads: list[str] = []
         self.startable = True
-        self.on_death: Callable[[str, Problem], None] = lambda _name, _problem: None
+        self.on_death: Callable[[Instance, Problem], None] = lambda _instance, _problem: None
 
     async def machine(self) -> Machine:
         if not self.startable:
@@ -99,7 +101,7 @@ class FakeEngine:
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> LoadReport:
+    ) -> None:
         if unload_first:
             self.loaded.pop(name, None)
         progress(Progress("weights", 0, checkpoint.weights_bytes))
@@ -116,8 +118,8 @@ class FakeEngine:
             session,
             worker_pid=1,
             revision=checkpoint.revision,
+            report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, weights, resolved.warnings),
         )
-        return LoadReport(resolved.config, 0.5, {"weights": Phase(0.0, 0.5)}, weights)
 
     async def unload(self, name: str) -> None:
         self.unloads.append(name)
@@ -163,7 +165,7 @@ class Bench:
         self.engine = FakeEngine(budget)
         self.source = FakeSource()
 
-        def make(on_death: Callable[[str, Problem], None]) -> FakeEngine:
+        def make(on_death: Callable[[Instance, Problem], None]) -> FakeEngine:
             self.engine.on_death = on_death
             return self.engine
 

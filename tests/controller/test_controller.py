@@ -131,8 +131,8 @@ async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=100)))
     await bench.engine.let_load()
     await bench.ready("a")
-    del bench.engine.loaded["a"]
-    bench.engine.on_death("a", Problem(Cause.WORKER_DIED, "killed by signal 9", permanent=False))
+    gone = bench.engine.loaded.pop("a")
+    bench.engine.on_death(gone, Problem(Cause.WORKER_DIED, "killed by signal 9", permanent=False))
     message = await bench.reason("a", "BackingOff")
     assert "killed by signal 9" in message
     answer = bench.controller.answer("a")

@@ -1,0 +1,90 @@
+"""Fill the tables between `<!-- table: ... -->` and `<!-- end -->` in these docs.
+
+`schema NAME` tabulates a published schema, `schema NAME PREFIX` with a prefix before each key.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from reconciler.core.schema import NAMES, schema
+
+TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """The text with every table as the schemas say it now."""
+    return TABLE.sub(lambda m: m[1] + "\n" + _table(*m[2].split()[1:]) + "\n" + m[3], text)
+
+
+def _table(name: str, prefix: str = "") -> str:
+    if name not in NAMES:
+        raise ValueError(f"there is no schema {name}")
+    rows = ["| key | type | meaning |", "|---|---|---|"]
+    rows += _rows(schema(name), prefix)
+    return "\n".join(rows) + "\n"
+
+
+def _rows(node: dict[str, Any], prefix: str) -> list[str]:
+    rows = []
+    for key, value in node.get("properties", {}).items():
+        path = f"{prefix}{key}"
+        optional = "" if key in node.get("required", []) else ", optional"
+        rows.append(f"| `{path}` | {_type(value)}{optional} | {_meaning(value)} |")
+        inner = _inner(value)
+        if inner is not None:
+            rows += _rows(inner[1], path + inner[0])
+    return rows
+
+
+def _inner(value: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """What stands inside, with what leads to it; what has a table of its own is not repeated."""
+    if "properties" in value:
+        return ".", value
+    items = value.get("items", {})
+    if "properties" in items:
+        return "[].", items
+    for choice in value.get("anyOf", []):
+        if "properties" in choice:
+            return ".", choice
+    return None
+
+
+def _type(value: dict[str, Any]) -> str:
+    if "$ref" in value:
+        file, _, rest = value["$ref"].partition(".schema.json")
+        return _type(_follow(file, rest)) if rest else f"[{file}](#{file})"
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "enum" in value:
+        return ", ".join(f"`{choice}`" for choice in value["enum"])
+    if "anyOf" in value:
+        return " or ".join(_type(choice) for choice in value["anyOf"])
+    if value.get("type") == "array":
+        return f"list of {_type(value['items'])}"
+    types = value["type"] if isinstance(value["type"], list) else [value["type"]]
+    return " or ".join(types)
+
+
+def _meaning(value: dict[str, Any]) -> str:
+    if "description" in value:
+        return str(value["description"])
+    file, _, rest = value["$ref"].partition(".schema.json")
+    return str(_follow(file, rest)["description"])
+
+
+def _follow(file: str, pointer: str) -> dict[str, Any]:
+    (name,) = (n for n in NAMES if n == file)
+    node = schema(name)
+    for part in pointer.removeprefix("#").strip("/").split("/"):
+        node = node[part] if part else node
+    return node
+
+
+if __name__ == "__main__":
+    for path in sorted(Path(__file__).parent.glob("*.md")):
+        text = path.read_text("utf-8")
+        if filled(text) != text:
+            path.write_text(filled(text), "utf-8")
+            sys.stdout.write(f"{path.name} is filled anew\n")

@@ -1,0 +1,483 @@
+"""The real controller in a world of faults: an engine, a catalogue, files and time by hand.
+
+Every step of `World` ends when nothing can go on by itself; `check` then holds design's promises
+against the state.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.controller import Answer, Controller
+from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
+from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.manifest import Flaw, Position
+from reconciler.core.memory import Ledger
+from reconciler.core.records import (
+    HTTP,
+    Instance,
+    LoadReport,
+    LoadRequest,
+    LoadSpec,
+    ModelRef,
+    Phase,
+    Progress,
+    Record,
+)
+from reconciler.core.settings import Resolved
+from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
+from reconciler.store import KEPT_GENERATIONS, Store
+from tests.controller.fakes import FakeClock, FakeSource
+
+BUDGET = 100
+WEIGHTS = {"p/small": 10, "p/other": 30, "p/big": 60, "p/huge": 200}
+"""Of the models that are on disk; p/huge never fits, and p/absent comes later if at all."""
+
+FLAW = Flaw("bad", Position(1, 1))
+DIED = Problem(Cause.WORKER_DIED, "it died", permanent=False)
+
+
+class Inline(ThreadPoolExecutor):
+    """Runs jobs at once, so that nothing happens between steps."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001  it is the caller's
+            future.set_exception(error)
+        return future
+
+
+class FakeCatalog:
+    """Models by name."""
+
+    def __init__(self) -> None:
+        self.weights = dict(WEIGHTS)
+        self.version = 1
+
+    def find(self, ref: ModelRef) -> Checkpoint:
+        if ref.model not in self.weights:
+            raise LoadError(Problem(Cause.MODEL_NOT_FOUND, f"no {ref.model}"))
+        weights = self.weights[ref.model]
+        return Checkpoint(
+            f"/{ref.model}", f"v{self.version}", "llama", weights, 50, kv_bytes_per_token=1
+        )
+
+    def find_all(self, refs: list[ModelRef]) -> dict[ModelRef, Checkpoint | Problem]:
+        found: dict[ModelRef, Checkpoint | Problem] = {}
+        for ref in refs:
+            try:
+                found[ref] = self.find(ref)
+            except LoadError as error:
+                found[ref] = error.problem
+        return found
+
+
+@dataclass
+class Pending:
+    """Work of the engine that has not ended."""
+
+    name: str
+    end: "asyncio.Future[None]"
+    record: Record | None = None
+    spec: LoadSpec | None = None
+    checkpoint: Checkpoint | None = None
+    resolved: Resolved | None = None
+    reads: bool = False
+
+
+class FaultyEngine:
+    """Loads and unloads when told to, and asserts what it may be asked for."""
+
+    def __init__(self, world: "World", on_death: Callable[[Instance, Problem], None]) -> None:
+        self.world = world
+        self.on_death = on_death
+        self.loaded: dict[str, Instance] = {}
+        self.pending: list[Pending] = []
+
+    async def machine(self) -> Machine:
+        return Machine("cpu", "fake", BUDGET, "0")
+
+    def instances(self) -> tuple[Instance, ...]:
+        return tuple(self.loaded.values())
+
+    async def load(
+        self,
+        name: str,
+        spec: LoadSpec,
+        checkpoint: Checkpoint,
+        resolved: Resolved,
+        progress: Callable[[Progress], None],
+        *,
+        unload_first: bool = False,
+    ) -> None:
+        record = self.world.load_begins(name, spec, checkpoint)
+        held = any(i.checkpoint == checkpoint.path for i in self.loaded.values())
+        if unload_first:  # weights that are wanted again stay
+            del self.loaded[name]
+        progress(Progress("worker"))
+        progress(Progress("weights", 0, checkpoint.weights_bytes))
+        await self._wait(
+            Pending(
+                name,
+                _future(),
+                record,
+                spec,
+                checkpoint,
+                resolved,
+                reads=not held,
+            )
+        )
+        self.loaded[name] = Instance(
+            name,
+            spec,
+            checkpoint.path,
+            resolved.config,
+            checkpoint.weights_bytes,
+            resolved.session_bytes,
+            worker_pid=1,
+            revision=checkpoint.revision,
+            report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, 1, resolved.warnings),
+        )
+        self.world.failures.pop(name, None)
+
+    async def unload(self, name: str) -> None:
+        record = self.world.record(name)
+        unwanted = record is None or record.spec.suspend
+        self.world.expect(unwanted, f"{name} is unloaded though it is wanted")
+        await self._wait(Pending(name, _future()))
+        self.loaded.pop(name, None)
+
+    async def close(self) -> None:
+        self.loaded.clear()
+
+    async def _wait(self, pending: Pending) -> None:
+        names = [p.name for p in self.pending]
+        self.world.expect(pending.name not in names, "two actions on one record")
+        self.pending.append(pending)
+        reading = sum(p.reads for p in self.pending)
+        self.world.expect(reading <= 1, "two checkpoints are read at once")
+        self.world.expect(self.used() <= BUDGET, "more memory than there is")
+        try:
+            await pending.end
+        finally:
+            self.pending.remove(pending)
+
+    def used(self) -> int:
+        """Bytes that are held, with what is on its way."""
+        ledger = Ledger.of(BUDGET, self.loaded.values())
+        for p in self.pending:
+            if p.checkpoint is not None and p.resolved is not None:
+                path, weights = p.checkpoint.path, p.checkpoint.weights_bytes
+                ledger.hold(f"{p.name}+", path, weights, p.resolved.session_bytes)
+        return ledger.used
+
+    def kill(self, name: str) -> None:
+        """The worker of an instance dies."""
+        instance = self.loaded.pop(name)
+        self.on_death(instance, DIED)
+
+
+def _future() -> "asyncio.Future[None]":
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass
+class Failures:
+    """Of one generation of one record, in a row."""
+
+    key: tuple[object, ...]
+    count: int
+    at: float
+    permanent: bool
+    checkpoint: Checkpoint | None
+
+
+class World:
+    """A controller and everything around it."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory()
+        self.runner = asyncio.Runner()
+        self.loop = self.runner.get_loop()
+        self.loop.set_default_executor(Inline(max_workers=1))
+        self.clock = FakeClock()
+        self.catalog = FakeCatalog()
+        self.files: dict[str, tuple[tuple[str, LoadSpec], ...] | None] = {}
+        """What each file declares; None: it is invalid."""
+        self.unreadable = False
+        self.calls: dict[asyncio.Task[Answer], LoadRequest] = {}
+        self.acknowledged: set[str] = set()
+        """Names of http records that a caller was told are loaded."""
+        self.failures: dict[str, Failures] = {}
+        self.generations: dict[tuple[str, object], Record] = {}
+        self.violations: list[str] = []
+        self.unloads: list[asyncio.Task[None]] = []
+        self.start()
+
+    # -- steps -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.store = Store(Path(self._directory.name))
+        self.source = FakeSource()
+
+        def make(on_death: Callable[[Instance, Problem], None]) -> FaultyEngine:
+            self.engine = FaultyEngine(self, on_death)
+            return self.engine
+
+        self.controller = Controller(
+            self.store,
+            self.catalog,  # type: ignore[arg-type]
+            make,
+            [self.source],
+            self.clock,
+        )
+        self.run(self.controller.start())
+        self.scan()
+
+    def restart(self) -> None:
+        self.run(self.controller.close())
+        self._collect()
+        self.store.close()
+        self.failures.clear()
+        self.start()
+
+    def close(self) -> None:
+        self.run(self.controller.close())
+        self._collect()
+        self.store.close()
+        self.runner.close()
+        self._directory.cleanup()
+
+    def run(self, coroutine: Any) -> None:
+        """Run it, and then whatever can go on by itself."""
+        self.runner.run(coroutine)
+        self.settle()
+
+    def settle(self) -> None:
+        async def idle() -> None:
+            for _ in range(10_000):
+                await asyncio.sleep(0)
+                if not self.loop._ready:  # type: ignore[attr-defined]
+                    return
+            raise AssertionError("it never comes to rest")
+
+        self.runner.run(idle())
+
+    def scan(self) -> None:
+        """A look at the directory, at an event or at a rescan."""
+        if self.unreadable:
+            snapshot = Snapshot(self.source.name, unreadable="gone")
+        else:
+            files = tuple(
+                ManifestFile(path, flaws=(FLAW,))
+                if documents is None
+                else ManifestFile(
+                    path, tuple(Declared(n, s, i) for i, (n, s) in enumerate(documents))
+                )
+                for path, documents in sorted(self.files.items())
+            )
+            snapshot = Snapshot(self.source.name, files, empty=not files)
+        self.source.queue.put_nowait(snapshot)
+        self.settle()
+
+    def load(self, request: LoadRequest) -> None:
+        async def begin() -> None:
+            self.calls[asyncio.create_task(self.controller.load(request))] = request
+
+        self.run(begin())
+        self._collect()
+
+    def unload(self, name: str) -> None:
+        async def begin() -> None:
+            self.unloads.append(asyncio.create_task(self.controller.unload(name)))
+
+        self.run(begin())
+        self.acknowledged.discard(name)
+        self._collect()
+
+    def end(self, pending: Pending, problem: Problem | None) -> None:
+        """An action of the engine ends."""
+        if problem is None:
+            pending.end.set_result(None)
+        else:
+            self.failed(pending.record, pending.spec, problem, pending.checkpoint)
+            pending.end.set_exception(LoadError(problem))
+        self.settle()
+        self._collect()
+
+    def kill(self, name: str) -> None:
+        self.failed(self.record(name), self.engine.loaded[name].spec, DIED, None)
+        self.engine.kill(name)
+        self.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.settle()
+        self._collect()
+
+    def _collect(self) -> None:
+        """Take up what callers were told."""
+        self.settle()
+        for unload in [u for u in self.unloads if u.done()]:
+            self.unloads.remove(unload)
+            assert isinstance(unload.exception(), LoadError | None)
+        for task in [t for t in self.calls if t.done()]:
+            del self.calls[task]
+            if task.exception() is None:
+                answer = task.result()
+                assert answer.status.ready
+                if answer.record.owner == HTTP:
+                    self.acknowledged.add(answer.record.name)
+            else:
+                assert isinstance(task.exception(), LoadError), task.exception()
+
+    # -- what the engine sees --------------------------------------------------------------
+
+    def record(self, name: str) -> Record | None:
+        answer = self.controller.answer(name)
+        return answer.record if answer is not None else None
+
+    def expect(self, holds: bool, words: str) -> None:
+        """Note a broken promise; raised in a task it would be taken for a failed load."""
+        if not holds:
+            self.violations.append(words)
+
+    def load_begins(self, name: str, spec: LoadSpec, checkpoint: Checkpoint) -> Record | None:
+        record = self.record(name)
+        self.expect(record is not None, f"{name} is loaded though nobody wants it")
+        if record is None:
+            return None
+        wanted = spec.loads_like(record.spec) or spec == record.last_good
+        self.expect(wanted, f"{name} is loaded as nobody wants it")
+        failures = self.failures.get(name)
+        if failures is not None and failures.key == (record.created_at, record.generation, spec):
+            delay = min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** (failures.count - 1))
+            early = self.clock.seconds < failures.at + delay
+            self.expect(not early or failures.permanent, f"{name} is tried too early")
+            vain = failures.permanent and failures.checkpoint == checkpoint
+            self.expect(not vain, f"{name} is tried again though nothing changed")
+        return record
+
+    def failed(
+        self,
+        record: Record | None,
+        spec: LoadSpec | None,
+        problem: Problem,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        """Note a failure, as design counts them."""
+        if record is None or spec is None:
+            return
+        key = (record.created_at, record.generation, spec)
+        before = self.failures.get(record.name)
+        count = before.count + 1 if before is not None and before.key == key else 1
+        self.failures[record.name] = Failures(
+            key, count, self.clock.seconds, problem.permanent, checkpoint
+        )
+
+    # -- promises --------------------------------------------------------------------------
+
+    def check(self) -> None:
+        self._collect()
+        assert not self.violations, self.violations
+        answers = {a.record.name: a for a in self.controller.answers()}
+        assert self.engine.used() <= BUDGET
+        self._check_desired({name: a.record for name, a in answers.items()})
+        for answer in answers.values():
+            self._check_status(answer)
+            self._check_history(answer)
+        self._check_callers(answers)
+
+    def _check_desired(self, records: dict[str, Record]) -> None:
+        """Desired state is what its owners say."""
+        for record in records.values():
+            key = (record.name, record.created_at)
+            before = self.generations.get(key, record)
+            assert record.generation >= before.generation
+            if record.generation == before.generation:
+                assert record.spec == before.spec, "a change of spec without a generation"
+            self.generations[key] = record
+            assert not (record.provisional and record.owner != HTTP)
+        declared = self._declared()
+        for name, specs in declared.items():
+            if len(specs) == 1 and not self.unreadable:
+                assert records[name].owner == self.source.name
+                assert records[name].spec == specs[0]
+        self.acknowledged -= {r.name for r in records.values() if r.owner != HTTP}
+        assert self.acknowledged <= records.keys(), "what was acknowledged is gone"
+
+    def _declared(self) -> dict[str, list[LoadSpec]]:
+        declared: dict[str, list[LoadSpec]] = {}
+        for documents in self.files.values():
+            for name, spec in documents or ():
+                declared.setdefault(name, []).append(spec)
+        return declared
+
+    def _check_status(self, answer: Answer) -> None:
+        """What is reported is what is so."""
+        record, status = answer.record, answer.status
+        instance = self.engine.loaded.get(record.name)
+        states = {c.type: c.status == "True" for c in status.conditions}
+        assert states["Ready"] + states["Progressing"] + states["Stalled"] <= 1
+        assert status.config == (instance.config if instance is not None else None)
+        if states["Ready"]:
+            assert instance is not None
+            assert instance.spec.loads_like(record.spec)
+            assert status.observed_generation == record.generation
+            assert record.last_good is not None
+            assert not record.provisional
+        busy = record.name in self.controller._loop.running
+        if not (states["Ready"] or states["Stalled"] or record.spec.suspend):
+            assert states["Progressing"]
+        if instance is not None and instance.spec.loads_like(record.spec) and not busy:
+            assert states["Ready"] or record.spec.suspend
+
+    def _check_history(self, answer: Answer) -> None:
+        kept = self.store.history(answer.record.name)
+        assert len(kept) <= KEPT_GENERATIONS
+        newest = kept[0]
+        assert (newest.generation, newest.spec) == (answer.record.generation, answer.record.spec)
+        assert newest.ended_at is None
+        if answer.status.ready:
+            assert newest.outcome == "Loaded"
+
+    def _check_callers(self, answers: dict[str, Answer]) -> None:
+        """Nobody waits for what nothing works on."""
+        if self.calls:
+            assert any(
+                c.type == "Progressing" and c.status == "True"
+                for a in answers.values()
+                for c in a.status.conditions
+            )
+
+    def converge(self) -> None:
+        """Without further faults everything that can be loaded is loaded."""
+        self.unreadable = False
+        self.scan()
+        for _ in range(60):
+            while self.engine.pending:
+                self.end(self.engine.pending[0], None)
+            self.check()
+            self.pass_time(max(LONGEST_SECONDS, EMPTY_SECONDS, VANISHED_SECONDS))
+            if not self.engine.pending:
+                break
+        assert not self.calls
+        for answer in self.controller.answers():
+            ready = answer.status.condition("Ready")
+            stalled = answer.status.condition("Stalled")
+            assert ready is not None
+            assert stalled is not None
+            assert (
+                ready.status == "True"
+                or answer.record.spec.suspend
+                or stalled.status == "True"
+                or "WaitingForMemory" in {c.reason for c in answer.status.conditions}
+            ), answer

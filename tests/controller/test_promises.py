@@ -1,0 +1,146 @@
+"""Design's promises, whatever happens in whatever order."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from reconciler.core.errors import Cause, Problem
+from reconciler.core.records import Asked, LoadRequest, LoadSpec
+from tests.controller.machine import WEIGHTS, World
+
+NAMES = ("a", "b", "c")
+MODELS = (*WEIGHTS, "p/absent")
+FILES = ("1.yaml", "2.yaml", "3.yaml")
+TRANSIENT = Problem(Cause.LOAD_FAILED, "hiccup", permanent=False)
+PERMANENT = Problem(Cause.LOAD_FAILED, "broken")
+
+names = st.sampled_from(NAMES)
+models = st.sampled_from(MODELS)
+contexts = st.none() | st.integers(1, 60)
+specs = st.builds(
+    LoadSpec,
+    models,
+    st.builds(Asked, context_length=contexts),
+    suspend=st.sampled_from([False, False, False, True]),
+    priority=st.integers(0, 1),
+    update_strategy=st.sampled_from(["auto", "load-first", "unload-first"]),
+)
+requests = st.builds(
+    LoadRequest,
+    models,
+    st.builds(Asked, context_length=contexts),
+    st.sampled_from([frozenset(), frozenset({"context_length"})]),
+    st.none() | names,
+)
+
+
+class Promises(RuleBasedStateMachine):
+    """Files, calls, faults, restarts and time, one after the other."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.world = World()
+
+    @rule(file=st.sampled_from(FILES), documents=st.lists(st.tuples(names, specs), max_size=2))
+    def write_a_file(self, file: str, documents: list[tuple[str, LoadSpec]]) -> None:
+        self.world.files[file] = tuple(documents)
+        self.world.scan()
+
+    @rule(file=st.sampled_from(FILES))
+    def break_a_file(self, file: str) -> None:
+        self.world.files[file] = None
+        self.world.scan()
+
+    @rule(file=st.sampled_from(FILES))
+    def delete_a_file(self, file: str) -> None:
+        self.world.files.pop(file, None)
+        self.world.scan()
+
+    @rule(gone=st.booleans())
+    def lose_or_find_the_directory(self, gone: bool) -> None:
+        self.world.unreadable = gone
+        self.world.scan()
+
+    @rule(request=requests)
+    def load(self, request: LoadRequest) -> None:
+        self.world.load(request)
+
+    @rule(name=st.sampled_from((*NAMES, *MODELS)))
+    def unload(self, name: str) -> None:
+        self.world.unload(name)
+
+    @precondition(lambda self: self.world.engine.pending)
+    @rule(index=st.integers(0, 9), problem=st.sampled_from([None, None, TRANSIENT, PERMANENT]))
+    def end_an_action(self, index: int, problem: Problem | None) -> None:
+        pending = self.world.engine.pending
+        self.world.end(pending[index % len(pending)], problem)
+
+    @precondition(lambda self: self.world.engine.loaded)
+    @rule(index=st.integers(0, 9))
+    def kill_a_worker(self, index: int) -> None:
+        loaded = sorted(self.world.engine.loaded)
+        self.world.kill(loaded[index % len(loaded)])
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 30.0, 400.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @rule(there=st.booleans())
+    def change_the_models_on_disk(self, there: bool) -> None:
+        if there:
+            self.world.catalog.weights["p/absent"] = 20
+        else:
+            self.world.catalog.weights.pop("p/absent", None)
+        self.world.catalog.version += 1
+
+    @rule()
+    def restart(self) -> None:
+        self.world.restart()
+
+    @invariant()
+    def promises_hold(self) -> None:
+        self.world.check()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            try:
+                self.world.converge()
+            finally:
+                self.world.close()
+
+
+def test_designs_promises_hold_after_every_step() -> None:
+    run_state_machine_as_test(
+        Promises,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=30,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_designs_promises_hold_for_long() -> None:
+    run_state_machine_as_test(
+        Promises,
+        settings=settings(
+            max_examples=1500,
+            stateful_step_count=60,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
