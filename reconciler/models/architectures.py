@@ -5,6 +5,7 @@ classes `Model` and `ModelArgs` (`_get_classes` in its utils).
 """
 
 import ast
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,7 @@ def loadable(model_type: str, architectures: tuple[str, ...]) -> bool:
 def _is_model(module: str) -> bool:
     """Whether there is such a module, with both classes defined or imported in it."""
     file = _package() / "models" / f"{module}.py"
-    if not module.isidentifier() or not file.is_file():
+    if not re.fullmatch(r"[\w-]+", module) or not file.is_file():
         return False
     names: set[str] = set()
     for node in ast.parse(file.read_text("utf-8")).body:

@@ -20,7 +20,7 @@ from reconciler.core.protocol import (
 from reconciler.worker.model import Model
 from reconciler.worker.thread import MlxThread
 
-_PERMANENT = (FileNotFoundError, KeyError, TypeError, ValueError)
+_PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
 """What mlx_lm raises on files that will not load the next time either."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -28,6 +28,10 @@ class MlxThread:
                 continue
             try:
                 result = job()
+            except SystemExit:
+                # What some of mlx-lm's architectures do where a package of theirs is missing.
+                words = "mlx-lm wanted to end the process; a package that it needs is missing"
+                future.set_exception(ImportError(words))
             except Exception as error:  # noqa: BLE001  the asker gets it; the thread goes on
                 future.set_exception(error)
             else:

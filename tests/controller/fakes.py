@@ -81,6 +81,8 @@ class FakeEngine:
         self.loaded: dict[str, Instance] = {}
         self.loads: asyncio.Queue[tuple[LoadSpec, asyncio.Future[None]]] = asyncio.Queue()
         self.unloads: list[str] = []
+        self.draining: asyncio.Future[None] | None = None
+        """Set it, and the next unload lasts until it is done."""
         self.startable = True
         self.on_death: Callable[[Instance, Problem], None] = lambda _instance, _problem: None
 
@@ -123,6 +125,8 @@ class FakeEngine:
 
     async def unload(self, name: str) -> None:
         self.unloads.append(name)
+        if self.draining is not None:
+            await self.draining
         del self.loaded[name]
 
     async def close(self) -> None:
@@ -157,28 +161,46 @@ class FakeSource:
         self.queue.put_nowait(Snapshot(self.name, tuple(files)))
 
 
+async def spin(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds; for what no event tells."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
 class Bench:
     """A controller with its fakes."""
 
     def __init__(self, state: Path, models: Path, budget: int) -> None:
-        self.store = Store(state)
-        self.engine = FakeEngine(budget)
+        self._state, self._models, self._budget = state, models, budget
+        self.clock = FakeClock()
+        self._make()
+
+    def _make(self) -> None:
+        self.store = Store(self._state)
+        self.engine = FakeEngine(self._budget)
         self.source = FakeSource()
 
         def make(on_death: Callable[[Instance, Problem], None]) -> FakeEngine:
             self.engine.on_death = on_death
             return self.engine
 
-        self.clock = FakeClock()
-        self.controller = Controller(
-            self.store, Catalog([Directory(models)]), make, [self.source], self.clock
-        )
+        catalog = Catalog([Directory(self._models)])
+        self.controller = Controller(self.store, catalog, make, [self.source], self.clock)
+
+    async def close(self) -> None:
+        await self.controller.close()
+        self.store.close()
+
+    async def restart(self) -> None:
+        """Stop, and start again over the same state, with nothing loaded."""
+        await self.close()
+        self._make()
+        await self.controller.start()
 
     async def asked(self, name: str, count: int = 1) -> None:
         """Wait until so many requests wait for a record."""
         entries = self.controller._book.entries
-        while name not in entries or len(entries[name].waiters) < count:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await spin(lambda: name in entries and len(entries[name].waiters) >= count)
 
     async def ready(self, name: str, generation: int = 1) -> Answer:
         def is_ready() -> bool:

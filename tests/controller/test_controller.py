@@ -1,7 +1,6 @@
 """The controller over a fake engine and a fake clock; store and model files are real."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,21 +12,6 @@ from reconciler.models.checkpoint import read_facts
 from tests.controller.fakes import Bench, FakeSource, load, request, spec
 
 BROKEN = Problem(Cause.LOAD_FAILED, "it broke", permanent=True)
-
-
-@pytest.fixture
-def budget() -> int:
-    """Bytes that models may take."""
-    return 10**9
-
-
-@pytest.fixture
-async def bench(tmp_path: Path, models: Path, budget: int) -> AsyncIterator[Bench]:
-    bench = Bench(tmp_path / "state", models, budget)
-    await bench.controller.start()
-    yield bench
-    await bench.controller.close()
-    bench.store.close()
 
 
 async def test_an_update_that_fails_leaves_the_previous_spec_in_force(bench: Bench) -> None:
@@ -157,8 +141,7 @@ async def test_without_a_worker_a_load_says_why_it_cannot_be(tmp_path: Path, mod
         await bench.controller.load(request())
     assert raised.value.problem.cause is Cause.ENGINE_UNAVAILABLE
     assert bench.controller.engine_problem == raised.value.problem
-    await bench.controller.close()
-    bench.store.close()
+    await bench.close()
 
 
 class TestOnASmallMachine:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache
@@ -93,3 +94,80 @@ def test_a_half_downloaded_model_is_not_there(hub: Path) -> None:
 
 def test_a_missing_cache_is_an_empty_one(tmp_path: Path) -> None:
     assert Catalog([HubCache(tmp_path / "none")]).listed() == ()
+
+
+# -- names ---------------------------------------------------------------------------------
+
+
+def copy(models: Path, *targets: Path) -> None:
+    for target in targets:
+        shutil.copytree(models / "tiny/llama", target)
+
+
+def test_a_bare_name_is_enough_where_only_one_model_has_it(models: Path, tmp_path: Path) -> None:
+    copy(models, tmp_path / "a/one", tmp_path / "b/two")
+    found = catalog(tmp_path)
+    assert found.find(ModelRef("one")).path.endswith("a/one")
+    copy(models, tmp_path / "b/one")
+    with pytest.raises(LoadError, match="a/one or b/one") as raised:
+        found.find(ModelRef("one"))
+    assert raised.value.problem.cause is Cause.AMBIGUOUS_MODEL
+
+
+def test_upper_and_lower_case_matter_only_where_names_differ_in_nothing_else(
+    models: Path, tmp_path: Path
+) -> None:
+    copy(models, tmp_path / "a/One")
+    assert catalog(tmp_path).find(ModelRef("A/one")).path.endswith("a/One")
+    copy(models, tmp_path / "a/oNE")
+    assert catalog(tmp_path).find(ModelRef("a/One")).path.endswith("a/One")
+    with pytest.raises(LoadError, match="a/One or a/oNE"):
+        catalog(tmp_path).find(ModelRef("a/one"))
+
+
+def test_a_typo_is_answered_with_what_there_is(models: Path) -> None:
+    with pytest.raises(LoadError, match="there is tiny/llama"):
+        catalog(models).find(ModelRef("tiny/lama"))
+
+
+# -- revisions -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def revisions(hub: Path) -> Path:
+    """A second commit beside the one that main is, and a tag and a branch for it."""
+    repository = hub / "models--openai--gpt--oss"
+    shutil.copytree(repository / "snapshots/abc123", repository / "snapshots/def456", symlinks=True)
+    (repository / "refs/v2").write_text("def456", "ascii")
+    (repository / "refs/pr").mkdir()
+    (repository / "refs/pr/1").write_text("def456", "ascii")
+    return hub
+
+
+@pytest.mark.parametrize("revision", ["def456", "v2", "pr/1"])
+def test_a_revision_is_a_commit_a_branch_or_a_tag(revisions: Path, revision: str) -> None:
+    found = Catalog([HubCache(revisions)])
+    pinned = found.find(ModelRef("openai/gpt--oss", revision))
+    assert (pinned.commit, pinned.revision) == ("def456", "def456")
+    assert pinned.path.endswith("snapshots/def456")
+    assert found.find(ModelRef("openai/gpt--oss")).commit == "abc123"
+
+
+@pytest.mark.parametrize("revision", ["nope", "..", "../abc123", "/etc", "def45"])
+def test_a_revision_that_is_not_there_is_not_found(revisions: Path, revision: str) -> None:
+    with pytest.raises(LoadError, match="at revision") as raised:
+        Catalog([HubCache(revisions)]).find(ModelRef("openai/gpt--oss", revision))
+    assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
+
+
+def test_plain_directories_have_no_revisions(models: Path) -> None:
+    with pytest.raises(LoadError, match="only the Hugging Face cache holds revisions"):
+        catalog(models).find(ModelRef("tiny/llama", "main"))
+
+
+def test_many_are_found_with_one_look(models: Path, revisions: Path) -> None:
+    there, absent = ModelRef("tiny/llama"), ModelRef("no/such")
+    pinned = ModelRef("openai/gpt--oss", "v2")
+    found = Catalog([Directory(models), HubCache(revisions)]).find_all([there, absent, pinned])
+    assert isinstance(found[absent], Problem)
+    assert [type(found[ref]) for ref in (there, pinned)] == [Checkpoint, Checkpoint]

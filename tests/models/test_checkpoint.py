@@ -62,6 +62,54 @@ def test_the_revision_changes_with_the_files(checkpoint: Path) -> None:
     assert read_facts(checkpoint).revision != before
 
 
+def needs_code_for_its_tokenizer(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "tokenizer_config.json").write_text(
+        '{"auto_map": {"AutoTokenizer": ["x", null]}}'
+    )
+
+
+def only(checkpoint: Path, file: str) -> None:
+    """Weights in another format, and none that MLX reads."""
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / file).touch()
+
+
+def shard(checkpoint: Path, number: int, total: int) -> None:
+    name = f"model-{number:05}-of-{total:05}.safetensors"
+    (checkpoint / "model.safetensors").rename(checkpoint / name)
+
+
+def index(checkpoint: Path, *files: str) -> None:
+    weight_map = {f"tensor{n}": file for n, file in enumerate(files)}
+    path = checkpoint / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": weight_map}), "utf-8")
+
+
+def test_native_architectures_are_not_refused_for_an_auto_map(checkpoint: Path) -> None:
+    configure(checkpoint, auto_map={"AutoModelForCausalLM": "modeling.py"})
+    assert read_facts(checkpoint).model_type == "llama"
+
+
+def test_all_shards_that_the_index_names_make_a_whole(checkpoint: Path) -> None:
+    index(checkpoint, "model.safetensors")
+    assert read_facts(checkpoint).weights_bytes > 0
+
+
+def test_parameters_are_counted_quantised_or_not(models: Path) -> None:
+    whole, quantised = read_facts(models / "tiny/llama"), read_facts(models / "tiny/llama-4bit")
+    assert whole.parameters == whole.weights_bytes // 4
+    # Quantisation leaves norms as they are, and packs the rest.
+    assert 0.9 < quantised.parameters / whole.parameters <= 1
+
+
+def test_tool_use_is_what_the_chat_template_speaks_of(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
+    assert read_facts(checkpoint).tool_use is False
+    (checkpoint / "chat_template.jinja").write_text("{% if tools %}{% endif %}", "utf-8")
+    assert read_facts(checkpoint).tool_use is True
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -71,6 +119,20 @@ def test_the_revision_changes_with_the_files(checkpoint: Path) -> None:
         (lambda p: (p / "model.safetensors").write_bytes(b"short"), "safetensors"),
         (lambda p: (p / "model.safetensors").write_bytes(b"\xff" * 100), "too large"),
         (lambda p: configure(p, model_file="evil.py"), "evil.py"),
+        (lambda p: configure(p, model_type="no_such_model"), "no architecture no_such_model"),
+        (lambda p: configure(p, model_type="../base"), "no architecture"),
+        (lambda p: configure(p, model_type="cache"), "no architecture cache"),
+        (
+            lambda p: configure(p, model_type="own", auto_map={"AutoModel": "own.py"}),
+            r"own code \(auto_map\) is never run",
+        ),
+        (needs_code_for_its_tokenizer, "tokenizer wants to run its own code"),
+        (lambda p: only(p, "model-Q4.gguf"), "model-Q4.gguf is GGUF"),
+        (lambda p: only(p, "pytorch_model.bin"), "pytorch_model.bin is a pickle"),
+        (lambda p: only(p, "consolidated.pth"), "consolidated.pth is a pickle"),
+        (lambda p: shard(p, 1, 3), "incomplete: model-00002-of-00003.safetensors, model-00003"),
+        (lambda p: index(p, "model-x.safetensors"), "incomplete: model-x.safetensors missing"),
+        (lambda p: (p / "model.safetensors.index.json").write_text("[]"), "not an index"),
     ],
 )
 def test_what_cannot_load_is_refused_naming_the_cause(

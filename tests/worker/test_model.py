@@ -1,5 +1,7 @@
 """The worker's model and sessions, on real MLX in this process."""
 
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend
 from reconciler.worker.model import Model
 from reconciler.worker.session import ContextLengthExceededError, Session
+from reconciler.worker.thread import MlxThread
 
 PROMPT = [5, 6, 7, 8, 9]
 
@@ -107,3 +110,11 @@ def test_a_broken_tokenizer_fails_the_load(models: Path, tmp_path: Path) -> None
     with pytest.raises(Exception, match=r".") as raised:
         Model().load(LoadWeights(str(tmp_path)), lambda _: None)
     assert not isinstance(raised.value, RuntimeError)
+
+
+def test_an_architecture_that_ends_the_process_is_a_failure_like_any_other() -> None:
+    mlx = MlxThread()
+    threading.Thread(target=mlx.run, daemon=True).start()
+    with pytest.raises(ImportError, match="a package that it needs is missing"):
+        mlx.submit(sys.exit).result(timeout=60)
+    assert mlx.submit(lambda: 5).result(timeout=60) == 5

@@ -1,0 +1,464 @@
+"""What happens when things overlap, fail late, or take their time; on a clock of the test's own."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.controller.loop import RECHECK_SECONDS
+from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.records import LoadSpec
+from reconciler.core.snapshot import Snapshot
+from reconciler.models.checkpoint import read_facts
+from tests.controller.fakes import Bench, FakeSource, load, request, spec, spin
+
+HICCUP = Problem(Cause.LOAD_FAILED, "hiccup", permanent=False)
+BROKEN = Problem(Cause.LOAD_FAILED, "it broke")
+
+
+def reasons(bench: Bench, name: str) -> dict[str, tuple[str, str]]:
+    answer = bench.controller.answer(name)
+    assert answer is not None
+    return {c.type: (c.status, c.reason) for c in answer.status.conditions}
+
+
+async def is_loaded(bench: Bench, name: str, **config: int) -> None:
+    """Wait until an instance has these settings."""
+
+    def holds() -> bool:
+        instance = bench.engine.loaded.get(name)
+        return instance is not None and instance.spec.config.sent() == config
+
+    await bench.controller.until(holds)
+
+
+# -- failures ------------------------------------------------------------------------------
+
+
+async def test_back_off_doubles_from_1_to_300_seconds_and_a_success_resets_it(
+    bench: Bench,
+) -> None:
+    bench.source.declare(("a", spec()))
+    for delay in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+        await bench.engine.let_load(HICCUP)
+        await bench.reason("a", "BackingOff")
+        bench.clock.advance(delay - 0.01)
+        await load(bench, request("tiny/qwen3"))  # whatever was due would have come first
+        await bench.controller.unload("tiny/qwen3")
+        assert bench.engine.loads.empty()
+        bench.clock.advance(0.01)
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.engine.on_death(bench.engine.loaded.pop("a"), HICCUP)
+    await bench.reason("a", "BackingOff")
+    bench.clock.advance(1)
+    await bench.engine.let_load()
+    await bench.ready("a")
+
+
+async def test_a_change_of_spec_resets_back_off(bench: Bench) -> None:
+    bench.source.declare(("a", spec(context_length=1)))
+    await bench.engine.let_load(HICCUP)
+    await bench.reason("a", "BackingOff")
+    bench.source.declare(("a", spec(context_length=2)))
+    assert await bench.engine.let_load() == spec(context_length=2)
+
+
+async def test_a_permanent_failure_waits_for_a_change_of_the_files(
+    bench: Bench, models: Path
+) -> None:
+    bench.source.declare(("a", spec()))
+    await bench.engine.let_load(BROKEN)
+    await bench.reason("a", "LoadFailed")
+    assert reasons(bench, "a")["Stalled"] == ("True", "LoadFailed")
+    bench.clock.advance(10 * RECHECK_SECONDS)
+    await load(bench, request("tiny/qwen3"))
+    assert bench.engine.loads.empty()
+    config = models / "tiny/llama/config.json"
+    data = config.read_bytes()
+    try:
+        config.write_bytes(data + b"\n")
+        bench.clock.advance(RECHECK_SECONDS)
+        await bench.engine.let_load()
+        await bench.ready("a")
+    finally:
+        config.write_bytes(data)
+
+
+async def test_the_loop_never_gives_up_what_a_manifest_wants(bench: Bench) -> None:
+    bench.source.declare(("a", spec()))
+    for _ in range(30):
+        await bench.engine.let_load(HICCUP)
+        await bench.reason("a", "BackingOff")
+        bench.clock.advance(300)
+    await bench.engine.let_load()
+    await bench.ready("a")
+
+
+# -- rolling back --------------------------------------------------------------------------
+
+
+class TestWhereOnlyOneFits:
+    """A machine that holds one model at a time."""
+
+    @pytest.fixture
+    def budget(self, models: Path) -> int:
+        facts = read_facts(models / "tiny/llama")
+        return facts.weights_bytes + 1000 * facts.kv_bytes_per_token
+
+    async def rolled_back(self, bench: Bench, problem: Problem) -> None:
+        """tiny/llama is loaded; another model is wanted, and its load fails."""
+        bench.source.declare(("a", spec(context_length=900)))
+        await bench.engine.let_load()
+        await bench.ready("a")
+        bench.source.declare(("a", spec("tiny/llama-4bit", context_length=900)))
+        await bench.engine.let_load(problem)
+        assert await bench.engine.let_load() == spec(context_length=900)
+        await bench.reason("a", "RolledBack")
+
+    async def test_a_load_that_fails_after_one_that_worked_restores_the_previous_one(
+        self, bench: Bench
+    ) -> None:
+        await self.rolled_back(bench, BROKEN)
+        assert reasons(bench, "a") == {
+            "Ready": ("False", "RolledBack"),
+            "Progressing": ("False", "LoadFailed"),
+            "Stalled": ("True", "LoadFailed"),
+        }
+        answer = bench.controller.answer("a")
+        assert answer is not None
+        assert (answer.record.generation, answer.status.observed_generation) == (2, 1)
+        assert answer.status.config is not None
+        assert answer.status.config.context_length == 900
+        assert "it broke" in answer.status.conditions[0].message
+
+    async def test_what_failed_in_passing_is_tried_again_and_restored_again(
+        self, bench: Bench
+    ) -> None:
+        await self.rolled_back(bench, HICCUP)
+        bench.clock.advance(1)
+        await bench.engine.let_load(HICCUP)
+        await bench.engine.let_load()
+        await bench.reason("a", "RolledBack")
+        bench.clock.advance(2)
+        assert (await bench.engine.let_load()).model == "tiny/llama-4bit"
+        assert (await bench.ready("a", 2)).status.observed_generation == 2
+
+    async def test_a_previous_one_that_fails_too_has_a_back_off_of_its_own(
+        self, bench: Bench
+    ) -> None:
+        bench.source.declare(("a", spec(context_length=900)))
+        await bench.engine.let_load()
+        await bench.ready("a")
+        bench.source.declare(("a", spec("tiny/llama-4bit", context_length=900)))
+        await bench.engine.let_load(BROKEN)
+        await bench.engine.let_load(HICCUP)
+        await bench.reason("a", "LoadFailed")
+        bench.clock.advance(1)
+        assert await bench.engine.let_load() == spec(context_length=900)
+        await bench.reason("a", "RolledBack")
+
+    async def test_the_last_good_spec_is_restored_after_a_restart_too(self, bench: Bench) -> None:
+        await self.rolled_back(bench, BROKEN)
+        await bench.restart()
+        assert (await bench.engine.let_load(BROKEN)).model == "tiny/llama-4bit"
+        assert await bench.engine.let_load() == spec(context_length=900)
+        await bench.reason("a", "RolledBack")
+
+    async def test_load_first_waits_rather_than_let_go_of_what_serves(self, bench: Bench) -> None:
+        bench.source.declare(("a", spec(context_length=900)))
+        await bench.engine.let_load()
+        wish = spec("tiny/llama-4bit", context_length=900)
+        bench.source.declare(("a", replace(wish, update_strategy="load-first")))
+        await bench.reason("a", "WaitingForMemory")
+        await is_loaded(bench, "a", context_length=900)
+        assert bench.engine.loads.empty()
+
+    async def test_an_update_by_http_that_fails_is_told_after_the_previous_is_loaded_again(
+        self, bench: Bench
+    ) -> None:
+        await load(bench, replace(request(context_length=900), instance_id="a"))
+        wish = replace(request("tiny/llama-4bit", context_length=900), instance_id="a")
+        asking = asyncio.create_task(bench.controller.load(wish))
+        await bench.engine.let_load(BROKEN)
+        assert not asking.done()
+        await bench.engine.let_load()
+        with pytest.raises(LoadError, match="it broke"):
+            await asking
+        await is_loaded(bench, "a", context_length=900)
+        assert (await bench.ready("a", 3)).record.spec.model == "tiny/llama"
+
+
+async def test_unload_first_is_a_choice(bench: Bench) -> None:
+    bench.source.declare(("a", spec(context_length=100)))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    wish = replace(spec("tiny/qwen3"), update_strategy="unload-first")
+    bench.source.declare(("a", wish))
+    _, end = await bench.engine.loads.get()
+    assert "a" not in bench.engine.loaded
+    end.set_result(None)
+    await bench.ready("a", 2)
+
+
+async def test_a_change_of_how_and_when_loads_nothing_anew(bench: Bench) -> None:
+    bench.source.declare(("a", spec()))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.source.declare(("a", replace(spec(), priority=5, update_strategy="load-first")))
+    answer = await bench.ready("a", 2)
+    assert answer.status.observed_generation == 2
+    assert bench.engine.loads.empty()
+
+
+# -- overlaps ------------------------------------------------------------------------------
+
+
+async def test_a_record_recreated_while_its_instance_drains_is_loaded_again(bench: Bench) -> None:
+    await load(bench, request(context_length=100))
+    bench.engine.draining = asyncio.get_running_loop().create_future()
+    unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
+    await spin(lambda: bench.engine.unloads == ["tiny/llama"])
+    asking = asyncio.create_task(bench.controller.load(request(context_length=200)))
+    await bench.asked("tiny/llama")
+    assert bench.engine.loads.empty()
+    bench.engine.draining.set_result(None)
+    await unloading
+    assert await bench.engine.let_load() == spec(context_length=200)
+    answer = await asking
+    assert (answer.joined, answer.record.generation) == (False, 1)
+
+
+async def test_a_record_recreated_during_its_load_takes_it_over(bench: Bench) -> None:
+    first = asyncio.create_task(bench.controller.load(request()))
+    _, end = await bench.engine.loads.get()
+    unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
+    with pytest.raises(LoadError, match="was unloaded"):
+        await first
+    second = asyncio.create_task(bench.controller.load(request()))
+    await bench.asked("tiny/llama")
+    end.set_result(None)
+    answer = await second
+    await unloading
+    assert answer.status.load_time_seconds == 0.5
+    assert bench.engine.unloads == []
+
+
+async def test_100_records_changed_at_once_are_all_followed(bench: Bench) -> None:
+    names = [f"n{i:02}" for i in range(100)]
+    bench.source.declare(*((name, spec(context_length=10)) for name in names))
+    for _ in names:
+        await bench.engine.let_load()
+    for name in names:
+        await bench.ready(name)
+    bench.source.declare(*((name, spec(context_length=20)) for name in names))
+    for _ in names:
+        await bench.engine.let_load()
+    for name in names:
+        await bench.ready(name, 2)
+        await is_loaded(bench, name, context_length=20)
+
+
+async def test_a_manifest_takes_over_an_http_record_and_nothing_is_reloaded(bench: Bench) -> None:
+    await load(bench, request(context_length=100))
+    bench.source.declare(("tiny/llama", spec(context_length=100)))
+    await bench.controller.until(
+        lambda: bench.controller.answers()[0].record.owner == FakeSource.name
+    )
+    answer = await bench.ready("tiny/llama")
+    assert answer.record.generation == 1
+    assert bench.engine.loads.empty()
+    assert bench.engine.unloads == []
+    with pytest.raises(LoadError, match=r"suspend: true"):
+        await bench.controller.unload("tiny/llama")
+
+
+async def test_manifests_load_before_ad_hoc_records_and_by_priority(bench: Bench) -> None:
+    await load(bench, request("openai/gpt-oss-20b"))
+    low, high = spec("tiny/llama"), replace(spec("tiny/qwen3"), priority=1)
+    bench.source.declare(("low", low), ("high", high))
+    for _ in range(2):
+        await bench.engine.let_load()
+    await bench.ready("low")
+    await bench.ready("high")
+    await bench.restart()
+    order = [(await bench.engine.let_load()).model for _ in range(3)]
+    assert order == ["tiny/qwen3", "tiny/llama", "openai/gpt-oss-20b"]
+
+
+# -- sources -------------------------------------------------------------------------------
+
+
+def empty(bench: Bench) -> None:
+    bench.source.queue.put_nowait(Snapshot(bench.source.name, empty=True))
+
+
+async def test_a_directory_that_turns_empty_is_believed_after_30_seconds(bench: Bench) -> None:
+    bench.source.declare(("a", spec()))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    empty(bench)
+    await bench.controller.until(lambda: _view(bench).empty)
+    bench.clock.advance(EMPTY_SECONDS - 0.01)
+    await load(bench, request("tiny/qwen3"))
+    assert "a" in bench.engine.loaded
+    bench.clock.advance(0.01)
+    await bench.controller.until(lambda: bench.controller.is_gone("a"))
+
+
+async def test_a_directory_that_cannot_be_read_holds_everything_for_ever(bench: Bench) -> None:
+    bench.source.declare(("a", spec()))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.source.queue.put_nowait(Snapshot(bench.source.name, unreadable="it is gone"))
+    await bench.controller.until(lambda: _view(bench).unreadable is not None)
+    bench.clock.advance(100_000)
+    await load(bench, request("tiny/qwen3"))
+    answer = await bench.ready("a")
+    assert [c.message for c in bench.controller.complaints(answer.record)] == ["it is gone"]
+
+
+async def test_a_document_that_vanishes_is_removed_after_2_seconds(bench: Bench) -> None:
+    bench.source.declare(("a", spec()), ("b", spec()))
+    for name in ("a", "b"):
+        await bench.engine.let_load()
+        await bench.ready(name)
+    bench.source.declare(("b", spec()))
+    await bench.controller.until(lambda: len(_view(bench).files) == 1)
+    bench.clock.advance(VANISHED_SECONDS - 0.01)
+    await load(bench, request("tiny/qwen3"))
+    assert "a" in bench.engine.loaded
+    bench.clock.advance(0.01)
+    await bench.controller.until(lambda: bench.controller.is_gone("a"))
+    await bench.ready("b")
+
+
+def _view(bench: Bench) -> Snapshot:
+    view = bench.controller.sources()[FakeSource.name]
+    return view.snapshot if view is not None else Snapshot("none")
+
+
+# -- files of a model that change ----------------------------------------------------------
+
+
+async def test_files_that_change_under_a_loaded_instance_are_told_and_not_loaded(
+    bench: Bench, models: Path
+) -> None:
+    await load(bench, request())
+    before = (await bench.ready("tiny/llama")).status
+    assert before.revision == before.revision_on_disk
+    config = models / "tiny/llama/config.json"
+    data = config.read_bytes()
+    try:
+        config.write_bytes(data + b" ")
+        bench.clock.advance(RECHECK_SECONDS)
+        await bench.controller.until(lambda: bool(_warnings(bench)))
+        status = (await bench.ready("tiny/llama")).status
+        assert status.revision == before.revision
+        assert status.revision_on_disk != before.revision
+        assert _warnings(bench) == ["model"]
+        assert bench.engine.loads.empty()
+    finally:
+        config.write_bytes(data)
+    bench.clock.advance(RECHECK_SECONDS)
+
+
+def _warnings(bench: Bench) -> list[str]:
+    answer = bench.controller.answer("tiny/llama")
+    return [w.key for w in answer.status.warnings] if answer is not None else []
+
+
+# -- history and events --------------------------------------------------------------------
+
+
+async def told(bench: Bench, after: str | None = None) -> list[str]:
+    """The kept events in short."""
+    return [
+        "lost" if event is None else f"{event.type} {event.name} {event.reason}"
+        async for event in bench.controller.events.follow(after, wait=False)
+    ]
+
+
+async def test_history_keeps_each_wish_and_what_became_of_it(bench: Bench) -> None:
+    await load(bench, request(context_length=1))
+    with pytest.raises(LoadError):
+        await load(bench, request(context_length=2), BROKEN)
+    await bench.ready("tiny/llama", 3)
+    await bench.controller.unload("tiny/llama")
+    with pytest.raises(LoadError):
+        await load(bench, request("tiny/qwen3"), BROKEN)
+    kept = bench.controller.history("tiny/llama")
+    assert [(g.generation, g.spec.config.context_length, g.outcome) for g in kept] == [
+        (3, 1, "Loaded"),
+        (2, 2, "Failed"),
+        (1, 1, "Loaded"),
+    ]
+    assert kept[1].message == "it broke"
+    assert kept[2].load_time_seconds == 0.5
+    assert all(g.ended_at is not None for g in kept)
+    (failed,) = bench.controller.history("tiny/qwen3")
+    assert (failed.outcome, failed.message) == ("Failed", "it broke")
+    assert len(bench.controller.history(None)) == 4
+
+
+async def test_what_was_never_settled_says_so(bench: Bench) -> None:
+    bench.source.declare(("a", spec(context_length=1)))
+    _, end = await bench.engine.loads.get()
+    bench.source.declare(("a", spec(context_length=2)))
+    await bench.controller.until(lambda: bench.controller.answers()[0].record.generation == 2)
+    bench.source.declare()
+    await bench.controller.until(lambda: not _view(bench).files)
+    bench.clock.advance(VANISHED_SECONDS)
+    await bench.controller.until(lambda: not bench.controller.answers())
+    end.set_result(None)
+    outcomes = [g.outcome for g in bench.controller.history("a")]
+    assert outcomes == ["Removed", "Superseded"]
+
+
+async def test_events_tell_changes_transitions_and_phases_once(bench: Bench) -> None:
+    await load(bench, request(context_length=1))
+    assert await told(bench) == [
+        "record tiny/llama Created",
+        "transition tiny/llama Pending",
+        "transition tiny/llama Loading",
+        "phase tiny/llama weights",
+        "transition tiny/llama Loaded",
+    ]
+    await load(bench, request("tiny/qwen3"))
+    assert (await told(bench)).count("transition tiny/llama Loaded") == 1
+
+
+async def test_events_resume_after_an_id_and_say_what_was_lost(bench: Bench) -> None:
+    emit = bench.controller.events.emit
+    for number in range(5):
+        emit("record", f"n{number}", "Created", "x")
+    ids = [e.id async for e in bench.controller.events.follow(wait=False) if e is not None]
+    assert await told(bench, ids[2]) == ["record n3 Created", "record n4 Created"]
+    assert await told(bench, ids[4]) == []
+    for stranger in ("nonsense", "0-1", ids[0] + "9"):
+        assert (await told(bench, stranger))[0] == "lost"
+    for number in range(2000):
+        emit("record", f"m{number}", "Created", "x")
+    late = await told(bench, ids[2])
+    assert (late[0], len(late)) == ("lost", 1001)
+    assert len(await told(bench)) == 1000
+
+
+async def test_events_of_sources_come_when_errors_come_and_go(bench: Bench) -> None:
+    from reconciler.core.manifest import Flaw, Position
+
+    for flaw in (Flaw("bad", Position(2, 3), "spec.x"), Flaw("bad", Position(2, 3), "spec.x")):
+        bench.source.declare(("a", spec()), flaw=flaw)
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.source.declare(("a", spec()), ("bad", LoadSpec("tiny/qwen3")))
+    await bench.engine.let_load()
+    await bench.ready("bad")
+    events = [e async for e in bench.controller.events.follow(wait=False) if e is not None]
+    sources = [e for e in events if e.type == "source"]
+    assert [e.reason for e in sources] == ["Invalid", "Valid"]
+    place = sources[0].place
+    assert place is not None
+    assert (place.file, place.line, place.column, place.key) == ("bad.yaml", 2, 3, "spec.x")
