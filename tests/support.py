@@ -198,6 +198,10 @@ class Daemon:
         eventually(holds, lambda: f"{record}\n{self.log()}")
         return record
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; for what no event tells."""
+        eventually(condition, self.log)
+
     def loaded(self) -> set[str]:
         """The names of the loaded instances."""
         models = self.get("/api/v1/models")["models"]

@@ -106,8 +106,15 @@ class DirectorySource:
             raise error
 
         count = 0
-        for folder, folders, names in os.walk(self.directory, onerror=fail):
-            folders[:] = [f for f in folders if not f.startswith(".")]
+        seen = set()
+        # Links that the user placed are followed, and lead to each directory once.
+        for folder, folders, names in os.walk(self.directory, onerror=fail, followlinks=True):
+            here = Path(folder).stat()
+            if (here.st_dev, here.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((here.st_dev, here.st_ino))
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
             for name in names:
                 if name.endswith(SUFFIXES) and not name.startswith("."):
                     count += 1

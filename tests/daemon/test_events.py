@@ -1,0 +1,113 @@
+"""`GET /api/v1/events` and `GET /api/v1/history`, through a real daemon."""
+
+import json
+import urllib.request
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from reconciler.models.checkpoint import read_facts
+from tests.support import Daemon, Home, parse_events
+
+
+def listen(daemon: Daemon, after: str | None = None) -> Generator[Any, None, None]:
+    """The events as they come."""
+    headers = {"Last-Event-ID": after} if after else {}
+    request = urllib.request.Request(f"{daemon.url}/api/v1/events", headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        assert reply.headers["Content-Type"] == "text/event-stream"
+        yield from parse_events(reply)
+
+
+def test_a_load_is_told_as_it_happens_with_bytes_read(daemon: Daemon, models: Path) -> None:
+    events = listen(daemon)
+    daemon.load({"model": "tiny/qwen3"})
+    told = []
+    for event in events:
+        told.append(event)
+        if event["type"] == "transition" and event["reason"] == "Loaded":
+            break
+    reasons = [(e["type"], e["reason"]) for e in told if e["type"] != "phase"]
+    assert ("record", "Created") in reasons
+    assert ("transition", "Loading") in reasons
+    phases = [e["progress"] for e in told if e["type"] == "phase"]
+    assert list(dict.fromkeys(p["phase"] for p in phases)) == ["worker", "weights", "warm_up"]
+    weights = read_facts(models / "tiny/qwen3").weights_bytes
+    read = [p["bytes_read"] for p in phases if p["phase"] == "weights"]
+    assert read == sorted(read)
+    assert (read[0], read[-1]) == (0, weights)
+    assert {p["bytes_total"] for p in phases if p["phase"] == "weights"} == {weights}
+
+
+def test_a_listener_resumes_where_it_left_off(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    everything = daemon.events()
+    last = everything[-1]["id"]
+    daemon.unload("tiny/llama")
+    missed = daemon.events(f"follow=false&after={last}")
+    assert missed
+    assert {e["id"] for e in missed}.isdisjoint({e["id"] for e in everything})
+    assert next(listen(daemon, last)) == missed[0]
+    assert daemon.events() == everything + missed
+
+
+def test_a_restart_is_told_to_who_resumes(home: Home) -> None:
+    with Daemon(home) as daemon:
+        daemon.load({"model": "tiny/llama"})
+        last = daemon.events()[-1]["id"]
+        daemon.stop()
+        daemon.start()
+        daemon.ready("tiny/llama")
+        assert daemon.events(f"follow=false&after={last}")[0] == "lost"
+
+
+def test_events_of_one_record_can_be_asked_for(shared: Daemon) -> None:
+    shared.load({"model": "tiny/llama", "instance_id": "events/one"})
+    shared.load({"model": "tiny/llama", "instance_id": "events/two"})
+    told = shared.events("follow=false&name=events/one")
+    assert {e["name"] for e in told} == {"events/one"}
+
+
+def test_a_wrong_query_is_an_error_in_the_one_form(shared: Daemon) -> None:
+    status, answer = shared.request("GET", "/api/v1/events?follow=perhaps")
+    assert (status, answer["error"]["param"]) == (400, "follow")
+
+
+def test_a_listener_does_not_keep_the_daemon_from_stopping(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    events = listen(daemon)
+    next(events)
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log()
+    events.close()
+
+
+def test_history_survives_the_record_and_a_restart(home: Home) -> None:
+    path = home.write("a.yaml", name="a", model="tiny/llama", context_length=100)
+    with Daemon(home) as daemon:
+        daemon.ready("a")
+        home.write("a.yaml", name="a", model="tiny/llama", context_length=10**6)
+        daemon.eventually("a", lambda r: r["status"]["conditions"][2]["status"] == "True")
+        path.unlink()
+        daemon.gone("a")
+        daemon.load({"model": "tiny/qwen3"})
+        daemon.kill()
+        daemon.start()
+        kept = daemon.get("/api/v1/history?name=a")["history"]
+        assert [(g["generation"], g["outcome"]) for g in kept] == [(2, "Failed"), (1, "Loaded")]
+        assert "32768" in kept[0]["message"]
+        assert (kept[1]["file"], kept[1]["line"]) == ("a.yaml", 1)
+        assert kept[1]["spec"] == {"model": "tiny/llama", "config": {"context_length": 100}}
+        assert kept[1]["load_time_seconds"] > 0
+        assert all(g["ended_at"] for g in kept)
+        names = {g["name"] for g in daemon.get("/api/v1/history")["history"]}
+    assert names == {"a", "tiny/qwen3"}
+
+
+def test_history_keeps_the_last_20_generations(shared: Daemon) -> None:
+    body = {"model": "tiny/llama", "instance_id": "many"}
+    for length in range(1, 26):
+        shared.load(body | {"context_length": length})
+    kept = shared.get("/api/v1/history?name=many")["history"]
+    assert [g["generation"] for g in kept] == list(range(25, 5, -1))
+    assert json.dumps(kept)
