@@ -8,7 +8,7 @@ ifeq ($(shell uname -s),Linux)
 EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda13,cpu)
 endif
 
-.PHONY: help install demo serve test test-long check format clean
+.PHONY: help install demo serve test test-long docs check format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -36,6 +36,9 @@ test: install ## The test suite: bounded and deterministic
 
 test-long: install ## Storms and fuzzing
 	$(BIN)/pytest -m long
+
+docs: install ## Fill the tables in docs/ from the schemas
+	$(BIN)/python docs/tables.py
 
 check: install ## Lint, format, types and import layers
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from reconciler.core.errors import Cause
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action, Kind, Why
 from reconciler.core.records import (
@@ -131,6 +132,14 @@ _UNDER_WAY = {
     Kind.RELOAD: "Reloading",
     Kind.UNLOAD: "Unloading",
 }
+
+REASONS = (
+    {"Loaded", "Pending", "RolledBack", "RollingBack"}
+    | set(_UNDER_WAY.values())
+    | {why.value for why in Why}
+    | {cause.value for cause in Cause}
+)
+"""Every reason that a condition can have."""
 
 
 def _conditions(
