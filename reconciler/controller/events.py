@@ -13,7 +13,7 @@ from typing import Any
 from reconciler.controller.clock import Clock
 from reconciler.core.events import Event, EventType
 
-KEPT = 1000
+KEPT = 5000
 """Events that a listener can be behind."""
 
 

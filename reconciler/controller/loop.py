@@ -160,9 +160,9 @@ class Loop:
             or now - known[ref].at >= RECHECK_SECONDS
             or known[ref].at < queued_at
         ]
-        found = await asyncio.to_thread(self._catalog.find_all, due) if due else {}
         for ref in known.keys() - wanted.keys():
             del known[ref]
+        found = await asyncio.to_thread(self._catalog.find_all, due) if due else {}
         known.update({ref: Found(checkpoint, now) for ref, checkpoint in found.items()})
 
     def _facts(self) -> Facts:

@@ -3,11 +3,12 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
-from reconciler.models.checkpoint import read_facts
+from reconciler.models.checkpoint import fingerprint, read_facts
 from reconciler.models.places import Held, Place
 
 
@@ -24,6 +25,8 @@ class Catalog:
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = tuple(places)
+        self._read: dict[Path, Checkpoint] = {}
+        """What was read of each directory, good for as long as its files stay as they are."""
 
     def find(self, ref: ModelRef) -> Checkpoint:
         """The checkpoint that `ref` names.
@@ -31,8 +34,7 @@ class Catalog:
         Raises `LoadError`: `ModelNotFound`, `AmbiguousModel` naming the candidates, or
         `InvalidCheckpoint` for one that cannot load.
         """
-        held = self._match(ref, self._held(ref.revision))
-        return _with_commit(read_facts(held.path.resolve()), held)
+        return self._facts(self._match(ref, self._held(ref.revision)))
 
     def find_all(self, refs: Iterable[ModelRef]) -> Mapping[ModelRef, Checkpoint | Problem]:
         """`find` for many, with one look at the places."""
@@ -42,8 +44,7 @@ class Catalog:
             if ref.revision not in looks:
                 looks[ref.revision] = self._held(ref.revision)
             try:
-                held = self._match(ref, looks[ref.revision])
-                found[ref] = _with_commit(read_facts(held.path.resolve()), held)
+                found[ref] = self._facts(self._match(ref, looks[ref.revision]))
             except LoadError as error:
                 found[ref] = error.problem
         return found
@@ -59,7 +60,20 @@ class Catalog:
             for held in place:
                 if held.key not in found and keys.count(held.key) == 1:
                     found[held.key] = held
-        return tuple(Listed(key, _facts(found[key])) for key in sorted(found))
+        return tuple(Listed(key, self._facts_or_problem(found[key])) for key in sorted(found))
+
+    def _facts(self, held: Held) -> Checkpoint:
+        path = held.path.resolve()
+        known = self._read.get(path)
+        if known is None or known.fingerprint != fingerprint(path):
+            known = self._read[path] = read_facts(path)
+        return replace(known, commit=held.commit)
+
+    def _facts_or_problem(self, held: Held) -> Checkpoint | Problem:
+        try:
+            return self._facts(held)
+        except LoadError as error:
+            return error.problem
 
     def _held(self, revision: str | None) -> list[list[Held]]:
         return [
@@ -108,14 +122,3 @@ def _only(ref: ModelRef, candidates: Sequence[Held]) -> Held:
         return first
     message = f"Model {ref.model} could be {' or '.join(names)}; name one of them"
     raise LoadError(Problem(Cause.AMBIGUOUS_MODEL, message, param="model"))
-
-
-def _facts(held: Held) -> Checkpoint | Problem:
-    try:
-        return _with_commit(read_facts(held.path.resolve()), held)
-    except LoadError as error:
-        return error.problem
-
-
-def _with_commit(facts: Checkpoint, held: Held) -> Checkpoint:
-    return replace(facts, commit=held.commit)

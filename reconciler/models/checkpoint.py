@@ -52,7 +52,7 @@ def read_facts(path: Path) -> Checkpoint:
     routed = bool(experts_key and total)
     return Checkpoint(
         path=str(path),
-        fingerprint=_fingerprint([path / "config.json", *shards]),
+        fingerprint=fingerprint(path),
         model_type=model_type,
         weights_bytes=sum(dtypes.values()),
         max_context=_first_int(config, _CONTEXT_KEYS)[1] or None,
@@ -191,12 +191,23 @@ def _tensor_sizes(shard: Path) -> list[tuple[str, int]]:
     return sizes
 
 
-def _fingerprint(files: list[Path]) -> str:
+def fingerprint(path: Path) -> str:
+    """Of the files that a load reads: their names, sizes and times of change.
+
+    Raises `LoadError` `InvalidCheckpoint` where the directory cannot be read.
+    """
     digest = hashlib.sha256()
-    for file in files:
-        stat = file.stat()
-        digest.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    try:
+        for file in sorted(path.iterdir()):
+            if file.suffix in _READ:
+                stat = file.stat()
+                digest.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    except OSError as error:
+        raise _invalid(path, f"cannot be read: {error.strerror}") from None
     return digest.hexdigest()[:16]
+
+
+_READ = (".json", ".jinja", ".model", ".safetensors", ".tiktoken", ".txt")
 
 
 def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> tuple[tuple[str, ...], int]:

@@ -20,7 +20,7 @@ from reconciler.core.protocol import (
 from reconciler.core.records import Phase
 from reconciler.worker.session import Session
 
-STEPS = 100
+STEPS = 50
 """In which the reading of weights is told, if no single one is larger."""
 
 
@@ -100,7 +100,7 @@ class Model:
 
 
 def _read(model: Any, tell: Callable[[WeightsRead], None]) -> None:
-    """Read the weights in steps of about a hundredth of them."""
+    """Read the weights in about `STEPS` steps."""
     arrays = [array for _, array in tree_flatten(model.parameters())]
     total = sum(array.nbytes for array in arrays)
     done, step = 0, 0

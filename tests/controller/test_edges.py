@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.controller.events import KEPT
 from reconciler.controller.loop import RECHECK_SECONDS
 from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
@@ -439,11 +440,11 @@ async def test_events_resume_after_an_id_and_say_what_was_lost(bench: Bench) -> 
     assert await told(bench, ids[4]) == []
     for stranger in ("nonsense", "0-1", ids[0] + "9"):
         assert (await told(bench, stranger))[0] == "lost"
-    for number in range(2000):
+    for number in range(KEPT + 5):
         emit("record", f"m{number}", "Created", "x")
     late = await told(bench, ids[2])
-    assert (late[0], len(late)) == ("lost", 1001)
-    assert len(await told(bench)) == 1000
+    assert (late[0], len(late)) == ("lost", KEPT + 1)
+    assert len(await told(bench)) == KEPT
 
 
 async def test_events_of_sources_come_when_errors_come_and_go(bench: Bench) -> None:

@@ -74,6 +74,17 @@ def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(daemon: Daemon)
     assert (joined["joined"], joined["config"]["context_length"]) == (True, 100)
 
 
+def test_a_manifest_takes_over_what_was_loaded_by_http(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama", "instance_id": "shared", "context_length": 100})
+    before = daemon.ready("shared")
+    path = daemon.home.write("s.yaml", name="shared", model="tiny/llama", context_length=100)
+    after = daemon.eventually("shared", lambda r: r["owner"] != "http")
+    assert (after["generation"], after["status"]) == (1, before["status"])
+    assert daemon.unload("shared")[0] == 409
+    path.unlink()
+    daemon.gone("shared")
+
+
 def test_a_suspended_record_stays_and_its_instance_goes(daemon: Daemon) -> None:
     path = daemon.home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
     text = path.read_text("utf-8")

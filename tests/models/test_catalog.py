@@ -165,6 +165,19 @@ def test_plain_directories_have_no_revisions(models: Path) -> None:
         catalog(models).find(ModelRef("tiny/llama", "main"))
 
 
+def test_files_that_change_are_read_again(models: Path, tmp_path: Path) -> None:
+    copy(models, tmp_path / "one")
+    found, one = catalog(tmp_path), ModelRef("one")
+    before = found.find(one)
+    assert found.find(one) == before
+    (tmp_path / "one/config.json").write_text("{", "utf-8")
+    with pytest.raises(LoadError, match=r"config\.json"):
+        found.find(one)
+    (tmp_path / "one/model.safetensors").unlink()
+    with pytest.raises(LoadError, match="no model"):
+        found.find(one)
+
+
 def test_many_are_found_with_one_look(models: Path, revisions: Path) -> None:
     there, absent = ModelRef("tiny/llama"), ModelRef("no/such")
     pinned = ModelRef("openai/gpt--oss", "v2")
