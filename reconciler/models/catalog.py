@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
@@ -25,7 +24,7 @@ class Catalog:
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = tuple(places)
-        self._read: dict[Path, Checkpoint] = {}
+        self._read: dict[str, Checkpoint] = {}
         """What was read of each directory, good for as long as its files stay as they are."""
 
     def find(self, ref: ModelRef) -> Checkpoint:
@@ -64,9 +63,9 @@ class Catalog:
 
     def _facts(self, held: Held) -> Checkpoint:
         path = held.path.resolve()
-        known = self._read.get(path)
+        known = self._read.get(str(path))
         if known is None or known.fingerprint != fingerprint(path):
-            known = self._read[path] = read_facts(path)
+            known = self._read[str(path)] = read_facts(path)
         return replace(known, commit=held.commit)
 
     def _facts_or_problem(self, held: Held) -> Checkpoint | Problem:
