@@ -14,7 +14,8 @@ from hypothesis.stateful import (
 
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import Asked, LoadRequest, LoadSpec
-from tests.controller.machine import WEIGHTS, World
+from tests.controller.faulty import WEIGHTS
+from tests.controller.machine import World
 
 NAMES = ("a", "b", "c")
 MODELS = (*WEIGHTS, "p/absent")

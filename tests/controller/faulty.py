@@ -1,0 +1,176 @@
+"""An engine and a catalogue that do as they are told, faults included, and see what is asked."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.memory import Ledger
+from reconciler.core.records import (
+    Instance,
+    LoadReport,
+    LoadSpec,
+    ModelRef,
+    Phase,
+    Progress,
+    Record,
+)
+from reconciler.core.settings import Resolved
+
+if TYPE_CHECKING:
+    from tests.controller.machine import World
+
+BUDGET = 100
+WEIGHTS = {"p/small": 10, "p/other": 30, "p/big": 60, "p/huge": 200}
+"""Of the models that are on disk; p/huge never fits, and p/absent comes later if at all."""
+
+DIED = Problem(Cause.WORKER_DIED, "it died", permanent=False)
+
+
+class Inline(ThreadPoolExecutor):
+    """Runs jobs at once, so that nothing happens between steps."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001  it is the caller's
+            future.set_exception(error)
+        return future
+
+
+class FakeCatalog:
+    """Models by name."""
+
+    def __init__(self) -> None:
+        self.weights = dict(WEIGHTS)
+        self.version = 1
+
+    def find(self, ref: ModelRef) -> Checkpoint:
+        if ref.model not in self.weights:
+            raise LoadError(Problem(Cause.MODEL_NOT_FOUND, f"no {ref.model}"))
+        weights = self.weights[ref.model]
+        return Checkpoint(
+            f"/{ref.model}", f"v{self.version}", "llama", weights, 50, kv_bytes_per_token=1
+        )
+
+    def find_all(self, refs: list[ModelRef]) -> dict[ModelRef, Checkpoint | Problem]:
+        found: dict[ModelRef, Checkpoint | Problem] = {}
+        for ref in refs:
+            try:
+                found[ref] = self.find(ref)
+            except LoadError as error:
+                found[ref] = error.problem
+        return found
+
+
+@dataclass
+class Pending:
+    """Work of the engine that has not ended."""
+
+    name: str
+    end: "asyncio.Future[None]"
+    record: Record | None = None
+    spec: LoadSpec | None = None
+    checkpoint: Checkpoint | None = None
+    resolved: Resolved | None = None
+    reads: bool = False
+
+
+class FaultyEngine:
+    """Loads and unloads when told to, and asserts what it may be asked for."""
+
+    def __init__(self, world: "World", on_death: Callable[[Instance, Problem], None]) -> None:
+        self.world = world
+        self.on_death = on_death
+        self.loaded: dict[str, Instance] = {}
+        self.pending: list[Pending] = []
+
+    async def machine(self) -> Machine:
+        return Machine("cpu", "fake", BUDGET, "0")
+
+    def instances(self) -> tuple[Instance, ...]:
+        return tuple(self.loaded.values())
+
+    async def load(
+        self,
+        name: str,
+        spec: LoadSpec,
+        checkpoint: Checkpoint,
+        resolved: Resolved,
+        progress: Callable[[Progress], None],
+        *,
+        unload_first: bool = False,
+    ) -> None:
+        record = self.world.load_begins(name, spec, checkpoint)
+        held = any(i.checkpoint == checkpoint.path for i in self.loaded.values())
+        if unload_first:  # weights that are wanted again stay
+            del self.loaded[name]
+        progress(Progress("worker"))
+        progress(Progress("weights", 0, checkpoint.weights_bytes))
+        await self._wait(
+            Pending(
+                name,
+                _future(),
+                record,
+                spec,
+                checkpoint,
+                resolved,
+                reads=not held,
+            )
+        )
+        self.loaded[name] = Instance(
+            name,
+            spec,
+            checkpoint.path,
+            resolved.config,
+            checkpoint.weights_bytes,
+            resolved.session_bytes,
+            worker_pid=1,
+            revision=checkpoint.revision,
+            report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, 1, resolved.warnings),
+        )
+        self.world.failures.pop(name, None)
+
+    async def unload(self, name: str) -> None:
+        record = self.world.record(name)
+        unwanted = record is None or record.spec.suspend
+        self.world.expect(unwanted, f"{name} is unloaded though it is wanted")
+        await self._wait(Pending(name, _future()))
+        self.loaded.pop(name, None)
+
+    async def close(self) -> None:
+        self.loaded.clear()
+
+    async def _wait(self, pending: Pending) -> None:
+        names = [p.name for p in self.pending]
+        self.world.expect(pending.name not in names, "two actions on one record")
+        self.pending.append(pending)
+        reading = sum(p.reads for p in self.pending)
+        self.world.expect(reading <= 1, "two checkpoints are read at once")
+        self.world.expect(self.used() <= BUDGET, "more memory than there is")
+        try:
+            await pending.end
+        finally:
+            self.pending.remove(pending)
+
+    def used(self) -> int:
+        """Bytes that are held, with what is on its way."""
+        ledger = Ledger.of(BUDGET, self.loaded.values())
+        for p in self.pending:
+            if p.checkpoint is not None and p.resolved is not None:
+                path, weights = p.checkpoint.path, p.checkpoint.weights_bytes
+                ledger.hold(f"{p.name}+", path, weights, p.resolved.session_bytes)
+        return ledger.used
+
+    def kill(self, name: str) -> None:
+        """The worker of an instance dies."""
+        instance = self.loaded.pop(name)
+        self.on_death(instance, DIED)
+
+
+def _future() -> "asyncio.Future[None]":
+    return asyncio.get_running_loop().create_future()
