@@ -15,8 +15,9 @@ from reconciler.controller import Answer, Controller
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
 from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import LoadError, Problem
-from reconciler.core.facts import Checkpoint
+from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.manifest import Flaw, Position
+from reconciler.core.memory import Ledger
 from reconciler.core.records import (
     HTTP,
     Instance,
@@ -24,6 +25,7 @@ from reconciler.core.records import (
     LoadSpec,
     Record,
 )
+from reconciler.core.settings import resolve
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.store import KEPT_GENERATIONS, Store
 from tests.controller.fakes import FakeClock, FakeSource
@@ -277,6 +279,8 @@ class World:
             assert status.observed_generation == record.generation
             assert record.last_good is not None
             assert not record.provisional
+        if states["Stalled"] and record.owner == HTTP and record.last_good is not None:
+            assert record.last_good.loads_like(record.spec), "a failed update was not undone"
         busy = record.name in self.controller._loop.running
         if not (states["Ready"] or states["Stalled"] or record.spec.suspend):
             assert states["Progressing"]
@@ -301,6 +305,23 @@ class World:
                 for c in a.status.conditions
             )
 
+    def _check_restored(self, record: Record) -> None:
+        """Where a wish cannot be, the last good spec serves, if it can."""
+        good = record.last_good
+        if record.spec.suspend or record.name in self.engine.loaded or good is None:
+            return
+        failures = self.failures.get(record.name)
+        if failures is not None and failures.permanent and failures.key[2] == good:
+            return
+        try:
+            found = self.catalog.find(good.ref)
+            resolved = resolve(good.config, found, Machine("cpu", "fake", BUDGET, "0"))
+        except LoadError:
+            return
+        ledger = Ledger.of(BUDGET, self.engine.loaded.values())
+        short = ledger.missing(found.path, found.weights_bytes, resolved.session_bytes)
+        assert short > 0, f"{record.name} could be served as it was"
+
     def converge(self) -> None:
         """Without further faults everything that can be loaded is loaded."""
         self.unreadable = False
@@ -314,6 +335,7 @@ class World:
                 break
         assert not self.calls
         for answer in self.controller.answers():
+            self._check_restored(answer.record)
             ready = answer.status.condition("Ready")
             stalled = answer.status.condition("Stalled")
             assert ready is not None

@@ -20,12 +20,14 @@ from tests.controller.machine import World
 NAMES = ("a", "b", "c")
 MODELS = (*WEIGHTS, "p/absent")
 FILES = ("1.yaml", "2.yaml", "3.yaml")
+SECONDS = (0.5, 1.0, 2.0, 30.0, 400.0)
 TRANSIENT = Problem(Cause.LOAD_FAILED, "hiccup", permanent=False)
 PERMANENT = Problem(Cause.LOAD_FAILED, "broken")
 
 names = st.sampled_from(NAMES)
-models = st.sampled_from(MODELS)
-contexts = st.none() | st.integers(1, 60)
+# What can be loaded comes up more often than what cannot.
+models = st.sampled_from(["p/small", "p/small", "p/other", *MODELS])
+contexts = st.none() | st.integers(1, 30) | st.integers(1, 60)
 specs = st.builds(
     LoadSpec,
     models,
@@ -50,7 +52,10 @@ class Promises(RuleBasedStateMachine):
     def begin(self) -> None:
         self.world = World()
 
-    @rule(file=st.sampled_from(FILES), documents=st.lists(st.tuples(names, specs), max_size=2))
+    @rule(
+        file=st.sampled_from(FILES),
+        documents=st.lists(st.tuples(names, specs), min_size=1, max_size=2),
+    )
     def write_a_file(self, file: str, documents: list[tuple[str, LoadSpec]]) -> None:
         self.world.files[file] = tuple(documents)
         self.world.scan()
@@ -84,13 +89,20 @@ class Promises(RuleBasedStateMachine):
         pending = self.world.engine.pending
         self.world.end(pending[index % len(pending)], problem)
 
+    @precondition(lambda self: self.world.engine.pending)
+    @rule(problem=st.sampled_from([None, TRANSIENT, PERMANENT]), seconds=st.sampled_from(SECONDS))
+    def end_all_actions_and_let_time_pass(self, problem: Problem | None, seconds: float) -> None:
+        for pending in list(self.world.engine.pending):
+            self.world.end(pending, problem)
+        self.world.pass_time(seconds)
+
     @precondition(lambda self: self.world.engine.loaded)
     @rule(index=st.integers(0, 9))
     def kill_a_worker(self, index: int) -> None:
         loaded = sorted(self.world.engine.loaded)
         self.world.kill(loaded[index % len(loaded)])
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 30.0, 400.0]))
+    @rule(seconds=st.sampled_from(SECONDS))
     def let_time_pass(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
@@ -122,8 +134,8 @@ def test_designs_promises_hold_after_every_step() -> None:
     run_state_machine_as_test(
         Promises,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=30,
+            max_examples=200,
+            stateful_step_count=40,
             derandomize=True,
             deadline=None,
             database=None,
