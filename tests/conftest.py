@@ -17,6 +17,9 @@ CHECKPOINTS = {
     "tiny/llama-4bit": "llama-4bit",
     "tiny/qwen3": "qwen3",
     "tiny/qwen3_moe": "qwen3_moe",
+    "tiny/gemma2": "gemma2",
+    "tiny/deepseek_v3": "deepseek_v3",
+    "tiny/mamba": "mamba",
 }
 """Identifier -> the tiny checkpoint that stands for it."""
 

@@ -59,6 +59,8 @@ class SessionOpened:
     """What was observed while the session answered its first token."""
 
     observed: Config
+    unused: tuple[str, ...]
+    """Settings that the model has no use for, such as the way of an attention it does not have."""
     phases: dict[str, Phase]
     memory_bytes: int
     """MLX's active memory for the session alone, after its first token."""

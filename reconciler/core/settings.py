@@ -17,9 +17,7 @@ DEFAULT_EVAL_BATCH_SIZE = 512
 UNNAMED_CONTEXT = 4096
 """Context of a checkpoint that names no maximum, in tokens."""
 
-_NO_FUSED_KERNEL = "MLX's CPU backend has no fused attention"
 _NO_GPU = "MLX has no GPU on this machine"
-_NOT_SWITCHABLE = "this version does not switch it yet; MLX's own way is in force"
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,9 @@ def resolve(asked: Asked, checkpoint: Checkpoint, machine: Machine) -> Resolved:
     config = Config(
         context_length=context,
         eval_batch_size=asked.eval_batch_size or DEFAULT_EVAL_BATCH_SIZE,
-        flash_attention=_as_mlx_does(
-            "flash_attention", asked.flash_attention, machine, _NO_FUSED_KERNEL, warnings
-        ),
+        flash_attention=asked.flash_attention is not False,
         num_experts=experts,
-        offload_kv_cache_to_gpu=_as_mlx_does(
-            "offload_kv_cache_to_gpu", asked.offload_kv_cache_to_gpu, machine, _NO_GPU, warnings
-        ),
+        offload_kv_cache_to_gpu=_offload(asked, machine, warnings),
     )
     return Resolved(config, tuple(warnings), session_bytes(checkpoint, asked, context))
 
@@ -101,16 +95,9 @@ def _num_experts(asked: Asked, checkpoint: Checkpoint, warnings: list[SettingWar
     return wish
 
 
-def _as_mlx_does(
-    key: str,
-    wish: bool | None,  # noqa: FBT001  a setting's value, not a switch of this function
-    machine: Machine,
-    without_gpu: str,
-    warnings: list[SettingWarning],
-) -> bool:
-    """What is in force for a setting that nothing switches yet: on a GPU true, else false."""
-    in_force = machine.has_gpu
-    if wish is not None and wish != in_force:
-        reason = _NOT_SWITCHABLE if machine.has_gpu else without_gpu
-        warnings.append(SettingWarning(key, wish, reason))
-    return in_force
+def _offload(asked: Asked, machine: Machine, warnings: list[SettingWarning]) -> bool:
+    """Where the KV cache and attention are: on the GPU where there is one, unless unwanted."""
+    wish = asked.offload_kv_cache_to_gpu
+    if wish and not machine.has_gpu:
+        warnings.append(SettingWarning("offload_kv_cache_to_gpu", wish, _NO_GPU))
+    return machine.has_gpu and wish is not False

@@ -16,7 +16,16 @@ import structlog
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
-from reconciler.core.records import Instance, LoadReport, LoadSpec, Phase, Progress
+from reconciler.core.records import (
+    SETTINGS,
+    Asked,
+    Instance,
+    LoadReport,
+    LoadSpec,
+    Phase,
+    Progress,
+    SettingWarning,
+)
 from reconciler.core.settings import Resolved
 from reconciler.engine.pool import Pool
 from reconciler.engine.process import WorkerProcess
@@ -116,7 +125,12 @@ class Engine:
             resolved.session_bytes,
             holder.worker.pid,
             holder.revision,
-            LoadReport(elapsed, phases, weights + opened.memory_bytes, resolved.warnings),
+            LoadReport(
+                elapsed,
+                phases,
+                weights + opened.memory_bytes,
+                resolved.warnings + _without_effect(spec.config, opened),
+            ),
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         if old is not None:
@@ -173,7 +187,12 @@ class Engine:
     ) -> SessionOpened:
         command = OpenSession(resolved.config, checkpoint.experts_key)
         opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
-        if opened.observed != resolved.config:
+        differing = [
+            key
+            for key in SETTINGS
+            if getattr(opened.observed, key) != getattr(resolved.config, key)
+        ]
+        if not set(differing) <= set(opened.unused):
             message = f"the worker observed {opened.observed}, not {resolved.config}"
             raise LoadError(Problem(Cause.SETTING_MISMATCH, message))
         if holder.gone:
@@ -224,3 +243,13 @@ class Engine:
         for instance in dead:
             self._on_death(instance, problem)
         await holder.worker.end()
+
+
+def _without_effect(asked: Asked, opened: SessionOpened) -> tuple[SettingWarning, ...]:
+    """Wishes that the model has no use for, as the worker found when it ran."""
+    wishes = {key: wish for key, wish in asked.sent().items() if key in opened.unused}
+    return tuple(
+        SettingWarning(key, wish, "this model has no attention or KV cache that it could act on")
+        for key, wish in wishes.items()
+        if wish != getattr(opened.observed, key)
+    )

@@ -20,11 +20,12 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not be taken for the hello
     threading.Thread(target=_die_with_the_daemon, name="lifeline", daemon=True).start()
 
-    from reconciler.worker import backend
+    from reconciler.worker import backend, force
     from reconciler.worker.model import Model
     from reconciler.worker.server import serve
     from reconciler.worker.thread import MlxThread
 
+    force.install()
     mlx = MlxThread()
     serve(sys.argv[1], Model(), mlx)
     hello = Hello(os.getpid(), backend.machine())

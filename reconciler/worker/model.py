@@ -65,11 +65,11 @@ class Model:
         begin = time.monotonic()
         before = mx.get_active_memory()
         session = Session(self._module(self._path, command), command.config)
-        observed = session.observe()
+        observed, unused = session.observe()
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        return SessionOpened(observed, phases, max(0, mx.get_active_memory() - before))
+        return SessionOpened(observed, unused, phases, max(0, mx.get_active_memory() - before))
 
     def close(self, name: str) -> None:
         """Close a session, if there is one of that name."""

@@ -4,13 +4,14 @@ An instance, as the daemon calls it, is a session here.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
 from reconciler.core.records import Config
-from reconciler.worker import experts
+from reconciler.worker import experts, force
+
+T = TypeVar("T")
 
 
 class ContextLengthExceededError(ValueError):
@@ -22,8 +23,9 @@ class Session:
 
     def __init__(self, model: Any, config: Config) -> None:
         self.config = config
+        settings = force.Force(config.flash_attention, config.offload_kv_cache_to_gpu)
         self._generator = BatchGenerator(
-            model, prefill_step_size=config.eval_batch_size, max_tokens=1
+            force.Bound(model, settings), prefill_step_size=config.eval_batch_size, max_tokens=1
         )
 
     def generate(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
@@ -52,21 +54,29 @@ class Session:
             self._generator.remove([uid])
             raise
 
-    def observe(self) -> Config:
-        """Generate one token and report the settings that were in force while doing so."""
-        with experts.observed() as seen:
+    def observe(self) -> tuple[Config, tuple[str, ...]]:
+        """Generate one token: the settings that were in force, and those that nothing used."""
+        with experts.observed() as routed, force.observed() as seen:
             self._complete([0], 1)
-        if len(seen) > 1:
-            raise ValueError(f"layers use different numbers of experts: {sorted(seen)}")
-        on_gpu = mx.default_device().type == mx.DeviceType.gpu
-        return Config(
+        used = {"flash_attention": seen.attention, "offload_kv_cache_to_gpu": seen.kv_on_gpu}
+        config = Config(
             context_length=self.config.context_length,
             eval_batch_size=self._generator.prefill_step_size,
-            flash_attention=on_gpu,  # MLX's kernel is fused on a GPU only, and untouched here
-            num_experts=seen.pop() if seen else 0,
-            offload_kv_cache_to_gpu=on_gpu,  # the cache lives where MLX's default device is
+            # A model with an attention of its own computes it in one piece.
+            flash_attention=_only("ways of attention", seen.attention, otherwise=False),
+            num_experts=_only("numbers of experts", routed, otherwise=0),
+            # What a model keeps in place of a KV cache stays where MLX computes.
+            offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=force.on_gpu()),
         )
+        return config, tuple(key for key, values in used.items() if not values)
 
     def close(self) -> None:
         """Let go of the generator."""
         self._generator.close()
+
+
+def _only(what: str, seen: set[T], *, otherwise: T) -> T:
+    """The one value that was seen. Raises ValueError where layers differ."""
+    if len(seen) > 1:
+        raise ValueError(f"layers use different {what}: {sorted(map(str, seen))}")
+    return next(iter(seen), otherwise)

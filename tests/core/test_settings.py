@@ -70,15 +70,33 @@ def test_a_dense_model_reports_no_experts_and_warns() -> None:
     assert warned(resolved) == {"num_experts": 2}
 
 
-@pytest.mark.parametrize("wish", [True, False])
 @pytest.mark.parametrize("machine", [GPU, CPU])
-def test_what_does_not_act_yet_reports_what_mlx_does(*, wish: bool, machine: Machine) -> None:
-    asked = Asked(flash_attention=wish, offload_kv_cache_to_gpu=wish)
-    resolved = resolve(asked, DENSE, machine)
-    assert resolved.config.flash_attention is machine.has_gpu
-    assert resolved.config.offload_kv_cache_to_gpu is machine.has_gpu
-    unmet = {} if wish == machine.has_gpu else asked.sent()
-    assert warned(resolved) == unmet
+@pytest.mark.parametrize(("wish", "expected"), [(None, True), (True, True), (False, False)])
+def test_flash_attention_is_as_asked_and_on_by_default(
+    wish: bool | None, machine: Machine, *, expected: bool
+) -> None:
+    resolved = resolve(Asked(flash_attention=wish), DENSE, machine)
+    assert resolved.config.flash_attention is expected
+    assert warned(resolved) == {}
+
+
+@pytest.mark.parametrize(
+    ("wish", "machine", "expected", "warns"),
+    [
+        (None, GPU, True, False),
+        (True, GPU, True, False),
+        (False, GPU, False, False),
+        (None, CPU, False, False),
+        (False, CPU, False, False),
+        (True, CPU, False, True),
+    ],
+)
+def test_the_kv_cache_is_on_the_gpu_where_there_is_one_unless_unwanted(
+    wish: bool | None, machine: Machine, *, expected: bool, warns: bool
+) -> None:
+    resolved = resolve(Asked(offload_kv_cache_to_gpu=wish), DENSE, machine)
+    assert resolved.config.offload_kv_cache_to_gpu is expected
+    assert warned(resolved) == ({"offload_kv_cache_to_gpu": True} if warns else {})
 
 
 @pytest.mark.parametrize(

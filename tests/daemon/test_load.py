@@ -40,13 +40,13 @@ def test_a_setting_that_does_not_act_is_not_reported_as_if_it_did(shared: Daemon
     wishes = {"flash_attention": True, "offload_kv_cache_to_gpu": True, "num_experts": 2}
     answer = shared.load(body | {"config": wishes})
     in_force = {key: answer["config"][key] for key in wishes}
-    # What the CPU backend does: no fused kernel, no GPU; and the model is dense.
+    # What there is: no GPU; and the model is dense.
     assert in_force == {
-        "flash_attention": False,
+        "flash_attention": True,
         "offload_kv_cache_to_gpu": False,
         "num_experts": 0,
     }
-    assert {w["key"] for w in answer["warnings"]} == set(wishes)
+    assert {w["key"] for w in answer["warnings"]} == set(wishes) - {"flash_attention"}
     assert all(w["reason"] for w in answer["warnings"])
 
 
@@ -61,6 +61,22 @@ def test_both_forms_of_a_request_get_one_answer(shared: Daemon) -> None:
     assert nested["joined"] is True
     assert "load_config" not in nested
     assert nested["model_instance_id"] == "both"
+
+
+def test_a_model_with_an_attention_of_its_own_says_that_it_is_not_switched(shared: Daemon) -> None:
+    for wish, warned in ((None, []), (True, ["flash_attention"]), (False, [])):
+        config = {"flash_attention": wish}
+        body = {"model": "tiny/gemma2", "instance_id": f"own-{wish}", "config": config}
+        answer = shared.load(body)
+        assert answer["config"]["flash_attention"] is False
+        assert [w["key"] for w in answer["warnings"]] == warned
+
+
+def test_flash_attention_is_observed_in_the_forward_pass(shared: Daemon) -> None:
+    for wish in (True, False):
+        body = {"model": "tiny/llama", "instance_id": f"flash-{wish}"}
+        answer = shared.load(body | {"config": {"flash_attention": wish}})
+        assert (answer["config"]["flash_attention"], answer["warnings"]) == (wish, [])
 
 
 @pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "tiny/qwen3_moe"])

@@ -1,0 +1,88 @@
+"""softmax(QKᵀ·scale + mask)V as written, whole or in tiles of queries.
+
+`mx.fast.scaled_dot_product_attention` is one fused kernel on a GPU; MLX's CPU backend has none.
+In tiles the scores of a long prompt are never in memory all at once, and keys beyond a causal
+tile's end are left out: exact, and on a CPU quicker. Whole is what attention without fusion is.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+
+TILE = 256
+"""Queries in a tile; at this size the scores of a tile stay in a CPU's cache."""
+
+
+def whole(
+    queries: Any, keys: Any, values: Any, *, scale: float, mask: Any = None, sinks: Any = None
+) -> Any:
+    """Attention in one piece.
+
+    queries: (batch, heads, L, width); keys, values: (batch, key-value heads, S, width), where
+    heads is a multiple of key-value heads. mask: None, "causal" (the last query sees all keys),
+    or an array that broadcasts to (batch, heads, L, S), true where a key is seen, or added to the
+    scores. sinks: (heads,), a score per head that takes its share of the softmax and has no value.
+    """
+    heads, length = queries.shape[1:3]
+    kv_heads, total = keys.shape[1:3]
+    if isinstance(mask, str):  # "causal", the only word there is
+        mask = mx.arange(total - length, total)[:, None] >= mx.arange(total)
+    # Heads that share keys lie next to each other: (batch, key-value heads, group, L, width).
+    grouped = queries.reshape(queries.shape[0], kv_heads, heads // kv_heads, length, -1)
+    scores = (grouped * scale) @ mx.expand_dims(keys, 2).swapaxes(-1, -2)
+    if mask is not None:
+        mask = _grouped_mask(mask, kv_heads)
+        if mask.dtype == mx.bool_:
+            scores = mx.where(mask, scores, mx.finfo(scores.dtype).min)
+        else:
+            scores = scores + mask.astype(scores.dtype)
+    if sinks is not None:
+        sink = sinks.astype(scores.dtype).reshape(1, kv_heads, heads // kv_heads, 1, 1)
+        sink = mx.broadcast_to(sink, (*scores.shape[:-1], 1))
+        scores = mx.concatenate([sink, scores], axis=-1)
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    if sinks is not None:
+        weights = weights[..., 1:]
+    out = weights @ mx.expand_dims(values, 2)
+    return out.reshape(queries.shape[0], heads, length, -1)
+
+
+def tiled(
+    queries: Any, keys: Any, values: Any, *, scale: float, mask: Any = None, sinks: Any = None
+) -> Any:
+    """`whole`, for `TILE` queries at a time."""
+    length, total = queries.shape[2], keys.shape[2]
+    if length <= TILE:
+        return whole(queries, keys, values, scale=scale, mask=mask, sinks=sinks)
+    tiles: list[Any] = []
+    for start in range(0, length, TILE):
+        stop = min(start + TILE, length)
+        seen, part = total, mask
+        if isinstance(mask, str):
+            seen = total - length + stop
+        elif mask is not None and mask.shape[-2] > 1:
+            part = mask[..., start:stop, :]
+        tile = queries[:, :, start:stop]
+        if tiles:  # one after the other, or MLX has the scores of all in memory at once
+            (tile,) = mx.depends([tile], [tiles[-1]])
+        tiles.append(
+            whole(
+                tile,
+                keys[:, :, :seen],
+                values[:, :, :seen],
+                scale=scale,
+                mask=part,
+                sinks=sinks,
+            )
+        )
+    return mx.concatenate(tiles, axis=2)
+
+
+def _grouped_mask(mask: Any, kv_heads: int) -> Any:
+    """A mask of 2 to 4 dimensions, for scores whose heads are split in two."""
+    while mask.ndim < 4:
+        mask = mask[None]
+    batch, heads, length, total = mask.shape
+    if heads == 1:
+        return mask[:, :, None]
+    return mask.reshape(batch, kv_heads, heads // kv_heads, length, total)

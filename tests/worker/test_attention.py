@@ -1,0 +1,73 @@
+"""Attention, whole and in tiles, against MLX's own; MLX's function is the judge."""
+
+import itertools
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from reconciler.worker import attention
+
+TOLERANCE = {mx.float32: 2e-5, mx.bfloat16: 2e-2, mx.float16: 4e-3}
+
+LENGTHS = [(1, 1), (1, 40), (7, 7), (5, 40), (260, 260), (257, 300)]
+"""Queries and keys: decoding, prefill from nothing, prefill after a prefix, more than a tile."""
+
+
+def masks(batch: int, heads: int, length: int, total: int, dtype: Any) -> dict[str, Any]:
+    """A mask of every form, each of which lets every query see something."""
+    seen = mx.random.uniform(shape=(batch, heads, length, total)) > 0.3
+    seen = mx.logical_or(seen, mx.arange(total) == 0)
+    added = mx.random.normal((batch, heads, length, total)).astype(dtype)
+    return {
+        "none": None,
+        "causal": "causal",
+        "bool 2": seen[0, 0],
+        "bool 3": seen[0, :1],
+        "bool 4": seen,
+        "bool 4, heads alike": seen[:, :1],
+        "bool 4, queries alike": seen[:, :1, :1],
+        "added 2": added[0, 0],
+        "added 4": added,
+        "added 4, heads alike": added[:, :1],
+    }
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
+def test_both_ways_agree_with_mlx(dtype: Any, heads: int, kv_heads: int) -> None:
+    mx.random.seed(0)
+    for (length, total), sunk in itertools.product(LENGTHS, (False, True)):
+        q = mx.random.normal((2, heads, length, 8)).astype(dtype)
+        k = mx.random.normal((2, kv_heads, total, 8)).astype(dtype)
+        v = mx.random.normal((2, kv_heads, total, 8)).astype(dtype)
+        sinks = mx.random.normal((heads,)).astype(dtype) if sunk else None
+        for name, mask in masks(2, heads, length, total, dtype).items():
+            options = {"scale": 0.25, "mask": mask, "sinks": sinks}
+            expected = mx.fast.scaled_dot_product_attention(q, k, v, **options)
+            for way in (attention.whole, attention.tiled):
+                got = way(q, k, v, **options)
+                assert got.shape == expected.shape
+                assert got.dtype == dtype
+                difference = float(mx.abs(got - expected).max())
+                assert difference < TOLERANCE[dtype], (name, length, total, sunk, way)
+
+
+def test_a_query_that_sees_nothing_gives_numbers() -> None:
+    q = mx.random.normal((1, 2, 3, 8))
+    mask = mx.zeros((3, 3), dtype=mx.bool_)
+    for way in (attention.whole, attention.tiled):
+        assert not mx.isnan(way(q, q, q, scale=1.0, mask=mask)).any().item()
+
+
+def test_tiles_never_hold_all_scores_at_once() -> None:
+    q = mx.random.normal((1, 4, 2048, 16))
+    mx.eval(q)
+    peaks = {}
+    for way in (attention.whole, attention.tiled):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        mx.eval(way(q, q, q, scale=0.25, mask="causal"))
+        peaks[way] = mx.get_peak_memory() - before
+    assert peaks[attention.tiled] < peaks[attention.whole] / 1.3

@@ -1,0 +1,110 @@
+"""What each setting does to the model, not what is reported of it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_lm.utils import load_model
+
+from reconciler.core.records import Config
+from reconciler.worker import force
+from reconciler.worker.session import ContextLengthExceededError, Session
+from tests.conftest import CHECKPOINTS
+
+PROMPT = [5, 6, 7, 8, 9]
+PLAIN = Config(4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+WITHOUT_KV_CACHE = {"tiny/mamba"}
+OWN_ATTENTION = {"tiny/gemma2"} | WITHOUT_KV_CACHE
+
+
+@pytest.fixture(autouse=True)
+def in_force() -> None:
+    force.install()
+
+
+def load(models: Path, name: str) -> Any:
+    model, _ = load_model(models / name)
+    return model
+
+
+class Counting:
+    """A model that notes the size of each forward pass."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.sizes: list[int] = []
+
+    def __call__(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        self.sizes.append(tokens.shape[1])
+        return self.model(tokens, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+@pytest.mark.parametrize(
+    ("step", "sizes"), [(16, [16] * 6 + [3, 1]), (50, [50, 49, 1]), (512, [99, 1])]
+)
+def test_eval_batch_size_is_the_size_of_the_prefills_passes(
+    models: Path, step: int, sizes: list[int]
+) -> None:
+    model = Counting(load(models, "tiny/llama"))
+    Session(model, replace(PLAIN, eval_batch_size=step)).generate([7] * 100, 1)
+    assert model.sizes[: len(sizes)] == sizes
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_flash_attention_changes_the_way_and_not_the_tokens(models: Path, name: str) -> None:
+    model = load(models, name)
+    outputs = []
+    for flash in (True, False):
+        session = Session(model, replace(PLAIN, flash_attention=flash))
+        observed, unused = session.observe()
+        assert ("flash_attention" in unused) is (name in OWN_ATTENTION)
+        if name not in OWN_ATTENTION:
+            assert observed.flash_attention is flash
+        outputs.append(session.generate(PROMPT * 60, 12))
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_what_has_no_kv_cache_says_so(models: Path, name: str) -> None:
+    observed, unused = Session(load(models, name), PLAIN).observe()
+    assert ("offload_kv_cache_to_gpu" in unused) is (name in WITHOUT_KV_CACHE)
+    assert observed.offload_kv_cache_to_gpu is False
+
+
+def test_flash_attention_takes_less_memory_for_a_long_prompt(models: Path) -> None:
+    model = load(models, "tiny/llama")
+    peaks = {}
+    for flash in (True, False, True, False):
+        session = Session(model, replace(PLAIN, flash_attention=flash, eval_batch_size=2048))
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        session.generate([7] * 2048, 1)
+        peaks[flash] = mx.get_peak_memory() - before
+    assert peaks[True] < peaks[False] / 1.3
+
+
+def test_settings_are_in_force_around_their_own_sessions_calls_alone(models: Path) -> None:
+    model = load(models, "tiny/llama")
+    sessions = {
+        flash: Session(model, replace(PLAIN, flash_attention=flash)) for flash in (True, False)
+    }
+    for flash in (True, False, True):
+        observed, _ = sessions[flash].observe()
+        assert observed.flash_attention is flash
+    with force.observed() as seen:
+        model(mx.array([PROMPT]))
+    assert seen.attention == set()
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_context_length_holds_for_every_kind_of_cache(models: Path, name: str) -> None:
+    session = Session(load(models, name), replace(PLAIN, context_length=300))
+    assert len(session.generate([7] * 290, 10)) == 10
+    with pytest.raises(ContextLengthExceededError):
+        session.generate([7] * 290, 11)
