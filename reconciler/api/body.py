@@ -14,6 +14,8 @@ MAX_BYTES = 1_000_000
 async def read(request: web.Request, schema: SchemaName) -> dict[str, Any]:
     """The body as an object that fits `schema`. Raises `ApiError` naming what does not."""
     data = await request.read()
+    if len(data) > MAX_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BYTES, len(data))
     try:
         # Stricter than the json module: no NaN, no half of a surrogate pair.
         body = msgspec.json.decode(data)

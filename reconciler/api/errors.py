@@ -29,6 +29,7 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.WORKER_DIED: (500, "model_load_failed", "worker_died"),
     Cause.ENGINE_UNAVAILABLE: (503, "engine_unavailable", "engine_unavailable"),
     Cause.MANAGED_BY_MANIFEST: (409, "conflict", "managed_by_manifest"),
+    Cause.NOT_LOADED: (404, "model_not_found", "model_not_loaded"),
     Cause.UNKNOWN_INSTANCE: (404, "model_not_found", "model_not_found"),
     Cause.REMOVED: (409, "conflict", "removed"),
     Cause.SUSPENDED: (409, "conflict", "suspended"),

@@ -82,7 +82,12 @@ async def _serve(
         [DirectorySource(options.manifests)],
     )
     app = build(controller, options.host, token)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        handler_cancellation=True,  # a client that goes away frees what it had
+    )
     await runner.setup()
     await controller.start()
     await web.SockSite(runner, listener).start()

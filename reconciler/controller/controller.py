@@ -1,7 +1,9 @@
 """What the api asks, and the life of the loop and the feeds."""
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from reconciler.controller.book import Answer, Book, Found
@@ -12,6 +14,7 @@ from reconciler.controller.loop import Engine, Loop
 from reconciler.core.desired import Join, View, decide
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Machine
+from reconciler.core.protocol import Reply
 from reconciler.core.records import HTTP, Generation, Instance, LoadRequest, Record, SettingWarning
 from reconciler.models.catalog import Catalog, Listed
 from reconciler.store import Store
@@ -103,6 +106,30 @@ class Controller:
     def sources(self) -> Mapping[str, SourceView | None]:
         """The sources; None for one that has not been read yet."""
         return {feed.name: feed.view for feed in self._feeds}
+
+    def route(self, model: str) -> str:
+        """The loaded instance that answers for `model`: the one of that name, else the oldest of
+        that model. Raises `LoadError` `NotLoaded`; never is it another model.
+        """
+        loaded = {i.name for i in self._engine.instances()}
+        if model in loaded:
+            return model
+        candidates = [
+            entry.record
+            for entry in self._book.entries.values()
+            if entry.record.name in loaded and entry.record.spec.model.lower() == model.lower()
+        ]
+        if candidates:
+            return min(candidates, key=lambda r: (r.created_at, r.name)).name
+        message = (
+            f"no instance of {model} is loaded; load it by "
+            f'POST /api/v1/models/load {{"model": {json.dumps(model)}}}'
+        )
+        raise LoadError(Problem(Cause.NOT_LOADED, message, param="model"))
+
+    def request(self, name: str, path: str, body: bytes) -> AbstractAsyncContextManager[Reply]:
+        """Have an instance answer a completion request. Raises `LoadError`."""
+        return self._engine.request(name, path, body)
 
     def complaints(self, record: Record) -> tuple[Complaint, ...]:
         """Why a record is not as a source says."""

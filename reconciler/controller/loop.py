@@ -6,6 +6,7 @@ pass or an action is never lost.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import readable_bytes
 from reconciler.core.plan import Action, Facts, Kind, Why, plan
+from reconciler.core.protocol import Reply
 from reconciler.core.records import (
     HTTP,
     Instance,
@@ -60,6 +62,7 @@ class Engine(Protocol):
         unload_first: bool = False,
     ) -> None: ...
     async def unload(self, name: str) -> None: ...
+    def request(self, name: str, path: str, body: bytes) -> AbstractAsyncContextManager[Reply]: ...
     async def close(self) -> None: ...
 
 

@@ -21,6 +21,7 @@ class Cause(StrEnum):
     WORKER_DIED = "WorkerDied"
     ENGINE_UNAVAILABLE = "EngineUnavailable"
     MANAGED_BY_MANIFEST = "ManagedByManifest"
+    NOT_LOADED = "NotLoaded"
     UNKNOWN_INSTANCE = "UnknownInstance"
     REMOVED = "Removed"
     SUSPENDED = "Suspended"

@@ -4,17 +4,32 @@
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
     DELETE /sessions/NAME     -> null      after its running requests are done
     POST   /sessions/NAME/probe -> null    generates one token
+    POST   /sessions/NAME/chat/completions, /sessions/NAME/completions   OpenAI's requests
     any failure               -> WorkerFailure, status 500, or as the last line
 
 A worker prints one `Hello` line when it can be spoken to.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
 
 from reconciler.core.facts import Machine
 from reconciler.core.records import Config, Phase
+
+MODEL_HEADER = "X-Reconciler-Model"
+"""Header of a completion request: the name to answer with."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A worker's answer to a completion request, as it comes."""
+
+    status: int
+    content_type: str
+    chunks: AsyncIterator[bytes]
+    """Raises `LoadError` where the answer breaks off."""
 
 
 @dataclass(frozen=True)

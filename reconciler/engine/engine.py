@@ -5,9 +5,10 @@ loaded: a worker that dies takes its instances out of the list before anybody is
 """
 
 import asyncio
+import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,13 @@ import structlog
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
+from reconciler.core.protocol import (
+    MODEL_HEADER,
+    LoadWeights,
+    OpenSession,
+    Reply,
+    SessionOpened,
+)
 from reconciler.core.records import (
     SETTINGS,
     Asked,
@@ -31,6 +38,9 @@ from reconciler.engine.pool import Pool
 from reconciler.engine.process import WorkerProcess
 
 log = structlog.get_logger()
+
+DRAIN_SECONDS = 30.0
+"""For the running requests of an instance that goes."""
 
 
 @dataclass(eq=False)
@@ -50,13 +60,16 @@ class _Holder:
     """Ended on purpose or died; nothing new may be put on it."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Loaded:
-    """An instance, and where it is."""
+    """An instance, where it is, and how many requests it answers."""
 
     instance: Instance
     holder: _Holder
     session: str
+    requests: int = 0
+    draining: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Engine:
@@ -136,6 +149,23 @@ class Engine:
         if old is not None:
             await self._end_session(old)
 
+    @contextlib.asynccontextmanager
+    async def request(self, name: str, path: str, body: bytes) -> AsyncIterator[Reply]:
+        """Have an instance answer a request. Raises `LoadError`: it is not there, or it died."""
+        loaded = self._loaded.get(name)
+        if loaded is None or loaded.draining:
+            message = f"'{name}' is not loaded now"
+            raise LoadError(Problem(Cause.NOT_LOADED, message, permanent=False))
+        loaded.requests += 1
+        try:
+            path = f"sessions/{loaded.session}/{path}"
+            async with loaded.holder.worker.stream(path, body, {MODEL_HEADER: name}) as reply:
+                yield reply
+        finally:
+            loaded.requests -= 1
+            if not loaded.requests:
+                loaded.idle.set()
+
     async def unload(self, name: str) -> None:
         """Let its running requests finish, then let go of it."""
         loaded = self._loaded.get(name)
@@ -206,6 +236,16 @@ class Engine:
             del self._loaded[name]
 
     async def _end_session(self, loaded: _Loaded) -> None:
+        """No new requests; those that are running get some time."""
+        loaded.draining = True
+        loaded.idle.clear()
+        if loaded.requests:
+            try:
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await loaded.idle.wait()
+            except TimeoutError:
+                name, count = loaded.instance.name, loaded.requests
+                log.warning("requests did not finish in time", name=name, requests=count)
         holder = loaded.holder
         if holder.sessions - {loaded.session} and not holder.gone:
             try:

@@ -7,7 +7,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.protocol import (
     Hello,
     LoadWeights,
+    Reply,
     WeightsLoaded,
     WeightsRead,
     WorkerFailure,
@@ -48,7 +49,7 @@ class WorkerProcess:
         self._socket = socket
         self._stderr: deque[str] = deque(maxlen=20)
         self._reading = asyncio.create_task(self._read_stderr())
-        connector = aiohttp.UnixConnector(str(socket))
+        connector = aiohttp.UnixConnector(str(socket), limit=0)
         # A load takes as long as it takes; a dead worker closes the connection.
         timeout = aiohttp.ClientTimeout(total=None)
         self._client = aiohttp.ClientSession(connector=connector, timeout=timeout)
@@ -129,6 +130,26 @@ class WorkerProcess:
             pass
         await self.end()  # its answer broke off
         raise LoadError(self.died())
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[Reply]:
+        """A request whose answer is read as it comes. Raises `LoadError` where it cannot be."""
+        url = f"http://worker/{quote(path)}"
+        try:
+            reply = await self._client.post(url, data=body, headers=headers)
+        except (aiohttp.ClientError, OSError, RuntimeError):
+            raise LoadError(self.died()) from None
+        try:
+            yield Reply(reply.status, reply.content_type, self._chunks(reply))
+        finally:
+            reply.close()  # gives up what has not been read
+
+    async def _chunks(self, reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in reply.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError, RuntimeError):  # the last: "Connection closed."
+            raise LoadError(self.died()) from None
 
     def died(self) -> Problem:
         """What its end looked like from outside."""

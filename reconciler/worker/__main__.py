@@ -26,8 +26,9 @@ def main() -> None:
     from reconciler.worker.thread import MlxThread
 
     force.install()
-    mlx = MlxThread()
-    serve(sys.argv[1], Model(), mlx)
+    model = Model()
+    mlx = MlxThread(model.step)
+    serve(sys.argv[1], model, mlx)
     hello = Hello(os.getpid(), backend.machine())
     with os.fdopen(hello_fd, "wb") as out:
         out.write(msgspec.json.encode(hello) + b"\n")

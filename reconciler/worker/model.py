@@ -33,6 +33,10 @@ class Model:
         """Modules over the same arrays, by number of experts per token; 0: as configured."""
         self._sessions: dict[str, Session] = {}
         self.tokenizer: Any = None
+        self.vocabulary = 0
+        """Token ids that both tokenizer and model know."""
+        self._floor = 0.0
+        """What the session that was stepped last had had of the thread's time."""
 
     def load(self, command: LoadWeights, tell: Callable[[WeightsRead], None]) -> WeightsLoaded:
         """Read weights and tokenizer, side by side: reading releases the GIL.
@@ -47,7 +51,7 @@ class Model:
         tokenizer = _Tokenizer(path, begin)
         tokenizer.start()
         try:
-            model, _ = load_model(path, lazy=True)
+            model, config = load_model(path, lazy=True)
             _read(model, tell)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
@@ -56,6 +60,8 @@ class Model:
             raise tokenizer.error
         phases["tokenizer"] = tokenizer.phase
         self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
+        known = len(self.tokenizer.get_vocab())
+        self.vocabulary = min(known, config.get("vocab_size", known))
         return WeightsLoaded(phases, mx.get_active_memory())
 
     def open(self, name: str, command: OpenSession) -> SessionOpened:
@@ -64,7 +70,8 @@ class Model:
             raise RuntimeError("no checkpoint is loaded yet")
         begin = time.monotonic()
         before = mx.get_active_memory()
-        session = Session(self._module(self._path, command), command.config)
+        eos = self.tokenizer.eos_token_ids
+        session = Session(self._module(self._path, command), command.config, tuple(eos))
         observed, unused = session.observe()
         self.close(name)
         self._sessions[name] = session
@@ -76,6 +83,30 @@ class Model:
         session = self._sessions.pop(name, None)
         if session is not None:
             session.close()
+
+    def session(self, name: str) -> Session:
+        """An open session. Raises KeyError."""
+        return self._sessions[name]
+
+    def cancel(self, name: str, uid: int) -> None:
+        """Let go of a completion, if it is still there."""
+        session = self._sessions.get(name)
+        if session is not None:
+            session.cancel(uid)
+
+    def step(self) -> bool:
+        """One step of the session that had the least time; whether any has more to do."""
+        busy = [session for session in self._sessions.values() if session.busy]
+        if not busy:
+            return False
+        for session in busy:  # who was idle does not make up for it
+            session.seconds = max(session.seconds, self._floor)
+        session = min(busy, key=lambda s: s.seconds)
+        self._floor = session.seconds
+        begin = time.monotonic()
+        session.step()
+        session.seconds += time.monotonic() - begin
+        return True
 
     def probe(self, name: str) -> None:
         """Generate one token. Raises KeyError where there is no such session."""

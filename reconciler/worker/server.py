@@ -17,11 +17,17 @@ from reconciler.core.protocol import (
     WeightsRead,
     WorkerFailure,
 )
+from reconciler.worker import request as requests
+from reconciler.worker.completions import Completion, answer
 from reconciler.worker.model import Model
+from reconciler.worker.request import RequestError
 from reconciler.worker.thread import MlxThread
 
 _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
 """What mlx_lm raises on files that will not load the next time either."""
+
+MAX_BODY = 16_000_000
+"""Bytes of a completion request."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -40,7 +46,8 @@ def serve(socket: str, model: Model, mlx: MlxThread) -> None:
 
 async def _serve(socket: str, model: Model, mlx: MlxThread, listening: "Future[None]") -> None:
     try:
-        runner = web.AppRunner(_app(model, mlx), access_log=None)
+        # A client that goes away cancels its handler, which gives its place in the batch back.
+        runner = web.AppRunner(_app(model, mlx), access_log=None, handler_cancellation=True)
         await runner.setup()
         await web.UnixSite(runner, socket).start()
     except BaseException as error:
@@ -89,7 +96,20 @@ def _app(model: Model, mlx: MlxThread) -> web.Application:
         name = request.match_info["name"]
         return await on_mlx(lambda: model.probe(name))
 
-    app = web.Application(middlewares=[_failures])
+    async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
+        body = requests.parse(await request.read())
+        name = request.match_info["name"]
+        return await answer(request, Completion(model, mlx, name, body, chat=chat))
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        return await complete(request, chat=True)
+
+    async def text(request: web.Request) -> web.StreamResponse:
+        return await complete(request, chat=False)
+
+    app = web.Application(middlewares=[_failures], client_max_size=MAX_BODY)
+    app.router.add_post("/sessions/{name}/chat/completions", chat)
+    app.router.add_post("/sessions/{name}/completions", text)
     app.router.add_post("/checkpoint", load)
     app.router.add_post("/sessions/{name:.+}/probe", probe)
     app.router.add_put("/sessions/{name:.+}", open_session)
@@ -103,6 +123,12 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     except web.HTTPException:
         raise
+    except RequestError as error:
+        told = {"type": "invalid_request", "message": str(error), "code": error.code}
+        if error.param:
+            told["param"] = error.param
+        body = msgspec.json.encode({"error": told})
+        return web.Response(status=400, body=body, content_type="application/json")
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
         body = msgspec.json.encode(_failure(error))
         return web.Response(status=500, body=body, content_type="application/json")

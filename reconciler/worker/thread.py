@@ -11,7 +11,9 @@ T = TypeVar("T")
 class MlxThread:
     """Runs jobs one after the other on the thread that calls `run`."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: Callable[[], bool] = lambda: False) -> None:
+        """`step` does a little of whatever else there is to do, and says whether there is more."""
+        self._step = step
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
 
     def submit(self, job: Callable[[], T]) -> "Future[T]":
@@ -21,9 +23,15 @@ class MlxThread:
         return future
 
     def run(self) -> None:
-        """Run jobs for ever."""
+        """Run jobs for ever, and steps as long as there is more to do; jobs go first."""
+        more = False
         while True:
-            job, future = self._jobs.get()
+            try:
+                job, future = self._jobs.get(block=not more)
+            except queue.Empty:
+                more = self._step()
+                continue
+            more = True
             if not future.set_running_or_notify_cancel():
                 continue
             try:

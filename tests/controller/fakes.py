@@ -4,6 +4,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from reconciler.controller import Answer, Controller
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.manifest import Flaw
+from reconciler.core.protocol import Reply
 from reconciler.core.records import (
     Asked,
     Instance,
@@ -128,6 +130,9 @@ class FakeEngine:
         if self.draining is not None:
             await self.draining
         del self.loaded[name]
+
+    def request(self, name: str, path: str, body: bytes) -> AbstractAsyncContextManager[Reply]:
+        raise NotImplementedError
 
     async def close(self) -> None:
         self.loaded.clear()

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger
+from reconciler.core.protocol import Reply
 from reconciler.core.records import (
     Instance,
     LoadReport,
@@ -141,6 +143,9 @@ class FaultyEngine:
         self.world.expect(unwanted, f"{name} is unloaded though it is wanted")
         await self._wait(Pending(name, _future()))
         self.loaded.pop(name, None)
+
+    def request(self, name: str, path: str, body: bytes) -> AbstractAsyncContextManager[Reply]:
+        raise NotImplementedError
 
     async def close(self) -> None:
         self.loaded.clear()

@@ -76,6 +76,12 @@ def test_what_has_no_kv_cache_says_so(models: Path, name: str) -> None:
     assert observed.offload_kv_cache_to_gpu is False
 
 
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_shortest_context_can_be_observed_too(models: Path, name: str) -> None:
+    observed, _ = Session(load(models, name), replace(PLAIN, context_length=1)).observe()
+    assert observed.context_length == 1
+
+
 def test_flash_attention_takes_less_memory_for_a_long_prompt(models: Path) -> None:
     model = load(models, "tiny/llama")
     peaks = {}

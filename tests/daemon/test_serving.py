@@ -1,0 +1,293 @@
+"""Loaded models answer OpenAI's requests, through a real daemon and real MLX."""
+
+import http.client
+import json
+import os
+import signal
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from mlx_lm import generate
+from mlx_lm.utils import load as load_with_mlx_lm
+
+from tests.conftest import CHECKPOINTS
+from tests.support import Daemon
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+PROMPTS = ([5, 6, 7, 8, 9], [20, 21, 22], [9] * 40, [100, 3, 50, 7, 7, 7, 8])
+
+
+@pytest.fixture(scope="module")
+def llama(shared: Daemon) -> Daemon:
+    shared.load({"model": "tiny/llama", "context_length": 512})
+    return shared
+
+
+@pytest.fixture
+def client(llama: Daemon) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{llama.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def text(daemon: Daemon, model: str, prompt: Any, **more: Any) -> Any:
+    """A greedy text completion that must succeed."""
+    body = {"model": model, "prompt": prompt, "temperature": 0, "max_tokens": 8} | more
+    status, answer = daemon.request("POST", TEXT, body)
+    assert status == 200, answer
+    return answer["choices"][0]
+
+
+def messages(content: str = "What is wanted?") -> list[Any]:
+    return [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_greedy_output_is_mlx_lms_own_alone_and_in_a_batch(
+    shared: Daemon, models: Path, model: str
+) -> None:
+    network, tokenizer = load_with_mlx_lm(str(models / model))
+    expected = [generate(network, tokenizer, list(p), max_tokens=12) for p in PROMPTS]
+    shared.load({"model": model})
+
+    def ask(prompt: list[int]) -> str:
+        return str(text(shared, model, prompt, max_tokens=12)["text"])
+
+    assert [ask(prompt) for prompt in PROMPTS] == expected
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        assert list(pool.map(ask, PROMPTS)) == expected
+
+
+def test_the_official_client_chats(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="tiny/llama", messages=messages(), temperature=0, max_tokens=8
+    )
+    choice = answer.choices[0]
+    assert (choice.finish_reason, choice.message.role) == ("length", "assistant")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+    assert "tiny/llama" in [m.id for m in client.models.list()]
+
+
+def test_a_stream_tells_the_same_text_in_pieces(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny/llama", "messages": messages(), "temperature": 0}
+    whole = client.chat.completions.create(**asked, max_tokens=20)
+    stream = client.chat.completions.create(
+        **asked, max_tokens=20, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    deltas = [c.choices[0].delta.content for c in chunks if c.choices]
+    assert "".join(d or "" for d in deltas) == whole.choices[0].message.content
+    assert len(deltas) > 2
+    assert chunks[-1].usage == whole.usage
+
+
+def test_the_official_clients_error_classes(client: openai.OpenAI) -> None:
+    ask = client.chat.completions.create
+    with pytest.raises(openai.NotFoundError) as missing:
+        ask(model="no/such", messages=messages())
+    assert missing.value.code == "model_not_loaded"
+    assert "POST /api/v1/models/load" in missing.value.message
+    with pytest.raises(openai.BadRequestError) as long:
+        ask(model="tiny/llama", messages=messages("long " * 1000))
+    assert long.value.code == "context_length_exceeded"
+    assert "512" in long.value.message
+    with pytest.raises(openai.BadRequestError) as wrong:
+        ask(model="tiny/llama", messages=messages(), temperature=3)
+    assert wrong.value.param == "temperature"
+
+
+def test_max_tokens_is_cut_to_what_the_context_leaves(llama: Daemon) -> None:
+    body = {"model": "tiny/llama", "prompt": [7] * 500, "max_tokens": 1000, "temperature": 0}
+    _, answer = llama.request("POST", TEXT, body)
+    assert answer["usage"] == {"prompt_tokens": 500, "completion_tokens": 12, "total_tokens": 512}
+    assert answer["choices"][0]["finish_reason"] == "length"
+    status, answer = llama.request("POST", TEXT, body | {"prompt": [7] * 512})
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+    for number in ("512 tokens", "is 512"):
+        assert number in answer["error"]["message"]
+
+
+def test_a_completion_ends_before_a_stop(llama: Daemon) -> None:
+    whole = text(llama, "tiny/llama", PROMPTS[0], max_tokens=30)["text"]
+    stop = whole[6:9]
+    for stream in (False, True):
+        body = {"model": "tiny/llama", "prompt": PROMPTS[0], "temperature": 0, "max_tokens": 30}
+        body |= {"stop": ["never this", stop], "stream": stream}
+        if stream:
+            pieces = [c["choices"][0] for c in streamed(llama, body)]
+            told = "".join(p["text"] for p in pieces)
+            reason = pieces[-1]["finish_reason"]
+        else:
+            _, answer = llama.request("POST", TEXT, body)
+            told, reason = answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]
+        assert told == whole[: whole.index(stop)]
+        assert reason == "stop"
+
+
+def test_a_seed_gives_the_same_answer_alone_and_in_a_batch(llama: Daemon) -> None:
+    def ask(seed: int) -> str:
+        more = {"temperature": 1.5, "seed": seed, "max_tokens": 12}
+        return str(text(llama, "tiny/llama", PROMPTS[0], **more)["text"])
+
+    alone = [ask(seed) for seed in range(4)]
+    assert len(set(alone)) == 4
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == alone
+
+
+def streamed(daemon: Daemon, body: Any, path: str = TEXT) -> Iterator[Any]:
+    """The data of a stream, up to `[DONE]`."""
+    with stream(daemon, body, path) as reply:
+        for line in reply:
+            data = line.decode().strip().removeprefix("data: ")
+            if data == "[DONE]":
+                return
+            if data:
+                yield json.loads(data)
+
+
+def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPResponse:
+    data = json.dumps(body | {"stream": True}).encode()
+    reply: http.client.HTTPResponse = urllib.request.urlopen(
+        urllib.request.Request(daemon.url + path, data=data), timeout=60
+    )
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "param"),
+    [
+        (TEXT, {"prompt": ""}, "prompt"),
+        (TEXT, {"prompt": []}, "prompt"),
+        (TEXT, {"prompt": [10**6]}, "prompt"),
+        (TEXT, {"prompt": [-1]}, "prompt"),
+        (TEXT, {}, "prompt"),
+        (TEXT, {"prompt": "x", "stop": [5]}, "stop[0]"),
+        (TEXT, {"prompt": "x", "stop": ""}, "stop"),
+        (TEXT, {"prompt": "x", "logit_bias": {"99999": 5}}, "logit_bias"),
+        (TEXT, {"prompt": "x", "logit_bias": {"-1": 5}}, "logit_bias"),
+        (TEXT, {"prompt": "x", "temperature": -1}, "temperature"),
+        (TEXT, {"prompt": "x", "top_p": 7}, "top_p"),
+        (TEXT, {"prompt": "x", "max_tokens": 0}, "max_tokens"),
+        (TEXT, {"prompt": "x", "n": 5}, "n"),
+        (TEXT, {"prompt": "x", "logprobs": 3}, "logprobs"),
+        (CHAT, {}, "messages"),
+        (CHAT, {"messages": []}, "messages"),
+        (CHAT, {"messages": [{"role": "stranger", "content": "x"}]}, "messages[0].role"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+            "messages",
+        ),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, "tools"),
+    ],
+)
+def test_what_cannot_be_answered_is_said_and_the_next_request_is_fine(
+    llama: Daemon, path: str, more: Any, param: str
+) -> None:
+    status, answer = llama.request("POST", path, {"model": "tiny/llama"} | more)
+    assert (status, answer["error"]["param"]) == (400, param), answer
+    assert text(llama, "tiny/llama", PROMPTS[0])["text"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"prompt": "x"}', b'{"model": 5}'])
+def test_a_body_without_a_model_is_an_error_in_the_one_form(llama: Daemon, body: bytes) -> None:
+    status, answer = llama.request("POST", TEXT, body)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request")
+
+
+def test_a_prompt_that_equals_an_earlier_one_is_answered_again(llama: Daemon) -> None:
+    answers = [text(llama, "tiny/llama", PROMPTS[0]) for _ in range(3)]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_request_goes_to_the_instance_of_that_name_else_the_oldest_of_that_model(
+    shared: Daemon,
+) -> None:
+    shared.unload("tiny/qwen3")
+    for name in ("first", "second"):
+        shared.load({"model": "tiny/qwen3", "instance_id": f"route-{name}"})
+    for model, instance in (("route-second", "route-second"), ("tiny/qwen3", "route-first")):
+        with stream(shared, {"model": model, "prompt": [5], "max_tokens": 1}) as reply:
+            assert reply.headers["X-Reconciler-Instance"] == instance
+            reply.read()
+
+
+def test_a_client_that_goes_away_frees_its_place(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 30_000, "temperature": 0}
+    for path, streams in ((TEXT, True), (TEXT, False)):
+        reply = None
+        if streams:
+            reply = stream(daemon, body, path)
+            reply.readline()
+            reply.close()
+        else:
+            address = urllib.parse.urlsplit(daemon.url)
+            connection = http.client.HTTPConnection(address.hostname or "", address.port)
+            connection.request("POST", path, json.dumps(body))
+            connection.close()
+    # Unloading waits for running requests: it would take its 30 seconds if one still ran.
+    assert daemon.unload("tiny/llama")[0] == 200
+    assert "requests did not finish in time" not in daemon.log()
+
+
+def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    pid = daemon.ready("tiny/llama")["status"]["worker_pid"]
+    chunks = streamed(daemon, {"model": "tiny/llama", "prompt": [7], "max_tokens": 30_000})
+    next(chunks)
+    os.kill(pid, signal.SIGKILL)
+    *_, last = chunks
+    assert last["error"]["code"] == "worker_died"
+    daemon.eventually("tiny/llama", lambda r: r["status"]["restarts"] == 1)
+    daemon.ready("tiny/llama")
+    assert text(daemon, "tiny/llama", PROMPTS[0])["text"]
+
+
+def test_a_generation_under_way_finishes_with_the_settings_it_began_with(daemon: Daemon) -> None:
+    body = {"model": "tiny/llama", "instance_id": "a"}
+    daemon.load(body | {"context_length": 400})
+    asked = {"model": "a", "prompt": [7], "temperature": 0, "max_tokens": 1000}
+    chunks = streamed(daemon, asked | {"stream_options": {"include_usage": True}})
+    next(chunks)
+    changing = threading.Thread(target=daemon.load, args=(body | {"context_length": 50},))
+    changing.start()
+    *_, last = chunks
+    changing.join()
+    assert last["usage"]["total_tokens"] == 400
+    _, answer = daemon.request("POST", TEXT, asked)
+    assert answer["usage"]["total_tokens"] == 50
+
+
+def test_instances_over_one_copy_of_the_weights_differ_in_their_settings(shared: Daemon) -> None:
+    settings: list[dict[str, Any]] = [
+        {"num_experts": 4, "context_length": 300, "eval_batch_size": 16},
+        {"num_experts": 1, "context_length": 200, "eval_batch_size": 64, "flash_attention": False},
+    ]
+    names = ["many", "few"]
+    for name, config in zip(names, settings, strict=True):
+        body = {"model": "openai/gpt-oss-20b", "instance_id": name, "config": config}
+        shared.load(body)
+    alone = [text(shared, name, PROMPTS[0], max_tokens=20)["text"] for name in names]
+    assert alone[0] != alone[1]
+
+    def ask(name: str) -> str:
+        return str(text(shared, name, PROMPTS[0], max_tokens=20)["text"])
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, names * 3)) == alone * 3
+
+
+def test_what_is_not_supported_says_so(shared: Daemon) -> None:
+    for path in ("/v1/embeddings", "/v1/responses"):
+        status, answer = shared.request("POST", path, {"model": "x", "input": "y"})
+        assert (status, answer["error"]["code"]) == (501, "not_supported")

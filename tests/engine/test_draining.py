@@ -1,0 +1,68 @@
+"""An instance that goes, over a real worker."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.errors import Cause, LoadError
+from reconciler.core.records import Asked, LoadSpec
+from reconciler.core.settings import resolve
+from reconciler.engine import engine as module
+from reconciler.engine import sockets
+from reconciler.engine.engine import Engine
+from reconciler.models.checkpoint import read_facts
+
+ENDLESS = json.dumps({"prompt": [7], "max_tokens": 30_000, "stream": True}).encode()
+
+
+@pytest.fixture
+async def engine(tmp_path: Path, models: Path) -> AsyncIterator[Engine]:
+    """One with `a` loaded."""
+    directory = sockets.prepare(tmp_path)
+    engine = Engine(directory, lambda _instance, _problem: None)
+    checkpoint = read_facts((models / "tiny/llama").resolve())
+    resolved = resolve(Asked(), checkpoint, await engine.machine())
+    await engine.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
+    yield engine
+    await engine.close()
+    sockets.remove(directory)
+
+
+async def _rest(chunks: AsyncIterator[bytes]) -> int:
+    return sum([len(chunk) async for chunk in chunks])
+
+
+async def test_requests_that_never_end_are_cut_off(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DRAIN_SECONDS", 0.0)
+    async with engine.request("a", "completions", ENDLESS) as answer:
+        await anext(answer.chunks)
+        await engine.unload("a")
+        with pytest.raises(LoadError):
+            await _rest(answer.chunks)
+    assert engine.instances() == ()
+
+
+async def test_an_instance_that_drains_takes_no_new_requests(engine: Engine) -> None:
+    async with engine.request("a", "completions", ENDLESS) as answer:
+        await anext(answer.chunks)
+        unloading = asyncio.create_task(engine.unload("a"))
+        while not engine._loaded["a"].draining:  # noqa: ASYNC110  no event tells
+            await asyncio.sleep(0)
+        with pytest.raises(LoadError) as raised:
+            async with engine.request("a", "completions", ENDLESS):
+                pass
+        assert raised.value.problem.cause is Cause.NOT_LOADED
+        assert not unloading.done()
+    await unloading
+    assert engine.instances() == ()
+
+
+async def test_what_is_not_loaded_answers_nothing(engine: Engine) -> None:
+    with pytest.raises(LoadError, match="'b' is not loaded now"):
+        async with engine.request("b", "completions", ENDLESS):
+            pass
