@@ -44,6 +44,8 @@ class Home:
         self.lm_studio = root / "lmstudio"
         self.state = root / "state"
         self.manifests.mkdir(parents=True)
+        # A directory that turns wholly empty is believed after 30 seconds only.
+        (self.manifests / "README").touch()
 
     def arguments(self) -> list[str]:
         """The options that name the directories."""

@@ -52,7 +52,7 @@ class Completion:
         def put(item: tuple[int, str | None] | Exception) -> None:
             loop.call_soon_threadsafe(self._tokens.put_nowait, item)
 
-        def begin() -> int:
+        def begin() -> None:
             session = self._model.session(self._name)
             room = session.config.context_length - len(prompt)
             if room < 1:
@@ -68,11 +68,12 @@ class Completion:
                 raise RequestError(str(error), "invalid_value", "logit_bias") from None
             limit = min(room, self.body.limit or room)
             sampler = sampling.sampler(self.body)
-            return session.start(
+            # Noted on this thread, so that a cancellation that follows always finds it.
+            self._uid = session.start(
                 prompt, limit, lambda token, end: put((token, end)), put, sampler, processors
             )
 
-        self._uid = await asyncio.wrap_future(self._mlx.submit(begin))
+        await asyncio.wrap_future(self._mlx.submit(begin))
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """The text as it comes. Raises what the model raised."""
@@ -104,9 +105,12 @@ class Completion:
 
     def cancel(self) -> None:
         """Give its place in the batch to others."""
-        uid = self._uid
-        if uid is not None:
-            self._mlx.submit(lambda: self._model.cancel(self._name, uid))
+
+        def let_go() -> None:
+            if self._uid is not None:
+                self._model.cancel(self._name, self._uid)
+
+        self._mlx.submit(let_go)
 
 
 async def answer(request: web.Request, completion: Completion) -> web.StreamResponse:

@@ -107,6 +107,7 @@ class Session:
             _, responses = self._generator.next()
         except Exception as error:  # noqa: BLE001  every request is told
             running, self._running = self._running, {}
+            self._generator.close()
             self._generator = self._new_generator()
             for _, fail in running.values():
                 fail(error)

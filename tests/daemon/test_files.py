@@ -220,7 +220,6 @@ def test_the_last_good_state_of_a_file_survives_a_restart(home: Home) -> None:
 
 
 def test_deleting_the_last_file_takes_effect_where_others_stay(shared: Daemon) -> None:
-    (shared.home.manifests / "README").touch()
     path = shared.home.write("last-a.yaml", name="last-a", model="tiny/llama")
     shared.ready("last-a")
     path.unlink()

@@ -118,6 +118,7 @@ def test_a_manifest_that_cannot_be_met_says_why(daemon: Daemon) -> None:
 
 
 def test_a_missing_directory_is_held_and_said(home: Home) -> None:
+    (home.manifests / "README").unlink()
     home.manifests.rmdir()
     with Daemon(home) as daemon:
         assert daemon.load({"model": "tiny/llama"})["model_instance_id"] == "tiny/llama"
