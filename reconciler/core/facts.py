@@ -23,6 +23,9 @@ class Checkpoint:
     experts_per_token: int = 0
     experts_key: tuple[str, ...] = ()
     """Path in config.json of the number of experts per token."""
+    experts_least: int = 1
+    experts_most: int = 0
+    """What the router can choose; 0: all experts."""
     quantization_bits: int | None = None
     parameters: int = 0
     """Weights in number, without the scales of quantised ones."""

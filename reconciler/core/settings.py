@@ -89,10 +89,16 @@ def _num_experts(asked: Asked, checkpoint: Checkpoint, warnings: list[SettingWar
         reason = "a dense model has no experts to choose from"
         warnings.append(SettingWarning("num_experts", wish, reason))
         return 0
+    least, most = checkpoint.experts_least, checkpoint.experts_most or checkpoint.experts_total
+    if least <= wish <= most:
+        return wish
     if wish > checkpoint.experts_total:
         message = f"num_experts {wish} exceeds the model's {checkpoint.experts_total} experts"
-        raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="num_experts"))
-    return wish
+    elif least == most:
+        message = f"num_experts {wish}: {checkpoint.model_type}'s router chooses {most}, always"
+    else:
+        message = f"num_experts {wish}: this model's router chooses from groups that hold {most}"
+    raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="num_experts"))
 
 
 def _offload(asked: Asked, machine: Machine, warnings: list[SettingWarning]) -> bool:

@@ -30,6 +30,10 @@ _EXPERT_KEYS = (
     "top_k_experts",
 )
 _EXPERT_TOTAL_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_GROUP_KEYS = ("n_group", "num_expert_group")
+_KEPT_GROUP_KEYS = ("topk_group",)
+_FIXED_ROUTERS = ("llama4", "llama4_text")
+"""Their router takes the one best expert, and asserts so."""
 _NESTED = ("text_config", "llm_config", "language_config", "ffn_config")
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
@@ -60,6 +64,8 @@ def read_facts(path: Path) -> Checkpoint:
         experts_total=total if routed else 0,
         experts_per_token=experts if routed else 0,
         experts_key=experts_key if routed else (),
+        experts_least=experts if model_type in _FIXED_ROUTERS else 1,
+        experts_most=_most_experts(config, model_type, experts, total) if routed else 0,
         quantization_bits=bits,
         parameters=_parameters(dtypes, bits),
         tool_use=_trained_for_tool_use(path),
@@ -214,6 +220,8 @@ def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> tuple[tuple[str
     """Path and value of the first of `keys` that is a positive number, nested ones included."""
     for key in keys:
         value = config.get(key)
+        if isinstance(value, list) and len(set(map(str, value))) == 1:
+            value = value[0]  # hunyuan: one number for each layer
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return (key,), value
     for outer in _NESTED:
@@ -223,6 +231,15 @@ def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> tuple[tuple[str
             if path:
                 return (outer, *path), value
     return (), 0
+
+
+def _most_experts(config: dict[str, Any], model_type: str, experts: int, total: int) -> int:
+    """Experts that the router can choose from: those of the groups that it keeps."""
+    if model_type in _FIXED_ROUTERS:
+        return experts
+    groups = _first_int(config, _GROUP_KEYS)[1]
+    kept = _first_int(config, _KEPT_GROUP_KEYS)[1]
+    return kept * (total // groups) if groups > 1 and kept else total
 
 
 def _kv_bytes_per_token(config: dict[str, Any], dtypes: dict[str, int]) -> int:

@@ -114,6 +114,19 @@ def test_the_impossible_is_refused_with_the_limit(
     assert limit in problem.message
 
 
+@pytest.mark.parametrize(
+    ("least", "most", "wish", "words"),
+    [(1, 3, 4, "groups that hold 3"), (2, 2, 1, "chooses 2, always"), (2, 2, 3, "always")],
+)
+def test_what_a_router_cannot_choose_is_refused_with_the_reason(
+    least: int, most: int, wish: int, words: str
+) -> None:
+    special = replace(MOE, experts_least=least, experts_most=most)
+    problem = refused(Asked(num_experts=wish), special)
+    assert (problem.cause, problem.param) == (Cause.IMPOSSIBLE_SETTING, "num_experts")
+    assert words in problem.message
+
+
 def test_what_this_machine_never_holds_is_refused() -> None:
     big = replace(DENSE, weights_bytes=2_000_000)
     assert refused(Asked(), big).cause is Cause.INSUFFICIENT_MEMORY

@@ -1,0 +1,76 @@
+"""Every way in which mlx-lm's models name their experts is known."""
+
+import ast
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from reconciler.models.checkpoint import _EXPERT_KEYS, _EXPERT_TOTAL_KEYS, read_facts
+
+NESTED = {"dbrx": "ffn_config"}
+"""Models whose keys stand in a dictionary, of which their arguments say nothing."""
+
+
+def routing() -> Iterator[tuple[str, str]]:
+    """mlx-lm's models that route experts, with their source."""
+    spec = find_spec("mlx_lm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    for file in sorted((Path(spec.submodule_search_locations[0]) / "models").glob("*.py")):
+        source = file.read_text("utf-8")
+        if file.stem != "switch_layers" and re.search(r"Switch(GLU|MLP|Linear)\(", source):
+            yield file.stem, source
+
+
+def test_every_model_that_routes_experts_names_their_number_by_a_known_key() -> None:
+    unknown = []
+    for name, source in routing():
+        if name in NESTED:
+            assert NESTED[name] in source
+            continue
+        nodes = [n.target for n in ast.walk(ast.parse(source)) if isinstance(n, ast.AnnAssign)]
+        fields = {n.id for n in nodes if isinstance(n, ast.Name)}
+        if not (fields & set(_EXPERT_KEYS) and fields & set(_EXPERT_TOTAL_KEYS)):
+            unknown.append(name)
+    assert unknown == []
+    assert len(list(routing())) > 40
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"num_experts_per_tok": 2, "num_local_experts": 8}, (2, 8, 1, 8)),
+        ({"moe_topk": [4, 4], "num_experts": 16}, (4, 16, 1, 16)),
+        ({"ffn_config": {"moe_top_k": 4, "moe_num_experts": 16}}, (4, 16, 1, 16)),
+        (
+            {"num_experts_per_tok": 2, "n_routed_experts": 64, "n_group": 8, "topk_group": 3},
+            (2, 64, 1, 24),
+        ),
+        (
+            {"num_experts_per_tok": 2, "n_routed_experts": 8, "n_group": 1, "topk_group": 1},
+            (2, 8, 1, 8),
+        ),
+        (
+            {"model_type": "llama4", "num_experts_per_tok": 1, "num_local_experts": 16},
+            (1, 16, 1, 1),
+        ),
+        (
+            {"model_type": "phimoe", "num_experts_per_tok": 2, "num_local_experts": 16},
+            (2, 16, 1, 16),
+        ),
+    ],
+)
+def test_what_a_router_can_choose_is_read_from_its_configuration(
+    models: Path, tmp_path: Path, config: dict[str, object], expected: tuple[int, ...]
+) -> None:
+    path = tmp_path / "checkpoint"
+    shutil.copytree(models / "tiny/llama", path)
+    (path / "config.json").write_text(json.dumps({"model_type": "mixtral"} | config), "utf-8")
+    facts = read_facts(path)
+    told = (facts.experts_per_token, facts.experts_total, facts.experts_least, facts.experts_most)
+    assert told == expected
