@@ -88,6 +88,8 @@ async def _forward(request: web.Request, path: str) -> web.StreamResponse:
     async with controller.request(name, path, body) as answer:
         copy = web.StreamResponse(status=answer.status, headers={INSTANCE: name})
         copy.content_type = answer.content_type
+        if answer.status == web.HTTPServiceUnavailable.status_code:
+            copy.headers["Retry-After"] = "1"
         await copy.prepare(request)
         try:
             async for chunk in answer.chunks:

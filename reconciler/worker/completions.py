@@ -15,7 +15,8 @@ from reconciler.core.protocol import MODEL_HEADER
 from reconciler.worker import request as requests
 from reconciler.worker import sampling
 from reconciler.worker.model import Model
-from reconciler.worker.request import Body, RequestError
+from reconciler.worker.request import Body, Overloaded, RequestError
+from reconciler.worker.session import OverloadedError
 from reconciler.worker.thread import MlxThread
 
 
@@ -69,9 +70,12 @@ class Completion:
             limit = min(room, self.body.limit or room)
             sampler = sampling.sampler(self.body)
             # Noted on this thread, so that a cancellation that follows always finds it.
-            self._uid = session.start(
-                prompt, limit, lambda token, end: put((token, end)), put, sampler, processors
-            )
+            try:
+                self._uid = session.start(
+                    prompt, limit, lambda token, end: put((token, end)), put, sampler, processors
+                )
+            except OverloadedError as error:
+                raise Overloaded(str(error), "overloaded") from None
 
         await asyncio.wrap_future(self._mlx.submit(begin))
 

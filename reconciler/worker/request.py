@@ -26,9 +26,19 @@ Stop = Annotated[str, msgspec.Meta(min_length=1)]
 class RequestError(Exception):
     """A request that cannot be answered; `param` is the key that it is about."""
 
+    status = 400
+    type = "invalid_request"
+
     def __init__(self, message: str, code: str, param: str | None = None) -> None:
         super().__init__(message)
         self.code, self.param = code, param
+
+
+class Overloaded(RequestError):  # noqa: N818  it is the client that is refused, for now
+    """A request that can be answered later."""
+
+    status = 503
+    type = "overloaded"
 
 
 class Part(msgspec.Struct):

@@ -124,11 +124,11 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException:
         raise
     except RequestError as error:
-        told = {"type": "invalid_request", "message": str(error), "code": error.code}
+        told = {"type": error.type, "message": str(error), "code": error.code}
         if error.param:
             told["param"] = error.param
         body = msgspec.json.encode({"error": told})
-        return web.Response(status=400, body=body, content_type="application/json")
+        return web.Response(status=error.status, body=body, content_type="application/json")
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
         body = msgspec.json.encode(_failure(error))
         return web.Response(status=500, body=body, content_type="application/json")

@@ -22,12 +22,19 @@ Fail = Callable[[Exception], None]
 BATCH_SIZE = 32
 """Requests that generate together; more wait for a place. mlx-lm's default."""
 
+MAX_WAITING = 128
+"""Requests that wait for a place in the batch."""
+
 PREFILL_BATCH_SIZE = 8
 """Prompts that are read together. mlx-lm's default."""
 
 
 class ContextLengthExceededError(ValueError):
     """Prompt and completion would not fit in the session's context length."""
+
+
+class OverloadedError(RuntimeError):
+    """As many requests wait as may."""
 
 
 class Session:
@@ -69,8 +76,12 @@ class Session:
     ) -> int:
         """Begin a completion of `prompt` by up to `max_tokens` tokens; its id.
 
-        Raises `ContextLengthExceededError` before anything is computed.
+        Raises `ContextLengthExceededError` or `OverloadedError` before anything is computed.
         """
+        if len(self._running) >= self._batch_size + MAX_WAITING:
+            raise OverloadedError(
+                f"{self._batch_size} requests are being answered and {MAX_WAITING} wait"
+            )
         if len(prompt) + max_tokens > self.config.context_length:
             raise ContextLengthExceededError(
                 f"{len(prompt)} prompt tokens and {max_tokens} more exceed the context length "

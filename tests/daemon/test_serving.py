@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -285,6 +286,25 @@ def test_instances_over_one_copy_of_the_weights_differ_in_their_settings(shared:
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(ask, names * 3)) == alone * 3
+
+
+@pytest.mark.long
+def test_more_requests_than_may_wait_are_told_to_come_again(llama: Daemon) -> None:
+    body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 400, "temperature": 0}
+
+    def ask(_: int) -> tuple[int, str | None, str | None]:
+        try:
+            with stream(llama, body) as reply:
+                reply.read()
+                return reply.status, None, None
+        except urllib.error.HTTPError as error:
+            with error:
+                code = json.load(error)["error"]["code"]
+                return error.code, code, error.headers["Retry-After"]
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = set(pool.map(ask, range(200)))
+    assert answers == {(200, None, None), (503, "overloaded", "1")}
 
 
 def test_what_is_not_supported_says_so(shared: Daemon) -> None:

@@ -10,7 +10,13 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import Config
 from reconciler.worker import force
-from reconciler.worker.session import ContextLengthExceededError, Session
+from reconciler.worker.session import (
+    BATCH_SIZE,
+    MAX_WAITING,
+    ContextLengthExceededError,
+    OverloadedError,
+    Session,
+)
 from tests.conftest import CHECKPOINTS
 
 PROMPT = [5, 6, 7, 8, 9]
@@ -114,3 +120,23 @@ def test_the_context_length_holds_for_every_kind_of_cache(models: Path, name: st
     assert len(session.generate([7] * 290, 10)) == 10
     with pytest.raises(ContextLengthExceededError):
         session.generate([7] * 290, 11)
+
+
+def test_as_many_requests_as_may_wait_and_no_more(models: Path) -> None:
+    session = Session(load(models, "tiny/llama"), PLAIN)
+    told: list[str | None] = []
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    def start() -> None:
+        session.start(PROMPT, 2, lambda _, end: told.append(end), fail)
+
+    for _ in range(BATCH_SIZE + MAX_WAITING):
+        start()
+    with pytest.raises(OverloadedError, match=f"{MAX_WAITING} wait"):
+        start()
+    while session.busy:
+        session.step()
+    assert told.count("length") == BATCH_SIZE + MAX_WAITING
+    start()
