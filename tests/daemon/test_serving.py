@@ -269,23 +269,38 @@ def test_a_generation_under_way_finishes_with_the_settings_it_began_with(daemon:
     assert answer["usage"]["total_tokens"] == 50
 
 
-def test_instances_over_one_copy_of_the_weights_differ_in_their_settings(shared: Daemon) -> None:
-    settings: list[dict[str, Any]] = [
-        {"num_experts": 4, "context_length": 300, "eval_batch_size": 16},
-        {"num_experts": 1, "context_length": 200, "eval_batch_size": 64, "flash_attention": False},
-    ]
-    names = ["many", "few"]
-    for name, config in zip(names, settings, strict=True):
-        body = {"model": "openai/gpt-oss-20b", "instance_id": name, "config": config}
-        shared.load(body)
-    alone = [text(shared, name, PROMPTS[0], max_tokens=20)["text"] for name in names]
-    assert alone[0] != alone[1]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "many": {"num_experts": 4, "context_length": 300, "eval_batch_size": 16},
+    "few": {
+        "num_experts": 1,
+        "context_length": 200,
+        "eval_batch_size": 64,
+        "flash_attention": False,
+    },
+}
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "tiny/qwen3_moe", "tiny/deepseek_v3"])
+def test_instances_over_one_copy_of_the_weights_answer_as_in_processes_of_their_own(
+    daemon: Daemon, model: str
+) -> None:
+    def load(name: str) -> int:
+        daemon.load({"model": model, "instance_id": name, "config": SETTINGS[name]})
+        return int(daemon.get(f"/api/v1/records/{name}")["status"]["worker_pid"])
 
     def ask(name: str) -> str:
-        return str(text(shared, name, PROMPTS[0], max_tokens=20)["text"])
+        return str(text(daemon, name, PROMPTS[2], max_tokens=20)["text"])
 
+    alone, pids = {}, set()
+    for name in SETTINGS:
+        pids.add(load(name))
+        alone[name] = ask(name)
+        daemon.unload(name)  # ends its process
+    assert len(pids) == 2
+    assert len({load(name) for name in SETTINGS}) == 1
+    names = [*SETTINGS] * 3
     with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(ask, names * 3)) == alone * 3
+        assert list(pool.map(ask, names)) == [alone[name] for name in names]
 
 
 @pytest.mark.long
