@@ -30,12 +30,16 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.ENGINE_UNAVAILABLE: (503, "engine_unavailable", "engine_unavailable"),
     Cause.MANAGED_BY_MANIFEST: (409, "conflict", "managed_by_manifest"),
     Cause.NOT_LOADED: (404, "model_not_found", "model_not_loaded"),
+    Cause.NOT_READY: (503, "unavailable", "model_loading"),
     Cause.UNKNOWN_INSTANCE: (404, "model_not_found", "model_not_found"),
     Cause.REMOVED: (409, "conflict", "removed"),
     Cause.SUSPENDED: (409, "conflict", "suspended"),
     Cause.STOPPING: (503, "unavailable", "stopping"),
 }
 """HTTP status, type and code of each cause."""
+
+
+_UNAVAILABLE = web.HTTPServiceUnavailable.status_code
 
 
 class ApiError(Exception):
@@ -64,9 +68,10 @@ def of_mistake(mistake: Mistake) -> ApiError:
 
 def reply(value: Any, status: int = 200) -> web.Response:
     """Any value of dataclasses and plain types as a JSON answer."""
-    return web.Response(
-        body=msgspec.json.encode(value), status=status, content_type="application/json"
-    )
+    # What is unavailable may be there soon; clients wait as long as they are told.
+    headers = {"Retry-After": "1"} if status == _UNAVAILABLE else None
+    body = msgspec.json.encode(value)
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 
 @web.middleware

@@ -109,18 +109,26 @@ class Controller:
 
     def route(self, model: str) -> str:
         """The loaded instance that answers for `model`: the one of that name, else the oldest of
-        that model. Raises `LoadError` `NotLoaded`; never is it another model.
+        that model; never is it another model.
+
+        Raises `LoadError`: `NotReady` while one is on its way, else `NotLoaded`.
         """
         loaded = {i.name for i in self._engine.instances()}
         if model in loaded:
             return model
         candidates = [
-            entry.record
+            entry
             for entry in self._book.entries.values()
-            if entry.record.name in loaded and entry.record.spec.model.lower() == model.lower()
+            if model.lower() == entry.record.spec.model.lower() or model == entry.record.name
         ]
-        if candidates:
-            return min(candidates, key=lambda r: (r.created_at, r.name)).name
+        ready = [entry.record for entry in candidates if entry.record.name in loaded]
+        if ready:
+            return min(ready, key=lambda r: (r.created_at, r.name)).name
+        for entry in candidates:
+            progressing = entry.status.condition("Progressing")
+            if progressing is not None and progressing.status == "True":
+                message = f"'{entry.record.name}' is not loaded yet: {progressing.message}"
+                raise LoadError(Problem(Cause.NOT_READY, message, permanent=False, param="model"))
         message = (
             f"no instance of {model} is loaded; load it by "
             f'POST /api/v1/models/load {{"model": {json.dumps(model)}}}'

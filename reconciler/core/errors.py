@@ -22,6 +22,7 @@ class Cause(StrEnum):
     ENGINE_UNAVAILABLE = "EngineUnavailable"
     MANAGED_BY_MANIFEST = "ManagedByManifest"
     NOT_LOADED = "NotLoaded"
+    NOT_READY = "NotReady"
     UNKNOWN_INSTANCE = "UnknownInstance"
     REMOVED = "Removed"
     SUSPENDED = "Suspended"
