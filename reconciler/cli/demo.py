@@ -15,6 +15,9 @@ from reconciler.cli.daemon import Client, DaemonError, running
 
 MODEL = "openai/gpt-oss-20b"
 
+DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
+"""Made by `python -m reconciler.worker.teach`."""
+
 MANIFEST = """\
 apiVersion: reconciler/v1
 kind: ModelInstance
