@@ -21,6 +21,9 @@ from reconciler.core.records import Config, Phase
 MODEL_HEADER = "X-Reconciler-Model"
 """Header of a completion request: the name to answer with."""
 
+SPARE_HEADER = "X-Reconciler-Spare"
+"""Header of a completion request: bytes of memory that are held for nobody now."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -67,6 +70,9 @@ class OpenSession:
 
     config: Config
     experts_key: tuple[str, ...] = ()
+    kv_bytes_per_token: int = 0
+    session_bytes: int = 0
+    """Memory that is held for its KV cache."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.protocol import (
     MODEL_HEADER,
+    SPARE_HEADER,
     LoadWeights,
     OpenSession,
     Reply,
@@ -150,8 +151,11 @@ class Engine:
             await self._end_session(old)
 
     @contextlib.asynccontextmanager
-    async def request(self, name: str, path: str, body: bytes) -> AsyncIterator[Reply]:
-        """Have an instance answer a request. Raises `LoadError`: it is not there, or it died."""
+    async def request(self, name: str, path: str, body: bytes, spare: int) -> AsyncIterator[Reply]:
+        """Have an instance answer a request. Raises `LoadError`: it is not there, or it died.
+
+        `spare` is the memory, in bytes, that its KV cache may take beside what is held for it.
+        """
         loaded = self._loaded.get(name)
         if loaded is None or loaded.draining:
             message = f"'{name}' is not loaded now"
@@ -159,7 +163,8 @@ class Engine:
         loaded.requests += 1
         try:
             path = f"sessions/{loaded.session}/{path}"
-            async with loaded.holder.worker.stream(path, body, {MODEL_HEADER: name}) as reply:
+            headers = {MODEL_HEADER: name, SPARE_HEADER: str(spare)}
+            async with loaded.holder.worker.stream(path, body, headers) as reply:
                 yield reply
         finally:
             loaded.requests -= 1
@@ -215,7 +220,12 @@ class Engine:
     async def _open(
         self, holder: _Holder, session: str, checkpoint: Checkpoint, resolved: Resolved
     ) -> SessionOpened:
-        command = OpenSession(resolved.config, checkpoint.experts_key)
+        command = OpenSession(
+            resolved.config,
+            checkpoint.experts_key,
+            checkpoint.kv_bytes_per_token,
+            resolved.session_bytes,
+        )
         opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
         differing = [
             key

@@ -1,201 +1,154 @@
-"""OpenAI's completion routes on a session: JSON at once, or server-sent events as it comes."""
+"""One completion: checked, put into its session's batch, and told as it comes."""
 
 import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-from aiohttp import web
-from mlx_lm.generate import TextStateMachine
-
-from reconciler.core.protocol import MODEL_HEADER
 from reconciler.worker import request as requests
 from reconciler.worker import sampling
 from reconciler.worker.model import Model
-from reconciler.worker.request import Body, Overloaded, RequestError
-from reconciler.worker.session import OverloadedError
+from reconciler.worker.request import Body, RequestError, UnavailableError
+from reconciler.worker.session import InsufficientMemoryError, OverloadedError, Request
 from reconciler.worker.thread import MlxThread
+from reconciler.worker.transcript import Said, Transcript
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The log-probability of a chosen token, and of the likeliest in its place."""
+
+    token: int
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...]
 
 
 @dataclass
 class Piece:
-    """A part of a completion: text that is certain not to be part of a stop, and the end."""
+    """What is certain since the last piece, and the end."""
 
-    text: str
+    said: Said
     tokens: int
+    """Generated until now."""
     finish_reason: str | None = None
+    likelihoods: list[Likelihood] = field(default_factory=list)
+
+
+Item = tuple[int, str | None, Likelihood | None]
 
 
 class Completion:
     """One completion of one request."""
 
-    def __init__(self, model: Model, mlx: MlxThread, name: str, body: Body, *, chat: bool) -> None:
-        self._model, self._mlx, self._name = model, mlx, name
+    def __init__(
+        self, model: Model, mlx: MlxThread, name: str, body: Body, *, chat: bool, spare: int = 0
+    ) -> None:
+        """`spare` is the memory, in bytes, that is held for nobody now."""
+        self._model, self._mlx, self._name, self._spare = model, mlx, name, spare
         self.body, self.chat = body, chat
-        self.prompt_tokens = 0
         self.stream = bool(body.stream)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self._tokens: asyncio.Queue[tuple[int, str | None] | Exception] = asyncio.Queue()
-        self._uid: int | None = None
+        self._items: asyncio.Queue[Item | Exception] = asyncio.Queue()
+        self._request = Request([], body.limit, lambda *_: None, lambda _: None)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return self._prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, found in the KV cache of an earlier request."""
+        return self._request.cached_tokens
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's."""
+        return self._model.tokenizer
 
     async def start(self) -> None:
         """Check it and put it into the session's batch. Raises `RequestError`."""
-        prompt = requests.tokens(
-            self.body, self._model.tokenizer, self._model.vocabulary, chat=self.chat
-        )
-        self.prompt_tokens = len(prompt)
+        body, vocabulary = self.body, self._model.vocabulary
+        prompt = requests.tokens(body, self.tokenizer, vocabulary, chat=self.chat)
+        self._prompt_tokens = len(prompt)
+        tools = requests.tools_as_sent(body)
+        self._transcript = Transcript(self.tokenizer, prompt, body.stops, tools, chat=self.chat)
         loop = asyncio.get_running_loop()
 
-        def put(item: tuple[int, str | None] | Exception) -> None:
-            loop.call_soon_threadsafe(self._tokens.put_nowait, item)
+        def put(item: Item | Exception) -> None:
+            loop.call_soon_threadsafe(self._items.put_nowait, item)
 
-        def begin() -> None:
-            session = self._model.session(self._name)
-            room = session.config.context_length - len(prompt)
-            if room < 1:
-                raise RequestError(
-                    f"the prompt has {len(prompt)} tokens; the context length of this instance is "
-                    f"{session.config.context_length}, of which at least 1 is the completion's",
-                    "context_length_exceeded",
-                    "messages" if self.chat else "prompt",
-                )
-            try:
-                processors = sampling.processors(self.body, self._model.vocabulary)
-            except ValueError as error:
-                raise RequestError(str(error), "invalid_value", "logit_bias") from None
-            limit = min(room, self.body.limit or room)
-            sampler = sampling.sampler(self.body)
-            # Noted on this thread, so that a cancellation that follows always finds it.
-            try:
-                self._uid = session.start(
-                    prompt, limit, lambda token, end: put((token, end)), put, sampler, processors
-                )
-            except OverloadedError as error:
-                raise Overloaded(str(error), "overloaded") from None
+        def tell(token: int, end: str | None, logprobs: Any) -> None:
+            number = body.alternatives
+            likelihood = None if number is None else _likelihood(token, logprobs, number)
+            put((token, end, likelihood))
 
-        await asyncio.wrap_future(self._mlx.submit(begin))
+        self._request.prompt, self._request.tell, self._request.fail = prompt, tell, put
+        await asyncio.wrap_future(self._mlx.submit(self._begin))
+
+    def _begin(self) -> None:
+        """On the MLX thread. Raises `RequestError`."""
+        session, request = self._model.session(self._name), self._request
+        room = session.config.context_length - len(request.prompt)
+        if room < 1:
+            raise RequestError(
+                f"the prompt has {len(request.prompt)} tokens; the context length of this "
+                f"instance is {session.config.context_length}, of which at least 1 is the "
+                "completion's",
+                "context_length_exceeded",
+                "messages" if self.chat else "prompt",
+            )
+        if request.max_tokens is not None:
+            request.max_tokens = min(request.max_tokens, room)
+        try:
+            request.processors = sampling.processors(self.body, self._model.vocabulary)
+        except ValueError as error:
+            raise RequestError(str(error), "invalid_value", "logit_bias") from None
+        request.sampler = sampling.sampler(self.body)
+        session.room.spare = self._spare
+        try:
+            session.start(request)
+        except OverloadedError as error:
+            raise UnavailableError(str(error), "overloaded") from None
+        except InsufficientMemoryError as error:
+            raise UnavailableError(str(error), "insufficient_memory") from None
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The text as it comes. Raises what the model raised."""
-        detokenizer = self._model.tokenizer.detokenizer
-        stops = [(stop, None) for stop in self.body.stops]
-        machine = TextStateMachine({"normal": stops} if stops else None)
-        state = machine.make_state()
-        count, finish_reason = 0, None
-        while finish_reason is None:
-            item = await self._tokens.get()
+        """What is said, as it comes; the last piece has the reason of the end.
+
+        Raises what the model raised.
+        """
+        count, likelihoods = 0, []
+        while True:
+            item = await self._items.get()
             if isinstance(item, Exception):
                 raise item
-            token, finish_reason = item
+            token, end, likelihood = item
             count += 1
-            if finish_reason != "stop":  # then it is the end token, which is not text
-                detokenizer.add_token(token)
-            if finish_reason is not None:
-                detokenizer.finalize()
-            state, text, now = TextStateMachine.step(state, detokenizer.last_segment)
-            if now is None:
+            if likelihood is not None and end != "stop":
+                likelihoods.append(likelihood)
+            said = self._transcript.hear(token, end)
+            if said.stopped and end is None:
                 self.cancel()
-                yield Piece(text, count, "stop")
+                end = "stop"
+            if end == "stop" and self._transcript.called:
+                end = "tool_calls"
+            if said or end is not None:
+                yield Piece(said, count, end, likelihoods)
+                likelihoods = []
+            if end is not None:
                 return
-            if finish_reason is not None:
-                state, rest, _ = TextStateMachine.flush(state)
-                text += rest
-            if text or finish_reason is not None:
-                yield Piece(text, count, finish_reason)
 
     def cancel(self) -> None:
         """Give its place in the batch to others."""
-
-        def let_go() -> None:
-            if self._uid is not None:
-                self._model.cancel(self._name, self._uid)
-
-        self._mlx.submit(let_go)
+        self._mlx.submit(lambda: self._model.cancel(self._name, self._request))
 
 
-async def answer(request: web.Request, completion: Completion) -> web.StreamResponse:
-    """Run a completion and tell it in OpenAI's form."""
-    model = request.headers.get(MODEL_HEADER, request.match_info["name"])
-    try:
-        await completion.start()
-        if completion.stream:
-            return await _stream(request, completion, model)
-        return await _at_once(completion, model)
-    except asyncio.CancelledError:  # the client went away
-        completion.cancel()
-        raise
-    except RequestError:
-        raise
-    except Exception as error:  # noqa: BLE001  whatever the model raised, the client is told
-        body = msgspec.json.encode(_failure(error))
-        return web.Response(status=500, body=body, content_type="application/json")
-
-
-async def _at_once(completion: Completion, model: str) -> web.Response:
-    text, last = "", Piece("", 0, "length")
-    async for piece in completion.pieces():
-        text, last = text + piece.text, piece
-    kind = "chat.completion" if completion.chat else "text_completion"
-    content: dict[str, Any] = {"text": text}
-    if completion.chat:
-        content = {"message": {"role": "assistant", "content": text}}
-    choice = {"index": 0, "finish_reason": last.finish_reason, "logprobs": None} | content
-    body = _head(completion, model, kind) | {
-        "choices": [choice],
-        "usage": _usage(completion, last.tokens),
-    }
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
-
-
-async def _stream(request: web.Request, completion: Completion, model: str) -> web.StreamResponse:
-    reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await reply.prepare(request)
-    kind = "chat.completion.chunk" if completion.chat else "text_completion"
-    head = _head(completion, model, kind)
-    count = 0
-
-    async def send(data: Any) -> None:
-        await reply.write(b"data: " + msgspec.json.encode(data) + b"\n\n")
-
-    if completion.chat:
-        role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-        await send(head | {"choices": [role]})
-    try:
-        async for piece in completion.pieces():
-            count, text = piece.tokens, piece.text
-            content: Any = {"delta": {"content": text}} if completion.chat else {"text": text}
-            choice = {"index": 0, "finish_reason": piece.finish_reason, "logprobs": None} | content
-            await send(head | {"choices": [choice]})
-    except ConnectionResetError:
-        completion.cancel()
-        return reply
-    except Exception as error:  # noqa: BLE001  headers are sent: the stream itself must tell
-        await send(_failure(error))
-        return reply
-    options = completion.body.stream_options
-    if options is not None and options.include_usage:
-        await send(head | {"choices": [], "usage": _usage(completion, count)})
-    await reply.write(b"data: [DONE]\n\n")
-    return reply
-
-
-def _failure(error: Exception) -> dict[str, Any]:
-    words = f"{type(error).__name__}: {error}"
-    return {"error": {"type": "server_error", "code": "generation_failed", "message": words}}
-
-
-def _head(completion: Completion, model: str, kind: str) -> dict[str, Any]:
-    return {"id": completion.id, "object": kind, "created": completion.created, "model": model}
-
-
-def _usage(completion: Completion, tokens: int) -> dict[str, int]:
-    total = completion.prompt_tokens + tokens
-    return {
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": tokens,
-        "total_tokens": total,
-    }
+def _likelihood(token: int, logprobs: Any, number: int) -> Likelihood:
+    """Of a token and of the `number` likeliest; logprobs: (vocabulary,). On the MLX thread."""
+    values = logprobs.tolist()
+    best = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:number]
+    return Likelihood(token, values[token], tuple((i, values[i]) for i in best))

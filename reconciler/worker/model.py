@@ -18,7 +18,8 @@ from reconciler.core.protocol import (
     WeightsRead,
 )
 from reconciler.core.records import Phase
-from reconciler.worker.session import Session
+from reconciler.worker.room import Room
+from reconciler.worker.session import Request, Session
 
 STEPS = 50
 """In which the reading of weights is told, if no single one is larger."""
@@ -71,7 +72,8 @@ class Model:
         begin = time.monotonic()
         before = mx.get_active_memory()
         eos = self.tokenizer.eos_token_ids
-        session = Session(self._module(self._path, command), command.config, tuple(eos))
+        room = Room(command.kv_bytes_per_token, command.session_bytes)
+        session = Session(self._module(self._path, command), command.config, tuple(eos), room)
         observed, unused = session.observe()
         self.close(name)
         self._sessions[name] = session
@@ -88,11 +90,11 @@ class Model:
         """An open session. Raises KeyError."""
         return self._sessions[name]
 
-    def cancel(self, name: str, uid: int) -> None:
+    def cancel(self, name: str, request: Request) -> None:
         """Let go of a completion, if it is still there."""
         session = self._sessions.get(name)
         if session is not None:
-            session.cancel(uid)
+            session.cancel(request)
 
     def step(self) -> bool:
         """One step of the session that had the least time; whether any has more to do."""

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from reconciler.core.protocol import (
+    SPARE_HEADER,
     LoadWeights,
     OpenSession,
     WeightsLoaded,
@@ -18,7 +19,8 @@ from reconciler.core.protocol import (
     WorkerFailure,
 )
 from reconciler.worker import request as requests
-from reconciler.worker.completions import Completion, answer
+from reconciler.worker.answers import answer
+from reconciler.worker.completions import Completion
 from reconciler.worker.model import Model
 from reconciler.worker.request import RequestError
 from reconciler.worker.thread import MlxThread
@@ -99,7 +101,9 @@ def _app(model: Model, mlx: MlxThread) -> web.Application:
     async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
         body = requests.parse(await request.read())
         name = request.match_info["name"]
-        return await answer(request, Completion(model, mlx, name, body, chat=chat))
+        spare = int(request.headers.get(SPARE_HEADER, "0"))
+        completion = Completion(model, mlx, name, body, chat=chat, spare=spare)
+        return await answer(request, completion)
 
     async def chat(request: web.Request) -> web.StreamResponse:
         return await complete(request, chat=True)

@@ -1,21 +1,28 @@
 """A session: settings over shared weights, with a batch generator of its own.
 
-An instance, as the daemon calls it, is a session here. Requests join its batch when they come;
-whoever owns the MLX thread calls `step` as long as there is something to do.
+An instance, as the daemon calls it, is a session here. Requests wait until there is a place in
+the batch and memory for their KV cache; whoever owns the MLX thread calls `step` as long as there
+is something to do. What a finished request leaves in the KV cache is kept for prompts that begin
+alike, as long as the memory is not needed.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import LRUPromptCache
 
 from reconciler.core.records import Config
 from reconciler.worker import experts, force
+from reconciler.worker.room import Room
 
 T = TypeVar("T")
 
-Tell = Callable[[int, str | None], None]
-"""Hears each token id, with "stop" or "length" at the last one."""
+Tell = Callable[[int, str | None, Any], None]
+"""Hears each token id, "stop" or "length" at the last one, and the log-probabilities of the
+whole vocabulary that it was chosen by."""
 
 Fail = Callable[[Exception], None]
 
@@ -28,131 +35,254 @@ MAX_WAITING = 128
 PREFILL_BATCH_SIZE = 8
 """Prompts that are read together. mlx-lm's default."""
 
+OPEN_ENDED = 1024
+"""Tokens that a request without a limit is given room for at a time."""
+
+KEPT_PROMPTS = 64
+"""Most prompts whose KV cache is kept, whatever their size."""
+
 
 class ContextLengthExceededError(ValueError):
     """Prompt and completion would not fit in the session's context length."""
+
+
+class InsufficientMemoryError(RuntimeError):
+    """The KV cache of the request would not fit even if nothing else ran."""
 
 
 class OverloadedError(RuntimeError):
     """As many requests wait as may."""
 
 
+@dataclass(eq=False)
+class Request:
+    """One completion: the prompt, how it goes on, and who hears of it."""
+
+    prompt: list[int]
+    max_tokens: int | None
+    """None: until the context is full."""
+    tell: Tell
+    fail: Fail
+    sampler: Callable[[Any], Any] | None = None
+    processors: Sequence[Any] = ()
+    kept: bool = True
+    """Whether its KV cache is kept for prompts that begin alike."""
+    cached_tokens: int = 0
+    """Of the prompt, found in a kept KV cache."""
+    left: int = 0
+    """Tokens that it may still generate."""
+    reserved: int = 0
+    """Tokens of KV cache that it has room for."""
+    uid: int | None = None
+    """Its place in the generator, while it is there."""
+    generated: list[int] = field(default_factory=list)
+    """Since it took that place."""
+
+    @property
+    def length(self) -> int:
+        """Tokens so far."""
+        return len(self.prompt) + len(self.generated)
+
+
 class Session:
     """One set of settings in force. Used on the MLX thread only."""
 
-    def __init__(self, model: Any, config: Config, eos: Sequence[int] = ()) -> None:
+    def __init__(
+        self, model: Any, config: Config, eos: Sequence[int] = (), room: Room | None = None
+    ) -> None:
         self.config = config
         self.seconds = 0.0
         """Time that its steps took: sessions share the thread by it."""
+        self.room = room or Room()
         settings = force.Force(config.flash_attention, config.offload_kv_cache_to_gpu)
         self._model = force.Bound(model, settings)
         self._eos = [(token,) for token in eos]
         self._batch_size = BATCH_SIZE
-        self._generator = self._new_generator()
-        self._running: dict[int, tuple[Tell, Fail]] = {}
+        self._waiting: deque[Request] = deque()
+        self._running: dict[int, Request] = {}
+        self._begin()
 
-    def _new_generator(self) -> BatchGenerator:
-        return BatchGenerator(
+    def _begin(self) -> None:
+        """A fresh generator, and no kept prompts."""
+        self._generator = BatchGenerator(
             self._model,
             prefill_step_size=self.config.eval_batch_size,
             stop_tokens=self._eos or None,
             completion_batch_size=self._batch_size,
             prefill_batch_size=min(self._batch_size, PREFILL_BATCH_SIZE),
         )
+        self._kept = LRUPromptCache(KEPT_PROMPTS)
 
     @property
     def busy(self) -> bool:
-        """Whether a request is running."""
-        return bool(self._running)
+        """Whether a request is running or waits."""
+        return bool(self._running or self._waiting)
 
-    def start(
-        self,
-        prompt: Sequence[int],
-        max_tokens: int,
-        tell: Tell,
-        fail: Fail,
-        sampler: Callable[[Any], Any] | None = None,
-        processors: Sequence[Any] = (),
-    ) -> int:
-        """Begin a completion of `prompt` by up to `max_tokens` tokens; its id.
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the KV caches that are kept of finished requests."""
+        return int(self._kept.nbytes)
 
-        Raises `ContextLengthExceededError` or `OverloadedError` before anything is computed.
+    def start(self, request: Request) -> None:
+        """Take a request up.
+
+        Raises `ContextLengthExceededError`, `InsufficientMemoryError` or `OverloadedError` before
+        anything is computed.
         """
-        if len(self._running) >= self._batch_size + MAX_WAITING:
-            raise OverloadedError(
-                f"{self._batch_size} requests are being answered and {MAX_WAITING} wait"
-            )
-        if len(prompt) + max_tokens > self.config.context_length:
+        asked, context = request.max_tokens, self.config.context_length
+        if request.length + (asked or 1) > context:
             raise ContextLengthExceededError(
-                f"{len(prompt)} prompt tokens and {max_tokens} more exceed the context length "
-                f"of {self.config.context_length}"
+                f"{request.length} prompt tokens and {asked or 1} more exceed the context length "
+                f"of {context}"
             )
-        return self._insert(prompt, max_tokens, tell, fail, sampler, processors)
+        most = self.room.most_tokens()
+        if most is not None and request.length + (asked or 1) > most:
+            raise InsufficientMemoryError(
+                f"{request.length} prompt tokens and {asked or 1} more need more KV cache than "
+                f"this machine has free now, which is enough for {most} tokens"
+            )
+        if len(self._waiting) >= MAX_WAITING:
+            raise OverloadedError(
+                f"{len(self._running)} requests are being answered and {MAX_WAITING} wait"
+            )
+        request.left = asked or min(context, most or context) - request.length
+        self._waiting.append(request)
+        self._admit()
 
-    def _insert(
-        self,
-        prompt: Sequence[int],
-        max_tokens: int,
-        tell: Tell,
-        fail: Fail,
-        sampler: Callable[[Any], Any] | None = None,
-        processors: Sequence[Any] = (),
-    ) -> int:
+    def _admit(self) -> None:
+        """Let requests in, in order, as far as there is a place and memory."""
+        while self._waiting and len(self._running) < self._batch_size:
+            request = self._waiting[0]
+            request.reserved = request.length + (
+                request.left if request.max_tokens else min(request.left, OPEN_ENDED)
+            )
+            if self._running and not self._fits(request):
+                return
+            self._waiting.popleft()
+            self._insert(request)
+
+    def _fits(self, *more: Request) -> bool:
+        return self.room.fits([r.reserved for r in (*self._running.values(), *more)])
+
+    def _insert(self, request: Request) -> None:
+        """Give a request its place in the generator, with what is known of its prompt."""
+        prompt, cache, known = request.prompt, None, 0
+        if request.kept:
+            # All but the last token: the generator needs one to begin with.
+            cache, rest = self._kept.fetch_nearest_cache(None, prompt[:-1])
+            known = len(prompt) - 1 - len(rest)
+        request.cached_tokens = known
         (uid,) = self._generator.insert(
-            [list(prompt)],
-            max_tokens=[max_tokens],
-            samplers=[sampler],
-            logits_processors=[list(processors)],
+            [prompt[known:]],
+            max_tokens=[request.left],
+            caches=[cache],
+            all_tokens=[prompt[:known]],
+            samplers=[request.sampler],
+            logits_processors=[list(request.processors)],
         )
-        self._running[uid] = (tell, fail)
-        return int(uid)
+        request.uid = int(uid)
+        self._running[request.uid] = request
+        self._trim()
 
-    def cancel(self, uid: int) -> None:
-        """Let go of a completion, if it is still running."""
-        if self._running.pop(uid, None) is not None:
-            self._generator.remove([uid])
+    def _trim(self) -> None:
+        """Kept prompts have what running requests leave of the session's memory."""
+        left = self.room.left([r.reserved for r in self._running.values()])
+        if left is not None:
+            self._kept.trim_to(n_bytes=left)
+
+    def cancel(self, request: Request) -> None:
+        """Let go of a completion, if it is still there."""
+        if request.uid is not None:
+            self._leave(request)
+        elif request in self._waiting:
+            self._waiting.remove(request)
+        self._admit()
+
+    def _leave(self, request: Request) -> None:
+        """Take a request out of the generator."""
+        if self._running.pop(request.uid or 0, None) is not None:
+            self._generator.remove([request.uid])
+        request.uid = None
 
     def step(self) -> None:
-        """One step of the batch. Where it fails, all of this session's requests do."""
+        """One step of the batch. Where it fails, all of its requests do."""
         try:
             _, responses = self._generator.next()
         except Exception as error:  # noqa: BLE001  every request is told
             running, self._running = self._running, {}
             self._generator.close()
-            self._generator = self._new_generator()
-            for _, fail in running.values():
-                fail(error)
+            self._begin()
+            for request in running.values():
+                request.uid = None
+                request.fail(error)
+            self._admit()
             return
         for response in responses:
-            tell, _ = self._running.get(response.uid, (None, None))
+            request = self._running[response.uid]
+            request.left -= 1
+            request.generated.append(int(response.token))
             if response.finish_reason is not None:
-                self._running.pop(response.uid, None)
-            if tell is not None:
-                tell(int(response.token), response.finish_reason)
+                self._finish(request, response)
+            request.tell(int(response.token), response.finish_reason, response.logprobs)
+        self._grow()
+        self._admit()
+
+    def _finish(self, request: Request, response: Any) -> None:
+        del self._running[response.uid]
+        request.uid = None
+        if request.kept:
+            self._kept.insert_cache(None, list(response.all_tokens), response.prompt_cache)
+            self._trim()
+
+    def _grow(self) -> None:
+        """Give open-ended requests more room; where there is none, the youngest waits again."""
+        for request in list(self._running.values()):
+            if request.uid is None or request.length < request.reserved:
+                continue
+            request.reserved = request.length + min(request.left, OPEN_ENDED)
+            while len(self._running) > 1 and not self._fits():
+                youngest = next(reversed(self._running.values()))
+                self._leave(youngest)
+                youngest.prompt = youngest.prompt + youngest.generated
+                youngest.generated = []
+                self._waiting.appendleft(youngest)
+            self._trim()
 
     def generate(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
         """Greedy completion, here and now, whatever else is running.
 
-        Raises `ContextLengthExceededError`, or what the model raises.
+        Raises as `start` does, or what the model raises.
         """
         tokens: list[int] = []
         errors: list[Exception] = []
-        uid = self.start(prompt, max_tokens, lambda token, _: tokens.append(token), errors.append)
-        self._finish(uid, errors)
-        return tokens
-
-    def _finish(self, uid: int, errors: Sequence[Exception]) -> None:
-        """Step until a completion has ended. Raises what ended it."""
-        while uid in self._running:
+        request = Request(
+            list(prompt), max_tokens, lambda token, *_: tokens.append(token), errors.append
+        )
+        self.start(request)
+        while not errors and (request.uid is not None or request in self._waiting):
             self.step()
         if errors:
             raise errors[0]
+        return tokens
+
+    def _try(self, prompts: Sequence[list[int]], max_tokens: int) -> list[Exception]:
+        """Complete prompts of our own, together, whatever the limits; the errors."""
+        errors: list[Exception] = []
+        requests = [
+            Request(p, max_tokens, _ignore, errors.append, kept=False, left=max_tokens)
+            for p in prompts
+        ]
+        for request in requests:
+            self._insert(request)
+        while not errors and any(request.uid is not None for request in requests):
+            self.step()
+        return errors
 
     def observe(self) -> tuple[Config, tuple[str, ...]]:
         """Generate one token: the settings that were in force, and those that nothing used."""
         with experts.observed() as routed, force.observed() as seen:
-            errors: list[Exception] = []  # whatever the context length: this is our own token
-            self._finish(self._insert([0], 1, _ignore, errors.append), errors)
+            for error in self._try([[0]], 1):
+                raise error
         used = {"flash_attention": seen.attention, "offload_kv_cache_to_gpu": seen.kv_on_gpu}
         config = Config(
             context_length=self.config.context_length,
@@ -174,26 +304,22 @@ class Session:
 
         A batch as large as the number of heads can pass by accident, so two sizes are tried.
         """
-        errors: list[Exception] = []
-        for size in (3, 5):
-            for length in range(1, size + 1):
-                self._insert([0] * length, 2, _ignore, errors.append)
-            while self._running:
-                self.step()
-        if errors:
+        if any(self._try([[0] * n for n in range(1, size + 1)], 2) for size in (3, 5)):
             self._batch_size = 1
             self._generator.close()
-            self._generator = self._new_generator()
+            self._begin()
 
     def close(self) -> None:
-        """Let go of the generator; what still runs is told so."""
-        running, self._running = self._running, {}
-        for _, fail in running.values():
-            fail(RuntimeError("the instance was unloaded"))
+        """Let go of the generator; what still runs or waits is told so."""
+        gone = [*self._running.values(), *self._waiting]
+        self._running.clear()
+        self._waiting.clear()
+        for request in gone:
+            request.fail(RuntimeError("the instance was unloaded"))
         self._generator.close()
 
 
-def _ignore(_token: int, _end: str | None) -> None:
+def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:
     """Nobody wants to hear it."""
 
 

@@ -15,6 +15,7 @@ from reconciler.worker.session import (
     MAX_WAITING,
     ContextLengthExceededError,
     OverloadedError,
+    Request,
     Session,
 )
 from tests.conftest import CHECKPOINTS
@@ -130,7 +131,7 @@ def test_as_many_requests_as_may_wait_and_no_more(models: Path) -> None:
         raise error
 
     def start() -> None:
-        session.start(PROMPT, 2, lambda _, end: told.append(end), fail)
+        session.start(Request(PROMPT, 2, lambda _, end, __: told.append(end), fail))
 
     for _ in range(BATCH_SIZE + MAX_WAITING):
         start()

@@ -1,0 +1,154 @@
+"""A completion in OpenAI's form: JSON at once, or server-sent events as it comes."""
+
+import asyncio
+import traceback
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from reconciler.core.protocol import MODEL_HEADER
+from reconciler.worker.completions import Completion, Likelihood, Piece
+from reconciler.worker.request import RequestError
+from reconciler.worker.transcript import Said
+
+
+async def answer(request: web.Request, completion: Completion) -> web.StreamResponse:
+    """Run a completion and tell it. Raises `RequestError`."""
+    model = request.headers.get(MODEL_HEADER, request.match_info["name"])
+    try:
+        await completion.start()
+        if completion.stream:
+            return await _stream(request, completion, model)
+        return await _at_once(completion, model)
+    except asyncio.CancelledError:  # the client went away
+        completion.cancel()
+        raise
+    except RequestError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever the model raised, the client is told
+        body = msgspec.json.encode(_failure(error))
+        return web.Response(status=500, body=body, content_type="application/json")
+
+
+async def _at_once(completion: Completion, model: str) -> web.Response:
+    whole, likelihoods, last = Said(), [], Piece(Said(), 0)
+    async for last in completion.pieces():
+        whole.content += last.said.content
+        whole.reasoning += last.said.reasoning
+        whole.calls += last.said.calls
+        likelihoods += last.likelihoods
+    choice: dict[str, Any] = {"index": 0, "finish_reason": last.finish_reason}
+    if completion.chat:
+        message: dict[str, Any] = {"role": "assistant", "content": whole.content}
+        if whole.reasoning:
+            message["reasoning_content"] = whole.reasoning
+        if whole.calls:
+            message |= {"tool_calls": whole.calls, "content": whole.content.strip() or None}
+        choice["message"] = message
+    else:
+        choice["text"] = whole.content
+    choice["logprobs"] = _logprobs(completion, likelihoods)
+    kind = "chat.completion" if completion.chat else "text_completion"
+    body = _head(completion, model, kind) | {
+        "choices": [choice],
+        "usage": _usage(completion, last.tokens),
+    }
+    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+
+async def _stream(request: web.Request, completion: Completion, model: str) -> web.StreamResponse:
+    reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await reply.prepare(request)
+    kind = "chat.completion.chunk" if completion.chat else "text_completion"
+    head = _head(completion, model, kind)
+    count = calls = 0
+
+    async def send(data: Any) -> None:
+        await reply.write(b"data: " + msgspec.json.encode(data) + b"\n\n")
+
+    try:
+        if completion.chat:
+            delta = {"role": "assistant", "content": ""}
+            await send(head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        async for piece in completion.pieces():
+            count = piece.tokens
+            content = _delta(piece.said, calls) if completion.chat else {"text": piece.said.content}
+            calls += len(piece.said.calls)
+            choice = {"index": 0, "finish_reason": piece.finish_reason} | content
+            choice |= {"logprobs": _logprobs(completion, piece.likelihoods)}
+            await send(head | {"choices": [choice]})
+    except ConnectionResetError:
+        completion.cancel()
+        return reply
+    except Exception as error:  # noqa: BLE001  headers are sent: the stream itself must tell
+        await send(_failure(error))
+        return reply
+    options = completion.body.stream_options
+    if options is not None and options.include_usage:
+        await send(head | {"choices": [], "usage": _usage(completion, count)})
+    await reply.write(b"data: [DONE]\n\n")
+    return reply
+
+
+def _delta(said: Said, calls: int) -> dict[str, Any]:
+    """What a chunk of a chat adds; `calls` tool calls came before."""
+    delta: dict[str, Any] = {}
+    if said.content:
+        delta["content"] = said.content
+    if said.reasoning:
+        delta["reasoning_content"] = said.reasoning
+    if said.calls:
+        delta["tool_calls"] = [{"index": calls + i} | c for i, c in enumerate(said.calls)]
+    return {"delta": delta}
+
+
+def _logprobs(completion: Completion, likelihoods: list[Likelihood]) -> dict[str, Any] | None:
+    """Log-probabilities: chats and texts have them in forms of their own."""
+    if completion.body.alternatives is None:
+        return None
+
+    def text(token: int) -> str:
+        return str(completion.tokenizer.decode([token]))
+
+    if not completion.chat:
+        return {
+            "tokens": [text(one.token) for one in likelihoods],
+            "token_logprobs": [one.logprob for one in likelihoods],
+            "top_logprobs": [{text(t): p for t, p in one.alternatives} for one in likelihoods],
+        }
+
+    def told(token: int, logprob: float) -> dict[str, Any]:
+        words = text(token)
+        whole = "\ufffd" not in words  # else a part of a character, whose bytes are not known
+        return {
+            "token": words,
+            "logprob": logprob,
+            "bytes": list(words.encode()) if whole else None,
+        }
+
+    return {
+        "content": [
+            told(one.token, one.logprob) | {"top_logprobs": [told(*a) for a in one.alternatives]}
+            for one in likelihoods
+        ]
+    }
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    traceback.print_exception(error)  # for the log
+    words = f"{type(error).__name__}: {error}"
+    return {"error": {"type": "server_error", "code": "generation_failed", "message": words}}
+
+
+def _head(completion: Completion, model: str, kind: str) -> dict[str, Any]:
+    return {"id": completion.id, "object": kind, "created": completion.created, "model": model}
+
+
+def _usage(completion: Completion, tokens: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": tokens,
+        "total_tokens": completion.prompt_tokens + tokens,
+        "prompt_tokens_details": {"cached_tokens": completion.cached_tokens},
+    }

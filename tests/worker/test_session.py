@@ -1,0 +1,177 @@
+"""Requests in a session: what they share, what they wait for, what they leave."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlx_lm.utils import load_model
+
+from reconciler.core.records import Config
+from reconciler.worker import session as module
+from reconciler.worker.room import Room
+from reconciler.worker.session import InsufficientMemoryError, Request, Session
+from tests.conftest import CHECKPOINTS
+
+CONFIG = Config(4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+BEGIN = [9, 8, 7, 6, 5] * 12
+
+
+@pytest.fixture
+def llama(models: Path) -> Any:
+    return load_model(models / "tiny/llama")[0]
+
+
+class Asker:
+    """Starts requests and notes what they hear."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.tokens: dict[Request, list[int]] = {}
+        self.ended: list[Request] = []
+
+    def start(self, prompt: Sequence[int], max_tokens: int | None = None) -> Request:
+        heard: list[int] = []
+
+        def tell(token: int, end: str | None, _logprobs: Any) -> None:
+            heard.append(token)
+            if end is not None:
+                self.ended.append(request)
+
+        def fail(error: Exception) -> None:
+            raise error
+
+        request = Request(list(prompt), max_tokens, tell, fail)
+        self.tokens[request] = heard
+        self.session.start(request)
+        return request
+
+    def run(self) -> None:
+        while self.session.busy:
+            self.session.step()
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_prompt_that_goes_on_from_an_earlier_one_is_answered_as_if_it_were_new(
+    models: Path, name: str
+) -> None:
+    model, _ = load_model(models / name)
+    used, fresh = Asker(Session(model, CONFIG)), Asker(Session(model, CONFIG))
+    first = used.start(BEGIN, 8)
+    used.run()
+    longer = [*BEGIN, *used.tokens[first], 3, 4]
+    second, expected = used.start(longer, 8), fresh.start(longer, 8)
+    used.run()
+    fresh.run()
+    assert used.tokens[second] == fresh.tokens[expected]
+    assert (second.cached_tokens, expected.cached_tokens) == (len(longer) - 2, 0)
+
+
+def test_a_prompt_with_another_end_shares_its_beginning(llama: Any) -> None:
+    used, fresh = Asker(Session(llama, CONFIG)), Asker(Session(llama, CONFIG))
+    used.start([*BEGIN, 1, 2], 4)
+    used.run()
+    other = [*BEGIN, 3, 4, 5]
+    second, expected = used.start(other, 8), fresh.start(other, 8)
+    used.run()
+    fresh.run()
+    assert second.cached_tokens == len(BEGIN)
+    assert used.tokens[second] == fresh.tokens[expected]
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_context_length_holds_in_a_batch_and_after_a_kept_prompt(
+    models: Path, name: str
+) -> None:
+    model, _ = load_model(models / name)
+    asker = Asker(Session(model, replace(CONFIG, context_length=80)))
+    asker.session.observe()  # learns whether the model batches
+    for _ in range(2):
+        requests = [asker.start(BEGIN[:n]) for n in (1, 20, 60)]
+        asker.run()
+        assert [r.length for r in requests] == [80, 80, 80]
+    assert any(request.cached_tokens for request in requests) or name == "tiny/mamba"
+
+
+@pytest.mark.parametrize("again", [BEGIN, BEGIN[:30], BEGIN[:1]])
+def test_a_prompt_that_was_asked_before_is_asked_again(llama: Any, again: list[int]) -> None:
+    asker = Asker(Session(llama, CONFIG))
+    asker.start(BEGIN, 4)
+    asker.run()
+    requests = [asker.start(again, 4) for _ in range(3)]
+    asker.run()
+    assert len({tuple(asker.tokens[r]) for r in requests}) == 1
+
+
+def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any) -> None:
+    per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, f32
+    session = Session(llama, CONFIG, room=Room(per_token, 600 * per_token))
+    asker = Asker(session)
+    asker.start([7] * 200, 8)
+    asker.run()
+    one = session.kept_bytes
+    assert 200 * per_token <= one <= 256 * per_token
+    asker.start([8] * 200, 8)
+    asker.run()
+    assert session.kept_bytes == 2 * one
+    asker.start([9] * 500, 50)
+    assert session.kept_bytes == 0
+    asker.run()
+    assert session.kept_bytes <= 600 * per_token
+
+
+def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
+    session = Session(llama, CONFIG, room=Room(1, 100, spare=50))
+    asker = Asker(session)
+    small = [asker.start([7] * 10, 20) for _ in range(3)]
+    large = asker.start([8] * 100, 40)
+    assert [r.uid is not None for r in (*small, large)] == [True, True, True, False]
+    asker.run()
+    assert asker.ended[-1] is large
+    assert len(asker.tokens[large]) == 40
+
+
+def test_a_batch_is_counted_as_long_as_its_longest(llama: Any) -> None:
+    session = Session(llama, CONFIG, room=Room(1, 100))
+    asker = Asker(session)
+    requests = [asker.start([7] * 50, 10), asker.start([7], 1)]
+    assert [r.uid is not None for r in requests] == [True, False]
+    asker.run()
+
+
+def test_a_request_that_never_fits_is_refused_with_the_numbers(llama: Any) -> None:
+    asker = Asker(Session(llama, CONFIG, room=Room(2, 100, spare=100)))
+    with pytest.raises(InsufficientMemoryError, match=r"90 prompt tokens and 11 more.* 100 tokens"):
+        asker.start([7] * 90, 11)
+    open_ended = asker.start([7] * 90)
+    asker.run()
+    assert len(asker.tokens[open_ended]) == 10
+
+
+def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OPEN_ENDED", 8)
+    config = replace(CONFIG, context_length=100)
+    alone = [Session(llama, config).generate([n] * 5, 95) for n in (7, 8, 9)]
+    session = Session(llama, config, room=Room(1, 120))
+    asker = Asker(session)
+    requests = [asker.start([n] * 5) for n in (7, 8, 9)]
+    together = 0
+    while session.busy:
+        together = max(together, len(session._running))
+        session.step()
+    assert together == 3
+    assert [asker.tokens[r] for r in requests] == alone
+    assert asker.ended == requests
+
+
+def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
+    session = Session(llama, CONFIG, room=Room(1, 100))
+    asker = Asker(session)
+    first, second, third = (asker.start([7] * 10, 60) for _ in range(3))
+    session.cancel(second)
+    session.cancel(first)
+    asker.run()
+    assert asker.ended == [third]
