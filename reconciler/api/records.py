@@ -134,7 +134,7 @@ def _spec(spec: LoadSpec) -> dict[str, Any]:
     """A spec as it would stand in a manifest."""
     told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
     defaults = LoadSpec(spec.model)
-    for key in ("revision", "suspend", "priority", "update_strategy"):
+    for key in ("revision", "suspend", "priority", "update_strategy", "idle_ttl_seconds"):
         if getattr(spec, key) != getattr(defaults, key):
             told[key] = getattr(spec, key)
     return told

@@ -12,6 +12,7 @@ from reconciler.core.backoff import Retry
 from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint
+from reconciler.core.plan import Why
 from reconciler.core.records import ModelRef, Record, SettingWarning, Status
 from reconciler.store import Store
 
@@ -48,6 +49,12 @@ class Entry:
     retry: Retry | None = None
     restore: Retry | None = None
     """Failure to load the last good spec again."""
+    idle: bool = False
+    """No request came for as long as the record allows."""
+    requests: int = 0
+    """Being answered."""
+    used_at: float = 0.0
+    """Monotonic time at which the last request ended, or it was loaded."""
     waiters: list["asyncio.Future[Answer]"] = field(default_factory=list)
 
     def succeed(self) -> None:
@@ -86,7 +93,10 @@ class Book:
         for record, stored in self.store.load():
             if record.owner in owners:
                 status = derive(record, stored, None, None, self.clock.utc())
-                self.entries[record.name] = Entry(record, status, self.clock.monotonic())
+                entry = Entry(record, status, self.clock.monotonic())
+                ready = stored.condition("Ready")
+                entry.idle = ready is not None and ready.reason == Why.IDLE
+                self.entries[record.name] = entry
             else:
                 log.warning("dropping a record whose source is gone", name=record.name)
                 self.store.remove(record.name, self.clock.utc())
@@ -109,12 +119,22 @@ class Book:
             entry = self.entries[record.name] = Entry(record, Status(), self.clock.monotonic())
         elif new_wish:
             entry.queued_at = self.clock.monotonic()
+            entry.idle = False
         entry.record = record
         self._tell_change(before, record)
         self._take_status(entry, status)
         self.announce()
         self.wake.set()
         return entry
+
+    def wake_up(self, name: str) -> None:
+        """Have what is idle loaded again."""
+        entry = self.entries[name]
+        if entry.idle:
+            entry.idle = False
+            entry.queued_at = self.clock.monotonic()
+            self.put_status(entry, pending(entry.status, self.clock.utc()))
+            self.wake.set()
 
     def put_status(self, entry: Entry, status: Status) -> None:
         """Write what became of a record."""

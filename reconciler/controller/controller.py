@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from reconciler.controller.book import Answer, Book, Found
+from reconciler.controller.book import Answer, Book, Entry, Found
 from reconciler.controller.clock import Clock, SystemClock
 from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source, SourceView
@@ -14,10 +14,14 @@ from reconciler.controller.loop import Engine, Loop
 from reconciler.core.desired import Join, View, decide
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Machine
+from reconciler.core.plan import Kind
 from reconciler.core.protocol import Reply
 from reconciler.core.records import HTTP, Generation, Instance, LoadRequest, Record, SettingWarning
 from reconciler.models.catalog import Catalog, Listed
 from reconciler.store import Store
+
+JIT_IDLE_TTL_SECONDS = 3600
+"""Of a record that a request for a model made; LM Studio's default."""
 
 
 class Controller:
@@ -30,7 +34,10 @@ class Controller:
         engine: Callable[[Callable[[Instance, Problem], None]], Engine],
         sources: Sequence[Source],
         clock: Clock | None = None,
+        *,
+        jit: bool = False,
     ) -> None:
+        """With `jit`, a request for a model that nobody asked to load loads it."""
         self._catalog = catalog
         self._clock = clock or SystemClock()
         self._book = Book(store, self._clock)
@@ -38,6 +45,8 @@ class Controller:
         self._loop = Loop(self._book, catalog, self._engine)
         self._feeds = [Feed(source, self._book) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
+        self._jit = jit
+        self._jit_loads: dict[str, asyncio.Task[Answer]] = {}
 
     async def start(self) -> None:
         """Take up the stored records and start to reconcile."""
@@ -48,9 +57,10 @@ class Controller:
     async def close(self) -> None:
         """Stop reconciling and end all workers; records stay."""
         self._book.events.close()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._jit_loads.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._loop.close()
         stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
         for entry in self._book.entries.values():
@@ -65,6 +75,7 @@ class Controller:
         decision = decide(self._decision_views(), request, checkpoint, self._clock.utc())
         if isinstance(decision, Join):
             entry = self._book.entries[decision.name]
+            self._book.wake_up(decision.name)
         else:
             warnings = decision.warnings
             self._loop.admit(decision.record, checkpoint, machine)
@@ -107,37 +118,79 @@ class Controller:
         """The sources; None for one that has not been read yet."""
         return {feed.name: feed.view for feed in self._feeds}
 
-    def route(self, model: str) -> str:
-        """The loaded instance that answers for `model`: the one of that name, else the oldest of
-        that model; never is it another model.
+    async def ready_for(self, model: str) -> str:
+        """The instance that answers for `model`, once there is one.
 
-        Raises `LoadError`: `NotReady` while one is on its way, else `NotLoaded`.
+        What is idle is loaded again for it. With `jit`, so is a model that nobody asked to load:
+        as an http record that is unloaded when it is not used. Raises `LoadError`.
         """
-        loaded = {i.name for i in self._engine.instances()}
+        if self._jit and not self._candidates(model):
+            loading = self._jit_loads.get(model)
+            if loading is None:
+                request = LoadRequest(model, idle_ttl_seconds=JIT_IDLE_TTL_SECONDS)
+                loading = self._jit_loads[model] = asyncio.create_task(self.load(request))
+                loading.add_done_callback(lambda _: self._jit_loads.pop(model))
+            # Who asked may go away; whoever else asks has the same load to wait for.
+            await asyncio.wait([loading])
+            return loading.result().record.name
+        await self.until(lambda: self._route(model) is not None)
+        name = self._route(model)
+        assert name is not None  # noqa: S101  awaited above
+        return name
+
+    def _candidates(self, model: str) -> list[Entry]:
+        """The records of that name, or else of that model."""
+        entries = self._book.entries
+        if model in entries:
+            return [entries[model]]
+        return [e for e in entries.values() if model.lower() == e.record.spec.model.lower()]
+
+    def _route(self, model: str) -> str | None:
+        """The loaded instance that answers for `model`: the one of that name, else the oldest of
+        that model; never is it another model. None: one is on its way.
+
+        Raises `LoadError` `NotLoaded`.
+        """
+        leaving = {a.name for a in self._loop.running.values() if a.kind is Kind.UNLOAD}
+        loaded = {i.name for i in self._engine.instances()} - leaving
         if model in loaded:
             return model
-        candidates = [
-            entry
-            for entry in self._book.entries.values()
-            if model.lower() == entry.record.spec.model.lower() or model == entry.record.name
-        ]
+        candidates = self._candidates(model)
         ready = [entry.record for entry in candidates if entry.record.name in loaded]
         if ready:
             return min(ready, key=lambda r: (r.created_at, r.name)).name
         for entry in candidates:
+            self._book.wake_up(entry.record.name)
             progressing = entry.status.condition("Progressing")
             if progressing is not None and progressing.status == "True":
-                message = f"'{entry.record.name}' is not loaded yet: {progressing.message}"
-                raise LoadError(Problem(Cause.NOT_READY, message, permanent=False, param="model"))
+                return None
         message = (
             f"no instance of {model} is loaded; load it by "
             f'POST /api/v1/models/load {{"model": {json.dumps(model)}}}'
         )
+        for entry in candidates:
+            why = entry.status.condition("Ready")
+            if why is not None:
+                message = f"'{entry.record.name}' is not loaded: {why.message}"
         raise LoadError(Problem(Cause.NOT_LOADED, message, param="model"))
 
-    def request(self, name: str, path: str, body: bytes) -> AbstractAsyncContextManager[Reply]:
+    @asynccontextmanager
+    async def request(self, name: str, path: str, body: bytes) -> AsyncIterator[Reply]:
         """Have an instance answer a completion request. Raises `LoadError`."""
-        return self._engine.request(name, path, body)
+        entry = self._book.entries.get(name)
+        if entry is None:
+            message = f"'{name}' is not loaded now"
+            raise LoadError(Problem(Cause.NOT_LOADED, message, permanent=False, param="model"))
+        entry.requests += 1
+        try:
+            spare = self._loop.spare_memory()
+            async with self._engine.request(name, path, body, spare) as reply:
+                yield reply
+        finally:
+            entry.requests -= 1
+            entry.used_at = self._clock.monotonic()
+            if entry.record.spec.idle_ttl_seconds is not None:
+                self._book.wake.set()
 
     def complaints(self, record: Record) -> tuple[Complaint, ...]:
         """Why a record is not as a source says."""

@@ -19,7 +19,7 @@ from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import readable_bytes
-from reconciler.core.plan import Action, Facts, Kind, Why, plan
+from reconciler.core.plan import Action, Facts, Kind, Why, plan, spare_memory
 from reconciler.core.protocol import Reply
 from reconciler.core.records import (
     HTTP,
@@ -62,7 +62,9 @@ class Engine(Protocol):
         unload_first: bool = False,
     ) -> None: ...
     async def unload(self, name: str) -> None: ...
-    def request(self, name: str, path: str, body: bytes) -> AbstractAsyncContextManager[Reply]: ...
+    def request(
+        self, name: str, path: str, body: bytes, spare: int
+    ) -> AbstractAsyncContextManager[Reply]: ...
     async def close(self) -> None: ...
 
 
@@ -175,13 +177,35 @@ class Loop:
             retries={name: e.retry for name, e in entries.items() if e.retry is not None},
             restores={name: e.restore for name, e in entries.items() if e.restore is not None},
             running=self.running,
+            idle=frozenset(name for name, e in entries.items() if e.idle),
         )
+
+    def _note_idle(self, now: float) -> float | None:
+        """Note who has had no request for as long as its record allows; when the next will."""
+        loaded = {i.name for i in self._engine.instances()} - self.running.keys()
+        ends = []
+        for name, entry in self._book.entries.items():
+            ttl = entry.record.spec.idle_ttl_seconds
+            if ttl is None:
+                entry.idle = False
+            elif name in loaded and not entry.requests:
+                end = entry.used_at + ttl
+                entry.idle = end <= now
+                ends += [end] if end > now else []
+        return min(ends, default=None)
+
+    def spare_memory(self) -> int:
+        """Bytes that nobody holds now."""
+        if self.machine is None or isinstance(self.machine, Problem):
+            return 0
+        return spare_memory(self._engine.instances(), self._facts(), self.machine)
 
     # -- plan ------------------------------------------------------------------------------
 
     def _pass(self, machine: Machine) -> float | None:
         """One pass. Returns after how many seconds time alone calls for the next."""
         at = self._clock.monotonic()
+        next_idle = self._note_idle(at)
         records = list(self._book.records().values())
         planned = plan(records, self._engine.instances(), self._facts(), machine, at)
         actions = {action.name: action for action in planned}
@@ -189,7 +213,8 @@ class Loop:
             if action.acts:
                 self._begin(action)
         self._report(actions)
-        times = [a.until - at for a in planned if a.until is not None]
+        ends = [a.until for a in planned] + [next_idle]
+        times = [end - at for end in ends if end is not None]
         if records:
             times.append(RECHECK_SECONDS)
         return max(0.0, min(times)) if times else None
@@ -287,7 +312,13 @@ class Loop:
             if spec.loads_like(record.spec):
                 entry.retry = None
             entry.restore = None
-            entry.status = replace(entry.status, queued_seconds=queued)
+            entry.used_at = self._clock.monotonic()
+            entry.status = replace(
+                entry.status,
+                queued_seconds=queued,
+                loaded_by=action.kind.value,
+                loaded_at=self._clock.utc(),
+            )
 
     def _note_failure(
         self,
@@ -369,7 +400,7 @@ class Loop:
             self._book.put(record.with_spec(previous))
 
 
-_UNDECIDED = (Why.QUEUED, Why.READING_CHECKPOINT, Why.WAITING_FOR_MEMORY)
+_UNDECIDED = (Why.QUEUED, Why.READING_CHECKPOINT, Why.WAITING_FOR_MEMORY, Why.IDLE)
 """Waits that say nothing about the wish itself."""
 
 

@@ -200,7 +200,7 @@ def decide(
     name = request.instance_id or request.model
     current = next((v.record for v in views if v.record.name == name), None)
     if current is None:
-        spec = LoadSpec(request.model, request.config)
+        spec = LoadSpec(request.model, request.config, idle_ttl_seconds=request.idle_ttl_seconds)
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
         wish = "suspends it" if current.spec.suspend else "asks for other settings"
@@ -243,7 +243,8 @@ def agrees(view: View, request: LoadRequest) -> bool:
                 return False
         elif view.config is None or sent != getattr(view.config, key):
             return False
-    return True
+    ttl = request.idle_ttl_seconds
+    return ttl is None or ttl == view.record.spec.idle_ttl_seconds
 
 
 def _same_model(view: View, request: LoadRequest, checkpoint: Checkpoint) -> bool:
@@ -263,4 +264,8 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
     """The spec with the sent keys in place of its own, and the reset ones gone."""
     values = spec.config.sent() | request.config.sent()
     kept = {k: v for k, v in values.items() if k not in request.resets}
-    return replace(spec, model=request.model, config=Asked(**kept))  # type: ignore[arg-type]
+    config = Asked(**kept)  # type: ignore[arg-type]
+    ttl = request.idle_ttl_seconds
+    if ttl is None:
+        ttl = spec.idle_ttl_seconds
+    return replace(spec, model=request.model, config=config, idle_ttl_seconds=ttl)

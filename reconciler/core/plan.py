@@ -37,6 +37,7 @@ class Why(StrEnum):
     BACKING_OFF = "BackingOff"
     READING_CHECKPOINT = "ReadingCheckpoint"
     SUSPENDED = "Suspended"
+    IDLE = "Idle"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Facts:
     """Failures to load the last good spec again."""
     running: Mapping[str, Action] = field(default_factory=dict)
     """Actions under way. They hold their memory and their record."""
+    idle: frozenset[str] = frozenset()
+    """Who has had no request for as long as its record allows."""
 
 
 def plan(
@@ -104,6 +107,12 @@ def plan(
             if action is not None:
                 actions.append(action)
     return tuple(actions)
+
+
+def spare_memory(instances: Iterable[Instance], facts: Facts, machine: Machine) -> int:
+    """Bytes that neither instances nor actions under way hold."""
+    ledger = _Planner(instances, facts, machine, 0.0).ledger
+    return max(0, ledger.budget - ledger.used)
 
 
 def load_order(record: Record) -> tuple[bool, int, float, str]:
@@ -145,7 +154,10 @@ class _Planner:
     def next_action(self, record: Record) -> Action | None:
         instance = self.instances.get(record.name)
         if record.spec.suspend:
-            return self._suspended(record, instance)
+            return self._resting(record, instance, Why.SUSPENDED, f"suspended by {record.place}")
+        if record.name in self.facts.idle:
+            words = f"no request for {record.spec.idle_ttl_seconds} s; the next one loads it again"
+            return self._resting(record, instance, Why.IDLE, words)
         if instance is not None and instance.spec.loads_like(record.spec):
             return None
         action = self._attempt(record, record.spec, instance, self.facts.retries)
@@ -194,11 +206,11 @@ class _Planner:
         self._deal(action)
         return action
 
-    def _suspended(self, record: Record, instance: Instance | None) -> Action:
-        reason = f"suspended by {record.place}"
+    def _resting(self, record: Record, instance: Instance | None, why: Why, reason: str) -> Action:
+        """The record stays and its instance goes."""
         if instance is not None:
             return self.unload(record.name, reason)
-        return Action(Kind.HOLD, record.name, reason, why=Why.SUSPENDED)
+        return Action(Kind.HOLD, record.name, reason, why=why)
 
     def _retry(self, record: Record, checkpoint: Checkpoint, retry: Retry | None) -> Action | None:
         """What an earlier failure of this generation demands, if anything."""

@@ -75,6 +75,8 @@ class LoadSpec:
     priority: int = 0
     """The higher loads first."""
     update_strategy: UpdateStrategy = "auto"
+    idle_ttl_seconds: int | None = None
+    """Unload after this long without a request, and load again at the next; None: never."""
 
     @property
     def ref(self) -> ModelRef:
@@ -120,6 +122,7 @@ class LoadRequest:
     config: Asked = Asked()
     resets: frozenset[str] = frozenset()
     instance_id: str | None = None
+    idle_ttl_seconds: int | None = None
 
     @property
     def ref(self) -> ModelRef:
@@ -221,6 +224,10 @@ class Status:
     load_time_seconds: float | None = None
     queued_seconds: float | None = None
     load_phases: dict[str, Phase] = field(default_factory=dict)
+    loaded_by: str | None = None
+    """The kind of action that put the present settings in force."""
+    loaded_at: datetime | None = None
+    """When it was done."""
     memory_bytes: int | None = None
     warnings: tuple[SettingWarning, ...] = ()
     checkpoint: str | None = None

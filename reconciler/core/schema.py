@@ -105,6 +105,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
         config=_asked(sent),
         resets=frozenset(key for key, value in sent.items() if value is None),
         instance_id=body.get("instance_id"),
+        idle_ttl_seconds=_whole(body.get("idle_ttl_seconds")),
     )
 
 
@@ -117,13 +118,17 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
         suspend=spec.get("suspend", False),
         priority=int(spec.get("priority", 0)),
         update_strategy=spec.get("update_strategy", "auto"),
+        idle_ttl_seconds=_whole(spec.get("idle_ttl_seconds")),
     )
 
 
 def _asked(config: dict[str, Any]) -> Asked:
-    # JSON Schema counts 16384.0 as an integer, as the contract's "number" does.
-    values: dict[str, Any] = {k: int(v) if isinstance(v, float) else v for k, v in config.items()}
-    return Asked(**values)
+    return Asked(**{key: _whole(value) for key, value in config.items()})
+
+
+def _whole(value: Any) -> Any:
+    """JSON Schema counts 16384.0 as an integer, as the contract's "number" does."""
+    return int(value) if isinstance(value, float) else value
 
 
 def _mistakes(error: ValidationError) -> Iterator[Mistake]:

@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,6 +83,7 @@ class FakeEngine:
         self.loaded: dict[str, Instance] = {}
         self.loads: asyncio.Queue[tuple[LoadSpec, asyncio.Future[None]]] = asyncio.Queue()
         self.unloads: list[str] = []
+        self.requests: list[tuple[str, str, bytes, int]] = []
         self.draining: asyncio.Future[None] | None = None
         """Set it, and the next unload lasts until it is done."""
         self.startable = True
@@ -131,8 +132,11 @@ class FakeEngine:
             await self.draining
         del self.loaded[name]
 
-    def request(self, name: str, path: str, body: bytes) -> AbstractAsyncContextManager[Reply]:
-        raise NotImplementedError
+    @asynccontextmanager
+    async def request(self, name: str, path: str, body: bytes, spare: int) -> AsyncIterator[Reply]:
+        assert name in self.loaded
+        self.requests.append((name, path, body, spare))
+        yield Reply(200, "application/json", _nothing())
 
     async def close(self) -> None:
         self.loaded.clear()
@@ -145,6 +149,11 @@ class FakeEngine:
         else:
             end.set_exception(LoadError(problem))
         return spec
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield
 
 
 class FakeSource:
@@ -175,9 +184,10 @@ async def spin(condition: Callable[[], bool]) -> None:
 class Bench:
     """A controller with its fakes."""
 
-    def __init__(self, state: Path, models: Path, budget: int) -> None:
+    def __init__(self, state: Path, models: Path, budget: int, *, jit: bool = False) -> None:
         self._state, self._models, self._budget = state, models, budget
         self.clock = FakeClock()
+        self.jit = jit
         self._make()
 
     def _make(self) -> None:
@@ -190,7 +200,9 @@ class Bench:
             return self.engine
 
         catalog = Catalog([Directory(self._models)])
-        self.controller = Controller(self.store, catalog, make, [self.source], self.clock)
+        self.controller = Controller(
+            self.store, catalog, make, [self.source], self.clock, jit=self.jit
+        )
 
     async def close(self) -> None:
         await self.controller.close()

@@ -144,7 +144,9 @@ class FaultyEngine:
         await self._wait(Pending(name, _future()))
         self.loaded.pop(name, None)
 
-    def request(self, name: str, path: str, body: bytes) -> AbstractAsyncContextManager[Reply]:
+    def request(
+        self, name: str, path: str, body: bytes, spare: int
+    ) -> AbstractAsyncContextManager[Reply]:
         raise NotImplementedError
 
     async def close(self) -> None:

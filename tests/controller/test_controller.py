@@ -58,19 +58,19 @@ async def test_what_is_removed_during_its_load_is_unloaded(bench: Bench) -> None
     assert bench.controller.instances() == ()
 
 
-async def test_who_asks_for_what_is_on_its_way_is_told_to_wait(bench: Bench) -> None:
+async def test_who_asks_for_what_is_on_its_way_waits_for_it(bench: Bench) -> None:
     bench.source.declare(("a", spec()))
     _, end = await bench.engine.loads.get()
-    for model in ("a", "tiny/llama", "Tiny/LLAMA"):
-        with pytest.raises(LoadError, match="'a' is not loaded yet") as raised:
-            bench.controller.route(model)
-        assert raised.value.problem.cause is Cause.NOT_READY
+    asking = [
+        asyncio.create_task(bench.controller.ready_for(model))
+        for model in ("a", "tiny/llama", "Tiny/LLAMA")
+    ]
     with pytest.raises(LoadError, match="no instance of tiny/qwen3 is loaded") as raised:
-        bench.controller.route("tiny/qwen3")
+        await bench.controller.ready_for("tiny/qwen3")
     assert raised.value.problem.cause is Cause.NOT_LOADED
+    assert not any(task.done() for task in asking)
     end.set_result(None)
-    await bench.ready("a")
-    assert [bench.controller.route(model) for model in ("a", "tiny/llama")] == ["a", "a"]
+    assert await asyncio.gather(*asking) == ["a", "a", "a"]
 
 
 async def test_weights_are_read_one_checkpoint_at_a_time(bench: Bench) -> None:

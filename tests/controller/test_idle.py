@@ -1,0 +1,132 @@
+"""What is not used goes, and comes back when it is asked for."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.errors import Cause, LoadError
+from tests.controller.fakes import Bench, load, request, spec
+
+IDLE = replace(spec(), idle_ttl_seconds=100)
+
+
+async def test_what_nobody_asks_anything_goes_idle_and_a_request_loads_it_again(
+    bench: Bench,
+) -> None:
+    bench.source.declare(("a", IDLE))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.clock.advance(99)
+    assert bench.controller.instances()
+    bench.clock.advance(1)
+    assert "100 s" in await bench.reason("a", "Idle")
+    assert bench.controller.instances() == ()
+    answer = bench.controller.answer("a")
+    assert answer is not None
+    states = {c.type: c.status for c in answer.status.conditions}
+    assert states == {"Ready": "False", "Progressing": "False", "Stalled": "False"}
+    asking = asyncio.create_task(bench.controller.ready_for("tiny/llama"))
+    await bench.engine.let_load()
+    assert await asking == "a"
+    assert [g.outcome for g in bench.controller.history("a")] == ["Loaded"]
+
+
+async def test_a_request_under_way_keeps_it_loaded_and_the_time_runs_from_its_end(
+    bench: Bench,
+) -> None:
+    bench.source.declare(("a", IDLE))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    async with bench.controller.request("a", "completions", b""):
+        bench.clock.advance(1000)
+        await asyncio.sleep(0)
+        assert bench.controller.instances()
+    bench.clock.advance(60)
+    assert bench.controller.instances()
+    bench.clock.advance(60)
+    await bench.reason("a", "Idle")
+
+
+async def test_what_is_idle_stays_so_through_a_restart(bench: Bench) -> None:
+    bench.source.declare(("a", IDLE))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.clock.advance(100)
+    await bench.reason("a", "Idle")
+    await bench.restart()
+    bench.source.declare(("a", IDLE))
+    await bench.reason("a", "Idle")
+    assert bench.engine.loads.empty()
+
+
+async def test_a_load_and_a_changed_wish_wake_what_is_idle(bench: Bench) -> None:
+    bench.source.declare(("a", IDLE))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.clock.advance(100)
+    await bench.reason("a", "Idle")
+    assert (await load(bench, request())).joined
+    bench.clock.advance(100)
+    await bench.reason("a", "Idle")
+    bench.source.declare(("a", replace(IDLE, idle_ttl_seconds=200)))
+    await bench.engine.let_load()
+    assert (await bench.ready("a", generation=2)).record.generation == 2
+
+
+async def test_what_has_no_limit_is_never_idle(bench: Bench) -> None:
+    await load(bench, request())
+    bench.clock.advance(10**6)
+    await asyncio.sleep(0)
+    assert bench.controller.instances()
+
+
+async def test_an_http_load_can_set_the_limit_of_its_record(bench: Bench) -> None:
+    await load(bench, request())
+    answer = await bench.controller.load(replace(request(), idle_ttl_seconds=50))
+    assert (answer.record.spec.idle_ttl_seconds, answer.record.generation) == (50, 2)
+    bench.clock.advance(50)
+    await bench.reason("tiny/llama", "Idle")
+
+
+class TestJit:
+    """With `--jit`."""
+
+    @pytest.fixture
+    async def bench(self, tmp_path: Path, models: Path) -> AsyncIterator[Bench]:
+        bench = Bench(tmp_path / "state", models, 10**9, jit=True)
+        await bench.controller.start()
+        yield bench
+        await bench.close()
+
+    async def test_many_first_requests_start_one_load(self, bench: Bench) -> None:
+        asking = [asyncio.create_task(bench.controller.ready_for("tiny/llama")) for _ in range(5)]
+        await bench.engine.let_load()
+        assert await asyncio.gather(*asking) == ["tiny/llama"] * 5
+        assert bench.engine.loads.empty()
+        answer = bench.controller.answer("tiny/llama")
+        assert answer is not None
+        assert (answer.record.owner, answer.record.spec.idle_ttl_seconds) == ("http", 3600)
+
+    async def test_the_load_goes_on_when_who_asked_first_goes_away(self, bench: Bench) -> None:
+        first = asyncio.create_task(bench.controller.ready_for("tiny/llama"))
+        await bench.asked("tiny/llama")
+        first.cancel()
+        second = asyncio.create_task(bench.controller.ready_for("tiny/llama"))
+        await bench.engine.let_load()
+        assert await second == "tiny/llama"
+        assert bench.engine.loads.empty()
+
+    async def test_a_model_that_is_not_there_is_told(self, bench: Bench) -> None:
+        with pytest.raises(LoadError) as raised:
+            await bench.controller.ready_for("no/such")
+        assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
+
+    async def test_what_is_suspended_is_not_loaded(self, bench: Bench) -> None:
+        bench.source.declare(("a", replace(spec(), suspend=True)))
+        await bench.reason("a", "Suspended")
+        with pytest.raises(LoadError, match="suspended") as raised:
+            await bench.controller.ready_for("tiny/llama")
+        assert raised.value.problem.cause is Cause.NOT_LOADED
