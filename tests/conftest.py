@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from reconciler.cli.demo import DEMO_MODEL
 from tests.support import Daemon, Home
 
 CHECKPOINTS = {
@@ -23,6 +24,9 @@ CHECKPOINTS = {
 }
 """Identifier -> the tiny checkpoint that stands for it."""
 
+QUESTIONS = "reconciler/questions"
+"""The demo's model, which answers simple questions, calls a tool and thinks."""
+
 
 MARK = "PYTEST_RUN_OF_RECONCILER"
 """In the environment of every process that a run starts."""
@@ -35,6 +39,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = [w for key, name in CHECKPOINTS.items() for w in (name, str(directory / key))]
     command = [sys.executable, "-m", "reconciler.worker.tiny", *pairs]
     subprocess.run(command, check=True, capture_output=True)
+    (directory / QUESTIONS).parent.mkdir()
+    (directory / QUESTIONS).symlink_to(DEMO_MODEL)
     return directory
 
 

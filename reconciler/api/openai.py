@@ -3,13 +3,16 @@
 The body is looked at once, for `model` alone; the worker that holds the instance reads the rest.
 """
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
-from reconciler.api.errors import ApiError, reply
-from reconciler.core.errors import LoadError
+from reconciler.api.errors import ApiError, of_problem, reply
+from reconciler.controller import Controller
+from reconciler.core.errors import Cause, LoadError, Problem
 
 routes = web.RouteTableDef()
 
@@ -17,6 +20,11 @@ INSTANCE = "X-Reconciler-Instance"
 """Header of an answer: the instance that gave it."""
 
 MAX_BYTES = 16_000_000
+
+PATIENCE = 300.0
+"""Seconds that a request waits for its model to be loaded; `Prefer: wait=N` says otherwise."""
+
+LONGEST_PATIENCE = 3600.0
 
 LIST = {
     "type": "object",
@@ -62,29 +70,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
     return await _forward(request, "completions")
 
 
-@routes.post("/v1/embeddings")
-@describe({})
-async def embeddings(request: web.Request) -> web.Response:
-    """Not supported."""
-    raise _not_supported(request)
-
-
-@routes.post("/v1/responses")
-@describe({})
-async def responses(request: web.Request) -> web.Response:
-    """Not supported."""
-    raise _not_supported(request)
-
-
-def _not_supported(request: web.Request) -> ApiError:
-    message = f"{request.path} is not supported; /v1/chat/completions and /v1/completions are"
-    return ApiError(501, "invalid_request", message, "not_supported")
-
-
 async def _forward(request: web.Request, path: str) -> web.StreamResponse:
     body = await request.read()
     controller = request.app[CONTROLLER]
-    name = controller.route(_model(body))
+    name = await _ready(controller, _model(body), _patience(request))
     async with controller.request(name, path, body) as answer:
         copy = web.StreamResponse(status=answer.status, headers={INSTANCE: name})
         copy.content_type = answer.content_type
@@ -98,6 +87,26 @@ async def _forward(request: web.Request, path: str) -> web.StreamResponse:
             if answer.content_type == "text/event-stream":
                 await copy.write(BROKEN_OFF)
         return copy
+
+
+async def _ready(controller: Controller, model: str, patience: float) -> str:
+    """The instance that answers for a model, waited for while it is on its way."""
+    try:
+        async with asyncio.timeout(patience):
+            return await controller.ready_for(model)
+    except TimeoutError:
+        message = f"{model} is being loaded; it was not ready after {patience:g} s"
+        problem = Problem(Cause.NOT_READY, message, permanent=False, param="model")
+        raise of_problem(problem) from None
+
+
+def _patience(request: web.Request) -> float:
+    """Seconds that the client waits for a model to be loaded, as its `Prefer` header says."""
+    for preference in ",".join(request.headers.getall("Prefer", [])).split(","):
+        key, _, value = preference.partition("=")
+        if key.strip().lower() == "wait" and value.strip().isdecimal():
+            return min(LONGEST_PATIENCE, float(value))
+    return PATIENCE
 
 
 BROKEN_OFF = (

@@ -86,6 +86,13 @@ def main() -> None:
     help="File with the token that clients must send.",
 )
 @click.option(
+    "--jit",
+    is_flag=True,
+    envvar="RECONCILER_JIT",
+    show_envvar=True,
+    help="Load a model at the first request for it; it goes after an hour without one.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -102,6 +109,8 @@ def serve(
     host: str,
     port: int,
     token_file: Path | None,
+    *,
+    jit: bool,
     log_level: str,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
@@ -110,7 +119,20 @@ def serve(
     """
     from reconciler.cli.serve import Options, run
 
-    run(Options(manifests, models, hub_cache, lm_studio, state, host, port, token_file, log_level))
+    run(
+        Options(
+            manifests,
+            models,
+            hub_cache,
+            lm_studio,
+            state,
+            host,
+            port,
+            token_file,
+            jit,
+            log_level,
+        )
+    )
 
 
 @main.command()

@@ -39,6 +39,7 @@ class Options:
     host: str
     port: int
     token_file: Path | None
+    jit: bool
     log_level: str
 
 
@@ -80,6 +81,7 @@ async def _serve(
         ),
         lambda on_death: Engine(run_directory, on_death),
         [DirectorySource(options.manifests)],
+        jit=options.jit,
     )
     app = build(controller, options.host, token)
     runner = web.AppRunner(

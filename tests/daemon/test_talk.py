@@ -1,0 +1,170 @@
+"""A model that has learnt something: what it says through a real daemon, in every form."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from reconciler.worker.questions import WEATHER, examination
+from tests.conftest import QUESTIONS
+from tests.support import Daemon
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def taught(shared: Daemon) -> Daemon:
+    shared.load({"model": QUESTIONS})
+    return shared
+
+
+@pytest.fixture
+def client(taught: Daemon) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{taught.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def user(content: str) -> Any:
+    return [{"role": "user", "content": content}]
+
+
+def ask(daemon: Daemon, content: str, **more: Any) -> Any:
+    """The one choice of a greedy answer."""
+    body = {"model": QUESTIONS, "messages": user(content), "temperature": 0} | more
+    status, answer = daemon.request("POST", CHAT, body)
+    assert status == 200, answer
+    return answer["choices"][0]
+
+
+def test_it_answers_at_least_95_percent_of_200_questions_in_words_it_was_not_taught(
+    taught: Daemon,
+) -> None:
+    questions = examination(200)
+    assert len(questions) == 200
+
+    def right(question: tuple[str, str]) -> bool:
+        return bool(ask(taught, question[0])["message"]["content"] == question[1])
+
+    with ThreadPoolExecutor(32) as pool:
+        assert sum(pool.map(right, questions)) >= 190
+
+
+def test_the_official_client_calls_a_tool_and_answers_from_its_result(
+    client: openai.OpenAI,
+) -> None:
+    asked: dict[str, Any] = {"model": QUESTIONS, "temperature": 0, "tools": [WEATHER]}
+    messages = user("What is the weather in Paris?")
+    choice = client.chat.completions.create(messages=messages, **asked).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    assert choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        "weather",
+        {"city": "Paris"},
+    )
+    messages.append(choice.message.model_dump(exclude_none=True))
+    messages.append({"role": "tool", "tool_call_id": call.id, "content": "rainy"})
+    answer = client.chat.completions.create(messages=messages, **asked).choices[0]
+    assert answer.message.content == "It is rainy in Paris."
+
+
+def test_a_stream_tells_a_tool_call_once_it_is_whole(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": QUESTIONS, "temperature": 0, "tools": [WEATHER]}
+    messages = user("What is the weather in Rome?")
+    chunks: Any = list(client.chat.completions.create(messages=messages, **asked, stream=True))
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    (call,) = [call for delta in deltas for call in delta.tool_calls or []]
+    assert call.function is not None
+    assert call.index == 0
+    assert json.loads(call.function.arguments or "") == {"city": "Rome"}
+    assert "tool_call" not in "".join(delta.content or "" for delta in deltas)
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_without_tools_or_with_tool_choice_none_it_does_not_call(taught: Daemon) -> None:
+    for more in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
+        choice = ask(taught, "What is the capital of Japan?", **more)
+        assert choice["finish_reason"] == "stop"
+        assert "tool_calls" not in choice["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_stands_apart_from_the_answer(client: openai.OpenAI, stream: bool) -> None:
+    asked: dict[str, Any] = {"model": QUESTIONS, "messages": user("What is the capital of Japan?")}
+    asked |= {"temperature": 0, "reasoning_effort": "low", "stream": stream}
+    answer: Any = client.chat.completions.create(**asked)
+    parts = [c.choices[0].delta for c in answer] if stream else [answer.choices[0].message]
+    told = [part.model_dump() for part in parts]
+    assert "".join(t.get("reasoning_content") or "" for t in told).strip() == (
+        "The capital of Japan."
+    )
+    assert "".join(t.get("content") or "" for t in told) == "The capital of Japan is Tokyo."
+
+
+def test_a_stop_is_looked_for_in_the_answer_alone(taught: Daemon) -> None:
+    more = {"reasoning_effort": "low", "stop": "Japan"}
+    choice = ask(taught, "What is the capital of Japan?", **more)
+    assert choice["message"]["reasoning_content"].strip() == "The capital of Japan."
+    assert choice["message"]["content"] == "The capital of "
+
+
+def test_log_probabilities_are_those_of_the_tokens_and_of_the_likeliest(
+    client: openai.OpenAI,
+) -> None:
+    asked: dict[str, Any] = {"model": QUESTIONS, "messages": user("What is the capital of Japan?")}
+    asked |= {"temperature": 0, "logprobs": True, "top_logprobs": 3}
+    whole = client.chat.completions.create(**asked).choices[0]
+    assert whole.logprobs is not None
+    content = whole.logprobs.content
+    assert content is not None
+    assert "".join(c.token for c in content) == whole.message.content
+    for told in content:
+        assert told.top_logprobs[0].token == told.token  # greedy
+        assert told.top_logprobs[0].logprob == told.logprob <= 0
+        assert len(told.top_logprobs) == 3
+        assert bytes(told.bytes or []).decode() == told.token
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    streamed = [
+        c.token
+        for chunk in chunks
+        if chunk.choices[0].logprobs is not None
+        for c in chunk.choices[0].logprobs.content or []
+    ]
+    assert streamed == [c.token for c in content]
+
+
+def test_a_text_completion_has_log_probabilities_in_its_own_form(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model=QUESTIONS, prompt="The capital", max_tokens=4, temperature=0, logprobs=2
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert "".join(logprobs.tokens or []) == answer.choices[0].text
+    assert [len(t) for t in logprobs.top_logprobs or []] == [2] * 4
+
+
+def test_another_number_of_experts_is_another_answer(taught: Daemon) -> None:
+    taught.load({"model": QUESTIONS, "instance_id": "narrow", "num_experts": 1})
+    questions = [question for question, _ in examination(40)]
+
+    def answers(model: str) -> list[str]:
+        return [ask(taught, q, model=model)["message"]["content"] for q in questions]
+
+    assert answers("narrow") != answers(QUESTIONS)
+
+
+def test_a_conversation_goes_on_from_its_kept_kv_cache(taught: Daemon) -> None:
+    messages = user("What is the capital of Italy?")
+    body: dict[str, Any] = {"model": QUESTIONS, "messages": messages, "temperature": 0}
+    _, first = taught.request("POST", CHAT, body)
+    messages.append(first["choices"][0]["message"])
+    messages.append({"role": "user", "content": "What is the capital of Spain?"})
+    _, second = taught.request("POST", CHAT, body)
+    cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert first["usage"]["total_tokens"] - 1 <= cached < second["usage"]["prompt_tokens"]
+    assert second["choices"][0]["message"]["content"] == "The capital of Spain is Madrid."
