@@ -1,0 +1,122 @@
+"""Requests for what is not loaded yet, or not any more: they wait, wake it, or load it."""
+
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.core.memory import session_bytes
+from reconciler.core.records import Asked
+from reconciler.models.checkpoint import read_facts
+from reconciler.worker import backend
+from tests.conftest import QUESTIONS
+from tests.support import Daemon, Home
+
+TEXT = "/v1/completions"
+LONG = "tiny/long"
+
+
+@pytest.fixture
+def half(home: Home, tmp_path: Path) -> int:
+    """Tokens whose KV cache takes more than half of this machine's memory, for `LONG`."""
+    models = tmp_path / "models"
+    shutil.copytree(home.models / "tiny/llama", models / LONG)
+    config = models / LONG / "config.json"
+    settings = json.loads(config.read_text("utf-8"))
+    config.write_text(json.dumps(settings | {"max_position_embeddings": 10**12}), "utf-8")
+    home.models = models
+    per_token = session_bytes(read_facts(models / LONG), Asked(context_length=1), 1)
+    return int(0.6 * backend.machine().memory_budget / per_token)
+
+
+@pytest.fixture
+def jit(home: Home) -> Iterator[Daemon]:
+    with Daemon(home, "--jit") as daemon:
+        yield daemon
+
+
+def ask(daemon: Daemon, model: str, **headers: str) -> tuple[int, Any]:
+    body = {"model": model, "prompt": [7], "max_tokens": 2}
+    return daemon.request("POST", TEXT, body, headers)
+
+
+def test_a_request_waits_as_long_as_the_client_says(home: Home, half: int) -> None:
+    with Daemon(home) as daemon:
+        daemon.load({"model": LONG, "instance_id": "first", "context_length": half})
+        home.write("second.yaml", name="second", model=LONG, context_length=half)
+        daemon.until(
+            lambda: (
+                ("second", "WaitingForMemory")
+                in [(r["name"], reason(r)) for r in daemon.get("/api/v1/records")["records"]]
+            )
+        )
+        status, answer = ask(daemon, "second", Prefer="respond-async, wait=0")
+        assert (status, answer["error"]["code"]) == (503, "model_loading")
+        data = json.dumps({"model": "second", "prompt": [7]}).encode()
+        request = urllib.request.Request(daemon.url + TEXT, data, {"Prefer": "wait=0"})
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            urllib.request.urlopen(request)
+        with raised.value as error:
+            assert error.headers["Retry-After"] == "1"
+        unloading = threading.Thread(target=daemon.unload, args=("first",))
+        unloading.start()
+        assert ask(daemon, "second")[0] == 200
+        unloading.join()
+
+
+def reason(record: Any) -> str:
+    return str(record["status"]["conditions"][0]["reason"])
+
+
+def test_an_idle_instance_goes_and_the_next_request_loads_it_again(daemon: Daemon) -> None:
+    daemon.load({"model": QUESTIONS, "idle_ttl_seconds": 1})
+    record = daemon.eventually(QUESTIONS, lambda r: reason(r) == "Idle")
+    assert record["spec"]["idle_ttl_seconds"] == 1
+    assert daemon.loaded() == set()
+    assert record["status"]["config"] is None
+    assert ask(daemon, QUESTIONS)[0] == 200
+    daemon.eventually(QUESTIONS, lambda r: reason(r) == "Idle")
+
+
+def test_jit_loads_at_the_first_request_once(jit: Daemon) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(jit, QUESTIONS)[0], range(8)))
+    assert answers == [200] * 8
+    assert jit.log().count("action=Load name=reconciler/questions") == 2  # started, ended
+    record = jit.get(f"/api/v1/records/{QUESTIONS}")
+    assert (record["owner"], record["spec"]["idle_ttl_seconds"]) == ("http", 3600)
+
+
+def test_jit_never_answers_with_another_model(jit: Daemon) -> None:
+    jit.load({"model": QUESTIONS})
+    status, answer = ask(jit, "no/such")
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+
+
+def test_without_jit_a_model_that_is_not_loaded_is_told_how_to_load_it(daemon: Daemon) -> None:
+    status, answer = ask(daemon, QUESTIONS)
+    assert (status, answer["error"]["code"]) == (404, "model_not_loaded")
+    assert (
+        'POST /api/v1/models/load {"model": "reconciler/questions"}' in answer["error"]["message"]
+    )
+    assert daemon.get("/api/v1/records")["records"] == []
+
+
+def test_the_status_says_what_put_the_settings_in_force_and_when(daemon: Daemon) -> None:
+    told = []
+    for more in ({}, {"instance_id": "b"}, {"instance_id": "b", "context_length": 100}):
+        name = more.get("instance_id", QUESTIONS)
+        daemon.load({"model": QUESTIONS} | more)
+        status = daemon.get(f"/api/v1/records/{name}")["status"]
+        told.append((status["loaded_by"], status["loaded_at"], status["load_phases"].keys()))
+        assert status["load_time_seconds"] > 0
+    assert [action for action, _, _ in told] == ["Load", "Attach", "Reconfigure"]
+    assert [at for _, at, _ in told] == sorted(at for _, at, _ in told)
+    assert told[2][2] == {"warm_up"}  # no weights were read
