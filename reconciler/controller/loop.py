@@ -395,7 +395,7 @@ class Loop:
             return
         entry.fail(problem)
         previous = record.last_good
-        if record.owner == HTTP and previous is not None and previous != record.spec:
+        if record.owner == HTTP and previous and not previous.loads_like(record.spec):
             log.info("update undone", name=record.name, reason=problem.message)
             self._book.put(record.with_spec(previous))
 

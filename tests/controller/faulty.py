@@ -89,6 +89,7 @@ class FaultyEngine:
         self.world = world
         self.on_death = on_death
         self.loaded: dict[str, Instance] = {}
+        self.loaded_at: dict[str, float] = {}
         self.pending: list[Pending] = []
 
     async def machine(self) -> Machine:
@@ -135,11 +136,15 @@ class FaultyEngine:
             revision=checkpoint.revision,
             report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, 1, resolved.warnings),
         )
+        self.loaded_at[name] = self.world.clock.seconds
         self.world.failures.pop(name, None)
 
     async def unload(self, name: str) -> None:
         record = self.world.record(name)
         unwanted = record is None or record.spec.suspend
+        if record is not None and record.spec.idle_ttl_seconds is not None:
+            idle = self.world.clock.seconds - self.loaded_at.get(name, 0.0)
+            unwanted = unwanted or idle >= record.spec.idle_ttl_seconds
         self.world.expect(unwanted, f"{name} is unloaded though it is wanted")
         await self._wait(Pending(name, _future()))
         self.loaded.pop(name, None)

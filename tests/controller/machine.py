@@ -59,6 +59,8 @@ class World:
         """What each file declares; None: it is invalid."""
         self.unreadable = False
         self.calls: dict[asyncio.Task[Answer], LoadRequest] = {}
+        self.asking: dict[asyncio.Task[str], str] = {}
+        """Requests that wait for an instance, and the name that they asked for."""
         self.acknowledged: set[str] = set()
         """Names of http records that a caller was told are loaded."""
         self.failures: dict[str, Failures] = {}
@@ -88,6 +90,7 @@ class World:
         self.scan()
 
     def restart(self) -> None:
+        self._hang_up()
         self.run(self.controller.close())
         self._collect()
         self.store.close()
@@ -95,6 +98,7 @@ class World:
         self.start()
 
     def close(self) -> None:
+        self._hang_up()
         self.run(self.controller.close())
         self._collect()
         self.store.close()
@@ -140,6 +144,22 @@ class World:
         self.run(begin())
         self._collect()
 
+    def ask(self, name: str) -> None:
+        """A request for an instance, or for any of a model."""
+
+        async def begin() -> None:
+            self.asking[asyncio.create_task(self.controller.ready_for(name))] = name
+
+        self.run(begin())
+        self._collect()
+
+    def _hang_up(self) -> None:
+        """Whoever still asks goes away."""
+        for task in self.asking:
+            task.cancel()
+        self.settle()
+        self.asking.clear()
+
     def unload(self, name: str) -> None:
         async def begin() -> None:
             self.unloads.append(asyncio.create_task(self.controller.unload(name)))
@@ -174,6 +194,14 @@ class World:
         for unload in [u for u in self.unloads if u.done()]:
             self.unloads.remove(unload)
             assert isinstance(unload.exception(), LoadError | None)
+        for asking in [t for t in self.asking if t.done()]:
+            name = self.asking.pop(asking)
+            if asking.exception() is None:
+                answer = self.controller.answer(asking.result())
+                right = answer is None or name in (answer.record.name, answer.record.spec.model)
+                self.expect(right, f"{asking.result()} answers for {name}")
+            else:
+                assert isinstance(asking.exception(), LoadError), asking.exception()
         for task in [t for t in self.calls if t.done()]:
             del self.calls[task]
             if task.exception() is None:
@@ -282,10 +310,13 @@ class World:
         if states["Stalled"] and record.owner == HTTP and record.last_good is not None:
             assert record.last_good.loads_like(record.spec), "a failed update was not undone"
         busy = record.name in self.controller._loop.running
-        if not (states["Ready"] or states["Stalled"] or record.spec.suspend):
+        if not (states["Ready"] or states["Stalled"] or _rests(answer)):
             assert states["Progressing"]
         if instance is not None and instance.spec.loads_like(record.spec) and not busy:
-            assert states["Ready"] or record.spec.suspend
+            assert states["Ready"] or _rests(answer)
+        if _rests(answer) and not record.spec.suspend:
+            assert record.spec.idle_ttl_seconds is not None
+            assert instance is None or busy
 
     def _check_history(self, answer: Answer) -> None:
         kept = self.store.history(answer.record.name)
@@ -308,7 +339,7 @@ class World:
     def _check_restored(self, record: Record) -> None:
         """Where a wish cannot be, the last good spec serves, if it can."""
         good = record.last_good
-        if record.spec.suspend or record.name in self.engine.loaded or good is None:
+        if record.name in self.engine.loaded or good is None:
             return
         failures = self.failures.get(record.name)
         if failures is not None and failures.permanent and failures.key[2] == good:
@@ -335,6 +366,8 @@ class World:
                 break
         assert not self.calls
         for answer in self.controller.answers():
+            if _rests(answer):
+                continue
             self._check_restored(answer.record)
             ready = answer.status.condition("Ready")
             stalled = answer.status.condition("Stalled")
@@ -342,7 +375,12 @@ class World:
             assert stalled is not None
             assert (
                 ready.status == "True"
-                or answer.record.spec.suspend
                 or stalled.status == "True"
                 or "WaitingForMemory" in {c.reason for c in answer.status.conditions}
             ), answer
+
+
+def _rests(answer: Answer) -> bool:
+    """Whether it is not loaded because that is wished for."""
+    ready = answer.status.condition("Ready")
+    return answer.record.spec.suspend or (ready is not None and ready.reason == "Idle")

@@ -35,6 +35,7 @@ specs = st.builds(
     suspend=st.sampled_from([False, False, False, True]),
     priority=st.integers(0, 1),
     update_strategy=st.sampled_from(["auto", "load-first", "unload-first"]),
+    idle_ttl_seconds=st.sampled_from([None, None, None, 20]),
 )
 requests = st.builds(
     LoadRequest,
@@ -42,6 +43,7 @@ requests = st.builds(
     st.builds(Asked, context_length=contexts),
     st.sampled_from([frozenset(), frozenset({"context_length"})]),
     st.none() | names,
+    st.sampled_from([None, None, None, 20]),
 )
 
 
@@ -78,6 +80,10 @@ class Promises(RuleBasedStateMachine):
     @rule(request=requests)
     def load(self, request: LoadRequest) -> None:
         self.world.load(request)
+
+    @rule(name=st.sampled_from((*NAMES, *MODELS)))
+    def ask(self, name: str) -> None:
+        self.world.ask(name)
 
     @rule(name=st.sampled_from((*NAMES, *MODELS)))
     def unload(self, name: str) -> None:
