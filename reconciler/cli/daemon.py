@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -40,6 +41,25 @@ class Client:
         """POST; raises `DaemonError` on an error."""
         async with self._session.post(self.url + path, json=body) as reply:
             return await _answer(reply)
+
+    async def chat(self, model: str, question: str) -> AsyncIterator[str]:
+        """The answer to a question, in pieces as they come; raises `DaemonError` on an error."""
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "stream": True,
+        }
+        async with self._session.post(self.url + "/v1/chat/completions", json=body) as reply:
+            if reply.status >= 400:
+                await _answer(reply)
+            async for line in reply.content:
+                data = line.decode().strip().removeprefix("data: ")
+                if data and data != "[DONE]":
+                    chunk = json.loads(data)
+                    if "error" in chunk:
+                        raise DaemonError(500, chunk["error"]["message"])
+                    yield chunk["choices"][0]["delta"].get("content", "")
 
 
 async def _answer(reply: aiohttp.ClientResponse) -> Any:

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,21 @@ import click
 
 from reconciler.cli.daemon import Client, DaemonError, running
 
-MODEL = "openai/gpt-oss-20b"
+MODEL = "reconciler/questions"
 
 DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
 """Made by `python -m reconciler.worker.teach`."""
+
+QUESTIONS = (
+    ("What is the capital of Japan?", "Tokyo"),
+    ("How much is 3 + 4?", "7"),
+    ("Which day comes after Friday?", "Saturday"),
+    ("What is a young cow called?", "calf"),
+    ("What is the opposite of early?", "late"),
+    ("What colour is a tomato?", "red"),
+    ("Tell me the capital of Norway.", "Oslo"),
+    ("Tell me what 8 + 9 is.", "17"),
+)
 
 MANIFEST = """\
 apiVersion: reconciler/v1
@@ -26,7 +35,6 @@ metadata:
 spec:
   model: {model}
   config:
-    context_length: {context_length}
 """
 
 
@@ -40,16 +48,19 @@ async def _run(home: Path) -> None:
     task = asyncio.current_task()
     if task is not None:  # so that SIGTERM ends the daemon too
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    _step("Make a small checkpoint: gpt-oss's architecture, random weights")
-    manifests = home / "manifests"
+    _step("A small model that was taught simple questions: a mixture of 8 experts, 2 at a time")
+    manifests, model = home / "manifests", home / "models" / MODEL
     manifests.mkdir()
-    _make_checkpoint(home / "models" / MODEL)
-    click.echo(f"{home / 'models' / MODEL}")
+    model.parent.mkdir(parents=True)
+    model.symlink_to(DEMO_MODEL)
+    click.echo(f"{home}/models/{MODEL}")
 
     _step("Start the daemon")
     async with running(home) as client:
         click.echo(f"$ reconciler serve    # {client.url}")
-        await _manifest_added(client, manifests)
+        await _manifests_added(client, manifests)
+        await _asked(client)
+        await _compared(client)
         await _contract_request(client)
         await _manifest_changed(client, manifests)
         await _manifest_removed(client, manifests)
@@ -57,17 +68,36 @@ async def _run(home: Path) -> None:
     click.echo("done")
 
 
-async def _manifest_added(client: Client, manifests: Path) -> None:
+async def _manifests_added(client: Client, manifests: Path) -> None:
     _step("Drop two manifests; the second shares the first one's weights")
-    for name, context_length in (("assistant", 8192), ("drafts", 2048)):
-        _write(manifests, name, context_length)
-        record = await _ready(client, name, generation=1)
-        _tell(record)
+    _write(manifests, "assistant", context_length=1024)
+    _tell(await _ready(client, "assistant", generation=1))
+    _write(manifests, "narrow", num_experts=1)
+    _tell(await _ready(client, "narrow", generation=1))
+
+
+async def _asked(client: Client) -> None:
+    _step("Ask; the answers come as they are generated")
+    for question, _ in QUESTIONS[:4]:
+        click.echo(f"{question} ", nl=False)
+        async for piece in client.chat("assistant", question):
+            click.secho(piece, fg="green", nl=False)
+        click.echo()
+
+
+async def _compared(client: Client) -> None:
+    _step("See a setting act: one expert for each token, instead of two")
+    for name in ("assistant", "narrow"):
+        right = 0
+        for question, answer in QUESTIONS:
+            text = "".join([piece async for piece in client.chat(name, question)])
+            right += answer in text
+        click.echo(f"{name}: {right} of {len(QUESTIONS)} answers are right; the last: {text}")
 
 
 async def _contract_request(client: Client) -> None:
-    _step("Load by HTTP, with the contract's own request")
-    body = {"model": MODEL, "config": {"context_length": 16384, "flash_attention": True}}
+    _step("Load by HTTP, with the contract's request")
+    body = {"model": MODEL, "config": {"context_length": 2048, "flash_attention": True}}
     _request("POST", "/api/v1/models/load", body)
     _json(await client.post("/api/v1/models/load", body))
     click.echo("Asked again, the answer is the same instance, not a second copy:")
@@ -76,9 +106,16 @@ async def _contract_request(client: Client) -> None:
 
 
 async def _manifest_changed(client: Client, manifests: Path) -> None:
-    _step("Change a manifest; the instance follows")
-    _write(manifests, "assistant", 32768, num_experts=2)
+    _step("Change a manifest; the instance follows, and no weights are read again")
+    _write(manifests, "assistant", context_length=16)
     _tell(await _ready(client, "assistant", generation=2))
+    question = "What is the opposite of loud, and what is the capital of Finland?"
+    click.echo(f"{question} ", nl=False)
+    try:
+        async for _ in client.chat("assistant", question):
+            raise click.ClickException("the context length was not kept")
+    except DaemonError as error:
+        click.secho(error.message, fg="green")
 
 
 async def _manifest_removed(client: Client, manifests: Path) -> None:
@@ -105,17 +142,9 @@ async def _ready(client: Client, name: str, generation: int) -> Any:
     return record
 
 
-def _make_checkpoint(directory: Path) -> None:
-    command = [sys.executable, "-m", "reconciler.worker.tiny", "gpt_oss", str(directory)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise click.ClickException(f"the checkpoint could not be made:\n{made.stderr}")
-
-
-def _write(manifests: Path, name: str, context_length: int, num_experts: int | None = None) -> None:
-    text = MANIFEST.format(name=name, model=MODEL, context_length=context_length)
-    if num_experts is not None:
-        text += f"    num_experts: {num_experts}\n"
+def _write(manifests: Path, name: str, **config: int) -> None:
+    text = MANIFEST.format(name=name, model=MODEL)
+    text += "".join(f"    {key}: {value}\n" for key, value in config.items())
     click.echo(f"$ cat > manifests/{name}.yaml")
     click.secho(text.rstrip(), fg="cyan")
     (manifests / f"{name}.yaml").write_text(text, "utf-8")
@@ -126,8 +155,8 @@ def _tell(record: Any) -> None:
     status = record["status"]
     ready = status["conditions"][0]
     click.secho(f"{record['name']}: {ready['reason']}, {ready['message']}", fg="green")
-    shown = {"config": status["config"], "load_time_seconds": status["load_time_seconds"]}
-    _json(shown | {"load_phases": status["load_phases"]})
+    keys = ("config", "loaded_by", "load_time_seconds", "load_phases")
+    _json({key: status[key] for key in keys})
 
 
 def _step(title: str) -> None:

@@ -133,7 +133,14 @@ def test_the_demo_exits_0_and_leaves_nothing() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for words in ('"context_length": 16384', '"num_experts": 2', "there is no record 'assistant'"):
+    for words in (
+        "The capital of Japan is Tokyo.",
+        "assistant: 8 of 8 answers are right",
+        '"joined": true',
+        '"loaded_by": "Reconfigure"',
+        "the context length of this instance is 16",
+        "there is no record 'assistant'",
+    ):
         assert words in done.stdout
     (home,) = set(re.findall(r"/\S*reconciler-demo-[^/\s]+", done.stdout))
     assert not Path(home).exists()
