@@ -1,0 +1,74 @@
+"""Checkpoints to measure with: the package's, a tiny llama, and one of 3 GB. Run as a script, so
+that whoever measures does not import MLX: `python -m benchmarks.checkpoints DIRECTORY`."""
+
+import json
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+
+from reconciler.worker.tiny import make
+
+LAYERS = 24
+HIDDEN = 2048
+INTERMEDIATE = 8192
+VOCABULARY = 32000
+"""1.6 billion parameters, 3.2 GB in bfloat16."""
+
+
+def large(directory: Path) -> None:
+    """A llama of 3.2 GB. All layers have the same random weights: only their size matters."""
+    make("llama", directory)
+    config = json.loads((directory / "config.json").read_text("utf-8")) | {
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 64,
+        "vocab_size": VOCABULARY,
+    }
+    for old in directory.glob("model*"):
+        old.unlink()
+    (directory / "config.json").write_text(json.dumps(config), "utf-8")
+    mx.random.seed(0)
+
+    def matrix(rows: int, columns: int) -> mx.array:
+        return (0.02 * mx.random.normal((rows, columns))).astype(mx.bfloat16)
+
+    ones = mx.ones((HIDDEN,), dtype=mx.bfloat16)
+    layer = {
+        **{f"self_attn.{name}_proj.weight": matrix(HIDDEN, HIDDEN) for name in "qkvo"},
+        "mlp.gate_proj.weight": matrix(INTERMEDIATE, HIDDEN),
+        "mlp.up_proj.weight": matrix(INTERMEDIATE, HIDDEN),
+        "mlp.down_proj.weight": matrix(HIDDEN, INTERMEDIATE),
+        "input_layernorm.weight": ones,
+        "post_attention_layernorm.weight": ones,
+    }
+    shards = {
+        "model-00001-of-00002.safetensors": range(LAYERS // 2),
+        "model-00002-of-00002.safetensors": range(LAYERS // 2, LAYERS),
+    }
+    ends = {
+        "model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN),
+        "lm_head.weight": matrix(VOCABULARY, HIDDEN),
+        "model.norm.weight": ones,
+    }
+    placed: dict[str, str] = {}
+    for file, numbers in shards.items():
+        tensors = {
+            f"model.layers.{n}.{key}": value for n in numbers for key, value in layer.items()
+        }
+        if 0 in numbers:
+            tensors |= ends
+        mx.save_safetensors(str(directory / file), tensors, metadata={"format": "mlx"})
+        placed |= dict.fromkeys(tensors, file)
+    index = json.dumps({"metadata": {}, "weight_map": placed})
+    (directory / "model.safetensors.index.json").write_text(index, "utf-8")
+
+
+if __name__ == "__main__":
+    models = Path(sys.argv[1])
+    make("llama", models / "bench/tiny")
+    if "--large" in sys.argv:
+        large(models / "bench/large")

@@ -1,0 +1,78 @@
+"""What is measured: a daemon of its own, and mlx_lm's server."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from reconciler.cli.daemon import Client, running
+
+POLL_SECONDS = 0.02
+SETTLE_SECONDS = 0.3
+"""After a worker's socket is there: it is about to print its greeting."""
+
+
+class Daemon:
+    """A running daemon, spoken to over HTTP."""
+
+    def __init__(self, client: Client, home: Path) -> None:
+        self.url = client.url
+        self._client = client
+        self._run = home / "state" / "run"
+
+    async def post(self, path: str, body: Any) -> Any:
+        """POST; raises on an error."""
+        return await self._client.post(path, body)
+
+    def sockets(self) -> list[Path]:
+        """Of the workers that can be spoken to, the oldest first."""
+        return sorted(self._run.glob("*.sock"), key=lambda path: int(path.stem))
+
+    async def spare_is_warm(self) -> None:
+        """Wait for the worker that is kept ready, so that its start disturbs nothing measured."""
+        while len(self.sockets()) < 1:
+            await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(SETTLE_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def daemon(home: Path) -> AsyncIterator[Daemon]:
+    """`reconciler serve` over `home`."""
+    (home / "manifests").mkdir()
+    async with running(home) as client:
+        yield Daemon(client, home)
+
+
+@contextlib.asynccontextmanager
+async def mlx_lm_server(model: Path) -> AsyncIterator[str]:
+    """`mlx_lm.server` with a model; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mlx_lm", "server", "--model", str(model)),
+        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "ERROR"),
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with aiohttp.ClientSession() as session:
+            while True:
+                if process.returncode is not None:
+                    raise RuntimeError("mlx_lm.server did not start")
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(f"{url}/health") as reply:
+                        if reply.status == 200:
+                            break
+                await asyncio.sleep(POLL_SECONDS)
+        yield url
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()

@@ -1,0 +1,115 @@
+"""How fast loaded models answer: against mlx_lm.server, and against the worker without a daemon."""
+
+import asyncio
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benchmarks.daemon import Daemon, mlx_lm_server
+from benchmarks.measure import Result, Side, compare
+
+MODEL = "bench/tiny"
+PROMPT_TOKENS = 30
+NEW_TOKENS = 32
+
+_serial = itertools.count()
+
+
+def body(model: str, **more: Any) -> dict[str, Any]:
+    """A request for 32 tokens to a prompt of about 30 that was never sent before."""
+    words = f"{next(_serial):05d} " + "what is wanted " * (PROMPT_TOKENS // 6)
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": words}],
+        "max_tokens": NEW_TOKENS,
+        "temperature": 0,
+    } | more
+
+
+def throughput(url: str, model: str, concurrency: int, requests: int) -> Side:
+    """Generated tokens per second, with so many requests at a time."""
+
+    async def once() -> float:
+        left = iter(range(requests))
+        tokens = 0
+
+        async def client(session: aiohttp.ClientSession) -> None:
+            nonlocal tokens
+            for _ in left:
+                async with session.post(f"{url}/v1/chat/completions", json=body(model)) as reply:
+                    answer = await reply.json()
+                    tokens += answer["usage"]["completion_tokens"]
+
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            begin = time.perf_counter()
+            await asyncio.gather(*(client(session) for _ in range(concurrency)))
+            return tokens / (time.perf_counter() - begin)
+
+    return once
+
+
+def first_token(session: aiohttp.ClientSession, url: str, requests: int) -> Side:
+    """Seconds to the first text of a stream, one request after the other; the mean."""
+
+    async def once() -> float:
+        total = 0.0
+        for _ in range(requests):
+            begin = time.perf_counter()
+            async with session.post(url, json=body(MODEL, stream=True)) as reply:
+                async for line in reply.content:
+                    if b'"content":' in line and b'"role"' not in line:
+                        break
+                total += time.perf_counter() - begin
+                await reply.read()
+        return total / requests
+
+    return once
+
+
+async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
+    """All of it."""
+    await daemon.post("/api/v1/models/load", {"model": MODEL})
+    results = []
+    async with mlx_lm_server(models / MODEL) as server:
+        for concurrency in (8,) if quick else (1, 8, 32):
+            requests = 4 * concurrency if concurrency > 1 else 16
+            results.append(
+                await compare(
+                    f"chat, {concurrency} at a time",
+                    throughput(daemon.url, MODEL, concurrency, requests),
+                    "mlx_lm.server",
+                    throughput(server, str(models / MODEL), concurrency, requests),
+                    turns=3 if quick else 9,
+                    unit="tokens/s",
+                    target="≥ 1.0",
+                )
+            )
+    results.append(await added_by_the_daemon(daemon, turns=5 if quick else 15))
+    await daemon.post("/api/v1/models/unload", {"instance_id": MODEL})
+    return results
+
+
+async def added_by_the_daemon(daemon: Daemon, turns: int) -> Result:
+    """The first token through the daemon, against the worker's own socket."""
+    route = "/chat/completions"
+    connector = aiohttp.UnixConnector(str(daemon.sockets()[0]))
+    async with (
+        aiohttp.ClientSession() as through,
+        aiohttp.ClientSession(connector=connector) as direct,
+    ):
+        # Sessions are numbered; this is the one that answers.
+        for number in range(1, 1000):
+            url = f"http://worker/sessions/{number}{route}"
+            async with direct.post(url, json=body(MODEL)) as reply:
+                if reply.status == 200:
+                    break
+        return await compare(
+            "first token",
+            first_token(through, f"{daemon.url}/v1{route}", 10),
+            "the worker without the daemon",
+            first_token(direct, url, 10),
+            turns=turns,
+        )
