@@ -8,7 +8,7 @@ ifeq ($(shell uname -s),Linux)
 EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda13,cpu)
 endif
 
-.PHONY: help install demo serve test test-long docs check format clean
+.PHONY: help install demo serve test test-long bench bench-quick demo-model docs check format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -36,6 +36,15 @@ test: install ## The test suite: bounded and deterministic
 
 test-long: install ## Storms and fuzzing
 	$(BIN)/pytest -m long
+
+bench: install ## Measure, as ratios; less than ten minutes, 4 GB in /tmp; writes bench.json
+	$(BIN)/python -m benchmarks --json bench.json
+
+bench-quick: install ## The same with small checkpoints, in less than a minute
+	$(BIN)/python -m benchmarks --quick
+
+demo-model: install ## Train the demo's model anew; minutes, with OpenBLAS preloaded
+	$(BIN)/python -m reconciler.worker.teach reconciler/demo_model
 
 docs: install ## Fill the tables in docs/ from the schemas
 	$(BIN)/python docs/tables.py

@@ -36,7 +36,7 @@ class Daemon:
 
     async def spare_is_warm(self) -> None:
         """Wait for the worker that is kept ready, so that its start disturbs nothing measured."""
-        while len(self.sockets()) < 1:
+        while not self.sockets():  # noqa: ASYNC110  nothing tells
             await asyncio.sleep(POLL_SECONDS)
         await asyncio.sleep(SETTLE_SECONDS)
 

@@ -151,7 +151,8 @@ class Controller:
 
         Raises `LoadError` `NotLoaded`.
         """
-        leaving = {a.name for a in self._loop.running.values() if a.kind is Kind.UNLOAD}
+        actions = self._loop.running.values()
+        leaving = {a.name for a in actions if a.kind is Kind.UNLOAD or a.unload_first}
         loaded = {i.name for i in self._engine.instances()} - leaving
         if model in loaded:
             return model

@@ -32,6 +32,14 @@ T = TypeVar("T")
 END_SECONDS = 5.0
 """A worker ends when its stdin closes; one that has not after this long is killed."""
 
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # On Linux, huge pages: reading weights is page faults for the most part.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""Of every worker."""
+
 _serial = itertools.count(1)
 
 _LINE = msgspec.json.Decoder(WeightsRead | WeightsLoaded | WorkerFailure)
@@ -68,7 +76,7 @@ class WorkerProcess:
             stdout=PIPE,
             stderr=PIPE,
             start_new_session=True,  # a terminal's Ctrl-C is the daemon's to handle
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=os.environ | ENVIRONMENT,
         )
         return cls(process, socket)
 

@@ -62,7 +62,7 @@ class Completion:
     @property
     def cached_tokens(self) -> int:
         """Of the prompt, found in the KV cache of an earlier request."""
-        return self._request.cached_tokens
+        return self._request.cached_tokens or 0
 
     @property
     def tokenizer(self) -> Any:
@@ -131,6 +131,8 @@ class Completion:
             if likelihood is not None and end != "stop":
                 likelihoods.append(likelihood)
             said = self._transcript.hear(token, end)
+            if said.calls and self.body.parallel_tool_calls is False:
+                said.calls, said.stopped = said.calls[:1], True
             if said.stopped and end is None:
                 self.cancel()
                 end = "stop"

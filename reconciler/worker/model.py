@@ -36,6 +36,10 @@ class Model:
         self.tokenizer: Any = None
         self.vocabulary = 0
         """Token ids that both tokenizer and model know."""
+        self._computed: set[tuple[int, bool, bool]] = set()
+        """Ways of computing that a token went through already."""
+        self._batches: bool | None = None
+        """Whether it takes prompts of different lengths together, where that is to be learnt."""
         self._floor = 0.0
         """What the session that was stepped last had had of the thread's time."""
 
@@ -74,7 +78,15 @@ class Model:
         eos = self.tokenizer.eos_token_ids
         room = Room(command.kv_bytes_per_token, command.session_bytes)
         session = Session(self._module(self._path, command), command.config, tuple(eos), room)
-        observed, unused = session.observe()
+        config = command.config
+        way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
+        observed, unused = session.observe(compute=way not in self._computed)
+        self._computed.add(way)
+        if "flash_attention" in unused:  # it has an attention of its own
+            if self._batches is None:
+                self._batches = session.batches()
+            if not self._batches:
+                session.answer_one_by_one()
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
@@ -112,7 +124,7 @@ class Model:
 
     def probe(self, name: str) -> None:
         """Generate one token. Raises KeyError where there is no such session."""
-        self._sessions[name].observe()
+        self._sessions[name].generate([0], 1)
 
     def _module(self, path: Path, command: OpenSession) -> Any:
         """The model for that number of experts: another router width is a sibling module."""

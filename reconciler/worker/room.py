@@ -7,6 +7,9 @@ a batch is counted as the number of its requests times the longest.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+UNCOUNTED = 2**28
+"""Bytes for the kept caches of a model whose KV cache does not grow, or is not known to."""
+
 
 @dataclass
 class Room:
@@ -29,10 +32,10 @@ class Room:
         """Whether requests of these lengths, in tokens, can run together."""
         return self._taken(lengths) <= self.reserved + self.spare
 
-    def left(self, lengths: Sequence[int]) -> int | None:
-        """Bytes that they leave of what is held for the session; None: no limit."""
+    def left(self, lengths: Sequence[int]) -> int:
+        """Bytes that they leave of what is held for the session."""
         if not self.bytes_per_token:
-            return None
+            return UNCOUNTED
         return max(0, self.reserved - self._taken(lengths))
 
     def _taken(self, lengths: Sequence[int]) -> int:

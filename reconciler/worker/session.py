@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import LRUPromptCache
+from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
 
 from reconciler.core.records import Config
 from reconciler.worker import experts, force
@@ -67,8 +68,8 @@ class Request:
     processors: Sequence[Any] = ()
     kept: bool = True
     """Whether its KV cache is kept for prompts that begin alike."""
-    cached_tokens: int = 0
-    """Of the prompt, found in a kept KV cache."""
+    cached_tokens: int | None = None
+    """Of the prompt, found in a kept KV cache; None: it still waits."""
     left: int = 0
     """Tokens that it may still generate."""
     reserved: int = 0
@@ -171,7 +172,8 @@ class Session:
             # All but the last token: the generator needs one to begin with.
             cache, rest = self._kept.fetch_nearest_cache(None, prompt[:-1])
             known = len(prompt) - 1 - len(rest)
-        request.cached_tokens = known
+        if request.cached_tokens is None:
+            request.cached_tokens = known
         (uid,) = self._generator.insert(
             [prompt[known:]],
             max_tokens=[request.left],
@@ -187,8 +189,7 @@ class Session:
     def _trim(self) -> None:
         """Kept prompts have what running requests leave of the session's memory."""
         left = self.room.left([r.reserved for r in self._running.values()])
-        if left is not None:
-            self._kept.trim_to(n_bytes=left)
+        self._kept.trim_to(n_bytes=left)
 
     def cancel(self, request: Request) -> None:
         """Let go of a completion, if it is still there."""
@@ -265,24 +266,16 @@ class Session:
             raise errors[0]
         return tokens
 
-    def _try(self, prompts: Sequence[list[int]], max_tokens: int) -> list[Exception]:
-        """Complete prompts of our own, together, whatever the limits; the errors."""
-        errors: list[Exception] = []
-        requests = [
-            Request(p, max_tokens, _ignore, errors.append, kept=False, left=max_tokens)
-            for p in prompts
-        ]
-        for request in requests:
-            self._insert(request)
-        while not errors and any(request.uid is not None for request in requests):
-            self.step()
-        return errors
+    def observe(self, *, compute: bool = True) -> tuple[Config, tuple[str, ...]]:
+        """Call the model with one token: the settings in force, and those that nothing used.
 
-    def observe(self) -> tuple[Config, tuple[str, ...]]:
-        """Generate one token: the settings that were in force, and those that nothing used."""
+        Without `compute` nothing but the graph is built, which takes milliseconds: settings act
+        there. Raises what the model raises.
+        """
         with experts.observed() as routed, force.observed() as seen:
-            for error in self._try([[0]], 1):
-                raise error
+            logits = self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
+        if compute:
+            mx.eval(logits)
         used = {"flash_attention": seen.attention, "offload_kv_cache_to_gpu": seen.kv_on_gpu}
         config = Config(
             context_length=self.config.context_length,
@@ -293,21 +286,29 @@ class Session:
             # What a model keeps in place of a KV cache stays where MLX computes.
             offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=force.on_gpu()),
         )
-        unused = tuple(key for key, values in used.items() if not values)
-        if "flash_attention" in unused:
-            self._learn_whether_it_batches()
-        return config, unused
+        return config, tuple(key for key, values in used.items() if not values)
 
-    def _learn_whether_it_batches(self) -> None:
-        """Some models with an attention of their own cannot take prompts of different lengths
-        together (mlx-lm 0.32's gemma2): those answer one request after the other.
+    def batches(self) -> bool:
+        """Whether the model takes prompts of different lengths together.
 
-        A batch as large as the number of heads can pass by accident, so two sizes are tried.
+        Some with an attention of their own do not (mlx-lm 0.32's gemma2). A batch as large as the
+        number of heads can pass by accident, so two sizes are tried.
         """
-        if any(self._try([[0] * n for n in range(1, size + 1)], 2) for size in (3, 5)):
-            self._batch_size = 1
-            self._generator.close()
-            self._begin()
+        errors: list[Exception] = []
+        for size in (3, 5):
+            for length in range(1, size + 1):
+                self._insert(Request([0] * length, 2, _ignore, errors.append, kept=False, left=2))
+            while self._running:
+                self.step()
+            if errors:
+                return False
+        return True
+
+    def answer_one_by_one(self) -> None:
+        """For a model that does not take prompts of different lengths together."""
+        self._batch_size = 1
+        self._generator.close()
+        self._begin()
 
     def close(self) -> None:
         """Let go of the generator; what still runs or waits is told so."""

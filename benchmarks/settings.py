@@ -1,0 +1,151 @@
+"""What each setting does to time, memory and answers: `python -m benchmarks.settings`.
+
+Runs MLX in this process, in sessions as a worker has them. Values of a setting take turns, in one
+run; the first turn is left out. Prints the tables of docs/settings.md.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.utils import _get_classes
+
+from reconciler.cli.demo import DEMO_MODEL
+from reconciler.core.protocol import LoadWeights, OpenSession
+from reconciler.core.records import Config
+from reconciler.worker import force
+from reconciler.worker.model import Model
+from reconciler.worker.questions import examination
+from reconciler.worker.session import Request, Session
+
+CONFIG = Config(8192, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+TURNS = 5
+PROMPT = 2048
+EXAMINED = 200
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000,
+    "vocab_size": 320,
+    "tie_word_embeddings": True,
+}
+
+
+def prefill(session: Session, length: int) -> tuple[float, float]:
+    """Seconds and peak bytes of reading a prompt of so many tokens, and generating one."""
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    begin = time.perf_counter()
+    # Each prompt begins with another token, so that no kept KV cache fits.
+    session.generate([prefill.turn % 300] + [7] * (length - 1), 1)  # type: ignore[attr-defined]
+    prefill.turn += 1  # type: ignore[attr-defined]
+    return time.perf_counter() - begin, mx.get_peak_memory() - before
+
+
+prefill.turn = 0  # type: ignore[attr-defined]
+
+
+def compare(sessions: dict[Any, Session], base: Any) -> dict[Any, tuple[float, float]]:
+    """Time and peak memory of a long prompt, as ratios to those of `base`; medians of turns."""
+    turns = [
+        {value: prefill(session, PROMPT) for value, session in sessions.items()}
+        for _ in range(TURNS + 1)
+    ]
+    return {
+        value: (
+            median(turn[value][0] / turn[base][0] for turn in turns[1:]),
+            median(turn[value][1] / turn[base][1] for turn in turns[1:]),
+        )
+        for value in sessions
+    }
+
+
+def llama() -> Any:
+    """A small llama with random weights."""
+    model_class, args_class = _get_classes(LLAMA)
+    model = model_class(args_class.from_dict(LLAMA))
+    mx.eval(model.parameters())
+    return model
+
+
+def right(model: Model, name: str) -> int:
+    """Held-out questions that a session of the demo's model answers as it was taught."""
+    session, tokenizer = model.session(name), model.tokenizer
+    texts: list[list[int]] = []
+    questions = examination(EXAMINED)
+
+    def ask(question: str) -> None:
+        heard: list[int] = []
+        texts.append(heard)
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True
+        )
+        session.start(Request(list(prompt), 40, lambda token, *_: heard.append(token), print))
+
+    for question, _ in questions:
+        while len(session._waiting) > 64:  # noqa: SLF001
+            session.step()
+        ask(question)
+    while session.busy:
+        session.step()
+    told = [tokenizer.decode(text, skip_special_tokens=True) for text in texts]
+    return sum(a == b for a, (_, b) in zip(told, questions, strict=True))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """As Markdown."""
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def main() -> None:
+    """Measure and print."""
+    force.install()
+    model = llama()
+    sizes = {
+        size: Session(model, replace(CONFIG, eval_batch_size=size)) for size in (16, 128, 512, 2048)
+    }
+    passes = [
+        (str(size), str(-(-(PROMPT - 1) // size)), f"{seconds:.2f}", f"{peak:.2f}")
+        for size, (seconds, peak) in compare(sizes, 512).items()
+    ]
+    print_table(("eval_batch_size", f"passes for {PROMPT} tokens", "time", "peak memory"), passes)
+
+    ways = {
+        flash: Session(model, replace(CONFIG, eval_batch_size=2048, flash_attention=flash))
+        for flash in (True, False)
+    }
+    attention = [
+        (str(flash).lower(), f"{seconds:.2f}", f"{peak:.2f}")
+        for flash, (seconds, peak) in compare(ways, base=False).items()
+    ]
+    print_table(("flash_attention", "time", "peak memory"), attention)
+
+    taught = Model()
+    taught.load(LoadWeights(str(DEMO_MODEL)), lambda _: None)
+    experts = {}
+    for number in (1, 2, 4, 8):
+        config = replace(CONFIG, context_length=4096, num_experts=number)
+        taught.open(str(number), OpenSession(config, ("num_experts_per_tok",)))
+        experts[number] = taught.session(str(number))
+    widths = [
+        (str(number), f"{seconds:.2f}", f"{right(taught, str(number))} of {EXAMINED}")
+        for number, (seconds, _) in compare(experts, 2).items()
+    ]
+    print_table(("num_experts", "time", "right answers"), widths)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What tokens say, for a model with marks for thoughts and tool calls."""
+
+import json
+from typing import Any
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+
+from reconciler.cli.demo import DEMO_MODEL
+from reconciler.worker.transcript import Said, Transcript
+
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer(DEMO_MODEL)
+
+
+def say(
+    tokenizer: Any,
+    text: str,
+    prompt: str = "",
+    *stops: str,
+    end: str = "stop",
+    chat: bool = True,
+) -> tuple[Said, list[Said]]:
+    """All that is said by a text, together and piece by piece."""
+    transcript = Transcript(tokenizer, tokenizer.encode(prompt), stops, [], chat=chat)
+    tokens = tokenizer.encode(text)
+    ends = [None] * (len(tokens) - 1) + ["length"]
+    if end == "stop":
+        tokens, ends = [*tokens, tokenizer.eos_token_id], [None] * len(tokens) + ["stop"]
+    whole, pieces = Said(), []
+    for token, last in zip(tokens, ends, strict=True):
+        said = transcript.hear(token, last)
+        pieces.append(said)
+        whole.content += said.content
+        whole.reasoning += said.reasoning
+        whole.calls += said.calls
+        if said.stopped:
+            whole.stopped = True
+            break
+    return whole, pieces
+
+
+def functions(said: Said) -> list[tuple[str, Any]]:
+    return [
+        (call["function"]["name"], json.loads(call["function"]["arguments"])) for call in said.calls
+    ]
+
+
+def test_text_is_told_as_it_comes(tokenizer: Any) -> None:
+    whole, pieces = say(tokenizer, "The capital of Japan is Tokyo.")
+    assert whole.content == "The capital of Japan is Tokyo."
+    assert sum(bool(piece.content) for piece in pieces) > 3
+
+
+def test_the_end_token_is_not_text_and_the_last_of_a_length_is(tokenizer: Any) -> None:
+    for end in ("stop", "length"):
+        assert say(tokenizer, "a < b <", end=end)[0].content == "a < b <"
+
+
+@pytest.mark.parametrize("prompt", ["", "<think>\n"])
+def test_thoughts_are_kept_apart_wherever_they_begin(tokenizer: Any, prompt: str) -> None:
+    text = ("" if prompt else "<think>\n") + "Two thoughts.\n</think>\n\nOne answer."
+    whole, _ = say(tokenizer, text, prompt)
+    assert (whole.reasoning.strip(), whole.content) == ("Two thoughts.", "One answer.")
+
+
+def test_thoughts_that_ended_in_the_prompt_are_over(tokenizer: Any) -> None:
+    whole, _ = say(tokenizer, "One answer.", "<think>\n\n</think>\n\n")
+    assert (whole.reasoning, whole.content) == ("", "One answer.")
+
+
+def test_a_call_is_told_once_it_is_whole(tokenizer: Any) -> None:
+    whole, pieces = say(tokenizer, CALL)
+    assert functions(whole) == [("weather", {"city": "Paris"})]
+    assert whole.content.strip() == ""
+    assert sum(bool(piece.calls) for piece in pieces) == 1
+
+
+def test_calls_can_follow_each_other_and_text(tokenizer: Any) -> None:
+    whole, _ = say(tokenizer, f"I look.{CALL}{CALL}")
+    assert functions(whole) == [("weather", {"city": "Paris"})] * 2
+    assert whole.content == "I look."
+    assert len({call["id"] for call in whole.calls}) == 2
+
+
+@pytest.mark.parametrize("inside", ["no json", "5", '{"name": "weather"}', "[1]"])
+def test_what_cannot_be_read_as_a_call_is_told_as_text(tokenizer: Any, inside: str) -> None:
+    text = f"<tool_call>{inside}</tool_call> done"
+    whole, _ = say(tokenizer, text)
+    assert (whole.calls, whole.content) == ([], text)
+
+
+def test_a_call_that_breaks_off_is_told_as_text(tokenizer: Any) -> None:
+    text = '<tool_call>\n{"name": "wea'
+    whole, _ = say(tokenizer, text, end="length")
+    assert (whole.calls, whole.content) == ([], text)
+
+
+def test_a_stop_ends_the_text_before_it_and_is_not_looked_for_elsewhere(tokenizer: Any) -> None:
+    whole, _ = say(tokenizer, "<think>\nTokyo\n</think>\n\nIt is Tokyo.", "", "Tokyo")
+    assert (whole.content, whole.stopped) == ("It is ", True)
+    assert "Tokyo" in whole.reasoning
+
+
+def test_without_a_chat_everything_is_text(tokenizer: Any) -> None:
+    text = f"<think>hm</think>{CALL}"
+    whole, _ = say(tokenizer, text, chat=False)
+    assert whole == Said(content=text)
