@@ -1,8 +1,8 @@
 """softmax(QKᵀ·scale + mask)V as written, whole or in tiles of queries.
 
 `mx.fast.scaled_dot_product_attention` is one fused kernel on a GPU; MLX's CPU backend has none.
-In tiles the scores of a long prompt are never in memory all at once, and keys beyond a causal
-tile's end are left out: exact, and on a CPU quicker. Whole is what attention without fusion is.
+In tiles the scores of a long prompt are never in memory all at once, and keys that no query of a
+tile sees are left out: exact, and on a CPU quicker. Whole is what attention without fusion is.
 """
 
 from typing import Any
@@ -55,27 +55,45 @@ def tiled(
     if length <= TILE:
         return whole(queries, keys, values, scale=scale, mask=mask, sinks=sinks)
     tiles: list[Any] = []
-    for start in range(0, length, TILE):
-        stop = min(start + TILE, length)
-        seen, part = total, mask
-        if isinstance(mask, str):
-            seen = total - length + stop
-        elif mask is not None and mask.shape[-2] > 1:
-            part = mask[..., start:stop, :]
+    for start, (first, last) in zip(
+        range(0, length, TILE), _seen(mask, length, total), strict=True
+    ):
+        stop, part = min(start + TILE, length), mask
+        if mask is not None and not isinstance(mask, str):
+            part = mask[..., start:stop, :] if mask.shape[-2] > 1 else mask
+            part = part[..., first:last] if mask.shape[-1] > 1 else part
         tile = queries[:, :, start:stop]
         if tiles:  # one after the other, or MLX has the scores of all in memory at once
             (tile,) = mx.depends([tile], [tiles[-1]])
         tiles.append(
             whole(
                 tile,
-                keys[:, :, :seen],
-                values[:, :, :seen],
+                keys[:, :, first:last],
+                values[:, :, first:last],
                 scale=scale,
                 mask=part,
                 sinks=sinks,
             )
         )
     return mx.concatenate(tiles, axis=2)
+
+
+def _seen(mask: Any, length: int, total: int) -> list[tuple[int, int]]:
+    """For each tile, the first key that one of its queries sees, and the one after the last."""
+    starts = range(0, length, TILE)
+    if isinstance(mask, str):
+        return [(0, total - length + min(start + TILE, length)) for start in starts]
+    if mask is None or mask.dtype != mx.bool_ or mask.shape[-2:] != (length, total):
+        return [(0, total)] * len(starts)
+    return [_span(mask[..., start : start + TILE, :]) for start in starts]
+
+
+def _span(mask: Any) -> tuple[int, int]:
+    """The keys from the first to the last that a mask lets through; (..., L, S)."""
+    through = mx.any(mask.reshape(-1, mask.shape[-1]), axis=0)
+    hidden: Any = mx.argmax(through[::-1]).item()
+    first: Any = mx.argmax(through).item()
+    return first, mask.shape[-1] - hidden
 
 
 def _grouped_mask(mask: Any, kv_heads: int) -> Any:

@@ -19,9 +19,12 @@ def masks(batch: int, heads: int, length: int, total: int, dtype: Any) -> dict[s
     seen = mx.random.uniform(shape=(batch, heads, length, total)) > 0.3
     seen = mx.logical_or(seen, mx.arange(total) == 0)
     added = mx.random.normal((batch, heads, length, total)).astype(dtype)
+    past = mx.arange(total - length, total)[:, None] - mx.arange(total)
     return {
         "none": None,
         "causal": "causal",
+        "causal as an array": past >= 0,
+        "window": mx.logical_and(past >= 0, past < 4),
         "bool 2": seen[0, 0],
         "bool 3": seen[0, :1],
         "bool 4": seen,
@@ -67,6 +70,28 @@ def test_a_query_that_sees_nothing_gives_numbers() -> None:
     mask = mx.zeros((3, 3), dtype=mx.bool_)
     for way in (attention.whole, attention.tiled):
         assert not mx.isnan(way(q, q, q, scale=1.0, mask=mask)).any().item()
+
+
+def test_keys_that_a_tile_does_not_see_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    whole = attention.whole
+
+    def counting(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        sizes.append(k.shape[2])
+        return whole(q, k, v, **options)
+
+    monkeypatch.setattr(attention, "whole", counting)
+    q, tile = mx.random.normal((1, 2, 3 * attention.TILE, 8)), attention.TILE
+    past = mx.arange(3 * tile)[:, None] - mx.arange(3 * tile)
+    for mask, expected in (
+        ("causal", [tile, 2 * tile, 3 * tile]),
+        (past >= 0, [tile, 2 * tile, 3 * tile]),
+        (mx.logical_and(past >= 0, past < 4), [tile, tile + 3, tile + 3]),
+        (None, [3 * tile] * 3),
+    ):
+        sizes.clear()
+        attention.tiled(q, q, q, scale=0.25, mask=mask)
+        assert sizes == expected
 
 
 def test_tiles_never_hold_all_scores_at_once() -> None:
