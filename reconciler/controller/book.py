@@ -54,7 +54,7 @@ class Entry:
     requests: int = 0
     """Being answered."""
     used_at: float = 0.0
-    """Monotonic time at which the last request ended, or it was loaded."""
+    """Monotonic time at which the last request ended, or the last wish came or was fulfilled."""
     waiters: list["asyncio.Future[Answer]"] = field(default_factory=list)
 
     def succeed(self) -> None:
@@ -118,7 +118,7 @@ class Book:
         if entry is None:
             entry = self.entries[record.name] = Entry(record, Status(), self.clock.monotonic())
         elif new_wish:
-            entry.queued_at = self.clock.monotonic()
+            entry.queued_at = entry.used_at = self.clock.monotonic()
             entry.idle = False
         entry.record = record
         self._tell_change(before, record)
@@ -128,8 +128,9 @@ class Book:
         return entry
 
     def wake_up(self, name: str) -> None:
-        """Have what is idle loaded again."""
+        """Have what is idle loaded again; what is not stays so."""
         entry = self.entries[name]
+        entry.used_at = self.clock.monotonic()
         if entry.idle:
             entry.idle = False
             entry.queued_at = self.clock.monotonic()

@@ -188,7 +188,7 @@ class Loop:
             ttl = entry.record.spec.idle_ttl_seconds
             if ttl is None:
                 entry.idle = False
-            elif name in loaded and not entry.requests:
+            elif name in loaded and not (entry.requests or entry.waiters):
                 end = entry.used_at + ttl
                 entry.idle = end <= now
                 ends += [end] if end > now else []
@@ -300,15 +300,17 @@ class Loop:
     ) -> None:
         """Note the outcome in the record's entry, if it is still the same record."""
         entry, spec = self._book.entries.get(record.name), action.spec
+        if spec is None:  # an unload, which says nothing about what is wished for
+            return
         if entry is None or entry.record.created_at != record.created_at:
             return
         if problem is not None:
             checkpoint = action.checkpoint
             fingerprint = checkpoint.fingerprint if checkpoint is not None else None
-            self._note_failure(entry, record, spec or record.spec, fingerprint, problem)
+            self._note_failure(entry, record, spec, fingerprint, problem)
             if entry.record.provisional:
                 self._give_up(entry, problem)
-        elif spec is not None:
+        else:
             if spec.loads_like(record.spec):
                 entry.retry = None
             entry.restore = None

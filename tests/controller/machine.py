@@ -329,12 +329,11 @@ class World:
 
     def _check_callers(self, answers: dict[str, Answer]) -> None:
         """Nobody waits for what nothing works on."""
-        if self.calls:
-            assert any(
-                c.type == "Progressing" and c.status == "True"
-                for a in answers.values()
-                for c in a.status.conditions
-            )
+        for name, entry in self.controller._book.entries.items():
+            if any(not waiter.done() for waiter in entry.waiters):
+                progressing = answers[name].status.condition("Progressing")
+                assert progressing is not None
+                assert progressing.status == "True", f"somebody waits for {name} in vain"
 
     def _check_restored(self, record: Record) -> None:
         """Where a wish cannot be, the last good spec serves, if it can."""

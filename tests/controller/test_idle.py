@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError
-from tests.controller.fakes import Bench, load, request, spec
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.records import Asked
+from tests.controller.fakes import Bench, load, request, spec, spin
 
 IDLE = replace(spec(), idle_ttl_seconds=100)
 
@@ -74,6 +75,42 @@ async def test_a_load_and_a_changed_wish_wake_what_is_idle(bench: Bench) -> None
     bench.source.declare(("a", replace(IDLE, idle_ttl_seconds=200)))
     await bench.engine.let_load()
     assert (await bench.ready("a", generation=2)).record.generation == 2
+
+
+async def test_an_unload_that_fails_does_not_make_a_broken_wish_worth_trying(bench: Bench) -> None:
+    bench.source.declare(("a", IDLE))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.source.declare(("a", replace(IDLE, config=Asked(context_length=9))))
+    await bench.engine.let_load(Problem(Cause.LOAD_FAILED, "broken"))
+    assert await bench.reason("a", "RolledBack")
+    bench.engine.draining = asyncio.get_running_loop().create_future()
+    bench.engine.draining.set_exception(LoadError(Problem(Cause.LOAD_FAILED, "hiccup")))
+    bench.clock.advance(100)
+    await spin(lambda: bool(bench.engine.unloads))
+    bench.engine.draining = None
+    while bench.controller.instances():
+        bench.clock.advance(1)
+        await asyncio.sleep(0)
+    await bench.reason("a", "Idle")
+    asking = asyncio.create_task(bench.controller.ready_for("a"))
+    assert await bench.engine.let_load() == IDLE
+    assert await asking == "a"
+
+
+async def test_who_waits_for_a_change_is_told_of_its_failure_though_it_was_due_to_go(
+    bench: Bench,
+) -> None:
+    await load(bench, replace(request(), idle_ttl_seconds=100))
+    bench.clock.advance(99)
+    changing = asyncio.create_task(bench.controller.load(request("tiny/llama", context_length=9)))
+    spec, end = await bench.engine.loads.get()
+    assert spec.config.context_length == 9
+    bench.clock.advance(50)
+    end.set_exception(LoadError(Problem(Cause.LOAD_FAILED, "broken")))
+    with pytest.raises(LoadError, match="broken"):
+        await changing
+    assert bench.controller.instances()
 
 
 async def test_what_has_no_limit_is_never_idle(bench: Bench) -> None:
