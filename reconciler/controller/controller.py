@@ -132,7 +132,7 @@ class Controller:
                 loading.add_done_callback(lambda _: self._jit_loads.pop(model))
             # Who asked may go away; whoever else asks has the same load to wait for.
             await asyncio.wait([loading])
-            return loading.result().record.name
+            loading.result()
         await self.until(lambda: self._route(model) is not None)
         name = self._route(model)
         assert name is not None  # noqa: S101  awaited above
@@ -146,20 +146,25 @@ class Controller:
         return [e for e in entries.values() if model.lower() == e.record.spec.model.lower()]
 
     def _route(self, model: str) -> str | None:
-        """The loaded instance that answers for `model`: the one of that name, else the oldest of
-        that model; never is it another model. None: one is on its way.
+        """The loaded instance that answers for `model`: the one of that name, else the oldest that
+        holds that model, whatever its record asks for by now. None: one is on its way.
 
         Raises `LoadError` `NotLoaded`.
         """
         actions = self._loop.running.values()
         leaving = {a.name for a in actions if a.kind is Kind.UNLOAD or a.unload_first}
-        loaded = {i.name for i in self._engine.instances()} - leaving
+        loaded = {i.name: i for i in self._engine.instances() if i.name not in leaving}
         if model in loaded:
             return model
-        candidates = self._candidates(model)
-        ready = [entry.record for entry in candidates if entry.record.name in loaded]
+        entries = self._book.entries
+        ready = [
+            entries[name].record
+            for name, instance in loaded.items()
+            if name in entries and instance.spec.model.lower() == model.lower()
+        ]
         if ready:
             return min(ready, key=lambda r: (r.created_at, r.name)).name
+        candidates = self._candidates(model)
         for entry in candidates:
             self._book.wake_up(entry.record.name)
             progressing = entry.status.condition("Progressing")

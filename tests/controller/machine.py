@@ -59,8 +59,8 @@ class World:
         """What each file declares; None: it is invalid."""
         self.unreadable = False
         self.calls: dict[asyncio.Task[Answer], LoadRequest] = {}
-        self.asking: dict[asyncio.Task[str], str] = {}
-        """Requests that wait for an instance, and the name that they asked for."""
+        self.asking: list[asyncio.Task[None]] = []
+        """Requests that wait for an instance."""
         self.acknowledged: set[str] = set()
         """Names of http records that a caller was told are loaded."""
         self.failures: dict[str, Failures] = {}
@@ -147,8 +147,13 @@ class World:
     def ask(self, name: str) -> None:
         """A request for an instance, or for any of a model."""
 
+        async def routed() -> None:
+            found = await self.controller.ready_for(name)
+            right = (found, self.engine.loaded[found].spec.model)
+            self.expect(name in right, f"{found}, which holds {right[1]}, answers for {name}")
+
         async def begin() -> None:
-            self.asking[asyncio.create_task(self.controller.ready_for(name))] = name
+            self.asking.append(asyncio.create_task(routed()))
 
         self.run(begin())
         self._collect()
@@ -195,13 +200,8 @@ class World:
             self.unloads.remove(unload)
             assert isinstance(unload.exception(), LoadError | None)
         for asking in [t for t in self.asking if t.done()]:
-            name = self.asking.pop(asking)
-            if asking.exception() is None:
-                answer = self.controller.answer(asking.result())
-                right = answer is None or name in (answer.record.name, answer.record.spec.model)
-                self.expect(right, f"{asking.result()} answers for {name}")
-            else:
-                assert isinstance(asking.exception(), LoadError), asking.exception()
+            self.asking.remove(asking)
+            assert isinstance(asking.exception(), LoadError | None), asking.exception()
         for task in [t for t in self.calls if t.done()]:
             del self.calls[task]
             if task.exception() is None:

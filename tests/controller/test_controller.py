@@ -73,6 +73,22 @@ async def test_who_asks_for_what_is_on_its_way_waits_for_it(bench: Bench) -> Non
     assert await asyncio.gather(*asking) == ["a", "a", "a"]
 
 
+async def test_while_a_model_changes_the_old_one_answers_for_itself_alone(bench: Bench) -> None:
+    bench.source.declare(("a", spec("tiny/llama")))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.source.declare(("a", spec("tiny/qwen3")))
+    _, end = await bench.engine.loads.get()
+    assert await bench.controller.ready_for("tiny/llama") == "a"
+    asking = asyncio.create_task(bench.controller.ready_for("tiny/qwen3"))
+    await asyncio.sleep(0)
+    assert not asking.done()
+    end.set_result(None)
+    assert await asking == "a"
+    with pytest.raises(LoadError, match="no instance of tiny/llama"):
+        await bench.controller.ready_for("tiny/llama")
+
+
 async def test_weights_are_read_one_checkpoint_at_a_time(bench: Bench) -> None:
     bench.source.declare(("a", spec()), ("b", spec("tiny/qwen3")))
     await bench.reason("b", "Queued")
