@@ -36,6 +36,10 @@ class Piece:
     likelihoods: list[Likelihood] = field(default_factory=list)
 
 
+TOGETHER = 16
+"""Tokens that are told at a time where nobody reads them as they come: telling takes time from the
+thread that computes. A stop is noticed as much later, and what came after it dropped."""
+
 Item = tuple[int, str | None, Likelihood | None]
 
 
@@ -51,7 +55,7 @@ class Completion:
         self.stream = bool(body.stream)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self._items: asyncio.Queue[Item | Exception] = asyncio.Queue()
+        self._items: asyncio.Queue[list[Item] | Exception] = asyncio.Queue()
         self._request = Request([], body.limit, lambda *_: None, lambda _: None)
 
     @property
@@ -78,13 +82,18 @@ class Completion:
         self._transcript = Transcript(self.tokenizer, prompt, body.stops, tools, chat=self.chat)
         loop = asyncio.get_running_loop()
 
-        def put(item: Item | Exception) -> None:
-            loop.call_soon_threadsafe(self._items.put_nowait, item)
+        heard: list[Item] = []
+
+        def put(items: list[Item] | Exception) -> None:
+            loop.call_soon_threadsafe(self._items.put_nowait, items)
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
             number = body.alternatives
             likelihood = None if number is None else _likelihood(token, logprobs, number)
-            put((token, end, likelihood))
+            heard.append((token, end, likelihood))
+            if self.stream or end is not None or len(heard) == TOGETHER:
+                put(heard.copy())
+                heard.clear()
 
         self._request.prompt, self._request.tell, self._request.fail = prompt, tell, put
         await asyncio.wrap_future(self._mlx.submit(self._begin))
@@ -122,11 +131,8 @@ class Completion:
         Raises what the model raised.
         """
         count, likelihoods = 0, []
-        while True:
-            item = await self._items.get()
-            if isinstance(item, Exception):
-                raise item
-            token, end, likelihood = item
+        async for token, ended, likelihood in self._heard():
+            end = ended
             count += 1
             if likelihood is not None and end != "stop":
                 likelihoods.append(likelihood)
@@ -143,6 +149,15 @@ class Completion:
                 likelihoods = []
             if end is not None:
                 return
+
+    async def _heard(self) -> AsyncIterator[Item]:
+        """The tokens, one by one. Raises what the model raised."""
+        while True:
+            items = await self._items.get()
+            if isinstance(items, Exception):
+                raise items
+            for item in items:
+                yield item
 
     def cancel(self) -> None:
         """Give its place in the batch to others."""
