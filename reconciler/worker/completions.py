@@ -100,7 +100,12 @@ class Completion:
 
     def _begin(self) -> None:
         """On the MLX thread. Raises `RequestError`."""
-        session, request = self._model.session(self._name), self._request
+        request = self._request
+        try:
+            session = self._model.session(self._name)
+        except KeyError:  # it went between being chosen and being asked
+            message = "the instance has just been unloaded; ask again"
+            raise UnavailableError(message, "model_unloaded") from None
         room = session.config.context_length - len(request.prompt)
         if room < 1:
             raise RequestError(

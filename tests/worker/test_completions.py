@@ -1,0 +1,101 @@
+"""From what a session generates to what a client is told."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from mlx_lm.utils import load_tokenizer
+
+from reconciler.cli.demo import DEMO_MODEL
+from reconciler.worker import request as requests
+from reconciler.worker.completions import TOGETHER, Completion, Piece
+from reconciler.worker.request import UnavailableError
+from reconciler.worker.room import Room
+from reconciler.worker.session import Request
+
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+class Scripted:
+    """A model with one session, "1", that generates what it was told to, and its MLX thread."""
+
+    config = SimpleNamespace(context_length=4096)
+
+    def __init__(self, text: str) -> None:
+        self.tokenizer: Any = load_tokenizer(DEMO_MODEL)
+        self.vocabulary = len(self.tokenizer.get_vocab())
+        self.room = Room()
+        self.script: list[int] = self.tokenizer.encode(text)
+        self.cancelled: list[Request] = []
+
+    def session(self, name: str) -> "Scripted":
+        return {"1": self}[name]
+
+    def start(self, request: Request) -> None:
+        for token in self.script:
+            request.tell(token, None, None)
+        request.tell(self.tokenizer.eos_token_id, "stop", None)
+
+    def cancel(self, _name: str, request: Request) -> None:
+        self.cancelled.append(request)
+
+    def submit(self, job: Callable[[], Any]) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(job())
+        except Exception as error:  # noqa: BLE001  it is the asker's
+            future.set_exception(error)
+        return future
+
+
+def completion(text: str, name: str = "1", **more: Any) -> tuple[Completion, Scripted]:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]} | more
+    scripted = Scripted(text)
+    parsed = requests.parse(msgspec.json.encode(body))
+    return Completion(scripted, scripted, name, parsed, chat=True), scripted  # type: ignore[arg-type]
+
+
+async def told(one: Completion) -> list[Piece]:
+    await one.start()
+    return [piece async for piece in one.pieces()]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_with_parallel_calls_off_the_first_call_is_the_last_word(stream: bool) -> None:
+    for parallel, count in ((True, 2), (False, 1)):
+        one, scripted = completion(CALL + CALL, stream=stream, parallel_tool_calls=parallel)
+        pieces = await told(one)
+        assert sum(len(piece.said.calls) for piece in pieces) == count
+        assert pieces[-1].finish_reason == "tool_calls"
+        assert bool(scripted.cancelled) is not parallel
+
+
+async def test_what_nobody_reads_as_it_comes_is_told_a_few_tokens_at_a_time() -> None:
+    text = "The capital of Japan is Tokyo. " * 5
+    wakes = {}
+    for stream in (True, False):
+        one, scripted = completion(text, stream=stream)
+        await one.start()
+        wakes[stream] = one._items.qsize()
+        assert "".join([p.said.content async for p in one.pieces()]) == text
+        assert len(scripted.script) > 2 * TOGETHER
+    assert wakes[True] == len(scripted.script) + 1
+    assert wakes[False] == -(-(len(scripted.script) + 1) // TOGETHER)
+
+
+async def test_a_stop_ends_it_though_more_was_generated() -> None:
+    one, scripted = completion("It is Tokyo, or Kyoto.", stop="Kyoto")
+    pieces = await told(one)
+    assert "".join(piece.said.content for piece in pieces) == "It is Tokyo, or "
+    assert pieces[-1].finish_reason == "stop"
+    assert scripted.cancelled
+
+
+async def test_an_instance_that_has_just_gone_can_be_asked_again_later() -> None:
+    one, _ = completion("", name="2")
+    with pytest.raises(UnavailableError, match="unloaded") as raised:
+        await one.start()
+    assert (raised.value.status, raised.value.code) == (503, "model_unloaded")
