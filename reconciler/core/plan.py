@@ -109,10 +109,9 @@ def plan(
     return tuple(actions)
 
 
-def spare_memory(instances: Iterable[Instance], facts: Facts, machine: Machine) -> int:
-    """Bytes that neither instances nor actions under way hold."""
-    ledger = _Planner(instances, facts, machine, 0.0).ledger
-    return max(0, ledger.budget - ledger.used)
+def held_memory(instances: Iterable[Instance], facts: Facts, machine: Machine) -> Ledger:
+    """Who holds what: instances, and actions under way."""
+    return _Planner(instances, facts, machine, 0.0).ledger
 
 
 def load_order(record: Record) -> tuple[bool, int, float, str]:
@@ -279,15 +278,19 @@ class _Planner:
 
     def _is_in_transit(self, checkpoint: Checkpoint) -> bool:
         """Whether these weights are on their way in, or on their way out of memory."""
+        loaded = self._is_loaded(checkpoint)
         coming = any(
-            a.reads_weights and a.checkpoint is not None and a.checkpoint.path == checkpoint.path
+            a.checkpoint is not None
+            and a.checkpoint.path == checkpoint.path
+            # What replaces their only instance keeps the weights, and nothing lists them meanwhile.
+            and (a.reads_weights or not loaded)
             for a in self.facts.running.values()
         )
         going = any(
             i.checkpoint == checkpoint.path and i.name in self.leaving
             for i in self.instances.values()
         )
-        return coming or (going and not self._is_loaded(checkpoint))
+        return coming or (going and not loaded)
 
     def _wait(
         self,

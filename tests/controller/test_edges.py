@@ -9,6 +9,7 @@ import pytest
 from reconciler.controller.loop import RECHECK_SECONDS
 from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.records import Asked
 from reconciler.core.snapshot import Snapshot
 from reconciler.models.checkpoint import read_facts
 from tests.controller.fakes import Bench, FakeSource, load, request, spec, spin
@@ -367,3 +368,22 @@ async def test_files_that_change_under_a_loaded_instance_are_told_and_not_loaded
 def _warnings(bench: Bench) -> list[str]:
     answer = bench.controller.answer("tiny/llama")
     return [w.key for w in answer.status.warnings] if answer is not None else []
+
+
+async def test_weights_whose_only_instance_is_being_replaced_are_not_read_a_second_time(
+    bench: Bench,
+) -> None:
+    first = replace(spec(), update_strategy="unload-first")
+    bench.source.declare(("a", first))
+    await bench.engine.let_load()
+    await bench.ready("a")
+    changed = replace(first, config=Asked(context_length=9))
+    bench.source.declare(("a", changed))
+    _, end = await bench.engine.loads.get()
+    bench.source.declare(("a", changed), ("b", spec()))
+    assert "under way" in await bench.reason("b", "Queued")
+    assert bench.engine.loads.empty()
+    end.set_result(None)
+    await bench.engine.let_load()
+    answer = await bench.ready("b")
+    assert answer.status.loaded_by == "Attach"
