@@ -237,21 +237,26 @@ def check_answer(method: str, path: str, status: int, answer: Any) -> None:
     assert [e.message for e in validator.iter_errors(answer)] == [], answer
 
 
-def parse_events(lines: Iterable[bytes]) -> Iterator[Any]:
-    """The data of server-sent events, each held against its schema."""
+def parse_stream(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    """Type and data of server-sent events."""
     kind = ""
     for line in lines:
         field, _, value = line.decode().strip().partition(": ")
         if field == "event":
             kind = value
         elif field == "data":
-            data = json.loads(value)
-            if kind == "lost":
-                yield "lost"
-            else:
-                assert [m.message for m in check("event", data)] == []
-                assert data["type"] == kind
-                yield data
+            yield kind, json.loads(value)
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterator[Any]:
+    """The events of `/api/v1/events`, each held against its schema."""
+    for kind, data in parse_stream(lines):
+        if kind == "lost":
+            yield "lost"
+        else:
+            assert [m.message for m in check("event", data)] == []
+            assert data["type"] == kind
+            yield data
 
 
 def eventually(condition: Callable[[], bool], story: Callable[[], str]) -> None:

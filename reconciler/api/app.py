@@ -2,7 +2,18 @@
 
 from aiohttp import web
 
-from reconciler.api import events, health, models, openai, openapi, records, sources, unsupported
+from reconciler.api import (
+    events,
+    health,
+    logs,
+    models,
+    openai,
+    openapi,
+    plans,
+    records,
+    sources,
+    unsupported,
+)
 from reconciler.api.context import CONTROLLER
 from reconciler.api.errors import errors
 from reconciler.api.guard import guard
@@ -15,6 +26,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         middlewares=[errors, guard(host, token)], client_max_size=openai.MAX_BYTES
     )
     app[CONTROLLER] = controller
-    for group in (models, records, events, sources, openai, unsupported, health, openapi):
+    groups = (models, plans, records, events, logs, sources, openai, unsupported, health, openapi)
+    for group in groups:
         app.add_routes(group.routes)
     return app

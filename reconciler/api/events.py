@@ -1,15 +1,14 @@
 """What happens, as server-sent events."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
 from aiohttp import web
-from aiohttp_sse import EventSourceResponse, sse_response
 
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, ref
 from reconciler.api.errors import ApiError
+from reconciler.api.stream import Stream, streaming
 from reconciler.core.events import Event
 
 routes = web.RouteTableDef()
@@ -41,21 +40,11 @@ async def events(request: web.Request) -> web.StreamResponse:
         raise ApiError(400, "invalid_request", message, "invalid_value", "follow")
     after = request.headers.get("Last-Event-ID") or request.query.get("after")
     told = request.app[CONTROLLER].events.follow(after, wait=follow == "true")
-    async with sse_response(request) as reply:
-        sending = asyncio.create_task(_send(reply, told, request.query.get("name")))
-        gone = asyncio.create_task(reply.wait())
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sending.cancel()
-            gone.cancel()
-            await asyncio.gather(sending, gone, return_exceptions=True)
-    return reply
+    name = request.query.get("name")
+    return await streaming(request, lambda reply: _send(reply, told, name))
 
 
-async def _send(
-    reply: EventSourceResponse, told: AsyncIterator[Event | None], name: str | None
-) -> None:
+async def _send(reply: Stream, told: AsyncIterator[Event | None], name: str | None) -> None:
     """Send what is told until it ends. Raises OSError where the listener goes away."""
     async for event in told:
         if event is None:

@@ -1,14 +1,19 @@
 """Load, unload, and what is on disk: LM Studio's routes."""
 
+import asyncio
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, many, ref
-from reconciler.api.errors import of_mistake, reply
-from reconciler.core.errors import Problem
+from reconciler.api.errors import of_mistake, of_problem, reply
+from reconciler.api.stream import Stream, streaming
+from reconciler.controller import Answer, Events
+from reconciler.core.errors import LoadError, Problem
+from reconciler.core.records import LoadRequest
 from reconciler.core.schema import contradictions, load_request
 from reconciler.models.catalog import Listed
 
@@ -17,15 +22,72 @@ routes = web.RouteTableDef()
 
 @routes.post("/api/v1/models/load")
 @describe({200: ref("load-response")}, body="load-request")
-async def load(request: web.Request) -> web.Response:
-    """Load a model, or join what is loaded already; answers when it can be used."""
+async def load(request: web.Request) -> web.StreamResponse:
+    """Load a model, or join what is loaded already; answers when it can be used.
+
+    With `Accept: text/event-stream` how far it is, and then the answer, as server-sent events.
+    """
     body = await read(request, "load-request")
     for mistake in contradictions(body):
         raise of_mistake(mistake)
-    answer = await request.app[CONTROLLER].load(load_request(body))
+    echo = bool(body.get("echo_load_config"))
+    asked = load_request(body)
+    if "text/event-stream" in request.headers.get("Accept", ""):
+        return await _streamed(request, asked, echo=echo)
+    return reply(_loaded(await request.app[CONTROLLER].load(asked), echo=echo))
+
+
+async def _streamed(request: web.Request, asked: LoadRequest, *, echo: bool) -> web.StreamResponse:
+    """The phases as they come, then the answer or the error as the last event.
+
+    Raises `LoadError` where it is refused at once.
+    """
+    controller = request.app[CONTROLLER]
+    since = controller.events.latest
+    named: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    loading = asyncio.create_task(controller.load(asked, named.set_result))
+
+    async def tell(stream: Stream) -> None:
+        await _phases(stream, controller.events, since, named.result(), loading)
+        try:
+            event, told = "result", _loaded(loading.result(), echo=echo)
+        except LoadError as error:
+            event, told = "error", {"error": of_problem(error.problem).body}
+        await stream.send(msgspec.json.encode(told).decode(), event=event)
+
+    try:
+        either: set[asyncio.Future[Any]] = {loading, named}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not named.done():
+            loading.result()
+        return await streaming(request, tell)
+    finally:
+        loading.cancel()
+
+
+async def _phases(
+    stream: Stream, events: Events, since: str, name: str, loading: "asyncio.Task[Answer]"
+) -> None:
+    """Send how far a record's load is, until it has ended."""
+    while True:
+        more, ended = events.more, loading.done()
+        async for event in events.follow(since, wait=False):
+            if event is not None:
+                since = event.id
+                if event.type == "phase" and event.name == name:
+                    data = msgspec.json.encode(event.progress).decode()
+                    await stream.send(data, event="progress")
+        if ended:
+            return
+        waiting = asyncio.create_task(more.wait())
+        await asyncio.wait({loading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+
+def _loaded(answer: Answer, *, echo: bool) -> dict[str, Any]:
+    """One answer for both forms of the request: clients look keys up by name."""
     status = answer.status
-    # One answer for both forms of the request: clients look keys up by name.
-    told = {
+    told: dict[str, Any] = {
         "type": "llm",
         "status": "loaded",
         "model_instance_id": answer.record.name,
@@ -35,9 +97,7 @@ async def load(request: web.Request) -> web.Response:
         "joined": answer.joined,
         "warnings": status.warnings + answer.warnings,
     }
-    if body.get("echo_load_config"):
-        told["load_config"] = status.config
-    return reply(told)
+    return told | {"load_config": status.config} if echo else told
 
 
 @routes.post("/api/v1/models/unload")

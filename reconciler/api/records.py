@@ -8,12 +8,14 @@ from typing import Any
 
 from aiohttp import web
 
+from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, many, ref
-from reconciler.api.errors import ApiError, of_problem, reply
+from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.controller import Answer, Complaint, Controller
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import Generation, LoadSpec
+from reconciler.core.schema import check_name, load_spec
 
 routes = web.RouteTableDef()
 
@@ -53,6 +55,36 @@ async def record(request: web.Request) -> web.Response:
     if answer is None:
         raise of_problem(Problem(Cause.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
     return reply(_record(answer, controller))
+
+
+@routes.put("/api/v1/records/{name:.+}")
+@describe(
+    {200: ref("record")},
+    body="wish",
+    query=(Query("wait", "Answer when it is loaded, or why it is not.", {"const": "ready"}),),
+)
+async def put(request: web.Request) -> web.Response:
+    """Declare an http record, in place of the one of that name; a manifest's is left alone."""
+    name = request.match_info["name"]
+    for mistake in check_name(name):
+        raise of_mistake(mistake)
+    body = await read(request, "wish")
+    wait = request.query.get("wait")
+    if wait not in (None, "ready"):
+        message = f"wait must be ready, got {wait}"
+        raise ApiError(400, "invalid_request", message, "invalid_value", "wait")
+    controller = request.app[CONTROLLER]
+    answer = await controller.put(name, load_spec(body["spec"]), wait=wait == "ready")
+    return reply(_record(answer, controller))
+
+
+@routes.delete("/api/v1/records/{name:.+}")
+@describe({200: ref("unload-response")})
+async def delete(request: web.Request) -> web.Response:
+    """Remove an http record and unload its instance; answers when its memory is free."""
+    name = request.match_info["name"]
+    await request.app[CONTROLLER].unload(name)
+    return reply({"instance_id": name})
 
 
 async def _wait(request: web.Request, controller: Controller, name: str) -> None:
@@ -111,7 +143,7 @@ async def history(request: web.Request) -> web.Response:
 
 def _generation(generation: Generation) -> dict[str, Any]:
     told = {f.name: getattr(generation, f.name) for f in fields(generation)}
-    return told | {"spec": _spec(generation.spec)}
+    return told | {"spec": told_spec(generation.spec)}
 
 
 def _record(answer: Answer, controller: Controller) -> dict[str, Any]:
@@ -124,13 +156,13 @@ def _record(answer: Answer, controller: Controller) -> dict[str, Any]:
         "generation": record.generation,
         "created_at": record.created_at,
         "provisional": record.provisional,
-        "spec": _spec(record.spec),
+        "spec": told_spec(record.spec),
         "status": status,
         "source_errors": [_complaint(c) for c in controller.complaints(record)],
     }
 
 
-def _spec(spec: LoadSpec) -> dict[str, Any]:
+def told_spec(spec: LoadSpec) -> dict[str, Any]:
     """A spec as it would stand in a manifest."""
     told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
     defaults = LoadSpec(spec.model)

@@ -11,10 +11,23 @@ used after it.
     feed.py        sources -> book
     loop.py        book + engine -> actions -> book
     controller.py  what the api asks
+    forecast.py    what would happen
 """
 
 from reconciler.controller.book import Answer
 from reconciler.controller.controller import Controller
+from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, SourceView
+from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
 
-__all__ = ["Answer", "Complaint", "Controller", "SourceView"]
+__all__ = [
+    "Answer",
+    "Change",
+    "Complaint",
+    "Controller",
+    "Estimate",
+    "Events",
+    "Forecast",
+    "SourceView",
+    "Wishes",
+]

@@ -10,13 +10,24 @@ from reconciler.controller.book import Answer, Book, Entry, Found
 from reconciler.controller.clock import Clock, SystemClock
 from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source, SourceView
+from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
 from reconciler.controller.loop import Engine, Loop
-from reconciler.core.desired import Join, View, decide
+from reconciler.core.desired import Join, View, decide, put
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Machine
+from reconciler.core.events import LogLine
+from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.plan import Kind
 from reconciler.core.protocol import Reply
-from reconciler.core.records import HTTP, Generation, Instance, LoadRequest, Record, SettingWarning
+from reconciler.core.records import (
+    HTTP,
+    Generation,
+    Instance,
+    LoadRequest,
+    LoadSpec,
+    Record,
+    SettingWarning,
+)
+from reconciler.core.settings import resolve
 from reconciler.models.catalog import Catalog, Listed
 from reconciler.store import Store
 
@@ -67,28 +78,105 @@ class Controller:
             entry.fail(stopping)
         await self._engine.close()
 
-    async def load(self, request: LoadRequest) -> Answer:
-        """Bring about what `request` asks for and say what is so. Raises `LoadError`."""
+    async def load(
+        self, request: LoadRequest, tell: Callable[[str], None] = lambda _name: None
+    ) -> Answer:
+        """Bring about what `request` asks for and say what is so. Raises `LoadError`.
+
+        `tell` hears which record serves it as soon as that is decided.
+        """
         machine = await self._known_machine()
         checkpoint = await asyncio.to_thread(self._catalog.find, request.ref)
         warnings: tuple[SettingWarning, ...] = ()
         decision = decide(self._decision_views(), request, checkpoint, self._clock.utc())
         if isinstance(decision, Join):
             entry = self._book.entries[decision.name]
-            self._book.wake_up(decision.name)
         else:
             warnings = decision.warnings
             self._loop.admit(decision.record, checkpoint, machine)
-            entry = self._book.put(decision.record)
-            self._book.found[request.ref] = Found(checkpoint, self._clock.monotonic())
+            entry = self._take_up(decision.record, checkpoint)
+        tell(entry.record.name)
+        answer = await self._settled(entry)
+        return replace(answer, joined=isinstance(decision, Join), warnings=warnings)
+
+    async def put(self, name: str, spec: LoadSpec, *, wait: bool = False) -> Answer:
+        """Take up a wish as it stands, in place of the http record of that name.
+
+        Answers at once, or with `wait` when it is loaded. Raises `LoadError`.
+        """
+        machine = await self._known_machine()
+        if spec.suspend:
+            entry = self._book.put(self._put(self._book.records(), name, spec))
+            return Answer(entry.record, entry.status)
+        checkpoint = await asyncio.to_thread(self._catalog.find, spec.ref)
+        record = self._put(self._book.records(), name, spec)
+        self._loop.admit(record, checkpoint, machine)
+        entry = self._take_up(record, checkpoint)
+        if wait:
+            return await self._settled(entry)
+        return Answer(entry.record, entry.status)
+
+    def _put(self, records: Mapping[str, Record], name: str, spec: LoadSpec) -> Record:
+        return put(records.get(name), name, spec, self._clock.utc())
+
+    def _take_up(self, record: Record, checkpoint: Checkpoint) -> Entry:
+        entry = self._book.put(record)
+        self._book.found[record.spec.ref] = Found(checkpoint, self._clock.monotonic())
+        return entry
+
+    async def _settled(self, entry: Entry) -> Answer:
+        """The answer, once the record is ready. Raises `LoadError` where it will not be."""
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         entry.waiters.append(waiter)
+        self._book.wake_up(entry.record.name)
         self._book.wake.set()
-        answer = await waiter
-        return replace(answer, joined=isinstance(decision, Join), warnings=warnings)
+        return await waiter
+
+    async def forecast(self, wishes: Wishes) -> Forecast:
+        """What would be done if `wishes` were taken up; they are not. Raises `LoadError`."""
+        machine = await self._known_machine()
+        refs = [spec.ref for _, spec in wishes.apply if not spec.suspend]
+        checkpoints = await asyncio.to_thread(self._catalog.find_all, refs)
+        now = self._book.records()
+        then, refused = dict(now), {}
+        for name in wishes.delete:
+            try:
+                self._removable(name)
+                del then[name]
+            except LoadError as error:
+                refused[name] = error.problem
+        for name, spec in wishes.apply:
+            try:
+                then[name] = self._put(then, name, spec)
+            except LoadError as error:
+                refused[name] = error.problem
+        changes = tuple(
+            Change(name, _spec(now.get(name)), _spec(then.get(name)))
+            for name in sorted(now.keys() | then.keys())
+            if _spec(now.get(name)) != _spec(then.get(name))
+        )
+        actions = self._loop.foresee(then, checkpoints, machine)
+        return Forecast(actions, tuple(self._loop.running.values()), changes, refused)
+
+    async def estimate(self, request: LoadRequest) -> Estimate:
+        """What a load would need; nothing is loaded. Raises `LoadError`."""
+        machine = await self._known_machine()
+        checkpoint = await asyncio.to_thread(self._catalog.find, request.ref)
+        resolved = resolve(request.config, checkpoint, machine)
+        ledger = self._loop.held_memory(machine)
+        free = ledger.budget - ledger.used
+        short = ledger.missing(checkpoint.path, checkpoint.weights_bytes, resolved.session_bytes)
+        return Estimate(checkpoint, resolved, short + free, free, ledger.budget)
 
     async def unload(self, name: str) -> None:
         """Remove an http record, and return when its instance is gone. Raises `LoadError`."""
+        self._removable(name)
+        unloaded = Problem(Cause.REMOVED, f"'{name}' was unloaded", permanent=False)
+        self._book.remove(name, unloaded)
+        await self.until(lambda: name in self._book.entries or self.is_gone(name))
+
+    def _removable(self, name: str) -> None:
+        """Raises `LoadError` where there is no such record, or a manifest owns it."""
         entry = self._book.entries.get(name)
         if entry is None:
             message = f"no instance is named '{name}'"
@@ -96,9 +184,6 @@ class Controller:
         if entry.record.owner != HTTP:
             message = f"'{name}' is managed by {entry.record.place}; set `suspend: true` there"
             raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
-        unloaded = Problem(Cause.REMOVED, f"'{name}' was unloaded", permanent=False)
-        self._book.remove(name, unloaded)
-        await self.until(lambda: name in self._book.entries or self.is_gone(name))
 
     def answer(self, name: str) -> Answer | None:
         """A record and its status now."""
@@ -207,6 +292,14 @@ class Controller:
         """The kept generations of a record, or of all, the newest first."""
         return self._book.store.history(name)
 
+    def log(self, name: str, *, follow: bool) -> AsyncIterator[LogLine] | None:
+        """What the latest worker process of an instance wrote, and with `follow` what it will.
+
+        None: it had none since the daemon started.
+        """
+        log = self._engine.log(name)
+        return log.follow(wait=follow) if log is not None else None
+
     @property
     def events(self) -> Events:
         """What happens."""
@@ -253,3 +346,7 @@ class Controller:
             )
             for name, entry in self._book.entries.items()
         ]
+
+
+def _spec(record: Record | None) -> LoadSpec | None:
+    return record.spec if record is not None else None

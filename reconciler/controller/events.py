@@ -33,14 +33,24 @@ class Events:
     def emit(self, type_: EventType, name: str, reason: str, message: str, **more: Any) -> None:
         """Tell what happened; `more` are further fields of `Event`."""
         self._count += 1
-        id_, time = f"{self._run}-{self._count}", self._clock.utc()
-        self._kept.append(Event(id_, time, type_, name, reason, message, **more))
+        time = self._clock.utc()
+        self._kept.append(Event(self.latest, time, type_, name, reason, message, **more))
         self._wake()
 
     def close(self) -> None:
         """End every `follow`."""
         self._closed = True
         self._wake()
+
+    @property
+    def latest(self) -> str:
+        """The id of the newest event."""
+        return f"{self._run}-{self._count}"
+
+    @property
+    def more(self) -> asyncio.Event:
+        """Set as soon as something more happens than has until now."""
+        return self._more
 
     async def follow(
         self, after: str | None = None, *, wait: bool = True

@@ -18,8 +18,8 @@ from reconciler.core import backoff
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.memory import readable_bytes
-from reconciler.core.plan import Action, Facts, Kind, Why, plan, spare_memory
+from reconciler.core.memory import Ledger, readable_bytes
+from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
 from reconciler.core.protocol import Reply
 from reconciler.core.records import (
     HTTP,
@@ -32,6 +32,7 @@ from reconciler.core.records import (
     Status,
 )
 from reconciler.core.settings import Resolved
+from reconciler.engine.log import Log
 from reconciler.models.catalog import Catalog
 
 log = structlog.get_logger()
@@ -65,6 +66,7 @@ class Engine(Protocol):
     def request(
         self, name: str, path: str, body: bytes, spare: int
     ) -> AbstractAsyncContextManager[Reply]: ...
+    def log(self, name: str) -> Log | None: ...
     async def close(self) -> None: ...
 
 
@@ -112,14 +114,26 @@ class Loop:
     def admit(self, record: Record, checkpoint: Checkpoint, machine: Machine) -> None:
         """Refuse at once what the plan would not load. Raises `LoadError`."""
         records = self._book.records() | {record.name: record}
-        facts = self._facts()
-        facts = replace(facts, checkpoints={**facts.checkpoints, record.spec.ref: checkpoint})
-        instances = self._engine.instances()
-        for action in plan(
-            list(records.values()), instances, facts, machine, self._clock.monotonic()
-        ):
+        for action in self.foresee(records, {record.spec.ref: checkpoint}, machine):
             if action.name == record.name and action.problem is not None:
                 raise LoadError(action.problem)
+
+    def foresee(
+        self,
+        records: Mapping[str, Record],
+        checkpoints: Mapping[ModelRef, Checkpoint | Problem],
+        machine: Machine,
+    ) -> tuple[Action, ...]:
+        """What the next pass would do if these were the records."""
+        facts, now = self._facts(), self._book.records()
+        changed = {name for name, record in records.items() if record != now.get(name)}
+        facts = replace(
+            facts,
+            checkpoints={**facts.checkpoints, **checkpoints},
+            idle=facts.idle - changed,
+        )
+        instances = self._engine.instances()
+        return plan(list(records.values()), instances, facts, machine, self._clock.monotonic())
 
     def worker_died(self, instance: Instance, problem: Problem) -> None:
         """Take note that an instance is gone; the next pass sees to it."""
@@ -194,11 +208,16 @@ class Loop:
                 ends += [end] if end > now else []
         return min(ends, default=None)
 
+    def held_memory(self, machine: Machine) -> Ledger:
+        """Who holds what now."""
+        return held_memory(self._engine.instances(), self._facts(), machine)
+
     def spare_memory(self) -> int:
         """Bytes that nobody holds now."""
         if self.machine is None or isinstance(self.machine, Problem):
             return 0
-        return spare_memory(self._engine.instances(), self._facts(), self.machine)
+        ledger = self.held_memory(self.machine)
+        return max(0, ledger.budget - ledger.used)
 
     # -- plan ------------------------------------------------------------------------------
 

@@ -213,6 +213,19 @@ def decide(
     return Put(record, _changes(current, record))
 
 
+def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
+    """The record that a wish by HTTP makes of the one of that name, if there is one.
+
+    Raises `LoadError` `ManagedByManifest`.
+    """
+    if current is None:
+        return Record(name, HTTP, spec, at, provisional=not spec.suspend)
+    if current.owner != HTTP:
+        message = f"'{name}' is managed by {current.place}; change it there"
+        raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="name"))
+    return current.with_spec(spec)
+
+
 def _changes(before: Record, after: Record) -> tuple[SettingWarning, ...]:
     """The settings that an update changes, for the answer."""
     return tuple(

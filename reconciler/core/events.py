@@ -41,3 +41,12 @@ class Event:
     conditions: tuple[Condition, ...] | None = None
     progress: Progress | None = None
     place: Place | None = None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line that a worker process wrote, and when it was read."""
+
+    time: datetime
+    pid: int
+    line: str

@@ -6,7 +6,7 @@ once and turns what jsonschema finds into one sentence per mistake.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, get_args
@@ -18,16 +18,21 @@ from reconciler.core.manifest import Path, dotted
 from reconciler.core.records import SETTINGS, Asked, LoadRequest, LoadSpec
 
 SchemaName = Literal[
+    "action",
     "condition",
     "config",
     "error",
+    "estimate",
     "event",
     "generation",
     "health",
     "load-request",
     "load-response",
+    "log-line",
     "manifest",
     "model",
+    "plan",
+    "plan-request",
     "record",
     "settings",
     "source",
@@ -36,6 +41,7 @@ SchemaName = Literal[
     "unload-request",
     "unload-response",
     "warning",
+    "wish",
 ]
 
 NAMES: tuple[SchemaName, ...] = get_args(SchemaName)
@@ -80,6 +86,12 @@ def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
     errors = sorted(_validator(name).iter_errors(value), key=lambda e: [str(p) for p in e.path])
     # jsonschema tells each missing key apart, but not which one: hence each is found anew.
     return tuple(dict.fromkeys(mistake for error in errors for mistake in _mistakes(error)))
+
+
+def check_name(name: str) -> tuple[Mistake, ...]:
+    """Why it cannot name a record; empty if it can."""
+    metadata = check("manifest", {"metadata": {"name": name}})
+    return tuple(replace(m, path=("name",)) for m in metadata if m.path == ("metadata", "name"))
 
 
 def contradictions(body: dict[str, Any]) -> tuple[Mistake, ...]:

@@ -35,6 +35,7 @@ from reconciler.core.records import (
     SettingWarning,
 )
 from reconciler.core.settings import Resolved
+from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
 from reconciler.engine.process import WorkerProcess
 
@@ -42,6 +43,9 @@ log = structlog.get_logger()
 
 DRAIN_SECONDS = 30.0
 """For the running requests of an instance that goes."""
+
+KEPT_LOGS = 200
+"""Instances whose log is kept, those that are gone included."""
 
 
 @dataclass(eq=False)
@@ -81,6 +85,7 @@ class Engine:
         self._on_death = on_death
         self._holders: dict[str, _Holder] = {}
         self._loaded: dict[str, _Loaded] = {}
+        self._logs: dict[str, Log] = {}
         self._serial = itertools.count(1)
 
     async def machine(self) -> Machine:
@@ -116,7 +121,7 @@ class Engine:
             await self._close(name, old)
         phases: dict[str, Phase] = {}
         try:
-            holder = await self._hold(checkpoint, session, begin, phases, progress)
+            holder = await self._hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
                 opened = await self._open(holder, session, checkpoint, resolved)
@@ -177,6 +182,10 @@ class Engine:
         if loaded is not None:
             await self._close(name, loaded)
 
+    def log(self, name: str) -> Log | None:
+        """What the latest worker of an instance wrote; None: it never had one."""
+        return self._logs.get(name)
+
     async def close(self) -> None:
         """End all workers."""
         await self._pool.close()
@@ -186,6 +195,7 @@ class Engine:
 
     async def _hold(
         self,
+        name: str,
         checkpoint: Checkpoint,
         session: str,
         begin: float,
@@ -196,9 +206,11 @@ class Engine:
         holder = self._holders.get(checkpoint.path)
         if holder is not None:
             holder.sessions.add(session)
+            self._note_log(name, holder.worker)
             return holder
         progress(Progress("worker"))
         worker = await self._pool.take()
+        self._note_log(name, worker)
         holder = _Holder(worker, checkpoint.path, checkpoint.revision, {session})
         self._holders[checkpoint.path] = holder
         holder.watch = asyncio.create_task(self._watch(holder))
@@ -216,6 +228,13 @@ class Engine:
             phases[key] = Phase(start + phase.start, phase.duration)
         holder.weights_bytes = loaded.weights_bytes
         return holder
+
+    def _note_log(self, name: str, worker: WorkerProcess) -> None:
+        """The log of an instance is that of its latest worker, and outlives it."""
+        self._logs.pop(name, None)
+        self._logs[name] = worker.log
+        if len(self._logs) > KEPT_LOGS:
+            del self._logs[next(iter(self._logs))]
 
     async def _open(
         self, holder: _Holder, session: str, checkpoint: Checkpoint, resolved: Resolved

@@ -6,7 +6,6 @@ import itertools
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from reconciler.core.protocol import (
     WeightsRead,
     WorkerFailure,
 )
+from reconciler.engine.log import Log
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class WorkerProcess:
     def __init__(self, process: Process, socket: Path) -> None:
         self._process = process
         self._socket = socket
-        self._stderr: deque[str] = deque(maxlen=20)
+        self.log = Log(process.pid)
         self._reading = asyncio.create_task(self._read_stderr())
         connector = aiohttp.UnixConnector(str(socket), limit=0)
         # A load takes as long as it takes; a dead worker closes the connection.
@@ -163,7 +163,7 @@ class WorkerProcess:
         """What its end looked like from outside."""
         code = self._process.returncode
         how = f"was killed by signal {-code}" if code is not None and code < 0 else "ended"
-        last = f": {self._stderr[-1]}" if self._stderr and code else ""
+        last = f": {self.log.last}" if self.log.last and code else ""
         message = f"the worker process {self.pid} {how}{last}"
         return Problem(Cause.WORKER_DIED, message, permanent=False)
 
@@ -189,7 +189,8 @@ class WorkerProcess:
             except ValueError:  # longer than asyncio's limit, and dropped by it
                 continue
             if not line:
-                return
+                break
             text = line.decode(errors="replace").rstrip()
-            self._stderr.append(text)
+            self.log.write(text)
             log.debug("worker says", pid=self.pid, line=text)
+        self.log.end()

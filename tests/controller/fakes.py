@@ -138,6 +138,9 @@ class FakeEngine:
         self.requests.append((name, path, body, spare))
         yield Reply(200, "application/json", _nothing())
 
+    def log(self, _name: str) -> None:
+        return None
+
     async def close(self) -> None:
         self.loaded.clear()
 

@@ -154,6 +154,9 @@ class FaultyEngine:
     ) -> AbstractAsyncContextManager[Reply]:
         raise NotImplementedError
 
+    def log(self, _name: str) -> None:
+        return None
+
     async def close(self) -> None:
         self.loaded.clear()
 

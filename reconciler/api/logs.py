@@ -1,0 +1,50 @@
+"""What worker processes write."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiohttp import web
+
+from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import Query, describe, many, ref
+from reconciler.api.errors import ApiError, of_problem, reply
+from reconciler.api.stream import Stream, streaming
+from reconciler.core.errors import Cause, Problem
+from reconciler.core.events import LogLine
+
+routes = web.RouteTableDef()
+
+NAME = Query("name", "Of this instance.", {"type": "string"})
+
+
+@routes.get("/api/v1/logs")
+@describe({200: many("lines", "log-line")}, query=(NAME,))
+async def logs(request: web.Request) -> web.Response:
+    """The last lines that the worker process of an instance wrote."""
+    return reply({"lines": [line async for line in _lines(request, follow=False)]})
+
+
+@routes.get("/api/v1/logs/stream")
+@describe({200: ref("log-line")}, query=(NAME,), content_type="text/event-stream")
+async def stream(request: web.Request) -> web.StreamResponse:
+    """The same and those to come, as server-sent events, until the process has ended."""
+    lines = _lines(request, follow=True)
+
+    async def tell(reply: Stream) -> None:
+        async for line in lines:
+            await reply.send(msgspec.json.encode(line).decode(), event="line")
+
+    return await streaming(request, tell)
+
+
+def _lines(request: web.Request, *, follow: bool) -> AsyncIterator[LogLine]:
+    name = request.query.get("name")
+    if not name:
+        message = "name says which instance"
+        code = "missing_required_parameter"
+        raise ApiError(400, "invalid_request", message, code, "name")
+    lines = request.app[CONTROLLER].log(name, follow=follow)
+    if lines is None:
+        message = f"no worker process of '{name}' is known since the daemon started"
+        raise of_problem(Problem(Cause.UNKNOWN_INSTANCE, message))
+    return lines

@@ -1,0 +1,94 @@
+"""What would be done, and what it would need; nothing is changed by asking."""
+
+from typing import Any
+
+from aiohttp import web
+
+from reconciler.api.body import read
+from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import describe, ref
+from reconciler.api.errors import ROWS, of_mistake, reply
+from reconciler.api.records import told_spec
+from reconciler.controller import Forecast, Wishes
+from reconciler.core.errors import Problem
+from reconciler.core.plan import Action
+from reconciler.core.schema import contradictions, load_request, load_spec
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/v1/plan")
+@describe({200: ref("plan")})
+async def plan(request: web.Request) -> web.Response:
+    """What the loop would do now."""
+    return reply(_told(await request.app[CONTROLLER].forecast(Wishes())))
+
+
+@routes.post("/api/v1/plan")
+@describe({200: ref("plan")}, body="plan-request")
+async def plan_wishes(request: web.Request) -> web.Response:
+    """What the loop would do if these records were put and deleted."""
+    body = await read(request, "plan-request")
+    wishes = Wishes(
+        [(wish["name"], load_spec(wish["spec"])) for wish in body.get("apply", [])],
+        body.get("delete", []),
+    )
+    return reply(_told(await request.app[CONTROLLER].forecast(wishes)))
+
+
+@routes.post("/api/v1/models/estimate")
+@describe({200: ref("estimate")}, body="load-request")
+async def estimate(request: web.Request) -> web.Response:
+    """What a load would need, and whether it fits."""
+    body = await read(request, "load-request")
+    for mistake in contradictions(body):
+        raise of_mistake(mistake)
+    asked = load_request(body)
+    estimate = await request.app[CONTROLLER].estimate(asked)
+    return reply(
+        {
+            "model": asked.model,
+            "checkpoint": estimate.checkpoint.path,
+            "config": estimate.resolved.config,
+            "warnings": estimate.resolved.warnings,
+            "weights_bytes": estimate.checkpoint.weights_bytes,
+            "kv_cache_bytes": estimate.resolved.session_bytes,
+            "needed_bytes": estimate.needed,
+            "free_bytes": estimate.free,
+            "budget_bytes": estimate.budget,
+            "fits": estimate.fits,
+        }
+    )
+
+
+def _told(forecast: Forecast) -> dict[str, Any]:
+    actions = [_action(a, running=True) for a in forecast.running]
+    actions += [_action(a, running=False) for a in forecast.actions]
+    changes = [
+        {
+            "name": change.name,
+            "before": told_spec(change.before) if change.before else None,
+            "after": told_spec(change.after) if change.after else None,
+        }
+        for change in forecast.changes
+    ]
+    refused = [{"name": name, **_problem(p)} for name, p in forecast.refused.items()]
+    return {"actions": actions, "changes": changes, "refused": refused}
+
+
+def _action(action: Action, *, running: bool) -> dict[str, Any]:
+    resolved = action.resolved
+    return {
+        "name": action.name,
+        "action": action.kind,
+        "reason": action.reason,
+        "why": action.why,
+        "problem": _problem(action.problem) if action.problem else None,
+        "config": resolved.config if resolved else None,
+        "memory_bytes": resolved.session_bytes if resolved else None,
+        "running": running,
+    }
+
+
+def _problem(problem: Problem) -> dict[str, str]:
+    return {"code": ROWS[problem.cause][2], "message": problem.message}

@@ -1,0 +1,24 @@
+"""Server-sent events that end with what is told, or with whoever listens."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse, sse_response
+
+Stream = EventSourceResponse
+Tell = Callable[[Stream], Awaitable[None]]
+
+
+async def streaming(request: web.Request, tell: Tell) -> web.StreamResponse:
+    """Answer with what `tell` sends, until it returns or the listener goes away."""
+    async with sse_response(request, allow_all_methods=True) as reply:
+        sending = asyncio.ensure_future(tell(reply))
+        gone = asyncio.create_task(reply.wait())
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sending.cancel()
+            gone.cancel()
+            await asyncio.gather(sending, gone, return_exceptions=True)
+    return reply

@@ -1,0 +1,55 @@
+"""What would happen: questions that are answered by the loop's own plan, and change nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reconciler.core.errors import Problem
+from reconciler.core.facts import Checkpoint
+from reconciler.core.plan import Action
+from reconciler.core.records import LoadSpec
+from reconciler.core.settings import Resolved
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Records that would be put, and records that would be deleted."""
+
+    apply: Sequence[tuple[str, LoadSpec]] = ()
+    delete: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of a record's spec; None: there is no record."""
+
+    name: str
+    before: LoadSpec | None
+    after: LoadSpec | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the loop would do, and what it does already."""
+
+    actions: tuple[Action, ...]
+    running: tuple[Action, ...]
+    changes: tuple[Change, ...]
+    refused: Mapping[str, Problem]
+    """Wishes that would be refused, by name."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a load would need, in bytes, and whether it would be admitted now."""
+
+    checkpoint: Checkpoint
+    resolved: Resolved
+    needed: int
+    """On top of what is loaded."""
+    free: int
+    budget: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for it now."""
+        return self.needed <= self.free

@@ -1,0 +1,58 @@
+"""The last lines that a worker process wrote, and those to come."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from reconciler.core.events import LogLine
+
+KEPT = 1000
+"""Lines of one worker."""
+
+
+class Log:
+    """Of one worker process. Used on the event loop only."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._lines: deque[LogLine] = deque(maxlen=KEPT)
+        self._count = 0
+        self._more = asyncio.Event()
+        self._ended = False
+
+    @property
+    def last(self) -> str | None:
+        """The newest line."""
+        return self._lines[-1].line if self._lines else None
+
+    def write(self, line: str) -> None:
+        """Add a line."""
+        self._lines.append(LogLine(datetime.now(UTC), self._pid, line))
+        self._count += 1
+        self._wake()
+
+    def end(self) -> None:
+        """No more will come."""
+        self._ended = True
+        self._wake()
+
+    async def follow(self, *, wait: bool) -> AsyncIterator[LogLine]:
+        """The kept lines, and with `wait` those to come, until the process has ended."""
+        told = 0
+        while True:
+            lost = self._count - len(self._lines)
+            told = max(told, lost)
+            more = self._more
+            for line in list(self._lines)[told - lost :]:
+                told += 1
+                yield line
+            if told < self._count:
+                continue
+            if self._ended or not wait:
+                return
+            await more.wait()
+
+    def _wake(self) -> None:
+        self._more.set()
+        self._more = asyncio.Event()

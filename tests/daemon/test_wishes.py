@@ -1,0 +1,173 @@
+"""Records declared by HTTP, the plan before the act, and how far a load is."""
+
+import http.client
+import json
+import shutil
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support import Daemon, parse_stream
+
+
+def put(daemon: Daemon, name: str, spec: Any, query: str = "") -> tuple[int, Any]:
+    return daemon.request("PUT", f"/api/v1/records/{name}{query}", {"spec": spec})
+
+
+def actions(plan: Any) -> list[tuple[str, str]]:
+    return [(action["name"], action["action"]) for action in plan["actions"]]
+
+
+def stream(daemon: Daemon, body: Any) -> tuple[int, list[tuple[str, Any]]]:
+    """A load that tells how far it is: the events, or what was refused at once."""
+    with closing(http.client.HTTPConnection(urlsplit(daemon.url).netloc, timeout=90)) as connection:
+        headers = {"Accept": "text/event-stream"}
+        connection.request("POST", "/api/v1/models/load", json.dumps(body), headers)
+        reply = connection.getresponse()
+        if reply.status != 200:
+            return reply.status, [("refused", json.load(reply))]
+        return 200, list(parse_stream(reply))
+
+
+def test_a_put_declares_a_record_and_replaces_all_of_it(daemon: Daemon) -> None:
+    spec = {"model": "tiny/llama", "config": {"context_length": 100}, "priority": 3}
+    status, record = put(daemon, "a", spec, "?wait=ready")
+    assert (status, record["owner"], record["generation"]) == (200, "http", 1)
+    assert record["spec"] == spec
+    assert record["status"]["config"]["context_length"] == 100
+    assert put(daemon, "a", spec)[1]["generation"] == 1
+    status, record = put(daemon, "a", {"model": "tiny/llama"})
+    assert (record["generation"], record["spec"]) == (2, {"model": "tiny/llama", "config": {}})
+    assert daemon.ready("a", 2)["status"]["config"]["context_length"] > 100
+    assert daemon.request("DELETE", "/api/v1/records/a") == (200, {"instance_id": "a"})
+    daemon.gone("a")
+    assert daemon.request("DELETE", "/api/v1/records/a")[0] == 404
+
+
+def test_a_put_of_what_cannot_be_changes_nothing(daemon: Daemon) -> None:
+    daemon.home.write("m.yaml", name="m", model="tiny/llama", context_length=50)
+    daemon.ready("m")
+    for name, spec, status, code in (
+        ("m", {"model": "tiny/llama"}, 409, "managed_by_manifest"),
+        ("a", {"model": "no/such"}, 404, "model_not_found"),
+        ("a", {"model": "tiny/llama", "config": {"context_length": 10**9}}, 400, None),
+        ("-a", {"model": "tiny/llama"}, 400, "invalid_value"),
+        ("a", {"model": "tiny/llama", "colour": "red"}, 400, "unrecognized_keys"),
+    ):
+        got, answer = put(daemon, name, spec)
+        assert (got, code in (None, answer["error"]["code"])) == (status, True), answer
+    assert put(daemon, "a", {"model": "tiny/llama"}, "?wait=gone")[0] == 400
+    assert daemon.request("DELETE", "/api/v1/records/m")[0] == 409
+    assert [r["name"] for r in daemon.get("/api/v1/records")["records"]] == ["m"]
+    assert daemon.get("/api/v1/records/m")["generation"] == 1
+
+
+def test_a_suspended_put_is_kept_and_not_loaded(daemon: Daemon) -> None:
+    _, record = put(daemon, "a", {"model": "tiny/llama", "suspend": True})
+    assert record["status"]["conditions"][0]["reason"] in ("Pending", "Suspended")
+    daemon.eventually("a", lambda r: r["status"]["conditions"][0]["reason"] == "Suspended")
+    assert daemon.loaded() == set()
+
+
+def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) -> None:
+    empty: Any = {"actions": [], "changes": [], "refused": []}
+    assert daemon.get("/api/v1/plan") == empty
+    put(daemon, "a", {"model": "tiny/llama"}, "?wait=ready")
+    daemon.home.write("m.yaml", name="m", model="tiny/llama", context_length=50)
+    daemon.ready("m")
+    wishes = {
+        "apply": [
+            {"name": "a", "spec": {"model": "tiny/llama", "config": {"context_length": 9}}},
+            {"name": "b", "spec": {"model": "tiny/llama"}},
+            {"name": "c", "spec": {"model": "tiny/qwen3"}},
+            {"name": "d", "spec": {"model": "no/such"}},
+            {"name": "m", "spec": {"model": "tiny/qwen3"}},
+        ],
+        "delete": ["m", "nobody"],
+    }
+    status, plan = daemon.request("POST", "/api/v1/plan", wishes)
+    assert status == 200
+    assert sorted(actions(plan)) == [
+        ("a", "Reconfigure"),
+        ("b", "Attach"),
+        ("c", "Load"),
+        ("d", "Hold"),
+    ]
+    by_name = {action["name"]: action for action in plan["actions"]}
+    assert by_name["a"]["reason"] == "changed: context_length from default to 9"
+    assert by_name["a"]["config"]["context_length"] == 9
+    assert by_name["d"]["problem"]["code"] == "model_not_found"
+    assert [change["name"] for change in plan["changes"]] == ["a", "b", "c", "d"]
+    assert plan["changes"][1]["before"] is None
+    assert {r["name"]: r["code"] for r in plan["refused"]} == {
+        "m": "managed_by_manifest",
+        "nobody": "model_not_found",
+    }
+    assert daemon.get("/api/v1/plan") == empty
+    assert daemon.loaded() == {"a", "m"}
+    _, plan = daemon.request("POST", "/api/v1/plan", {"delete": ["a"]})
+    assert actions(plan) == [("a", "Unload")]
+
+
+def test_an_estimate_says_what_a_load_would_need(daemon: Daemon) -> None:
+    ask = {"model": "tiny/llama", "config": {"context_length": 100}}
+    _, before = daemon.request("POST", "/api/v1/models/estimate", ask)
+    assert before["fits"]
+    assert before["needed_bytes"] == before["weights_bytes"] + before["kv_cache_bytes"]
+    answer = daemon.load(ask)
+    assert before["config"] == answer["config"]
+    _, after = daemon.request("POST", "/api/v1/models/estimate", ask)
+    assert after["needed_bytes"] == after["kv_cache_bytes"] == before["kv_cache_bytes"]
+    taken = before["free_bytes"] - after["free_bytes"]
+    assert taken == pytest.approx(before["needed_bytes"], rel=0.1)
+    ask["config"] = {"context_length": 10**9}
+    assert daemon.request("POST", "/api/v1/models/estimate", ask)[0] == 400
+
+
+def test_a_load_tells_how_far_it_is(daemon: Daemon) -> None:
+    status, told = stream(daemon, {"model": "tiny/llama"})
+    assert status == 200
+    kinds = [kind for kind, _ in told]
+    assert kinds[-1] == "result"
+    assert set(kinds[:-1]) == {"progress"}
+    phases = [data["phase"] for kind, data in told if kind == "progress"]
+    assert list(dict.fromkeys(phases)) == ["worker", "weights", "warm_up"]
+    read = [d["bytes_read"] for k, d in told if k == "progress" and d["phase"] == "weights"]
+    assert read == sorted(read)
+    assert read[-1] == told[-2 if phases[-1] == "weights" else -3][1]["bytes_total"]
+    assert told[-1][1]["config"] == daemon.load({"model": "tiny/llama"})["config"]
+    # A join has nothing to tell but its answer.
+    assert [kind for kind, _ in stream(daemon, {"model": "tiny/llama"})[1]] == ["result"]
+
+
+def test_a_streamed_load_that_is_refused_is_an_error_as_ever(daemon: Daemon) -> None:
+    status, told = stream(daemon, {"model": "no/such"})
+    assert (status, told[0][1]["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_streamed_load_that_fails_says_so_last_and_its_log_is_kept(
+    daemon: Daemon, models: Path
+) -> None:
+    broken = daemon.home.lm_studio / "models" / "own" / "broken"
+    shutil.copytree(models / "tiny/llama", broken)
+    (broken / "tokenizer.json").write_text("{}", "utf-8")
+    status, told = stream(daemon, {"model": "own/broken"})
+    assert status == 200
+    assert told[0][0] == "progress"
+    kind, answer = told[-1]
+    assert (kind, answer["error"]["code"]) == ("error", "model_load_failed")
+    lines = daemon.get("/api/v1/logs?name=own/broken")["lines"]
+    assert lines[0]["line"].startswith("Traceback")
+    with urllib.request.urlopen(f"{daemon.url}/api/v1/logs/stream?name=own/broken") as reply:
+        assert list(parse_stream(reply)) == [("line", line) for line in lines]
+
+
+def test_the_log_of_who_never_had_a_worker_is_not_found(daemon: Daemon) -> None:
+    assert daemon.request("GET", "/api/v1/logs?name=nobody")[0] == 404
+    assert daemon.request("GET", "/api/v1/logs")[0] == 400
+    daemon.load({"model": "tiny/llama"})
+    assert daemon.get("/api/v1/logs?name=tiny/llama") == {"lines": []}
