@@ -11,7 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from reconciler.cli.daemon import Client, running
+from reconciler.cli.client import Client
+from reconciler.cli.daemon import running
 
 POLL_SECONDS = 0.02
 SETTLE_SECONDS = 0.3

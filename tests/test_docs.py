@@ -9,7 +9,7 @@ import pytest
 from docs import tables
 from reconciler.api.app import build
 from reconciler.api.errors import ROWS
-from reconciler.cli import serve
+from reconciler.cli.serve import serve
 from reconciler.core.conditions import REASONS
 from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema

@@ -8,11 +8,10 @@ from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
 from reconciler.api.errors import ROWS, of_mistake, reply
-from reconciler.api.records import told_spec
 from reconciler.controller import Forecast, Wishes
 from reconciler.core.errors import Problem
 from reconciler.core.plan import Action
-from reconciler.core.schema import contradictions, load_request, load_spec
+from reconciler.core.schema import contradictions, load_request, load_spec, told_spec
 
 routes = web.RouteTableDef()
 

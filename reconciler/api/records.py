@@ -14,8 +14,8 @@ from reconciler.api.describe import Query, describe, many, ref
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.controller import Answer, Complaint, Controller
 from reconciler.core.errors import Cause, Problem
-from reconciler.core.records import Generation, LoadSpec
-from reconciler.core.schema import check_name, load_spec
+from reconciler.core.records import Generation
+from reconciler.core.schema import check_name, load_spec, told_spec
 
 routes = web.RouteTableDef()
 
@@ -160,16 +160,6 @@ def _record(answer: Answer, controller: Controller) -> dict[str, Any]:
         "status": status,
         "source_errors": [_complaint(c) for c in controller.complaints(record)],
     }
-
-
-def told_spec(spec: LoadSpec) -> dict[str, Any]:
-    """A spec as it would stand in a manifest."""
-    told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
-    defaults = LoadSpec(spec.model)
-    for key in ("revision", "suspend", "priority", "update_strategy", "idle_ttl_seconds"):
-        if getattr(spec, key) != getattr(defaults, key):
-            told[key] = getattr(spec, key)
-    return told
 
 
 def _complaint(complaint: Complaint) -> dict[str, Any]:

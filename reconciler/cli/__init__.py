@@ -1,143 +1,94 @@
-"""The command line. Each command's work is in a module of its own, imported when it is run."""
+"""The command line. Each command is in a module of its own, imported when it is needed."""
 
-import os
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 HOME = Path("~/.reconciler").expanduser()
 
+EXIT_CODES = {
+    0: "done; for `plan` and `diff`: nothing would change",
+    1: "refused, or failed; the message says why",
+    2: "for `plan` and `diff`: something would change",
+    3: "nothing answers at the daemon's address",
+    4: "there is no such record, model or instance",
+    5: "not so in time",
+    64: "the command line is wrong",
+}
 
-def _hub_cache() -> Path:
-    """Where huggingface_hub keeps its cache, by the variables that it documents."""
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+# click's own is 2, which `plan` and `diff` use as terraform and git do.
+click.UsageError.exit_code = 64
+
+COMMANDS = {
+    "Run": ("serve", "demo"),
+    "Models": ("load", "unload", "run", "ps", "ls", "estimate"),
+    "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait"),
+    "Look": ("events", "history", "logs", "sources"),
+    "More": ("completion", "version"),
+}
+"""By the heading of the help under which they stand."""
+
+MODULES = {
+    "load": "instances",
+    "unload": "instances",
+    "ps": "instances",
+    "run": "chat",
+    "ls": "models",
+    "estimate": "models",
+    "get": "records",
+    "describe": "records",
+    "wait": "records",
+    "apply": "manifests",
+    "delete": "manifests",
+    "plan": "manifests",
+    "diff": "manifests",
+    "validate": "manifests",
+    "events": "look",
+    "history": "look",
+    "logs": "look",
+    "sources": "look",
+    "completion": "more",
+    "version": "more",
+}
+"""Where a command is, if not in a module of its name."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class Commands(click.Group):
+    """Commands that are imported when they are asked for."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """All of them, in the order of the help."""
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of that name."""
+        if name not in self.list_commands(context):
+            return None
+        module = import_module(f"reconciler.cli.{MODULES.get(name, name)}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest what may have been meant; click would look among imported commands only."""
+        names = self.list_commands(context)
+        if args[0] not in names:
+            raise click.NoSuchCommand(args[0], possibilities=names, ctx=context)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Under their headings."""
+        for heading, names in COMMANDS.items():
+            commands = [(name, self.get_command(context, name)) for name in names]
+            with formatter.section(heading):
+                formatter.write_dl([(n, c.get_short_help_str(100)) for n, c in commands if c])
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(package_name="mlx-reconciler", prog_name="reconciler")
 def main() -> None:
     """Keep language models loaded on this Mac as declared, with MLX."""
-
-
-@main.command()
-@click.option(
-    "--manifests",
-    type=click.Path(path_type=Path),
-    default=HOME / "manifests",
-    envvar="RECONCILER_MANIFESTS",
-    show_envvar=True,
-    help="Directory of manifests to follow.",
-)
-@click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    default=[HOME / "models"],
-    envvar="RECONCILER_MODELS",
-    show_envvar=True,
-    help="Directory of models, as PUBLISHER/NAME; may be given several times.",
-)
-@click.option(
-    "--hub-cache",
-    type=click.Path(path_type=Path),
-    default=_hub_cache,
-    envvar="RECONCILER_HUB_CACHE",
-    show_envvar=True,
-    show_default="the cache of huggingface_hub",
-    help="Cache of Hugging Face's tools, whose models can be loaded too.",
-)
-@click.option(
-    "--lm-studio",
-    type=click.Path(path_type=Path),
-    default=Path("~/.lmstudio").expanduser(),
-    envvar="RECONCILER_LM_STUDIO",
-    show_envvar=True,
-    help="LM Studio's directory, whose models can be loaded too.",
-)
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    default=HOME / "state",
-    envvar="RECONCILER_STATE",
-    show_envvar=True,
-    help="Directory of the daemon's own database.",
-)
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    envvar="RECONCILER_HOST",
-    show_envvar=True,
-    help="Address to listen on; any but loopback requires a token.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=1234,
-    envvar="RECONCILER_PORT",
-    show_envvar=True,
-    help="Port to listen on; 0 picks a free one.",
-)
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="RECONCILER_TOKEN_FILE",
-    show_envvar=True,
-    help="File with the token that clients must send.",
-)
-@click.option(
-    "--jit",
-    is_flag=True,
-    envvar="RECONCILER_JIT",
-    show_envvar=True,
-    help="Load a model at the first request for it; it goes after an hour without one.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    envvar="RECONCILER_LOG_LEVEL",
-    show_envvar=True,
-    help="Least level of the log lines on stderr.",
-)
-def serve(
-    manifests: Path,
-    models: tuple[Path, ...],
-    hub_cache: Path,
-    lm_studio: Path,
-    state: Path,
-    host: str,
-    port: int,
-    token_file: Path | None,
-    *,
-    jit: bool,
-    log_level: str,
-) -> None:
-    """Run the daemon until SIGTERM or Ctrl-C.
-
-    One line on stdout names its address; the log is on stderr.
-    """
-    from reconciler.cli.serve import Options, run
-
-    run(
-        Options(
-            manifests,
-            models,
-            hub_cache,
-            lm_studio,
-            state,
-            host,
-            port,
-            token_file,
-            jit,
-            log_level,
-        )
-    )
-
-
-@main.command()
-def demo() -> None:
-    """Show the main job on a small real model, in a temporary directory."""
-    from reconciler.cli.demo import run
-
-    run()

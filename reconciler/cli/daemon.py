@@ -2,71 +2,19 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import click
 
+from reconciler.cli.client import Client
+
 START_SECONDS = 60.0
-
-
-class DaemonError(click.ClickException):
-    """The daemon's own words, with the HTTP status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Client:
-    """The daemon's HTTP, as JSON."""
-
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self.url = url
-        self._session = session
-
-    async def get(self, path: str, **query: str) -> Any:
-        """GET; raises `DaemonError` on an error."""
-        async with self._session.get(self.url + path, params=query) as reply:
-            return await _answer(reply)
-
-    async def post(self, path: str, body: Any) -> Any:
-        """POST; raises `DaemonError` on an error."""
-        async with self._session.post(self.url + path, json=body) as reply:
-            return await _answer(reply)
-
-    async def chat(self, model: str, question: str) -> AsyncIterator[str]:
-        """The answer to a question, in pieces as they come; raises `DaemonError` on an error."""
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-            "stream": True,
-        }
-        async with self._session.post(self.url + "/v1/chat/completions", json=body) as reply:
-            if reply.status >= 400:
-                await _answer(reply)
-            async for line in reply.content:
-                data = line.decode().strip().removeprefix("data: ")
-                if data and data != "[DONE]":
-                    chunk = json.loads(data)
-                    if "error" in chunk:
-                        raise DaemonError(500, chunk["error"]["message"])
-                    yield chunk["choices"][0]["delta"].get("content", "")
-
-
-async def _answer(reply: aiohttp.ClientResponse) -> Any:
-    body = await reply.json()
-    if reply.status >= 400:
-        raise DaemonError(reply.status, body["error"]["message"])
-    return body
 
 
 @contextlib.asynccontextmanager

@@ -4,12 +4,14 @@ import asyncio
 import json
 import signal
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from reconciler.cli.daemon import Client, DaemonError, running
+from reconciler.cli.client import Client, DaemonError
+from reconciler.cli.daemon import running
 
 MODEL = "reconciler/questions"
 
@@ -38,8 +40,9 @@ spec:
 """
 
 
-def run() -> None:
-    """Run the demo; nothing stays behind. Raises `click.ClickException` where a step fails."""
+@click.command()
+def demo() -> None:
+    """Show the main job on a small real model, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="reconciler-demo-") as directory:
         asyncio.run(_run(Path(directory).resolve()))
 
@@ -80,7 +83,7 @@ async def _asked(client: Client) -> None:
     _step("Ask; the answers come as they are generated")
     for question, _ in QUESTIONS[:4]:
         click.echo(f"{question} ", nl=False)
-        async for piece in client.chat("assistant", question):
+        async for piece in _answer(client, "assistant", question):
             click.secho(piece, fg="green", nl=False)
         click.echo()
 
@@ -90,7 +93,7 @@ async def _compared(client: Client) -> None:
     for name in ("assistant", "narrow"):
         right = 0
         for question, answer in QUESTIONS:
-            text = "".join([piece async for piece in client.chat(name, question)])
+            text = "".join([piece async for piece in _answer(client, name, question)])
             right += answer in text
         click.echo(f"{name}: {right} of {len(QUESTIONS)} answers are right; the last: {text}")
 
@@ -112,7 +115,7 @@ async def _manifest_changed(client: Client, manifests: Path) -> None:
     question = "What is the opposite of loud, and what is the capital of Finland?"
     click.echo(f"{question} ", nl=False)
     try:
-        async for _ in client.chat("assistant", question):
+        async for _ in _answer(client, "assistant", question):
             raise click.ClickException("the context length was not kept")
     except DaemonError as error:
         click.secho(error.message, fg="green")
@@ -131,6 +134,12 @@ async def _manifest_removed(client: Client, manifests: Path) -> None:
     if "assistant" in loaded:
         raise click.ClickException("assistant is still loaded")
     click.echo(f"still loaded: {', '.join(loaded)}")
+
+
+async def _answer(client: Client, model: str, question: str) -> AsyncIterator[str]:
+    messages = [{"role": "user", "content": question}]
+    async for delta in client.chat(model, messages, temperature=0):
+        yield delta.get("content", "")
 
 
 async def _ready(client: Client, name: str, generation: int) -> Any:

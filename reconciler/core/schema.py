@@ -134,6 +134,16 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
     )
 
 
+def told_spec(spec: LoadSpec) -> dict[str, Any]:
+    """A spec as it would stand in a manifest."""
+    told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
+    defaults = LoadSpec(spec.model)
+    for key in ("revision", "suspend", "priority", "update_strategy", "idle_ttl_seconds"):
+        if getattr(spec, key) != getattr(defaults, key):
+            told[key] = getattr(spec, key)
+    return told
+
+
 def _asked(config: dict[str, Any]) -> Asked:
     return Asked(**{key: _whole(value) for key, value in config.items()})
 

@@ -1,0 +1,176 @@
+"""The daemon's HTTP, as commands use it."""
+
+import asyncio
+import functools
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+
+DEFAULT_URL = "http://127.0.0.1:1234"
+
+
+class DaemonError(click.ClickException):
+    """The daemon's own words, with the HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFoundError(DaemonError):
+    """There is no such record, model or instance."""
+
+    exit_code = 4
+
+    def __init__(self, message: str) -> None:
+        super().__init__(404, message)
+
+
+class NotInTimeError(click.ClickException):
+    """What was waited for is not so."""
+
+    exit_code = 5
+
+
+class UnreachableError(click.ClickException):
+    """Nothing answers, or nothing that is a daemon of ours."""
+
+    exit_code = 3
+
+    def __init__(self, url: str, why: str = "nothing answers") -> None:
+        super().__init__(
+            f"{why} at {url}; start the daemon with `reconciler serve`, "
+            "or name its address with --url or RECONCILER_URL"
+        )
+
+
+class Client:
+    """The daemon's HTTP, as JSON. Raises `DaemonError` and `UnreachableError`."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url.rstrip("/")
+        self._session = session
+
+    async def get(self, path: str, **query: str) -> Any:
+        """GET."""
+        return await self._ask("GET", path, params=query)
+
+    async def post(self, path: str, body: Any) -> Any:
+        """POST."""
+        return await self._ask("POST", path, json=body)
+
+    async def put(self, path: str, body: Any, **query: str) -> Any:
+        """PUT."""
+        return await self._ask("PUT", path, json=body, params=query)
+
+    async def delete(self, path: str) -> Any:
+        """DELETE."""
+        return await self._ask("DELETE", path)
+
+    async def _ask(self, method: str, path: str, **more: Any) -> Any:
+        try:
+            async with self._session.request(method, self.url + path, **more) as reply:
+                return await self._answer(reply)
+        except (aiohttp.ClientConnectionError, aiohttp.InvalidURL):
+            raise UnreachableError(self.url) from None
+
+    async def _answer(self, reply: aiohttp.ClientResponse) -> Any:
+        try:
+            body = await reply.json()
+        except (aiohttp.ContentTypeError, ValueError):
+            raise UnreachableError(self.url, "something else than reconciler answers") from None
+        if reply.status >= 400:
+            message = body["error"]["message"]
+            raise (
+                NotFoundError(message)
+                if reply.status == 404
+                else DaemonError(reply.status, message)
+            )
+        return body
+
+    async def events(
+        self, method: str, path: str, body: Any = None, **query: str
+    ) -> AsyncIterator[tuple[str, Any]]:
+        """Type and data of server-sent events, as they come."""
+        try:
+            async with self._session.request(
+                method,
+                self.url + path,
+                json=body,
+                params=query,
+                headers={"Accept": "text/event-stream"},
+            ) as reply:
+                if reply.status >= 400 or reply.content_type != "text/event-stream":
+                    await self._answer(reply)
+                kind = "message"
+                async for line in reply.content:
+                    field, _, value = line.decode().rstrip("\r\n").partition(": ")
+                    if field == "event":
+                        kind = value
+                    elif field == "data":
+                        yield kind, value if value == "[DONE]" else json.loads(value)
+        except aiohttp.ClientConnectionError:
+            raise UnreachableError(self.url, "the daemon went away") from None
+
+    async def chat(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
+        """What is added to the answer of a chat, in pieces as they come: OpenAI's deltas."""
+        body = {"model": model, "messages": messages, "stream": True} | more
+        async for _, chunk in self.events("POST", "/v1/chat/completions", body):
+            if chunk == "[DONE]":
+                return
+            if "error" in chunk:
+                raise DaemonError(500, chunk["error"]["message"])
+            yield chunk["choices"][0]["delta"]
+
+
+def asks(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a command of a coroutine function whose first argument is a client.
+
+    Adds the options that say where the daemon is.
+    """
+
+    @click.option(
+        "--url",
+        envvar="RECONCILER_URL",
+        show_envvar=True,
+        default=DEFAULT_URL,
+        help="Address of the daemon.",
+    )
+    @click.option(
+        "--token-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="RECONCILER_TOKEN_FILE",
+        show_envvar=True,
+        help="File with the token that the daemon requires.",
+    )
+    @functools.wraps(function)
+    def command(*, url: str, token_file: Path | None, **options: Any) -> None:
+        asyncio.run(_ask(function, url, _headers(token_file), options))
+
+    return command
+
+
+def _headers(token_file: Path | None) -> dict[str, str]:
+    if token_file is None:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {token_file.read_text('utf-8').strip()}"}
+    except OSError as error:
+        message = f"cannot read token file {token_file}: {error.strerror}"
+        raise click.ClickException(message) from None
+
+
+async def _ask(
+    function: Callable[..., Awaitable[None]],
+    url: str,
+    headers: dict[str, str],
+    options: dict[str, Any],
+) -> None:
+    # Loads and chats take as long as they take; a daemon that dies closes the connection.
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+        await function(Client(url, session), **options)

@@ -1,0 +1,148 @@
+"""`reconciler serve`: put the rooms together and run them until a signal."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import structlog
+from aiohttp import web
+
+from reconciler.api.app import build
+from reconciler.api.guard import is_loopback
+from reconciler.cli import HOME
+from reconciler.controller import Controller
+from reconciler.engine import sockets
+from reconciler.engine.engine import Engine
+from reconciler.models.catalog import Catalog
+from reconciler.models.places import Directory, HubCache, LMStudio
+from reconciler.sources.directory import DirectorySource
+from reconciler.store import Store, StoreError
+
+SHUTDOWN_SECONDS = 1.0
+"""For answers under way when the daemon stops."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line or the environment said."""
+
+    manifests: Path
+    models: tuple[Path, ...]
+    hub_cache: Path
+    lm_studio: Path
+    state: Path
+    host: str
+    port: int
+    token_file: Path | None
+    jit: bool
+    log_level: str
+
+
+def run(options: Options) -> None:
+    """Run the daemon. Raises `click.ClickException`, one line, where it cannot start."""
+    _configure_log(options.log_level)
+    token = _token(options)
+    for directory in (options.manifests, *options.models):
+        if directory.is_relative_to(HOME):
+            directory.mkdir(parents=True, exist_ok=True)
+    listener = _listen(options)
+    with listener:
+        try:
+            store = Store(options.state)
+            run_directory = sockets.prepare(options.state)
+        except (StoreError, OSError) as error:
+            raise click.ClickException(str(error)) from None
+        try:
+            asyncio.run(_serve(options, token, listener, store, run_directory))
+        finally:
+            store.close()
+            sockets.remove(run_directory)
+
+
+async def _serve(
+    options: Options, token: str | None, listener: socket.socket, store: Store, run_directory: Path
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    controller = Controller(
+        store,
+        Catalog(
+            [
+                *map(Directory, options.models),
+                LMStudio(options.lm_studio),
+                HubCache(options.hub_cache),
+            ]
+        ),
+        lambda on_death: Engine(run_directory, on_death),
+        [DirectorySource(options.manifests)],
+        jit=options.jit,
+    )
+    app = build(controller, options.host, token)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        handler_cancellation=True,  # a client that goes away frees what it had
+    )
+    await runner.setup()
+    await controller.start()
+    await web.SockSite(runner, listener).start()
+    click.echo(f"reconciler is listening on {_url(listener)}")
+    await stop.wait()
+    await controller.close()
+    await runner.cleanup()
+
+
+def _listen(options: Options) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.port), family=family)
+    except OSError as error:
+        address = f"{options.host}:{options.port}"
+        raise click.ClickException(
+            f"cannot listen on {address}: {error.strerror}; name another port with --port"
+        ) from None
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _token(options: Options) -> str | None:
+    if options.token_file is None:
+        if not is_loopback(options.host):
+            raise click.ClickException(
+                f"listening on {options.host} lets others load models here; "
+                "name a file with a token for them with --token-file"
+            )
+        return None
+    try:
+        token = options.token_file.read_text("utf-8").strip()
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot read token file {options.token_file}: {error.strerror}"
+        ) from None
+    if not token:
+        raise click.ClickException(f"token file {options.token_file} is empty")
+    return token
+
+
+def _configure_log(level: str) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

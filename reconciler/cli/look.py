@@ -1,0 +1,98 @@
+"""`events`, `history`, `logs` and `sources`."""
+
+from typing import Any
+
+import click
+
+from reconciler.cli.client import Client, NotFoundError, asks
+from reconciler.cli.output import Column, clock, output, show
+
+follow = click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+
+
+@click.command()
+@click.option("--name", help="Only of this record or source.")
+@follow
+@asks
+async def events(client: Client, *, name: str | None, follow: bool) -> None:
+    """Tell what happened, and with -f what happens."""
+    query = {"follow": str(follow).lower()} | ({"name": name} if name else {})
+    async for kind, event in client.events("GET", "/api/v1/events", **query):
+        if kind == "lost":
+            click.echo(event["message"], err=True)
+        else:
+            click.echo(
+                f"{clock(event['time'])}  {event['type']:10}  {event['name']}  "
+                f"{event['reason']}: {event['message']}"
+            )
+
+
+HISTORY = (
+    Column("NAME", lambda g: g["name"]),
+    Column("GENERATION", lambda g: g["generation"]),
+    Column("WANTED", lambda g: clock(g["wanted_at"])),
+    Column("OUTCOME", lambda g: g["outcome"]),
+    Column("MODEL", lambda g: g["spec"]["model"]),
+    Column("MESSAGE", lambda g: g["message"]),
+    Column("OWNER", lambda g: g["owner"], wide=True),
+    Column("ENDED", lambda g: g["ended_at"] and clock(g["ended_at"]), wide=True),
+)
+
+
+@click.command()
+@click.argument("name", required=False)
+@output
+@asks
+async def history(client: Client, *, name: str | None, form: str) -> None:
+    """List what was wanted and what became of it, the newest first."""
+    query = {"name": name} if name else {}
+    kept = (await client.get("/api/v1/history", **query))["history"]
+    if name and not kept:
+        raise NotFoundError(f"nothing is known of '{name}'")
+    show(kept, HISTORY, form, empty="nothing happened yet")
+
+
+@click.command()
+@click.argument("name")
+@follow
+@asks
+async def logs(client: Client, *, name: str, follow: bool) -> None:
+    """Print what the worker process of the instance NAME wrote."""
+    if follow:
+        async for _, line in client.events("GET", "/api/v1/logs/stream", name=name):
+            _tell(line)
+    else:
+        for line in (await client.get("/api/v1/logs", name=name))["lines"]:
+            _tell(line)
+
+
+def _tell(line: Any) -> None:
+    click.echo(f"{clock(line['time'])}  {line['line']}")
+
+
+SOURCES = (
+    Column("SOURCE", lambda s: s["name"]),
+    Column("READABLE", lambda s: s["readable"]),
+    Column("FILES", lambda s: len(s["files"])),
+    Column("INVALID", lambda s: sum(not file["valid"] for file in s["files"])),
+    Column("RECORDS", lambda s: sum(len(file["records"]) for file in s["files"])),
+    Column("MESSAGE", lambda s: s["message"], wide=True),
+)
+
+
+@click.command()
+@output
+@asks
+async def sources(client: Client, *, form: str) -> None:
+    """List the sources of manifests, and what is wrong with their files."""
+    found = (await client.get("/api/v1/sources"))["sources"]
+    show(found, SOURCES, form, empty="there are no sources")
+    if form not in ("table", "wide"):
+        return
+    for source in found:
+        for file in source["files"]:
+            for error in file["errors"]:
+                place = f"{file['path']}:{error['line']}:{error['column']}"
+                click.echo(f"{place}: {error['message']}", err=True)
+        for name, why in (source["not_followed"] | source["held"]).items():
+            click.echo(f"{name}: {why}", err=True)

@@ -1,0 +1,198 @@
+"""`validate`, `apply`, `delete`, `plan` and `diff`: manifests, read here and sent as wishes."""
+
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.cli.client import Client, asks
+from reconciler.cli.output import show_data, yaml_text
+from reconciler.cli.records import path as record_path
+from reconciler.core.schema import told_spec
+from reconciler.core.snapshot import Declared, ManifestFile, read_file
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+files = click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    help="File, directory, or - for standard input; may be given several times.",
+)
+
+
+@click.command(epilog="\b\nExample:\n  reconciler validate manifests/*.yaml")
+@click.argument("files", nargs=-1, required=True)
+def validate(files: tuple[str, ...]) -> None:
+    """Check manifests, without a daemon: one line for each mistake."""
+    read = _read(files)
+    declared = sum(len(file.declared) for file in read)
+    if _complain(read):
+        sys.exit(1)
+    click.echo(f"{declared} record{'' if declared == 1 else 's'} in {len(read)} valid files")
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  reconciler apply -f assistant.yaml\n"
+    "  kustomize build fleet/studio | reconciler apply -f - --wait"
+)
+@files
+@click.option("--wait", "wait_", is_flag=True, help="Until each is loaded, one after the other.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, as `plan` does.")
+@asks
+async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run: bool) -> None:
+    """Declare the records of manifests by HTTP; one that a watched file declares is refused."""
+    declared = _declared(files)
+    plan = await client.post("/api/v1/plan", {"apply": _wishes(declared)})
+    if dry_run:
+        _tell_plan(plan)
+        return
+    _refuse(plan)
+    new = {change["name"] for change in plan["changes"] if change["before"] is None}
+    changed = {change["name"] for change in plan["changes"]}
+    query = {"wait": "ready"} if wait_ else {}
+    for one in declared:
+        wait = {} if one.spec.suspend else query
+        await client.put(record_path(one.name), {"spec": told_spec(one.spec)}, **wait)
+        how = "created" if one.name in new else "changed" if one.name in changed else "unchanged"
+        click.echo(f"{one.name} {how}")
+
+
+@click.command(
+    epilog="\b\nExamples:\n  reconciler delete assistant\n  reconciler delete -f assistant.yaml"
+)
+@click.argument("names", nargs=-1)
+@files
+@asks
+async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ...]) -> None:
+    """Remove records that came by HTTP, and unload their instances."""
+    found = [*names, *(one.name for one in _declared(files, needed=not names))]
+    for name in found:
+        await client.delete(record_path(name))
+        click.echo(f"{name} deleted")
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  reconciler plan\n"
+    "  reconciler plan -f fleet/     # exit code 2 where something would change"
+)
+@files
+@click.option("-o", "--output", "form", type=click.Choice(["text", "json", "yaml"]), default="text")
+@asks
+async def plan(client: Client, *, files: tuple[str, ...], form: str) -> None:
+    """Say what the daemon would do now, or with these manifests applied."""
+    if files:
+        answer = await client.post("/api/v1/plan", {"apply": _wishes(_declared(files))})
+    else:
+        answer = await client.get("/api/v1/plan")
+    if form == "text":
+        _tell_plan(answer)
+    else:
+        show_data(answer, form)
+    _refuse(answer)
+    if answer["changes"] or any(action["action"] != "Hold" for action in answer["actions"]):
+        sys.exit(2)
+
+
+@click.command()
+@files
+@asks
+async def diff(client: Client, *, files: tuple[str, ...]) -> None:
+    """Show how records would change if these manifests were applied."""
+    answer = await client.post("/api/v1/plan", {"apply": _wishes(_declared(files))})
+    for change in answer["changes"]:
+        for line in _diff(change):
+            colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[0])
+            click.secho(line, fg=colour)
+    _refuse(answer)
+    if answer["changes"]:
+        sys.exit(2)
+
+
+def _diff(change: Any) -> Iterator[str]:
+    before, after = (
+        yaml_text(change[key]).splitlines() if change[key] is not None else []
+        for key in ("before", "after")
+    )
+    name = change["name"]
+    return difflib.unified_diff(before, after, f"{name} (now)", f"{name} (then)", lineterm="")
+
+
+MARKS = {"Load": "+", "Attach": "+", "Reconfigure": "~", "Reload": "~", "Unload": "-"}
+COLOURS = {"+": "green", "~": "yellow", "-": "red", "!": "red"}
+
+
+def _tell_plan(answer: Any) -> None:
+    """A line for each action: what, for whom, why."""
+    if not answer["actions"]:
+        click.echo("nothing to do: all is as declared")
+    width = max((len(action["name"]) for action in answer["actions"]), default=0)
+    for action in answer["actions"]:
+        mark = MARKS.get(action["action"], "!" if action["problem"] else " ")
+        under_way = " (under way)" if action["running"] else ""
+        line = f"{mark} {action['action']:11} {action['name']:{width}}  {action['reason']}"
+        click.secho(line + under_way, fg=COLOURS.get(mark))
+
+
+def _refuse(answer: Any) -> None:
+    """Raise `click.ClickException` where a wish would be refused."""
+    if answer["refused"]:
+        raise click.ClickException("\n".join(one["message"] for one in answer["refused"]))
+
+
+def _wishes(declared: Sequence[Declared]) -> list[dict[str, Any]]:
+    return [{"name": one.name, "spec": told_spec(one.spec)} for one in declared]
+
+
+def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declared]:
+    """What files declare. Exits where one is invalid or a name stands twice."""
+    if not files and needed:
+        raise click.UsageError("name a file, a directory, or - with -f")
+    read = _read(files)
+    if _complain(read):
+        sys.exit(1)
+    found: dict[str, Declared] = {}
+    for file in read:
+        for one in file.declared:
+            if one.name in found:
+                raise click.ClickException(f"{file.path}:{one.line}: '{one.name}' stands twice")
+            found[one.name] = one
+    return list(found.values())
+
+
+def _read(files: Sequence[str]) -> list[ManifestFile]:
+    """The files, and those of directories. Raises `click.ClickException`."""
+    read = []
+    for name in files:
+        if name == "-":
+            read.append(read_file("<stdin>", sys.stdin.buffer.read()))
+            continue
+        path = Path(name)
+        found = [path]
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+            if not found:
+                raise click.ClickException(f"{name} has no file that ends in .yaml, .yml or .json")
+        for one in found:
+            try:
+                read.append(read_file(str(one), one.read_bytes()))
+            except OSError as error:
+                raise click.ClickException(f"cannot read {one}: {error.strerror}") from None
+    return read
+
+
+def _complain(read: Sequence[ManifestFile]) -> bool:
+    """Tell the mistakes, a line each; whether there are any."""
+    for file in read:
+        for flaw in file.flaws:
+            position = flaw.position
+            click.echo(f"{file.path}:{position.line}:{position.column}: {flaw.message}", err=True)
+        for ignored in file.ignored:
+            click.echo(f"{file.path}: ignored, {ignored}", err=True)
+    return any(not file.valid for file in read)

@@ -1,0 +1,124 @@
+"""What commands print: tables for people, JSON, YAML and names for programs."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+FORMATS = ("table", "wide", "json", "yaml", "name")
+
+output = click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    help="Form of the output.",
+)
+
+INFINITE_WIDTH = 100_000
+"""Of what no terminal shows: nothing is cut or wrapped there."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its heading, and what stands in it for one item."""
+
+    heading: str
+    of: Callable[[Any], object]
+    wide: bool = False
+    """Only in the form `wide`."""
+
+
+def show(
+    items: Sequence[Any], columns: Sequence[Column], form: str, *, empty: str, name: str = "name"
+) -> None:
+    """Print items of an answer; `name` is the key of what identifies one.
+
+    `empty` is said where there are none.
+    """
+    if form == "name":
+        for item in items:
+            click.echo(item[name])
+    elif form in ("json", "yaml"):
+        show_data(list(items), form)
+    elif not items:
+        click.echo(empty, err=True)
+    else:
+        shown = [column for column in columns if form == "wide" or not column.wide]
+        rows = [[_text(column.of(item)) for column in shown] for item in items]
+        _table([column.heading for column in shown], rows)
+
+
+def show_data(data: Any, form: str) -> None:
+    """Print an answer as it is."""
+    if form == "yaml":
+        click.echo(yaml_text(data), nl=False)
+    else:
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def yaml_text(data: Any) -> str:
+    """YAML in the order of the keys."""
+    import yaml
+
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else INFINITE_WIDTH, highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+STYLES = {"True": "green", "Loaded": "green", "False": "yellow", "Stalled": "red", "no": "yellow"}
+"""Of words that stand alone in a cell."""
+
+
+def _text(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def age(time: str | None) -> str | None:
+    """Since a time of an answer: `5s`, `3m`, `2h`, `4d`."""
+    if time is None:
+        return None
+    seconds = int((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{max(0, seconds)}s"
+
+
+def clock(time: str) -> str:
+    """A time of an answer, in this machine's time zone."""
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def condition(record: Any, type_: str) -> Any:
+    """A condition of a record, or one that says that nothing is known."""
+    for one in record["status"]["conditions"]:
+        if one["type"] == type_:
+            return one
+    return {"status": "Unknown", "reason": "", "message": ""}

@@ -1,0 +1,130 @@
+"""`get`, `describe` and `wait`."""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
+from reconciler.cli.instances import told_config
+from reconciler.cli.output import Column, age, clock, condition, output, show, show_data, yaml_text
+from reconciler.core.memory import readable_bytes
+
+RECORDS = (
+    Column("NAME", lambda r: r["name"]),
+    Column("READY", lambda r: condition(r, "Ready")["status"]),
+    Column("REASON", lambda r: condition(r, "Ready")["reason"]),
+    Column("MODEL", lambda r: r["spec"]["model"]),
+    Column("OWNER", lambda r: r["owner"]),
+    Column("AGE", lambda r: age(r["created_at"])),
+    Column("GENERATION", lambda r: r["generation"], wide=True),
+    Column("OBSERVED", lambda r: r["status"]["observed_generation"], wide=True),
+    Column("PLACE", lambda r: r["file"] and f"{r['file']}:{r['line']}", wide=True),
+    Column("MESSAGE", lambda r: condition(r, "Ready")["message"], wide=True),
+)
+
+LONGEST_QUESTION = 60.0
+"""Seconds that one request waits; longer ones ask again."""
+
+
+@click.command()
+@click.argument("name", required=False)
+@output
+@asks
+async def get(client: Client, *, name: str | None, form: str) -> None:
+    """List the records, or show the one called NAME."""
+    if name is None:
+        found = (await client.get("/api/v1/records"))["records"]
+        show(found, RECORDS, form, empty="nothing is declared")
+        return
+    record = await client.get(path(name))
+    if form in ("json", "yaml"):
+        show_data(record, form)
+    else:
+        show([record], RECORDS, form, empty="")
+
+
+@click.command()
+@click.argument("name")
+@asks
+async def describe(client: Client, *, name: str) -> None:
+    """Tell all about the record NAME: the wish, what is so, and what happened to it."""
+    record = await client.get(path(name))
+    status = record["status"]
+    place = f" ({record['file']}:{record['line']})" if record["file"] else ""
+    _tell("Name", record["name"])
+    _tell("Owner", record["owner"] + place)
+    _tell("Created", clock(record["created_at"]))
+    _tell("Generation", f"{record['generation']}, observed {status['observed_generation']}")
+    _block("Wish", yaml_text(record["spec"]))
+    _block("Conditions", "\n".join(_condition(c) for c in status["conditions"]))
+    if status["config"] is not None:
+        _block("In force", told_config(status["config"]).replace(", ", "\n"))
+        _tell("Loaded", f"{clock(status['loaded_at'])} by {status['loaded_by']}")
+        phases = status["load_phases"].items()
+        parts = ", ".join(f"{key} {phase['duration']:.2f} s" for key, phase in phases)
+        _tell("Load time", f"{status['load_time_seconds']:.2f} s ({parts})")
+        _tell("Memory", readable_bytes(status["memory_bytes"] or 0))
+        _tell("Checkpoint", f"{status['checkpoint']} at {status['revision']}")
+        _tell("Worker", f"process {status['worker_pid']}")
+    _tell("Restarts", status["restarts"])
+    warnings = [f"{w['key']}: {w['reason']}" for w in status["warnings"]]
+    warnings += [error["message"] for error in record["source_errors"]]
+    _block("Warnings", "\n".join(warnings))
+    kept = (await client.get("/api/v1/history", name=name))["history"]
+    _block("History", "\n".join(_generation(g) for g in kept[:5]))
+
+
+def _tell(word: str, value: object) -> None:
+    click.echo(f"{word + ':':13}{value}")
+
+
+def _block(word: str, text: str) -> None:
+    if text:
+        click.echo(f"{word}:")
+        for line in text.rstrip().splitlines():
+            click.echo(f"  {line}")
+
+
+def _condition(one: Any) -> str:
+    since = f"since {clock(one['last_transition_time'])}"
+    return f"{one['type']:12} {one['status']:8} {one['reason']} {since}: {one['message']}"
+
+
+def _generation(one: Any) -> str:
+    told = f"generation {one['generation']} of {clock(one['wanted_at'])}: {one['outcome']}"
+    return f"{told}, {one['message']}" if one["message"] else told
+
+
+@click.command(epilog="\b\nExample:\n  reconciler wait assistant --for ready --timeout 600")
+@click.argument("name")
+@click.option("--for", "wanted", type=click.Choice(["ready", "gone"]), default="ready")
+@click.option("--timeout", "seconds", type=click.FloatRange(min=0), default=300.0, help="Seconds.")
+@asks
+async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> None:
+    """Wait until the record NAME is ready, or gone."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        query = {"wait": wanted, "timeout": str(min(LONGEST_QUESTION, left))}
+        try:
+            record = await client.get(path(name), **query)
+        except NotFoundError:
+            if wanted == "gone":
+                click.echo(f"{name} is gone")
+                return
+            why = f"there is no record '{name}'"
+        else:
+            ready = condition(record, "Ready")
+            if wanted == "ready" and ready["status"] == "True":
+                click.echo(f"{name} is ready")
+                return
+            why = ready["message"] if wanted == "ready" else "it is still there"
+        if time.monotonic() >= deadline:
+            raise NotInTimeError(f"{name} is not {wanted} after {seconds:g} s: {why}")
+
+
+def path(name: str) -> str:
+    """Of a record."""
+    return f"/api/v1/records/{quote(name)}"

@@ -1,0 +1,42 @@
+"""The five load settings as options."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from reconciler.core.records import SETTINGS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def settings(command: F) -> F:
+    """Add an option for each setting, and for the time after which it goes when not used."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def body(model: str, name: str | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """The load request that the options mean."""
+    config = {key: asked[key] for key in SETTINGS if asked[key] is not None}
+    sent: dict[str, Any] = {"model": model, "config": config}
+    if name is not None:
+        sent["instance_id"] = name
+    if asked.get("idle_ttl") is not None:
+        sent["idle_ttl_seconds"] = asked["idle_ttl"]
+    return sent
+
+
+_OPTIONS = (
+    click.option("--context-length", type=int, help="Most tokens of prompt and completion."),
+    click.option("--eval-batch-size", type=int, help="Prompt tokens per prefill step."),
+    click.option("--flash-attention/--no-flash-attention", default=None, help="Fused attention."),
+    click.option("--num-experts", type=int, help="Experts active per token."),
+    click.option(
+        "--offload-kv-cache-to-gpu/--no-offload-kv-cache-to-gpu",
+        default=None,
+        help="KV cache and attention on the GPU.",
+    ),
+    click.option("--idle-ttl", type=int, help="Unload after this many seconds without a request."),
+)
