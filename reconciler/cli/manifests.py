@@ -91,11 +91,11 @@ async def plan(client: Client, *, files: tuple[str, ...], form: str) -> None:
         answer = await client.post("/api/v1/plan", {"apply": _wishes(_declared(files))})
     else:
         answer = await client.get("/api/v1/plan")
-    if form == "text":
-        _tell_plan(answer)
-    else:
+    if form != "text":
         show_data(answer, form)
     _refuse(answer)
+    if form == "text":
+        _tell_plan(answer)
     if answer["changes"] or any(action["action"] != "Hold" for action in answer["actions"]):
         sys.exit(2)
 
