@@ -21,7 +21,7 @@ EXIT_CODES = {
 click.UsageError.exit_code = 64
 
 COMMANDS = {
-    "Run": ("serve", "demo"),
+    "Run": ("serve", "service", "demo"),
     "Models": ("load", "unload", "run", "ps", "ls", "estimate"),
     "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait"),
     "Look": ("events", "history", "logs", "sources"),

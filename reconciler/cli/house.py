@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import click
@@ -22,6 +23,10 @@ from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio
 from reconciler.sources.directory import DirectorySource
 from reconciler.store import Store, StoreError
+
+LOG_BYTES = 10_000_000
+LOG_FILES = 5
+"""Of `--log-file`: the one that is written, and older ones."""
 
 SHUTDOWN_SECONDS = 1.0
 """For answers under way when the daemon stops."""
@@ -41,11 +46,12 @@ class Options:
     token_file: Path | None
     jit: bool
     log_level: str
+    log_file: Path | None = None
 
 
 def run(options: Options) -> None:
     """Run the daemon. Raises `click.ClickException`, one line, where it cannot start."""
-    _configure_log(options.log_level)
+    _configure_log(options)
     token = _token(options)
     for directory in (options.manifests, *options.models):
         if directory.is_relative_to(HOME):
@@ -134,15 +140,27 @@ def _token(options: Options) -> str | None:
     return token
 
 
-def _configure_log(level: str) -> None:
+def _configure_log(options: Options) -> None:
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if options.log_file is not None:
+        try:
+            options.log_file.parent.mkdir(parents=True, exist_ok=True)
+            handler = RotatingFileHandler(
+                options.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1, encoding="utf-8"
+            )
+        except OSError as error:
+            message = f"cannot write log file {options.log_file}: {error.strerror}"
+            raise click.ClickException(message) from None
+    colours = options.log_file is None and sys.stderr.isatty()
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    logging.getLogger("reconciler").setLevel(options.log_level.upper())
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            structlog.dev.ConsoleRenderer(colors=colours),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(options.log_level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

@@ -94,6 +94,13 @@ def _hub_cache() -> Path:
     show_envvar=True,
     help="Least level of the log lines on stderr.",
 )
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="RECONCILER_LOG_FILE",
+    show_envvar=True,
+    help="Log to this file in place of stderr; kept are five of 10 MB.",
+)
 def serve(
     manifests: Path,
     models: tuple[Path, ...],
@@ -106,6 +113,7 @@ def serve(
     *,
     jit: bool,
     log_level: str,
+    log_file: Path | None,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
 
@@ -125,5 +133,6 @@ def serve(
             token_file,
             jit,
             log_level,
+            log_file,
         )
     )

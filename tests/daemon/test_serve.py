@@ -144,3 +144,15 @@ def test_the_demo_exits_0_and_leaves_nothing() -> None:
         assert words in done.stdout
     (home,) = set(re.findall(r"/\S*reconciler-demo-[^/\s]+", done.stdout))
     assert not Path(home).exists()
+
+
+def test_a_log_file_takes_the_place_of_stderr(home: Home) -> None:
+    log = home.root / "logs" / "daemon.log"
+    with Daemon(home, "--log-file", str(log)) as daemon:
+        daemon.load({"model": "tiny/llama"})
+        daemon.stop()
+    assert "record changed" in log.read_text("utf-8")
+    assert "\x1b" not in log.read_text("utf-8")
+    assert daemon.log() == ""
+    below_a_file = str(log / "daemon.log")
+    assert "cannot write log file" in refuse(*home.arguments(), "--log-file", below_a_file)

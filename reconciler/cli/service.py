@@ -1,0 +1,128 @@
+"""`service install`, `uninstall` and `status`."""
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import click
+import psutil
+
+from reconciler.cli.serve import serve
+from reconciler.service.job import Job, Output, Service, ServiceError, kept
+from reconciler.service.launchd import Launchd
+from reconciler.service.systemd import Systemd
+
+NOT_RUNNING, NOT_INSTALLED = 3, 4
+"""Exit codes of `status`, as of `systemctl status`."""
+
+system_option = click.option(
+    "--system",
+    is_flag=True,
+    help="Of the whole system, started at boot; needs root. Fleets of Macs need it: macOS' "
+    "local-network privacy keeps agents from being reached.",
+)
+
+
+@click.group()
+def service() -> None:
+    """Run the daemon as a service: launchd on macOS, systemd on Linux."""
+
+
+@service.command(
+    epilog="\b\nExamples:\n"
+    "  reconciler service install\n"
+    "  sudo reconciler service install --system -- --host 0.0.0.0 --token-file /etc/token"
+)
+@system_option
+@click.option("--print", "only_print", is_flag=True, help="Print the file; change nothing.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def install(*, system: bool, only_print: bool, options: tuple[str, ...]) -> None:
+    """Write the service's file and start it; OPTIONS after -- are those of `serve`."""
+    # What `serve` would refuse is refused before anything is written.
+    serve.make_context("serve", list(options)).close()
+    found, job = _service(system=system), _job(options, system=system)
+    if only_print:
+        click.echo(found.text(job), nl=False)
+        return
+    _need_root(system=system)
+    try:
+        changed = found.install(job)
+    except (ServiceError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{found.file} {'is written, and started' if changed else 'is as it was, running'}")
+    if sys.platform == "linux" and not system:
+        click.echo("it ends when you log out, unless: loginctl enable-linger")
+
+
+@service.command()
+@system_option
+def uninstall(*, system: bool) -> None:
+    """Stop the service and remove its file; what is declared stays."""
+    _need_root(system=system)
+    found = _service(system=system)
+    try:
+        there = found.uninstall()
+    except (ServiceError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{found.file} {'is removed' if there else 'is not there'}")
+
+
+@service.command()
+@system_option
+def status(*, system: bool) -> None:
+    """Tell what is installed, and whether it runs; exit code 3 if not, 4 if not installed."""
+    state = _service(system=system).state()
+    click.echo(f"kind:      {state.kind}")
+    click.echo(f"file:      {state.file if state.installed else 'not installed'}")
+    if state.pid is not None:
+        click.echo(f"running:   process {state.pid}{_since(state.pid)}")
+        return
+    click.echo("running:   no")
+    if state.last_exit is not None:
+        click.echo(f"last exit: {state.last_exit}")
+    sys.exit(NOT_RUNNING if state.installed else NOT_INSTALLED)
+
+
+def _since(pid: int) -> str:
+    try:
+        started = psutil.Process(pid).create_time()
+    except psutil.Error:
+        return ""
+    return f" since {datetime.fromtimestamp(started).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _service(*, system: bool) -> Service:
+    home = Path.home()
+    if sys.platform == "darwin":
+        return Launchd(_run, home, os.getuid(), system=system)
+    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    return Systemd(_run, configuration, system=system)
+
+
+def _job(options: Sequence[str], *, system: bool) -> Job:
+    """What is run: this very Python, as whoever asked; sudo says who that is."""
+    user = os.environ.get("SUDO_USER") if system else None
+    home = Path(pwd.getpwnam(user).pw_dir) if user else Path.home()
+    logs = home / "Library/Logs/reconciler"
+    command = [sys.executable, "-m", "reconciler", "serve", *options]
+    if sys.platform == "darwin" and "--log-file" not in " ".join(options):
+        command += ["--log-file", str(logs / "reconciler.log")]
+    return Job(tuple(command), home, logs, kept(os.environ), user)
+
+
+def _need_root(*, system: bool) -> None:
+    if system and os.geteuid() != 0:
+        words = " ".join(["sudo", sys.executable, "-m", "reconciler", *sys.argv[1:]])
+        raise click.ClickException(f"a service of the whole system needs root: {words}")
+
+
+def _run(command: Sequence[str]) -> Output:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return Output(127, f"{command[0]} is not there")
+    return Output(done.returncode, done.stdout + done.stderr)

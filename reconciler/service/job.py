@@ -1,0 +1,98 @@
+"""What a service runs, and what the system says of it."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+KEPT_VARIABLES = ("RECONCILER_", "HF_")
+"""Beginnings of the variables that a service takes from whoever installs it."""
+
+SECRET_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+"""Not written into files; huggingface_hub reads the token that `hf auth login` keeps."""
+
+
+class ServiceError(Exception):
+    """The system refused; the message is its own words."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a program of the system printed, and its exit code."""
+
+    code: int
+    text: str
+
+
+Run = Callable[[Sequence[str]], Output]
+"""Runs a program of the system."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is run. `user` is set for services of the whole system, which do not run as root."""
+
+    command: tuple[str, ...]
+    directory: Path
+    logs: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What the system says of a service."""
+
+    kind: str
+    file: Path
+    installed: bool = False
+    pid: int | None = None
+    last_exit: str | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self.pid is not None
+
+
+class Service(Protocol):
+    """A service of either system."""
+
+    @property
+    def file(self) -> Path: ...
+    def text(self, job: Job) -> str: ...
+    def install(self, job: Job) -> bool: ...
+    def uninstall(self) -> bool: ...
+    def state(self) -> State: ...
+
+
+def kept(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a service keeps."""
+    return {
+        key: value
+        for key, value in sorted(environ.items())
+        if key == "PATH" or (key.startswith(KEPT_VARIABLES) and key not in SECRET_VARIABLES)
+    }
+
+
+def write(path: Path, text: str) -> bool:
+    """Write a file as a whole or not at all; whether that changed it."""
+    if path.is_file() and path.read_text("utf-8") == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(temporary).chmod(0o644)  # as launchd demands of its files
+    Path(temporary).replace(path)
+    return True
+
+
+def must(run: Run, *command: str) -> str:
+    """Run a program that has to succeed. Raises `ServiceError`."""
+    done = run(command)
+    if done.code:
+        raise ServiceError(f"{' '.join(command)}: {done.text.strip() or f'exit code {done.code}'}")
+    return done.text

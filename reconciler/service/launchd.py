@@ -1,0 +1,110 @@
+"""macOS: an agent of a user's session, or a daemon of the system.
+
+launchd.plist(5) says what the keys mean, launchctl(1) what the commands do.
+"""
+
+import plistlib
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from reconciler.service.job import Job, Run, ServiceError, State, must, write
+
+LABEL = "reconciler.daemon"
+
+THROTTLE_SECONDS = 10
+"""Between two starts; launchd's own default, said aloud."""
+
+OPEN_FILES = 4096
+"""launchd gives a process 256, and each client and worker takes some."""
+
+ATTEMPTS = 10
+PAUSE_SECONDS = 0.5
+"""A service that was booted out is gone a little later; until then it cannot be started anew."""
+
+
+class Launchd:
+    """The service on a Mac."""
+
+    def __init__(
+        self,
+        run: Run,
+        home: Path,
+        uid: int,
+        *,
+        system: bool,
+        sleep: Callable[[float], None] = time.sleep,
+        root: Path = Path("/"),
+    ) -> None:
+        self._run, self._sleep, self._system = run, sleep, system
+        self._domain = "system" if system else f"gui/{uid}"
+        folder = root / "Library/LaunchDaemons" if system else home / "Library/LaunchAgents"
+        self.file = folder / f"{LABEL}.plist"
+
+    def text(self, job: Job) -> str:
+        """The property list."""
+        keys = {
+            "Label": LABEL,
+            "ProgramArguments": list(job.command),
+            "WorkingDirectory": str(job.directory),
+            "EnvironmentVariables": dict(job.environment),
+            "RunAtLoad": True,
+            # Not after a stop that was meant.
+            "KeepAlive": {"SuccessfulExit": False},
+            "ThrottleInterval": THROTTLE_SECONDS,
+            # Any other type has its CPU and disk throttled, and answers are waited for.
+            "ProcessType": "Interactive",
+            "SoftResourceLimits": {"NumberOfFiles": OPEN_FILES},
+            # The daemon keeps and rotates a log of its own; these take what comes before or after.
+            "StandardOutPath": str(job.logs / "launchd.log"),
+            "StandardErrorPath": str(job.logs / "launchd.log"),
+        }
+        if job.user is not None:
+            keys["UserName"] = job.user
+        return plistlib.dumps(keys, sort_keys=False).decode()
+
+    def install(self, job: Job) -> bool:
+        """Write and start it; whether anything had to be changed. Raises `ServiceError`."""
+        job.logs.mkdir(parents=True, exist_ok=True)
+        changed = write(self.file, self.text(job))
+        if not changed and self.state().running:
+            return False
+        self._run(("launchctl", "bootout", self._target))
+        must(self._run, "launchctl", "enable", self._target)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                must(self._run, "launchctl", "bootstrap", self._domain, str(self.file))
+            except ServiceError:
+                if attempt == ATTEMPTS:
+                    raise
+                self._sleep(PAUSE_SECONDS)
+            else:
+                break
+        return True
+
+    def uninstall(self) -> bool:
+        """Stop and remove it; whether it was there."""
+        there = self.file.exists()
+        self._run(("launchctl", "bootout", self._target))
+        self.file.unlink(missing_ok=True)
+        return there
+
+    def state(self) -> State:
+        """What launchd says of it."""
+        kind = "launchd daemon" if self._system else "launchd agent"
+        told = self._run(("launchctl", "print", self._target))
+        text = told.text if told.code == 0 else ""
+        pid = re.search(r"^\s*pid = (\d+)$", text, re.MULTILINE)
+        last = re.search(r"^\s*last exit code = (.+)$", text, re.MULTILINE)
+        return State(
+            kind,
+            self.file,
+            self.file.exists(),
+            int(pid[1]) if pid else None,
+            last[1] if last else None,
+        )
+
+    @property
+    def _target(self) -> str:
+        return f"{self._domain}/{LABEL}"

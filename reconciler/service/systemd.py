@@ -1,0 +1,92 @@
+"""Linux: a user's unit, or one of the system.
+
+systemd.service(5) and systemd.exec(5) say what the keys mean, systemd.syntax(7) how to quote.
+"""
+
+from pathlib import Path
+
+from reconciler.service.job import Job, Run, State, must, write
+
+UNIT = "reconciler.service"
+
+RESTART_SECONDS = 10
+
+STOP_SECONDS = 60
+"""Requests under way have 30 s to finish."""
+
+
+class Systemd:
+    """The service on Linux."""
+
+    def __init__(
+        self, run: Run, configuration: Path, *, system: bool, root: Path = Path("/")
+    ) -> None:
+        """`configuration` is the user's XDG_CONFIG_HOME."""
+        self._run, self._system = run, system
+        self._systemctl = ("systemctl",) if system else ("systemctl", "--user")
+        folder = root / "etc/systemd/system" if system else configuration / "systemd/user"
+        self.file = folder / UNIT
+
+    def text(self, job: Job) -> str:
+        """The unit."""
+        lines = [
+            "[Unit]",
+            "Description=Keeps language models loaded as declared",
+            "After=network.target",
+            "",
+            "[Service]",
+            f"ExecStart={' '.join(_quoted(word, command=True) for word in job.command)}",
+            f"WorkingDirectory={_percent(str(job.directory))}",
+            *(f"Environment={_quoted(f'{k}={v}')}" for k, v in job.environment.items()),
+            "Restart=on-failure",
+            f"RestartSec={RESTART_SECONDS}",
+            f"TimeoutStopSec={STOP_SECONDS}",
+        ]
+        if job.user is not None:
+            lines.append(f"User={job.user}")
+        target = "multi-user.target" if self._system else "default.target"
+        lines += ["", "[Install]", f"WantedBy={target}", ""]
+        return "\n".join(lines)
+
+    def install(self, job: Job) -> bool:
+        """Write and start it; whether anything had to be changed. Raises `ServiceError`."""
+        changed = write(self.file, self.text(job))
+        if not changed and self.state().running:
+            return False
+        must(self._run, *self._systemctl, "daemon-reload")
+        must(self._run, *self._systemctl, "enable", UNIT)
+        must(self._run, *self._systemctl, "restart", UNIT)
+        return True
+
+    def uninstall(self) -> bool:
+        """Stop and remove it; whether it was there. Raises `ServiceError`."""
+        if not self.file.exists():
+            return False
+        must(self._run, *self._systemctl, "disable", "--now", UNIT)
+        self.file.unlink(missing_ok=True)
+        must(self._run, *self._systemctl, "daemon-reload")
+        return True
+
+    def state(self) -> State:
+        """What systemd says of it."""
+        kind = "systemd unit" if self._system else "systemd user unit"
+        told = self._run((*self._systemctl, "show", UNIT, "--property=MainPID,ExecMainStatus"))
+        values = dict(line.partition("=")[::2] for line in told.text.splitlines())
+        pid = int(values.get("MainPID") or 0)
+        return State(
+            kind,
+            self.file,
+            self.file.exists(),
+            pid or None,
+            values.get("ExecMainStatus") if not pid else None,
+        )
+
+
+def _quoted(word: str, *, command: bool = False) -> str:
+    """A word as systemd reads it back: in quotes, without specifiers or, in commands, variables."""
+    text = _percent(word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
+    return f'"{text.replace("$", "$$") if command else text}"'
+
+
+def _percent(text: str) -> str:
+    return text.replace("%", "%%")
