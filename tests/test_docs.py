@@ -21,7 +21,7 @@ def test_every_route_is_documented() -> None:
     router = build(None, "127.0.0.1", None).router  # type: ignore[arg-type]
     for route in router.routes():
         if route.method != "HEAD" and route.resource is not None:
-            path = route.resource.canonical.replace("{name}", "NAME")
+            path = route.resource.canonical.replace("{name}", "NAME").replace("{job_id}", "JOB_ID")
             assert f"{route.method} {path}`" in DOCS["http"]
 
 

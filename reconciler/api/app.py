@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from reconciler.api import (
+    downloads,
     events,
     health,
     logs,
@@ -26,7 +27,19 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         middlewares=[errors, guard(host, token)], client_max_size=openai.MAX_BYTES
     )
     app[CONTROLLER] = controller
-    groups = (models, plans, records, events, logs, sources, openai, unsupported, health, openapi)
+    groups = (
+        models,
+        downloads,
+        plans,
+        records,
+        events,
+        logs,
+        sources,
+        openai,
+        unsupported,
+        health,
+        openapi,
+    )
     for group in groups:
         app.add_routes(group.routes)
     return app

@@ -20,6 +20,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.MODEL_NOT_FOUND: (404, "model_not_found", "model_not_found"),
+    Cause.MODEL_GATED: (403, "model_gated", "model_gated"),
+    Cause.REVISION_NOT_FOUND: (404, "model_not_found", "revision_not_found"),
     Cause.AMBIGUOUS_MODEL: (400, "invalid_request", "ambiguous_model"),
     Cause.INVALID_CHECKPOINT: (400, "invalid_request", "invalid_checkpoint"),
     Cause.IMPOSSIBLE_SETTING: (400, "invalid_request", "impossible_setting"),
@@ -27,6 +29,12 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.LOAD_FAILED: (500, "model_load_failed", "model_load_failed"),
     Cause.SETTING_MISMATCH: (500, "model_load_failed", "setting_mismatch"),
     Cause.WORKER_DIED: (500, "model_load_failed", "worker_died"),
+    Cause.DOWNLOADING: (503, "unavailable", "model_downloading"),
+    Cause.OFFLINE: (503, "unavailable", "offline"),
+    Cause.DOWNLOAD_FAILED: (502, "download_failed", "download_failed"),
+    Cause.HASH_MISMATCH: (502, "download_failed", "hash_mismatch"),
+    Cause.INSUFFICIENT_DISK_SPACE: (507, "download_failed", "insufficient_disk_space"),
+    Cause.UNKNOWN_JOB: (404, "invalid_request", "job_not_found"),
     Cause.ENGINE_UNAVAILABLE: (503, "engine_unavailable", "engine_unavailable"),
     Cause.MANAGED_BY_MANIFEST: (409, "conflict", "managed_by_manifest"),
     Cause.NOT_LOADED: (404, "model_not_found", "model_not_loaded"),
@@ -59,6 +67,11 @@ def of_problem(problem: Problem) -> ApiError:
     """The error that tells a problem of the controller's."""
     status, type_, code = ROWS[problem.cause]
     return ApiError(status, type_, problem.message, code, problem.param)
+
+
+def told_problem(problem: Problem) -> dict[str, str]:
+    """A problem as a part of an answer."""
+    return {"code": ROWS[problem.cause][2], "message": problem.message}
 
 
 def of_mistake(mistake: Mistake) -> ApiError:

@@ -7,9 +7,8 @@ from aiohttp import web
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
-from reconciler.api.errors import ROWS, of_mistake, reply
+from reconciler.api.errors import of_mistake, reply, told_problem
 from reconciler.controller import Forecast, Wishes
-from reconciler.core.errors import Problem
 from reconciler.core.plan import Action
 from reconciler.core.schema import contradictions, load_request, load_spec, told_spec
 
@@ -71,7 +70,7 @@ def _told(forecast: Forecast) -> dict[str, Any]:
         }
         for change in forecast.changes
     ]
-    refused = [{"name": name, **_problem(p)} for name, p in forecast.refused.items()]
+    refused = [{"name": name, **told_problem(p)} for name, p in forecast.refused.items()]
     return {"actions": actions, "changes": changes, "refused": refused}
 
 
@@ -82,12 +81,8 @@ def _action(action: Action, *, running: bool) -> dict[str, Any]:
         "action": action.kind,
         "reason": action.reason,
         "why": action.why,
-        "problem": _problem(action.problem) if action.problem else None,
+        "problem": told_problem(action.problem) if action.problem else None,
         "config": resolved.config if resolved else None,
         "memory_bytes": resolved.session_bytes if resolved else None,
         "running": running,
     }
-
-
-def _problem(problem: Problem) -> dict[str, str]:
-    return {"code": ROWS[problem.cause][2], "message": problem.message}

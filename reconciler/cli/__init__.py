@@ -22,7 +22,7 @@ click.UsageError.exit_code = 64
 
 COMMANDS = {
     "Run": ("serve", "service", "demo"),
-    "Models": ("load", "unload", "run", "ps", "ls", "estimate"),
+    "Models": ("load", "unload", "run", "ps", "ls", "pull", "estimate"),
     "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait"),
     "Look": ("events", "history", "logs", "sources"),
     "More": ("completion", "version"),
@@ -35,6 +35,7 @@ MODULES = {
     "ps": "instances",
     "run": "chat",
     "ls": "models",
+    "pull": "models",
     "estimate": "models",
     "get": "records",
     "describe": "records",

@@ -87,6 +87,7 @@ async def _serve(
         ),
         lambda on_death: Engine(run_directory, on_death),
         [DirectorySource(options.manifests)],
+        hub_cache=options.hub_cache,
         jit=options.jit,
     )
     app = build(controller, options.host, token)

@@ -1,30 +1,48 @@
-"""A load, with a bar of the weights read where somebody watches."""
+"""A bar of bytes, where somebody watches."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from reconciler.cli.client import Client, DaemonError
 
+Tell = Callable[..., None]
+"""Takes the bytes that are there, of how many, and what is being done."""
+
+
+@contextmanager
+def watched(what: str) -> Iterator[Tell]:
+    """A bar on stderr; nothing at all where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def tell(done: int | None, total: int | None, doing: str = what) -> None:
+            bar.update(task, description=doing, completed=done or 0, total=total)
+
+        yield tell
+
 
 async def loaded(client: Client, body: dict[str, Any]) -> Any:
     """Load by HTTP; the answer. Raises `DaemonError`."""
-    if not sys.stderr.isatty():
-        return await client.post("/api/v1/models/load", body)
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("waiting", total=None)
+    with watched("waiting") as tell:
         async for kind, data in client.events("POST", "/api/v1/models/load", body):
             if kind == "result":
                 return data
             if kind == "error":
                 raise DaemonError(500, data["error"]["message"])
-            bar.update(
-                task,
-                description=data["phase"].replace("_", "-"),
-                total=data["bytes_total"],
-                completed=data["bytes_read"] or 0,
-            )
+            phase = data["phase"].replace("_", "-")
+            tell(data["bytes_read"], data["bytes_total"], phase)
     raise DaemonError(500, "the daemon ended before the model was loaded")

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from reconciler.controller.book import Answer, Book, Entry, Found
 from reconciler.controller.clock import Clock, SystemClock
@@ -29,6 +30,7 @@ from reconciler.core.records import (
 )
 from reconciler.core.settings import resolve
 from reconciler.models.catalog import Catalog, Listed
+from reconciler.models.download import Downloads, Job
 from reconciler.store import Store
 
 JIT_IDLE_TTL_SECONDS = 3600
@@ -46,14 +48,19 @@ class Controller:
         sources: Sequence[Source],
         clock: Clock | None = None,
         *,
+        hub_cache: Path,
         jit: bool = False,
     ) -> None:
-        """With `jit`, a request for a model that nobody asked to load loads it."""
+        """With `jit`, a request for a model that nobody asked to load loads it.
+
+        `hub_cache` is where models are downloaded to.
+        """
         self._catalog = catalog
         self._clock = clock or SystemClock()
         self._book = Book(store, self._clock)
         self._engine = engine(self._worker_died)
-        self._loop = Loop(self._book, catalog, self._engine)
+        self.downloads = Downloads(hub_cache, self._downloaded)
+        self._loop = Loop(self._book, catalog, self._engine, self.downloads)
         self._feeds = [Feed(source, self._book) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._jit = jit
@@ -72,6 +79,7 @@ class Controller:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.downloads.close()
         await self._loop.close()
         stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
         for entry in self._book.entries.values():
@@ -108,10 +116,17 @@ class Controller:
         if spec.suspend:
             entry = self._book.put(self._put(self._book.records(), name, spec))
             return Answer(entry.record, entry.status)
-        checkpoint = await asyncio.to_thread(self._catalog.find, spec.ref)
-        record = self._put(self._book.records(), name, spec)
-        self._loop.admit(record, checkpoint, machine)
-        entry = self._take_up(record, checkpoint)
+        try:
+            checkpoint = await asyncio.to_thread(self._catalog.find, spec.ref)
+        except LoadError as error:
+            missing = error.problem.cause is Cause.MODEL_NOT_FOUND
+            if not (missing and spec.download == "if-missing"):
+                raise
+            entry = self._book.put(self._put(self._book.records(), name, spec))
+        else:
+            record = self._put(self._book.records(), name, spec)
+            self._loop.admit(record, checkpoint, machine)
+            entry = self._take_up(record, checkpoint)
         if wait:
             return await self._settled(entry)
         return Answer(entry.record, entry.status)
@@ -322,6 +337,11 @@ class Controller:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at after every change."""
         await self._book.until(condition)
+
+    def _downloaded(self, job: Job) -> None:
+        """Have a model looked for anew."""
+        self._book.found.pop(job.ref, None)
+        self._book.wake.set()
 
     def _worker_died(self, instance: Instance, problem: Problem) -> None:
         self._loop.worker_died(instance, problem)

@@ -34,6 +34,7 @@ from reconciler.core.records import (
 from reconciler.core.settings import Resolved
 from reconciler.engine.log import Log
 from reconciler.models.catalog import Catalog
+from reconciler.models.download import Downloads
 
 log = structlog.get_logger()
 
@@ -73,7 +74,7 @@ class Engine(Protocol):
 class Loop:
     """Makes instances agree with records."""
 
-    def __init__(self, book: Book, catalog: Catalog, engine: Engine) -> None:
+    def __init__(self, book: Book, catalog: Catalog, engine: Engine, downloads: Downloads) -> None:
         self.machine: Machine | Problem | None = None
         """None until the first worker has answered; a problem while none can be started."""
         self.running: dict[str, Action] = {}
@@ -81,6 +82,7 @@ class Loop:
         self._clock = book.clock
         self._catalog = catalog
         self._engine = engine
+        self._downloads = downloads
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -167,7 +169,10 @@ class Loop:
         """Read the files of the models that records ask for, where that is due."""
         now = self._clock.monotonic()
         wanted: dict[ModelRef, float] = {}
+        downloadable = set()
         for entry in self._book.entries.values():
+            if entry.record.spec.download == "if-missing" and not entry.record.spec.suspend:
+                downloadable.add(entry.record.spec.ref)
             for spec in (entry.record.spec, entry.record.last_good):
                 if spec is not None:
                     wanted[spec.ref] = max(wanted.get(spec.ref, 0.0), entry.queued_at)
@@ -182,7 +187,11 @@ class Loop:
         for ref in known.keys() - wanted.keys():
             del known[ref]
         found = await asyncio.to_thread(self._catalog.find_all, due) if due else {}
-        known.update({ref: Found(checkpoint, now) for ref, checkpoint in found.items()})
+        for ref, checkpoint in found.items():
+            missing = isinstance(checkpoint, Problem) and checkpoint.cause is Cause.MODEL_NOT_FOUND
+            if missing and ref in downloadable:
+                checkpoint = self._downloads.missing(ref)  # noqa: PLW2901
+            known[ref] = Found(checkpoint, now)
 
     def _facts(self) -> Facts:
         entries = self._book.entries
@@ -421,7 +430,13 @@ class Loop:
             self._book.put(record.with_spec(previous))
 
 
-_UNDECIDED = (Why.QUEUED, Why.READING_CHECKPOINT, Why.WAITING_FOR_MEMORY, Why.IDLE)
+_UNDECIDED = (
+    Why.QUEUED,
+    Why.READING_CHECKPOINT,
+    Why.DOWNLOADING,
+    Why.WAITING_FOR_MEMORY,
+    Why.IDLE,
+)
 """Waits that say nothing about the wish itself."""
 
 

@@ -36,6 +36,7 @@ class Why(StrEnum):
     WAITING_FOR_MEMORY = "WaitingForMemory"
     BACKING_OFF = "BackingOff"
     READING_CHECKPOINT = "ReadingCheckpoint"
+    DOWNLOADING = "Downloading"
     SUSPENDED = "Suspended"
     IDLE = "Idle"
 
@@ -177,6 +178,8 @@ class _Planner:
         checkpoint = self.facts.checkpoints.get(spec.ref)
         if checkpoint is None:
             return self._wait(record, Why.READING_CHECKPOINT, "its checkpoint is being read")
+        if isinstance(checkpoint, Problem) and checkpoint.cause is Cause.DOWNLOADING:
+            return self._wait(record, Why.DOWNLOADING, checkpoint.message)
         if isinstance(checkpoint, Problem):
             return _hold(record, checkpoint)
         retry = self._retry(record, checkpoint, retries.get(record.name))

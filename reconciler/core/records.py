@@ -10,6 +10,7 @@ HTTP = "http"
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 ConditionStatus = Literal["True", "False", "Unknown"]
 UpdateStrategy = Literal["auto", "load-first", "unload-first"]
+Download = Literal["never", "if-missing"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class LoadSpec:
     update_strategy: UpdateStrategy = "auto"
     idle_ttl_seconds: int | None = None
     """Unload after this long without a request, and load again at the next; None: never."""
+    download: Download = "never"
+    """Whether the model is fetched from the hub where it is not on disk."""
 
     @property
     def ref(self) -> ModelRef:

@@ -21,6 +21,8 @@ SchemaName = Literal[
     "action",
     "condition",
     "config",
+    "download",
+    "download-request",
     "error",
     "estimate",
     "event",
@@ -131,6 +133,7 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
         priority=int(spec.get("priority", 0)),
         update_strategy=spec.get("update_strategy", "auto"),
         idle_ttl_seconds=_whole(spec.get("idle_ttl_seconds")),
+        download=spec.get("download", "never"),
     )
 
 
@@ -138,10 +141,21 @@ def told_spec(spec: LoadSpec) -> dict[str, Any]:
     """A spec as it would stand in a manifest."""
     told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
     defaults = LoadSpec(spec.model)
-    for key in ("revision", "suspend", "priority", "update_strategy", "idle_ttl_seconds"):
+    for key in OTHERS:
         if getattr(spec, key) != getattr(defaults, key):
             told[key] = getattr(spec, key)
     return told
+
+
+OTHERS = (
+    "revision",
+    "suspend",
+    "priority",
+    "update_strategy",
+    "idle_ttl_seconds",
+    "download",
+)
+"""Keys of a spec besides model and config; told where they differ from their defaults."""
 
 
 def _asked(config: dict[str, Any]) -> Asked:
@@ -189,7 +203,9 @@ def _expected(error: ValidationError) -> str:
         case "const":
             return f"must be '{wanted}', got {got}"
         case "pattern":
-            return f"must be a letter or digit, then up to 199 of A-Za-z0-9._/@:-, got {got}"
+            if "@" in wanted:
+                return f"must be a letter or digit, then up to 199 of A-Za-z0-9._/@:-, got {got}"
+            return f"must match {wanted}, got {got}"
         case "enum":
             return f"must be one of {', '.join(map(str, wanted))}, got {got}"
         case "minLength":

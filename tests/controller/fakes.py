@@ -204,7 +204,13 @@ class Bench:
 
         catalog = Catalog([Directory(self._models)])
         self.controller = Controller(
-            self.store, catalog, make, [self.source], self.clock, jit=self.jit
+            self.store,
+            catalog,
+            make,
+            [self.source],
+            self.clock,
+            hub_cache=self._state / "hub",
+            jit=self.jit,
         )
 
     async def close(self) -> None:

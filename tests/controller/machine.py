@@ -85,6 +85,7 @@ class World:
             make,
             [self.source],
             self.clock,
+            hub_cache=Path(self._directory.name) / "hub",
         )
         self.run(self.controller.start())
         self.scan()

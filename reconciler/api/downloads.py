@@ -1,0 +1,54 @@
+"""Downloads from the hub: LM Studio's routes."""
+
+from typing import Any
+
+from aiohttp import web
+
+from reconciler.api.body import read
+from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import describe, ref
+from reconciler.api.errors import of_problem, reply, told_problem
+from reconciler.core.errors import Cause, Problem
+from reconciler.core.records import ModelRef
+from reconciler.models.download import Job
+
+routes = web.RouteTableDef()
+
+
+@routes.post("/api/v1/models/download")
+@describe({200: ref("download")}, body="download-request")
+async def download(request: web.Request) -> web.Response:
+    """Fetch a model from the hub; answers once the hub has said what there is to fetch."""
+    body = await read(request, "download-request")
+    job = await request.app[CONTROLLER].downloads.start(
+        ModelRef(body["model"], body.get("revision"))
+    )
+    if job.status == "already_downloaded":
+        return reply({"status": job.status})
+    return reply(_told(job))
+
+
+@routes.get("/api/v1/models/download/status/{job_id}")
+@describe({200: ref("download")})
+async def status(request: web.Request) -> web.Response:
+    """How far a download is."""
+    id_ = request.match_info["job_id"]
+    job = request.app[CONTROLLER].downloads.job(id_)
+    if job is None:
+        raise of_problem(Problem(Cause.UNKNOWN_JOB, f"there is no download {id_}"))
+    return reply(_told(job))
+
+
+def _told(job: Job) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "model": job.ref.model,
+        "status": job.status,
+        "total_size_bytes": job.total,
+        "started_at": job.started_at,
+        "downloaded_bytes": job.downloaded,
+        "bytes_per_second": job.bytes_per_second,
+        "estimated_completion": job.estimated_completion,
+        "completed_at": job.completed_at,
+        "error": told_problem(job.problem) if job.problem is not None else None,
+    }

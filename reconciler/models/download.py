@@ -1,0 +1,199 @@
+"""The daemon's side of downloads: jobs, each a process that fetches one model."""
+
+import asyncio
+import secrets
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.memory import readable_bytes
+from reconciler.core.records import ModelRef
+
+log = structlog.get_logger()
+
+MAIN = "main"
+
+KEPT_JOBS = 100
+"""Whose outcome is remembered."""
+
+CAUSES = {
+    "model_not_found": Cause.MODEL_NOT_FOUND,
+    "model_gated": Cause.MODEL_GATED,
+    "revision_not_found": Cause.REVISION_NOT_FOUND,
+    "invalid_checkpoint": Cause.INVALID_CHECKPOINT,
+    "offline": Cause.OFFLINE,
+    "insufficient_disk_space": Cause.INSUFFICIENT_DISK_SPACE,
+    "hash_mismatch": Cause.HASH_MISMATCH,
+}
+"""Of the fetching process's words; any other is that the hub, or the disk, did not play along."""
+
+JobStatus = Literal["downloading", "completed", "failed", "already_downloaded"]
+
+
+class _Line(msgspec.Struct):
+    """What the fetching process tells."""
+
+    total: int | None = None
+    present: int = 0
+    missing: int = 0
+    downloaded: int | None = None
+    done: str | None = None
+    error: str | None = None
+    message: str = ""
+
+
+@dataclass(eq=False)
+class Job:
+    """One download, and how far it is, in bytes."""
+
+    ref: ModelRef
+    id: str = field(default_factory=lambda: f"job_{secrets.token_hex(8)}")
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    status: JobStatus = "downloading"
+    total: int | None = None
+    present: int = 0
+    """When it began."""
+    downloaded: int = 0
+    began: float = 0.0
+    completed_at: datetime | None = None
+    problem: Problem | None = None
+    told: bool = False
+    """Whether its problem was told to who wanted the model."""
+    known: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the hub has said what there is to fetch, or that there is nothing."""
+    task: "asyncio.Task[None] | None" = None
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Since it began."""
+        elapsed = time.monotonic() - self.began
+        return (self.downloaded - self.present) / elapsed if self.began and elapsed else 0.0
+
+    @property
+    def estimated_completion(self) -> datetime | None:
+        """When it will be there at that rate."""
+        speed = self.bytes_per_second
+        if self.status != "downloading" or self.total is None or speed <= 0:
+            return None
+        return datetime.now(UTC) + timedelta(seconds=(self.total - self.downloaded) / speed)
+
+    @property
+    def words(self) -> str:
+        """How far it is."""
+        if self.total is None:
+            return "the hub is being asked for it"
+        return f"{readable_bytes(self.downloaded)} of {readable_bytes(self.total)} are there"
+
+
+class Downloads:
+    """Used on the event loop only."""
+
+    def __init__(self, cache: Path, on_end: Callable[[Job], None] = lambda _job: None) -> None:
+        """Into a cache of Hugging Face's tools."""
+        self._cache = cache
+        self._on_end = on_end
+        self._jobs: dict[str, Job] = {}
+
+    def begin(self, ref: ModelRef) -> Job:
+        """A download that is under way already, or a new one."""
+        for job in self._jobs.values():
+            if job.ref == ref and job.status == "downloading":
+                return job
+        job = Job(ref)
+        self._jobs[job.id] = job
+        job.task = asyncio.create_task(self._run(job))
+        ended = [one for one in self._jobs.values() if one.status != "downloading"]
+        for one in ended[: max(0, len(ended) - KEPT_JOBS)]:
+            del self._jobs[one.id]
+        return job
+
+    def missing(self, ref: ModelRef) -> Problem:
+        """Fetch what is not on disk; how far that is, or why it is not there after all.
+
+        A failure is told once, and the next question tries again.
+        """
+        last = next((job for job in reversed(self._jobs.values()) if job.ref == ref), None)
+        if last is not None and last.status != "downloading" and not last.told:
+            last.told = True
+            message = f"{ref.model} was fetched into {self._cache}, and is not found there"
+            return last.problem or Problem(Cause.DOWNLOAD_FAILED, message, permanent=False)
+        return Problem(Cause.DOWNLOADING, self.begin(ref).words, permanent=False)
+
+    async def start(self, ref: ModelRef) -> Job:
+        """Begin, and return once the hub has said what there is. Raises `LoadError`."""
+        job = self.begin(ref)
+        await job.known.wait()
+        if job.problem is not None:
+            raise LoadError(job.problem)
+        return job
+
+    def job(self, id_: str) -> Job | None:
+        """A job that is remembered."""
+        return self._jobs.get(id_)
+
+    async def close(self) -> None:
+        """End what is under way; the next attempt goes on from there."""
+        tasks = [job.task for job in self._jobs.values() if job.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, job: Job) -> None:
+        log.info("download begins", model=job.ref.model, revision=job.ref.revision)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "reconciler.models.fetch"),
+                *(str(self._cache), job.ref.model, job.ref.revision or MAIN),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=DEVNULL,
+                start_new_session=True,
+            )
+            try:
+                await self._listen(job, process)
+            finally:
+                if process.stdin is not None:
+                    process.stdin.close()
+                await process.wait()
+            if job.status == "downloading":
+                self._fail(job, "died", f"the download ended with exit code {process.returncode}")
+        except OSError as error:
+            self._fail(job, "died", f"the download could not be started: {error}")
+        finally:
+            job.known.set()
+        log.info("download ended", model=job.ref.model, status=job.status)
+        self._on_end(job)
+
+    async def _listen(self, job: Job, process: Process) -> None:
+        decoder = msgspec.json.Decoder(_Line)
+        while process.stdout is not None and (line := await process.stdout.readline()):
+            told = decoder.decode(line)
+            if told.total is not None:
+                job.total, job.present, job.downloaded = told.total, told.present, told.present
+                job.began = time.monotonic()
+                if told.missing:
+                    job.known.set()
+            elif told.downloaded is not None:
+                job.downloaded = told.downloaded
+            elif told.done is not None:
+                fetched = job.downloaded > job.present or job.known.is_set()
+                job.status = "completed" if fetched else "already_downloaded"
+                job.completed_at = datetime.now(UTC)
+            elif told.error is not None:
+                self._fail(job, told.error, told.message)
+
+    @staticmethod
+    def _fail(job: Job, code: str, message: str) -> None:
+        cause = CAUSES.get(code, Cause.DOWNLOAD_FAILED)
+        job.status = "failed"
+        job.completed_at = datetime.now(UTC)
+        job.problem = Problem(cause, message, permanent=False, param="model")

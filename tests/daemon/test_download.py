@@ -1,0 +1,249 @@
+"""Models fetched from a hub, by the real daemon."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli import main
+from reconciler.models.fetch import FetchError, Wanted, check_space, matches
+from tests.hub import Hub
+from tests.support import Daemon, Home, conditions, environment
+
+NAME = "maker/small"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, models: Path) -> Iterator[Hub]:
+    """A hub with one model, to which the daemon is pointed."""
+    for variable in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    with Hub() as hub:
+        hub.add(NAME, models / "tiny/llama", model_dot_py=b"raise SystemExit", x_dot_bin=b"pickle")
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def daemon(home: Home, hub: Hub) -> Iterator[Daemon]:  # noqa: ARG001  it must be there before
+    """A daemon that is pointed to the hub."""
+    with Daemon(home) as running:
+        yield running
+
+
+def download(daemon: Daemon, model: str = NAME, **more: str) -> tuple[int, Any]:
+    return daemon.request("POST", "/api/v1/models/download", {"model": model} | more)
+
+
+def ended(daemon: Daemon, job: str) -> Any:
+    """A download, once it is over; LM Studio's clients poll too."""
+    told: Any = None
+
+    def over() -> bool:
+        nonlocal told
+        told = daemon.get(f"/api/v1/models/download/status/{job}")
+        return bool(told["status"] != "downloading")
+
+    daemon.until(over)
+    return told
+
+
+def fetchers(daemon: Daemon) -> list[psutil.Process]:
+    children = psutil.Process(daemon.process.pid).children()
+    return [p for p in children if "reconciler.models.fetch" in p.cmdline()]
+
+
+def test_what_was_downloaded_can_be_loaded_by_its_name(daemon: Daemon, hub: Hub) -> None:
+    status, job = download(daemon)
+    assert status == 200, job
+    told = ended(daemon, job["job_id"])
+    assert (told["status"], told["error"]) == ("completed", None)
+    assert told["downloaded_bytes"] == told["total_size_bytes"] > 0
+    assert daemon.load({"model": NAME})["model_instance_id"] == NAME
+    record = daemon.get(f"/api/v1/records/{NAME}")
+    assert record["status"]["revision"] == hub.repositories[NAME].commit
+    fetched = hub.fetched()
+    assert len(fetched) == len(set(fetched))
+    assert {"model.py", "x.bin"}.isdisjoint(fetched)
+    assert download(daemon) == (200, {"status": "already_downloaded"})
+    assert hub.fetched() == fetched
+
+
+def test_a_revision_is_pinned_and_can_be_loaded(daemon: Daemon, hub: Hub) -> None:
+    _, job = download(daemon, revision="v1")
+    assert ended(daemon, job["job_id"])["status"] == "completed"
+    daemon.home.write("a.yaml", name="a", model=NAME)
+    text = (daemon.home.manifests / "a.yaml").read_text("utf-8")
+    for revision in ("v1", hub.repositories[NAME].commit):
+        (daemon.home.manifests / "a.yaml").write_text(f"{text}  revision: {revision}\n", "utf-8")
+        daemon.ready("a")
+
+
+def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path) -> None:
+    hub.add("maker/gated", models / "tiny/llama").gated = True
+    files = hub.add("maker/gguf", models / "tiny/llama").files
+    files["model.gguf"] = files.pop("model.safetensors")
+    asked: list[tuple[dict[str, str], int, str]] = [
+        ({"model": "maker/none"}, 404, "model_not_found"),
+        ({"model": NAME, "revision": "v9"}, 404, "revision_not_found"),
+        ({"model": "maker/gated"}, 403, "model_gated"),
+        ({"model": "maker/gguf"}, 400, "invalid_checkpoint"),
+        ({"model": "../../etc"}, 400, "invalid_value"),
+        ({"model": NAME, "revision": "../x"}, 400, "invalid_value"),
+        ({"model": NAME, "branch": "x"}, 400, "unrecognized_keys"),
+    ]
+    for body, status, code in asked:
+        got, answer = daemon.request("POST", "/api/v1/models/download", body)
+        assert (got, answer["error"]["code"]) == (status, code), answer
+    assert hub.fetched() == []
+    assert daemon.request("GET", "/api/v1/models/download/status/job_x")[0] == 404
+
+
+def fetch(cache: Path, **environ: str) -> Any:
+    """The last line of the process that fetches, without a daemon."""
+    command = [sys.executable, "-m", "reconciler.models.fetch", str(cache), NAME, "main"]
+    pipe, environ = subprocess.PIPE, environment(**environ)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environ) as process:
+        assert process.stdout is not None
+        return json.loads(process.stdout.read().splitlines()[-1])
+
+
+def test_a_token_opens_what_is_gated(tmp_path: Path, hub: Hub) -> None:
+    hub.repositories[NAME].gated = True
+    assert fetch(tmp_path)["error"] == "model_gated"
+    hub.asked.clear()
+    assert fetch(tmp_path, HF_TOKEN="hf_secret") == {"done": hub.repositories[NAME].commit}
+    assert [path for path, h in hub.asked if h.get("authorization") != "Bearer hf_secret"] == []
+
+
+def test_a_hub_that_cannot_or_must_not_be_asked_is_named_so(tmp_path: Path, hub: Hub) -> None:
+    assert fetch(tmp_path, HF_HUB_OFFLINE="1")["error"] == "offline"
+    assert fetch(tmp_path, HF_ENDPOINT="http://127.0.0.1:1")["error"] == "hub_unreachable"
+    assert hub.asked == []
+
+
+def test_a_file_that_is_not_what_the_hub_said_is_thrown_away(daemon: Daemon, hub: Hub) -> None:
+    repository = hub.repositories[NAME]
+    repository.lies["model.safetensors"] = "0" * 64
+    _, job = download(daemon)
+    told = ended(daemon, job["job_id"])
+    assert (told["status"], told["error"]["code"]) == ("failed", "hash_mismatch")
+    assert "model.safetensors" in told["error"]["message"]
+    assert daemon.request("POST", "/api/v1/models/load", {"model": NAME})[0] == 404
+    repository.lies.clear()
+    _, job = download(daemon)
+    assert ended(daemon, job["job_id"])["status"] == "completed"
+
+
+def test_two_who_ask_for_one_model_share_a_download(daemon: Daemon, hub: Hub) -> None:
+    hub.stop_after = 1000
+    first, second = download(daemon)[1], download(daemon)[1]
+    assert first["job_id"] == second["job_id"]
+    assert first["status"] == "downloading"
+    assert len(fetchers(daemon)) == 1
+
+
+@pytest.mark.parametrize("whole_daemon", [True, False])
+def test_after_a_kill_a_download_goes_on_where_it_was(
+    home: Home, hub: Hub, whole_daemon: bool
+) -> None:
+    # huggingface_hub hands over 10 MiB at a time.
+    hub.repositories[NAME].files["notes.txt"] = b"x" * 15_000_000
+    hub.stop_after = 12_000_000
+    with Daemon(home) as daemon:
+        _, job = download(daemon)
+        assert hub.stopped.wait(60)
+        (fetcher,) = fetchers(daemon)
+        part = next(home.hub_cache.rglob("*.incomplete"))
+        daemon.until(lambda: part.stat().st_size > 0)
+        if whole_daemon:
+            daemon.kill()
+            fetcher.wait(60)
+            daemon.start()
+        else:
+            fetcher.kill()
+            assert ended(daemon, job["job_id"])["status"] == "failed"
+        there = part.stat().st_size
+        hub.stop_after = None
+        hub.asked.clear()
+        _, job = download(daemon)
+        told = ended(daemon, job["job_id"])
+        assert (told["status"], told["downloaded_bytes"]) == (
+            "completed",
+            told["total_size_bytes"],
+        )
+        ranges = [h["range"] for _, h in hub.asked if "range" in h]
+        assert ranges == [f"bytes={there}-"]
+        assert daemon.load({"model": NAME})
+        assert list(home.hub_cache.rglob("*.incomplete")) == []
+
+
+def test_a_manifest_may_have_its_model_fetched(daemon: Daemon, hub: Hub) -> None:
+    hub.stop_after = 1000
+    daemon.home.write("a.yaml", name="a", model=NAME)
+    path = daemon.home.manifests / "a.yaml"
+    never = path.read_text("utf-8")
+    path.write_text(never + "  download: if-missing\n", "utf-8")
+    assert hub.stopped.wait(60)
+    record = daemon.eventually("a", lambda r: conditions(r)["Progressing"] == "True")
+    daemon.eventually("a", lambda r: r["status"]["conditions"][0]["reason"] == "Downloading")
+    assert record["spec"]["download"] == "if-missing"
+    hub.stop_after = None
+    fetchers(daemon)[0].kill()
+    # What failed is told, and tried again.
+    daemon.eventually("a", lambda r: r["status"]["conditions"][0]["reason"] == "DownloadFailed")
+    status, job = download(daemon)
+    assert status == 200
+    assert ended(daemon, job["job_id"])["status"] == "completed"
+    daemon.ready("a")
+    path.write_text(never, "utf-8")
+    daemon.ready("a", 2)
+
+
+def test_a_put_may_have_its_model_fetched(daemon: Daemon, hub: Hub) -> None:
+    spec = {"model": NAME, "download": "if-missing"}
+    status, record = daemon.request("PUT", "/api/v1/records/a?wait=ready", {"spec": spec})
+    assert (status, record["status"]["config"] is not None) == (200, True), record
+    spec["model"] = "maker/none"
+    status, answer = daemon.request("PUT", "/api/v1/records/b?wait=ready", {"spec": spec})
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    assert daemon.request("GET", "/api/v1/records/b")[0] == 404
+    assert set(hub.fetched())
+
+
+def test_pull_fetches_and_says_so(daemon: Daemon, hub: Hub) -> None:
+    def pull(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["pull", "--url", daemon.url, *words])
+        return result.exit_code, result.output
+
+    code, told = pull(NAME, "--revision", "v1")
+    assert (code, told.startswith(f"{NAME} is fetched: ")) == (0, True)
+    assert pull(NAME, "--revision", "v1") == (0, f"{NAME} is there already\n")
+    assert pull("maker/none")[0] == 4
+    hub.repositories[NAME].lies["model.safetensors"] = "0" * 64
+    hub.repositories[NAME].commit = "1" * 40
+    code, told = pull(NAME)
+    assert (code, "is not what the hub said" in told) == (1, True)
+
+
+def test_space_is_looked_at_first() -> None:
+    check_space(10, 10)
+    with pytest.raises(FetchError, match=r"2\.0 GB are to be fetched and 1\.0 GB are free") as told:
+        check_space(2_000_000_000, 1_000_000_000)
+    assert told.value.code == "insufficient_disk_space"
+
+
+def test_a_file_is_known_by_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"hello\n")
+    sha1 = "ce013625030ba8dba906f756967f9e9ca394464a"  # as `git hash-object` says
+    sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+    for etag, right in ((sha1, True), (sha256, True), ("0" * 40, False), ("0" * 64, False)):
+        assert matches(path, Wanted("x", 6, etag)) is right
+    assert not matches(path, Wanted("x", 7, sha1))

@@ -1,0 +1,149 @@
+"""A Hugging Face hub on this machine: the part of its API that a download needs."""
+
+import hashlib
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+LARGE = (".safetensors", ".txt")
+"""What the hub keeps as large files, known by their SHA-256."""
+
+
+@dataclass
+class Repository:
+    """A model at one commit, which `main` and a tag name."""
+
+    files: dict[str, bytes]
+    gated: bool = False
+    commit: str = ""
+    tag: str = "v1"
+    lies: dict[str, str] = field(default_factory=dict)
+    """Files that are not what the hub says, and the hash that it says."""
+
+    def __post_init__(self) -> None:
+        content = b"".join(name.encode() + data for name, data in sorted(self.files.items()))
+        self.commit = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+
+    def described(self, name: str) -> dict[str, Any]:
+        """A file, as the API tells it."""
+        data = self.files[name]
+        blob = b"blob %d\0" % len(data) + data
+        told: dict[str, Any] = {
+            "rfilename": name,
+            "size": len(data),
+            "blobId": hashlib.sha1(blob, usedforsecurity=False).hexdigest(),
+        }
+        if name.endswith(LARGE):
+            sha256 = self.lies.get(name, hashlib.sha256(data).hexdigest())
+            told["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 100}
+        return told
+
+
+class Hub:
+    """Serves repositories; notes what it was asked; stops in the middle of a file if told to."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, Repository] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.stop_after: int | None = None
+        """Bytes of a large file after which nothing more is sent."""
+        self.stopped = threading.Event()
+        """Set once it has stopped."""
+        self._released = threading.Event()
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                hub.answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def add(self, name: str, model: Path, **more: bytes) -> Repository:
+        """A repository with the files of a model, and others."""
+        files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
+        others = {key.replace("_dot_", "."): data for key, data in more.items()}
+        self.repositories[name] = Repository(files | others)
+        return self.repositories[name]
+
+    def fetched(self) -> list[str]:
+        """The files that were asked for."""
+        found = (re.fullmatch(r"/.+/resolve/[^/]+/(.+)", path) for path, _ in self.asked)
+        return [match[1] for match in found if match]
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """One request."""
+        path = request.path.partition("?")[0]
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        self.asked.append((path, headers))
+        api = re.fullmatch(r"/api/models/(.+)/revision/(.+)", path)
+        resolve = re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path)
+        found = api or resolve
+        repository = self.repositories.get(found[1]) if found else None
+        if found is None or repository is None:
+            _send(request, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif repository.gated and "Authorization" not in request.headers:
+            _send(request, 403, b"{}", {"X-Error-Code": "GatedRepo"})
+        elif found[2] not in ("main", repository.tag, repository.commit):
+            _send(request, 404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        elif resolve is None:
+            siblings = [repository.described(name) for name in sorted(repository.files)]
+            told = {"id": found[1], "sha": repository.commit, "siblings": siblings}
+            _send(request, 200, json.dumps(told).encode())
+        else:
+            self._send_file(request, repository.files[resolve[3]], resolve[3])
+
+    def _send_file(self, request: BaseHTTPRequestHandler, data: bytes, name: str) -> None:
+        match = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        begin = int(match[1]) if match else 0
+        request.send_response(206 if begin else 200)
+        request.send_header("Content-Length", str(len(data) - begin))
+        request.end_headers()
+        stops = self.stop_after is not None and name.endswith(LARGE)
+        if not stops or len(data) <= (self.stop_after or 0):
+            request.wfile.write(data[begin:])
+            return
+        request.wfile.write(data[begin : self.stop_after])
+        request.wfile.flush()
+        self.stopped.set()
+        self._released.wait()
+        request.close_connection = True
+
+
+def _send(
+    request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None
+) -> None:
+    request.send_response(status)
+    request.send_header("Content-Length", str(len(body)))
+    request.send_header("Content-Type", "application/json")
+    for key, value in (headers or {}).items():
+        request.send_header(key, value)
+    request.end_headers()
+    request.wfile.write(body)
