@@ -21,7 +21,7 @@ EXIT_CODES = {
 click.UsageError.exit_code = 64
 
 COMMANDS = {
-    "Run": ("serve", "service", "demo"),
+    "Run": ("serve", "service", "doctor", "demo"),
     "Models": ("load", "unload", "run", "ps", "ls", "pull", "estimate"),
     "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait"),
     "Look": ("events", "history", "logs", "sources"),

@@ -98,9 +98,9 @@ def _since(pid: int) -> str:
 def _service(*, system: bool) -> Service:
     home = Path.home()
     if sys.platform == "darwin":
-        return Launchd(_run, home, os.getuid(), system=system)
+        return Launchd(run_program, home, os.getuid(), system=system)
     configuration = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    return Systemd(_run, configuration, system=system)
+    return Systemd(run_program, configuration, system=system)
 
 
 def _job(options: Sequence[str], *, system: bool) -> Job:
@@ -120,7 +120,13 @@ def _need_root(*, system: bool) -> None:
         raise click.ClickException(f"a service of the whole system needs root: {words}")
 
 
-def _run(command: Sequence[str]) -> Output:
+def services() -> tuple[Service, Service]:
+    """The user's service, and the system's."""
+    return _service(system=False), _service(system=True)
+
+
+def run_program(command: Sequence[str]) -> Output:
+    """Run a program of the system; 127 where it is not there, as shells have it."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -101,7 +101,14 @@ def test_a_session_at_a_terminal(session: Daemon) -> None:
 
 def test_the_session_knows_every_command() -> None:
     golden = GOLDEN.read_text("utf-8")
-    others = {"serve", "service", "demo", "completion", "pull"}  # they have tests of their own
+    others = {
+        "serve",
+        "service",
+        "doctor",
+        "demo",
+        "completion",
+        "pull",
+    }  # they have tests of their own
     for name in {name for names in COMMANDS.values() for name in names} - others:
         assert f"$ reconciler {name}" in golden
 

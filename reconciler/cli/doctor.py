@@ -1,0 +1,128 @@
+"""`doctor`: look at this machine, and say what is wrong and how to mend it."""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+
+from reconciler.cli.serve import serve
+from reconciler.cli.service import run_program, services
+from reconciler.core.errors import LoadError, Problem
+from reconciler.core.facts import Machine
+from reconciler.doctor import facts, findings
+from reconciler.doctor.findings import Finding, Port
+from reconciler.engine.process import WorkerProcess
+from reconciler.models.catalog import Catalog
+from reconciler.models.places import Directory, HubCache, LMStudio, Place
+from reconciler.sources.directory import DirectorySource
+
+ASK_SECONDS = 5.0
+"""Of anything on the network."""
+
+MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("PROBLEM", "red")}
+
+
+@click.command(epilog="\b\nExamples:\n  reconciler doctor\n  reconciler doctor -- --port 8080")
+@click.option("--online", is_flag=True, help="Also ask whether the Hugging Face hub answers.")
+@click.option("-o", "--output", "form", type=click.Choice(["text", "json"]), default="text")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
+    """Look at this machine as `serve` with OPTIONS would; exit code 1 where there is a problem."""
+    with serve.make_context("serve", list(options)) as context:
+        found = asyncio.run(_examine(context.params, online=online))
+    if form == "json":
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        for finding in found:
+            _tell(finding)
+    if any(finding.level == "problem" for finding in found):
+        sys.exit(1)
+
+
+def _tell(finding: Finding) -> None:
+    word, colour = MARKS[finding.level]
+    click.echo(f"{click.style(f'{word:8}', fg=colour)} {finding.what}: {finding.message}")
+    if finding.mend is not None:
+        click.echo(f"{'':8} mend: {finding.mend}")
+
+
+async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
+    """Everything, in the order in which a newcomer would ask."""
+    platform = facts.platform(run_program)
+    manifests, state = options["manifests"], options["state"]
+    places: list[Place] = [
+        *map(Directory, options["models"]),
+        LMStudio(options["lm_studio"]),
+        HubCache(options["hub_cache"]),
+    ]
+    token_file = options["token_file"]
+    found = [
+        findings.platform(platform),
+        findings.mlx(await _machine(), platform.system),
+        findings.wired_limit(platform),
+        *findings.models(Catalog(places).listed()),
+        *findings.manifests(DirectorySource(manifests).scan(), manifests),
+        findings.state(state, writable=facts.writable(state), free=facts.free_space(state)),
+        findings.token(token_file, facts.mode(token_file)),
+        findings.port(await _port(options["host"], options["port"])),
+        findings.service([service.state() for service in services()]),
+        findings.git(facts.first_line(run_program, ("git", "--version"))),
+    ]
+    if platform.system == "Darwin" and (router := facts.router(run_program)) is not None:
+        found.append(findings.local_network(facts.reach(router)))
+    if online:
+        found.append(await _hub())
+    return [finding for finding in found if finding is not None]
+
+
+async def _machine() -> Machine | Problem:
+    """What a worker process says of MLX."""
+    # A short path: a socket's may have 104 bytes on macOS.
+    with tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp") as directory:
+        worker = await WorkerProcess.start(Path(directory))
+        try:
+            return (await worker.ready()).machine
+        except LoadError as error:
+            return error.problem
+        finally:
+            await worker.end()
+
+
+async def _port(host: str, port: int) -> Port:
+    address = f"{host}:{port}"
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), ASK_SECONDS)
+    except (OSError, TimeoutError):
+        return Port(address)
+    writer.close()
+    try:
+        told = await _ask(f"http://{address}/health")
+        return Port(address, daemon=str(told["version"]), taken=True)
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+        return Port(address, taken=True)
+
+
+async def _hub() -> Finding:
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
+    error = None
+    if not offline:
+        try:
+            await _ask(f"{address}/api/models?limit=1")
+        except (aiohttp.ClientError, TimeoutError, ValueError) as reason:
+            error = str(reason) or type(reason).__name__
+    return findings.hub(address, error, offline=offline)
+
+
+async def _ask(url: str) -> Any:
+    timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
+        reply.raise_for_status()
+        return await reply.json()

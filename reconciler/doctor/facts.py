@@ -1,0 +1,86 @@
+"""Facts of the machine that doctor judges; what macOS is asked was not run on a Mac."""
+
+import os
+import platform as python_platform
+import re
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from reconciler.doctor.findings import Platform
+from reconciler.service.job import Run
+
+DISCARD_PORT = 9
+"""RFC 863: whoever listens there throws away what comes."""
+
+
+def platform(run: Run) -> Platform:
+    """The system and its chip."""
+    system, machine = python_platform.system(), python_platform.machine()
+    if system != "Darwin":
+        return Platform(system, machine, python_platform.release())
+    limit = _sysctl(run, "iogpu.wired_limit_mb")
+    return Platform(
+        system,
+        machine,
+        python_platform.mac_ver()[0],
+        chip=_sysctl(run, "machdep.cpu.brand_string"),
+        translated=_sysctl(run, "sysctl.proc_translated") == "1",
+        wired_limit_mb=int(limit) if limit.isdigit() else None,
+    )
+
+
+def _sysctl(run: Run, name: str) -> str:
+    """A value of the kernel's; empty where it has none of that name."""
+    told = run(("sysctl", "-n", name))
+    return told.text.strip() if told.code == 0 else ""
+
+
+def router(run: Run) -> str | None:
+    """The address of the router, as macOS' `route` tells it."""
+    told = run(("route", "-n", "get", "default"))
+    found = re.search(r"^\s*gateway: ([0-9.]+)$", told.text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def reach(address: str) -> int | None:
+    """Send a datagram; None, or the errno."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.connect((address, DISCARD_PORT))
+            sender.send(b"")
+        except OSError as error:
+            return error.errno or -1
+    return None
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that there is."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def writable(path: Path) -> bool:
+    """Whether it can be written, or made."""
+    return os.access(existing(path), os.W_OK)
+
+
+def free_space(path: Path) -> int:
+    """Bytes that are left on its disk."""
+    return shutil.disk_usage(existing(path)).free
+
+
+def mode(path: Path | None) -> int | None:
+    """The permissions of a file; None where there is none."""
+    try:
+        return path.stat().st_mode & 0o777 if path is not None else None
+    except OSError:
+        return None
+
+
+def first_line(run: Run, command: Sequence[str]) -> str | None:
+    """What a program says first; None where it is not there."""
+    told = run(command)
+    return told.text.strip().splitlines()[0] if told.code == 0 and told.text.strip() else None

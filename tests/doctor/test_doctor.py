@@ -1,0 +1,199 @@
+"""What doctor says of a machine; the facts of a Mac are handed in."""
+
+import errno
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.core.errors import Cause, Problem
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.manifest import Flaw, Position
+from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
+from reconciler.doctor import facts, findings
+from reconciler.doctor.findings import Finding, Platform, Port
+from reconciler.models.catalog import Listed
+from reconciler.service.job import Output, State
+from tests.support import Daemon, Home, environment
+
+SYSCTL = {
+    "iogpu.wired_limit_mb": "0",
+    "machdep.cpu.brand_string": "Apple M4 Max",
+    "sysctl.proc_translated": "0",
+}
+
+ROUTE = """\
+   route to: default
+destination: default
+    gateway: 192.168.1.1
+  interface: en0
+"""
+
+
+def mac(command: Sequence[str]) -> Output:
+    """What a Mac's programs answer."""
+    if command[0] == "sysctl":
+        return Output(0, SYSCTL[command[-1]] + "\n")
+    return Output(0, ROUTE) if command[0] == "route" else Output(127, "")
+
+
+def levels(found: Sequence[Finding]) -> list[str]:
+    return [finding.level for finding in found]
+
+
+def test_the_platform_is_a_mac_or_for_development() -> None:
+    right = findings.platform(Platform("Darwin", "arm64", "15.5", "Apple M4"))
+    assert (right.level, right.message) == ("ok", "Darwin 15.5, Apple M4")
+    assert findings.platform(Platform("Linux", "x86_64", "6")).level == "warning"
+    assert findings.platform(Platform("Darwin", "x86_64", "15")).level == "problem"
+    rosetta = findings.platform(Platform("Darwin", "x86_64", "15", translated=True))
+    assert (rosetta.level, "Rosetta" in rosetta.message) == ("problem", True)
+    assert rosetta.mend
+
+
+def test_a_macs_facts_are_asked_of_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr("platform.mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
+    found = facts.platform(mac)
+    assert found == Platform("Darwin", "arm64", "15.5", "Apple M4 Max", wired_limit_mb=0)
+    assert facts.platform(lambda _: Output(1, "unknown oid")).wired_limit_mb is None
+    assert facts.router(mac) == "192.168.1.1"
+    assert facts.router(lambda _: Output(1, "not in table")) is None
+
+
+def test_mlx_is_there_with_metal_or_it_is_a_problem() -> None:
+    gpu = Machine("gpu", "Apple M4", 10**10, "0.32")
+    assert (
+        findings.mlx(gpu, "Darwin").message == "mlx 0.32 on the gpu (Apple M4), 10.0 GB for models"
+    )
+    assert findings.mlx(Machine("cpu", "c", 10**10, "0.32"), "Darwin").level == "problem"
+    assert findings.mlx(Machine("cpu", "c", 10**10, "0.32"), "Linux").level == "ok"
+    missing = Problem(Cause.WORKER_DIED, "No module named 'mlx'", permanent=False)
+    for system in ("Darwin", "Linux"):
+        found = findings.mlx(missing, system)
+        assert (found.level, "[cpu]" in (found.mend or "")) == ("problem", system == "Linux")
+
+
+def test_the_wired_limit_is_told_on_a_mac_alone() -> None:
+    assert findings.wired_limit(Platform("Linux", "x86_64", "6")) is None
+    default = findings.wired_limit(Platform("Darwin", "arm64", "15", wired_limit_mb=0))
+    raised = findings.wired_limit(Platform("Darwin", "arm64", "15", wired_limit_mb=49152))
+    assert default is not None
+    assert raised is not None
+    assert (default.message, raised.message.split(",")[0]) == ("macOS decides", "49152 MB")
+
+
+def test_models_that_cannot_be_loaded_are_named_a_few_of_them() -> None:
+    good = Listed("p/good", Checkpoint("/m", "f", "llama", 1))
+    bad = [Listed(f"p/{n}", Problem(Cause.INVALID_CHECKPOINT, "it is GGUF")) for n in range(5)]
+    assert levels(findings.models([])) == ["warning"]
+    assert levels(findings.models([good])) == ["ok"]
+    found = findings.models([good, *bad])
+    assert levels(found) == ["ok", "warning", "warning", "warning", "warning"]
+    assert (found[1].message, found[-1].message) == ("p/0: it is GGUF", "2 more cannot be loaded")
+
+
+def test_manifests_are_counted_and_what_is_wrong_is_told_with_its_place(tmp_path: Path) -> None:
+    def of(snapshot: Snapshot) -> list[Finding]:
+        return findings.manifests(snapshot, tmp_path)
+
+    assert levels(of(Snapshot("s", unreadable="not there"))) == ["warning"]
+    right = ManifestFile("a.yaml", (Declared("a", None, 1),))  # type: ignore[arg-type]
+    wrong = ManifestFile("b.yaml", flaws=(Flaw("no such key", Position(3, 5)),))
+    found = of(Snapshot("s", (right, wrong)))
+    assert levels(found) == ["ok", "problem"]
+    assert found[1].message == "b.yaml:3:5: no such key"
+    assert found[1].mend == f"reconciler validate {tmp_path}/b.yaml"
+
+
+def test_state_needs_a_place_and_space(tmp_path: Path) -> None:
+    assert findings.state(tmp_path, writable=True, free=10**11).level == "ok"
+    assert findings.state(tmp_path, writable=True, free=10**6).level == "warning"
+    assert findings.state(tmp_path, writable=False, free=10**11).level == "problem"
+    assert facts.writable(tmp_path / "not" / "yet")
+    assert facts.free_space(tmp_path / "not" / "yet") > 0
+
+
+def test_a_token_is_for_its_owners_eyes(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    assert findings.token(None, facts.mode(None)) is None
+    seen = []
+    for mode in (None, 0o644, 0o600):
+        if mode is not None:
+            path.touch()
+            path.chmod(mode)
+        finding = findings.token(path, facts.mode(path))
+        assert finding is not None
+        seen.append(finding.level)
+    assert seen == ["problem", "warning", "ok"]
+
+
+def test_a_port_is_free_ours_or_somebody_elses() -> None:
+    assert findings.port(Port("h:1")).level == "ok"
+    assert findings.port(Port("h:1", daemon="0.1", taken=True)).level == "ok"
+    assert "LM Studio" in findings.port(Port("h:1", taken=True)).message
+
+
+def test_a_service_that_is_installed_has_to_run(tmp_path: Path) -> None:
+    absent = State("agent", tmp_path / "x.plist")
+    assert findings.service([absent]).level == "ok"
+    assert findings.service([absent, State("daemon", tmp_path, True, 7)]).level == "ok"
+    stopped = State("launchd daemon", tmp_path / "LaunchDaemons" / "x.plist", installed=True)
+    found = findings.service([absent, stopped])
+    assert (found.level, found.mend) == ("problem", "reconciler service install --system")
+
+
+def test_local_network_privacy_is_told_from_other_troubles() -> None:
+    assert findings.local_network(None).level == "ok"
+    for number in (65, errno.EHOSTUNREACH):
+        assert "local-network privacy" in findings.local_network(number).message
+    assert "errno 50" in findings.local_network(50).message
+    assert facts.reach("127.0.0.1") is None
+    assert facts.reach("no address") is not None
+
+
+def test_git_and_hub() -> None:
+    assert findings.git("git version 2").level == "ok"
+    assert findings.git(None).mend == "xcode-select --install"
+    assert findings.hub("h", None, offline=False).level == "ok"
+    assert findings.hub("h", "refused", offline=False).level == "problem"
+    assert findings.hub("h", None, offline=True).level == "ok"
+
+
+def doctor(home: Home, *options: str, **environ: str) -> tuple[int, dict[str, Any]]:
+    """Run it as a process, over the directories of a home."""
+    command = [sys.executable, "-m", "reconciler", "doctor", "-o", "json", "--online", "--"]
+    isolated = {"HOME": str(home.root), "XDG_CONFIG_HOME": str(home.root), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, *home.arguments(), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(**isolated | environ),
+    )
+    return done.returncode, {f["what"]: f for f in json.loads(done.stdout)}
+
+
+def test_a_real_machine_and_a_daemon_that_runs_on_it(daemon: Daemon) -> None:
+    daemon.home.write("a.yaml", name="a", model="tiny/llama")
+    code, found = doctor(daemon.home, "--port", daemon.url.rpartition(":")[2])
+    assert (code, found["port"]["message"].startswith("reconciler ")) == (0, True), found
+    assert found["mlx"]["level"] == "ok"
+    assert found["manifests"]["message"].startswith("1 declared")
+    assert found["hub"]["message"].startswith("HF_HUB_OFFLINE")
+
+
+def test_what_is_wrong_is_found_and_the_exit_code_says_so(home: Home) -> None:
+    (home.manifests / "bad.yaml").write_text("apiVersion: [", "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0)
+        code, found = doctor(home, "--port", str(other.getsockname()[1]))
+    assert code == 1
+    assert found["manifests"]["level"] == "problem"
+    assert found["port"]["level"] == "problem"
