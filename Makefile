@@ -47,7 +47,7 @@ demo-model: install ## Train the demo's model anew; minutes, with OpenBLAS prelo
 	$(BIN)/python -m reconciler.worker.teach reconciler/demo_model
 
 docs: install ## Fill the tables in docs/ from the schemas
-	$(BIN)/python docs/tables.py
+	$(BIN)/python -m docs.tables
 
 check: install ## Lint, format, types and import layers
 	$(BIN)/ruff check .

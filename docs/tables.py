@@ -1,6 +1,7 @@
 """Fill the tables between `<!-- table: ... -->` and `<!-- end -->` in these docs.
 
-`schema NAME` tabulates a published schema, `schema NAME PREFIX` with a prefix before each key.
+`schema NAME` tabulates a published schema, `schema NAME PREFIX` with a prefix before each key;
+`commands`, `exit-codes` and `variables` tell of the command line.
 """
 
 import re
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docs import reference
 from reconciler.core.schema import NAMES, schema
 
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -15,7 +17,17 @@ TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def filled(text: str) -> str:
     """The text with every table as the schemas say it now."""
-    return TABLE.sub(lambda m: m[1] + "\n" + _table(*m[2].split()[1:]) + "\n" + m[3], text)
+    return TABLE.sub(lambda m: f"{m[1]}\n{_content(*m[2].split())}\n{m[3]}", text)
+
+
+def _content(kind: str, *more: str) -> str:
+    if kind == "schema":
+        return _table(*more)
+    return {
+        "commands": reference.commands,
+        "exit-codes": reference.exit_codes,
+        "variables": reference.variables,
+    }[kind]()
 
 
 def _table(name: str, prefix: str = "") -> str:

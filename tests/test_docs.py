@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from docs import tables
+from docs import reference, tables
 from reconciler.api.app import build
 from reconciler.api.errors import ROWS
+from reconciler.cli import EXIT_CODES
 from reconciler.cli.serve import serve
 from reconciler.core.conditions import REASONS
 from reconciler.core.records import SETTINGS, Status
@@ -29,6 +30,20 @@ def test_every_option_and_variable_is_documented() -> None:
     for option in serve.params:
         assert f"`{option.opts[0]}`" in DOCS["serve"]
         assert f"`{option.envvar}`" in DOCS["serve"]
+
+
+def test_every_command_option_and_exit_code_is_documented() -> None:
+    text = DOCS["commands"]
+    for path, command in reference.walk():
+        section = text.partition(f"### `{path}`\n")[2].partition("\n###")[0]
+        assert command.help, path
+        assert section, path
+        for option in reference.options(command):
+            assert option.help, (path, option.opts)
+            assert all(f"`{name}`" in section or f"`{name}`" in text[:1000] for name in option.opts)
+            assert option.envvar is None or f"`{option.envvar}`" in text
+    for code in EXIT_CODES:
+        assert f"| {code} |" in text
 
 
 def test_every_error_is_documented() -> None:

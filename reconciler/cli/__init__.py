@@ -11,8 +11,8 @@ EXIT_CODES = {
     0: "done; for `plan` and `diff`: nothing would change",
     1: "refused, or failed; the message says why",
     2: "for `plan` and `diff`: something would change",
-    3: "nothing answers at the daemon's address",
-    4: "there is no such record, model or instance",
+    3: "nothing answers at the daemon's address; for `service status`: it does not run",
+    4: "there is no such record, model or instance; for `service status`: it is not installed",
     5: "not so in time",
     64: "the command line is wrong",
 }

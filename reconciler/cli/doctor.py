@@ -31,10 +31,12 @@ MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("P
 
 @click.command(epilog="\b\nExamples:\n  reconciler doctor\n  reconciler doctor -- --port 8080")
 @click.option("--online", is_flag=True, help="Also ask whether the Hugging Face hub answers.")
-@click.option("-o", "--output", "form", type=click.Choice(["text", "json"]), default="text")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "-o", "--output", "form", type=click.Choice(["text", "json"]), default="text", help="Form."
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVE-OPTION]...")
 def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
-    """Look at this machine as `serve` with OPTIONS would; exit code 1 where there is a problem."""
+    """Look at this machine as `serve` would; exit code 1 where there is a problem."""
     with serve.make_context("serve", list(options)) as context:
         found = asyncio.run(_examine(context.params, online=online))
     if form == "json":

@@ -19,7 +19,14 @@ from reconciler.core.memory import readable_bytes
 @click.argument("model")
 @click.option("--name", help="Name of the instance.  [default: the model's identifier]")
 @settings
-@click.option("-o", "--output", "form", type=click.Choice(["text", "json", "yaml"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["text", "json", "yaml"]),
+    default="text",
+    help="Form.",
+)
 @asks
 async def load(client: Client, *, model: str, name: str | None, form: str, **asked: Any) -> None:
     """Load MODEL, or join what is loaded already; it stays loaded until it is unloaded."""

@@ -83,7 +83,14 @@ async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ..
     "  reconciler plan -f fleet/     # exit code 2 where something would change"
 )
 @files
-@click.option("-o", "--output", "form", type=click.Choice(["text", "json", "yaml"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["text", "json", "yaml"]),
+    default="text",
+    help="Form.",
+)
 @asks
 async def plan(client: Client, *, files: tuple[str, ...], form: str) -> None:
     """Say what the daemon would do now, or with these manifests applied."""

@@ -62,7 +62,14 @@ async def pull(client: Client, *, model: str, revision: str | None) -> None:
 )
 @click.argument("model")
 @settings
-@click.option("-o", "--output", "form", type=click.Choice(["text", "json", "yaml"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["text", "json", "yaml"]),
+    default="text",
+    help="Form.",
+)
 @asks
 async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> None:
     """Say what MODEL would need, and whether it fits now; nothing is loaded."""

@@ -99,7 +99,9 @@ def _generation(one: Any) -> str:
 
 @click.command(epilog="\b\nExample:\n  reconciler wait assistant --for ready --timeout 600")
 @click.argument("name")
-@click.option("--for", "wanted", type=click.Choice(["ready", "gone"]), default="ready")
+@click.option(
+    "--for", "wanted", type=click.Choice(["ready", "gone"]), default="ready", help="State."
+)
 @click.option("--timeout", "seconds", type=click.FloatRange(min=0), default=300.0, help="Seconds.")
 @asks
 async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> None:

@@ -39,9 +39,9 @@ def service() -> None:
 )
 @system_option
 @click.option("--print", "only_print", is_flag=True, help="Print the file; change nothing.")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVE-OPTION]...")
 def install(*, system: bool, only_print: bool, options: tuple[str, ...]) -> None:
-    """Write the service's file and start it; OPTIONS after -- are those of `serve`."""
+    """Write the service's file and start it; what stands after -- goes to `serve`."""
     # What `serve` would refuse is refused before anything is written.
     serve.make_context("serve", list(options)).close()
     found, job = _service(system=system), _job(options, system=system)

@@ -1,0 +1,131 @@
+"""Write first-five-minutes.md: real commands, a real daemon, the demo's model.
+
+`python -m docs.transcript` runs everything in a directory of its own and leaves nothing behind.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from reconciler.cli.demo import DEMO_MODEL
+
+PAGE = Path(__file__).with_name("first-five-minutes.md")
+
+MANIFEST = """\
+apiVersion: reconciler/v1
+kind: ModelInstance
+metadata:
+  name: assistant
+spec:
+  model: demo/questions
+  config:
+    context_length: 1024
+"""
+
+STEPS = (
+    ("What is there? The demo's model stands in for one of yours.", "reconciler ls"),
+    ("Would it fit?", "reconciler estimate demo/questions --context-length 4096"),
+    (
+        "Ask it something. It is loaded first.",
+        'reconciler run demo/questions --temperature 0 "What is the capital of Japan?"',
+    ),
+    ("It stays loaded, with the settings that are really in force.", "reconciler ps -o wide"),
+    (
+        "A second instance shares the weights of the first.",
+        "reconciler load demo/questions --name narrow --num-experts 1",
+    ),
+    ("The same as a file, for good.", "cat assistant.yaml"),
+    ("Is it right, and what would it change?", "reconciler validate assistant.yaml"),
+    (None, "reconciler plan -f assistant.yaml"),
+    (None, "reconciler apply -f assistant.yaml --wait"),
+    ("Change it.", "sed -i.old s/1024/2048/ assistant.yaml"),
+    (None, "reconciler diff -f assistant.yaml"),
+    (None, "reconciler apply -f assistant.yaml --wait"),
+    ("All that is known of it.", "reconciler describe assistant"),
+    ("What was, and what happened.", "reconciler history"),
+    ("A typo is answered.", "reconciler lod demo/questions"),
+    ("Clear up.", "reconciler delete assistant"),
+    (None, "reconciler unload narrow demo/questions"),
+    (None, "reconciler ps"),
+)
+"""What is said before a command, and the command."""
+
+HEAD = """\
+# The first five minutes
+
+Written by `python -m docs.transcript`: every line below a `$` was printed by the command above it.
+The daemon runs in another terminal:
+
+```console
+$ reconciler serve
+{ready}
+```
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(written(), "utf-8")
+
+
+def written() -> str:
+    """The page, from commands that are run now."""
+    with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as directory:
+        home = Path(directory).resolve()
+        model = home / ".reconciler" / "models" / "demo" / "questions"
+        model.parent.mkdir(parents=True)
+        model.symlink_to(DEMO_MODEL)
+        (home / "assistant.yaml").write_text(MANIFEST, "utf-8")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECONCILER_", "HF_"))}
+        environ = kept | {"HOME": str(home)}
+        command = [sys.executable, "-m", "reconciler", "serve", "--port", "0"]
+        with (
+            (home / "log").open("wb") as log,
+            subprocess.Popen(
+                command, cwd=home, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
+            ) as daemon,
+        ):
+            assert daemon.stdout is not None  # noqa: S101  it is a pipe
+            ready = daemon.stdout.readline().strip()
+            try:
+                told = _steps(home, environ | {"RECONCILER_URL": ready.split()[-1]})
+            finally:
+                daemon.send_signal(signal.SIGTERM)
+        page = HEAD.format(ready=re.sub(r":\d+$", ":1234", ready)) + told
+        return page.replace(str(home), "~").replace(str(DEMO_MODEL), "~/models/questions")
+
+
+def _steps(home: Path, environ: dict[str, str]) -> str:
+    parts = []
+    for words, command in STEPS:
+        if words is not None:
+            parts.append(f"\n{words}\n")
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)]
+            if command.startswith("reconciler")
+            else shlex.split(command),
+            cwd=home,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        out = done.stdout.replace("python -m reconciler", "reconciler")
+        parts.append(f"\n```console\n$ {command}\n{out}```\n")
+    return "".join(parts)
+
+
+def masked(page: str) -> str:
+    """Without what differs from run to run: numbers, and the spaces around them."""
+    return re.sub(r"[\d.]+ ?([kMG]?B|s|m|h|d)?\b|[0-9a-f]{16}| {2,}", " ", page)
+
+
+if __name__ == "__main__":
+    main()
