@@ -32,7 +32,7 @@ serve: install ## Run the daemon with its defaults
 	@$(BIN)/reconciler serve
 
 test: install ## The test suite: bounded and deterministic
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long" -n logical
 
 test-long: install ## Storms and fuzzing
 	$(BIN)/pytest -m long

@@ -6,6 +6,9 @@ from pathlib import Path
 from reconciler.core.facts import Machine
 from reconciler.engine.process import WorkerProcess
 
+WARM_AFTER_SECONDS = 1.0
+"""After a load: what was loaded is about to be asked something, and imports would slow it down."""
+
 
 class Pool:
     """Hands out the warm worker and makes the next one."""
@@ -13,9 +16,16 @@ class Pool:
     def __init__(self, sockets: Path) -> None:
         self._sockets = sockets
         self._spare: asyncio.Task[WorkerProcess] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def warm(self) -> None:
-        """Start a spare worker, unless there is one."""
+        """Start a spare worker in a moment, unless there is one then."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(WARM_AFTER_SECONDS, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
         self._warm()
 
     async def machine(self) -> Machine:
@@ -40,6 +50,8 @@ class Pool:
 
     async def close(self) -> None:
         """End the spare."""
+        if self._timer is not None:
+            self._timer.cancel()
         spare, self._spare = self._spare, None
         if spare is not None:
             spare.cancel()
