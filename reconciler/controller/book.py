@@ -53,9 +53,12 @@ class Entry:
     """No request came for as long as the record allows."""
     requests: int = 0
     """Being answered."""
-    used_at: float = 0.0
+    used_at: float = field(init=False)
     """Monotonic time at which the last request ended, or the last wish came or was fulfilled."""
     waiters: list["asyncio.Future[Answer]"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.used_at = self.queued_at
 
     def succeed(self) -> None:
         """Answer whoever waits."""

@@ -330,7 +330,11 @@ class Loop:
         entry, spec = self._book.entries.get(record.name), action.spec
         if spec is None:  # an unload, which says nothing about what is wished for
             return
-        if entry is None or entry.record.created_at != record.created_at:
+        if entry is None:
+            return
+        if problem is None:
+            entry.used_at = self._clock.monotonic()
+        if entry.record.created_at != record.created_at:
             return
         if problem is not None:
             checkpoint = action.checkpoint
@@ -342,7 +346,6 @@ class Loop:
             if spec.loads_like(record.spec):
                 entry.retry = None
             entry.restore = None
-            entry.used_at = self._clock.monotonic()
             entry.status = replace(
                 entry.status,
                 queued_seconds=queued,

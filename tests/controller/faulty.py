@@ -109,7 +109,11 @@ class FaultyEngine:
         unload_first: bool = False,
     ) -> None:
         record = self.world.load_begins(name, spec, checkpoint)
-        held = any(i.checkpoint == checkpoint.path for i in self.loaded.values())
+        held = any(i.checkpoint == checkpoint.path for i in self.loaded.values()) or any(
+            # What replaces their only instance keeps the weights.
+            p.checkpoint is not None and p.checkpoint.path == checkpoint.path and not p.reads
+            for p in self.pending
+        )
         if unload_first:  # weights that are wanted again stay
             del self.loaded[name]
         progress(Progress("worker"))

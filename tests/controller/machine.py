@@ -5,6 +5,7 @@ against the state.
 """
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class World:
         self.files: dict[str, tuple[tuple[str, LoadSpec], ...] | None] = {}
         """What each file declares; None: it is invalid."""
         self.unreadable = False
-        self.calls: dict[asyncio.Task[Answer], LoadRequest] = {}
+        self.calls: list[asyncio.Task[Answer]] = []
+        """Loads and puts that wait for their end."""
         self.asking: list[asyncio.Task[None]] = []
         """Requests that wait for an instance."""
         self.acknowledged: set[str] = set()
@@ -140,7 +142,19 @@ class World:
 
     def load(self, request: LoadRequest) -> None:
         async def begin() -> None:
-            self.calls[asyncio.create_task(self.controller.load(request))] = request
+            self.calls.append(asyncio.create_task(self.controller.load(request)))
+
+        self.run(begin())
+        self._collect()
+
+    def put(self, name: str, spec: LoadSpec) -> None:
+        async def begin() -> None:
+            putting = self.controller.put(name, spec, wait=not spec.suspend)
+            if spec.suspend:
+                with contextlib.suppress(LoadError):
+                    await putting
+            else:
+                self.calls.append(asyncio.create_task(putting))
 
         self.run(begin())
         self._collect()
@@ -204,7 +218,7 @@ class World:
             self.asking.remove(asking)
             assert isinstance(asking.exception(), LoadError | None), asking.exception()
         for task in [t for t in self.calls if t.done()]:
-            del self.calls[task]
+            self.calls.remove(task)
             if task.exception() is None:
                 answer = task.result()
                 assert answer.status.ready

@@ -81,6 +81,10 @@ class Promises(RuleBasedStateMachine):
     def load(self, request: LoadRequest) -> None:
         self.world.load(request)
 
+    @rule(name=st.sampled_from((*NAMES, "p/small")), spec=specs)
+    def put(self, name: str, spec: LoadSpec) -> None:
+        self.world.put(name, spec)
+
     @rule(name=st.sampled_from((*NAMES, *MODELS)))
     def ask(self, name: str) -> None:
         self.world.ask(name)
