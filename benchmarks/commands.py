@@ -1,0 +1,40 @@
+"""How long a command takes that only asks the daemon: against importing aiohttp alone."""
+
+import asyncio
+import os
+import sys
+import time
+from asyncio.subprocess import DEVNULL
+
+from benchmarks.daemon import Daemon
+from benchmarks.measure import Result, Side, compare
+
+
+def process(*arguments: str, **environ: str) -> Side:
+    """Seconds of a Python process from its start to its end."""
+
+    async def once() -> float:
+        begin = time.perf_counter()
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, *arguments), stdout=DEVNULL, stderr=DEVNULL, env=os.environ | environ
+        )
+        if await child.wait():
+            raise RuntimeError(f"{arguments} failed")
+        return time.perf_counter() - begin
+
+    return once
+
+
+async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
+    """All of it."""
+    return [
+        await compare(
+            f"reconciler {command}",
+            process("-m", "reconciler", command, RECONCILER_URL=daemon.url),
+            "python -c 'import aiohttp'",
+            process("-c", "import aiohttp"),
+            turns=5 if quick else 15,
+            target="≤ 2.0",
+        )
+        for command in ("ps", "get", "ls")
+    ]
