@@ -90,6 +90,9 @@ class Commands(click.Group):
 @click.group(
     cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
 )
+@click.option("--url", help="Address of the daemon, for the command that follows.")
 @click.version_option(package_name="mlx-reconciler", prog_name="reconciler")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context, url: str | None) -> None:
     """Keep language models loaded on this Mac as declared, with MLX."""
+    context.obj = url

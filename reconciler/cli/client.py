@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import click
+from click.core import ParameterSource
 
 DEFAULT_URL = "http://127.0.0.1:1234"
 
@@ -149,6 +150,9 @@ def asks(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     )
     @functools.wraps(function)
     def command(*, url: str, token_file: Path | None, **options: Any) -> None:
+        context = click.get_current_context()
+        if context.get_parameter_source("url") is not ParameterSource.COMMANDLINE:
+            url = context.obj or url  # `reconciler --url URL COMMAND`
         asyncio.run(_ask(function, url, _headers(token_file), options))
 
     return command

@@ -33,7 +33,7 @@ def validate(files: tuple[str, ...]) -> None:
     declared = sum(len(file.declared) for file in read)
     if _complain(read):
         sys.exit(1)
-    click.echo(f"{declared} record{'' if declared == 1 else 's'} in {len(read)} valid files")
+    click.echo(f"{_count(declared, 'record')} in {_count(len(read), 'valid file')}")
 
 
 @click.command(
@@ -203,3 +203,7 @@ def _complain(read: Sequence[ManifestFile]) -> bool:
         for ignored in file.ignored:
             click.echo(f"{file.path}: ignored, {ignored}", err=True)
     return any(not file.valid for file in read)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

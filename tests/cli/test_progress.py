@@ -1,0 +1,30 @@
+"""The bar of bytes."""
+
+import os
+import pty
+import sys
+
+import pytest
+
+from reconciler.cli.progress import watched
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    leader, follower = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with watched("waiting") as tell:
+            tell(500_000, 2_000_000, "weights")
+        terminal.flush()
+        shown = b""
+        while b"0.5/2.0 MB" not in shown:  # ends at the test's own limit of time
+            shown += screen.read(10_000)
+    assert b"weights" in shown
+
+
+def test_what_is_no_terminal_gets_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with watched("waiting") as tell:
+        tell(500_000, 2_000_000, "weights")
+    assert capfd.readouterr() == ("", "")
