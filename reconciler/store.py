@@ -68,7 +68,11 @@ CREATE TABLE history (
 CREATE INDEX history_by_name ON history (name, id);
 """
 
-_SCHEMAS = (_RECORDS, _HISTORY)
+_SOURCES = """
+CREATE TABLE suspended_sources (name TEXT PRIMARY KEY) STRICT;
+"""
+
+_SCHEMAS = (_RECORDS, _HISTORY, _SOURCES)
 """Each adds to the ones before it; a database holds the number of those that it has."""
 
 SCHEMA_VERSION = len(_SCHEMAS)
@@ -185,6 +189,18 @@ class Store:
             "SELECT * FROM history WHERE ? IS NULL OR name = ? ORDER BY id DESC", (name, name)
         )
         return [_generation(row) for row in rows]
+
+    def is_suspended(self, source: str) -> bool:
+        """Whether somebody said not to follow a source."""
+        query = "SELECT 1 FROM suspended_sources WHERE name = ?"
+        return self._db.execute(query, (source,)).fetchone() is not None
+
+    def note_suspended(self, source: str, *, suspended: bool) -> None:
+        """Keep that a source is not to be followed, or that it is."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM suspended_sources WHERE name = ?", (source,))
+            if suspended:
+                db.execute("INSERT INTO suspended_sources VALUES (?)", (source,))
 
     def begin_attempt(
         self, name: str, generation: int, action: str, reason: str, at: datetime

@@ -8,6 +8,7 @@ from reconciler.api import (
     health,
     logs,
     models,
+    node,
     openai,
     openapi,
     plans,
@@ -37,6 +38,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         sources,
         openai,
         unsupported,
+        node,
         health,
         openapi,
     )

@@ -10,6 +10,17 @@ from reconciler.api.errors import reply
 routes = web.RouteTableDef()
 
 
+@routes.get("/api/v1/ready/{name:.+}")
+@describe({200: ref("health"), 503: ref("health")})
+async def ready(request: web.Request) -> web.Response:
+    """200 while an instance, or one of a model, takes requests; for health checks of proxies."""
+    name = request.match_info["name"]
+    if request.app[CONTROLLER].can_answer(name):
+        return reply({"status": "ok", "version": __version__})
+    message = f"no instance of {name} takes requests now"
+    return reply({"status": "degraded", "message": message, "version": __version__}, status=503)
+
+
 @routes.get("/health")
 @describe({200: ref("health"), 503: ref("health")})
 async def health(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from reconciler.api.errors import of_mistake, reply, told_problem
 from reconciler.controller import Forecast, Wishes
 from reconciler.core.plan import Action
 from reconciler.core.schema import contradictions, load_request, load_spec, told_spec
+from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 
 routes = web.RouteTableDef()
 
@@ -30,6 +31,7 @@ async def plan_wishes(request: web.Request) -> web.Response:
     wishes = Wishes(
         [(wish["name"], load_spec(wish["spec"])) for wish in body.get("apply", [])],
         body.get("delete", []),
+        _snapshot(body["source"]) if "source" in body else None,
     )
     return reply(_told(await request.app[CONTROLLER].forecast(wishes)))
 
@@ -59,6 +61,16 @@ async def estimate(request: web.Request) -> web.Response:
     )
 
 
+def _snapshot(source: Any) -> Snapshot:
+    """The source as it would be."""
+    files: dict[str, list[Declared]] = {}
+    for one in source["records"]:
+        declared = Declared(one["name"], load_spec(one["spec"]), one["line"])
+        files.setdefault(one["file"], []).append(declared)
+    read = tuple(ManifestFile(path, tuple(declared)) for path, declared in files.items())
+    return Snapshot(source["name"], read, commit=Commit(None))
+
+
 def _told(forecast: Forecast) -> dict[str, Any]:
     actions = [_action(a, running=True) for a in forecast.running]
     actions += [_action(a, running=False) for a in forecast.actions]
@@ -71,7 +83,9 @@ def _told(forecast: Forecast) -> dict[str, Any]:
         for change in forecast.changes
     ]
     refused = [{"name": name, **told_problem(p)} for name, p in forecast.refused.items()]
-    return {"actions": actions, "changes": changes, "refused": refused}
+    return {"actions": actions, "changes": changes, "refused": refused} | {
+        "not_selected": forecast.not_selected
+    }
 
 
 def _action(action: Action, *, running: bool) -> dict[str, Any]:

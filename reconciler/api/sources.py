@@ -1,14 +1,16 @@
 """The manifest files: valid, or why not."""
 
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
 from reconciler.api.context import CONTROLLER
-from reconciler.api.describe import describe, many
+from reconciler.api.describe import describe, many, ref
 from reconciler.api.errors import reply
-from reconciler.controller import SourceView
+from reconciler.controller import Answer, Controller, Feed
 from reconciler.core.manifest import Flaw
+from reconciler.core.plan import Why
 from reconciler.core.snapshot import ManifestFile
 
 routes = web.RouteTableDef()
@@ -18,22 +20,76 @@ routes = web.RouteTableDef()
 @describe({200: many("sources", "source")})
 async def sources(request: web.Request) -> web.Response:
     """Each source with its files."""
-    seen = request.app[CONTROLLER].sources()
-    return reply({"sources": [_source(name, view) for name, view in seen.items()]})
+    controller = request.app[CONTROLLER]
+    return reply({"sources": [_source(feed, controller) for feed in controller.sources]})
 
 
-def _source(name: str, view: SourceView | None) -> dict[str, Any]:
-    if view is None:
-        nothing: dict[str, Any] = {"message": None, "files": [], "not_followed": {}, "held": {}}
-        return {"name": name, "readable": None} | nothing
+@routes.post("/api/v1/sources/{name:.+}/sync")
+@describe({200: ref("source")})
+async def sync(request: web.Request) -> web.Response:
+    """Look at a source now; answers when what it says was taken up."""
+    controller = request.app[CONTROLLER]
+    feed = controller.source(request.match_info["name"])
+    await feed.sync()
+    return reply(_source(feed, controller))
+
+
+@routes.post("/api/v1/sources/{name:.+}/confirm")
+@describe({200: ref("source")})
+async def confirm(request: web.Request) -> web.Response:
+    """Follow the commit that is held because of how much it would unload."""
+    controller = request.app[CONTROLLER]
+    feed = controller.source(request.match_info["name"])
+    feed.confirm()
+    return reply(_source(feed, controller))
+
+
+@routes.post("/api/v1/sources/{name:.+}/suspend")
+@describe({200: ref("source")})
+async def suspend(request: web.Request) -> web.Response:
+    """Leave everything as it is, whatever the source says, until it is resumed."""
+    controller = request.app[CONTROLLER]
+    feed = controller.source(request.match_info["name"])
+    feed.suspend()
+    return reply(_source(feed, controller))
+
+
+@routes.post("/api/v1/sources/{name:.+}/resume")
+@describe({200: ref("source")})
+async def resume(request: web.Request) -> web.Response:
+    """Follow a source again; answers when what it says was taken up."""
+    controller = request.app[CONTROLLER]
+    feed = controller.source(request.match_info["name"])
+    await feed.resume()
+    return reply(_source(feed, controller))
+
+
+def _source(feed: Feed, controller: Controller) -> dict[str, Any]:
+    view, held = feed.view, feed.guarded
+    snapshot = view.snapshot if view is not None else None
+    commit = snapshot.commit if snapshot is not None else None
+    owned = [a for a in controller.answers() if a.record.owner == feed.name]
     return {
-        "name": name,
-        "readable": view.snapshot.unreadable is None,
-        "message": view.snapshot.unreadable,
-        "files": [_file(file) for file in view.snapshot.files],
-        "not_followed": view.flagged,
-        "held": view.held,
+        "name": feed.name,
+        "readable": snapshot.unreadable is None if snapshot is not None else None,
+        "message": snapshot.problem if snapshot is not None else None,
+        "files": [_file(file) for file in snapshot.files] if snapshot is not None else [],
+        "not_followed": view.flagged if view is not None else {},
+        "held": view.held if view is not None else {},
+        "not_selected": view.not_selected if view is not None else {},
+        "suspended": feed.suspended,
+        "drift": [a.record.name for a in owned if _drifts(a)],
+        "commit": asdict(commit) | {"held": held.commit.applied if held and held.commit else None}
+        if commit is not None
+        else None,
     }
+
+
+def _drifts(answer: Answer) -> bool:
+    """Whether a record is not as declared; one that is idle is."""
+    ready = answer.status.condition("Ready")
+    idle = ready is not None and ready.reason == Why.IDLE
+    return not (answer.status.ready or answer.record.spec.suspend or idle)
 
 
 def _file(file: ManifestFile) -> dict[str, Any]:

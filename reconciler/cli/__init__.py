@@ -24,7 +24,9 @@ COMMANDS = {
     "Run": ("serve", "service", "doctor", "demo"),
     "Models": ("load", "unload", "run", "ps", "ls", "pull", "estimate"),
     "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait"),
-    "Look": ("events", "history", "logs", "sources"),
+    "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
+    "Fleet": ("fleet",),
+    "Look": ("events", "history", "logs"),
     "More": ("completion", "version"),
 }
 """By the heading of the help under which they stand."""
@@ -48,7 +50,11 @@ MODULES = {
     "events": "look",
     "history": "look",
     "logs": "look",
-    "sources": "look",
+    "sources": "following",
+    "sync": "following",
+    "confirm": "following",
+    "suspend": "following",
+    "resume": "following",
     "completion": "more",
     "version": "more",
 }

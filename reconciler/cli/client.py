@@ -153,12 +153,13 @@ def asks(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         context = click.get_current_context()
         if context.get_parameter_source("url") is not ParameterSource.COMMANDLINE:
             url = context.obj or url  # `reconciler --url URL COMMAND`
-        asyncio.run(_ask(function, url, _headers(token_file), options))
+        asyncio.run(_ask(function, url, bearer(token_file), options))
 
     return command
 
 
-def _headers(token_file: Path | None) -> dict[str, str]:
+def bearer(token_file: Path | None) -> dict[str, str]:
+    """The header that shows a token. Raises `click.ClickException`."""
     if token_file is None:
         return {}
     try:

@@ -13,7 +13,7 @@ import aiohttp
 import click
 
 from reconciler.cli.serve import serve
-from reconciler.cli.service import run_program, services
+from reconciler.cli.service import services
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Machine
 from reconciler.doctor import facts, findings
@@ -21,6 +21,7 @@ from reconciler.doctor.findings import Finding, Port
 from reconciler.engine.process import WorkerProcess
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio, Place
+from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
 
 ASK_SECONDS = 5.0

@@ -5,7 +5,9 @@ import logging
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -13,15 +15,18 @@ import click
 import structlog
 from aiohttp import web
 
+from reconciler import node
 from reconciler.api.app import build
 from reconciler.api.guard import is_loopback
 from reconciler.cli import HOME
-from reconciler.controller import Controller
+from reconciler.controller import Controller, Source
 from reconciler.engine import sockets
 from reconciler.engine.engine import Engine
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio
+from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
+from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError
 
 LOG_BYTES = 10_000_000
@@ -36,7 +41,7 @@ SHUTDOWN_SECONDS = 1.0
 class Options:
     """What the command line or the environment said."""
 
-    manifests: Path
+    manifests: Path | None
     models: tuple[Path, ...]
     hub_cache: Path
     lm_studio: Path
@@ -47,6 +52,10 @@ class Options:
     jit: bool
     log_level: str
     log_file: Path | None = None
+    git: Sequence[Following] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """That were given, besides the facts of the machine."""
+    suspend_sources: bool = False
 
 
 def run(options: Options) -> None:
@@ -54,7 +63,7 @@ def run(options: Options) -> None:
     _configure_log(options)
     token = _token(options)
     for directory in (options.manifests, *options.models):
-        if directory.is_relative_to(HOME):
+        if directory is not None and directory.is_relative_to(HOME):
             directory.mkdir(parents=True, exist_ok=True)
     listener = _listen(options)
     with listener:
@@ -76,6 +85,12 @@ async def _serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    sources: list[Source] = [GitSource(f, options.state, utc) for f in options.git]
+    if options.manifests is not None:
+        sources.insert(0, DirectorySource(options.manifests))
+    if options.suspend_sources:
+        for source in sources:
+            store.note_suspended(source.name, suspended=True)
     controller = Controller(
         store,
         Catalog(
@@ -86,9 +101,10 @@ async def _serve(
             ]
         ),
         lambda on_death: Engine(run_directory, on_death),
-        [DirectorySource(options.manifests)],
+        sources,
         hub_cache=options.hub_cache,
         jit=options.jit,
+        labels=node.labels(node.facts(run_program), options.labels),
     )
     app = build(controller, options.host, token)
     runner = web.AppRunner(
@@ -104,6 +120,11 @@ async def _serve(
     await stop.wait()
     await controller.close()
     await runner.cleanup()
+
+
+def utc() -> datetime:
+    """Now."""
+    return datetime.now(UTC)
 
 
 def _listen(options: Options) -> socket.socket:

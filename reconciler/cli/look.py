@@ -1,4 +1,4 @@
-"""`events`, `history`, `logs` and `sources`."""
+"""`events`, `history` and `logs`."""
 
 from typing import Any
 
@@ -68,31 +68,3 @@ async def logs(client: Client, *, name: str, follow: bool) -> None:
 
 def _tell(line: Any) -> None:
     click.echo(f"{clock(line['time'])}  {line['line']}")
-
-
-SOURCES = (
-    Column("SOURCE", lambda s: s["name"]),
-    Column("READABLE", lambda s: s["readable"]),
-    Column("FILES", lambda s: len(s["files"])),
-    Column("INVALID", lambda s: sum(not file["valid"] for file in s["files"])),
-    Column("RECORDS", lambda s: sum(len(file["records"]) for file in s["files"])),
-    Column("MESSAGE", lambda s: s["message"], wide=True),
-)
-
-
-@click.command()
-@output
-@asks
-async def sources(client: Client, *, form: str) -> None:
-    """List the sources of manifests, and what is wrong with their files."""
-    found = (await client.get("/api/v1/sources"))["sources"]
-    show(found, SOURCES, form, empty="there are no sources")
-    if form not in ("table", "wide"):
-        return
-    for source in found:
-        for file in source["files"]:
-            for error in file["errors"]:
-                place = f"{file['path']}:{error['line']}:{error['column']}"
-                click.echo(f"{place}: {error['message']}", err=True)
-        for name, why in (source["not_followed"] | source["held"]).items():
-            click.echo(f"{name}: {why}", err=True)

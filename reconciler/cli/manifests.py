@@ -2,15 +2,17 @@
 
 import difflib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from reconciler.cli import branch
 from reconciler.cli.client import Client, asks
 from reconciler.cli.output import show_data, yaml_text
 from reconciler.cli.records import path as record_path
+from reconciler.cli.repositories import branch_options, following, labelled
 from reconciler.core.schema import told_spec
 from reconciler.core.snapshot import Declared, ManifestFile, read_file
 
@@ -80,9 +82,20 @@ async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ..
 @click.command(
     epilog="\b\nExamples:\n"
     "  reconciler plan\n"
-    "  reconciler plan -f fleet/     # exit code 2 where something would change"
+    "  reconciler plan -f fleet/     # exit code 2 where something would change\n"
+    "  reconciler plan --git https://git.example.com/fleet.git --git-ref bigger-context\n"
+    "  reconciler plan --git . --git-ref HEAD --git-base main --label memory_gb=64"
 )
 @files
+@branch_options
+@click.option("--git-base", help="With --label: tell the differences to this branch.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Tell what the branch is to a node with this label, without asking any; several times.",
+)
 @click.option(
     "-o",
     "--output",
@@ -92,9 +105,42 @@ async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ..
     help="Form.",
 )
 @asks
-async def plan(client: Client, *, files: tuple[str, ...], form: str) -> None:
-    """Say what the daemon would do now, or with these manifests applied."""
-    if files:
+async def plan(
+    client: Client,
+    *,
+    files: tuple[str, ...],
+    form: str,
+    git: str | None,
+    git_base: str | None,
+    labels: tuple[str, ...],
+    **git_options: Any,
+) -> None:
+    """Say what the daemon would do now, or with these manifests applied, or with a branch of a
+    repository followed; with --label, what that branch is to a node with these labels.
+    """
+    described = labelled(labels)
+    if git is None and (described or git_base is not None):
+        raise click.UsageError("--label and --git-base go with --git")
+    if git_base is not None and not described:
+        raise click.UsageError("--git-base goes with --label; a daemon knows what it follows now")
+    if git is not None and files:
+        raise click.UsageError("plan either files or a branch")
+    followed = following(git, **git_options) if git is not None else None
+    if followed is not None and described:
+        base = following(git, **git_options | {"git_ref": git_base}) if git and git_base else None
+        changes, others = branch.compare(
+            await branch.read(base) if base is not None else None,
+            await branch.read(followed),
+            described,
+        )
+        _tell_branch(changes, others, form)
+        if changes:
+            sys.exit(2)
+        return
+    if followed is not None:
+        body = await branch.wishes(client, followed, await branch.read(followed))
+        answer = await client.post("/api/v1/plan", body)
+    elif files:
         answer = await client.post("/api/v1/plan", {"apply": _wishes(_declared(files))})
     else:
         answer = await client.get("/api/v1/plan")
@@ -107,6 +153,24 @@ async def plan(client: Client, *, files: tuple[str, ...], form: str) -> None:
         sys.exit(2)
 
 
+def _tell_branch(changes: Sequence[Any], others: Mapping[str, str], form: str) -> None:
+    """What a branch is to a node that is described by its labels."""
+    if form != "text":
+        show_data({"changes": changes, "not_selected": others}, form)
+        return
+    if not changes:
+        click.echo("nothing would change")
+    for change in changes:
+        for line in _diff(change):
+            _tell_line(line)
+    _tell_others(others)
+
+
+def _tell_others(others: Mapping[str, str]) -> None:
+    for name, why in others.items():
+        click.echo(f"{name} is not for this node: {why}", err=True)
+
+
 @click.command()
 @files
 @asks
@@ -115,11 +179,14 @@ async def diff(client: Client, *, files: tuple[str, ...]) -> None:
     answer = await client.post("/api/v1/plan", {"apply": _wishes(_declared(files))})
     for change in answer["changes"]:
         for line in _diff(change):
-            colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[0])
-            click.secho(line, fg=colour)
+            _tell_line(line)
     _refuse(answer)
     if answer["changes"]:
         sys.exit(2)
+
+
+def _tell_line(line: str) -> None:
+    click.secho(line, fg={"+": "green", "-": "red", "@": "cyan"}.get(line[0]))
 
 
 def _diff(change: Any) -> Iterator[str]:
@@ -145,6 +212,7 @@ def _tell_plan(answer: Any) -> None:
         under_way = " (under way)" if action["running"] else ""
         line = f"{mark} {action['action']:11} {action['name']:{width}}  {action['reason']}"
         click.secho(line + under_way, fg=COLOURS.get(mark))
+    _tell_others(answer["not_selected"])
 
 
 def _refuse(answer: Any) -> None:

@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from reconciler.cli import HOME
+from reconciler.cli.repositories import followed, followings, label, labelled
 
 
 def _hub_cache() -> Path:
@@ -21,8 +24,17 @@ def _hub_cache() -> Path:
     default=HOME / "manifests",
     envvar="RECONCILER_MANIFESTS",
     show_envvar=True,
-    help="Directory of manifests to follow.",
+    help="Directory of manifests to follow; with --git only where it is named too.",
 )
+@followed
+@click.option(
+    "--suspend-sources",
+    is_flag=True,
+    envvar="RECONCILER_SUSPEND_SOURCES",
+    show_envvar=True,
+    help="Follow no source until `reconciler resume`; what is declared already stays.",
+)
+@label
 @click.option(
     "--models",
     type=click.Path(path_type=Path),
@@ -114,6 +126,11 @@ def serve(
     jit: bool,
     log_level: str,
     log_file: Path | None,
+    git: tuple[str, ...],
+    git_allow_rewind: bool,
+    suspend_sources: bool,
+    labels: tuple[str, ...],
+    **git_options: Any,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
 
@@ -121,9 +138,11 @@ def serve(
     """
     from reconciler.cli.house import Options, run
 
+    source = click.get_current_context().get_parameter_source("manifests")
+    unnamed = source is ParameterSource.DEFAULT
     run(
         Options(
-            manifests,
+            None if git and unnamed else manifests,
             models,
             hub_cache,
             lm_studio,
@@ -134,5 +153,8 @@ def serve(
             jit,
             log_level,
             log_file,
+            followings(git, git_options, allow_rewind=git_allow_rewind),
+            labelled(labels),
+            suspend_sources,
         )
     )

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +11,7 @@ import click
 import psutil
 
 from reconciler.cli.serve import serve
-from reconciler.service.job import Job, Output, Service, ServiceError, kept
+from reconciler.service.job import Job, Service, ServiceError, kept, run_program
 from reconciler.service.launchd import Launchd
 from reconciler.service.systemd import Systemd
 
@@ -123,12 +122,3 @@ def _need_root(*, system: bool) -> None:
 def services() -> tuple[Service, Service]:
     """The user's service, and the system's."""
     return _service(system=False), _service(system=True)
-
-
-def run_program(command: Sequence[str]) -> Output:
-    """Run a program of the system; 127 where it is not there, as shells have it."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return Output(127, f"{command[0]} is not there")
-    return Output(done.returncode, done.stdout + done.stderr)

@@ -17,7 +17,7 @@ used after it.
 from reconciler.controller.book import Answer
 from reconciler.controller.controller import Controller
 from reconciler.controller.events import Events
-from reconciler.controller.feed import Complaint, SourceView
+from reconciler.controller.feed import Complaint, Feed, Source, SourceView
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
 
 __all__ = [
@@ -27,7 +27,9 @@ __all__ = [
     "Controller",
     "Estimate",
     "Events",
+    "Feed",
     "Forecast",
+    "Source",
     "SourceView",
     "Wishes",
 ]

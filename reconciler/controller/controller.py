@@ -10,13 +10,14 @@ from pathlib import Path
 from reconciler.controller.book import Answer, Book, Entry, Found
 from reconciler.controller.clock import Clock, SystemClock
 from reconciler.controller.events import Events
-from reconciler.controller.feed import Complaint, Feed, Source, SourceView
+from reconciler.controller.feed import Complaint, Feed, Source
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
 from reconciler.controller.loop import Engine, Loop
-from reconciler.core.desired import Join, View, decide, put
+from reconciler.core.desired import NO_LABELS, Join, Memory, View, absorb, decide, put
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.memory import Ledger
 from reconciler.core.plan import Kind
 from reconciler.core.protocol import Reply
 from reconciler.core.records import (
@@ -28,6 +29,7 @@ from reconciler.core.records import (
     Record,
     SettingWarning,
 )
+from reconciler.core.selector import unmet
 from reconciler.core.settings import resolve
 from reconciler.models.catalog import Catalog, Listed
 from reconciler.models.download import Downloads, Job
@@ -50,18 +52,20 @@ class Controller:
         *,
         hub_cache: Path,
         jit: bool = False,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> None:
         """With `jit`, a request for a model that nobody asked to load loads it.
 
-        `hub_cache` is where models are downloaded to.
+        `hub_cache` is where models are downloaded to; by `labels` manifests pick this node.
         """
+        self.labels = labels
         self._catalog = catalog
         self._clock = clock or SystemClock()
         self._book = Book(store, self._clock)
         self._engine = engine(self._worker_died)
         self.downloads = Downloads(hub_cache, self._downloaded)
         self._loop = Loop(self._book, catalog, self._engine, self.downloads)
-        self._feeds = [Feed(source, self._book) for source in sources]
+        self._feeds = [Feed(source, self._book, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._jit = jit
         self._jit_loads: dict[str, asyncio.Task[Answer]] = {}
@@ -113,6 +117,8 @@ class Controller:
         Answers at once, or with `wait` when it is loaded. Raises `LoadError`.
         """
         machine = await self._known_machine()
+        if (why := unmet(spec.node_selector, self.labels)) is not None:
+            raise LoadError(Problem(Cause.NOT_SELECTED, f"'{name}' is {why}", param="spec"))
         if spec.suspend:
             entry = self._book.put(self._put(self._book.records(), name, spec))
             return Answer(entry.record, entry.status)
@@ -150,10 +156,19 @@ class Controller:
     async def forecast(self, wishes: Wishes) -> Forecast:
         """What would be done if `wishes` were taken up; they are not. Raises `LoadError`."""
         machine = await self._known_machine()
-        refs = [spec.ref for _, spec in wishes.apply if not spec.suspend]
+        files = wishes.source.files if wishes.source is not None else ()
+        specs = [spec for _, spec in wishes.apply] + [d.spec for f in files for d in f.declared]
+        refs = [spec.ref for spec in specs if not spec.suspend]
         checkpoints = await asyncio.to_thread(self._catalog.find_all, refs)
         now = self._book.records()
-        then, refused = dict(now), {}
+        then, refused, not_selected = dict(now), {}, {}
+        if wishes.source is not None:
+            result = absorb(now, Memory(), wishes.source, 0.0, self._clock.utc(), self.labels)
+            then = {n: r for n, r in now.items() if n not in result.removals}
+            then |= {record.name: record for record in result.upserts}
+            not_selected = dict(result.not_selected)
+            for name, why in result.flagged.items():
+                refused[name] = Problem(Cause.MANAGED_BY_MANIFEST, f"'{name}' is {why}")
         for name in wishes.delete:
             try:
                 self._removable(name)
@@ -171,7 +186,7 @@ class Controller:
             if _spec(now.get(name)) != _spec(then.get(name))
         )
         actions = self._loop.foresee(then, checkpoints, machine)
-        return Forecast(actions, tuple(self._loop.running.values()), changes, refused)
+        return Forecast(actions, tuple(self._loop.running.values()), changes, refused, not_selected)
 
     async def estimate(self, request: LoadRequest) -> Estimate:
         """What a load would need; nothing is loaded. Raises `LoadError`."""
@@ -214,9 +229,18 @@ class Controller:
         held = any(i.name == name for i in self._engine.instances())
         return not (name in self._book.entries or name in self._loop.running or held)
 
-    def sources(self) -> Mapping[str, SourceView | None]:
-        """The sources; None for one that has not been read yet."""
-        return {feed.name: feed.view for feed in self._feeds}
+    @property
+    def sources(self) -> tuple[Feed, ...]:
+        """Where manifests come from."""
+        return tuple(self._feeds)
+
+    def source(self, name: str) -> Feed:
+        """The source of that name. Raises `LoadError`."""
+        for feed in self._feeds:
+            if feed.name == name:
+                return feed
+        words = f"there is no source '{name}'"
+        raise LoadError(Problem(Cause.UNKNOWN_SOURCE, words, param="name"))
 
     async def ready_for(self, model: str) -> str:
         """The instance that answers for `model`, once there is one.
@@ -245,11 +269,15 @@ class Controller:
             return [entries[model]]
         return [e for e in entries.values() if model.lower() == e.record.spec.model.lower()]
 
-    def _route(self, model: str) -> str | None:
-        """The loaded instance that answers for `model`: the one of that name, else the oldest that
-        holds that model, whatever its record asks for by now. None: one is on its way.
+    def can_answer(self, model: str) -> bool:
+        """Whether a request for `model` would be answered, now or as soon as what is idle is
+        loaded again.
+        """
+        return self._serving(model) is not None or any(e.idle for e in self._candidates(model))
 
-        Raises `LoadError` `NotLoaded`.
+    def _serving(self, model: str) -> str | None:
+        """The loaded instance that answers for `model`: the one of that name, else the oldest that
+        holds that model, whatever its record asks for by now.
         """
         actions = self._loop.running.values()
         leaving = {a.name for a in actions if a.kind is Kind.UNLOAD or a.unload_first}
@@ -262,8 +290,15 @@ class Controller:
             for name, instance in loaded.items()
             if name in entries and instance.spec.model.lower() == model.lower()
         ]
-        if ready:
-            return min(ready, key=lambda r: (r.created_at, r.name)).name
+        return min(ready, key=lambda r: (r.created_at, r.name)).name if ready else None
+
+    def _route(self, model: str) -> str | None:
+        """The instance that answers for `model`. None: one is on its way.
+
+        Raises `LoadError` `NotLoaded`.
+        """
+        if (name := self._serving(model)) is not None:
+            return name
         candidates = self._candidates(model)
         for entry in candidates:
             self._book.wake_up(entry.record.name)
@@ -327,6 +362,11 @@ class Controller:
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded."""
         return self._engine.instances()
+
+    def memory(self) -> Ledger | None:
+        """Who holds what; None until MLX was asked."""
+        machine = self._loop.machine
+        return self._loop.held_memory(machine) if isinstance(machine, Machine) else None
 
     @property
     def engine_problem(self) -> Problem | None:

@@ -1,19 +1,20 @@
 """Sources -> book: each snapshot is absorbed as a whole, by the same function whoever took it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
 
 from reconciler.controller.book import Book
 from reconciler.controller.clock import Timer, sleep
-from reconciler.core.desired import Memory, absorb
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.desired import Memory, absorb, guard
+from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import Place
 from reconciler.core.manifest import Flaw
 from reconciler.core.records import Record
-from reconciler.core.snapshot import ManifestFile, Snapshot
+from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
 
 log = structlog.get_logger()
 
@@ -28,6 +29,12 @@ class Source(Protocol):
 
     def snapshots(self) -> AsyncIterator[Snapshot]:
         """A snapshot now, and one whenever something may have changed; for ever."""
+
+    async def sync(self) -> None:
+        """Look now; return when what was seen was taken up."""
+
+    def accept(self, commit: str) -> None:
+        """The commit of the snapshot that was yielded last was taken up."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class SourceView:
     """Why a name that it declares is not followed."""
     held: Mapping[str, str]
     """Why a record that it does not declare any more is kept."""
+    not_selected: Mapping[str, str] = field(default_factory=dict)
+    """Why a name that it declares is not meant for this node."""
 
     def complaints(self, record: Record) -> tuple[Complaint, ...]:
         """What is wrong in this source about a record."""
@@ -55,8 +64,8 @@ class SourceView:
         ]
         if record.owner != self.snapshot.source:
             return tuple(found)
-        if self.snapshot.unreadable is not None:
-            found.append(Complaint(self.snapshot.unreadable))
+        if self.snapshot.problem is not None:
+            found.append(Complaint(self.snapshot.problem))
         for file in self.snapshot.files:
             if file.path == record.file:
                 found += [Complaint(flaw.message, place(file, flaw)) for flaw in file.flaws]
@@ -71,11 +80,19 @@ def place(file: ManifestFile, flaw: Flaw) -> Place:
 class Feed:
     """Follows one source."""
 
-    def __init__(self, source: Source, book: Book) -> None:
+    def __init__(self, source: Source, book: Book, labels: Mapping[str, str]) -> None:
+        """Of what the source declares, only what is meant for a node with `labels` is taken up."""
         self.name = source.name
         self.view: SourceView | None = None
+        self.guarded: Snapshot | None = None
+        """A commit that is held until somebody confirms it."""
         self._source = source
         self._book = book
+        self._labels = labels
+        self._confirmed: str | None = None
+        self._resumed = asyncio.Event()
+        if not book.store.is_suspended(self.name):
+            self._resumed.set()
         self._memory = Memory()
         self._again: Timer | None = None
         """To look again because time alone changes something."""
@@ -92,9 +109,66 @@ class Feed:
     async def _follow(self) -> None:
         try:
             async for snapshot in self._source.snapshots():
-                self._absorb(snapshot)
+                await self._resumed.wait()
+                self._take(snapshot)
         except Exception:
             log.exception("source failed; it is looked at again", source=self.name)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether it is not followed, because somebody said so."""
+        return not self._resumed.is_set()
+
+    def suspend(self) -> None:
+        """Leave everything as it is, whatever the source says, until `resume`."""
+        self._book.store.note_suspended(self.name, suspended=True)
+        self._resumed.clear()
+        self._forget_timer()
+        self._emit("Suspended", "it is not followed until it is resumed")
+        self._book.announce()
+
+    async def resume(self) -> None:
+        """Follow it again; return when it was looked at."""
+        self._book.store.note_suspended(self.name, suspended=False)
+        self._resumed.set()
+        self._emit("Resumed", "it is followed again")
+        await self.sync()
+
+    async def sync(self) -> None:
+        """Look now; return when what was seen was taken up. Raises `LoadError`."""
+        if self.suspended:
+            words = f"{self.name} is suspended; resume it first"
+            raise LoadError(Problem(Cause.SUSPENDED, words))
+        await self._source.sync()
+
+    def confirm(self) -> None:
+        """Take up the commit that is held. Raises `LoadError` where there is none."""
+        if self.guarded is None or self.guarded.commit is None:
+            words = f"no commit of {self.name} waits to be confirmed"
+            raise LoadError(Problem(Cause.NOTHING_HELD, words))
+        self._confirmed = self.guarded.commit.applied
+        self._emit("Confirmed", f"commit {self._confirmed} is followed")
+        self._take(self.guarded)
+
+    def _take(self, snapshot: Snapshot) -> None:
+        """Take up what the source says, unless that has to be confirmed first."""
+        commit = snapshot.commit
+        if commit is None or commit.applied is None or snapshot.unreadable is not None:
+            self._absorb(snapshot)
+            return
+        why = guard(self._book.records(), snapshot, self._labels)
+        if why is None or commit.applied == self._confirmed:
+            self.guarded = None
+            self._source.accept(commit.applied)
+            self._absorb(snapshot)
+            return
+        self.guarded = snapshot
+        words = f"{why}; if that is meant, `reconciler confirm`"
+        before = self.view.snapshot if self.view is not None else Snapshot(self.name, unreadable="")
+        state = before.commit or Commit(None)
+        held = replace(state, attempted=commit.applied, problem=words, synced_at=commit.synced_at)
+        unreadable = words if state.applied is None else None
+        self._absorb(replace(before, commit=held, unreadable=unreadable))
 
     def _forget_timer(self) -> None:
         if self._again is not None:
@@ -106,14 +180,17 @@ class Feed:
         clock = self._book.clock
         at = clock.monotonic()
         records = self._book.records()
-        result = absorb(records, self._memory, snapshot, at, clock.utc())
+        result = absorb(records, self._memory, snapshot, at, clock.utc(), self._labels)
         for record in result.upserts:
             self._book.put(record)
         for name in result.removals:
             words = f"{records[name].place} no longer declares it"
             self._book.remove(name, Problem(Cause.REMOVED, words, permanent=False))
         self._memory = result.memory
-        before, self.view = self.view, SourceView(snapshot, result.flagged, result.held)
+        before, self.view = (
+            self.view,
+            SourceView(snapshot, result.flagged, result.held, result.not_selected),
+        )
         self._tell_changes(before, self.view)
         self._book.announce()
         if result.check_at is not None:
@@ -150,13 +227,19 @@ class Feed:
                     self._emit(reason, f"{name}: {why}")
 
     def _tell_readable(self, before: SourceView | None, snapshot: Snapshot) -> None:
-        was = before.snapshot.unreadable if before is not None else None
-        if snapshot.unreadable is not None and was is None:
-            log.warning("source cannot be read; its records are held", reason=snapshot.unreadable)
-            self._emit("Unreadable", snapshot.unreadable)
-        elif snapshot.unreadable is None and was is not None:
+        was = before.snapshot if before is not None else None
+        if snapshot.problem is not None:
+            if was is None or was.problem != snapshot.problem:
+                log.warning("source is not followed", source=self.name, reason=snapshot.problem)
+                self._emit("Unreadable", snapshot.problem)
+        elif was is not None and was.problem is not None:
             log.info("source can be read again", source=self.name)
             self._emit("Readable", f"{self.name} can be read again")
+        applied = snapshot.commit.applied if snapshot.commit is not None else None
+        known = was.commit.applied if was is not None and was.commit is not None else None
+        if applied is not None and applied != known:
+            log.info("commit is applied", source=self.name, commit=applied)
+            self._emit("Applied", f"commit {applied}")
 
     def _emit(self, reason: str, message: str, at: Place | None = None) -> None:
         self._book.events.emit("source", self.name, reason, message, place=at)

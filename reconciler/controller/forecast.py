@@ -1,13 +1,14 @@
 """What would happen: questions that are answered by the loop's own plan, and change nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.core.errors import Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action
 from reconciler.core.records import LoadSpec
 from reconciler.core.settings import Resolved
+from reconciler.core.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Wishes:
 
     apply: Sequence[tuple[str, LoadSpec]] = ()
     delete: Sequence[str] = ()
+    source: Snapshot | None = None
+    """A source as it would be."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Forecast:
     changes: tuple[Change, ...]
     refused: Mapping[str, Problem]
     """Wishes that would be refused, by name."""
+    not_selected: Mapping[str, str] = field(default_factory=dict)
+    """What the source would declare for other nodes, and why."""
 
 
 @dataclass(frozen=True)

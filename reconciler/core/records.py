@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Literal
 
+from reconciler.core.selector import Selector
+
 HTTP = "http"
 """The owner of records that came by HTTP; any other owner is a manifest source."""
 
@@ -80,6 +82,8 @@ class LoadSpec:
     """Unload after this long without a request, and load again at the next; None: never."""
     download: Download = "never"
     """Whether the model is fetched from the hub where it is not on disk."""
+    node_selector: Selector = ()
+    """Which nodes it is meant for; empty: all."""
 
     @property
     def ref(self) -> ModelRef:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from jsonschema import Draft202012Validator, ValidationError
 from referencing import Registry, Resource
 
+from reconciler.core import selector
 from reconciler.core.manifest import Path, dotted
 from reconciler.core.records import SETTINGS, Asked, LoadRequest, LoadSpec
 
@@ -28,11 +29,13 @@ SchemaName = Literal[
     "event",
     "generation",
     "health",
+    "inventory",
     "load-request",
     "load-response",
     "log-line",
     "manifest",
     "model",
+    "node",
     "plan",
     "plan-request",
     "record",
@@ -134,6 +137,7 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
         update_strategy=spec.get("update_strategy", "auto"),
         idle_ttl_seconds=_whole(spec.get("idle_ttl_seconds")),
         download=spec.get("download", "never"),
+        node_selector=selector.selector(spec.get("node_selector", ())),
     )
 
 
@@ -144,6 +148,8 @@ def told_spec(spec: LoadSpec) -> dict[str, Any]:
     for key in OTHERS:
         if getattr(spec, key) != getattr(defaults, key):
             told[key] = getattr(spec, key)
+    if spec.node_selector:
+        told["node_selector"] = selector.told(spec.node_selector)
     return told
 
 
@@ -208,6 +214,10 @@ def _expected(error: ValidationError) -> str:
             return f"must match {wanted}, got {got}"
         case "enum":
             return f"must be one of {', '.join(map(str, wanted))}, got {got}"
+        case "minItems":
+            return f"must have at least {wanted} item{'' if wanted == 1 else 's'}"
+        case "maxItems":
+            return f"must have at most {wanted} item{'' if wanted == 1 else 's'}"
         case "minLength":
             return "must not be empty"
         case _:

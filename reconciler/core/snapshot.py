@@ -5,6 +5,7 @@ bytes came from a directory or from a commit.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from reconciler.core.manifest import Document, Flaw, ManifestError, parse
 from reconciler.core.records import LoadSpec
@@ -43,6 +44,20 @@ class ManifestFile:
 
 
 @dataclass(frozen=True)
+class Commit:
+    """Of a repository: which one a snapshot is of, and what of the newest one is not so."""
+
+    applied: str | None
+    """The commit whose files these are; None: none was ever taken up."""
+    attempted: str | None = None
+    """The newest one that was seen."""
+    problem: str | None = None
+    """Why the newest one is not applied, or why the repository cannot be asked."""
+    synced_at: datetime | None = None
+    """When the repository last answered."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """All files of a source. Unreadable: nothing is known, which is not the same as no files."""
 
@@ -52,6 +67,13 @@ class Snapshot:
     """Why the source could not be read, or None."""
     empty: bool = False
     """Whether it is readable and holds nothing at all, as an unmounted volume would."""
+    commit: Commit | None = None
+    """Of a source that has commits."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the source, or its newest commit, is not followed."""
+        return self.unreadable or (self.commit.problem if self.commit is not None else None)
 
 
 def read_file(path: str, data: bytes) -> ManifestFile:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reconciler.doctor.findings import Platform
+from reconciler.node import sysctl
 from reconciler.service.job import Run
 
 DISCARD_PORT = 9
@@ -20,21 +21,15 @@ def platform(run: Run) -> Platform:
     system, machine = python_platform.system(), python_platform.machine()
     if system != "Darwin":
         return Platform(system, machine, python_platform.release())
-    limit = _sysctl(run, "iogpu.wired_limit_mb")
+    limit = sysctl(run, "iogpu.wired_limit_mb")
     return Platform(
         system,
         machine,
         python_platform.mac_ver()[0],
-        chip=_sysctl(run, "machdep.cpu.brand_string"),
-        translated=_sysctl(run, "sysctl.proc_translated") == "1",
+        chip=sysctl(run, "machdep.cpu.brand_string"),
+        translated=sysctl(run, "sysctl.proc_translated") == "1",
         wired_limit_mb=int(limit) if limit.isdigit() else None,
     )
-
-
-def _sysctl(run: Run, name: str) -> str:
-    """A value of the kernel's; empty where it has none of that name."""
-    told = run(("sysctl", "-n", name))
-    return told.text.strip() if told.code == 0 else ""
 
 
 def router(run: Run) -> str | None:

@@ -1,6 +1,7 @@
 """What a service runs, and what the system says of it."""
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,15 @@ class Output:
 
 Run = Callable[[Sequence[str]], Output]
 """Runs a program of the system."""
+
+
+def run_program(command: Sequence[str]) -> Output:
+    """Run a program of the system; 127 where it is not there, as shells have it."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return Output(127, f"{command[0]} is not there")
+    return Output(done.returncode, done.stdout + done.stderr)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from watchfiles import awatch
 
 from reconciler.core.manifest import MAX_BYTES, Flaw, Position
 from reconciler.core.snapshot import ManifestFile, Snapshot, read_file
+from reconciler.sources.looks import Looks, end
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 10_000
@@ -33,6 +34,14 @@ class DirectorySource:
         # macOS reaches /tmp and /var through links; the owner's name must not depend on it.
         self.directory = directory.resolve()
         self.name = f"directory:{self.directory}"
+        self._looks = Looks()
+
+    async def sync(self) -> None:
+        """Look now; return when what was seen was taken up."""
+        await self._looks.ask()
+
+    def accept(self, commit: str) -> None:
+        """Directories have no commits."""
 
     async def snapshots(self) -> AsyncGenerator[Snapshot, None]:
         """A snapshot now, and one whenever something may have changed; for ever."""
@@ -42,8 +51,10 @@ class DirectorySource:
                     async for snapshot in snapshots:
                         yield snapshot
             else:
+                asked = self._looks.begin()
                 yield await asyncio.to_thread(self.scan)
-                await asyncio.sleep(RETRY_SECONDS)
+                end(asked)
+                await self._looks.wait(RETRY_SECONDS)
 
     def _identity(self) -> tuple[int, int] | None:
         """Which directory it is now; None if there is none. A watch is lost with the old one."""
@@ -63,16 +74,24 @@ class DirectorySource:
             ignore_permission_denied=True,
         )
         change = asyncio.ensure_future(anext(changes))
+        wanted = asyncio.ensure_future(self._looks.asked())
         try:
             # One turn of the loop runs awatch to its first await, past setting the watch.
             await asyncio.sleep(0)
             while True:
+                asked = self._looks.begin()
                 yield await asyncio.to_thread(self.scan)
+                end(asked)
                 if self._identity() != watched:
                     return
-                await change
-                change = asyncio.ensure_future(anext(changes))
+                await asyncio.wait([change, wanted], return_when=asyncio.FIRST_COMPLETED)
+                if change.done():
+                    change.result()
+                    change = asyncio.ensure_future(anext(changes))
+                if wanted.done():
+                    wanted = asyncio.ensure_future(self._looks.asked())
         finally:
+            wanted.cancel()
             change.cancel()
             await asyncio.gather(change, return_exceptions=True)
             await changes.aclose()

@@ -5,6 +5,7 @@ there as `<time>`, `<age>` and so on. `GOLDEN=write pytest tests/cli/test_golden
 read the difference before you keep it.
 """
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from reconciler.cli import COMMANDS, EXIT_CODES, main
 from reconciler.cli.demo import DEMO_MODEL
+from tests.repositories import Origin
 from tests.support import Daemon, Home
 
 GOLDEN = Path(__file__).with_name("golden.txt")
@@ -47,6 +49,9 @@ VARYING = (
     (re.compile(r"\d+\.\d\d ?s\b"), "<seconds>"),
     (re.compile(r"(?<=process )\d+"), "<pid>"),
     (re.compile(r"(?<=free:  )[\d.]+ GB|(?<=of:  )[\d.]+ GB"), "<bytes>"),
+    (re.compile(r"(?<=127\.0\.0\.1:)\d{4,5}\b"), "<port>"),
+    (re.compile(r'(\s+"node_\w+": ".*?",?)+'), "\n      <labels of the machine>"),
+    (re.compile(r"(?<= B of )[\d.]+ GB|(?<=MB of )[\d.]+ GB"), "<bytes>"),
     (re.compile(r"(?<= at )[0-9a-f]{16}"), "<revision>"),
     (re.compile(r"reconciler \d+\.\d+\.\d+"), "reconciler <version>"),
 )
@@ -69,6 +74,11 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]
     with Daemon(Home(tmp_path / "home", tmp_path / "models")) as daemon:
         (daemon.home.manifests / "watched.yaml").write_text(FILES["watched.yaml"], "utf-8")
         daemon.ready("watched")
+        nodes = [{"name": "here", "url": daemon.url}, {"name": "gone", "url": "http://127.0.0.1:9"}]
+        (here / "inventory.yaml").write_text(json.dumps({"nodes": nodes}), "utf-8")
+        (here / "alone.yaml").write_text(json.dumps({"nodes": nodes[:1]}), "utf-8")
+        (here / "mistaken.yaml").write_text('nodes:\n- {name: a, uri: "x"}\n', "utf-8")
+        Origin(here / "origin").declare("assistant", "new", model="demo/questions")
         monkeypatch.setenv("RECONCILER_URL", daemon.url)
         yield daemon
 

@@ -23,7 +23,7 @@ from reconciler.core.records import (
     Progress,
 )
 from reconciler.core.settings import Resolved
-from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
+from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory
 from reconciler.store import Store
@@ -166,16 +166,28 @@ class FakeSource:
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Snapshot] = asyncio.Queue()
+        self.accepted: list[str] = []
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         while True:
             yield await self.queue.get()
+
+    async def sync(self) -> None:
+        """It is looked at when the test says so."""
+
+    def accept(self, commit: str) -> None:
+        self.accepted.append(commit)
 
     def declare(self, *specs: tuple[str, LoadSpec], flaw: Flaw | None = None) -> None:
         files = [ManifestFile(f"{n}.yaml", (Declared(n, spec, 1),)) for n, spec in specs]
         if flaw is not None:
             files.append(ManifestFile("bad.yaml", flaws=(flaw,)))
         self.queue.put_nowait(Snapshot(self.name, tuple(files)))
+
+    def push(self, commit: str, *names: str) -> None:
+        """A commit that declares these records."""
+        files = tuple(ManifestFile(f"{n}.yaml", (Declared(n, spec(), 1),)) for n in names)
+        self.queue.put_nowait(Snapshot(self.name, files, commit=Commit(commit, commit)))
 
 
 async def spin(condition: Callable[[], bool]) -> None:

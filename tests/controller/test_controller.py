@@ -110,7 +110,7 @@ async def test_an_agreeing_pass_changes_nothing(bench: Bench) -> None:
 
 
 def _files(bench: Bench) -> int:
-    view = bench.controller.sources()[FakeSource.name]
+    view = bench.controller.source(FakeSource.name).view
     return len(view.snapshot.files) if view is not None else 0
 
 

@@ -336,7 +336,7 @@ async def test_a_document_that_vanishes_is_removed_after_2_seconds(bench: Bench)
 
 
 def _view(bench: Bench) -> Snapshot:
-    view = bench.controller.sources()[FakeSource.name]
+    view = bench.controller.source(FakeSource.name).view
     return view.snapshot if view is not None else Snapshot("none")
 
 

@@ -102,5 +102,5 @@ async def test_events_of_sources_come_when_errors_come_and_go(bench: Bench) -> N
 
 
 def _files(bench: Bench) -> int:
-    view = bench.controller.sources()[bench.source.name]
+    view = bench.controller.source(bench.source.name).view
     return len(view.snapshot.files) if view is not None else 0

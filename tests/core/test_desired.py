@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,12 +17,14 @@ from reconciler.core.desired import (
     absorb,
     agrees,
     decide,
+    guard,
 )
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Checkpoint
 from reconciler.core.manifest import Flaw, Position
 from reconciler.core.records import HTTP, Asked, Config, LoadRequest, LoadSpec, Record
-from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
+from reconciler.core.selector import Requirement
+from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 HERE = "directory:/m"
@@ -301,3 +304,64 @@ def test_the_views_are_not_changed() -> None:
     before = dict(records)
     absorb(records, Memory(), Snapshot(HERE, (file("a.yaml", ("a", SPEC)),)), 0.0, AT)
     assert records == before
+
+
+class TestNodes:
+    """Documents that are meant for some nodes."""
+
+    MINE = replace(SPEC, node_selector=(Requirement("role", "In", ("prod",)),))
+    OTHERS = replace(OTHER, node_selector=(Requirement("role", "NotIn", ("prod",)),))
+    LABELS: ClassVar = {"role": "prod"}
+
+    def see(self, *files: ManifestFile, **records: Record) -> Absorbed:
+        return absorb(records, Memory(), Snapshot(HERE, files), 0.0, AT, self.LABELS)
+
+    def test_only_what_is_meant_for_this_node_becomes_a_record(self) -> None:
+        seen = self.see(file("a.yaml", ("a", self.MINE), ("b", self.OTHERS), ("c", SPEC)))
+        assert [r.name for r in seen.upserts] == ["a", "c"]
+        assert list(seen.not_selected) == ["b"]
+        assert seen.not_selected["b"].startswith("a.yaml:2: meant for nodes with role NotIn prod")
+
+    def test_one_name_may_stand_twice_for_different_nodes(self) -> None:
+        seen = self.see(file("a.yaml", ("a", self.MINE), ("a", self.OTHERS)))
+        assert [r.spec for r in seen.upserts] == [self.MINE]
+        assert (seen.flagged, seen.not_selected) == ({}, {})
+
+    def test_what_is_meant_for_others_from_now_on_goes(self) -> None:
+        record = Record("a", HERE, SPEC, AT, file="a.yaml", line=1)
+        commit = Snapshot(HERE, (file("a.yaml", ("a", self.OTHERS)),), commit=Commit("1"))
+        gone = absorb({"a": record}, Memory(), commit, 0.0, AT, self.LABELS)
+        assert gone.removals == ("a",)
+
+
+class TestGuard:
+    """Commits that would unload much."""
+
+    @staticmethod
+    def records(count: int, **more: Any) -> dict[str, Record]:
+        names = [f"r{i}" for i in range(count)]
+        return {n: replace(Record(n, HERE, SPEC, AT, last_good=SPEC), **more) for n in names}
+
+    @staticmethod
+    def why(records: dict[str, Record], *names: str, spec: LoadSpec = SPEC) -> str | None:
+        snapshot = Snapshot(HERE, (file("a.yaml", *((n, spec) for n in names)),))
+        return guard(records, snapshot, {})
+
+    def test_more_than_half_of_four_is_held(self) -> None:
+        assert self.why(self.records(4), "r0") == (
+            "it would unload 3 of 4 loaded records: r1, r2, r3"
+        )
+        assert self.why(self.records(4), "r0", "r1") is None
+        assert self.why(self.records(5), "r0", "r1") is not None
+
+    def test_fewer_than_four_are_not_guarded(self) -> None:
+        assert self.why(self.records(3)) is None
+
+    def test_what_is_suspended_from_now_on_counts(self) -> None:
+        suspended = replace(SPEC, suspend=True)
+        assert self.why(self.records(4), "r0", "r1", "r2", spec=suspended) is not None
+
+    def test_what_is_not_loaded_does_not_count(self) -> None:
+        assert self.why(self.records(4, last_good=None)) is None
+        assert self.why(self.records(4, spec=replace(SPEC, suspend=True))) is None
+        assert self.why(self.records(4, owner="git:elsewhere")) is None

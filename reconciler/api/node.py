@@ -1,0 +1,20 @@
+"""The machine."""
+
+from aiohttp import web
+
+from reconciler import __version__
+from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import describe, ref
+from reconciler.api.errors import reply
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/v1/node")
+@describe({200: ref("node")})
+async def node(request: web.Request) -> web.Response:
+    """The labels of this machine, and what models take of its memory."""
+    controller = request.app[CONTROLLER]
+    held = controller.memory()
+    memory = None if held is None else {"used_bytes": held.used, "budget_bytes": held.budget}
+    return reply({"version": __version__, "labels": controller.labels, "memory": memory})

@@ -1,0 +1,80 @@
+"""What a branch of a repository would do: fetched into a temporary directory and read there."""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.cli.client import Client
+from reconciler.core.schema import told_spec
+from reconciler.core.selector import unmet
+from reconciler.core.snapshot import Snapshot
+from reconciler.sources.git import Following, GitSource
+
+
+async def read(following: Following) -> Snapshot:
+    """A branch as a daemon would see it. Raises `click.ClickException`."""
+    with tempfile.TemporaryDirectory(prefix="reconciler-plan-") as directory:
+        source = GitSource(following, Path(directory), lambda: datetime.now(UTC))
+        async with aclosing(source.snapshots()) as snapshots:
+            snapshot = await anext(snapshots)
+    if snapshot.unreadable is not None:
+        raise click.ClickException(f"{following.name}: {snapshot.unreadable}")
+    return snapshot
+
+
+async def wishes(client: Client, following: Following, snapshot: Snapshot) -> dict[str, Any]:
+    """The body that asks a daemon for a plan: in place of what it follows of that folder now."""
+    found = (await client.get("/api/v1/sources"))["sources"]
+    folder = following.name.partition("?ref=")[0]
+    followed = [s["name"] for s in found if s["name"].partition("?ref=")[0] == folder]
+    records = [
+        {
+            "name": one.name,
+            "spec": told_spec(one.spec),
+            "file": file.path,
+            "line": one.line,
+        }
+        for file in snapshot.files
+        for one in file.declared
+    ]
+    return {"source": {"name": (followed or [following.name])[0], "records": records}}
+
+
+def compare(
+    base: Snapshot | None, branch: Snapshot, labels: Mapping[str, str]
+) -> tuple[list[Any], dict[str, str]]:
+    """The changes for a node with these labels, as a plan tells them; and what is not meant for
+    it, and why.
+    """
+    before, _ = _selected(base, labels) if base is not None else ({}, {})
+    after, others = _selected(branch, labels)
+    changes = [
+        {"name": name, "before": before.get(name), "after": after.get(name)}
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    return changes, others
+
+
+def _selected(
+    snapshot: Snapshot, labels: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Specs by name. Raises `click.ClickException` where a name stands twice for one node."""
+    specs: dict[str, Any] = {}
+    others: dict[str, str] = {}
+    for file in snapshot.files:
+        for one in file.declared:
+            why = unmet(one.spec.node_selector, labels)
+            if why is not None:
+                others[one.name] = f"{file.path}:{one.line}: {why}"
+            elif one.name in specs:
+                words = f"{file.path}:{one.line}: '{one.name}' stands twice for this node"
+                raise click.ClickException(words)
+            else:
+                specs[one.name] = told_spec(one.spec)
+    return specs, {name: why for name, why in others.items() if name not in specs}

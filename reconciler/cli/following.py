@@ -1,0 +1,137 @@
+"""`sources`, `sync`, `confirm`, `suspend` and `resume`: where manifests come from."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from reconciler.cli.client import Client, NotFoundError, asks
+from reconciler.cli.output import Column, clock, output, show
+
+SHOWN_DIGITS = 12
+"""Of a commit."""
+
+SOURCES = (
+    Column("SOURCE", lambda s: s["name"]),
+    Column("READABLE", lambda s: s["readable"]),
+    Column("FILES", lambda s: len(s["files"])),
+    Column("RECORDS", lambda s: sum(len(file["records"]) for file in s["files"])),
+    Column("COMMIT", lambda s: s["commit"] and short(s["commit"]["applied"])),
+    Column("SYNCED", lambda s: s["commit"] and _time(s["commit"]["synced_at"])),
+    Column("DRIFT", lambda s: len(s["drift"])),
+    Column("SUSPENDED", lambda s: s["suspended"]),
+    Column("ATTEMPTED", lambda s: s["commit"] and short(s["commit"]["attempted"]), wide=True),
+    Column("INVALID", lambda s: sum(not file["valid"] for file in s["files"]), wide=True),
+    Column("NOT-SELECTED", lambda s: len(s["not_selected"]), wide=True),
+    Column("MESSAGE", lambda s: s["message"], wide=True),
+)
+
+which = click.argument("source", required=False)
+
+
+@click.command()
+@output
+@asks
+async def sources(client: Client, *, form: str) -> None:
+    """List the sources of manifests, and what is wrong with them or their files."""
+    found = (await client.get("/api/v1/sources"))["sources"]
+    show(found, SOURCES, form, empty="there are no sources")
+    if form in ("table", "wide"):
+        for source in found:
+            _complain(source, ("not_followed", "held", *(("not_selected",) * (form == "wide"))))
+
+
+@click.command()
+@which
+@asks
+async def sync(client: Client, *, source: str | None) -> None:
+    """Have SOURCE, or all that are followed, looked at now."""
+    names = await _named(client, source, lambda s: not s["suspended"])
+    answers = [await client.post(_path(name, "sync"), None) for name in names]
+    for answer in answers:
+        _tell(answer)
+    if any(answer["message"] for answer in answers):
+        sys.exit(1)
+
+
+@click.command()
+@which
+@asks
+async def confirm(client: Client, *, source: str | None) -> None:
+    """Follow the commit that is held because it would unload more than half of what is loaded."""
+    held = await _named(client, source, lambda s: s["commit"] is not None and s["commit"]["held"])
+    if not held:
+        raise click.ClickException("no commit waits to be confirmed")
+    for name in held:
+        _tell(await client.post(_path(name, "confirm"), None))
+
+
+@click.command()
+@which
+@asks
+async def suspend(client: Client, *, source: str | None) -> None:
+    """Leave the records of SOURCE, or of all sources, as they are until `resume`."""
+    for name in await _named(client, source, lambda s: not s["suspended"]):
+        await client.post(_path(name, "suspend"), None)
+        click.echo(f"{name} is suspended")
+
+
+@click.command()
+@which
+@asks
+async def resume(client: Client, *, source: str | None) -> None:
+    """Follow SOURCE, or all sources, again."""
+    for name in await _named(client, source, lambda s: s["suspended"]):
+        _tell(await client.post(_path(name, "resume"), None))
+
+
+def short(commit: str | None) -> str | None:
+    """The beginning of a commit's name."""
+    return commit[:SHOWN_DIGITS] if commit is not None else None
+
+
+async def _named(client: Client, source: str | None, wanted: Any) -> list[str]:
+    """The names of the sources that are meant: the one whose name has `source` in it, or all that
+    are `wanted`. Raises `click.ClickException`.
+    """
+    found = (await client.get("/api/v1/sources"))["sources"]
+    if source is None:
+        return [s["name"] for s in found if wanted(s)]
+    names = [s["name"] for s in found if source in s["name"]]
+    if source in names or len(names) == 1:
+        return [source if source in names else names[0]]
+    if names:
+        raise click.ClickException(f"'{source}' may be {' or '.join(names)}; say more of it")
+    raise NotFoundError(f"there is no source '{source}'")
+
+
+def _path(name: str, what: str) -> str:
+    return f"/api/v1/sources/{quote(name, safe='')}/{what}"
+
+
+def _tell(source: Any) -> None:
+    commit = source["commit"]
+    at = f" at {short(commit['applied'])}" if commit and commit["applied"] else ""
+    click.echo(f"{source['name']} is followed{at}")
+    _complain(source)
+
+
+def _complain(source: Any, keys: Sequence[str] = ("not_followed", "held")) -> None:
+    """What is wrong with a source, on stderr."""
+    if source["message"]:
+        attempted = source["commit"] and source["commit"]["attempted"]
+        commit = f"commit {short(attempted)}: " if attempted else ""
+        click.echo(f"{source['name']}: {commit}{source['message']}", err=True)
+    for file in source["files"]:
+        for error in file["errors"]:
+            place = f"{file['path']}:{error['line']}:{error['column']}"
+            click.echo(f"{place}: {error['message']}", err=True)
+    for key in keys:
+        for name, why in source[key].items():
+            click.echo(f"{name}: {why}", err=True)
+
+
+def _time(time: str | None) -> str | None:
+    return clock(time) if time is not None else None

@@ -1,0 +1,156 @@
+"""The options that name git repositories, and nodes by their labels."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from reconciler.cli.duration import Duration
+from reconciler.sources.git import Following
+from reconciler.sources.git.command import Remote
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+REF = re.compile(r"(?!.*\.\.)[A-Za-z0-9._][A-Za-z0-9._/-]{0,199}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+
+label = click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    envvar="RECONCILER_LABEL",
+    show_envvar=True,
+    help="Label of this node, by which a manifest's `node_selector` picks it; several times.",
+)
+
+
+def followed(function: F) -> F:
+    """The options of `serve` that say which repositories are followed."""
+    options = (
+        _option("--git", "URL of a git repository to follow; several times for several."),
+        _option("--git-ref", "Branch or tag to follow.", default=["main"]),
+        _option("--git-path", "Folder of the repository that holds the manifests."),
+        _option("--git-interval", "Between polls, as 60s or 5m.", type=Duration(), default=["60s"]),
+        _option("--git-key", "Private key for ssh.", type=_FILE),
+        _option(
+            "--git-verify",
+            "Follow signed commits only: ssh's allowed signers, or a GPG keyring.",
+            type=_FILE,
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return click.option(
+        "--git-allow-rewind",
+        is_flag=True,
+        envvar="RECONCILER_GIT_ALLOW_REWIND",
+        show_envvar=True,
+        help="Follow commits that do not descend from the one before, old ones among them.",
+    )(function)
+
+
+def branch_options(function: F) -> F:
+    """The options that name one branch of one repository."""
+    options = (
+        click.option("--git", metavar="URL", help="URL of a git repository."),
+        click.option("--git-ref", default="main", help="Branch or tag."),
+        click.option("--git-path", help="Folder of the repository that holds the manifests."),
+        click.option("--git-key", type=_FILE, help="Private key for ssh."),
+        click.option("--git-verify", type=_FILE, help="Whose signature it must have."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+def _option(name: str, words: str, **more: Any) -> Callable[[F], F]:
+    variable = "RECONCILER_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, multiple=True, envvar=variable, show_envvar=True, help=words, **more)
+
+
+def followings(
+    git: Sequence[str], options: dict[str, Sequence[Any]], *, allow_rewind: bool
+) -> list[Following]:
+    """One for each `--git`. An option that is given once is for all of them.
+
+    Raises `click.UsageError`.
+    """
+    columns = {name: _spread(name, values, len(git)) for name, values in options.items()}
+    found = [
+        following(url, **{n: c[i] for n, c in columns.items()}, allow_rewind=allow_rewind)
+        for i, url in enumerate(git)
+    ]
+    names = [f.name for f in found]
+    if len(set(names)) < len(names):
+        raise click.UsageError("two --git name the same folder of the same repository")
+    return found
+
+
+def _spread(name: str, values: Sequence[Any], count: int) -> Sequence[Any]:
+    if len(values) == count:
+        return values
+    if len(values) > 1:
+        flag = name.replace("_", "-")
+        raise click.UsageError(
+            f"--{flag} is given {len(values)} times; give it once, or once for each --git ({count})"
+        )
+    return [values[0] if values else None] * count
+
+
+def following(
+    url: str,
+    *,
+    git_ref: str | None = None,
+    git_path: str | None = None,
+    git_interval: float | None = None,
+    git_key: Path | None = None,
+    git_verify: Path | None = None,
+    allow_rewind: bool = False,
+) -> Following:
+    """A repository to follow. Raises `click.UsageError`."""
+    ref = git_ref or "main"
+    if not REF.fullmatch(ref):
+        raise click.UsageError(f"--git-ref {ref} is no branch or tag")
+    folder = (git_path or "").strip("/")
+    if any(part in (".", "..", "") for part in folder.split("/")) and folder:
+        raise click.UsageError(f"--git-path {git_path} is no folder of a repository")
+    defaults = Following(Remote(url))
+    return Following(
+        Remote(_url(url), git_key.absolute() if git_key is not None else None),
+        ref,
+        folder,
+        defaults.interval if git_interval is None else git_interval,
+        git_verify.absolute() if git_verify is not None else None,
+        allow_rewind,
+    )
+
+
+def _url(url: str) -> str:
+    if url.startswith("-"):
+        raise click.UsageError(f"--git {url} is no address")
+    if "://" not in url:
+        return str(Path(url).absolute()) if Path(url).exists() else url
+    if urlsplit(url).password is not None:
+        raise click.UsageError(
+            "--git with a password in the address would show it to everybody; "
+            "keep it in a git credential helper"
+        )
+    return url
+
+
+def labelled(labels: Sequence[str]) -> dict[str, str]:
+    """The labels that were given. Raises `click.UsageError`."""
+    found = {}
+    for one in labels:
+        key, equals, value = one.partition("=")
+        if not equals or not LABEL.fullmatch(key):
+            raise click.UsageError(f"--label {one}: write KEY=VALUE")
+        found[key] = value
+    return found

@@ -1,0 +1,91 @@
+"""Which nodes a record is meant for: the labels of a node, and what a node selector asks of them.
+
+Operators and their meaning are those of Kubernetes' node selectors.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What one label must be."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join([self.key, self.operator, ", ".join(self.values)]).rstrip()
+
+    def met(self, labels: Mapping[str, str]) -> bool:
+        """Whether a node with these labels will do. A label that is no number is neither
+        greater nor less.
+        """
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value in self.values
+            case "NotIn":
+                return value not in self.values
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+            case "Gt":
+                return _number(value) > float(self.values[0])
+            case "Lt":
+                return _number(value) < float(self.values[0])
+
+
+Selector = tuple[Requirement, ...]
+"""All must be met; an empty one means every node."""
+
+
+def unmet(selector: Selector, labels: Mapping[str, str]) -> str | None:
+    """Why a node with these labels is not meant, or None."""
+    for requirement in selector:
+        if not requirement.met(labels):
+            has = labels.get(requirement.key)
+            so = "has no such label" if has is None else f"has {requirement.key} {has}"
+            return f"meant for nodes with {requirement}; this one {so}"
+    return None
+
+
+def selector(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Selector:
+    """The selector that a checked manifest's `node_selector` means."""
+    if isinstance(value, Mapping):
+        return tuple(Requirement(key, "In", (_text(v),)) for key, v in value.items())
+    return tuple(
+        Requirement(one["key"], one["operator"], tuple(map(_text, one.get("values", ()))))
+        for one in value
+    )
+
+
+def told(selector: Selector) -> dict[str, str] | list[dict[str, Any]]:
+    """A selector as it would stand in a manifest, in the shorter form where that will do."""
+    if all(r.operator == "In" and len(r.values) == 1 for r in selector):
+        equalities = {r.key: r.values[0] for r in selector}
+        if len(equalities) == len(selector):
+            return equalities
+    return [
+        {"key": r.key, "operator": r.operator} | ({"values": list(r.values)} if r.values else {})
+        for r in selector
+    ]
+
+
+def _text(value: object) -> str:
+    """Labels are text; YAML may have read a number or a boolean."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(value: str | None) -> float:
+    """NaN, which no comparison is true of, where it is none."""
+    try:
+        return float(value) if value is not None else float("nan")
+    except ValueError:
+        return float("nan")

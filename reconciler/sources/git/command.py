@@ -1,0 +1,185 @@
+"""The `git` command, on a bare repository that holds what was fetched and nothing else.
+
+Nothing of what is fetched can run or configure anything: there is no working tree, so no filters
+and no submodules; no hooks; and no configuration but this file's and the environment's own, whose
+helpers know the passwords and keys.
+"""
+
+import asyncio
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TIP = "refs/reconciler/tip"
+"""What was fetched last."""
+
+SECONDS = 300.0
+"""One command may take at most; a network that is cut in the middle of a fetch says nothing."""
+
+LONGEST_WORDS = 500
+"""Characters of git's own words in an error."""
+
+
+class GitError(Exception):
+    """git could not do it; the message is its own words."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where to fetch from."""
+
+    url: str
+    key: Path | None = None
+    """Private key for ssh; None: whatever ssh finds by itself."""
+
+
+class Repository:
+    """A bare repository under `directory`, made anew where there is none."""
+
+    def __init__(self, directory: Path, remote: Remote, seconds: float = SECONDS) -> None:
+        self.directory = directory
+        self._remote = remote
+        self._seconds = seconds
+        self._refspec = ""
+        self._options = [
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "gc.autoDetach=false",
+            "protocol.allow=never",
+            *(f"protocol.{protocol}.allow=always" for protocol in PROTOCOLS),
+            f"remote.origin.url={remote.url}",
+            "remote.origin.promisor=true",
+            "remote.origin.partialclonefilter=blob:none",
+        ]
+
+    async def open(self) -> bool:
+        """Make it where there is none, or where what is there is none. Raises `GitError`.
+
+        Returns whether it was made.
+        """
+        made = False
+        try:
+            await self.git("rev-parse", "--is-bare-repository")
+        except GitError:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory.mkdir(parents=True, mode=0o700)
+            await self.git("init", "--quiet", "--bare", "--template=", str(self.directory))
+            made = True
+        # Nobody else writes here, so a lock was left by a git that was killed.
+        for lock in self.directory.rglob("*.lock"):
+            lock.unlink(missing_ok=True)
+        return made
+
+    async def fetch(self, ref: str, *, whole: bool) -> str:
+        """Fetch a branch or tag without its files, and return its commit. Raises `GitError`.
+
+        `whole`: with the history back to what is there already.
+        """
+        self._refspec = f"+{ref}:{TIP}"
+        depth = () if whole else ("--depth=1",)
+        await self._fetch("--filter=blob:none", *depth, "origin", self._refspec)
+        return await self.commit(TIP)
+
+    async def fetch_files(self, ids: list[str]) -> None:
+        """Fetch files of what was fetched last, by their ids. Raises `GitError`.
+
+        A server that does not give single files away, as one behind an sshd that does not pass on
+        GIT_PROTOCOL, is asked for all of them.
+        """
+        try:
+            # With the usual negotiation it would take a commit that is here for all of its files.
+            await self._fetch(
+                *("--filter=blob:none", "--stdin", "origin"),
+                text="".join(f"{i}\n" for i in ids),
+                options=("fetch.negotiationAlgorithm=noop",),
+            )
+        except GitError:
+            await self._fetch("--no-filter", "--refetch", "origin", self._refspec)
+
+    async def _fetch(self, *arguments: str, text: str = "", options: Sequence[str] = ()) -> None:
+        await self.git(
+            "fetch",
+            "--quiet",
+            "--force",
+            "--no-tags",
+            "--no-recurse-submodules",
+            "--no-write-fetch-head",
+            *arguments,
+            text=text,
+            options=options,
+        )
+
+    async def commit(self, ref: str) -> str:
+        """The commit that a ref stands for. Raises `GitError`."""
+        return (await self.git("rev-parse", "--verify", f"{ref}^{{commit}}")).decode().strip()
+
+    async def git(
+        self,
+        *arguments: str,
+        text: str = "",
+        options: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """What git prints; `options` are of its configuration. Raises `GitError`."""
+        process = await asyncio.create_subprocess_exec(
+            "git",
+            *(word for option in (*self._options, *options) for word in ("-c", option)),
+            f"--git-dir={self.directory}",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self._environment() | dict(environ or {}),
+            start_new_session=True,  # so that its helpers go with it
+        )
+        try:
+            async with asyncio.timeout(self._seconds):
+                out, error = await process.communicate(text.encode())
+        except TimeoutError:
+            words = f"no answer within {self._seconds:g} s"
+            raise GitError(f"git {arguments[0]}: {words}") from None
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        if process.returncode:
+            raise GitError(_words(error.decode(errors="replace")))
+        return out
+
+    def _environment(self) -> dict[str, str]:
+        """The environment's own, with its helpers; nobody is there to be asked for a password."""
+        own = {k: v for k, v in os.environ.items() if k not in REPOSITORY_VARIABLES}
+        own |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        if self._remote.key is not None:
+            ssh = own.get("GIT_SSH_COMMAND", "ssh")
+            key = shlex.quote(str(self._remote.key))
+            own["GIT_SSH_COMMAND"] = f"{ssh} -o BatchMode=yes -o IdentitiesOnly=yes -i {key}"
+        return own
+
+
+PROTOCOLS = ("https", "http", "ssh", "git", "file")
+
+REPOSITORY_VARIABLES = frozenset(
+    {
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_NAMESPACE",
+        "GIT_COMMON_DIR",
+    }
+)
+"""They would point git to another repository."""
+
+
+def _words(error: str) -> str:
+    """What git said, in one line."""
+    lines = [line.strip() for line in error.splitlines()]
+    told = [line for line in lines if line and not line.startswith(("hint:", "warning:"))]
+    words = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in told)
+    return words[:LONGEST_WORDS]

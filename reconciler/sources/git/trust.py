@@ -1,0 +1,70 @@
+"""Whether a commit is signed by somebody who may."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from reconciler.sources.git.command import GitError, Repository
+from reconciler.sources.git.tree import RefusedError
+
+ARMOR = b"-----BEGIN PGP"
+
+
+async def verify(repository: Repository, commit: str, signers: Path) -> None:
+    """Check a commit's signature against ssh's allowed signers or a GPG keyring, whichever the
+    file is. Raises `RefusedError`.
+
+    No other key counts: neither those of the user's own keyring nor what git's configuration names.
+    """
+    try:
+        keys = await asyncio.to_thread(signers.read_bytes)
+    except OSError as error:
+        raise RefusedError(f"cannot read {signers}: {error.strerror}") from None
+    with tempfile.TemporaryDirectory(prefix="reconciler-gpg-") as home:
+        allowed = "/dev/null"
+        if is_keyring(keys):
+            await _import(signers, home)
+        else:
+            allowed = str(signers)
+        try:
+            await repository.git(
+                "verify-commit",
+                commit,
+                options=(
+                    f"gpg.ssh.allowedSignersFile={allowed}",
+                    "gpg.x509.program=false",
+                    "gpg.minTrustLevel=undefined",
+                ),
+                environ={"GNUPGHOME": home},
+            )
+        except GitError as error:
+            words = str(error) or "it is not signed"
+            raise RefusedError(f"no signature that {signers} allows: {words}") from None
+
+
+def is_keyring(keys: bytes) -> bool:
+    """Whether a file holds GPG keys, armored or not; ssh's allowed signers are plain text."""
+    if keys.lstrip().startswith(ARMOR):
+        return True
+    try:
+        keys.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+async def _import(keyring: Path, home: str) -> None:
+    """Make a keyring of these keys alone. Raises `RefusedError`."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *("gpg", "--homedir", home, "--batch", "--quiet", "--no-autostart"),
+            *("--import", str(keyring)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise RefusedError(f"{keyring} is a GPG keyring, and gpg: {error.strerror}") from None
+    _, words = await process.communicate()
+    if process.returncode:
+        raise RefusedError(f"gpg cannot read {keyring}: {words.decode(errors='replace').strip()}")

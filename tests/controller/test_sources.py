@@ -1,0 +1,109 @@
+"""Sources that are held, suspended, or meant for others."""
+
+import pytest
+
+from reconciler.controller import Feed
+from reconciler.core.errors import Cause, LoadError
+from reconciler.core.records import LoadSpec
+from reconciler.core.selector import Requirement
+from tests.controller.fakes import Bench, FakeSource
+
+
+def feed(bench: Bench) -> Feed:
+    return bench.controller.source(FakeSource.name)
+
+
+def declared(bench: Bench) -> set[str]:
+    return {a.record.name for a in bench.controller.answers()}
+
+
+async def pushed(bench: Bench, commit: str, *names: str) -> None:
+    """Push, and wait until it was seen."""
+    bench.source.push(commit, *names)
+
+    def is_seen() -> bool:
+        view = feed(bench).view
+        return (
+            view is not None
+            and view.snapshot.commit is not None
+            and view.snapshot.commit.attempted == commit
+        )
+
+    await bench.controller.until(is_seen)
+
+
+async def loaded(bench: Bench, commit: str, *names: str) -> None:
+    await pushed(bench, commit, *names)
+    for _ in names:
+        await bench.engine.let_load()
+    for name in names:
+        await bench.ready(name)
+
+
+async def test_a_commit_that_would_unload_much_is_held_until_it_is_confirmed(bench: Bench) -> None:
+    await loaded(bench, "one", *"abcd")
+    await pushed(bench, "two", "a")
+    assert declared(bench) == set("abcd")
+    assert bench.source.accepted == ["one"]
+    view = feed(bench).view
+    assert view is not None
+    assert view.snapshot.commit is not None
+    assert view.snapshot.commit.applied == "one"
+    assert "would unload 3 of 4 loaded records: b, c, d" in str(view.snapshot.problem)
+    record = (await bench.ready("a")).record
+    assert any("would unload" in c.message for c in view.complaints(record))
+    feed(bench).confirm()
+    assert declared(bench) == {"a"}
+    assert bench.source.accepted == ["one", "two"]
+    with pytest.raises(LoadError) as raised:
+        feed(bench).confirm()
+    assert raised.value.problem.cause is Cause.NOTHING_HELD
+
+
+async def test_a_later_commit_takes_the_place_of_a_held_one(bench: Bench) -> None:
+    await loaded(bench, "one", *"abcd")
+    await pushed(bench, "two", "a")
+    await pushed(bench, "three", *"abc")
+    assert declared(bench) == set("abc")
+    assert feed(bench).guarded is None
+
+
+async def test_a_held_commit_is_held_after_a_restart_too(bench: Bench) -> None:
+    await loaded(bench, "one", *"abcd")
+    await bench.restart()
+    await pushed(bench, "two", "a")
+    assert declared(bench) == set("abcd")
+    assert feed(bench).guarded is not None
+
+
+async def test_a_suspended_source_is_not_followed_and_a_restart_does_not_change_it(
+    bench: Bench,
+) -> None:
+    await loaded(bench, "one", "a")
+    feed(bench).suspend()
+    with pytest.raises(LoadError) as raised:
+        await feed(bench).sync()
+    assert raised.value.problem.cause is Cause.SUSPENDED
+    await bench.restart()
+    assert feed(bench).suspended
+    bench.source.push("two", "b")
+    await bench.engine.let_load()  # what was declared before
+    await bench.ready("a")
+    assert declared(bench) == {"a"}
+    await feed(bench).resume()
+    await bench.engine.let_load()
+    await bench.ready("b")
+    assert declared(bench) == {"b"}
+
+
+async def test_what_is_meant_for_other_nodes_is_refused_by_http(bench: Bench) -> None:
+    elsewhere = LoadSpec("tiny/llama", node_selector=(Requirement("role", "In", ("prod",)),))
+    with pytest.raises(LoadError, match="'a' is meant for nodes with role In prod") as raised:
+        await bench.controller.put("a", elsewhere)
+    assert raised.value.problem.cause is Cause.NOT_SELECTED
+    assert declared(bench) == set()
+
+
+async def test_an_unknown_source_is_named(bench: Bench) -> None:
+    with pytest.raises(LoadError, match="there is no source 'git:x'"):
+        bench.controller.source("git:x")

@@ -1,0 +1,313 @@
+"""A repository as snapshots, by the real git."""
+
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.core.snapshot import Commit, Snapshot
+from reconciler.sources.git import Following, GitSource
+from reconciler.sources.git.command import Remote
+from tests.repositories import Cut, Origin, Signer, git_daemon
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Origin:
+    return Origin(tmp_path / "origin")
+
+
+class Node:
+    """Follows a repository as the daemon would, taking up whatever it may."""
+
+    def __init__(self, source: GitSource) -> None:
+        self.source = source
+        self.snapshots = source.snapshots()
+
+    async def look(self) -> Snapshot:
+        """The next snapshot, as after a poll."""
+        self.source._looks._event.set()
+        snapshot = await anext(self.snapshots)
+        if snapshot.commit is not None and snapshot.commit.applied is not None:
+            self.source.accept(snapshot.commit.applied)
+        return snapshot
+
+    async def commit(self) -> Commit:
+        commit = (await self.look()).commit
+        assert commit is not None
+        return commit
+
+    async def refusal(self) -> str:
+        """Why the newest commit is not followed."""
+        commit = await self.commit()
+        assert commit.problem is not None
+        return commit.problem
+
+
+@asynccontextmanager
+async def node(
+    state: Path, url: str, *, seconds: float | None = None, **more: Any
+) -> AsyncIterator[Node]:
+    following = Following(Remote(url), folder="fleet", **more)
+    node = Node(GitSource(following, state, lambda: AT, seconds))
+    try:
+        yield node
+    finally:
+        await node.snapshots.aclose()
+
+
+def names(snapshot: Snapshot) -> list[str]:
+    return [d.name for f in snapshot.files for d in f.declared]
+
+
+async def test_commits_are_followed(origin: Origin, tmp_path: Path) -> None:
+    first = origin.declare("a", "b")
+    async with node(tmp_path, origin.url) as mac:
+        snapshot = await mac.look()
+        assert names(snapshot) == ["a", "b"]
+        assert [f.path for f in snapshot.files] == ["fleet/a.yaml", "fleet/b.yaml"]
+        assert snapshot.commit == Commit(first, first, None, AT)
+        second = origin.declare("a", "c")
+        origin.commit()
+        third = origin.declare("c")
+        assert names(await mac.look()) == ["c"]
+        assert (await mac.commit()).applied == third != second
+
+
+async def test_only_the_files_of_the_folder_are_fetched(origin: Origin, tmp_path: Path) -> None:
+    origin.write("weights.bin", "0" * 100_000)
+    origin.write("fleet/notes.md", "nothing")
+    origin.write("fleet/.github/workflow.yaml", "[")
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        assert names(await mac.look()) == ["a"]
+        told = await mac.source._repository.git("rev-list", "--objects", "--all", "--missing=print")
+        missing = [line for line in told.decode().splitlines() if line.startswith("?")]
+        assert len(missing) == 3  # weights, notes and the workflow
+        assert list((mac.source._repository.directory / "hooks").glob("*")) == []
+
+
+async def test_a_server_that_gives_no_single_files_away(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.version")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "0")
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        assert names(await mac.look()) == ["a"]
+        origin.declare("b")
+        origin.declare("a", "b", context=32)
+        snapshot = await mac.look()
+        assert (snapshot.problem, names(snapshot)) == (None, ["a", "b"])
+        origin.declare("c")
+        assert names(await mac.look()) == ["c"]
+
+
+async def test_the_history_is_not_fetched(origin: Origin, tmp_path: Path) -> None:
+    for name in "abcd":
+        origin.declare(name)
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        count = await mac.source._repository.git("rev-list", "--count", "refs/reconciler/tip")
+        assert count == b"1\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda o: o.write("fleet/b.yaml", "a: ["), "fleet/b.yaml:2:1: not valid YAML"),
+        (
+            lambda o: (o.root / "fleet" / "b.yaml").symlink_to("/etc/passwd"),
+            "fleet/b.yaml is a link; links are refused",
+        ),
+        (lambda o: o.write("fleet/b.yaml", "#" * 1_100_000), "more than"),
+        (lambda o: (o.root / "fleet").rename(o.root / "herd"), "the folder fleet is not there"),
+    ],
+)
+async def test_a_commit_that_is_wrong_anywhere_is_not_followed(
+    origin: Origin, tmp_path: Path, change: Any, words: str
+) -> None:
+    good = origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        change(origin)
+        bad = origin.commit()
+        snapshot = await mac.look()
+        assert names(snapshot) == ["a"]
+        assert snapshot.commit is not None
+        assert (snapshot.commit.applied, snapshot.commit.attempted) == (good, bad)
+        assert words in str(snapshot.problem)
+        origin.git("revert", "--no-edit", "HEAD")
+        mended = await mac.look()
+        assert (mended.problem, names(mended)) == (None, ["a"])
+
+
+async def test_an_old_commit_cannot_be_replayed(origin: Origin, tmp_path: Path) -> None:
+    old = origin.declare("a")
+    new = origin.declare("b")
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        origin.git("reset", "--quiet", "--hard", old)
+        snapshot = await mac.look()
+        assert names(snapshot) == ["b"]
+        assert f"does not descend from {new[:12]}" in str(snapshot.problem)
+    async with node(tmp_path, origin.url) as restarted:
+        assert names(await restarted.look()) == ["b"]
+        assert "does not descend" in await restarted.refusal()
+    async with node(tmp_path, origin.url, allow_rewind=True) as mac:
+        assert names(await mac.look()) == ["b"]
+        assert names(await mac.look()) == ["a"]
+
+
+async def test_a_rewritten_history_is_not_followed(origin: Origin, tmp_path: Path) -> None:
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        origin.git("checkout", "--quiet", "--orphan", "other")
+        origin.declare("b")
+        origin.git("branch", "--force", "main", "other")
+        assert "does not descend" in await mac.refusal()
+        assert names(await mac.look()) == ["a"]
+
+
+async def test_what_cannot_be_asked_is_held(origin: Origin, tmp_path: Path) -> None:
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        origin.git("checkout", "--quiet", "-b", "other")
+        origin.git("branch", "--delete", "--force", "main")
+        assert "couldn't find remote ref main" in await mac.refusal()
+        origin.root.rename(tmp_path / "gone")
+        assert "does not appear to be a git repository" in await mac.refusal()
+        assert names(await mac.look()) == ["a"]
+    async with node(tmp_path, origin.url) as restarted:
+        assert names(await restarted.look()) == ["a"]
+        assert "does not appear to be" in await restarted.refusal()
+
+
+async def test_what_was_never_read_is_not_empty(tmp_path: Path) -> None:
+    async with node(tmp_path, f"file://{tmp_path}/nowhere") as mac:
+        snapshot = await mac.look()
+        assert "does not appear to be a git repository" in str(snapshot.unreadable)
+
+
+async def test_locks_of_a_killed_git_do_not_matter(origin: Origin, tmp_path: Path) -> None:
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        for lock in ("shallow.lock", "refs/reconciler/tip.lock", "packed-refs.lock"):
+            (mac.source._repository.directory / lock).touch()
+        origin.declare("b")
+        assert names(await mac.look()) == ["b"]
+
+
+async def test_a_broken_repository_is_made_anew(origin: Origin, tmp_path: Path) -> None:
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        (mac.source._repository.directory / "HEAD").write_text("nonsense", "utf-8")
+        origin.declare("b")
+        assert names(await mac.look()) == ["b"]
+
+
+async def test_what_a_repository_brings_along_does_not_run(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "trap"
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "filter.trap.smudge")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", f"touch {trap}")
+    origin.write(".gitattributes", "*.yaml filter=trap\n")
+    origin.write(".gitmodules", f'[submodule "x"]\n\tpath = x\n\turl = ext::touch {trap}\n')
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        assert names(await mac.look()) == ["a"]
+    assert not trap.exists()
+    async with node(tmp_path / "other", f"ext::touch {trap}") as mac:
+        assert "transport 'ext' not allowed" in await mac.refusal()
+    assert not trap.exists()
+
+
+class TestSignatures:
+    """With a file of who may sign."""
+
+    async def test_only_what_an_allowed_key_signed_is_followed(
+        self, origin: Origin, tmp_path: Path
+    ) -> None:
+        mine, other = Signer(tmp_path, "mine"), Signer(tmp_path, "other")
+        allowed = tmp_path / "allowed"
+        allowed.write_text(mine.line, "utf-8")
+        origin.declare("a")
+        async with node(tmp_path, origin.url, signers=allowed) as mac:
+            assert "it is not signed" in await mac.refusal()
+            origin.write("fleet/a.yaml", "{apiVersion: other/v1}")
+            origin.commit(*other.options)
+            assert "No principal matched" in await mac.refusal()
+            signed = origin.commit(*mine.options)
+            assert (await mac.commit()).applied == signed
+            origin.git("reset", "--quiet", "--hard", "HEAD~1")
+            origin.declare("b")
+            snapshot = await mac.look()
+            assert (snapshot.commit is not None, names(snapshot)) == (True, [])
+            assert "it is not signed" in str(snapshot.problem)
+
+    async def test_a_keyring_of_gpg(
+        self, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home = tmp_path / "gnupg"
+        home.mkdir(mode=0o700)
+        monkeypatch.setenv("GNUPGHOME", str(home))
+        make = ["--batch", "--quiet", "--passphrase", "", "--quick-gen-key"]
+        gpg("gpg", *make, "author@example.com", "ed25519", "sign", "0")
+        gpg("gpg", *make, "other@example.com", "ed25519", "sign", "0")
+        ring, armored = tmp_path / "ring.gpg", tmp_path / "ring.asc"
+        gpg("gpg", "--quiet", "--output", str(ring), "--export", "author@example.com")
+        gpg("gpg", "--quiet", "-a", "--output", str(armored), "--export", "author@example.com")
+        (origin.root / "fleet").mkdir()
+        signed = origin.declare("a")
+        try:
+            options = ("-c", "user.signingKey=author@example.com", "-c", "commit.gpgSign=true")
+            signed = origin.commit(*options)
+            for keys in (ring, armored):
+                async with node(tmp_path / keys.suffix, origin.url, signers=keys) as mac:
+                    assert (await mac.commit()).applied == signed
+            origin.commit("-c", "user.signingKey=other@example.com", "-c", "commit.gpgSign=true")
+            async with node(tmp_path / ring.suffix, origin.url, signers=ring) as mac:
+                await mac.look()
+                assert "No public key" in await mac.refusal()
+            # Keys of the user's own keyring do not count where ssh's signers are asked for.
+            allowed = tmp_path / "allowed"
+            allowed.write_text(Signer(tmp_path, "mine").line, "utf-8")
+            async with node(tmp_path / "ssh", origin.url, signers=allowed) as mac:
+                assert "no signature that" in await mac.refusal()
+        finally:
+            gpg("gpgconf", "--kill", "all")
+
+
+def gpg(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+async def test_git_daemon_and_a_network_that_is_cut_in_the_middle_of_a_fetch(
+    origin: Origin, tmp_path: Path
+) -> None:
+    origin.declare("a")
+    with git_daemon(tmp_path) as url:
+        host, port = url.removeprefix("git://").split(":")
+        cut = Cut((host, int(port)))
+        address = f"git://127.0.0.1:{cut.port}/origin"
+        async with node(tmp_path, address, seconds=2.0) as mac:
+            assert names(await mac.look()) == ["a"]
+            origin.declare(*(f"n{i}" for i in range(50)))
+            cut.bytes_left = 400
+            assert "no answer within 2 s" in await mac.refusal()
+            assert names(await mac.look()) == ["a"]
+            cut.bytes_left = 10**9
+            assert len(names(await mac.look())) == 50
+        cut.close()
