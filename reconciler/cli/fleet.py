@@ -1,0 +1,169 @@
+"""`fleet status` and `fleet endpoints`: many nodes at once, by an inventory."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.cli import haproxy
+from reconciler.cli.following import short
+from reconciler.cli.inventory import Answers, Node, ask, read
+from reconciler.cli.output import Column, condition, output, show
+from reconciler.core.memory import readable_bytes
+
+inventory = click.option(
+    "--inventory",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    envvar="RECONCILER_INVENTORY",
+    show_envvar=True,
+    help="YAML file that lists the nodes: name, url and, where one is needed, token_file.",
+)
+
+
+@click.group()
+def fleet() -> None:
+    """Ask many nodes at once, by a file that lists them."""
+
+
+NODES = (
+    Column("NODE", lambda n: n["name"]),
+    Column("COMMIT", lambda n: ", ".join(short(c) or "-" for c in n["commits"])),
+    Column("READY", lambda n: f"{n['ready']} of {n['wanted']}"),
+    Column("MEMORY", lambda n: n["memory"] and _memory(n["memory"])),
+    Column("PROBLEMS", lambda n: "; ".join(n["problems"])),
+    Column("URL", lambda n: n["url"], wide=True),
+    Column("VERSION", lambda n: n["version"], wide=True),
+)
+
+
+@fleet.command(epilog="\b\nExample:\n  reconciler fleet status --inventory fleet.yaml")
+@inventory
+@output
+def status(*, file: Path, form: str) -> None:
+    """List the nodes: commit, ready records, memory, problems. Exit code 1 where there is one."""
+    nodes = [_summary(answers) for answers in asyncio.run(ask(read(file)))]
+    show(nodes, NODES, form, empty="the inventory has no nodes")
+    if any(node["problems"] for node in nodes):
+        sys.exit(1)
+
+
+def _summary(answers: Answers) -> dict[str, Any]:
+    """A node in a few words."""
+    wanted = [r for r in answers.records if not r["spec"].get("suspend")]
+    commits = [s["commit"]["applied"] for s in answers.sources if s["commit"]]
+    facts = answers.facts or {"version": None, "memory": None}
+    return {
+        "name": answers.node.name,
+        "url": answers.node.url,
+        "version": facts["version"],
+        "commits": commits,
+        "ready": sum(_is_ready(r) for r in wanted),
+        "wanted": len(wanted),
+        "memory": facts["memory"],
+        "problems": _problems(answers, wanted),
+    }
+
+
+def _problems(answers: Answers, wanted: Sequence[Any]) -> list[str]:
+    if answers.problem is not None:
+        return [answers.problem]
+    found = [f"{s['name']} is suspended" for s in answers.sources if s["suspended"]]
+    found += [s["message"] for s in answers.sources if s["message"]]
+    found += [
+        f"{file['path']}:{error['line']}: {error['message']}"
+        for source in answers.sources
+        for file in source["files"]
+        for error in file["errors"]
+    ]
+    for record in wanted:
+        ready = condition(record, "Ready")
+        if not _is_ready(record):
+            found.append(f"{record['name']} is not ready: {ready['message']}")
+    return found
+
+
+def _is_ready(record: Any) -> bool:
+    """Whether it answers, be it after it was loaded for the purpose."""
+    ready = condition(record, "Ready")
+    return bool(ready["status"] == "True" or ready["reason"] == "Idle")
+
+
+def _memory(memory: Any) -> str:
+    used, budget = memory["used_bytes"], memory["budget_bytes"]
+    return f"{readable_bytes(used)} of {readable_bytes(budget)}"
+
+
+@fleet.command(
+    epilog="\b\nExamples:\n"
+    "  reconciler fleet endpoints --inventory fleet.yaml\n"
+    "  reconciler fleet endpoints --inventory fleet.yaml --format haproxy > haproxy.cfg"
+)
+@inventory
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "prometheus", "haproxy"]),
+    default="json",
+    help="A list, targets for Prometheus' http_sd, or a configuration for HAProxy.",
+)
+@click.option("--bind", default=":8000", help="Where HAProxy listens.")
+def endpoints(*, file: Path, form: str, bind: str) -> None:
+    """Tell which node answers for which model.
+
+    What is not reachable is said on stderr; HAProxy gets every node that declares a model, and
+    finds out by itself which of them can answer.
+    """
+    found = asyncio.run(ask(read(file)))
+    for answers in found:
+        if answers.problem is not None:
+            click.echo(f"{answers.node.name}: {answers.problem}", err=True)
+    if form == "haproxy":
+        click.echo(haproxy.configuration(_models(found), bind), nl=False)
+        return
+    rows = _ready(found)
+    told = rows if form == "json" else [_target(answers) for answers in found if answers.facts]
+    click.echo(json.dumps(told, indent=2))
+
+
+def _models(found: Sequence[Answers]) -> dict[str, list[Node]]:
+    """The nodes that declare each instance, and each model."""
+    models: dict[str, list[Node]] = {}
+    for answers in found:
+        for record in answers.records:
+            if record["spec"].get("suspend"):
+                continue
+            for name in (record["name"], record["spec"]["model"]):
+                nodes = models.setdefault(name, [])
+                if answers.node not in nodes:
+                    nodes.append(answers.node)
+    return models
+
+
+def _ready(found: Sequence[Answers]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": record["name"],
+            "model": record["spec"]["model"],
+            "node": answers.node.name,
+            "url": f"{answers.node.url}/v1",
+        }
+        for answers in found
+        for record in answers.records
+        if _is_ready(record)
+    ]
+
+
+def _target(answers: Answers) -> dict[str, Any]:
+    """A node as Prometheus' HTTP service discovery has it."""
+    scheme, _, address = answers.node.url.partition("://")
+    labels = {f"node_{k}": v for k, v in answers.facts["labels"].items() if k.isidentifier()}
+    return {
+        "targets": [address],
+        "labels": {"__scheme__": scheme, "node": answers.node.name} | labels,
+    }

@@ -1,0 +1,94 @@
+"""The nodes of a fleet, from a file; and what each of them answers."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+
+from reconciler.cli.client import Client, bearer
+from reconciler.core.manifest import Flaw, ManifestError, parse
+from reconciler.core.schema import check
+
+SECONDS = 10.0
+"""A node that does not answer within this time counts as unreachable."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the fleet."""
+
+    name: str
+    url: str
+    token_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a node says of itself; `problem`: why it says nothing."""
+
+    node: Node
+    problem: str | None = None
+    facts: Any = None
+    records: Sequence[Any] = ()
+    sources: Sequence[Any] = ()
+
+
+def read(file: Path) -> list[Node]:
+    """The nodes of an inventory. Raises `click.ClickException` with file, line and column."""
+    try:
+        documents = parse(file.read_bytes())
+    except OSError as error:
+        raise click.ClickException(f"cannot read {file}: {error.strerror}") from None
+    except ManifestError as error:
+        raise click.ClickException(_told(file, error.flaw)) from None
+    if len(documents) != 1:
+        raise click.ClickException(f"{file}: an inventory is one document, not {len(documents)}")
+    (document,) = documents
+    flaws = [
+        Flaw(m.message, document.position(m.path), m.param)
+        for m in check("inventory", document.value)
+    ]
+    if flaws:
+        raise click.ClickException("\n".join(_told(file, flaw) for flaw in flaws))
+    nodes = [_node(one, file) for one in document.value["nodes"]]
+    names = [node.name for node in nodes]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.ClickException(f"{file}: the node {name} stands twice")
+    return nodes
+
+
+def _node(one: Any, file: Path) -> Node:
+    """A token's file is found from where the inventory is."""
+    token = one.get("token_file")
+    path = file.parent / Path(token).expanduser() if token is not None else None
+    return Node(one["name"], one["url"].rstrip("/"), path)
+
+
+def _told(file: Path, flaw: Flaw) -> str:
+    return f"{file}:{flaw.position.line}:{flaw.position.column}: {flaw.message}"
+
+
+async def ask(nodes: Sequence[Node]) -> list[Answers]:
+    """Ask all of them at once."""
+    return list(await asyncio.gather(*map(_ask, nodes)))
+
+
+async def _ask(node: Node) -> Answers:
+    timeout = aiohttp.ClientTimeout(total=SECONDS)
+    try:
+        headers = bearer(node.token_file)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+            client = Client(node.url, session)
+            facts = await client.get("/api/v1/node")
+            records = (await client.get("/api/v1/records"))["records"]
+            sources = (await client.get("/api/v1/sources"))["sources"]
+    except TimeoutError:
+        return Answers(node, f"no answer within {SECONDS:g} s")
+    except click.ClickException as error:
+        return Answers(node, error.message.partition(";")[0])
+    return Answers(node, None, facts, records, sources)
