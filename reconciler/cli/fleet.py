@@ -134,14 +134,20 @@ def endpoints(*, file: Path, form: str, bind: str) -> None:
 def _models(found: Sequence[Answers]) -> dict[str, list[Node]]:
     """The nodes that declare each instance, and each model."""
     models: dict[str, list[Node]] = {}
+    unsafe: set[str] = set()
     for answers in found:
         for record in answers.records:
             if record["spec"].get("suspend"):
                 continue
             for name in (record["name"], record["spec"]["model"]):
+                if not haproxy.NAME.fullmatch(name):
+                    unsafe.add(name)
+                    continue
                 nodes = models.setdefault(name, [])
                 if answers.node not in nodes:
                     nodes.append(answers.node)
+    for name in sorted(unsafe):
+        click.echo(f"{name!r} is left out: HAProxy cannot be told such a name", err=True)
     return models
 
 

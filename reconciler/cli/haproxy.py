@@ -14,6 +14,9 @@ from reconciler.cli.inventory import Node
 BUFFER_BYTES = 1024 * 1024
 """The longest request that can be routed, and sent again to another node."""
 
+NAME = re.compile(r"[A-Za-z0-9._/@:+-]{1,500}")
+"""Of instances and models that can stand in the configuration as they are."""
+
 HEAD = """\
 global
     maxconn 4096
@@ -47,7 +50,7 @@ def configuration(models: Mapping[str, Sequence[Node]], bind: str) -> str:
     names = sorted(models)
     backends = {name: _backend_name(name, i) for i, name in enumerate(names)}
     lines = [HEAD.format(buffer=BUFFER_BYTES, bind=bind)]
-    lines += [f"    acl {backends[n]} var(txn.model) -m str {_quoted(n)}\n" for n in names]
+    lines += [f"    acl {backends[n]} var(txn.model) -m str {n}\n" for n in names]
     listed = [f"    use_backend {b} if {b}\n" for b in backends.values()]
     lines += [*listed, "    default_backend nowhere\n\n"]
     for name in names:
@@ -89,8 +92,3 @@ def _backend_name(model: str, number: int) -> str:
 def _word(name: str) -> str:
     """As HAProxy takes names."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
-
-
-def _quoted(text: str) -> str:
-    """Names of models cannot hold quotes or white space."""
-    return f"'{text}'"

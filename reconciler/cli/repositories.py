@@ -1,7 +1,7 @@
 """The options that name git repositories, and nodes by their labels."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -16,6 +16,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 REF = re.compile(r"(?!.*\.\.)[A-Za-z0-9._][A-Za-z0-9._/-]{0,199}")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+
+SHORTEST_SECONDS = 1.0
+"""Between polls."""
 
 label = click.option(
     "--label",
@@ -76,7 +79,7 @@ def _option(name: str, words: str, **more: Any) -> Callable[[F], F]:
 
 
 def followings(
-    git: Sequence[str], options: dict[str, Sequence[Any]], *, allow_rewind: bool
+    git: Sequence[str], options: Mapping[str, Sequence[Any]], *, allow_rewind: bool
 ) -> list[Following]:
     """One for each `--git`. An option that is given once is for all of them.
 
@@ -121,6 +124,8 @@ def following(
     folder = (git_path or "").strip("/")
     if any(part in (".", "..", "") for part in folder.split("/")) and folder:
         raise click.UsageError(f"--git-path {git_path} is no folder of a repository")
+    if git_interval is not None and git_interval < SHORTEST_SECONDS:
+        raise click.UsageError(f"--git-interval {git_interval:g} s is too short; 1s at least")
     defaults = Following(Remote(url))
     return Following(
         Remote(_url(url), git_key.absolute() if git_key is not None else None),

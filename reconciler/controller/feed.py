@@ -158,7 +158,8 @@ class Feed:
             return
         why = guard(self._book.records(), snapshot, self._labels)
         if why is None or commit.applied == self._confirmed:
-            self.guarded = None
+            if commit.problem is None:  # else one that is held may still be confirmed
+                self.guarded = None
             self._source.accept(commit.applied)
             self._absorb(snapshot)
             return

@@ -15,7 +15,7 @@ from watchfiles import awatch
 
 from reconciler.core.manifest import MAX_BYTES, Flaw, Position
 from reconciler.core.snapshot import ManifestFile, Snapshot, read_file
-from reconciler.sources.looks import Looks, end
+from reconciler.sources.looks import Looks
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 10_000
@@ -51,9 +51,8 @@ class DirectorySource:
                     async for snapshot in snapshots:
                         yield snapshot
             else:
-                asked = self._looks.begin()
-                yield await asyncio.to_thread(self.scan)
-                end(asked)
+                with self._looks.look():
+                    yield await asyncio.to_thread(self.scan)
                 await self._looks.wait(RETRY_SECONDS)
 
     def _identity(self) -> tuple[int, int] | None:
@@ -79,9 +78,8 @@ class DirectorySource:
             # One turn of the loop runs awatch to its first await, past setting the watch.
             await asyncio.sleep(0)
             while True:
-                asked = self._looks.begin()
-                yield await asyncio.to_thread(self.scan)
-                end(asked)
+                with self._looks.look():
+                    yield await asyncio.to_thread(self.scan)
                 if self._identity() != watched:
                     return
                 await asyncio.wait([change, wanted], return_when=asyncio.FIRST_COMPLETED)

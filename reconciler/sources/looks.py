@@ -1,6 +1,8 @@
 """Asking a source to look now, and to say when what it saw was taken up."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Looks:
@@ -11,17 +13,23 @@ class Looks:
         self._event = asyncio.Event()
 
     async def ask(self) -> None:
-        """Return when a look that began after this call was taken up."""
+        """Return when a look that began after this call has ended."""
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked.append(asked)
         self._event.set()
         await asked
 
-    def begin(self) -> list["asyncio.Future[None]"]:
-        """A look begins; who asked for it."""
+    @contextmanager
+    def look(self) -> Iterator[None]:
+        """Around a look, until what was seen was taken up, or it failed."""
         self._event.clear()
         asked, self._asked = self._asked, []
-        return asked
+        try:
+            yield
+        finally:
+            for future in asked:
+                if not future.done():
+                    future.set_result(None)
 
     async def wait(self, seconds: float) -> None:
         """Return when somebody asks, or after so many seconds."""
@@ -33,10 +41,3 @@ class Looks:
     async def asked(self) -> None:
         """Return when somebody asks."""
         await self._event.wait()
-
-
-def end(asked: list["asyncio.Future[None]"]) -> None:
-    """What was seen was taken up."""
-    for future in asked:
-        if not future.done():
-            future.set_result(None)

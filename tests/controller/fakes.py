@@ -184,10 +184,14 @@ class FakeSource:
             files.append(ManifestFile("bad.yaml", flaws=(flaw,)))
         self.queue.put_nowait(Snapshot(self.name, tuple(files)))
 
-    def push(self, commit: str, *names: str) -> None:
-        """A commit that declares these records."""
+    def push(
+        self, commit: str, *names: str, attempted: str | None = None, problem: str | None = None
+    ) -> None:
+        """A commit that declares these records; with `problem`, a newer one cannot be had."""
         files = tuple(ManifestFile(f"{n}.yaml", (Declared(n, spec(), 1),)) for n in names)
-        self.queue.put_nowait(Snapshot(self.name, files, commit=Commit(commit, commit)))
+        self.queue.put_nowait(
+            Snapshot(self.name, files, commit=Commit(commit, attempted or commit, problem))
+        )
 
 
 async def spin(condition: Callable[[], bool]) -> None:

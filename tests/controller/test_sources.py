@@ -60,6 +60,15 @@ async def test_a_commit_that_would_unload_much_is_held_until_it_is_confirmed(ben
     assert raised.value.problem.cause is Cause.NOTHING_HELD
 
 
+async def test_a_held_commit_can_be_confirmed_while_the_repository_is_away(bench: Bench) -> None:
+    await loaded(bench, "one", *"abcd")
+    await pushed(bench, "two", "a")
+    bench.source.push("one", *"abcd", attempted="nothing", problem="gone")
+    await bench.controller.until(lambda: "gone" in str(feed(bench).view))
+    feed(bench).confirm()
+    assert declared(bench) == {"a"}
+
+
 async def test_a_later_commit_takes_the_place_of_a_held_one(bench: Bench) -> None:
     await loaded(bench, "one", *"abcd")
     await pushed(bench, "two", "a")

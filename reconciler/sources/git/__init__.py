@@ -17,7 +17,7 @@ from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
 from reconciler.sources.git.command import GitError, Remote, Repository
 from reconciler.sources.git.tree import RefusedError, read
 from reconciler.sources.git.trust import verify
-from reconciler.sources.looks import Looks, end
+from reconciler.sources.looks import Looks
 
 APPLIED = "refs/reconciler/applied"
 
@@ -89,11 +89,10 @@ class GitSource:
         if (known := await self._known()) is not None:
             yield known
         while True:
-            asked = self._looks.begin()
-            await self._note_accepted()  # what was confirmed meanwhile
-            yield await self._look()
-            await self._note_accepted()
-            end(asked)
+            with self._looks.look():
+                await self._note_accepted()  # what was confirmed meanwhile
+                yield await self._look()
+                await self._note_accepted()
             jitter = 1 + random.uniform(-JITTER, JITTER)  # noqa: S311  no secret
             await self._looks.wait(self._following.interval * jitter)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from reconciler.core.manifest import MAX_BYTES
 from reconciler.core.snapshot import ManifestFile, read_file
 from reconciler.sources.directory import MAX_FILES, SUFFIXES
-from reconciler.sources.git.command import Repository
+from reconciler.sources.git.command import GitError, Repository
 
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
 """Of all manifests of a commit."""
@@ -36,7 +36,9 @@ async def read(repository: Repository, commit: str, folder: str) -> tuple[Manife
     if len(wanted) > MAX_FILES:
         raise RefusedError(f"more than {MAX_FILES} manifest files")
     await _fetch_missing(repository, tree, wanted)
-    return tuple([read_file(_join(folder, e.path), await _file(repository, e)) for e in wanted])
+    contents = await _files(repository, wanted)
+    pairs = zip(wanted, contents, strict=True)
+    return tuple(read_file(_join(folder, entry.path), content) for entry, content in pairs)
 
 
 async def _folder(repository: Repository, commit: str, folder: str) -> str:
@@ -76,11 +78,26 @@ async def _fetch_missing(repository: Repository, tree: str, wanted: list[_Entry]
         await repository.fetch_files(ids)
 
 
-async def _file(repository: Repository, entry: _Entry) -> bytes:
-    size = int(await repository.git("cat-file", "-s", entry.id))
-    if size > MAX_BYTES:
-        raise RefusedError(f"{entry.path} has {size} bytes, more than {MAX_BYTES}")
-    return await repository.git("cat-file", "blob", entry.id)
+async def _files(repository: Repository, entries: list[_Entry]) -> list[bytes]:
+    """What stands in the files. Raises `RefusedError` where that is too much, and `GitError`."""
+    ids = "".join(f"{entry.id}\n" for entry in entries)
+    told = await repository.git("cat-file", "--batch-check=%(objectsize)", text=ids)
+    lines = told.decode().splitlines()
+    if any(not line.isdigit() for line in lines):
+        raise GitError(next(line for line in lines if not line.isdigit()))
+    sizes = list(map(int, lines))
+    for entry, size in zip(entries, sizes, strict=True):
+        if size > MAX_BYTES:
+            raise RefusedError(f"{entry.path} has {size} bytes, more than {MAX_BYTES}")
+    if sum(sizes) > MAX_TOTAL_BYTES:
+        raise RefusedError(f"its files have {sum(sizes)} bytes, more than {MAX_TOTAL_BYTES}")
+    told = await repository.git("cat-file", "--batch", text=ids)
+    files, at = [], 0
+    for size in sizes:  # each after a line of its own, and before the end of a line
+        at = told.index(b"\n", at) + 1
+        files.append(told[at : at + size])
+        at += size + 1
+    return files
 
 
 def _join(folder: str, path: str) -> str:
