@@ -75,6 +75,23 @@ def test_a_repository_is_followed_beside_a_directory(
     assert source(node)["commit"]["applied"] == second
 
 
+def test_two_repositories_each_own_their_records(
+    tmp_path: Path, models: Path, origin: Origin
+) -> None:
+    other = Origin(tmp_path / "other")
+    other.declare("b", "c", model=MODEL)
+    options = ("--git", origin.url, "--git", other.url, "--git-path", "fleet")
+    with Daemon(Home(tmp_path / "node", models), *options) as node:
+        for name in "abc":
+            node.ready(name)
+        owners = {name: node.get(f"/api/v1/records/{name}")["owner"] for name in "abc"}
+        assert "/origin//" in owners["a"]
+        assert "/other//" in owners["c"]
+        _, *sources = node.get("/api/v1/sources")["sources"]
+        (flagged,) = [s for s in sources if s["not_followed"]]
+        assert "declared by fleet/b.yaml:1 already" in flagged["not_followed"]["b"]
+
+
 def test_a_node_takes_what_is_meant_for_it(node: Daemon, origin: Origin) -> None:
     assert node.get("/api/v1/node")["labels"]["role"] == "prod"
     selectors = {"mine": "{role: prod}", "others": "[{key: memory_gb, operator: Lt, values: [0]}]"}

@@ -126,19 +126,25 @@ def test_five_nodes_follow_one_repository(
 
 
 @contextmanager
-def proxy(configuration: str, tmp_path: Path) -> Iterator[None]:
+def proxy(configuration: str, tmp_path: Path, **environ: str) -> Iterator[None]:
     program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         pytest.skip("haproxy is not installed")
     file = tmp_path / "haproxy.cfg"
     file.write_text(configuration, "utf-8")
-    subprocess.run([program, "-c", "-q", "-f", str(file)], check=True)
-    process = subprocess.Popen([program, "-db", "-f", str(file)])
+    env = environment(**environ)
+    subprocess.run([program, "-c", "-q", "-f", str(file)], check=True, env=env)
+    process = subprocess.Popen([program, "-db", "-f", str(file)], env=env)
     try:
         yield
     finally:
         process.kill()
         process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 class Load:
@@ -190,8 +196,7 @@ def test_an_update_and_the_death_of_a_node_under_load_fail_no_request(
     for node in nodes:
         node.ready("chat")
     file = inventory(tmp_path, nodes)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = ("fleet", "endpoints", "--inventory", str(file), "--format", "haproxy")
     status, configuration = reconciler(*arguments, "--bind", f"127.0.0.1:{port}")
     assert status == 0
@@ -218,3 +223,27 @@ def test_an_update_and_the_death_of_a_node_under_load_fail_no_request(
             assert len(before) <= 4, before
         finally:
             load.stop()
+
+
+def test_nodes_with_a_token(tmp_path: Path, models: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret\n", "utf-8")
+    file = tmp_path / "inventory.yaml"
+    with Daemon(Home(tmp_path / "node", models), "--token-file", str(token)) as node:
+        asked = ("--url", node.url, "--token-file", str(token))
+        assert reconciler("load", MODEL, "--name", "chat", *asked)[0] == 0
+        listed = {"name": "mac", "url": node.url, "token_file": "token"}
+        file.write_text(json.dumps({"nodes": [listed]}), "utf-8")
+        assert reconciler("fleet", "status", "--inventory", str(file))[0] == 0
+        port = free_port()
+        arguments = ("fleet", "endpoints", "--inventory", str(file), "--format", "haproxy")
+        _, configuration = reconciler(*arguments, "--bind", f"127.0.0.1:{port}")
+        assert "secret" not in configuration
+        url = f"http://127.0.0.1:{port}"
+        with proxy(configuration, tmp_path, RECONCILER_TOKEN="secret"):
+            eventually(lambda: complete(url, "chat")[0] == 200, lambda: configuration)
+            assert complete(url, MODEL)[0] == 200
+        file.write_text(json.dumps({"nodes": [{"name": "mac", "url": node.url}]}), "utf-8")
+        status, told = reconciler("fleet", "status", "--inventory", str(file))
+        assert status == 1
+        assert "send the daemon's token" in told

@@ -12,6 +12,7 @@ import pytest
 from reconciler.core.snapshot import Commit, Snapshot
 from reconciler.sources.git import Following, GitSource
 from reconciler.sources.git.command import Remote
+from reconciler.sources.looks import Looks
 from tests.repositories import Cut, Origin, Signer, git_daemon
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -189,6 +190,48 @@ async def test_what_cannot_be_asked_is_held(origin: Origin, tmp_path: Path) -> N
     async with node(tmp_path, origin.url) as restarted:
         assert names(await restarted.look()) == ["a"]
         assert "does not appear to be" in await restarted.refusal()
+
+
+async def test_a_machine_without_git_is_told_so(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.declare("a")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    async with node(tmp_path, origin.url) as mac:
+        assert "xcode-select --install" in await mac.refusal()
+
+
+async def test_half_a_push_is_not_followed(origin: Origin, tmp_path: Path) -> None:
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        origin.declare("a", "b")
+        blob = origin.git("rev-parse", "HEAD:fleet/b.yaml")
+        lost = origin.root / ".git" / "objects" / blob[:2] / blob[2:]
+        kept = lost.read_bytes()
+        lost.unlink()
+        snapshot = await mac.look()
+        assert snapshot.problem is not None
+        assert names(snapshot) == ["a"]
+        lost.write_bytes(kept)
+        assert names(await mac.look()) == ["a", "b"]
+
+
+async def test_polls_of_a_fleet_do_not_keep_in_step(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.declare("a")
+    waits = []
+
+    async def wait(_looks: Looks, seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(Looks, "wait", wait)
+    async with node(tmp_path, origin.url, interval=100.0) as mac:
+        for _ in range(4):
+            await mac.look()
+    assert len(set(waits)) == 3
+    assert all(90 <= seconds <= 110 for seconds in waits)
 
 
 async def test_what_was_never_read_is_not_empty(tmp_path: Path) -> None:

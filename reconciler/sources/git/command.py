@@ -125,17 +125,7 @@ class Repository:
         environ: Mapping[str, str] | None = None,
     ) -> bytes:
         """What git prints; `options` are of its configuration. Raises `GitError`."""
-        process = await asyncio.create_subprocess_exec(
-            "git",
-            *(word for option in (*self._options, *options) for word in ("-c", option)),
-            f"--git-dir={self.directory}",
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=self._environment() | dict(environ or {}),
-            start_new_session=True,  # so that its helpers go with it
-        )
+        process = await self._start(arguments, options, environ or {})
         try:
             async with asyncio.timeout(self._seconds):
                 out, error = await process.communicate(text.encode())
@@ -149,6 +139,25 @@ class Repository:
         if process.returncode:
             raise GitError(_words(error.decode(errors="replace")))
         return out
+
+    async def _start(
+        self, arguments: Sequence[str], options: Sequence[str], environ: Mapping[str, str]
+    ) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                "git",
+                *(word for option in (*self._options, *options) for word in ("-c", option)),
+                f"--git-dir={self.directory}",
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=self._environment() | dict(environ),
+                start_new_session=True,  # so that its helpers go with it
+            )
+        except FileNotFoundError:
+            words = "git is not installed; on a Mac: xcode-select --install"
+            raise GitError(words) from None
 
     def _environment(self) -> dict[str, str]:
         """The environment's own, with its helpers; nobody is there to be asked for a password."""
