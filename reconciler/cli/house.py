@@ -51,6 +51,7 @@ class Options:
     token_file: Path | None
     jit: bool
     log_level: str
+    log_format: str = "text"
     log_file: Path | None = None
     git: Sequence[Following] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -173,7 +174,6 @@ def _configure_log(options: Options) -> None:
         except OSError as error:
             message = f"cannot write log file {options.log_file}: {error.strerror}"
             raise click.ClickException(message) from None
-    colours = options.log_file is None and sys.stderr.isatty()
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     logging.getLogger("reconciler").setLevel(options.log_level.upper())
     structlog.configure(
@@ -181,8 +181,16 @@ def _configure_log(options: Options) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=colours),
+            *_renderers(options),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(options.log_level),
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+
+
+def _renderers(options: Options) -> list[structlog.typing.Processor]:
+    """What makes a line of what is logged."""
+    if options.log_format == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    colours = options.log_file is None and sys.stderr.isatty()
+    return [structlog.dev.ConsoleRenderer(colors=colours)]

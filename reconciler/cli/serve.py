@@ -107,6 +107,14 @@ def _hub_cache() -> Path:
     help="Least level of the log lines on stderr.",
 )
 @click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar="RECONCILER_LOG_FORMAT",
+    show_envvar=True,
+    help="Log lines for people, or a JSON object in each for programs.",
+)
+@click.option(
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="RECONCILER_LOG_FILE",
@@ -125,6 +133,7 @@ def serve(
     *,
     jit: bool,
     log_level: str,
+    log_format: str,
     log_file: Path | None,
     git: tuple[str, ...],
     git_allow_rewind: bool,
@@ -152,6 +161,7 @@ def serve(
             token_file,
             jit,
             log_level,
+            log_format,
             log_file,
             followings(git, git_options, allow_rewind=git_allow_rewind),
             labelled(labels),

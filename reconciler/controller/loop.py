@@ -274,6 +274,7 @@ class Loop:
         store = self._book.store
         generation = record.generation if record is not None else 0
         attempt = store.begin_attempt(name, generation, kind, action.reason, self._clock.utc())
+        structlog.contextvars.bind_contextvars(reconcile=attempt)
         log.info("action started", action=kind, name=name, reason=action.reason)
         entry = self._book.entries.get(name)
         queued = self._clock.monotonic() - entry.queued_at if entry is not None else 0.0

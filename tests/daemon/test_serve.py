@@ -1,5 +1,6 @@
 """`reconciler serve`: its one line, its options, its end, and how it refuses to start."""
 
+import json
 import os
 import re
 import signal
@@ -148,11 +149,18 @@ def test_the_demo_exits_0_and_leaves_nothing() -> None:
 
 def test_a_log_file_takes_the_place_of_stderr(home: Home) -> None:
     log = home.root / "logs" / "daemon.log"
-    with Daemon(home, "--log-file", str(log)) as daemon:
+    with Daemon(home, "--log-file", str(log), "--log-format", "json") as daemon:
         daemon.load({"model": "tiny/llama"})
+        daemon.load({"model": "tiny/llama", "context_length": 9})
         daemon.stop()
-    assert "record changed" in log.read_text("utf-8")
-    assert "\x1b" not in log.read_text("utf-8")
     assert daemon.log() == ""
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    events = [line["event"] for line in lines]
+    assert "record changed" in events
+    # All lines of one action carry its number.
+    actions = [(line["event"], line["reconcile"]) for line in lines if "reconcile" in line]
+    assert actions == [
+        (event, number) for number in (1, 2) for event in ("action started", "action ended")
+    ]
     below_a_file = str(log / "daemon.log")
     assert "cannot write log file" in refuse(*home.arguments(), "--log-file", below_a_file)
