@@ -300,6 +300,21 @@ class TestSignatures:
             assert (snapshot.commit is not None, names(snapshot)) == (True, [])
             assert "it is not signed" in str(snapshot.problem)
 
+    async def test_a_key_that_is_not_allowed_any_more(self, origin: Origin, tmp_path: Path) -> None:
+        mine, other = Signer(tmp_path, "mine"), Signer(tmp_path, "other")
+        allowed = tmp_path / "allowed"
+        allowed.write_text(mine.line, "utf-8")
+        origin.declare("a")
+        signed = origin.commit(*mine.options)
+        async with node(tmp_path, origin.url, signers=allowed) as mac:
+            assert (await mac.commit()).applied == signed
+            allowed.write_text(other.line, "utf-8")
+            snapshot = await mac.look()
+            assert "No principal matched" in str(snapshot.problem)
+            assert names(snapshot) == ["a"]  # it is told; what is loaded stays
+            allowed.unlink()
+            assert "cannot read" in await mac.refusal()
+
     async def test_a_keyring_of_gpg(
         self, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

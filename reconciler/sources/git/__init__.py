@@ -115,6 +115,8 @@ class GitSource:
             whole = self._applied is not None
             attempted = await self._repository.fetch(self._following.ref, whole=whole)
             self._synced_at = self._utc()
+            if self._following.signers is not None:  # who may sign changes, too
+                await verify(self._repository, attempted, self._following.signers)
             if attempted == self._applied:
                 return self._snapshot(attempted)
             files = await self._judged(attempted)
@@ -126,8 +128,6 @@ class GitSource:
 
     async def _judged(self, commit: str) -> tuple[ManifestFile, ...]:
         """The files of a commit that may be followed. Raises `RefusedError` and `GitError`."""
-        if self._following.signers is not None:
-            await verify(self._repository, commit, self._following.signers)
         if self._applied is not None and not self._following.allow_rewind:
             await self._check_forward(commit)
         files = await read(self._repository, commit, self._following.folder)
