@@ -9,11 +9,16 @@ import pytest
 from docs import reference, tables
 from reconciler.api.app import build
 from reconciler.api.errors import ROWS
+from reconciler.api.metrics import State
 from reconciler.cli import EXIT_CODES
 from reconciler.cli.serve import serve
+from reconciler.controller import Controller
 from reconciler.core.conditions import REASONS
 from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema
+from reconciler.models.catalog import Catalog
+from reconciler.store import Store
+from tests.controller.fakes import FakeEngine
 
 DOCS = {path.stem: path.read_text("utf-8") for path in Path("docs").glob("*.md")}
 
@@ -56,6 +61,21 @@ def test_every_reason_of_a_condition_is_documented() -> None:
     table = DOCS["http"].partition("### Reasons")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert set(re.findall(r"`(\w+)`", " ".join(rows))) == REASONS
+
+
+def test_every_metric_is_documented(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    catalog = Catalog([])
+    controller = Controller(store, catalog, lambda _: FakeEngine(1), [], hub_cache=tmp_path)
+    families = [*controller.metrics.registry.collect(), *State(controller).collect()]
+    store.close()
+    assert len(families) > 10
+    for family in families:
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        row = next((line for line in DOCS["http"].splitlines() if f"`{name}`" in line), None)
+        assert row is not None, name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        assert all(f"`{label}`" in row for label in labels), name
 
 
 def test_every_setting_is_documented() -> None:

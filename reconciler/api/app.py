@@ -7,6 +7,7 @@ from reconciler.api import (
     events,
     health,
     logs,
+    metrics,
     models,
     node,
     openai,
@@ -39,6 +40,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         openai,
         unsupported,
         node,
+        metrics,
         health,
         openapi,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
 from reconciler.controller.loop import Engine, Loop
+from reconciler.controller.metrics import Metrics
 from reconciler.core.desired import NO_LABELS, Join, Memory, View, absorb, decide, put
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
@@ -64,7 +66,8 @@ class Controller:
         self._book = Book(store, self._clock)
         self._engine = engine(self._worker_died)
         self.downloads = Downloads(hub_cache, self._downloaded)
-        self._loop = Loop(self._book, catalog, self._engine, self.downloads)
+        self.metrics = Metrics()
+        self._loop = Loop(self._book, catalog, self._engine, self.downloads, self.metrics)
         self._feeds = [Feed(source, self._book, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._jit = jit
@@ -323,9 +326,14 @@ class Controller:
             message = f"'{name}' is not loaded now"
             raise LoadError(Problem(Cause.NOT_LOADED, message, permanent=False, param="model"))
         entry.requests += 1
+        begin = time.perf_counter()
         try:
             spare = self._loop.spare_memory()
             async with self._engine.request(name, path, body, spare) as reply:
+                self.metrics.answered(name, reply.status)
+                if reply.content_type == "text/event-stream":
+                    chunks = self.metrics.timed(name, begin, reply.chunks)
+                    reply = replace(reply, chunks=chunks)  # noqa: PLW2901
                 yield reply
         finally:
             entry.requests -= 1

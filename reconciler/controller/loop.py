@@ -14,6 +14,7 @@ import structlog
 
 from reconciler.controller.book import Book, Entry, Found
 from reconciler.controller.clock import sleep
+from reconciler.controller.metrics import Metrics
 from reconciler.core import backoff
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
@@ -74,7 +75,14 @@ class Engine(Protocol):
 class Loop:
     """Makes instances agree with records."""
 
-    def __init__(self, book: Book, catalog: Catalog, engine: Engine, downloads: Downloads) -> None:
+    def __init__(
+        self,
+        book: Book,
+        catalog: Catalog,
+        engine: Engine,
+        downloads: Downloads,
+        metrics: Metrics,
+    ) -> None:
         self.machine: Machine | Problem | None = None
         """None until the first worker has answered; a problem while none can be started."""
         self.running: dict[str, Action] = {}
@@ -83,6 +91,7 @@ class Loop:
         self._catalog = catalog
         self._engine = engine
         self._downloads = downloads
+        self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -92,7 +101,8 @@ class Loop:
             self._book.wake.clear()
             try:
                 await self._look_up_checkpoints()
-                wait = self._pass(machine)
+                with self._metrics.a_pass():
+                    wait = self._pass(machine)
             except Exception:
                 # Everything else relies on this loop: it goes on.
                 log.exception("pass failed; it is tried again")
@@ -139,6 +149,7 @@ class Loop:
 
     def worker_died(self, instance: Instance, problem: Problem) -> None:
         """Take note that an instance is gone; the next pass sees to it."""
+        self._metrics.worker_died(problem.cause.value)
         entry = self._book.entries.get(instance.name)
         if entry is not None:
             entry.queued_at = self._clock.monotonic()
@@ -293,6 +304,7 @@ class Loop:
         outcome = problem.message if problem is not None else "succeeded"
         store.end_attempt(attempt, outcome, self._clock.utc())
         log.info("action ended", action=kind, name=name, outcome=outcome)
+        self._metrics.action_ended(kind, failed=problem is not None)
         if record is not None:
             self._settle(record, action, problem, queued)
         if problem is not None and action.kind is Kind.UNLOAD:
@@ -335,6 +347,9 @@ class Loop:
             return
         if problem is None:
             entry.used_at = self._clock.monotonic()
+            for instance in self._engine.instances():
+                if instance.name == record.name and instance.report is not None:
+                    self._metrics.loaded(action.kind.value, instance.report)
         if entry.record.created_at != record.created_at:
             return
         if problem is not None:

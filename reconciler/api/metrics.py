@@ -1,0 +1,112 @@
+"""What Prometheus reads."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import describe
+from reconciler.controller import Controller, Feed
+from reconciler.core.plan import Why
+
+routes = web.RouteTableDef()
+
+TEXT = {"type": "string"}
+STATES = ("Ready", "Progressing", "Stalled", "Resting")
+
+
+@routes.get("/metrics")
+@describe({200: TEXT}, content_type="text/plain")
+async def metrics(request: web.Request) -> web.Response:
+    """Metrics in Prometheus' text format."""
+    controller = request.app[CONTROLLER]
+    now = CollectorRegistry()
+    now.register(State(controller))
+    body = generate_latest(controller.metrics.registry) + generate_latest(now)
+    return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+class State(Collector):
+    """What is so at the moment when it is asked."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def collect(self) -> Iterator[Metric]:
+        """Every gauge."""
+        yield from self._records()
+        yield from self._memory()
+        yield from self._sources()
+
+    def _records(self) -> Iterator[Metric]:
+        states: Counter[str] = Counter()
+        queued = 0
+        for answer in self._controller.answers():
+            conditions = answer.status.conditions
+            true = [c.type for c in conditions if c.status == "True"]
+            states[true[0] if true else "Resting"] += 1
+            queued += any(c.reason == Why.QUEUED for c in conditions)
+        family = GaugeMetricFamily(
+            "reconciler_records",
+            "Records by state; Resting: suspended or idle.",
+            labels=["state"],
+        )
+        for state in STATES:
+            family.add_metric([state], states[state])
+        yield family
+        words = "Records that wait for another one's load."
+        yield GaugeMetricFamily("reconciler_queue_depth", words, value=queued)
+
+    def _memory(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "reconciler_instance_memory_bytes",
+            "Memory of an instance: weights, shared ones too, and what it added.",
+            labels=["instance"],
+        )
+        for instance in self._controller.instances():
+            if instance.report is not None:
+                family.add_metric([instance.name], instance.report.memory_bytes)
+        yield family
+        held = self._controller.memory()
+        if held is not None:
+            words = "What models may take."
+            yield GaugeMetricFamily("reconciler_memory_budget_bytes", words, value=held.budget)
+            words = "What instances and loads under way hold; weights that are shared count once."
+            yield GaugeMetricFamily("reconciler_memory_used_bytes", words, value=held.used)
+
+    def _sources(self) -> Iterator[Metric]:
+        errors = GaugeMetricFamily(
+            "reconciler_source_errors",
+            "What keeps a source, or files of it, from being followed.",
+            labels=["source"],
+        )
+        synced = GaugeMetricFamily(
+            "reconciler_source_synced_timestamp_seconds",
+            "When a repository last answered.",
+            labels=["source"],
+        )
+        commits = GaugeMetricFamily(
+            "reconciler_source_commit_info",
+            "1 for the commit that is applied.",
+            labels=["source", "commit"],
+        )
+        for feed in self._controller.sources:
+            errors.add_metric([feed.name], _errors(feed))
+            commit = feed.view.snapshot.commit if feed.view is not None else None
+            if commit is not None and commit.synced_at is not None:
+                synced.add_metric([feed.name], commit.synced_at.timestamp())
+            if commit is not None and commit.applied is not None:
+                commits.add_metric([feed.name, commit.applied], 1)
+        yield from (errors, synced, commits)
+
+
+def _errors(feed: Feed) -> int:
+    view = feed.view
+    if view is None:
+        return 0
+    flaws = sum(len(file.flaws) for file in view.snapshot.files)
+    return flaws + len(view.flagged) + len(view.held) + (view.snapshot.problem is not None)

@@ -1,0 +1,93 @@
+"""What is counted and timed while the daemon runs; `/metrics` tells it, and what is so."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from reconciler.core.records import LoadReport
+
+LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+PASS_SECONDS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1)
+TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Counters and histograms of one daemon."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self._loads = Histogram(
+            "reconciler_load_seconds",
+            "Length of each phase of a load, and of all of it.",
+            ["action", "phase"],
+            buckets=LOAD_SECONDS,
+            registry=registry,
+        )
+        self._passes = Histogram(
+            "reconciler_reconcile_seconds",
+            "Length of a pass of the reconcile loop.",
+            buckets=PASS_SECONDS,
+            registry=registry,
+        )
+        self._actions = Counter(
+            "reconciler_actions",
+            "Actions that ended.",
+            ["action", "outcome"],
+            registry=registry,
+        )
+        self._restarts = Counter(
+            "reconciler_restarts",
+            "Instances whose worker ended by itself.",
+            ["reason"],
+            registry=registry,
+        )
+        self._requests = Counter(
+            "reconciler_requests",
+            "Completion requests that a worker answered.",
+            ["instance", "status"],
+            registry=registry,
+        )
+        self._first_token = Histogram(
+            "reconciler_first_token_seconds",
+            "From a request that asks for a stream to the first piece of its answer.",
+            ["instance"],
+            buckets=TOKEN_SECONDS,
+            registry=registry,
+        )
+
+    @contextmanager
+    def a_pass(self) -> Iterator[None]:
+        """Around a pass of the loop."""
+        with self._passes.time():
+            yield
+
+    def action_ended(self, action: str, *, failed: bool) -> None:
+        """An action of the loop ended."""
+        self._actions.labels(action, "failed" if failed else "succeeded").inc()
+
+    def loaded(self, action: str, report: LoadReport) -> None:
+        """An instance came to be."""
+        self._loads.labels(action, "all").observe(report.load_time_seconds)
+        for name, phase in report.phases.items():
+            self._loads.labels(action, name).observe(phase.duration)
+
+    def worker_died(self, reason: str) -> None:
+        """A worker ended by itself."""
+        self._restarts.labels(reason).inc()
+
+    def answered(self, instance: str, status: int) -> None:
+        """A worker began to answer a request."""
+        self._requests.labels(instance, str(status)).inc()
+
+    async def timed(
+        self, instance: str, begin: float, chunks: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
+        """The pieces of a streamed answer as they come; `begin` is when it was asked for."""
+        first = True
+        async for chunk in chunks:
+            if first:
+                self._first_token.labels(instance).observe(time.perf_counter() - begin)
+                first = False
+            yield chunk

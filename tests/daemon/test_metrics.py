@@ -1,0 +1,55 @@
+"""What a real daemon tells Prometheus."""
+
+import json
+import os
+import signal
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support import Daemon
+
+
+def metrics(daemon: Daemon) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Values by name and the values of the labels."""
+    with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=90) as reply:
+        assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        text = reply.read().decode()
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:
+    assert metrics(daemon)["reconciler_records", ("Ready",)] == 0
+    daemon.load({"model": "tiny/llama", "instance_id": "a"})
+    daemon.load({"model": "tiny/llama", "instance_id": "b"})
+    (daemon.home.manifests / "bad.yaml").write_text("a: [", "utf-8")
+    for stream in (False, True):
+        body = {"model": "a", "prompt": [7], "max_tokens": 4, "stream": stream}
+        data = json.dumps(body).encode()
+        with urllib.request.urlopen(f"{daemon.url}/v1/completions", data=data, timeout=90) as reply:
+            reply.read()
+    pid = daemon.ready("a")["status"]["worker_pid"]
+    os.kill(pid, signal.SIGKILL)
+    for name in "ab":
+        daemon.eventually(name, lambda r: r["status"]["restarts"] == 1)
+        daemon.ready(name)
+    source = f"directory:{daemon.home.manifests}"
+    daemon.until(lambda: metrics(daemon)["reconciler_source_errors", (source,)] == 1)
+    found = metrics(daemon)
+    assert found["reconciler_records", ("Ready",)] == 2
+    assert found["reconciler_queue_depth", ()] == 0
+    assert found["reconciler_load_seconds_count", ("Load", "all")] == 2
+    assert found["reconciler_load_seconds_count", ("Load", "weights")] == 2
+    assert found["reconciler_load_seconds_count", ("Attach", "all")] == 2
+    assert found["reconciler_actions_total", ("Load", "succeeded")] == 2
+    assert found["reconciler_restarts_total", ("WorkerDied",)] == 2
+    assert found["reconciler_requests_total", ("a", "200")] == 2
+    assert found["reconciler_first_token_seconds_count", ("a",)] == 1
+    assert found["reconciler_reconcile_seconds_count", ()] > 4
+    memory = found["reconciler_instance_memory_bytes", ("a",)]
+    assert 0 < memory <= found["reconciler_memory_used_bytes", ()]
+    assert memory < found["reconciler_memory_budget_bytes", ()]
