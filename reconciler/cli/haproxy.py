@@ -19,7 +19,6 @@ NAME = re.compile(r"[A-Za-z0-9._/@:+-]{1,500}")
 
 HEAD = """\
 global
-    maxconn 4096
     tune.bufsize {buffer}
 
 defaults

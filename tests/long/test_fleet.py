@@ -126,7 +126,7 @@ def test_five_nodes_follow_one_repository(
 
 
 @contextmanager
-def proxy(configuration: str, tmp_path: Path, **environ: str) -> Iterator[None]:
+def proxy(configuration: str, tmp_path: Path, url: str, **environ: str) -> Iterator[None]:
     program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         pytest.skip("haproxy is not installed")
@@ -135,7 +135,13 @@ def proxy(configuration: str, tmp_path: Path, **environ: str) -> Iterator[None]:
     env = environment(**environ)
     subprocess.run([program, "-c", "-q", "-f", str(file)], check=True, env=env)
     process = subprocess.Popen([program, "-db", "-f", str(file)], env=env)
+
+    def answers() -> bool:
+        assert process.poll() is None, "haproxy has ended"
+        return complete(url, "chat")[0] == 200
+
     try:
+        eventually(answers, lambda: configuration)
         yield
     finally:
         process.kill()
@@ -201,8 +207,7 @@ def test_an_update_and_the_death_of_a_node_under_load_fail_no_request(
     status, configuration = reconciler(*arguments, "--bind", f"127.0.0.1:{port}")
     assert status == 0
     url = f"http://127.0.0.1:{port}"
-    with proxy(configuration, tmp_path):
-        eventually(lambda: complete(url, "chat")[0] == 200, lambda: configuration)
+    with proxy(configuration, tmp_path, url):
         status, answer = complete(url, "another")
         assert (status, json.loads(answer)["error"]["code"]) == (404, "model_not_found")
         load = Load(url)
@@ -240,8 +245,7 @@ def test_nodes_with_a_token(tmp_path: Path, models: Path) -> None:
         _, configuration = reconciler(*arguments, "--bind", f"127.0.0.1:{port}")
         assert "secret" not in configuration
         url = f"http://127.0.0.1:{port}"
-        with proxy(configuration, tmp_path, RECONCILER_TOKEN="secret"):
-            eventually(lambda: complete(url, "chat")[0] == 200, lambda: configuration)
+        with proxy(configuration, tmp_path, url, RECONCILER_TOKEN="secret"):
             assert complete(url, MODEL)[0] == 200
         file.write_text(json.dumps({"nodes": [{"name": "mac", "url": node.url}]}), "utf-8")
         status, told = reconciler("fleet", "status", "--inventory", str(file))
