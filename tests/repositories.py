@@ -10,15 +10,7 @@ from pathlib import Path
 
 import psutil
 
-MANIFEST = """\
-apiVersion: reconciler/v1
-kind: ModelInstance
-metadata:
-  name: {name}
-spec:
-  model: {model}
-  config: {{context_length: {context}}}
-"""
+from tests.support import MANIFEST
 
 ENVIRONMENT = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -64,7 +56,9 @@ class Origin:
         for old in (self.root / "fleet").glob("*.yaml"):
             old.unlink()
         for name in names:
-            manifest = MANIFEST.format(name=name, model=model, context=context)
+            manifest = MANIFEST.format(
+                name=name, model=model, config=f"{{context_length: {context}}}"
+            )
             self.write(f"fleet/{name}.yaml", manifest)
         return self.commit()
 

@@ -83,8 +83,11 @@ def _told(forecast: Forecast) -> dict[str, Any]:
         for change in forecast.changes
     ]
     refused = [{"name": name, **told_problem(p)} for name, p in forecast.refused.items()]
-    return {"actions": actions, "changes": changes, "refused": refused} | {
-        "not_selected": forecast.not_selected
+    return {
+        "actions": actions,
+        "changes": changes,
+        "refused": refused,
+        "not_selected": forecast.not_selected,
     }
 
 

@@ -28,40 +28,41 @@ async def sources(request: web.Request) -> web.Response:
 @describe({200: ref("source")})
 async def sync(request: web.Request) -> web.Response:
     """Look at a source now; answers when what it says was taken up."""
-    controller = request.app[CONTROLLER]
-    feed = controller.source(request.match_info["name"])
+    feed = _named(request)
     await feed.sync()
-    return reply(_source(feed, controller))
+    return reply(_source(feed, request.app[CONTROLLER]))
 
 
 @routes.post("/api/v1/sources/{name:.+}/confirm")
 @describe({200: ref("source")})
 async def confirm(request: web.Request) -> web.Response:
     """Follow the commit that is held because of how much it would unload."""
-    controller = request.app[CONTROLLER]
-    feed = controller.source(request.match_info["name"])
+    feed = _named(request)
     feed.confirm()
-    return reply(_source(feed, controller))
+    return reply(_source(feed, request.app[CONTROLLER]))
 
 
 @routes.post("/api/v1/sources/{name:.+}/suspend")
 @describe({200: ref("source")})
 async def suspend(request: web.Request) -> web.Response:
     """Leave everything as it is, whatever the source says, until it is resumed."""
-    controller = request.app[CONTROLLER]
-    feed = controller.source(request.match_info["name"])
+    feed = _named(request)
     feed.suspend()
-    return reply(_source(feed, controller))
+    return reply(_source(feed, request.app[CONTROLLER]))
 
 
 @routes.post("/api/v1/sources/{name:.+}/resume")
 @describe({200: ref("source")})
 async def resume(request: web.Request) -> web.Response:
     """Follow a source again; answers when what it says was taken up."""
-    controller = request.app[CONTROLLER]
-    feed = controller.source(request.match_info["name"])
+    feed = _named(request)
     await feed.resume()
-    return reply(_source(feed, controller))
+    return reply(_source(feed, request.app[CONTROLLER]))
+
+
+def _named(request: web.Request) -> Feed:
+    """The source that a path names. Raises `LoadError`."""
+    return request.app[CONTROLLER].source(request.match_info["name"])
 
 
 def _source(feed: Feed, controller: Controller) -> dict[str, Any]:

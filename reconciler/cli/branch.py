@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from reconciler.cli.client import Client
+from reconciler.core.desired import select
 from reconciler.core.schema import told_spec
-from reconciler.core.selector import unmet
 from reconciler.core.snapshot import Snapshot
 from reconciler.sources.git import Following, GitSource
 
@@ -65,16 +65,7 @@ def _selected(
     snapshot: Snapshot, labels: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Specs by name. Raises `click.ClickException` where a name stands twice for one node."""
-    specs: dict[str, Any] = {}
-    others: dict[str, str] = {}
-    for file in snapshot.files:
-        for one in file.declared:
-            why = unmet(one.spec.node_selector, labels)
-            if why is not None:
-                others[one.name] = f"{file.path}:{one.line}: {why}"
-            elif one.name in specs:
-                words = f"{file.path}:{one.line}: '{one.name}' stands twice for this node"
-                raise click.ClickException(words)
-            else:
-                specs[one.name] = told_spec(one.spec)
-    return specs, {name: why for name, why in others.items() if name not in specs}
+    declared, twice, others = select(snapshot, labels)
+    for name, why in twice.items():
+        raise click.ClickException(f"'{name}' is {why}")
+    return {name: told_spec(one.spec) for name, (_, one) in declared.items()}, others

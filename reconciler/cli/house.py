@@ -7,7 +7,6 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from reconciler.api.app import build
 from reconciler.api.guard import is_loopback
 from reconciler.cli import HOME
 from reconciler.controller import Controller, Source
+from reconciler.controller.clock import SystemClock
 from reconciler.engine import sockets
 from reconciler.engine.engine import Engine
 from reconciler.models.catalog import Catalog
@@ -86,7 +86,7 @@ async def _serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    sources: list[Source] = [GitSource(f, options.state, utc) for f in options.git]
+    sources: list[Source] = [GitSource(f, options.state, SystemClock().utc) for f in options.git]
     if options.manifests is not None:
         sources.insert(0, DirectorySource(options.manifests))
     if options.suspend_sources:
@@ -121,11 +121,6 @@ async def _serve(
     await stop.wait()
     await controller.close()
     await runner.cleanup()
-
-
-def utc() -> datetime:
-    """Now."""
-    return datetime.now(UTC)
 
 
 def _listen(options: Options) -> socket.socket:

@@ -84,7 +84,7 @@ def absorb(
     """
     if snapshot.unreadable is not None:
         return Absorbed((), (), memory, {}, {}, {}, None)
-    declared, flagged, not_selected = _declared(snapshot, labels)
+    declared, flagged, not_selected = select(snapshot, labels)
     upserts = []
     for name, (file, document) in declared.items():
         current = records.get(name)
@@ -120,7 +120,7 @@ def guard(
     What counts is what has been loaded here and is still wanted, whether or not it is loaded at
     this moment: after a restart nothing is.
     """
-    declared, flagged, _ = _declared(snapshot, labels)
+    declared, flagged, _ = select(snapshot, labels)
     stay = {n for n, (_, document) in declared.items() if not document.spec.suspend} | set(flagged)
     loaded = sorted(
         r.name
@@ -133,7 +133,7 @@ def guard(
     return f"it would unload {len(going)} of {len(loaded)} loaded records: {', '.join(going)}"
 
 
-def _declared(
+def select(
     snapshot: Snapshot, labels: Mapping[str, str]
 ) -> tuple[dict[str, tuple[ManifestFile, Declared]], dict[str, str], dict[str, str]]:
     """The documents by name; why the names that stand twice are not followed; and why others are
