@@ -9,8 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-TILE = 256
-"""Queries in a tile; at this size the scores of a tile stay in a CPU's cache."""
+from reconciler.core.footprint import TILE
 
 
 def whole(
@@ -36,14 +35,15 @@ def whole(
             scores = mx.where(mask, scores, mx.finfo(scores.dtype).min)
         else:
             scores = scores + mask.astype(scores.dtype)
-    if sinks is not None:
-        sink = sinks.astype(scores.dtype).reshape(1, kv_heads, heads // kv_heads, 1, 1)
-        sink = mx.broadcast_to(sink, (*scores.shape[:-1], 1))
-        scores = mx.concatenate([sink, scores], axis=-1)
-    weights = mx.softmax(scores, axis=-1, precise=True)
-    if sinks is not None:
-        weights = weights[..., 1:]
-    out = weights @ mx.expand_dims(values, 2)
+    share: Any = None
+    if sinks is not None:  # what they leave of the softmax, without a copy of the scores
+        sink = sinks.astype(mx.float32).reshape(1, kv_heads, heads // kv_heads, 1, 1)
+        total_score = mx.logsumexp(scores.astype(mx.float32), axis=-1, keepdims=True)
+        share = mx.sigmoid(total_score - sink).astype(scores.dtype)
+        (scores,) = mx.depends([scores], [share])  # so that softmax can work in their place
+    out = mx.softmax(scores, axis=-1, precise=True) @ mx.expand_dims(values, 2)
+    if share is not None:
+        out = share * out
     return out.reshape(queries.shape[0], heads, length, -1)
 
 
