@@ -81,6 +81,8 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
     for words, key in (
         ("weights", "weights_bytes"),
         ("KV cache", "kv_cache_bytes"),
+        ("reading prompts", "prefill_bytes"),
+        ("process", "process_bytes"),
         ("on top of what is loaded", "needed_bytes"),
         ("free", "free_bytes"),
         ("of", "budget_bytes"),

@@ -9,6 +9,7 @@ used after it.
     clock.py       time, handed in
     events.py      what happened, for whoever listens
     feed.py        sources -> book
+    inspector.py   model files -> facts
     loop.py        book + engine -> actions -> book
     controller.py  what the api asks
     forecast.py    what would happen

@@ -13,6 +13,7 @@ from reconciler.controller.clock import Clock, SystemClock
 from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
+from reconciler.controller.inspector import Inspector
 from reconciler.controller.loop import Engine, Loop
 from reconciler.controller.metrics import Metrics
 from reconciler.core.desired import NO_LABELS, Join, Memory, View, absorb, decide, put
@@ -61,13 +62,13 @@ class Controller:
         `hub_cache` is where models are downloaded to; by `labels` manifests pick this node.
         """
         self.labels = labels
-        self._catalog = catalog
         self._clock = clock or SystemClock()
         self._book = Book(store, self._clock)
         self._engine = engine(self._worker_died)
         self.downloads = Downloads(hub_cache, self._downloaded)
         self.metrics = Metrics()
-        self._loop = Loop(self._book, catalog, self._engine, self.downloads, self.metrics)
+        self._inspector = Inspector(catalog, self._engine)
+        self._loop = Loop(self._book, self._inspector, self._engine, self.downloads, self.metrics)
         self._feeds = [Feed(source, self._book, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._jit = jit
@@ -101,7 +102,7 @@ class Controller:
         `tell` hears which record serves it as soon as that is decided.
         """
         machine = await self._known_machine()
-        checkpoint = await asyncio.to_thread(self._catalog.find, request.ref)
+        checkpoint = await self._inspector.find(request.ref)
         warnings: tuple[SettingWarning, ...] = ()
         decision = decide(self._decision_views(), request, checkpoint, self._clock.utc())
         if isinstance(decision, Join):
@@ -126,7 +127,7 @@ class Controller:
             entry = self._book.put(self._put(self._book.records(), name, spec))
             return Answer(entry.record, entry.status)
         try:
-            checkpoint = await asyncio.to_thread(self._catalog.find, spec.ref)
+            checkpoint = await self._inspector.find(spec.ref)
         except LoadError as error:
             missing = error.problem.cause is Cause.MODEL_NOT_FOUND
             if not (missing and spec.download == "if-missing"):
@@ -162,7 +163,7 @@ class Controller:
         files = wishes.source.files if wishes.source is not None else ()
         specs = [spec for _, spec in wishes.apply] + [d.spec for f in files for d in f.declared]
         refs = [spec.ref for spec in specs if not spec.suspend]
-        checkpoints = await asyncio.to_thread(self._catalog.find_all, refs)
+        checkpoints = await self._inspector.find_all(refs)
         now = self._book.records()
         then, refused, not_selected = dict(now), {}, {}
         if wishes.source is not None:
@@ -194,11 +195,11 @@ class Controller:
     async def estimate(self, request: LoadRequest) -> Estimate:
         """What a load would need; nothing is loaded. Raises `LoadError`."""
         machine = await self._known_machine()
-        checkpoint = await asyncio.to_thread(self._catalog.find, request.ref)
+        checkpoint = await self._inspector.find(request.ref)
         resolved = resolve(request.config, checkpoint, machine)
         ledger = self._loop.held_memory(machine)
         free = ledger.budget - ledger.used
-        short = ledger.missing(checkpoint.path, checkpoint.weights_bytes, resolved.session_bytes)
+        short = ledger.missing(checkpoint.path, resolved.need.shared, resolved.need.own)
         return Estimate(checkpoint, resolved, short + free, free, ledger.budget)
 
     async def unload(self, name: str) -> None:
@@ -365,7 +366,7 @@ class Controller:
 
     async def models(self) -> tuple[Listed, ...]:
         """The models on disk."""
-        return await asyncio.to_thread(self._catalog.listed)
+        return await self._inspector.listed()
 
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded."""

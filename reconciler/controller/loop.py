@@ -14,11 +14,12 @@ import structlog
 
 from reconciler.controller.book import Book, Entry, Found
 from reconciler.controller.clock import sleep
+from reconciler.controller.inspector import Inspector
 from reconciler.controller.metrics import Metrics
 from reconciler.core import backoff
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import Ledger, readable_bytes
 from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
 from reconciler.core.protocol import Reply
@@ -34,7 +35,6 @@ from reconciler.core.records import (
 )
 from reconciler.core.settings import Resolved
 from reconciler.engine.log import Log
-from reconciler.models.catalog import Catalog
 from reconciler.models.download import Downloads
 
 log = structlog.get_logger()
@@ -53,6 +53,7 @@ class Engine(Protocol):
     """What loads models."""
 
     async def machine(self) -> Machine: ...
+    async def shapes(self, checkpoint: Checkpoint) -> Shapes: ...
     def instances(self) -> tuple[Instance, ...]: ...
     async def load(
         self,
@@ -78,7 +79,7 @@ class Loop:
     def __init__(
         self,
         book: Book,
-        catalog: Catalog,
+        inspector: Inspector,
         engine: Engine,
         downloads: Downloads,
         metrics: Metrics,
@@ -88,7 +89,7 @@ class Loop:
         self.running: dict[str, Action] = {}
         self._book = book
         self._clock = book.clock
-        self._catalog = catalog
+        self._inspector = inspector
         self._engine = engine
         self._downloads = downloads
         self._metrics = metrics
@@ -197,7 +198,7 @@ class Loop:
         ]
         for ref in known.keys() - wanted.keys():
             del known[ref]
-        found = await asyncio.to_thread(self._catalog.find_all, due) if due else {}
+        found = await self._inspector.find_all(due) if due else {}
         for ref, checkpoint in found.items():
             missing = isinstance(checkpoint, Problem) and checkpoint.cause is Cause.MODEL_NOT_FOUND
             if missing and ref in downloadable:

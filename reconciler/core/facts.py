@@ -4,6 +4,38 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Shapes:
+    """What a model works with in memory, as a lazily built one shows. Sizes in bytes."""
+
+    growing: int
+    """KV cache for each token of a request, of all layers that attend to everything."""
+    windows: tuple[tuple[int, int], ...] = ()
+    """Of layers that attend to the last tokens: how many those are, and the size of each."""
+    fixed: int = 0
+    """What a request keeps however long it is, such as a recurrent state."""
+    largest_layer: int = 0
+    """The part of `growing` that the largest layer has."""
+    grows_by: int = 0
+    """Tokens for which a KV cache takes memory at a time."""
+    heads: int = 0
+    """Of attention, where each query has scores of its own."""
+    head_width: int = 0
+    """Values in a query of a head."""
+    score_bytes: int = 0
+    own_attention: bool = False
+    """Computed by the model itself, in one piece, whatever `flash_attention` says."""
+    bias: bool = False
+    """An array is added to the scores, as large as they are."""
+    hidden: int = 0
+    """What goes from layer to layer for each token."""
+    widest: int = 0
+    """The largest output of a layer's parts for each token."""
+    nodes: int = 0
+    """By which MLX's graph of a call grows with each token, where a model goes through them one
+    by one; a number."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What config.json and the safetensors headers say. Sizes in bytes, lengths in tokens."""
 
@@ -18,6 +50,10 @@ class Checkpoint:
     """None: the checkpoint names no maximum."""
     kv_bytes_per_token: int = 0
     """An upper bound: every layer with full attention, keys and values in `kv_dtype` size."""
+    shapes: Shapes | None = None
+    """None: the model was not built yet, or could not be."""
+    tokenizer_bytes: int = 0
+    """Of tokenizer.json."""
     experts_total: int = 0
     """0: a dense model."""
     experts_per_token: int = 0
@@ -35,6 +71,11 @@ class Checkpoint:
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
 
     @property
+    def footprint(self) -> Shapes:
+        """The shapes that were seen, else the bound that config.json gives."""
+        return self.shapes or Shapes(self.kv_bytes_per_token)
+
+    @property
     def revision(self) -> str:
         """What tells this state of the model from others."""
         return self.commit or self.fingerprint
@@ -50,6 +91,8 @@ class Machine:
     memory_budget: int
     """Bytes that all models together may take."""
     mlx_version: str
+    process_bytes: int = 0
+    """Memory of a worker that has done its imports and holds nothing; 0: not known."""
 
     @property
     def has_gpu(self) -> bool:

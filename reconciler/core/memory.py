@@ -1,88 +1,80 @@
-"""What a load needs and what there is.
+"""Who holds what memory, and what is left.
 
-Weights are exact (from the headers) and counted once per checkpoint. The KV cache is an upper
-bound from config.json: every layer is taken to attend to everything.
+A worker's process and weights are counted once per checkpoint, what its instances were admitted
+with beside them. Where a worker was seen to take more than that, what was seen counts.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from reconciler.core.facts import Checkpoint
-from reconciler.core.records import Asked, Instance
-
-DEFAULT_CONTEXT_COUNTED = 8192
-"""Tokens of KV cache counted for an instance whose context length is a limit, not a wish."""
-
-
-def session_bytes(checkpoint: Checkpoint, asked: Asked, context_length: int) -> int:
-    """KV cache that admission counts: all of an asked-for context, a part of a default one."""
-    tokens = context_length
-    if asked.context_length is None:
-        tokens = min(tokens, DEFAULT_CONTEXT_COUNTED)
-    return tokens * checkpoint.kv_bytes_per_token
-
-
-def largest_context(checkpoint: Checkpoint, budget: int) -> int:
-    """Tokens of KV cache that fit beside these weights if nothing else is loaded.
-
-    0 if not even the weights fit. Without known KV bytes there is no such limit and
-    the result is the budget itself, which no context reaches.
-    """
-    return max(0, budget - checkpoint.weights_bytes) // max(1, checkpoint.kv_bytes_per_token)
+from reconciler.core.records import Instance
 
 
 @dataclass
 class Ledger:
-    """Who holds what, in bytes. Weights are held by checkpoint, sessions by instance name."""
+    """Bytes by who holds them: shared ones by checkpoint, an instance's own by its name."""
 
     budget: int
-    weights: dict[str, int] = field(default_factory=dict)
-    sessions: dict[str, tuple[str, int]] = field(default_factory=dict)
+    shared: dict[str, int] = field(default_factory=dict)
+    own: dict[str, tuple[str, int]] = field(default_factory=dict)
+    live: Mapping[str, int] = field(default_factory=dict)
+    """What the worker that holds a checkpoint was seen to take, all in all."""
 
     @classmethod
-    def of(cls, budget: int, instances: Iterable[Instance]) -> Self:
+    def of(
+        cls, budget: int, instances: Iterable[Instance], live: Mapping[str, int] | None = None
+    ) -> Self:
         """The ledger of what is loaded."""
-        ledger = cls(budget)
+        ledger = cls(budget, live=live or {})
         for i in instances:
-            ledger.hold(i.name, i.checkpoint, i.weights_bytes, i.session_bytes)
+            ledger.hold(i.name, i.checkpoint, i.shared_bytes, i.session_bytes)
         return ledger
 
-    def hold(self, name: str, checkpoint: str, weights: int, session: int) -> None:
+    def hold(self, name: str, checkpoint: str, shared: int, own: int) -> None:
         """Count `name`, in place of what it held before."""
         self.release(name)
-        self.weights[checkpoint] = weights
-        self.sessions[name] = (checkpoint, session)
+        self.shared[checkpoint] = shared
+        self.own[name] = (checkpoint, own)
 
     def release(self, name: str) -> None:
-        """Give back what `name` holds, with the weights if nobody else holds them."""
-        checkpoint, _ = self.sessions.pop(name, (None, 0))
-        if checkpoint and all(c != checkpoint for c, _ in self.sessions.values()):
-            self.weights.pop(checkpoint, None)
+        """Give back what `name` holds, with what is shared if nobody else shares it."""
+        checkpoint, _ = self.own.pop(name, (None, 0))
+        if checkpoint and all(c != checkpoint for c, _ in self.own.values()):
+            self.shared.pop(checkpoint, None)
 
-    def without(self, name: str) -> "Ledger":
-        """A copy in which `name` holds nothing."""
-        copy = Ledger(self.budget, dict(self.weights), dict(self.sessions))
-        copy.release(name)
+    def without(self, *names: str) -> "Ledger":
+        """A copy in which these hold nothing."""
+        copy = Ledger(self.budget, dict(self.shared), dict(self.own), self.live)
+        for name in names:
+            copy.release(name)
         return copy
+
+    def of_checkpoint(self, checkpoint: str) -> int:
+        """Bytes that one worker holds: what it was admitted with, or more if it was seen to."""
+        own = sum(size for path, size in self.own.values() if path == checkpoint)
+        return max(self.shared[checkpoint] + own, self.live.get(checkpoint, 0))
 
     @property
     def used(self) -> int:
         """Bytes held by all."""
-        return sum(self.weights.values()) + sum(size for _, size in self.sessions.values())
+        return sum(self.of_checkpoint(checkpoint) for checkpoint in self.shared)
 
-    def missing(self, checkpoint: str, weights: int, session: int) -> int:
+    def missing(self, checkpoint: str, shared: int, own: int) -> int:
         """Bytes short for one more instance; 0 or less if it fits."""
-        needed = session + (0 if checkpoint in self.weights else weights)
+        needed = own + (0 if checkpoint in self.shared else shared)
         return self.used + needed - self.budget
 
     def holders(self) -> Mapping[str, int]:
-        """Bytes by instance name; shared weights are told with the first that holds them."""
+        """Bytes by instance name; what is shared is told with the first that shares it."""
         told: set[str] = set()
         result = {}
-        for name, (checkpoint, size) in self.sessions.items():
-            result[name] = size + (0 if checkpoint in told else self.weights[checkpoint])
-            told.add(checkpoint)
+        for name, (checkpoint, size) in self.own.items():
+            result[name] = size
+            if checkpoint not in told:
+                told.add(checkpoint)
+                others = sum(s for n, (c, s) in self.own.items() if c == checkpoint and n != name)
+                result[name] = self.of_checkpoint(checkpoint) - others
         return result
 
 

@@ -147,9 +147,8 @@ class _Planner:
             return
         if action.unload_first:
             self.ledger.release(action.name)
-        incoming = f"{action.name} (incoming)"
-        size = action.resolved.session_bytes
-        self.ledger.hold(incoming, action.checkpoint.path, action.checkpoint.weights_bytes, size)
+        incoming, need = f"{action.name} (incoming)", action.resolved.need
+        self.ledger.hold(incoming, action.checkpoint.path, need.shared, need.own)
 
     def next_action(self, record: Record) -> Action | None:
         instance = self.instances.get(record.name)
@@ -251,7 +250,7 @@ class _Planner:
             return self._wait(record, Why.QUEUED, words)
         if kind in (Kind.LOAD, Kind.RELOAD) and self.reading is not None:
             return self._wait(record, Why.QUEUED, f"{self.reading} is being loaded first")
-        need = (checkpoint.path, checkpoint.weights_bytes, resolved.session_bytes)
+        need = (checkpoint.path, resolved.need.shared, resolved.need.own)
         short = self.ledger.missing(*need)
         strategy = spec.update_strategy
         short_alone = self.ledger.without(record.name).missing(*need)

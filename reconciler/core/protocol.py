@@ -1,5 +1,6 @@
 """What the daemon and a worker say to each other, as JSON over HTTP on a Unix socket.
 
+    POST   /shapes            SeeShapes    -> Shapes            reads no weights
     POST   /checkpoint        LoadWeights  -> lines: WeightsRead ..., WeightsLoaded
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
     DELETE /sessions/NAME     -> null      after its running requests are done
@@ -11,11 +12,11 @@ A worker prints one `Hello` line when it can be spoken to.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
-from reconciler.core.facts import Machine
+from reconciler.core.facts import Machine, Shapes
 from reconciler.core.records import Config, Phase
 
 MODEL_HEADER = "X-Reconciler-Model"
@@ -41,6 +42,13 @@ class Hello:
 
     pid: int
     machine: Machine
+
+
+@dataclass(frozen=True)
+class SeeShapes:
+    """Build a model without its weights' bytes, and say what it works with."""
+
+    path: str
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,9 @@ class OpenSession:
 
     config: Config
     experts_key: tuple[str, ...] = ()
-    kv_bytes_per_token: int = 0
+    shapes: Shapes = field(default_factory=lambda: Shapes(0))
     session_bytes: int = 0
-    """Memory that is held for its KV cache."""
+    """Memory that is held for its KV cache and for reading prompts."""
 
 
 @dataclass(frozen=True)

@@ -177,12 +177,19 @@ class Instance:
     weights_bytes: int
     """Of the whole checkpoint; instances over one checkpoint share them."""
     session_bytes: int
-    """Reserved for this instance's KV cache."""
+    """Held for this instance's KV cache and for reading prompts."""
+    process_bytes: int = 0
+    """Of the worker, besides what MLX allocates."""
     worker_pid: int = 0
     """The process that holds it."""
     revision: str = ""
     """Of the checkpoint, when its weights were read."""
     report: LoadReport | None = None
+
+    @property
+    def shared_bytes(self) -> int:
+        """Held once for all instances of the checkpoint."""
+        return self.weights_bytes + self.process_bytes
 
 
 Outcome = Literal["Pending", "Loaded", "Failed", "Suspended", "Superseded", "Removed"]

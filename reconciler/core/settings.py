@@ -4,15 +4,26 @@ This is the only place where a setting is decided. The worker obeys, and what it
 compared with what was decided here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.memory import largest_context, readable_bytes, session_bytes
+from reconciler.core.footprint import (
+    Need,
+    batch_bytes,
+    kv_bytes,
+    most_tokens,
+    process_bytes,
+    working_bytes,
+)
+from reconciler.core.memory import readable_bytes
 from reconciler.core.records import Asked, Config, SettingWarning
 
 DEFAULT_EVAL_BATCH_SIZE = 512
 """Prompt tokens per prefill step; the default of the load contract."""
+
+DEFAULT_CONTEXT_COUNTED = 8192
+"""Tokens of KV cache counted for an instance whose context length is a limit, not a wish."""
 
 UNNAMED_CONTEXT = 4096
 """Context of a checkpoint that names no maximum, in tokens."""
@@ -26,7 +37,7 @@ class Resolved:
 
     config: Config
     warnings: tuple[SettingWarning, ...]
-    session_bytes: int
+    need: Need
 
 
 def resolve(asked: Asked, checkpoint: Checkpoint, machine: Machine) -> Resolved:
@@ -36,33 +47,51 @@ def resolve(asked: Asked, checkpoint: Checkpoint, machine: Machine) -> Resolved:
     this machine could never hold the model.
     """
     warnings: list[SettingWarning] = []
-    context = _context_length(asked, checkpoint, machine, warnings)
-    experts = _num_experts(asked, checkpoint, warnings)
     config = Config(
-        context_length=context,
+        context_length=0,
         eval_batch_size=asked.eval_batch_size or DEFAULT_EVAL_BATCH_SIZE,
         flash_attention=asked.flash_attention is not False,
-        num_experts=experts,
+        num_experts=_num_experts(asked, checkpoint, warnings),
         offload_kv_cache_to_gpu=_offload(asked, machine, warnings),
     )
-    return Resolved(config, tuple(warnings), session_bytes(checkpoint, asked, context))
+    context = _context_length(asked, checkpoint, machine, config, warnings)
+    counted = context
+    if asked.context_length is None:
+        counted = min(context, DEFAULT_CONTEXT_COUNTED)
+    shapes = checkpoint.footprint
+    need = Need(
+        process_bytes(checkpoint, machine),
+        checkpoint.weights_bytes,
+        kv_bytes(shapes, counted),
+        working_bytes(shapes, config, counted),
+    )
+    return Resolved(replace(config, context_length=context), tuple(warnings), need)
 
 
 def _context_length(
-    asked: Asked, checkpoint: Checkpoint, machine: Machine, warnings: list[SettingWarning]
+    asked: Asked,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    config: Config,
+    warnings: list[SettingWarning],
 ) -> int:
-    alone = largest_context(checkpoint, machine.memory_budget)
+    shapes, wish = checkpoint.footprint, asked.context_length
+    longest = checkpoint.max_context or UNNAMED_CONTEXT
+    process = process_bytes(checkpoint, machine)
+    room = machine.memory_budget - process - checkpoint.weights_bytes
+    alone = most_tokens(shapes, config, room, max(longest, wish or 0))
     if alone < 1:
+        taken = readable_bytes(checkpoint.weights_bytes)
+        if process:
+            taken += f", with the process {readable_bytes(checkpoint.weights_bytes + process)}"
         raise LoadError(
             Problem(
                 Cause.INSUFFICIENT_MEMORY,
-                f"the weights take {readable_bytes(checkpoint.weights_bytes)}, more than the "
+                f"the weights take {taken}, more than the "
                 f"{readable_bytes(machine.memory_budget)} that models may take on this machine",
                 param="model",
             )
         )
-    longest = checkpoint.max_context or UNNAMED_CONTEXT
-    wish = asked.context_length
     if wish is None:
         if longest > alone:
             reason = f"the model's own {longest} would not fit in memory; capped to {alone}"
@@ -72,9 +101,9 @@ def _context_length(
         message = f"context_length {wish} exceeds the model's maximum of {longest} tokens"
         raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="context_length"))
     if wish > alone:
-        needed = readable_bytes(wish * checkpoint.kv_bytes_per_token)
+        needed = readable_bytes(batch_bytes(shapes, config, 1, wish))
         message = (
-            f"context_length {wish} needs {needed} of KV cache; "
+            f"context_length {wish} needs {needed} for KV cache and prefill; "
             f"beside the weights this machine has room for {alone} tokens"
         )
         raise LoadError(Problem(Cause.INSUFFICIENT_MEMORY, message, param="context_length"))

@@ -15,13 +15,14 @@ from pathlib import Path
 import structlog
 
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
     MODEL_HEADER,
     SPARE_HEADER,
     LoadWeights,
     OpenSession,
     Reply,
+    SeeShapes,
     SessionOpened,
 )
 from reconciler.core.records import (
@@ -92,6 +93,11 @@ class Engine:
         """Facts about this machine. Raises `LoadError` where no worker can be started."""
         return await self._pool.machine()
 
+    async def shapes(self, checkpoint: Checkpoint) -> Shapes:
+        """What a checkpoint works with in memory. Raises `LoadError` where it cannot be built."""
+        worker = await self._pool.borrow()
+        return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
+
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded and answers."""
         return tuple(loaded.instance for loaded in self._loaded.values())
@@ -141,7 +147,8 @@ class Engine:
             checkpoint.path,
             opened.observed,
             weights,
-            resolved.session_bytes,
+            resolved.need.own,
+            resolved.need.process,
             holder.worker.pid,
             holder.revision,
             LoadReport(
@@ -242,8 +249,8 @@ class Engine:
         command = OpenSession(
             resolved.config,
             checkpoint.experts_key,
-            checkpoint.kv_bytes_per_token,
-            resolved.session_bytes,
+            checkpoint.footprint,
+            resolved.need.own,
         )
         opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
         differing = [

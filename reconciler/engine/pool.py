@@ -30,8 +30,19 @@ class Pool:
 
     async def machine(self) -> Machine:
         """What the spare says of the machine. Raises `LoadError` if none can be started."""
-        worker = await self._ready(self._warm())
+        worker = await self.borrow()
         return (await worker.ready()).machine
+
+    async def borrow(self) -> WorkerProcess:
+        """The spare, which stays one. Raises `LoadError` if none can be started."""
+        while True:
+            spare = self._warm()
+            worker = await self._ready(spare)
+            if worker.alive:
+                return worker
+            if self._spare is spare:
+                self._spare = None
+                await worker.end()
 
     async def take(self) -> WorkerProcess:
         """The warm worker; it is the caller's from here on. Call `warm` when time allows.

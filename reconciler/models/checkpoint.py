@@ -69,6 +69,7 @@ def read_facts(path: Path) -> Checkpoint:
         quantization_bits=bits,
         parameters=_parameters(dtypes, bits),
         tool_use=_trained_for_tool_use(path),
+        tokenizer_bytes=_size(path / "tokenizer.json"),
     )
 
 
@@ -138,6 +139,14 @@ def _architecture(path: Path, config: dict[str, Any]) -> str:
         if tokenizer:
             raise _invalid(path, "its tokenizer wants to run its own code (auto_map); refused")
     return model_type
+
+
+def _size(path: Path) -> int:
+    """Of a file, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

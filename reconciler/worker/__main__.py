@@ -26,6 +26,7 @@ def main() -> None:
     from reconciler.worker.thread import MlxThread
 
     force.install()
+    backend.keep_no_buffers()
     model = Model()
     mlx = MlxThread(model.step)
     serve(sys.argv[1], model, mlx)

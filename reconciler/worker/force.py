@@ -27,6 +27,19 @@ class Force:
     kv_on_gpu: bool
 
 
+@dataclass(frozen=True, order=True)
+class Attended:
+    """The shapes of one attention."""
+
+    heads: int
+    width: int
+    """Of a head's queries."""
+    bytes: int
+    """Of one score, and of the copy of it that sinks need where it is not float32."""
+    bias: bool
+    """An array is added to the scores, for each head another."""
+
+
 @dataclass
 class Seen:
     """What calls of the model did while somebody looked."""
@@ -35,6 +48,7 @@ class Seen:
     """Whether fused or tiled; empty where the model has an attention of its own."""
     kv_on_gpu: set[bool] = field(default_factory=set)
     """The devices on which caches were updated and attention was computed."""
+    shapes: set[Attended] = field(default_factory=set)
 
 
 _current: Force | None = None
@@ -94,11 +108,21 @@ def _attend(
         if _watching is not None:
             _watching.attention.add(force.flash_attention)
             _watching.kv_on_gpu.add(gpu)
+            _watching.shapes.add(_attended(q, mask, sinks))
         if not force.flash_attention:
             return attention.whole(q, k, v, scale=scale, mask=mask, sinks=sinks)
         if gpu:
             return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
         return attention.tiled(q, k, v, scale=scale, mask=mask, sinks=sinks)
+
+
+def _attended(queries: Any, mask: Any, sinks: Any) -> Attended:
+    heads, size = int(queries.shape[1]), int(queries.dtype.size)
+    if sinks is not None and queries.dtype != mx.float32:
+        size += mx.float32.size
+    added = isinstance(mask, mx.array) and mask.dtype != mx.bool_
+    bias = added and mask.ndim == 4 and mask.shape[1] == heads
+    return Attended(heads, int(queries.shape[3]), size, bias)
 
 
 def _updating(original: Callable[..., Any]) -> Callable[..., Any]:

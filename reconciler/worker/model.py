@@ -1,5 +1,6 @@
 """The checkpoint that a worker holds, and the sessions over it."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,14 +11,17 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_config, load_model, load_tokenizer
 
+from reconciler.core.facts import Shapes
 from reconciler.core.protocol import (
     LoadWeights,
     OpenSession,
+    SeeShapes,
     SessionOpened,
     WeightsLoaded,
     WeightsRead,
 )
 from reconciler.core.records import Phase
+from reconciler.worker import force, shapes
 from reconciler.worker.room import Room
 from reconciler.worker.session import Request, Session
 
@@ -40,8 +44,13 @@ class Model:
         """Ways of computing that a token went through already."""
         self._batches: bool | None = None
         """Whether it takes prompts of different lengths together, where that is to be learnt."""
+        self._waits = False
         self._floor = 0.0
         """What the session that was stepped last had had of the thread's time."""
+
+    def see(self, command: SeeShapes) -> Shapes:
+        """What a checkpoint works with in memory; nothing of it stays here. Raises as `load`."""
+        return shapes.see(Path(command.path))
 
     def load(self, command: LoadWeights, tell: Callable[[WeightsRead], None]) -> WeightsLoaded:
         """Read weights and tokenizer, side by side: reading releases the GIL.
@@ -76,7 +85,7 @@ class Model:
         begin = time.monotonic()
         before = mx.get_active_memory()
         eos = self.tokenizer.eos_token_ids
-        room = Room(command.kv_bytes_per_token, command.session_bytes)
+        room = Room(command.config, command.shapes, command.session_bytes)
         session = Session(self._module(self._path, command), command.config, tuple(eos), room)
         config = command.config
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
@@ -118,9 +127,22 @@ class Model:
         session = min(busy, key=lambda s: s.seconds)
         self._floor = session.seconds
         begin = time.monotonic()
+        self._limit(session)
         session.step()
         session.seconds += time.monotonic() - begin
         return True
+
+    def _limit(self, session: Session) -> None:
+        """Have MLX wait for memory to come free while a long prompt is read.
+
+        Its CPU backend hands out memory for what is still to be computed: without waiting, for
+        the scores of many tiles of attention at once. Waiting takes time from short prompts and
+        from generating, which have little to save. On a GPU the default is left alone.
+        """
+        wait = session.reads_in_tiles and not force.on_gpu()
+        if wait != self._waits:
+            mx.set_memory_limit(1 if wait else sys.maxsize)
+            self._waits = wait
 
     def probe(self, name: str) -> None:
         """Generate one token. Raises KeyError where there is no such session."""

@@ -1,42 +1,42 @@
-"""What requests' KV caches take of a session's memory, and whether one more fits.
+"""What requests take of a session's memory, and whether one more fits.
 
-A batch is as long as its longest request: each of the others is padded to it. So the KV cache of
-a batch is counted as the number of its requests times the longest.
+A batch is as long as its longest request: each of the others is padded to it. So a batch is
+counted as the number of its requests times the longest.
 """
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-UNCOUNTED = 2**28
-"""Bytes for the kept caches of a model whose KV cache does not grow, or is not known to."""
+from reconciler.core.facts import Shapes
+from reconciler.core.footprint import batch_bytes, most_tokens
+from reconciler.core.records import Config
 
 
 @dataclass
 class Room:
-    """The memory that a session may fill with KV cache, in bytes."""
+    """The memory that a session may fill with KV cache and with reading prompts, in bytes."""
 
-    bytes_per_token: int = 0
-    """0: there is no KV cache that grows, so everything fits."""
-    reserved: int = 0
+    config: Config
+    shapes: Shapes = field(default_factory=lambda: Shapes(0))
+    reserved: int = sys.maxsize
     """Held for this session when it was admitted."""
     spare: int = 0
     """Held for nobody, as the daemon last said."""
 
-    def most_tokens(self) -> int | None:
-        """Of one request that runs alone; None: any number."""
-        if not self.bytes_per_token:
-            return None
-        return (self.reserved + self.spare) // self.bytes_per_token
+    def most_tokens(self) -> int:
+        """Of one request that runs alone."""
+        everything = self.reserved + self.spare
+        return most_tokens(self.shapes, self.config, everything, self.config.context_length)
 
     def fits(self, lengths: Sequence[int]) -> bool:
         """Whether requests of these lengths, in tokens, can run together."""
-        return self._taken(lengths) <= self.reserved + self.spare
+        return self.taken(lengths) <= self.reserved + self.spare
 
     def left(self, lengths: Sequence[int]) -> int:
         """Bytes that they leave of what is held for the session."""
-        if not self.bytes_per_token:
-            return UNCOUNTED
-        return max(0, self.reserved - self._taken(lengths))
+        return max(0, self.reserved - self.taken(lengths))
 
-    def _taken(self, lengths: Sequence[int]) -> int:
-        return len(lengths) * max(lengths, default=0) * self.bytes_per_token
+    def taken(self, lengths: Sequence[int]) -> int:
+        """Bytes that requests of these lengths take together."""
+        return batch_bytes(self.shapes, self.config, len(lengths), max(lengths, default=0))

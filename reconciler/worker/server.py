@@ -5,6 +5,7 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from reconciler.core.protocol import (
     SPARE_HEADER,
     LoadWeights,
     OpenSession,
+    SeeShapes,
     WeightsLoaded,
     WeightsRead,
     WorkerFailure,
@@ -85,6 +87,10 @@ def _app(model: Model, mlx: MlxThread) -> web.Application:
         await reply.write(msgspec.json.encode(last) + b"\n")
         return reply
 
+    async def see(request: web.Request) -> web.Response:
+        command = msgspec.json.decode(await request.read(), type=SeeShapes)
+        return await on_mlx(lambda: model.see(command))
+
     async def open_session(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         command = msgspec.json.decode(await request.read(), type=OpenSession)
@@ -105,15 +111,10 @@ def _app(model: Model, mlx: MlxThread) -> web.Application:
         completion = Completion(model, mlx, name, body, chat=chat, spare=spare)
         return await answer(request, completion)
 
-    async def chat(request: web.Request) -> web.StreamResponse:
-        return await complete(request, chat=True)
-
-    async def text(request: web.Request) -> web.StreamResponse:
-        return await complete(request, chat=False)
-
     app = web.Application(middlewares=[_failures], client_max_size=MAX_BODY)
-    app.router.add_post("/sessions/{name}/chat/completions", chat)
-    app.router.add_post("/sessions/{name}/completions", text)
+    app.router.add_post("/sessions/{name}/chat/completions", partial(complete, chat=True))
+    app.router.add_post("/sessions/{name}/completions", partial(complete, chat=False))
+    app.router.add_post("/shapes", see)
     app.router.add_post("/checkpoint", load)
     app.router.add_post("/sessions/{name:.+}/probe", probe)
     app.router.add_put("/sessions/{name:.+}", open_session)

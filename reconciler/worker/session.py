@@ -15,6 +15,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
 
+from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.records import Config
 from reconciler.worker import experts, force
 from reconciler.worker.room import Room
@@ -32,9 +33,6 @@ BATCH_SIZE = 32
 
 MAX_WAITING = 128
 """Requests that wait for a place in the batch."""
-
-PREFILL_BATCH_SIZE = 8
-"""Prompts that are read together. mlx-lm's default."""
 
 OPEN_ENDED = 1024
 """Tokens that a request without a limit is given room for at a time."""
@@ -94,7 +92,7 @@ class Session:
         self.config = config
         self.seconds = 0.0
         """Time that its steps took: sessions share the thread by it."""
-        self.room = room or Room()
+        self.room = room or Room(config)
         settings = force.Force(config.flash_attention, config.offload_kv_cache_to_gpu)
         self._model = force.Bound(model, settings)
         self._eos = [(token,) for token in eos]
@@ -110,7 +108,7 @@ class Session:
             prefill_step_size=self.config.eval_batch_size,
             stop_tokens=self._eos or None,
             completion_batch_size=self._batch_size,
-            prefill_batch_size=min(self._batch_size, PREFILL_BATCH_SIZE),
+            prefill_batch_size=min(self._batch_size, PREFILL_BATCH),
         )
         self._kept = LRUPromptCache(KEPT_PROMPTS)
 
@@ -118,6 +116,15 @@ class Session:
     def busy(self) -> bool:
         """Whether a request is running or waits."""
         return bool(self._running or self._waiting)
+
+    @property
+    def reads_in_tiles(self) -> bool:
+        """Whether a prompt is being read that is longer than a tile of attention."""
+        return any(not r.generated and len(r.prompt) > TILE for r in self._running.values())
+
+    def _lengths(self, *more: Request) -> list[int]:
+        """Tokens that running requests, and these, have room for."""
+        return [request.reserved for request in (*self._running.values(), *more)]
 
     @property
     def kept_bytes(self) -> int:
@@ -137,16 +144,16 @@ class Session:
                 f"of {context}"
             )
         most = self.room.most_tokens()
-        if most is not None and request.length + (asked or 1) > most:
+        if request.length + (asked or 1) > most:
             raise InsufficientMemoryError(
-                f"{request.length} prompt tokens and {asked or 1} more need more KV cache than "
+                f"{request.length} prompt tokens and {asked or 1} more need more memory than "
                 f"this machine has free now, which is enough for {most} tokens"
             )
         if len(self._waiting) >= MAX_WAITING:
             raise OverloadedError(
                 f"{len(self._running)} requests are being answered and {MAX_WAITING} wait"
             )
-        request.left = asked or min(context, most or context) - request.length
+        request.left = asked or min(context, most) - request.length
         self._waiting.append(request)
         self._admit()
 
@@ -163,7 +170,7 @@ class Session:
             self._insert(request)
 
     def _fits(self, *more: Request) -> bool:
-        return self.room.fits([r.reserved for r in (*self._running.values(), *more)])
+        return self.room.fits(self._lengths(*more))
 
     def _insert(self, request: Request) -> None:
         """Give a request its place in the generator, with what is known of its prompt."""
@@ -188,8 +195,7 @@ class Session:
 
     def _trim(self) -> None:
         """Kept prompts have what running requests leave of the session's memory."""
-        left = self.room.left([r.reserved for r in self._running.values()])
-        self._kept.trim_to(n_bytes=left)
+        self._kept.trim_to(n_bytes=self.room.left(self._lengths()))
 
     def cancel(self, request: Request) -> None:
         """Let go of a completion, if it is still there."""

@@ -60,7 +60,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 4,
         "intermediate_size": 64,
         "sliding_window": 128,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
         "max_position_embeddings": 131072,
     },
     # An attention of its own, with soft caps.

@@ -51,7 +51,8 @@ VARYING = (
     (re.compile(r"(?<=free:  )[\d.]+ GB|(?<=of:  )[\d.]+ GB"), "<bytes>"),
     (re.compile(r"(?<=127\.0\.0\.1:)\d{4,5}\b"), "<port>"),
     (re.compile(r'(\s+"node_\w+": ".*?",?)+'), "\n      <labels of the machine>"),
-    (re.compile(r"(?<= B of )[\d.]+ GB|(?<=MB of )[\d.]+ GB"), "<bytes>"),
+    (re.compile(r"(?<=process:  )[\d.]+ MB|[\d.]+ MB(?= of )"), "<bytes>"),
+    (re.compile(r"(?<= B of )[\d.]+ GB|(?<=> of )[\d.]+ GB"), "<bytes>"),
     (re.compile(r"(?<= at )[0-9a-f]{16}"), "<revision>"),
     (re.compile(r"reconciler \d+\.\d+\.\d+"), "reconciler <version>"),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reconciler.controller import Answer, Controller
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.manifest import Flaw
 from reconciler.core.protocol import Reply
 from reconciler.core.records import (
@@ -94,6 +94,9 @@ class FakeEngine:
             raise LoadError(Problem(Cause.WORKER_DIED, "no module named mlx", permanent=False))
         return Machine("cpu", "fake", self.budget, "0")
 
+    async def shapes(self, checkpoint: Checkpoint) -> Shapes:
+        return checkpoint.footprint
+
     def instances(self) -> tuple[Instance, ...]:
         return tuple(self.loaded.values())
 
@@ -113,7 +116,7 @@ class FakeEngine:
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self.loads.put((spec, end))
         await end
-        weights, session = checkpoint.weights_bytes, resolved.session_bytes
+        weights, session = checkpoint.weights_bytes, resolved.need.own
         self.loaded[name] = Instance(
             name,
             spec,

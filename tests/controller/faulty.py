@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import Ledger
 from reconciler.core.protocol import Reply
 from reconciler.core.records import (
@@ -95,6 +95,9 @@ class FaultyEngine:
     async def machine(self) -> Machine:
         return Machine("cpu", "fake", BUDGET, "0")
 
+    async def shapes(self, checkpoint: Checkpoint) -> Shapes:
+        return checkpoint.footprint
+
     def instances(self) -> tuple[Instance, ...]:
         return tuple(self.loaded.values())
 
@@ -135,7 +138,7 @@ class FaultyEngine:
             checkpoint.path,
             resolved.config,
             checkpoint.weights_bytes,
-            resolved.session_bytes,
+            resolved.need.own,
             worker_pid=1,
             revision=checkpoint.revision,
             report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, 1, resolved.warnings),
@@ -182,7 +185,7 @@ class FaultyEngine:
         for p in self.pending:
             if p.checkpoint is not None and p.resolved is not None:
                 path, weights = p.checkpoint.path, p.checkpoint.weights_bytes
-                ledger.hold(f"{p.name}+", path, weights, p.resolved.session_bytes)
+                ledger.hold(f"{p.name}+", path, weights, p.resolved.need.own)
         return ledger.used
 
     def kill(self, name: str) -> None:

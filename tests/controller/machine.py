@@ -364,7 +364,7 @@ class World:
         except LoadError:
             return
         ledger = Ledger.of(BUDGET, self.engine.loaded.values())
-        short = ledger.missing(found.path, found.weights_bytes, resolved.session_bytes)
+        short = ledger.missing(found.path, found.weights_bytes, resolved.need.own)
         assert short > 0, f"{record.name} could be served as it was"
 
     def converge(self) -> None:

@@ -2,20 +2,10 @@
 
 import pytest
 
-from reconciler.core.facts import Checkpoint
-from reconciler.core.memory import (
-    DEFAULT_CONTEXT_COUNTED,
-    Ledger,
-    largest_context,
-    readable_bytes,
-    session_bytes,
-)
-from reconciler.core.records import Asked
-
-CHECKPOINT = Checkpoint("/m", "r", "llama", 100, kv_bytes_per_token=2)
+from reconciler.core.memory import Ledger, readable_bytes
 
 
-def test_weights_are_counted_once_per_checkpoint() -> None:
+def test_what_is_shared_is_counted_once_per_checkpoint() -> None:
     ledger = Ledger(1000)
     ledger.hold("a", "/m", 100, 10)
     ledger.hold("b", "/m", 100, 20)
@@ -24,7 +14,7 @@ def test_weights_are_counted_once_per_checkpoint() -> None:
     assert ledger.holders() == {"a": 110, "b": 20, "c": 55}
 
 
-def test_weights_go_with_the_last_that_holds_them() -> None:
+def test_what_is_shared_goes_with_the_last_that_holds_it() -> None:
     ledger = Ledger(1000)
     ledger.hold("a", "/m", 100, 10)
     ledger.hold("b", "/m", 100, 20)
@@ -35,7 +25,7 @@ def test_weights_go_with_the_last_that_holds_them() -> None:
     assert ledger.used == 0
 
 
-def test_what_is_missing_counts_weights_only_where_they_are_not_held() -> None:
+def test_what_is_missing_counts_what_is_shared_only_where_it_is_not_held() -> None:
     ledger = Ledger(150)
     ledger.hold("a", "/m", 100, 10)
     assert ledger.missing("/m", 100, 40) == 0
@@ -52,16 +42,20 @@ def test_holding_again_replaces() -> None:
     assert ledger.used == 55
 
 
-def test_an_asked_for_context_is_reserved_a_default_one_is_a_limit() -> None:
-    assert session_bytes(CHECKPOINT, Asked(context_length=50_000), 50_000) == 100_000
-    assert session_bytes(CHECKPOINT, Asked(), 50_000) == DEFAULT_CONTEXT_COUNTED * 2
-    assert session_bytes(CHECKPOINT, Asked(), 10) == 20
+def test_lazy_weights_count_before_they_are_resident() -> None:
+    ledger = Ledger(1000, live={"/m": 30})
+    ledger.hold("a", "/m", 100, 10)
+    assert ledger.used == 110
 
 
-def test_the_largest_context_is_what_the_weights_leave() -> None:
-    assert largest_context(CHECKPOINT, 120) == 10
-    assert largest_context(CHECKPOINT, 100) == 0
-    assert largest_context(CHECKPOINT, 50) == 0
+def test_a_worker_that_takes_more_than_it_was_admitted_with_counts_as_seen() -> None:
+    ledger = Ledger(1000, live={"/m": 300, "/gone": 500})
+    ledger.hold("a", "/m", 100, 10)
+    ledger.hold("b", "/m", 100, 20)
+    ledger.hold("c", "/n", 50, 5)
+    assert ledger.used == 300 + 55
+    assert ledger.holders() == {"a": 280, "b": 20, "c": 55}
+    assert ledger.without("a", "b").used == 55
 
 
 @pytest.mark.parametrize(

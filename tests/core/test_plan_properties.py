@@ -80,7 +80,7 @@ class World:
             action.checkpoint.path,
             action.resolved.config,
             action.checkpoint.weights_bytes,
-            action.resolved.session_bytes,
+            action.resolved.need.own,
         )
 
     def used(self) -> int:
@@ -88,7 +88,7 @@ class World:
         ledger = Ledger.of(BUDGET, self.instances.values())
         for action in self.running.values():
             if action.checkpoint is not None and action.resolved is not None:
-                size = action.resolved.session_bytes
+                size = action.resolved.need.own
                 path, weights = action.checkpoint.path, action.checkpoint.weights_bytes
                 ledger.hold(f"{action.name}+", path, weights, size)
         return ledger.used
@@ -129,7 +129,7 @@ def worlds(draw: st.DrawFn) -> World:
         except LoadError:
             continue
         instance = Instance(
-            name, spec, found.path, resolved.config, found.weights_bytes, resolved.session_bytes
+            name, spec, found.path, resolved.config, found.weights_bytes, resolved.need.own
         )
         if Ledger.of(BUDGET, [*world.instances.values(), instance]).used <= BUDGET:
             world.instances[name] = instance

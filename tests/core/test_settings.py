@@ -6,9 +6,8 @@ import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.memory import DEFAULT_CONTEXT_COUNTED
 from reconciler.core.records import Asked, Config
-from reconciler.core.settings import UNNAMED_CONTEXT, Resolved, resolve
+from reconciler.core.settings import DEFAULT_CONTEXT_COUNTED, UNNAMED_CONTEXT, Resolved, resolve
 
 GPU = Machine("gpu", "M", 1_000_000, "0")
 CPU = replace(GPU, device="cpu")
@@ -56,8 +55,8 @@ def test_a_default_context_is_capped_by_what_the_model_alone_could_have() -> Non
 
 
 def test_an_asked_for_context_is_reserved_and_a_default_one_in_part() -> None:
-    assert resolve(Asked(context_length=20_000), DENSE, GPU).session_bytes == 200_000
-    assert resolve(Asked(), DENSE, GPU).session_bytes == DEFAULT_CONTEXT_COUNTED * 10
+    assert resolve(Asked(context_length=20_000), DENSE, GPU).need.kv == 200_000
+    assert resolve(Asked(), DENSE, GPU).need.kv == DEFAULT_CONTEXT_COUNTED * 10
 
 
 def test_num_experts_0_means_the_models_own() -> None:

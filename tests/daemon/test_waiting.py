@@ -12,10 +12,6 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.memory import session_bytes
-from reconciler.core.records import Asked
-from reconciler.models.checkpoint import read_facts
-from reconciler.worker import backend
 from tests.conftest import QUESTIONS
 from tests.support import Daemon, Home
 
@@ -24,16 +20,23 @@ LONG = "tiny/long"
 
 
 @pytest.fixture
-def half(home: Home, tmp_path: Path) -> int:
-    """Tokens whose KV cache takes more than half of this machine's memory, for `LONG`."""
+def long(home: Home, tmp_path: Path) -> Home:
+    """One with `LONG`, whose context has no end."""
     models = tmp_path / "models"
     shutil.copytree(home.models / "tiny/llama", models / LONG)
     config = models / LONG / "config.json"
     settings = json.loads(config.read_text("utf-8"))
     config.write_text(json.dumps(settings | {"max_position_embeddings": 10**12}), "utf-8")
     home.models = models
-    per_token = session_bytes(read_facts(models / LONG), Asked(context_length=1), 1)
-    return int(0.6 * backend.machine().memory_budget / per_token)
+    return home
+
+
+def more_than_half(daemon: Daemon) -> int:
+    """Tokens of context that take more than half of this machine's memory, for `LONG`."""
+    wish = {"model": LONG, "context_length": 10**6}
+    _, told = daemon.request("POST", "/api/v1/models/estimate", wish)
+    per_token = (told["kv_cache_bytes"] + told["prefill_bytes"]) / 10**6
+    return int(0.6 * told["budget_bytes"] / per_token)
 
 
 @pytest.fixture
@@ -47,10 +50,11 @@ def ask(daemon: Daemon, model: str, **headers: str) -> tuple[int, Any]:
     return daemon.request("POST", TEXT, body, headers)
 
 
-def test_a_request_waits_as_long_as_the_client_says(home: Home, half: int) -> None:
-    with Daemon(home) as daemon:
+def test_a_request_waits_as_long_as_the_client_says(long: Home) -> None:
+    with Daemon(long) as daemon:
+        half = more_than_half(daemon)
         daemon.load({"model": LONG, "instance_id": "first", "context_length": half})
-        home.write("second.yaml", name="second", model=LONG, context_length=half)
+        long.write("second.yaml", name="second", model=LONG, context_length=half)
         daemon.until(
             lambda: (
                 ("second", "WaitingForMemory")

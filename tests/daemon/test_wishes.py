@@ -117,11 +117,13 @@ def test_an_estimate_says_what_a_load_would_need(daemon: Daemon) -> None:
     ask = {"model": "tiny/llama", "config": {"context_length": 100}}
     _, before = daemon.request("POST", "/api/v1/models/estimate", ask)
     assert before["fits"]
-    assert before["needed_bytes"] == before["weights_bytes"] + before["kv_cache_bytes"]
+    parts = ("process_bytes", "weights_bytes", "kv_cache_bytes", "prefill_bytes")
+    assert before["needed_bytes"] == sum(before[part] for part in parts)
+    assert before["shapes_seen"]
     answer = daemon.load(ask)
     assert before["config"] == answer["config"]
     _, after = daemon.request("POST", "/api/v1/models/estimate", ask)
-    assert after["needed_bytes"] == after["kv_cache_bytes"] == before["kv_cache_bytes"]
+    assert after["needed_bytes"] == after["kv_cache_bytes"] + after["prefill_bytes"]
     taken = before["free_bytes"] - after["free_bytes"]
     assert taken == pytest.approx(before["needed_bytes"], rel=0.1)
     ask["config"] = {"context_length": 10**9}

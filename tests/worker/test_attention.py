@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from reconciler.core.footprint import TILE
 from reconciler.worker import attention
 
 TOLERANCE = {mx.float32: 2e-5, mx.bfloat16: 2e-2, mx.float16: 4e-3}
@@ -81,7 +82,7 @@ def test_keys_that_a_tile_does_not_see_are_left_out(monkeypatch: pytest.MonkeyPa
         return whole(q, k, v, **options)
 
     monkeypatch.setattr(attention, "whole", counting)
-    q, tile = mx.random.normal((1, 2, 3 * attention.TILE, 8)), attention.TILE
+    q, tile = mx.random.normal((1, 2, 3 * TILE, 8)), TILE
     past = mx.arange(3 * tile)[:, None] - mx.arange(3 * tile)
     for mask, expected in (
         ("causal", [tile, 2 * tile, 3 * tile]),

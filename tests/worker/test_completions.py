@@ -13,7 +13,6 @@ from reconciler.cli.demo import DEMO_MODEL
 from reconciler.worker import request as requests
 from reconciler.worker.completions import TOGETHER, Completion, Piece
 from reconciler.worker.request import UnavailableError
-from reconciler.worker.room import Room
 from reconciler.worker.session import Request
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -27,7 +26,7 @@ class Scripted:
     def __init__(self, text: str) -> None:
         self.tokenizer: Any = load_tokenizer(DEMO_MODEL)
         self.vocabulary = len(self.tokenizer.get_vocab())
-        self.room = Room()
+        self.room = SimpleNamespace(spare=0)
         self.script: list[int] = self.tokenizer.encode(text)
         self.cancelled: list[Request] = []
 

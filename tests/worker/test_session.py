@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from mlx_lm.utils import load_model
 
+from reconciler.core.facts import Shapes
 from reconciler.core.records import Config
 from reconciler.worker import session as module
 from reconciler.worker.room import Room
@@ -105,9 +106,14 @@ def test_a_prompt_that_was_asked_before_is_asked_again(llama: Any, again: list[i
     assert len({tuple(asker.tokens[r]) for r in requests}) == 1
 
 
+def room(reserved: int, *, spare: int = 0, per_token: int = 1, config: Config = CONFIG) -> Room:
+    """Memory for so many bytes of KV cache."""
+    return Room(config, Shapes(per_token), reserved, spare)
+
+
 def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any) -> None:
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, f32
-    session = Session(llama, CONFIG, room=Room(per_token, 600 * per_token))
+    session = Session(llama, CONFIG, room=room(600 * per_token, per_token=per_token))
     asker = Asker(session)
     asker.start([7] * 200, 8)
     asker.run()
@@ -123,7 +129,7 @@ def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any
 
 
 def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
-    session = Session(llama, CONFIG, room=Room(1, 100, spare=50))
+    session = Session(llama, CONFIG, room=room(100, spare=50))
     asker = Asker(session)
     small = [asker.start([7] * 10, 20) for _ in range(3)]
     large = asker.start([8] * 100, 40)
@@ -134,7 +140,7 @@ def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
 
 
 def test_a_batch_is_counted_as_long_as_its_longest(llama: Any) -> None:
-    session = Session(llama, CONFIG, room=Room(1, 100))
+    session = Session(llama, CONFIG, room=room(100))
     asker = Asker(session)
     requests = [asker.start([7] * 50, 10), asker.start([7], 1)]
     assert [r.uid is not None for r in requests] == [True, False]
@@ -142,7 +148,7 @@ def test_a_batch_is_counted_as_long_as_its_longest(llama: Any) -> None:
 
 
 def test_a_request_that_never_fits_is_refused_with_the_numbers(llama: Any) -> None:
-    asker = Asker(Session(llama, CONFIG, room=Room(2, 100, spare=100)))
+    asker = Asker(Session(llama, CONFIG, room=room(100, spare=100, per_token=2)))
     with pytest.raises(InsufficientMemoryError, match=r"90 prompt tokens and 11 more.* 100 tokens"):
         asker.start([7] * 90, 11)
     open_ended = asker.start([7] * 90)
@@ -156,7 +162,7 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     monkeypatch.setattr(module, "OPEN_ENDED", 8)
     config = replace(CONFIG, context_length=100)
     alone = [Session(llama, config).generate([n] * 5, 95) for n in (7, 8, 9)]
-    session = Session(llama, config, room=Room(1, 120))
+    session = Session(llama, config, room=room(120, config=config))
     asker = Asker(session)
     requests = [asker.start([n] * 5) for n in (7, 8, 9)]
     together = 0
@@ -169,7 +175,7 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
 
 
 def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
-    session = Session(llama, CONFIG, room=Room(1, 100))
+    session = Session(llama, CONFIG, room=room(100))
     asker = Asker(session)
     first, second, third = (asker.start([7] * 10, 60) for _ in range(3))
     session.cancel(second)

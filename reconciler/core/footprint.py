@@ -1,0 +1,120 @@
+"""What a load takes, in bytes: process, weights, KV cache, and what a prefill step works with.
+
+The KV cache is exact: its shapes were seen in the model, and MLX allocates it as they say. The
+rest are sums over the arrays that mlx-lm's models have in memory at once, with factors fitted to
+measured peaks of MLX's CPU backend (`tests/daemon/test_estimates.py` holds them to -5 % and +15 %).
+"""
+
+from dataclasses import dataclass
+
+from reconciler.core.facts import Checkpoint, Machine, Shapes
+from reconciler.core.records import Config
+
+TILE = 256
+"""Queries that are attended to at once where attention is tiled: so many stay in a CPU's caches."""
+
+PREFILL_BATCH = 8
+"""Prompts that are read together. mlx-lm's default."""
+
+FUSED_WIDTHS = (64, 80, 128)
+"""Widths of a head for which MLX's Metal kernel computes a prefill's attention in one piece;
+mlx/backend/metal/scaled_dot_product_attention.cpp."""
+
+HIDDEN_COPIES = 7
+WIDEST_COPIES = 2
+"""Arrays of a layer that are in memory at once, as wide as its input and as its widest output."""
+
+TOKENIZER_FACTOR = 22
+"""A loaded tokenizer's bytes for each byte of tokenizer.json; measured at 50,000 and 151,000
+entries."""
+
+NODE = 500
+"""Bytes of one array or operation in MLX's graph."""
+
+GRAPH = 14_000_000
+"""Bytes that a process which serves grows by: graphs of calls, and its allocator's arenas."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an instance takes. The process and the weights are shared by all of a checkpoint."""
+
+    process: int
+    weights: int
+    kv: int
+    working: int
+    """While a prompt is read, at the longest context that is counted."""
+
+    @property
+    def shared(self) -> int:
+        """Taken once for all instances of the checkpoint."""
+        return self.process + self.weights
+
+    @property
+    def own(self) -> int:
+        """Taken by this instance."""
+        return self.kv + self.working
+
+    @property
+    def total(self) -> int:
+        """Of the only instance of a checkpoint."""
+        return self.shared + self.own
+
+
+def process_bytes(checkpoint: Checkpoint, machine: Machine) -> int:
+    """A worker that serves this checkpoint, without what MLX allocates."""
+    if not machine.process_bytes:
+        return 0
+    return machine.process_bytes + GRAPH + TOKENIZER_FACTOR * checkpoint.tokenizer_bytes
+
+
+def kv_bytes(shapes: Shapes, tokens: int) -> int:
+    """The KV cache, or what the model keeps in its place, of one request of so many tokens."""
+    sliding = sum(min(tokens, window) * size for window, size in shapes.windows)
+    return tokens * shapes.growing + sliding + shapes.fixed
+
+
+def working_bytes(shapes: Shapes, config: Config, tokens: int) -> int:
+    """What reading a prompt takes besides, in the step that ends at so many tokens.
+
+    The scores of one layer's attention, their mask, a layer's activations, and the part of a KV
+    cache that is there twice while it grows.
+    """
+    step = min(config.eval_batch_size, tokens)
+    rows = step
+    if config.flash_attention and not shapes.own_attention:
+        fused = config.offload_kv_cache_to_gpu and shapes.head_width in FUSED_WIDTHS
+        rows = 0 if fused else min(step, TILE)
+    if shapes.bias:  # it is there for all rows at once
+        rows += step
+    keys = tokens if shapes.growing else min(tokens, step + _widest_window(shapes))
+    scores = rows * keys * shapes.heads * shapes.score_bytes
+    mask = step * keys if shapes.heads else 0
+    activations = step * (HIDDEN_COPIES * shapes.hidden + WIDEST_COPIES * shapes.widest)
+    window = max((size for _, size in shapes.windows), default=0)
+    growth = tokens * shapes.largest_layer + shapes.grows_by * shapes.growing + step * window
+    return scores + mask + activations + growth + step * shapes.nodes * NODE
+
+
+def _widest_window(shapes: Shapes) -> int:
+    return max((window for window, _ in shapes.windows), default=0)
+
+
+def batch_bytes(shapes: Shapes, config: Config, requests: int, tokens: int) -> int:
+    """All of what so many requests take, of which the longest has `tokens`: others are padded."""
+    if not requests:
+        return 0
+    reading = min(requests, PREFILL_BATCH)
+    return requests * kv_bytes(shapes, tokens) + reading * working_bytes(shapes, config, tokens)
+
+
+def most_tokens(shapes: Shapes, config: Config, room: int, limit: int) -> int:
+    """Tokens of the longest request that takes no more than `room`; at most `limit`."""
+    least, most = 0, limit
+    while least < most:
+        middle = (least + most + 1) // 2
+        if batch_bytes(shapes, config, 1, middle) <= room:
+            least = middle
+        else:
+            most = middle - 1
+    return least

@@ -1,0 +1,50 @@
+"""What a load is said to take, against what its worker was seen to take at the most."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import CHECKPOINTS
+from tests.support import Daemon
+
+UNDER, OVER = 0.05, 0.15
+"""Shares of the measured peak by which an estimate may miss it."""
+
+
+def peak(pid: int) -> int:
+    """Bytes of memory that a process had at the most."""
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("the kernel tells no peak")
+
+
+def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
+    """By how much an estimate misses the peak of a request that fills the context, if it does."""
+    wish = {"model": model, "context_length": context, **config}
+    status, told = daemon.request("POST", "/api/v1/models/estimate", wish)
+    assert status == 200, told
+    assert told["shapes_seen"]
+    daemon.load(wish)
+    pid = daemon.get(f"/api/v1/records/{model}")["status"]["worker_pid"]
+    body = {"model": model, "prompt": [7 + i % 300 for i in range(context - 8)], "max_tokens": 8}
+    status, answer = daemon.request("POST", "/v1/completions", body)
+    assert status == 200, answer
+    keys = ("process_bytes", "weights_bytes", "kv_cache_bytes", "prefill_bytes")
+    estimate, measured = sum(told[key] for key in keys), peak(pid)
+    daemon.unload(model)
+    if (1 - UNDER) * measured <= estimate <= (1 + OVER) * measured:
+        return ""
+    return f"{estimate} estimated, {measured} measured: {estimate / measured:.3f}"
+
+
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_an_estimate_is_near_the_measured_peak(shared: Daemon, model: str) -> None:
+    assert miss(shared, model, 4096) == ""
+
+
+def test_an_estimate_of_whole_attention_and_of_small_steps(shared: Daemon) -> None:
+    model = "openai/gpt-oss-20b"
+    assert miss(shared, model, 4096, flash_attention=False) == ""
+    assert miss(shared, model, 4096, eval_batch_size=64) == ""
