@@ -5,6 +5,7 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from reconciler.core.protocol import (
     SPARE_HEADER,
     LoadWeights,
     OpenSession,
+    Pulse,
     WeightsLoaded,
     WeightsRead,
     WorkerFailure,
@@ -21,6 +23,7 @@ from reconciler.core.protocol import (
 from reconciler.worker import request as requests
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import Completion
+from reconciler.worker.heart import Heart
 from reconciler.worker.model import Model
 from reconciler.worker.request import RequestError
 from reconciler.worker.thread import MlxThread
@@ -34,11 +37,11 @@ MAX_BODY = 16_000_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(socket: str, model: Model, mlx: MlxThread) -> None:
+def serve(socket: str, model: Model, mlx: MlxThread, heart: Heart) -> None:
     """Serve on `socket` from a thread of its own; returns when it listens."""
     listening: Future[None] = Future()
     thread = threading.Thread(
-        target=lambda: asyncio.run(_serve(socket, model, mlx, listening)),
+        target=lambda: asyncio.run(_serve(socket, _app(model, mlx, heart), listening)),
         name="http",
         daemon=True,
     )
@@ -46,10 +49,10 @@ def serve(socket: str, model: Model, mlx: MlxThread) -> None:
     listening.result()
 
 
-async def _serve(socket: str, model: Model, mlx: MlxThread, listening: "Future[None]") -> None:
+async def _serve(socket: str, app: web.Application, listening: "Future[None]") -> None:
     try:
         # A client that goes away cancels its handler, which gives its place in the batch back.
-        runner = web.AppRunner(_app(model, mlx), access_log=None, handler_cancellation=True)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
         await web.UnixSite(runner, socket).start()
     except BaseException as error:
@@ -59,10 +62,15 @@ async def _serve(socket: str, model: Model, mlx: MlxThread, listening: "Future[N
     await asyncio.Event().wait()
 
 
-def _app(model: Model, mlx: MlxThread) -> web.Application:
+def _app(model: Model, mlx: MlxThread, heart: Heart) -> web.Application:
     async def on_mlx(job: Callable[[], Any]) -> web.Response:
         result = await asyncio.wrap_future(mlx.submit(job))
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+
+    async def pulse(_request: web.Request) -> web.Response:
+        allowance, steps = heart.allowance, heart.beats  # in this order: see `Heart.beating`
+        told = Pulse(steps, mlx.busy, allowance, model.usage())
+        return web.Response(body=msgspec.json.encode(told), content_type="application/json")
 
     async def load(request: web.Request) -> web.StreamResponse:
         command = msgspec.json.decode(await request.read(), type=LoadWeights)
@@ -105,15 +113,10 @@ def _app(model: Model, mlx: MlxThread) -> web.Application:
         completion = Completion(model, mlx, name, body, chat=chat, spare=spare)
         return await answer(request, completion)
 
-    async def chat(request: web.Request) -> web.StreamResponse:
-        return await complete(request, chat=True)
-
-    async def text(request: web.Request) -> web.StreamResponse:
-        return await complete(request, chat=False)
-
     app = web.Application(middlewares=[_failures], client_max_size=MAX_BODY)
-    app.router.add_post("/sessions/{name}/chat/completions", chat)
-    app.router.add_post("/sessions/{name}/completions", text)
+    app.router.add_post("/sessions/{name}/chat/completions", partial(complete, chat=True))
+    app.router.add_post("/sessions/{name}/completions", partial(complete, chat=False))
+    app.router.add_get("/pulse", pulse)
     app.router.add_post("/checkpoint", load)
     app.router.add_post("/sessions/{name:.+}/probe", probe)
     app.router.add_put("/sessions/{name:.+}", open_session)
