@@ -21,7 +21,7 @@ from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger
 from reconciler.core.plan import Kind
-from reconciler.core.protocol import Reply
+from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
     HTTP,
     Generation,
@@ -370,6 +370,10 @@ class Controller:
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded."""
         return self._engine.instances()
+
+    async def tokens(self) -> Mapping[str, Usage]:
+        """What instances computed since the daemon started, by name; asked of their workers."""
+        return await self._engine.tokens()
 
     def memory(self) -> Ledger | None:
         """Who holds what; None until MLX was asked."""

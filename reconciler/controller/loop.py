@@ -21,7 +21,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, readable_bytes
 from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
-from reconciler.core.protocol import Reply
+from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
     HTTP,
     Instance,
@@ -68,6 +68,7 @@ class Engine(Protocol):
     def request(
         self, name: str, path: str, body: bytes, spare: int
     ) -> AbstractAsyncContextManager[Reply]: ...
+    async def tokens(self) -> Mapping[str, Usage]: ...
     def log(self, name: str) -> Log | None: ...
     async def close(self) -> None: ...
 

@@ -3,11 +3,16 @@
 import asyncio
 from pathlib import Path
 
+from reconciler.core.errors import LoadError
 from reconciler.core.facts import Machine
+from reconciler.engine import death
 from reconciler.engine.process import WorkerProcess
 
 WARM_AFTER_SECONDS = 1.0
 """After a load: what was loaded is about to be asked something, and imports would slow it down."""
+
+START_SECONDS = 120.0
+"""For a worker's imports, which take seconds."""
 
 
 class Pool:
@@ -76,7 +81,12 @@ class Pool:
     async def _start(self) -> WorkerProcess:
         worker = await WorkerProcess.start(self._sockets)
         try:
-            await worker.ready()
+            async with asyncio.timeout(START_SECONDS):
+                await worker.ready()
+        except TimeoutError:
+            worker.kill(death.of_hang(worker.pid, f"it did not start within {START_SECONDS:g} s"))
+            await worker.end()
+            raise LoadError(worker.died()) from None
         except BaseException:
             await worker.end()
             raise

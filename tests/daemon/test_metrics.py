@@ -46,7 +46,7 @@ def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:
     assert found["reconciler_load_seconds_count", ("Load", "weights")] == 2
     assert found["reconciler_load_seconds_count", ("Attach", "all")] == 2
     assert found["reconciler_actions_total", ("Load", "succeeded")] == 2
-    assert found["reconciler_restarts_total", ("WorkerDied",)] == 2
+    assert found["reconciler_restarts_total", ("WorkerKilled",)] == 2
     assert found["reconciler_requests_total", ("a", "200")] == 2
     assert found["reconciler_first_token_seconds_count", ("a",)] == 1
     assert found["reconciler_reconcile_seconds_count", ()] > 4
