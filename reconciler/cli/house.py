@@ -59,6 +59,7 @@ class Options:
     suspend_sources: bool = False
     probe_interval: float = PROBE_SECONDS
     """Seconds."""
+    wired_limit: str = "off"
 
 
 def run(options: Options) -> None:
@@ -103,7 +104,9 @@ async def _serve(
                 HubCache(options.hub_cache),
             ]
         ),
-        lambda on_death: Engine(run_directory, on_death, options.probe_interval),
+        lambda on_death: Engine(
+            run_directory, on_death, options.probe_interval, options.wired_limit
+        ),
         sources,
         hub_cache=options.hub_cache,
         jit=options.jit,

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from reconciler.cli import HOME
 from reconciler.cli.duration import Duration
 from reconciler.cli.repositories import followed, followings, label, labelled
+from reconciler.cli.wired import WiredLimit
 
 LEAST_PROBE_SECONDS = 0.1
 """Below it a look is shorter than what a worker may take to answer."""
@@ -111,6 +112,14 @@ def _hub_cache() -> Path:
     help="A worker that hangs is found within two of these; an idle one generates a token in each.",
 )
 @click.option(
+    "--wired-limit",
+    type=WiredLimit(),
+    default="off",
+    envvar="RECONCILER_WIRED_LIMIT",
+    show_envvar=True,
+    help="Memory that a worker keeps from being paged out: off, recommended by Metal, or a size.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -145,6 +154,7 @@ def serve(
     *,
     jit: bool,
     probe_interval: float,
+    wired_limit: str,
     log_level: str,
     log_format: str,
     log_file: Path | None,
@@ -180,5 +190,6 @@ def serve(
             labelled(labels),
             suspend_sources,
             probe_interval,
+            wired_limit,
         )
     )

@@ -377,8 +377,14 @@ class Controller:
 
     def memory(self) -> Ledger | None:
         """Who holds what; None until MLX was asked."""
+        machine = self.machine
+        return self._loop.held_memory(machine) if machine is not None else None
+
+    @property
+    def machine(self) -> Machine | None:
+        """The facts of the machine; None until MLX was asked."""
         machine = self._loop.machine
-        return self._loop.held_memory(machine) if isinstance(machine, Machine) else None
+        return machine if isinstance(machine, Machine) else None
 
     @property
     def engine_problem(self) -> Problem | None:

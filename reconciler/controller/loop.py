@@ -18,7 +18,7 @@ from reconciler.controller.metrics import Metrics
 from reconciler.core import backoff
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Checkpoint, Machine, Wired
 from reconciler.core.memory import Ledger, readable_bytes
 from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
 from reconciler.core.protocol import Reply, Usage
@@ -174,6 +174,7 @@ class Loop:
             else:
                 self.machine = machine
                 log.info("mlx is ready", device=machine.device, budget=machine.memory_budget)
+                _tell_wired(machine.wired)
                 self._book.announce()
                 return machine
 
@@ -458,6 +459,14 @@ _UNDECIDED = (
     Why.IDLE,
 )
 """Waits that say nothing about the wish itself."""
+
+
+def _tell_wired(wired: Wired) -> None:
+    """Into the log: a wish that is not in force must not go unnoticed."""
+    if wired.problem is not None:
+        log.warning("memory is not wired", wired_limit=wired.policy, reason=wired.problem)
+    elif wired.limit_bytes:
+        log.info("memory is wired", wired_limit=wired.policy, bytes=wired.limit_bytes)
 
 
 def _how_far(progress: Progress) -> str:

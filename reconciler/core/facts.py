@@ -41,6 +41,18 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Wired:
+    """Memory that workers keep from being paged out."""
+
+    policy: str = "off"
+    """What was asked for: `off`, `recommended`, or a size."""
+    limit_bytes: int = 0
+    """In force in each worker; 0: none."""
+    problem: str | None = None
+    """Why the policy is not in force."""
+
+
+@dataclass(frozen=True)
 class Machine:
     """Facts asked of MLX and the operating system, never guessed."""
 
@@ -50,6 +62,7 @@ class Machine:
     memory_budget: int
     """Bytes that all models together may take."""
     mlx_version: str
+    wired: Wired = Wired()
 
     @property
     def has_gpu(self) -> bool:

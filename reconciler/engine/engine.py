@@ -94,8 +94,10 @@ class Engine:
         sockets: Path,
         on_death: Callable[[Instance, Problem], None],
         probe_interval: float = PROBE_SECONDS,
+        wired_limit: str = "off",
     ) -> None:
-        self._pool = Pool(sockets)
+        """`wired_limit` is each worker's: `off`, `recommended`, or a size."""
+        self._pool = Pool(sockets, wired_limit)
         self._on_death = on_death
         self._probe_interval = probe_interval
         self._tokens = Tokens()

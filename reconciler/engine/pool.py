@@ -18,8 +18,9 @@ START_SECONDS = 120.0
 class Pool:
     """Hands out the warm worker and makes the next one."""
 
-    def __init__(self, sockets: Path) -> None:
+    def __init__(self, sockets: Path, wired_limit: str = "off") -> None:
         self._sockets = sockets
+        self._wired_limit = wired_limit
         self._spare: asyncio.Task[WorkerProcess] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -79,7 +80,7 @@ class Pool:
             raise
 
     async def _start(self) -> WorkerProcess:
-        worker = await WorkerProcess.start(self._sockets)
+        worker = await WorkerProcess.start(self._sockets, self._wired_limit)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await worker.ready()

@@ -67,13 +67,17 @@ class WorkerProcess:
         self.hello: Hello | None = None
 
     @classmethod
-    async def start(cls, directory: Path) -> "WorkerProcess":
-        """Start a worker whose socket lies in `directory`."""
+    async def start(cls, directory: Path, wired_limit: str) -> "WorkerProcess":
+        """Start a worker whose socket lies in `directory`.
+
+        `wired_limit` is `off`, `recommended` or a size: memory that it keeps from being paged out.
+        """
         socket = directory / f"{next(_serial)}.sock"
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "reconciler.worker",
+            wired_limit,
             str(socket),
             stdin=PIPE,
             stdout=PIPE,

@@ -1,4 +1,4 @@
-"""Start a worker: `python -m reconciler.worker SOCKET`, spoken to by the daemon.
+"""Start a worker: `python -m reconciler.worker WIRED-LIMIT SOCKET`, spoken to by the daemon.
 
 Three threads: the main one owns MLX, whose streams belong to the thread that made them; one
 serves HTTP; one waits for the daemon's end of the pipe on stdin to close, which is how its
@@ -26,18 +26,20 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not be taken for the hello
     threading.Thread(target=_die_with_the_daemon, name="lifeline", daemon=True).start()
 
-    from reconciler.worker import backend, force
+    from reconciler.worker import backend, force, wired
     from reconciler.worker.heart import Heart
     from reconciler.worker.model import Model
     from reconciler.worker.server import serve
     from reconciler.worker.thread import MlxThread
 
     force.install()
+    wired.install()
+    limit = wired.apply(sys.argv[1])
     heart = Heart()
     model = Model(heart)
     mlx = MlxThread(model.step, heart)
-    serve(sys.argv[1], model, mlx, heart)
-    hello = Hello(os.getpid(), backend.machine())
+    serve(sys.argv[2], model, mlx, heart)
+    hello = Hello(os.getpid(), backend.machine(limit))
     with os.fdopen(hello_fd, "wb") as out:
         out.write(msgspec.json.encode(hello) + b"\n")
     _generate(mlx)
