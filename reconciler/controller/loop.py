@@ -149,14 +149,29 @@ class Loop:
         return plan(list(records.values()), instances, facts, machine, self._clock.monotonic())
 
     def worker_died(self, instance: Instance, problem: Problem) -> None:
-        """Take note that an instance is gone; the next pass sees to it."""
+        """Take note that an instance is gone, and say so at once; the next pass sees to it."""
         self._metrics.worker_died(problem.cause.value)
         entry = self._book.entries.get(instance.name)
         if entry is not None:
             entry.queued_at = self._clock.monotonic()
             entry.status = replace(entry.status, restarts=entry.status.restarts + 1)
             self._note_failure(entry, entry.record, instance.spec, None, problem)
+            self._tell_death(entry, problem)
         self._book.wake.set()
+
+    def _tell_death(self, entry: Entry, problem: Problem) -> None:
+        """A record is not ready from the moment at which its worker's end is known."""
+        record = entry.record
+        action = self.running.get(record.name) or Action(
+            Kind.WAIT, record.name, problem.message, why=Why.BACKING_OFF, problem=problem
+        )
+        on_disk = self._book.checkpoint(record.spec.ref)
+        status = derive(record, entry.status, None, action, self._clock.utc(), on_disk)
+        try:
+            self._book.put_status(entry, status)
+        except Exception:
+            # Other instances of the worker have to be told of; the next pass writes it down.
+            log.exception("status could not be written", name=record.name)
 
     # -- observe ---------------------------------------------------------------------------
 

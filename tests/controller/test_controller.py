@@ -148,6 +148,9 @@ async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:
     await bench.ready("a")
     gone = bench.engine.loaded.pop("a")
     bench.engine.on_death(gone, Problem(Cause.WORKER_HUNG, "it is silent", permanent=False))
+    at_once = bench.controller.answer("a")
+    assert at_once is not None
+    assert not at_once.status.ready
     message = await bench.reason("a", "WorkerHung")
     assert "it is silent" in message
     answer = bench.controller.answer("a")
