@@ -14,6 +14,7 @@ from reconciler.cli import EXIT_CODES
 from reconciler.cli.serve import serve
 from reconciler.controller import Controller
 from reconciler.core.conditions import REASONS
+from reconciler.core.protocol import Usage
 from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema
 from reconciler.models.catalog import Catalog
@@ -67,7 +68,10 @@ def test_every_metric_is_documented(tmp_path: Path) -> None:
     store = Store(tmp_path)
     catalog = Catalog([])
     controller = Controller(store, catalog, lambda _: FakeEngine(1), [], hub_cache=tmp_path)
-    families = [*controller.metrics.registry.collect(), *State(controller).collect()]
+    families = [
+        *controller.metrics.registry.collect(),
+        *State(controller, {"a": Usage()}).collect(),
+    ]
     store.close()
     assert len(families) > 10
     for family in families:

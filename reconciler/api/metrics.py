@@ -1,17 +1,18 @@
 """What Prometheus reads."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.controller import Controller, Feed
 from reconciler.core.plan import Why
+from reconciler.core.protocol import Usage
 
 routes = web.RouteTableDef()
 
@@ -25,7 +26,7 @@ async def metrics(request: web.Request) -> web.Response:
     """Metrics in Prometheus' text format."""
     controller = request.app[CONTROLLER]
     now = CollectorRegistry()
-    now.register(State(controller))
+    now.register(State(controller, await controller.tokens()))
     body = generate_latest(controller.metrics.registry) + generate_latest(now)
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
@@ -33,12 +34,14 @@ async def metrics(request: web.Request) -> web.Response:
 class State(Collector):
     """What is so at the moment when it is asked."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Controller, tokens: Mapping[str, Usage]) -> None:
         self._controller = controller
+        self._tokens = tokens
 
     def collect(self) -> Iterator[Metric]:
-        """Every gauge."""
+        """Every gauge, and what workers count."""
         yield from self._records()
+        yield self._computed()
         yield from self._memory()
         yield from self._sources()
 
@@ -60,6 +63,18 @@ class State(Collector):
         yield family
         words = "Records that wait for another one's load."
         yield GaugeMetricFamily("reconciler_queue_depth", words, value=queued)
+
+    def _computed(self) -> Metric:
+        family = CounterMetricFamily(
+            "reconciler_tokens",
+            "Tokens of completion requests: of prompts, found in a KV cache or computed, and "
+            "generated.",
+            labels=["instance", "kind"],
+        )
+        for name, usage in self._tokens.items():
+            family.add_metric([name, "prompt"], usage.prompt_tokens)
+            family.add_metric([name, "completion"], usage.completion_tokens)
+        return family
 
     def _memory(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(

@@ -13,8 +13,16 @@ routes = web.RouteTableDef()
 @routes.get("/api/v1/node")
 @describe({200: ref("node")})
 async def node(request: web.Request) -> web.Response:
-    """The labels of this machine, and what models take of its memory."""
+    """The labels of this machine, what models take of its memory, and whether that is wired."""
     controller = request.app[CONTROLLER]
     held = controller.memory()
     memory = None if held is None else {"used_bytes": held.used, "budget_bytes": held.budget}
-    return reply({"version": __version__, "labels": controller.labels, "memory": memory})
+    machine = controller.machine
+    return reply(
+        {
+            "version": __version__,
+            "labels": controller.labels,
+            "memory": memory,
+            "wired": machine.wired if machine is not None else None,
+        }
+    )

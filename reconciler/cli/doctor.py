@@ -66,10 +66,12 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
         HubCache(options["hub_cache"]),
     ]
     token_file = options["token_file"]
+    machine = await _machine(options["wired_limit"])
     found = [
         findings.platform(platform),
-        findings.mlx(await _machine(), platform.system),
+        findings.mlx(machine, platform.system),
         findings.wired_limit(platform),
+        findings.wired_memory(machine),
         *findings.models(Catalog(places).listed()),
         *findings.manifests(DirectorySource(manifests).scan(), manifests),
         findings.state(state, writable=facts.writable(state), free=facts.free_space(state)),
@@ -85,11 +87,11 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-async def _machine() -> Machine | Problem:
+async def _machine(wired_limit: str) -> Machine | Problem:
     """What a worker process says of MLX."""
     # A short path: a socket's may have 104 bytes on macOS.
     with tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp") as directory:
-        worker = await WorkerProcess.start(Path(directory))
+        worker = await WorkerProcess.start(Path(directory), wired_limit)
         try:
             return (await worker.ready()).machine
         except LoadError as error:

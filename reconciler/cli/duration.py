@@ -14,12 +14,23 @@ class Duration(click.ParamType[float]):
 
     name = "duration"
 
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
+
     def convert(
         self, value: object, param: click.Parameter | None, context: click.Context | None
     ) -> float:
         """Seconds. Raises `click.BadParameter`."""
         if isinstance(value, float):
             return value
+        seconds = self._seconds(value, param, context)
+        if seconds < self._least:
+            self.fail(f"'{value}' is too short; the least is {self._least:g}s", param, context)
+        return seconds
+
+    def _seconds(
+        self, value: object, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
         if not _DURATION.fullmatch(str(value)):
             self.fail(f"'{value}' is no duration; write for instance 30s, 5m or 1h", param, context)
         return sum(float(n) * UNITS.get(unit, 1.0) for n, unit in _PART.findall(str(value)))

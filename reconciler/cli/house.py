@@ -21,7 +21,7 @@ from reconciler.cli import HOME
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
 from reconciler.engine import sockets
-from reconciler.engine.engine import Engine
+from reconciler.engine.engine import PROBE_SECONDS, Engine
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio
 from reconciler.service.job import run_program
@@ -57,6 +57,9 @@ class Options:
     labels: Mapping[str, str] = field(default_factory=dict)
     """That were given, besides the facts of the machine."""
     suspend_sources: bool = False
+    probe_interval: float = PROBE_SECONDS
+    """Seconds."""
+    wired_limit: str = "off"
 
 
 def run(options: Options) -> None:
@@ -101,7 +104,9 @@ async def _serve(
                 HubCache(options.hub_cache),
             ]
         ),
-        lambda on_death: Engine(run_directory, on_death),
+        lambda on_death: Engine(
+            run_directory, on_death, options.probe_interval, options.wired_limit
+        ),
         sources,
         hub_cache=options.hub_cache,
         jit=options.jit,

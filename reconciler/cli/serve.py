@@ -8,7 +8,12 @@ import click
 from click.core import ParameterSource
 
 from reconciler.cli import HOME
+from reconciler.cli.duration import Duration
 from reconciler.cli.repositories import followed, followings, label, labelled
+from reconciler.cli.wired import WiredLimit
+
+LEAST_PROBE_SECONDS = 0.1
+"""Below it a look is shorter than what a worker may take to answer."""
 
 
 def _hub_cache() -> Path:
@@ -99,6 +104,22 @@ def _hub_cache() -> Path:
     help="Load a model at the first request for it; it goes after an hour without one.",
 )
 @click.option(
+    "--probe-interval",
+    type=Duration(least=LEAST_PROBE_SECONDS),
+    default="30s",
+    envvar="RECONCILER_PROBE_INTERVAL",
+    show_envvar=True,
+    help="A worker that hangs is found within two of these; an idle one generates a token in each.",
+)
+@click.option(
+    "--wired-limit",
+    type=WiredLimit(),
+    default="off",
+    envvar="RECONCILER_WIRED_LIMIT",
+    show_envvar=True,
+    help="Memory that a worker keeps from being paged out: off, recommended by Metal, or a size.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -132,6 +153,8 @@ def serve(
     token_file: Path | None,
     *,
     jit: bool,
+    probe_interval: float,
+    wired_limit: str,
     log_level: str,
     log_format: str,
     log_file: Path | None,
@@ -166,5 +189,7 @@ def serve(
             followings(git, git_options, allow_rewind=git_allow_rewind),
             labelled(labels),
             suspend_sources,
+            probe_interval,
+            wired_limit,
         )
     )

@@ -22,7 +22,7 @@ from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger
 from reconciler.core.plan import Kind
-from reconciler.core.protocol import Reply
+from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
     HTTP,
     Generation,
@@ -372,10 +372,20 @@ class Controller:
         """What is loaded."""
         return self._engine.instances()
 
+    async def tokens(self) -> Mapping[str, Usage]:
+        """What instances computed since the daemon started, by name; asked of their workers."""
+        return await self._engine.tokens()
+
     def memory(self) -> Ledger | None:
         """Who holds what; None until MLX was asked."""
+        machine = self.machine
+        return self._loop.held_memory(machine) if machine is not None else None
+
+    @property
+    def machine(self) -> Machine | None:
+        """The facts of the machine; None until MLX was asked."""
         machine = self._loop.machine
-        return self._loop.held_memory(machine) if isinstance(machine, Machine) else None
+        return machine if isinstance(machine, Machine) else None
 
     @property
     def engine_problem(self) -> Problem | None:

@@ -19,10 +19,10 @@ from reconciler.controller.metrics import Metrics
 from reconciler.core import backoff
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine, Shapes
+from reconciler.core.facts import Checkpoint, Machine, Shapes, Wired
 from reconciler.core.memory import Ledger, readable_bytes
 from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
-from reconciler.core.protocol import Reply
+from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
     HTTP,
     Instance,
@@ -69,6 +69,7 @@ class Engine(Protocol):
     def request(
         self, name: str, path: str, body: bytes, spare: int
     ) -> AbstractAsyncContextManager[Reply]: ...
+    async def tokens(self) -> Mapping[str, Usage]: ...
     def log(self, name: str) -> Log | None: ...
     async def close(self) -> None: ...
 
@@ -149,14 +150,29 @@ class Loop:
         return plan(list(records.values()), instances, facts, machine, self._clock.monotonic())
 
     def worker_died(self, instance: Instance, problem: Problem) -> None:
-        """Take note that an instance is gone; the next pass sees to it."""
+        """Take note that an instance is gone, and say so at once; the next pass sees to it."""
         self._metrics.worker_died(problem.cause.value)
         entry = self._book.entries.get(instance.name)
         if entry is not None:
             entry.queued_at = self._clock.monotonic()
             entry.status = replace(entry.status, restarts=entry.status.restarts + 1)
             self._note_failure(entry, entry.record, instance.spec, None, problem)
+            self._tell_death(entry, problem)
         self._book.wake.set()
+
+    def _tell_death(self, entry: Entry, problem: Problem) -> None:
+        """A record is not ready from the moment at which its worker's end is known."""
+        record = entry.record
+        action = self.running.get(record.name) or Action(
+            Kind.WAIT, record.name, problem.message, why=Why.BACKING_OFF, problem=problem
+        )
+        on_disk = self._book.checkpoint(record.spec.ref)
+        status = derive(record, entry.status, None, action, self._clock.utc(), on_disk)
+        try:
+            self._book.put_status(entry, status)
+        except Exception:
+            # Other instances of the worker have to be told of; the next pass writes it down.
+            log.exception("status could not be written", name=record.name)
 
     # -- observe ---------------------------------------------------------------------------
 
@@ -174,6 +190,7 @@ class Loop:
             else:
                 self.machine = machine
                 log.info("mlx is ready", device=machine.device, budget=machine.memory_budget)
+                _tell_wired(machine.wired)
                 self._book.announce()
                 return machine
 
@@ -458,6 +475,14 @@ _UNDECIDED = (
     Why.IDLE,
 )
 """Waits that say nothing about the wish itself."""
+
+
+def _tell_wired(wired: Wired) -> None:
+    """Into the log: a wish that is not in force must not go unnoticed."""
+    if wired.problem is not None:
+        log.warning("memory is not wired", wired_limit=wired.policy, reason=wired.problem)
+    elif wired.limit_bytes:
+        log.info("memory is wired", wired_limit=wired.policy, bytes=wired.limit_bytes)
 
 
 def _how_far(progress: Progress) -> str:

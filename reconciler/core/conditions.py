@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from reconciler.core.errors import Cause
+from reconciler.core.errors import DEATHS, Cause
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action, Kind, Why
 from reconciler.core.records import (
@@ -50,7 +50,7 @@ def derive(
         status,
         conditions=_conditions(
             status,
-            "RolledBack" if rolled_back else reason,
+            "RolledBack" if rolled_back else _death(action) or reason,
             reason,
             message,
             at,
@@ -105,6 +105,13 @@ def pending(status: Status, at: datetime) -> Status:
         status, "Pending", "Pending", PENDING, at, ready=False, progressing=True, stalled=False
     )
     return replace(status, conditions=conditions)
+
+
+def _death(action: Action | None) -> str | None:
+    """How the worker ended, while the next attempt is waited for because of that."""
+    if action is None or action.why is not Why.BACKING_OFF or action.problem is None:
+        return None
+    return action.problem.cause.value if action.problem.cause in DEATHS else None
 
 
 def _why(record: Record, action: Action | None, *, ready: bool, serving: bool) -> tuple[str, str]:

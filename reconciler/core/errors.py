@@ -21,6 +21,9 @@ class Cause(StrEnum):
     LOAD_FAILED = "LoadFailed"
     SETTING_MISMATCH = "SettingMismatch"
     WORKER_DIED = "WorkerDied"
+    WORKER_KILLED = "WorkerKilled"
+    WORKER_HUNG = "WorkerHung"
+    GENERATION_DIED = "GenerationDied"
     DOWNLOADING = "Downloading"
     OFFLINE = "Offline"
     DOWNLOAD_FAILED = "DownloadFailed"
@@ -38,6 +41,12 @@ class Cause(StrEnum):
     REMOVED = "Removed"
     SUSPENDED = "Suspended"
     STOPPING = "Stopping"
+
+
+DEATHS = frozenset(
+    {Cause.WORKER_DIED, Cause.WORKER_KILLED, Cause.WORKER_HUNG, Cause.GENERATION_DIED}
+)
+"""Ends of a worker: it crashed, was killed from outside, hung, or cannot generate any more."""
 
 
 @dataclass(frozen=True)

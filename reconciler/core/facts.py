@@ -82,6 +82,18 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Wired:
+    """Memory that workers keep from being paged out."""
+
+    policy: str = "off"
+    """What was asked for: `off`, `recommended`, or a size."""
+    limit_bytes: int = 0
+    """In force in each worker; 0: none."""
+    problem: str | None = None
+    """Why the policy is not in force."""
+
+
+@dataclass(frozen=True)
 class Machine:
     """Facts asked of MLX and the operating system, never guessed."""
 
@@ -93,6 +105,7 @@ class Machine:
     mlx_version: str
     process_bytes: int = 0
     """Memory of a worker that has done its imports and holds nothing; 0: not known."""
+    wired: Wired = Wired()
 
     @property
     def has_gpu(self) -> bool:

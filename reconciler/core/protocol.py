@@ -3,12 +3,14 @@
     POST   /shapes            SeeShapes    -> Shapes            reads no weights
     POST   /checkpoint        LoadWeights  -> lines: WeightsRead ..., WeightsLoaded
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
-    DELETE /sessions/NAME     -> null      after its running requests are done
-    POST   /sessions/NAME/probe -> null    generates one token
+    DELETE /sessions/NAME     -> Usage     of the session that is no more
+    POST   /sessions/NAME/probe -> null    generates one token, if nothing else is going on
+    GET    /pulse             -> Pulse     at once, whatever the MLX thread is doing
     POST   /sessions/NAME/chat/completions, /sessions/NAME/completions   OpenAI's requests
     any failure               -> WorkerFailure, status 500, or as the last line
 
-A worker prints one `Hello` line when it can be spoken to.
+A worker prints one `Hello` line when it can be spoken to. It ends with `GENERATION_DIED` when the
+thread that owns MLX does.
 """
 
 from collections.abc import AsyncIterator
@@ -24,6 +26,9 @@ MODEL_HEADER = "X-Reconciler-Model"
 
 SPARE_HEADER = "X-Reconciler-Spare"
 """Header of a completion request: bytes of memory that are held for nobody now."""
+
+GENERATION_DIED = 70
+"""Exit code of a worker whose MLX thread ended: sysexits.h's EX_SOFTWARE."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,28 @@ class SessionOpened:
     phases: dict[str, Phase]
     memory_bytes: int
     """MLX's active memory for the session alone, after its first token."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of clients' requests, since the session was opened."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What a worker's MLX thread is at."""
+
+    steps: int
+    """Counts all that it finished: jobs, steps of batches, pieces of weights."""
+    busy: bool
+    """Whether it has anything to do."""
+    allowance: float = 0.0
+    """Seconds that the step under way may take beyond a probe interval."""
+    usage: dict[str, Usage] = field(default_factory=dict)
+    """Of each open session, by its name."""
 
 
 class WorkerFailure(msgspec.Struct, frozen=True, tag=True):

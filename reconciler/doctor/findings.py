@@ -99,6 +99,20 @@ def wired_limit(facts: Platform) -> Finding | None:
     return Finding("wired limit", "ok", message)
 
 
+def wired_memory(found: Machine | Problem) -> Finding | None:
+    """What of a worker's memory cannot be paged out, as `serve --wired-limit` says."""
+    if isinstance(found, Problem):
+        return None
+    wired = found.wired
+    if wired.problem is not None:
+        message = f"{wired.policy} is not in force: {wired.problem}"
+        return Finding("wired memory", "warning", message)
+    if not wired.limit_bytes:
+        return Finding("wired memory", "ok", "off: all of a model can be paged out")
+    told = f"{wired.policy}: up to {readable_bytes(wired.limit_bytes)} in each worker"
+    return Finding("wired memory", "ok", told)
+
+
 def models(listed: Sequence[Listed]) -> list[Finding]:
     """What can be loaded."""
     bad = [model for model in listed if isinstance(model.facts, Problem)]

@@ -24,6 +24,7 @@ from reconciler.core.protocol import (
     Reply,
     SeeShapes,
     SessionOpened,
+    Usage,
 )
 from reconciler.core.records import (
     SETTINGS,
@@ -36,14 +37,26 @@ from reconciler.core.records import (
     SettingWarning,
 )
 from reconciler.core.settings import Resolved
+from reconciler.engine import death
+from reconciler.engine.liveness import watch
 from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
 from reconciler.engine.process import WorkerProcess
+from reconciler.engine.tokens import Tokens
 
 log = structlog.get_logger()
 
 DRAIN_SECONDS = 30.0
 """For the running requests of an instance that goes."""
+
+PROBE_SECONDS = 30.0
+"""The probe interval: a worker that hangs is found within two."""
+
+PULSE_SECONDS = 1.0
+"""For a worker to say how many tokens it computed; who asks for metrics must not wait for long."""
+
+SHAPES_SECONDS = 60.0
+"""To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
 
 KEPT_LOGS = 200
 """Instances whose log is kept, those that are gone included."""
@@ -81,9 +94,18 @@ class _Loaded:
 class Engine:
     """What the controller drives. `on_death` is told of each instance whose worker died."""
 
-    def __init__(self, sockets: Path, on_death: Callable[[Instance, Problem], None]) -> None:
-        self._pool = Pool(sockets)
+    def __init__(
+        self,
+        sockets: Path,
+        on_death: Callable[[Instance, Problem], None],
+        probe_interval: float = PROBE_SECONDS,
+        wired_limit: str = "off",
+    ) -> None:
+        """`wired_limit` is each worker's: `off`, `recommended`, or a size."""
+        self._pool = Pool(sockets, wired_limit)
         self._on_death = on_death
+        self._probe_interval = probe_interval
+        self._tokens = Tokens()
         self._holders: dict[str, _Holder] = {}
         self._loaded: dict[str, _Loaded] = {}
         self._logs: dict[str, Log] = {}
@@ -96,7 +118,13 @@ class Engine:
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         """What a checkpoint works with in memory. Raises `LoadError` where it cannot be built."""
         worker = await self._pool.borrow()
-        return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
+        try:
+            async with asyncio.timeout(SHAPES_SECONDS):
+                return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
+        except TimeoutError:
+            words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
+            worker.kill(death.of_hang(worker.pid, words))
+            raise LoadError(death.of_hang(worker.pid, words)) from None
 
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded and answers."""
@@ -159,6 +187,7 @@ class Engine:
             ),
         )
         self._loaded[name] = _Loaded(instance, holder, session)
+        self._tokens.open(session, name)
         if old is not None:
             await self._end_session(old)
 
@@ -188,6 +217,17 @@ class Engine:
         loaded = self._loaded.get(name)
         if loaded is not None:
             await self._close(name, loaded)
+
+    async def tokens(self) -> dict[str, Usage]:
+        """What instances computed since the daemon started, by name; what a worker that does not
+        answer computed since it last did is left out.
+        """
+        workers = [holder.worker for holder in self._holders.values()]
+        pulses = await asyncio.gather(*(worker.pulse(PULSE_SECONDS) for worker in workers))
+        for pulse in pulses:
+            if pulse is not None:
+                self._tokens.read(pulse)
+        return self._tokens.totals()
 
     def log(self, name: str) -> Log | None:
         """What the latest worker of an instance wrote; None: it never had one."""
@@ -282,13 +322,22 @@ class Engine:
             except TimeoutError:
                 name, count = loaded.instance.name, loaded.requests
                 log.warning("requests did not finish in time", name=name, requests=count)
-        holder = loaded.holder
-        if holder.sessions - {loaded.session} and not holder.gone:
-            try:
-                await holder.worker.ask("DELETE", f"sessions/{loaded.session}", None, type(None))
-            except LoadError as error:
-                log.warning("session did not end", reason=error.problem.message)
-        await self._release(holder, loaded.session)
+        self._tokens.close(loaded.session, await self._close_session(loaded))
+        await self._release(loaded.holder, loaded.session)
+
+    async def _close_session(self, loaded: _Loaded) -> Usage | None:
+        """Close it in its worker, unless that is about to end with it; its last count of tokens."""
+        holder, session = loaded.holder, loaded.session
+        if holder.gone:
+            return None
+        if not holder.sessions - {session}:
+            pulse = await holder.worker.pulse(PULSE_SECONDS)
+            return pulse.usage.get(session) if pulse is not None else None
+        try:
+            return await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
+        except LoadError as error:
+            log.warning("session did not end", reason=error.problem.message)
+            return None
 
     async def _release(self, holder: _Holder, session: str) -> None:
         """One session less; the worker ends with its last, which gives back all its memory."""
@@ -305,14 +354,16 @@ class Engine:
         await holder.worker.end()
 
     async def _watch(self, holder: _Holder) -> None:
-        """Notice the death of a worker."""
-        await holder.worker.wait()
+        """Notice the death of a worker, or that it hangs."""
+        await watch(holder.worker, self._probe_interval, self._tokens.read)
         holder.gone = True
         if self._holders.get(holder.path) is holder:
             del self._holders[holder.path]
-        dead = [held.instance for held in self._loaded.values() if held.holder is holder]
-        for instance in dead:
-            del self._loaded[instance.name]
+        held = [loaded for loaded in self._loaded.values() if loaded.holder is holder]
+        for loaded in held:
+            del self._loaded[loaded.instance.name]
+            self._tokens.close(loaded.session)
+        dead = [loaded.instance for loaded in held]
         problem = holder.worker.died()
         names = [instance.name for instance in dead]
         log.warning("worker died", pid=holder.worker.pid, instances=names, reason=problem.message)

@@ -3,18 +3,24 @@
 import asyncio
 from pathlib import Path
 
+from reconciler.core.errors import LoadError
 from reconciler.core.facts import Machine
+from reconciler.engine import death
 from reconciler.engine.process import WorkerProcess
 
 WARM_AFTER_SECONDS = 1.0
 """After a load: what was loaded is about to be asked something, and imports would slow it down."""
 
+START_SECONDS = 120.0
+"""For a worker's imports, which take seconds."""
+
 
 class Pool:
     """Hands out the warm worker and makes the next one."""
 
-    def __init__(self, sockets: Path) -> None:
+    def __init__(self, sockets: Path, wired_limit: str = "off") -> None:
         self._sockets = sockets
+        self._wired_limit = wired_limit
         self._spare: asyncio.Task[WorkerProcess] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -85,9 +91,14 @@ class Pool:
             raise
 
     async def _start(self) -> WorkerProcess:
-        worker = await WorkerProcess.start(self._sockets)
+        worker = await WorkerProcess.start(self._sockets, self._wired_limit)
         try:
-            await worker.ready()
+            async with asyncio.timeout(START_SECONDS):
+                await worker.ready()
+        except TimeoutError:
+            worker.kill(death.of_hang(worker.pid, f"it did not start within {START_SECONDS:g} s"))
+            await worker.end()
+            raise LoadError(worker.died()) from None
         except BaseException:
             await worker.end()
             raise

@@ -19,11 +19,13 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.protocol import (
     Hello,
     LoadWeights,
+    Pulse,
     Reply,
     WeightsLoaded,
     WeightsRead,
     WorkerFailure,
 )
+from reconciler.engine import death
 from reconciler.engine.log import Log
 
 log = structlog.get_logger()
@@ -56,6 +58,7 @@ class WorkerProcess:
     def __init__(self, process: Process, socket: Path) -> None:
         self._process = process
         self._socket = socket
+        self._killed_for: Problem | None = None
         self.log = Log(process.pid)
         self._reading = asyncio.create_task(self._read_stderr())
         connector = aiohttp.UnixConnector(str(socket), limit=0)
@@ -65,13 +68,17 @@ class WorkerProcess:
         self.hello: Hello | None = None
 
     @classmethod
-    async def start(cls, directory: Path) -> "WorkerProcess":
-        """Start a worker whose socket lies in `directory`."""
+    async def start(cls, directory: Path, wired_limit: str) -> "WorkerProcess":
+        """Start a worker whose socket lies in `directory`.
+
+        `wired_limit` is `off`, `recommended` or a size: memory that it keeps from being paged out.
+        """
         socket = directory / f"{next(_serial)}.sock"
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "reconciler.worker",
+            wired_limit,
             str(socket),
             stdin=PIPE,
             stdout=PIPE,
@@ -106,6 +113,28 @@ class WorkerProcess:
         """Wait until it has ended, however that came about."""
         await self._process.wait()
         await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def pulse(self, seconds: float) -> Pulse | None:
+        """What it is at; None where it does not say so in time."""
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._client.get("http://worker/pulse") as reply,
+            ):
+                return msgspec.json.decode(await reply.read(), type=Pulse)
+        except (aiohttp.ClientError, OSError, RuntimeError, msgspec.DecodeError):
+            return None
+
+    async def probe(self, session: str) -> str | None:
+        """Have it generate a token; why it cannot, if it says so. Takes as long as it takes."""
+        try:
+            async with self._client.post(f"http://worker/sessions/{session}/probe") as reply:
+                content = await reply.read()
+        except (aiohttp.ClientError, OSError, RuntimeError):
+            return None  # it has ended, or is about to: that is seen otherwise
+        if reply.status == 200:
+            return None
+        return msgspec.json.decode(content, type=WorkerFailure).message
 
     async def ask(self, method: str, path: str, body: Any, answer: type[T]) -> T:
         """One request. Raises `LoadError` with the worker's words, or that it died."""
@@ -162,11 +191,16 @@ class WorkerProcess:
 
     def died(self) -> Problem:
         """What its end looked like from outside."""
-        code = self._process.returncode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else "ended"
-        last = f": {self.log.last}" if self.log.last and code else ""
-        message = f"the worker process {self.pid} {how}{last}"
-        return Problem(Cause.WORKER_DIED, message, permanent=False)
+        if self._killed_for is not None:
+            return self._killed_for
+        return death.of_exit(self.pid, self._process.returncode, self.log.last)
+
+    def kill(self, problem: Problem) -> None:
+        """End it at once because of `problem`; a stopped process does not see its lifeline."""
+        if self.alive:
+            self._killed_for = problem
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def end(self) -> None:
         """End it and give back its socket and memory."""
@@ -177,8 +211,7 @@ class WorkerProcess:
             async with asyncio.timeout(END_SECONDS):
                 await self.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self.kill(death.of_hang(self.pid, f"it did not end within {END_SECONDS:g} s"))
             await self.wait()
         self._socket.unlink(missing_ok=True)
 

@@ -1,17 +1,23 @@
-"""Start a worker: `python -m reconciler.worker SOCKET`, spoken to by the daemon.
+"""Start a worker: `python -m reconciler.worker WIRED-LIMIT SOCKET`, spoken to by the daemon.
 
 Three threads: the main one owns MLX, whose streams belong to the thread that made them; one
 serves HTTP; one waits for the daemon's end of the pipe on stdin to close, which is how its
-death is seen even while MLX is busy.
+death is seen even while MLX is busy. When the main one ends, the process does, at once: one that
+answers but cannot generate is worse than none.
 """
 
 import os
 import sys
 import threading
+import traceback
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from reconciler.core.protocol import Hello
+from reconciler.core.protocol import GENERATION_DIED, Hello
+
+if TYPE_CHECKING:
+    from reconciler.worker.thread import MlxThread
 
 
 def main() -> None:
@@ -20,20 +26,35 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not be taken for the hello
     threading.Thread(target=_die_with_the_daemon, name="lifeline", daemon=True).start()
 
-    from reconciler.worker import backend, force
+    from reconciler.worker import backend, force, wired
+    from reconciler.worker.heart import Heart
     from reconciler.worker.model import Model
     from reconciler.worker.server import serve
     from reconciler.worker.thread import MlxThread
 
     force.install()
     backend.keep_no_buffers()
-    model = Model()
-    mlx = MlxThread(model.step)
-    serve(sys.argv[1], model, mlx)
-    hello = Hello(os.getpid(), backend.machine())
+    wired.install()
+    limit = wired.apply(sys.argv[1])
+    heart = Heart()
+    model = Model(heart)
+    mlx = MlxThread(model.step, heart)
+    serve(sys.argv[2], model, mlx, heart)
+    hello = Hello(os.getpid(), backend.machine(limit))
     with os.fdopen(hello_fd, "wb") as out:
         out.write(msgspec.json.encode(hello) + b"\n")
-    mlx.run()
+    _generate(mlx)
+
+
+def _generate(mlx: "MlxThread") -> NoReturn:
+    """Run the MLX thread's work; however it ends, nothing else of the process goes on."""
+    try:
+        mlx.run()
+    except BaseException:  # noqa: BLE001  a signal's too; whatever it is, the daemon's log has it
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(GENERATION_DIED)
 
 
 def _die_with_the_daemon() -> None:

@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx_lm.generate
 import psutil
 
-from reconciler.core.facts import Machine
+from reconciler.core.facts import Machine, Wired
 
-# One wired-memory policy per worker, not one per generator: each BatchGenerator would set the
-# limit and restore what it found, undoing the others'. The policy is: leave it alone.
-mlx_lm.generate.maybe_set_recommended_wired_limit = lambda: None
+NOT_WIRED = Wired()
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -31,8 +28,8 @@ def keep_no_buffers() -> None:
         mx.set_cache_limit(0)
 
 
-def machine() -> Machine:
-    """The facts of this machine, as MLX sees it."""
+def machine(wired: Wired = NOT_WIRED) -> Machine:
+    """The facts of this machine, as MLX sees it; `wired` is what this process has wired."""
     device = mx.default_device()
     info = mx.device_info()
     return Machine(
@@ -41,6 +38,7 @@ def machine() -> Machine:
         memory_budget=memory_budget(info, psutil.virtual_memory().total, _cgroup_limit()),
         mlx_version=version("mlx"),
         process_bytes=psutil.Process().memory_info().rss,
+        wired=wired,
     )
 
 

@@ -17,11 +17,13 @@ from reconciler.core.protocol import (
     OpenSession,
     SeeShapes,
     SessionOpened,
+    Usage,
     WeightsLoaded,
     WeightsRead,
 )
 from reconciler.core.records import Phase
 from reconciler.worker import force, shapes
+from reconciler.worker.heart import LONG_JOB_SECONDS, Heart
 from reconciler.worker.room import Room
 from reconciler.worker.session import Request, Session
 
@@ -32,7 +34,8 @@ STEPS = 50
 class Model:
     """One checkpoint, loaded once. Used on the MLX thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, heart: Heart | None = None) -> None:
+        self._heart = heart or Heart()
         self._path: Path | None = None
         self._modules: dict[int, Any] = {}
         """Modules over the same arrays, by number of experts per token; 0: as configured."""
@@ -65,11 +68,13 @@ class Model:
         tokenizer = _Tokenizer(path, begin)
         tokenizer.start()
         try:
-            model, config = load_model(path, lazy=True)
-            _read(model, tell)
+            with self._heart.beating(LONG_JOB_SECONDS):
+                model, config = load_model(path, lazy=True)
+                self._read(model, tell)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
-            tokenizer.join()
+            with self._heart.beating(LONG_JOB_SECONDS):
+                tokenizer.join()
         if tokenizer.error is not None:
             raise tokenizer.error
         phases["tokenizer"] = tokenizer.phase
@@ -80,13 +85,18 @@ class Model:
 
     def open(self, name: str, command: OpenSession) -> SessionOpened:
         """Open a session; an older one of that name is replaced once the new one has answered."""
+        with self._heart.beating(LONG_JOB_SECONDS):
+            return self._open(name, command)
+
+    def _open(self, name: str, command: OpenSession) -> SessionOpened:
         if self._path is None:
             raise RuntimeError("no checkpoint is loaded yet")
         begin = time.monotonic()
         before = mx.get_active_memory()
         eos = self.tokenizer.eos_token_ids
         room = Room(command.config, command.shapes, command.session_bytes)
-        session = Session(self._module(self._path, command), command.config, tuple(eos), room)
+        module = self._module(self._path, command)
+        session = Session(module, command.config, tuple(eos), room, self._heart)
         config = command.config
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
         observed, unused = session.observe(compute=way not in self._computed)
@@ -101,11 +111,18 @@ class Model:
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
         return SessionOpened(observed, unused, phases, max(0, mx.get_active_memory() - before))
 
-    def close(self, name: str) -> None:
-        """Close a session, if there is one of that name."""
+    def close(self, name: str) -> Usage:
+        """Close a session, if there is one of that name; what it had computed."""
         session = self._sessions.pop(name, None)
-        if session is not None:
-            session.close()
+        if session is None:
+            return Usage()
+        session.close()
+        return session.usage
+
+    def usage(self) -> dict[str, Usage]:
+        """What each session has computed. Also for other threads."""
+        # Of a copy, made in one go: sessions come and go meanwhile.
+        return {name: session.usage for name, session in self._sessions.copy().items()}
 
     def session(self, name: str) -> Session:
         """An open session. Raises KeyError."""
@@ -145,8 +162,13 @@ class Model:
             self._waits = wait
 
     def probe(self, name: str) -> None:
-        """Generate one token. Raises KeyError where there is no such session."""
-        self._sessions[name].generate([0], 1)
+        """Generate one token. Raises what the model raises.
+
+        Nothing where the session has gone or any is busy: then what it does is shown anyway.
+        """
+        session = self._sessions.get(name)
+        if session is not None and not any(s.busy for s in self._sessions.values()):
+            session.probe()
 
     def _module(self, path: Path, command: OpenSession) -> Any:
         """The model for that number of experts: another router width is a sibling module."""
@@ -165,22 +187,22 @@ class Model:
             self._modules[wanted] = sibling
         return self._modules[wanted]
 
-
-def _read(model: Any, tell: Callable[[WeightsRead], None]) -> None:
-    """Read the weights in about `STEPS` steps."""
-    arrays = [array for _, array in tree_flatten(model.parameters())]
-    total = sum(array.nbytes for array in arrays)
-    done, step = 0, 0
-    batch: list[Any] = []
-    tell(WeightsRead(0, total))
-    for array in arrays:
-        batch.append(array)
-        step += array.nbytes
-        if step >= total / STEPS or array is arrays[-1]:
-            mx.eval(batch)
-            done += step
-            tell(WeightsRead(done, total))
-            batch, step = [], 0
+    def _read(self, model: Any, tell: Callable[[WeightsRead], None]) -> None:
+        """Read the weights in about `STEPS` steps."""
+        arrays = [array for _, array in tree_flatten(model.parameters())]
+        total = sum(array.nbytes for array in arrays)
+        done, step = 0, 0
+        batch: list[Any] = []
+        tell(WeightsRead(0, total))
+        for array in arrays:
+            batch.append(array)
+            step += array.nbytes
+            if step >= total / STEPS or array is arrays[-1]:
+                mx.eval(batch)
+                self._heart.beat()
+                done += step
+                tell(WeightsRead(done, total))
+                batch, step = [], 0
 
 
 def _replace(config: dict[str, Any], path: tuple[str, ...], value: int) -> None:

@@ -15,6 +15,7 @@ from reconciler.core.protocol import (
     SPARE_HEADER,
     LoadWeights,
     OpenSession,
+    Pulse,
     SeeShapes,
     WeightsLoaded,
     WeightsRead,
@@ -23,6 +24,7 @@ from reconciler.core.protocol import (
 from reconciler.worker import request as requests
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import Completion
+from reconciler.worker.heart import Heart
 from reconciler.worker.model import Model
 from reconciler.worker.request import RequestError
 from reconciler.worker.thread import MlxThread
@@ -36,11 +38,11 @@ MAX_BODY = 16_000_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(socket: str, model: Model, mlx: MlxThread) -> None:
+def serve(socket: str, model: Model, mlx: MlxThread, heart: Heart) -> None:
     """Serve on `socket` from a thread of its own; returns when it listens."""
     listening: Future[None] = Future()
     thread = threading.Thread(
-        target=lambda: asyncio.run(_serve(socket, model, mlx, listening)),
+        target=lambda: asyncio.run(_serve(socket, _app(model, mlx, heart), listening)),
         name="http",
         daemon=True,
     )
@@ -48,10 +50,10 @@ def serve(socket: str, model: Model, mlx: MlxThread) -> None:
     listening.result()
 
 
-async def _serve(socket: str, model: Model, mlx: MlxThread, listening: "Future[None]") -> None:
+async def _serve(socket: str, app: web.Application, listening: "Future[None]") -> None:
     try:
         # A client that goes away cancels its handler, which gives its place in the batch back.
-        runner = web.AppRunner(_app(model, mlx), access_log=None, handler_cancellation=True)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
         await web.UnixSite(runner, socket).start()
     except BaseException as error:
@@ -61,10 +63,15 @@ async def _serve(socket: str, model: Model, mlx: MlxThread, listening: "Future[N
     await asyncio.Event().wait()
 
 
-def _app(model: Model, mlx: MlxThread) -> web.Application:
+def _app(model: Model, mlx: MlxThread, heart: Heart) -> web.Application:
     async def on_mlx(job: Callable[[], Any]) -> web.Response:
         result = await asyncio.wrap_future(mlx.submit(job))
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+
+    async def pulse(_request: web.Request) -> web.Response:
+        allowance, steps = heart.allowance, heart.beats  # in this order: see `Heart.beating`
+        told = Pulse(steps, mlx.busy, allowance, model.usage())
+        return web.Response(body=msgspec.json.encode(told), content_type="application/json")
 
     async def load(request: web.Request) -> web.StreamResponse:
         command = msgspec.json.decode(await request.read(), type=LoadWeights)
@@ -115,6 +122,7 @@ def _app(model: Model, mlx: MlxThread) -> web.Application:
     app.router.add_post("/sessions/{name}/chat/completions", partial(complete, chat=True))
     app.router.add_post("/sessions/{name}/completions", partial(complete, chat=False))
     app.router.add_post("/shapes", see)
+    app.router.add_get("/pulse", pulse)
     app.router.add_post("/checkpoint", load)
     app.router.add_post("/sessions/{name:.+}/probe", probe)
     app.router.add_put("/sessions/{name:.+}", open_session)

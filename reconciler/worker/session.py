@@ -16,8 +16,10 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
 
 from reconciler.core.footprint import PREFILL_BATCH, TILE
+from reconciler.core.protocol import Usage
 from reconciler.core.records import Config
 from reconciler.worker import experts, force
+from reconciler.worker.heart import SLOWEST_TOKENS_PER_SECOND, Heart
 from reconciler.worker.room import Room
 
 T = TypeVar("T")
@@ -66,12 +68,16 @@ class Request:
     processors: Sequence[Any] = ()
     kept: bool = True
     """Whether its KV cache is kept for prompts that begin alike."""
+    counted: bool = True
+    """Whether it is a client's, whose tokens are counted."""
     cached_tokens: int | None = None
     """Of the prompt, found in a kept KV cache; None: it still waits."""
     left: int = 0
     """Tokens that it may still generate."""
     reserved: int = 0
     """Tokens of KV cache that it has room for."""
+    unread: int = 0
+    """Prompt tokens that the generator has not computed yet."""
     uid: int | None = None
     """Its place in the generator, while it is there."""
     generated: list[int] = field(default_factory=list)
@@ -87,9 +93,16 @@ class Session:
     """One set of settings in force. Used on the MLX thread only."""
 
     def __init__(
-        self, model: Any, config: Config, eos: Sequence[int] = (), room: Room | None = None
+        self,
+        model: Any,
+        config: Config,
+        eos: Sequence[int] = (),
+        room: Room | None = None,
+        heart: Heart | None = None,
     ) -> None:
         self.config = config
+        self.usage = Usage()
+        self._heart = heart or Heart()
         self.seconds = 0.0
         """Time that its steps took: sessions share the thread by it."""
         self.room = room or Room(config)
@@ -119,8 +132,8 @@ class Session:
 
     @property
     def reads_in_tiles(self) -> bool:
-        """Whether a prompt is being read that is longer than a tile of attention."""
-        return any(not r.generated and len(r.prompt) > TILE for r in self._running.values())
+        """Whether a prompt is being read of which more than a tile of attention is left."""
+        return any(request.unread > TILE for request in self._running.values())
 
     def _lengths(self, *more: Request) -> list[int]:
         """Tokens that running requests, and these, have room for."""
@@ -181,6 +194,9 @@ class Session:
             known = len(prompt) - 1 - len(rest)
         if request.cached_tokens is None:
             request.cached_tokens = known
+            if request.counted:
+                self._count(len(prompt), 0)
+        request.unread = len(prompt) - known
         (uid,) = self._generator.insert(
             [prompt[known:]],
             max_tokens=[request.left],
@@ -211,10 +227,26 @@ class Session:
             self._generator.remove([request.uid])
         request.uid = None
 
+    def _count(self, prompt: int, completion: int) -> None:
+        before = self.usage
+        self.usage = Usage(before.prompt_tokens + prompt, before.completion_tokens + completion)
+
+    def _next_tokens(self) -> int:
+        """Tokens that the next step computes, at most: a piece of each of some prompts, padded to
+        the longest, and one of each of the other requests.
+        """
+        pieces = [min(r.unread, self.config.eval_batch_size) for r in self._running.values()]
+        reading = min(PREFILL_BATCH, sum(piece > 0 for piece in pieces))
+        return reading * max(pieces, default=0) + len(self._running)
+
     def step(self) -> None:
         """One step of the batch. Where it fails, all of its requests do."""
+        with self._heart.beating(self._next_tokens() / SLOWEST_TOKENS_PER_SECOND):
+            self._step()
+
+    def _step(self) -> None:
         try:
-            _, responses = self._generator.next()
+            prompts, responses = self._generator.next()
         except Exception as error:  # noqa: BLE001  every request is told
             running, self._running = self._running, {}
             self._generator.close()
@@ -224,9 +256,14 @@ class Session:
                 request.fail(error)
             self._admit()
             return
+        for response in prompts:
+            done, total = response.progress
+            self._running[response.uid].unread = total - done
         for response in responses:
             request = self._running[response.uid]
             request.left -= 1
+            if request.counted:
+                self._count(0, 1)
             request.generated.append(int(response.token))
             if response.finish_reason is not None:
                 self._finish(request, response)
@@ -272,6 +309,15 @@ class Session:
             raise errors[0]
         return tokens
 
+    def probe(self) -> None:
+        """Generate one token, whatever the limits. Raises what the model raises."""
+        errors: list[Exception] = []
+        self._insert(_unasked(1, 1, errors))
+        while self._running:
+            self.step()
+        if errors:
+            raise errors[0]
+
     def observe(self, *, compute: bool = True) -> tuple[Config, tuple[str, ...]]:
         """Call the model with one token: the settings in force, and those that nothing used.
 
@@ -303,7 +349,7 @@ class Session:
         errors: list[Exception] = []
         for size in (3, 5):
             for length in range(1, size + 1):
-                self._insert(Request([0] * length, 2, _ignore, errors.append, kept=False, left=2))
+                self._insert(_unasked(length, 2, errors))
             while self._running:
                 self.step()
             if errors:
@@ -324,6 +370,12 @@ class Session:
         for request in gone:
             request.fail(RuntimeError("the instance was unloaded"))
         self._generator.close()
+
+
+def _unasked(length: int, tokens: int, errors: list[Exception]) -> Request:
+    """A request of ours, which leaves nothing behind."""
+    fail = errors.append
+    return Request([0] * length, tokens, _ignore, fail, kept=False, counted=False, left=tokens)
 
 
 def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:

@@ -12,7 +12,7 @@ from reconciler.controller import Answer, Controller
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.manifest import Flaw
-from reconciler.core.protocol import Reply
+from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
     Asked,
     Instance,
@@ -140,6 +140,9 @@ class FakeEngine:
         assert name in self.loaded
         self.requests.append((name, path, body, spare))
         yield Reply(200, "application/json", _nothing())
+
+    async def tokens(self) -> dict[str, Usage]:
+        return {}
 
     def log(self, _name: str) -> None:
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import Ledger
-from reconciler.core.protocol import Reply
+from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
     Instance,
     LoadReport,
@@ -160,6 +160,9 @@ class FaultyEngine:
         self, name: str, path: str, body: bytes, spare: int
     ) -> AbstractAsyncContextManager[Reply]:
         raise NotImplementedError
+
+    async def tokens(self) -> dict[str, Usage]:
+        return {}
 
     def log(self, _name: str) -> None:
         return None

@@ -147,9 +147,12 @@ async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:
     await bench.engine.let_load()
     await bench.ready("a")
     gone = bench.engine.loaded.pop("a")
-    bench.engine.on_death(gone, Problem(Cause.WORKER_DIED, "killed by signal 9", permanent=False))
-    message = await bench.reason("a", "BackingOff")
-    assert "killed by signal 9" in message
+    bench.engine.on_death(gone, Problem(Cause.WORKER_HUNG, "it is silent", permanent=False))
+    at_once = bench.controller.answer("a")
+    assert at_once is not None
+    assert not at_once.status.ready
+    message = await bench.reason("a", "WorkerHung")
+    assert "it is silent" in message
     answer = bench.controller.answer("a")
     assert answer is not None
     assert (answer.status.config, answer.status.restarts) == (None, 1)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reconciler.core.conditions import derive, pending
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import DEATHS, Cause, Problem
 from reconciler.core.plan import Action, Kind, Why
 from reconciler.core.records import HTTP, Asked, Config, Instance, LoadSpec, Record, Status
 
@@ -69,6 +69,25 @@ def test_a_wait_for_memory_is_no_failure() -> None:
     short = Problem(Cause.INSUFFICIENT_MEMORY, "short", permanent=False)
     wait = Action(Kind.WAIT, "a", "short", why=Why.WAITING_FOR_MEMORY, problem=short)
     assert told(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == ("False", "WaitingForMemory")
+
+
+@pytest.mark.parametrize("cause", sorted(DEATHS))
+def test_how_a_worker_ended_is_why_it_is_not_ready(cause: Cause) -> None:
+    ended = Problem(cause, "it ended", permanent=False)
+    wait = Action(Kind.WAIT, "a", "attempt 1 failed", why=Why.BACKING_OFF, problem=ended)
+    assert told(derive(RECORD, Status(), None, wait, AT)) == {
+        "Ready": ("False", cause.value),
+        "Progressing": ("True", "BackingOff"),
+        "Stalled": ("False", "BackingOff"),
+    }
+    # Where an earlier spec serves, that is what matters to who asks.
+    assert told(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == ("False", "RolledBack")
+
+
+def test_any_other_failure_that_may_pass_is_backed_off() -> None:
+    failed = Problem(Cause.LOAD_FAILED, "no", permanent=False)
+    wait = Action(Kind.WAIT, "a", "attempt 1 failed", why=Why.BACKING_OFF, problem=failed)
+    assert told(derive(RECORD, Status(), None, wait, AT))["Ready"] == ("False", "BackingOff")
 
 
 def test_the_observed_generation_is_the_newest_that_was_in_force() -> None:

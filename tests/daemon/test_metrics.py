@@ -7,7 +7,7 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support import Daemon
+from tests.support import Daemon, Home
 
 
 def metrics(daemon: Daemon) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -20,6 +20,55 @@ def metrics(daemon: Daemon) -> dict[tuple[str, tuple[str, ...]], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def complete(daemon: Daemon, name: str, prompt: int, tokens: int) -> None:
+    body = {"model": name, "prompt": [7] * prompt, "max_tokens": tokens}
+    status, answer = daemon.request("POST", "/v1/completions", body)
+    assert status == 200, answer
+
+
+def tokens(daemon: Daemon, name: str) -> tuple[float, float]:
+    found = metrics(daemon)
+    kinds = ("prompt", "completion")
+    return tuple(found["reconciler_tokens_total", (name, kind)] for kind in kinds)  # type: ignore[return-value]
+
+
+def test_tokens_are_counted_by_instance_through_settings_unloads_and_deaths(
+    daemon: Daemon,
+) -> None:
+    for name in "ab":
+        daemon.load({"model": "tiny/llama", "instance_id": name})
+    assert tokens(daemon, "a") == (0, 0)
+    complete(daemon, "a", 10, 3)
+    complete(daemon, "b", 5, 2)
+    assert (tokens(daemon, "a"), tokens(daemon, "b")) == ((10, 3), (5, 2))
+    # Another session in the same worker; the old one is closed.
+    daemon.load({"model": "tiny/llama", "instance_id": "a", "eval_batch_size": 64})
+    complete(daemon, "a", 10, 1)
+    assert tokens(daemon, "a") == (20, 4)
+    # The last session ends with its worker, without having been asked between.
+    complete(daemon, "a", 2, 2)
+    assert daemon.unload("b")[0] == daemon.unload("a")[0] == 200
+    assert (tokens(daemon, "a"), tokens(daemon, "b")) == ((22, 6), (5, 2))
+    daemon.load({"model": "tiny/llama", "instance_id": "a"})
+    complete(daemon, "a", 1, 1)
+    assert tokens(daemon, "a") == (23, 7)
+    os.kill(daemon.ready("a")["status"]["worker_pid"], signal.SIGKILL)
+    daemon.eventually("a", lambda r: r["status"]["restarts"] == 1)
+    daemon.ready("a")
+    assert tokens(daemon, "a") == (23, 7)
+
+
+def test_a_stuck_worker_does_not_keep_metrics_from_being_read(home: Home) -> None:
+    # So that a scrape that waited for its worker would never be answered.
+    with Daemon(home, "--probe-interval", "1h") as daemon:
+        daemon.load({"model": "tiny/llama", "instance_id": "a"})
+        complete(daemon, "a", 10, 3)
+        assert tokens(daemon, "a") == (10, 3)
+        os.kill(daemon.ready("a")["status"]["worker_pid"], signal.SIGSTOP)
+        assert tokens(daemon, "a") == (10, 3)
+        assert daemon.get("/api/v1/records/a")["status"]["restarts"] == 0
 
 
 def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:
@@ -46,7 +95,7 @@ def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:
     assert found["reconciler_load_seconds_count", ("Load", "weights")] == 2
     assert found["reconciler_load_seconds_count", ("Attach", "all")] == 2
     assert found["reconciler_actions_total", ("Load", "succeeded")] == 2
-    assert found["reconciler_restarts_total", ("WorkerDied",)] == 2
+    assert found["reconciler_restarts_total", ("WorkerKilled",)] == 2
     assert found["reconciler_requests_total", ("a", "200")] == 2
     assert found["reconciler_first_token_seconds_count", ("a",)] == 1
     assert found["reconciler_reconcile_seconds_count", ()] > 4

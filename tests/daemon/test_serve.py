@@ -75,6 +75,36 @@ def test_a_second_daemon_on_the_same_state_is_refused_in_one_line(shared: Daemon
     assert str(shared.home.state) in line
 
 
+def test_memory_is_not_wired_unless_asked_for(shared: Daemon) -> None:
+    shared.until(lambda: shared.get("/api/v1/node")["wired"] is not None)
+    expected = {"policy": "off", "limit_bytes": 0, "problem": None}
+    assert shared.get("/api/v1/node")["wired"] == expected
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there it can be wired")
+def test_memory_that_cannot_be_wired_is_said_and_models_load_all_the_same(home: Home) -> None:
+    with Daemon(home, "--wired-limit", "recommended") as daemon:
+        daemon.load({"model": "tiny/llama"})
+        wired = daemon.get("/api/v1/node")["wired"]
+        assert (wired["policy"], wired["limit_bytes"]) == ("recommended", 0)
+        assert "no Metal" in wired["problem"]
+        assert re.search(r"memory is not wired.*no Metal", daemon.log())
+
+
+def test_an_option_with_a_wrong_value_is_refused_in_words(home: Home) -> None:
+    for option, value, words in (
+        ("--wired-limit", "24", "is no size; write a number and a unit"),
+        ("--probe-interval", "0", "is too short; the least is 0.1s"),
+    ):
+        command = [sys.executable, "-m", "reconciler", "serve", *home.arguments(), option, value]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=environment(), check=False
+        )
+        assert done.returncode == 64
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_public_address_requires_a_token(home: Home) -> None:
     arguments = [*home.arguments(), "--port", "0", "--host", "0.0.0.0"]
     assert "--token-file" in refuse(*arguments)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.errors import Cause, Problem
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Checkpoint, Machine, Wired
 from reconciler.core.manifest import Flaw, Position
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.doctor import facts, findings
@@ -87,6 +87,21 @@ def test_the_wired_limit_is_told_on_a_mac_alone() -> None:
     assert default is not None
     assert raised is not None
     assert (default.message, raised.message.split(",")[0]) == ("macOS decides", "49152 MB")
+
+
+def test_the_policy_of_wired_memory_is_told_and_why_it_is_not_in_force() -> None:
+    def of(wired: Wired) -> tuple[str, str]:
+        found = findings.wired_memory(Machine("gpu", "Apple M4", 10**10, "0.32", wired=wired))
+        assert found is not None
+        return found.level, found.message
+
+    assert of(Wired()) == ("ok", "off: all of a model can be paged out")
+    recommended = of(Wired("recommended", 48 * 10**9))
+    assert recommended == ("ok", "recommended: up to 48.0 GB in each worker")
+    refused = of(Wired("900GB", problem="too much"))
+    assert refused == ("warning", "900GB is not in force: too much")
+    missing = Problem(Cause.WORKER_DIED, "No module named 'mlx'", permanent=False)
+    assert findings.wired_memory(missing) is None
 
 
 def test_models_that_cannot_be_loaded_are_named_a_few_of_them() -> None:
@@ -187,6 +202,14 @@ def test_a_real_machine_and_a_daemon_that_runs_on_it(daemon: Daemon) -> None:
     assert found["mlx"]["level"] == "ok"
     assert found["manifests"]["message"].startswith("1 declared")
     assert found["hub"]["message"].startswith("HF_HUB_OFFLINE")
+    assert found["wired memory"]["message"].startswith("off")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there it can be wired")
+def test_memory_that_cannot_be_wired_is_told(home: Home) -> None:
+    _, found = doctor(home, "--port", "0", "--wired-limit", "24GiB")
+    assert found["wired memory"]["level"] == "warning"
+    assert "MLX has no Metal here" in found["wired memory"]["message"]
 
 
 def test_what_is_wrong_is_found_and_the_exit_code_says_so(home: Home) -> None:

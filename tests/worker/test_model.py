@@ -90,11 +90,10 @@ def test_a_session_is_replaced_and_closed_by_name(models: Path) -> None:
     for length in (8, 16):
         model.open("s", command(path, context_length=length))
     assert session(model, "s").config.context_length == 16
-    model.probe("s")
     model.close("s")
     model.close("s")
     with pytest.raises(KeyError):
-        model.probe("s")
+        model.session("s")
 
 
 def test_a_worker_holds_one_checkpoint_for_life(models: Path) -> None:

@@ -1,0 +1,78 @@
+"""Looks at one worker until it has ended, and ends it where it hangs.
+
+Asking how far it is costs the worker nothing. What has rested for most of a probe interval has to
+generate a token: a worker that answers is not yet one that generates.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from reconciler.core.errors import Problem
+from reconciler.core.liveness import LOOKS, Watched, hung, look, probe_due
+from reconciler.core.protocol import Pulse
+from reconciler.engine import death
+from reconciler.engine.process import WorkerProcess
+
+log = structlog.get_logger()
+
+KILL_SECONDS = 5.0
+"""Until a killed worker is gone; one that the kernel cannot end counts as dead all the same."""
+
+
+async def watch(worker: WorkerProcess, interval: float, tell: Callable[[Pulse], None]) -> None:
+    """Return when the worker has ended, by itself or because it hung; `worker.died()` says which.
+
+    `interval` is the probe interval, in seconds; `tell` hears each pulse.
+    """
+    ended = asyncio.create_task(worker.wait())
+    looking = asyncio.create_task(_look_until_hung(worker, interval, tell))
+    try:
+        await asyncio.wait({ended, looking}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            try:
+                problem = looking.result()
+            except Exception:
+                log.exception("worker is not looked at any more", pid=worker.pid)
+                await ended
+            else:
+                worker.kill(problem)
+                await asyncio.wait({ended}, timeout=KILL_SECONDS)
+    finally:
+        ended.cancel()
+        looking.cancel()
+
+
+async def _look_until_hung(
+    worker: WorkerProcess, interval: float, tell: Callable[[Pulse], None]
+) -> Problem:
+    """Look at it a few times per interval; what is wrong with it, once there is something."""
+    pause = interval / LOOKS
+    watched = Watched(time.monotonic())
+    probe: asyncio.Task[str | None] | None = None
+    turn = 0
+    try:
+        while True:
+            pulse, _ = await asyncio.gather(worker.pulse(pause), asyncio.sleep(pause))
+            if pulse is not None:
+                tell(pulse)
+                if probe is not None and not probe.done():
+                    pulse = replace(pulse, busy=True)
+            watched = look(watched, pulse, time.monotonic(), interval)
+            if (words := hung(watched, pulse, interval)) is not None:
+                return death.of_hang(worker.pid, words)
+            if probe is not None and probe.done():
+                if (failure := probe.result()) is not None:
+                    return death.of_probe(worker.pid, failure)
+                probe = None
+            if probe is None and pulse is not None and probe_due(watched, interval):
+                sessions = sorted(pulse.usage)
+                if sessions:
+                    probe = asyncio.create_task(worker.probe(sessions[turn % len(sessions)]))
+                    turn += 1
+    finally:
+        if probe is not None:
+            probe.cancel()

@@ -1,0 +1,56 @@
+"""Tokens by instance name, through all its sessions and workers."""
+
+from dataclasses import dataclass
+
+from reconciler.core.protocol import Pulse, Usage
+
+
+@dataclass
+class _Open:
+    name: str
+    usage: Usage
+
+
+class Tokens:
+    """Counts that only grow. Sessions are told apart by a name that none had before."""
+
+    def __init__(self) -> None:
+        self._closed: dict[str, Usage] = {}
+        self._open: dict[str, _Open] = {}
+
+    def open(self, session: str, name: str) -> None:
+        """A session answers for the instance `name`."""
+        self._open[session] = _Open(name, Usage())
+
+    def read(self, pulse: Pulse) -> None:
+        """Take up what a worker says. Pulses may come out of order."""
+        for session, usage in pulse.usage.items():
+            self._read(session, usage)
+
+    def close(self, session: str, usage: Usage | None = None) -> None:
+        """A session is no more; `usage` is its last word, if it had one."""
+        if usage is not None:
+            self._read(session, usage)
+        known = self._open.pop(session, None)
+        if known is not None:
+            before = self._closed.get(known.name, Usage())
+            self._closed[known.name] = _sum(before, known.usage)
+
+    def totals(self) -> dict[str, Usage]:
+        """Of each instance that there ever was."""
+        totals = dict(self._closed)
+        for known in self._open.values():
+            totals[known.name] = _sum(totals.get(known.name, Usage()), known.usage)
+        return totals
+
+    def _read(self, session: str, usage: Usage) -> None:
+        known = self._open.get(session)
+        if known is not None:
+            known.usage = Usage(
+                max(known.usage.prompt_tokens, usage.prompt_tokens),
+                max(known.usage.completion_tokens, usage.completion_tokens),
+            )
+
+
+def _sum(a: Usage, b: Usage) -> Usage:
+    return Usage(a.prompt_tokens + b.prompt_tokens, a.completion_tokens + b.completion_tokens)

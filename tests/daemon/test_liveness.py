@@ -1,0 +1,235 @@
+"""Workers that crash, are killed, hang or lose their generation are found, told apart, replaced.
+
+A stopped process (SIGSTOP) stands for one that hangs. Intervals are long enough for a slow machine:
+what is found is tested, not when.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support import Daemon, Home
+
+INTERVAL = 2.0
+"""Seconds, where a hang has to be found."""
+
+SHORT = 1.0
+"""Seconds, where what goes on for longer than two must not be taken for one."""
+
+PREFILL = {"context_length": 32_768, "eval_batch_size": 16}
+HANGING = """\
+import signal, sys, time
+if "reconciler.worker" in sys.orig_argv:
+    signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))
+"""
+"""Signals are handled by the main thread, which generates; the one that answers HTTP goes on."""
+
+ENDLESS = {"prompt": [7], "temperature": 0, "max_tokens": 30_000}
+
+
+@pytest.fixture
+def probed(home: Home) -> Iterator[Daemon]:
+    """A daemon with `assistant` loaded, which finds hangs soon."""
+    home.write("a.yaml", name="assistant", model="tiny/llama", context_length=32_768)
+    with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
+        daemon.ready("assistant")
+        yield daemon
+
+
+def pid(daemon: Daemon, name: str = "assistant") -> int:
+    return int(daemon.get(f"/api/v1/records/{name}")["status"]["worker_pid"])
+
+
+def stream(daemon: Daemon, body: Any) -> http.client.HTTPResponse:
+    data = json.dumps({"model": "assistant", "stream": True} | body).encode()
+    reply: http.client.HTTPResponse = urllib.request.urlopen(
+        urllib.request.Request(f"{daemon.url}/v1/completions", data=data), timeout=90
+    )
+    return reply
+
+
+def causes(daemon: Daemon, name: str = "assistant") -> list[tuple[str, str]]:
+    """Reason and message of each transition in which a worker had ended."""
+    kept = daemon.events(f"follow=false&name={name}")
+    ends = ("WorkerDied", "WorkerKilled", "WorkerHung", "GenerationDied")
+    return [
+        (ready["reason"], ready["message"])
+        for event in kept
+        if event != "lost" and event["type"] == "transition"
+        for ready in event["conditions"]
+        if ready["type"] == "Ready" and ready["reason"] in ends
+    ]
+
+
+def is_replaced(daemon: Daemon, old: int, cause: str, *words: str, name: str = "assistant") -> None:
+    """The worker `old` is found dead once, for that cause, and another takes its place."""
+    daemon.eventually(name, lambda r: r["status"]["restarts"] == 1)
+    status = daemon.ready(name)["status"]
+    assert status["worker_pid"] != old
+    assert status["restarts"] == 1
+    ((reason, message),) = causes(daemon, name)
+    assert reason == cause, message
+    assert all(word in message for word in (str(old), *words)), message
+    assert not psutil.pid_exists(old)
+    stream(daemon, {"model": name, "prompt": [7], "max_tokens": 1}).read()
+
+
+def test_an_idle_worker_that_hangs_is_found_and_replaced(probed: Daemon) -> None:
+    old = pid(probed)
+    os.kill(old, signal.SIGSTOP)
+    is_replaced(probed, old, "WorkerHung", "has not answered")
+
+
+def test_a_busy_worker_that_hangs_is_found_and_its_stream_broken_off(probed: Daemon) -> None:
+    old = pid(probed)
+    with stream(probed, ENDLESS) as reply:
+        assert reply.readline().startswith(b"data: ")
+        os.kill(old, signal.SIGSTOP)
+        *_, last = [line for line in reply if line.startswith(b"data: ")]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "worker_died"
+    is_replaced(probed, old, "WorkerHung", "has not answered")
+
+
+def test_a_worker_that_hangs_in_the_middle_of_a_load_is_found_and_replaced(home: Home) -> None:
+    with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
+        daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
+        (spare,) = daemon.workers()
+        spare.suspend()
+        home.write("a.yaml", name="assistant", model="tiny/llama")
+        status = daemon.ready("assistant")["status"]
+        # It was never loaded before, so nothing was restarted.
+        assert (status["worker_pid"] != spare.pid, status["restarts"]) == (True, 0)
+        ((reason, message),) = causes(daemon)
+        assert reason == "WorkerHung"
+        assert str(spare.pid) in message
+        assert not spare.is_running()
+
+
+def test_a_load_by_http_whose_worker_hangs_is_told_so(home: Home) -> None:
+    with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
+        daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
+        (spare,) = daemon.workers()
+        spare.suspend()
+        status, answer = daemon.request("POST", "/api/v1/models/load", {"model": "tiny/llama"})
+        assert (status, answer["error"]["code"]) == (500, "worker_hung")
+        daemon.load({"model": "tiny/llama"})
+
+
+def test_how_a_worker_ended_is_told(daemon: Daemon) -> None:
+    ends = {
+        "tiny/llama": (signal.SIGKILL, "WorkerKilled", "outside by SIGKILL; the kernel does that"),
+        "tiny/llama-4bit": (signal.SIGTERM, "WorkerKilled", "killed from outside by SIGTERM"),
+        "tiny/qwen3": (signal.SIGSEGV, "WorkerDied", "crashed (SIGSEGV)"),
+        "tiny/gemma2": (signal.SIGABRT, "WorkerDied", "crashed (SIGABRT)"),
+        # It interrupts the thread that generates; the one that answers HTTP does not see it.
+        "tiny/mamba": (signal.SIGINT, "GenerationDied", "KeyboardInterrupt"),
+    }
+    old = {}
+    for model in ends:
+        daemon.load({"model": model})
+        old[model] = pid(daemon, model)
+    for model, (number, _, _) in ends.items():
+        os.kill(old[model], number)
+    for model, (_, cause, words) in ends.items():
+        is_replaced(daemon, old[model], cause, words, name=model)
+
+
+def test_the_generation_thread_that_dies_in_a_request_ends_it(probed: Daemon) -> None:
+    old = pid(probed)
+    with stream(probed, ENDLESS) as reply:
+        assert reply.readline().startswith(b"data: ")
+        os.kill(old, signal.SIGINT)
+        *_, last = [line for line in reply if line.startswith(b"data: ")]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "worker_died"
+    is_replaced(probed, old, "GenerationDied", "KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_worker_that_answers_while_its_generation_hangs_is_found(
+    home: Home, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """mlx-lm #1493: `/health` answered 200 for hours while nothing was generated."""
+    monkeypatch.setenv("PYTHONPATH", str(home.root))
+    (home.root / "sitecustomize.py").write_text(HANGING, "utf-8")
+    home.write("a.yaml", name="assistant", model="tiny/llama", context_length=32_768)
+    with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
+        daemon.ready("assistant")
+        old = pid(daemon)
+        if busy:
+            with stream(daemon, ENDLESS) as reply:
+                assert reply.readline().startswith(b"data: ")
+                os.kill(old, signal.SIGUSR1)
+                reply.read()
+        else:
+            os.kill(old, signal.SIGUSR1)
+        is_replaced(daemon, old, "WorkerHung", "got no further")
+
+
+def test_a_worker_that_died_is_not_listed(tmp_path: Path, models: Path) -> None:
+    """exo #2120: the instance of a dead worker stayed in the list."""
+    own = tmp_path / "models"
+    shutil.copytree(models / "tiny/llama", own / "tiny/llama")
+    home = Home(tmp_path / "home", own)
+    home.write("a.yaml", name="assistant", model="tiny/llama")
+    with Daemon(home) as daemon:
+        old = int(daemon.ready("assistant")["status"]["worker_pid"])
+        shutil.rmtree(own)  # so that it is not loaded again
+        os.kill(old, signal.SIGKILL)
+        record = daemon.eventually("assistant", lambda r: r["status"]["worker_pid"] is None)
+        assert (record["status"]["config"], record["status"]["restarts"]) == (None, 1)
+        assert daemon.get("/v1/models")["data"] == []
+
+
+def test_a_long_prefill_is_no_hang(home: Home) -> None:
+    home.write("a.yaml", name="assistant", model="tiny/llama", **PREFILL)
+    with Daemon(home, "--probe-interval", str(SHORT)) as daemon:
+        daemon.ready("assistant")
+        old = pid(daemon)
+        begin = time.monotonic()
+        length = 4_000
+        # As long as it takes until two intervals are over, on a machine of any speed.
+        while time.monotonic() - begin < 2 * SHORT:
+            begin = time.monotonic()
+            prompt = [n % 200 for n in range(length)]
+            reply = stream(daemon, {"prompt": prompt, "max_tokens": 1}).read()
+            assert b"[DONE]" in reply
+            length = min(2 * length, 32_000)
+        record = daemon.get("/api/v1/records/assistant")
+        assert (record["status"]["worker_pid"], record["status"]["restarts"]) == (old, 0)
+        assert causes(daemon) == []
+
+
+def test_a_daemon_that_was_stopped_itself_takes_no_worker_for_hung(home: Home) -> None:
+    """As when the machine sleeps: the clock jumps, and nobody has answered meanwhile."""
+    home.write("a.yaml", name="assistant", model="tiny/llama")
+    with Daemon(home, "--probe-interval", str(SHORT)) as daemon:
+        old = int(daemon.ready("assistant")["status"]["worker_pid"])
+        for _ in range(2):
+            daemon.process.send_signal(signal.SIGSTOP)
+            time.sleep(2.5 * SHORT)  # what must pass is time
+            daemon.process.send_signal(signal.SIGCONT)
+            stream(daemon, {"prompt": [7], "max_tokens": 1}).read()
+        record = daemon.get("/api/v1/records/assistant")
+        assert (record["status"]["worker_pid"], record["status"]["restarts"]) == (old, 0)
+        assert causes(daemon) == []
+
+
+def test_unloading_and_reloading_are_not_taken_for_deaths(home: Home) -> None:
+    with Daemon(home, "--probe-interval", str(SHORT)) as daemon:
+        for model in ("tiny/llama", "tiny/qwen3", "tiny/llama"):
+            body = {"spec": {"model": model}}
+            status, answer = daemon.request("PUT", "/api/v1/records/assistant?wait=ready", body)
+            assert status == 200, answer
+        assert daemon.unload("assistant")[0] == 200
+        assert causes(daemon) == []
+        assert "worker died" not in daemon.log()

@@ -1,0 +1,43 @@
+"""Counts of tokens that outlive sessions and workers."""
+
+from reconciler.core.protocol import Pulse, Usage
+from reconciler.engine.tokens import Tokens
+
+
+def pulse(**usage: Usage) -> Pulse:
+    return Pulse(0, busy=False, usage=usage)
+
+
+def test_an_instance_has_the_sum_of_its_sessions() -> None:
+    tokens = Tokens()
+    tokens.open("1", "a")
+    tokens.read(pulse(**{"1": Usage(10, 3)}))
+    tokens.open("2", "a")  # other settings; the old session still drains
+    tokens.read(pulse(**{"1": Usage(10, 5), "2": Usage(1, 1)}))
+    assert tokens.totals() == {"a": Usage(11, 6)}
+    tokens.close("1", Usage(10, 7))
+    assert tokens.totals() == {"a": Usage(11, 8)}
+
+
+def test_what_was_read_last_counts_where_there_is_no_last_word() -> None:
+    tokens = Tokens()
+    tokens.open("1", "a")
+    tokens.read(pulse(**{"1": Usage(10, 3)}))
+    tokens.close("1")
+    tokens.close("1", Usage(99, 99))
+    assert tokens.totals() == {"a": Usage(10, 3)}
+
+
+def test_counts_never_go_back_and_strangers_are_not_counted() -> None:
+    tokens = Tokens()
+    tokens.open("1", "a")
+    for usage in (Usage(10, 3), Usage(10, 2), Usage(9, 3)):
+        tokens.read(pulse(**{"1": usage, "not yet": Usage(5, 5)}))
+    tokens.close("not yet")
+    assert tokens.totals() == {"a": Usage(10, 3)}
+
+
+def test_an_instance_that_answered_nothing_has_none() -> None:
+    tokens = Tokens()
+    tokens.open("1", "a")
+    assert tokens.totals() == {"a": Usage(0, 0)}

@@ -1,0 +1,136 @@
+"""What a worker can say of itself: how far it is, and what may take how long."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.protocol import LoadWeights, OpenSession, Usage
+from reconciler.core.records import Config
+from reconciler.worker.heart import LONG_JOB_SECONDS, Heart
+from reconciler.worker.model import Model
+from reconciler.worker.session import Request
+from reconciler.worker.thread import MlxThread
+from tests.support import eventually
+
+STEP = 16
+
+
+class Recorder(Heart):
+    """Notes every allowance that was in force when something was finished."""
+
+    def __init__(self) -> None:
+        self.allowances: list[float] = []
+        super().__init__()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "beats" and value:
+            self.allowances.append(self.allowance)
+        super().__setattr__(name, value)
+
+
+@pytest.fixture
+def model(models: Path) -> Model:
+    """One with the session `s`, of one token of context."""
+    model = Model(Recorder())
+    model.load(LoadWeights(str(models / "tiny/llama")), lambda _: None)
+    config = Config(1, STEP, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+    model.open("s", OpenSession(config))
+    return model
+
+
+def heart(model: Model) -> Recorder:
+    assert isinstance(model._heart, Recorder)
+    return model._heart
+
+
+def ask(model: Model, prompt: list[int], tokens: int) -> None:
+    session = model.session("s")
+    errors: list[Exception] = []
+    request = Request(prompt, tokens, lambda *_: None, errors.append, left=tokens)
+    session._insert(request)
+    while model.step():
+        pass
+    assert errors == []
+
+
+def test_each_piece_of_the_weights_is_a_beat_and_may_take_long(models: Path) -> None:
+    beats: list[int] = []
+    recorder = Recorder()
+    model = Model(recorder)
+    path = LoadWeights(str(models / "tiny/llama"))
+    model.load(path, lambda read: beats.append(recorder.beats) if read.bytes_read else None)
+    assert len(beats) > 5
+    assert beats == sorted(set(beats))
+    assert set(recorder.allowances) == {LONG_JOB_SECONDS}
+    assert recorder.allowance == 0
+
+
+def test_a_step_may_take_as_long_as_its_tokens_need(model: Model) -> None:
+    recorder = heart(model)
+    recorder.allowances.clear()
+    ask(model, [7] * (2 * STEP + 5), 3)
+    # Whole pieces of the prompt, its rest, and then one token at a time.
+    longest = (STEP + 1) / 10
+    assert recorder.allowances[:2] == [longest, longest]
+    assert recorder.allowances[-1] == 0.1
+    assert recorder.allowances == sorted(recorder.allowances, reverse=True)
+
+
+def test_a_probe_is_one_token_whatever_the_context_and_leaves_nothing(model: Model) -> None:
+    beats = heart(model).beats
+    model.probe("s")
+    assert heart(model).beats > beats
+    assert model.usage() == {"s": Usage()}
+    session = model.session("s")
+    assert (session.busy, session.kept_bytes) == (False, 0)
+
+
+def test_a_probe_of_what_has_gone_or_is_at_work_does_nothing(model: Model) -> None:
+    session = model.session("s")
+    request = Request([5], 4, lambda *_: None, lambda _: None, left=4)
+    session._insert(request)
+    beats = heart(model).beats
+    model.probe("s")
+    model.probe("gone")
+    assert heart(model).beats == beats
+    assert request.left == 4
+
+
+def test_a_probe_tells_what_the_model_raises(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("the GPU is gone")
+
+    monkeypatch.setattr(model.session("s")._generator, "next", fail)
+    with pytest.raises(RuntimeError, match="the GPU is gone"):
+        model.probe("s")
+
+
+def test_tokens_are_counted_by_session_until_it_is_closed(model: Model) -> None:
+    ask(model, [7] * 20, 3)
+    ask(model, [7] * 20, 2)
+    assert model.usage() == {"s": Usage(40, 5)}
+    assert model.close("s") == Usage(40, 5)
+    assert (model.usage(), model.close("s")) == ({}, Usage())
+
+
+def test_the_mlx_thread_is_busy_while_it_has_a_job_or_more_steps_to_do() -> None:
+    steps = iter([True, False])
+    stepping, on = threading.Event(), threading.Event()
+
+    def step() -> bool:
+        stepping.set()
+        assert on.wait(60)
+        return next(steps)
+
+    recorder = Heart()
+    mlx = MlxThread(step, recorder)
+    first = mlx.submit(lambda: mlx.busy)
+    queued = mlx.busy
+    threading.Thread(target=mlx.run, daemon=True).start()
+    assert (queued, first.result(60)) == (True, True)
+    assert stepping.wait(60)
+    assert (mlx.busy, recorder.beats) == (True, 1)
+    on.set()
+    eventually(lambda: not mlx.busy, lambda: "it is busy for ever")
+    assert next(steps, None) is None
