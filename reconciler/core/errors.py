@@ -38,6 +38,8 @@ class Cause(StrEnum):
     REMOVED = "Removed"
     SUSPENDED = "Suspended"
     STOPPING = "Stopping"
+    SUSPECTED_HOST_CRASH = "SuspectedHostCrash"
+    STATE_UNWRITABLE = "StateUnwritable"
 
 
 @dataclass(frozen=True)
