@@ -69,6 +69,7 @@ class World:
         self.generations: dict[tuple[str, object], Record] = {}
         self.violations: list[str] = []
         self.unloads: list[asyncio.Task[None]] = []
+        self.boots = 1
         self.start()
 
     # -- steps -----------------------------------------------------------------------------
@@ -88,6 +89,7 @@ class World:
             [self.source],
             self.clock,
             hub_cache=Path(self._directory.name) / "hub",
+            boot_id=f"boot-{self.boots}",
         )
         self.run(self.controller.start())
         self.scan()
@@ -99,6 +101,26 @@ class World:
         self.store.close()
         self.failures.clear()
         self.start()
+
+    def crash(self, *, reboot: bool) -> None:
+        """The daemon, or the machine, ends without a word, and starts again."""
+        self._hang_up()
+        self.store.close()  # what the controller does from here on is lost
+        self.run(self.controller.close())
+        self._collect()
+        self.failures.clear()
+        self.boots += reboot
+        self.start()
+
+    def clear(self, name: str) -> None:
+        """Somebody forgives a record."""
+
+        async def cleared() -> None:
+            with contextlib.suppress(LoadError):
+                self.controller.clear(name)
+
+        self.failures.pop(name, None)
+        self.run(cleared())
 
     def close(self) -> None:
         self._hang_up()
@@ -322,7 +344,8 @@ class World:
             assert status.observed_generation == record.generation
             assert record.last_good is not None
             assert not record.provisional
-        if states["Stalled"] and record.owner == HTTP and record.last_good is not None:
+        undone = states["Stalled"] and not _held(answer)
+        if undone and record.owner == HTTP and record.last_good is not None:
             assert record.last_good.loads_like(record.spec), "a failed update was not undone"
         busy = record.name in self.controller._loop.running
         if not (states["Ready"] or states["Stalled"] or _rests(answer)):
@@ -382,6 +405,8 @@ class World:
         for answer in self.controller.answers():
             if _rests(answer):
                 continue
+            if _held(answer):
+                continue
             self._check_restored(answer.record)
             ready = answer.status.condition("Ready")
             stalled = answer.status.condition("Stalled")
@@ -392,6 +417,14 @@ class World:
                 or stalled.status == "True"
                 or "WaitingForMemory" in {c.reason for c in answer.status.conditions}
             ), answer
+
+
+def _held(answer: Answer) -> bool:
+    """Whether crashes are held against it."""
+    stalled = answer.status.condition("Stalled")
+    if stalled is None or stalled.reason != "SuspectedHostCrash":
+        return False
+    return stalled.status == "True"
 
 
 def _rests(answer: Answer) -> bool:

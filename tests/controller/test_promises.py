@@ -128,6 +128,14 @@ class Promises(RuleBasedStateMachine):
     def restart(self) -> None:
         self.world.restart()
 
+    @rule(reboot=st.booleans())
+    def crash(self, reboot: bool) -> None:
+        self.world.crash(reboot=reboot)
+
+    @rule(name=st.sampled_from(NAMES))
+    def clear(self, name: str) -> None:
+        self.world.clear(name)
+
     @invariant()
     def promises_hold(self) -> None:
         self.world.check()
