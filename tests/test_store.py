@@ -271,6 +271,15 @@ def test_what_can_be_read_of_a_damaged_database_is_kept(tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_was_before_the_end_of_a_truncated_database_is_kept(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    os.truncate(path, path.stat().st_size - 4096)
+    store = Store(tmp_path)
+    assert store.set_aside is not None
+    assert len(store.load()) > 10
+    store.close()
+
+
 def test_a_record_that_makes_no_sense_is_damage_too(tmp_path: Path) -> None:
     path = filled(tmp_path, 3)
     with sqlite3.connect(path) as db:

@@ -6,7 +6,7 @@ broken.py    a damaged file: set aside, and what of it can be read
 store.py     what the controller writes and reads
 """
 
-from reconciler.store.broken import SetAside
+from reconciler.store.broken import SetAside, left_in
 from reconciler.store.database import SCHEMA_VERSION, StoreError
 from reconciler.store.store import KEPT_ATTEMPTS, KEPT_GENERATIONS, Store, UnwritableError
 
@@ -18,4 +18,5 @@ __all__ = [
     "Store",
     "StoreError",
     "UnwritableError",
+    "left_in",
 ]

@@ -90,6 +90,8 @@ def salvage(path: Path) -> Salvaged:
                     shutil.copyfile(file, copy.with_name(copy.name + suffix))
             with contextlib.closing(sqlite3.connect(copy)) as db:
                 db.row_factory = sqlite3.Row
+                # So that SQLite reads on in a file that is shorter than it says.
+                db.execute("PRAGMA writable_schema = ON")
                 return _read(db)
     except (OSError, sqlite3.Error):
         return Salvaged()
