@@ -134,7 +134,7 @@ async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> Non
 async def clear(client: Client, *, name: str) -> None:
     """Forget crashes and failures of the record NAME, so that it is tried at once."""
     await client.post(f"{path(name)}/clear", None)
-    click.echo(f"{name} is tried again")
+    click.echo(f"the failures of {name} are forgotten")
 
 
 def path(name: str) -> str:

@@ -93,7 +93,7 @@ def test_a_model_whose_load_brings_the_daemon_down_twice_is_held_until_it_is_cle
     assert "`reconciler clear slow`" in told.stdout
     block.unlink()  # the disk does not hang any more
     told = run(daemon, "clear", "slow")
-    assert (told.returncode, told.stdout) == (0, "slow is tried again\n")
+    assert (told.returncode, told.stdout) == (0, "the failures of slow are forgotten\n")
     daemon.ready("slow")
     assert run(daemon, "clear", "nobody").returncode == 4
 
