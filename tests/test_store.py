@@ -352,6 +352,26 @@ def test_what_cannot_be_written_is_an_error_in_words_and_told_once(tmp_path: Pat
     store.close()
 
 
+def test_damage_that_is_found_while_writing_is_mended_by_a_restart(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    store = Store(tmp_path)
+    store._db.execute("PRAGMA cache_size = 0")
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+
+    def remove_all() -> None:
+        for number in range(60):
+            store.remove(f"record/{number:03}", AT)
+
+    with pytest.raises(UnwritableError, match="restart the daemon"):
+        remove_all()
+    store.close()
+    store = Store(tmp_path)
+    assert store.set_aside is not None
+    store.close()
+
+
 def test_a_read_only_file_system_is_told_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

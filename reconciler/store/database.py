@@ -147,7 +147,7 @@ def _examine(path: Path) -> None:
             if version > 0:
                 rows.read_all(db)
         except sqlite3.Error as error:
-            if _is_damage(error):
+            if is_damage(error):
                 raise BrokenError(str(error)) from None
             raise
         except ValueError as error:
@@ -165,7 +165,7 @@ def _was_emptied(path: Path) -> bool:
     return path.exists() and not path.stat().st_size and not (log.exists() and log.stat().st_size)
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: sqlite3.Error) -> bool:
     """Whether an error says that the file is damaged, rather than that it cannot be used now."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:

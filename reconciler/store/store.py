@@ -17,7 +17,7 @@ from reconciler.core.records import Generation, Outcome, Record, Status
 from reconciler.core.suspicion import CutShort, LastRun, Suspicion
 from reconciler.store import rows
 from reconciler.store.broken import SetAside, set_aside
-from reconciler.store.database import NAME, BrokenError, StoreError, connect
+from reconciler.store.database import NAME, BrokenError, StoreError, connect, is_damage
 
 KEPT_ATTEMPTS = 20
 """Per record; older ones are deleted."""
@@ -297,10 +297,10 @@ class Store:
         self.try_to_write()
 
     def _unwritable(self, error: sqlite3.Error) -> Problem:
-        words = (
-            f"cannot write to state directory {self._directory}: {error}; "
-            "see to it that there is room on its disk and that it may be written"
-        )
+        mend = "see to it that there is room on its disk and that it may be written"
+        if is_damage(error):
+            mend = "restart the daemon, which sets the damaged database aside and begins a new one"
+        words = f"cannot write to state directory {self._directory}: {error}; {mend}"
         return Problem(Cause.STATE_UNWRITABLE, words, permanent=False)
 
 

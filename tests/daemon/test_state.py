@@ -88,6 +88,35 @@ def test_a_state_directory_that_cannot_be_made_is_refused_in_one_line(
     assert "--state" in line
 
 
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.executable, [sys.executable, "-m", "reconciler", "serve", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("room", [0, 40])
+def test_a_disk_that_is_full_at_the_start_is_told_in_one_line(home: Home, room: int) -> None:
+    with Daemon(home) as daemon:
+        daemon.load({"model": "tiny/llama"})
+        daemon.stop()
+    before = home.state.joinpath(NAME).read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(room), *home.arguments(), "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.strip().splitlines()
+    assert f"state directory {home.state}: " in line
+    assert home.state.joinpath(NAME).read_bytes() == before
+    with Daemon(home) as daemon:
+        daemon.ready("tiny/llama")
+
+
 @contextmanager
 def full(daemon: Daemon) -> Iterator[None]:
     """No room for another page of the database's log, as on a disk that is full."""
