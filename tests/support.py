@@ -217,7 +217,7 @@ def described() -> tuple[Any, list[tuple[re.Pattern[str], Any]]]:
 
     app = build(None, "127.0.0.1", None)  # type: ignore[arg-type]
     document = json.loads(json.dumps(openapi.document(app.router)))
-    paths = sorted(document["paths"].items(), key=lambda pair: "{" in pair[0])
+    paths = sorted(document["paths"].items(), key=lambda pair: ("{" in pair[0], -len(pair[0])))
     return document, [
         (re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(path))), operations)
         for path, operations in paths

@@ -1,12 +1,19 @@
 """The store: what is written is there after a crash, and one daemon uses it at a time."""
 
+import errno
+import os
+import resource
 import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import (
+    HTTP,
     Asked,
     Condition,
     Config,
@@ -16,7 +23,11 @@ from reconciler.core.records import (
     SettingWarning,
     Status,
 )
-from reconciler.store import KEPT_ATTEMPTS, SCHEMA_VERSION, Store, StoreError
+from reconciler.core.suspicion import CutShort, LastRun, Suspicion
+from reconciler.store import KEPT_ATTEMPTS, SCHEMA_VERSION, Store, StoreError, UnwritableError
+from reconciler.store import store as store_module
+from reconciler.store.broken import left_in
+from reconciler.store.database import JOURNAL_BYTES, NAME
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 RECORD = Record(
@@ -63,24 +74,101 @@ def test_a_removed_record_is_gone_with_its_status(tmp_path: Path) -> None:
     store.close()
 
 
-def test_an_attempt_without_an_end_is_found_once(tmp_path: Path) -> None:
+def attempt(store: Store, name: str = RECORD.name, action: str = "Load") -> int:
+    return store.begin_attempt(name, action, "it is not loaded", AT, replace(RECORD, name=name))
+
+
+def test_the_next_start_sees_what_a_run_left_behind(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    done = store.begin_attempt("a", 1, "Load", "it is not loaded", AT)
-    store.end_attempt(done, "succeeded", AT)
-    store.begin_attempt("b", 1, "Load", "it is not loaded", AT)
+    assert store.last_run() is None
+    store.begin_run("boot-1", AT, {})
+    done = attempt(store, "a")
+    store.end_attempt(done, "succeeded", AT, ["a", "b"])
+    attempt(store, "b", "Reload")
     store.close()
     store = Store(tmp_path)
-    assert store.take_unfinished_attempts(AT) == [("b", "Load")]
-    assert store.take_unfinished_attempts(AT) == []
+    cut = CutShort("b", RECORD.created_at, RECORD.generation, "Reload")
+    assert store.last_run() == LastRun("boot-1", False, (cut,), frozenset({"a", "b"}))
+    store.begin_run("boot-2", AT, {})
+    assert store.last_run() == LastRun("boot-2", False)
     store.close()
 
 
-def test_attempts_are_bounded_per_record(tmp_path: Path) -> None:
+def test_a_clean_stop_clears_who_was_loaded_of_suspicion(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("a", "b"):
+        store.put(replace(RECORD, name=name), STATUS, AT)
+    held = {"a": Suspicion(7, 0, 1, AT), "b": Suspicion(7, 1, 0, AT)}
+    store.begin_run("boot-1", AT, held)
+    assert store.suspicions() == held
+    store.note_loaded(["a"])
+    store.end_run(AT)
+    assert store.suspicions() == {"b": held["b"]}
+    assert store.last_run() == LastRun("boot-1", True)
+    store.suspect("b", None)
+    assert store.suspicions() == {}
+    store.close()
+
+
+def test_a_suspicion_goes_with_its_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(RECORD, STATUS, AT)
+    store.suspect(RECORD.name, Suspicion(7, 2))
+    store.remove(RECORD.name, AT)
+    assert store.suspicions() == {}
+    store.close()
+
+
+def count(store: Store, table: str) -> int:
+    (number,) = store._db.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+    return int(number)
+
+
+def test_attempts_are_bounded_per_record_and_altogether(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "KEPT_ALL_ATTEMPTS", 50)
     store = Store(tmp_path)
     for _ in range(KEPT_ATTEMPTS + 5):
-        store.begin_attempt("a", 1, "Load", "", AT)
-    store.begin_attempt("b", 1, "Load", "", AT)
-    assert len(store.take_unfinished_attempts(AT)) == KEPT_ATTEMPTS + 1
+        store.end_attempt(attempt(store, "a"), "succeeded", AT)
+    assert count(store, "attempts") == KEPT_ATTEMPTS
+    unfinished = attempt(store, "unfinished")
+    for number in range(100):
+        store.end_attempt(attempt(store, f"gone/{number}"), "succeeded", AT)
+    # One more: what has no end is kept, for the next start to see.
+    assert count(store, "attempts") == 51
+    last = store.last_run()
+    assert last is None
+    store.end_attempt(unfinished, "succeeded", AT)
+    store.end_attempt(attempt(store, "a"), "succeeded", AT)
+    assert count(store, "attempts") == 50
+    store.close()
+
+
+def test_the_files_stay_bounded_however_much_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages that are freed are used again, and the log is cut back at checkpoints."""
+    monkeypatch.setattr(store_module, "KEPT_HISTORY", 100)
+    monkeypatch.setattr(store_module, "KEPT_ALL_ATTEMPTS", 100)
+    store = Store(tmp_path)
+    store._db.execute("PRAGMA synchronous = OFF")  # what is measured is size, not safety
+
+    def write(count: int) -> int:
+        for number in range(count):
+            name = f"record/{number % 50}"
+            record = replace(RECORD, name=name, generation=number)
+            store.put(record, STATUS, AT)
+            store.end_attempt(store.begin_attempt(name, "Load", "x" * 100, AT, record), "done", AT)
+            if number % 7 == 0:
+                store.remove(name, AT)
+        return sum(f.stat().st_size for f in tmp_path.glob("reconciler.db*"))
+
+    settled = write(1000)
+    assert write(3000) <= 1.2 * settled
+    assert (
+        settled < 2 * JOURNAL_BYTES + 4_500_000
+    )  # the log grows to 1000 pages between two checkpoints
     store.close()
 
 
@@ -102,3 +190,201 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="newer reconciler"):
         Store(tmp_path)
     assert path.read_bytes() == before
+
+
+# -- damage ------------------------------------------------------------------------------------
+
+
+def filled(directory: Path, names: int = 60) -> Path:
+    """A database with so many http records of several pages, all in its main file."""
+    store = Store(directory)
+    for number in range(names):
+        record = replace(RECORD, name=f"record/{number:03}", owner=HTTP, file=None, line=None)
+        store.put(record, STATUS, AT)
+    store.note_suspended("directory:/m", suspended=True)
+    store.close()
+    path = directory / NAME
+    assert not path.with_name(f"{NAME}-wal").exists()
+    return path
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 1000)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def halved(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 // 4096 * 4096)
+
+
+def zeroed(path: Path) -> None:
+    """A page of the records' table, known by what stands in it."""
+    data = path.read_bytes()
+    pages = [data[start : start + 4096] for start in range(0, len(data), 4096)]
+    leaves = [
+        number
+        for number, page in enumerate(pages)
+        if page[0] == 0x0D
+        if b"num_experts" in page and b"Pending" not in page and b"conditions" not in page
+    ]
+    with path.open("r+b") as file:
+        file.seek(leaves[1] * 4096)
+        file.write(b"\0" * 4096)
+
+
+@pytest.mark.parametrize("damage", [garbage, emptied, halved, zeroed])
+def test_a_damaged_database_is_set_aside_and_a_new_one_begun(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = filled(tmp_path)
+    damage(path)
+    before = path.read_bytes()
+    store = Store(tmp_path)
+    aside = store.set_aside
+    assert aside is not None
+    assert aside.path.read_bytes() == before
+    assert str(aside.path) in aside.words
+    assert left_in(tmp_path) == (aside.path,)
+    store.put(RECORD, STATUS, AT)
+    store.close()
+    store = Store(tmp_path)
+    assert store.set_aside is None
+    assert (RECORD, STATUS) in store.load()
+    store.close()
+
+
+def test_what_can_be_read_of_a_damaged_database_is_kept(tmp_path: Path) -> None:
+    zeroed(filled(tmp_path))
+    store = Store(tmp_path)
+    assert store.set_aside is not None
+    saved = {record.name: status for record, status in store.load()}
+    lost = store.set_aside.salvaged.lost
+    assert 10 < len(saved) < 60
+    assert all(status == STATUS for status in saved.values())
+    assert sorted([*saved, *lost]) == [f"record/{number:03}" for number in range(60)]
+    assert all(name in store.set_aside.words for name in lost)
+    assert store.is_suspended("directory:/m")
+    assert {g.name for g in store.history()} >= set(saved)
+    store.close()
+
+
+def test_what_was_before_the_end_of_a_truncated_database_is_kept(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    os.truncate(path, path.stat().st_size - 4096)
+    store = Store(tmp_path)
+    assert store.set_aside is not None
+    assert len(store.load()) > 10
+    store.close()
+
+
+def test_a_record_that_makes_no_sense_is_damage_too(tmp_path: Path) -> None:
+    path = filled(tmp_path, 3)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE records SET spec = '{' WHERE name = 'record/001'")
+    db.close()
+    store = Store(tmp_path)
+    assert store.set_aside is not None
+    assert store.set_aside.salvaged.lost == ("record/001",)
+    assert [record.name for record, _ in store.load()] == ["record/000", "record/002"]
+    store.close()
+
+
+def test_two_damaged_databases_in_one_second_are_both_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _tz: object = None) -> datetime:  # type: ignore[override]
+            return AT
+
+    monkeypatch.setattr(store_module, "datetime", Clock)
+    for _ in range(2):
+        garbage(tmp_path / NAME)
+        Store(tmp_path).close()
+    assert len(left_in(tmp_path)) == 2
+
+
+def test_the_log_of_a_damaged_database_is_kept_with_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(replace(RECORD, owner=HTTP), STATUS, AT)
+    with sqlite3.connect(tmp_path / NAME) as reader:
+        reader.execute("SELECT * FROM records").fetchall()
+        log = (tmp_path / f"{NAME}-wal").read_bytes()
+        main = (tmp_path / NAME).read_bytes()
+    reader.close()
+    store.close()
+    (tmp_path / NAME).write_bytes(main[:16] + b"\0" * 4080)
+    (tmp_path / f"{NAME}-wal").write_bytes(log[:5000])
+    store = Store(tmp_path)
+    assert store.set_aside is not None
+    path = store.set_aside.path
+    assert path.with_name(f"{path.name}-wal").read_bytes() == log[:5000]
+    store.close()
+
+
+# -- what cannot be written --------------------------------------------------------------------
+
+
+def test_what_cannot_be_written_is_an_error_in_words_and_told_once(tmp_path: Path) -> None:
+    told: list[Problem | None] = []
+    store = Store(tmp_path)
+    store.tell = told.append
+    store.begin_run("boot", AT, {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / f"{NAME}-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(UnwritableError, match=str(tmp_path)) as raised:
+                store.put(RECORD, STATUS, AT)
+        assert raised.value.problem.cause is Cause.STATE_UNWRITABLE
+        assert store.try_to_write() == store.problem is not None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.load() == []
+    assert store.try_to_write() is None
+    store.put(RECORD, STATUS, AT)
+    assert [problem is not None for problem in told] == [True, False]
+    assert store.load() == [(RECORD, STATUS)]
+    store.close()
+
+
+def test_damage_that_is_found_while_writing_is_mended_by_a_restart(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    store = Store(tmp_path)
+    store._db.execute("PRAGMA cache_size = 0")
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+
+    def remove_all() -> None:
+        for number in range(60):
+            store.remove(f"record/{number:03}", AT)
+
+    with pytest.raises(UnwritableError, match="restart the daemon"):
+        remove_all()
+    store.close()
+    store = Store(tmp_path)
+    assert store.set_aside is not None
+    store.close()
+
+
+def test_a_read_only_file_system_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreError, match=r"cannot write to state directory .*Read-only"):
+        Store(tmp_path)
+
+
+def test_a_database_that_cannot_be_opened_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    with pytest.raises(StoreError, match="cannot use state directory"):
+        Store(tmp_path)
+    assert (tmp_path / NAME).is_dir()

@@ -49,6 +49,8 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.REMOVED: (409, "conflict", "removed"),
     Cause.SUSPENDED: (409, "conflict", "suspended"),
     Cause.STOPPING: (503, "unavailable", "stopping"),
+    Cause.SUSPECTED_HOST_CRASH: (409, "conflict", "suspected_host_crash"),
+    Cause.STATE_UNWRITABLE: (507, "unavailable", "state_unwritable"),
 }
 """HTTP status, type and code of each cause."""
 

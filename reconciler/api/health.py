@@ -24,8 +24,8 @@ async def ready(request: web.Request) -> web.Response:
 @routes.get("/health")
 @describe({200: ref("health"), 503: ref("health")})
 async def health(request: web.Request) -> web.Response:
-    """200 while models can be loaded; 503 with the reason where no worker can be started."""
-    problem = request.app[CONTROLLER].engine_problem
+    """200 while models can be loaded; 503 with the reason while none can be."""
+    problem = request.app[CONTROLLER].problem
     if problem is not None:
         body = {"status": "degraded", "message": problem.message, "version": __version__}
         return reply(body, status=503)

@@ -87,6 +87,14 @@ async def delete(request: web.Request) -> web.Response:
     return reply({"instance_id": name})
 
 
+@routes.post("/api/v1/records/{name:.+}/clear")
+@describe({200: ref("record")})
+async def clear(request: web.Request) -> web.Response:
+    """Forget crashes, failures and back-off of a record, so that it is tried at once."""
+    controller = request.app[CONTROLLER]
+    return reply(_record(controller.clear(request.match_info["name"]), controller))
+
+
 async def _wait(request: web.Request, controller: Controller, name: str) -> None:
     wanted = request.query.get("wait")
     if wanted is None:

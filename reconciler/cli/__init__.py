@@ -23,7 +23,7 @@ click.UsageError.exit_code = 64
 COMMANDS = {
     "Run": ("serve", "service", "doctor", "demo"),
     "Models": ("load", "unload", "run", "ps", "ls", "pull", "estimate"),
-    "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait"),
+    "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait", "clear"),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
     "Look": ("events", "history", "logs"),
@@ -42,6 +42,7 @@ MODULES = {
     "get": "records",
     "describe": "records",
     "wait": "records",
+    "clear": "records",
     "apply": "manifests",
     "delete": "manifests",
     "plan": "manifests",

@@ -74,7 +74,12 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
         findings.wired_memory(machine),
         *findings.models(Catalog(places).listed()),
         *findings.manifests(DirectorySource(manifests).scan(), manifests),
-        findings.state(state, writable=facts.writable(state), free=facts.free_space(state)),
+        *findings.state(
+            state,
+            writable=facts.writable(state),
+            free=facts.free_space(state),
+            broken=facts.broken(state),
+        ),
         findings.token(token_file, facts.mode(token_file)),
         findings.port(await _port(options["host"], options["port"])),
         findings.service([service.state() for service in services()]),
@@ -108,8 +113,9 @@ async def _port(host: str, port: int) -> Port:
         return Port(address)
     writer.close()
     try:
-        told = await _ask(f"http://{address}/health")
-        return Port(address, daemon=str(told["version"]), taken=True)
+        told = await _ask(f"http://{address}/health", fails=False)
+        problem = told.get("message") if told["status"] == "degraded" else None
+        return Port(address, daemon=str(told["version"]), taken=True, problem=problem)
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
         return Port(address, taken=True)
 
@@ -126,8 +132,10 @@ async def _hub() -> Finding:
     return findings.hub(address, error, offline=offline)
 
 
-async def _ask(url: str) -> Any:
+async def _ask(url: str, *, fails: bool = True) -> Any:
+    """What it answers; an answer that says it is not well is an error, unless it is wanted."""
     timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
-        reply.raise_for_status()
+        if fails:
+            reply.raise_for_status()
         return await reply.json()

@@ -14,7 +14,7 @@ import click
 import structlog
 from aiohttp import web
 
-from reconciler import node
+from reconciler import boot, node
 from reconciler.api.app import build
 from reconciler.api.guard import is_loopback
 from reconciler.cli import HOME
@@ -27,7 +27,7 @@ from reconciler.models.places import Directory, HubCache, LMStudio
 from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
-from reconciler.store import Store, StoreError
+from reconciler.store import Store, StoreError, UnwritableError
 
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
@@ -73,11 +73,18 @@ def run(options: Options) -> None:
     with listener:
         try:
             store = Store(options.state)
-            run_directory = sockets.prepare(options.state)
-        except (StoreError, OSError) as error:
+        except StoreError as error:
             raise click.ClickException(str(error)) from None
         try:
+            run_directory = sockets.prepare(options.state)
+        except OSError as error:
+            store.close()
+            message = f"cannot make the directory of the workers' sockets: {error}"
+            raise click.ClickException(message) from None
+        try:
             asyncio.run(_serve(options, token, listener, store, run_directory))
+        except UnwritableError as error:
+            raise click.ClickException(error.problem.message) from None
         finally:
             store.close()
             sockets.remove(run_directory)
@@ -111,6 +118,7 @@ async def _serve(
         hub_cache=options.hub_cache,
         jit=options.jit,
         labels=node.labels(node.facts(run_program), options.labels),
+        boot_id=boot.boot_id(run_program),
     )
     app = build(controller, options.host, token)
     runner = web.AppRunner(
@@ -174,6 +182,7 @@ def _configure_log(options: Options) -> None:
         except OSError as error:
             message = f"cannot write log file {options.log_file}: {error.strerror}"
             raise click.ClickException(message) from None
+    logging.raiseExceptions = False  # a full disk must not make a traceback of each line
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     logging.getLogger("reconciler").setLevel(options.log_level.upper())
     structlog.configure(

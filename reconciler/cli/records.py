@@ -1,4 +1,4 @@
-"""`get`, `describe` and `wait`."""
+"""`get`, `describe`, `wait` and `clear`."""
 
 import time
 from typing import Any
@@ -126,6 +126,15 @@ async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> Non
             why = ready["message"] if wanted == "ready" else "it is still there"
         if time.monotonic() >= deadline:
             raise NotInTimeError(f"{name} is not {wanted} after {seconds:g} s: {why}")
+
+
+@click.command()
+@click.argument("name")
+@asks
+async def clear(client: Client, *, name: str) -> None:
+    """Forget crashes and failures of the record NAME, so that it is tried at once."""
+    await client.post(f"{path(name)}/clear", None)
+    click.echo(f"the failures of {name} are forgotten")
 
 
 def path(name: str) -> str:

@@ -8,15 +8,20 @@ import structlog
 
 from reconciler.controller.clock import Clock
 from reconciler.controller.events import Events
+from reconciler.core import suspicion
 from reconciler.core.backoff import Retry
 from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Why
 from reconciler.core.records import ModelRef, Record, SettingWarning, Status
-from reconciler.store import Store
+from reconciler.core.suspicion import Suspicion
+from reconciler.store import Store, UnwritableError
 
 log = structlog.get_logger()
+
+STATE = "state"
+"""The name under which events tell of the state directory."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,12 @@ class Entry:
     retry: Retry | None = None
     restore: Retry | None = None
     """Failure to load the last good spec again."""
+    suspicion: Suspicion | None = None
+    """Crashes that it was there at."""
+    unsaved: bool = False
+    """Whether its status is not on disk yet."""
+    undone_by: Problem | None = None
+    """Why its wish is to be undone, while that cannot be written down."""
     idle: bool = False
     """No request came for as long as the record allows."""
     requests: int = 0
@@ -85,14 +96,19 @@ class Book:
         self.entries: dict[str, Entry] = {}
         self.found: dict[ModelRef, Found] = {}
         """What each model that was looked for was found to be."""
+        store.tell = self._tell_writable
         self.wake = asyncio.Event()
         """Set when the loop has something to look at."""
         self._changed = asyncio.Event()
 
-    def open(self, owners: Collection[str]) -> None:
-        """Take up the stored records; those of owners that are not there any more are dropped."""
-        for name, action in self.store.take_unfinished_attempts(self.clock.utc()):
-            log.warning("an action was cut short by the last stop", name=name, action=action)
+    def open(self, owners: Collection[str], boot_id: str) -> None:
+        """Take up the stored records; those of owners that are not there any more are dropped.
+
+        `boot_id` tells this start of the machine from others. Raises `UnwritableError`.
+        """
+        if (broken := self.store.set_aside) is not None:
+            log.warning("the database was damaged", why=broken.words)
+            self.events.emit("state", STATE, "SetAside", broken.words)
         for record, stored in self.store.load():
             if record.owner in owners:
                 status = derive(record, stored, None, None, self.clock.utc())
@@ -103,6 +119,56 @@ class Book:
             else:
                 log.warning("dropping a record whose source is gone", name=record.name)
                 self.store.remove(record.name, self.clock.utc())
+        self._judge(boot_id)
+
+    def _judge(self, boot_id: str) -> None:
+        """Begin a run: hold against records what the last one ended with."""
+        last, at = self.store.last_run(), self.clock.utc()
+        for one in last.cut_short if last is not None else ():
+            log.warning("an action was cut short", name=one.name, action=one.action)
+        records, known = self.records().values(), self.store.suspicions()
+        found = suspicion.after_start(records, known, last, boot_id, at)
+        self.store.begin_run(boot_id, at, found)
+        for name, held in found.items():
+            self.entries[name].suspicion = held
+            if held != known.get(name):
+                log.warning(
+                    "a record was loaded or loading at a crash",
+                    name=name,
+                    daemon_crashes=held.daemon_crashes,
+                    machine_crashes=held.machine_crashes,
+                )
+
+    def close(self) -> None:
+        """Note that the run ends as it should."""
+        try:
+            self.store.end_run(self.clock.utc())
+        except UnwritableError as error:
+            log.warning("the stop could not be written down", why=error.problem.message)
+
+    def suspect(self, entry: Entry, found: Suspicion | None) -> None:
+        """Write what is suspected of a record, and take it up."""
+        self.store.suspect(entry.record.name, found)
+        entry.suspicion = found
+
+    def suspected(self) -> dict[str, Problem]:
+        """Why records are not loaded that were there at crashes, by name."""
+        found = {n: suspicion.problem(e.record, e.suspicion) for n, e in self.entries.items()}
+        return {name: problem for name, problem in found.items() if problem is not None}
+
+    def clear(self, entry: Entry) -> None:
+        """Forget what is held against a record, so that it is tried at once."""
+        if not entry.status.ready:
+            self.put_status(entry, pending(entry.status, self.clock.utc()))
+        self.suspect(entry, None)
+        entry.retry = entry.restore = None
+        entry.queued_at = self.clock.monotonic()
+        self.found.pop(entry.record.spec.ref, None)
+        name, generation = entry.record.name, entry.record.generation
+        log.info("record cleared", name=name)
+        words = "its failures are forgotten; it is tried at once"
+        self.events.emit("record", name, "Cleared", words, generation=generation)
+        self.wake.set()
 
     def records(self) -> dict[str, Record]:
         """The records by name."""
@@ -123,6 +189,7 @@ class Book:
         elif new_wish:
             entry.queued_at = entry.used_at = self.clock.monotonic()
             entry.idle = False
+            entry.suspicion = entry.undone_by = None
         entry.record = record
         self._tell_change(before, record)
         self._take_status(entry, status)
@@ -135,16 +202,26 @@ class Book:
         entry = self.entries[name]
         entry.used_at = self.clock.monotonic()
         if entry.idle:
+            self.put_status(entry, pending(entry.status, self.clock.utc()))
             entry.idle = False
             entry.queued_at = self.clock.monotonic()
-            self.put_status(entry, pending(entry.status, self.clock.utc()))
             self.wake.set()
 
     def put_status(self, entry: Entry, status: Status) -> None:
-        """Write what became of a record."""
+        """Write what is so of a record because somebody wishes it, and take it up."""
         self.store.put(entry.record, status, self.clock.utc())
         self._take_status(entry, status)
         self.announce()
+
+    def observe(self, entry: Entry, status: Status) -> None:
+        """Take up what was seen to be so of a record, and write it.
+
+        It is so whether or not it can be written: raises `UnwritableError` after it was taken up.
+        """
+        entry.unsaved = True
+        self._take_status(entry, status)
+        self.announce()
+        self.store.put(entry.record, status, self.clock.utc())
 
     def remove(self, name: str, problem: Problem) -> None:
         """Forget a record; whoever waits for it is told `problem`."""
@@ -200,6 +277,17 @@ class Book:
             generation=generation,
             conditions=status.conditions,
         )
+
+    def _tell_writable(self, problem: Problem | None) -> None:
+        """An event and a log line when writing begins to fail, and when it does not any more."""
+        if problem is not None:
+            log.error("the state cannot be written", why=problem.message)
+            self.events.emit("state", STATE, "Unwritable", problem.message)
+        else:
+            log.info("the state can be written again")
+            self.events.emit("state", STATE, "Writable", "what happened meanwhile is written down")
+        self.announce()
+        self.wake.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at after every change."""

@@ -56,10 +56,12 @@ class Controller:
         hub_cache: Path,
         jit: bool = False,
         labels: Mapping[str, str] = NO_LABELS,
+        boot_id: str = "",
     ) -> None:
         """With `jit`, a request for a model that nobody asked to load loads it.
 
-        `hub_cache` is where models are downloaded to; by `labels` manifests pick this node.
+        `hub_cache` is where models are downloaded to; by `labels` manifests pick this node;
+        `boot_id` tells this start of the machine from others, empty where it is not known.
         """
         self.labels = labels
         self._clock = clock or SystemClock()
@@ -71,12 +73,13 @@ class Controller:
         self._loop = Loop(self._book, self._inspector, self._engine, self.downloads, self.metrics)
         self._feeds = [Feed(source, self._book, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
+        self._boot_id = boot_id
         self._jit = jit
         self._jit_loads: dict[str, asyncio.Task[Answer]] = {}
 
     async def start(self) -> None:
-        """Take up the stored records and start to reconcile."""
-        self._book.open({HTTP, *(feed.name for feed in self._feeds)})
+        """Take up the stored records and start to reconcile. Raises `UnwritableError`."""
+        self._book.open({HTTP, *(feed.name for feed in self._feeds)}, self._boot_id)
         runners = [self._loop.run(), *(feed.run() for feed in self._feeds)]
         self._tasks = [asyncio.create_task(runner) for runner in runners]
 
@@ -93,6 +96,7 @@ class Controller:
         for entry in self._book.entries.values():
             entry.fail(stopping)
         await self._engine.close()
+        self._book.close()
 
     async def load(
         self, request: LoadRequest, tell: Callable[[str], None] = lambda _name: None
@@ -208,6 +212,14 @@ class Controller:
         unloaded = Problem(Cause.REMOVED, f"'{name}' was unloaded", permanent=False)
         self._book.remove(name, unloaded)
         await self.until(lambda: name in self._book.entries or self.is_gone(name))
+
+    def clear(self, name: str) -> Answer:
+        """Forget what is held against a record, so that it is tried at once. Raises `LoadError`."""
+        entry = self._book.entries.get(name)
+        if entry is None:
+            raise LoadError(Problem(Cause.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
+        self._book.clear(entry)
+        return Answer(entry.record, entry.status)
 
     def _removable(self, name: str) -> None:
         """Raises `LoadError` where there is no such record, or a manifest owns it."""
@@ -388,10 +400,10 @@ class Controller:
         return machine if isinstance(machine, Machine) else None
 
     @property
-    def engine_problem(self) -> Problem | None:
+    def problem(self) -> Problem | None:
         """Why nothing can be loaded at all, if so."""
         machine = self._loop.machine
-        return machine if isinstance(machine, Problem) else None
+        return machine if isinstance(machine, Problem) else self._book.store.problem
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at after every change."""

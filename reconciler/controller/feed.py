@@ -1,8 +1,9 @@
 """Sources -> book: each snapshot is absorbed as a whole, by the same function whoever took it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -15,8 +16,12 @@ from reconciler.core.events import Place
 from reconciler.core.manifest import Flaw
 from reconciler.core.records import Record
 from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
+from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
+
+WRITE_AGAIN_SECONDS = 5.0
+"""Before a snapshot that could not be written down is taken up again."""
 
 RESTART_SECONDS = 1.0
 """Before a source that failed unexpectedly is looked at again."""
@@ -94,6 +99,8 @@ class Feed:
         if not book.store.is_suspended(self.name):
             self._resumed.set()
         self._memory = Memory()
+        self._unwritten: Problem | None = None
+        """Why what it says could not be taken up yet."""
         self._again: Timer | None = None
         """To look again because time alone changes something."""
 
@@ -110,7 +117,7 @@ class Feed:
         try:
             async for snapshot in self._source.snapshots():
                 await self._resumed.wait()
-                self._take(snapshot)
+                self._when_writable(partial(self._take, snapshot))
         except Exception:
             log.exception("source failed; it is looked at again", source=self.name)
 
@@ -140,6 +147,7 @@ class Feed:
             words = f"{self.name} is suspended; resume it first"
             raise LoadError(Problem(Cause.SUSPENDED, words))
         await self._source.sync()
+        self._taken()
 
     def confirm(self) -> None:
         """Take up the commit that is held. Raises `LoadError` where there is none."""
@@ -148,7 +156,26 @@ class Feed:
             raise LoadError(Problem(Cause.NOTHING_HELD, words))
         self._confirmed = self.guarded.commit.applied
         self._emit("Confirmed", f"commit {self._confirmed} is followed")
-        self._take(self.guarded)
+        self._when_writable(partial(self._take, self.guarded))
+        self._taken()
+
+    def _when_writable(self, take: Callable[[], None]) -> None:
+        """Take up what the source says; where it cannot be written down, again after a while."""
+        self._forget_timer()
+        try:
+            take()
+        except UnwritableError as error:
+            self._unwritten = error.problem
+            self._again = self._book.clock.call_later(
+                WRITE_AGAIN_SECONDS, partial(self._when_writable, take)
+            )
+        else:
+            self._unwritten = None
+
+    def _taken(self) -> None:
+        """Raises `LoadError` where what was seen could not be written down."""
+        if self._unwritten is not None:
+            raise LoadError(self._unwritten)
 
     def _take(self, snapshot: Snapshot) -> None:
         """Take up what the source says, unless that has to be confirmed first."""
@@ -196,7 +223,9 @@ class Feed:
         self._book.announce()
         if result.check_at is not None:
             delay = max(0.0, result.check_at - at)
-            self._again = clock.call_later(delay, lambda: self._absorb(snapshot))
+            self._again = clock.call_later(
+                delay, partial(self._when_writable, partial(self._absorb, snapshot))
+            )
 
     def _tell_changes(self, before: SourceView | None, after: SourceView) -> None:
         """An event and a log line where an error comes or goes, not at each look."""

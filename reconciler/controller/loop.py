@@ -5,6 +5,7 @@ pass or an action is never lost.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -15,13 +16,14 @@ import structlog
 from reconciler.controller.book import Book, Entry, Found
 from reconciler.controller.clock import sleep
 from reconciler.controller.inspector import Inspector
+from reconciler.controller.journal import Journal
 from reconciler.controller.metrics import Metrics
 from reconciler.core import backoff
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes, Wired
 from reconciler.core.memory import Ledger, readable_bytes
-from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
+from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan, put_off
 from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
     HTTP,
@@ -36,6 +38,7 @@ from reconciler.core.records import (
 from reconciler.core.settings import Resolved
 from reconciler.engine.log import Log
 from reconciler.models.download import Downloads
+from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
 
@@ -44,6 +47,9 @@ RECHECK_SECONDS = 30.0
 
 RETRY_SECONDS = 1.0
 """After a pass or an action that failed in a way that nobody foresaw."""
+
+WRITE_AGAIN_SECONDS = 5.0
+"""Between looks whether the state directory can be written again."""
 
 ENGINE_RETRY_SECONDS = 5.0
 """Between attempts to start the first worker."""
@@ -89,12 +95,15 @@ class Loop:
         """None until the first worker has answered; a problem while none can be started."""
         self.running: dict[str, Action] = {}
         self._book = book
+        self._journal = Journal(book)
         self._clock = book.clock
         self._inspector = inspector
         self._engine = engine
         self._downloads = downloads
         self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
+        self._write_again_at = 0.0
+        """Monotonic time before which a state directory that cannot be written is left alone."""
 
     async def run(self) -> None:
         """Reconcile for ever."""
@@ -145,6 +154,7 @@ class Loop:
             facts,
             checkpoints={**facts.checkpoints, **checkpoints},
             idle=facts.idle - changed,
+            suspected={n: p for n, p in facts.suspected.items() if n not in changed},
         )
         instances = self._engine.instances()
         return plan(list(records.values()), instances, facts, machine, self._clock.monotonic())
@@ -230,6 +240,7 @@ class Loop:
             restores={name: e.restore for name, e in entries.items() if e.restore is not None},
             running=self.running,
             idle=frozenset(name for name, e in entries.items() if e.idle),
+            suspected=self._book.suspected(),
         )
 
     def _note_idle(self, now: float) -> float | None:
@@ -263,8 +274,12 @@ class Loop:
         """One pass. Returns after how many seconds time alone calls for the next."""
         at = self._clock.monotonic()
         next_idle = self._note_idle(at)
+        unwritable = self._catch_up(at)
         records = list(self._book.records().values())
         planned = plan(records, self._engine.instances(), self._facts(), machine, at)
+        if unwritable is not None:  # an action that cannot be written down must not start
+            again = at + WRITE_AGAIN_SECONDS
+            planned = tuple(put_off(a, unwritable, again) if a.spec else a for a in planned)
         actions = {action.name: action for action in planned}
         for action in planned:
             if action.acts:
@@ -272,9 +287,28 @@ class Loop:
         self._report(actions)
         ends = [a.until for a in planned] + [next_idle]
         times = [end - at for end in ends if end is not None]
+        if self._book.store.problem is not None:
+            times.append(WRITE_AGAIN_SECONDS)
         if records:
             times.append(RECHECK_SECONDS)
         return max(0.0, min(times)) if times else None
+
+    def _catch_up(self, now: float) -> Problem | None:
+        """Write down what could not be before; why it still cannot be, if so."""
+        if self._book.store.problem is not None:
+            if now < self._write_again_at:
+                return self._book.store.problem
+            self._write_again_at = now + WRITE_AGAIN_SECONDS
+            if (problem := self._book.store.try_to_write()) is not None:
+                return problem
+        try:
+            self._journal.catch_up([i.name for i in self._engine.instances()], now)
+            for entry in list(self._book.entries.values()):
+                if entry.undone_by is not None:
+                    self._undo(entry, entry.undone_by)
+        except UnwritableError as error:
+            return error.problem
+        return None
 
     # -- act -------------------------------------------------------------------------------
 
@@ -289,6 +323,8 @@ class Loop:
         """Carry out one action; whatever happens, its record is free again afterwards."""
         try:
             await self._attempt(action, record)
+        except UnwritableError:
+            pass  # the store has said so, and the next pass looks whether it still is so
         except Exception:
             log.exception("action could not be written down", name=action.name)
             await sleep(self._clock, RETRY_SECONDS)
@@ -300,9 +336,7 @@ class Loop:
     async def _attempt(self, action: Action, record: Record | None) -> None:
         """Write down that an action starts, carry it out, and write down how it went."""
         kind, name = action.kind.value, action.name
-        store = self._book.store
-        generation = record.generation if record is not None else 0
-        attempt = store.begin_attempt(name, generation, kind, action.reason, self._clock.utc())
+        attempt = self._journal.begin(action, record)
         structlog.contextvars.bind_contextvars(reconcile=attempt)
         log.info("action started", action=kind, name=name, reason=action.reason)
         entry = self._book.entries.get(name)
@@ -313,14 +347,14 @@ class Loop:
         except LoadError as error:
             problem = error.problem
         except asyncio.CancelledError:
-            store.end_attempt(attempt, "interrupted by a stop", self._clock.utc())
+            self._journal.interrupt(attempt)
             raise
         except Exception as error:
             log.exception("action failed unexpectedly", name=name)
             words = f"{type(error).__name__}: {error}"
             problem = Problem(Cause.LOAD_FAILED, words, permanent=False)
         outcome = problem.message if problem is not None else "succeeded"
-        store.end_attempt(attempt, outcome, self._clock.utc())
+        self._journal.end(attempt, outcome, [i.name for i in self._engine.instances()])
         log.info("action ended", action=kind, name=name, outcome=outcome)
         self._metrics.action_ended(kind, failed=problem is not None)
         if record is not None:
@@ -359,6 +393,8 @@ class Loop:
     ) -> None:
         """Note the outcome in the record's entry, if it is still the same record."""
         entry, spec = self._book.entries.get(record.name), action.spec
+        if problem is None and entry is not None and entry.record.created_at == record.created_at:
+            self._journal.settle(entry, action)
         if spec is None:  # an unload, which says nothing about what is wished for
             return
         if entry is None:
@@ -418,20 +454,29 @@ class Loop:
         for name, entry in list(self._book.entries.items()):
             action = self.running.get(name, actions.get(name))
             instance = loaded.get(name)
-            if instance is not None:
-                self._note_good(entry.record, instance)
+            try:
+                if instance is not None:
+                    self._note_good(entry.record, instance)
+            except UnwritableError as error:  # nobody may be told that it stays loaded
+                self._give_up(entry, error.problem)
             before, record = entry.status, entry.record
             on_disk = self._book.checkpoint(record.spec.ref)
             status = derive(record, before, instance, action, self._clock.utc(), on_disk)
-            if status != before:
-                self._book.put_status(entry, status)
-                self._note_outcome(record, status, action)
+            if status != before or entry.unsaved:
+                self._observe(entry, status, action)
             if status.ready:
                 entry.succeed()
             elif action is not None and action.problem is not None:
                 self._give_up(entry, action.problem)
             elif action is not None and action.kind is Kind.HOLD:
                 entry.fail(Problem(Cause.SUSPENDED, f"'{name}' is {action.reason}"))
+
+    def _observe(self, entry: Entry, status: Status, action: Action | None) -> None:
+        """Take up a status; what cannot be written of it now is written at a later pass."""
+        with contextlib.suppress(UnwritableError):
+            self._book.observe(entry, status)
+            self._note_outcome(entry.record, status, action)
+            entry.unsaved = False
 
     def _note_good(self, record: Record, instance: Instance) -> None:
         """What is loaded can be loaded: such a record is not provisional any more."""
@@ -454,17 +499,31 @@ class Loop:
 
     def _give_up(self, entry: Entry, problem: Problem) -> None:
         """An http wish that failed is undone; a manifest's goes on being tried."""
-        record = entry.record
+        told = bool(entry.waiters)
+        entry.fail(problem)
+        if problem.cause is Cause.STATE_UNWRITABLE and not told:
+            return  # a wish that nobody was told has failed can wait
+        with contextlib.suppress(UnwritableError):  # then it is undone by a later pass
+            self._undo(entry, problem)
+
+    def _undo(self, entry: Entry, problem: Problem) -> None:
+        """Undo an http wish. Raises `UnwritableError`: then it is still to be undone."""
+        record, previous = entry.record, entry.record.last_good
         if record.provisional:
+            entry.undone_by = problem
             at = self._clock.utc()
             self._book.store.note_outcome(record, "Failed", problem.message, at, None)
             self._book.remove(record.name, problem)
-            return
-        entry.fail(problem)
-        previous = record.last_good
-        if record.owner == HTTP and previous and not previous.loads_like(record.spec):
-            log.info("update undone", name=record.name, reason=problem.message)
+        elif (
+            record.owner == HTTP
+            and previous is not None
+            and not previous.loads_like(record.spec)
+            and problem.cause is not Cause.SUSPECTED_HOST_CRASH  # of the record, not of its spec
+        ):
+            entry.undone_by = problem
             self._book.put(record.with_spec(previous))
+            log.info("update undone", name=record.name, reason=problem.message)
+        entry.undone_by = None
 
 
 _UNDECIDED = (

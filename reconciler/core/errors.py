@@ -41,6 +41,8 @@ class Cause(StrEnum):
     REMOVED = "Removed"
     SUSPENDED = "Suspended"
     STOPPING = "Stopping"
+    SUSPECTED_HOST_CRASH = "SuspectedHostCrash"
+    STATE_UNWRITABLE = "StateUnwritable"
 
 
 DEATHS = frozenset(

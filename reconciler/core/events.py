@@ -6,7 +6,7 @@ from typing import Literal
 
 from reconciler.core.records import Condition, Progress
 
-EventType = Literal["record", "transition", "phase", "source"]
+EventType = Literal["record", "transition", "phase", "source", "state"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Place:
 class Event:
     """One thing that happened.
 
-    record       Created, Changed, TakenOver or Removed
+    record       Created, Changed, TakenOver, Cleared or Removed
     transition   the conditions of a record changed; the reason is that of `Ready`
     phase        a load got further; the reason is the phase
     source       Unreadable, Readable, Invalid, Valid, NotFollowed or Held
+    state        SetAside, Unwritable or Writable
     """
 
     id: str
@@ -34,7 +35,7 @@ class Event:
     time: datetime
     type: EventType
     name: str
-    """Of the record, or of the source."""
+    """Of the record, or of the source; `state` for the state directory."""
     reason: str
     message: str
     generation: int | None = None

@@ -85,6 +85,8 @@ class Facts:
     """Actions under way. They hold their memory and their record."""
     idle: frozenset[str] = frozenset()
     """Who has had no request for as long as its record allows."""
+    suspected: Mapping[str, Problem] = field(default_factory=dict)
+    """Who must not be loaded, because crashes are held against it."""
 
 
 def plan(
@@ -159,6 +161,8 @@ class _Planner:
             return self._resting(record, instance, Why.IDLE, words)
         if instance is not None and instance.spec.loads_like(record.spec):
             return None
+        if instance is None and record.name in self.facts.suspected:
+            return _hold(record, self.facts.suspected[record.name])
         action = self._attempt(record, record.spec, instance, self.facts.retries)
         if instance is None and action.problem is not None:
             action = self._restored(record, action)
@@ -304,6 +308,11 @@ class _Planner:
         problem: Problem | None = None,
     ) -> Action:
         return Action(Kind.WAIT, record.name, words, why=why, until=until, problem=problem)
+
+
+def put_off(action: Action, problem: Problem, until: float) -> Action:
+    """The action in words only: it waits for an end of the problem."""
+    return Action(Kind.WAIT, action.name, problem.message, until=until, problem=problem)
 
 
 def _hold(record: Record, problem: Problem) -> Action:

@@ -11,6 +11,7 @@ from pathlib import Path
 from reconciler.doctor.findings import Platform
 from reconciler.node import sysctl
 from reconciler.service.job import Run
+from reconciler.store import left_in
 
 DISCARD_PORT = 9
 """RFC 863: whoever listens there throws away what comes."""
@@ -65,6 +66,11 @@ def writable(path: Path) -> bool:
 def free_space(path: Path) -> int:
     """Bytes that are left on its disk."""
     return shutil.disk_usage(existing(path)).free
+
+
+def broken(path: Path) -> tuple[Path, ...]:
+    """The damaged databases that were set aside there."""
+    return left_in(path)
 
 
 def mode(path: Path | None) -> int | None:

@@ -55,6 +55,8 @@ class Port:
     address: str
     daemon: str | None = None
     taken: bool = False
+    problem: str | None = None
+    """Why the daemon is degraded, by its own words."""
 
 
 def platform(facts: Platform) -> Finding:
@@ -145,13 +147,19 @@ def manifests(snapshot: Snapshot, directory: Path) -> list[Finding]:
     return findings
 
 
-def state(directory: Path, *, writable: bool, free: int) -> Finding:
-    """Whether the daemon can keep what it knows."""
+def state(
+    directory: Path, *, writable: bool, free: int, broken: Sequence[Path] = ()
+) -> list[Finding]:
+    """Whether the daemon can keep what it knows, and which databases of it were damaged."""
     if not writable:
         mend = f"sudo chown -R $(whoami) {directory}"
-        return Finding("state", "problem", f"{directory} cannot be written", mend)
+        return [Finding("state", "problem", f"{directory} cannot be written", mend)]
     told = f"{directory}, {readable_bytes(free)} free"
-    return Finding("state", "ok" if free >= LITTLE_SPACE else "warning", told)
+    found = [Finding("state", "ok" if free >= LITTLE_SPACE else "warning", told)]
+    for path in broken:
+        words = f"a damaged database was set aside as {path}; what could not be read of it is lost"
+        found.append(Finding("state", "warning", words, f"rm {path}*"))
+    return found
 
 
 def token(path: Path | None, mode: int | None) -> Finding | None:
@@ -168,6 +176,9 @@ def token(path: Path | None, mode: int | None) -> Finding | None:
 
 def port(found: Port) -> Finding:
     """Whether the daemon answers, or could."""
+    if found.problem is not None:
+        told = f"reconciler {found.daemon} answers on {found.address} and can load nothing"
+        return Finding("port", "problem", f"{told}: {found.problem}")
     if found.daemon is not None:
         return Finding("port", "ok", f"reconciler {found.daemon} answers on {found.address}")
     if not found.taken:

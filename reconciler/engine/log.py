@@ -10,6 +10,9 @@ from reconciler.core.events import LogLine
 KEPT = 1000
 """Lines of one worker."""
 
+LONGEST = 4000
+"""Characters of a line that are kept."""
+
 
 class Log:
     """Of one worker process. Used on the event loop only."""
@@ -28,7 +31,7 @@ class Log:
 
     def write(self, line: str) -> None:
         """Add a line."""
-        self._lines.append(LogLine(datetime.now(UTC), self._pid, line))
+        self._lines.append(LogLine(datetime.now(UTC), self._pid, line[:LONGEST]))
         self._count += 1
         self._wake()
 

@@ -213,6 +213,7 @@ class Bench:
         self._state, self._models, self._budget = state, models, budget
         self.clock = FakeClock()
         self.jit = jit
+        self.boots = 1
         self._make()
 
     def _make(self) -> None:
@@ -233,6 +234,7 @@ class Bench:
             self.clock,
             hub_cache=self._state / "hub",
             jit=self.jit,
+            boot_id=f"boot-{self.boots}",
         )
 
     async def close(self) -> None:
@@ -244,6 +246,18 @@ class Bench:
         await self.close()
         self._make()
         await self.controller.start()
+
+    async def crash(self, *, reboot: bool = False) -> None:
+        """End without a word, the machine too if `reboot`, and start again."""
+        self.store.close()  # what the controller does from here on is lost
+        await self.controller.close()
+        self.boots += reboot
+        self._make()
+        await self.controller.start()
+
+    def let_write(self, can: bool) -> None:
+        """Whether the state can be written from now on."""
+        self.store._db.execute(f"PRAGMA query_only = {not can}")
 
     async def asked(self, name: str, count: int = 1) -> None:
         """Wait until so many requests wait for a record."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.controller import Answer, Controller
+from reconciler.controller.feed import WRITE_AGAIN_SECONDS as SOURCE_AGAIN_SECONDS
+from reconciler.controller.loop import WRITE_AGAIN_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
 from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import LoadError, Problem
@@ -69,12 +71,14 @@ class World:
         self.generations: dict[tuple[str, object], Record] = {}
         self.violations: list[str] = []
         self.unloads: list[asyncio.Task[None]] = []
+        self.boots = 1
         self.start()
 
     # -- steps -----------------------------------------------------------------------------
 
     def start(self) -> None:
         self.store = Store(Path(self._directory.name))
+        self.writable = True
         self.source = FakeSource()
 
         def make(on_death: Callable[[Instance, Problem], None]) -> FaultyEngine:
@@ -88,6 +92,7 @@ class World:
             [self.source],
             self.clock,
             hub_cache=Path(self._directory.name) / "hub",
+            boot_id=f"boot-{self.boots}",
         )
         self.run(self.controller.start())
         self.scan()
@@ -99,6 +104,34 @@ class World:
         self.store.close()
         self.failures.clear()
         self.start()
+
+    def crash(self, *, reboot: bool) -> None:
+        """The daemon, or the machine, ends without a word, and starts again."""
+        self._hang_up()
+        self.store.close()  # what the controller does from here on is lost
+        self.run(self.controller.close())
+        self._collect()
+        self.failures.clear()
+        self.boots += reboot
+        self.start()
+
+    def let_write(self, can: bool) -> None:
+        """The disk is full, or has room again, which is noticed in a while."""
+        self.store._db.execute(f"PRAGMA query_only = {not can}")
+        self.writable = can
+        if can:
+            self.pass_time(max(WRITE_AGAIN_SECONDS, SOURCE_AGAIN_SECONDS))
+            assert self.controller.problem is None
+
+    def clear(self, name: str) -> None:
+        """Somebody forgives a record."""
+
+        async def cleared() -> None:
+            with contextlib.suppress(LoadError):
+                self.controller.clear(name)
+
+        self.failures.pop(name, None)
+        self.run(cleared())
 
     def close(self) -> None:
         self._hang_up()
@@ -296,7 +329,7 @@ class World:
             assert not (record.provisional and record.owner != HTTP)
         declared = self._declared()
         for name, specs in declared.items():
-            if len(specs) == 1 and not self.unreadable:
+            if len(specs) == 1 and not self.unreadable and self.writable:
                 assert records[name].owner == self.source.name
                 assert records[name].spec == specs[0]
         self.acknowledged -= {r.name for r in records.values() if r.owner != HTTP}
@@ -320,9 +353,11 @@ class World:
             assert instance is not None
             assert instance.spec.loads_like(record.spec)
             assert status.observed_generation == record.generation
-            assert record.last_good is not None
-            assert not record.provisional
-        if states["Stalled"] and record.owner == HTTP and record.last_good is not None:
+            # That it was good is noted as soon as it can be.
+            assert record.last_good is not None or not self.writable
+            assert not record.provisional or not self.writable
+        undone = states["Stalled"] and not _held(answer) and self.writable
+        if undone and record.owner == HTTP and record.last_good is not None:
             assert record.last_good.loads_like(record.spec), "a failed update was not undone"
         busy = record.name in self.controller._loop.running
         if not (states["Ready"] or states["Stalled"] or _rests(answer)):
@@ -339,7 +374,7 @@ class World:
         newest = kept[0]
         assert (newest.generation, newest.spec) == (answer.record.generation, answer.record.spec)
         assert newest.ended_at is None
-        if answer.status.ready:
+        if answer.status.ready and self.writable:
             assert newest.outcome == "Loaded"
 
     def _check_callers(self, answers: dict[str, Answer]) -> None:
@@ -370,6 +405,7 @@ class World:
     def converge(self) -> None:
         """Without further faults everything that can be loaded is loaded."""
         self.unreadable = False
+        self.let_write(True)
         self.scan()
         for _ in range(60):
             while self.engine.pending:
@@ -382,6 +418,8 @@ class World:
         for answer in self.controller.answers():
             if _rests(answer):
                 continue
+            if _held(answer):
+                continue
             self._check_restored(answer.record)
             ready = answer.status.condition("Ready")
             stalled = answer.status.condition("Stalled")
@@ -392,6 +430,14 @@ class World:
                 or stalled.status == "True"
                 or "WaitingForMemory" in {c.reason for c in answer.status.conditions}
             ), answer
+
+
+def _held(answer: Answer) -> bool:
+    """Whether crashes are held against it."""
+    stalled = answer.status.condition("Stalled")
+    if stalled is None or stalled.reason != "SuspectedHostCrash":
+        return False
+    return stalled.status == "True"
 
 
 def _rests(answer: Answer) -> bool:

@@ -174,7 +174,7 @@ async def test_without_a_worker_a_load_says_why_it_cannot_be(tmp_path: Path, mod
     with pytest.raises(LoadError, match="no module named mlx") as raised:
         await bench.controller.load(request())
     assert raised.value.problem.cause is Cause.ENGINE_UNAVAILABLE
-    assert bench.controller.engine_problem == raised.value.problem
+    assert bench.controller.problem == raised.value.problem
     await bench.close()
 
 

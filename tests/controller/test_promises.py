@@ -128,6 +128,18 @@ class Promises(RuleBasedStateMachine):
     def restart(self) -> None:
         self.world.restart()
 
+    @rule(reboot=st.booleans())
+    def crash(self, reboot: bool) -> None:
+        self.world.crash(reboot=reboot)
+
+    @rule(can=st.sampled_from([True, True, False]))
+    def fill_or_free_the_disk(self, can: bool) -> None:
+        self.world.let_write(can)
+
+    @rule(name=st.sampled_from(NAMES))
+    def clear(self, name: str) -> None:
+        self.world.clear(name)
+
     @invariant()
     def promises_hold(self) -> None:
         self.world.check()

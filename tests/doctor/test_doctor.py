@@ -128,9 +128,13 @@ def test_manifests_are_counted_and_what_is_wrong_is_told_with_its_place(tmp_path
 
 
 def test_state_needs_a_place_and_space(tmp_path: Path) -> None:
-    assert findings.state(tmp_path, writable=True, free=10**11).level == "ok"
-    assert findings.state(tmp_path, writable=True, free=10**6).level == "warning"
-    assert findings.state(tmp_path, writable=False, free=10**11).level == "problem"
+    def found(*, writable: bool = True, free: int = 10**11, **more: Any) -> list[str]:
+        return levels(findings.state(tmp_path, writable=writable, free=free, **more))
+
+    assert found() == ["ok"]
+    assert found(free=10**6) == ["warning"]
+    assert found(writable=False) == ["problem"]
+    assert found(broken=[tmp_path / "damaged"]) == ["ok", "warning"]
     assert facts.writable(tmp_path / "not" / "yet")
     assert facts.free_space(tmp_path / "not" / "yet") > 0
 
@@ -152,6 +156,8 @@ def test_a_token_is_for_its_owners_eyes(tmp_path: Path) -> None:
 def test_a_port_is_free_ours_or_somebody_elses() -> None:
     assert findings.port(Port("h:1")).level == "ok"
     assert findings.port(Port("h:1", daemon="0.1", taken=True)).level == "ok"
+    ill = findings.port(Port("h:1", daemon="0.1", taken=True, problem="the disk is full"))
+    assert (ill.level, "the disk is full" in ill.message) == ("problem", True)
     assert "LM Studio" in findings.port(Port("h:1", taken=True)).message
 
 

@@ -1,0 +1,174 @@
+"""The database file: its schema, how it is opened, and whether it can be believed."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from reconciler.store import rows
+
+NAME = "reconciler.db"
+
+JOURNAL_BYTES = 1_000_000
+"""The write-ahead log is cut back to this after a checkpoint, if it was ever longer."""
+
+_RECORDS = """
+CREATE TABLE records (
+    name        TEXT PRIMARY KEY,
+    owner       TEXT NOT NULL,
+    spec        TEXT NOT NULL,
+    generation  INTEGER NOT NULL,
+    created_at  TEXT NOT NULL,
+    file        TEXT,
+    line        INTEGER,
+    provisional INTEGER NOT NULL,
+    last_good   TEXT
+) STRICT;
+CREATE TABLE status (
+    name TEXT PRIMARY KEY REFERENCES records (name) ON DELETE CASCADE,
+    json TEXT NOT NULL
+) STRICT;
+-- Written before an action starts; one without an end was cut short by a crash.
+CREATE TABLE attempts (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    action     TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    ended_at   TEXT,
+    outcome    TEXT
+) STRICT;
+CREATE INDEX attempts_by_name ON attempts (name, id);
+"""
+
+_HISTORY = """
+CREATE TABLE history (
+    id                INTEGER PRIMARY KEY,
+    name              TEXT NOT NULL,
+    created_at        TEXT NOT NULL,
+    generation        INTEGER NOT NULL,
+    owner             TEXT NOT NULL,
+    file              TEXT,
+    line              INTEGER,
+    spec              TEXT NOT NULL,
+    wanted_at         TEXT NOT NULL,
+    outcome           TEXT NOT NULL,
+    message           TEXT NOT NULL DEFAULT '',
+    settled_at        TEXT,
+    load_time_seconds REAL,
+    ended_at          TEXT,
+    UNIQUE (name, created_at, generation)
+) STRICT;
+CREATE INDEX history_by_name ON history (name, id);
+"""
+
+_SOURCES = """
+CREATE TABLE suspended_sources (name TEXT PRIMARY KEY) STRICT;
+"""
+
+_RUNS = """
+-- The run of the daemon under way, or the last one: one row.
+CREATE TABLE run (
+    boot_id    TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    ended_at   TEXT
+) STRICT;
+-- The instances that it holds, for the start after a crash.
+CREATE TABLE loaded (name TEXT PRIMARY KEY) STRICT;
+CREATE TABLE suspicions (
+    name TEXT PRIMARY KEY REFERENCES records (name) ON DELETE CASCADE,
+    json TEXT NOT NULL
+) STRICT;
+-- Written to see whether there is room again.
+CREATE TABLE room (filler BLOB NOT NULL) STRICT;
+-- Of the record.
+ALTER TABLE attempts ADD COLUMN created_at TEXT;
+"""
+
+_SCHEMAS = (_RECORDS, _HISTORY, _SOURCES, _RUNS)
+"""Each adds to the ones before it; a database holds the number of those that it has."""
+
+SCHEMA_VERSION = len(_SCHEMAS)
+
+
+class StoreError(Exception):
+    """The state directory cannot be used; the message says why and what to do."""
+
+
+class BrokenError(Exception):
+    """The database cannot be believed; the message says why."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database, making it or bringing it up to date.
+
+    Raises `StoreError` where a newer reconciler wrote it, `BrokenError` where it is damaged, and
+    `sqlite3.Error` where it cannot be used for another reason.
+    """
+    if path.exists():
+        _examine(path)
+    db = sqlite3.connect(path)
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+        version = _version(db)
+        if version < SCHEMA_VERSION:
+            missing = "".join(_SCHEMAS[version:])
+            db.executescript(f"BEGIN; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _examine(path: Path) -> None:
+    """Raises `StoreError` or `BrokenError`; the files stay as they are.
+
+    A connection that may write would do away with the log when it is closed, and a damaged
+    database is to be kept with all that it has.
+    """
+    if _was_emptied(path):
+        raise BrokenError("it is empty")
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        db.row_factory = sqlite3.Row
+        try:
+            version = _version(db)
+            if version > SCHEMA_VERSION:
+                raise StoreError(
+                    f"{path} was written by a newer reconciler (schema {version}, this one knows "
+                    f"{SCHEMA_VERSION}); upgrade, or name another directory with --state"
+                )
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise BrokenError(str(verdict).replace("\n", " "))
+            if version > 0:
+                rows.read_all(db)
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise BrokenError(str(error)) from None
+            raise
+        except ValueError as error:
+            raise BrokenError(f"a record makes no sense: {error}") from None
+
+
+def _version(db: sqlite3.Connection) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _was_emptied(path: Path) -> bool:
+    """Whether there is a file with nothing in it; a new database never is one for long."""
+    log = path.with_name(f"{path.name}-wal")
+    return path.exists() and not path.stat().st_size and not (log.exists() and log.stat().st_size)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is damaged, rather than that it cannot be used now."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return False
+    damaged = code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return damaged or (code == sqlite3.SQLITE_ERROR and "no such table" in str(error))

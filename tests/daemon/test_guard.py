@@ -1,0 +1,139 @@
+"""The host-crash guard, through a real daemon that is killed and a machine that seems rebooted."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support import Daemon, Home, conditions, environment
+
+SLOW = "tiny/slow"
+
+
+@pytest.fixture
+def block(home: Home, tmp_path: Path) -> Path:
+    """A file of the model `SLOW` that the worker's load waits for, as on a disk that hangs."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("tiny/llama", "tiny/qwen3"):
+        (models / name).parent.mkdir(exist_ok=True)
+        (models / name).symlink_to(home.models / name)
+    shutil.copytree(home.models / "tiny/llama", models / SLOW)
+    home.models = models
+    pipe = models / SLOW / "generation_config.json"
+    os.mkfifo(pipe)
+    return pipe
+
+
+@pytest.fixture
+def daemon(home: Home, block: Path) -> Iterator[Daemon]:
+    assert block.exists()
+    with Daemon(home) as running:
+        yield running
+
+
+@contextmanager
+def reading(daemon: Daemon, block: Path) -> Iterator[None]:
+    """While the worker waits for the file: it is in the middle of the load."""
+    ends: list[int] = []
+
+    def is_read() -> bool:
+        with suppress(OSError):  # ENXIO, as long as nobody reads
+            ends.append(os.open(block, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(ends)
+
+    daemon.until(is_read)
+    yield
+    os.close(*ends)
+
+
+def run(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reconciler", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(RECONCILER_URL=daemon.url),
+        check=False,
+    )
+
+
+def rebooted(home: Home) -> None:
+    """What the next start sees after a reboot: another boot id than the last run's."""
+    with sqlite3.connect(home.state / "reconciler.db") as db:
+        db.execute("UPDATE run SET boot_id = 'another start of the machine'")
+    db.close()
+
+
+def test_a_model_whose_load_brings_the_daemon_down_twice_is_held_until_it_is_cleared(
+    daemon: Daemon, block: Path
+) -> None:
+    home = daemon.home
+    home.write("slow.yaml", name="slow", model=SLOW)
+    for _ in range(2):
+        with reading(daemon, block):
+            daemon.kill()
+        home.write("other.yaml", name="other", model="tiny/qwen3")
+        daemon.start()
+    daemon.ready("other")
+    record = daemon.eventually("slow", lambda r: conditions(r)["Stalled"] == "True")
+    stalled = record["status"]["conditions"][2]
+    assert stalled["reason"] == "SuspectedHostCrash"
+    assert "the daemon crashed twice while loading it" in stalled["message"]
+    status, answer = daemon.request("POST", "/api/v1/models/load", {"model": SLOW})
+    assert (status, answer["error"]["code"]) == (409, "suspected_host_crash")
+    told = run(daemon, "describe", "slow")
+    assert "SuspectedHostCrash" in told.stdout
+    assert "`reconciler clear slow`" in told.stdout
+    block.unlink()  # the disk does not hang any more
+    told = run(daemon, "clear", "slow")
+    assert (told.returncode, told.stdout) == (0, "the failures of slow are forgotten\n")
+    daemon.ready("slow")
+    assert run(daemon, "clear", "nobody").returncode == 4
+
+
+def test_a_model_that_was_loaded_when_the_machine_went_down_twice_is_held(
+    daemon: Daemon,
+) -> None:
+    daemon.load({"model": "tiny/llama"})
+    for _ in range(2):
+        daemon.ready("tiny/llama")
+        daemon.kill()
+        rebooted(daemon.home)
+        daemon.start()
+    daemon.load({"model": "tiny/qwen3"})
+    daemon.eventually("tiny/llama", lambda r: conditions(r)["Stalled"] == "True")
+    status, answer = daemon.request(
+        "POST", "/v1/completions", {"model": "tiny/llama", "prompt": "a", "max_tokens": 1}
+    )
+    assert status == 404
+    assert "the machine went down twice" in answer["error"]["message"]
+    status, _ = daemon.request("POST", "/api/v1/records/tiny/llama/clear")
+    assert status == 200
+    daemon.ready("tiny/llama")
+
+
+def test_a_machine_that_reboots_after_a_clean_stop_is_no_suspect(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    for _ in range(3):
+        daemon.ready("tiny/llama")
+        assert daemon.stop() == 0
+        rebooted(daemon.home)
+        daemon.start()
+    daemon.ready("tiny/llama")
+    assert "at a crash" not in daemon.log()
+
+
+def test_a_daemon_that_is_killed_with_models_loaded_suspects_none(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    for _ in range(3):
+        daemon.ready("tiny/llama")
+        daemon.kill()
+        daemon.start()
+    daemon.ready("tiny/llama")
