@@ -100,7 +100,7 @@ async def test_what_happens_meanwhile_is_true_at_once_and_written_later(bench: B
     await load(bench, request())
     bench.let_write(False)
     bench.engine.on_death(bench.engine.loaded.pop("tiny/llama"), DIED)
-    await bench.reason("tiny/llama", "BackingOff")
+    await bench.reason("tiny/llama", DIED.cause.value)
     (stored,) = [status for _, status in bench.store.load()]
     assert stored.ready
     bench.let_write(True)
