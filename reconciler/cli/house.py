@@ -20,6 +20,7 @@ from reconciler.api.guard import is_loopback
 from reconciler.cli import HOME
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
+from reconciler.core.memory import MemoryPolicy
 from reconciler.engine import sockets
 from reconciler.engine.engine import PROBE_SECONDS, Engine
 from reconciler.models.catalog import Catalog
@@ -60,6 +61,7 @@ class Options:
     probe_interval: float = PROBE_SECONDS
     """Seconds."""
     wired_limit: str = "off"
+    memory: MemoryPolicy = field(default_factory=MemoryPolicy)
 
 
 def run(options: Options) -> None:
@@ -119,6 +121,7 @@ async def _serve(
         jit=options.jit,
         labels=node.labels(node.facts(run_program), options.labels),
         boot_id=boot.boot_id(run_program),
+        memory=options.memory,
     )
     app = build(controller, options.host, token)
     runner = web.AppRunner(

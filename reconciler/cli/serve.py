@@ -10,7 +10,8 @@ from click.core import ParameterSource
 from reconciler.cli import HOME
 from reconciler.cli.duration import Duration
 from reconciler.cli.repositories import followed, followings, label, labelled
-from reconciler.cli.wired import WiredLimit
+from reconciler.cli.sizes import MemoryBudget, WiredLimit
+from reconciler.core.memory import Budget, MemoryPolicy
 
 LEAST_PROBE_SECONDS = 0.1
 """Below it a look is shorter than what a worker may take to answer."""
@@ -112,6 +113,22 @@ def _hub_cache() -> Path:
     help="A worker that hangs is found within two of these; an idle one generates a token in each.",
 )
 @click.option(
+    "--memory-budget",
+    type=MemoryBudget(),
+    default="100%",
+    envvar="RECONCILER_MEMORY_BUDGET",
+    show_envvar=True,
+    help="What all models may take: a size, or a share of what MLX and the system offer.",
+)
+@click.option(
+    "--memory-policy",
+    type=click.Choice(["wait", "evict-idle"]),
+    default="wait",
+    envvar="RECONCILER_MEMORY_POLICY",
+    show_envvar=True,
+    help="Where there is no room: wait, or unload idle instances of lower priority.",
+)
+@click.option(
     "--wired-limit",
     type=WiredLimit(),
     default="off",
@@ -154,6 +171,8 @@ def serve(
     *,
     jit: bool,
     probe_interval: float,
+    memory_budget: Budget,
+    memory_policy: str,
     wired_limit: str,
     log_level: str,
     log_format: str,
@@ -191,5 +210,6 @@ def serve(
             suspend_sources,
             probe_interval,
             wired_limit,
+            MemoryPolicy(memory_budget, evict_idle=memory_policy == "evict-idle"),
         )
     )

@@ -20,7 +20,7 @@ from reconciler.core.desired import NO_LABELS, Join, Memory, View, absorb, decid
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.memory import Ledger
+from reconciler.core.memory import Ledger, MemoryPolicy
 from reconciler.core.plan import Kind
 from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
@@ -57,11 +57,13 @@ class Controller:
         jit: bool = False,
         labels: Mapping[str, str] = NO_LABELS,
         boot_id: str = "",
+        memory: MemoryPolicy | None = None,
     ) -> None:
         """With `jit`, a request for a model that nobody asked to load loads it.
 
         `hub_cache` is where models are downloaded to; by `labels` manifests pick this node;
-        `boot_id` tells this start of the machine from others, empty where it is not known.
+        `boot_id` tells this start of the machine from others, empty where it is not known;
+        `memory` says how memory is dealt out.
         """
         self.labels = labels
         self._clock = clock or SystemClock()
@@ -70,7 +72,14 @@ class Controller:
         self.downloads = Downloads(hub_cache, self._downloaded)
         self.metrics = Metrics()
         self._inspector = Inspector(catalog, self._engine)
-        self._loop = Loop(self._book, self._inspector, self._engine, self.downloads, self.metrics)
+        self._loop = Loop(
+            self._book,
+            self._inspector,
+            self._engine,
+            self.downloads,
+            self.metrics,
+            memory or MemoryPolicy(),
+        )
         self._feeds = [Feed(source, self._book, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
@@ -341,7 +350,7 @@ class Controller:
         entry.requests += 1
         begin = time.perf_counter()
         try:
-            spare = self._loop.spare_memory()
+            spare = self._loop.spare_memory(name)
             async with self._engine.request(name, path, body, spare) as reply:
                 self.metrics.answered(name, reply.status)
                 if reply.content_type == "text/event-stream":

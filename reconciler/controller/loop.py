@@ -22,7 +22,7 @@ from reconciler.core import backoff
 from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes, Wired
-from reconciler.core.memory import Ledger, readable_bytes
+from reconciler.core.memory import Ledger, MemoryPolicy, readable_bytes
 from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan, put_off
 from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
@@ -61,6 +61,7 @@ class Engine(Protocol):
     async def machine(self) -> Machine: ...
     async def shapes(self, checkpoint: Checkpoint) -> Shapes: ...
     def instances(self) -> tuple[Instance, ...]: ...
+    def live_memory(self) -> Mapping[str, int]: ...
     async def load(
         self,
         name: str,
@@ -90,6 +91,7 @@ class Loop:
         engine: Engine,
         downloads: Downloads,
         metrics: Metrics,
+        memory: MemoryPolicy,
     ) -> None:
         self.machine: Machine | Problem | None = None
         """None until the first worker has answered; a problem while none can be started."""
@@ -101,6 +103,7 @@ class Loop:
         self._engine = engine
         self._downloads = downloads
         self._metrics = metrics
+        self._memory = memory
         self._tasks: set[asyncio.Task[None]] = set()
         self._write_again_at = 0.0
         """Monotonic time before which a state directory that cannot be written is left alone."""
@@ -178,11 +181,8 @@ class Loop:
         )
         on_disk = self._book.checkpoint(record.spec.ref)
         status = derive(record, entry.status, None, action, self._clock.utc(), on_disk)
-        try:
-            self._book.put_status(entry, status)
-        except Exception:
-            # Other instances of the worker have to be told of; the next pass writes it down.
-            log.exception("status could not be written", name=record.name)
+        with contextlib.suppress(UnwritableError):  # the next pass writes it down
+            self._book.observe(entry, status)
 
     # -- observe ---------------------------------------------------------------------------
 
@@ -198,7 +198,11 @@ class Loop:
                 self._book.announce()
                 await sleep(self._clock, ENGINE_RETRY_SECONDS)
             else:
-                self.machine = machine
+                offered = machine.memory_budget
+                budget = self._memory.budget.of(offered)
+                if budget > offered:
+                    log.warning("budget is above what the machine offers", offered=offered)
+                self.machine = machine = replace(machine, memory_budget=budget)
                 log.info("mlx is ready", device=machine.device, budget=machine.memory_budget)
                 _tell_wired(machine.wired)
                 self._book.announce()
@@ -240,6 +244,10 @@ class Loop:
             restores={name: e.restore for name, e in entries.items() if e.restore is not None},
             running=self.running,
             idle=frozenset(name for name, e in entries.items() if e.idle),
+            busy=frozenset(name for name, e in entries.items() if e.requests or e.waiters),
+            used_at={name: e.used_at for name, e in entries.items()},
+            live=self._engine.live_memory(),
+            evicts=self._memory.evict_idle,
             suspected=self._book.suspected(),
         )
 
@@ -261,11 +269,16 @@ class Loop:
         """Who holds what now."""
         return held_memory(self._engine.instances(), self._facts(), machine)
 
-    def spare_memory(self) -> int:
-        """Bytes that nobody holds now."""
+    def spare_memory(self, name: str) -> int:
+        """Bytes that nobody holds now, and requests of an instance may take.
+
+        What its worker was seen to take beyond what it holds is theirs already.
+        """
         if self.machine is None or isinstance(self.machine, Problem):
             return 0
         ledger = self.held_memory(self.machine)
+        checkpoint, _ = ledger.own.get(name, ("", 0))
+        ledger.live = {path: size for path, size in ledger.live.items() if path != checkpoint}
         return max(0, ledger.budget - ledger.used)
 
     # -- plan ------------------------------------------------------------------------------

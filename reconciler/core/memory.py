@@ -9,6 +9,44 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from reconciler.core.records import Instance
+from reconciler.core.sizes import parse_size
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What models may take of a machine: all that it offers, a share of that, or so many bytes."""
+
+    share: float = 1.0
+    size: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `70%` or a size such as `24GiB`. Raises ValueError with words."""
+        if not text.strip().endswith("%"):
+            size = parse_size(text)
+            if not size:
+                raise ValueError("a budget of nothing holds no model")
+            return cls(size=size)
+        try:
+            percent = float(text.strip()[:-1])
+        except ValueError:
+            percent = 0.0
+        if not 0 < percent <= 100:
+            raise ValueError(f"'{text}' is no share; write more than 0% and at most 100%")
+        return cls(percent / 100)
+
+    def of(self, offered: int) -> int:
+        """Bytes, where a machine offers so many."""
+        return self.size if self.size is not None else int(offered * self.share)
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """How memory is dealt out."""
+
+    budget: Budget = field(default_factory=Budget)
+    evict_idle: bool = False
+    """Unload idle instances for records of a higher priority."""
 
 
 @dataclass

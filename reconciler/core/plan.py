@@ -11,9 +11,10 @@ from enum import StrEnum
 
 from reconciler.core.backoff import Retry
 from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.eviction import rank, victims
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, readable_bytes
-from reconciler.core.records import HTTP, Instance, LoadSpec, ModelRef, Record
+from reconciler.core.records import Instance, LoadSpec, ModelRef, Record
 from reconciler.core.settings import Resolved, resolve
 
 
@@ -85,6 +86,14 @@ class Facts:
     """Actions under way. They hold their memory and their record."""
     idle: frozenset[str] = frozenset()
     """Who has had no request for as long as its record allows."""
+    busy: frozenset[str] = frozenset()
+    """Who is answering, or is waited for."""
+    used_at: Mapping[str, float] = field(default_factory=dict)
+    """When each was last asked something; monotonic seconds."""
+    live: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that the worker of each checkpoint was seen to take, by path."""
+    evicts: bool = False
+    """Whether idle instances go for records of a higher rank."""
     suspected: Mapping[str, Problem] = field(default_factory=dict)
     """Who must not be loaded, because crashes are held against it."""
 
@@ -100,16 +109,17 @@ def plan(
 
     Unloads come first; then the records in `load_order`.
     """
-    planner = _Planner(instances, facts, machine, now)
+    planner = _Planner(instances, facts, machine, now, records)
     wanted = {r.name for r in records}
-    idle = [i.name for i in instances if i.name not in facts.running]
-    actions = [planner.unload(name) for name in idle if name not in wanted]
+    free = [i.name for i in instances if i.name not in facts.running]
+    unloads = [planner.unload(name) for name in free if name not in wanted]
+    actions = []
     for record in sorted(records, key=load_order):
-        if record.name not in facts.running:
+        if record.name not in facts.running and record.name not in planner.evicted:
             action = planner.next_action(record)
             if action is not None:
                 actions.append(action)
-    return tuple(actions)
+    return (*unloads, *planner.evicted.values(), *actions)
 
 
 def held_memory(instances: Iterable[Instance], facts: Facts, machine: Machine) -> Ledger:
@@ -117,25 +127,32 @@ def held_memory(instances: Iterable[Instance], facts: Facts, machine: Machine) -
     return _Planner(instances, facts, machine, 0.0).ledger
 
 
-def load_order(record: Record) -> tuple[bool, int, float, str]:
+def load_order(record: Record) -> tuple[object, ...]:
     """Manifests' records before ad-hoc ones, by priority, then the oldest first."""
     age = record.created_at.timestamp()
-    return (record.owner == HTTP, -record.spec.priority, age, record.name)
+    return (*rank(record), age, record.name)
 
 
 class _Planner:
     """One pass: what is left of memory and of the right to read weights as actions are dealt."""
 
     def __init__(
-        self, instances: Iterable[Instance], facts: Facts, machine: Machine, now: float
+        self,
+        instances: Iterable[Instance],
+        facts: Facts,
+        machine: Machine,
+        now: float,
+        records: Sequence[Record] = (),
     ) -> None:
+        self.records = records
         self.instances = {i.name: i for i in instances}
         self.facts = facts
         self.machine = machine
         self.now = now
-        self.ledger = Ledger.of(machine.memory_budget, self.instances.values())
+        self.ledger = Ledger.of(machine.memory_budget, self.instances.values(), facts.live)
         self.reading: str | None = None
         self.leaving: set[str] = set()
+        self.evicted: dict[str, Action] = {}
         for action in facts.running.values():
             self._deal(action)
 
@@ -260,13 +277,35 @@ class _Planner:
         short_alone = self.ledger.without(record.name).missing(*need)
         replaceable = instance is not None and strategy != "load-first" and short_alone <= 0
         if short > 0 and not replaceable:
-            return self._wait_for_memory(record.name, short)
+            return self._wait_for_room(record, need) or self._short_of_memory(record.name, short)
         unload_first = instance is not None and (short > 0 or strategy == "unload-first")
         return Action(
             kind, record.name, reason, spec, checkpoint, resolved, unload_first=unload_first
         )
 
-    def _wait_for_memory(self, name: str, short: int) -> Action:
+    def _wait_for_room(self, record: Record, need: tuple[str, int, int]) -> Action | None:
+        """Wait for what is being unloaded, or is now, where that makes room; None: it does not."""
+        leaving = tuple(sorted(self.leaving))
+        if self.ledger.without(*leaving).missing(*need) > 0:
+            if not self.facts.evicts:
+                return None
+            ledger = self.ledger.without(*leaving)
+            chosen = victims(record, self._idle_records(), self.facts.used_at, ledger, need)
+            if not chosen:
+                return None
+            for name in chosen:
+                words = f"idle, and {record.name} of higher priority needs the room"
+                self.evicted[name] = self.unload(name, words)
+            leaving = chosen
+        words = f"waits for the memory of {', '.join(leaving)}, which is being unloaded"
+        return self._wait(record, Why.WAITING_FOR_MEMORY, words)
+
+    def _idle_records(self) -> list[Record]:
+        """Records whose instance nobody uses and nothing changes."""
+        taken = self.facts.busy | self.facts.running.keys() | self.leaving
+        return [r for r in self.records if r.name in self.instances and r.name not in taken]
+
+    def _short_of_memory(self, name: str, short: int) -> Action:
         holders = ", ".join(f"{n} {readable_bytes(b)}" for n, b in self.ledger.holders().items())
         missing, budget = readable_bytes(short), readable_bytes(self.ledger.budget)
         words = (

@@ -120,6 +120,8 @@ class Pulse:
     """Seconds that the step under way may take beyond a probe interval."""
     usage: dict[str, Usage] = field(default_factory=dict)
     """Of each open session, by its name."""
+    memory_bytes: int = 0
+    """That the process takes now."""
 
 
 class WorkerFailure(msgspec.Struct, frozen=True, tag=True):

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from reconciler.core.protocol import (
     SPARE_HEADER,
     LoadWeights,
     OpenSession,
+    Pulse,
     Reply,
     SeeShapes,
     SessionOpened,
@@ -74,6 +75,8 @@ class _Holder:
     """Open, or about to be."""
     weights_bytes: int = 0
     """As observed after the load."""
+    live_bytes: int = 0
+    """That the worker was last seen to take."""
     watch: asyncio.Task[None] | None = None
     gone: bool = False
     """Ended on purpose or died; nothing new may be put on it."""
@@ -218,6 +221,10 @@ class Engine:
         if loaded is not None:
             await self._close(name, loaded)
 
+    def live_memory(self) -> Mapping[str, int]:
+        """Bytes that the worker of each checkpoint was last seen to take, by path."""
+        return {path: holder.live_bytes for path, holder in self._holders.items()}
+
     async def tokens(self) -> dict[str, Usage]:
         """What instances computed since the daemon started, by name; what a worker that does not
         answer computed since it last did is left out.
@@ -355,7 +362,12 @@ class Engine:
 
     async def _watch(self, holder: _Holder) -> None:
         """Notice the death of a worker, or that it hangs."""
-        await watch(holder.worker, self._probe_interval, self._tokens.read)
+
+        def heard(pulse: Pulse) -> None:
+            self._tokens.read(pulse)
+            holder.live_bytes = pulse.memory_bytes
+
+        await watch(holder.worker, self._probe_interval, heard)
         holder.gone = True
         if self._holders.get(holder.path) is holder:
             del self._holders[holder.path]

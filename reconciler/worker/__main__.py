@@ -39,8 +39,9 @@ def main() -> None:
     heart = Heart()
     model = Model(heart)
     mlx = MlxThread(model.step, heart)
-    serve(sys.argv[2], model, mlx, heart)
-    hello = Hello(os.getpid(), backend.machine(limit))
+    machine = backend.machine(limit)
+    serve(sys.argv[2], model, mlx, heart, lambda: backend.memory(machine.process_bytes))
+    hello = Hello(os.getpid(), machine)
     with os.fdopen(hello_fd, "wb") as out:
         out.write(msgspec.json.encode(hello) + b"\n")
     _generate(mlx)

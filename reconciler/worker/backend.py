@@ -42,6 +42,16 @@ def machine(wired: Wired = NOT_WIRED) -> Machine:
     )
 
 
+def memory(before: int) -> int:
+    """Bytes that this process takes now; `before` are those before MLX allocated anything.
+
+    What a GPU's buffers take is not always told as the process's own, and what is allocated but
+    was not written to is not there yet: the larger of both counts.
+    """
+    resident = int(psutil.Process().memory_info().rss)
+    return max(resident, before + mx.get_active_memory() + mx.get_cache_memory())
+
+
 def memory_budget(info: Mapping[str, Any], physical: int, cgroup: int | None) -> int:
     """Bytes that models may take.
 

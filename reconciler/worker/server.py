@@ -38,11 +38,16 @@ MAX_BODY = 16_000_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(socket: str, model: Model, mlx: MlxThread, heart: Heart) -> None:
-    """Serve on `socket` from a thread of its own; returns when it listens."""
+def serve(
+    socket: str, model: Model, mlx: MlxThread, heart: Heart, memory: Callable[[], int]
+) -> None:
+    """Serve on `socket` from a thread of its own; returns when it listens.
+
+    `memory` tells how much this process takes, in bytes.
+    """
     listening: Future[None] = Future()
     thread = threading.Thread(
-        target=lambda: asyncio.run(_serve(socket, _app(model, mlx, heart), listening)),
+        target=lambda: asyncio.run(_serve(socket, _app(model, mlx, heart, memory), listening)),
         name="http",
         daemon=True,
     )
@@ -63,14 +68,14 @@ async def _serve(socket: str, app: web.Application, listening: "Future[None]") -
     await asyncio.Event().wait()
 
 
-def _app(model: Model, mlx: MlxThread, heart: Heart) -> web.Application:
+def _app(model: Model, mlx: MlxThread, heart: Heart, memory: Callable[[], int]) -> web.Application:
     async def on_mlx(job: Callable[[], Any]) -> web.Response:
         result = await asyncio.wrap_future(mlx.submit(job))
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
 
     async def pulse(_request: web.Request) -> web.Response:
         allowance, steps = heart.allowance, heart.beats  # in this order: see `Heart.beating`
-        told = Pulse(steps, mlx.busy, allowance, model.usage())
+        told = Pulse(steps, mlx.busy, allowance, model.usage(), memory())
         return web.Response(body=msgspec.json.encode(told), content_type="application/json")
 
     async def load(request: web.Request) -> web.StreamResponse:

@@ -83,6 +83,7 @@ class FakeEngine:
         self.loaded: dict[str, Instance] = {}
         self.loads: asyncio.Queue[tuple[LoadSpec, asyncio.Future[None]]] = asyncio.Queue()
         self.unloads: list[str] = []
+        self.live: dict[str, int] = {}
         self.requests: list[tuple[str, str, bytes, int]] = []
         self.draining: asyncio.Future[None] | None = None
         """Set it, and the next unload lasts until it is done."""
@@ -96,6 +97,9 @@ class FakeEngine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
+
+    def live_memory(self) -> dict[str, int]:
+        return self.live
 
     def instances(self) -> tuple[Instance, ...]:
         return tuple(self.loaded.values())

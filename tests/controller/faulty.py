@@ -98,6 +98,9 @@ class FaultyEngine:
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
 
+    def live_memory(self) -> dict[str, int]:
+        return {}
+
     def instances(self) -> tuple[Instance, ...]:
         return tuple(self.loaded.values())
 
