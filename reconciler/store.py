@@ -80,6 +80,9 @@ SCHEMA_VERSION = len(_SCHEMAS)
 KEPT_ATTEMPTS = 20
 """Per record; older ones are deleted."""
 
+KEPT_ALL_ATTEMPTS = 10_000
+"""Of all names together, those of removed records included."""
+
 KEPT_GENERATIONS = 20
 """Of a record's history."""
 
@@ -216,6 +219,10 @@ class Store:
                 "DELETE FROM attempts WHERE name = ? AND id NOT IN "
                 "(SELECT id FROM attempts WHERE name = ? ORDER BY id DESC LIMIT ?)",
                 (name, name, KEPT_ATTEMPTS),
+            )
+            db.execute(
+                "DELETE FROM attempts WHERE ended_at IS NOT NULL AND id <= ?",
+                ((cursor.lastrowid or 0) - KEPT_ALL_ATTEMPTS,),
             )
         return int(cursor.lastrowid or 0)
 

@@ -84,6 +84,21 @@ def test_attempts_are_bounded_per_record(tmp_path: Path) -> None:
     store.close()
 
 
+def test_attempts_of_names_that_come_and_go_are_bounded_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.store.KEPT_ALL_ATTEMPTS", 3)
+    store = Store(tmp_path)
+    store.begin_attempt("never ended", 1, "Load", "", AT)
+    for number in range(10):
+        store.end_attempt(store.begin_attempt(f"a{number}", 1, "Load", "", AT), "succeeded", AT)
+    store.close()
+    with sqlite3.connect(tmp_path / "reconciler.db") as db:
+        names = [name for (name,) in db.execute("SELECT name FROM attempts ORDER BY id")]
+    db.close()
+    assert names == ["never ended", "a7", "a8", "a9"]
+
+
 def test_a_second_store_on_one_directory_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(StoreError, match="another reconciler"):
