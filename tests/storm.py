@@ -8,6 +8,7 @@ answered may have been done or not, but not by half.
 import os
 import random
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from tests.hub import Hub
 from tests.repositories import Origin
 from tests.support import MANIFEST, Daemon, Home, conditions, eventually
 
-MODELS = ("tiny/llama", "tiny/llama", "tiny/llama", "tiny/qwen3_moe")
+MODELS = (*["tiny/llama"] * 4, "tiny/qwen3_moe")
 """Drawn from; most share their weights, so that a restart is quick."""
 
 NAMES = ("http-0", "http-1", "http-2")
@@ -38,11 +39,12 @@ ENDLESS = "maker/endless"
 LONGEST = 1.2
 """Seconds after which the daemon is killed, from the first change or from its start."""
 
-SHORT = 0.2
-"""The same, for half of the kills: attaching takes no longer."""
+SHORT = 0.06
+"""The same from the beginning of one of the changes, for half of the kills: attaching takes no
+longer."""
 
 MARK = "STORM_OF_RECONCILER"
-"""In the environment of every process of a storm."""
+"""In the environment of every process of a storm, with the id of the process that runs it."""
 
 Wish = tuple[str, int]
 """Model and context length."""
@@ -90,14 +92,20 @@ class Storm:
         if self._random.random() < 0.1:
             self._kill_worker()
         steps = [self._drawn() for _ in range(self._random.randint(1, 6))]
-        end = self._random.random() * self._random.choice((SHORT, LONGEST))
+        begun = threading.Semaphore(0)
+        awaited, longest = 0, LONGEST
+        if self._random.random() < 0.5:
+            awaited, longest = self._random.randint(1, len(steps)), SHORT
+        end = self._random.random() * longest
         with ThreadPoolExecutor(1) as client:
-            asking = client.submit(self._ask, steps)
+            asking = client.submit(self._ask, steps, begun)
+            for _ in range(awaited):
+                begun.acquire(timeout=LONGEST)
             time.sleep(end)  # the moment is the point
             self.daemon.kill()
             self.kills += 1
             asking.result()
-        for _ in range(self._random.choice((0, 1, 1, 2))):
+        for _ in range(self._random.choice((0, 1, 1, 2, 3))):
             self._kill_while_starting(self._random.random() * LONGEST)
         self.daemon.start()
         self._check()
@@ -135,9 +143,10 @@ class Storm:
             return self._push
         return self._download
 
-    def _ask(self, steps: list[Callable[[], None]]) -> None:
+    def _ask(self, steps: list[Callable[[], None]], begun: threading.Semaphore) -> None:
         """Make the changes one by one, until one is not answered."""
         for step in steps:
+            begun.release()
             try:
                 step()
             except (OSError, HTTPException) as error:
@@ -271,7 +280,7 @@ def storm(home: Home, root: Path, model: Path, seed: int) -> Iterator[Storm]:
     with Hub() as hub:
         hub.stop_after = 1000
         hub.add(ENDLESS, model)
-        os.environ |= {MARK: str(seed), "HF_ENDPOINT": hub.url}
+        os.environ |= {MARK: str(os.getpid()), "HF_ENDPOINT": hub.url}
         try:
             storm = Storm(home, root, seed)
             with storm.daemon:
@@ -288,9 +297,11 @@ def storm(home: Home, root: Path, model: Path, seed: int) -> Iterator[Storm]:
 
 
 def marked() -> list[psutil.Process]:
-    """The processes that daemons of a storm started, and those daemons."""
+    """The processes that daemons of this storm started, and those daemons."""
+    own = os.getpid()
     found = psutil.process_iter(["environ", "cmdline"])
-    return [p for p in found if MARK in (p.info["environ"] or {}) and p.info["cmdline"]]
+    mine = [p for p in found if (p.info["environ"] or {}).get(MARK) == str(own)]
+    return [p for p in mine if p.info["cmdline"] and p.pid != own]
 
 
 def strays(daemon: Daemon) -> list[Any]:
