@@ -23,6 +23,27 @@ def test_a_killed_worker_is_noticed_and_replaced(daemon: Daemon) -> None:
     assert status["config"] == before["config"]
 
 
+def test_a_spare_that_is_killed_is_replaced_and_leaves_no_socket(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    loaded = daemon.ready("tiny/llama")["status"]["worker_pid"]
+
+    def spares() -> list[psutil.Process]:
+        return [worker for worker in daemon.workers() if worker.pid != loaded]
+
+    daemon.until(lambda: len(spares()) == 1)
+    (spare,) = spares()
+    its_socket = Path(spare.cmdline()[-1])
+    daemon.until(its_socket.exists)
+    spare.kill()
+    daemon.until(lambda: [worker.pid for worker in spares()] not in ([], [spare.pid]))
+    daemon.until(lambda: {str(s) for s in its_socket.parent.iterdir()} == sockets(daemon))
+
+
+def sockets(daemon: Daemon) -> set[str]:
+    """Of the workers that there are."""
+    return {worker.cmdline()[-1] for worker in daemon.workers()}
+
+
 def test_the_daemons_death_ends_its_workers(home: Home) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": "tiny/llama"})
