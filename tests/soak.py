@@ -5,6 +5,7 @@ quiet state. What there is more of at the end than at the beginning is a leak: e
 """
 
 import contextlib
+import itertools
 import os
 import random
 import statistics
@@ -92,7 +93,7 @@ class Soak:
         self.counts: Counter[str] = Counter()
         self.samples: list[Sample] = []
         self._random = random.Random(seed)
-        self._serial = 0
+        self._serial = itertools.count(1)
         self._home = home
         home.write("anchor.yaml", name=ANCHOR, model="tiny/llama", context_length=2000)
         self.daemon = Daemon(home, "--jit")
@@ -130,8 +131,7 @@ class Soak:
     def _client(self, end: float, chance: random.Random) -> None:
         """Loads under names that were never used, asks, goes away, unloads."""
         while time.monotonic() < end:
-            self._serial += 1
-            name = f"http-{self._serial}"
+            name = f"http-{next(self._serial)}"
             body = {"model": chance.choice(list(MODELS)), "instance_id": name}
             self._request("load", "POST", "/api/v1/models/load", body)
             for _ in range(chance.randint(1, 4)):
@@ -195,7 +195,7 @@ class Soak:
         return self._random.sample(workers, 1) if workers else []
 
     def _fail_download(self) -> None:
-        body = {"model": f"maker/none-{self._serial}"}
+        body = {"model": f"maker/none-{next(self._serial)}"}
         self._request("download", "POST", "/api/v1/models/download", body)
 
     def _vanish(self) -> None:

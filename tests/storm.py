@@ -39,9 +39,9 @@ ENDLESS = "maker/endless"
 LONGEST = 1.2
 """Seconds after which the daemon is killed, from the first change or from its start."""
 
-SHORT = 0.06
-"""The same from the beginning of one of the changes, for half of the kills: attaching takes no
-longer."""
+SHORT = 0.03
+"""The same from the beginning of a change, or of an action of the daemon's: attaching takes no
+longer. So are two of three kills; else most would come while nothing is done."""
 
 MARK = "STORM_OF_RECONCILER"
 """In the environment of every process of a storm, with the id of the process that runs it."""
@@ -92,33 +92,52 @@ class Storm:
         if self._random.random() < 0.1:
             self._kill_worker()
         steps = [self._drawn() for _ in range(self._random.randint(1, 6))]
-        begun = threading.Semaphore(0)
-        awaited, longest = 0, LONGEST
-        if self._random.random() < 0.5:
-            awaited, longest = self._random.randint(1, len(steps)), SHORT
-        end = self._random.random() * longest
+        moment = self._random.choice(("time", "change", "action"))
+        end = self._random.random() * (LONGEST if moment == "time" else SHORT)
+        nth = self._random.randint(1, len(steps))
+        begun, log = threading.Semaphore(0), self._log_size()
         with ThreadPoolExecutor(1) as client:
             asking = client.submit(self._ask, steps, begun)
-            for _ in range(awaited):
+            for _ in range(nth if moment == "change" else 0):
                 begun.acquire(timeout=LONGEST)
+            if moment == "action":
+                self._until_action(log)
             time.sleep(end)  # the moment is the point
             self.daemon.kill()
             self.kills += 1
             asking.result()
         for _ in range(self._random.choice((0, 1, 1, 2, 3))):
-            self._kill_while_starting(self._random.random() * LONGEST)
+            self._kill_while_starting()
         self.daemon.start()
         self._check()
 
-    def _kill_while_starting(self, end: float) -> None:
-        self.steps.append(f"killed {end:.3f} s after its start")
+    def _kill_while_starting(self) -> None:
+        """Before it listens, or in the middle of taking up what it was asked for."""
+        in_action = self._random.random() < 0.25
+        end = self._random.random() * (SHORT if in_action else LONGEST)
+        self.steps.append(f"killed {end:.3f} s after {'an action' if in_action else 'its start'}")
+        log = self._log_size()
         self.daemon.launch()
+        if in_action:
+            self._until_action(log)
         time.sleep(end)
         self.daemon.process.kill()
         assert self.daemon.process.stdout is not None
         self.before_ready += not self.daemon.process.stdout.read()
         self.daemon.kill()
         self.kills += 1
+
+    def _log_size(self) -> int:
+        return (self.daemon.home.root / "log").stat().st_size
+
+    def _until_action(self, begin: int) -> None:
+        """Return as the daemon begins an action, after that place of its log; if it does soon."""
+        deadline, text = time.monotonic() + LONGEST, ""
+        with (self.daemon.home.root / "log").open(encoding="utf-8") as log:
+            log.seek(begin)
+            while "action started" not in text and time.monotonic() < deadline:
+                time.sleep(0.001)
+                text += log.read()
 
     def _kill_worker(self) -> None:
         for worker in self.daemon.workers()[:1]:
