@@ -39,7 +39,7 @@ ENDLESS = "maker/endless"
 LONGEST = 1.2
 """Seconds after which the daemon is killed, from the first change or from its start."""
 
-SHORT = 0.03
+SHORT = 0.015
 """The same from the beginning of a change, or of an action of the daemon's: attaching takes no
 longer. So are two of three kills; else most would come while nothing is done."""
 
@@ -101,7 +101,7 @@ class Storm:
             for _ in range(nth if moment == "change" else 0):
                 begun.acquire(timeout=LONGEST)
             if moment == "action":
-                self._until_action(log)
+                self._until_action(log, LONGEST)
             time.sleep(end)  # the moment is the point
             self.daemon.kill()
             self.kills += 1
@@ -119,7 +119,7 @@ class Storm:
         log = self._log_size()
         self.daemon.launch()
         if in_action:
-            self._until_action(log)
+            self._until_action(log, 3 * LONGEST)
         time.sleep(end)
         self.daemon.process.kill()
         assert self.daemon.process.stdout is not None
@@ -130,9 +130,9 @@ class Storm:
     def _log_size(self) -> int:
         return (self.daemon.home.root / "log").stat().st_size
 
-    def _until_action(self, begin: int) -> None:
-        """Return as the daemon begins an action, after that place of its log; if it does soon."""
-        deadline, text = time.monotonic() + LONGEST, ""
+    def _until_action(self, begin: int, seconds: float) -> None:
+        """Return as the daemon begins an action, after that place of its log; or after so long."""
+        deadline, text = time.monotonic() + seconds, ""
         with (self.daemon.home.root / "log").open(encoding="utf-8") as log:
             log.seek(begin)
             while "action started" not in text and time.monotonic() < deadline:

@@ -23,4 +23,5 @@ def test_a_storm_with_kills_converges_to_what_was_acknowledged(
         print(f"seed {seed}: {running.kills} kills, {running.before_ready} before the ready line,")
         print(f"in the middle of {dict(hit)}; suspected and cleared: {running.cleared}")
     assert running.before_ready > 5
-    assert hit.keys() >= {"Load", "Attach", "Unload"}
+    assert sum(hit.values()) >= 10
+    assert len(hit) >= 3
