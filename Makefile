@@ -8,7 +8,7 @@ ifeq ($(shell uname -s),Linux)
 EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda13,cpu)
 endif
 
-.PHONY: help install demo serve test test-long bench bench-quick demo-model docs check format clean
+.PHONY: help install demo serve test test-long soak bench bench-quick demo-model docs check format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -36,6 +36,9 @@ test: install ## The test suite: bounded and deterministic
 
 test-long: install ## Storms and fuzzing
 	$(BIN)/pytest -m long
+
+soak: install ## Ten minutes of changes, faults and chats; fails where something leaks
+	$(BIN)/python -m tests.soak
 
 bench: install ## Measure, as ratios; less than ten minutes, 4 GB in /tmp; writes bench.json
 	$(BIN)/python -m benchmarks --json bench.json

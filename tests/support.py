@@ -1,5 +1,6 @@
 """A real daemon as a test drives it: a process, its files, its HTTP."""
 
+import http.client
 import json
 import os
 import re
@@ -83,6 +84,14 @@ class Daemon:
 
     def start(self) -> None:
         """Start it and wait for its ready line."""
+        self.launch()
+        assert self.process.stdout is not None
+        self.ready_line = self.process.stdout.readline()
+        assert self.ready_line, self.log()
+        self.url = self.ready_line.split()[-1]
+
+    def launch(self) -> None:
+        """Start it, and do not wait."""
         self._log = (self.home.root / "log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "reconciler", "serve", *self._options],
@@ -91,10 +100,6 @@ class Daemon:
             text=True,
             env=environment(**self._environ),
         )
-        assert self.process.stdout is not None
-        self.ready_line = self.process.stdout.readline()
-        assert self.ready_line, self.log()
-        self.url = self.ready_line.split()[-1]
 
     def log(self) -> str:
         """What it logged so far."""
@@ -152,6 +157,13 @@ class Daemon:
                 status, answer = error.code, json.load(error)
         check_answer(method, path, status, answer)
         return status, answer
+
+    def stream(self, path: str, body: Any) -> http.client.HTTPResponse:
+        """A request whose answer is read as it comes."""
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data)
+        reply: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=90)
+        return reply
 
     def events(self, query: str = "follow=false") -> list[Any]:
         """The data of the kept events; `lost` stands for ones that are not kept any more."""

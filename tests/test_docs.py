@@ -100,12 +100,26 @@ def test_the_tables_are_as_the_schemas_say() -> None:
     assert "| `model` | string |" in DOCS["http"]
 
 
+def all_tests() -> set[str]:
+    """The names of all tests."""
+    sources = [path.read_text("utf-8") for path in Path("tests").rglob("test_*.py")]
+    return set(re.findall(r"def (test_\w+)\(", "\n".join(sources)))
+
+
 def test_every_rule_names_a_test_that_there_is() -> None:
     named = re.findall(r"<!-- test: (\w+) -->", DOCS["semantics"])
-    sources = [path.read_text("utf-8") for path in Path("tests").rglob("test_*.py")]
-    there = set(re.findall(r"def (test_\w+)\(", "\n".join(sources)))
     assert len(named) > 50
-    assert [name for name in named if name not in there] == []
+    assert set(named) - all_tests() == set()
+
+
+def test_every_guarantee_names_a_test_that_there_is() -> None:
+    text = DOCS["guarantees"]
+    rows = [line for line in text.partition("## Measured")[0].splitlines() if line[:1] == "|"]
+    promises = [row for row in rows if not re.match(r"\| (promise|trap) \||\|---", row)]
+    assert len(promises) > 60
+    unheld = [row for row in promises if "`test_" not in row and "the same" not in row]
+    assert unheld == []
+    assert set(re.findall(r"`(test_\w+)`", text)) - all_tests() == set()
 
 
 def test_every_manifest_key_is_documented() -> None:

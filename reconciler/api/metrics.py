@@ -1,5 +1,6 @@
 """What Prometheus reads."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -26,7 +27,8 @@ async def metrics(request: web.Request) -> web.Response:
     """Metrics in Prometheus' text format."""
     controller = request.app[CONTROLLER]
     now = CollectorRegistry()
-    now.register(State(controller, await controller.tokens()))
+    tokens = await controller.tokens()
+    now.register(State(controller, tokens, len(asyncio.all_tasks())))
     body = generate_latest(controller.metrics.registry) + generate_latest(now)
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
@@ -34,9 +36,11 @@ async def metrics(request: web.Request) -> web.Response:
 class State(Collector):
     """What is so at the moment when it is asked."""
 
-    def __init__(self, controller: Controller, tokens: Mapping[str, Usage]) -> None:
+    def __init__(self, controller: Controller, tokens: Mapping[str, Usage], tasks: int = 0) -> None:
+        """`tokens` by instance; `tasks` run on the event loop."""
         self._controller = controller
         self._tokens = tokens
+        self._tasks = tasks
 
     def collect(self) -> Iterator[Metric]:
         """Every gauge, and what workers count."""
@@ -44,6 +48,8 @@ class State(Collector):
         yield self._computed()
         yield from self._memory()
         yield from self._sources()
+        words = "Tasks of the daemon's event loop; constant while nothing happens."
+        yield GaugeMetricFamily("reconciler_tasks", words, value=self._tasks)
 
     def _records(self) -> Iterator[Metric]:
         states: Counter[str] = Counter()

@@ -4,6 +4,7 @@ The body is looked at once, for `model` alone; the worker that holds the instanc
 """
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
@@ -79,13 +80,14 @@ async def _forward(request: web.Request, path: str) -> web.StreamResponse:
         copy.content_type = answer.content_type
         if answer.status == web.HTTPServiceUnavailable.status_code:
             copy.headers["Retry-After"] = "1"
-        await copy.prepare(request)
-        try:
-            async for chunk in answer.chunks:
-                await copy.write(chunk)
-        except LoadError:
-            if answer.content_type == "text/event-stream":
-                await copy.write(BROKEN_OFF)
+        with suppress(ConnectionResetError):  # the client went away
+            await copy.prepare(request)
+            try:
+                async for chunk in answer.chunks:
+                    await copy.write(chunk)
+            except LoadError:
+                if answer.content_type == "text/event-stream":
+                    await copy.write(BROKEN_OFF)
         return copy
 
 

@@ -205,4 +205,6 @@ def _renderers(options: Options) -> list[structlog.typing.Processor]:
     if options.log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     colours = options.log_file is None and sys.stderr.isatty()
-    return [structlog.dev.ConsoleRenderer(colors=colours)]
+    # The default one shows the values of variables: tokens and prompts among them.
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]

@@ -142,9 +142,11 @@ def _url(url: str) -> str:
         raise click.UsageError(f"--git {url} is no address")
     if "://" not in url:
         return str(Path(url).absolute()) if Path(url).exists() else url
-    if urlsplit(url).password is not None:
+    parts = urlsplit(url)
+    token = parts.username is not None and parts.scheme in ("http", "https")
+    if parts.password is not None or token:
         raise click.UsageError(
-            "--git with a password in the address would show it to everybody; "
+            "--git with a password or a token in the address would show it to everybody; "
             "keep it in a git credential helper"
         )
     return url

@@ -463,6 +463,7 @@ class Loop:
 
     def _report(self, actions: Mapping[str, Action]) -> None:
         """Derive every status anew, and answer whoever waited for one."""
+        self._metrics.keep(self._book.entries)
         loaded = {i.name: i for i in self._engine.instances()}
         for name, entry in list(self._book.entries.items()):
             action = self.running.get(name, actions.get(name))

@@ -1,7 +1,7 @@
 """What is counted and timed while the daemon runs; `/metrics` tells it, and what is so."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -56,6 +56,8 @@ class Metrics:
             buckets=TOKEN_SECONDS,
             registry=registry,
         )
+        self._asked: dict[str, set[str]] = {}
+        """Statuses that were told, by instance."""
 
     @contextmanager
     def a_pass(self) -> Iterator[None]:
@@ -79,7 +81,15 @@ class Metrics:
 
     def answered(self, instance: str, status: int) -> None:
         """A worker began to answer a request."""
+        self._asked.setdefault(instance, set()).add(str(status))
         self._requests.labels(instance, str(status)).inc()
+
+    def keep(self, instances: Collection[str]) -> None:
+        """Forget what was told of others: names come and go as long as the daemon runs."""
+        for gone in self._asked.keys() - instances:
+            for status in self._asked.pop(gone):
+                self._requests.remove(gone, status)
+            self._first_token.remove(gone)
 
     async def timed(
         self, instance: str, begin: float, chunks: AsyncIterator[bytes]
@@ -87,7 +97,7 @@ class Metrics:
         """The pieces of a streamed answer as they come; `begin` is when it was asked for."""
         first = True
         async for chunk in chunks:
-            if first:
+            if first and instance in self._asked:  # it has not been removed in between
                 self._first_token.labels(instance).observe(time.perf_counter() - begin)
-                first = False
+            first = False
             yield chunk

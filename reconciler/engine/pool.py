@@ -22,6 +22,8 @@ class Pool:
         self._sockets = sockets
         self._wired_limit = wired_limit
         self._spare: asyncio.Task[WorkerProcess] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        """Of the spare."""
         self._timer: asyncio.TimerHandle | None = None
 
     def warm(self) -> None:
@@ -61,6 +63,8 @@ class Pool:
             if self._spare is not spare:
                 continue  # somebody else took it while we waited
             self._spare = None
+            if self._watch is not None:
+                self._watch.cancel()
             if worker.alive:
                 return worker
             await worker.end()
@@ -69,6 +73,9 @@ class Pool:
         """End the spare."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         spare, self._spare = self._spare, None
         if spare is not None:
             spare.cancel()
@@ -79,7 +86,25 @@ class Pool:
     def _warm(self) -> asyncio.Task[WorkerProcess]:
         if self._spare is None:
             self._spare = asyncio.create_task(self._start())
+            self._watch = asyncio.create_task(self._replace(self._spare))
         return self._spare
+
+    async def _replace(self, spare: asyncio.Task[WorkerProcess]) -> None:
+        """Have another spare where this one dies; one that cannot be started is tried when needed.
+
+        Whoever waits for it is told; the next who needs one must not hear of it.
+        """
+        try:
+            worker = await asyncio.shield(spare)
+        except LoadError:
+            if self._spare is spare:
+                self._spare = None
+            return
+        await worker.wait()
+        if self._spare is spare:
+            self._spare = None
+            await worker.end()
+            self.warm()
 
     async def _ready(self, spare: asyncio.Task[WorkerProcess]) -> WorkerProcess:
         try:

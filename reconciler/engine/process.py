@@ -142,8 +142,9 @@ class WorkerProcess:
         try:
             async with self._client.request(method, url, data=msgspec.json.encode(body)) as reply:
                 content = await reply.read()
-        except (aiohttp.ClientError, OSError):
-            # Dead, or of no use without its socket.
+        except (aiohttp.ClientError, OSError, RuntimeError):
+            # Dead, or of no use without its socket. The last: "Session is closed", as somebody else
+            # has found that out already.
             await self.end()
             raise LoadError(self.died()) from None
         if reply.status != 200:

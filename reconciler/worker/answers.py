@@ -1,13 +1,13 @@
 """A completion in OpenAI's form: JSON at once, or server-sent events as it comes."""
 
 import asyncio
-import traceback
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from reconciler.core.protocol import MODEL_HEADER
+from reconciler.worker import mishap
 from reconciler.worker.completions import Completion, Likelihood, Piece
 from reconciler.worker.request import RequestError
 from reconciler.worker.transcript import Said
@@ -136,7 +136,7 @@ def _logprobs(completion: Completion, likelihoods: list[Likelihood]) -> dict[str
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    traceback.print_exception(error)  # for the log
+    mishap.note(error)
     words = f"{type(error).__name__}: {error}"
     return {"error": {"type": "server_error", "code": "generation_failed", "message": words}}
 

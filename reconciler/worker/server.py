@@ -21,6 +21,7 @@ from reconciler.core.protocol import (
     WeightsRead,
     WorkerFailure,
 )
+from reconciler.worker import mishap
 from reconciler.worker import request as requests
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import Completion
@@ -95,6 +96,7 @@ def _app(model: Model, mlx: MlxThread, heart: Heart, memory: Callable[[], int]) 
         try:
             last: WeightsLoaded | WorkerFailure = loading.result()
         except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
+            traceback.print_exception(error)  # for the log
             last = _failure(error)
         await reply.write(msgspec.json.encode(last) + b"\n")
         return reply
@@ -148,12 +150,16 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
         body = msgspec.json.encode({"error": told})
         return web.Response(status=error.status, body=body, content_type="application/json")
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
-        body = msgspec.json.encode(_failure(error))
+        body = msgspec.json.encode(_unforeseen(error))
         return web.Response(status=500, body=body, content_type="application/json")
 
 
+def _unforeseen(error: Exception) -> WorkerFailure:
+    mishap.note(error)
+    return _failure(error)
+
+
 def _failure(error: Exception) -> WorkerFailure:
-    """The failure that tells of an error; its traceback is for the log."""
-    traceback.print_exception(error)
+    """The failure that tells of an error."""
     words = f"{type(error).__name__}: {error}"
     return WorkerFailure(words, permanent=isinstance(error, _PERMANENT))

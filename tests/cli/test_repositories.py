@@ -20,6 +20,7 @@ URL = "https://git.example.com/fleet.git"
     ("url", "more", "message"),
     [
         ("https://me:secret@git.example.com/x", {}, "a git credential helper"),
+        ("https://ghp_secret@git.example.com/x", {}, "a git credential helper"),
         ("--upload-pack=x", {}, "is no address"),
         (URL, {"git_ref": "--force"}, "is no branch or tag"),
         (URL, {"git_ref": "a..b"}, "is no branch or tag"),

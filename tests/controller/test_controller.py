@@ -216,3 +216,17 @@ class TestOnASmallMachine:
             await bench.controller.load(request(context_length=1001))
         assert raised.value.problem.param == "context_length"
         assert bench.controller.answers() == ()
+
+
+async def test_what_is_counted_of_an_instance_goes_with_its_record(bench: Bench) -> None:
+    def counted() -> set[str]:
+        families = bench.controller.metrics.registry.collect()
+        return {s.labels["instance"] for f in families for s in f.samples if "instance" in s.labels}
+
+    for name in ("a", "b"):
+        await load(bench, replace(request(), instance_id=name))
+        async with bench.controller.request(name, "completions", b""):
+            pass
+    assert counted() == {"a", "b"}
+    await bench.controller.unload("a")
+    await bench.controller.until(lambda: counted() == {"b"})

@@ -2,9 +2,13 @@
 
 import os
 import signal
+import socket
+from pathlib import Path
 
 import psutil
+import pytest
 
+from tests.hub import Hub
 from tests.support import Daemon, Home
 
 
@@ -19,6 +23,27 @@ def test_a_killed_worker_is_noticed_and_replaced(daemon: Daemon) -> None:
     assert status["config"] == before["config"]
 
 
+def test_a_spare_that_is_killed_is_replaced_and_leaves_no_socket(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"})
+    loaded = daemon.ready("tiny/llama")["status"]["worker_pid"]
+
+    def spares() -> list[psutil.Process]:
+        return [worker for worker in daemon.workers() if worker.pid != loaded]
+
+    daemon.until(lambda: len(spares()) == 1)
+    (spare,) = spares()
+    its_socket = Path(spare.cmdline()[-1])
+    daemon.until(its_socket.exists)
+    spare.kill()
+    daemon.until(lambda: [worker.pid for worker in spares()] not in ([], [spare.pid]))
+    daemon.until(lambda: {str(s) for s in its_socket.parent.iterdir()} == sockets(daemon))
+
+
+def sockets(daemon: Daemon) -> set[str]:
+    """Of the workers that there are."""
+    return {worker.cmdline()[-1] for worker in daemon.workers()}
+
+
 def test_the_daemons_death_ends_its_workers(home: Home) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": "tiny/llama"})
@@ -28,6 +53,35 @@ def test_the_daemons_death_ends_its_workers(home: Home) -> None:
         _, alive = psutil.wait_procs(workers, timeout=60)
         assert alive == []
         daemon.start()
+
+
+def test_the_daemons_death_ends_what_fetches_for_it(
+    home: Home, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git, its helpers and downloads, none of which is answered any more."""
+    with Hub() as hub, socket.create_server(("127.0.0.1", 0)) as silent:
+        hub.stop_after = 1000
+        hub.add("maker/endless", models / "tiny/llama")
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        with Daemon(home, "--git", f"git://127.0.0.1:{silent.getsockname()[1]}/x") as daemon:
+            status, _ = daemon.request(
+                "POST", "/api/v1/models/download", {"model": "maker/endless"}
+            )
+            assert status == 200
+            started: list[psutil.Process] = []
+
+            def both_are_there() -> bool:
+                nonlocal started
+                started = psutil.Process(daemon.process.pid).children(recursive=True)
+                words = " ".join(word for p in started for word in p.cmdline())
+                return "fetch --quiet" in words and "reconciler.models.fetch" in words
+
+            daemon.until(both_are_there)
+            daemon.kill()
+            _, alive = psutil.wait_procs(started, timeout=60)
+            assert alive == []
+            daemon.start()
 
 
 def test_what_is_desired_is_loaded_again_after_a_kill(home: Home) -> None:

@@ -99,6 +99,7 @@ def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:
     assert found["reconciler_requests_total", ("a", "200")] == 2
     assert found["reconciler_first_token_seconds_count", ("a",)] == 1
     assert found["reconciler_reconcile_seconds_count", ()] > 4
+    assert found["reconciler_tasks", ()] > 2
     memory = found["reconciler_instance_memory_bytes", ("a",)]
     assert 0 < memory <= found["reconciler_memory_used_bytes", ()]
     assert memory < found["reconciler_memory_budget_bytes", ()]

@@ -5,9 +5,7 @@ import json
 import os
 import signal
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,11 +159,7 @@ def streamed(daemon: Daemon, body: Any, path: str = TEXT) -> Iterator[Any]:
 
 
 def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPResponse:
-    data = json.dumps(body | {"stream": True}).encode()
-    reply: http.client.HTTPResponse = urllib.request.urlopen(
-        urllib.request.Request(daemon.url + path, data=data), timeout=60
-    )
-    return reply
+    return daemon.stream(path, body | {"stream": True})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,16 @@ TIP = "refs/reconciler/tip"
 
 SECONDS = 300.0
 """One command may take at most; a network that is cut in the middle of a fetch says nothing."""
+
+LEASHED = """
+(read -r _; kill -KILL 0) <"$1" >/dev/null 2>&1 &
+shift
+exec "$@"
+"""
+"""For sh: a command whose process group goes when the other end of the pipe named first does.
+
+git itself would not notice that the daemon was killed, and its next one would fetch beside it.
+"""
 
 LONGEST_WORDS = 500
 """Characters of git's own words in an error."""
@@ -125,39 +136,41 @@ class Repository:
         environ: Mapping[str, str] | None = None,
     ) -> bytes:
         """What git prints; `options` are of its configuration. Raises `GitError`."""
-        process = await self._start(arguments, options, environ or {})
-        try:
-            async with asyncio.timeout(self._seconds):
-                out, error = await process.communicate(text.encode())
-        except TimeoutError:
-            words = f"no answer within {self._seconds:g} s"
-            raise GitError(f"git {arguments[0]}: {words}") from None
-        finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+        if shutil.which("git") is None:
+            raise GitError("git is not installed; on a Mac: xcode-select --install")
+        words = [
+            *("git", f"--git-dir={self.directory}"),
+            *(word for option in (*self._options, *options) for word in ("-c", option)),
+            *arguments,
+        ]
+        with _leash() as leash:
+            process = await self._start(words, leash, environ or {})
+            try:
+                async with asyncio.timeout(self._seconds):
+                    out, error = await process.communicate(text.encode())
+            except TimeoutError:
+                told = f"no answer within {self._seconds:g} s"
+                raise GitError(f"git {arguments[0]}: {told}") from None
+            finally:
+                if process.returncode is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    await process.wait()
         if process.returncode:
             raise GitError(_words(error.decode(errors="replace")))
         return out
 
     async def _start(
-        self, arguments: Sequence[str], options: Sequence[str], environ: Mapping[str, str]
+        self, words: Sequence[str], leash: int, environ: Mapping[str, str]
     ) -> asyncio.subprocess.Process:
-        try:
-            return await asyncio.create_subprocess_exec(
-                "git",
-                *(word for option in (*self._options, *options) for word in ("-c", option)),
-                f"--git-dir={self.directory}",
-                *arguments,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=self._environment() | dict(environ),
-                start_new_session=True,  # so that its helpers go with it
-            )
-        except FileNotFoundError:
-            words = "git is not installed; on a Mac: xcode-select --install"
-            raise GitError(words) from None
+        return await asyncio.create_subprocess_exec(
+            *("/bin/sh", "-c", LEASHED, "sh", f"/dev/fd/{leash}", *words),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self._environment() | dict(environ),
+            start_new_session=True,  # so that its helpers go with it
+            pass_fds=(leash,),
+        )
 
     def _environment(self) -> dict[str, str]:
         """The environment's own, with its helpers; nobody is there to be asked for a password."""
@@ -184,6 +197,17 @@ REPOSITORY_VARIABLES = frozenset(
     }
 )
 """They would point git to another repository."""
+
+
+@contextmanager
+def _leash() -> Iterator[int]:
+    """The end of a pipe that tells whoever reads from it when this process, or the block, ends."""
+    hand, held = os.pipe()
+    try:
+        yield hand
+    finally:
+        os.close(hand)
+        os.close(held)
 
 
 def _words(error: str) -> str:

@@ -1,0 +1,86 @@
+"""What other reconcilers got wrong, where no other test is about it; docs/guarantees.md has all."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.errors import Cause, Problem
+from reconciler.core.facts import Checkpoint
+from reconciler.core.records import ModelRef
+from reconciler.models.catalog import Catalog
+from reconciler.models.checkpoint import read_facts
+from tests.controller.fakes import Bench, load, request, spec
+
+KILLED = Problem(Cause.WORKER_DIED, "killed by signal 9", permanent=False)
+
+
+async def test_the_number_of_restarts_in_a_life_is_not_the_number_of_failures_in_a_row(
+    bench: Bench,
+) -> None:
+    bench.source.declare(("a", spec()))
+    await bench.engine.let_load()
+    for restarts in range(1, 8):
+        await bench.ready("a")
+        bench.engine.on_death(bench.engine.loaded.pop("a"), KILLED)
+        assert "attempt 1 failed" in await bench.reason("a", KILLED.cause.value)
+        answer = bench.controller.answer("a")
+        assert answer is not None
+        assert answer.status.restarts == restarts
+        bench.clock.advance(1)
+        await bench.engine.let_load()
+    await bench.ready("a")
+
+
+class TestWhereTheContextIsCapped:
+    """A machine on which no model can have the context that it is made for."""
+
+    @pytest.fixture
+    def budget(self, models: Path) -> int:
+        facts = read_facts(models / "tiny/llama")
+        return facts.weights_bytes + 1000 * facts.kv_bytes_per_token
+
+    async def test_settings_in_force_that_differ_from_the_wish_are_no_drift(
+        self, bench: Bench
+    ) -> None:
+        bench.source.declare(("a", spec()))
+        await bench.engine.let_load()
+        before = await bench.ready("a")
+        assert before.status.config is not None
+        assert before.status.config.context_length == 1000
+        for _ in range(3):
+            bench.clock.advance(31)  # the files are looked at anew
+            bench.source.declare(("a", spec()))
+            await bench.controller.until(bench.source.queue.empty)
+        await bench.restart()
+        bench.source.declare(("a", spec()))
+        await bench.engine.let_load()
+        after = await bench.ready("a")
+        assert after.record.generation == before.record.generation == 1
+        assert bench.engine.loads.empty()
+
+
+async def test_what_was_so_before_an_await_decides_nothing_after_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load looks for its model; meanwhile the record that it would join is removed."""
+    first = await load(bench, request(context_length=100))
+    begun, goes_on = threading.Event(), threading.Event()
+    find = Catalog.find
+
+    def find_slowly(catalog: Catalog, ref: ModelRef) -> Checkpoint:
+        begun.set()
+        assert goes_on.wait(60)
+        return find(catalog, ref)
+
+    monkeypatch.setattr(Catalog, "find", find_slowly)
+    asking = asyncio.create_task(bench.controller.load(request(context_length=100)))
+    await asyncio.to_thread(begun.wait)
+    await bench.controller.unload("tiny/llama")
+    goes_on.set()
+    await bench.engine.let_load()
+    answer = await asking
+    assert not answer.joined
+    assert answer.status.ready
+    assert answer.record.created_at > first.record.created_at

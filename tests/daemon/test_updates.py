@@ -1,0 +1,194 @@
+"""An instance is replaced while clients ask it without pause: no request fails."""
+
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from typing import Any, Self
+
+import pytest
+
+from tests.support import Daemon, Home, conditions, parse_events
+
+CLIENTS = 4
+CHAT = "/v1/chat/completions"
+
+MANIFEST = (
+    "{{apiVersion: reconciler/v1, kind: ModelInstance, metadata: {{name: {name}}}, spec: "
+    "{{model: {model}, update_strategy: {strategy}, config: {{context_length: {context}}}}}}}\n"
+)
+
+
+def declare(home: Home, name: str, model: str, strategy: str, context: int) -> None:
+    """As editors save: the file is whole at every moment."""
+    text = MANIFEST.format(name=name, model=model, strategy=strategy, context=context)
+    new = home.manifests / f".{name}.new"
+    new.write_text(text, "utf-8")
+    new.rename(home.manifests / f"{name}.yaml")
+
+
+def ask(daemon: Daemon, model: str, *, stream: bool) -> str:
+    """What a model answers to one and the same question; an incomplete answer is an error."""
+    asked: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": 16, "stream": stream}
+    asked["messages"] = [{"role": "user", "content": "What is wanted?"}]
+    with daemon.stream(CHAT, asked) as reply:
+        if not stream:
+            choice = json.load(reply)["choices"][0]
+            assert choice["finish_reason"] == "length", choice
+            return str(choice["message"]["content"])
+        lines = [line.decode().strip().removeprefix("data: ") for line in reply]
+    *chunks, done = [line for line in lines if line]
+    assert done == "[DONE]", done
+    choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
+    assert choices[-1]["finish_reason"] == "length", choices[-1]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+class Clients:
+    """Threads that ask one instance without pause, every other time for a stream."""
+
+    def __init__(self, daemon: Daemon, name: str) -> None:
+        self.daemon = daemon
+        self.name = name
+        self.answers: list[str] = []
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(CLIENTS)]
+
+    def _run(self, number: int) -> None:
+        while not self._stop.is_set():
+            number += 1
+            try:
+                self.answers.append(ask(self.daemon, self.name, stream=number % 2 == 0))
+            except urllib.error.HTTPError as error:
+                with error:
+                    self.failures.append(f"{error.code}: {error.read().decode()}")
+            except (OSError, HTTPException, ValueError, KeyError, AssertionError) as error:
+                self.failures.append(repr(error))
+
+    def hear(self, count: int = 4 * CLIENTS) -> list[str]:
+        """The answers to that many more requests."""
+        before = len(self.answers)
+        self.daemon.until(lambda: len(self.answers) >= before + count or bool(self.failures))
+        assert self.failures == []
+        return self.answers[before:]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def updated(
+    daemon: Daemon, name: str, strategy: str, *updates: tuple[str, int]
+) -> Iterator[Clients]:
+    """An instance over tiny/llama that was updated so under clients, and its clients."""
+    declare(daemon.home, name, "tiny/llama", strategy, 400)
+    daemon.ready(name)
+    with Clients(daemon, name) as clients:
+        clients.hear()
+        for generation, (model, context) in enumerate(updates, 2):
+            declare(daemon.home, name, model, strategy, context)
+            record = daemon.ready(name, generation)
+            assert record["status"]["config"]["context_length"] == context
+            clients.hear()
+        yield clients
+    assert clients.failures == []
+
+
+def in_force(record: Any) -> int | None:
+    """The context length of a record that is ready."""
+    ready = conditions(record)["Ready"] == "True"
+    return record["status"]["config"]["context_length"] if ready else None
+
+
+@pytest.fixture(scope="module")
+def own(shared: Daemon) -> dict[str, str]:
+    """What each model answers by itself."""
+    models = ("tiny/llama", "tiny/qwen3")
+    for model in models:
+        shared.load({"model": model})
+    answers = {model: ask(shared, model, stream=False) for model in models}
+    assert len(set(answers.values())) == 2
+    for model in models:  # so that updates read weights
+        shared.unload(model)
+    return answers
+
+
+@pytest.mark.parametrize("strategy", ["load-first", "auto", "unload-first"])
+def test_no_request_fails_while_the_model_of_an_instance_is_replaced(
+    shared: Daemon, own: dict[str, str], strategy: str
+) -> None:
+    """With unload-first there is a time at which nothing is loaded: requests wait for its end."""
+    there_and_back = [("tiny/qwen3", 400), ("tiny/llama", 400), ("tiny/qwen3", 400)]
+    with updated(shared, f"model-{strategy}", strategy, *there_and_back) as clients:
+        clients.hear(CLIENTS)  # those under way when it was ready
+        assert set(clients.hear()) == {own["tiny/qwen3"]}
+    assert set(clients.answers) == set(own.values())
+
+
+@pytest.mark.parametrize("strategy", ["load-first", "auto", "unload-first"])
+def test_no_request_fails_while_the_settings_of_an_instance_are_replaced(
+    shared: Daemon, own: dict[str, str], strategy: str
+) -> None:
+    name = f"settings-{strategy}"
+    contexts = [("tiny/llama", 300), ("tiny/llama", 200), ("tiny/llama", 100)]
+    with updated(shared, name, strategy, *contexts) as clients:
+        long = {"model": name, "prompt": [7] * 100}
+        status, answer = shared.request("POST", "/v1/completions", long)
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+    assert set(clients.answers) == {own["tiny/llama"]}
+
+
+def test_no_request_fails_while_an_instance_is_changed_again_and_again(
+    shared: Daemon, own: dict[str, str]
+) -> None:
+    """Its settings change faster than it can follow."""
+    name = "hasty"
+    declare(shared.home, name, "tiny/llama", "unload-first", 400)
+    shared.ready(name)
+    with Clients(shared, name) as clients:
+        for context in range(200, 220):
+            declare(shared.home, name, "tiny/llama", "unload-first", context)
+            clients.hear(1)
+        shared.eventually(name, lambda record: in_force(record) == 219)
+        clients.hear()
+    assert clients.failures == []
+    assert set(clients.answers) == {own["tiny/llama"]}
+
+
+@pytest.mark.parametrize("strategy", ["load-first", "unload-first"])
+def test_a_kill_in_the_middle_of_an_update_that_fails_leaves_the_previous_one_serving(
+    home: Home, own: dict[str, str], strategy: str
+) -> None:
+    broken = home.root / "damaged" / "x" / "broken"
+    shutil.copytree(home.models / "tiny/llama", broken)
+    config = json.loads((broken / "config.json").read_bytes()) | {"intermediate_size": 7}
+    (broken / "config.json").write_text(json.dumps(config), "utf-8")
+    with Daemon(home, "--models", str(home.root / "damaged")) as daemon:
+        declare(home, "a", "tiny/llama", strategy, 400)
+        daemon.ready("a")
+        with urllib.request.urlopen(f"{daemon.url}/api/v1/events", timeout=90) as reply:
+            declare(home, "a", "x/broken", strategy, 400)
+            update = {"type": "phase", "generation": 2}
+            assert any(update.items() <= event.items() for event in parse_events(reply))
+            daemon.kill()
+        daemon.start()
+        record = daemon.eventually(
+            "a", lambda r: r["status"]["conditions"][0]["reason"] == "RolledBack"
+        )
+        assert record["spec"]["model"] == "x/broken"
+        assert (record["generation"], record["status"]["observed_generation"]) == (2, 1)
+        assert record["status"]["config"]["context_length"] == 400
+        assert ask(daemon, "a", stream=True) == own["tiny/llama"]
+        assert "cut short by the last stop" in daemon.log()

@@ -1,0 +1,311 @@
+"""`python -m tests.soak --minutes 10`: a daemon under changes, faults and chats, and what it leaks.
+
+Every few seconds everything but one instance is unloaded, and the daemon is measured in that same
+quiet state. What there is more of at the end than at the beginning is a leak: exit code 1.
+"""
+
+import contextlib
+import itertools
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import click
+import psutil
+
+from tests.hub import Hub
+from tests.storm import MARK, marked, stale_sockets, strays
+from tests.support import Daemon, Home, eventually
+
+MODELS = {"tiny/llama": "llama", "tiny/qwen3_moe": "qwen3_moe"}
+ANCHOR = "anchor"
+ROUND_SECONDS = 6.0
+"""Of changes and faults between two measurements."""
+
+CLIENTS = 3
+WARM_UP = 0.2
+"""Share of the measurements that come before caches and buffers are full."""
+
+MB, KB = 10**6, 10**3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The daemon at one quiet moment."""
+
+    memory: int
+    descriptors: int
+    threads: int
+    tasks: int
+    series: int
+    """Of metrics."""
+    workers: int
+    orphans: int
+    sockets: int
+    """Without a worker."""
+    disk: int
+    """Of the state directory."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How much more there may be at the end than at the beginning, or ever."""
+
+    words: str
+    more: int
+    unit: int = 1
+    ever: bool = False
+
+
+BOUNDS = {
+    # The last 5,000 events, 200 logs and 100 downloads are kept.
+    "memory": Bound("memory of the daemon, MB", 12 * MB, MB),
+    # Connections to the worker of the anchor are kept open for 15 s.
+    "descriptors": Bound("file descriptors", 3),
+    # Python makes threads for blocking calls as it needs them, up to a few.
+    "threads": Bound("threads", 3),
+    "tasks": Bound("tasks", 0),
+    # A status of an answer that had not been seen before.
+    "series": Bound("series of metrics", 6),
+    # That of the anchor, and the spare.
+    "workers": Bound("workers, at most", 2, ever=True),
+    "orphans": Bound("processes without a parent, at most", 0, ever=True),
+    "sockets": Bound("sockets without a worker, at most", 0, ever=True),
+    # The history of 10,000 generations is kept, and SQLite's log of 4 MB.
+    "disk": Bound("state directory, kB", 8 * MB, KB),
+}
+
+
+class Soak:
+    """A daemon, and what is done to it."""
+
+    def __init__(self, home: Home, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.samples: list[Sample] = []
+        self._random = random.Random(seed)
+        self._serial = itertools.count(1)
+        self._home = home
+        home.write("anchor.yaml", name=ANCHOR, model="tiny/llama", context_length=2000)
+        self.daemon = Daemon(home, "--jit")
+
+    def run(self, minutes: float) -> None:
+        """Rounds and measurements, for so long."""
+        end = time.monotonic() + 60 * minutes
+        self._measure()
+        while time.monotonic() < end:
+            self._round()
+            self._measure()
+            _progress(self.samples[-1], len(self.samples), self.counts)
+
+    # -- what is done ----------------------------------------------------------------------
+
+    def _round(self) -> None:
+        """Clients that ask and load, beside faults and changes of files."""
+        end = time.monotonic() + ROUND_SECONDS
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            seeds = [self._random.random() for _ in range(CLIENTS)]
+            clients = [pool.submit(self._client, end, random.Random(s)) for s in seeds]
+            while time.monotonic() < end:
+                action = self._random.choice(
+                    [
+                        *(self._write, self._write, self._spoil, self._mend, self._delete),
+                        *(self._kill_worker, self._stop_worker, self._fail_download, self._vanish),
+                    ]
+                )
+                self.counts[action.__name__.strip("_").replace("_", " ")] += 1
+                action()
+                time.sleep(self._random.random() / 3)
+            for client in clients:
+                client.result()
+
+    def _client(self, end: float, chance: random.Random) -> None:
+        """Loads under names that were never used, asks, goes away, unloads."""
+        while time.monotonic() < end:
+            name = f"http-{next(self._serial)}"
+            body = {"model": chance.choice(list(MODELS)), "instance_id": name}
+            self._request("load", "POST", "/api/v1/models/load", body)
+            for _ in range(chance.randint(1, 4)):
+                model = chance.choice([name, name, ANCHOR, "tiny/qwen3_moe", "no/such"])
+                chat = {"model": model, "max_tokens": chance.randint(1, 64)}
+                chat["messages"] = [{"role": "user", "content": f"What is {chance.random()}?"}]
+                if chance.random() < 0.4:
+                    self._request("chat", "POST", "/v1/chat/completions", chat)
+                else:
+                    leaves = chance.random() < 0.3
+                    self._stream(chat | {"stream": True, "max_tokens": 500}, leaves=leaves)
+            self._request("unload", "POST", "/api/v1/models/unload", {"instance_id": name})
+
+    def _request(self, what: str, method: str, path: str, body: object) -> None:
+        status, answer = self.daemon.request(method, path, body)
+        self.counts[f"{what} {status}"] += 1
+        # What the faults excuse: a worker that was killed, and what never was there.
+        code = answer.get("error", {}).get("code")
+        excused = {"worker_died", "model_not_loaded", "model_not_found", "model_unloaded"}
+        assert status == 200 or code in excused, (what, status, answer)
+
+    def _stream(self, body: object, *, leaves: bool) -> None:
+        try:
+            with self.daemon.stream("/v1/chat/completions", body) as reply:
+                reply.readline()
+                self.counts["stream left" if leaves else "stream"] += 1
+                if not leaves:
+                    reply.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                self.counts[f"stream {error.code}"] += 1
+
+    def _write(self) -> None:
+        name = f"file-{self._random.randrange(4)}"
+        model, context = self._random.choice(list(MODELS)), self._random.randint(500, 2000)
+        self._home.write(f"{name}.yaml", name=name, model=model, context_length=context)
+
+    def _spoil(self) -> None:
+        (self._home.manifests / f"bad-{self._random.randrange(3)}.yaml").write_text("a: [", "utf-8")
+
+    def _mend(self) -> None:
+        for path in self._home.manifests.glob("bad-*"):
+            path.unlink()
+
+    def _delete(self) -> None:
+        for path in list(self._home.manifests.glob("file-*"))[:1]:
+            path.unlink()
+
+    def _kill_worker(self) -> None:
+        for worker in self._some_worker():
+            worker.kill()
+
+    def _stop_worker(self) -> None:
+        for worker in self._some_worker():
+            worker.suspend()
+            time.sleep(self._random.random() / 2)
+            worker.resume()
+
+    def _some_worker(self) -> list[psutil.Process]:
+        workers = self.daemon.workers()
+        return self._random.sample(workers, 1) if workers else []
+
+    def _fail_download(self) -> None:
+        body = {"model": f"maker/none-{next(self._serial)}"}
+        self._request("download", "POST", "/api/v1/models/download", body)
+
+    def _vanish(self) -> None:
+        """Somebody who follows the events and goes away."""
+        with urllib.request.urlopen(f"{self.daemon.url}/api/v1/events", timeout=90) as reply:
+            reply.readline()
+
+    # -- what is measured ------------------------------------------------------------------
+
+    def _measure(self) -> None:
+        """Go back to the anchor alone, and see what there is."""
+        for path in [*self._home.manifests.glob("file-*"), *self._home.manifests.glob("bad-*")]:
+            path.unlink()
+        for record in self.daemon.get("/api/v1/records")["records"]:
+            if record["owner"] == "http":
+                self.daemon.unload(record["name"])
+        eventually(self._quiet, lambda: f"it did not become quiet:\n{self.daemon.log()[-3000:]}")
+        own = psutil.Process(self.daemon.process.pid)
+        state = [p for p in self._home.state.rglob("*") if p.is_file()]
+        series = self._metrics()
+        self.samples.append(
+            Sample(
+                own.memory_info().rss,
+                own.num_fds(),
+                own.num_threads(),
+                int(float(series["reconciler_tasks"])),
+                len(series),
+                len(self.daemon.workers()),
+                len(strays(self.daemon)),
+                len(stale_sockets(self.daemon)),
+                sum(path.stat().st_size for path in state),
+            )
+        )
+
+    def _quiet(self) -> bool:
+        """Whether only the anchor is loaded, and nothing more is going on."""
+        names = {record["name"] for record in self.daemon.get("/api/v1/records")["records"]}
+        workers = self.daemon.workers()
+        listening = all(Path(worker.cmdline()[-1]).exists() for worker in workers)
+        return names == self.daemon.loaded() == {ANCHOR} and len(workers) <= 2 and listening
+
+    def _metrics(self) -> dict[str, str]:
+        with urllib.request.urlopen(f"{self.daemon.url}/metrics", timeout=90) as reply:
+            lines = [line for line in reply.read().decode().splitlines() if line[0] != "#"]
+        return {key: value for key, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def _progress(sample: Sample, number: int, counts: Counter[str]) -> None:
+    told = ", ".join(f"{field.name} {getattr(sample, field.name):,}" for field in fields(sample))
+    click.echo(f"{number}: {told}; {sum(counts.values())} things done", err=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of the table: medians of the first and of the last third of what came after the warm-up."""
+
+    words: str
+    begin: float
+    end: float
+    allowed: int
+    fine: bool
+
+
+def judge(samples: list[Sample]) -> list[Row]:
+    """What was measured, against what is allowed."""
+    settled = samples[int(len(samples) * WARM_UP) :]
+    third = max(1, len(settled) // 3)
+    return [_judged(field.name, settled, third) for field in fields(Sample)]
+
+
+def _judged(name: str, settled: list[Sample], third: int) -> Row:
+    bound, values = BOUNDS[name], [getattr(sample, name) for sample in settled]
+    begin, end = statistics.median(values[:third]), statistics.median(values[-third:])
+    if bound.ever:
+        begin, end = min(values), max(values)
+    fine = end <= (bound.more if bound.ever else begin + bound.more)
+    return Row(bound.words, begin / bound.unit, end / bound.unit, bound.more // bound.unit, fine)
+
+
+@click.command()
+@click.option("--minutes", default=10.0, show_default=True, help="How long.")
+@click.option("--seed", default=1, show_default=True, help="Of what is done.")
+def main(minutes: float, seed: int) -> None:
+    """Run a daemon under changes, faults and chats, and tell what it leaks."""
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pairs = [w for key, kind in MODELS.items() for w in (kind, str(root / "models" / key))]
+        subprocess.run([sys.executable, "-m", "reconciler.worker.tiny", *pairs], check=True)
+        hub = stack.enter_context(Hub())
+        os.environ |= {MARK: str(os.getpid()), "HF_ENDPOINT": hub.url}
+        soak = Soak(Home(root, root / "models"), seed)
+        with soak.daemon:
+            soak.run(minutes)
+            log = soak.daemon.log()
+        left = [process.cmdline() for process in marked()]
+    rows = judge(soak.samples)
+    click.echo(f"{minutes:g} min, seed {seed}, {len(soak.samples)} measurements; done:")
+    click.echo("  " + ", ".join(f"{what}: {n:,}" for what, n in sorted(soak.counts.items())))
+    click.echo(f"{'':36}{'begin':>10}{'end':>10}{'allowed':>10}")
+    for row in rows:
+        allowed = f"{row.allowed:,}" if row.words.endswith("at most") else f"+{row.allowed:,}"
+        numbers = f"{row.begin:10,.1f}{row.end:10,.1f}{allowed:>10}"
+        click.echo(f"{row.words:36}{numbers}{'' if row.fine else '  LEAK'}")
+    click.echo(f"left after the stop: {left or 'nothing'}")
+    _, traceback, story = log.partition("Traceback")
+    if traceback:
+        click.echo(f"the daemon's log has tracebacks:\n{traceback}{story[:3000]}")
+    if left or traceback or not all(row.fine for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

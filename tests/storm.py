@@ -1,0 +1,342 @@
+"""A storm: changes by HTTP, file and commit, and kill -9 of the daemon wherever it is.
+
+What is done, and how long after its beginning the daemon is killed, is drawn from a seed, which a
+failure names. An answer that was given must be true after the kill; what was asked and not
+answered may have been done or not, but not by half.
+"""
+
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import psutil
+
+from tests.hub import Hub
+from tests.repositories import Origin
+from tests.support import MANIFEST, Daemon, Home, conditions, eventually
+
+MODELS = (*["tiny/llama"] * 4, "tiny/qwen3_moe")
+"""Drawn from; most share their weights, so that a restart is quick."""
+
+NAMES = ("http-0", "http-1", "http-2")
+FILES = ("file-0", "file-1")
+COMMITTED = "git-0"
+ANCHOR = "anchor"
+ENDLESS = "maker/endless"
+"""A model whose download hangs."""
+
+LONGEST = 1.2
+"""Seconds after which the daemon is killed, from the first change or from its start."""
+
+SHORT = 0.015
+"""The same from the beginning of a change, or of an action of the daemon's: attaching takes no
+longer. So are two of three kills; else most would come while nothing is done."""
+
+MARK = "STORM_OF_RECONCILER"
+"""In the environment of every process of a storm, with the id of the process that runs it."""
+
+Wish = tuple[str, int]
+"""Model and context length."""
+
+
+class Storm:
+    """What was done, and what may have come of it."""
+
+    def __init__(self, home: Home, root: Path, seed: int) -> None:
+        """`root`: for the repository that the daemon follows."""
+        self.seed = seed
+        self.kills = 0
+        self.before_ready = 0
+        """Kills of a daemon that had not said yet that it listens."""
+        self.cleared = 0
+        """Records that were suspected of crashing the machine."""
+        self.steps: list[str] = []
+        """Since the last check."""
+        self._random = random.Random(seed)
+        self._files: dict[str, Wish] = {}
+        self._http: dict[str, set[Wish | None]] = {name: {None} for name in NAMES}
+        """What each record may be; None: absent. One value where it is known."""
+        self._write(home, ANCHOR, ("tiny/llama", 500))
+        self._origin = Origin(root)
+        self._committed = self._commit()
+        git = ("--git", self._origin.url, "--git-path", "fleet", "--git-interval", "1s")
+        self.daemon = Daemon(home, *git)
+
+    # -- changes ---------------------------------------------------------------------------
+
+    def run(self, kills: int) -> None:
+        """Storm until the daemon was killed so often."""
+        try:
+            self._check()
+            while self.kills < kills:
+                self._round()
+        except Exception as error:
+            story = ", ".join(self.steps)
+            error.add_note(f"seed {self.seed}, kill {self.kills}: {story}\n{self.daemon.log()}")
+            raise
+
+    def _round(self) -> None:
+        """Some changes, a kill while they are made, perhaps more at the next starts."""
+        self.steps.clear()
+        if self._random.random() < 0.1:
+            self._kill_worker()
+        steps = [self._drawn() for _ in range(self._random.randint(1, 6))]
+        moment = self._random.choice(("time", "change", "action"))
+        end = self._random.random() * (LONGEST if moment == "time" else SHORT)
+        nth = self._random.randint(1, len(steps))
+        begun, log = threading.Semaphore(0), self._log_size()
+        with ThreadPoolExecutor(1) as client:
+            asking = client.submit(self._ask, steps, begun)
+            for _ in range(nth if moment == "change" else 0):
+                begun.acquire(timeout=LONGEST)
+            if moment == "action":
+                self._until_action(log, LONGEST)
+            time.sleep(end)  # the moment is the point
+            self.daemon.kill()
+            self.kills += 1
+            asking.result()
+        for _ in range(self._random.choice((0, 1, 1, 2, 3))):
+            self._kill_while_starting()
+        self.daemon.start()
+        self._check()
+
+    def _kill_while_starting(self) -> None:
+        """Before it listens, or in the middle of taking up what it was asked for."""
+        in_action = self._random.random() < 0.25
+        end = self._random.random() * (SHORT if in_action else LONGEST)
+        self.steps.append(f"killed {end:.3f} s after {'an action' if in_action else 'its start'}")
+        log = self._log_size()
+        self.daemon.launch()
+        if in_action:
+            self._until_action(log, 3 * LONGEST)
+        time.sleep(end)
+        self.daemon.process.kill()
+        assert self.daemon.process.stdout is not None
+        self.before_ready += not self.daemon.process.stdout.read()
+        self.daemon.kill()
+        self.kills += 1
+
+    def _log_size(self) -> int:
+        return (self.daemon.home.root / "log").stat().st_size
+
+    def _until_action(self, begin: int, seconds: float) -> None:
+        """Return as the daemon begins an action, after that place of its log; or after so long."""
+        deadline, text = time.monotonic() + seconds, ""
+        with (self.daemon.home.root / "log").open(encoding="utf-8") as log:
+            log.seek(begin)
+            while "action started" not in text and time.monotonic() < deadline:
+                time.sleep(0.001)
+                text += log.read()
+
+    def _kill_worker(self) -> None:
+        for worker in self.daemon.workers()[:1]:
+            self.steps.append("a worker is killed")
+            worker.kill()
+
+    def _drawn(self) -> Callable[[], None]:
+        """A random change; called in the client's thread."""
+        wish = (self._random.choice(MODELS), self._random.randint(500, 4000))
+        roll = self._random.random()
+        if roll < 0.4:
+            return partial(self._load, self._random.choice(NAMES), wish)
+        if roll < 0.55:
+            return partial(self._unload, self._random.choice(NAMES))
+        if roll < 0.65:
+            return partial(self._unload_while_it_answers, self._random.choice(NAMES))
+        if roll < 0.85:
+            return partial(self._write, self.daemon.home, self._random.choice(FILES), wish)
+        if roll < 0.88:
+            return partial(self._delete, self._random.choice(FILES))
+        if roll < 0.95:
+            return self._push
+        return self._download
+
+    def _ask(self, steps: list[Callable[[], None]], begun: threading.Semaphore) -> None:
+        """Make the changes one by one, until one is not answered."""
+        for step in steps:
+            begun.release()
+            try:
+                step()
+            except (OSError, HTTPException) as error:
+                self.steps.append(f"not answered: {type(error).__name__}")
+                return
+
+    def _load(self, name: str, wish: Wish) -> None:
+        self.steps.append(f"load {name} {wish}")
+        before = self._http[name]
+        self._http[name] = before | {wish}
+        body = {"model": wish[0], "instance_id": name, "config": {"context_length": wish[1]}}
+        status, answer = self.daemon.request("POST", "/api/v1/models/load", body)
+        if status == 200:
+            self._http[name] = {wish}
+        else:  # it ran into the kill of a worker
+            assert answer["error"]["code"] == "worker_died", answer
+            self._http[name] = before
+
+    def _unload(self, name: str) -> None:
+        self.steps.append(f"unload {name}")
+        before = self._http[name]
+        self._http[name] = before | {None}
+        status, answer = self.daemon.unload(name)
+        assert status == (404 if before == {None} else 200), answer
+        self._http[name] = {None}
+
+    def _unload_while_it_answers(self, name: str) -> None:
+        """So that it drains when the kill comes."""
+        if self._http[name] == {None}:
+            return
+        self.steps.append(f"ask {name} for much")
+        asked = {"model": name, "prompt": [7], "temperature": 0, "stream": True}
+        try:
+            with self.daemon.stream("/v1/completions", asked) as reply:
+                reply.readline()
+                self._unload(name)
+        except HTTPError as error:  # its worker was killed
+            with error:
+                self.steps.append(f"refused with {error.code}")
+
+    def _write(self, home: Home, name: str, wish: Wish) -> None:
+        """In two halves, the first of which is no manifest."""
+        self.steps.append(f"write {name} {wish}")
+        self._files[name] = wish
+        config = f"{{context_length: {wish[1]}}}"
+        text = MANIFEST.format(name=name, model=wish[0], config=config)
+        with (home.manifests / f"{name}.yaml").open("w", encoding="utf-8") as file:
+            file.write(text[: len(text) // 2])
+            file.flush()
+            file.write(text[len(text) // 2 :])
+
+    def _delete(self, name: str) -> None:
+        self.steps.append(f"delete {name}")
+        if self._files.pop(name, None) is not None:
+            (self.daemon.home.manifests / f"{name}.yaml").unlink()
+
+    def _commit(self) -> Wish:
+        wish = ("tiny/llama", self._random.randint(500, 4000))
+        self._origin.declare(COMMITTED, model=wish[0], context=wish[1])
+        return wish
+
+    def _push(self) -> None:
+        self.steps.append("commit")
+        self._committed = self._commit()
+
+    def _download(self) -> None:
+        """One that hangs."""
+        self.steps.append("download")
+        self.daemon.request("POST", "/api/v1/models/download", {"model": ENDLESS})
+
+    # -- what must be so -------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Everything that was acknowledged is so, and nothing else, and nothing is left over."""
+        for name, allowed in self._http.items():
+            found = self._found(name)
+            assert found in allowed, (name, found, allowed)
+            self._http[name] = {found}
+        for name, wish in self._expected().items():
+            eventually(partial(self._meets, name, wish), partial(str, f"{name} is not as wished"))
+        names = {r["name"] for r in self.daemon.get("/api/v1/records")["records"]}
+        for name in names - self._expected().keys():
+            self.daemon.gone(name)
+        # A worker that was just killed may not have been missed yet when its record was read.
+        eventually(lambda: self.daemon.loaded() == self._expected().keys(), self.daemon.log)
+        distinct = {model for model, _ in self._expected().values()}
+        assert len(self.daemon.workers()) <= len(distinct) + 1  # and the spare
+        eventually(lambda: not strays(self.daemon), lambda: f"left over: {strays(self.daemon)}")
+        eventually(lambda: not stale_sockets(self.daemon), lambda: f"{stale_sockets(self.daemon)}")
+        assert "Traceback" not in self.daemon.log()
+
+    def _expected(self) -> dict[str, Wish]:
+        http = {name: wish for name, (wish,) in self._http.items() if wish is not None}
+        return self._files | http | {COMMITTED: self._committed}
+
+    def _found(self, name: str) -> Wish | None:
+        status, record = self.daemon.request("GET", f"/api/v1/records/{name}")
+        if status == 404:
+            return None
+        assert status == 200, record
+        return record["spec"]["model"], record["spec"]["config"]["context_length"]
+
+    def _meets(self, name: str, wish: Wish) -> bool:
+        status, record = self.daemon.request("GET", f"/api/v1/records/{name}")
+        if status == 404:  # its source has not been looked at yet
+            return False
+        if any(c["reason"] == "SuspectedHostCrash" for c in record["status"]["conditions"]):
+            status, answer = self.daemon.request("POST", f"/api/v1/records/{name}/clear")
+            assert status == 200, answer
+            self.cleared += 1
+            return False
+        wanted = {"model": wish[0], "config": {"context_length": wish[1]}}
+        if record["spec"] != wanted or conditions(record)["Ready"] != "True":
+            return False
+        assert record["status"]["config"]["context_length"] == wish[1]
+        return True
+
+    def cut_short(self) -> Counter[str]:
+        """How many actions of each kind a kill hit."""
+        lines = [line for line in self.daemon.log().splitlines() if "cut short by the last" in line]
+        words = (word for line in lines for word in line.split())
+        return Counter(word[7:] for word in words if word.startswith("action="))
+
+
+@contextmanager
+def storm(home: Home, root: Path, model: Path, seed: int) -> Iterator[Storm]:
+    """A storm over a fresh daemon, which is ended afterwards; then nothing must be left of it.
+
+    `model`: files for the hub that never ends a download.
+    """
+    with Hub() as hub:
+        hub.stop_after = 1000
+        hub.add(ENDLESS, model)
+        os.environ |= {MARK: str(os.getpid()), "HF_ENDPOINT": hub.url}
+        try:
+            storm = Storm(home, root, seed)
+            with storm.daemon:
+                yield storm
+                sockets = {socket.parent for socket in worker_sockets(storm.daemon)}
+        finally:
+            del os.environ[MARK], os.environ["HF_ENDPOINT"]
+    assert marked() == []
+    assert [path for path in sockets if path.exists()] == []
+    with sqlite3.connect(home.state / "reconciler.db") as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("SELECT * FROM attempts WHERE ended_at IS NULL").fetchall() == []
+    db.close()
+
+
+def marked() -> list[psutil.Process]:
+    """The processes that daemons of this storm started, and those daemons."""
+    own = os.getpid()
+    found = psutil.process_iter(["environ", "cmdline"])
+    mine = [p for p in found if (p.info["environ"] or {}).get(MARK) == str(own)]
+    return [p for p in mine if p.info["cmdline"] and p.pid != own]
+
+
+def strays(daemon: Daemon) -> list[Any]:
+    """What a daemon that is gone started and that is still there."""
+    own = psutil.Process(daemon.process.pid)
+    family = {own.pid, *(child.pid for child in own.children(recursive=True))}
+    return [p.info["cmdline"] for p in marked() if p.pid not in family and p.is_running()]
+
+
+def worker_sockets(daemon: Daemon) -> list[Path]:
+    """Of the workers that there are."""
+    return [Path(worker.cmdline()[-1]) for worker in daemon.workers()]
+
+
+def stale_sockets(daemon: Daemon) -> list[Path]:
+    """Sockets without a worker beside those of workers."""
+    living = worker_sockets(daemon)
+    there = {path for socket in living for path in socket.parent.iterdir()}
+    return sorted(there - set(living))

@@ -1,0 +1,24 @@
+"""A worker's log of what went wrong in an answer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from reconciler.worker import answers, server
+
+
+@pytest.mark.parametrize("failure", [answers._failure, server._unforeseen])
+def test_an_error_is_logged_without_its_words(
+    failure: Callable[[Exception], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    prompt = "a prompt"
+    try:
+        raise ValueError(prompt)
+    except ValueError as error:
+        told = failure(error)
+    log = capfd.readouterr().err
+    assert "ValueError" in log
+    assert "test_mishap.py" in log
+    assert prompt not in log
+    assert prompt in str(told)
