@@ -17,17 +17,23 @@ VOCABULARY = 32000
 backend takes longer for the one token of the warm-up than for reading the weights."""
 
 
-def large(directory: Path) -> None:
+def large(
+    directory: Path,
+    layers: int = LAYERS,
+    hidden: int = HIDDEN,
+    intermediate: int = INTERMEDIATE,
+    vocabulary: int = VOCABULARY,
+) -> None:
     """A llama of 3.4 GB. All layers have the same random weights: only their size matters."""
     make("llama", directory)
     config = json.loads((directory / "config.json").read_text("utf-8")) | {
-        "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 64,
         "head_dim": 64,
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
     }
     for old in directory.glob("model*"):
         old.unlink()
@@ -37,22 +43,22 @@ def large(directory: Path) -> None:
     def matrix(rows: int, columns: int) -> mx.array:
         return 0.02 * mx.random.normal((rows, columns))
 
-    ones = mx.ones((HIDDEN,))
+    ones = mx.ones((hidden,))
     layer = {
-        **{f"self_attn.{name}_proj.weight": matrix(HIDDEN, HIDDEN) for name in "qkvo"},
-        "mlp.gate_proj.weight": matrix(INTERMEDIATE, HIDDEN),
-        "mlp.up_proj.weight": matrix(INTERMEDIATE, HIDDEN),
-        "mlp.down_proj.weight": matrix(HIDDEN, INTERMEDIATE),
+        **{f"self_attn.{name}_proj.weight": matrix(hidden, hidden) for name in "qkvo"},
+        "mlp.gate_proj.weight": matrix(intermediate, hidden),
+        "mlp.up_proj.weight": matrix(intermediate, hidden),
+        "mlp.down_proj.weight": matrix(hidden, intermediate),
         "input_layernorm.weight": ones,
         "post_attention_layernorm.weight": ones,
     }
     shards = {
-        "model-00001-of-00002.safetensors": range(LAYERS // 2),
-        "model-00002-of-00002.safetensors": range(LAYERS // 2, LAYERS),
+        "model-00001-of-00002.safetensors": range(layers // 2),
+        "model-00002-of-00002.safetensors": range(layers // 2, layers),
     }
     ends = {
-        "model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN),
-        "lm_head.weight": matrix(VOCABULARY, HIDDEN),
+        "model.embed_tokens.weight": matrix(vocabulary, hidden),
+        "lm_head.weight": matrix(vocabulary, hidden),
         "model.norm.weight": ones,
     }
     placed: dict[str, str] = {}

@@ -71,7 +71,7 @@ class Controller:
         self._engine = engine(self._worker_died)
         self.downloads = Downloads(hub_cache, self._downloaded)
         self.metrics = Metrics()
-        self._inspector = Inspector(catalog, self._engine)
+        self._inspector = Inspector(catalog, self._engine, self._book.wake.set)
         self._loop = Loop(
             self._book,
             self._inspector,
@@ -100,6 +100,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.downloads.close()
+        await self._inspector.close()
         await self._loop.close()
         stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
         for entry in self._book.entries.values():

@@ -5,7 +5,7 @@ its weights. Both are kept for as long as the files stay as they are.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -25,25 +25,53 @@ class Builder(Protocol):
     async def shapes(self, checkpoint: Checkpoint) -> Shapes: ...
 
 
-class Inspector:
-    """Finds checkpoints and completes what is known of them."""
+PATIENCE_SECONDS = 0.25
+"""That the loop waits for shapes. Longer, and a spare worker is just being started: other records
+are seen to meanwhile."""
 
-    def __init__(self, catalog: Catalog, builder: Builder) -> None:
+
+class Inspector:
+    """Finds checkpoints and completes what is known of them. Used on the event loop only."""
+
+    def __init__(self, catalog: Catalog, builder: Builder, on_seen: Callable[[], None]) -> None:
+        """`on_seen` is called when shapes were seen that somebody did not wait for."""
         self._catalog = catalog
         self._builder = builder
+        self._on_seen = on_seen
         self._seen: dict[str, tuple[str, Shapes | None]] = {}
         """By path: the fingerprint of the files, and what was seen; None: it cannot be built."""
+        self._looks: dict[str, asyncio.Task[Checkpoint]] = {}
+        """By path."""
+
+    async def close(self) -> None:
+        """Look no further."""
+        looks = list(self._looks.values())
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
 
     async def find(self, ref: ModelRef) -> Checkpoint:
         """The checkpoint that `ref` names. Raises `LoadError` as `Catalog.find`."""
         return await self._complete(await asyncio.to_thread(self._catalog.find, ref))
 
-    async def find_all(self, refs: Iterable[ModelRef]) -> Mapping[ModelRef, Checkpoint | Problem]:
-        """`find` for many."""
+    async def find_all(
+        self, refs: Iterable[ModelRef], patience: float | None = None
+    ) -> dict[ModelRef, Checkpoint | Problem]:
+        """`find` for many; what takes longer than `patience` seconds is left out."""
         found = dict(await asyncio.to_thread(self._catalog.find_all, refs))
-        for ref, checkpoint in found.items():
-            if isinstance(checkpoint, Checkpoint):
-                found[ref] = await self._complete(checkpoint)
+        looks = {
+            ref: asyncio.ensure_future(self._complete(checkpoint))
+            for ref, checkpoint in found.items()
+            if isinstance(checkpoint, Checkpoint)
+        }
+        if looks:
+            await asyncio.wait(looks.values(), timeout=patience)
+        for ref, look in looks.items():
+            if look.done():
+                found[ref] = look.result()
+            else:
+                look.cancel()
+                del found[ref]
         return found
 
     async def listed(self) -> tuple[Listed, ...]:
@@ -52,14 +80,30 @@ class Inspector:
 
     async def _complete(self, checkpoint: Checkpoint) -> Checkpoint:
         fingerprint, shapes = self._seen.get(checkpoint.path, (None, None))
-        if fingerprint != checkpoint.fingerprint:
-            try:
-                shapes = await self._builder.shapes(checkpoint)
-            except LoadError as error:
-                shapes = None
-                why = error.problem.message
-                log.warning("shapes cannot be seen", checkpoint=checkpoint.path, reason=why)
-                if error.problem.cause is not Cause.LOAD_FAILED:  # another look may tell more
-                    return checkpoint
+        if fingerprint == checkpoint.fingerprint:
+            return replace(checkpoint, shapes=shapes)
+        look = self._looks.get(checkpoint.path)
+        if look is None:
+            look = self._looks[checkpoint.path] = asyncio.create_task(self._look(checkpoint))
+        # Whoever waits may go away; what is seen is everybody's.
+        seen = await asyncio.shield(look)
+        if seen.fingerprint != checkpoint.fingerprint:  # the files changed meanwhile
+            return await self._complete(checkpoint)
+        return replace(checkpoint, shapes=seen.shapes)
+
+    async def _look(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with its shapes, as far as they can be seen."""
+        shapes = None
+        try:
+            shapes = await self._builder.shapes(checkpoint)
+            lasting = True
+        except LoadError as error:
+            why = error.problem.message
+            log.warning("shapes cannot be seen", checkpoint=checkpoint.path, reason=why)
+            lasting = error.problem.cause is Cause.LOAD_FAILED  # else another look may tell more
+        finally:
+            del self._looks[checkpoint.path]
+            self._on_seen()
+        if lasting:
             self._seen[checkpoint.path] = (checkpoint.fingerprint, shapes)
         return replace(checkpoint, shapes=shapes)

@@ -15,7 +15,7 @@ import structlog
 
 from reconciler.controller.book import Book, Entry, Found
 from reconciler.controller.clock import sleep
-from reconciler.controller.inspector import Inspector
+from reconciler.controller.inspector import PATIENCE_SECONDS, Inspector
 from reconciler.controller.journal import Journal
 from reconciler.controller.metrics import Metrics
 from reconciler.core import backoff
@@ -229,7 +229,7 @@ class Loop:
         ]
         for ref in known.keys() - wanted.keys():
             del known[ref]
-        found = await self._inspector.find_all(due) if due else {}
+        found = await self._inspector.find_all(due, PATIENCE_SECONDS) if due else {}
         for ref, checkpoint in found.items():
             missing = isinstance(checkpoint, Problem) and checkpoint.cause is Cause.MODEL_NOT_FOUND
             if missing and ref in downloadable:

@@ -1,0 +1,134 @@
+"""Who goes for whom."""
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.core.errors import Cause
+from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.memory import Budget, Ledger
+from reconciler.core.plan import Action, Facts, Kind, Why, plan
+from reconciler.core.records import HTTP, Asked, Config, Instance, LoadSpec, ModelRef, Record
+from tests.controller.fakes import EPOCH
+
+MACHINE = Machine("cpu", "small", 100, "0")
+CONFIG = Config(10, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+
+
+def record(name: str, priority: int = 0, owner: str = "dir:m", context: int = 10) -> Record:
+    """One that wants a model of its own, of 30 bytes and 1 for each token."""
+    spec = LoadSpec(name, Asked(context_length=context), priority=priority)
+    return Record(name, owner, spec, EPOCH)
+
+
+def instance(of: Record) -> Instance:
+    return Instance(of.name, of.spec, f"/{of.name}", CONFIG, 30, 10)
+
+
+LOW, LOWER, AD_HOC = record("low"), record("lower", -1), record("ad-hoc", 5, HTTP)
+HIGH = record("high", 1, context=30)
+
+
+def actions(*records: Record, loaded: tuple[Record, ...] = (), **facts: object) -> list[Action]:
+    found = {
+        ModelRef(r.spec.model): Checkpoint(
+            f"/{r.name}", "r", "llama", 30, max_context=50, kv_bytes_per_token=1
+        )
+        for r in records
+    }
+    known = Facts(checkpoints=found, evicts=True)
+    known = replace(known, **facts)  # type: ignore[arg-type]
+    return list(plan(records, [instance(r) for r in loaded], known, MACHINE, now=0.0))
+
+
+def told(planned: list[Action]) -> list[tuple[str, str]]:
+    return [(a.name, a.kind.value) for a in planned]
+
+
+def test_what_is_idle_and_of_lower_priority_goes_and_the_record_waits_for_it() -> None:
+    unload, wait = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER))
+    assert (unload.name, unload.kind) == ("low", Kind.UNLOAD)
+    assert "high of higher priority needs the room" in unload.reason
+    assert (wait.name, wait.why, wait.problem) == ("high", Why.WAITING_FOR_MEMORY, None)
+    assert "waits for the memory of low" in wait.reason
+
+
+def test_the_longest_unused_goes_first_and_as_many_as_must() -> None:
+    used = {"low": 1.0, "lower": 2.0}
+    assert told(actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), used_at=used))[0][0] == "low"
+    used = {"low": 2.0, "lower": 1.0}
+    assert told(actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), used_at=used))[0][0] == "lower"
+    large = record("high", 1, context=50)
+    planned = told(actions(large, LOW, LOWER, loaded=(LOW, LOWER)))
+    assert planned == [("low", "Unload"), ("lower", "Unload"), ("high", "Wait")]
+
+
+def test_never_one_with_a_request_running() -> None:
+    loaded = (LOW, LOWER)
+    planned = told(actions(HIGH, *loaded, loaded=loaded, busy=frozenset({"low"})))
+    assert planned == [("lower", "Unload"), ("high", "Wait")]
+    (wait,) = actions(HIGH, *loaded, loaded=loaded, busy=frozenset({"low", "lower"}))
+    assert wait.problem is not None
+    assert wait.problem.cause is Cause.INSUFFICIENT_MEMORY
+
+
+def test_equals_do_not_send_each_other_away_and_manifests_rank_above_ad_hoc() -> None:
+    peer = record("peer", 1, context=40)
+    assert told(actions(HIGH, peer, LOW, loaded=(HIGH,)))[0] == ("peer", "Wait")
+    ad_hoc = replace(AD_HOC, spec=replace(AD_HOC.spec, config=Asked(context_length=30)))
+    (wait,) = actions(ad_hoc, LOW, LOWER, loaded=(LOW, LOWER))
+    assert wait.problem is not None
+
+
+def test_nobody_goes_in_vain() -> None:
+    other = record("other", 2)
+    huge = record("high", 1, context=50)
+    (wait,) = actions(huge, LOWER, other, loaded=(LOWER, other), live={"/other": 60})
+    assert wait.problem is not None
+
+
+def test_nobody_goes_unless_that_was_asked_for() -> None:
+    (wait,) = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), evicts=False)
+    assert wait.problem is not None
+    assert "low 40 B" in wait.reason
+
+
+def test_what_had_to_go_comes_back_after_what_it_went_for() -> None:
+    assert told(actions(HIGH, LOW, LOWER, loaded=(LOWER,))) == [("high", "Load"), ("low", "Wait")]
+    assert told(actions(LOW, LOWER, loaded=(LOWER,))) == [("low", "Load")]
+
+
+def test_an_unload_under_way_is_waited_for() -> None:
+    going = Action(Kind.UNLOAD, "low", "no record wants it")
+    (wait,) = actions(HIGH, LOWER, loaded=(LOW, LOWER), running={"low": going}, evicts=False)
+    assert (wait.why, wait.problem) == (Why.WAITING_FOR_MEMORY, None)
+    assert "waits for the memory of low" in wait.reason
+
+
+def test_what_a_worker_is_seen_to_take_counts_where_it_is_more() -> None:
+    small = record("small")
+    assert told(actions(small, LOW, loaded=(LOW,))) == [("small", "Load")]
+    (wait,) = actions(small, LOW, loaded=(LOW,), live={"/low": 70}, evicts=False)
+    assert wait.problem is not None
+    assert "low 70 B" in wait.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("70%", 700), ("100%", 1000), ("0.5 %", 5), ("400MB", 400_000_000), ("24GiB", 24 * 2**30)],
+)
+def test_a_budget_is_a_size_or_a_share(text: str, expected: int) -> None:
+    assert Budget.parse(text).of(1000) == expected
+
+
+@pytest.mark.parametrize("text", ["0%", "101%", "nan%", "x%", "0MB", "24", "", "-1GB"])
+def test_what_is_no_budget_is_refused_with_words(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write|holds no model"):
+        Budget.parse(text)
+
+
+def test_a_ledger_without_some_keeps_what_they_share_with_others() -> None:
+    ledger = Ledger(100)
+    ledger.hold("a", "/m", 30, 5)
+    ledger.hold("b", "/m", 30, 5)
+    assert ledger.without("a").used == 35

@@ -1,0 +1,142 @@
+"""Memory that there is not enough of, on real daemons whose budget holds one model at a time."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support import Daemon, Home, conditions
+
+BODY = {"model": "tiny/llama", "context_length": 1024}
+ENDLESS = {"context_length": 30_000, "eval_batch_size": 8}
+"""Takes no more than a short context with larger steps, and is longer than any test."""
+
+
+@pytest.fixture
+def one(home: Home) -> str:
+    """A budget for one tiny model with a context of 1024, and not for two."""
+    with Daemon(home) as daemon:
+        _, told = daemon.request("POST", "/api/v1/models/estimate", BODY)
+    return f"{1.5 * told['needed_bytes'] / 10**6:.0f}MB"
+
+
+def manifest(home: Home, name: str, model: str, priority: int, **config: int) -> None:
+    config = config or {"context_length": 1024}
+    path = home.write(f"{name}.yaml", name=name, model=model, **config)
+    path.write_text(path.read_text("utf-8") + f"  priority: {priority}\n", "utf-8")
+
+
+def answering(daemon: Daemon, model: str) -> HTTPResponse:
+    """An answer that has begun and does not end."""
+    body = {"model": model, "prompt": [7], "max_tokens": 29_000, "temperature": 0}
+    data = json.dumps(body | {"stream": True}).encode()
+    stream: HTTPResponse = urllib.request.urlopen(daemon.url + "/v1/completions", data)
+    stream.readline()
+    return stream
+
+
+def waits(daemon: Daemon, name: str) -> str:
+    """Wait until a record waits for memory; what it says."""
+    found: list[str] = []
+
+    def waiting() -> bool:
+        records = daemon.get("/api/v1/records")["records"]
+        ready = [r["status"]["conditions"][0] for r in records if r["name"] == name]
+        found[:] = [c["message"] for c in ready if c["reason"] == "WaitingForMemory"]
+        return bool(found)
+
+    daemon.until(waiting)
+    return found[0]
+
+
+def reason(record: Any) -> str:
+    return str(record["status"]["conditions"][0]["reason"])
+
+
+def test_a_refusal_has_the_numbers_and_who_holds_what(home: Home, one: str) -> None:
+    with Daemon(home, "--memory-budget", one) as daemon:
+        daemon.load(BODY)
+        _, told = daemon.request("POST", "/api/v1/models/estimate", BODY | {"model": "tiny/qwen3"})
+        assert not told["fits"]
+        assert told["budget_bytes"] == int(one.removesuffix("MB")) * 10**6
+        status, answer = daemon.request(
+            "POST", "/api/v1/models/load", BODY | {"model": "tiny/qwen3"}
+        )
+        assert (status, answer["error"]["code"]) == (503, "insufficient_memory")
+        message = answer["error"]["message"]
+        assert f"short of the {float(one.removesuffix('MB')):.1f} MB" in message
+        assert "in use: tiny/llama " in message
+        status, answer = daemon.request(
+            "POST", "/api/v1/models/load", BODY | {"context_length": 32768}
+        )
+        assert answer["error"]["code"] == "insufficient_memory"
+        assert daemon.loaded() == {"tiny/llama"}
+
+
+def test_an_unload_under_way_is_waited_for_by_a_load(home: Home, one: str) -> None:
+    with Daemon(home, "--memory-budget", one) as daemon:
+        daemon.load({"model": "tiny/llama"} | ENDLESS)
+        with answering(daemon, "tiny/llama"), ThreadPoolExecutor() as pool:
+            unloading = pool.submit(daemon.unload, "tiny/llama")  # it lasts as long as the answer
+            daemon.until(lambda: daemon.get("/api/v1/records")["records"] == [])
+            loading = pool.submit(daemon.load, BODY | {"model": "tiny/qwen3"})
+            assert "waits for the memory of tiny/llama" in waits(daemon, "tiny/qwen3")
+        assert unloading.result()[0] == 200
+        assert loading.result()["model_instance_id"] == "tiny/qwen3"
+        assert daemon.loaded() == {"tiny/qwen3"}
+
+
+def test_an_idle_instance_of_lower_priority_goes_and_comes_back(home: Home, one: str) -> None:
+    options = ("--memory-budget", one, "--memory-policy", "evict-idle")
+    with Daemon(home, *options) as daemon:
+        manifest(home, "low", "tiny/llama", 0)
+        daemon.ready("low")
+        manifest(home, "high", "tiny/qwen3", 1)
+        daemon.ready("high")
+        assert daemon.loaded() == {"high"}
+        low = daemon.get("/api/v1/records/low")
+        assert reason(low) == "WaitingForMemory"
+        assert conditions(low)["Progressing"] == "True"
+        (home.manifests / "high.yaml").unlink()
+        daemon.ready("low")
+        assert daemon.loaded() == {"low"}
+
+
+def test_an_instance_that_answers_is_not_sent_away(home: Home, one: str) -> None:
+    options = ("--memory-budget", one, "--memory-policy", "evict-idle")
+    with Daemon(home, *options) as daemon:
+        manifest(home, "low", "tiny/llama", 0, **ENDLESS)
+        daemon.ready("low")
+        with answering(daemon, "low"):
+            manifest(home, "high", "tiny/qwen3", 1)
+            assert "in use: low" in waits(daemon, "high")
+        daemon.ready("high")
+        assert daemon.loaded() == {"high"}
+
+
+def test_what_a_worker_is_seen_to_take_is_told(home: Home) -> None:
+    with Daemon(home, "--probe-interval", "0.2") as daemon:
+        daemon.load(BODY)
+        pid = daemon.get("/api/v1/records/tiny/llama")["status"]["worker_pid"]
+        resident = psutil.Process(pid).memory_info().rss
+        wish = BODY | {"model": "tiny/qwen3"}
+
+        def counted() -> bool:
+            _, told = daemon.request("POST", "/api/v1/models/estimate", wish)
+            return bool(told["budget_bytes"] - told["free_bytes"] >= 0.9 * resident)
+
+        daemon.until(counted)
+
+
+@pytest.mark.parametrize("budget", ["0%", "12", "400XB"])
+def test_what_is_no_budget_is_refused_at_the_command_line(budget: str) -> None:
+    command = [sys.executable, "-m", "reconciler", "serve", "--memory-budget", budget]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 64
+    assert "--memory-budget" in done.stderr
