@@ -97,7 +97,7 @@ async def _ready(controller: Controller, model: str, patience: float) -> str:
         async with asyncio.timeout(patience):
             return await controller.ready_for(model)
     except TimeoutError:
-        message = f"{model} is being loaded; it was not ready after {patience:g} s"
+        message = f"{model} was not ready after {patience:g} s: {controller.why_not_ready(model)}"
         problem = Problem(Cause.NOT_READY, message, permanent=False, param="model")
         raise of_problem(problem) from None
 

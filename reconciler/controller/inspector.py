@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.records import ModelRef
 from reconciler.models.catalog import Catalog, Listed
@@ -30,6 +30,10 @@ PATIENCE_SECONDS = 0.25
 are seen to meanwhile."""
 
 
+ATTEMPTS = 2
+"""To see the shapes of a model: one whose building ends workers must not do so for ever."""
+
+
 class Inspector:
     """Finds checkpoints and completes what is known of them. Used on the event loop only."""
 
@@ -40,6 +44,8 @@ class Inspector:
         self._on_seen = on_seen
         self._seen: dict[str, tuple[str, Shapes | None]] = {}
         """By path: the fingerprint of the files, and what was seen; None: it cannot be built."""
+        self._failed: dict[str, int] = {}
+        """By path: how often in a row building failed in a way that may pass."""
         self._looks: dict[str, asyncio.Task[Checkpoint]] = {}
         """By path."""
 
@@ -93,17 +99,19 @@ class Inspector:
 
     async def _look(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with its shapes, as far as they can be seen."""
-        shapes = None
+        shapes, path = None, checkpoint.path
         try:
             shapes = await self._builder.shapes(checkpoint)
-            lasting = True
+            failed = 0
         except LoadError as error:
             why = error.problem.message
-            log.warning("shapes cannot be seen", checkpoint=checkpoint.path, reason=why)
-            lasting = error.problem.cause is Cause.LOAD_FAILED  # else another look may tell more
+            log.warning("shapes cannot be seen", checkpoint=path, reason=why)
+            failed = ATTEMPTS if error.problem.permanent else self._failed.get(path, 0) + 1
         finally:
-            del self._looks[checkpoint.path]
+            del self._looks[path]
             self._on_seen()
-        if lasting:
-            self._seen[checkpoint.path] = (checkpoint.fingerprint, shapes)
+        self._failed[path] = failed
+        if failed in (0, ATTEMPTS):
+            self._seen[path] = (checkpoint.fingerprint, shapes)
+            del self._failed[path]
         return replace(checkpoint, shapes=shapes)

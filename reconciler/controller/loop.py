@@ -6,7 +6,7 @@ pass or an action is never lost.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
@@ -62,6 +62,7 @@ class Engine(Protocol):
     async def shapes(self, checkpoint: Checkpoint) -> Shapes: ...
     def instances(self) -> tuple[Instance, ...]: ...
     def live_memory(self) -> Mapping[str, int]: ...
+    def outgoing(self) -> tuple[Instance, ...]: ...
     async def load(
         self,
         name: str,
@@ -247,6 +248,7 @@ class Loop:
             busy=frozenset(name for name, e in entries.items() if e.requests or e.waiters),
             used_at={name: e.used_at for name, e in entries.items()},
             live=self._engine.live_memory(),
+            outgoing=self._engine.outgoing(),
             evicts=self._memory.evict_idle,
             suspected=self._book.suspected(),
         )
@@ -269,16 +271,19 @@ class Loop:
         """Who holds what now."""
         return held_memory(self._engine.instances(), self._facts(), machine)
 
-    def spare_memory(self, name: str) -> int:
+    def spare_memory(self, name: str, others: Container[str]) -> int:
         """Bytes that nobody holds now, and requests of an instance may take.
 
-        What its worker was seen to take beyond what it holds is theirs already.
+        What its worker was seen to take beyond what is held there is theirs already, unless
+        `others` over the same weights answer as well.
         """
         if self.machine is None or isinstance(self.machine, Problem):
             return 0
         ledger = self.held_memory(self.machine)
         checkpoint, _ = ledger.own.get(name, ("", 0))
-        ledger.live = {path: size for path, size in ledger.live.items() if path != checkpoint}
+        siblings = [n for n, (c, _) in ledger.own.items() if c == checkpoint and n != name]
+        if not any(sibling in others for sibling in siblings):
+            ledger.live = {path: size for path, size in ledger.live.items() if path != checkpoint}
         return max(0, ledger.budget - ledger.used)
 
     # -- plan ------------------------------------------------------------------------------

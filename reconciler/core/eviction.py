@@ -32,5 +32,14 @@ def victims(
     for candidate in below:
         chosen.append(candidate.name)
         if ledger.without(*chosen).missing(*need) <= 0:
-            return tuple(chosen)
+            return _needed(chosen, ledger, need)
     return ()
+
+
+def _needed(chosen: list[str], ledger: Ledger, need: tuple[str, int, int]) -> tuple[str, ...]:
+    """Those without whom it does not fit; the longest unused stay among them."""
+    for name in reversed(chosen[:-1]):
+        others = [other for other in chosen if other != name]
+        if ledger.without(*others).missing(*need) <= 0:
+            chosen = others
+    return tuple(chosen)

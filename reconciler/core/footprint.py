@@ -83,8 +83,9 @@ def working_bytes(shapes: Shapes, config: Config, tokens: int) -> int:
     step = min(config.eval_batch_size, tokens)
     rows = step
     if config.flash_attention and not shapes.own_attention:
-        fused = config.offload_kv_cache_to_gpu and shapes.head_width in FUSED_WIDTHS
-        rows = 0 if fused else min(step, TILE)
+        rows = min(step, TILE)
+        if config.offload_kv_cache_to_gpu:  # without a kernel for the width MLX falls back to this
+            rows = 0 if shapes.head_width in FUSED_WIDTHS else step
     if shapes.bias:  # it is there for all rows at once
         rows += step
     keys = tokens if shapes.growing else min(tokens, step + _widest_window(shapes))

@@ -77,7 +77,9 @@ class Ledger:
 
     def release(self, name: str) -> None:
         """Give back what `name` holds, with what is shared if nobody else shares it."""
-        checkpoint, _ = self.own.pop(name, (None, 0))
+        checkpoint, size = self.own.pop(name, ("", 0))
+        if checkpoint in self.live:  # what was seen had it in
+            self.live = {**self.live, checkpoint: max(0, self.live[checkpoint] - size)}
         if checkpoint and all(c != checkpoint for c, _ in self.own.values()):
             self.shared.pop(checkpoint, None)
 

@@ -92,6 +92,8 @@ class Facts:
     """When each was last asked something; monotonic seconds."""
     live: Mapping[str, int] = field(default_factory=dict)
     """Bytes that the worker of each checkpoint was seen to take, by path."""
+    outgoing: Sequence[Instance] = ()
+    """What was replaced and still finishes what it was asked."""
     evicts: bool = False
     """Whether idle instances go for records of a higher rank."""
     suspected: Mapping[str, Problem] = field(default_factory=dict)
@@ -153,11 +155,19 @@ class _Planner:
         self.reading: str | None = None
         self.leaving: set[str] = set()
         self.evicted: dict[str, Action] = {}
+        self.freed: set[str] = set()
+        """Whose memory comes free by itself, as the ledger names them."""
+        for gone in facts.outgoing:
+            name = f"{gone.name} (outgoing)"
+            self.freed.add(name)
+            self.ledger.hold(name, gone.checkpoint, gone.shared_bytes, gone.session_bytes)
         for action in facts.running.values():
             self._deal(action)
 
     def _deal(self, action: Action) -> None:
         """Count a dealt action: its memory is held beside what its record holds already."""
+        if self._is_in_place(action):  # it only waits for what it replaced
+            return
         if action.reads_weights:
             self.reading = action.name
         if action.kind in (Kind.UNLOAD, Kind.RELOAD):
@@ -168,6 +178,13 @@ class _Planner:
             self.ledger.release(action.name)
         incoming, need = f"{action.name} (incoming)", action.resolved.need
         self.ledger.hold(incoming, action.checkpoint.path, need.shared, need.own)
+
+    def _is_in_place(self, action: Action) -> bool:
+        """Whether what an action loads is loaded."""
+        instance = self.instances.get(action.name)
+        if instance is None or action.checkpoint is None:
+            return False
+        return (instance.spec, instance.checkpoint) == (action.spec, action.checkpoint.path)
 
     def next_action(self, record: Record) -> Action | None:
         instance = self.instances.get(record.name)
@@ -277,19 +294,28 @@ class _Planner:
         short_alone = self.ledger.without(record.name).missing(*need)
         replaceable = instance is not None and strategy != "load-first" and short_alone <= 0
         if short > 0 and not replaceable:
-            return self._wait_for_room(record, need) or self._short_of_memory(record.name, short)
+            own = (record.name,) if instance is not None and strategy != "load-first" else ()
+            waiting = self._wait_for_room(record, need, own)
+            return waiting or self._short_of_memory(record.name, short)
         unload_first = instance is not None and (short > 0 or strategy == "unload-first")
         return Action(
             kind, record.name, reason, spec, checkpoint, resolved, unload_first=unload_first
         )
 
-    def _wait_for_room(self, record: Record, need: tuple[str, int, int]) -> Action | None:
-        """Wait for what is being unloaded, or is now, where that makes room; None: it does not."""
-        leaving = tuple(sorted(self.leaving))
-        if self.ledger.without(*leaving).missing(*need) > 0:
-            if not self.facts.evicts:
+    def _wait_for_room(
+        self, record: Record, need: tuple[str, int, int], own: tuple[str, ...]
+    ) -> Action | None:
+        """Wait for what is being unloaded, or is now, where that makes room; None: it does not.
+
+        `own` names the record's instance where that goes as well.
+        """
+        leaving = tuple(sorted(self.freed | self.leaving - {record.name}))
+        ledger = self.ledger.without(*own, *leaving)
+        if ledger.missing(*need) > 0:
+            retry = self.facts.retries.get(record.name)
+            failed = retry is not None and retry.generation == record.generation
+            if not self.facts.evicts or failed:  # what failed has had somebody go for it already
                 return None
-            ledger = self.ledger.without(*leaving)
             chosen = victims(record, self._idle_records(), self.facts.used_at, ledger, need)
             if not chosen:
                 return None
@@ -297,6 +323,7 @@ class _Planner:
                 words = f"idle, and {record.name} of higher priority needs the room"
                 self.evicted[name] = self.unload(name, words)
             leaving = chosen
+        self.ledger.hold(f"{record.name} (waiting)", *need)  # nobody who comes later takes it
         words = f"waits for the memory of {', '.join(leaving)}, which is being unloaded"
         return self._wait(record, Why.WAITING_FOR_MEMORY, words)
 
@@ -327,6 +354,7 @@ class _Planner:
         coming = any(
             a.checkpoint is not None
             and a.checkpoint.path == checkpoint.path
+            and not self._is_in_place(a)
             # What replaces their only instance keeps the weights, and nothing lists them meanwhile.
             and (a.reads_weights or not loaded)
             for a in self.facts.running.values()

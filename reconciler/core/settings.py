@@ -81,13 +81,13 @@ def _context_length(
     room = machine.memory_budget - process - checkpoint.weights_bytes
     alone = most_tokens(shapes, config, room, max(longest, wish or 0))
     if alone < 1:
-        taken = readable_bytes(checkpoint.weights_bytes)
-        if process:
-            taken += f", with the process {readable_bytes(checkpoint.weights_bytes + process)}"
+        token = batch_bytes(shapes, config, 1, 1)
+        total = checkpoint.weights_bytes + process + token
         raise LoadError(
             Problem(
                 Cause.INSUFFICIENT_MEMORY,
-                f"the weights take {taken}, more than the "
+                f"the weights take {readable_bytes(checkpoint.weights_bytes)}, with process and "
+                f"the first token {readable_bytes(total)}: more than the "
                 f"{readable_bytes(machine.memory_budget)} that models may take on this machine",
                 param="model",
             )

@@ -111,6 +111,8 @@ class Engine:
         self._tokens = Tokens()
         self._holders: dict[str, _Holder] = {}
         self._loaded: dict[str, _Loaded] = {}
+        self._outgoing: dict[str, Instance] = {}
+        """By session."""
         self._logs: dict[str, Log] = {}
         self._serial = itertools.count(1)
 
@@ -192,7 +194,11 @@ class Engine:
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
         if old is not None:
-            await self._end_session(old)
+            self._outgoing[old.session] = old.instance
+            try:
+                await self._end_session(old)
+            finally:
+                del self._outgoing[old.session]
 
     @contextlib.asynccontextmanager
     async def request(self, name: str, path: str, body: bytes, spare: int) -> AsyncIterator[Reply]:
@@ -220,6 +226,10 @@ class Engine:
         loaded = self._loaded.get(name)
         if loaded is not None:
             await self._close(name, loaded)
+
+    def outgoing(self) -> tuple[Instance, ...]:
+        """What was replaced and finishes what it was asked; its memory is not free yet."""
+        return tuple(self._outgoing.values())
 
     def live_memory(self) -> Mapping[str, int]:
         """Bytes that the worker of each checkpoint was last seen to take, by path."""
@@ -349,6 +359,7 @@ class Engine:
     async def _release(self, holder: _Holder, session: str) -> None:
         """One session less; the worker ends with its last, which gives back all its memory."""
         holder.sessions.discard(session)
+        holder.live_bytes = 0  # until it is seen again
         if not holder.sessions and not holder.gone:
             if self._holders.get(holder.path) is holder:
                 del self._holders[holder.path]

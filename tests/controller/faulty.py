@@ -98,6 +98,9 @@ class FaultyEngine:
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
 
+    def outgoing(self) -> tuple[Instance, ...]:
+        return ()
+
     def live_memory(self) -> dict[str, int]:
         return {}
 

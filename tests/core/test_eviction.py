@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.errors import Cause
+from reconciler.core.backoff import Retry
+from reconciler.core.errors import Cause, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Budget, Ledger
-from reconciler.core.plan import Action, Facts, Kind, Why, plan
+from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
 from reconciler.core.records import HTTP, Asked, Config, Instance, LoadSpec, ModelRef, Record
+from reconciler.core.settings import resolve
 from tests.controller.fakes import EPOCH
 
 MACHINE = Machine("cpu", "small", 100, "0")
@@ -132,3 +134,62 @@ def test_a_ledger_without_some_keeps_what_they_share_with_others() -> None:
     ledger.hold("a", "/m", 30, 5)
     ledger.hold("b", "/m", 30, 5)
     assert ledger.without("a").used == 35
+
+
+def test_nobody_goes_whom_the_others_make_needless() -> None:
+    small, big = record("small"), record("big")
+    loaded = [replace(instance(small), session_bytes=1, weights_bytes=1), instance(big)]
+    facts = Facts(
+        checkpoints={ModelRef("high"): Checkpoint("/high", "r", "llama", 65)},
+        used_at={"small": 1.0, "big": 2.0},
+        evicts=True,
+    )
+    planned = plan([HIGH, small, big], loaded, facts, MACHINE, now=0.0)
+    assert told(list(planned)) == [("big", "Unload"), ("high", "Wait")]
+
+
+def test_what_failed_sends_nobody_away_again() -> None:
+    problem = Problem(Cause.LOAD_FAILED, "hiccup", permanent=False)
+    retry = Retry(1, None, problem, failures=1, not_before=-1.0)
+    (wait,) = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), retries={"high": retry})
+    assert wait.problem is not None
+
+
+def test_who_waits_for_room_has_it_before_who_comes_later() -> None:
+    going = Action(Kind.UNLOAD, "low", "no record wants it")
+    later = record("later", context=5)
+    planned = actions(HIGH, LOWER, later, loaded=(LOW, LOWER), running={"low": going}, evicts=False)
+    assert [(a.name, a.why) for a in planned] == [
+        ("high", Why.WAITING_FOR_MEMORY),
+        ("later", Why.WAITING_FOR_MEMORY),
+    ]
+
+
+def test_an_update_waits_for_an_unload_with_which_its_own_room_is_enough() -> None:
+    before = record("a")
+    after = replace(before, spec=replace(before.spec, model="b", config=Asked(context_length=50)))
+    going = Action(Kind.UNLOAD, "low", "no record wants it")
+    found = {
+        ModelRef("b"): Checkpoint("/b", "r", "llama", 30, max_context=50, kv_bytes_per_token=1)
+    }
+    facts = Facts(checkpoints=found, running={"low": going})
+    (wait,) = plan([after], [instance(before), instance(LOW)], facts, MACHINE, now=0.0)
+    assert (wait.why, wait.problem) == (Why.WAITING_FOR_MEMORY, None)
+
+
+def test_what_was_replaced_holds_its_memory_until_it_has_answered() -> None:
+    small = record("small")
+    old = replace(instance(LOW), checkpoint="/old", weights_bytes=50)
+    (wait,) = actions(small, LOW, loaded=(LOW,), outgoing=(old,), evicts=False)
+    assert (wait.why, wait.problem) == (Why.WAITING_FOR_MEMORY, None)
+    assert "low (outgoing)" in wait.reason
+
+
+def test_what_is_in_place_already_is_not_counted_twice() -> None:
+    spec = LOW.spec
+    found = Checkpoint("/low", "r", "llama", 30, max_context=50, kv_bytes_per_token=1)
+    running = Action(
+        Kind.RELOAD, "low", "changed", spec, found, resolve(spec.config, found, MACHINE)
+    )
+    ledger = held_memory([instance(LOW)], Facts(running={"low": running}), MACHINE)
+    assert ledger.used == 40

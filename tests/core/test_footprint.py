@@ -48,7 +48,7 @@ def test_scores_are_in_memory_as_attention_is_computed() -> None:
 def test_metals_kernel_keeps_no_scores_for_the_widths_that_it_has() -> None:
     shapes = replace(SCORES, growing=1)
     assert scores(shapes, GPU) == 0
-    assert scores(replace(shapes, head_width=256), GPU) == TILE
+    assert scores(replace(shapes, head_width=256), GPU) == 512
     assert scores(shapes, replace(GPU, flash_attention=False)) == 512
 
 
