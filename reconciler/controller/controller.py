@@ -86,6 +86,7 @@ class Controller:
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
         self._jit = jit
+        self._evicts = memory is not None and memory.evict_idle
         self._jit_loads: dict[str, asyncio.Task[Answer]] = {}
 
     async def start(self) -> None:
@@ -373,7 +374,7 @@ class Controller:
             if not entry.requests:
                 self._grants.end(name)
             entry.used_at = self._clock.monotonic()
-            if entry.record.spec.idle_ttl_seconds is not None:
+            if entry.record.spec.idle_ttl_seconds is not None or self._evicts:
                 self._book.wake.set()
 
     def _spare(self, name: str) -> tuple[int, int]:

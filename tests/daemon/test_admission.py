@@ -82,7 +82,7 @@ def test_a_refusal_has_the_numbers_and_who_holds_what(home: Home, one: str) -> N
 def test_an_unload_under_way_is_waited_for_by_a_load(home: Home, one: str) -> None:
     with Daemon(home, "--memory-budget", one) as daemon:
         daemon.load({"model": "tiny/llama"} | ENDLESS)
-        with answering(daemon, "tiny/llama"), ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor() as pool, answering(daemon, "tiny/llama"):
             unloading = pool.submit(daemon.unload, "tiny/llama")  # it lasts as long as the answer
             daemon.until(lambda: daemon.get("/api/v1/records")["records"] == [])
             loading = pool.submit(daemon.load, BODY | {"model": "tiny/qwen3"})
