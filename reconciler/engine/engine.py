@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -243,6 +243,10 @@ class Engine:
             if pulse is not None:
                 self._tokens.read(pulse)
         return self._tokens.totals()
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget the tokens of others: a name that comes again counts from zero."""
+        self._tokens.keep(names)
 
     def log(self, name: str) -> Log | None:
         """What the latest worker of an instance wrote; None: it never had one."""
