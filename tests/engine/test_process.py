@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from structlog.testing import capture_logs
 
 from reconciler.core.errors import Cause, LoadError
