@@ -6,6 +6,7 @@ What macOS is asked was not run on a Mac.
 import platform
 from pathlib import Path
 
+from reconciler.node import sysctl
 from reconciler.service.job import Run
 
 LINUX = Path("/proc/sys/kernel/random/boot_id")
@@ -14,8 +15,7 @@ LINUX = Path("/proc/sys/kernel/random/boot_id")
 def boot_id(run: Run) -> str:
     """The id that the operating system gave to this start; empty where it gives none."""
     if platform.system() == "Darwin":
-        told = run(("sysctl", "-n", "kern.bootsessionuuid"))
-        return told.text.strip() if told.code == 0 else ""
+        return sysctl(run, "kern.bootsessionuuid")
     try:
         return LINUX.read_text("utf-8").strip()
     except OSError:

@@ -20,6 +20,9 @@ from reconciler.store import Store, UnwritableError
 
 log = structlog.get_logger()
 
+WRITE_AGAIN_SECONDS = 5.0
+"""Before what could not be written down is tried again."""
+
 STATE = "state"
 """The name under which events tell of the state directory."""
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.controller.book import Book
+from reconciler.controller.book import WRITE_AGAIN_SECONDS, Book
 from reconciler.controller.clock import Timer, sleep
 from reconciler.core.desired import Memory, absorb, guard
 from reconciler.core.errors import Cause, LoadError, Problem
@@ -19,9 +19,6 @@ from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
 from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
-
-WRITE_AGAIN_SECONDS = 5.0
-"""Before a snapshot that could not be written down is taken up again."""
 
 RESTART_SECONDS = 1.0
 """Before a source that failed unexpectedly is looked at again."""

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +58,9 @@ PULSE_SECONDS = 1.0
 
 SHAPES_SECONDS = 60.0
 """To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
+
+SHAPES_TRIES = 3
+"""For a worker that is not taken for a load before it has answered."""
 
 KEPT_LOGS = 200
 """Instances whose log is kept, those that are gone included."""
@@ -122,14 +125,19 @@ class Engine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         """What a checkpoint works with in memory. Raises `LoadError` where it cannot be built."""
-        worker = await self._pool.borrow()
-        try:
-            async with asyncio.timeout(SHAPES_SECONDS):
-                return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
-        except TimeoutError:
-            words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
-            worker.kill(death.of_hang(worker.pid, words))
-            raise LoadError(death.of_hang(worker.pid, words)) from None
+        for _ in range(SHAPES_TRIES):
+            worker = await self._pool.borrow()
+            try:
+                async with asyncio.timeout(SHAPES_SECONDS):
+                    return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
+            except TimeoutError:
+                if self._pool.lends(worker):
+                    words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
+                    worker.kill(death.of_hang(worker.pid, words))
+                    raise LoadError(death.of_hang(worker.pid, words)) from None
+                # It was taken meanwhile, and reads weights: it is watched, and the look is in vain.
+        message = f"no worker came to build {checkpoint.path}: each was taken to load a model"
+        raise LoadError(Problem(Cause.ENGINE_UNAVAILABLE, message, permanent=False))
 
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded and answers."""
@@ -245,6 +253,10 @@ class Engine:
             if pulse is not None:
                 self._tokens.read(pulse)
         return self._tokens.totals()
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget the tokens of others: a name that comes again counts from zero."""
+        self._tokens.keep(names)
 
     def log(self, name: str) -> Log | None:
         """What the latest worker of an instance wrote; None: it never had one."""

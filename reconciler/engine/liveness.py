@@ -15,12 +15,9 @@ from reconciler.core.errors import Problem
 from reconciler.core.liveness import LOOKS, Watched, hung, look, probe_due
 from reconciler.core.protocol import Pulse
 from reconciler.engine import death
-from reconciler.engine.process import WorkerProcess
+from reconciler.engine.process import KILL_SECONDS, WorkerProcess
 
 log = structlog.get_logger()
-
-KILL_SECONDS = 5.0
-"""Until a killed worker is gone; one that the kernel cannot end counts as dead all the same."""
 
 
 async def watch(worker: WorkerProcess, interval: float, tell: Callable[[Pulse], None]) -> None:

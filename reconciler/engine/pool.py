@@ -46,11 +46,23 @@ class Pool:
         while True:
             spare = self._warm()
             worker = await self._ready(spare)
+            if self._spare is not spare:
+                continue  # somebody took it while we waited
             if worker.alive:
                 return worker
-            if self._spare is spare:
-                self._spare = None
-                await worker.end()
+            self._spare = None
+            await worker.end()
+
+    def lends(self, worker: WorkerProcess) -> bool:
+        """Whether this is still the spare: what was borrowed may be taken at any time."""
+        spare = self._spare
+        return (
+            spare is not None
+            and spare.done()
+            and not spare.cancelled()
+            and spare.exception() is None
+            and spare.result() is worker
+        )
 
     async def take(self) -> WorkerProcess:
         """The warm worker; it is the caller's from here on. Call `warm` when time allows.

@@ -34,6 +34,9 @@ T = TypeVar("T")
 END_SECONDS = 5.0
 """A worker ends when its stdin closes; one that has not after this long is killed."""
 
+KILL_SECONDS = 5.0
+"""Until a killed worker is gone; one that the kernel cannot end counts as dead all the same."""
+
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -204,7 +207,7 @@ class WorkerProcess:
                 self._process.kill()
 
     async def end(self) -> None:
-        """End it and give back its socket and memory."""
+        """End it and give back its socket and memory; the last only where the kernel can end it."""
         await self._client.close()
         if self._process.stdin is not None:
             self._process.stdin.close()
@@ -213,7 +216,11 @@ class WorkerProcess:
                 await self.wait()
         except TimeoutError:
             self.kill(death.of_hang(self.pid, f"it did not end within {END_SECONDS:g} s"))
-            await self.wait()
+            try:
+                async with asyncio.timeout(KILL_SECONDS):
+                    await self.wait()
+            except TimeoutError:
+                log.error("worker cannot be ended", pid=self.pid, seconds=KILL_SECONDS)
         self._socket.unlink(missing_ok=True)
 
     async def _read_stderr(self) -> None:

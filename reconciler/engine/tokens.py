@@ -1,5 +1,6 @@
 """Tokens by instance name, through all its sessions and workers."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from reconciler.core.protocol import Pulse, Usage
@@ -37,11 +38,19 @@ class Tokens:
             self._closed[known.name] = _sum(before, known.usage)
 
     def totals(self) -> dict[str, Usage]:
-        """Of each instance that there ever was."""
+        """Of each instance that there was, but for those that are forgotten."""
         totals = dict(self._closed)
         for known in self._open.values():
             totals[known.name] = _sum(totals.get(known.name, Usage()), known.usage)
         return totals
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget what others had counted: names come and go as long as the daemon runs.
+
+        What is idle keeps its count, so these are the names of records and not of instances.
+        """
+        for gone in self._closed.keys() - names:
+            del self._closed[gone]
 
     def _read(self, session: str, usage: Usage) -> None:
         known = self._open.get(session)

@@ -32,12 +32,16 @@ def machine(wired: Wired = NOT_WIRED) -> Machine:
     """The facts of this machine, as MLX sees it; `wired` is what this process has wired."""
     device = mx.default_device()
     info = mx.device_info()
+    process = psutil.Process()
+    spare = process.memory_info().rss
     return Machine(
         device="gpu" if device.type == mx.DeviceType.gpu else "cpu",
         device_name=str(info.get("device_name", "unknown")),
-        memory_budget=memory_budget(info, psutil.virtual_memory().total, _cgroup_limit()),
+        memory_budget=memory_budget(
+            info, psutil.virtual_memory().total, _cgroup_limit(), spare + _parent_bytes(process)
+        ),
         mlx_version=version("mlx"),
-        process_bytes=psutil.Process().memory_info().rss,
+        process_bytes=spare,
         wired=wired,
     )
 
@@ -52,16 +56,28 @@ def memory(before: int) -> int:
     return max(resident, before + mx.get_active_memory() + mx.get_cache_memory())
 
 
-def memory_budget(info: Mapping[str, Any], physical: int, cgroup: int | None) -> int:
-    """Bytes that models may take.
+def memory_budget(
+    info: Mapping[str, Any], physical: int, cgroup: int | None, besides: int = 0
+) -> int:
+    """Bytes that models may take; `besides` is what the daemon and its spare worker take.
 
     On Metal `max_recommended_working_set_size`, beyond which macOS starts to evict; on another
-    GPU its own memory; on the CPU backend what the machine or its cgroup has.
+    GPU its own memory; on the CPU backend what the machine or its cgroup has, less `besides`,
+    which is in no ledger. On a GPU that is not the memory that is dealt out.
     """
     for key in ("max_recommended_working_set_size", "total_memory"):
         if info.get(key):
             return int(info[key])
-    return min(physical, cgroup or physical)
+    return max(0, min(physical, cgroup or physical) - besides)
+
+
+def _parent_bytes(process: psutil.Process) -> int:
+    """What the daemon takes that started this worker; nothing where it has just ended."""
+    try:
+        parent = process.parent()
+        return int(parent.memory_info().rss) if parent is not None else 0
+    except psutil.Error:
+        return 0
 
 
 def _cgroup_limit() -> int | None:

@@ -117,6 +117,7 @@ class Model:
         if session is None:
             return Usage()
         session.close()
+        mx.clear_cache()
         return session.usage
 
     def usage(self) -> dict[str, Usage]:
@@ -147,6 +148,9 @@ class Model:
         self._limit(session)
         session.step()
         session.seconds += time.monotonic() - begin
+        if not any(s.busy for s in self._sessions.values()):
+            # What a GPU's buffers would be kept for is over, and kept ones count as taken.
+            mx.clear_cache()
         return True
 
     def _limit(self, session: Session) -> None:

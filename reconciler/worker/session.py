@@ -156,17 +156,13 @@ class Session:
                 f"{request.length} prompt tokens and {asked or 1} more exceed the context length "
                 f"of {context}"
             )
-        most = self.room.most_tokens()
-        if request.length + (asked or 1) > most:
-            raise InsufficientMemoryError(
-                f"{request.length} prompt tokens and {asked or 1} more need more memory than "
-                f"this machine has free now, which is enough for {most} tokens"
-            )
+        if (problem := self._too_long(request, asked or 1)) is not None:
+            raise problem
         if len(self._waiting) >= MAX_WAITING:
             raise OverloadedError(
                 f"{len(self._running)} requests are being answered and {MAX_WAITING} wait"
             )
-        request.left = asked or min(context, most) - request.length
+        request.left = asked or min(context, self.room.most_tokens()) - request.length
         self._waiting.append(request)
         self._admit()
 
@@ -177,10 +173,30 @@ class Session:
             request.reserved = request.length + (
                 request.left if request.max_tokens else min(request.left, OPEN_ENDED)
             )
-            if self._running and not self._fits(request):
-                return
+            if not self._fits(request):
+                if self._running:
+                    return
+                # What nobody held when it came is held now: it may be too long even alone.
+                more = request.left if request.max_tokens else 1
+                if (problem := self._too_long(request, more)) is not None:
+                    self._waiting.popleft()
+                    request.fail(problem)
+                    continue
+                if not request.max_tokens:
+                    request.left = min(request.left, self.room.most_tokens() - request.length)
+                    request.reserved = min(request.reserved, request.length + request.left)
             self._waiting.popleft()
             self._insert(request)
+
+    def _too_long(self, request: Request, more: int) -> InsufficientMemoryError | None:
+        """What is said of a request that would not fit now even if nothing else ran."""
+        most = self.room.most_tokens()
+        if request.length + more <= most:
+            return None
+        return InsufficientMemoryError(
+            f"{request.length} prompt tokens and {more} more need more memory than "
+            f"this machine has free now, which is enough for {most} tokens"
+        )
 
     def _fits(self, *more: Request) -> bool:
         return self.room.fits(self._lengths(*more))

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.controller import Answer, Controller
-from reconciler.controller.feed import WRITE_AGAIN_SECONDS as SOURCE_AGAIN_SECONDS
-from reconciler.controller.loop import WRITE_AGAIN_SECONDS
+from reconciler.controller.book import WRITE_AGAIN_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
 from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import LoadError, Problem
@@ -120,7 +119,7 @@ class World:
         self.store._db.execute(f"PRAGMA query_only = {not can}")
         self.writable = can
         if can:
-            self.pass_time(max(WRITE_AGAIN_SECONDS, SOURCE_AGAIN_SECONDS))
+            self.pass_time(WRITE_AGAIN_SECONDS)
             assert self.controller.problem is None
 
     def clear(self, name: str) -> None:

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler.controller.feed import WRITE_AGAIN_SECONDS as SOURCE_AGAIN_SECONDS
-from reconciler.controller.loop import WRITE_AGAIN_SECONDS
+from reconciler.controller.book import WRITE_AGAIN_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.manifest import Flaw, Position
 from reconciler.core.records import LoadRequest
@@ -26,7 +25,7 @@ async def refused(bench: Bench, asked: LoadRequest) -> None:
 async def writable_again(bench: Bench) -> None:
     """There is room again, and it is noticed."""
     bench.let_write(True)
-    bench.clock.advance(max(WRITE_AGAIN_SECONDS, SOURCE_AGAIN_SECONDS))
+    bench.clock.advance(WRITE_AGAIN_SECONDS)
     await bench.controller.until(lambda: bench.controller.problem is None)
 
 

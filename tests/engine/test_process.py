@@ -5,8 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from reconciler.core.errors import Cause, LoadError
+from reconciler.engine import process as module
 from reconciler.engine import sockets
 from reconciler.engine.process import WorkerProcess
 
@@ -22,4 +24,31 @@ async def test_who_asks_a_worker_after_others_found_it_dead_is_told_that_it_died
         with pytest.raises(LoadError, match="killed from outside by SIGKILL") as raised:
             await worker.ask("DELETE", "sessions/1", None, type(None))
         assert raised.value.problem.cause is Cause.WORKER_KILLED
+    sockets.remove(directory)
+
+
+async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one in the middle of a call to a driver or a disk that hangs: SIGKILL waits for that."""
+    directory = sockets.prepare(tmp_path)
+    worker = await WorkerProcess.start(directory, "off")
+    await worker.ready()
+    socket = worker._socket
+    assert socket.exists()
+    monkeypatch.setattr(module, "END_SECONDS", 0.0)
+    monkeypatch.setattr(module, "KILL_SECONDS", 0.0)
+    monkeypatch.setattr(worker._process, "kill", lambda: None)
+    os.kill(worker.pid, signal.SIGSTOP)  # it does not see its lifeline
+    try:
+        with capture_logs() as logs:
+            await worker.end()
+    finally:
+        os.kill(worker.pid, signal.SIGKILL)
+    assert [(line["event"], line["pid"]) for line in logs] == [
+        ("worker cannot be ended", worker.pid)
+    ]
+    assert not socket.exists()
+    assert worker.died().cause is Cause.WORKER_HUNG
+    await worker.wait()
     sockets.remove(directory)

@@ -41,3 +41,17 @@ def test_an_instance_that_answered_nothing_has_none() -> None:
     tokens = Tokens()
     tokens.open("1", "a")
     assert tokens.totals() == {"a": Usage(0, 0)}
+
+
+def test_what_is_kept_goes_with_its_record_once_its_session_is_closed() -> None:
+    tokens = Tokens()
+    for session, name in (("1", "idle"), ("2", "gone"), ("3", "drains")):
+        tokens.open(session, name)
+        tokens.read(pulse(**{session: Usage(10, 3)}))
+    tokens.close("1")
+    tokens.close("2")
+    tokens.keep({"idle"})
+    assert tokens.totals() == {"idle": Usage(10, 3), "drains": Usage(10, 3)}
+    tokens.close("3", Usage(10, 7))
+    tokens.keep({"idle"})
+    assert tokens.totals() == {"idle": Usage(10, 3)}

@@ -1,7 +1,9 @@
 """Facts about machines that this test does not run on, injected."""
 
+import psutil
 import pytest
 
+from reconciler.worker import backend
 from reconciler.worker.backend import machine, memory_budget
 
 GIB = 2**30
@@ -20,15 +22,17 @@ GIB = 2**30
         # A discrete GPU has memory of its own.
         ({"total_memory": 139 * GIB}, 128 * GIB, None, 139 * GIB),
         # The CPU backend names no memory: the machine's, or the cgroup's where that is less.
-        ({"device_name": "cpu"}, 24 * GIB, None, 24 * GIB),
-        ({"device_name": "cpu"}, 24 * GIB, 8 * GIB, 8 * GIB),
-        ({"device_name": "cpu"}, 24 * GIB, 64 * GIB, 24 * GIB),
+        # The daemon and its spare worker take of that too.
+        ({"device_name": "cpu"}, 24 * GIB, None, 23 * GIB),
+        ({"device_name": "cpu"}, 24 * GIB, 8 * GIB, 7 * GIB),
+        ({"device_name": "cpu"}, 24 * GIB, 64 * GIB, 23 * GIB),
+        ({"device_name": "cpu"}, GIB // 2, None, 0),
     ],
 )
 def test_the_memory_budget_is_asked_not_guessed(
     info: dict[str, object], physical: int, cgroup: int | None, expected: int
 ) -> None:
-    assert memory_budget(info, physical, cgroup) == expected
+    assert memory_budget(info, physical, cgroup, GIB) == expected
 
 
 def test_this_machine_is_described() -> None:
@@ -36,3 +40,15 @@ def test_this_machine_is_described() -> None:
     assert facts.device in ("cpu", "gpu")
     assert facts.memory_budget > GIB / 4
     assert facts.mlx_version
+
+
+def test_without_a_gpu_the_daemon_and_a_spare_worker_are_left_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backend.mx, "device_info", lambda: {"device_name": "cpu"})
+    monkeypatch.setattr(backend, "_cgroup_limit", lambda: None)
+    facts = machine()
+    parent = psutil.Process().parent()
+    daemon = parent.memory_info().rss if parent is not None else 0
+    left = psutil.virtual_memory().total - facts.memory_budget
+    assert left == pytest.approx(facts.process_bytes + daemon, rel=0.1)

@@ -4,6 +4,7 @@ import sys
 import threading
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from reconciler.core.protocol import LoadWeights, OpenSession
@@ -11,7 +12,7 @@ from reconciler.core.records import Config
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend
 from reconciler.worker.model import Model
-from reconciler.worker.session import ContextLengthExceededError, Session
+from reconciler.worker.session import ContextLengthExceededError, Request, Session
 from reconciler.worker.thread import MlxThread
 
 PROMPT = [5, 6, 7, 8, 9]
@@ -117,3 +118,30 @@ def test_an_architecture_that_ends_the_process_is_a_failure_like_any_other() -> 
     with pytest.raises(ImportError, match="a package that it needs is missing"):
         mlx.submit(sys.exit).result(timeout=60)
     assert mlx.submit(lambda: 5).result(timeout=60) == 5
+
+
+def test_buffers_are_given_back_when_nothing_is_left_to_do(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = models / "tiny/llama"
+    model = loaded(path)
+    for name in ("a", "b"):
+        model.open(name, command(path))
+    cleared: list[str] = []
+
+    def clear() -> None:  # mlx-lm does too, as it reads prompts
+        if not any(s.busy for s in model._sessions.values()):
+            cleared.append("idle")
+
+    monkeypatch.setattr(mx, "clear_cache", clear)
+    for name, tokens in (("a", 2), ("b", 6)):
+        session(model, name).start(Request(PROMPT, tokens, lambda *_: None, raises))
+    while model.step():
+        pass
+    assert cleared == ["idle"]
+    model.close("a")
+    assert cleared == ["idle", "idle"]
+
+
+def raises(error: Exception) -> None:
+    raise error

@@ -182,3 +182,22 @@ def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
     session.cancel(first)
     asker.run()
     assert asker.ended == [third]
+
+
+def test_a_request_that_waited_until_it_fits_no_more_is_refused_with_the_numbers(
+    llama: Any,
+) -> None:
+    session = Session(llama, CONFIG, room=room(100, spare=100))
+    asker = Asker(session)
+    asker.start([7] * 50, 4)
+    refused: list[Exception] = []
+    large = Request([8] * 150, 40, lambda *_: None, refused.append)
+    session.start(large)
+    open_ended = asker.start([9] * 90)
+    session.room.spare = 0  # another instance was let in meanwhile
+    asker.run()
+    with pytest.raises(InsufficientMemoryError, match=r"150 prompt tokens and 40 more.* 100 tok"):
+        raise refused[0]
+    assert (len(refused), large.uid) == (1, None)
+    assert asker.ended[-1] is open_ended
+    assert len(asker.tokens[open_ended]) == 10
