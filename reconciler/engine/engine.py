@@ -56,7 +56,7 @@ PROBE_SECONDS = 30.0
 PULSE_SECONDS = 1.0
 """For a worker to say how many tokens it computed; who asks for metrics must not wait for long."""
 
-SHAPES_SECONDS = 60.0
+SHAPES_SECONDS = 10.0
 """To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
 
 SHAPES_TRIES = 3

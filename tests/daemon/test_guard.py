@@ -38,9 +38,8 @@ def daemon(home: Home, block: Path) -> Iterator[Daemon]:
         yield running
 
 
-@contextmanager
-def reading(daemon: Daemon, block: Path) -> Iterator[None]:
-    """While the worker waits for the file: it is in the middle of the load."""
+def opened(daemon: Daemon, block: Path) -> int:
+    """The file, for writing, once somebody reads it."""
     ends: list[int] = []
 
     def is_read() -> bool:
@@ -49,8 +48,23 @@ def reading(daemon: Daemon, block: Path) -> Iterator[None]:
         return bool(ends)
 
     daemon.until(is_read)
+    return ends[0]
+
+
+def let_look(daemon: Daemon, block: Path) -> None:
+    """Let the spare worker see the shapes of the model, before anything is loaded."""
+    end = opened(daemon, block)
+    os.write(end, b"{}")
+    os.close(end)
+
+
+@contextmanager
+def reading(daemon: Daemon, block: Path) -> Iterator[None]:
+    """While the worker waits for the file: it is in the middle of the load."""
+    daemon.until(lambda: any(e["type"] == "phase" for e in daemon.events()))
+    end = opened(daemon, block)
     yield
-    os.close(*ends)
+    os.close(end)
 
 
 def run(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -77,10 +91,12 @@ def test_a_model_whose_load_brings_the_daemon_down_twice_is_held_until_it_is_cle
     home = daemon.home
     home.write("slow.yaml", name="slow", model=SLOW)
     for _ in range(2):
+        let_look(daemon, block)
         with reading(daemon, block):
             daemon.kill()
-        home.write("other.yaml", name="other", model="tiny/qwen3")
         daemon.start()
+    let_look(daemon, block)
+    home.write("other.yaml", name="other", model="tiny/qwen3")
     daemon.ready("other")
     record = daemon.eventually("slow", lambda r: conditions(r)["Stalled"] == "True")
     stalled = record["status"]["conditions"][2]

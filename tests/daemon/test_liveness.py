@@ -100,9 +100,27 @@ def test_a_busy_worker_that_hangs_is_found_and_its_stream_broken_off(probed: Dae
     is_replaced(probed, old, "WorkerHung", "has not answered")
 
 
+def seen(daemon: Daemon) -> None:
+    """See the shapes of a model, so that a worker is next asked to load it."""
+    status, _ = daemon.request("POST", "/api/v1/models/estimate", {"model": "tiny/llama"})
+    assert status == 200
+
+
+def test_a_spare_worker_that_hangs_over_shapes_is_replaced(home: Home) -> None:
+    with Daemon(home) as daemon:
+        daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
+        (spare,) = daemon.workers()
+        spare.suspend()
+        home.write("a.yaml", name="assistant", model="tiny/llama")
+        status = daemon.ready("assistant")["status"]
+        assert status["worker_pid"] != spare.pid
+        assert "it has not built" in daemon.log()
+
+
 def test_a_worker_that_hangs_in_the_middle_of_a_load_is_found_and_replaced(home: Home) -> None:
     with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
+        seen(daemon)
         (spare,) = daemon.workers()
         spare.suspend()
         home.write("a.yaml", name="assistant", model="tiny/llama")
@@ -118,6 +136,7 @@ def test_a_worker_that_hangs_in_the_middle_of_a_load_is_found_and_replaced(home:
 def test_a_load_by_http_whose_worker_hangs_is_told_so(home: Home) -> None:
     with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
+        seen(daemon)
         (spare,) = daemon.workers()
         spare.suspend()
         status, answer = daemon.request("POST", "/api/v1/models/load", {"model": "tiny/llama"})

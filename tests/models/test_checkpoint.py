@@ -28,8 +28,8 @@ def test_a_mixture_of_experts_is_described(models: Path) -> None:
     assert (facts.experts_total, facts.experts_per_token) == (8, 4)
     assert facts.experts_key == ("num_experts_per_tok",)
     assert facts.max_context == 131072
-    # 2 layers x 2 key-value heads x 16 wide x keys and values x 4 bytes
-    assert facts.kv_bytes_per_token == 2 * 2 * 16 * 2 * 4
+    # 4 layers x 2 key-value heads x 16 wide x keys and values x 4 bytes
+    assert facts.kv_bytes_per_token == 4 * 2 * 16 * 2 * 4
 
 
 def test_a_dense_model_has_no_experts(models: Path) -> None:

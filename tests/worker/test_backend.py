@@ -45,7 +45,7 @@ def test_this_machine_is_described() -> None:
 def test_without_a_gpu_the_daemon_and_a_spare_worker_are_left_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backend.mx, "device_info", lambda: {"device_name": "cpu"})
+    monkeypatch.setattr("mlx.core.device_info", lambda: {"device_name": "cpu"})
     monkeypatch.setattr(backend, "_cgroup_limit", lambda: None)
     facts = machine()
     parent = psutil.Process().parent()
