@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CHECKPOINTS
 from tests.support import Daemon
 
 UNDER, OVER = 0.05, 0.15
@@ -39,12 +38,6 @@ def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
     return f"{estimate} estimated, {measured} measured: {estimate / measured:.3f}"
 
 
-@pytest.mark.parametrize("model", CHECKPOINTS)
+@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "tiny/deepseek_v3", "tiny/mamba"])
 def test_an_estimate_is_near_the_measured_peak(shared: Daemon, model: str) -> None:
     assert miss(shared, model, 4096) == ""
-
-
-def test_an_estimate_of_whole_attention_and_of_small_steps(shared: Daemon) -> None:
-    model = "openai/gpt-oss-20b"
-    assert miss(shared, model, 4096, flash_attention=False) == ""
-    assert miss(shared, model, 4096, eval_batch_size=64) == ""
