@@ -25,7 +25,7 @@ import psutil
 
 from tests.hub import Hub
 from tests.storm import MARK, marked, stale_sockets, strays
-from tests.support import Daemon, Home, eventually
+from tests.support import WORKER_ENDS, Daemon, Home, eventually
 
 MODELS = {"tiny/llama": "llama", "tiny/qwen3_moe": "qwen3_moe"}
 ANCHOR = "anchor"
@@ -150,7 +150,7 @@ class Soak:
         self.counts[f"{what} {status}"] += 1
         # What the faults excuse: a worker that was killed, and what never was there.
         code = answer.get("error", {}).get("code")
-        excused = {"worker_died", "model_not_loaded", "model_not_found", "model_unloaded"}
+        excused = {*WORKER_ENDS, "model_not_loaded", "model_not_found", "model_unloaded"}
         assert status == 200 or code in excused, (what, status, answer)
 
     def _stream(self, body: object, *, leaves: bool) -> None:

@@ -33,6 +33,9 @@ spec:
   config: {config}
 """
 
+WORKER_ENDS = {"worker_died", "worker_killed", "worker_hung", "generation_died"}
+"""Codes of errors that tell how a worker ended."""
+
 
 class Home:
     """The directories of one daemon."""
