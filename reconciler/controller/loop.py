@@ -6,7 +6,7 @@ pass or an action is never lost.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
@@ -78,6 +78,7 @@ class Engine(Protocol):
         self, name: str, path: str, body: bytes, spare: int
     ) -> AbstractAsyncContextManager[Reply]: ...
     async def tokens(self) -> Mapping[str, Usage]: ...
+    def keep(self, names: Collection[str]) -> None: ...
     def log(self, name: str) -> Log | None: ...
     async def close(self) -> None: ...
 
@@ -469,6 +470,7 @@ class Loop:
     def _report(self, actions: Mapping[str, Action]) -> None:
         """Derive every status anew, and answer whoever waited for one."""
         self._metrics.keep(self._book.entries)
+        self._engine.keep(self._book.entries)
         loaded = {i.name: i for i in self._engine.instances()}
         for name, entry in list(self._book.entries.items()):
             action = self.running.get(name, actions.get(name))

@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,6 +97,9 @@ class FakeEngine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
+
+    def keep(self, names: Collection[str]) -> None:
+        """Nothing is counted."""
 
     def outgoing(self) -> tuple[Instance, ...]:
         return ()

@@ -1,7 +1,7 @@
 """An engine and a catalogue that do as they are told, faults included, and see what is asked."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -97,6 +97,9 @@ class FaultyEngine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
+
+    def keep(self, names: Collection[str]) -> None:
+        """Nothing is counted."""
 
     def outgoing(self) -> tuple[Instance, ...]:
         return ()
