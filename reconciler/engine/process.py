@@ -68,6 +68,8 @@ class WorkerProcess:
         # A load takes as long as it takes; a dead worker closes the connection.
         timeout = aiohttp.ClientTimeout(total=None)
         self._client = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        self._replies: set[aiohttp.ClientResponse] = set()
+        """Being read."""
         self.hello: Hello | None = None
 
     @classmethod
@@ -117,12 +119,23 @@ class WorkerProcess:
         await self._process.wait()
         await asyncio.gather(self._reading, return_exceptions=True)
 
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self, method: str, url: str, body: bytes | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with self._client.request(method, url, data=body) as reply:
+            self._replies.add(reply)
+            try:
+                yield reply
+            finally:
+                self._replies.discard(reply)
+
     async def pulse(self, seconds: float) -> Pulse | None:
         """What it is at; None where it does not say so in time."""
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._client.get("http://worker/pulse") as reply,
+                self._asked("GET", "http://worker/pulse") as reply,
             ):
                 return msgspec.json.decode(await reply.read(), type=Pulse)
         except (aiohttp.ClientError, OSError, RuntimeError, msgspec.DecodeError):
@@ -131,7 +144,7 @@ class WorkerProcess:
     async def probe(self, session: str) -> str | None:
         """Have it generate a token; why it cannot, if it says so. Takes as long as it takes."""
         try:
-            async with self._client.post(f"http://worker/sessions/{session}/probe") as reply:
+            async with self._asked("POST", f"http://worker/sessions/{session}/probe") as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, OSError, RuntimeError):
             return None  # it has ended, or is about to: that is seen otherwise
@@ -143,7 +156,7 @@ class WorkerProcess:
         """One request. Raises `LoadError` with the worker's words, or that it died."""
         url = f"http://worker/{quote(path)}"
         try:
-            async with self._client.request(method, url, data=msgspec.json.encode(body)) as reply:
+            async with self._asked(method, url, msgspec.json.encode(body)) as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, OSError, RuntimeError):
             # Dead, or of no use without its socket. The last: "Session is closed", as somebody else
@@ -160,7 +173,7 @@ class WorkerProcess:
         """Have it read a checkpoint; `tell` hears how far it is. Raises `LoadError`."""
         try:
             body = msgspec.json.encode(command)
-            async with self._client.post("http://worker/checkpoint", data=body) as reply:
+            async with self._asked("POST", "http://worker/checkpoint", body) as reply:
                 async for line in reply.content:
                     told = _LINE.decode(line)
                     if isinstance(told, WeightsLoaded):
@@ -181,9 +194,11 @@ class WorkerProcess:
             reply = await self._client.post(url, data=body, headers=headers)
         except (aiohttp.ClientError, OSError, RuntimeError):
             raise LoadError(self.died()) from None
+        self._replies.add(reply)
         try:
             yield Reply(reply.status, reply.content_type, self._chunks(reply))
         finally:
+            self._replies.discard(reply)
             reply.close()  # gives up what has not been read
 
     async def _chunks(self, reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -207,7 +222,13 @@ class WorkerProcess:
                 self._process.kill()
 
     async def end(self) -> None:
-        """End it and give back its socket and memory; the last only where the kernel can end it."""
+        """End it and give back its socket and memory; the last only where the kernel can end it.
+
+        Whoever still reads from it is told.
+        """
+        for reply in self._replies:
+            if not reply.content.is_eof():  # aiohttp would let its reader wait for ever
+                reply.content.set_exception(aiohttp.ClientConnectionError("the worker was ended"))
         await self._client.close()
         if self._process.stdin is not None:
             self._process.stdin.close()

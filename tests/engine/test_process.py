@@ -1,30 +1,62 @@
 """A worker process, as those who ask it see its end."""
 
+import asyncio
+import json
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from reconciler.core.errors import Cause, LoadError
+from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
+from reconciler.core.records import Asked
+from reconciler.core.settings import resolve
 from reconciler.engine import process as module
 from reconciler.engine import sockets
 from reconciler.engine.process import WorkerProcess
+from reconciler.models.checkpoint import read_facts
+
+ENDLESS = json.dumps({"prompt": [7], "max_tokens": 30_000, "stream": True}).encode()
 
 
-async def test_who_asks_a_worker_after_others_found_it_dead_is_told_that_it_died(
-    tmp_path: Path,
-) -> None:
+@pytest.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[WorkerProcess]:
     directory = sockets.prepare(tmp_path)
     worker = await WorkerProcess.start(directory, "off")
     await worker.ready()
+    yield worker
+    await worker.end()
+    sockets.remove(directory)
+
+
+async def test_who_reads_from_a_worker_as_it_is_ended_is_told(
+    worker: WorkerProcess, models: Path
+) -> None:
+    checkpoint = read_facts(models / "tiny/llama")
+    config = resolve(Asked(), checkpoint, (await worker.ready()).machine).config
+    await worker.load_weights(LoadWeights(checkpoint.path), lambda _: None)
+    await worker.ask("PUT", "sessions/1", OpenSession(config), SessionOpened)
+    async with worker.stream("sessions/1/completions", ENDLESS, {}) as reply:
+        await anext(reply.chunks)
+        ending = asyncio.create_task(worker.end())
+        with pytest.raises(LoadError) as raised:
+            async for _ in reply.chunks:
+                pass
+        await ending
+    assert raised.value.problem.cause is Cause.WORKER_DIED
+
+
+async def test_who_asks_a_worker_after_others_found_it_dead_is_told_that_it_died(
+    worker: WorkerProcess,
+) -> None:
     os.kill(worker.pid, signal.SIGKILL)
     for _ in range(2):  # the first finds out, and closes what the second would use
         with pytest.raises(LoadError, match="killed from outside by SIGKILL") as raised:
             await worker.ask("DELETE", "sessions/1", None, type(None))
         assert raised.value.problem.cause is Cause.WORKER_KILLED
-    sockets.remove(directory)
 
 
 async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(
