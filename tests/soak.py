@@ -101,11 +101,15 @@ class Soak:
     def run(self, minutes: float) -> None:
         """Rounds and measurements, for so long."""
         end = time.monotonic() + 60 * minutes
-        self._measure()
-        while time.monotonic() < end:
-            self._round()
+        try:
             self._measure()
-            _progress(self.samples[-1], len(self.samples), self.counts)
+            while time.monotonic() < end:
+                self._round()
+                self._measure()
+                _progress(self.samples[-1], len(self.samples), self.counts)
+        except Exception as error:
+            error.add_note(self.daemon.log()[-5000:])
+            raise
 
     # -- what is done ----------------------------------------------------------------------
 
