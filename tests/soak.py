@@ -24,7 +24,7 @@ import click
 import psutil
 
 from tests.hub import Hub
-from tests.storm import MARK, marked, stale_sockets, strays
+from tests.storm import MARK, marked, stale_sockets, strays, worker_sockets
 from tests.support import WORKER_ENDS, Daemon, Home, eventually
 
 MODELS = {"tiny/llama": "llama", "tiny/qwen3_moe": "qwen3_moe"}
@@ -238,12 +238,15 @@ class Soak:
         """Whether only the anchor is loaded, and nothing more is going on."""
         names = {record["name"] for record in self.daemon.get("/api/v1/records")["records"]}
         workers = self.daemon.workers()
-        listening = all(Path(worker.cmdline()[-1]).exists() for worker in workers)
+        listening = all(socket.exists() for socket in worker_sockets(self.daemon))
         return names == self.daemon.loaded() == {ANCHOR} and len(workers) <= 2 and listening
 
     def _metrics(self) -> dict[str, str]:
         with urllib.request.urlopen(f"{self.daemon.url}/metrics", timeout=90) as reply:
             lines = [line for line in reply.read().decode().splitlines() if line[0] != "#"]
+        lines = [
+            line for line in lines if "reconciler_tokens_" not in line
+        ]  # of the last 200 names
         return {key: value for key, _, value in (line.rpartition(" ") for line in lines)}
 
 

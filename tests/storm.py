@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -285,7 +285,9 @@ class Storm:
 
     def cut_short(self) -> Counter[str]:
         """How many actions of each kind a kill hit."""
-        lines = [line for line in self.daemon.log().splitlines() if "cut short by the last" in line]
+        lines = [
+            line for line in self.daemon.log().splitlines() if "an action was cut short" in line
+        ]
         words = (word for line in lines for word in line.split())
         return Counter(word[7:] for word in words if word.startswith("action="))
 
@@ -332,7 +334,11 @@ def strays(daemon: Daemon) -> list[Any]:
 
 def worker_sockets(daemon: Daemon) -> list[Path]:
     """Of the workers that there are."""
-    return [Path(worker.cmdline()[-1]) for worker in daemon.workers()]
+    found = []
+    for worker in daemon.workers():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            found.append(Path(worker.cmdline()[-1]))
+    return found
 
 
 def stale_sockets(daemon: Daemon) -> list[Path]:
