@@ -19,7 +19,9 @@ from reconciler.engine import sockets
 from reconciler.engine.process import WorkerProcess
 from reconciler.models.checkpoint import read_facts
 
-ENDLESS = json.dumps({"prompt": [7], "max_tokens": 30_000, "stream": True}).encode()
+ASKED = {"prompt": [7], "max_tokens": 30_000, "stream": True, "temperature": 0}
+ENDLESS = json.dumps(ASKED).encode()
+"""What is sampled could end by chance."""
 
 
 @pytest.fixture
