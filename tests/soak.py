@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -47,8 +48,8 @@ class Sample:
     descriptors: int
     threads: int
     tasks: int
-    series: int
-    """Of metrics."""
+    counted: int
+    """Names of instances in the metrics."""
     workers: int
     orphans: int
     sockets: int
@@ -75,8 +76,8 @@ BOUNDS = {
     # Python makes threads for blocking calls as it needs them, up to a few.
     "threads": Bound("threads", 3),
     "tasks": Bound("tasks", 0),
-    # A status of an answer that had not been seen before.
-    "series": Bound("series of metrics", 6),
+    # The anchor, and whose request has ended since the last pass. Tokens are kept for 200 names.
+    "counted": Bound("instances in the metrics, at most", 3, ever=True),
     # That of the anchor, and the spare.
     "workers": Bound("workers, at most", 2, ever=True),
     "orphans": Bound("processes without a parent, at most", 0, ever=True),
@@ -219,14 +220,14 @@ class Soak:
         eventually(self._quiet, lambda: f"it did not become quiet:\n{self.daemon.log()[-3000:]}")
         own = psutil.Process(self.daemon.process.pid)
         state = [p for p in self._home.state.rglob("*") if p.is_file()]
-        series = self._metrics()
+        metrics = self._metrics()
         self.samples.append(
             Sample(
                 own.memory_info().rss,
                 own.num_fds(),
                 own.num_threads(),
-                int(float(series["reconciler_tasks"])),
-                len(series),
+                int(float(metrics["reconciler_tasks"])),
+                len(set(re.findall(r'instance="(.*?)"', " ".join(metrics)))),
                 len(self.daemon.workers()),
                 len(strays(self.daemon)),
                 len(stale_sockets(self.daemon)),
@@ -243,10 +244,8 @@ class Soak:
 
     def _metrics(self) -> dict[str, str]:
         with urllib.request.urlopen(f"{self.daemon.url}/metrics", timeout=90) as reply:
-            lines = [line for line in reply.read().decode().splitlines() if line[0] != "#"]
-        lines = [
-            line for line in lines if "reconciler_tokens_" not in line
-        ]  # of the last 200 names
+            lines = reply.read().decode().splitlines()
+        lines = [line for line in lines if not line.startswith(("#", "reconciler_tokens_"))]
         return {key: value for key, _, value in (line.rpartition(" ") for line in lines)}
 
 
