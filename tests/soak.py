@@ -76,7 +76,7 @@ BOUNDS = {
     # Python makes threads for blocking calls as it needs them, up to a few.
     "threads": Bound("threads", 3),
     "tasks": Bound("tasks", 0),
-    # The anchor, and whose request has ended since the last pass. Tokens are kept for 200 names.
+    # The anchor, and whose request has ended since the last pass.
     "counted": Bound("instances in the metrics, at most", 3, ever=True),
     # That of the anchor, and the spare.
     "workers": Bound("workers, at most", 2, ever=True),
@@ -245,7 +245,7 @@ class Soak:
     def _metrics(self) -> dict[str, str]:
         with urllib.request.urlopen(f"{self.daemon.url}/metrics", timeout=90) as reply:
             lines = reply.read().decode().splitlines()
-        lines = [line for line in lines if not line.startswith(("#", "reconciler_tokens_"))]
+        lines = [line for line in lines if not line.startswith("#")]
         return {key: value for key, _, value in (line.rpartition(" ") for line in lines)}
 
 

@@ -337,7 +337,7 @@ def worker_sockets(daemon: Daemon) -> list[Path]:
     found = []
     for worker in daemon.workers():
         with suppress(psutil.NoSuchProcess):  # it has just ended
-            found.append(Path(worker.cmdline()[-1]))
+            found += [Path(word) for word in worker.cmdline()[-1:]]  # none of one that has ended
     return found
 
 
