@@ -9,8 +9,11 @@ used after it.
     clock.py       time, handed in
     events.py      what happened, for whoever listens
     feed.py        sources -> book
+    grants.py      free memory, lent to who answers
     inspector.py   model files -> facts
+    journal.py     what the next start must know
     loop.py        book + engine -> actions -> book
+    report.py      book + actions -> statuses, history, answers
     controller.py  what the api asks
     forecast.py    what would happen
 """

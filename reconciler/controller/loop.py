@@ -5,7 +5,6 @@ pass or an action is never lost.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection, Container, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -13,27 +12,24 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.controller.book import Book, Entry, Found
+from reconciler.controller.book import WRITE_AGAIN_SECONDS, Book, Entry, Found
 from reconciler.controller.clock import sleep
 from reconciler.controller.inspector import PATIENCE_SECONDS, Inspector
 from reconciler.controller.journal import Journal
 from reconciler.controller.metrics import Metrics
+from reconciler.controller.report import Reporter
 from reconciler.core import backoff
-from reconciler.core.conditions import derive
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes, Wired
 from reconciler.core.memory import Ledger, MemoryPolicy, readable_bytes
-from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan, put_off
+from reconciler.core.plan import Action, Facts, Kind, held_memory, plan, put_off
 from reconciler.core.protocol import Reply, Usage
 from reconciler.core.records import (
-    HTTP,
     Instance,
     LoadSpec,
     ModelRef,
-    Outcome,
     Progress,
     Record,
-    Status,
 )
 from reconciler.core.settings import Resolved
 from reconciler.engine.log import Log
@@ -47,9 +43,6 @@ RECHECK_SECONDS = 30.0
 
 RETRY_SECONDS = 1.0
 """After a pass or an action that failed in a way that nobody foresaw."""
-
-WRITE_AGAIN_SECONDS = 5.0
-"""Between looks whether the state directory can be written again."""
 
 ENGINE_RETRY_SECONDS = 5.0
 """Between attempts to start the first worker."""
@@ -100,6 +93,7 @@ class Loop:
         self.running: dict[str, Action] = {}
         self._book = book
         self._journal = Journal(book)
+        self._reporter = Reporter(book)
         self._clock = book.clock
         self._inspector = inspector
         self._engine = engine
@@ -172,19 +166,8 @@ class Loop:
             entry.queued_at = self._clock.monotonic()
             entry.status = replace(entry.status, restarts=entry.status.restarts + 1)
             self._note_failure(entry, entry.record, instance.spec, None, problem)
-            self._tell_death(entry, problem)
+            self._reporter.tell_death(entry, problem, self.running.get(instance.name))
         self._book.wake.set()
-
-    def _tell_death(self, entry: Entry, problem: Problem) -> None:
-        """A record is not ready from the moment at which its worker's end is known."""
-        record = entry.record
-        action = self.running.get(record.name) or Action(
-            Kind.WAIT, record.name, problem.message, why=Why.BACKING_OFF, problem=problem
-        )
-        on_disk = self._book.checkpoint(record.spec.ref)
-        status = derive(record, entry.status, None, action, self._clock.utc(), on_disk)
-        with contextlib.suppress(UnwritableError):  # the next pass writes it down
-            self._book.observe(entry, status)
 
     # -- observe ---------------------------------------------------------------------------
 
@@ -303,7 +286,10 @@ class Loop:
         for action in planned:
             if action.acts:
                 self._begin(action)
-        self._report(actions)
+        self._metrics.keep(self._book.entries)
+        self._engine.keep(self._book.entries)
+        loaded = {i.name: i for i in self._engine.instances()}
+        self._reporter.report(loaded, {**actions, **self.running})
         ends = [a.until for a in planned] + [next_idle]
         times = [end - at for end in ends if end is not None]
         if self._book.store.problem is not None:
@@ -324,7 +310,7 @@ class Loop:
             self._journal.catch_up([i.name for i in self._engine.instances()], now)
             for entry in list(self._book.entries.values()):
                 if entry.undone_by is not None:
-                    self._undo(entry, entry.undone_by)
+                    self._reporter.undo(entry, entry.undone_by)
         except UnwritableError as error:
             return error.problem
         return None
@@ -430,7 +416,7 @@ class Loop:
             fingerprint = checkpoint.fingerprint if checkpoint is not None else None
             self._note_failure(entry, record, spec, fingerprint, problem)
             if entry.record.provisional:
-                self._give_up(entry, problem)
+                self._reporter.give_up(entry, problem)
         else:
             if spec.loads_like(record.spec):
                 entry.retry = None
@@ -464,97 +450,6 @@ class Loop:
             entry.retry = failed
         else:
             entry.restore = failed
-
-    # -- report ----------------------------------------------------------------------------
-
-    def _report(self, actions: Mapping[str, Action]) -> None:
-        """Derive every status anew, and answer whoever waited for one."""
-        self._metrics.keep(self._book.entries)
-        self._engine.keep(self._book.entries)
-        loaded = {i.name: i for i in self._engine.instances()}
-        for name, entry in list(self._book.entries.items()):
-            action = self.running.get(name, actions.get(name))
-            instance = loaded.get(name)
-            try:
-                if instance is not None:
-                    self._note_good(entry.record, instance)
-            except UnwritableError as error:  # nobody may be told that it stays loaded
-                self._give_up(entry, error.problem)
-            before, record = entry.status, entry.record
-            on_disk = self._book.checkpoint(record.spec.ref)
-            status = derive(record, before, instance, action, self._clock.utc(), on_disk)
-            if status != before or entry.unsaved:
-                self._observe(entry, status, action)
-            if status.ready:
-                entry.succeed()
-            elif action is not None and action.problem is not None:
-                self._give_up(entry, action.problem)
-            elif action is not None and action.kind is Kind.HOLD:
-                entry.fail(Problem(Cause.SUSPENDED, f"'{name}' is {action.reason}"))
-
-    def _observe(self, entry: Entry, status: Status, action: Action | None) -> None:
-        """Take up a status; what cannot be written of it now is written at a later pass."""
-        with contextlib.suppress(UnwritableError):
-            self._book.observe(entry, status)
-            self._note_outcome(entry.record, status, action)
-            entry.unsaved = False
-
-    def _note_good(self, record: Record, instance: Instance) -> None:
-        """What is loaded can be loaded: such a record is not provisional any more."""
-        good = record.last_good is not None and record.last_good.loads_like(instance.spec)
-        if record.provisional or not good:
-            self._book.put(replace(record, provisional=False, last_good=instance.spec))
-
-    def _note_outcome(self, record: Record, status: Status, action: Action | None) -> None:
-        """Write into the history what became of a wish, once that is known."""
-        outcome: Outcome
-        if status.ready:
-            outcome, words, seconds = "Loaded", "", status.load_time_seconds
-        elif action is None or action.acts or action.why in _UNDECIDED:
-            return
-        elif action.problem is not None:
-            outcome, words, seconds = "Failed", action.problem.message, None
-        else:
-            outcome, words, seconds = "Suspended", action.reason, None
-        self._book.store.note_outcome(record, outcome, words, self._clock.utc(), seconds)
-
-    def _give_up(self, entry: Entry, problem: Problem) -> None:
-        """An http wish that failed is undone; a manifest's goes on being tried."""
-        told = bool(entry.waiters)
-        entry.fail(problem)
-        if problem.cause is Cause.STATE_UNWRITABLE and not told:
-            return  # a wish that nobody was told has failed can wait
-        with contextlib.suppress(UnwritableError):  # then it is undone by a later pass
-            self._undo(entry, problem)
-
-    def _undo(self, entry: Entry, problem: Problem) -> None:
-        """Undo an http wish. Raises `UnwritableError`: then it is still to be undone."""
-        record, previous = entry.record, entry.record.last_good
-        if record.provisional:
-            entry.undone_by = problem
-            at = self._clock.utc()
-            self._book.store.note_outcome(record, "Failed", problem.message, at, None)
-            self._book.remove(record.name, problem)
-        elif (
-            record.owner == HTTP
-            and previous is not None
-            and not previous.loads_like(record.spec)
-            and problem.cause is not Cause.SUSPECTED_HOST_CRASH  # of the record, not of its spec
-        ):
-            entry.undone_by = problem
-            self._book.put(record.with_spec(previous))
-            log.info("update undone", name=record.name, reason=problem.message)
-        entry.undone_by = None
-
-
-_UNDECIDED = (
-    Why.QUEUED,
-    Why.READING_CHECKPOINT,
-    Why.DOWNLOADING,
-    Why.WAITING_FOR_MEMORY,
-    Why.IDLE,
-)
-"""Waits that say nothing about the wish itself."""
 
 
 def _tell_wired(wired: Wired) -> None:
