@@ -108,8 +108,9 @@ class Controller:
         stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
         for entry in self._book.entries.values():
             entry.fail(stopping)
-        await self._engine.close()
+        # Before workers are waited for: a stop that is cut off there is none that a model caused.
         self._book.close()
+        await self._engine.close()
 
     async def load(
         self, request: LoadRequest, tell: Callable[[str], None] = lambda _name: None
