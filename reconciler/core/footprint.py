@@ -31,7 +31,7 @@ entries."""
 NODE = 500
 """Bytes of one array or operation in MLX's graph."""
 
-GRAPH = 14_000_000
+GRAPH = 20_000_000
 """Bytes that a process which serves grows by: graphs of calls, and its allocator's arenas."""
 
 

@@ -156,7 +156,7 @@ def test_designs_promises_hold_after_every_step() -> None:
     run_state_machine_as_test(
         Promises,
         settings=settings(
-            max_examples=90,
+            max_examples=45,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,

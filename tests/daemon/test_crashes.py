@@ -23,6 +23,7 @@ def test_a_killed_worker_is_noticed_and_replaced(daemon: Daemon) -> None:
     assert status["config"] == before["config"]
 
 
+@pytest.mark.long
 def test_a_spare_that_is_killed_is_replaced_and_leaves_no_socket(daemon: Daemon) -> None:
     daemon.load({"model": "tiny/llama"})
     loaded = daemon.ready("tiny/llama")["status"]["worker_pid"]
@@ -84,6 +85,7 @@ def test_the_daemons_death_ends_what_fetches_for_it(
             daemon.start()
 
 
+@pytest.mark.long
 def test_what_is_desired_is_loaded_again_after_a_kill(home: Home) -> None:
     home.write("a.yaml", name="assistant", model="tiny/qwen3", context_length=100)
     with Daemon(home) as daemon:

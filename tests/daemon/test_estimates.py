@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support import Daemon
 
 UNDER, OVER = 0.05, 0.15
@@ -38,6 +36,5 @@ def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
     return f"{estimate} estimated, {measured} measured: {estimate / measured:.3f}"
 
 
-@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "tiny/deepseek_v3", "tiny/mamba"])
-def test_an_estimate_is_near_the_measured_peak(shared: Daemon, model: str) -> None:
-    assert miss(shared, model, 4096) == ""
+def test_an_estimate_is_near_the_measured_peak(shared: Daemon) -> None:
+    assert miss(shared, "openai/gpt-oss-20b", 4096) == ""

@@ -135,6 +135,7 @@ def test_a_model_that_was_loaded_when_the_machine_went_down_twice_is_held(
     daemon.ready("tiny/llama")
 
 
+@pytest.mark.long
 def test_a_machine_that_reboots_after_a_clean_stop_is_no_suspect(daemon: Daemon) -> None:
     daemon.load({"model": "tiny/llama"})
     for _ in range(3):
@@ -146,6 +147,7 @@ def test_a_machine_that_reboots_after_a_clean_stop_is_no_suspect(daemon: Daemon)
     assert "at a crash" not in daemon.log()
 
 
+@pytest.mark.long
 def test_a_daemon_that_is_killed_with_models_loaded_suspects_none(daemon: Daemon) -> None:
     daemon.load({"model": "tiny/llama"})
     for _ in range(3):

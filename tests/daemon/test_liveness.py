@@ -106,6 +106,7 @@ def seen(daemon: Daemon) -> None:
     assert status == 200
 
 
+@pytest.mark.long
 def test_a_spare_worker_that_hangs_over_shapes_is_replaced(home: Home) -> None:
     with Daemon(home) as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
@@ -173,7 +174,7 @@ def test_the_generation_thread_that_dies_in_a_request_ends_it(probed: Daemon) ->
     is_replaced(probed, old, "GenerationDied", "KeyboardInterrupt")
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_worker_that_answers_while_its_generation_hangs_is_found(
     home: Home, monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_daemon_that_was_stopped_itself_takes_no_worker_for_hung(home: Home) -
         assert causes(daemon) == []
 
 
+@pytest.mark.long
 def test_unloading_and_reloading_are_not_taken_for_deaths(home: Home) -> None:
     with Daemon(home, "--probe-interval", str(SHORT)) as daemon:
         for model in ("tiny/llama", "tiny/qwen3", "tiny/llama"):

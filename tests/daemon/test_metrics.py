@@ -64,9 +64,11 @@ def test_a_stuck_worker_does_not_keep_metrics_from_being_read(home: Home) -> Non
         daemon.load({"model": "tiny/llama", "instance_id": "a"})
         complete(daemon, "a", 10, 3)
         assert tokens(daemon, "a") == (10, 3)
-        os.kill(daemon.ready("a")["status"]["worker_pid"], signal.SIGSTOP)
+        pid = daemon.ready("a")["status"]["worker_pid"]
+        os.kill(pid, signal.SIGSTOP)
         assert tokens(daemon, "a") == (10, 3)
         assert daemon.get("/api/v1/records/a")["status"]["restarts"] == 0
+        os.kill(pid, signal.SIGKILL)  # the daemon's stop would give it seconds
 
 
 def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:

@@ -135,6 +135,7 @@ def test_a_model_is_listed_as_lm_studios_clients_read_it(shared: Daemon) -> None
     assert row["size_bytes"] > 0
 
 
+@pytest.mark.long
 def test_an_update_that_had_to_unload_first_is_rolled_back_on_real_mlx(home: Home) -> None:
     broken = damaged(home, "x/broken") / "config.json"
     broken.write_text(json.dumps(json.loads(broken.read_bytes()) | {"intermediate_size": 7}))

@@ -298,7 +298,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "tiny/deepseek_v3"])
+@pytest.mark.parametrize(
+    "model", ["openai/gpt-oss-20b", pytest.param("tiny/deepseek_v3", marks=pytest.mark.long)]
+)
 def test_instances_over_one_copy_of_the_weights_answer_as_in_processes_of_their_own(
     daemon: Daemon, model: str
 ) -> None:

@@ -95,7 +95,7 @@ os.execv(sys.executable, [sys.executable, "-m", "reconciler", "serve", *sys.argv
 """
 
 
-@pytest.mark.parametrize("room", [0, 40])
+@pytest.mark.parametrize("room", [0, pytest.param(40, marks=pytest.mark.long)])
 def test_a_disk_that_is_full_at_the_start_is_told_in_one_line(home: Home, room: int) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": "tiny/llama"})

@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.storm import storm
 from tests.support import Home
 
-KILLS = 6
+KILLS = 4
 
 
 def test_a_few_kills_in_a_storm_lose_nothing(home: Home, tmp_path: Path, models: Path) -> None:

@@ -125,7 +125,9 @@ def own(shared: Daemon) -> dict[str, str]:
     return answers
 
 
-@pytest.mark.parametrize("strategy", ["load-first", "auto", "unload-first"])
+@pytest.mark.parametrize(
+    "strategy", ["load-first", pytest.param("auto", marks=pytest.mark.long), "unload-first"]
+)
 def test_no_request_fails_while_the_model_of_an_instance_is_replaced(
     shared: Daemon, own: dict[str, str], strategy: str
 ) -> None:
@@ -137,7 +139,9 @@ def test_no_request_fails_while_the_model_of_an_instance_is_replaced(
     assert set(clients.answers) == set(own.values())
 
 
-@pytest.mark.parametrize("strategy", ["load-first", "auto", "unload-first"])
+@pytest.mark.parametrize(
+    "strategy", ["load-first", pytest.param("auto", marks=pytest.mark.long), "unload-first"]
+)
 def test_no_request_fails_while_the_settings_of_an_instance_are_replaced(
     shared: Daemon, own: dict[str, str], strategy: str
 ) -> None:
@@ -167,7 +171,9 @@ def test_no_request_fails_while_an_instance_is_changed_again_and_again(
     assert set(clients.answers) == {own["tiny/llama"]}
 
 
-@pytest.mark.parametrize("strategy", ["load-first", "unload-first"])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param("load-first", marks=pytest.mark.long), "unload-first"]
+)
 def test_a_kill_in_the_middle_of_an_update_that_fails_leaves_the_previous_one_serving(
     home: Home, own: dict[str, str], strategy: str
 ) -> None:
