@@ -149,7 +149,7 @@ def test_two_who_ask_for_one_model_share_a_download(daemon: Daemon, hub: Hub) ->
     assert len(fetchers(daemon)) == 1
 
 
-@pytest.mark.parametrize("whole_daemon", [True, False])
+@pytest.mark.parametrize("whole_daemon", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_after_a_kill_a_download_goes_on_where_it_was(
     home: Home, hub: Hub, whole_daemon: bool
 ) -> None:

@@ -210,6 +210,7 @@ def test_a_worker_that_died_is_not_listed(tmp_path: Path, models: Path) -> None:
         assert daemon.get("/v1/models")["data"] == []
 
 
+@pytest.mark.long
 def test_a_long_prefill_is_no_hang(home: Home) -> None:
     home.write("a.yaml", name="assistant", model="tiny/llama", **PREFILL)
     with Daemon(home, "--probe-interval", str(SHORT)) as daemon:
@@ -229,6 +230,7 @@ def test_a_long_prefill_is_no_hang(home: Home) -> None:
         assert causes(daemon) == []
 
 
+@pytest.mark.long
 def test_a_daemon_that_was_stopped_itself_takes_no_worker_for_hung(home: Home) -> None:
     """As when the machine sleeps: the clock jumps, and nobody has answered meanwhile."""
     home.write("a.yaml", name="assistant", model="tiny/llama")

@@ -43,7 +43,7 @@ def masks(batch: int, heads: int, length: int, total: int, dtype: Any) -> dict[s
         (mx.float32, 4, 4),
         (mx.float32, 4, 2),
         (mx.float32, 4, 1),
-        (mx.bfloat16, 4, 2),
+        pytest.param(mx.bfloat16, 4, 2, marks=pytest.mark.long),
         pytest.param(mx.float16, 4, 2, marks=pytest.mark.long),
     ],
     ids=str,
