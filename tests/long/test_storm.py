@@ -4,11 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.storm import storm
+from tests.storm import Storm, storm
 from tests.support import Home
 
 KILLS = 105
-"""Of each seed."""
+"""Of each seed, and more until they hit what they are meant to hit, at most twice as many."""
+
+
+def hits_enough(running: Storm) -> bool:
+    """Whether kills came while it started, and in the middle of actions of several kinds."""
+    hit = running.cut_short()
+    return running.before_ready > 5 and sum(hit.values()) >= 10 and len(hit) >= 3
 
 
 @pytest.mark.long
@@ -19,9 +25,8 @@ def test_a_storm_with_kills_converges_to_what_was_acknowledged(
 ) -> None:
     with storm(home, tmp_path / "origin", models / "tiny/llama", seed) as running:
         running.run(KILLS)
-        hit = running.cut_short()
+        while not hits_enough(running) and running.kills < 2 * KILLS:
+            running.run(running.kills + 5)
         print(f"seed {seed}: {running.kills} kills, {running.before_ready} before the ready line,")
-        print(f"in the middle of {dict(hit)}; suspected and cleared: {running.cleared}")
-    assert running.before_ready > 5
-    assert sum(hit.values()) >= 10
-    assert len(hit) >= 3
+        print(f"in the middle of {dict(running.cut_short())}; cleared: {running.cleared}")
+        assert hits_enough(running)
