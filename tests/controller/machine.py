@@ -41,6 +41,7 @@ class Failures:
     """Of one generation of one record, in a row."""
 
     key: tuple[object, ...]
+    spec: LoadSpec
     count: int
     at: float
     permanent: bool
@@ -300,7 +301,7 @@ class World:
         before = self.failures.get(record.name)
         count = before.count + 1 if before is not None and before.key == key else 1
         self.failures[record.name] = Failures(
-            key, count, self.clock.seconds, problem.permanent, checkpoint
+            key, spec, count, self.clock.seconds, problem.permanent, checkpoint
         )
 
     # -- promises --------------------------------------------------------------------------
@@ -390,7 +391,7 @@ class World:
         if record.name in self.engine.loaded or good is None:
             return
         failures = self.failures.get(record.name)
-        if failures is not None and failures.permanent and failures.key[2] == good:
+        if failures is not None and failures.permanent and failures.spec.loads_like(good):
             return
         try:
             found = self.catalog.find(good.ref)
