@@ -47,7 +47,10 @@ class Model:
         """Ways of computing that a token went through already."""
         self._batches: bool | None = None
         """Whether it takes prompts of different lengths together, where that is to be learnt."""
-        self._waits = False
+        self._weights = 0
+        """Bytes that MLX holds when no session is open."""
+        self._limit = 0
+        """Of MLX's memory, in bytes, since a session was last stepped; 0: none was yet."""
         self._floor = 0.0
         """What the session that was stepped last had had of the thread's time."""
 
@@ -81,7 +84,8 @@ class Model:
         self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
         known = len(self.tokenizer.get_vocab())
         self.vocabulary = min(known, config.get("vocab_size", known))
-        return WeightsLoaded(phases, mx.get_active_memory())
+        self._weights = mx.get_active_memory()
+        return WeightsLoaded(phases, self._weights)
 
     def open(self, name: str, command: OpenSession) -> SessionOpened:
         """Open a session; an older one of that name is replaced once the new one has answered."""
@@ -145,7 +149,7 @@ class Model:
         session = min(busy, key=lambda s: s.seconds)
         self._floor = session.seconds
         begin = time.monotonic()
-        self._limit(session)
+        self._set_limit(session)
         session.step()
         session.seconds += time.monotonic() - begin
         if not any(s.busy for s in self._sessions.values()):
@@ -153,17 +157,29 @@ class Model:
             mx.clear_cache()
         return True
 
-    def _limit(self, session: Session) -> None:
-        """Have MLX wait for memory to come free while a long prompt is read.
+    def _set_limit(self, session: Session) -> None:
+        """Tell MLX what it may take while this session is stepped.
 
-        Its CPU backend hands out memory for what is still to be computed: without waiting, for
-        the scores of many tiles of attention at once. Waiting takes time from short prompts and
-        from generating, which have little to save. On a GPU the default is left alone.
+        At its limit MLX gives back the buffers that it keeps for later use, and waits for what is
+        under way before it begins more. On a GPU it would keep as many as the machine has memory
+        for, whatever other workers hold: an H200 took up to 2.9 times what was held, and with a
+        limit no more than a step needs. Its CPU backend keeps none here, but hands out memory for
+        what is still to be computed: while a long prompt is read, for the scores of many tiles of
+        attention at once. Waiting takes time from short prompts and from generating, which have
+        little to save there.
         """
-        wait = session.reads_in_tiles and not force.on_gpu()
-        if wait != self._waits:
-            mx.set_memory_limit(1 if wait else sys.maxsize)
-            self._waits = wait
+        if force.on_gpu():
+            limit = min(self._held(), sys.maxsize)
+        else:
+            limit = 1 if session.reads_in_tiles else sys.maxsize
+        if limit != self._limit:
+            mx.set_memory_limit(limit)
+            self._limit = limit
+
+    def _held(self) -> int:
+        """Bytes that are held for this worker's arrays; what is spare is lent to who is busy."""
+        rooms = [(session.room, session.busy) for session in self._sessions.values()]
+        return self._weights + sum(r.everything if busy else r.reserved for r, busy in rooms)
 
     def probe(self, name: str) -> None:
         """Generate one token. Raises what the model raises.

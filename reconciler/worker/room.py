@@ -24,14 +24,18 @@ class Room:
     spare: int = 0
     """Held for nobody, as the daemon last said."""
 
+    @property
+    def everything(self) -> int:
+        """Bytes that requests may take now."""
+        return self.reserved + self.spare
+
     def most_tokens(self) -> int:
         """Of one request that runs alone."""
-        everything = self.reserved + self.spare
-        return most_tokens(self.shapes, self.config, everything, self.config.context_length)
+        return most_tokens(self.shapes, self.config, self.everything, self.config.context_length)
 
     def fits(self, lengths: Sequence[int]) -> bool:
         """Whether requests of these lengths, in tokens, can run together."""
-        return self.taken(lengths) <= self.reserved + self.spare
+        return self.taken(lengths) <= self.everything
 
     def left(self, lengths: Sequence[int]) -> int:
         """Bytes that they leave of what is held for the session."""

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,12 +11,17 @@ import pytest
 from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import Config
 from reconciler.models.checkpoint import read_facts
-from reconciler.worker import backend
+from reconciler.worker import backend, force
 from reconciler.worker.model import Model
 from reconciler.worker.session import ContextLengthExceededError, Request, Session
 from reconciler.worker.thread import MlxThread
 
 PROMPT = [5, 6, 7, 8, 9]
+
+
+@pytest.fixture(autouse=True)
+def in_force() -> None:
+    force.install()
 
 
 def loaded(path: Path) -> Model:
@@ -141,6 +147,25 @@ def test_buffers_are_given_back_when_nothing_is_left_to_do(
     assert cleared == ["idle"]
     model.close("a")
     assert cleared == ["idle", "idle"]
+
+
+def test_on_a_gpu_mlx_may_take_what_is_held_for_the_worker(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = models / "tiny/llama"
+    model = loaded(path)
+    weights = model._weights
+    for name, held in (("a", 5_000_000), ("b", 7_000_000)):
+        model.open(name, replace(command(path), session_bytes=held))
+    limits: list[int] = []
+    monkeypatch.setattr(force, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "set_memory_limit", limits.append)
+    session(model, "b").room.spare = 1_000_000  # of a request that has ended
+    session(model, "a").room.spare = 3_000_000
+    session(model, "a").start(Request(PROMPT, 4, lambda *_: None, raises))
+    while model.step():
+        pass
+    assert limits == [weights + 15_000_000]
 
 
 def raises(error: Exception) -> None:
