@@ -28,6 +28,9 @@ QUESTIONS = "reconciler/questions"
 """The demo's model, which answers simple questions, calls a tool and thinks."""
 
 
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+"""On a GPU MLX rounds products of float32 otherwise, and two ways to compute the same differ."""
+
 MARK = "PYTEST_RUN_OF_RECONCILER"
 """In the environment of every process that a run starts."""
 

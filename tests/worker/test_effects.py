@@ -21,7 +21,9 @@ from reconciler.worker.session import (
 from tests.conftest import CHECKPOINTS
 
 PROMPT = [5, 6, 7, 8, 9]
-PLAIN = Config(4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+PLAIN = Config(
+    4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=force.on_gpu()
+)
 WITHOUT_KV_CACHE = {"tiny/mamba"}
 OWN_ATTENTION = {"tiny/gemma2"} | WITHOUT_KV_CACHE
 
@@ -80,7 +82,7 @@ def test_flash_attention_changes_the_way_and_not_the_tokens(models: Path, name: 
 def test_what_has_no_kv_cache_says_so(models: Path, name: str) -> None:
     observed, unused = Session(load(models, name), PLAIN).observe()
     assert ("offload_kv_cache_to_gpu" in unused) is (name in WITHOUT_KV_CACHE)
-    assert observed.offload_kv_cache_to_gpu is False
+    assert observed.offload_kv_cache_to_gpu is force.on_gpu()
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -89,6 +91,21 @@ def test_the_shortest_context_can_be_observed_too(models: Path, name: str) -> No
     assert observed.context_length == 1
 
 
+@pytest.mark.skipif(not force.on_gpu(), reason="takes a GPU")
+@pytest.mark.parametrize("name", sorted(set(CHECKPOINTS) - WITHOUT_KV_CACHE))
+def test_the_kv_cache_is_where_it_was_asked_for_and_the_tokens_are_the_same(
+    models: Path, name: str
+) -> None:
+    model, outputs = load(models, name), []
+    for on_gpu in (True, False):
+        session = Session(model, replace(PLAIN, offload_kv_cache_to_gpu=on_gpu))
+        observed, _ = session.observe()
+        assert observed.offload_kv_cache_to_gpu is on_gpu
+        outputs.append(session.generate(PROMPT * 20, 12))
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.skipif(force.on_gpu(), reason="a GPU's kernels take what they take")
 def test_flash_attention_takes_less_memory_for_a_long_prompt(models: Path) -> None:
     model = load(models, "tiny/llama")
     peaks = {}

@@ -10,12 +10,15 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Shapes
 from reconciler.core.records import Config
+from reconciler.worker import force
 from reconciler.worker import session as module
 from reconciler.worker.room import Room
 from reconciler.worker.session import InsufficientMemoryError, Request, Session
 from tests.conftest import CHECKPOINTS
 
-CONFIG = Config(4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+CONFIG = Config(
+    4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=force.on_gpu()
+)
 BEGIN = [9, 8, 7, 6, 5] * 12
 
 
