@@ -15,7 +15,9 @@ from reconciler.engine import sockets
 from reconciler.engine.engine import Engine
 from reconciler.models.checkpoint import read_facts
 
-ENDLESS = json.dumps({"prompt": [7], "max_tokens": 30_000, "stream": True}).encode()
+ENDLESS = json.dumps(
+    {"prompt": [7], "temperature": 0, "max_tokens": 30_000, "stream": True}
+).encode()
 
 
 @pytest.fixture
