@@ -1,7 +1,9 @@
 """The records and what is known of each: written to the store first, then taken up."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -97,6 +99,8 @@ class Book:
         self.clock = clock
         self.events = Events(clock)
         self.entries: dict[str, Entry] = {}
+        self._asked: Counter[str] = Counter()
+        """Names and models that requests wait for an instance of."""
         self.found: dict[ModelRef, Found] = {}
         """What each model that was looked for was found to be."""
         store.tell = self._tell_writable
@@ -199,6 +203,30 @@ class Book:
         self.announce()
         self.wake.set()
         return entry
+
+    def candidates(self, model: str) -> list[Entry]:
+        """The records of that name, or else of that model."""
+        if model in self.entries:
+            return [self.entries[model]]
+        model = model.lower()
+        return [e for e in self.entries.values() if e.record.spec.model.lower() == model]
+
+    @contextmanager
+    def asking(self, model: str) -> Iterator[None]:
+        """While a request waits for an instance that answers for `model`."""
+        self._asked[model] += 1
+        try:
+            yield
+        finally:
+            self._asked[model] -= 1
+            self._asked = +self._asked
+            self.wake.set()
+
+    def busy(self) -> frozenset[str]:
+        """Who is answering, or is waited for."""
+        asked = {e.record.name for model in self._asked for e in self.candidates(model)}
+        answering = {n for n, e in self.entries.items() if e.requests or e.waiters}
+        return frozenset(asked | answering)
 
     def wake_up(self, name: str) -> None:
         """Have what is idle loaded again; what is not stays so."""

@@ -278,7 +278,7 @@ class Controller:
         What is idle is loaded again for it. With `jit`, so is a model that nobody asked to load:
         as an http record that is unloaded when it is not used. Raises `LoadError`.
         """
-        if self._jit and not self._candidates(model):
+        if self._jit and not self._book.candidates(model):
             loading = self._jit_loads.get(model)
             if loading is None:
                 request = LoadRequest(model, idle_ttl_seconds=JIT_IDLE_TTL_SECONDS)
@@ -287,23 +287,17 @@ class Controller:
             # Who asked may go away; whoever else asks has the same load to wait for.
             await asyncio.wait([loading])
             loading.result()
-        await self.until(lambda: self._route(model) is not None)
+        with self._book.asking(model):
+            await self.until(lambda: self._route(model) is not None)
         name = self._route(model)
         assert name is not None  # noqa: S101  awaited above
         return name
-
-    def _candidates(self, model: str) -> list[Entry]:
-        """The records of that name, or else of that model."""
-        entries = self._book.entries
-        if model in entries:
-            return [entries[model]]
-        return [e for e in entries.values() if model.lower() == e.record.spec.model.lower()]
 
     def can_answer(self, model: str) -> bool:
         """Whether a request for `model` would be answered, now or as soon as what is idle is
         loaded again.
         """
-        return self._serving(model) is not None or any(e.idle for e in self._candidates(model))
+        return self._serving(model) is not None or any(e.idle for e in self._book.candidates(model))
 
     def _serving(self, model: str) -> str | None:
         """The loaded instance that answers for `model`: the one of that name, else the oldest that
@@ -324,7 +318,7 @@ class Controller:
 
     def why_not_ready(self, model: str) -> str:
         """What the record that would answer for `model` says."""
-        for entry in self._candidates(model):
+        for entry in self._book.candidates(model):
             ready = entry.status.condition("Ready")
             if ready is not None:
                 return ready.message
@@ -337,7 +331,7 @@ class Controller:
         """
         if (name := self._serving(model)) is not None:
             return name
-        candidates = self._candidates(model)
+        candidates = self._book.candidates(model)
         for entry in candidates:
             self._book.wake_up(entry.record.name)
             progressing = entry.status.condition("Progressing")

@@ -229,7 +229,7 @@ class Loop:
             restores={name: e.restore for name, e in entries.items() if e.restore is not None},
             running=self.running,
             idle=frozenset(name for name, e in entries.items() if e.idle),
-            busy=frozenset(name for name, e in entries.items() if e.requests or e.waiters),
+            busy=self._book.busy(),
             used_at={name: e.used_at for name, e in entries.items()},
             live=self._engine.live_memory(),
             outgoing=self._engine.outgoing(),
@@ -240,12 +240,13 @@ class Loop:
     def _note_idle(self, now: float) -> float | None:
         """Note who has had no request for as long as its record allows; when the next will."""
         loaded = {i.name for i in self._engine.instances()} - self.running.keys()
+        busy = self._book.busy()
         ends = []
         for name, entry in self._book.entries.items():
             ttl = entry.record.spec.idle_ttl_seconds
             if ttl is None:
                 entry.idle = False
-            elif name in loaded and not (entry.requests or entry.waiters):
+            elif name in loaded and name not in busy:
                 end = entry.used_at + ttl
                 entry.idle = end <= now
                 ends += [end] if end > now else []

@@ -41,7 +41,6 @@ class Failures:
     """Of one generation of one record, in a row."""
 
     key: tuple[object, ...]
-    spec: LoadSpec
     count: int
     at: float
     permanent: bool
@@ -68,6 +67,9 @@ class World:
         self.acknowledged: set[str] = set()
         """Names of http records that a caller was told are loaded."""
         self.failures: dict[str, Failures] = {}
+        """The latest of each record."""
+        self.given_up: list[tuple[Record, LoadSpec]] = []
+        """What failed for good, and as which record."""
         self.generations: dict[tuple[str, object], Record] = {}
         self.violations: list[str] = []
         self.unloads: list[asyncio.Task[None]] = []
@@ -98,20 +100,22 @@ class World:
         self.scan()
 
     def restart(self) -> None:
-        self._hang_up()
+        self.hang_up()
         self.run(self.controller.close())
         self._collect()
         self.store.close()
         self.failures.clear()
+        self.given_up.clear()
         self.start()
 
     def crash(self, *, reboot: bool) -> None:
         """The daemon, or the machine, ends without a word, and starts again."""
-        self._hang_up()
+        self.hang_up()
         self.store.close()  # what the controller does from here on is lost
         self.run(self.controller.close())
         self._collect()
         self.failures.clear()
+        self.given_up.clear()
         self.boots += reboot
         self.start()
 
@@ -131,10 +135,11 @@ class World:
                 self.controller.clear(name)
 
         self.failures.pop(name, None)
+        self.given_up = [g for g in self.given_up if g[0].name != name]
         self.run(cleared())
 
     def close(self) -> None:
-        self._hang_up()
+        self.hang_up()
         self.run(self.controller.close())
         self._collect()
         self.store.close()
@@ -206,7 +211,7 @@ class World:
         self.run(begin())
         self._collect()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         """Whoever still asks goes away."""
         for task in self.asking:
             task.cancel()
@@ -297,11 +302,13 @@ class World:
         """Note a failure, as design counts them."""
         if record is None or spec is None:
             return
+        if problem.permanent:
+            self.given_up.append((record, spec))
         key = (record.created_at, record.generation, spec)
         before = self.failures.get(record.name)
         count = before.count + 1 if before is not None and before.key == key else 1
         self.failures[record.name] = Failures(
-            key, spec, count, self.clock.seconds, problem.permanent, checkpoint
+            key, count, self.clock.seconds, problem.permanent, checkpoint
         )
 
     # -- promises --------------------------------------------------------------------------
@@ -390,8 +397,11 @@ class World:
         good = record.last_good
         if record.name in self.engine.loaded or good is None:
             return
-        failures = self.failures.get(record.name)
-        if failures is not None and failures.permanent and failures.spec.loads_like(good):
+        same = (record.name, record.created_at, record.generation)
+        if any(
+            (r.name, r.created_at, r.generation) == same and spec.loads_like(good)
+            for r, spec in self.given_up
+        ):
             return
         try:
             found = self.catalog.find(good.ref)

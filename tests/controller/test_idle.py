@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.records import Asked
+from reconciler.core.records import Asked, LoadSpec
 from tests.controller.fakes import Bench, load, request, spec, spin
+from tests.controller.machine import World
 
 IDLE = replace(spec(), idle_ttl_seconds=100)
 
@@ -129,6 +130,26 @@ async def test_a_record_put_anew_while_it_is_loaded_counts_from_then(bench: Benc
     bench.clock.advance(99)
     await bench.ready("tiny/llama")
     assert bench.engine.unloads == []
+
+
+def test_what_a_request_waits_for_is_not_idle() -> None:
+    """Else it would go and come back, again and again, for as long as the request waits."""
+    world = World()
+    small = LoadSpec("p/small", idle_ttl_seconds=20, update_strategy="load-first")
+    try:
+        world.files["1.yaml"] = (("a", small),)
+        world.scan()
+        world.end(world.engine.pending[0], None)
+        world.files["1.yaml"] = (("a", replace(small, model="p/big")),)
+        world.scan()
+        world.ask("p/big")
+        world.pass_time(30)
+        assert (list(world.engine.loaded), world.engine.pending) == (["a"], [])
+        world.hang_up()
+        world.pass_time(30)
+        assert world.engine.pending or not world.engine.loaded
+    finally:
+        world.close()
 
 
 async def test_what_has_no_limit_is_never_idle(bench: Bench) -> None:
