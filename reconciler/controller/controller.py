@@ -287,10 +287,12 @@ class Controller:
             # Who asked may go away; whoever else asks has the same load to wait for.
             await asyncio.wait([loading])
             loading.result()
-        with self._book.asking(model):
-            await self.until(lambda: self._route(model) is not None)
         name = self._route(model)
-        assert name is not None  # noqa: S101  awaited above
+        if name is None:
+            with self._book.asking(model):
+                await self.until(lambda: self._route(model) is not None)
+            name = self._route(model)
+            assert name is not None  # noqa: S101  awaited above
         return name
 
     def can_answer(self, model: str) -> bool:
