@@ -128,14 +128,14 @@ class World:
             assert self.controller.problem is None
 
     def clear(self, name: str) -> None:
-        """Somebody forgives a record."""
+        """Somebody forgives a record, or is told that it cannot be written down."""
 
         async def cleared() -> None:
             with contextlib.suppress(LoadError):
                 self.controller.clear(name)
+                self.failures.pop(name, None)
+                self.given_up = [g for g in self.given_up if g[0].name != name]
 
-        self.failures.pop(name, None)
-        self.given_up = [g for g in self.given_up if g[0].name != name]
         self.run(cleared())
 
     def close(self) -> None:
