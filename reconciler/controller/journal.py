@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from reconciler.controller.book import Book, Entry
+from reconciler.controller.book import Book
 from reconciler.core import suspicion
 from reconciler.core.plan import Action, Kind
 from reconciler.core.records import Record
@@ -66,9 +66,15 @@ class Journal:
         """Note that a stop of the daemon ended it; nobody is to blame."""
         self.end(attempt, "interrupted by a stop", self._loaded)
 
-    def settle(self, entry: Entry, action: Action) -> None:
-        """An action went well: the record is there no more, or it is, after all."""
-        if entry.suspicion is None:
+    def settle(self, record: Record, action: Action) -> None:
+        """An action went well: the record is there no more, or it is, after all.
+
+        Raises `UnwritableError`: then what was suspected of it still is.
+        """
+        entry = self._book.entries.get(record.name)
+        if entry is None or entry.suspicion is None:
+            return
+        if entry.record.created_at != record.created_at:
             return
         left = None if action.kind is Kind.UNLOAD else suspicion.after_success(entry.suspicion)
         if left != entry.suspicion:

@@ -365,6 +365,8 @@ class Loop:
         self._metrics.action_ended(kind, failed=problem is not None)
         if record is not None:
             self._settle(record, action, problem, queued)
+            if problem is None:
+                self._journal.settle(record, action)
         if problem is not None and action.kind is Kind.UNLOAD:
             await sleep(self._clock, RETRY_SECONDS)  # it has no back-off of its own
 
@@ -399,8 +401,6 @@ class Loop:
     ) -> None:
         """Note the outcome in the record's entry, if it is still the same record."""
         entry, spec = self._book.entries.get(record.name), action.spec
-        if problem is None and entry is not None and entry.record.created_at == record.created_at:
-            self._journal.settle(entry, action)
         if spec is None:  # an unload, which says nothing about what is wished for
             return
         if entry is None:

@@ -8,9 +8,10 @@ from structlog.testing import capture_logs
 from reconciler.controller.book import WRITE_AGAIN_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.manifest import Flaw, Position
-from reconciler.core.records import LoadRequest
+from reconciler.core.records import LoadRequest, LoadSpec
 from reconciler.core.snapshot import Commit, Snapshot
 from tests.controller.fakes import Bench, load, request, spec, spin
+from tests.controller.machine import World
 
 DIED = Problem(Cause.WORKER_DIED, "it died", permanent=False)
 BROKEN = Problem(Cause.LOAD_FAILED, "it broke")
@@ -250,3 +251,19 @@ async def test_a_stop_that_cannot_be_written_down_is_no_error(bench: Bench) -> N
     await bench.restart()
     await bench.engine.let_load()
     await bench.ready("tiny/llama")
+
+
+def test_a_load_that_a_crash_had_cut_short_counts_even_unwritten() -> None:
+    world = World()
+    try:
+        world.files["1.yaml"] = (("a", LoadSpec("p/small", idle_ttl_seconds=20)),)
+        world.scan()
+        world.crash(reboot=False)
+        world.pass_time(30)
+        world.let_write(False)
+        world.end(world.engine.pending[0], None)
+        status = world.controller.answers()[0].status
+        assert (status.loaded_by, world.engine.pending) == ("Load", [])
+        world.check()
+    finally:
+        world.close()
