@@ -11,7 +11,7 @@ from aiohttp import web
 
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
-from reconciler.api.errors import ApiError, of_problem, reply
+from reconciler.api.errors import ApiError, of_problem, reply, told_problem
 from reconciler.controller import Controller
 from reconciler.core.errors import Cause, LoadError, Problem
 
@@ -85,9 +85,9 @@ async def _forward(request: web.Request, path: str) -> web.StreamResponse:
             try:
                 async for chunk in answer.chunks:
                     await copy.write(chunk)
-            except LoadError:
+            except LoadError as error:
                 if answer.content_type == "text/event-stream":
-                    await copy.write(BROKEN_OFF)
+                    await copy.write(_broken_off(error.problem))
         return copy
 
 
@@ -111,11 +111,10 @@ def _patience(request: web.Request) -> float:
     return PATIENCE
 
 
-BROKEN_OFF = (
-    b'data: {"error": {"type": "server_error", "code": "worker_died", '
-    b'"message": "the model\'s worker process died; it is being restarted"}}\n\n'
-)
-"""How a stream ends whose worker is gone."""
+def _broken_off(problem: Problem) -> bytes:
+    """How a stream ends whose worker is gone."""
+    error = {"type": "server_error", **told_problem(problem)}
+    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
 def _model(body: bytes) -> str:

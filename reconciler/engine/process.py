@@ -206,6 +206,9 @@ class WorkerProcess:
             async for chunk in reply.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, OSError, RuntimeError):  # the last: "Connection closed."
+            with contextlib.suppress(TimeoutError):  # how it ended is known when it has
+                async with asyncio.timeout(END_SECONDS):
+                    await self.wait()
             raise LoadError(self.died()) from None
 
     def died(self) -> Problem:

@@ -96,7 +96,7 @@ def test_a_busy_worker_that_hangs_is_found_and_its_stream_broken_off(probed: Dae
         assert reply.readline().startswith(b"data: ")
         os.kill(old, signal.SIGSTOP)
         *_, last = [line for line in reply if line.startswith(b"data: ")]
-    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "worker_died"
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "worker_hung"
     is_replaced(probed, old, "WorkerHung", "has not answered")
 
 
@@ -170,7 +170,7 @@ def test_the_generation_thread_that_dies_in_a_request_ends_it(probed: Daemon) ->
         assert reply.readline().startswith(b"data: ")
         os.kill(old, signal.SIGINT)
         *_, last = [line for line in reply if line.startswith(b"data: ")]
-    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "worker_died"
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "generation_died"
     is_replaced(probed, old, "GenerationDied", "KeyboardInterrupt")
 
 

@@ -266,7 +266,7 @@ def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(daemo
     next(chunks)
     os.kill(pid, signal.SIGKILL)
     *_, last = chunks
-    assert last["error"]["code"] == "worker_died"
+    assert last["error"]["code"] == "worker_killed"
     daemon.eventually("tiny/llama", lambda r: r["status"]["restarts"] == 1)
     daemon.ready("tiny/llama")
     assert text(daemon, "tiny/llama", PROMPTS[0])["text"]
