@@ -28,11 +28,6 @@ WITHOUT_KV_CACHE = {"tiny/mamba"}
 OWN_ATTENTION = {"tiny/gemma2"} | WITHOUT_KV_CACHE
 
 
-@pytest.fixture(autouse=True)
-def in_force() -> None:
-    force.install()
-
-
 def load(models: Path, name: str) -> Any:
     model, _ = load_model(models / name)
     return model

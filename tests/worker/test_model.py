@@ -19,11 +19,6 @@ from reconciler.worker.thread import MlxThread
 PROMPT = [5, 6, 7, 8, 9]
 
 
-@pytest.fixture(autouse=True)
-def in_force() -> None:
-    force.install()
-
-
 def loaded(path: Path) -> Model:
     model = Model()
     model.load(LoadWeights(str(path)), lambda _: None)
