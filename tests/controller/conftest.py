@@ -1,11 +1,12 @@
 """A controller for each test."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.controller.fakes import Bench
+from tests.controller.machine import World
 
 
 @pytest.fixture
@@ -20,3 +21,10 @@ async def bench(tmp_path: Path, models: Path, budget: int) -> AsyncIterator[Benc
     await bench.controller.start()
     yield bench
     await bench.close()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()

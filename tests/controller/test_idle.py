@@ -132,24 +132,20 @@ async def test_a_record_put_anew_while_it_is_loaded_counts_from_then(bench: Benc
     assert bench.engine.unloads == []
 
 
-def test_what_a_request_waits_for_is_not_idle() -> None:
+def test_what_a_request_waits_for_is_not_idle(world: World) -> None:
     """Else it would go and come back, again and again, for as long as the request waits."""
-    world = World()
     small = LoadSpec("p/small", idle_ttl_seconds=20, update_strategy="load-first")
-    try:
-        world.files["1.yaml"] = (("a", small),)
-        world.scan()
-        world.end(world.engine.pending[0], None)
-        world.files["1.yaml"] = (("a", replace(small, model="p/big")),)
-        world.scan()
-        world.ask("p/big")
-        world.pass_time(30)
-        assert (list(world.engine.loaded), world.engine.pending) == (["a"], [])
-        world.hang_up()
-        world.pass_time(30)
-        assert world.engine.pending or not world.engine.loaded
-    finally:
-        world.close()
+    world.files["1.yaml"] = (("a", small),)
+    world.scan()
+    world.end(world.engine.pending[0], None)
+    world.files["1.yaml"] = (("a", replace(small, model="p/big")),)
+    world.scan()
+    world.ask("p/big")
+    world.pass_time(30)
+    assert (list(world.engine.loaded), world.engine.pending) == (["a"], [])
+    world.hang_up()
+    world.pass_time(30)
+    assert world.engine.pending or not world.engine.loaded
 
 
 async def test_what_has_no_limit_is_never_idle(bench: Bench) -> None:

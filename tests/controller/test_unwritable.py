@@ -253,17 +253,13 @@ async def test_a_stop_that_cannot_be_written_down_is_no_error(bench: Bench) -> N
     await bench.ready("tiny/llama")
 
 
-def test_a_load_that_a_crash_had_cut_short_counts_even_unwritten() -> None:
-    world = World()
-    try:
-        world.files["1.yaml"] = (("a", LoadSpec("p/small", idle_ttl_seconds=20)),)
-        world.scan()
-        world.crash(reboot=False)
-        world.pass_time(30)
-        world.let_write(False)
-        world.end(world.engine.pending[0], None)
-        status = world.controller.answers()[0].status
-        assert (status.loaded_by, world.engine.pending) == ("Load", [])
-        world.check()
-    finally:
-        world.close()
+def test_a_load_that_a_crash_had_cut_short_counts_even_unwritten(world: World) -> None:
+    world.files["1.yaml"] = (("a", LoadSpec("p/small", idle_ttl_seconds=20)),)
+    world.scan()
+    world.crash(reboot=False)
+    world.pass_time(30)
+    world.let_write(False)
+    world.end(world.engine.pending[0], None)
+    status = world.controller.answers()[0].status
+    assert (status.loaded_by, world.engine.pending) == ("Load", [])
+    world.check()
