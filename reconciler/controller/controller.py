@@ -169,9 +169,9 @@ class Controller:
 
     async def _settled(self, entry: Entry) -> Answer:
         """The answer, once the record is ready. Raises `LoadError` where it will not be."""
+        self._book.wake_up(entry.record.name)  # where that cannot be written, nobody waits
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         entry.waiters.append(waiter)
-        self._book.wake_up(entry.record.name)
         self._book.wake.set()
         return await waiter
 

@@ -263,3 +263,16 @@ def test_a_load_that_a_crash_had_cut_short_counts_even_unwritten(world: World) -
     status = world.controller.answers()[0].status
     assert (status.loaded_by, world.engine.pending) == ("Load", [])
     world.check()
+
+
+def test_a_load_that_cannot_wake_what_is_idle_is_refused_and_waited_for_by_nobody(
+    world: World,
+) -> None:
+    world.load(LoadRequest("p/small", instance_id="a", idle_ttl_seconds=20))
+    world.end(world.engine.pending[0], None)
+    world.let_write(False)
+    world.pass_time(30)
+    world.end(world.engine.pending[0], None)
+    world.load(LoadRequest("p/small", instance_id="a"))
+    assert world.calls == []
+    world.check()
