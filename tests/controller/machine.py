@@ -68,8 +68,8 @@ class World:
         """Names of http records that a caller was told are loaded."""
         self.failures: dict[str, Failures] = {}
         """The latest of each record."""
-        self.given_up: list[tuple[Record, LoadSpec]] = []
-        """What failed for good, and as which record."""
+        self.given_up: list[tuple[Record, LoadSpec, str]] = []
+        """What failed for good: as which record, and the fingerprint of the files."""
         self.generations: dict[tuple[str, object], Record] = {}
         self.violations: list[str] = []
         self.unloads: list[asyncio.Task[None]] = []
@@ -302,8 +302,8 @@ class World:
         """Note a failure, as design counts them."""
         if record is None or spec is None:
             return
-        if problem.permanent:
-            self.given_up.append((record, spec))
+        if problem.permanent and checkpoint is not None:
+            self.given_up.append((record, spec, checkpoint.fingerprint))
         key = (record.created_at, record.generation, spec)
         before = self.failures.get(record.name)
         count = before.count + 1 if before is not None and before.key == key else 1
@@ -398,15 +398,17 @@ class World:
         if record.name in self.engine.loaded or good is None:
             return
         same = (record.name, record.created_at, record.generation)
-        if any(
-            (r.name, r.created_at, r.generation) == same and spec.loads_like(good)
-            for r, spec in self.given_up
-        ):
-            return
         try:
             found = self.catalog.find(good.ref)
             resolved = resolve(good.config, found, Machine("cpu", "fake", BUDGET, "0"))
         except LoadError:
+            return
+        if any(
+            (r.name, r.created_at, r.generation) == same
+            and spec.loads_like(good)
+            and fingerprint == found.fingerprint
+            for r, spec, fingerprint in self.given_up
+        ):
             return
         ledger = Ledger.of(BUDGET, self.engine.loaded.values())
         short = ledger.missing(found.path, found.weights_bytes, resolved.need.own)
