@@ -22,7 +22,7 @@ from reconciler.core.footprint import batch_bytes
 from reconciler.core.protocol import LoadWeights, OpenSession, SeeShapes
 from reconciler.core.records import Config
 from reconciler.models.checkpoint import read_facts
-from reconciler.worker import backend, force, wired
+from reconciler.worker import backend, overrides, wired
 from reconciler.worker.model import Model
 from reconciler.worker.session import Request
 
@@ -33,7 +33,7 @@ EVERY_SECONDS = 0.0005
 
 def ratio(checkpoint: Path, context: int, *, limited: bool) -> float:
     """The most that MLX takes, arrays and kept buffers, to the weights, KV cache and prompt."""
-    force.install()
+    overrides.install()
     backend.keep_no_buffers()
     wired.install()
     facts, model = read_facts(checkpoint), Model()
@@ -44,7 +44,7 @@ def ratio(checkpoint: Path, context: int, *, limited: bool) -> float:
         EVAL_BATCH_SIZE,
         flash_attention=True,
         num_experts=facts.experts_per_token,
-        offload_kv_cache_to_gpu=force.on_gpu(),
+        offload_kv_cache_to_gpu=overrides.on_gpu(),
     )
     counted = batch_bytes(shapes, config, 1, context)
     held = counted if limited else sys.maxsize

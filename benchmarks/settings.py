@@ -16,7 +16,7 @@ from mlx_lm.utils import _get_classes
 from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import Config
-from reconciler.worker import force
+from reconciler.worker import overrides
 from reconciler.worker.model import Model
 from reconciler.worker.questions import examination
 from reconciler.worker.session import Request, Session
@@ -112,7 +112,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    force.install()
+    overrides.install()
     model = llama()
     sizes = {
         size: Session(model, replace(CONFIG, eval_batch_size=size)) for size in (16, 128, 512, 2048)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from reconciler.core.facts import Machine, Shapes
-from reconciler.core.records import Config, Phase
+from reconciler.core.records import Config, Phase, SettingWarning
 
 MODEL_HEADER = "X-Reconciler-Model"
 """Header of a completion request: the name to answer with."""
@@ -98,6 +98,8 @@ class SessionOpened:
     phases: dict[str, Phase]
     memory_bytes: int
     """MLX's active memory for the session alone, after its first token."""
+    warnings: tuple[SettingWarning, ...] = ()
+    """Properties of the model that change how requests are served; shown in the record's status."""
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ class Engine:
                 elapsed,
                 phases,
                 weights + opened.memory_bytes,
-                resolved.warnings + _without_effect(spec.config, opened),
+                resolved.warnings + _without_effect(spec.config, opened) + opened.warnings,
             ),
         )
         self._loaded[name] = _Loaded(instance, holder, session)

@@ -26,21 +26,21 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not be taken for the hello
     threading.Thread(target=_die_with_the_daemon, name="lifeline", daemon=True).start()
 
-    from reconciler.worker import backend, force, wired
-    from reconciler.worker.heart import Heart
+    from reconciler.worker import backend, overrides, wired
+    from reconciler.worker.heartbeat import Heartbeat
     from reconciler.worker.model import Model
     from reconciler.worker.server import serve
     from reconciler.worker.thread import MlxThread
 
-    force.install()
+    overrides.install()
     backend.keep_no_buffers()
     wired.install()
     limit = wired.apply(sys.argv[1])
-    heart = Heart()
-    model = Model(heart)
-    mlx = MlxThread(model.step, heart)
+    heartbeat = Heartbeat()
+    model = Model(heartbeat)
+    mlx = MlxThread(model.step, heartbeat)
     machine = backend.machine(limit)
-    serve(sys.argv[2], model, mlx, heart, lambda: backend.memory(machine.process_bytes))
+    serve(sys.argv[2], model, mlx, heartbeat, lambda: backend.memory(machine.process_bytes))
     hello = Hello(os.getpid(), machine)
     with os.fdopen(hello_fd, "wb") as out:
         out.write(msgspec.json.encode(hello) + b"\n")

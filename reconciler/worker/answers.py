@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from reconciler.core.protocol import MODEL_HEADER
-from reconciler.worker import mishap
+from reconciler.worker import logs
 from reconciler.worker.completions import Completion, Likelihood, Piece
 from reconciler.worker.request import RequestError
 from reconciler.worker.transcript import Said
@@ -136,7 +136,7 @@ def _logprobs(completion: Completion, likelihoods: list[Likelihood]) -> dict[str
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    mishap.note(error)
+    logs.log_error(error)
     words = f"{type(error).__name__}: {error}"
     return {"error": {"type": "server_error", "code": "generation_failed", "message": words}}
 

@@ -22,9 +22,9 @@ from reconciler.core.protocol import (
     WeightsRead,
 )
 from reconciler.core.records import Phase
-from reconciler.worker import force, shapes
-from reconciler.worker.heart import LONG_JOB_SECONDS, Heart
-from reconciler.worker.room import Room
+from reconciler.worker import overrides, shapes
+from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
+from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.session import Request, Session
 
 STEPS = 50
@@ -34,8 +34,8 @@ STEPS = 50
 class Model:
     """One checkpoint, loaded once. Used on the MLX thread only."""
 
-    def __init__(self, heart: Heart | None = None) -> None:
-        self._heart = heart or Heart()
+    def __init__(self, heartbeat: Heartbeat | None = None) -> None:
+        self._heartbeat = heartbeat or Heartbeat()
         self._path: Path | None = None
         self._modules: dict[int, Any] = {}
         """Modules over the same arrays, by number of experts per token; 0: as configured."""
@@ -71,12 +71,12 @@ class Model:
         tokenizer = _Tokenizer(path, begin)
         tokenizer.start()
         try:
-            with self._heart.beating(LONG_JOB_SECONDS):
+            with self._heartbeat.beating(LONG_JOB_SECONDS):
                 model, config = load_model(path, lazy=True)
                 self._read(model, tell)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
-            with self._heart.beating(LONG_JOB_SECONDS):
+            with self._heartbeat.beating(LONG_JOB_SECONDS):
                 tokenizer.join()
         if tokenizer.error is not None:
             raise tokenizer.error
@@ -89,7 +89,7 @@ class Model:
 
     def open(self, name: str, command: OpenSession) -> SessionOpened:
         """Open a session; an older one of that name is replaced once the new one has answered."""
-        with self._heart.beating(LONG_JOB_SECONDS):
+        with self._heartbeat.beating(LONG_JOB_SECONDS):
             return self._open(name, command)
 
     def _open(self, name: str, command: OpenSession) -> SessionOpened:
@@ -98,9 +98,9 @@ class Model:
         begin = time.monotonic()
         before = mx.get_active_memory()
         eos = self.tokenizer.eos_token_ids
-        room = Room(command.config, command.shapes, command.session_bytes)
+        kv_budget = KVBudget(command.config, command.shapes, command.session_bytes)
         module = self._module(self._path, command)
-        session = Session(module, command.config, tuple(eos), room, self._heart)
+        session = Session(module, command.config, tuple(eos), kv_budget, self._heartbeat)
         config = command.config
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
         observed, unused = session.observe(compute=way not in self._computed)
@@ -168,7 +168,7 @@ class Model:
         attention at once. Waiting takes time from short prompts and from generating, which have
         little to save there.
         """
-        if force.on_gpu():
+        if overrides.on_gpu():
             limit = min(self._held(), sys.maxsize)
         else:
             limit = 1 if session.reads_in_tiles else sys.maxsize
@@ -178,8 +178,8 @@ class Model:
 
     def _held(self) -> int:
         """Bytes that are held for this worker's arrays; what is spare is lent to who is busy."""
-        rooms = [(session.room, session.busy) for session in self._sessions.values()]
-        return self._weights + sum(r.everything if busy else r.reserved for r, busy in rooms)
+        budgets = [(session.kv_budget, session.busy) for session in self._sessions.values()]
+        return self._weights + sum(r.everything if busy else r.reserved for r, busy in budgets)
 
     def probe(self, name: str) -> None:
         """Generate one token. Raises what the model raises.
@@ -219,7 +219,7 @@ class Model:
             step += array.nbytes
             if step >= total / STEPS or array is arrays[-1]:
                 mx.eval(batch)
-                self._heart.beat()
+                self._heartbeat.beat()
                 done += step
                 tell(WeightsRead(done, total))
                 batch, step = [], 0

@@ -21,11 +21,11 @@ from reconciler.core.protocol import (
     WeightsRead,
     WorkerFailure,
 )
-from reconciler.worker import mishap
+from reconciler.worker import logs
 from reconciler.worker import request as requests
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import Completion
-from reconciler.worker.heart import Heart
+from reconciler.worker.heartbeat import Heartbeat
 from reconciler.worker.model import Model
 from reconciler.worker.request import RequestError
 from reconciler.worker.thread import MlxThread
@@ -40,7 +40,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serve(
-    socket: str, model: Model, mlx: MlxThread, heart: Heart, memory: Callable[[], int]
+    socket: str, model: Model, mlx: MlxThread, heartbeat: Heartbeat, memory: Callable[[], int]
 ) -> None:
     """Serve on `socket` from a thread of its own; returns when it listens.
 
@@ -48,7 +48,7 @@ def serve(
     """
     listening: Future[None] = Future()
     thread = threading.Thread(
-        target=lambda: asyncio.run(_serve(socket, _app(model, mlx, heart, memory), listening)),
+        target=lambda: asyncio.run(_serve(socket, _app(model, mlx, heartbeat, memory), listening)),
         name="http",
         daemon=True,
     )
@@ -69,13 +69,18 @@ async def _serve(socket: str, app: web.Application, listening: "Future[None]") -
     await asyncio.Event().wait()
 
 
-def _app(model: Model, mlx: MlxThread, heart: Heart, memory: Callable[[], int]) -> web.Application:
+def _app(
+    model: Model, mlx: MlxThread, heartbeat: Heartbeat, memory: Callable[[], int]
+) -> web.Application:
     async def on_mlx(job: Callable[[], Any]) -> web.Response:
         result = await asyncio.wrap_future(mlx.submit(job))
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
 
     async def pulse(_request: web.Request) -> web.Response:
-        allowance, steps = heart.allowance, heart.beats  # in this order: see `Heart.beating`
+        allowance, steps = (
+            heartbeat.allowance,
+            heartbeat.beats,
+        )  # in this order: see `Heartbeat.beating`
         told = Pulse(steps, mlx.busy, allowance, model.usage(), memory())
         return web.Response(body=msgspec.json.encode(told), content_type="application/json")
 
@@ -155,7 +160,7 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _unforeseen(error: Exception) -> WorkerFailure:
-    mishap.note(error)
+    logs.log_error(error)
     return _failure(error)
 
 

@@ -18,9 +18,9 @@ from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Usage
 from reconciler.core.records import Config
-from reconciler.worker import experts, force
-from reconciler.worker.heart import SLOWEST_TOKENS_PER_SECOND, Heart
-from reconciler.worker.room import Room
+from reconciler.worker import experts, overrides
+from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
+from reconciler.worker.kv_budget import KVBudget
 
 T = TypeVar("T")
 
@@ -97,17 +97,17 @@ class Session:
         model: Any,
         config: Config,
         eos: Sequence[int] = (),
-        room: Room | None = None,
-        heart: Heart | None = None,
+        kv_budget: KVBudget | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self.config = config
         self.usage = Usage()
-        self._heart = heart or Heart()
+        self._heartbeat = heartbeat or Heartbeat()
         self.seconds = 0.0
         """Time that its steps took: sessions share the thread by it."""
-        self.room = room or Room(config)
-        settings = force.Force(config.flash_attention, config.offload_kv_cache_to_gpu)
-        self._model = force.Bound(model, settings)
+        self.kv_budget = kv_budget or KVBudget(config)
+        settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
+        self._model = overrides.ModelWithOverrides(model, settings)
         self._eos = [(token,) for token in eos]
         self._batch_size = BATCH_SIZE
         self._waiting: deque[Request] = deque()
@@ -162,7 +162,7 @@ class Session:
             raise OverloadedError(
                 f"{len(self._running)} requests are being answered and {MAX_WAITING} wait"
             )
-        request.left = asked or min(context, self.room.most_tokens()) - request.length
+        request.left = asked or min(context, self.kv_budget.most_tokens()) - request.length
         self._waiting.append(request)
         self._admit()
 
@@ -183,14 +183,14 @@ class Session:
                     request.fail(problem)
                     continue
                 if not request.max_tokens:
-                    request.left = min(request.left, self.room.most_tokens() - request.length)
+                    request.left = min(request.left, self.kv_budget.most_tokens() - request.length)
                     request.reserved = min(request.reserved, request.length + request.left)
             self._waiting.popleft()
             self._insert(request)
 
     def _too_long(self, request: Request, more: int) -> InsufficientMemoryError | None:
         """What is said of a request that would not fit now even if nothing else ran."""
-        most = self.room.most_tokens()
+        most = self.kv_budget.most_tokens()
         if request.length + more <= most:
             return None
         return InsufficientMemoryError(
@@ -199,7 +199,7 @@ class Session:
         )
 
     def _fits(self, *more: Request) -> bool:
-        return self.room.fits(self._lengths(*more))
+        return self.kv_budget.fits(self._lengths(*more))
 
     def _insert(self, request: Request) -> None:
         """Give a request its place in the generator, with what is known of its prompt."""
@@ -227,7 +227,7 @@ class Session:
 
     def _trim(self) -> None:
         """Kept prompts have what running requests leave of the session's memory."""
-        self._kept.trim_to(n_bytes=self.room.left(self._lengths()))
+        self._kept.trim_to(n_bytes=self.kv_budget.left(self._lengths()))
 
     def cancel(self, request: Request) -> None:
         """Let go of a completion, if it is still there."""
@@ -257,7 +257,7 @@ class Session:
 
     def step(self) -> None:
         """One step of the batch. Where it fails, all of its requests do."""
-        with self._heart.beating(self._next_tokens() / SLOWEST_TOKENS_PER_SECOND):
+        with self._heartbeat.beating(self._next_tokens() / SLOWEST_TOKENS_PER_SECOND):
             self._step()
 
     def _step(self) -> None:
@@ -340,7 +340,7 @@ class Session:
         Without `compute` nothing but the graph is built, which takes milliseconds: settings act
         there. Raises what the model raises.
         """
-        with experts.observed() as routed, force.observed() as seen:
+        with experts.observed() as routed, overrides.observed() as seen:
             logits = self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
         if compute:
             mx.eval(logits)
@@ -352,7 +352,7 @@ class Session:
             flash_attention=_only("ways of attention", seen.attention, otherwise=False),
             num_experts=_only("numbers of experts", routed, otherwise=0),
             # What a model keeps in place of a KV cache stays where MLX computes.
-            offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=force.on_gpu()),
+            offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=overrides.on_gpu()),
         )
         return config, tuple(key for key, values in used.items() if not values)
 

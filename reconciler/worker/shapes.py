@@ -19,7 +19,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Shapes
-from reconciler.worker import force
+from reconciler.worker import overrides
 
 TOKENS = 8
 """Of the call: few, as a recurrent model's graph grows with each."""
@@ -43,9 +43,11 @@ def see(path: Path) -> Shapes:
     keeps its cache in a way that is not known here.
     """
     model, config = load_model(path, lazy=True)
-    bound = force.Bound(model, force.Force(flash_attention=True, kv_on_gpu=force.on_gpu()))
+    bound = overrides.ModelWithOverrides(
+        model, overrides.Overrides(flash_attention=True, kv_on_gpu=overrides.on_gpu())
+    )
     cache, longer = make_prompt_cache(model), make_prompt_cache(model)
-    with force.observed() as seen, _linear_outputs() as outputs:
+    with overrides.observed() as seen, _linear_outputs() as outputs:
         out = bound(mx.zeros((1, TOKENS), dtype=mx.int32), cache=cache)
     grown = _nodes(bound(mx.zeros((1, 2 * TOKENS), dtype=mx.int32), cache=longer)) - _nodes(out)
     leaves = [leaf for one in cache for leaf in _leaves(one)]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from reconciler.worker.heart import Heart
+from reconciler.worker.heartbeat import Heartbeat
 
 T = TypeVar("T")
 
@@ -14,14 +14,14 @@ class MlxThread:
     """Runs jobs one after the other on the thread that calls `run`."""
 
     def __init__(
-        self, step: Callable[[], bool] = lambda: False, heart: Heart | None = None
+        self, step: Callable[[], bool] = lambda: False, heartbeat: Heartbeat | None = None
     ) -> None:
         """`step` does a little of whatever else there is to do, and says whether there is more.
 
-        `heart` counts the jobs that were done.
+        `heartbeat` counts the jobs that were done.
         """
         self._step = step
-        self._heart = heart or Heart()
+        self._heartbeat = heartbeat or Heartbeat()
         self._working = False
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
 
@@ -50,7 +50,7 @@ class MlxThread:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                with self._heart.beating():
+                with self._heartbeat.beating():
                     result = job()
             except SystemExit:
                 # What some of mlx-lm's architectures do where a package of theirs is missing.

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.worker import force
+from reconciler.worker import overrides
 from tests.support import Daemon
 
 UNDER, OVER = 0.05, 0.15
@@ -39,6 +39,6 @@ def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
     return f"{estimate} estimated, {measured} measured: {estimate / measured:.3f}"
 
 
-@pytest.mark.skipif(force.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
+@pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
 def test_an_estimate_is_near_the_measured_peak(shared: Daemon) -> None:
     assert miss(shared, "openai/gpt-oss-20b", 4096) == ""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reconciler.worker import force
+from reconciler.worker import overrides
 from tests.conftest import CHECKPOINTS, QUESTIONS
 from tests.support import Daemon, Home
 
@@ -42,7 +42,7 @@ def test_a_setting_that_does_not_act_is_not_reported_as_if_it_did(shared: Daemon
     answer = shared.load(body | {"config": wishes})
     in_force = {key: answer["config"][key] for key in wishes}
     # What there is: a GPU or none; and the model is dense.
-    gpu = force.on_gpu()
+    gpu = overrides.on_gpu()
     assert in_force == {
         "flash_attention": True,
         "offload_kv_cache_to_gpu": gpu,

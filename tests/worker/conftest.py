@@ -2,9 +2,9 @@
 
 import pytest
 
-from reconciler.worker import force
+from reconciler.worker import overrides
 
 
 @pytest.fixture(autouse=True)
 def in_force() -> None:
-    force.install()
+    overrides.install()

@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.utils import load_model
 
 from reconciler.core.records import Config
-from reconciler.worker import force
+from reconciler.worker import overrides
 from reconciler.worker.session import (
     BATCH_SIZE,
     MAX_WAITING,
@@ -22,7 +22,7 @@ from tests.conftest import CHECKPOINTS
 
 PROMPT = [5, 6, 7, 8, 9]
 PLAIN = Config(
-    4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=force.on_gpu()
+    4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
 )
 WITHOUT_KV_CACHE = {"tiny/mamba"}
 OWN_ATTENTION = {"tiny/gemma2"} | WITHOUT_KV_CACHE
@@ -77,7 +77,7 @@ def test_flash_attention_changes_the_way_and_not_the_tokens(models: Path, name: 
 def test_what_has_no_kv_cache_says_so(models: Path, name: str) -> None:
     observed, unused = Session(load(models, name), PLAIN).observe()
     assert ("offload_kv_cache_to_gpu" in unused) is (name in WITHOUT_KV_CACHE)
-    assert observed.offload_kv_cache_to_gpu is force.on_gpu()
+    assert observed.offload_kv_cache_to_gpu is overrides.on_gpu()
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -86,7 +86,7 @@ def test_the_shortest_context_can_be_observed_too(models: Path, name: str) -> No
     assert observed.context_length == 1
 
 
-@pytest.mark.skipif(not force.on_gpu(), reason="takes a GPU")
+@pytest.mark.skipif(not overrides.on_gpu(), reason="takes a GPU")
 @pytest.mark.parametrize("name", sorted(set(CHECKPOINTS) - WITHOUT_KV_CACHE))
 def test_the_kv_cache_is_where_it_was_asked_for_and_the_tokens_are_the_same(
     models: Path, name: str
@@ -100,7 +100,7 @@ def test_the_kv_cache_is_where_it_was_asked_for_and_the_tokens_are_the_same(
     assert outputs[0] == outputs[1]
 
 
-@pytest.mark.skipif(force.on_gpu(), reason="a GPU's kernels take what they take")
+@pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's kernels take what they take")
 def test_flash_attention_takes_less_memory_for_a_long_prompt(models: Path) -> None:
     model = load(models, "tiny/llama")
     peaks = {}
@@ -122,7 +122,7 @@ def test_settings_are_in_force_around_their_own_sessions_calls_alone(models: Pat
     for flash in (True, False, True):
         observed, _ = sessions[flash].observe()
         assert observed.flash_attention is flash
-    with force.observed() as seen:
+    with overrides.observed() as seen:
         model(mx.array([PROMPT]))
     assert seen.attention == set()
 

@@ -11,7 +11,7 @@ import pytest
 from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import Config
 from reconciler.models.checkpoint import read_facts
-from reconciler.worker import backend, force
+from reconciler.worker import backend, overrides
 from reconciler.worker.model import Model
 from reconciler.worker.session import ContextLengthExceededError, Request, Session
 from reconciler.worker.thread import MlxThread
@@ -153,10 +153,10 @@ def test_on_a_gpu_mlx_may_take_what_is_held_for_the_worker(
     for name, held in (("a", 5_000_000), ("b", 7_000_000)):
         model.open(name, replace(command(path), session_bytes=held))
     limits: list[int] = []
-    monkeypatch.setattr(force, "on_gpu", lambda: True)
+    monkeypatch.setattr(overrides, "on_gpu", lambda: True)
     monkeypatch.setattr(mx, "set_memory_limit", limits.append)
-    session(model, "b").room.spare = 1_000_000  # of a request that has ended
-    session(model, "a").room.spare = 3_000_000
+    session(model, "b").kv_budget.spare = 1_000_000  # of a request that has ended
+    session(model, "a").kv_budget.spare = 3_000_000
     session(model, "a").start(Request(PROMPT, 4, lambda *_: None, raises))
     while model.step():
         pass

@@ -10,14 +10,14 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Shapes
 from reconciler.core.records import Config
-from reconciler.worker import force
+from reconciler.worker import overrides
 from reconciler.worker import session as module
-from reconciler.worker.room import Room
+from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.session import InsufficientMemoryError, Request, Session
 from tests.conftest import CHECKPOINTS
 
 CONFIG = Config(
-    4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=force.on_gpu()
+    4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
 )
 BEGIN = [9, 8, 7, 6, 5] * 12
 
@@ -109,14 +109,16 @@ def test_a_prompt_that_was_asked_before_is_asked_again(llama: Any, again: list[i
     assert len({tuple(asker.tokens[r]) for r in requests}) == 1
 
 
-def room(reserved: int, *, spare: int = 0, per_token: int = 1, config: Config = CONFIG) -> Room:
+def kv_budget(
+    reserved: int, *, spare: int = 0, per_token: int = 1, config: Config = CONFIG
+) -> KVBudget:
     """Memory for so many bytes of KV cache."""
-    return Room(config, Shapes(per_token), reserved, spare)
+    return KVBudget(config, Shapes(per_token), reserved, spare)
 
 
 def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any) -> None:
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, f32
-    session = Session(llama, CONFIG, room=room(600 * per_token, per_token=per_token))
+    session = Session(llama, CONFIG, kv_budget=kv_budget(600 * per_token, per_token=per_token))
     asker = Asker(session)
     asker.start([7] * 200, 8)
     asker.run()
@@ -132,7 +134,7 @@ def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any
 
 
 def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
-    session = Session(llama, CONFIG, room=room(100, spare=50))
+    session = Session(llama, CONFIG, kv_budget=kv_budget(100, spare=50))
     asker = Asker(session)
     small = [asker.start([7] * 10, 20) for _ in range(3)]
     large = asker.start([8] * 100, 40)
@@ -143,7 +145,7 @@ def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
 
 
 def test_a_batch_is_counted_as_long_as_its_longest(llama: Any) -> None:
-    session = Session(llama, CONFIG, room=room(100))
+    session = Session(llama, CONFIG, kv_budget=kv_budget(100))
     asker = Asker(session)
     requests = [asker.start([7] * 50, 10), asker.start([7], 1)]
     assert [r.uid is not None for r in requests] == [True, False]
@@ -151,7 +153,7 @@ def test_a_batch_is_counted_as_long_as_its_longest(llama: Any) -> None:
 
 
 def test_a_request_that_never_fits_is_refused_with_the_numbers(llama: Any) -> None:
-    asker = Asker(Session(llama, CONFIG, room=room(100, spare=100, per_token=2)))
+    asker = Asker(Session(llama, CONFIG, kv_budget=kv_budget(100, spare=100, per_token=2)))
     with pytest.raises(InsufficientMemoryError, match=r"90 prompt tokens and 11 more.* 100 tokens"):
         asker.start([7] * 90, 11)
     open_ended = asker.start([7] * 90)
@@ -165,7 +167,7 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     monkeypatch.setattr(module, "OPEN_ENDED", 8)
     config = replace(CONFIG, context_length=100)
     alone = [Session(llama, config).generate([n] * 5, 95) for n in (7, 8, 9)]
-    session = Session(llama, config, room=room(120, config=config))
+    session = Session(llama, config, kv_budget=kv_budget(120, config=config))
     asker = Asker(session)
     requests = [asker.start([n] * 5) for n in (7, 8, 9)]
     together = 0
@@ -178,7 +180,7 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
 
 
 def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
-    session = Session(llama, CONFIG, room=room(100))
+    session = Session(llama, CONFIG, kv_budget=kv_budget(100))
     asker = Asker(session)
     first, second, third = (asker.start([7] * 10, 60) for _ in range(3))
     session.cancel(second)
@@ -190,14 +192,14 @@ def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
 def test_a_request_that_waited_until_it_fits_no_more_is_refused_with_the_numbers(
     llama: Any,
 ) -> None:
-    session = Session(llama, CONFIG, room=room(100, spare=100))
+    session = Session(llama, CONFIG, kv_budget=kv_budget(100, spare=100))
     asker = Asker(session)
     asker.start([7] * 50, 4)
     refused: list[Exception] = []
     large = Request([8] * 150, 40, lambda *_: None, refused.append)
     session.start(large)
     open_ended = asker.start([9] * 90)
-    session.room.spare = 0  # another instance was let in meanwhile
+    session.kv_budget.spare = 0  # another instance was let in meanwhile
     asker.run()
     with pytest.raises(InsufficientMemoryError, match=r"150 prompt tokens and 40 more.* 100 tok"):
         raise refused[0]

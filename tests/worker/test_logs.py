@@ -19,6 +19,6 @@ def test_an_error_is_logged_without_its_words(
         told = failure(error)
     log = capfd.readouterr().err
     assert "ValueError" in log
-    assert "test_mishap.py" in log
+    assert "test_logs.py" in log
     assert prompt not in log
     assert prompt in str(told)

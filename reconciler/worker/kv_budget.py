@@ -14,7 +14,7 @@ from reconciler.core.records import Config
 
 
 @dataclass
-class Room:
+class KVBudget:
     """The memory that a session may fill with KV cache and with reading prompts, in bytes."""
 
     config: Config

@@ -20,7 +20,7 @@ _fused = mx.fast.scaled_dot_product_attention
 
 
 @dataclass(frozen=True)
-class Force:
+class Overrides:
     """How attention and the KV cache are computed."""
 
     flash_attention: bool
@@ -51,20 +51,20 @@ class Seen:
     shapes: set[Attended] = field(default_factory=set)
 
 
-_current: Force | None = None
+_current: Overrides | None = None
 _watching: Seen | None = None
 
 
-class Bound:
+class ModelWithOverrides:
     """A model with settings: called, it has them in force; otherwise it is the model."""
 
-    def __init__(self, model: Any, force: Force) -> None:
+    def __init__(self, model: Any, overrides: Overrides) -> None:
         self._model = model
-        self._force = force
+        self._overrides = overrides
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         global _current  # noqa: PLW0603  the process-wide switch that this module is for
-        before, _current = _current, self._force
+        before, _current = _current, self._overrides
         try:
             return self._model(*args, **kwargs)
         finally:
@@ -100,16 +100,16 @@ def _attend(
     q: Any, k: Any, v: Any, *, scale: float, mask: Any = None, sinks: Any = None, **more: Any
 ) -> Any:
     """`mx.fast.scaled_dot_product_attention`, the way the current settings ask for."""
-    force = _current
-    if force is None:
+    overrides = _current
+    if overrides is None:
         return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
-    with _device(force):
+    with _device(overrides):
         gpu = on_gpu()
         if _watching is not None:
-            _watching.attention.add(force.flash_attention)
+            _watching.attention.add(overrides.flash_attention)
             _watching.kv_on_gpu.add(gpu)
             _watching.shapes.add(_attended(q, mask, sinks))
-        if not force.flash_attention:
+        if not overrides.flash_attention:
             return attention.whole(q, k, v, scale=scale, mask=mask, sinks=sinks)
         if gpu:
             return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
@@ -138,8 +138,8 @@ def _updating(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _device(force: Force) -> Iterator[None]:
-    if force.kv_on_gpu or not on_gpu():
+def _device(overrides: Overrides) -> Iterator[None]:
+    if overrides.kv_on_gpu or not on_gpu():
         yield
     else:
         with mx.stream(mx.cpu):

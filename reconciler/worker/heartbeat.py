@@ -12,7 +12,7 @@ LONG_JOB_SECONDS = 300.0
 first token."""
 
 
-class Heart:
+class Heartbeat:
     """Beats whenever something was finished."""
 
     def __init__(self) -> None:

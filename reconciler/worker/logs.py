@@ -4,7 +4,7 @@ import sys
 import traceback
 
 
-def note(error: Exception) -> None:
+def log_error(error: Exception) -> None:
     """Print frames and type. Its words may repeat a prompt: they are for who asked alone."""
     traceback.print_tb(error.__traceback__)
     print(type(error).__name__, file=sys.stderr)

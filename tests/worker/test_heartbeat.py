@@ -7,7 +7,7 @@ import pytest
 
 from reconciler.core.protocol import LoadWeights, OpenSession, Usage
 from reconciler.core.records import Config
-from reconciler.worker.heart import LONG_JOB_SECONDS, Heart
+from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.model import Model
 from reconciler.worker.session import Request
 from reconciler.worker.thread import MlxThread
@@ -16,7 +16,7 @@ from tests.support import eventually
 STEP = 16
 
 
-class Recorder(Heart):
+class Recorder(Heartbeat):
     """Notes every allowance that was in force when something was finished."""
 
     def __init__(self) -> None:
@@ -39,9 +39,9 @@ def model(models: Path) -> Model:
     return model
 
 
-def heart(model: Model) -> Recorder:
-    assert isinstance(model._heart, Recorder)
-    return model._heart
+def heartbeat(model: Model) -> Recorder:
+    assert isinstance(model._heartbeat, Recorder)
+    return model._heartbeat
 
 
 def ask(model: Model, prompt: list[int], tokens: int) -> None:
@@ -67,7 +67,7 @@ def test_each_piece_of_the_weights_is_a_beat_and_may_take_long(models: Path) -> 
 
 
 def test_a_step_may_take_as_long_as_its_tokens_need(model: Model) -> None:
-    recorder = heart(model)
+    recorder = heartbeat(model)
     recorder.allowances.clear()
     ask(model, [7] * (2 * STEP + 5), 3)
     # Whole pieces of the prompt, its rest, and then one token at a time.
@@ -78,9 +78,9 @@ def test_a_step_may_take_as_long_as_its_tokens_need(model: Model) -> None:
 
 
 def test_a_probe_is_one_token_whatever_the_context_and_leaves_nothing(model: Model) -> None:
-    beats = heart(model).beats
+    beats = heartbeat(model).beats
     model.probe("s")
-    assert heart(model).beats > beats
+    assert heartbeat(model).beats > beats
     assert model.usage() == {"s": Usage()}
     session = model.session("s")
     assert (session.busy, session.kept_bytes) == (False, 0)
@@ -90,10 +90,10 @@ def test_a_probe_of_what_has_gone_or_is_at_work_does_nothing(model: Model) -> No
     session = model.session("s")
     request = Request([5], 4, lambda *_: None, lambda _: None, left=4)
     session._insert(request)
-    beats = heart(model).beats
+    beats = heartbeat(model).beats
     model.probe("s")
     model.probe("gone")
-    assert heart(model).beats == beats
+    assert heartbeat(model).beats == beats
     assert request.left == 4
 
 
@@ -123,7 +123,7 @@ def test_the_mlx_thread_is_busy_while_it_has_a_job_or_more_steps_to_do() -> None
         assert on.wait(60)
         return next(steps)
 
-    recorder = Heart()
+    recorder = Heartbeat()
     mlx = MlxThread(step, recorder)
     first = mlx.submit(lambda: mlx.busy)
     queued = mlx.busy
