@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from reconciler.worker.tiny import make
+from tests.tiny import make
 
 LAYERS = 12
 HIDDEN = 2048

@@ -24,6 +24,8 @@ CHECKPOINTS = {
 }
 """Identifier -> the tiny checkpoint that stands for it."""
 
+ROOT = Path(__file__).parents[1]
+
 QUESTIONS = "reconciler/questions"
 """The demo's model, which answers simple questions, calls a tool and thinks."""
 
@@ -40,8 +42,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory with every tiny checkpoint, made once."""
     directory = tmp_path_factory.mktemp("models")
     pairs = [w for key, name in CHECKPOINTS.items() for w in (name, str(directory / key))]
-    command = [sys.executable, "-m", "reconciler.worker.tiny", *pairs]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "tests.tiny", *pairs]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     (directory / QUESTIONS).parent.mkdir()
     (directory / QUESTIONS).symlink_to(DEMO_MODEL)
     return directory

@@ -289,7 +289,9 @@ def main(minutes: float, seed: int) -> None:
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pairs = [w for key, kind in MODELS.items() for w in (kind, str(root / "models" / key))]
-        subprocess.run([sys.executable, "-m", "reconciler.worker.tiny", *pairs], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "tests.tiny", *pairs], check=True, cwd=Path(__file__).parents[1]
+        )
         hub = stack.enter_context(Hub())
         os.environ |= {MARK: str(os.getpid()), "HF_ENDPOINT": hub.url}
         soak = Soak(Home(root, root / "models"), seed)

@@ -1,7 +1,7 @@
-"""Makes small real checkpoints: `python -m reconciler.worker.tiny [NAME DIRECTORY]...`.
+"""Makes small real checkpoints: `python -m tests.tiny [NAME DIRECTORY]...`.
 
-Real architectures, random weights from a fixed seed, a real tokenizer and chat template. For
-the demo, for tests and for trying things out where no model can be downloaded.
+Real architectures, random weights from a fixed seed, a real tokenizer and chat template: for
+tests and benchmarks, which have no models to download.
 """
 
 import sys
