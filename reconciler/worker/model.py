@@ -21,10 +21,11 @@ from reconciler.core.protocol import (
     WeightsLoaded,
     WeightsRead,
 )
-from reconciler.core.records import Phase
+from reconciler.core.records import Phase, SettingWarning
 from reconciler.worker import overrides, shapes
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.output import OutputFormat, of_tokenizer
 from reconciler.worker.session import Request, Session
 
 STEPS = 50
@@ -41,6 +42,8 @@ class Model:
         """Modules over the same arrays, by number of experts per token; 0: as configured."""
         self._sessions: dict[str, Session] = {}
         self.tokenizer: Any = None
+        self.output_format = OutputFormat()
+        """How it writes reasoning and tool calls."""
         self.vocabulary = 0
         """Token ids that both tokenizer and model know."""
         self._computed: set[tuple[int, bool, bool]] = set()
@@ -82,6 +85,7 @@ class Model:
             raise tokenizer.error
         phases["tokenizer"] = tokenizer.phase
         self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
+        self.output_format = tokenizer.output_format
         known = len(self.tokenizer.get_vocab())
         self.vocabulary = min(known, config.get("vocab_size", known))
         self._weights = mx.get_active_memory()
@@ -113,7 +117,13 @@ class Model:
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        return SessionOpened(observed, unused, phases, max(0, mx.get_active_memory() - before))
+        memory = max(0, mx.get_active_memory() - before)
+        return SessionOpened(observed, unused, phases, memory, self._warnings())
+
+    def _warnings(self) -> tuple[SettingWarning, ...]:
+        """What clients should know of the model."""
+        problem = self.output_format.problem
+        return (SettingWarning("output_format", None, problem),) if problem else ()
 
     def close(self, name: str) -> Usage:
         """Close a session, if there is one of that name; what it had computed."""
@@ -239,6 +249,7 @@ class _Tokenizer(threading.Thread):
         super().__init__(name="tokenizer")
         self.path, self.begin = path, begin
         self.result: Any = None
+        self.output_format = OutputFormat()
         self.error: Exception | None = None
         self.phase = Phase(0.0, 0.0)
 
@@ -246,6 +257,7 @@ class _Tokenizer(threading.Thread):
         start = time.monotonic()
         try:
             self.result = load_tokenizer(self.path)
+            self.output_format = of_tokenizer(self.result)
         except Exception as error:  # noqa: BLE001  raised again on the MLX thread
             self.error = error
         self.phase = Phase(start - self.begin, time.monotonic() - start)
