@@ -183,8 +183,7 @@ class TextParser:
 
     def _add_call(self, delta: Delta, part: Part, end: str | None) -> None:
         try:
-            # Where the answer was cut off, what is missing is not made up.
-            calls = readers.read(part, self._tools, unclosed=end == "stop" and not part.closed)
+            calls = readers.read(part, self._tools, end=end)
             serialized = [self._serialize(call) for call in calls]
         except Exception:  # noqa: BLE001  whatever is wrong with it, it is text
             region = part.region
