@@ -106,9 +106,14 @@ class Engine:
         on_death: Callable[[Instance, Problem], None],
         probe_interval: float = PROBE_SECONDS,
         wired_limit: str = "off",
+        *,
+        spare: bool = True,
     ) -> None:
-        """`wired_limit` is each worker's: `off`, `recommended`, or a size."""
-        self._pool = Pool(sockets, wired_limit)
+        """`wired_limit` is each worker's: `off`, `recommended`, or a size.
+
+        `spare`: True if a worker is started before it is needed.
+        """
+        self._pool = Pool(sockets, wired_limit, spare=spare)
         self._on_death = on_death
         self._probe_interval = probe_interval
         self._tokens = Tokens()
