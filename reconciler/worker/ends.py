@@ -119,13 +119,15 @@ def _closing(
     if not found:
         return set(), set()
     within, last = tokens(said), tokens(tail)
-    if before == render(_USER, begin=True):  # it begins an assistant's turn in any case
+    _, _, later = render(_USER, turn, after).rpartition(_ANSWER)
+    goes_on = later.startswith(tail.rstrip())
+    if before == render(_USER, begin=True) and not goes_on:
+        # It begins an assistant's turn whether it is asked to or not.
         closes = {token for token in last[:1] if turn in _PLAIN and token in special}
         return closes, special.intersection(within)
     closes = {last.pop()} if last and last[-1] in special else set()
-    _, _, later = render(_USER, turn, after).rpartition(_ANSWER)
     following = tokens(later.partition(after["content"])[0])
-    if not closes and later.startswith(tail.rstrip()):
+    if not closes and goes_on:
         begins = tokens(later[len(tail.rstrip()) :])[:1]
         closes = {token for token in begins if token in special}
     elif last and last == following[: len(last)] and not closes & set(following):
