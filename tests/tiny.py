@@ -105,10 +105,11 @@ def make(name: str, directory: Path) -> None:
         model, config = quantize_model(model, config, group_size=32, bits=4)
     save_model(directory, model)
     save_config(config, directory / "config.json")
-    _tokenizer().save_pretrained(directory)
+    new_tokenizer().save_pretrained(directory)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def new_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of `VOCABULARY` tokens at most, with a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

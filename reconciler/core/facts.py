@@ -36,6 +36,16 @@ class Shapes:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How weights are packed."""
+
+    name: str
+    """The name people know it by: `4bit`, `4.5bit` for mixed bits, `mxfp4`, `nvfp4`, ..."""
+    bits: float
+    """Bits of a packed weight, without scales; the mean where layers differ."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What config.json and the safetensors headers say. Sizes in bytes, lengths in tokens."""
 
@@ -62,7 +72,7 @@ class Checkpoint:
     experts_least: int = 1
     experts_most: int = 0
     """What the router can choose; 0: all experts."""
-    quantization_bits: int | None = None
+    quantization: Quantization | None = None
     parameters: int = 0
     """Weights in number, without the scales of quantised ones."""
     tool_use: bool = False

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -176,7 +176,7 @@ class Engine:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
-                opened = await self._open(holder, session, checkpoint, resolved)
+                opened = await self._open(holder, session, spec.config, checkpoint, resolved)
             except BaseException:
                 await self._release(holder, session)
                 raise
@@ -318,11 +318,17 @@ class Engine:
             del self._logs[next(iter(self._logs))]
 
     async def _open(
-        self, holder: _Holder, session: str, checkpoint: Checkpoint, resolved: Resolved
+        self,
+        holder: _Holder,
+        session: str,
+        asked: Asked,
+        checkpoint: Checkpoint,
+        resolved: Resolved,
     ) -> SessionOpened:
+        own = resolved.config.num_experts == checkpoint.experts_per_token
         command = OpenSession(
             resolved.config,
-            checkpoint.experts_key,
+            () if own else checkpoint.experts_key,
             checkpoint.footprint,
             resolved.need.own,
         )
@@ -332,12 +338,17 @@ class Engine:
             for key in SETTINGS
             if getattr(opened.observed, key) != getattr(resolved.config, key)
         ]
-        if not set(differing) <= set(opened.unused):
+        allowed = set(opened.unused)
+        if not (asked.num_experts and opened.observed.num_experts):
+            allowed.add("num_experts")  # config.json does not always say what a model does
+        if not set(differing) <= allowed:
             message = f"the worker observed {opened.observed}, not {resolved.config}"
             raise LoadError(Problem(Cause.SETTING_MISMATCH, message))
         if holder.gone:
             raise LoadError(holder.worker.died())
-        return opened
+        sent = asked.sent()
+        found = tuple(replace(warning, asked=sent.get(warning.key)) for warning in opened.warnings)
+        return replace(opened, warnings=found)
 
     async def _close(self, name: str, loaded: _Loaded) -> None:
         """End an instance; it stays listed until its memory is free."""

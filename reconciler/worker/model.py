@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_config, load_model, load_tokenizer
+from mlx_lm.utils import load_config, load_model
 
 from reconciler.core.facts import Shapes
 from reconciler.core.protocol import (
@@ -22,10 +22,12 @@ from reconciler.core.protocol import (
     WeightsRead,
 )
 from reconciler.core.records import Phase
-from reconciler.worker import overrides, shapes
+from reconciler.worker import experts, overrides, shapes, tokenizers
+from reconciler.worker.ends import ends
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.session import Request, Session
+from reconciler.worker.shapes import vocabulary
 
 STEPS = 50
 """In which the reading of weights is told, if no single one is larger."""
@@ -42,7 +44,7 @@ class Model:
         self._sessions: dict[str, Session] = {}
         self.tokenizer: Any = None
         self.vocabulary = 0
-        """Token ids that both tokenizer and model know."""
+        """Token ids that the model has: it takes and gives ids below this number."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
         self._batches: bool | None = None
@@ -72,7 +74,7 @@ class Model:
         tokenizer.start()
         try:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
-                model, config = load_model(path, lazy=True)
+                model, _ = load_model(path, lazy=True)
                 self._read(model, tell)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
@@ -82,8 +84,8 @@ class Model:
             raise tokenizer.error
         phases["tokenizer"] = tokenizer.phase
         self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
-        known = len(self.tokenizer.get_vocab())
-        self.vocabulary = min(known, config.get("vocab_size", known))
+        self.vocabulary = vocabulary(model)
+        self.tokenizer.eos_token_ids = ends(path, self.tokenizer, self.vocabulary)
         self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)
 
@@ -113,7 +115,9 @@ class Model:
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        return SessionOpened(observed, unused, phases, max(0, mx.get_active_memory() - before))
+        found = experts.warning(config.num_experts, session.routed)
+        memory = max(0, mx.get_active_memory() - before)
+        return SessionOpened(observed, unused, phases, memory, (found,) if found else ())
 
     def close(self, name: str) -> Usage:
         """Close a session, if there is one of that name; what it had computed."""
@@ -192,12 +196,11 @@ class Model:
 
     def _module(self, path: Path, command: OpenSession) -> Any:
         """The model for that number of experts: another router width is a sibling module."""
-        config = load_config(path)
-        own = config
-        for key in command.experts_key:
-            own = own[key]
         wanted = command.config.num_experts
-        if not command.experts_key or own == wanted:
+        if not command.experts_key:
+            return self._modules[0]
+        config = load_config(path)
+        if _value(config, command.experts_key) == wanted:
             return self._modules[0]
         if wanted not in self._modules:
             # load_model overrides top-level keys only, so the whole edited tree is passed.
@@ -225,6 +228,14 @@ class Model:
                 batch, step = [], 0
 
 
+def _value(config: dict[str, Any], path: tuple[str, ...]) -> Any:
+    """What stands at `path`; None where the architecture's default counts."""
+    value: Any = config
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
 def _replace(config: dict[str, Any], path: tuple[str, ...], value: int) -> None:
     *parents, last = path
     for key in parents:
@@ -245,7 +256,7 @@ class _Tokenizer(threading.Thread):
     def run(self) -> None:
         start = time.monotonic()
         try:
-            self.result = load_tokenizer(self.path)
+            self.result = tokenizers.load(self.path)
         except Exception as error:  # noqa: BLE001  raised again on the MLX thread
             self.error = error
         self.phase = Phase(start - self.begin, time.monotonic() - start)

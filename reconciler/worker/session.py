@@ -110,6 +110,8 @@ class Session:
         self._model = overrides.ModelWithOverrides(model, settings)
         self._eos = [(token,) for token in eos]
         self._batch_size = BATCH_SIZE
+        self.routed: frozenset[int] = frozenset()
+        """Numbers of experts per token that layers were seen to use."""
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Request] = {}
         self._begin()
@@ -344,13 +346,14 @@ class Session:
             logits = self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
         if compute:
             mx.eval(logits)
+        self.routed = frozenset(routed or experts.listed(self._model))
         used = {"flash_attention": seen.attention, "offload_kv_cache_to_gpu": seen.kv_on_gpu}
         config = Config(
             context_length=self.config.context_length,
             eval_batch_size=self._generator.prefill_step_size,
             # A model with an attention of its own computes it in one piece.
             flash_attention=_only("ways of attention", seen.attention, otherwise=False),
-            num_experts=_only("numbers of experts", routed, otherwise=0),
+            num_experts=max(self.routed, default=0),
             # What a model keeps in place of a KV cache stays where MLX computes.
             offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=overrides.on_gpu()),
         )

@@ -75,6 +75,18 @@ def see(path: Path) -> Shapes:
     )
 
 
+def vocabulary(model: Any) -> int:
+    """Token ids that a model takes and gives are below this: rows of its embedding and logits.
+
+    Tokenizers number tokens with gaps, and models have rows that no token uses, so neither the
+    number of tokens nor config.json's `vocab_size` is a bound.
+    """
+    logits = model(mx.zeros((1, 1), dtype=mx.int32), cache=make_prompt_cache(model))
+    kinds = (nn.Embedding, nn.QuantizedEmbedding)
+    rows = [m.weight.shape[0] for m in model.modules() if isinstance(m, kinds)]
+    return int(min(logits.shape[-1], max(rows, default=logits.shape[-1])))
+
+
 @contextmanager
 def _linear_outputs() -> Iterator[list[_Output]]:
     """The outputs of linear layers that calls within the block make, in order."""
