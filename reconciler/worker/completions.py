@@ -10,10 +10,10 @@ from typing import Any
 from reconciler.worker import request as requests
 from reconciler.worker import sampling
 from reconciler.worker.model import Model
+from reconciler.worker.output import Delta, OutputParser
 from reconciler.worker.request import Body, RequestError, UnavailableError
 from reconciler.worker.session import InsufficientMemoryError, OverloadedError, Request
 from reconciler.worker.thread import MlxThread
-from reconciler.worker.transcript import Said, Transcript
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Likelihood:
 class Piece:
     """What is certain since the last piece, and the end."""
 
-    said: Said
+    delta: Delta
     tokens: int
     """Generated until now."""
     finish_reason: str | None = None
@@ -64,6 +64,11 @@ class Completion:
         return self._prompt_tokens
 
     @property
+    def reasoning_tokens(self) -> int:
+        """Of the completion, those that were reasoning."""
+        return self._parser.reasoning_tokens
+
+    @property
     def cached_tokens(self) -> int:
         """Of the prompt, found in the KV cache of an earlier request."""
         return self._request.cached_tokens or 0
@@ -78,8 +83,15 @@ class Completion:
         body, vocabulary = self.body, self._model.vocabulary
         prompt = requests.tokens(body, self.tokenizer, vocabulary, chat=self.chat)
         self._prompt_tokens = len(prompt)
-        tools = requests.tools_as_sent(body)
-        self._transcript = Transcript(self.tokenizer, prompt, body.stops, tools, chat=self.chat)
+        tools = requests.tools_as_sent(body) if body.tool_choice != "none" else []
+        self._parser = OutputParser(
+            self.tokenizer,
+            self._model.output_format,
+            generation=requests.generation(body, self.tokenizer) if self.chat else "",
+            stops=body.stops,
+            tools=tools,
+            chat=self.chat,
+        )
         loop = asyncio.get_running_loop()
 
         heard: list[Item] = []
@@ -141,16 +153,16 @@ class Completion:
             count += 1
             if likelihood is not None and end != "stop":
                 likelihoods.append(likelihood)
-            said = self._transcript.hear(token, end)
-            if said.calls and self.body.parallel_tool_calls is False:
-                said.calls, said.stopped = said.calls[:1], True
-            if said.stopped and end is None:
+            delta = self._parser.feed(token, end)
+            if delta.calls and self.body.parallel_tool_calls is False:
+                delta.calls, delta.stopped = delta.calls[:1], True
+            if delta.stopped and end is None:
                 self.cancel()
                 end = "stop"
-            if end == "stop" and self._transcript.called:
+            if end == "stop" and self._parser.called:
                 end = "tool_calls"
-            if said or end is not None:
-                yield Piece(said, count, end, likelihoods)
+            if delta or end is not None:
+                yield Piece(delta, count, end, likelihoods)
                 likelihoods = []
             if end is not None:
                 return

@@ -21,11 +21,12 @@ from reconciler.core.protocol import (
     WeightsLoaded,
     WeightsRead,
 )
-from reconciler.core.records import Phase
+from reconciler.core.records import Config, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.ends import ends
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.output import OutputFormat, of_tokenizer
 from reconciler.worker.session import Request, Session
 from reconciler.worker.shapes import vocabulary
 
@@ -43,6 +44,8 @@ class Model:
         """Modules over the same arrays, by number of experts per token; 0: as configured."""
         self._sessions: dict[str, Session] = {}
         self.tokenizer: Any = None
+        self.output_format = OutputFormat()
+        """How it writes reasoning and tool calls."""
         self.vocabulary = 0
         """Token ids that the model has: it takes and gives ids below this number."""
         self._computed: set[tuple[int, bool, bool]] = set()
@@ -84,6 +87,7 @@ class Model:
             raise tokenizer.error
         phases["tokenizer"] = tokenizer.phase
         self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
+        self.output_format = tokenizer.output_format
         self.vocabulary = vocabulary(model)
         self.tokenizer.eos_token_ids = ends(path, self.tokenizer, self.vocabulary)
         self._weights = mx.get_active_memory()
@@ -115,9 +119,17 @@ class Model:
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        found = experts.warning(config.num_experts, session.routed)
         memory = max(0, mx.get_active_memory() - before)
-        return SessionOpened(observed, unused, phases, memory, (found,) if found else ())
+        return SessionOpened(observed, unused, phases, memory, self._warnings(config, session))
+
+    def _warnings(self, config: Config, session: Session) -> tuple[SettingWarning, ...]:
+        """What clients should know of the model."""
+        problem = self.output_format.problem
+        found = (
+            experts.warning(config.num_experts, session.routed),
+            SettingWarning("output_format", None, problem) if problem else None,
+        )
+        return tuple(warning for warning in found if warning is not None)
 
     def close(self, name: str) -> Usage:
         """Close a session, if there is one of that name; what it had computed."""
@@ -250,6 +262,7 @@ class _Tokenizer(threading.Thread):
         super().__init__(name="tokenizer")
         self.path, self.begin = path, begin
         self.result: Any = None
+        self.output_format = OutputFormat()
         self.error: Exception | None = None
         self.phase = Phase(0.0, 0.0)
 
@@ -257,6 +270,7 @@ class _Tokenizer(threading.Thread):
         start = time.monotonic()
         try:
             self.result = tokenizers.load(self.path)
+            self.output_format = of_tokenizer(self.result)
         except Exception as error:  # noqa: BLE001  raised again on the MLX thread
             self.error = error
         self.phase = Phase(start - self.begin, time.monotonic() - start)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from reconciler.worker.output import common_beginning
 from reconciler.worker.sampling import Sampling
 
 UNSUPPORTED = ("functions", "function_call", "best_of", "suffix", "echo", "audio", "prediction")
@@ -169,7 +170,14 @@ def tokens(body: Body, tokenizer: Any, vocabulary: int, *, chat: bool) -> list[i
     return found
 
 
-def _templated(body: Body, tokenizer: Any) -> Any:
+def generation(body: Body, tokenizer: Any) -> str:
+    """Text that the chat template adds where the answer begins. Raises `RequestError`."""
+    prompt = _templated(body, tokenizer, tokenize=False)
+    without = _templated(body, tokenizer, tokenize=False, add_generation_prompt=False)
+    return str(prompt[len(common_beginning(prompt, without)) :])
+
+
+def _templated(body: Body, tokenizer: Any, **ways: bool) -> Any:
     """The messages through the model's chat template."""
     if body.messages is None:
         raise RequestError("missing 'messages'", "missing_required_parameter", "messages")
@@ -186,7 +194,7 @@ def _templated(body: Body, tokenizer: Any) -> Any:
     turns = [_turn(message) for message in body.messages]
     try:
         return tokenizer.apply_chat_template(
-            turns, **(more | {"add_generation_prompt": True, "tokenize": True})
+            turns, **(more | {"add_generation_prompt": True, "tokenize": True} | ways)
         )
     except Exception as error:  # noqa: BLE001  a template raises what it likes
         words = f"the model's chat template does not take these messages: {error}"
