@@ -25,6 +25,7 @@ from reconciler.core.records import Phase
 from reconciler.worker import overrides, shapes
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.prompt import Prompts
 from reconciler.worker.session import Request, Session
 
 STEPS = 50
@@ -43,6 +44,8 @@ class Model:
         self.tokenizer: Any = None
         self.vocabulary = 0
         """Token ids that both tokenizer and model know."""
+        self.prompts: Any = None
+        """Makes prompts of requests; a `Prompts` once the checkpoint is loaded."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
         self._batches: bool | None = None
@@ -84,6 +87,7 @@ class Model:
         self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
         known = len(self.tokenizer.get_vocab())
         self.vocabulary = min(known, config.get("vocab_size", known))
+        self.prompts = Prompts(self.tokenizer, self.vocabulary)
         self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)
 
