@@ -27,6 +27,7 @@ from reconciler.worker.ends import ends
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.output import OutputFormat, of_tokenizer
+from reconciler.worker.prompt import Prompts
 from reconciler.worker.session import Request, Session
 from reconciler.worker.shapes import vocabulary
 
@@ -48,6 +49,8 @@ class Model:
         """How it writes reasoning and tool calls."""
         self.vocabulary = 0
         """Token ids that the model has: it takes and gives ids below this number."""
+        self.prompts: Any = None
+        """Makes prompts of requests; a `Prompts` once the checkpoint is loaded."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
         self._batches: bool | None = None
@@ -90,6 +93,7 @@ class Model:
         self.output_format = tokenizer.output_format
         self.vocabulary = vocabulary(model)
         self.tokenizer.eos_token_ids = ends(path, self.tokenizer, self.vocabulary)
+        self.prompts = Prompts(self.tokenizer, self.vocabulary)
         self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)
 
