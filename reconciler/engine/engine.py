@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
+from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
@@ -171,7 +172,8 @@ class Engine:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
-                opened = await self._open(holder, session, checkpoint, resolved)
+                defaults = in_force(spec.defaults, checkpoint.generation.defaults)
+                opened = await self._open(holder, session, checkpoint, resolved, defaults)
             except BaseException:
                 await self._release(holder, session)
                 raise
@@ -182,6 +184,7 @@ class Engine:
         phases["warm_up"] = Phase(elapsed - warm_up, warm_up)
         old = self._loaded.get(name)
         weights = holder.weights_bytes
+        adapter = checkpoint.adapter
         instance = Instance(
             name,
             spec,
@@ -191,13 +194,19 @@ class Engine:
             resolved.need.own,
             resolved.need.process,
             holder.worker.pid,
-            holder.revision,
+            # The weights may be older than the files; an adapter is read with each session.
+            replace(checkpoint, commit=holder.revision).revision,
             LoadReport(
                 elapsed,
                 phases,
                 weights + opened.memory_bytes,
-                resolved.warnings + _without_effect(spec.config, opened) + opened.warnings,
+                resolved.warnings
+                + checkpoint.generation.warnings
+                + _without_effect(spec.config, opened)
+                + opened.warnings,
             ),
+            tuple(d for d in defaults if d.key not in opened.unused_defaults),
+            adapter.path if adapter is not None else None,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
@@ -287,7 +296,7 @@ class Engine:
         progress(Progress("worker"))
         worker = await self._pool.take()
         self._note_log(name, worker)
-        holder = _Holder(worker, checkpoint.path, checkpoint.revision, {session})
+        holder = _Holder(worker, checkpoint.path, checkpoint.base_revision, {session})
         self._holders[checkpoint.path] = holder
         holder.watch = asyncio.create_task(self._watch(holder))
         start = time.monotonic() - begin
@@ -313,13 +322,20 @@ class Engine:
             del self._logs[next(iter(self._logs))]
 
     async def _open(
-        self, holder: _Holder, session: str, checkpoint: Checkpoint, resolved: Resolved
+        self,
+        holder: _Holder,
+        session: str,
+        checkpoint: Checkpoint,
+        resolved: Resolved,
+        defaults: Iterable[Default],
     ) -> SessionOpened:
         command = OpenSession(
             resolved.config,
             checkpoint.experts_key,
             checkpoint.footprint,
-            resolved.need.own,
+            resolved.need.session,
+            for_requests(defaults),
+            checkpoint.adapter.path if checkpoint.adapter is not None else None,
         )
         opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
         differing = [

@@ -9,6 +9,7 @@ from typing import Any
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
+from reconciler.models import generation_config
 from reconciler.models.architectures import loadable
 
 MAX_HEADER = 100_000_000
@@ -70,6 +71,7 @@ def read_facts(path: Path) -> Checkpoint:
         parameters=_parameters(dtypes, bits),
         tool_use=_trained_for_tool_use(path),
         tokenizer_bytes=_size(path / "tokenizer.json"),
+        generation=generation_config.read(path / "generation_config.json"),
     )
 
 

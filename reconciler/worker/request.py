@@ -1,6 +1,8 @@
 """The body of a completion request, as OpenAI's clients send it."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -9,6 +11,8 @@ from reconciler.worker.sampling import Sampling
 
 UNSUPPORTED = ("functions", "function_call", "best_of", "suffix", "echo", "audio", "prediction")
 """Keys that would change the answer and are not acted on: refused, not ignored."""
+
+NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
 Stop = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -130,11 +134,17 @@ class Body(Sampling):
         return self.top_logprobs or 0 if self.logprobs is True else self.logprobs
 
 
-def parse(data: bytes) -> Body:
-    """The request. Raises `RequestError` naming what does not fit."""
+def parse(data: bytes, defaults: Mapping[str, Any] = NO_DEFAULTS) -> Body:
+    """The request, with `defaults` for the keys that it does not send.
+
+    Raises `RequestError` naming what does not fit.
+    """
     try:
-        body = msgspec.json.decode(data, type=Body)
         keys: dict[str, Any] = msgspec.json.decode(data)
+        if defaults and isinstance(keys, dict):
+            _add_defaults(keys, defaults)
+            data = msgspec.json.encode(keys)
+        body = msgspec.json.decode(data, type=Body)
     except msgspec.ValidationError as error:
         words, _, place = str(error).partition(" - at `$")
         param = place.rstrip("`").lstrip(".")
@@ -150,6 +160,24 @@ def parse(data: bytes) -> Body:
         words = f"response_format '{body.response_format.type}' is not supported; only text is"
         raise _unsupported("response_format", words)
     return body
+
+
+ALIASES = {"max_tokens": "max_completion_tokens"}
+
+
+def _add_defaults(keys: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Add the defaults of keys that are missing or null."""
+    for key, value in defaults.items():
+        sent = keys.get(key) is not None or keys.get(ALIASES.get(key, "")) is not None
+        if not sent and key != "system_prompt":
+            keys[key] = value
+    messages, prompt = keys.get("messages"), defaults.get("system_prompt")
+    if prompt is not None and isinstance(messages, list) and not any(map(_is_system, messages)):
+        keys["messages"] = [{"role": "system", "content": prompt}, *messages]
+
+
+def _is_system(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") in ("system", "developer")
 
 
 def tokens(body: Body, tokenizer: Any, vocabulary: int, *, chat: bool) -> list[int]:
