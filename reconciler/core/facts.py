@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from reconciler.core.defaults import NO_DEFAULTS, Defaults
+from reconciler.core.records import SettingWarning
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -46,6 +49,28 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class GenerationConfig:
+    """What generation_config.json says about requests."""
+
+    defaults: Defaults = NO_DEFAULTS
+    warnings: tuple[SettingWarning, ...] = ()
+    """Values in it that are ignored, and why."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter as mlx_lm.lora writes it."""
+
+    path: str
+    """Absolute and free of links."""
+    fingerprint: str
+    """Of its files' names, sizes and modification times."""
+    weights_bytes: int
+    base: str | None = None
+    """The model that it was trained on, if its config names one."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What config.json and the safetensors headers say. Sizes in bytes, lengths in tokens."""
 
@@ -79,6 +104,8 @@ class Checkpoint:
     """Whether its chat template speaks of tools."""
     commit: str | None = None
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
+    generation: GenerationConfig = GenerationConfig()
+    adapter: Adapter | None = None
 
     @property
     def footprint(self) -> Shapes:
@@ -86,9 +113,22 @@ class Checkpoint:
         return self.shapes or Shapes(self.kv_bytes_per_token)
 
     @property
-    def revision(self) -> str:
-        """What tells this state of the model from others."""
+    def files(self) -> str:
+        """Fingerprint of all files that a load reads, the adapter's too."""
+        return self._with_adapter(self.fingerprint)
+
+    @property
+    def base_revision(self) -> str:
+        """What tells this state of the model's own files from others."""
         return self.commit or self.fingerprint
+
+    @property
+    def revision(self) -> str:
+        """What tells this state of the model and its adapter from others."""
+        return self._with_adapter(self.base_revision)
+
+    def _with_adapter(self, base: str) -> str:
+        return base if self.adapter is None else f"{base}+{self.adapter.fingerprint}"
 
 
 @dataclass(frozen=True)

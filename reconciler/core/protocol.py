@@ -15,6 +15,7 @@ thread that owns MLX does.
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -86,6 +87,10 @@ class OpenSession:
     shapes: Shapes = field(default_factory=lambda: Shapes(0))
     session_bytes: int = 0
     """Memory that is held for its KV cache and for reading prompts."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Keys to add to requests that do not send them, in the names of OpenAI's requests."""
+    adapter: str | None = None
+    """Directory of a LoRA adapter that goes on the weights."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ class SessionOpened:
     """MLX's active memory for the session alone, after its first token."""
     warnings: tuple[SettingWarning, ...] = ()
     """Properties of the model that change how requests are served; shown in the record's status."""
+    unused_defaults: tuple[str, ...] = ()
+    """Keys of defaults that no request to this model can have; `warnings` say why."""
 
 
 @dataclass(frozen=True)

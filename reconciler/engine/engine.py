@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
+from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
@@ -176,7 +177,10 @@ class Engine:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
-                opened = await self._open(holder, session, spec.config, checkpoint, resolved)
+                defaults = in_force(spec.defaults, checkpoint.generation.defaults)
+                opened = await self._open(
+                    holder, session, spec.config, checkpoint, resolved, defaults
+                )
             except BaseException:
                 await self._release(holder, session)
                 raise
@@ -187,6 +191,7 @@ class Engine:
         phases["warm_up"] = Phase(elapsed - warm_up, warm_up)
         old = self._loaded.get(name)
         weights = holder.weights_bytes
+        adapter = checkpoint.adapter
         instance = Instance(
             name,
             spec,
@@ -196,13 +201,19 @@ class Engine:
             resolved.need.own,
             resolved.need.process,
             holder.worker.pid,
-            holder.revision,
+            # The weights may be older than the files; an adapter is read with each session.
+            replace(checkpoint, commit=holder.revision).revision,
             LoadReport(
                 elapsed,
                 phases,
                 weights + opened.memory_bytes,
-                resolved.warnings + _without_effect(spec.config, opened) + opened.warnings,
+                resolved.warnings
+                + checkpoint.generation.warnings
+                + _without_effect(spec.config, opened)
+                + opened.warnings,
             ),
+            tuple(d for d in defaults if d.key not in opened.unused_defaults),
+            adapter.path if adapter is not None else None,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
@@ -292,7 +303,7 @@ class Engine:
         progress(Progress("worker"))
         worker = await self._pool.take()
         self._note_log(name, worker)
-        holder = _Holder(worker, checkpoint.path, checkpoint.revision, {session})
+        holder = _Holder(worker, checkpoint.path, checkpoint.base_revision, {session})
         self._holders[checkpoint.path] = holder
         holder.watch = asyncio.create_task(self._watch(holder))
         start = time.monotonic() - begin
@@ -324,13 +335,16 @@ class Engine:
         asked: Asked,
         checkpoint: Checkpoint,
         resolved: Resolved,
+        defaults: Iterable[Default],
     ) -> SessionOpened:
         own = resolved.config.num_experts == checkpoint.experts_per_token
         command = OpenSession(
             resolved.config,
             () if own else checkpoint.experts_key,
             checkpoint.footprint,
-            resolved.need.own,
+            resolved.need.session,
+            for_requests(defaults),
+            checkpoint.adapter.path if checkpoint.adapter is not None else None,
         )
         opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
         differing = [
@@ -347,7 +361,7 @@ class Engine:
         if holder.gone:
             raise LoadError(holder.worker.died())
         sent = asked.sent()
-        found = tuple(replace(warning, asked=sent.get(warning.key)) for warning in opened.warnings)
+        found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
         return replace(opened, warnings=found)
 
     async def _close(self, name: str, loaded: _Loaded) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from reconciler.core.chat_template import takes_tools
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
-from reconciler.models import architectures
+from reconciler.models import architectures, generation_config
 from reconciler.models.chat_templates import chat_templates
 from reconciler.models.context import NESTED, max_context
 from reconciler.models.jsonfile import optional_object, read_object
@@ -80,6 +80,7 @@ def _read_facts(path: Path) -> Checkpoint:
         parameters=weights.parameters,
         tool_use=any(map(takes_tools, chat_templates(path, tokenizer_config))),
         tokenizer_bytes=_size(path / "tokenizer.json"),
+        generation=generation_config.read(path / "generation_config.json"),
     )
 
 

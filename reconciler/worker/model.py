@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.output import OutputFormat, of_tokenizer
 from reconciler.worker.prompt import Prompts
+from reconciler.worker.request_defaults import applicable
 from reconciler.worker.session import Request, Session
 from reconciler.worker.shapes import vocabulary
 
@@ -53,6 +54,8 @@ class Model:
         """Makes prompts of requests; a `Prompts` once the checkpoint is loaded."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
+        self._defaults: dict[str, Mapping[str, Any]] = {}
+        """Of each session, for requests."""
         self._batches: bool | None = None
         """Whether it takes prompts of different lengths together, where that is to be learnt."""
         self._weights = 0
@@ -120,11 +123,20 @@ class Model:
                 self._batches = session.batches()
             if not self._batches:
                 session.answer_one_by_one()
+        defaults = applicable(command.defaults, self.prompts)
         self.close(name)
-        self._sessions[name] = session
+        self._sessions[name], self._defaults[name] = session, defaults.values
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
+        warnings = (*self._warnings(config, session), *defaults.warnings)
         memory = max(0, mx.get_active_memory() - before)
-        return SessionOpened(observed, unused, phases, memory, self._warnings(config, session))
+        return SessionOpened(
+            observed,
+            unused,
+            phases,
+            memory,
+            warnings,
+            unused_defaults=defaults.unused(command.defaults),
+        )
 
     def _warnings(self, config: Config, session: Session) -> tuple[SettingWarning, ...]:
         """What clients should know of the model."""
@@ -138,6 +150,7 @@ class Model:
     def close(self, name: str) -> Usage:
         """Close a session, if there is one of that name; what it had computed."""
         session = self._sessions.pop(name, None)
+        self._defaults.pop(name, None)
         if session is None:
             return Usage()
         session.close()
@@ -148,6 +161,10 @@ class Model:
         """What each session has computed. Also for other threads."""
         # Of a copy, made in one go: sessions come and go meanwhile.
         return {name: session.usage for name, session in self._sessions.copy().items()}
+
+    def defaults(self, name: str) -> Mapping[str, Any]:
+        """Defaults for requests to a session. Also for other threads."""
+        return self._defaults.get(name, {})
 
     def session(self, name: str) -> Session:
         """An open session. Raises KeyError."""

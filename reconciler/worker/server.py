@@ -124,8 +124,8 @@ def _app(
         return await on_mlx(lambda: model.probe(name))
 
     async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
-        body = requests.parse(await request.read(), chat=chat)
         name = request.match_info["name"]
+        body = requests.parse(await request.read(), model.defaults(name), chat=chat)
         spare = int(request.headers.get(SPARE_HEADER, "0"))
         completion = Completion(model, mlx, name, body, chat=chat, spare=spare)
         return await answer(request, completion)
