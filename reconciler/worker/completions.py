@@ -9,20 +9,13 @@ from typing import Any
 
 from reconciler.worker import request as requests
 from reconciler.worker import sampling
+from reconciler.worker.likelihood import Likelihood
+from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
 from reconciler.worker.request import Body, RequestError, UnavailableError
 from reconciler.worker.session import InsufficientMemoryError, OverloadedError, Request
 from reconciler.worker.thread import MlxThread
 from reconciler.worker.transcript import Said, Transcript
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """The log-probability of a chosen token, and of the likeliest in its place."""
-
-    token: int
-    logprob: float
-    alternatives: tuple[tuple[int, float], ...]
 
 
 @dataclass
@@ -89,7 +82,7 @@ class Completion:
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
             number = body.alternatives
-            likelihood = None if number is None else _likelihood(token, logprobs, number)
+            likelihood = None if number is None else measure(token, logprobs, number)
             heard.append((token, end, likelihood))
             if self.stream or end is not None or len(heard) == TOGETHER:
                 put(heard.copy())
@@ -167,10 +160,3 @@ class Completion:
     def cancel(self) -> None:
         """Give its place in the batch to others."""
         self._mlx.submit(lambda: self._model.cancel(self._name, self._request))
-
-
-def _likelihood(token: int, logprobs: Any, number: int) -> Likelihood:
-    """Of a token and of the `number` likeliest; logprobs: (vocabulary,). On the MLX thread."""
-    values = logprobs.tolist()
-    best = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:number]
-    return Likelihood(token, values[token], tuple((i, values[i]) for i in best))
