@@ -8,7 +8,8 @@ from aiohttp import web
 
 from reconciler.core.protocol import MODEL_HEADER
 from reconciler.worker import logs
-from reconciler.worker.completions import Completion, Likelihood, Piece
+from reconciler.worker.completions import Completion, Piece
+from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.output import Delta
 from reconciler.worker.request import RequestError
 

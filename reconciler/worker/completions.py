@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 
 from reconciler.worker import sampling
+from reconciler.worker.likelihood import Likelihood
+from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
 from reconciler.worker.output import Delta, OutputParser, described
 from reconciler.worker.request import Body, RequestError, UnavailableError
@@ -19,15 +21,6 @@ from reconciler.worker.session import (
     Session,
 )
 from reconciler.worker.thread import MlxThread
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """The log-probability of a chosen token, and of the likeliest in its place."""
-
-    token: int
-    logprob: float
-    alternatives: tuple[tuple[int, float], ...]
 
 
 @dataclass
@@ -110,7 +103,7 @@ class Completion:
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
             number = body.alternatives
-            likelihood = None if number is None else _likelihood(token, logprobs, number)
+            likelihood = None if number is None else measure(token, logprobs, number)
             heard.append((token, end, likelihood))
             if self.stream or end is not None or len(heard) == TOGETHER:
                 put(heard.copy())
@@ -215,10 +208,3 @@ class Completion:
     def cancel(self) -> None:
         """Give its place in the batch to others."""
         self._mlx.submit(lambda: self._model.cancel(self._name, self._request))
-
-
-def _likelihood(token: int, logprobs: Any, number: int) -> Likelihood:
-    """Of a token and of the `number` likeliest; logprobs: (vocabulary,). On the MLX thread."""
-    values = logprobs.tolist()
-    best = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:number]
-    return Likelihood(token, values[token], tuple((i, values[i]) for i in best))

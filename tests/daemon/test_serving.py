@@ -239,51 +239,53 @@ def test_a_request_goes_to_the_instance_of_that_name_else_the_oldest_of_that_mod
             reply.read()
 
 
-def test_a_client_that_goes_away_frees_its_place(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama"})
-    body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 30_000, "temperature": 0}
+def test_a_client_that_goes_away_frees_its_place(llama: Daemon) -> None:
+    llama.load({"model": "tiny/llama", "instance_id": "leaves"})
+    body = {"model": "leaves", "prompt": [7], "max_tokens": 30_000, "temperature": 0}
     for path, streams in ((TEXT, True), (TEXT, False)):
         reply = None
         if streams:
-            reply = stream(daemon, body, path)
+            reply = stream(llama, body, path)
             reply.readline()
             reply.close()
         else:
-            address = urllib.parse.urlsplit(daemon.url)
+            address = urllib.parse.urlsplit(llama.url)
             connection = http.client.HTTPConnection(address.hostname or "", address.port)
             connection.request("POST", path, json.dumps(body))
             connection.close()
     # Unloading waits for running requests: it would take its 30 seconds if one still ran.
-    assert daemon.unload("tiny/llama")[0] == 200
-    assert "requests did not finish in time" not in daemon.log()
+    assert llama.unload("leaves")[0] == 200
+    assert "requests did not finish in time" not in llama.log()
 
 
-def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama"})
-    pid = daemon.ready("tiny/llama")["status"]["worker_pid"]
-    asked = {"model": "tiny/llama", "prompt": [7], "temperature": 0, "max_tokens": 30_000}
-    chunks = streamed(daemon, asked)
+def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(shared: Daemon) -> None:
+    name = "tiny/llama-4bit"
+    shared.load({"model": name})
+    before = shared.ready(name)["status"]["restarts"]
+    pid = shared.ready(name)["status"]["worker_pid"]
+    asked = {"model": name, "prompt": [7], "temperature": 0, "max_tokens": 30_000}
+    chunks = streamed(shared, asked)
     next(chunks)
     os.kill(pid, signal.SIGKILL)
     *_, last = chunks
     assert last["error"]["code"] == "worker_killed"
-    daemon.eventually("tiny/llama", lambda r: r["status"]["restarts"] == 1)
-    daemon.ready("tiny/llama")
-    assert text(daemon, "tiny/llama", PROMPTS[0])["text"]
+    shared.eventually(name, lambda r: r["status"]["restarts"] == before + 1)
+    shared.ready(name)
+    assert text(shared, name, PROMPTS[0])["text"]
 
 
-def test_a_generation_under_way_finishes_with_the_settings_it_began_with(daemon: Daemon) -> None:
-    body = {"model": "tiny/llama", "instance_id": "a"}
-    daemon.load(body | {"context_length": 400})
-    asked = {"model": "a", "prompt": [7], "temperature": 0, "max_tokens": 1000}
-    chunks = streamed(daemon, asked | {"stream_options": {"include_usage": True}})
+def test_a_generation_under_way_finishes_with_the_settings_it_began_with(shared: Daemon) -> None:
+    body = {"model": "tiny/llama", "instance_id": "changing"}
+    shared.load(body | {"context_length": 400})
+    asked = {"model": "changing", "prompt": [7], "temperature": 0, "max_tokens": 1000}
+    chunks = streamed(shared, asked | {"stream_options": {"include_usage": True}})
     next(chunks)
-    changing = threading.Thread(target=daemon.load, args=(body | {"context_length": 50},))
+    changing = threading.Thread(target=shared.load, args=(body | {"context_length": 50},))
     changing.start()
     *_, last = chunks
     changing.join()
     assert last["usage"]["total_tokens"] == 400
-    _, answer = daemon.request("POST", TEXT, asked)
+    _, answer = shared.request("POST", TEXT, asked)
     assert answer["usage"]["total_tokens"] == 50
 
 
