@@ -37,6 +37,8 @@ def _texts(value: object) -> list[str]:
 
 
 def _text(path: Path) -> str | None:
+    if not path.is_file():  # opening a pipe would wait for ever
+        return None
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES).decode("utf-8")

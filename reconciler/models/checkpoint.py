@@ -34,7 +34,9 @@ _GROUP_KEYS = ("n_group", "num_expert_group")
 _KEPT_GROUP_KEYS = ("topk_group",)
 _FIXED_ROUTERS = ("llama4", "llama4_text")
 """Their router takes the one best expert, and asserts so."""
-_NESTED = (*NESTED, "ffn_config")
+_WHOLE = ("ffn_config",)
+"""Parts of config.json that an architecture takes as they are."""
+_NESTED = (*NESTED, *_WHOLE)
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -61,8 +63,8 @@ def _read_facts(path: Path) -> Checkpoint:
     model_type, names = _architecture(path, config, tokenizer_config)
     fields = _fields(model_type, names, config)
     weights = read_weights(config, tensors, optional_object(path / "hf_quant_config.json"))
-    experts_key, experts = _experts_per_token(config, fields)
-    total = _first_int(config, _EXPERT_TOTAL_KEYS)[1] or _default(fields, _EXPERT_TOTAL_KEYS)[1]
+    experts_key, experts = _of_architecture(config, fields, _EXPERT_KEYS)
+    total = _of_architecture(config, fields, _EXPERT_TOTAL_KEYS)[1]
     routed = bool(experts_key and total)
     return Checkpoint(
         path=str(path),
@@ -188,24 +190,29 @@ def _number(value: object) -> int:
     return 0
 
 
-def _experts_per_token(
-    config: Mapping[str, Any], fields: Mapping[str, Any]
+def _of_architecture(
+    config: Mapping[str, Any], fields: Mapping[str, Any], keys: tuple[str, ...]
 ) -> tuple[tuple[str, ...], int]:
-    """Path and value; where config.json does not say, the architecture's default and its path."""
-    path, value = _first_int(config, _EXPERT_KEYS)
+    """Path and value of that one of `keys` which the architecture takes.
+
+    Where config.json does not say, the architecture's default. Keys that it does not take are
+    left of another variant. Those in a part that it takes as a whole (DBRX) are not known by name.
+    """
+    taken = tuple(key for key in keys if not fields or key in fields)
+    path, value = _first_int(config, taken)
+    if not path:
+        path, value = _first_int(_whole(config, fields), keys)
     if path:
         return path, value
-    key, value = _default(fields, _EXPERT_KEYS)
-    outer = next((k for k in NESTED if isinstance(config.get(k), dict)), None)
-    return ((outer, key) if outer else (key,), value) if key else ((), 0)
-
-
-def _default(fields: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, int]:
-    """The first of `keys` whose default is a positive number."""
-    for key in keys:
+    for key in taken:
         if number := _number(fields.get(key)):
-            return key, number
-    return "", 0
+            outer = next((k for k in NESTED if isinstance(config.get(k), dict)), None)
+            return (outer, key) if outer else (key,), number
+    return (), 0
+
+
+def _whole(config: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: config[key] for key in _WHOLE if key in config and key in fields}
 
 
 def _most_experts(config: Mapping[str, Any], model_type: str, experts: int, total: int) -> int:

@@ -14,6 +14,8 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises OSError, ValueError, or RecursionError for a deeply nested one.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

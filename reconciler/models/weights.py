@@ -122,6 +122,9 @@ def _missing_by_index(path: Path, names: set[str], tensors: dict[str, Tensor]) -
 
 def _header(shard: Path) -> dict[str, Tensor]:
     """The tensors of one file. The format: u64 little-endian header length, JSON, data."""
+    if not shard.is_file():  # opening a pipe would wait for ever
+        kind = "a broken link" if shard.is_symlink() else "no regular file"
+        raise WeightsError(shard.parent, f"incomplete: {shard.name} is {kind}")
     try:
         with shard.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -133,8 +136,6 @@ def _header(shard: Path) -> dict[str, Tensor]:
             if name != "__metadata__":
                 tensors[name], stop = _tensor(entry)
                 end = max(end, stop)
-    except FileNotFoundError:
-        raise WeightsError(shard.parent, f"incomplete: {shard.name} is a broken link") from None
     except Exception as error:  # noqa: BLE001  a hostile header raises what it likes
         raise WeightsError(shard, f"not a safetensors file: {error!s:.200}") from None
     actual, end = shard.stat().st_size, 8 + length + end

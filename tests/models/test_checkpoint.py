@@ -1,6 +1,7 @@
 """Facts from a checkpoint's files alone."""
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -92,6 +93,11 @@ def broken_link(checkpoint: Path) -> None:
     (checkpoint / "model-2.safetensors").symlink_to("nowhere")
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def with_byte_order_mark(checkpoint: Path) -> None:
     path = checkpoint / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -109,6 +115,16 @@ def test_native_architectures_are_not_refused_for_an_auto_map(checkpoint: Path) 
 
 def test_all_shards_that_the_index_names_make_a_whole(checkpoint: Path) -> None:
     index(checkpoint, "model.safetensors")
+    assert read_facts(checkpoint).weights_bytes > 0
+
+
+def test_an_index_that_was_left_of_a_conversion_does_no_harm(checkpoint: Path) -> None:
+    index(checkpoint, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    assert read_facts(checkpoint).weights_bytes > 0
+
+
+def test_files_that_mlx_does_not_read_are_not_missed(checkpoint: Path) -> None:
+    index(checkpoint, "model.safetensors", "mtp.safetensors")
     assert read_facts(checkpoint).weights_bytes > 0
 
 
@@ -152,6 +168,8 @@ def test_tool_use_is_what_the_chat_template_speaks_of(checkpoint: Path) -> None:
             "incomplete: model-x.safetensors missing",
         ),
         (broken_link, "incomplete: model-2.safetensors is a broken link"),
+        (lambda p: pipe(p / "config.json"), "not a regular file"),
+        (lambda p: pipe(p / "model.safetensors"), "no regular file"),
         (with_byte_order_mark, "byte-order mark, which mlx_lm does not read"),
         (lambda p: (p / "config.json").write_text("[" * 100_000), "recursion"),
         (lambda p: header(p, {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}), "not a"),
