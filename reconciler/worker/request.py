@@ -25,6 +25,8 @@ Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 MOST = 2**31 - 1
 """Upper bound of numbers of tokens."""
 
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
 WARNINGS = 16
 """Most warnings of one answer."""
 
@@ -80,7 +82,7 @@ class Body(Sampling):
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MOST)] | None = None
     min_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
     stop: Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
-    stop_token_ids: Annotated[list[int], msgspec.Meta(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=64)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -232,8 +234,9 @@ def _neutral(asked: dict[str, Any]) -> None:
         asked["stop"] = [stop] if stop else None
     elif isinstance(stop, list):
         asked["stop"] = [text for text in stop if text != ""] or None
-    if asked.get("seed") == -1:
-        asked["seed"] = None
+    for key, off in (("seed", -1), ("repetition_penalty", 0)):
+        if asked.get(key) == off:
+            asked[key] = None
     if asked.get("response_format") in ({}, ""):
         asked["response_format"] = None
 

@@ -34,7 +34,7 @@ class Sampling(msgspec.Struct):
     xtc_probability: _Share | None = None
     xtc_threshold: _Share | None = None
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=10)] | None = None
     repetition_context_size: _Context | None = None
     presence_penalty: _Penalty | None = None
     presence_context_size: _Context | None = None
