@@ -141,7 +141,7 @@ def parse(
     """
     sent = _decoded(data)
     _refuse(sent)
-    warnings = [*_unknown(sent, chat), *_unknown_in_messages(sent)]
+    warnings = [*_unknown(sent, chat), *_unknown_inside(sent)]
     asked, names = _folded(sent, warnings)
     _fill(asked, defaults)
     asked = {key: value for key, value in asked.items() if value is not None}
@@ -190,9 +190,13 @@ def _unknown(sent: dict[str, Any], chat: bool | None) -> Iterator[str]:  # noqa:
             yield f"{name}: has no effect on this route"
 
 
-def _unknown_in_messages(sent: dict[str, Any]) -> Iterator[str]:
-    """Keys of messages that are not known, each named once."""
+def _unknown_inside(sent: dict[str, Any]) -> Iterator[str]:
+    """Keys of messages and of `stream_options` that are not known, each named once."""
     seen: set[str] = set()
+    options = sent.get("stream_options")
+    for name in options if isinstance(options, dict) else ():
+        if name not in StreamOptions.__struct_fields__:
+            yield f"stream_options.{name[:80]}: unknown key, ignored"
     found = sent.get("messages")
     for index, message in enumerate(found if isinstance(found, list) else []):
         for name in message if isinstance(message, dict) else ():

@@ -1,5 +1,6 @@
 """A request's sampling parameters -> mlx-lm's sampler and logits processors."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -115,7 +116,7 @@ def processors(asked: Sampling, vocabulary: int) -> list[Any]:
     """
     bias: dict[int, float] = {}
     for token, value in (asked.logit_bias or {}).items():
-        if not (token.isascii() and token.isdecimal()) or int(token) >= vocabulary:
+        if not re.fullmatch(r"[0-9]{1,10}", token) or int(token) >= vocabulary:
             raise ValueError(
                 f"logit_bias: {token[:40]} is not a token id from 0 to {vocabulary - 1}"
             )

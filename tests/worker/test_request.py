@@ -178,6 +178,8 @@ def test_keys_that_are_not_known_are_reported() -> None:
         "flavour: unknown key, ignored",
         "messages[0].mood: unknown key, ignored",
     ]
+    (warning,) = parsed(stream_options={"include_usage": True, "loud": True}).warnings
+    assert warning == "stream_options.loud: unknown key, ignored"
     assert len(parsed(**{f"key_{i}": i for i in range(99)}).warnings) == WARNINGS
 
 
