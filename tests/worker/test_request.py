@@ -247,9 +247,9 @@ NAMES = st.sampled_from([name for key in ACTS for name in (key.name, *key.aliase
 
 @given(st.dictionaries(NAMES | st.text(max_size=8), JSON, max_size=5))
 def test_any_object_is_a_request_or_an_error_with_words(keys: dict[str, Any]) -> None:
-    told: Body | RequestError
+    outcome: Body | RequestError
     try:
-        told = parse(json.dumps(keys).encode())
+        outcome = parse(json.dumps(keys).encode())
     except RequestError as error:
-        told = error
-    assert isinstance(told, Body) or (told.status == 400 and str(told))
+        outcome = error
+    assert isinstance(outcome, Body) or (outcome.status == 400 and str(outcome))

@@ -127,11 +127,11 @@ class TestEnds:
             offload_kv_cache_to_gpu=overrides.on_gpu(),
         )
         session = Session(model, config, own)
-        heard: list[int] = []
+        tokens: list[int] = []
         reasons: list[str] = []
 
         def tell(token: int, end: str | None, _: Any) -> None:
-            heard.append(token)
+            tokens.append(token)
             reasons.extend([end] if end else [])
 
         def fail(error: Exception) -> None:
@@ -140,7 +140,7 @@ class TestEnds:
         session.start(Request(list(PROMPT), 12, tell, fail, **more))
         while session.busy:
             session.step()
-        return heard, reasons[0]
+        return tokens, reasons[0]
 
     def test_a_request_may_have_ends_of_its_own(self, model: Any) -> None:
         whole, _ = self.answer(model, ())
@@ -155,7 +155,7 @@ class TestEnds:
         end = whole[2]
         for least in (0, 1, 5):
             forbid = sampling.without_ends((end,), len(PROMPT), least)
-            told, _ = self.answer(model, (end,), processors=(forbid,))
-            assert len(told) >= max(least, 1)
-            assert end not in told[:least]
-            assert told[: min(2, len(told))] == whole[: min(2, len(told))]
+            tokens, _ = self.answer(model, (end,), processors=(forbid,))
+            assert len(tokens) >= max(least, 1)
+            assert end not in tokens[:least]
+            assert tokens[: min(2, len(tokens))] == whole[: min(2, len(tokens))]
