@@ -118,7 +118,7 @@ _HARMLESS = (
     # vLLM and SGLang: names and order of requests
     *("request_id", "rid", "priority"),
     # OpenRouter, LiteLLM: routing
-    *("provider", "models", "route", "usage", "session_id", "trace", "tags", "keep_alive"),
+    *("provider", "models", "route", "usage", "session_id", "trace", "tags"),
 )
 
 HARMLESS = tuple(Key(name, Kind.HARMLESS) for name in _HARMLESS)

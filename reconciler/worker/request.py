@@ -25,6 +25,8 @@ Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 MOST = 2**31 - 1
 """Upper bound of numbers of tokens."""
 
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
 WARNINGS = 16
 """Most warnings of one answer."""
 
@@ -80,7 +82,7 @@ class Body(Sampling):
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MOST)] | None = None
     min_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
     stop: Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
-    stop_token_ids: Annotated[list[int], msgspec.Meta(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=64)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -139,7 +141,7 @@ def parse(
     """
     sent = _decoded(data)
     _refuse(sent)
-    warnings = [*_unknown(sent, chat), *_unknown_in_messages(sent)]
+    warnings = [*_unknown(sent, chat), *_unknown_inside(sent)]
     asked, names = _folded(sent, warnings)
     _fill(asked, defaults)
     asked = {key: value for key, value in asked.items() if value is not None}
@@ -188,9 +190,13 @@ def _unknown(sent: dict[str, Any], chat: bool | None) -> Iterator[str]:  # noqa:
             yield f"{name}: has no effect on this route"
 
 
-def _unknown_in_messages(sent: dict[str, Any]) -> Iterator[str]:
-    """Keys of messages that are not known, each named once."""
+def _unknown_inside(sent: dict[str, Any]) -> Iterator[str]:
+    """Keys of messages and of `stream_options` that are not known, each named once."""
     seen: set[str] = set()
+    options = sent.get("stream_options")
+    for name in options if isinstance(options, dict) else ():
+        if name not in StreamOptions.__struct_fields__:
+            yield f"stream_options.{name[:80]}: unknown key, ignored"
     found = sent.get("messages")
     for index, message in enumerate(found if isinstance(found, list) else []):
         for name in message if isinstance(message, dict) else ():
@@ -232,8 +238,9 @@ def _neutral(asked: dict[str, Any]) -> None:
         asked["stop"] = [stop] if stop else None
     elif isinstance(stop, list):
         asked["stop"] = [text for text in stop if text != ""] or None
-    if asked.get("seed") == -1:
-        asked["seed"] = None
+    for key, off in (("seed", -1), ("repetition_penalty", 0)):
+        if asked.get(key) == off:
+            asked[key] = None
     if asked.get("response_format") in ({}, ""):
         asked["response_format"] = None
 

@@ -1,5 +1,6 @@
 """A request's sampling parameters -> mlx-lm's sampler and logits processors."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -34,7 +35,7 @@ class Sampling(msgspec.Struct):
     xtc_probability: _Share | None = None
     xtc_threshold: _Share | None = None
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=10)] | None = None
     repetition_context_size: _Context | None = None
     presence_penalty: _Penalty | None = None
     presence_context_size: _Context | None = None
@@ -115,7 +116,7 @@ def processors(asked: Sampling, vocabulary: int) -> list[Any]:
     """
     bias: dict[int, float] = {}
     for token, value in (asked.logit_bias or {}).items():
-        if not (token.isascii() and token.isdecimal()) or int(token) >= vocabulary:
+        if not re.fullmatch(r"[0-9]{1,10}", token) or int(token) >= vocabulary:
             raise ValueError(
                 f"logit_bias: {token[:40]} is not a token id from 0 to {vocabulary - 1}"
             )
