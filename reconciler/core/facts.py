@@ -79,7 +79,7 @@ class Checkpoint:
     parameters: int = 0
     """Weights in number, without the scales of quantised ones."""
     tool_use: bool = False
-    """Whether its chat template speaks of tools."""
+    """True if one of its chat templates takes tools."""
     commit: str | None = None
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
 

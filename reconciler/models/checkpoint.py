@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reconciler.core.chat_template import takes_tools
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.models import architectures
@@ -79,7 +80,7 @@ def _read_facts(path: Path) -> Checkpoint:
         experts_most=_most_experts(config, model_type, experts, total) if routed else 0,
         quantization=weights.quantization,
         parameters=weights.parameters,
-        tool_use=any("tools" in text for text in chat_templates(path, tokenizer_config)),
+        tool_use=any(map(takes_tools, chat_templates(path, tokenizer_config))),
         tokenizer_bytes=_size(path / "tokenizer.json"),
     )
 

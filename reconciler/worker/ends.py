@@ -18,6 +18,9 @@ from typing import Any
 
 from mlx_lm.utils import load_config
 
+from reconciler.worker.chat import rendering
+from reconciler.worker.chat.probes import Render
+
 NESTED = ("text_config", "llm_config", "language_config")
 """Where models with several parts keep the language model's configuration."""
 
@@ -60,13 +63,17 @@ def templated(tokenizer: Any) -> set[int]:
     """The tokens with which the chat template ends an assistant's turn; none without one."""
     if not tokenizer.has_chat_template:
         return set()
+    render, render_with_tools = _renderers(tokenizer)
     special = _special(tokenizer)
     closing: set[int] = set()
     inside: set[int] = set()
     for alternatives in _turns():
         for turn in alternatives:
             try:
-                closes, within = _closing(tokenizer, special, turn)
+                how = render if turn.plain else render_with_tools
+                closes, within = _closing(tokenizer, how, special, turn)
+            except TimeoutError:  # it would take as long at each turn
+                return set()
             except Exception:  # noqa: BLE001, S112  a template raises what it likes
                 continue
             closing |= closes
@@ -88,7 +95,10 @@ class _Turn:
 def _turns() -> Iterator[tuple[_Turn, ...]]:
     """Kinds of turns, each with what is rendered where the template refuses the first."""
     for reasons in (_REASONS, {}):
-        yield (_Turn({"role": "assistant", "content": _ANSWER, **reasons}, _USER, plain=True),)
+        turn = {"role": "assistant", "content": _ANSWER, **reasons}
+        # firefunction needs variables that others do not know.
+        given = {"functions": "[]", "datetime": "1 January 2026"}
+        yield (_Turn(turn, _USER, plain=True), _Turn(turn, _USER, given, plain=True))
     # Llama 3.1 ends a call of a built-in tool by another token.
     for more in ({}, {"builtin_tools": [_NAME]}):
         yield tuple(_Turn(_calls(n), _RESULT, {"tools": [_TOOL], **more}) for n in (2, 1))
@@ -101,15 +111,27 @@ def _calls(number: int) -> Mapping[str, Any]:
     return {"role": "assistant", "content": "Qzxwords", "tool_calls": calls}
 
 
-def _closing(tokenizer: Any, special: set[int], case: _Turn) -> tuple[set[int], set[int]]:
+def _renderers(tokenizer: Any) -> tuple[Render, Render]:
+    """What renders a conversation without tools, and one with them."""
+    sources = tokenizer.chat_template
+    if sources is None or rendering.is_code(tokenizer):
+        return (rendering.of_tokenizer(tokenizer),) * 2
+    if not isinstance(sources, dict):
+        return (rendering.of_source(tokenizer, sources),) * 2
+    default = sources.get("default") or next(iter(sources.values()))
+    named = (default, sources.get("tool_use") or default)
+    plain, with_tools = (rendering.of_source(tokenizer, source) for source in named)
+    return plain, with_tools
+
+
+def _closing(
+    tokenizer: Any, render_turns: Render, special: set[int], case: _Turn
+) -> tuple[set[int], set[int]]:
     """The special tokens that close a turn, and those inside it. Raises what the template does."""
     turn, after = case.turn, case.after
 
     def render(*turns: Mapping[str, Any], begin: bool = False) -> str:
-        text = tokenizer.apply_chat_template(
-            list(turns), tokenize=False, add_generation_prompt=begin, **case.more
-        )
-        return str(text)
+        return render_turns([dict(t) for t in turns], add_generation_prompt=begin, **case.more)
 
     def tokens(text: str) -> list[int]:
         return [int(token) for token in tokenizer.encode(text.strip(), add_special_tokens=False)]

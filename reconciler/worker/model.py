@@ -25,6 +25,7 @@ from reconciler.core.records import Phase
 from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.prompt import Prompts
 from reconciler.worker.session import Request, Session
 from reconciler.worker.shapes import vocabulary
 
@@ -44,6 +45,8 @@ class Model:
         self.tokenizer: Any = None
         self.vocabulary = 0
         """Token ids that the model has: it takes and gives ids below this number."""
+        self.prompts: Any = None
+        """Makes prompts of requests; a `Prompts` once the checkpoint is loaded."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
         self._batches: bool | None = None
@@ -86,6 +89,7 @@ class Model:
         self.vocabulary = vocabulary(model)
         eos = self.tokenizer.eos_token_ids
         self.tokenizer.eos_token_ids = {token for token in eos if 0 <= token < self.vocabulary}
+        self.prompts = Prompts(self.tokenizer, self.vocabulary)
         self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)
 

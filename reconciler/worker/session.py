@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, StopSequences
 from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
 
 from reconciler.core.footprint import PREFILL_BATCH, TILE
@@ -66,6 +66,8 @@ class Request:
     fail: Fail
     sampler: Callable[[Any], Any] | None = None
     processors: Sequence[Any] = ()
+    ends: tuple[int, ...] | None = None
+    """Tokens that end it; None: those of the session."""
     kept: bool = True
     """Whether its KV cache is kept for prompts that begin alike."""
     counted: bool = True
@@ -108,7 +110,8 @@ class Session:
         self.kv_budget = kv_budget or KVBudget(config)
         settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
         self._model = overrides.ModelWithOverrides(model, settings)
-        self._eos = [(token,) for token in eos]
+        self.ends = tuple(eos)
+        """Tokens that end an answer."""
         self._batch_size = BATCH_SIZE
         self.routed: frozenset[int] = frozenset()
         """Numbers of experts per token that layers were seen to use."""
@@ -121,7 +124,7 @@ class Session:
         self._generator = BatchGenerator(
             self._model,
             prefill_step_size=self.config.eval_batch_size,
-            stop_tokens=self._eos or None,
+            stop_tokens=[(token,) for token in self.ends] or None,
             completion_batch_size=self._batch_size,
             prefill_batch_size=min(self._batch_size, PREFILL_BATCH),
         )
@@ -222,6 +225,7 @@ class Session:
             all_tokens=[prompt[:known]],
             samplers=[request.sampler],
             logits_processors=[list(request.processors)],
+            stop_sequences=_stop_sequences(request),
         )
         request.uid = int(uid)
         self._running[request.uid] = request
@@ -395,6 +399,13 @@ def _unasked(length: int, tokens: int, errors: list[Exception]) -> Request:
     """A request of ours, which leaves nothing behind."""
     fail = errors.append
     return Request([0] * length, tokens, _ignore, fail, kept=False, counted=False, left=tokens)
+
+
+def _stop_sequences(request: Request) -> list[StopSequences] | None:
+    """What ends a request, None where the generator's own does."""
+    if request.ends is None:
+        return None
+    return [StopSequences([(token,) for token in request.ends])]
 
 
 def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:

@@ -135,11 +135,23 @@ def test_parameters_are_counted_quantised_or_not(models: Path) -> None:
     assert 0.9 < quantised.parameters / whole.parameters <= 1
 
 
-def test_tool_use_is_what_the_chat_template_speaks_of(checkpoint: Path) -> None:
-    (checkpoint / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
-    assert read_facts(checkpoint).tool_use is False
-    (checkpoint / "chat_template.jinja").write_text("{% if tools %}{% endif %}", "utf-8")
-    assert read_facts(checkpoint).tool_use is True
+def test_tool_use_is_what_a_chat_template_takes(checkpoint: Path) -> None:
+    for template, takes in (
+        ("{{ messages }}", False),
+        ("You have no tools.{{ messages }}", False),
+        ("{% if tools %}{% endif %}", True),
+    ):
+        (checkpoint / "chat_template.jinja").write_text(template, "utf-8")
+        assert read_facts(checkpoint).tool_use is takes
+    (checkpoint / "chat_template.jinja").unlink()
+    config = checkpoint / "tokenizer_config.json"
+    for named, takes in (("", False), ("{{ tools }}", True)):
+        templates = [
+            {"name": "default", "template": "{{ messages }}"},
+            {"name": "tool_use", "template": named},
+        ]
+        config.write_text(json.dumps({"chat_template": templates}), "utf-8")
+        assert read_facts(checkpoint).tool_use is takes
 
 
 @pytest.mark.parametrize(

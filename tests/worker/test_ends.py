@@ -34,6 +34,7 @@ EXPECTED = {
     "Qwen-Qwen3-0.6B": {"<|im_end|>"},
     "Qwen3.5-4B": {"<|im_end|>"},
     "deepseek-ai-DeepSeek-V3.1": {"<\uff5cend\u2581of\u2581sentence\uff5c>"},
+    "fireworks-ai-llama-3-firefunction-v2": {"<|eot_id|>"},
     "google-gemma-2-2b-it": {"<end_of_turn>"},
     "google-gemma-4-31B-it": {"<turn|>", "<|tool_response>"},
     "ibm-granite-granite-3.3-2B-Instruct": {"<|end_of_text|>"},
