@@ -36,6 +36,9 @@ class Shapes:
     nodes: int = 0
     """By which MLX's graph of a call grows with each token, where a model goes through them one
     by one; a number."""
+    weights: int = 0
+    """Once loaded: mlx_lm unpacks some formats (fp8) and leaves out what it has no use for. 0: not
+    known."""
 
 
 @dataclass(frozen=True)

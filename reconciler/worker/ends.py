@@ -12,10 +12,14 @@ the next one does.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlx_lm.utils import load_config
+
+from reconciler.worker.chat import rendering
+from reconciler.worker.chat.probes import Render
 
 NESTED = ("text_config", "llm_config", "language_config")
 """Where models with several parts keep the language model's configuration."""
@@ -37,10 +41,6 @@ _TOOL = {
 _USER = {"role": "user", "content": "Qzxquestion"}
 _REASONS = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "Qzxreasons")
 """Under each name that templates have for them."""
-_PLAIN: tuple[dict[str, Any], ...] = (
-    {"role": "assistant", "content": _ANSWER, **_REASONS},
-    {"role": "assistant", "content": _ANSWER},
-)
 _RESULT = {"role": "tool", "content": "Qzxresult", "name": _NAME, "tool_call_id": "000000000"}
 
 
@@ -51,64 +51,87 @@ def configured(path: Path) -> set[int]:
     return {token for part in parts for token in _ids(part.get("eos_token_id"))}
 
 
-def ends(path: Path, tokenizer: Any, vocabulary: int) -> set[int]:
-    """All tokens below `vocabulary` that end an answer.
+def ends(path: Path, tokenizer: Any) -> set[int]:
+    """All tokens that end an answer; some may be beyond the model's vocabulary.
 
     `tokenizer` is mlx_lm's wrapper, whose `eos_token_ids` count too.
     """
-    found = set(_ids(list(tokenizer.eos_token_ids))) | configured(path) | templated(tokenizer)
-    return {token for token in found if 0 <= token < vocabulary}
+    return set(_ids(list(tokenizer.eos_token_ids))) | configured(path) | templated(tokenizer)
 
 
 def templated(tokenizer: Any) -> set[int]:
     """The tokens with which the chat template ends an assistant's turn; none without one."""
     if not tokenizer.has_chat_template:
         return set()
+    render, render_with_tools = _renderers(tokenizer)
     special = _special(tokenizer)
     closing: set[int] = set()
     inside: set[int] = set()
-    for turn, after, more in _turns():
-        try:
-            closes, within = _closing(tokenizer, special, turn, after, more)
-        except Exception:  # noqa: BLE001, S112  a template raises what it likes: it has no such turn
-            continue
-        closing |= closes
-        inside |= within
+    for alternatives in _turns():
+        for turn in alternatives:
+            try:
+                how = render if turn.plain else render_with_tools
+                closes, within = _closing(tokenizer, how, special, turn)
+            except TimeoutError:  # it would take as long at each turn
+                return set()
+            except Exception:  # noqa: BLE001, S112  a template raises what it likes
+                continue
+            closing |= closes
+            inside |= within
+            break
     return closing - inside
 
 
-def _turns() -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Turn:
     """An assistant's turn, one that may follow, and what else the template is given."""
-    for plain in _PLAIN:
-        yield plain, _USER, {}
-    for calls in (2, 1):
-        call = {"name": _NAME, "arguments": {"a": _ANSWER}}
-        turn = {
-            "role": "assistant",
-            "content": "Qzxwords",
-            "tool_calls": [
-                {"id": "000000000", "type": "function", "function": call} for _ in range(calls)
-            ],
-        }
-        yield turn, _RESULT, {"tools": [_TOOL]}
-        # Llama 3.1 ends a call of a built-in tool by another token.
-        yield turn, _RESULT, {"tools": [_TOOL], "builtin_tools": [_NAME]}
+
+    turn: Mapping[str, Any]
+    after: Mapping[str, Any]
+    more: Mapping[str, Any] = field(default_factory=dict)
+    plain: bool = False
+
+
+def _turns() -> Iterator[tuple[_Turn, ...]]:
+    """Kinds of turns, each with what is rendered where the template refuses the first."""
+    for reasons in (_REASONS, {}):
+        turn = {"role": "assistant", "content": _ANSWER, **reasons}
+        # firefunction needs variables that others do not know.
+        given = {"functions": "[]", "datetime": "1 January 2026"}
+        yield (_Turn(turn, _USER, plain=True), _Turn(turn, _USER, given, plain=True))
+    # Llama 3.1 ends a call of a built-in tool by another token.
+    for more in ({}, {"builtin_tools": [_NAME]}):
+        yield tuple(_Turn(_calls(n), _RESULT, {"tools": [_TOOL], **more}) for n in (2, 1))
+
+
+def _calls(number: int) -> Mapping[str, Any]:
+    """A turn with some words and so many calls."""
+    call = {"name": _NAME, "arguments": {"a": _ANSWER}}
+    calls = [{"id": "000000000", "type": "function", "function": call}] * number
+    return {"role": "assistant", "content": "Qzxwords", "tool_calls": calls}
+
+
+def _renderers(tokenizer: Any) -> tuple[Render, Render]:
+    """What renders a conversation without tools, and one with them."""
+    sources = tokenizer.chat_template
+    if sources is None or rendering.is_code(tokenizer):
+        return (rendering.of_tokenizer(tokenizer),) * 2
+    if not isinstance(sources, dict):
+        return (rendering.of_source(tokenizer, sources),) * 2
+    default = sources.get("default") or next(iter(sources.values()))
+    named = (default, sources.get("tool_use") or default)
+    plain, with_tools = (rendering.of_source(tokenizer, source) for source in named)
+    return plain, with_tools
 
 
 def _closing(
-    tokenizer: Any,
-    special: set[int],
-    turn: dict[str, Any],
-    after: dict[str, Any],
-    more: dict[str, Any],
+    tokenizer: Any, render_turns: Render, special: set[int], case: _Turn
 ) -> tuple[set[int], set[int]]:
-    """The special tokens that close `turn`, and those inside it. Raises what the template does."""
+    """The special tokens that close a turn, and those inside it. Raises what the template does."""
+    turn, after = case.turn, case.after
 
-    def render(*turns: dict[str, Any], begin: bool = False) -> str:
-        text = tokenizer.apply_chat_template(
-            list(turns), tokenize=False, add_generation_prompt=begin, **more
-        )
-        return str(text)
+    def render(*turns: Mapping[str, Any], begin: bool = False) -> str:
+        return render_turns([dict(t) for t in turns], add_generation_prompt=begin, **case.more)
 
     def tokens(text: str) -> list[int]:
         return [int(token) for token in tokenizer.encode(text.strip(), add_special_tokens=False)]
@@ -123,7 +146,7 @@ def _closing(
     goes_on = later.startswith(tail.rstrip())
     if before == render(_USER, begin=True) and not goes_on:
         # It begins an assistant's turn whether it is asked to or not.
-        closes = {token for token in last[:1] if turn in _PLAIN and token in special}
+        closes = {token for token in last[:1] if case.plain and token in special}
         return closes, special.intersection(within)
     closes = {last.pop()} if last and last[-1] in special else set()
     following = tokens(later.partition(after["content"])[0])

@@ -23,7 +23,6 @@ from reconciler.core.protocol import (
 )
 from reconciler.core.records import Config, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
-from reconciler.worker.ends import ends
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.output import OutputFormat, of_tokenizer
@@ -95,7 +94,8 @@ class Model:
         self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
         self.output_format = tokenizer.output_format
         self.vocabulary = vocabulary(model)
-        self.tokenizer.eos_token_ids = ends(path, self.tokenizer, self.vocabulary)
+        eos = self.tokenizer.eos_token_ids
+        self.tokenizer.eos_token_ids = {token for token in eos if 0 <= token < self.vocabulary}
         self.prompts = Prompts(self.tokenizer, self.vocabulary)
         self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.models import cache as caches
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
@@ -72,6 +73,7 @@ def see(path: Path) -> Shapes:
         hidden=outputs[0].read if outputs else 0,
         widest=max(inner, default=0),
         nodes=max(0, grown) // TOKENS,
+        weights=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
     )
 
 
