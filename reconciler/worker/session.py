@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
+from mlx_lm.sample_utils import make_sampler
 
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Usage
 from reconciler.core.records import Config
-from reconciler.worker import experts, overrides
+from reconciler.worker import experts, overrides, random_state
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 
@@ -264,6 +265,7 @@ class Session:
         try:
             prompts, responses = self._generator.next()
         except Exception as error:  # noqa: BLE001  every request is told
+            random_state.renew()
             running, self._running = self._running, {}
             self._generator.close()
             self._begin()
@@ -326,9 +328,14 @@ class Session:
         return tokens
 
     def probe(self) -> None:
-        """Generate one token, whatever the limits. Raises what the model raises."""
+        """Generate one token as a default request does, whatever the limits.
+
+        Raises what the model or the sampler raises.
+        """
         errors: list[Exception] = []
-        self._insert(_unasked(1, 1, errors))
+        request = _unasked(1, 1, errors)
+        request.sampler = make_sampler(temp=1.0)
+        self._insert(request)
         while self._running:
             self.step()
         if errors:

@@ -222,6 +222,15 @@ def test_a_body_without_a_model_is_an_error_in_the_one_form(llama: Daemon, body:
     assert (status, answer["error"]["type"]) == (400, "invalid_request")
 
 
+def test_more_tokens_to_choose_from_than_there_are_spoil_no_later_request(llama: Daemon) -> None:
+    body = {"model": "tiny/llama", "prompt": PROMPTS[0], "max_tokens": 3}
+    for top_k in (319, 320, 10**6):
+        llama.request("POST", TEXT, body | {"top_k": top_k})
+        for more in ({}, {"top_p": 0.9}, {"seed": 1, "top_k": 5}):
+            status, answer = llama.request("POST", TEXT, body | more)
+            assert status == 200, answer
+
+
 def test_a_prompt_that_equals_an_earlier_one_is_answered_again(llama: Daemon) -> None:
     answers = [text(llama, "tiny/llama", PROMPTS[0]) for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
