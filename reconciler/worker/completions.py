@@ -27,6 +27,8 @@ class Piece:
     """Generated until now."""
     finish_reason: str | None = None
     likelihoods: list[Likelihood] = field(default_factory=list)
+    read: int | None = None
+    """Tokens of the prompt that were read until now, while it is being read."""
 
 
 TOGETHER = 16
@@ -34,6 +36,13 @@ TOGETHER = 16
 thread that computes. A stop is noticed as much later, and what came after it dropped."""
 
 Item = tuple[int, str | None, Likelihood | None]
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """Tokens of the prompt that were read until now."""
+
+    tokens: int
 
 
 class Completion:
@@ -48,7 +57,7 @@ class Completion:
         self.stream = bool(body.stream)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self._items: asyncio.Queue[list[Item] | Exception] = asyncio.Queue()
+        self._items: asyncio.Queue[list[Item] | PromptRead | Exception] = asyncio.Queue()
         self._request = Request([], body.limit, lambda *_: None, lambda _: None)
 
     @property
@@ -77,7 +86,7 @@ class Completion:
 
         heard: list[Item] = []
 
-        def put(items: list[Item] | Exception) -> None:
+        def put(items: list[Item] | PromptRead | Exception) -> None:
             loop.call_soon_threadsafe(self._items.put_nowait, items)
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
@@ -89,6 +98,9 @@ class Completion:
                 heard.clear()
 
         self._request.prompt, self._request.tell, self._request.fail = prompt, tell, put
+        options = body.stream_options
+        if self.stream and options is not None and options.include_progress:
+            self._request.read = lambda tokens: put(PromptRead(tokens))
         await asyncio.wrap_future(self._mlx.submit(self._begin))
 
     def _begin(self) -> None:
@@ -129,8 +141,12 @@ class Completion:
         Raises what the model raised.
         """
         count, likelihoods = 0, []
-        async for token, ended, likelihood in self._heard():
-            end = ended
+        async for item in self._heard():
+            if isinstance(item, PromptRead):
+                # A request that had to make room reads its own answer again, too.
+                yield Piece(Said(), count, read=min(item.tokens, self._prompt_tokens))
+                continue
+            token, end, likelihood = item
             count += 1
             if likelihood is not None and end != "stop":
                 likelihoods.append(likelihood)
@@ -148,12 +164,15 @@ class Completion:
             if end is not None:
                 return
 
-    async def _heard(self) -> AsyncIterator[Item]:
-        """The tokens, one by one. Raises what the model raised."""
+    async def _heard(self) -> AsyncIterator[Item | PromptRead]:
+        """The tokens, one by one, after what was read. Raises what the model raised."""
         while True:
             items = await self._items.get()
             if isinstance(items, Exception):
                 raise items
+            if isinstance(items, PromptRead):
+                yield items
+                continue
             for item in items:
                 yield item
 

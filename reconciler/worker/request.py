@@ -84,6 +84,7 @@ class StreamOptions(msgspec.Struct):
     """What a stream tells besides the text."""
 
     include_usage: bool = False
+    include_progress: bool | None = False
 
 
 class ResponseFormat(msgspec.Struct):

@@ -67,6 +67,8 @@ class Request:
     fail: Fail
     sampler: Callable[[Any], Any] | None = None
     processors: Sequence[Any] = ()
+    read: Callable[[int], None] | None = None
+    """Called with the tokens of the prompt that were read so far, after each step of them."""
     kept: bool = True
     """Whether its KV cache is kept for prompts that begin alike."""
     counted: bool = True
@@ -276,7 +278,10 @@ class Session:
             return
         for response in prompts:
             done, total = response.progress
-            self._running[response.uid].unread = total - done
+            request = self._running[response.uid]
+            request.unread = total - done
+            if request.read is not None:
+                request.read(len(request.prompt) - request.unread)
         for response in responses:
             request = self._running[response.uid]
             request.left -= 1
