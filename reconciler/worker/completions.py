@@ -32,6 +32,8 @@ class Piece:
     """Generated until now."""
     finish_reason: str | None = None
     likelihoods: list[Likelihood] = field(default_factory=list)
+    read: int | None = None
+    """Tokens of the prompt that were read until now, while it is being read."""
 
 
 TOGETHER = 16
@@ -39,6 +41,13 @@ TOGETHER = 16
 thread that computes. A stop is noticed as much later, and what came after it dropped."""
 
 Item = tuple[int, str | None, Likelihood | None]
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """Tokens of the prompt that were read until now."""
+
+    tokens: int
 
 
 class Completion:
@@ -55,7 +64,7 @@ class Completion:
         self.created = int(time.time())
         self.warnings: list[str] = list(body.warnings)
         """What of the request has no effect."""
-        self._items: asyncio.Queue[list[Item] | Exception] = asyncio.Queue()
+        self._items: asyncio.Queue[list[Item] | PromptRead | Exception] = asyncio.Queue()
         self._request = Request([], body.limit, lambda *_: None, lambda _: None)
 
     @property
@@ -98,7 +107,7 @@ class Completion:
 
         heard: list[Item] = []
 
-        def put(items: list[Item] | Exception) -> None:
+        def put(items: list[Item] | PromptRead | Exception) -> None:
             loop.call_soon_threadsafe(self._items.put_nowait, items)
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
@@ -111,6 +120,9 @@ class Completion:
 
         request = self._request
         request.prompt, request.tell, request.fail = prompt.tokens, tell, put
+        options = body.stream_options
+        if self.stream and options is not None and options.include_progress:
+            request.read = lambda tokens: put(PromptRead(tokens))
         await asyncio.wrap_future(self._mlx.submit(self._begin))
 
     def _begin(self) -> None:
@@ -177,8 +189,12 @@ class Completion:
         Raises what the model raised.
         """
         count, likelihoods = 0, []
-        async for token, ended, likelihood in self._heard():
-            end = ended
+        async for item in self._heard():
+            if isinstance(item, PromptRead):
+                # A request that had to make room reads its own answer again, too.
+                yield Piece(Delta(), count, read=min(item.tokens, self._prompt_tokens))
+                continue
+            token, end, likelihood = item
             count += 1
             if likelihood is not None and end != "stop":
                 likelihoods.append(likelihood)
@@ -196,12 +212,15 @@ class Completion:
             if end is not None:
                 return
 
-    async def _heard(self) -> AsyncIterator[Item]:
-        """The tokens, one by one. Raises what the model raised."""
+    async def _heard(self) -> AsyncIterator[Item | PromptRead]:
+        """The tokens, one by one, after what was read. Raises what the model raised."""
         while True:
             items = await self._items.get()
             if isinstance(items, Exception):
                 raise items
+            if isinstance(items, PromptRead):
+                yield items
+                continue
             for item in items:
                 yield item
 

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences
 from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
+from mlx_lm.sample_utils import make_sampler
 
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Usage
 from reconciler.core.records import Config
-from reconciler.worker import experts, overrides
+from reconciler.worker import experts, overrides, random_state
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 
@@ -68,6 +69,8 @@ class Request:
     processors: Sequence[Any] = ()
     ends: tuple[int, ...] | None = None
     """Tokens that end it; None: those of the session."""
+    read: Callable[[int], None] | None = None
+    """Called with the tokens of the prompt that were read so far, after each step of them."""
     kept: bool = True
     """Whether its KV cache is kept for prompts that begin alike."""
     counted: bool = True
@@ -270,6 +273,7 @@ class Session:
         try:
             prompts, responses = self._generator.next()
         except Exception as error:  # noqa: BLE001  every request is told
+            random_state.renew()
             running, self._running = self._running, {}
             self._generator.close()
             self._begin()
@@ -280,7 +284,10 @@ class Session:
             return
         for response in prompts:
             done, total = response.progress
-            self._running[response.uid].unread = total - done
+            request = self._running[response.uid]
+            request.unread = total - done
+            if request.read is not None:
+                request.read(len(request.prompt) - request.unread)
         for response in responses:
             request = self._running[response.uid]
             request.left -= 1
@@ -332,9 +339,14 @@ class Session:
         return tokens
 
     def probe(self) -> None:
-        """Generate one token, whatever the limits. Raises what the model raises."""
+        """Generate one token as a default request does, whatever the limits.
+
+        Raises what the model or the sampler raises.
+        """
         errors: list[Exception] = []
-        self._insert(_unasked(1, 1, errors))
+        request = _unasked(1, 1, errors)
+        request.sampler = make_sampler(temp=1.0)
+        self._insert(request)
         while self._running:
             self.step()
         if errors:

@@ -92,6 +92,28 @@ def test_a_stream_tells_the_same_text_in_pieces(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
+def test_a_stream_says_how_much_of_the_prompt_is_read_if_asked_to(llama: Daemon) -> None:
+    llama.load({"model": "tiny/llama", "instance_id": "reading", "eval_batch_size": 16})
+    prompt = [7 + n for n in range(100)]
+    body = {"model": "reading", "prompt": prompt, "temperature": 0, "max_tokens": 4}
+    plain = list(streamed(llama, body | {"prompt": [5, *prompt[1:]]}))
+    assert not any("progress" in chunk for chunk in plain)
+    chunks = list(streamed(llama, body | {"stream_options": {"include_progress": True}}))
+    told = [chunk["progress"] for chunk in chunks if "progress" in chunk]
+    assert [chunk["choices"] for chunk in chunks if "progress" in chunk] == [[]] * len(told)
+    read = [progress["prompt_tokens_read"] for progress in told]
+    assert len(read) >= 6
+    assert read == sorted(set(read))
+    assert 0 < read[0] <= 16
+    assert read[-1] in (99, 100)
+    assert {progress["prompt_tokens"] for progress in told} == {100}
+    kinds = ["progress" in chunk for chunk in chunks]
+    assert kinds == sorted(kinds, reverse=True), "all of it before the answer"
+    texts = [c["choices"][0]["text"] for c in chunks if c["choices"]]
+    _, whole = llama.request("POST", TEXT, body)
+    assert "".join(texts) == whole["choices"][0]["text"]
+
+
 def test_the_official_clients_error_classes(client: openai.OpenAI) -> None:
     ask = client.chat.completions.create
     with pytest.raises(openai.NotFoundError) as missing:
@@ -155,7 +177,7 @@ def streamed(daemon: Daemon, body: Any, path: str = TEXT) -> Iterator[Any]:
             data = line.decode().strip().removeprefix("data: ")
             if data == "[DONE]":
                 return
-            if data:
+            if data and not data.startswith(":"):
                 yield json.loads(data)
 
 
@@ -292,6 +314,15 @@ def test_a_hostile_template_fails_its_own_requests(home: Home, models: Path) -> 
 def test_a_body_without_a_model_is_an_error_in_the_one_form(llama: Daemon, body: bytes) -> None:
     status, answer = llama.request("POST", TEXT, body)
     assert (status, answer["error"]["type"]) == (400, "invalid_request")
+
+
+def test_more_tokens_to_choose_from_than_there_are_spoil_no_later_request(llama: Daemon) -> None:
+    body = {"model": "tiny/llama", "prompt": PROMPTS[0], "max_tokens": 3}
+    for top_k in (319, 320, 10**6):
+        llama.request("POST", TEXT, body | {"top_k": top_k})
+        for more in ({}, {"top_p": 0.9}, {"seed": 1, "top_k": 5}):
+            status, answer = llama.request("POST", TEXT, body | more)
+            assert status == 200, answer
 
 
 def test_a_prompt_that_equals_an_earlier_one_is_answered_again(llama: Daemon) -> None:
