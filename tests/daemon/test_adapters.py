@@ -11,6 +11,7 @@ from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_with_mlx_lm
 
 from tests import adapters
+from tests.hub import Hub
 from tests.support import Daemon, Home, conditions
 
 PROMPT = [5, 6, 7, 8, 9]
@@ -19,14 +20,20 @@ BASE = "tiny/llama"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon over the tiny checkpoints and some adapters."""
+    """A daemon over the tiny checkpoints and some adapters, pointed to a hub with one more."""
     home = Home(tmp_path_factory.mktemp("home"), models)
     own = home.root / "adapters"
     adapters.make(models / BASE, own / "me/one", seed=1)
     adapters.make(models / BASE, own / "me/two", seed=2, layers=1)
     adapters.make(models / "tiny/qwen3_moe", own / "me/strange", seed=3)
-    with Daemon(home, "--models", str(own)) as running:
-        yield running
+    published = adapters.make(models / BASE, home.root / "published", seed=4)
+    with Hub() as hub, pytest.MonkeyPatch.context() as patch:
+        hub.add("team/tuned", published, x_dot_bin=b"pickle")
+        for variable in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+            patch.delenv(variable, raising=False)
+        patch.setenv("HF_ENDPOINT", hub.url)
+        with Daemon(home, "--models", str(own)) as running:
+            yield running
 
 
 def directory(daemon: Daemon, name: str) -> Path:
@@ -98,6 +105,17 @@ def test_an_adapter_comes_and_goes_without_reading_weights(daemon: Daemon) -> No
     daemon.load(body | {"adapter": None})
     assert say(daemon, "changing") == expected(daemon, None)
     assert daemon.get("/api/v1/records/changing")["spec"] == {"model": BASE, "config": {}}
+
+
+def test_an_adapter_of_the_hub_is_fetched_and_used(daemon: Daemon) -> None:
+    body = {"model": BASE, "adapter": "team/tuned"}
+    assert refused(daemon, **body)[:2] == (404, "adapter_not_found")
+    status, job = daemon.request("POST", "/api/v1/models/download", {"model": "team/tuned"})
+    assert status == 200, job
+    path = f"/api/v1/models/download/status/{job['job_id']}"
+    daemon.until(lambda: daemon.get(path)["status"] == "completed")
+    daemon.load(body)
+    assert say(daemon, f"{BASE}:tuned") == expected(daemon, "../published")
 
 
 def test_an_adapter_counts_in_the_estimate(daemon: Daemon) -> None:
