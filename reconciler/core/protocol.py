@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from reconciler.core.facts import Machine, Shapes
+from reconciler.core.facts import Adapter, Machine, Shapes
 from reconciler.core.records import Config, Phase, SettingWarning
 
 MODEL_HEADER = "X-Reconciler-Model"
@@ -89,8 +89,8 @@ class OpenSession:
     """Memory that is held for its KV cache and for reading prompts."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """Keys to add to requests that do not send them, in the names of OpenAI's requests."""
-    adapter: str | None = None
-    """Directory of a LoRA adapter that goes on the weights."""
+    adapter: Adapter | None = None
+    """Goes on the weights, for this session alone."""
 
 
 @dataclass(frozen=True)

@@ -344,7 +344,7 @@ class Engine:
             checkpoint.footprint,
             resolved.need.session,
             for_requests(defaults),
-            checkpoint.adapter.path if checkpoint.adapter is not None else None,
+            checkpoint.adapter,
         )
         opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
         differing = [

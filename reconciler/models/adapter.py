@@ -141,14 +141,14 @@ def _header(path: Path) -> dict[str, _Tensor]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise _invalid(path, "missing: an adapter needs it")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG + 1)
         if len(data) > MAX_CONFIG:
             raise ValueError(f"larger than {MAX_CONFIG} bytes")
         config = json.loads(data)
-    except FileNotFoundError:
-        raise _invalid(path, "missing: an adapter needs it") from None
     except (OSError, ValueError, RecursionError) as error:
         raise _invalid(path, f"cannot be read: {error}") from None
     if not isinstance(config, dict):

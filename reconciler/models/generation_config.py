@@ -30,6 +30,8 @@ KEYS = {
 
 def read(path: Path) -> GenerationConfig:
     """What the file says; nothing where there is none."""
+    if not path.is_file():
+        return GenerationConfig()
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

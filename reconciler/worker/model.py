@@ -4,14 +4,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_config, load_model
+from mlx_lm.utils import load_model
 
-from reconciler.core.facts import Shapes
+from reconciler.core.facts import Adapter, Shapes
 from reconciler.core.protocol import (
     LoadWeights,
     OpenSession,
@@ -25,6 +26,7 @@ from reconciler.core.records import Config, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.modules import Modules
 from reconciler.worker.output import OutputFormat, of_tokenizer
 from reconciler.worker.prompt import Prompts
 from reconciler.worker.request_defaults import applicable
@@ -41,8 +43,9 @@ class Model:
     def __init__(self, heartbeat: Heartbeat | None = None) -> None:
         self._heartbeat = heartbeat or Heartbeat()
         self._path: Path | None = None
-        self._modules: dict[int, Any] = {}
-        """Modules over the same arrays, by number of experts per token; 0: as configured."""
+        self._modules: Modules | None = None
+        self._adapters: dict[str, Adapter | None] = {}
+        """Of each session."""
         self._sessions: dict[str, Session] = {}
         self.tokenizer: Any = None
         self.output_format = OutputFormat()
@@ -91,7 +94,7 @@ class Model:
         if tokenizer.error is not None:
             raise tokenizer.error
         phases["tokenizer"] = tokenizer.phase
-        self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
+        self._path, self._modules, self.tokenizer = path, Modules(path, model), tokenizer.result
         self.output_format = tokenizer.output_format
         self.vocabulary = vocabulary(model)
         eos = self.tokenizer.eos_token_ids
@@ -103,40 +106,44 @@ class Model:
     def open(self, name: str, command: OpenSession) -> SessionOpened:
         """Open a session; an older one of that name is replaced once the new one has answered."""
         with self._heartbeat.beating(LONG_JOB_SECONDS):
-            return self._open(name, command)
+            try:
+                opened = self._open(name, command)
+                self._adapters[name] = command.adapter
+            finally:
+                self._drop_adapters()
+            defaults = applicable(command.defaults, self.prompts)
+        self._defaults[name] = defaults.values
+        return replace(
+            opened,
+            warnings=opened.warnings + defaults.warnings,
+            unused_defaults=defaults.unused(command.defaults),
+        )
 
     def _open(self, name: str, command: OpenSession) -> SessionOpened:
-        if self._path is None:
+        if self._modules is None:
             raise RuntimeError("no checkpoint is loaded yet")
         begin = time.monotonic()
         before = mx.get_active_memory()
         eos = self.tokenizer.eos_token_ids
         kv_budget = KVBudget(command.config, command.shapes, command.session_bytes)
-        module = self._module(self._path, command)
+        module = self._modules.get(command)
         session = Session(module, command.config, tuple(eos), kv_budget, self._heartbeat)
         config = command.config
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
-        observed, unused = session.observe(compute=way not in self._computed)
+        observed, unused = session.observe(
+            compute=command.adapter is not None or way not in self._computed
+        )
         self._computed.add(way)
         if "flash_attention" in unused:  # it has an attention of its own
             if self._batches is None:
                 self._batches = session.batches()
             if not self._batches:
                 session.answer_one_by_one()
-        defaults = applicable(command.defaults, self.prompts)
         self.close(name)
-        self._sessions[name], self._defaults[name] = session, defaults.values
+        self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        warnings = (*self._warnings(config, session), *defaults.warnings)
         memory = max(0, mx.get_active_memory() - before)
-        return SessionOpened(
-            observed,
-            unused,
-            phases,
-            memory,
-            warnings,
-            unused_defaults=defaults.unused(command.defaults),
-        )
+        return SessionOpened(observed, unused, phases, memory, self._warnings(config, session))
 
     def _warnings(self, config: Config, session: Session) -> tuple[SettingWarning, ...]:
         """What clients should know of the model."""
@@ -151,11 +158,18 @@ class Model:
         """Close a session, if there is one of that name; what it had computed."""
         session = self._sessions.pop(name, None)
         self._defaults.pop(name, None)
+        self._adapters.pop(name, None)
         if session is None:
             return Usage()
         session.close()
+        self._drop_adapters()
         mx.clear_cache()
         return session.usage
+
+    def _drop_adapters(self) -> None:
+        """Let go of adapters that no session has."""
+        if self._modules is not None:
+            self._modules.retain_only(self._adapters.values())
 
     def usage(self) -> dict[str, Usage]:
         """What each session has computed. Also for other threads."""
@@ -216,7 +230,8 @@ class Model:
     def _held(self) -> int:
         """Bytes that are held for this worker's arrays; what is spare is lent to who is busy."""
         budgets = [(session.kv_budget, session.busy) for session in self._sessions.values()]
-        return self._weights + sum(r.everything if busy else r.reserved for r, busy in budgets)
+        weights = self._weights + (self._modules.adapter_bytes if self._modules else 0)
+        return weights + sum(r.everything if busy else r.reserved for r, busy in budgets)
 
     def probe(self, name: str) -> None:
         """Generate one token. Raises what the model raises.
@@ -226,22 +241,6 @@ class Model:
         session = self._sessions.get(name)
         if session is not None and not any(s.busy for s in self._sessions.values()):
             session.probe()
-
-    def _module(self, path: Path, command: OpenSession) -> Any:
-        """The model for that number of experts: another router width is a sibling module."""
-        wanted = command.config.num_experts
-        if not command.experts_key:
-            return self._modules[0]
-        config = load_config(path)
-        if _value(config, command.experts_key) == wanted:
-            return self._modules[0]
-        if wanted not in self._modules:
-            # load_model overrides top-level keys only, so the whole edited tree is passed.
-            _replace(config, command.experts_key, wanted)
-            sibling, _ = load_model(path, lazy=True, model_config=config)
-            sibling.update(self._modules[0].parameters())
-            self._modules[wanted] = sibling
-        return self._modules[wanted]
 
     def _read(self, model: Any, tell: Callable[[WeightsRead], None]) -> None:
         """Read the weights in about `STEPS` steps."""
@@ -259,21 +258,6 @@ class Model:
                 done += step
                 tell(WeightsRead(done, total))
                 batch, step = [], 0
-
-
-def _value(config: dict[str, Any], path: tuple[str, ...]) -> Any:
-    """What stands at `path`; None where the architecture's default counts."""
-    value: Any = config
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _replace(config: dict[str, Any], path: tuple[str, ...], value: int) -> None:
-    *parents, last = path
-    for key in parents:
-        config = config[key]
-    config[last] = value
 
 
 class _Tokenizer(threading.Thread):

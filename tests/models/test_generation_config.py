@@ -1,6 +1,7 @@
 """generation_config.json as publishers write it, and as nobody should."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,11 @@ def test_a_broken_file_is_ignored_with_a_warning(file: Path, data: bytes) -> Non
 def test_without_the_file_nothing_is_set(file: Path) -> None:
     assert read(file) == GenerationConfig()
     file.mkdir()
+    assert read(file) == GenerationConfig()
+
+
+def test_what_is_no_regular_file_is_not_opened(file: Path) -> None:
+    os.mkfifo(file)
     assert read(file) == GenerationConfig()
 
 
