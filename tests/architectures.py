@@ -452,9 +452,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         }
     },
     "ministral3": {"rope_parameters": _YARN},
-    "mistral3": {
-        "text_config": _COMMON | {"model_type": "ministral3", "rope_parameters": _YARN}
-    },
+    "mistral3": {"text_config": _COMMON | {"model_type": "ministral3", "rope_parameters": _YARN}},
     "mistral4": {**_EXPERTS, **_LATENT, "rope_parameters": _YARN},
     "mixtral": _EXPERTS,
     "muse_glimmer": {"sliding_window": _WINDOW},
@@ -515,6 +513,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
     "phi": {"partial_rotary_factor": 0.5},
     "phi3": {},
     "phi3small": {
+        "vocab_size": 100352,  # it names tokens of its vocabulary
         "dense_attention_every_n_layers": 2,
         "ff_intermediate_size": 96,
         "gegelu_limit": 20.0,

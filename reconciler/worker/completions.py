@@ -122,7 +122,7 @@ class Completion:
         except ValueError as error:
             raise RequestError(str(error), "invalid_value", "logit_bias") from None
         request.sampler = sampling.sampler(self.body)
-        session.kv_budget.spare = self._spare
+        session.kv_budget.lend(self._spare)
         try:
             session.start(request)
         except OverloadedError as error:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -21,11 +21,14 @@ from reconciler.core.protocol import (
     WeightsLoaded,
     WeightsRead,
 )
-from reconciler.core.records import Phase
+from reconciler.core.records import Phase, SettingWarning
 from reconciler.worker import overrides, shapes
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.session import Request, Session
+
+if TYPE_CHECKING:
+    from reconciler.worker.generators import Batching
 
 STEPS = 50
 """In which the reading of weights is told, if no single one is larger."""
@@ -45,8 +48,8 @@ class Model:
         """Token ids that both tokenizer and model know."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
-        self._batches: bool | None = None
-        """Whether it takes prompts of different lengths together, where that is to be learnt."""
+        self._batching: dict[tuple[int, bool, bool], tuple[Batching, str | None]] = {}
+        """How requests can run beside each other in each way of computing, and why not together."""
         self._weights = 0
         """Bytes that MLX holds when no session is open."""
         self._limit = 0
@@ -103,17 +106,18 @@ class Model:
         session = Session(module, command.config, tuple(eos), kv_budget, self._heartbeat)
         config = command.config
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
+        if way not in self._batching:
+            self._batching[way] = session.learn_batching()
+        batching, reason = self._batching[way]
+        session.run_requests(batching)
         observed, unused = session.observe(compute=way not in self._computed)
         self._computed.add(way)
-        if "flash_attention" in unused:  # it has an attention of its own
-            if self._batches is None:
-                self._batches = session.batches()
-            if not self._batches:
-                session.answer_one_by_one()
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        return SessionOpened(observed, unused, phases, max(0, mx.get_active_memory() - before))
+        memory = max(0, mx.get_active_memory() - before)
+        warnings = () if reason is None else (SettingWarning("batching", None, reason),)
+        return SessionOpened(observed, unused, phases, memory, warnings)
 
     def close(self, name: str) -> Usage:
         """Close a session, if there is one of that name; what it had computed."""

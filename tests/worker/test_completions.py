@@ -26,7 +26,7 @@ class Scripted:
     def __init__(self, text: str) -> None:
         self.tokenizer: Any = load_tokenizer(DEMO_MODEL)
         self.vocabulary = len(self.tokenizer.get_vocab())
-        self.kv_budget = SimpleNamespace(spare=0)
+        self.kv_budget = SimpleNamespace(lend=lambda _spare: None)
         self.script: list[int] = self.tokenizer.encode(text)
         self.cancelled: list[Request] = []
 
