@@ -19,7 +19,7 @@ class Answering:
         self.runner: web.AppRunner
         self.ended = False
 
-    async def ready_for(self, model: str) -> str:
+    async def ready_for(self, model: str, _idle_ttl_seconds: int | None = None) -> str:
         return model
 
     @asynccontextmanager

@@ -5,6 +5,7 @@ The body is looked at once, for `model` alone; the worker that holds the instanc
 
 import asyncio
 from contextlib import suppress
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -38,6 +39,8 @@ class Routed(msgspec.Struct):
     """What of a request says where it goes."""
 
     model: str
+    ttl: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] | None = None
+    """Seconds without a request after which a model that this request loads is unloaded."""
 
 
 @routes.get("/v1/models")
@@ -74,7 +77,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def _forward(request: web.Request, path: str) -> web.StreamResponse:
     body = await request.read()
     controller = request.app[CONTROLLER]
-    name = await _ready(controller, _model(body), _patience(request))
+    name = await _ready(controller, _routed(body), _patience(request))
     async with controller.request(name, path, body) as answer:
         copy = web.StreamResponse(status=answer.status, headers={INSTANCE: name})
         copy.content_type = answer.content_type
@@ -91,11 +94,12 @@ async def _forward(request: web.Request, path: str) -> web.StreamResponse:
         return copy
 
 
-async def _ready(controller: Controller, model: str, patience: float) -> str:
+async def _ready(controller: Controller, asked: Routed, patience: float) -> str:
     """The instance that answers for a model, waited for while it is on its way."""
+    model, ttl = asked.model, None if asked.ttl is None else round(asked.ttl)
     try:
         async with asyncio.timeout(patience):
-            return await controller.ready_for(model)
+            return await controller.ready_for(model, ttl)
     except TimeoutError:
         message = f"{model} was not ready after {patience:g} s: {controller.why_not_ready(model)}"
         problem = Problem(Cause.NOT_READY, message, permanent=False, param="model")
@@ -117,13 +121,14 @@ def _broken_off(problem: Problem) -> bytes:
     return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
-def _model(body: bytes) -> str:
+def _routed(body: bytes) -> Routed:
     try:
-        return msgspec.json.decode(body, type=Routed).model
+        return msgspec.json.decode(body, type=Routed)
     except msgspec.ValidationError as error:
+        key = "ttl" if "$.ttl" in str(error) else "model"
         missing = "missing" in str(error)
         code = "missing_required_parameter" if missing else "invalid_value"
-        raise ApiError(400, "invalid_request", f"model: {error}", code, "model") from None
+        raise ApiError(400, "invalid_request", f"{key}: {error}", code, key) from None
     except (msgspec.DecodeError, RecursionError) as error:
         message = f"the body is not JSON: {error}"
         raise ApiError(400, "invalid_request", message, "invalid_json") from None

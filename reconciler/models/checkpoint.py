@@ -4,9 +4,11 @@ import hashlib
 import json
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from reconciler.core.chat_template import takes_tools
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.models.architectures import loadable
@@ -159,15 +161,23 @@ def _optional_json(path: Path) -> dict[str, Any]:
 
 
 def _trained_for_tool_use(path: Path) -> bool:
-    """Whether the chat template speaks of tools."""
-    try:
-        if "tools" in (path / "chat_template.jinja").read_text("utf-8"):
-            return True
-    except (OSError, ValueError):
-        pass
-    return "tools" in json.dumps(
-        _optional_json(path / "tokenizer_config.json").get("chat_template")
-    )
+    """True if one of the checkpoint's chat templates takes tools."""
+    return any(takes_tools(template) for template in _chat_templates(path))
+
+
+def _chat_templates(path: Path) -> Iterator[str]:
+    """The texts of all chat templates of a checkpoint, wherever they stand."""
+    for file in (path / "chat_template.jinja", *path.glob("additional_chat_templates/*.jinja")):
+        try:
+            yield file.read_text("utf-8")
+        except (OSError, ValueError):
+            continue
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        found = _optional_json(path / name).get("chat_template")
+        for template in found if isinstance(found, list) else [found]:
+            text = template.get("template") if isinstance(template, dict) else template
+            if isinstance(text, str):
+                yield text
 
 
 def _parameters(dtypes: dict[str, int], bits: int | None) -> int:

@@ -54,6 +54,8 @@ async def _at_once(completion: Completion, model: str) -> web.Response:
         "choices": [choice],
         "usage": _usage(completion, last.tokens),
     }
+    if completion.warnings:
+        body["warnings"] = completion.warnings
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
 
@@ -64,8 +66,11 @@ async def _stream(request: web.Request, completion: Completion, model: str) -> w
     head = _head(completion, model, kind)
     count = calls = 0
 
+    warnings = {"warnings": completion.warnings} if completion.warnings else {}
+
     async def send(data: Any) -> None:
-        await reply.write(b"data: " + msgspec.json.encode(data) + b"\n\n")
+        await reply.write(b"data: " + msgspec.json.encode(data | warnings) + b"\n\n")
+        warnings.clear()  # the first event has them
 
     try:
         if completion.chat:

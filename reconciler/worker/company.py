@@ -53,8 +53,8 @@ UNMERGEABLE = (
 
 UNSEEN = {"afm7", "minimax_m3_vl"}
 """mlx-lm's modules whose models answer differently in company in ways that a trial does not show:
-the last layers of afm7, which use the cache of another, attend to padding, and minimax_m3_vl chooses
-blocks of a long prompt by their place in the batch."""
+the last layers of afm7, which use the cache of another, attend to padding, and minimax_m3_vl
+chooses blocks of a long prompt by their place in the batch."""
 
 
 def learn(model: Any) -> tuple[Batching, str | None]:

@@ -5,13 +5,18 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from reconciler.worker import request as requests
 from reconciler.worker import sampling
 from reconciler.worker.model import Model
 from reconciler.worker.request import Body, RequestError, UnavailableError
-from reconciler.worker.session import InsufficientMemoryError, OverloadedError, Request
+from reconciler.worker.session import (
+    InsufficientMemoryError,
+    OverloadedError,
+    Request,
+    Session,
+)
 from reconciler.worker.thread import MlxThread
 from reconciler.worker.transcript import Said, Transcript
 
@@ -55,6 +60,8 @@ class Completion:
         self.stream = bool(body.stream)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created = int(time.time())
+        self.warnings: list[str] = list(body.warnings)
+        """What of the request has no effect."""
         self._items: asyncio.Queue[list[Item] | Exception] = asyncio.Queue()
         self._request = Request([], body.limit, lambda *_: None, lambda _: None)
 
@@ -75,11 +82,15 @@ class Completion:
 
     async def start(self) -> None:
         """Check it and put it into the session's batch. Raises `RequestError`."""
-        body, vocabulary = self.body, self._model.vocabulary
-        prompt = requests.tokens(body, self.tokenizer, vocabulary, chat=self.chat)
-        self._prompt_tokens = len(prompt)
-        tools = requests.tools_as_sent(body)
-        self._transcript = Transcript(self.tokenizer, prompt, body.stops, tools, chat=self.chat)
+        body = self.body
+        build = partial(self._model.prompts.build, body, self._most(), chat=self.chat)
+        prompt = await asyncio.to_thread(build)  # a long one takes seconds
+        self.warnings += prompt.warnings
+        self._prompt_tokens = len(prompt.tokens)
+        tools = list(prompt.tools)
+        self._transcript = Transcript(
+            self.tokenizer, prompt.tokens, body.stops, tools, chat=self.chat
+        )
         loop = asyncio.get_running_loop()
 
         heard: list[Item] = []
@@ -95,7 +106,9 @@ class Completion:
                 put(heard.copy())
                 heard.clear()
 
-        self._request.prompt, self._request.tell, self._request.fail = prompt, tell, put
+        request = self._request
+        request.prompt, request.tell, request.fail = prompt.tokens, tell, put
+        request.boundaries = prompt.boundaries
         await asyncio.wrap_future(self._mlx.submit(self._begin))
 
     def _begin(self) -> None:
@@ -117,11 +130,7 @@ class Completion:
             )
         if request.max_tokens is not None:
             request.max_tokens = min(request.max_tokens, room)
-        try:
-            request.processors = sampling.processors(self.body, self._model.vocabulary)
-        except ValueError as error:
-            raise RequestError(str(error), "invalid_value", "logit_bias") from None
-        request.sampler = sampling.sampler(self.body)
+        self._set_sampling(session)
         session.kv_budget.lend(self._spare)
         try:
             session.start(request)
@@ -129,6 +138,36 @@ class Completion:
             raise UnavailableError(str(error), "overloaded") from None
         except InsufficientMemoryError as error:
             raise UnavailableError(str(error), "insufficient_memory") from None
+
+    def _most(self) -> int | None:
+        """The context length of the session, if it is still there."""
+        try:
+            return int(self._model.session(self._name).config.context_length)
+        except KeyError:
+            return None
+
+    def _set_sampling(self, session: Session) -> None:
+        """What chooses the tokens, and what ends the answer. Raises `RequestError`."""
+        body, request, vocabulary = self.body, self._request, self._model.vocabulary
+        try:
+            processors = sampling.processors(body, vocabulary)
+        except ValueError as error:
+            raise RequestError(str(error), "invalid_value", "logit_bias") from None
+        if body.ignore_eos or body.stop_token_ids:
+            own = () if body.ignore_eos else session.ends
+            request.ends = (*own, *(body.stop_token_ids or ()))
+        if body.min_tokens:
+            ends = session.ends if request.ends is None else request.ends
+            known = [token for token in ends if token < vocabulary]
+            prompt = len(request.prompt)
+            processors.append(sampling.without_ends(known, prompt, body.min_tokens))
+        special: list[int] = []
+        if body.xtc_probability:
+            special = [*self.tokenizer.encode("\n", add_special_tokens=False), *session.ends]
+        request.processors = processors
+        request.sampler = sampling.sampler(
+            body, vocabulary, [token for token in special if token < vocabulary]
+        )
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """What is said, as it comes; the last piece has the reason of the end.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_config, load_model, load_tokenizer
 
 from reconciler.core.facts import Shapes
@@ -25,6 +26,8 @@ from reconciler.core.records import Phase, SettingWarning
 from reconciler.worker import overrides, shapes
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.prompt import Prompts
+from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.session import Request, Session
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ class Model:
         self.tokenizer: Any = None
         self.vocabulary = 0
         """Token ids that both tokenizer and model know."""
+        self.prompts: Any = None
+        """Makes prompts of requests; a `Prompts` once the checkpoint is loaded."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
         self._batching: dict[tuple[int, bool, bool], tuple[Batching, str | None]] = {}
@@ -87,6 +92,9 @@ class Model:
         self._path, self._modules[0], self.tokenizer = path, model, tokenizer.result
         known = len(self.tokenizer.get_vocab())
         self.vocabulary = min(known, config.get("vocab_size", known))
+        self.prompts = Prompts(
+            self.tokenizer, self.vocabulary, rewinds=always_rewindable(make_prompt_cache(model))
+        )
         self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)
 

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 T = TypeVar("T", str, list[int])
 
 Turn = dict[str, Any]
-Render = Callable[[list[Turn], bool], str]
-"""Turns as the chat template takes them, and whether the generation prompt is added; their text.
-May raise anything: templates do."""
+Render = Callable[[list[Turn]], str]
+"""Turns, as the chat template takes them; their text without a generation prompt. May raise
+anything: templates do."""
 
 Encode = Callable[[str], list[int]]
 """Text that holds all special tokens; its tokens."""
@@ -48,8 +48,9 @@ CALL = "call00000"
 class Segmenter:
     """Finds the places in prompts of one model."""
 
-    def __init__(self, encode: Encode) -> None:
-        self._encode = encode
+    def __init__(self, encode: Encode, *, rewinds: bool = False) -> None:
+        """With `rewinds` caches can go back: of the places only the first one is of use then."""
+        self._encode, self._rewinds = encode, rewinds
         self._beginnings: OrderedDict[str, list[int]] = OrderedDict()
 
     def boundaries(
@@ -63,7 +64,7 @@ class Segmenter:
         if not turns or len(text) > LONGEST:
             return ()
         places = {self._root(tokens, turns, render)}
-        for future in _futures(turns, tools=tools):
+        for future in [] if self._rewinds else _futures(turns, tools=tools):
             rendered = _try(render, future)
             if rendered is not None:
                 places.add(self._parting(text, tokens, rendered))
@@ -114,7 +115,7 @@ def _futures(turns: list[Turn], *, tools: bool) -> list[list[Turn]]:
 
 def _try(render: Render, turns: list[Turn]) -> str | None:
     try:
-        return render(turns, False)  # noqa: FBT003  apply_chat_template's order
+        return render(turns)
     except Exception:  # noqa: BLE001  a template raises what it likes on turns of ours
         return None
 

@@ -124,7 +124,7 @@ def _app(
         return await on_mlx(lambda: model.probe(name))
 
     async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
-        body = requests.parse(await request.read())
+        body = requests.parse(await request.read(), chat=chat)
         name = request.match_info["name"]
         spare = int(request.headers.get(SPARE_HEADER, "0"))
         completion = Completion(model, mlx, name, body, chat=chat, spare=spare)

@@ -117,7 +117,8 @@ class Session:
         self.kv_budget = kv_budget or KVBudget(config)
         settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
         self._model = overrides.ModelWithOverrides(model, settings)
-        self._eos = tuple(eos)
+        self.ends = tuple(eos)
+        """Tokens that end an answer."""
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Request] = {}
         self._begin()
@@ -127,7 +128,7 @@ class Session:
         self._generator = generators.make(
             self.batching,
             self._model,
-            ends=self._eos,
+            ends=self.ends,
             prefill_step=self.config.eval_batch_size,
             batch_size=BATCH_SIZE,
         )

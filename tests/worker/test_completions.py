@@ -12,6 +12,7 @@ from mlx_lm.utils import load_tokenizer
 from reconciler.cli.demo import DEMO_MODEL
 from reconciler.worker import request as requests
 from reconciler.worker.completions import TOGETHER, Completion, Piece
+from reconciler.worker.prompt import Prompts
 from reconciler.worker.request import UnavailableError
 from reconciler.worker.session import Request
 
@@ -26,6 +27,7 @@ class Scripted:
     def __init__(self, text: str) -> None:
         self.tokenizer: Any = load_tokenizer(DEMO_MODEL)
         self.vocabulary = len(self.tokenizer.get_vocab())
+        self.prompts = Prompts(self.tokenizer, self.vocabulary)
         self.kv_budget = SimpleNamespace(lend=lambda _spare: None)
         self.script: list[int] = self.tokenizer.encode(text)
         self.cancelled: list[Request] = []
