@@ -141,6 +141,15 @@ class Model:
         # Of a copy, made in one go: sessions come and go meanwhile.
         return {name: session.usage for name, session in self._sessions.copy().items()}
 
+    def kept_bytes(self) -> int:
+        """Size of the KV caches that sessions keep of finished requests. Also for other threads."""
+        return sum(session.kept_bytes for session in self._sessions.copy().values())
+
+    def release(self) -> None:
+        """Have kept prompts fill no more than what is held for their sessions."""
+        for session in self._sessions.values():
+            session.release()
+
     def session(self, name: str) -> Session:
         """An open session. Raises KeyError."""
         return self._sessions[name]
@@ -189,9 +198,13 @@ class Model:
             self._limit = limit
 
     def _held(self) -> int:
-        """Bytes that are held for this worker's arrays; what is spare is lent to who is busy."""
-        budgets = [(session.kv_budget, session.busy) for session in self._sessions.values()]
-        return self._weights + sum(r.everything if busy else r.reserved for r, busy in budgets)
+        """Bytes for this worker's arrays; what is spare is lent to who is busy or keeps prompts."""
+        held = self._weights
+        for session in self._sessions.values():
+            budget = session.kv_budget
+            idle = max(budget.reserved, session.kept_bytes)
+            held += budget.everything if session.busy else idle
+        return held
 
     def probe(self, name: str) -> None:
         """Generate one token. Raises what the model raises.

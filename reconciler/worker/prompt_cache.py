@@ -53,8 +53,8 @@ class PromptCache:
 
     @property
     def nbytes(self) -> int:
-        """Size of all that is kept."""
-        return sum(entry.bytes for entry in self._entries)
+        """Size of all that is kept. Also for other threads."""
+        return sum(entry.bytes for entry in self._entries.copy())
 
     def find(self, tokens: Sequence[int]) -> tuple[list[Any] | None, int]:
         """A copy of the cache that holds most of a prompt's beginning, and how many tokens it is.
@@ -62,14 +62,17 @@ class PromptCache:
         Never all of the prompt: a generator needs a token to begin with.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
-        best, known = None, 0
+        best, known, roots = None, 0, []
         for entry in self._entries:
             common = _common(entry.tokens, wanted)
+            if entry.root and common == len(entry.tokens):
+                roots.append(entry)
             if common > known and (common == len(entry.tokens) or rewindable(entry.cache)):
                 best, known = entry, common
         if best is None:
             return None, 0
-        self._use(best)
+        for entry in (best, *roots):  # a conversation keeps what others may begin with
+            self._use(entry)
         cache = copy.deepcopy(best.cache)
         if (surplus := len(best.tokens) - known) > 0:
             for one in cache:

@@ -64,10 +64,9 @@ class Segmenter:
         if not turns or len(text) > LONGEST:
             return ()
         places = {self._root(tokens, turns, render)}
-        for future in [] if self._rewinds else _futures(turns, tools=tools):
-            rendered = _try(render, future)
-            if rendered is not None:
-                places.add(self._parting(text, tokens, rendered))
+        for futures in [] if self._rewinds else _futures(turns, tools=tools):
+            rendered = [text for future in futures if (text := _try(render, future)) is not None]
+            places.add(min((self._parting(text, tokens, one) for one in rendered), default=0))
         return tuple(sorted(place for place in places if 0 < place <= len(tokens)))
 
     def _root(self, tokens: list[int], turns: list[Turn], render: Render) -> int:
@@ -99,18 +98,25 @@ class Segmenter:
         return before + _common(tail, self._encode(other[cut:]))
 
 
-def _futures(turns: list[Turn], *, tools: bool) -> list[list[Turn]]:
-    """What the conversation may look like when the next turn is to be answered."""
+def _futures(turns: list[Turn], *, tools: bool) -> list[list[list[Turn]]]:
+    """What the conversation may look like when the next turn is to be answered.
+
+    Of each kind without and with the answer's reasoning: some clients send it back, some do not.
+    """
     if turns[-1].get("role") == "assistant":
         return []
-    futures = [[*turns, {"role": "assistant", "content": "a"}, {"role": "user", "content": "a"}]]
+    answer = {"role": "assistant", "content": "a"}
+    kinds = [[answer, {"role": "user", "content": "a"}]]
     if tools or turns[-1].get("role") == "tool":
         called = {"name": "a", "arguments": {}}
-        call = {"id": CALL, "type": "function", "function": called}
-        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        calls = [{"id": CALL, "type": "function", "function": called}]
         result = {"role": "tool", "name": "a", "tool_call_id": CALL, "content": "a"}
-        futures.append([*turns, answer, result])
-    return futures
+        kinds.append([answer | {"content": "", "tool_calls": calls}, result])
+    thought = {"reasoning_content": "a"}
+    return [
+        [[*turns, answer, following], [*turns, answer | thought, following]]
+        for answer, following in kinds
+    ]
 
 
 def _try(render: Render, turns: list[Turn]) -> str | None:
