@@ -39,7 +39,7 @@ from reconciler.core.records import (
     SettingWarning,
 )
 from reconciler.core.settings import Resolved
-from reconciler.engine import death
+from reconciler.engine import death, kept
 from reconciler.engine.liveness import watch
 from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
@@ -80,7 +80,7 @@ class _Holder:
     weights_bytes: int = 0
     """As observed after the load."""
     live_bytes: int = 0
-    """That the worker was last seen to take."""
+    """That the worker was last seen to take, without what it keeps as long as nobody needs it."""
     watch: asyncio.Task[None] | None = None
     gone: bool = False
     """Ended on purpose or died; nothing new may be put on it."""
@@ -167,6 +167,7 @@ class Engine:
         """
         begin = time.monotonic()
         session = str(next(self._serial))
+        await kept.release(holder.worker for holder in self._holders.values())
         old = self._loaded.get(name)
         if old is not None and unload_first:
             if old.holder.path == checkpoint.path:
@@ -418,7 +419,7 @@ class Engine:
 
         def heard(pulse: Pulse) -> None:
             self._tokens.read(pulse)
-            holder.live_bytes = pulse.memory_bytes
+            holder.live_bytes = max(0, pulse.memory_bytes - pulse.kept_bytes)
 
         await watch(holder.worker, self._probe_interval, heard)
         holder.gone = True

@@ -120,6 +120,7 @@ class Completion:
 
         request = self._request
         request.prompt, request.tell, request.fail = prompt.tokens, tell, put
+        request.boundaries = prompt.boundaries
         options = body.stream_options
         if self.stream and options is not None and options.include_progress:
             request.read = lambda tokens: put(PromptRead(tokens))
@@ -145,7 +146,7 @@ class Completion:
         if request.max_tokens is not None:
             request.max_tokens = min(request.max_tokens, room)
         self._set_sampling(session)
-        session.kv_budget.spare = self._spare
+        session.kv_budget.lend(self._spare)
         try:
             session.start(request)
         except OverloadedError as error:
