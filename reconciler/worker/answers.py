@@ -7,8 +7,10 @@ import msgspec
 from aiohttp import web
 
 from reconciler.core.protocol import MODEL_HEADER
-from reconciler.worker import logs
-from reconciler.worker.completions import Completion, Likelihood, Piece
+from reconciler.worker import keep_alive, logs
+from reconciler.worker.completions import Completion, Piece
+from reconciler.worker.keep_alive import EventStream
+from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.output import Delta
 from reconciler.worker.request import RequestError
 
@@ -19,7 +21,8 @@ async def answer(request: web.Request, completion: Completion) -> web.StreamResp
     try:
         await completion.start()
         if completion.stream:
-            return await _stream(request, completion, model)
+            async with keep_alive.opened(request) as reply:
+                return await _stream(reply, completion, model)
         return await _at_once(completion, model)
     except asyncio.CancelledError:  # the client went away
         completion.cancel()
@@ -54,18 +57,21 @@ async def _at_once(completion: Completion, model: str) -> web.Response:
         "choices": [choice],
         "usage": _usage(completion, last.tokens),
     }
+    if completion.warnings:
+        body["warnings"] = completion.warnings
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
 
-async def _stream(request: web.Request, completion: Completion, model: str) -> web.StreamResponse:
-    reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await reply.prepare(request)
+async def _stream(reply: EventStream, completion: Completion, model: str) -> EventStream:
     kind = "chat.completion.chunk" if completion.chat else "text_completion"
     head = _head(completion, model, kind)
     count = calls = 0
 
+    warnings = {"warnings": completion.warnings} if completion.warnings else {}
+
     async def send(data: Any) -> None:
-        await reply.write(b"data: " + msgspec.json.encode(data) + b"\n\n")
+        await reply.write(b"data: " + msgspec.json.encode(data | warnings) + b"\n\n")
+        warnings.clear()  # the first event has them
 
     try:
         if completion.chat:
@@ -73,6 +79,13 @@ async def _stream(request: web.Request, completion: Completion, model: str) -> w
             await send(head | {"choices": [{"index": 0, "delta": first, "finish_reason": None}]})
         async for piece in completion.pieces():
             count = piece.tokens
+            if piece.read is not None:
+                progress = {
+                    "prompt_tokens_read": piece.read,
+                    "prompt_tokens": completion.prompt_tokens,
+                }
+                await send(head | {"choices": [], "progress": progress})
+                continue
             delta = piece.delta
             content = _delta(delta, calls) if completion.chat else {"text": delta.content}
             calls += len(delta.calls)

@@ -13,6 +13,7 @@ from reconciler.cli.demo import DEMO_MODEL
 from reconciler.worker import request as requests
 from reconciler.worker.completions import TOGETHER, Completion, Piece
 from reconciler.worker.output import of_tokenizer
+from reconciler.worker.prompt import Prompts
 from reconciler.worker.request import UnavailableError
 from reconciler.worker.session import Request
 
@@ -31,7 +32,8 @@ class Scripted:
         self.tokenizer: Any = load_tokenizer(DEMO_MODEL)
         self.output_format = of_tokenizer(self.tokenizer)
         self.vocabulary = len(self.tokenizer.get_vocab())
-        self.kv_budget = SimpleNamespace(spare=0)
+        self.prompts = Prompts(self.tokenizer, self.vocabulary)
+        self.kv_budget = SimpleNamespace(lend=lambda _spare: None)
         self.script: list[int] = self.tokenizer.encode(text)
         self.cancelled: list[Request] = []
 
