@@ -421,7 +421,7 @@ def test_marks_that_nothing_describes_are_taken_from_the_template() -> None:
     def render(messages: Any, **_: Any) -> str:
         return "".join(
             f"[{m['role']}]"
-            + (f"<mull>{m['reasoning_content']}</mull>" * ("thought" in m))
+            + (f"<mull>{m['thought']}</mull>" if "thought" in m else "")
             + m["content"]
             for m in messages
         )

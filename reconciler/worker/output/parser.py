@@ -144,7 +144,8 @@ class TextParser:
 
     def feed(self, text: str, end: str | None) -> Delta:
         """The next piece of text; `end` is "stop" or "length" at the last one."""
-        self.reasoning_pieces += self._splitter.reasoning and bool(text)
+        # Text comes some tokens late, so that empty pieces count too.
+        self.reasoning_pieces += self._splitter.reasoning and end != "stop"
         parts = self._split(text, final=end is not None)
         delta = Delta()
         for part in parts:
