@@ -72,7 +72,7 @@ class Description:
     tokens: tuple[str, ...] = ()
     """It is a tokenizer's, whatever the template, if these are all in the vocabulary."""
     example: str = ""
-    """A call as it is written, for the documentation."""
+    """As it is written, for the documentation; empty if the marks say it."""
 
 
 @dataclass(frozen=True)
