@@ -2,6 +2,7 @@
 
 `schema NAME` tabulates a published schema, `schema NAME PREFIX` with a prefix before each key;
 `keys KIND` lists keys of completion requests that are handled in that way;
+`families` lists how families of models write reasoning and tool calls;
 `commands`, `exit-codes` and `variables` tell of the command line.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 from docs import reference
 from reconciler.core.request_keys import KEYS, NOTHING, Key, Kind
 from reconciler.core.schema import NAMES, schema
+from reconciler.worker.output.detect import documented
+from reconciler.worker.output.format import Region
 
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -28,6 +31,8 @@ def _content(kind: str, *more: str) -> str:
         return _table(*more)
     if kind == "keys":
         return _keys(Kind(*more))
+    if kind == "families":
+        return _families()
     return {
         "commands": reference.commands,
         "exit-codes": reference.exit_codes,
@@ -41,6 +46,26 @@ def _table(name: str, prefix: str = "") -> str:
     rows = ["| key | type | meaning |", "|---|---|---|"]
     rows += _rows(schema(name), prefix)
     return "\n".join(rows) + "\n"
+
+
+def _families() -> str:
+    rows = ["| | name | models | as it is written |", "|---|---|---|---|"]
+    for kind, one in documented():
+        written = [one.example] if one.example else [_marks(r) for r in one.regions]
+        cells = ", ".join(_code(text) for text in written)
+        rows.append(f"| {kind} | {_code(one.name)} | {one.models} | {cells} |")
+    return "\n".join(rows) + "\n"
+
+
+def _marks(region: Region) -> str:
+    """The opening and the closing mark of a region, without the escapes of their patterns."""
+    return re.sub(r"\\(.)", r"\1", f"{region.opens}…{region.closes}").replace("\n", "")
+
+
+def _code(text: str) -> str:
+    """Code in the cell of a table."""
+    cell = text.replace("|", "\\|")
+    return f"`` {cell} ``" if "`" in cell else f"`{cell}`"
 
 
 def _keys(kind: Kind) -> str:

@@ -58,6 +58,8 @@ class Context:
     """The region's."""
     unclosed: bool
     """True if the model ended the answer here: brackets that are open may be closed."""
+    cut: bool = False
+    """True if the answer was cut off here: what is open may lack more than its end."""
 
 
 _FENCE = re.compile(r"\s*```\w*\s*(?P<inside>.*?)\s*(?:```\s*)?", re.DOTALL)

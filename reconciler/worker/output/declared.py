@@ -7,12 +7,6 @@ around them; the readers of its fields are transformers' own.
 from collections.abc import Mapping
 from typing import Any
 
-from transformers.utils.chat_parsing.content_parsers import process_field
-from transformers.utils.chat_parsing.response_templates import (
-    ResponseTemplateField,
-    load_response_template,
-)
-
 from reconciler.worker.output.format import Kind, OutputFormat, Region
 
 SECONDS = 1.0
@@ -33,6 +27,8 @@ _KINDS: dict[str, Kind] = {
 
 def from_template(template: Any) -> OutputFormat:
     """The format that a response template describes. Raises ValueError where it is none."""
+    from transformers.utils.chat_parsing.response_templates import load_response_template
+
     try:
         parsed = load_response_template(template)
     except (TypeError, AttributeError, KeyError) as error:
@@ -63,8 +59,9 @@ def _groups(pattern: Any) -> Mapping[str, int]:
     return {} if pattern is None else dict(pattern.groupindex)
 
 
-def _reader(field: ResponseTemplateField) -> Any:
+def _reader(field: Any) -> Any:
     """Reads a call's body as transformers does."""
+    from transformers.utils.chat_parsing.content_parsers import process_field
 
     def read(body: str, groups: Mapping[str, str]) -> Any:
         return process_field(body, field, dict(groups))

@@ -9,9 +9,10 @@ the rendering.
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
+from reconciler.core.chat_template import takes_tools
+from reconciler.worker.chat import rendering
 from reconciler.worker.output import declared
 from reconciler.worker.output.families import CALLS, DESCRIBED, REASONING
 from reconciler.worker.output.format import Description, OutputFormat, Region
@@ -70,19 +71,31 @@ def detect(
 
 def of_tokenizer(tokenizer: Any) -> OutputFormat:
     """The format of a checkpoint whose tokenizer mlx-lm has loaded. Raises nothing."""
-    template = tokenizer.chat_template
-    if isinstance(template, Mapping):  # named templates, such as one for tools
-        template = "\n".join(str(one) for one in template.values())
+    named = tokenizer.chat_template
+    if not isinstance(named, Mapping):  # else templates by name, such as one for tools
+        named = {"default": named}
+    sources = {name: source for name, source in named.items() if isinstance(source, str)}
     return detect(
-        template if isinstance(template, str) else "",
+        "\n".join(dict.fromkeys(sources.values())),
         frozenset(tokenizer.get_vocab()),
-        render=partial(_apply, tokenizer) if tokenizer.has_chat_template else None,
+        render=_renderer(tokenizer, sources) if tokenizer.has_chat_template else None,
         response_template=getattr(tokenizer, "response_template", None),
     )
 
 
-def _apply(tokenizer: Any, messages: list[dict[str, Any]], **variables: Any) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, **variables))
+def _renderer(tokenizer: Any, sources: Mapping[str, str]) -> Render:
+    """Renders as requests are rendered: in a sandbox, for a bounded time."""
+    if not sources or rendering.is_code(tokenizer):
+        return rendering.of_tokenizer(tokenizer)
+    default = sources.get("default") or next(iter(sources.values()))
+    plain = rendering.of_source(tokenizer, default)
+    own = sources.get("tool_use", default)
+    with_tools = plain if own == default else rendering.of_source(tokenizer, own)
+
+    def render(turns: list[dict[str, Any]], *, tools: Any = None, **variables: Any) -> str:
+        return (with_tools if tools else plain)(turns, tools=tools, **variables)
+
+    return render
 
 
 def described(form: OutputFormat) -> OutputFormat:
@@ -124,7 +137,7 @@ def _calls(
     candidates = _signed(template, vocabulary, CALLS)
     rendered = _rendered_call(render) if render else None
     if rendered is None:
-        if candidates or "tools" not in re.sub(r"\{#.*?#\}", "", template, flags=re.DOTALL):
+        if candidates or not takes_tools(template):
             return (candidates[0] if candidates else None), ""
         return None, "the chat template takes tools, but the form of its tool calls is not known"
     for one in [*candidates, *(other for other in CALLS if other not in candidates)]:

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+LONGEST_MARK = 512
+"""Characters that are held back as the possible beginning of a mark; longer ones are text."""
+
 Kind = Literal["content", "reasoning", "call"]
 
 
@@ -26,6 +29,8 @@ class Region:
     """A part of an answer, from one mark to another. Marks are regular expressions.
 
     A mark ends with a character that is certain, so that it is recognized as soon as it is whole.
+    Its quantifiers are bounded and none is lazy: `regex` takes too much for the beginning of a
+    match with a lazy one, and an answer is searched once for each token.
     """
 
     kind: Kind
@@ -67,7 +72,7 @@ class Description:
     tokens: tuple[str, ...] = ()
     """It is a tokenizer's, whatever the template, if these are all in the vocabulary."""
     example: str = ""
-    """A call as it is written, for the documentation."""
+    """As it is written, for the documentation; empty if the marks say it."""
 
 
 @dataclass(frozen=True)

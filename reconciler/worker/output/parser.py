@@ -144,7 +144,8 @@ class TextParser:
 
     def feed(self, text: str, end: str | None) -> Delta:
         """The next piece of text; `end` is "stop" or "length" at the last one."""
-        self.reasoning_pieces += self._splitter.reasoning and bool(text)
+        # Text comes some tokens late, so that empty pieces count too.
+        self.reasoning_pieces += self._splitter.reasoning and end != "stop"
         parts = self._split(text, final=end is not None)
         delta = Delta()
         for part in parts:
@@ -183,8 +184,7 @@ class TextParser:
 
     def _add_call(self, delta: Delta, part: Part, end: str | None) -> None:
         try:
-            # Where the answer was cut off, what is missing is not made up.
-            calls = readers.read(part, self._tools, unclosed=end == "stop" and not part.closed)
+            calls = readers.read(part, self._tools, end=end)
             serialized = [self._serialize(call) for call in calls]
         except Exception:  # noqa: BLE001  whatever is wrong with it, it is text
             region = part.region

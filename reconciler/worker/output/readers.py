@@ -14,12 +14,25 @@ from reconciler.worker.output.splitter import Part
 Reader = Callable[[str, Context], list[Call]]
 
 
-def read(part: Part, tools: Tools, *, unclosed: bool) -> list[Call]:
-    """The calls in the body of a call. Raises ValueError where there is none."""
+def read(part: Part, tools: Tools, *, end: str | None) -> list[Call]:
+    """The calls in the body of a call. Raises ValueError where there is none.
+
+    `end`: how the answer ended, "stop" or "length"; None if it goes on. Where it was cut off, what
+    is missing is not made up.
+    """
+    if not tools.names:
+        raise ValueError("no tools were offered")
     region = part.region
     if region is None:
         raise ValueError("not in a region of calls")
-    context = Context(tools, part.groups, region.pattern, unclosed)
+    open_end = not part.closed and end is not None
+    context = Context(
+        tools,
+        part.groups,
+        region.pattern,
+        unclosed=open_end and end == "stop",
+        cut=open_end and end == "length",
+    )
     if region.read is not None:
         found = region.read(part.text, part.groups)
         items = found if isinstance(found, list) else [found]

@@ -10,9 +10,9 @@ from typing import Any
 
 import regex
 
-from reconciler.worker.output.format import Region
+from reconciler.worker.output.format import LONGEST_MARK, Region
 
-VALUE = r"\{|\[\s*[\{\]\"']|\[\s*[A-Za-z_][\w.]*\("
+VALUE = r"\{|\[\s{0,32}[\{\]\"']|\[\s{0,32}[A-Za-z_][\w.]{0,99}\("
 """Where the value of a balanced body begins: an object, or a list of objects or calls."""
 
 
@@ -49,8 +49,11 @@ class Scanner:
             found = pattern.search(text, position, partial=not final)
             if found is None:
                 return None, len(text)
-            if found.partial:
+            if found.partial and len(text) - found.start() <= LONGEST_MARK:
                 return None, found.start()
+            if found.partial:  # too long for a mark
+                position = found.start() + 1
+                continue
             end = self._take(found)
             if end is not None:
                 return end, end.stop

@@ -13,11 +13,8 @@ from typing import Any
 
 import regex
 
-from reconciler.worker.output.format import Kind, OutputFormat, Region
+from reconciler.worker.output.format import LONGEST_MARK, Kind, OutputFormat, Region
 from reconciler.worker.output.scanner import Scanner
-
-LONGEST_MARK = 1024
-"""Characters that are held back as the possible beginning of a mark; longer ones are text."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Part:
     text: str
     """For a call: its body."""
     region: Region | None = None
-    """For a call: where it stands. Else the region that begins here; the text is empty then."""
+    """For a call: where it stands. Else the region that begins or ends here, without text."""
     groups: dict[str, str] = field(default_factory=dict)
     """What the opening mark says: name, id."""
     opened: str = ""
@@ -199,6 +196,8 @@ class Splitter:
         name = str(found.lastgroup)
         if name == "close":
             self._reasoned = self._reasoned or self.reasoning
+            if self._region is not None and self._region.kind == "content":
+                self._parts.append(Part("content", "", self._region))
             self._region, self._line = None, True
             return True
         if name == "stray":  # a close without an opening: text once reasoning has come and gone

@@ -38,6 +38,8 @@ def read_invokes(body: str, context: Context) -> list[Call]:
     `<function=NAME><parameter=KEY>VALUE</parameter></function>` and
     `<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>`.
     """
+    if context.cut and not re.search(rf"{_INVOKE_END}\s*\Z", body):
+        raise ValueError("the call was cut off")
     calls, at = [], 0
     while (found := _INVOKE.search(body, at)) is not None:
         name = tool_name(found["name"], context.tools)
@@ -103,8 +105,8 @@ _ARGUMENT = re.compile(
 def read_keyed(body: str, context: Context) -> list[Call]:
     """`NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>`."""
     head = re.match(r"\s*([^\s<>]+)", body)
-    if head is None:
-        raise ValueError("a call without a name")
+    if head is None or context.cut:
+        raise ValueError("a call without a name, or cut off")
     name, at, arguments = tool_name(head[1], context.tools), head.end(), {}
     while (found := _ARGUMENT.match(body, at)) is not None:
         key = found["key"]

@@ -74,7 +74,8 @@ BARE = (
             ),
             Region(
                 "call",
-                r'\{\s*"(?:name|type|function|parameters)"',
+                r'\{\s{0,32}"(?:name|type|function|parameters)"',
+                ";",
                 reader="json",
                 strings=JSON_STRINGS,
                 balanced=True,
@@ -109,7 +110,7 @@ BARE = (
             ),
             Region(
                 "call",
-                r"\[\s*[A-Za-z_][\w.]*\(",
+                r"\[\s{0,32}[A-Za-z_][\w.]{0,99}\(",
                 reader="pythonic",
                 strings=PYTHON_STRINGS,
                 balanced=True,
@@ -119,7 +120,8 @@ BARE = (
             ),
             Region(
                 "call",
-                r'\{\s*"(?:name|type|function|parameters)"',
+                r'\{\s{0,32}"(?:name|type|function|parameters)"',
+                ";",
                 reader="json",
                 strings=JSON_STRINGS,
                 balanced=True,

@@ -81,7 +81,7 @@ MARKED = (
         regions=(
             Region(
                 "call",
-                rf'<\|open\|>call{_XTML_ATTRIBUTES}\btool="(?P<name>[^"]+)"{_XTML_ATTRIBUTES}'
+                rf'<\|open\|>call{_XTML_ATTRIBUTES}\btool="(?P<name>[^"]{{1,200}})"{_XTML_ATTRIBUTES}'
                 r"<\|sep\|>",
                 r"<\|close\|>call<\|sep\|>",
                 reader="xtml",
@@ -163,7 +163,9 @@ MARKED = (
         models="Command R, R+",
         signs=(("Action:\\n```json", "tool_name"), ("Action:", '"tool_name"', "directly-answer")),
         example='Action: ```json [{"tool_name": …, "parameters": {…}}]```',
-        regions=(Region("call", r"Action:\s*```json", "```", reader="json", strings=JSON_STRINGS),),
+        regions=(
+            Region("call", r"Action:\s{0,8}```json", "```", reader="json", strings=JSON_STRINGS),
+        ),
     ),
     Description(
         name="LFM2",

@@ -3,9 +3,10 @@
 from reconciler.worker.output.format import JSON_STRINGS, Description, Region
 
 # harmony: each message has a header, which ends with <|message|>.
-_HEADER = r"<\|(?:start|channel|constrain)\|>[^<]{0,200}"
 _ENDS = r"<\|(?:end|return|call)\|>"
-_TO = rf"(?:{_HEADER})*?<\|(?:start|channel)\|>[^<]{{0,200}}?\bto=(?!(?:user|assistant|all)\b)"
+_START = r"<\|start\|>[^<]{0,100}"
+_MORE = r"(?:<\|(?:channel|constrain)\|>[^<]{0,100}){0,2}<\|message\|>"
+_TO = r"[^<]{0,100}\bto=(?!(?:user|assistant|all)\b)(?P<name>[^\s<]{1,100})[^<]{0,100}"
 HARMONY = Description(
     name="harmony",
     models="gpt-oss",
@@ -14,7 +15,7 @@ HARMONY = Description(
     regions=(
         Region(
             "call",
-            rf"{_TO}(?P<name>[^\s<]+)[^<]{{0,200}}(?:{_HEADER})*<\|message\|>",
+            rf"(?:<\|start\|>{_TO}|(?:{_START})?<\|channel\|>{_TO}){_MORE}",
             _ENDS,
             reader="headed",
             strings=JSON_STRINGS,
@@ -24,17 +25,16 @@ HARMONY = Description(
         ),
         Region(
             "reasoning",
-            rf"(?:<\|start\|>[^<]{{0,200}})?<\|channel\|>\s*analysis[^<]{{0,200}}"
-            rf"(?:{_HEADER})*<\|message\|>",
+            rf"(?:{_START})?<\|channel\|>\s{{0,2}}analysis[^<]{{0,100}}{_MORE}",
             _ENDS,
             interrupts=True,
             headed=True,
         ),
-        Region("content", rf"(?:{_HEADER})+<\|message\|>", _ENDS, interrupts=True, headed=True),
+        Region("content", rf"(?:{_START})?{_MORE}", _ENDS, interrupts=True, headed=True),
     ),
 )
 
-_FUNCTIONARY = r">>>(?P<name>[A-Za-z_][\w.\-]*)\n"
+_FUNCTIONARY = r">>>(?P<name>[A-Za-z_][\w.\-]{0,99})\n"
 FUNCTIONARY = Description(
     name="functionary",
     models="functionary v3.2",

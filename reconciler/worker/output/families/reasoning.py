@@ -39,6 +39,7 @@ REASONING = (
         name="START_THINKING",
         models="Command A, Command R7B",
         signs=(("<|START_THINKING|>",),),
+        example="<|START_THINKING|>…<|END_THINKING|><|START_RESPONSE|>…<|END_RESPONSE|>",
         regions=(
             _thinking(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", token=True),
             Region("content", r"<\|START_(?:RESPONSE|TEXT)\|>", r"<\|END_(?:RESPONSE|TEXT)\|>"),
@@ -67,7 +68,7 @@ REASONING = (
     ),
     Description(
         name="think:start",
-        models="those whose marks are <|think:start|> and <|think:end|>",
+        models="models with these marks",
         signs=(("<|think:start|>",),),
         tokens=("<|think:start|>", "<|think:end|>"),
         regions=(_thinking(r"<\|think:start\|>", r"<\|think:end\|>", token=True),),
@@ -96,13 +97,13 @@ REASONING = (
     ),
     Description(
         name="response",
-        models="Granite 3.3, ERNIE 4.5: the answer is in <response>…</response>",
+        models="Granite 3.3, ERNIE 4.5: around the answer",
         signs=(("<response>", "</response>"),),
         regions=(Region("content", "<response>", "</response>", first=True),),
     ),
     Description(
         name="answer",
-        models="Hunyuan: the answer is in <answer>…</answer>",
+        models="Hunyuan: around the answer",
         signs=(("<answer>", "<think>"),),
         regions=(Region("content", "<answer>", "</answer>", first=True),),
     ),

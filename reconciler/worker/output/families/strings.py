@@ -2,6 +2,8 @@
 
 from reconciler.worker.output.format import JSON_STRINGS, Quotes
 
-PARAMETERS = (Quotes(r"<[^<>\s/]*?param(?:eter)?[\s=][^<>]*>", r"</[^<>\s]*?param(?:eter)?>"),)
+PARAMETERS = (
+    Quotes(r"<[^<>\s/]{0,20}param(?:eter)?[\s=][^<>]{1,200}>", r"</[^<>\s]{0,20}param(?:eter)?>"),
+)
 """Values of parameters in tags."""
-TAGGED = (*PARAMETERS, Quotes(r"<\w*arg_value>", r"</\w*arg_value>"), *JSON_STRINGS)
+TAGGED = (*PARAMETERS, Quotes(r"<\w{0,20}arg_value>", r"</\w{0,20}arg_value>"), *JSON_STRINGS)

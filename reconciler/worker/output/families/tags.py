@@ -115,7 +115,7 @@ TAGS = (
         regions=(
             Region(
                 "call",
-                r"<\|action_start\|>\s*<\|plugin\|>",
+                r"<\|action_start\|>\s{0,8}<\|plugin\|>",
                 r"<\|action_end\|>",
                 reader="json",
                 strings=JSON_STRINGS,
@@ -131,7 +131,7 @@ TAGS = (
         regions=(
             Region(
                 "call",
-                r"<tool_calls>(?=\s*[\[{])",
+                r"<tool_calls>(?=\s{0,8}[\[{])",
                 "</tool_calls>",
                 reader="json",
                 strings=JSON_STRINGS,
@@ -145,7 +145,7 @@ TAGS = (
                 strings=TAGGED,
             ),
         ),
-        dropped=r"<tool_calls>(?=\s*<tool_call>)|</tool_calls>",
+        dropped=r"<tool_calls>(?=\s{0,8}<tool_call>)|</tool_calls>",
     ),
     Description(
         name="function_calls",

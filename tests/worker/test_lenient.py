@@ -1,0 +1,448 @@
+"""What models write that is not quite right: read as meant, or text; never lost."""
+
+import json
+from typing import Any
+
+import pytest
+
+from reconciler.worker.output import Delta, OutputFormat, TextParser, described, detect
+from reconciler.worker.output.families import CALLS, DESCRIBED, REASONING
+from tests.worker.test_round_trip import TOOLS, splits
+
+THINK = REASONING[0]
+
+
+def form(name: str) -> OutputFormat:
+    """A family's calls, with reasoning between <think> and </think>."""
+    (found,) = [one for one in CALLS if one.name == name]
+    return OutputFormat(regions=(*found.regions, *THINK.regions), dropped=found.dropped)
+
+
+def parse(
+    name: str | OutputFormat,
+    text: str,
+    *,
+    tools: Any = TOOLS,
+    generation: str = "",
+    end: str = "stop",
+    stops: tuple[str, ...] = (),
+) -> Delta:
+    """What is understood of a text, which is the same however it is split."""
+    found = []
+    for pieces in splits(text):
+        parser = TextParser(
+            form(name) if isinstance(name, str) else name,
+            generation=generation,
+            tools=tools,
+            stops=stops,
+        )
+        whole = Delta()
+        for i, piece in enumerate(pieces):
+            delta = parser.feed(piece, end if i == len(pieces) - 1 else None)
+            whole.content += delta.content
+            whole.reasoning += delta.reasoning
+            whole.calls += delta.calls
+            whole.stopped = delta.stopped
+        found.append(whole)
+    assert len({(one.content, one.reasoning, str(calls(one))) for one in found}) == 1
+    return found[0]
+
+
+def calls(delta: Delta) -> list[tuple[str, Any]]:
+    functions = [call["function"] for call in delta.calls]
+    return [(function["name"], json.loads(function["arguments"])) for function in functions]
+
+
+PARIS = [("weather", {"city": "Paris"})]
+AS_MEANT: dict[str, tuple[str, str, list[tuple[str, Any]]]] = {
+    "arguments are JSON in a string": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>',
+        PARIS,
+    ),
+    "arguments are missing": (
+        "tool_call",
+        '<tool_call>{"name": "weather"}</tool_call>',
+        [("weather", {})],
+    ),
+    "arguments stand beside the name": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "city": "Paris"}</tool_call>',
+        PARIS,
+    ),
+    "arguments are null": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": null}</tool_call>',
+        [("weather", {})],
+    ),
+    "parameters for arguments": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "parameters": {"city": "Paris"}}</tool_call>',
+        PARIS,
+    ),
+    "OpenAI's own form": (
+        "tool_call",
+        (
+            '<tool_call>{"type": "function", "function": '
+            '{"name": "weather", "arguments": {"city": "Paris"}}}</tool_call>'
+        ),
+        PARIS,
+    ),
+    "two objects in one call": (
+        "tool_call",
+        (
+            '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}\n'
+            '{"name": "time_of", "arguments": {}}</tool_call>'
+        ),
+        [*PARIS, ("time_of", {})],
+    ),
+    "two functions in one call": (
+        "tool_call",
+        (
+            "<tool_call><function=weather><parameter=city>Paris</parameter></function>"
+            "<function=time_of></function></tool_call>"
+        ),
+        [*PARIS, ("time_of", {})],
+    ),
+    "a call that is not closed before the next": (
+        "tool_call",
+        (
+            '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}\n'
+            '<tool_call>{"name": "time_of", "arguments": {}}</tool_call>'
+        ),
+        [*PARIS, ("time_of", {})],
+    ),
+    "a parameter that is not closed": (
+        "tool_call",
+        (
+            "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n"
+            "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>"
+        ),
+        [("weather", {"city": "Paris", "days": 3})],
+    ),
+    "the last parameter is not closed": (
+        "tool_call",
+        "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</function>\n</tool_call>",
+        PARIS,
+    ),
+    "no opening tool_call": (
+        "tool_call",
+        "<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
+        PARIS,
+    ),
+    "raw line breaks in a string": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"city": "Pa\nris"}}</tool_call>',
+        [("weather", {"city": "Pa\nris"})],
+    ),
+    "an escape that JSON does not know": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"city": "\\d+"}}</tool_call>',
+        [("weather", {"city": "\\d+"})],
+    ),
+    "NaN": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"ratio": NaN}}</tool_call>',
+        [("weather", {"ratio": None})],
+    ),
+    "a number that is infinite": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"ratio": 1e999}}</tool_call>',
+        [("weather", {"ratio": None})],
+    ),
+    "Python's quotes and literals": (
+        "tool_call",
+        "<tool_call>{'name': 'weather', 'arguments': {'city': 'Paris', 'exact': True,}}",
+        [("weather", {"city": "Paris", "exact": True})],
+    ),
+    "a missing last brace": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}',
+        PARIS,
+    ),
+    "no closing mark": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}',
+        PARIS,
+    ),
+    "a mark inside a string": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"city": "</tool_call><think>"}}</tool_call>',
+        [("weather", {"city": "</tool_call><think>"})],
+    ),
+    "a mark inside a parameter": (
+        "tool_call",
+        (
+            "<tool_call><function=weather><parameter=city>a </tool_call> b</parameter>"
+            "</function></tool_call>"
+        ),
+        [("weather", {"city": "a </tool_call> b"})],
+    ),
+    "numbers in strings": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"days": "3", "city": 75001}}</tool_call>',
+        [("weather", {"days": 3, "city": "75001"})],
+    ),
+    "JSON in a function's tags": (
+        "bare JSON",
+        '<function=weather>{"city": "Paris"}</function>',
+        PARIS,
+    ),
+    "after <|python_tag|>": (
+        "bare JSON",
+        '<|python_tag|>{"name": "weather", "parameters": {"city": "Paris"}}',
+        PARIS,
+    ),
+    "a built-in call after <|python_tag|>": (
+        "bare JSON",
+        '<|python_tag|>weather.call(city="Paris")',
+        PARIS,
+    ),
+    "the channel after the recipient": (
+        "harmony",
+        (
+            "<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>"
+            '{"city": "Paris"}<|call|>'
+        ),
+        PARIS,
+    ),
+    "the recipient after the channel": (
+        "harmony",
+        (
+            "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
+            '{"city": "Paris"}<|call|>'
+        ),
+        PARIS,
+    ),
+    "a section that is not opened": (
+        "Kimi",
+        (
+            '<|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{"city": "Paris"}'
+            "<|tool_call_end|>"
+        ),
+        PARIS,
+    ),
+    "a call inside reasoning, by tokens": (
+        "Kimi",
+        (
+            "<think>Hm.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0"
+            '<|tool_call_argument_begin|>{"city": "Paris"}<|tool_call_end|>'
+            "<|tool_calls_section_end|>"
+        ),
+        PARIS,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AS_MEANT)
+def test_calls_that_are_not_quite_right_are_read_as_meant(case: str) -> None:
+    family, text, expected = AS_MEANT[case]
+    delta = parse(family, text)
+    assert calls(delta) == expected
+    assert delta.content == ""
+
+
+AS_TEXT: dict[str, tuple[str, str]] = {
+    "no JSON": ("tool_call", "<tool_call>no json</tool_call> done"),
+    "a number": ("tool_call", "<tool_call>5</tool_call> done"),
+    "no name": ("tool_call", '<tool_call>{"city": "Paris"}</tool_call>'),
+    "arguments that are a list": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": [1]}</tool_call>',
+    ),
+    "JSON that calls no tool": ("bare JSON", '{"name": "Ann", "type": "person"}'),
+    "a list in Python": ("bare Python", "[print(1), print(2)]"),
+    "a mark that is none": ("tool_call", "a < b <tool <tool_call"),
+    "nested too deeply": (
+        "tool_call",
+        f'<tool_call>{{"name": "weather", "arguments": {"[" * 5000}</tool_call>',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AS_TEXT)
+def test_what_is_no_call_is_text_as_it_was_written(case: str) -> None:
+    family, text = AS_TEXT[case]
+    delta = parse(family, text)
+    assert (delta.calls, delta.content) == ([], text)
+
+
+@pytest.mark.parametrize("case", AS_MEANT)
+def test_without_tools_there_are_no_calls_and_nothing_is_lost(case: str) -> None:
+    family, text, _ = AS_MEANT[case]
+    delta = parse(family, text, tools=[])
+    assert delta.calls == []
+    whole = delta.reasoning + delta.content
+    assert "Paris" in whole or "Paris" not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "weather", "arguments": {"city": "Par',
+        '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}',
+        "<tool_call>\n<function=weather>\n<parameter=city>\nPar",
+    ],
+)
+def test_a_call_that_was_cut_off_is_text_and_not_made_up(text: str) -> None:
+    delta = parse("tool_call", text, end="length")
+    assert (delta.calls, delta.content) == ([], text)
+
+
+def test_identifiers_of_the_model_are_kept_and_never_given_twice() -> None:
+    kimi = parse(
+        "Kimi",
+        '<|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{"city": "a"}'
+        "<|tool_call_end|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
+        '{"city": "b"}<|tool_call_end|>',
+    )
+    assert kimi.calls[0]["id"] == "functions.weather:0"
+    assert kimi.calls[1]["id"].startswith("call_")
+    mistral = parse("[TOOL_CALLS]", '[TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "a"}')
+    assert mistral.calls[0]["id"] == "a1b2c3d4e"
+
+
+def test_several_messages_of_one_turn_stand_apart() -> None:
+    text = (
+        "<|channel|>analysis<|message|>First.<|end|>"
+        "<|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+        "<|start|>assistant<|channel|>analysis<|message|>Second.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>It rains."
+    )
+    delta = parse("harmony", text, generation="<|start|>assistant")
+    assert (delta.reasoning, delta.content) == ("First.\nSecond.", "I look.\n\nIt rains.")
+
+
+def test_a_header_that_was_cut_off_is_no_text() -> None:
+    for text in (
+        "<|channel|>anal",
+        "<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|chan",
+    ):
+        delta = parse("harmony", text, generation="<|start|>assistant", end="length")
+        assert delta.content == ""
+
+
+def test_text_without_a_header_is_text() -> None:
+    assert parse("harmony", "It rains.", generation="<|start|>assistant").content == "It rains."
+
+
+def test_marks_of_reasoning_in_the_middle_of_a_text_are_text_once_it_has_reasoned() -> None:
+    text = "A `<think>` mark begins and `</think>` ends it."
+    for generation in ("<think>\n\n</think>\n\n", ""):
+        given = text if generation else f"<think>Hm.</think>{text}"
+        assert parse("tool_call", given, generation=generation).content == text
+
+
+def test_reasoning_that_was_never_opened_leaves_no_mark() -> None:
+    assert parse("tool_call", "Hm.</think>It rains.").content == "Hm.It rains."
+
+
+def test_reasoning_that_never_ends_is_all_reasoning() -> None:
+    delta = parse("tool_call", "Hm. So", generation="<think>\n", end="length")
+    assert (delta.reasoning, delta.content) == ("Hm. So", "")
+
+
+def test_stops_end_the_content_however_it_is_split() -> None:
+    delta = parse("tool_call", "<think>Tokyo</think>\n\nIt is Tokyo.", stops=("Tokyo", "To"))
+    assert (delta.reasoning, delta.content, delta.stopped) == ("Tokyo", "It is ", True)
+
+
+def test_described_tools_are_called_in_the_form_that_was_described() -> None:
+    harmony = OutputFormat(regions=CALLS[0].regions)
+    for base in (OutputFormat(), OutputFormat(regions=THINK.regions), harmony):
+        assert described(base).calls == DESCRIBED.name
+        delta = parse(
+            described(base), 'Yes.\n<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
+        )
+        assert (calls(delta), delta.content) == ([("weather", {})], "Yes.")
+
+
+NEVER_CLOSED = ["<tool_call>", "<think>", '<tool_call>{"a": "', "<function=weather><parameter=a>"]
+
+
+@pytest.mark.parametrize("opening", [*NEVER_CLOSED, *(1000 * one for one in NEVER_CLOSED)])
+def test_a_long_answer_without_a_close_costs_linear_time(opening: str) -> None:
+    text = opening + "word " * 20_000
+    parser = TextParser(form("tool_call"), tools=TOOLS)
+    length = 0
+    for i in range(0, len(text), 4):  # quadratic, this would take longer than a test may
+        delta = parser.feed(text[i : i + 4], "length" if i + 4 >= len(text) else None)
+        length += len(delta.content) + len(delta.reasoning)
+    assert length >= len("word " * 20_000) - 1
+
+
+# Detection
+
+
+TEMPLATE = {
+    "fields": {
+        "thinking": {"open": "<hm>", "close": "</hm>"},
+        "content": {},
+        "tool_calls": {
+            "open_pattern": r"<use:(?P<tool>\w+)>",
+            "close": "</use>",
+            "content": "json",
+            "repeats": True,
+            "transform": {
+                "type": "function",
+                "function": {"name": "{tool}", "arguments": "{content}"},
+            },
+        },
+    },
+    "start_anchor": "<assistant>",
+}
+
+
+def test_a_checkpoints_own_description_wins() -> None:
+    found = detect("<think> <tool_call>", response_template=TEMPLATE)
+    delta = parse(found, '<hm>So.</hm>I look.<use:weather>{"city": "Paris"}</use>')
+    assert (delta.reasoning, delta.content, calls(delta)) == ("So.", "I look.", PARIS)
+
+
+@pytest.mark.parametrize(
+    "template", [5, [], {}, {"fields": 3}, {"fields": {"a": {"open_pattern": "("}}}]
+)
+def test_a_description_that_is_none_is_a_problem_and_harms_nothing(template: Any) -> None:
+    found = detect("<think> </think>", response_template=template)
+    assert "response_template" in found.problem
+    assert parse(found, "<think>So.</think>Yes.").reasoning == "So."
+
+
+def test_a_description_whose_marks_never_match_in_time_leaves_text() -> None:
+    fields = {"content": {}, "thinking": {"open_pattern": r"(a+)+$", "close": "b"}}
+    found = detect("", response_template={"fields": fields, "start_anchor": "x"})
+    parser = TextParser(found)
+    parser._splitter._seconds = 0.01
+    text = "a" * 200 + "!"
+    assert parser.feed(text, "stop").content == text
+
+
+def test_marks_that_nothing_describes_are_taken_from_the_template() -> None:
+    def render(messages: Any, **_: Any) -> str:
+        return "".join(
+            f"[{m['role']}]"
+            + (f"<mull>{m['thought']}</mull>" if "thought" in m else "")
+            + m["content"]
+            for m in messages
+        )
+
+    found = detect("{{ reasoning_content }}", render=render)
+    assert parse(found, "<mull>So.</mull>Yes.").reasoning == "So."
+    assert found.problem == ""
+
+
+def test_an_unknown_form_of_calls_is_a_problem() -> None:
+    def render(messages: Any, **_: Any) -> str:
+        return "".join(f"[{m['role']}]{m.get('tool_calls', m['content'])}" for m in messages)
+
+    for template in ("{{ tools }}", "{{ messages }}"):
+        assert "tool calls" in detect(template, render=render).problem
+    assert "tool calls" in detect("{{ tools }}").problem
+
+
+def test_a_template_that_fails_harms_nothing() -> None:
+    def render(*_: Any, **__: Any) -> str:
+        raise RecursionError
+
+    assert detect("<tool_call> </think>", render=render).calls == "tool_call"
+    assert detect("{% for", render=render) == OutputFormat()
