@@ -120,9 +120,15 @@ class Controller:
         `tell` hears which record serves it as soon as that is decided.
         """
         machine = await self._known_machine()
-        checkpoint = await self._inspector.find(request.ref)
         warnings: tuple[SettingWarning, ...] = ()
-        decision = decide(self._decision_views(), request, checkpoint, self._clock.utc())
+        ref = request.ref
+        wanted = checkpoint = await self._inspector.find(ref)
+        while True:
+            decision = decide(self._decision_views(), request, wanted, self._clock.utc())
+            if isinstance(decision, Join) or decision.record.spec.ref == ref:
+                break
+            ref = decision.record.spec.ref  # it keeps the adapter of a record that it updates
+            checkpoint = await self._inspector.find(ref)
         if isinstance(decision, Join):
             entry = self._book.entries[decision.name]
         else:
@@ -316,7 +322,9 @@ class Controller:
         ready = [
             entries[name].record
             for name, instance in loaded.items()
-            if name in entries and instance.spec.model.lower() == model.lower()
+            if name in entries
+            and instance.spec.adapter is None
+            and instance.spec.model.lower() == model.lower()
         ]
         return min(ready, key=lambda r: (r.created_at, r.name)).name if ready else None
 
@@ -439,7 +447,8 @@ class Controller:
 
     def _downloaded(self, job: Job) -> None:
         """Have a model looked for anew."""
-        self._book.found.pop(job.ref, None)
+        for ref in [ref for ref in self._book.found if ref.base == job.ref]:
+            del self._book.found[ref]
         self._book.wake.set()
 
     def _worker_died(self, instance: Instance, problem: Problem) -> None:

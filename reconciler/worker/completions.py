@@ -9,7 +9,10 @@ from functools import partial
 from typing import Any
 
 from reconciler.worker import sampling
+from reconciler.worker.likelihood import Likelihood
+from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
+from reconciler.worker.output import Delta, OutputParser, described
 from reconciler.worker.request import Body, RequestError, UnavailableError
 from reconciler.worker.session import (
     InsufficientMemoryError,
@@ -18,27 +21,19 @@ from reconciler.worker.session import (
     Session,
 )
 from reconciler.worker.thread import MlxThread
-from reconciler.worker.transcript import Said, Transcript
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """The log-probability of a chosen token, and of the likeliest in its place."""
-
-    token: int
-    logprob: float
-    alternatives: tuple[tuple[int, float], ...]
 
 
 @dataclass
 class Piece:
     """What is certain since the last piece, and the end."""
 
-    said: Said
+    delta: Delta
     tokens: int
     """Generated until now."""
     finish_reason: str | None = None
     likelihoods: list[Likelihood] = field(default_factory=list)
+    read: int | None = None
+    """Tokens of the prompt that were read until now, while it is being read."""
 
 
 TOGETHER = 16
@@ -46,6 +41,13 @@ TOGETHER = 16
 thread that computes. A stop is noticed as much later, and what came after it dropped."""
 
 Item = tuple[int, str | None, Likelihood | None]
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """Tokens of the prompt that were read until now."""
+
+    tokens: int
 
 
 class Completion:
@@ -62,13 +64,18 @@ class Completion:
         self.created = int(time.time())
         self.warnings: list[str] = list(body.warnings)
         """What of the request has no effect."""
-        self._items: asyncio.Queue[list[Item] | Exception] = asyncio.Queue()
+        self._items: asyncio.Queue[list[Item] | PromptRead | Exception] = asyncio.Queue()
         self._request = Request([], body.limit, lambda *_: None, lambda _: None)
 
     @property
     def prompt_tokens(self) -> int:
         """Length of the prompt."""
         return self._prompt_tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Of the completion, those that were reasoning."""
+        return self._parser.reasoning_tokens
 
     @property
     def cached_tokens(self) -> int:
@@ -87,20 +94,25 @@ class Completion:
         prompt = await asyncio.to_thread(build)  # a long one takes seconds
         self.warnings += prompt.warnings
         self._prompt_tokens = len(prompt.tokens)
-        tools = list(prompt.tools)
-        self._transcript = Transcript(
-            self.tokenizer, prompt.tokens, body.stops, tools, chat=self.chat
+        own = self._model.output_format
+        self._parser = OutputParser(
+            self.tokenizer,
+            described(own) if prompt.described else own,
+            generation=prompt.generation,
+            stops=body.stops,
+            tools=prompt.tools,
+            chat=self.chat,
         )
         loop = asyncio.get_running_loop()
 
         heard: list[Item] = []
 
-        def put(items: list[Item] | Exception) -> None:
+        def put(items: list[Item] | PromptRead | Exception) -> None:
             loop.call_soon_threadsafe(self._items.put_nowait, items)
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
             number = body.alternatives
-            likelihood = None if number is None else _likelihood(token, logprobs, number)
+            likelihood = None if number is None else measure(token, logprobs, number)
             heard.append((token, end, likelihood))
             if self.stream or end is not None or len(heard) == TOGETHER:
                 put(heard.copy())
@@ -108,6 +120,10 @@ class Completion:
 
         request = self._request
         request.prompt, request.tell, request.fail = prompt.tokens, tell, put
+        request.boundaries = prompt.boundaries
+        options = body.stream_options
+        if self.stream and options is not None and options.include_progress:
+            request.read = lambda tokens: put(PromptRead(tokens))
         await asyncio.wrap_future(self._mlx.submit(self._begin))
 
     def _begin(self) -> None:
@@ -130,7 +146,7 @@ class Completion:
         if request.max_tokens is not None:
             request.max_tokens = min(request.max_tokens, room)
         self._set_sampling(session)
-        session.kv_budget.spare = self._spare
+        session.kv_budget.lend(self._spare)
         try:
             session.start(request)
         except OverloadedError as error:
@@ -174,41 +190,41 @@ class Completion:
         Raises what the model raised.
         """
         count, likelihoods = 0, []
-        async for token, ended, likelihood in self._heard():
-            end = ended
+        async for item in self._heard():
+            if isinstance(item, PromptRead):
+                # A request that had to make room reads its own answer again, too.
+                yield Piece(Delta(), count, read=min(item.tokens, self._prompt_tokens))
+                continue
+            token, end, likelihood = item
             count += 1
             if likelihood is not None and end != "stop":
                 likelihoods.append(likelihood)
-            said = self._transcript.hear(token, end)
-            if said.calls and self.body.parallel_tool_calls is False:
-                said.calls, said.stopped = said.calls[:1], True
-            if said.stopped and end is None:
+            delta = self._parser.feed(token, end)
+            if delta.calls and self.body.parallel_tool_calls is False:
+                delta.calls, delta.stopped = delta.calls[:1], True
+            if delta.stopped and end is None:
                 self.cancel()
                 end = "stop"
-            if end == "stop" and self._transcript.called:
+            if end == "stop" and self._parser.called:
                 end = "tool_calls"
-            if said or end is not None:
-                yield Piece(said, count, end, likelihoods)
+            if delta or end is not None:
+                yield Piece(delta, count, end, likelihoods)
                 likelihoods = []
             if end is not None:
                 return
 
-    async def _heard(self) -> AsyncIterator[Item]:
-        """The tokens, one by one. Raises what the model raised."""
+    async def _heard(self) -> AsyncIterator[Item | PromptRead]:
+        """The tokens, one by one, after what was read. Raises what the model raised."""
         while True:
             items = await self._items.get()
             if isinstance(items, Exception):
                 raise items
+            if isinstance(items, PromptRead):
+                yield items
+                continue
             for item in items:
                 yield item
 
     def cancel(self) -> None:
         """Give its place in the batch to others."""
         self._mlx.submit(lambda: self._model.cancel(self._name, self._request))
-
-
-def _likelihood(token: int, logprobs: Any, number: int) -> Likelihood:
-    """Of a token and of the `number` likeliest; logprobs: (vocabulary,). On the MLX thread."""
-    values = logprobs.tolist()
-    best = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:number]
-    return Likelihood(token, values[token], tuple((i, values[i]) for i in best))

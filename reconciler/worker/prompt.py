@@ -10,6 +10,7 @@ from reconciler.worker.chat.template import Rendered, Template, Templates, templ
 from reconciler.worker.chat.turns import Turn
 from reconciler.worker.errors import RequestError, unsupported
 from reconciler.worker.request import Body, tools_as_sent
+from reconciler.worker.segments import Segmenter
 
 _MARK = 32
 """Longest beginning of a mark, such as `<|assistant|>`, that two renderings may share."""
@@ -36,13 +37,15 @@ class Prompt:
 class Prompts:
     """Makes the prompts of one checkpoint. Its methods may be called on any thread."""
 
-    def __init__(self, tokenizer: Any, vocabulary: int) -> None:
-        """`tokenizer` is mlx-lm's; prompts have token ids below `vocabulary`.
+    def __init__(self, tokenizer: Any, vocabulary: int, *, rewinds: bool = False) -> None:
+        """`tokenizer` is mlx-lm's; prompts have token ids below `vocabulary`. With `rewinds` the
+        model's caches can go back to any token.
 
         What the chat template takes is learnt in another thread, so that loading does not wait.
         """
         self._tokenizer, self._vocabulary = tokenizer, vocabulary
         self._templates: Templates | None = None
+        self._segmenter = Segmenter(self._tokens, rewinds=rewinds)
         self._longest = 0
         self._learning = threading.Thread(target=self._learn, name="chat template", daemon=True)
         self._learning.start()
@@ -107,13 +110,22 @@ class Prompts:
             words = f"the model's chat template does not take these messages: {reason}"
             raise RequestError(words, "invalid_value", "messages") from None
         tokens = self._encoded(rendered.text, most, "messages", add_special_tokens=False)
+
+        def later(turns: list[Turn]) -> str:
+            more = variables | {"add_generation_prompt": False, "continue_final_message": False}
+            return template.render(turns, tools, more).text
+
         return Prompt(
             tokens,
             generation,
+            self._segmenter.boundaries(rendered.text, tokens, turns, later, tools=bool(tools)),
             tools=tuple(tools),
             described=rendered.described,
             warnings=warnings,
         )
+
+    def _tokens(self, text: str) -> list[int]:
+        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False)]
 
     def _encoded(self, text: str, most: int | None, key: str, **more: Any) -> list[int]:
         """The text's tokens. Raises `RequestError` before they are made if they are too many."""

@@ -92,6 +92,28 @@ def test_a_stream_tells_the_same_text_in_pieces(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
+def test_a_stream_says_how_much_of_the_prompt_is_read_if_asked_to(llama: Daemon) -> None:
+    llama.load({"model": "tiny/llama", "instance_id": "reading", "eval_batch_size": 16})
+    prompt = [7 + n for n in range(100)]
+    body = {"model": "reading", "prompt": prompt, "temperature": 0, "max_tokens": 4}
+    plain = list(streamed(llama, body | {"prompt": [5, *prompt[1:]]}))
+    assert not any("progress" in chunk for chunk in plain)
+    chunks = list(streamed(llama, body | {"stream_options": {"include_progress": True}}))
+    told = [chunk["progress"] for chunk in chunks if "progress" in chunk]
+    assert [chunk["choices"] for chunk in chunks if "progress" in chunk] == [[]] * len(told)
+    read = [progress["prompt_tokens_read"] for progress in told]
+    assert len(read) >= 6
+    assert read == sorted(set(read))
+    assert 0 < read[0] <= 16
+    assert read[-1] in (99, 100)
+    assert {progress["prompt_tokens"] for progress in told} == {100}
+    kinds = ["progress" in chunk for chunk in chunks]
+    assert kinds == sorted(kinds, reverse=True), "all of it before the answer"
+    texts = [c["choices"][0]["text"] for c in chunks if c["choices"]]
+    _, whole = llama.request("POST", TEXT, body)
+    assert "".join(texts) == whole["choices"][0]["text"]
+
+
 def test_the_official_clients_error_classes(client: openai.OpenAI) -> None:
     ask = client.chat.completions.create
     with pytest.raises(openai.NotFoundError) as missing:
@@ -155,7 +177,7 @@ def streamed(daemon: Daemon, body: Any, path: str = TEXT) -> Iterator[Any]:
             data = line.decode().strip().removeprefix("data: ")
             if data == "[DONE]":
                 return
-            if data:
+            if data and not data.startswith(":"):
                 yield json.loads(data)
 
 
@@ -294,6 +316,15 @@ def test_a_body_without_a_model_is_an_error_in_the_one_form(llama: Daemon, body:
     assert (status, answer["error"]["type"]) == (400, "invalid_request")
 
 
+def test_more_tokens_to_choose_from_than_there_are_spoil_no_later_request(llama: Daemon) -> None:
+    body = {"model": "tiny/llama", "prompt": PROMPTS[0], "max_tokens": 3}
+    for top_k in (319, 320, 10**6):
+        llama.request("POST", TEXT, body | {"top_k": top_k})
+        for more in ({}, {"top_p": 0.9}, {"seed": 1, "top_k": 5}):
+            status, answer = llama.request("POST", TEXT, body | more)
+            assert status == 200, answer
+
+
 def test_a_prompt_that_equals_an_earlier_one_is_answered_again(llama: Daemon) -> None:
     answers = [text(llama, "tiny/llama", PROMPTS[0]) for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
@@ -311,51 +342,53 @@ def test_a_request_goes_to_the_instance_of_that_name_else_the_oldest_of_that_mod
             reply.read()
 
 
-def test_a_client_that_goes_away_frees_its_place(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama"})
-    body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 30_000, "temperature": 0}
+def test_a_client_that_goes_away_frees_its_place(llama: Daemon) -> None:
+    llama.load({"model": "tiny/llama", "instance_id": "leaves"})
+    body = {"model": "leaves", "prompt": [7], "max_tokens": 30_000, "temperature": 0}
     for path, streams in ((TEXT, True), (TEXT, False)):
         reply = None
         if streams:
-            reply = stream(daemon, body, path)
+            reply = stream(llama, body, path)
             reply.readline()
             reply.close()
         else:
-            address = urllib.parse.urlsplit(daemon.url)
+            address = urllib.parse.urlsplit(llama.url)
             connection = http.client.HTTPConnection(address.hostname or "", address.port)
             connection.request("POST", path, json.dumps(body))
             connection.close()
     # Unloading waits for running requests: it would take its 30 seconds if one still ran.
-    assert daemon.unload("tiny/llama")[0] == 200
-    assert "requests did not finish in time" not in daemon.log()
+    assert llama.unload("leaves")[0] == 200
+    assert "requests did not finish in time" not in llama.log()
 
 
-def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama"})
-    pid = daemon.ready("tiny/llama")["status"]["worker_pid"]
-    asked = {"model": "tiny/llama", "prompt": [7], "temperature": 0, "max_tokens": 30_000}
-    chunks = streamed(daemon, asked)
+def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(shared: Daemon) -> None:
+    name = "tiny/llama-4bit"
+    shared.load({"model": name})
+    before = shared.ready(name)["status"]["restarts"]
+    pid = shared.ready(name)["status"]["worker_pid"]
+    asked = {"model": name, "prompt": [7], "temperature": 0, "max_tokens": 30_000}
+    chunks = streamed(shared, asked)
     next(chunks)
     os.kill(pid, signal.SIGKILL)
     *_, last = chunks
     assert last["error"]["code"] == "worker_killed"
-    daemon.eventually("tiny/llama", lambda r: r["status"]["restarts"] == 1)
-    daemon.ready("tiny/llama")
-    assert text(daemon, "tiny/llama", PROMPTS[0])["text"]
+    shared.eventually(name, lambda r: r["status"]["restarts"] == before + 1)
+    shared.ready(name)
+    assert text(shared, name, PROMPTS[0])["text"]
 
 
-def test_a_generation_under_way_finishes_with_the_settings_it_began_with(daemon: Daemon) -> None:
-    body = {"model": "tiny/llama", "instance_id": "a"}
-    daemon.load(body | {"context_length": 400})
-    asked = {"model": "a", "prompt": [7], "temperature": 0, "max_tokens": 1000}
-    chunks = streamed(daemon, asked | {"stream_options": {"include_usage": True}})
+def test_a_generation_under_way_finishes_with_the_settings_it_began_with(shared: Daemon) -> None:
+    body = {"model": "tiny/llama", "instance_id": "changing"}
+    shared.load(body | {"context_length": 400})
+    asked = {"model": "changing", "prompt": [7], "temperature": 0, "max_tokens": 1000}
+    chunks = streamed(shared, asked | {"stream_options": {"include_usage": True}})
     next(chunks)
-    changing = threading.Thread(target=daemon.load, args=(body | {"context_length": 50},))
+    changing = threading.Thread(target=shared.load, args=(body | {"context_length": 50},))
     changing.start()
     *_, last = chunks
     changing.join()
     assert last["usage"]["total_tokens"] == 400
-    _, answer = daemon.request("POST", TEXT, asked)
+    _, answer = shared.request("POST", TEXT, asked)
     assert answer["usage"]["total_tokens"] == 50
 
 

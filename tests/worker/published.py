@@ -10,7 +10,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from reconciler.worker.prompt import Prompts
 from reconciler.worker.request import parse
-from tests.tiny import VOCABULARY, _tokenizer
+from tests.tiny import VOCABULARY, new_tokenizer
 
 DIRECTORY = Path(__file__).parents[3] / "shared" / "chat-templates"
 """They belong to their publishers and are not part of this repository."""
@@ -218,7 +218,7 @@ def tokenizer(template: str | dict[str, str]) -> Any:
 
 @cache
 def _plain() -> Any:
-    plain = _tokenizer()
+    plain = new_tokenizer()
     plain.bos_token = "<|begin|>"
     return plain
 
