@@ -260,6 +260,12 @@ class TestContinuing:
             Chat(PLAIN).prompt(messages, **keys)
 
 
+def test_a_tokenizer_may_lack_special_tokens() -> None:
+    chat = Chat("{{ pad_token + unk_token + messages[0].content }}")
+    assert chat.tokenizer.pad_token is None
+    assert chat.text([user("a")]) == "a"
+
+
 class TestGeneration:
     def test_it_is_what_the_template_adds(self) -> None:
         assert Chat(PLAIN).prompt([user("<assistant>")]).generation == "<assistant>"

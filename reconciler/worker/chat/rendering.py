@@ -3,6 +3,7 @@
 Differences from `transformers`, which leave every prompt that it renders as it is:
 
 - templates may change the lists that they make (`append`), as Kimi K2's does;
+- a special token that the tokenizer does not have is an empty text;
 - `tojson` takes iterators, as DeepSeek R1's needs, and there is a filter `from_json`;
 - what one operation can make is bounded, and so is the time of a rendering: a hostile template
   fails its own requests.
@@ -22,13 +23,16 @@ SECONDS = 10.0
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 """Marks the end of a turn that is to be continued: transformers' way."""
 
+_SPECIAL = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "")
+"""Special tokens that templates add to texts, for a tokenizer that has none of that name."""
+
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys under which templates look for the reasoning of a turn; the first one is the standard."""
 
 
 def of_source(tokenizer: Any, source: str) -> Callable[..., str]:
     """The function that renders turns by a Jinja template, with a tokenizer's special tokens."""
-    special = dict(getattr(tokenizer, "special_tokens_map", {}))
+    special = _SPECIAL | dict(getattr(tokenizer, "special_tokens_map", {}))
     thinking = {"enable_thinking": bool(getattr(tokenizer, "has_thinking", False))}
     found: list[Any] = []
 
