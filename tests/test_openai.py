@@ -37,7 +37,7 @@ class Answering:
         self.loading.set_result(None)
         self.starting.set_result(None)
 
-    async def ready_for(self, model: str) -> str:
+    async def ready_for(self, model: str, _idle_ttl_seconds: int | None = None) -> str:
         await self.loading
         return model
 

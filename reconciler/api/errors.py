@@ -24,6 +24,8 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.REVISION_NOT_FOUND: (404, "model_not_found", "revision_not_found"),
     Cause.AMBIGUOUS_MODEL: (400, "invalid_request", "ambiguous_model"),
     Cause.INVALID_CHECKPOINT: (400, "invalid_request", "invalid_checkpoint"),
+    Cause.ADAPTER_NOT_FOUND: (404, "model_not_found", "adapter_not_found"),
+    Cause.INVALID_ADAPTER: (400, "invalid_request", "invalid_adapter"),
     Cause.IMPOSSIBLE_SETTING: (400, "invalid_request", "impossible_setting"),
     Cause.INSUFFICIENT_MEMORY: (503, "insufficient_memory", "insufficient_memory"),
     Cause.LOAD_FAILED: (500, "model_load_failed", "model_load_failed"),

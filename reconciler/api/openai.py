@@ -6,7 +6,7 @@ rest.
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
@@ -42,6 +42,8 @@ class Routed(msgspec.Struct):
     """What of a request says where it goes."""
 
     model: str
+    ttl: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] | None = None
+    """Seconds without a request after which a model that this request loads is unloaded."""
     stream: Any = None
     """True if the answer is to come as server-sent events; the worker checks it."""
 
@@ -99,7 +101,7 @@ async def _answer(
 ) -> web.StreamResponse:
     """Copy the answer of the instance, into the stream that the client has already, if it has."""
     controller = request.app[CONTROLLER]
-    name = await _ready(controller, routed.model, _patience(request))
+    name = await _ready(controller, routed, _patience(request))
     async with controller.request(name, path, body) as answer:
         begun = None if early is None else await early.end()
         if begun is not None and answer.content_type != EVENT_STREAM:
@@ -123,11 +125,12 @@ async def _answer(
         return copy
 
 
-async def _ready(controller: Controller, model: str, patience: float) -> str:
+async def _ready(controller: Controller, asked: Routed, patience: float) -> str:
     """The instance that answers for a model, waited for while it is on its way."""
+    model, ttl = asked.model, None if asked.ttl is None else round(asked.ttl)
     try:
         async with asyncio.timeout(patience):
-            return await controller.ready_for(model)
+            return await controller.ready_for(model, ttl)
     except TimeoutError:
         message = f"{model} was not ready after {patience:g} s: {controller.why_not_ready(model)}"
         problem = Problem(Cause.NOT_READY, message, permanent=False, param="model")
@@ -147,9 +150,10 @@ def _routed(body: bytes) -> Routed:
     try:
         return msgspec.json.decode(body, type=Routed)
     except msgspec.ValidationError as error:
+        key = "ttl" if "$.ttl" in str(error) else "model"
         missing = "missing" in str(error)
         code = "missing_required_parameter" if missing else "invalid_value"
-        raise ApiError(400, "invalid_request", f"model: {error}", code, "model") from None
+        raise ApiError(400, "invalid_request", f"{key}: {error}", code, key) from None
     except (msgspec.DecodeError, RecursionError) as error:
         message = f"the body is not JSON: {error}"
         raise ApiError(400, "invalid_request", message, "invalid_json") from None

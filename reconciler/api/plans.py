@@ -52,6 +52,7 @@ async def estimate(request: web.Request) -> web.Response:
             "config": estimate.resolved.config,
             "warnings": estimate.resolved.warnings,
             "weights_bytes": estimate.checkpoint.weights_bytes,
+            "adapter_bytes": estimate.resolved.need.adapter,
             "kv_cache_bytes": estimate.resolved.need.kv,
             "prefill_bytes": estimate.resolved.need.working,
             "process_bytes": estimate.resolved.need.process,

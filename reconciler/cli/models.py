@@ -80,6 +80,7 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
     click.echo(f"{model}: {told_config(answer['config'])}")
     for words, key in (
         ("weights", "weights_bytes"),
+        ("adapter", "adapter_bytes"),
         ("KV cache", "kv_cache_bytes"),
         ("reading prompts", "prefill_bytes"),
         ("process", "process_bytes"),
@@ -87,7 +88,8 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
         ("free", "free_bytes"),
         ("of", "budget_bytes"),
     ):
-        click.echo(f"{words + ':':26}{readable_bytes(answer[key])}")
+        if answer[key] or key != "adapter_bytes":
+            click.echo(f"{words + ':':26}{readable_bytes(answer[key])}")
     click.echo("it fits" if answer["fits"] else "it does not fit now")
     for warning in answer["warnings"]:
         click.echo(f"warning: {warning['key']}: {warning['reason']}", err=True)

@@ -1,5 +1,6 @@
 """`get`, `describe`, `wait` and `clear`."""
 
+import json
 import time
 from typing import Any
 from urllib.parse import quote
@@ -62,12 +63,15 @@ async def describe(client: Client, *, name: str) -> None:
     _block("Conditions", "\n".join(_condition(c) for c in status["conditions"]))
     if status["config"] is not None:
         _block("In force", told_config(status["config"]).replace(", ", "\n"))
+        _block("Defaults", "\n".join(map(_default, status["defaults"])))
         _tell("Loaded", f"{clock(status['loaded_at'])} by {status['loaded_by']}")
         phases = status["load_phases"].items()
         parts = ", ".join(f"{key} {phase['duration']:.2f} s" for key, phase in phases)
         _tell("Load time", f"{status['load_time_seconds']:.2f} s ({parts})")
         _tell("Memory", readable_bytes(status["memory_bytes"] or 0))
         _tell("Checkpoint", f"{status['checkpoint']} at {status['revision']}")
+        if status["adapter"] is not None:
+            _tell("Adapter", status["adapter"])
         _tell("Worker", f"process {status['worker_pid']}")
     _tell("Restarts", status["restarts"])
     warnings = [f"{w['key']}: {w['reason']}" for w in status["warnings"]]
@@ -86,6 +90,12 @@ def _block(word: str, text: str) -> None:
         click.echo(f"{word}:")
         for line in text.rstrip().splitlines():
             click.echo(f"  {line}")
+
+
+def _default(one: Any) -> str:
+    value = json.dumps(one["value"], ensure_ascii=False)
+    source = "generation_config.json" if one["source"] == "generation_config" else "the record"
+    return f"{one['key']} {value}, from {source}"
 
 
 def _condition(one: Any) -> str:

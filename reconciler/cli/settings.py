@@ -1,4 +1,4 @@
-"""The five load settings as options."""
+"""The five load settings, and what else a load takes, as options."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def settings(command: F) -> F:
-    """Add an option for each setting, and for the time after which it goes when not used."""
+    """Add an option for each setting, for an adapter, and for the time after which it goes."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -23,6 +23,8 @@ def body(model: str, name: str | None, asked: dict[str, Any]) -> dict[str, Any]:
     sent: dict[str, Any] = {"model": model, "config": config}
     if name is not None:
         sent["instance_id"] = name
+    if asked.get("adapter") is not None:
+        sent["adapter"] = asked["adapter"]
     if asked.get("idle_ttl") is not None:
         sent["idle_ttl_seconds"] = asked["idle_ttl"]
     return sent
@@ -38,5 +40,6 @@ _OPTIONS = (
         default=None,
         help="KV cache and attention on the GPU.",
     ),
+    click.option("--adapter", help="LoRA adapter: an identifier, or the path of its directory."),
     click.option("--idle-ttl", type=int, help="Unload after this many seconds without a request."),
 )

@@ -205,11 +205,12 @@ class Book:
         return entry
 
     def candidates(self, model: str) -> list[Entry]:
-        """The records of that name, or else of that model."""
+        """The records of that name, or else of that model without an adapter."""
         if model in self.entries:
             return [self.entries[model]]
         model = model.lower()
-        return [e for e in self.entries.values() if e.record.spec.model.lower() == model]
+        specs = ((entry, entry.record.spec) for entry in self.entries.values())
+        return [e for e, spec in specs if spec.adapter is None and spec.model.lower() == model]
 
     @contextmanager
     def asking(self, model: str) -> Iterator[None]:

@@ -120,9 +120,15 @@ class Controller:
         `tell` hears which record serves it as soon as that is decided.
         """
         machine = await self._known_machine()
-        checkpoint = await self._inspector.find(request.ref)
         warnings: tuple[SettingWarning, ...] = ()
-        decision = decide(self._decision_views(), request, checkpoint, self._clock.utc())
+        ref = request.ref
+        wanted = checkpoint = await self._inspector.find(ref)
+        while True:
+            decision = decide(self._decision_views(), request, wanted, self._clock.utc())
+            if isinstance(decision, Join) or decision.record.spec.ref == ref:
+                break
+            ref = decision.record.spec.ref  # it keeps the adapter of a record that it updates
+            checkpoint = await self._inspector.find(ref)
         if isinstance(decision, Join):
             entry = self._book.entries[decision.name]
         else:
@@ -272,16 +278,18 @@ class Controller:
         words = f"there is no source '{name}'"
         raise LoadError(Problem(Cause.UNKNOWN_SOURCE, words, param="name"))
 
-    async def ready_for(self, model: str) -> str:
+    async def ready_for(self, model: str, idle_ttl_seconds: int | None = None) -> str:
         """The instance that answers for `model`, once there is one.
 
         What is idle is loaded again for it. With `jit`, so is a model that nobody asked to load:
-        as an http record that is unloaded when it is not used. Raises `LoadError`.
+        as an http record that is unloaded when it is not used, after `idle_ttl_seconds` if they
+        are given. Raises `LoadError`.
         """
         if self._jit and not self._book.candidates(model):
             loading = self._jit_loads.get(model)
             if loading is None:
-                request = LoadRequest(model, idle_ttl_seconds=JIT_IDLE_TTL_SECONDS)
+                ttl = idle_ttl_seconds or JIT_IDLE_TTL_SECONDS
+                request = LoadRequest(model, idle_ttl_seconds=ttl)
                 loading = self._jit_loads[model] = asyncio.create_task(self.load(request))
                 loading.add_done_callback(lambda _: self._jit_loads.pop(model))
             # Who asked may go away; whoever else asks has the same load to wait for.
@@ -314,7 +322,9 @@ class Controller:
         ready = [
             entries[name].record
             for name, instance in loaded.items()
-            if name in entries and instance.spec.model.lower() == model.lower()
+            if name in entries
+            and instance.spec.adapter is None
+            and instance.spec.model.lower() == model.lower()
         ]
         return min(ready, key=lambda r: (r.created_at, r.name)).name if ready else None
 
@@ -437,7 +447,8 @@ class Controller:
 
     def _downloaded(self, job: Job) -> None:
         """Have a model looked for anew."""
-        self._book.found.pop(job.ref, None)
+        for ref in [ref for ref in self._book.found if ref.base == job.ref]:
+            del self._book.found[ref]
         self._book.wake.set()
 
     def _worker_died(self, instance: Instance, problem: Problem) -> None:

@@ -218,7 +218,7 @@ class Loop:
         for ref, checkpoint in found.items():
             missing = isinstance(checkpoint, Problem) and checkpoint.cause is Cause.MODEL_NOT_FOUND
             if missing and ref in downloadable:
-                checkpoint = self._downloads.missing(ref)  # noqa: PLW2901
+                checkpoint = self._downloads.missing(ref.base)  # noqa: PLW2901
             known[ref] = Found(checkpoint, now)
 
     def _facts(self) -> Facts:
@@ -414,7 +414,7 @@ class Loop:
             return
         if problem is not None:
             checkpoint = action.checkpoint
-            fingerprint = checkpoint.fingerprint if checkpoint is not None else None
+            fingerprint = checkpoint.files if checkpoint is not None else None
             self._note_failure(entry, record, spec, fingerprint, problem)
             if entry.record.provisional:
                 self._reporter.give_up(entry, problem)

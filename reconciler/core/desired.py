@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
+from typing import Any
 
+from reconciler.core.defaults import DEFAULTS, Defaults
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import (
@@ -243,10 +245,16 @@ def decide(
     ]
     if agreeing:
         return Join(min(agreeing, key=lambda v: _preference(v, request)).record.name)
-    name = request.instance_id or request.model
+    name = request.name
     current = next((v.record for v in views if v.record.name == name), None)
     if current is None:
-        spec = LoadSpec(request.model, request.config, idle_ttl_seconds=request.idle_ttl_seconds)
+        spec = LoadSpec(
+            request.model,
+            request.config,
+            request.defaults,
+            request.adapter,
+            idle_ttl_seconds=request.idle_ttl_seconds,
+        )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
         wish = "suspends it" if current.spec.suspend else "asks for other settings"
@@ -274,16 +282,28 @@ def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Reco
 
 def _changes(before: Record, after: Record) -> tuple[SettingWarning, ...]:
     """The settings that an update changes, for the answer."""
+    old, new = _asked(before.spec), _asked(after.spec)
     return tuple(
         SettingWarning(
             key,
-            new,
-            f"changed from {'the default' if old is None else json.dumps(old)} "
+            _scalar(new[key]),
+            f"changed from {'the default' if old[key] is None else json.dumps(old[key])} "
             f"for everybody who uses '{after.name}'",
         )
-        for key in SETTINGS
-        if (old := getattr(before.spec.config, key)) != (new := getattr(after.spec.config, key))
+        for key in old
+        if old[key] != new[key]
     )
+
+
+def _asked(spec: LoadSpec) -> dict[str, Any]:
+    """All that a load request may ask for, by key; None: no opinion."""
+    config = {key: getattr(spec.config, key) for key in SETTINGS}
+    defaults = {f"defaults.{key}": getattr(spec.defaults, key) for key in DEFAULTS}
+    return config | defaults | {"adapter": spec.adapter}
+
+
+def _scalar(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def agrees(view: View, request: LoadRequest) -> bool:
@@ -302,14 +322,41 @@ def agrees(view: View, request: LoadRequest) -> bool:
                 return False
         elif view.config is None or sent != getattr(view.config, key):
             return False
+    if not _agree_on_defaults(view, request):
+        return False
     ttl = request.idle_ttl_seconds
     return ttl is None or ttl == view.record.spec.idle_ttl_seconds
 
 
+def _agree_on_defaults(view: View, request: LoadRequest) -> bool:
+    """Whether every default that was sent is the record's, or the model's where it has none."""
+    own = view.record.spec.defaults
+    published = Defaults()
+    if view.checkpoint is not None:
+        published = view.checkpoint.generation.defaults
+    for key in DEFAULTS:
+        asked, sent = getattr(own, key), getattr(request.defaults, key)
+        if f"defaults.{key}" in request.resets:
+            if asked is not None:
+                return False
+        elif sent not in (None, getattr(published, key) if asked is None else asked):
+            return False
+    return True
+
+
 def _same_model(view: View, request: LoadRequest, checkpoint: Checkpoint) -> bool:
-    if view.checkpoint is None:
-        return view.record.spec.model == request.model
-    return view.checkpoint.path == checkpoint.path
+    """Whether the record has the requested weights, and the requested adapter or none.
+
+    Who names an instance and no adapter has no opinion about its adapter.
+    """
+    found, record = view.checkpoint, view.record
+    same = record.spec.model == request.model if found is None else found.path == checkpoint.path
+    sent = request.adapter is not None or "adapter" in request.resets
+    if request.instance_id is not None and not sent:
+        return same
+    if found is not None and found.adapter is not None and checkpoint.adapter is not None:
+        return same and found.adapter.path == checkpoint.adapter.path
+    return same and record.spec.adapter == request.adapter
 
 
 def _preference(view: View, request: LoadRequest) -> tuple[bool, bool, float, str]:
@@ -320,11 +367,24 @@ def _preference(view: View, request: LoadRequest) -> tuple[bool, bool, float, st
 
 
 def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
-    """The spec with the sent keys in place of its own, and the reset ones gone."""
-    values = spec.config.sent() | request.config.sent()
-    kept = {k: v for k, v in values.items() if k not in request.resets}
-    config = Asked(**kept)  # type: ignore[arg-type]
+    """The spec with the sent keys in place of its own, and the reset ones gone.
+
+    Without an `instance_id` no adapter means the model without one.
+    """
+
+    def merged(own: dict[str, Any], sent: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        values = own | sent
+        return {k: v for k, v in values.items() if prefix + k not in request.resets}
+
     ttl = request.idle_ttl_seconds
-    if ttl is None:
-        ttl = spec.idle_ttl_seconds
-    return replace(spec, model=request.model, config=config, idle_ttl_seconds=ttl)
+    adapter = request.adapter
+    if adapter is None and request.instance_id is not None and "adapter" not in request.resets:
+        adapter = spec.adapter
+    return replace(
+        spec,
+        model=request.model,
+        config=Asked(**merged(spec.config.sent(), request.config.sent())),
+        defaults=Defaults(**merged(spec.defaults.sent(), request.defaults.sent(), "defaults.")),
+        adapter=adapter,
+        idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,
+    )

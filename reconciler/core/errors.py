@@ -16,6 +16,8 @@ class Cause(StrEnum):
     REVISION_NOT_FOUND = "RevisionNotFound"
     AMBIGUOUS_MODEL = "AmbiguousModel"
     INVALID_CHECKPOINT = "InvalidCheckpoint"
+    ADAPTER_NOT_FOUND = "AdapterNotFound"
+    INVALID_ADAPTER = "InvalidAdapter"
     IMPOSSIBLE_SETTING = "ImpossibleSetting"
     INSUFFICIENT_MEMORY = "InsufficientMemory"
     LOAD_FAILED = "LoadFailed"

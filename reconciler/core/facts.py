@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from reconciler.core.defaults import NO_DEFAULTS, Defaults
+from reconciler.core.records import SettingWarning
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -33,6 +36,41 @@ class Shapes:
     nodes: int = 0
     """By which MLX's graph of a call grows with each token, where a model goes through them one
     by one; a number."""
+    weights: int = 0
+    """Once loaded: mlx_lm unpacks some formats (fp8) and leaves out what it has no use for. 0: not
+    known."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How weights are packed."""
+
+    name: str
+    """The name people know it by: `4bit`, `4.5bit` for mixed bits, `mxfp4`, `nvfp4`, ..."""
+    bits: float
+    """Bits of a packed weight, without scales; the mean where layers differ."""
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """What generation_config.json says about requests."""
+
+    defaults: Defaults = NO_DEFAULTS
+    warnings: tuple[SettingWarning, ...] = ()
+    """Values in it that are ignored, and why."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter as mlx_lm.lora writes it."""
+
+    path: str
+    """Absolute and free of links."""
+    fingerprint: str
+    """Of its files' names, sizes and modification times."""
+    weights_bytes: int
+    base: str | None = None
+    """The model that it was trained on, if its config names one."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +100,15 @@ class Checkpoint:
     experts_least: int = 1
     experts_most: int = 0
     """What the router can choose; 0: all experts."""
-    quantization_bits: int | None = None
+    quantization: Quantization | None = None
     parameters: int = 0
     """Weights in number, without the scales of quantised ones."""
     tool_use: bool = False
-    """Whether its chat template speaks of tools."""
+    """True if one of its chat templates takes tools."""
     commit: str | None = None
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
+    generation: GenerationConfig = GenerationConfig()
+    adapter: Adapter | None = None
 
     @property
     def footprint(self) -> Shapes:
@@ -76,9 +116,22 @@ class Checkpoint:
         return self.shapes or Shapes(self.kv_bytes_per_token)
 
     @property
-    def revision(self) -> str:
-        """What tells this state of the model from others."""
+    def files(self) -> str:
+        """Fingerprint of all files that a load reads, the adapter's too."""
+        return self._with_adapter(self.fingerprint)
+
+    @property
+    def base_revision(self) -> str:
+        """What tells this state of the model's own files from others."""
         return self.commit or self.fingerprint
+
+    @property
+    def revision(self) -> str:
+        """What tells this state of the model and its adapter from others."""
+        return self._with_adapter(self.base_revision)
+
+    def _with_adapter(self, base: str) -> str:
+        return base if self.adapter is None else f"{base}+{self.adapter.fingerprint}"
 
 
 @dataclass(frozen=True)

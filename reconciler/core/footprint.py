@@ -44,6 +44,13 @@ class Need:
     kv: int
     working: int
     """While a prompt is read, at the longest context that is counted."""
+    adapter: int = 0
+    """The adapter's weights."""
+
+    @property
+    def session(self) -> int:
+        """Taken for requests: KV cache and reading prompts."""
+        return self.kv + self.working
 
     @property
     def shared(self) -> int:
@@ -53,7 +60,7 @@ class Need:
     @property
     def own(self) -> int:
         """Taken by this instance."""
-        return self.kv + self.working
+        return self.session + self.adapter
 
     @property
     def total(self) -> int:
@@ -66,6 +73,11 @@ def process_bytes(checkpoint: Checkpoint, machine: Machine) -> int:
     if not machine.process_bytes:
         return 0
     return machine.process_bytes + GRAPH + TOKENIZER_FACTOR * checkpoint.tokenizer_bytes
+
+
+def adapter_bytes(checkpoint: Checkpoint) -> int:
+    """The weights of the adapter that goes on the checkpoint's own."""
+    return checkpoint.adapter.weights_bytes if checkpoint.adapter is not None else 0
 
 
 def kv_bytes(shapes: Shapes, tokens: int) -> int:

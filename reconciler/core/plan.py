@@ -5,6 +5,7 @@ any number of times. It decides; the controller acts. It never plans beyond the 
 was given, and says nothing about a record that already agrees with its instance.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -256,7 +257,7 @@ class _Planner:
         if retry is None or retry.generation != record.generation:
             return None
         if retry.problem.permanent:
-            same_files = retry.fingerprint == checkpoint.fingerprint
+            same_files = retry.fingerprint == checkpoint.files
             return _hold(record, retry.problem) if same_files else None
         if retry.not_before > self.now:
             words = f"attempt {retry.failures} failed: {retry.problem.message}"
@@ -393,9 +394,28 @@ def _told(spec: LoadSpec) -> str:
 
 def _changes(before: LoadSpec, after: LoadSpec) -> str:
     """The settings that change, in words."""
-    old, new = before.config.sent(), after.config.sent()
+    old, new = _settings(before), _settings(after)
     keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if not keys:
         return f"the model is now named {_told(after)}"
-    told = (f"{k} from {old.get(k, 'default')} to {new.get(k, 'default')}" for k in keys)
+    told = (f"{k} from {_short(old.get(k))} to {_short(new.get(k))}" for k in keys)
     return "changed: " + ", ".join(told)
+
+
+def _settings(spec: LoadSpec) -> dict[str, object]:
+    """What a session puts in force, by key, as far as the spec has an opinion."""
+    defaults = {f"defaults.{key}": value for key, value in spec.defaults.sent().items()}
+    adapter = {"adapter": spec.adapter} if spec.adapter is not None else {}
+    return spec.config.sent() | defaults | adapter
+
+
+def _short(value: object) -> str:
+    """A value in a reason."""
+    if value is None:
+        return "default"
+    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+SHOWN = 60
+"""Most characters of a value in a reason."""

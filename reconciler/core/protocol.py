@@ -4,6 +4,7 @@
     POST   /checkpoint        LoadWeights  -> lines: WeightsRead ..., WeightsLoaded
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
     DELETE /sessions/NAME     -> Usage     of the session that is no more
+    POST   /release           -> null      has kept prompts fill only what sessions hold
     POST   /sessions/NAME/probe -> null    generates one token, if nothing else is going on
     GET    /pulse             -> Pulse     at once, whatever the MLX thread is doing
     POST   /sessions/NAME/chat/completions, /sessions/NAME/completions   OpenAI's requests
@@ -15,10 +16,11 @@ thread that owns MLX does.
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
-from reconciler.core.facts import Machine, Shapes
+from reconciler.core.facts import Adapter, Machine, Shapes
 from reconciler.core.records import Config, Phase, SettingWarning
 
 MODEL_HEADER = "X-Reconciler-Model"
@@ -86,6 +88,10 @@ class OpenSession:
     shapes: Shapes = field(default_factory=lambda: Shapes(0))
     session_bytes: int = 0
     """Memory that is held for its KV cache and for reading prompts."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Keys to add to requests that do not send them, in the names of OpenAI's requests."""
+    adapter: Adapter | None = None
+    """Goes on the weights, for this session alone."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ class SessionOpened:
     """MLX's active memory for the session alone, after its first token."""
     warnings: tuple[SettingWarning, ...] = ()
     """Properties of the model that change how requests are served; shown in the record's status."""
+    unused_defaults: tuple[str, ...] = ()
+    """Keys of defaults that no request to this model can have; `warnings` say why."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,8 @@ class Pulse:
     """Of each open session, by its name."""
     memory_bytes: int = 0
     """That the process takes now."""
+    kept_bytes: int = 0
+    """Of that: KV caches of finished requests, given back when somebody needs the memory."""
 
 
 class WorkerFailure(msgspec.Struct, frozen=True, tag=True):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Literal
 
+from reconciler.core.defaults import NO_DEFAULTS, Default, Defaults
 from reconciler.core.selector import Selector
 
 HTTP = "http"
@@ -53,7 +54,7 @@ class SettingWarning:
     """A setting that is not what somebody asked for, and why. None: the default was asked for."""
 
     key: str
-    asked: int | bool | str | None
+    asked: int | float | bool | str | None
     reason: str
 
 
@@ -64,6 +65,13 @@ class ModelRef:
     model: str
     revision: str | None = None
     """A commit, branch or tag in the Hugging Face cache; None: whatever is there."""
+    adapter: str | None = None
+    """The LoRA adapter that goes on it: an identifier, or an absolute path."""
+
+    @property
+    def base(self) -> "ModelRef":
+        """The model without the adapter."""
+        return replace(self, adapter=None)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,10 @@ class LoadSpec:
 
     model: str
     config: Asked = Asked()
+    defaults: Defaults = NO_DEFAULTS
+    """For requests that leave these keys out."""
+    adapter: str | None = None
+    """A LoRA adapter over the model's weights: an identifier, or an absolute path."""
     revision: str | None = None
     suspend: bool = False
     """Keep the record, not the instance."""
@@ -88,11 +100,12 @@ class LoadSpec:
     @property
     def ref(self) -> ModelRef:
         """The model to look for."""
-        return ModelRef(self.model, self.revision)
+        return ModelRef(self.model, self.revision, self.adapter)
 
     def loads_like(self, other: "LoadSpec") -> bool:
         """Whether both ask for the same instance, however it is come by."""
-        return (self.ref, self.config) == (other.ref, other.config)
+        mine, theirs = (self.ref, self.config), (other.ref, other.config)
+        return mine == theirs and self.defaults == other.defaults
 
 
 @dataclass(frozen=True)
@@ -123,18 +136,31 @@ class Record:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """A load request from the wire. `resets` are the keys sent as null: back to the default."""
+    """A load request from the wire.
+
+    `resets` are the keys sent as null: back to the default. `adapter` and `defaults.KEY` may be
+    among them.
+    """
 
     model: str
     config: Asked = Asked()
     resets: frozenset[str] = frozenset()
     instance_id: str | None = None
     idle_ttl_seconds: int | None = None
+    defaults: Defaults = NO_DEFAULTS
+    adapter: str | None = None
 
     @property
     def ref(self) -> ModelRef:
         """The model to look for."""
-        return ModelRef(self.model)
+        return ModelRef(self.model, adapter=self.adapter)
+
+    @property
+    def name(self) -> str:
+        """The record that it creates where none agrees with it."""
+        if self.instance_id is not None or self.adapter is None:
+            return self.instance_id or self.model
+        return f"{self.model}:{self.adapter.rstrip('/').rpartition('/')[2]}"
 
 
 @dataclass(frozen=True)
@@ -185,6 +211,10 @@ class Instance:
     revision: str = ""
     """Of the checkpoint, when its weights were read."""
     report: LoadReport | None = None
+    defaults: tuple[Default, ...] = ()
+    """In force for requests."""
+    adapter: str | None = None
+    """Directory of the adapter."""
 
     @property
     def shared_bytes(self) -> int:
@@ -235,6 +265,8 @@ class Status:
     observed_generation: int = 0
     conditions: tuple[Condition, ...] = ()
     config: Config | None = None
+    defaults: tuple[Default, ...] = ()
+    """In force for requests that leave the key out."""
     load_time_seconds: float | None = None
     queued_seconds: float | None = None
     load_phases: dict[str, Phase] = field(default_factory=dict)
@@ -245,6 +277,8 @@ class Status:
     memory_bytes: int | None = None
     warnings: tuple[SettingWarning, ...] = ()
     checkpoint: str | None = None
+    adapter: str | None = None
+    """Directory of the adapter in force."""
     revision: str | None = None
     """Of the weights in memory."""
     revision_on_disk: str | None = None

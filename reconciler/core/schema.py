@@ -5,6 +5,7 @@ once and turns what jsonschema finds into one sentence per mistake.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,13 +16,15 @@ from jsonschema import Draft202012Validator, ValidationError
 from referencing import Registry, Resource
 
 from reconciler.core import selector
-from reconciler.core.manifest import Path, dotted
+from reconciler.core.defaults import Defaults
+from reconciler.core.manifest import MAX_DEPTH, Path, dotted
 from reconciler.core.records import SETTINGS, Asked, LoadRequest, LoadSpec
 
 SchemaName = Literal[
     "action",
     "condition",
     "config",
+    "defaults",
     "download",
     "download-request",
     "error",
@@ -90,7 +93,8 @@ def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
     """All mistakes in `value`, in the order of their paths; empty if it fits."""
     errors = sorted(_validator(name).iter_errors(value), key=lambda e: [str(p) for p in e.path])
     # jsonschema tells each missing key apart, but not which one: hence each is found anew.
-    return tuple(dict.fromkeys(mistake for error in errors for mistake in _mistakes(error)))
+    found = [mistake for error in errors for mistake in _mistakes(error)]
+    return tuple(dict.fromkeys((*found, *_not_json(value))))
 
 
 def check_name(name: str) -> tuple[Mistake, ...]:
@@ -114,15 +118,43 @@ def contradictions(body: dict[str, Any]) -> tuple[Mistake, ...]:
     )
 
 
+def _not_json(value: Any) -> Iterator[Mistake]:
+    """What passes a schema and cannot be stored: YAML has NaN, Python's JSON integers of any size,
+    and both may be nested deeper than what reads them again allows.
+    """
+    todo: list[tuple[Path, Any]] = [((), value)]
+    while todo:
+        path, one = todo.pop()
+        words = ""
+        if isinstance(one, float) and not math.isfinite(one):
+            words = "must be a finite number"
+        elif isinstance(one, int) and not -(2**63) <= one < 2**64:
+            words = "must be an integer of at most 64 bits"
+        elif isinstance(one, dict | list):
+            if len(path) >= MAX_DEPTH:
+                words = f"must not be nested deeper than {MAX_DEPTH} levels"
+            else:
+                inner = one.items() if isinstance(one, dict) else enumerate(one)
+                todo += [((*path, key), item) for key, item in inner]
+        if words:
+            yield Mistake(f"{dotted(path) or 'the body'} {words}", path, "invalid_value")
+
+
 def load_request(body: dict[str, Any]) -> LoadRequest:
     """The request that a checked body means; settings may stand nested, flat, or both."""
     sent = body.get("config", {}) | {key: body[key] for key in SETTINGS if key in body}
+    defaults = body.get("defaults", {})
+    named = sent | {f"defaults.{key}": value for key, value in defaults.items()}
+    if "adapter" in body:
+        named["adapter"] = body["adapter"]
     return LoadRequest(
         model=body["model"],
         config=_asked(sent),
-        resets=frozenset(key for key, value in sent.items() if value is None),
+        resets=frozenset(key for key, value in named.items() if value is None),
         instance_id=body.get("instance_id"),
         idle_ttl_seconds=_whole(body.get("idle_ttl_seconds")),
+        defaults=read_defaults(defaults),
+        adapter=body.get("adapter"),
     )
 
 
@@ -131,6 +163,8 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
     return LoadSpec(
         model=spec["model"],
         config=_asked(spec.get("config", {})),
+        defaults=read_defaults(spec.get("defaults", {})),
+        adapter=spec.get("adapter"),
         revision=spec.get("revision"),
         suspend=spec.get("suspend", False),
         priority=int(spec.get("priority", 0)),
@@ -144,9 +178,11 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
 def told_spec(spec: LoadSpec) -> dict[str, Any]:
     """A spec as it would stand in a manifest."""
     told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
-    defaults = LoadSpec(spec.model)
+    if sent := spec.defaults.sent():
+        told["defaults"] = sent
+    usual = LoadSpec(spec.model)
     for key in OTHERS:
-        if getattr(spec, key) != getattr(defaults, key):
+        if getattr(spec, key) != getattr(usual, key):
             told[key] = getattr(spec, key)
     if spec.node_selector:
         told["node_selector"] = selector.told(spec.node_selector)
@@ -154,6 +190,7 @@ def told_spec(spec: LoadSpec) -> dict[str, Any]:
 
 
 OTHERS = (
+    "adapter",
     "revision",
     "suspend",
     "priority",
@@ -161,11 +198,28 @@ OTHERS = (
     "idle_ttl_seconds",
     "download",
 )
-"""Keys of a spec besides model and config; told where they differ from their defaults."""
+"""Keys of a spec besides model, config and defaults; told where they differ from their defaults."""
 
 
 def _asked(config: dict[str, Any]) -> Asked:
     return Asked(**{key: _whole(value) for key, value in config.items()})
+
+
+def read_defaults(defaults: dict[str, Any]) -> Defaults:
+    """The defaults that a checked object means."""
+    values = {
+        key: _whole(value) if key in _WHOLE_DEFAULTS else _real(value)
+        for key, value in defaults.items()
+    }
+    return Defaults(**values)
+
+
+_WHOLE_DEFAULTS = ("top_k", "max_tokens", "seed")
+
+
+def _real(value: Any) -> Any:
+    """A number as the float that it means; anything else as it is."""
+    return float(value) if isinstance(value, int) else value
 
 
 def _whole(value: Any) -> Any:
@@ -202,23 +256,32 @@ def _expected(error: ValidationError) -> str:
         case "type":
             types = [wanted] if isinstance(wanted, str) else list(wanted)
             return f"must be {' or '.join(types)}, got {got}"
-        case "minimum":
-            return f"must be at least {wanted}, got {got}"
-        case "maximum":
-            return f"must be at most {wanted}, got {got}"
-        case "const":
-            return f"must be '{wanted}', got {got}"
+        case "not":
+            return f"must not be {wanted.get('const')}"
         case "pattern":
             if "@" in wanted:
                 return f"must be a letter or digit, then up to 199 of A-Za-z0-9._/@:-, got {got}"
             return f"must match {wanted}, got {got}"
         case "enum":
-            return f"must be one of {', '.join(map(str, wanted))}, got {got}"
-        case "minItems":
-            return f"must have at least {wanted} item{'' if wanted == 1 else 's'}"
-        case "maxItems":
-            return f"must have at most {wanted} item{'' if wanted == 1 else 's'}"
-        case "minLength":
-            return "must not be empty"
+            choices = ("null" if choice is None else str(choice) for choice in wanted)
+            return f"must be one of {', '.join(choices)}, got {got}"
+        case "minItems" | "maxItems":
+            bound = "at least" if error.validator == "minItems" else "at most"
+            return f"must have {bound} {wanted} item{'' if wanted == 1 else 's'}"
+        case str(validator) if validator in _BOUNDS:
+            return _BOUNDS[validator].format(wanted=wanted, got=got)
         case _:
             return f"is not valid: {error.message}"
+
+
+_BOUNDS = {
+    "minimum": "must be at least {wanted}, got {got}",
+    "maximum": "must be at most {wanted}, got {got}",
+    "exclusiveMinimum": "must be more than {wanted}, got {got}",
+    "exclusiveMaximum": "must be less than {wanted}, got {got}",
+    "const": "must be '{wanted}', got {got}",
+    "minLength": "must not be empty",
+    "maxLength": "must be at most {wanted} characters long",
+    "maxProperties": "must have at most {wanted} keys",
+}
+"""What a value breaks, in words, by the keyword of the schema."""

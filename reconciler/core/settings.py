@@ -10,6 +10,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.footprint import (
     Need,
+    adapter_bytes,
     batch_bytes,
     kv_bytes,
     most_tokens,
@@ -64,6 +65,7 @@ def resolve(asked: Asked, checkpoint: Checkpoint, machine: Machine) -> Resolved:
         checkpoint.weights_bytes,
         kv_bytes(shapes, counted),
         working_bytes(shapes, config, counted),
+        adapter_bytes(checkpoint),
     )
     return Resolved(replace(config, context_length=context), tuple(warnings), need)
 
@@ -78,11 +80,12 @@ def _context_length(
     shapes, wish = checkpoint.footprint, asked.context_length
     longest = checkpoint.max_context or UNNAMED_CONTEXT
     process = process_bytes(checkpoint, machine)
-    room = machine.memory_budget - process - checkpoint.weights_bytes
+    adapter = adapter_bytes(checkpoint)
+    room = machine.memory_budget - process - checkpoint.weights_bytes - adapter
     alone = most_tokens(shapes, config, room, max(longest, wish or 0))
     if alone < 1:
         token = batch_bytes(shapes, config, 1, 1)
-        total = checkpoint.weights_bytes + process + token
+        total = checkpoint.weights_bytes + process + adapter + token
         raise LoadError(
             Problem(
                 Cause.INSUFFICIENT_MEMORY,

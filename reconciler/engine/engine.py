@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
+from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
@@ -38,7 +39,7 @@ from reconciler.core.records import (
     SettingWarning,
 )
 from reconciler.core.settings import Resolved
-from reconciler.engine import death
+from reconciler.engine import death, kept
 from reconciler.engine.liveness import watch
 from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
@@ -79,7 +80,7 @@ class _Holder:
     weights_bytes: int = 0
     """As observed after the load."""
     live_bytes: int = 0
-    """That the worker was last seen to take."""
+    """That the worker was last seen to take, without what it keeps as long as nobody needs it."""
     watch: asyncio.Task[None] | None = None
     gone: bool = False
     """Ended on purpose or died; nothing new may be put on it."""
@@ -166,6 +167,7 @@ class Engine:
         """
         begin = time.monotonic()
         session = str(next(self._serial))
+        await kept.release(holder.worker for holder in self._holders.values())
         old = self._loaded.get(name)
         if old is not None and unload_first:
             if old.holder.path == checkpoint.path:
@@ -176,7 +178,10 @@ class Engine:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
-                opened = await self._open(holder, session, checkpoint, resolved)
+                defaults = in_force(spec.defaults, checkpoint.generation.defaults)
+                opened = await self._open(
+                    holder, session, spec.config, checkpoint, resolved, defaults
+                )
             except BaseException:
                 await self._release(holder, session)
                 raise
@@ -187,6 +192,7 @@ class Engine:
         phases["warm_up"] = Phase(elapsed - warm_up, warm_up)
         old = self._loaded.get(name)
         weights = holder.weights_bytes
+        adapter = checkpoint.adapter
         instance = Instance(
             name,
             spec,
@@ -196,13 +202,19 @@ class Engine:
             resolved.need.own,
             resolved.need.process,
             holder.worker.pid,
-            holder.revision,
+            # The weights may be older than the files; an adapter is read with each session.
+            replace(checkpoint, commit=holder.revision).revision,
             LoadReport(
                 elapsed,
                 phases,
                 weights + opened.memory_bytes,
-                resolved.warnings + _without_effect(spec.config, opened) + opened.warnings,
+                resolved.warnings
+                + checkpoint.generation.warnings
+                + _without_effect(spec.config, opened)
+                + opened.warnings,
             ),
+            tuple(d for d in defaults if d.key not in opened.unused_defaults),
+            adapter.path if adapter is not None else None,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
@@ -292,7 +304,7 @@ class Engine:
         progress(Progress("worker"))
         worker = await self._pool.take()
         self._note_log(name, worker)
-        holder = _Holder(worker, checkpoint.path, checkpoint.revision, {session})
+        holder = _Holder(worker, checkpoint.path, checkpoint.base_revision, {session})
         self._holders[checkpoint.path] = holder
         holder.watch = asyncio.create_task(self._watch(holder))
         start = time.monotonic() - begin
@@ -318,13 +330,22 @@ class Engine:
             del self._logs[next(iter(self._logs))]
 
     async def _open(
-        self, holder: _Holder, session: str, checkpoint: Checkpoint, resolved: Resolved
+        self,
+        holder: _Holder,
+        session: str,
+        asked: Asked,
+        checkpoint: Checkpoint,
+        resolved: Resolved,
+        defaults: Iterable[Default],
     ) -> SessionOpened:
+        own = resolved.config.num_experts == checkpoint.experts_per_token
         command = OpenSession(
             resolved.config,
-            checkpoint.experts_key,
+            () if own else checkpoint.experts_key,
             checkpoint.footprint,
-            resolved.need.own,
+            resolved.need.session,
+            for_requests(defaults),
+            checkpoint.adapter,
         )
         opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
         differing = [
@@ -332,12 +353,17 @@ class Engine:
             for key in SETTINGS
             if getattr(opened.observed, key) != getattr(resolved.config, key)
         ]
-        if not set(differing) <= set(opened.unused):
+        allowed = set(opened.unused)
+        if not (asked.num_experts and opened.observed.num_experts):
+            allowed.add("num_experts")  # config.json does not always say what a model does
+        if not set(differing) <= allowed:
             message = f"the worker observed {opened.observed}, not {resolved.config}"
             raise LoadError(Problem(Cause.SETTING_MISMATCH, message))
         if holder.gone:
             raise LoadError(holder.worker.died())
-        return opened
+        sent = asked.sent()
+        found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
+        return replace(opened, warnings=found)
 
     async def _close(self, name: str, loaded: _Loaded) -> None:
         """End an instance; it stays listed until its memory is free."""
@@ -393,7 +419,7 @@ class Engine:
 
         def heard(pulse: Pulse) -> None:
             self._tokens.read(pulse)
-            holder.live_bytes = pulse.memory_bytes
+            holder.live_bytes = max(0, pulse.memory_bytes - pulse.kept_bytes)
 
         await watch(holder.worker, self._probe_interval, heard)
         holder.gone = True

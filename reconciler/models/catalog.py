@@ -3,12 +3,17 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
+from reconciler.models.adapter import base_of, is_adapter, read_adapter
 from reconciler.models.checkpoint import fingerprint, read_facts
 from reconciler.models.places import Held, Place
+
+MAX_SNAPSHOTS = 20
+"""Of one model in the Hugging Face cache that are looked at when another cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,11 @@ class Catalog:
     def find(self, ref: ModelRef) -> Checkpoint:
         """The checkpoint that `ref` names.
 
-        Raises `LoadError`: `ModelNotFound`, `AmbiguousModel` naming the candidates, or
-        `InvalidCheckpoint` for one that cannot load.
+        Raises `LoadError`: `ModelNotFound`, `AmbiguousModel` naming the candidates,
+        `InvalidCheckpoint` for one that cannot load; `AdapterNotFound`, `InvalidAdapter`.
         """
-        return self._facts(self._match(ref, self._held(ref.revision)))
+        places = self._held(ref.revision)
+        return self._with_adapter(ref, self._facts(self._match(ref, places)))
 
     def find_all(self, refs: Iterable[ModelRef]) -> Mapping[ModelRef, Checkpoint | Problem]:
         """`find` for many, with one look at the places."""
@@ -43,7 +49,8 @@ class Catalog:
             if ref.revision not in looks:
                 looks[ref.revision] = self._held(ref.revision)
             try:
-                found[ref] = self._facts(self._match(ref, looks[ref.revision]))
+                facts = self._facts(self._match(ref, looks[ref.revision]))
+                found[ref] = self._with_adapter(ref, facts)
             except LoadError as error:
                 found[ref] = error.problem
         return found
@@ -61,12 +68,69 @@ class Catalog:
                     found[held.key] = held
         return tuple(Listed(key, self._facts_or_problem(found[key])) for key in sorted(found))
 
+    def _with_adapter(self, ref: ModelRef, checkpoint: Checkpoint) -> Checkpoint:
+        if ref.adapter is None:
+            return checkpoint
+        return replace(checkpoint, adapter=read_adapter(self._adapter(ref.adapter)))
+
+    def _adapter(self, name: str) -> Path:
+        """The directory that an absolute path or an identifier names."""
+        if name.startswith("/"):
+            return Path(name)
+        ref = ModelRef(name)
+        try:
+            return self._match(ref, self._held(None)).path
+        except LoadError as error:
+            problem = error.problem
+            cause = problem.cause
+            words = problem.message.replace(f"Model {name}", f"Adapter {name}", 1)
+            if cause is Cause.MODEL_NOT_FOUND:
+                cause = Cause.ADAPTER_NOT_FOUND
+                words += "; name it as PUBLISHER/NAME, or by the absolute path of its directory"
+            raise LoadError(Problem(cause, words, param="adapter")) from None
+
     def _facts(self, held: Held) -> Checkpoint:
         path = held.path.resolve()
+        if is_adapter(path):
+            words = (
+                f"{path} is a LoRA adapter for {base_of(path)}; "
+                f"load that model, with adapter: {held.key}"
+            )
+            raise LoadError(Problem(Cause.INVALID_CHECKPOINT, words, param="model"))
+        try:
+            return replace(self._facts_of(path), commit=held.commit)
+        except LoadError as error:
+            if held.commit is None:
+                raise
+            raise LoadError(self._with_snapshots(held, error.problem)) from None
+
+    def _facts_of(self, path: Path) -> Checkpoint:
         known = self._read.get(str(path))
         if known is None or known.fingerprint != fingerprint(path):
             known = self._read[str(path)] = read_facts(path)
-        return replace(known, commit=held.commit)
+        return known
+
+    def _with_snapshots(self, held: Held, problem: Problem) -> Problem:
+        """The problem, naming snapshots of that model that could be loaded in its place.
+
+        None is taken unasked: a cache whose `main` was moved by an interrupted download must not
+        answer with an older model.
+        """
+        others = []
+        for path in sorted(held.path.parent.iterdir())[:MAX_SNAPSHOTS]:
+            if path.name != held.commit and path.is_dir():
+                try:
+                    self._facts_of(path.resolve())
+                except LoadError:
+                    continue
+                others.append(path.name)
+        if not others:
+            return problem
+        words = (
+            f"{problem.message}. This is the snapshot that {held.key} names now; complete: "
+            f"revision {' or '.join(others)}. `reconciler pull {held.key}` fetches what is missing"
+        )
+        return replace(problem, message=words)
 
     def _facts_or_problem(self, held: Held) -> Checkpoint | Problem:
         try:

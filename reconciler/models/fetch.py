@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, Self
 
 WANTED = re.compile(
-    r"model[^/]*\.safetensors|[^/]+\.(json|jinja|txt|model|tiktoken)", re.IGNORECASE
+    r"(model[^/]*|adapters)\.safetensors|[^/]+\.(json|jinja|txt|model|tiktoken)", re.IGNORECASE
 )
-"""What MLX and the tokenizers read. Nothing that could run, and nothing in folders."""
+"""What MLX and the tokenizers read, LoRA adapters included. Nothing that could run, and nothing in
+folders."""
 
 ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 """A git blob's SHA-1, or the SHA-256 of a large file."""

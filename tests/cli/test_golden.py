@@ -39,7 +39,8 @@ FILES = {
     + "---\n"
     + ASSISTANT.replace("assistant", "narrow").replace("context_length: 512", "num_experts: 1"),
     "wrong.yaml": ASSISTANT.replace("context_length", "contxt_length"),
-    "watched.yaml": ASSISTANT.replace("assistant", "watched"),
+    "watched.yaml": ASSISTANT.replace("assistant", "watched")
+    + "  defaults:\n    temperature: 0.2\n    system_prompt: Be brief.\n",
 }
 
 VARYING = (

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from reconciler.core.defaults import Defaults
 from reconciler.core.desired import (
     EMPTY_SECONDS,
     VANISHED_SECONDS,
@@ -20,7 +21,7 @@ from reconciler.core.desired import (
     guard,
 )
 from reconciler.core.errors import Cause, LoadError
-from reconciler.core.facts import Checkpoint
+from reconciler.core.facts import Adapter, Checkpoint, GenerationConfig
 from reconciler.core.manifest import Flaw, Position
 from reconciler.core.records import HTTP, Asked, Config, LoadRequest, LoadSpec, Record
 from reconciler.core.selector import Requirement
@@ -304,6 +305,96 @@ def test_the_views_are_not_changed() -> None:
     before = dict(records)
     absorb(records, Memory(), Snapshot(HERE, (file("a.yaml", ("a", SPEC)),)), 0.0, AT)
     assert records == before
+
+
+class TestDefaults:
+    """Defaults of requests: compared and merged key by key, as settings are."""
+
+    WARM = Defaults(temperature=0.7)
+    PUBLISHED = replace(CHECKPOINT, generation=GenerationConfig(Defaults(temperature=0.6)))
+
+    @staticmethod
+    def view(defaults: Defaults, checkpoint: Checkpoint = CHECKPOINT) -> View:
+        known = view("p/m", checkpoint=checkpoint)
+        spec = replace(known.record.spec, defaults=defaults)
+        return replace(known, record=replace(known.record, spec=spec))
+
+    @pytest.mark.parametrize(
+        ("defaults", "sent", "resets", "expected"),
+        [
+            (WARM, Defaults(), (), True),  # an omitted key means no opinion
+            (WARM, Defaults(temperature=0.7), (), True),
+            (WARM, Defaults(temperature=0.6), (), False),
+            (Defaults(), Defaults(temperature=0.6), (), True),  # it is in force
+            (Defaults(), Defaults(temperature=0.7), (), False),
+            (Defaults(), Defaults(top_k=5), (), False),
+            (Defaults(temperature=0.0), Defaults(temperature=0.6), (), False),
+            (WARM, Defaults(), ("defaults.temperature",), False),
+            (Defaults(), Defaults(), ("defaults.temperature",), True),
+        ],
+    )
+    def test_a_request_agrees_by_the_defaults_it_sends(
+        self, defaults: Defaults, sent: Defaults, resets: tuple[str, ...], *, expected: bool
+    ) -> None:
+        request = replace(ask(None, *resets), defaults=sent)
+        assert agrees(self.view(defaults, self.PUBLISHED), request) is expected
+
+    def test_sent_defaults_are_merged_and_the_answer_says_what_changed(self) -> None:
+        mine = self.view(Defaults(temperature=0.7, top_k=5, seed=1))
+        request = replace(ask(None, "defaults.seed"), defaults=Defaults(temperature=0.9))
+        decision = verdict(request, mine)
+        assert isinstance(decision, Put)
+        assert decision.record.spec.defaults == Defaults(temperature=0.9, top_k=5)
+        assert decision.record.generation == 2
+        assert {w.key: w.asked for w in decision.warnings} == {
+            "defaults.temperature": 0.9,
+            "defaults.seed": None,
+        }
+
+    def test_a_change_of_defaults_alone_is_another_instance(self) -> None:
+        assert not SPEC.loads_like(replace(SPEC, defaults=self.WARM))
+
+
+class TestAdapters:
+    """An adapter is part of what is asked for, compared as resolved."""
+
+    SQL = replace(CHECKPOINT, adapter=Adapter("/adapters/sql", "f", 1))
+
+    @classmethod
+    def view(cls, name: str, adapter: str | None = "p/sql") -> View:
+        known = view(name, checkpoint=cls.SQL if adapter else CHECKPOINT)
+        spec = replace(known.record.spec, adapter=adapter)
+        return replace(known, record=replace(known.record, spec=spec))
+
+    def test_who_asks_for_the_model_is_not_given_an_adapter(self) -> None:
+        assert isinstance(verdict(ask(), self.view("tuned")), Put)
+        assert verdict(ask(), self.view("tuned"), self.view("plain", None)) == Join("plain")
+        changed = verdict(ask(), self.view("p/m"))
+        assert isinstance(changed, Put)
+        assert changed.record.spec.adapter is None
+
+    def test_who_asks_for_an_adapter_joins_the_one_it_resolves_to(self) -> None:
+        request = replace(ask(), adapter="/link/to/sql")
+        views = (self.view("plain", None), self.view("tuned"))
+        assert decide(views, request, self.SQL, AT) == Join("tuned")
+        other = replace(CHECKPOINT, adapter=Adapter("/adapters/other", "f", 1))
+        decision = decide(views, request, other, AT)
+        assert isinstance(decision, Put)
+        assert (decision.record.name, decision.record.spec.adapter) == ("p/m:sql", "/link/to/sql")
+
+    def test_who_names_an_instance_and_no_adapter_has_no_opinion(self) -> None:
+        tuned = self.view("tuned")
+        assert verdict(ask("tuned"), tuned) == Join("tuned")
+        changed = verdict(ask("tuned", context_length=5), tuned)
+        assert isinstance(changed, Put)
+        assert changed.record.spec.adapter == "p/sql"
+        plain = verdict(ask("tuned", "adapter"), tuned)
+        assert isinstance(plain, Put)
+        assert plain.record.spec.adapter is None
+        assert [w.key for w in plain.warnings] == ["adapter"]
+
+    def test_another_adapter_is_another_instance(self) -> None:
+        assert not SPEC.loads_like(replace(SPEC, adapter="p/sql"))
 
 
 class TestNodes:

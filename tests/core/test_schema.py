@@ -2,8 +2,17 @@
 
 import pytest
 
+from reconciler.core.defaults import Defaults
 from reconciler.core.records import Asked, LoadRequest
-from reconciler.core.schema import NAMES, check, contradictions, load_request, schema
+from reconciler.core.schema import (
+    NAMES,
+    check,
+    contradictions,
+    load_request,
+    load_spec,
+    schema,
+    told_spec,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +42,34 @@ from reconciler.core.schema import NAMES, check, contradictions, load_request, s
         (
             {"model": "m", "config": {"contextLength": 5}},
             *("unrecognized_keys", "config.contextLength", "known keys: context_length,"),
+        ),
+        (
+            {"model": "m", "defaults": {"temperature": 3}},
+            *("invalid_value", "defaults.temperature", "must be at most 2, got 3"),
+        ),
+        (
+            {"model": "m", "defaults": {"top_p": 0}},
+            *("invalid_value", "defaults.top_p", "must be more than 0, got 0"),
+        ),
+        (
+            {"model": "m", "defaults": {"max_tokens": 0}},
+            *("invalid_value", "defaults.max_tokens", "must not be 0"),
+        ),
+        (
+            {"model": "m", "defaults": {"temprature": 1}},
+            *("unrecognized_keys", "defaults.temprature", "known keys: temperature, top_p,"),
+        ),
+        (
+            {"model": "m", "defaults": {"reasoning_effort": "lots"}},
+            *("invalid_value", "defaults.reasoning_effort", "none, minimal, low, medium, high"),
+        ),
+        (
+            {"model": "m", "defaults": {"chat_template_kwargs": {"a": float("nan")}}},
+            *("invalid_value", "defaults.chat_template_kwargs.a", "must be a finite number"),
+        ),
+        (
+            {"model": "m", "defaults": {"chat_template_kwargs": {"a": [2**64]}}},
+            *("invalid_value", "defaults.chat_template_kwargs.a[0]", "at most 64 bits"),
         ),
         (
             {"model": "m", "instance_id": "a b"},
@@ -65,6 +102,28 @@ def test_a_request_tells_sent_reset_and_omitted_keys_apart() -> None:
     request = load_request(body)
     assert request == expected
     assert type(request.config.context_length) is int
+
+
+def test_a_value_without_end_is_a_mistake_at_its_place() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    body = {"model": "m", "defaults": {"chat_template_kwargs": {"a": deep}}}
+    (mistake,) = check("load-request", body)
+    assert "nested deeper than 50 levels" in mistake.message
+
+
+def test_defaults_and_adapter_are_part_of_a_request_and_of_a_spec() -> None:
+    defaults = {"temperature": 1, "top_k": 20.0, "seed": None, "chat_template_kwargs": {"a": 1}}
+    body = {"model": "m", "defaults": defaults, "adapter": None}
+    assert check("load-request", body) == ()
+    request = load_request(body)
+    expected = Defaults(temperature=1.0, top_k=20, chat_template_kwargs={"a": 1})
+    assert request.defaults == expected
+    assert request.resets == {"defaults.seed", "adapter"}
+    assert type(request.defaults.top_k) is int
+    spec = {"model": "m", "config": {}, "defaults": {"temperature": 0.5}, "adapter": "p/a"}
+    assert told_spec(load_spec(spec)) == spec
 
 
 def test_settings_may_stand_nested_flat_or_both() -> None:

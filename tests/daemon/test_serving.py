@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import threading
 import urllib.parse
@@ -18,7 +19,7 @@ from mlx_lm.utils import load as load_with_mlx_lm
 
 from reconciler.worker.questions import WEATHER
 from tests.conftest import CHECKPOINTS
-from tests.support import Daemon
+from tests.support import Daemon, Home
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -193,7 +194,6 @@ def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPRespo
         (TEXT, {"prompt": [-1]}, "prompt"),
         (TEXT, {}, "prompt"),
         (TEXT, {"prompt": "x", "stop": [5]}, "stop[0]"),
-        (TEXT, {"prompt": "x", "stop": ""}, "stop"),
         (TEXT, {"prompt": "x", "logit_bias": {"99999": 5}}, "logit_bias"),
         (TEXT, {"prompt": "x", "logit_bias": {"-1": 5}}, "logit_bias"),
         (TEXT, {"prompt": "x", "temperature": -1}, "temperature"),
@@ -211,22 +211,15 @@ def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPRespo
             "messages",
         ),
         (CHAT, {"messages": messages(), "tools": [{}]}, "tools[0]"),
-        (CHAT, {"messages": messages(), "tools": [WEATHER]}, "tools"),
         (CHAT, {"messages": messages(), "tool_choice": "required"}, "tool_choice"),
-        (CHAT, {"messages": messages(), "reasoning_effort": "low"}, "reasoning_effort"),
+        (TEXT, {"prompt": ["x", "y"]}, "prompt"),
+        (TEXT, {"prompt": "x", "grammar": "root ::= 'x'"}, "grammar"),
+        (TEXT, {"prompt": "x", "ttl": 0}, "ttl"),
         (CHAT, {"messages": messages(), "response_format": {"type": "json"}}, "response_format"),
-        (CHAT, {"messages": messages(), "chat_template_kwargs": {"messages": 5}}, "messages"),
         (
             CHAT,
-            {
-                "messages": [
-                    {
-                        "role": "assistant",
-                        "tool_calls": [{"function": {"name": "f", "arguments": "{"}}],
-                    }
-                ]
-            },
-            "messages",
+            {"messages": messages(), "chat_template_kwargs": {"messages": 5}},
+            "chat_template_kwargs",
         ),
     ],
 )
@@ -236,6 +229,85 @@ def test_what_cannot_be_answered_is_said_and_the_next_request_is_fine(
     status, answer = llama.request("POST", path, {"model": "tiny/llama"} | more)
     assert (status, answer["error"]["param"]) == (400, param), answer
     assert text(llama, "tiny/llama", PROMPTS[0])["text"]
+
+
+def usage(daemon: Daemon, path: str = TEXT, **keys: Any) -> tuple[int, str]:
+    """Tokens and end of an answer."""
+    asked = {"prompt": [7]} if path == TEXT else {"messages": messages()}
+    body = {"model": "tiny/llama", "temperature": 0, "max_tokens": 9} | asked | keys
+    status, answer = daemon.request("POST", path, body)
+    assert status == 200, answer
+    return answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]
+
+
+def test_a_request_says_what_ends_it(llama: Daemon) -> None:
+    end, other = {"logit_bias": {"0": 100}}, {"logit_bias": {"5": 100}}
+    for path in (TEXT, CHAT):
+        assert usage(llama, path, **end) == (1, "stop")
+        assert usage(llama, path, **end, ignore_eos=True) == (9, "length")
+        assert usage(llama, path, **end, min_tokens=3) == (4, "stop")
+        assert usage(llama, path, **other) == (9, "length")
+        assert usage(llama, path, **other, stop_token_ids=[5]) == (1, "stop")
+        assert usage(llama, path, **other, stop_token_ids=[5], ignore_eos=True) == (1, "stop")
+
+
+def test_other_servers_names_of_keys_act(llama: Daemon) -> None:
+    assert usage(llama, max_tokens=None, num_predict=3.0) == (3, "length")
+    plain, penalised = (
+        text(llama, "tiny/llama", PROMPTS[0], max_tokens=40, **more)["text"]
+        for more in ({}, {"repeat_penalty": 5, "repeat_last_n": -1})
+    )
+    assert plain != penalised
+    assert text(llama, "tiny/llama", "What is") == text(llama, "tiny/llama", ["What is"])
+    assert text(llama, "tiny/llama", [PROMPTS[0]]) == text(llama, "tiny/llama", PROMPTS[0])
+
+
+def test_what_has_no_effect_is_named_in_the_answer(llama: Daemon) -> None:
+    body: dict[str, Any] = {"model": "tiny/llama", "messages": messages(), "max_tokens": 2}
+    assert "warnings" not in llama.request("POST", CHAT, body | {"user": "me"})[1]
+    body |= {"temprature": 1, "reasoning_effort": "low"}
+    _, answer = llama.request("POST", CHAT, body)
+    assert [warning.partition(":")[0] for warning in answer["warnings"]] == [
+        "temprature",
+        "reasoning_effort",
+    ]
+    first, *rest = streamed(llama, body, CHAT)
+    assert first["warnings"] == answer["warnings"]
+    assert [chunk for chunk in rest if "warnings" in chunk] == []
+
+
+def test_tools_reach_a_model_whose_template_takes_none(llama: Daemon) -> None:
+    llama.load({"model": "tiny/llama", "instance_id": "wide"})
+    body: dict[str, Any] = {"model": "wide", "messages": messages(), "max_tokens": 2}
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": ""}}
+    loop = [
+        *messages(),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "rainy"},
+    ]
+    lengths = []
+    for more in ({}, {"tools": [WEATHER]}, {"tools": [WEATHER], "messages": loop}):
+        status, answer = llama.request("POST", CHAT, body | {"tool_choice": "auto"} | more)
+        assert status == 200, answer
+        lengths.append(answer["usage"]["prompt_tokens"])
+    assert lengths == sorted(set(lengths))
+
+
+def test_a_hostile_template_fails_its_own_requests(home: Home, models: Path) -> None:
+    home.models = home.root / "models"
+    for name, template in {"growing": "{{ 'x' * 99999999999 }}", "broken": "{% for"}.items():
+        path = home.models / "tiny" / name
+        shutil.copytree(models / "tiny/llama", path)
+        (path / "chat_template.jinja").write_text(template, "utf-8")
+    with Daemon(home) as daemon:
+        for name in ("growing", "broken"):
+            model = f"tiny/{name}"
+            daemon.load({"model": model})
+            body = {"model": model, "messages": messages()}
+            status, answer = daemon.request("POST", CHAT, body)
+            assert (status, answer["error"]["param"]) == (400, "messages")
+            assert "chat template" in answer["error"]["message"]
+            assert text(daemon, model, PROMPTS[0])["text"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"prompt": "x"}', b'{"model": 5}'])

@@ -45,8 +45,8 @@ def jit(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daem
         yield daemon
 
 
-def ask(daemon: Daemon, model: str, **headers: str) -> tuple[int, Any]:
-    body = {"model": model, "prompt": [7], "max_tokens": 2}
+def ask(daemon: Daemon, model: str, ttl: int | None = None, **headers: str) -> tuple[int, Any]:
+    body = {"model": model, "prompt": [7], "max_tokens": 2, "ttl": ttl}
     return daemon.request("POST", TEXT, body, headers)
 
 
@@ -91,11 +91,11 @@ def test_an_idle_instance_goes_and_the_next_request_loads_it_again(shared: Daemo
 
 def test_jit_loads_at_the_first_request_once(jit: Daemon) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(jit, QUESTIONS)[0], range(8)))
+        answers = list(pool.map(lambda _: ask(jit, QUESTIONS, ttl=1800)[0], range(8)))
     assert answers == [200] * 8
     assert jit.log().count("action=Load name=reconciler/questions") == 2  # started, ended
     record = jit.get(f"/api/v1/records/{QUESTIONS}")
-    assert (record["owner"], record["spec"]["idle_ttl_seconds"]) == ("http", 3600)
+    assert (record["owner"], record["spec"]["idle_ttl_seconds"]) == ("http", 1800)
 
 
 @pytest.mark.long

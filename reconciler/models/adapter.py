@@ -1,0 +1,160 @@
+"""A LoRA adapter's files -> facts, as mlx_lm.lora writes them. Reads no weights, needs no MLX.
+
+An adapter is a directory with adapter_config.json and adapters.safetensors. What the worker's
+mlx_lm does with the config is bounded here: a rank that the weights do not have would allocate
+arrays of any size before the shapes are compared.
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Adapter
+from reconciler.models.checkpoint import fingerprint
+from reconciler.models.weights import MAX_HEADER
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapters.safetensors"
+
+MAX_CONFIG = 1_000_000
+"""Bytes."""
+
+TYPES = ("lora", "dora", "full")
+"""Kinds of fine-tuning that mlx_lm.lora knows."""
+
+MAX_RANK = 65_536
+MAX_LAYERS = 100_000
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    shape: tuple[int, ...]
+    size: int
+    """Bytes."""
+
+
+def is_adapter(path: Path) -> bool:
+    """True if the directory holds an adapter and no model."""
+    return (path / CONFIG).is_file() and not (path / "config.json").is_file()
+
+
+def read_adapter(path: Path) -> Adapter:
+    """The facts of the adapter in directory `path`.
+
+    Raises `LoadError` `InvalidAdapter` naming the file and what is wrong with it.
+    """
+    path = path.resolve()
+    if not path.is_dir():
+        raise _invalid(path, "no such directory")
+    config = _read_config(path / CONFIG)
+    if not (path / WEIGHTS).is_file():
+        other = next(path.glob("adapter_model.*"), None)
+        hint = f"; {other.name} is PEFT's format, convert it to mlx_lm's first" if other else ""
+        raise _invalid(path / WEIGHTS, f"missing: an adapter needs it{hint}")
+    kind = config.get("fine_tune_type", "lora")
+    if kind not in TYPES:
+        words = f"fine_tune_type must be one of {', '.join(TYPES)}, got {json.dumps(kind)[:60]}"
+        raise _invalid(path / CONFIG, words)
+    header = _header(path / WEIGHTS)
+    if not header:
+        raise _invalid(path / WEIGHTS, "holds no tensors")
+    if kind != "full":
+        _check_lora(path, config, header)
+    base = config.get("model")
+    return Adapter(
+        str(path),
+        fingerprint(path),
+        sum(tensor.size for tensor in header.values()),
+        base if isinstance(base, str) else None,
+    )
+
+
+def base_of(path: Path) -> str:
+    """The model that an adapter says it was trained on, in words."""
+    try:
+        base = _read_config(path / CONFIG).get("model")
+    except LoadError:
+        base = None
+    return base if isinstance(base, str) and base else "a model that its config does not name"
+
+
+def _check_lora(path: Path, config: dict[str, Any], header: dict[str, _Tensor]) -> None:
+    """Refuse what mlx_lm would fail on without words, or allocate for."""
+    place, layers = path / CONFIG, config.get("num_layers")
+    if not _is_whole(layers, -1, MAX_LAYERS):
+        raise _invalid(place, "num_layers must be the number of layers that have an adapter")
+    lora = config.get("lora_parameters")
+    if not isinstance(lora, dict):
+        peft = "; it is PEFT's, convert it to mlx_lm's first" if "peft_type" in config else ""
+        raise _invalid(place, f"lora_parameters is missing{peft}")
+    rank = lora.get("rank")
+    if not _is_whole(rank, 1, MAX_RANK):
+        raise _invalid(place, f"lora_parameters.rank must be from 1 to {MAX_RANK}")
+    if not _is_number(lora.get("scale")):
+        raise _invalid(place, "lora_parameters.scale must be a number")
+    dropout = lora.get("dropout")
+    if not _is_number(dropout) or not 0 <= dropout < 1:
+        raise _invalid(place, "lora_parameters.dropout must be from 0 to less than 1")
+    keys = lora.get("keys")
+    if keys is not None and not (isinstance(keys, list) and all(isinstance(k, str) for k in keys)):
+        raise _invalid(place, "lora_parameters.keys must be a list of names of layers")
+    for name, tensor in header.items():
+        if name.endswith(".lora_a") and rank not in tensor.shape:
+            words = f"{name} has shape {tensor.shape}, not the rank {rank} of {CONFIG}"
+            raise _invalid(path / WEIGHTS, words)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any, least: int, most: float = math.inf) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _header(path: Path) -> dict[str, _Tensor]:
+    """The tensors of a safetensors file, by name."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > MAX_HEADER:
+                raise ValueError("header too large")
+            header = json.loads(file.read(length))
+        tensors, end = {}, 0
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, stop = entry["data_offsets"]
+                shape = tuple(entry["shape"])
+                if not all(_is_whole(n, 0) for n in (begin, stop, *shape)):
+                    raise ValueError(f"malformed entry {name:.60}")
+                tensors[name] = _Tensor(shape, stop - begin)
+                end = max(end, stop)
+        if (actual := path.stat().st_size) < 8 + length + end:
+            raise ValueError(f"truncated: {actual} bytes of {8 + length + end}")
+    except Exception as error:  # noqa: BLE001  a hostile header raises what it likes
+        raise _invalid(path, f"not a safetensors file: {error!s:.200}") from None
+    return tensors
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise _invalid(path, "missing: an adapter needs it")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG + 1)
+        if len(data) > MAX_CONFIG:
+            raise ValueError(f"larger than {MAX_CONFIG} bytes")
+        config = json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _invalid(path, f"cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise _invalid(path, "is not a JSON object")
+    return config
+
+
+def _invalid(path: Path, words: str) -> LoadError:
+    return LoadError(Problem(Cause.INVALID_ADAPTER, f"{path}: {words}", param="adapter"))

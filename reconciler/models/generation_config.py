@@ -1,0 +1,71 @@
+"""generation_config.json -> defaults for requests.
+
+Hugging Face's file says how the publisher samples. vLLM takes the same keys of it. Two mean more
+here than their names say: `do_sample: false` is greedy (temperature 0), as transformers takes it,
+and `max_new_tokens` is the default of `max_tokens`, which a request may exceed (for vLLM it is a
+limit of all requests). A value that is out of bounds is ignored with a warning: a checkpoint that
+loads must not fail for it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reconciler.core.facts import GenerationConfig
+from reconciler.core.records import SettingWarning
+from reconciler.core.schema import check, read_defaults
+
+MAX_BYTES = 1_000_000
+
+KEYS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+"""Key in the file -> key of a request."""
+
+
+def read(path: Path) -> GenerationConfig:
+    """What the file says; nothing where there is none."""
+    if not path.is_file():
+        return GenerationConfig()
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError:
+        return GenerationConfig()
+    if len(data) > MAX_BYTES:
+        return _ignored(f"it is larger than {MAX_BYTES} bytes")
+    try:
+        config = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return _ignored(f"it is not JSON: {error}")
+    if not isinstance(config, dict):
+        return _ignored("it is not a JSON object")
+    return _read(config)
+
+
+def _read(config: dict[str, Any]) -> GenerationConfig:
+    found: dict[str, Any] = {}
+    warnings = []
+    for key, name in KEYS.items():
+        value = config.get(key)
+        if value is None:
+            continue
+        mistakes = check("defaults", {name: value})
+        if mistakes:
+            reason = f"{mistakes[0].message}; ignored"
+            warnings.append(SettingWarning(f"generation_config.{key}", None, reason))
+        else:
+            found[name] = value
+    if config.get("do_sample") is False:
+        found["temperature"] = 0.0
+    return GenerationConfig(read_defaults(found), tuple(warnings))
+
+
+def _ignored(why: str) -> GenerationConfig:
+    warning = SettingWarning("generation_config", None, f"generation_config.json is ignored: {why}")
+    return GenerationConfig(warnings=(warning,))

@@ -1,0 +1,201 @@
+"""What requests get for the keys that they leave out, through a real daemon and real MLX."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import Daemon, Home, conditions
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "own/greedy": {"do_sample": False, "top_k": 40},
+    "own/warm": {"do_sample": True, "temperature": 1.5, "max_new_tokens": 3},
+    "own/odd": {"temperature": "hot", "top_k": 5},
+}
+"""Identifier -> generation_config.json."""
+
+ECHO = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
+    "{% if style is defined %}style:{{ style }};{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    """A daemon over checkpoints with a generation_config.json."""
+    home = Home(tmp_path_factory.mktemp("home"), models)
+    own = home.root / "more"
+    for key, config in PUBLISHED.items():
+        shutil.copytree(models / "tiny/llama", own / key)
+        (own / key / "generation_config.json").write_text(json.dumps(config), "utf-8")
+        (own / key / "chat_template.jinja").write_text(ECHO, "utf-8")
+    with Daemon(home, "--models", str(own)) as running:
+        running.load({"model": "own/greedy", "instance_id": "plain"})
+        yield running
+
+
+def say(daemon: Daemon, model: str, **more: Any) -> str:
+    body = {"model": model, "prompt": [5, 6, 7, 8], "max_tokens": 8} | more
+    status, answer = daemon.request("POST", TEXT, body)
+    assert status == 200, answer
+    return str(answer["choices"][0]["text"])
+
+
+def chat(daemon: Daemon, model: str, *messages: tuple[str, str], **more: Any) -> Any:
+    sent = [{"role": role, "content": content} for role, content in messages]
+    body = {"model": model, "messages": sent, "max_tokens": 1} | more
+    return daemon.request("POST", CHAT, body)
+
+
+def prompt_tokens(daemon: Daemon, model: str, *messages: tuple[str, str], **more: Any) -> int:
+    status, answer = chat(daemon, model, *messages, **more)
+    assert status == 200, answer
+    return int(answer["usage"]["prompt_tokens"])
+
+
+def in_force(daemon: Daemon, name: str) -> dict[str, tuple[Any, str]]:
+    defaults = daemon.get(f"/api/v1/records/{name}")["status"]["defaults"]
+    return {d["key"]: (d["value"], d["source"]) for d in defaults}
+
+
+def test_a_model_that_does_not_sample_is_greedy_where_nothing_is_sent(daemon: Daemon) -> None:
+    expected = {
+        "temperature": (0.0, "generation_config"),
+        "top_k": (40, "generation_config"),
+    }
+    assert in_force(daemon, "plain") == expected
+    greedy = say(daemon, "plain", temperature=0)
+    assert [say(daemon, "plain") for _ in range(3)] == [greedy] * 3
+    assert say(daemon, "plain", temperature=None) == greedy
+
+
+def test_a_records_default_goes_before_the_models_and_a_request_before_both(
+    daemon: Daemon,
+) -> None:
+    daemon.load({"model": "own/greedy", "instance_id": "hot", "defaults": {"temperature": 2}})
+    assert in_force(daemon, "hot")["temperature"] == (2.0, "record")
+    greedy = say(daemon, "plain", temperature=0)
+    assert len({say(daemon, "hot", top_k=0) for _ in range(4)}) > 1
+    assert [say(daemon, "hot", temperature=0) for _ in range(2)] == [greedy] * 2
+
+
+def test_a_seed_as_default_makes_equal_requests_equal(daemon: Daemon) -> None:
+    defaults = {"temperature": 1.5, "seed": 7}
+    daemon.load({"model": "own/warm", "instance_id": "seeded", "defaults": defaults})
+    seeded = say(daemon, "seeded")
+    assert say(daemon, "seeded") == seeded
+    assert say(daemon, "plain", temperature=1.5, seed=7, top_k=0) == seeded
+    assert say(daemon, "seeded", seed=8) != seeded
+
+
+def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> None:
+    def tokens(name: str, **more: Any) -> int:
+        body = {"model": name, "prompt": [5, 6, 7], "temperature": 0} | more
+        status, answer = daemon.request("POST", TEXT, body)
+        assert status == 200, answer
+        return int(answer["usage"]["completion_tokens"])
+
+    body = {"model": "own/warm", "instance_id": "short"}
+    daemon.load(body | {"context_length": 40})
+    assert tokens("short") == 3
+    assert tokens("short", max_tokens=5) == 5
+    changed = daemon.load(body | {"defaults": {"max_tokens": 4}})
+    assert [w["key"] for w in changed["warnings"]] == ["defaults.max_tokens"]
+    assert tokens("short") == 4
+    daemon.load(body | {"defaults": {"max_tokens": -1}})
+    assert tokens("short") > 5
+    daemon.load(body | {"defaults": {"max_tokens": None}})
+    assert tokens("short") == 3
+
+
+def test_a_system_prompt_is_said_where_none_is_sent(daemon: Daemon) -> None:
+    defaults = {"system_prompt": "Be brief.", "chat_template_kwargs": {"style": "terse"}}
+    daemon.load({"model": "own/greedy", "instance_id": "brief", "defaults": defaults})
+    user, brief = ("user", "hello"), ("system", "Be brief.")
+    explicit = prompt_tokens(daemon, "plain", brief, user, chat_template_kwargs={"style": "terse"})
+    assert prompt_tokens(daemon, "brief", user) == explicit
+    assert prompt_tokens(daemon, "brief", brief, user) == explicit
+    other = prompt_tokens(daemon, "brief", ("system", "x"), user)
+    assert other < explicit
+
+
+def test_a_change_of_defaults_reconfigures_and_reads_no_weights(daemon: Daemon) -> None:
+    daemon.load({"model": "own/greedy", "instance_id": "steady", "defaults": {"top_k": 3}})
+    before = daemon.get("/api/v1/records/steady")
+    spec = before["spec"] | {"defaults": {"top_k": 4}}
+    plan = {"apply": [{"name": "steady", "spec": spec}]}
+    status, planned = daemon.request("POST", "/api/v1/plan", plan)
+    (action,) = planned["actions"]
+    assert (status, action["action"]) == (200, "Reconfigure")
+    assert action["reason"] == "changed: defaults.top_k from 3 to 4"
+    (change,) = planned["changes"]
+    assert (change["before"]["defaults"], change["after"]["defaults"]) == (
+        {"top_k": 3},
+        {"top_k": 4},
+    )
+    joined = daemon.load({"model": "own/greedy", "instance_id": "steady", "defaults": {"top_k": 3}})
+    assert joined["joined"] is True
+    daemon.load({"model": "own/greedy", "instance_id": "steady", "defaults": {"top_k": 4}})
+    after = daemon.get("/api/v1/records/steady")
+    assert after["generation"] == before["generation"] + 1
+    assert after["status"]["loaded_by"] == "Reconfigure"
+    assert after["status"]["worker_pid"] == before["status"]["worker_pid"]
+    assert list(after["status"]["load_phases"]) == ["warm_up"]
+    kept = daemon.get("/api/v1/history?name=steady")["history"]
+    assert [g["spec"]["defaults"] for g in kept] == [{"top_k": 4}, {"top_k": 3}]
+
+
+def test_a_default_that_the_model_has_no_meaning_for_is_left_out_with_a_warning(
+    daemon: Daemon,
+) -> None:
+    defaults = {"reasoning_effort": "low", "top_k": 2}
+    answer = daemon.load({"model": "own/greedy", "instance_id": "dull", "defaults": defaults})
+    (warning,) = answer["warnings"]
+    assert (warning["key"], warning["asked"]) == ("defaults.reasoning_effort", "low")
+    assert "reasoning_effort" not in in_force(daemon, "dull")
+    assert chat(daemon, "dull", ("user", "hello"))[0] == 200
+
+
+def test_a_value_of_the_model_that_makes_no_sense_is_a_warning(daemon: Daemon) -> None:
+    answer = daemon.load({"model": "own/odd"})
+    assert [w["key"] for w in answer["warnings"]] == ["generation_config.temperature"]
+    assert in_force(daemon, "own/odd") == {"top_k": (5, "generation_config")}
+
+
+def test_a_manifest_declares_defaults_and_a_bad_one_is_named(daemon: Daemon) -> None:
+    path = daemon.home.write("d.yaml", name="declared", model="own/greedy")
+    daemon.ready("declared")
+    text = path.read_text("utf-8")
+    path.write_text(text + "  defaults:\n    temperature: 0.5\n    top_k: null\n", "utf-8")
+    record = daemon.eventually("declared", lambda r: "defaults" in r["spec"])
+    record = daemon.ready("declared", record["generation"])
+    assert record["spec"]["defaults"] == {"temperature": 0.5}
+    assert in_force(daemon, "declared") == {
+        "temperature": (0.5, "record"),
+        "top_k": (40, "generation_config"),
+    }
+    path.write_text(text + "  defaults:\n    temperature: 5\n    top_q: 1\n", "utf-8")
+    record = daemon.eventually("declared", lambda r: len(r["source_errors"]) == 2)
+    found = {e["key"]: (e["line"], e["message"]) for e in record["source_errors"]}
+    assert found["spec.defaults.temperature"][0] == 9
+    assert "at most 2" in found["spec.defaults.temperature"][1]
+    assert found["spec.defaults.top_q"][0] == 10
+    assert conditions(record)["Ready"] == "True"
+    path.write_text(text, "utf-8")
+    daemon.eventually("declared", lambda r: "defaults" not in r["spec"])
+
+
+def test_defaults_survive_a_restart(home: Home) -> None:
+    defaults = {"temperature": 0.25, "chat_template_kwargs": {"a": [1]}, "system_prompt": "Ü"}
+    with Daemon(home) as daemon:
+        daemon.load({"model": "tiny/llama", "instance_id": "kept", "defaults": defaults})
+        daemon.stop()
+        daemon.start()
+        record = daemon.ready("kept")
+        assert record["spec"]["defaults"] == defaults
+        assert in_force(daemon, "kept")["temperature"] == (0.25, "record")

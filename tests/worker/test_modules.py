@@ -1,0 +1,150 @@
+"""Adapters over shared weights, beside mlx_lm's own load, on real MLX in this process."""
+
+import gc
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm import stream_generate
+from mlx_lm.utils import load as load_with_mlx_lm
+
+from reconciler.core.protocol import LoadWeights, OpenSession
+from reconciler.core.records import Config
+from reconciler.models.adapter import read_adapter
+from reconciler.models.checkpoint import read_facts
+from reconciler.worker import backend
+from reconciler.worker.model import Model
+from reconciler.worker.modules import AdapterError
+from tests import adapters
+
+PROMPT = [5, 6, 7, 8, 9]
+LENGTH = 12
+
+
+def loaded(path: Path) -> Model:
+    model = Model()
+    model.load(LoadWeights(str(path)), lambda _: None)
+    return model
+
+
+def command(path: Path, adapter: Path | None = None, experts: int | None = None) -> OpenSession:
+    facts, gpu = read_facts(path), backend.machine().has_gpu
+    number = facts.experts_per_token if experts is None else experts
+    config = Config(64, 16, flash_attention=gpu, num_experts=number, offload_kv_cache_to_gpu=gpu)
+    found = read_adapter(adapter) if adapter is not None else None
+    return OpenSession(config, facts.experts_key, adapter=found)
+
+
+def said(model: Model, name: str) -> list[int]:
+    return model.session(name).generate(PROMPT, LENGTH)
+
+
+def expected(path: Path, adapter: Path | None = None) -> list[int]:
+    network, tokenizer = load_with_mlx_lm(
+        str(path), adapter_path=str(adapter) if adapter is not None else None
+    )
+    return [r.token for r in stream_generate(network, tokenizer, PROMPT, max_tokens=LENGTH)]
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("tiny/llama", "lora"),
+        ("tiny/llama", "dora"),
+        ("tiny/llama", "full"),
+        ("tiny/llama-4bit", "lora"),
+        ("tiny/qwen3_moe", "lora"),
+        ("tiny/deepseek_v3", "lora"),
+    ],
+)
+def test_an_adapter_says_what_mlx_lm_says_with_it(
+    models: Path, tmp_path: Path, key: str, kind: str
+) -> None:
+    path = models / key
+    adapter = adapters.make(path, tmp_path / "a", seed=1, kind=kind)
+    model = loaded(path)
+    model.open("plain", command(path))
+    model.open("tuned", command(path, adapter))
+    assert said(model, "tuned") == expected(path, adapter)
+    assert said(model, "plain") == expected(path)
+    assert said(model, "tuned") != said(model, "plain")
+
+
+def test_two_adapters_and_the_model_hold_the_weights_once(models: Path, tmp_path: Path) -> None:
+    path = models / "tiny/llama"
+    one = adapters.make(path, tmp_path / "one", seed=1)
+    two = adapters.make(path, tmp_path / "two", seed=2, layers=1)
+    model = loaded(path)
+    before = mx.get_active_memory()
+    for name, adapter in (("plain", None), ("one", one), ("two", two)):
+        model.open(name, command(path, adapter))
+    added = mx.get_active_memory() - before
+    own = sum(read_adapter(adapter).weights_bytes for adapter in (one, two))
+    assert own <= added < own + read_facts(path).weights_bytes / 4
+    tokens = [said(model, name) for name in ("plain", "one", "two")]
+    assert tokens == [expected(path), expected(path, one), expected(path, two)]
+    assert len(set(map(tuple, tokens))) == 3
+    for name in ("one", "two"):
+        model.close(name)
+    gc.collect()
+    assert mx.get_active_memory() - before < own / 2
+    assert said(model, "plain") == tokens[0]
+
+
+def test_an_adapter_goes_on_another_number_of_experts(models: Path, tmp_path: Path) -> None:
+    path = models / "tiny/qwen3_moe"
+    adapter = adapters.make(path, tmp_path / "a", seed=3)
+    model = loaded(path)
+    opened = model.open("few", command(path, adapter, experts=1))
+    assert opened.observed.num_experts == 1
+    other = model.open("own", command(path, adapter))
+    assert other.observed.num_experts == 2
+    assert said(model, "own") == expected(path, adapter)
+
+
+def test_an_adapter_of_another_model_is_refused_in_one_line(models: Path, tmp_path: Path) -> None:
+    path = models / "tiny/llama"
+    strange = adapters.make(models / "tiny/qwen3_moe", tmp_path / "strange", seed=1)
+    model = loaded(path)
+    model.open("plain", command(path))
+    before = said(model, "plain")
+    with pytest.raises(
+        AdapterError, match=r"adapters\.safetensors does not fit this model"
+    ) as raised:
+        model.open("tuned", command(path, strange))
+    assert "\n" not in str(raised.value)
+    assert "trained on" in str(raised.value)
+    assert said(model, "plain") == before
+
+
+def test_an_adapter_that_changed_on_disk_is_read_again(models: Path, tmp_path: Path) -> None:
+    path = models / "tiny/llama"
+    adapter = adapters.make(path, tmp_path / "a", seed=1)
+    model = loaded(path)
+    first = command(path, adapter)
+    model.open("first", first)
+    before = said(model, "first")
+    shutil.rmtree(adapter)
+    adapters.make(path, adapter, seed=9)
+    again = command(path, adapter)
+    assert again.adapter != first.adapter
+    model.open("again", again)
+    assert said(model, "again") == expected(path, adapter) != before
+    assert said(model, "first") == before
+
+
+def test_the_loaded_model_is_not_touched(models: Path, tmp_path: Path) -> None:
+    path = models / "tiny/llama"
+    adapter = adapters.make(path, tmp_path / "a", seed=1, kind="full")
+    model = loaded(path)
+    assert model._modules is not None
+    base = model._modules.get(command(path))
+    before = dict(tree_flatten(base.parameters()))
+    model.open("tuned", command(path, adapter))
+    after = dict(tree_flatten(base.parameters()))
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+    assert replace(command(path, adapter), adapter=None) == command(path)
