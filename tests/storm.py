@@ -53,7 +53,7 @@ Wish = tuple[str, int]
 class Storm:
     """What was done, and what may have come of it."""
 
-    def __init__(self, home: Home, root: Path, seed: int) -> None:
+    def __init__(self, home: Home, root: Path, seed: int, *options: str) -> None:
         """`root`: for the repository that the daemon follows."""
         self.seed = seed
         self.kills = 0
@@ -71,7 +71,7 @@ class Storm:
         self._origin = Origin(root)
         self._committed = self._commit()
         git = ("--git", self._origin.url, "--git-path", "fleet", "--git-interval", "1s")
-        self.daemon = Daemon(home, "--spare-workers", "1", *git)
+        self.daemon = Daemon(home, *options, *git)
 
     # -- changes ---------------------------------------------------------------------------
 
@@ -293,17 +293,17 @@ class Storm:
 
 
 @contextmanager
-def storm(home: Home, root: Path, model: Path, seed: int) -> Iterator[Storm]:
+def storm(home: Home, root: Path, model: Path, seed: int, *options: str) -> Iterator[Storm]:
     """A storm over a fresh daemon, which is ended afterwards; then nothing must be left of it.
 
-    `model`: files for the hub that never ends a download.
+    `model`: files for the hub that never ends a download. `options` are the daemon's.
     """
     with Hub() as hub:
         hub.stop_after = 1000
         hub.add(ENDLESS, model)
         os.environ |= {MARK: str(os.getpid()), "HF_ENDPOINT": hub.url}
         try:
-            storm = Storm(home, root, seed)
+            storm = Storm(home, root, seed, *options)
             with storm.daemon:
                 yield storm
                 sockets = {socket.parent for socket in worker_sockets(storm.daemon)}

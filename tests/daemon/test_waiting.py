@@ -98,6 +98,22 @@ def test_jit_loads_at_the_first_request_once(jit: Daemon) -> None:
     assert (record["owner"], record["spec"]["idle_ttl_seconds"]) == ("http", 1800)
 
 
+@pytest.mark.long
+def test_a_stream_gives_signs_of_life_until_the_model_is_loaded(home: Home) -> None:
+    with Daemon(home, "--jit") as daemon:
+        daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
+        (worker,) = daemon.workers()
+        worker.suspend()  # as one that reads from a slow disk
+        body = {"model": QUESTIONS, "prompt": [7], "max_tokens": 2, "stream": True}
+        with daemon.stream(TEXT, body) as reply:
+            assert reply.headers["Content-Type"] == "text/event-stream"
+            assert reply.readline() == b": keep-alive\n"
+            worker.resume()
+            lines = [line for line in reply if line.startswith(b"data: ")]
+    assert lines[-1] == b"data: [DONE]\n"
+    assert b'"text"' in lines[0]
+
+
 def test_jit_never_answers_with_another_model(jit: Daemon) -> None:
     jit.load({"model": "tiny/llama"})
     status, answer = ask(jit, "no/such")
