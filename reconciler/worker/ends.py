@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_lm.utils import load_config
-
 from reconciler.worker.chat import rendering
 from reconciler.worker.chat.probes import Render
 
@@ -46,8 +44,8 @@ _RESULT = {"role": "tool", "content": "Qzxresult", "name": _NAME, "tool_call_id"
 
 def configured(path: Path) -> set[int]:
     """The union of what the configuration files of the checkpoint in directory `path` say."""
-    config = load_config(path)  # its eos_token_id may be generation_config.json's
-    parts = [config, *_nested(config), _object(path / "config.json")]
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    parts = [config, *_nested(config), _optional_object(path / "generation_config.json")]
     return {token for part in parts for token in _ids(part.get("eos_token_id"))}
 
 
@@ -182,6 +180,10 @@ def _ids(value: object) -> Iterable[int]:
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
 
 
-def _object(path: Path) -> Mapping[str, Any]:
-    value = json.loads(path.read_bytes())
+def _optional_object(path: Path) -> Mapping[str, Any]:
+    """A JSON object, empty where there is none: mlx_lm takes no offence either."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
     return value if isinstance(value, dict) else {}

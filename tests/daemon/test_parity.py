@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from mlx_lm import load, stream_generate
 
+from benchmarks.daemon import mlx_lm_server
 from tests import counting
 from tests.support import Daemon, Home
 from tests.tiny import build
@@ -38,6 +40,24 @@ def test_an_answer_ends_where_generation_config_says(daemon: Daemon) -> None:
     assert answer["usage"]["completion_tokens"] == len(theirs) == 5
     said = "".join(response.text for response in theirs)
     assert answer["choices"][0]["text"] in said
+
+
+@pytest.mark.long
+async def test_mlx_lm_server_answers_the_same(daemon: Daemon) -> None:
+    path = daemon.home.root.parent / "models/x/counting"
+    tokenizer = load(str(path))[1]
+    body = {"prompt": tokenizer.decode([10]), "temperature": 0, "max_tokens": 9}
+    async with (
+        mlx_lm_server(path) as server,
+        aiohttp.request("POST", f"{server}/v1/completions", json=body) as reply,
+    ):
+        theirs = await reply.json()
+    daemon.load({"model": "x/counting"})
+    _, ours = daemon.request("POST", "/v1/completions", body | {"model": "x/counting"})
+    for key in ("text", "finish_reason"):
+        assert ours["choices"][0][key] == theirs["choices"][0][key]
+    assert ours["usage"]["completion_tokens"] == theirs["usage"]["completion_tokens"] == 5
+    assert ours["choices"][0]["finish_reason"] == "stop"
 
 
 def test_a_token_of_a_sparse_vocabulary_can_be_prompted(daemon: Daemon) -> None:

@@ -113,7 +113,7 @@ def test_a_turn_ends_where_the_template_closes_it(template: str | None, expected
         ({"eos_token_id": 5}, {"eos_token_id": [7, 8]}, {5, 7, 8}),
         ({"text_config": {"eos_token_id": [9]}}, {}, {9}),
         ({"eos_token_id": None}, {"eos_token_id": None}, set()),
-        ({"eos_token_id": [True, "x", 4]}, {"eos_token_id": 0}, {4}),
+        ({"eos_token_id": [True, "x", 4]}, {"eos_token_id": 0}, {0, 4}),
     ],
 )
 def test_all_files_are_asked(
