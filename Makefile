@@ -32,7 +32,7 @@ serve: install ## Run the daemon with its defaults
 	@$(BIN)/reconciler serve
 
 test: install ## The test suite: bounded and deterministic
-	$(BIN)/pytest -m "not long" -n logical
+	$(BIN)/pytest -m "not long" -n logical --dist worksteal
 
 test-long: install ## Storms and fuzzing
 	$(BIN)/pytest -m long

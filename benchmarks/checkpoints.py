@@ -72,8 +72,19 @@ def large(
     (directory / "model.safetensors.index.json").write_text(index, "utf-8")
 
 
+def wide(directory: Path, vocabulary: int = 151_936) -> None:
+    """A tiny llama with as many tokens as Qwen's, most of which no text is split into."""
+    large(directory, layers=2, hidden=64, intermediate=128, vocabulary=vocabulary)
+    path = directory / "tokenizer.json"
+    tokenizer = json.loads(path.read_text("utf-8"))
+    known = tokenizer["model"]["vocab"]
+    known |= {f"<{number}>": number for number in range(len(known), vocabulary)}
+    path.write_text(json.dumps(tokenizer), "utf-8")
+
+
 if __name__ == "__main__":
     models = Path(sys.argv[1])
     make("llama", models / "bench/tiny")
+    wide(models / "bench/wide")
     if "--large" in sys.argv:
         large(models / "bench/large")

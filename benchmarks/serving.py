@@ -12,6 +12,7 @@ from benchmarks.daemon import Daemon, mlx_lm_server
 from benchmarks.measure import Result, Side, compare
 
 MODEL = "bench/tiny"
+WIDE = "bench/wide"
 PROMPT_TOKENS = 30
 NEW_TOKENS = 32
 
@@ -47,6 +48,19 @@ def throughput(url: str, model: str, concurrency: int, requests: int) -> Side:
             begin = time.perf_counter()
             await asyncio.gather(*(client(session) for _ in range(concurrency)))
             return tokens / (time.perf_counter() - begin)
+
+    return once
+
+
+def completion(session: aiohttp.ClientSession, url: str, requests: int, **more: Any) -> Side:
+    """Seconds for each token of whole answers, one request after the other."""
+
+    async def once() -> float:
+        tokens, begin = 0, time.perf_counter()
+        for _ in range(requests):
+            async with session.post(url, json=body(WIDE, **more)) as reply:
+                tokens += (await reply.json())["usage"]["completion_tokens"]
+        return (time.perf_counter() - begin) / tokens
 
     return once
 
@@ -89,7 +103,7 @@ async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
             )
     results.append(await added_by_the_daemon(daemon, turns=5 if quick else 15))
     await daemon.post("/api/v1/models/unload", {"instance_id": MODEL})
-    return results
+    return [*results, await log_probabilities(daemon, turns=5 if quick else 15)]
 
 
 async def added_by_the_daemon(daemon: Daemon, turns: int) -> Result:
@@ -113,3 +127,21 @@ async def added_by_the_daemon(daemon: Daemon, turns: int) -> Result:
             first_token(direct, url, 10),
             turns=turns,
         )
+
+
+async def log_probabilities(daemon: Daemon, turns: int) -> Result:
+    """An answer with the five likeliest tokens in each place, against the same without."""
+    await daemon.post("/api/v1/models/load", {"model": WIDE})
+    url = f"{daemon.url}/v1/chat/completions"
+    more = {"logprobs": True, "top_logprobs": 5}
+    async with aiohttp.ClientSession() as session:
+        result = await compare(
+            "a token with `top_logprobs: 5`, of 151,936",
+            completion(session, url, 3, **more),
+            "without",
+            completion(session, url, 3),
+            turns=turns,
+            target="≤ 1.2",
+        )
+    await daemon.post("/api/v1/models/unload", {"instance_id": WIDE})
+    return result

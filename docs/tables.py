@@ -1,15 +1,18 @@
 """Fill the tables between `<!-- table: ... -->` and `<!-- end -->` in these docs.
 
 `schema NAME` tabulates a published schema, `schema NAME PREFIX` with a prefix before each key;
+`keys KIND` lists keys of completion requests that are handled in that way;
 `commands`, `exit-codes` and `variables` tell of the command line.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from docs import reference
+from reconciler.core.request_keys import KEYS, NOTHING, Key, Kind
 from reconciler.core.schema import NAMES, schema
 
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -23,6 +26,8 @@ def filled(text: str) -> str:
 def _content(kind: str, *more: str) -> str:
     if kind == "schema":
         return _table(*more)
+    if kind == "keys":
+        return _keys(Kind(*more))
     return {
         "commands": reference.commands,
         "exit-codes": reference.exit_codes,
@@ -36,6 +41,28 @@ def _table(name: str, prefix: str = "") -> str:
     rows = ["| key | type | meaning |", "|---|---|---|"]
     rows += _rows(schema(name), prefix)
     return "\n".join(rows) + "\n"
+
+
+def _keys(kind: Kind) -> str:
+    keys = [key for key in KEYS if key.kind is kind]
+    if kind is Kind.HARMLESS:
+        return ", ".join(f"`{key.name}`" for key in keys) + "\n"
+    if kind is Kind.REFUSED:
+        return ", ".join(_refused(key) for key in keys) + "\n"
+    rows = ["| key | meaning | other names | route |", "|---|---|---|---|"]
+    for key in keys:
+        route = {"both": "", "chat": "chat", "text": "completions"}[key.route]
+        names = ", ".join(f"`{name}`" for name in key.aliases)
+        rows.append(f"| `{key.name}` | {key.meaning} | {names} | {route} |")
+    return "\n".join(rows) + "\n"
+
+
+def _refused(key: Key) -> str:
+    """A key with the values that pass, if they are others than those that ask for nothing."""
+    values = ", ".join(f"`{json.dumps(value)}`" for value in key.neutral if value not in NOTHING)
+    if set(map(repr, NOTHING)) <= set(map(repr, key.neutral)):
+        return f"`{key.name}`" + (f" (also {values})" if values else "")
+    return f"`{key.name}` (only {values or '`null`'})"
 
 
 def _rows(node: dict[str, Any], prefix: str) -> list[str]:

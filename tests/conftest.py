@@ -33,6 +33,9 @@ QUESTIONS = "reconciler/questions"
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 """On a GPU MLX rounds products of float32 otherwise, and two ways to compute the same differ."""
 
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+"""aiohttp parses all certificates at its import, 40 ms in each process, and no test needs one."""
+
 MARK = "PYTEST_RUN_OF_RECONCILER"
 """In the environment of every process that a run starts."""
 

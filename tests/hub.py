@@ -86,6 +86,15 @@ class Hub:
         self._server.server_close()
         self._thread.join()
 
+    def reset(self) -> None:
+        """Forget all, and end what was stopped in the middle."""
+        self._released.set()
+        self._released = threading.Event()
+        self.stopped.clear()
+        self.stop_after = None
+        self.repositories.clear()
+        self.asked.clear()
+
     def add(self, name: str, model: Path, **more: bytes) -> Repository:
         """A repository with the files of a model, and others."""
         files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
@@ -132,8 +141,9 @@ class Hub:
             return
         request.wfile.write(data[begin : self.stop_after])
         request.wfile.flush()
+        released = self._released
         self.stopped.set()
-        self._released.wait()
+        released.wait()
         request.close_connection = True
 
 

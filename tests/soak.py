@@ -97,7 +97,7 @@ class Soak:
         self._serial = itertools.count(1)
         self._home = home
         home.write("anchor.yaml", name=ANCHOR, model="tiny/llama", context_length=2000)
-        self.daemon = Daemon(home, "--jit")
+        self.daemon = Daemon(home, "--spare-workers", "1", "--jit")
 
     def run(self, minutes: float) -> None:
         """Rounds and measurements, for so long."""

@@ -71,7 +71,7 @@ class Storm:
         self._origin = Origin(root)
         self._committed = self._commit()
         git = ("--git", self._origin.url, "--git-path", "fleet", "--git-interval", "1s")
-        self.daemon = Daemon(home, *git)
+        self.daemon = Daemon(home, "--spare-workers", "1", *git)
 
     # -- changes ---------------------------------------------------------------------------
 

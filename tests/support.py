@@ -82,7 +82,9 @@ class Daemon:
         """With `environ` it is given no options at all, only these variables."""
         self.home = home
         self._environ = environ or {}
-        self._options = () if environ else ("--port", "0", *home.arguments(), *options)
+        # A spare worker costs a second of CPU time, and most tests end before it is ready.
+        common = ("--port", "0", "--spare-workers", "0", *home.arguments())
+        self._options = () if environ else (*common, *options)
         self.start()
 
     def start(self) -> None:

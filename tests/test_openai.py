@@ -1,54 +1,181 @@
 """OpenAI's routes over a controller that a test steps by hand."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp import ClientSession, web
+import pytest
+from aiohttp import ClientResponse, ClientSession, web
 from structlog.testing import capture_logs
 
+from reconciler.api import early_stream
 from reconciler.api.app import build
+from reconciler.api.early_stream import COMMENT
+from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.protocol import Reply
+
+STREAM = {"model": "a", "stream": True}
 
 
 class Answering:
-    """A controller whose one instance answers in two pieces."""
+    """A controller whose one instance answers in two pieces, once a test says that it is ready."""
 
     def __init__(self) -> None:
-        self.client: ClientSession
         self.runner: web.AppRunner
         self.ended = False
+        self.cut = False
+        """True if the client's connection breaks off after the first piece."""
+        self.loading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.starting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the worker has begun its answer."""
+        self.status, self.content_type = 200, "text/event-stream"
+        self.pieces = [b"data: 1\n\n", b"data: 2\n\n"]
 
-    async def ready_for(self, model: str) -> str:
+    def ready(self) -> None:
+        self.loading.set_result(None)
+        self.starting.set_result(None)
+
+    async def ready_for(self, model: str, _idle_ttl_seconds: int | None = None) -> str:
+        await self.loading
         return model
 
     @asynccontextmanager
     async def request(self, *_: object) -> AsyncIterator[Reply]:
+        await self.starting
         try:
-            yield Reply(200, "text/event-stream", self._chunks())
+            yield Reply(self.status, self.content_type, self._chunks())
         finally:
             self.ended = True
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        yield b"data: 1\n\n"
-        for connection in self.runner.server.connections:  # type: ignore[union-attr]
-            connection.transport.abort()  # type: ignore[union-attr]
-        yield b"data: 2\n\n"
+        for piece in self.pieces:
+            yield piece
+            if self.cut:
+                for connection in self.runner.server.connections:  # type: ignore[union-attr]
+                    connection.transport.abort()  # type: ignore[union-attr]
 
 
-async def test_a_client_that_goes_away_as_it_is_written_to_is_no_error() -> None:
+@pytest.fixture
+async def controller() -> AsyncIterator[Answering]:
     controller: Any = Answering()
     controller.runner = web.AppRunner(build(controller, "127.0.0.1", None))
     await controller.runner.setup()
-    site = web.TCPSite(controller.runner, "127.0.0.1", 0)
-    await site.start()
+    await web.TCPSite(controller.runner, "127.0.0.1", 0).start()
+    yield controller
+    await controller.runner.cleanup()
+
+
+@asynccontextmanager
+async def asked(controller: Answering, body: Any) -> AsyncIterator[ClientResponse]:
     host, port = controller.runner.addresses[0]
+    url = f"http://{host}:{port}/v1/completions"
+    async with ClientSession() as client, client.post(url, json=body) as reply:
+        yield reply
+
+
+async def rest(reply: ClientResponse) -> bytes:
+    """The rest of an answer, without comments."""
+    return (await reply.read()).replace(COMMENT, b"")
+
+
+async def test_a_client_that_goes_away_as_it_is_written_to_is_no_error(
+    controller: Answering,
+) -> None:
+    controller.cut = True
+    controller.ready()
     with capture_logs() as logs:
-        async with (
-            ClientSession() as client,
-            client.post(f"http://{host}:{port}/v1/completions", json={"model": "a"}) as reply,
-        ):
+        async with asked(controller, {"model": "a"}) as reply:
             assert await reply.content.readany() == b"data: 1\n\n"
         await controller.runner.cleanup()
     assert controller.ended
+    assert logs == []
+
+
+async def test_a_stream_gives_signs_of_life_while_its_model_is_loaded(
+    controller: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
+    async with asked(controller, STREAM) as reply:
+        assert (reply.status, reply.content_type) == (200, "text/event-stream")
+        assert await reply.content.readexactly(2 * len(COMMENT)) == 2 * COMMENT
+        controller.loading.set_result(None)  # the worker is busy, and does not answer yet
+        assert await reply.content.readexactly(2 * len(COMMENT)) == 2 * COMMENT
+        controller.starting.set_result(None)
+        assert await rest(reply) == b"data: 1\n\ndata: 2\n\n"
+    assert controller.ended
+
+
+async def test_a_stream_that_is_answered_soon_is_copied_as_it_is(controller: Answering) -> None:
+    controller.ready()
+    async with asked(controller, STREAM) as reply:
+        assert reply.headers["X-Reconciler-Instance"] == "a"
+        assert await reply.read() == b"data: 1\n\ndata: 2\n\n"
+
+
+@pytest.mark.parametrize("body", [{"model": "a"}, {"model": "a", "stream": False}])
+async def test_who_wants_no_stream_gets_no_signs_of_life(
+    controller: Answering, monkeypatch: pytest.MonkeyPatch, body: Any
+) -> None:
+    monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
+    controller.content_type, controller.pieces = "application/json", [b"{}"]
+    waiting = asyncio.create_task(_whole(controller, body))
+    async with asked(controller, STREAM) as another:
+        await another.content.readexactly(3 * len(COMMENT))
+        controller.ready()
+        assert await waiting == (200, "application/json", b"{}")
+
+
+async def _whole(controller: Answering, body: Any) -> tuple[int, str, bytes]:
+    async with asked(controller, body) as reply:
+        return reply.status, reply.content_type, await reply.read()
+
+
+async def test_an_error_after_the_first_sign_of_life_is_an_event(
+    controller: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
+    problem = Problem(Cause.LOAD_FAILED, "no weights")
+    async with asked(controller, STREAM) as reply:
+        await reply.content.readexactly(len(COMMENT))
+        controller.loading.set_exception(LoadError(problem))
+        told = await rest(reply)
+    error = json.loads(told.removeprefix(b"data: "))["error"]
+    assert (reply.status, error["code"], error["message"]) == (
+        200,
+        "model_load_failed",
+        "no weights",
+    )
+
+
+async def test_a_workers_refusal_after_the_first_sign_of_life_is_an_event(
+    controller: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
+    controller.status, controller.content_type = 400, "application/json"
+    controller.pieces = [b'{"error": {"code"', b': "invalid_value"}}']
+    async with asked(controller, STREAM) as reply:
+        await reply.content.readexactly(len(COMMENT))
+        controller.ready()
+        assert await rest(reply) == b'data: {"error": {"code": "invalid_value"}}\n\n'
+
+
+async def test_an_error_before_the_first_sign_of_life_has_its_status(
+    controller: Answering,
+) -> None:
+    controller.loading.set_exception(LoadError(Problem(Cause.NOT_LOADED, "it is not")))
+    async with asked(controller, STREAM) as reply:
+        assert (reply.status, reply.content_type) == (404, "application/json")
+
+
+async def test_a_client_that_goes_away_while_it_waits_is_no_error(
+    controller: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
+    with capture_logs() as logs:
+        async with asked(controller, STREAM) as reply:
+            await reply.content.readexactly(len(COMMENT))
+        controller.loading.set_exception(LoadError(Problem(Cause.STOPPING, "the daemon stops")))
+        await controller.runner.cleanup()
     assert logs == []

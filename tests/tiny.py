@@ -94,21 +94,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def make(name: str, directory: Path) -> None:
     """Write the checkpoint `name`, a key of CONFIGS, into `directory`."""
-    config = _BASE | CONFIGS[name]
+    build(_BASE | CONFIGS[name], directory, quantise=name.endswith("-4bit"))
+
+
+def build(config: dict[str, Any], directory: Path, *, quantise: bool = False) -> None:
+    """Write a checkpoint of that config.json into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     mx.random.seed(0)
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
     weights = [(k, 0.1 * mx.random.normal(v.shape)) for k, v in tree_flatten(model.parameters())]
     model.load_weights(weights)
-    if name.endswith("-4bit"):
+    if quantise:
         model, config = quantize_model(model, config, group_size=32, bits=4)
     save_model(directory, model)
     save_config(config, directory / "config.json")
-    _tokenizer().save_pretrained(directory)
+    new_tokenizer().save_pretrained(directory)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def new_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of `VOCABULARY` tokens at most, with a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -102,17 +102,22 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into the one form."""
     try:
         return await handler(request)
-    except LoadError as error:
-        failure = of_problem(error.problem)
-    except ApiError as error:
-        failure = error
-    except web.HTTPException as error:
-        failure = _of_http(request, error)
-    except Exception:
-        log.exception("request failed unexpectedly", path=request.path)
-        message = "internal error; the daemon's log has the details"
-        failure = ApiError(500, "internal_error", message, "internal_error")
+    except Exception as error:  # noqa: BLE001  what is unforeseen is logged
+        failure = of_exception(request, error)
     return reply({"error": failure.body}, failure.status)
+
+
+def of_exception(request: web.Request, error: Exception) -> ApiError:
+    """The error that tells whatever a handler raised; what is unforeseen is logged."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, LoadError):
+        return of_problem(error.problem)
+    if isinstance(error, web.HTTPException):
+        return _of_http(request, error)
+    log.error("request failed unexpectedly", path=request.path, exc_info=error)
+    message = "internal error; the daemon's log has the details"
+    return ApiError(500, "internal_error", message, "internal_error")
 
 
 def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:

@@ -143,10 +143,10 @@ def _row(model: Listed, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, A
     facts = model.facts
     if isinstance(facts, Problem):
         return row | {"error": facts.message}
-    bits = facts.quantization_bits
+    packed = facts.quantization
     return row | {
         "architecture": facts.model_type,
-        "quantization": {"name": f"{bits}bit", "bits_per_weight": bits} if bits else None,
+        "quantization": {"name": packed.name, "bits_per_weight": packed.bits} if packed else None,
         "size_bytes": facts.weights_bytes,
         "params_string": _params_string(facts.parameters),
         "loaded_instances": by_path.get(facts.path, []),

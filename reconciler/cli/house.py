@@ -62,6 +62,8 @@ class Options:
     """Seconds."""
     wired_limit: str = "off"
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
+    spare_worker: bool = True
+    """True if a worker is started before it is needed."""
 
 
 def run(options: Options) -> None:
@@ -114,7 +116,11 @@ async def _serve(
             ]
         ),
         lambda on_death: Engine(
-            run_directory, on_death, options.probe_interval, options.wired_limit
+            run_directory,
+            on_death,
+            options.probe_interval,
+            options.wired_limit,
+            spare=options.spare_worker,
         ),
         sources,
         hub_cache=options.hub_cache,

@@ -137,6 +137,14 @@ def _hub_cache() -> Path:
     help="Memory that a worker keeps from being paged out: off, recommended by Metal, or a size.",
 )
 @click.option(
+    "--spare-workers",
+    type=click.IntRange(0, 1),
+    default=1,
+    envvar="RECONCILER_SPARE_WORKERS",
+    show_envvar=True,
+    help="Workers started before they are needed; 0 saves memory, and loads take a second longer.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -174,6 +182,7 @@ def serve(
     memory_budget: Budget,
     memory_policy: str,
     wired_limit: str,
+    spare_workers: int,
     log_level: str,
     log_format: str,
     log_file: Path | None,
@@ -211,5 +220,6 @@ def serve(
             probe_interval,
             wired_limit,
             MemoryPolicy(memory_budget, evict_idle=memory_policy == "evict-idle"),
+            spare_worker=spare_workers == 1,
         )
     )

@@ -278,16 +278,18 @@ class Controller:
         words = f"there is no source '{name}'"
         raise LoadError(Problem(Cause.UNKNOWN_SOURCE, words, param="name"))
 
-    async def ready_for(self, model: str) -> str:
+    async def ready_for(self, model: str, idle_ttl_seconds: int | None = None) -> str:
         """The instance that answers for `model`, once there is one.
 
         What is idle is loaded again for it. With `jit`, so is a model that nobody asked to load:
-        as an http record that is unloaded when it is not used. Raises `LoadError`.
+        as an http record that is unloaded when it is not used, after `idle_ttl_seconds` if they
+        are given. Raises `LoadError`.
         """
         if self._jit and not self._book.candidates(model):
             loading = self._jit_loads.get(model)
             if loading is None:
-                request = LoadRequest(model, idle_ttl_seconds=JIT_IDLE_TTL_SECONDS)
+                ttl = idle_ttl_seconds or JIT_IDLE_TTL_SECONDS
+                request = LoadRequest(model, idle_ttl_seconds=ttl)
                 loading = self._jit_loads[model] = asyncio.create_task(self.load(request))
                 loading.add_done_callback(lambda _: self._jit_loads.pop(model))
             # Who asked may go away; whoever else asks has the same load to wait for.

@@ -87,7 +87,7 @@ class Inspector:
     async def _complete(self, checkpoint: Checkpoint) -> Checkpoint:
         fingerprint, shapes = self._seen.get(checkpoint.path, (None, None))
         if fingerprint == checkpoint.fingerprint:
-            return replace(checkpoint, shapes=shapes)
+            return _with_shapes(checkpoint, shapes)
         look = self._looks.get(checkpoint.path)
         if look is None:
             look = self._looks[checkpoint.path] = asyncio.create_task(self._look(checkpoint))
@@ -95,7 +95,7 @@ class Inspector:
         seen = await asyncio.shield(look)
         if seen.fingerprint != checkpoint.fingerprint:  # the files changed meanwhile
             return await self._complete(checkpoint)
-        return replace(checkpoint, shapes=seen.shapes)
+        return _with_shapes(checkpoint, seen.shapes)
 
     async def _look(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with its shapes, as far as they can be seen."""
@@ -114,4 +114,12 @@ class Inspector:
         if failed in (0, ATTEMPTS):
             self._seen[path] = (checkpoint.fingerprint, shapes)
             del self._failed[path]
-        return replace(checkpoint, shapes=shapes)
+        return _with_shapes(checkpoint, shapes)
+
+
+def _with_shapes(checkpoint: Checkpoint, shapes: Shapes | None) -> Checkpoint:
+    """The checkpoint as the built model shows it; its files may hold weights in another form."""
+    if shapes is None:
+        return checkpoint
+    weights = shapes.weights or checkpoint.weights_bytes
+    return replace(checkpoint, shapes=shapes, weights_bytes=weights)

@@ -97,7 +97,8 @@ class Metrics:
         """The pieces of a streamed answer as they come; `begin` is when it was asked for."""
         first = True
         async for chunk in chunks:
-            if first and instance in self._asked:  # it has not been removed in between
+            comment = chunk.startswith(b":")  # a sign of life
+            if first and not comment and instance in self._asked:  # and not removed in between
                 self._first_token.labels(instance).observe(time.perf_counter() - begin)
-            first = False
+            first = first and comment
             yield chunk

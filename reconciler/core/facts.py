@@ -36,6 +36,19 @@ class Shapes:
     nodes: int = 0
     """By which MLX's graph of a call grows with each token, where a model goes through them one
     by one; a number."""
+    weights: int = 0
+    """Once loaded: mlx_lm unpacks some formats (fp8) and leaves out what it has no use for. 0: not
+    known."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How weights are packed."""
+
+    name: str
+    """The name people know it by: `4bit`, `4.5bit` for mixed bits, `mxfp4`, `nvfp4`, ..."""
+    bits: float
+    """Bits of a packed weight, without scales; the mean where layers differ."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +100,11 @@ class Checkpoint:
     experts_least: int = 1
     experts_most: int = 0
     """What the router can choose; 0: all experts."""
-    quantization_bits: int | None = None
+    quantization: Quantization | None = None
     parameters: int = 0
     """Weights in number, without the scales of quantised ones."""
     tool_use: bool = False
-    """Whether its chat template speaks of tools."""
+    """True if one of its chat templates takes tools."""
     commit: str | None = None
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
     generation: GenerationConfig = GenerationConfig()

@@ -4,6 +4,7 @@
     POST   /checkpoint        LoadWeights  -> lines: WeightsRead ..., WeightsLoaded
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
     DELETE /sessions/NAME     -> Usage     of the session that is no more
+    POST   /release           -> null      has kept prompts fill only what sessions hold
     POST   /sessions/NAME/probe -> null    generates one token, if nothing else is going on
     GET    /pulse             -> Pulse     at once, whatever the MLX thread is doing
     POST   /sessions/NAME/chat/completions, /sessions/NAME/completions   OpenAI's requests
@@ -131,6 +132,8 @@ class Pulse:
     """Of each open session, by its name."""
     memory_bytes: int = 0
     """That the process takes now."""
+    kept_bytes: int = 0
+    """Of that: KV caches of finished requests, given back when somebody needs the memory."""
 
 
 class WorkerFailure(msgspec.Struct, frozen=True, tag=True):

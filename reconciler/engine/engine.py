@@ -39,7 +39,7 @@ from reconciler.core.records import (
     SettingWarning,
 )
 from reconciler.core.settings import Resolved
-from reconciler.engine import death
+from reconciler.engine import death, kept
 from reconciler.engine.liveness import watch
 from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
@@ -80,7 +80,7 @@ class _Holder:
     weights_bytes: int = 0
     """As observed after the load."""
     live_bytes: int = 0
-    """That the worker was last seen to take."""
+    """That the worker was last seen to take, without what it keeps as long as nobody needs it."""
     watch: asyncio.Task[None] | None = None
     gone: bool = False
     """Ended on purpose or died; nothing new may be put on it."""
@@ -107,9 +107,14 @@ class Engine:
         on_death: Callable[[Instance, Problem], None],
         probe_interval: float = PROBE_SECONDS,
         wired_limit: str = "off",
+        *,
+        spare: bool = True,
     ) -> None:
-        """`wired_limit` is each worker's: `off`, `recommended`, or a size."""
-        self._pool = Pool(sockets, wired_limit)
+        """`wired_limit` is each worker's: `off`, `recommended`, or a size.
+
+        `spare`: True if a worker is started before it is needed.
+        """
+        self._pool = Pool(sockets, wired_limit, spare=spare)
         self._on_death = on_death
         self._probe_interval = probe_interval
         self._tokens = Tokens()
@@ -162,6 +167,7 @@ class Engine:
         """
         begin = time.monotonic()
         session = str(next(self._serial))
+        await kept.release(holder.worker for holder in self._holders.values())
         old = self._loaded.get(name)
         if old is not None and unload_first:
             if old.holder.path == checkpoint.path:
@@ -173,7 +179,9 @@ class Engine:
             try:
                 progress(Progress("warm_up"))
                 defaults = in_force(spec.defaults, checkpoint.generation.defaults)
-                opened = await self._open(holder, session, checkpoint, resolved, defaults)
+                opened = await self._open(
+                    holder, session, spec.config, checkpoint, resolved, defaults
+                )
             except BaseException:
                 await self._release(holder, session)
                 raise
@@ -325,13 +333,15 @@ class Engine:
         self,
         holder: _Holder,
         session: str,
+        asked: Asked,
         checkpoint: Checkpoint,
         resolved: Resolved,
         defaults: Iterable[Default],
     ) -> SessionOpened:
+        own = resolved.config.num_experts == checkpoint.experts_per_token
         command = OpenSession(
             resolved.config,
-            checkpoint.experts_key,
+            () if own else checkpoint.experts_key,
             checkpoint.footprint,
             resolved.need.session,
             for_requests(defaults),
@@ -343,12 +353,17 @@ class Engine:
             for key in SETTINGS
             if getattr(opened.observed, key) != getattr(resolved.config, key)
         ]
-        if not set(differing) <= set(opened.unused):
+        allowed = set(opened.unused)
+        if not (asked.num_experts and opened.observed.num_experts):
+            allowed.add("num_experts")  # config.json does not always say what a model does
+        if not set(differing) <= allowed:
             message = f"the worker observed {opened.observed}, not {resolved.config}"
             raise LoadError(Problem(Cause.SETTING_MISMATCH, message))
         if holder.gone:
             raise LoadError(holder.worker.died())
-        return opened
+        sent = asked.sent()
+        found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
+        return replace(opened, warnings=found)
 
     async def _close(self, name: str, loaded: _Loaded) -> None:
         """End an instance; it stays listed until its memory is free."""
@@ -404,7 +419,7 @@ class Engine:
 
         def heard(pulse: Pulse) -> None:
             self._tokens.read(pulse)
-            holder.live_bytes = pulse.memory_bytes
+            holder.live_bytes = max(0, pulse.memory_bytes - pulse.kept_bytes)
 
         await watch(holder.worker, self._probe_interval, heard)
         holder.gone = True

@@ -1,4 +1,8 @@
-"""Keeps one worker warm: its imports done, ready to read a checkpoint at once."""
+"""Keeps one worker warm: its imports done, ready to read a checkpoint at once.
+
+The first worker tells what the machine offers, and waits for the first load. Another is started a
+moment after each load. Without a spare (`--spare-workers 0`) it is started when it is needed.
+"""
 
 import asyncio
 from pathlib import Path
@@ -18,8 +22,10 @@ START_SECONDS = 120.0
 class Pool:
     """Hands out the warm worker and makes the next one."""
 
-    def __init__(self, sockets: Path, wired_limit: str = "off") -> None:
+    def __init__(self, sockets: Path, wired_limit: str = "off", *, spare: bool = True) -> None:
+        """`spare`: True if a worker is started before it is needed."""
         self._sockets = sockets
+        self._keep_spare = spare
         self._wired_limit = wired_limit
         self._spare: asyncio.Task[WorkerProcess] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -27,8 +33,8 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
 
     def warm(self) -> None:
-        """Start a spare worker in a moment, unless there is one then."""
-        if self._timer is None:
+        """Start a spare worker in a moment, unless there is one then or none is kept."""
+        if self._keep_spare and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(WARM_AFTER_SECONDS, self._on_time)
 

@@ -40,6 +40,8 @@ KILL_SECONDS = 5.0
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # It speaks to nobody over TLS; aiohttp would parse all certificates, twice, at its import.
+    "SSL_CERT_FILE": os.devnull,
     # On Linux, huge pages: reading weights is page faults for the most part. Blocks above 4 MB go
     # back to the system as soon as they are free; by itself glibc learns to keep up to 64 MB.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304",

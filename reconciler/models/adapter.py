@@ -14,7 +14,8 @@ from typing import Any, TypeGuard
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Adapter
-from reconciler.models.checkpoint import MAX_HEADER, fingerprint
+from reconciler.models.checkpoint import fingerprint
+from reconciler.models.weights import MAX_HEADER
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"

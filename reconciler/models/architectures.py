@@ -6,6 +6,7 @@ classes `Model` and `ModelArgs` (`_get_classes` in its utils).
 
 import ast
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,28 +15,85 @@ from typing import Any
 _CLASSES = {"Model", "ModelArgs"}
 
 
-def loadable(model_type: str, architectures: tuple[str, ...]) -> bool:
+def loadable(model_type: str, architectures: tuple[str, ...] = ()) -> bool:
     """Whether mlx-lm has a module for what a config.json names."""
+    return _is_model(_module(model_type, architectures))
+
+
+def fields(model_type: str, architectures: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    """The keys of config.json that an architecture takes; empty for one that mlx-lm has not.
+
+    Each with its default, which is None where it has none or one that is no literal. Keys of the
+    language model inside it are included; they stand in a nested part of config.json.
+    """
+    return _fields(_module(model_type, architectures))
+
+
+def _module(model_type: str, architectures: tuple[str, ...]) -> str:
+    """The module that mlx-lm would import; there may be none of that name."""
     by_architecture = _table("MODEL_ARCHITECTURE_REMAPPING")
     for architecture in architectures:
         if (model_type, architecture) in by_architecture:
-            return _is_model(by_architecture[model_type, architecture])
-    return _is_model(_table("MODEL_REMAPPING").get(model_type, model_type))
+            return by_architecture[model_type, architecture]
+    return _table("MODEL_REMAPPING").get(model_type, model_type)
 
 
 @cache
 def _is_model(module: str) -> bool:
     """Whether there is such a module, with both classes defined or imported in it."""
-    file = _package() / "models" / f"{module}.py"
-    if not re.fullmatch(r"[\w-]+", module) or not file.is_file():
-        return False
     names: set[str] = set()
-    for node in ast.parse(file.read_text("utf-8")).body:
+    for node in _parsed(module):
         if isinstance(node, ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name for alias in node.names}
     return names >= _CLASSES
+
+
+@cache
+def _fields(module: str) -> Mapping[str, Any]:
+    """Of a module's own arguments, then of those of the models that it builds upon."""
+    found: dict[str, Any] = {}
+    others: list[str] = []
+    for node in _parsed(module):
+        if isinstance(node, ast.ClassDef) and _is_arguments(node):
+            for name, default in _annotated(node):
+                if found.get(name) is None:
+                    found[name] = default
+        elif isinstance(node, ast.ImportFrom) and node.level == 1:
+            if node.module is None:
+                others += [alias.name for alias in node.names]
+            elif any("Model" in alias.name for alias in node.names):
+                others.append(node.module)
+    for other in others:
+        if other != module and _is_model(other):
+            found = dict(_fields(other)) | found
+    return found
+
+
+def _is_arguments(node: ast.ClassDef) -> bool:
+    """True if the class holds keys of config.json: it is, or comes from, a `ModelArgs`."""
+    names = [node.name, *(ast.unparse(base) for base in node.bases)]
+    return any(name.endswith("ModelArgs") for name in names)
+
+
+def _annotated(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    """Fields of a dataclass with their defaults."""
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            try:
+                default = ast.literal_eval(field.value) if field.value is not None else None
+            except ValueError:  # a call, such as field(...)
+                default = None
+            yield field.target.id, default
+
+
+def _parsed(module: str) -> tuple[ast.stmt, ...]:
+    """The statements of a module of models; none if there is no such module."""
+    file = _package() / "models" / f"{module}.py"
+    if not re.fullmatch(r"[\w-]+", module) or not file.is_file():
+        return ()
+    return tuple(ast.parse(file.read_text("utf-8")).body)
 
 
 @cache

@@ -12,6 +12,9 @@ from reconciler.models.adapter import base_of, is_adapter, read_adapter
 from reconciler.models.checkpoint import fingerprint, read_facts
 from reconciler.models.places import Held, Place
 
+MAX_SNAPSHOTS = 20
+"""Of one model in the Hugging Face cache that are looked at when another cannot be loaded."""
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -94,10 +97,40 @@ class Catalog:
                 f"load that model, with adapter: {held.key}"
             )
             raise LoadError(Problem(Cause.INVALID_CHECKPOINT, words, param="model"))
+        try:
+            return replace(self._facts_of(path), commit=held.commit)
+        except LoadError as error:
+            if held.commit is None:
+                raise
+            raise LoadError(self._with_snapshots(held, error.problem)) from None
+
+    def _facts_of(self, path: Path) -> Checkpoint:
         known = self._read.get(str(path))
         if known is None or known.fingerprint != fingerprint(path):
             known = self._read[str(path)] = read_facts(path)
-        return replace(known, commit=held.commit)
+        return known
+
+    def _with_snapshots(self, held: Held, problem: Problem) -> Problem:
+        """The problem, naming snapshots of that model that could be loaded in its place.
+
+        None is taken unasked: a cache whose `main` was moved by an interrupted download must not
+        answer with an older model.
+        """
+        others = []
+        for path in sorted(held.path.parent.iterdir())[:MAX_SNAPSHOTS]:
+            if path.name != held.commit and path.is_dir():
+                try:
+                    self._facts_of(path.resolve())
+                except LoadError:
+                    continue
+                others.append(path.name)
+        if not others:
+            return problem
+        words = (
+            f"{problem.message}. This is the snapshot that {held.key} names now; complete: "
+            f"revision {' or '.join(others)}. `reconciler pull {held.key}` fetches what is missing"
+        )
+        return replace(problem, message=words)
 
     def _facts_or_problem(self, held: Held) -> Checkpoint | Problem:
         try:

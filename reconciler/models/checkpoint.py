@@ -1,27 +1,26 @@
 """Headers and config files of a checkpoint -> facts. Reads no weights and needs no MLX."""
 
 import hashlib
-import json
-import re
-import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reconciler.core.chat_template import takes_tools
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
-from reconciler.models import generation_config
-from reconciler.models.architectures import loadable
+from reconciler.models import architectures, generation_config
+from reconciler.models.chat_templates import chat_templates
+from reconciler.models.context import NESTED, max_context
+from reconciler.models.jsonfile import optional_object, read_object
+from reconciler.models.quantization import read_weights
+from reconciler.models.weights import Tensor, WeightsError, read_tensors
 
-MAX_HEADER = 100_000_000
-"""Bytes; the safetensors format's own limit."""
+MAX_MESSAGE = 500
+"""Characters of what is wrong with a checkpoint; its files can put words into an error."""
 
-_CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "n_positions",
-    "n_ctx",
-    "model_max_length",
-    "max_seq_len",
-)
+MAX_NUMBER = 1 << 53
+"""Of a number in config.json: larger ones are errors in the file, and no JSON number elsewhere."""
+
 _EXPERT_KEYS = (
     "num_experts_per_tok",
     "num_experts_per_token",
@@ -35,112 +34,107 @@ _GROUP_KEYS = ("n_group", "num_expert_group")
 _KEPT_GROUP_KEYS = ("topk_group",)
 _FIXED_ROUTERS = ("llama4", "llama4_text")
 """Their router takes the one best expert, and asserts so."""
-_NESTED = ("text_config", "llm_config", "language_config", "ffn_config")
+_WHOLE = ("ffn_config",)
+"""Parts of config.json that an architecture takes as they are."""
+_NESTED = (*NESTED, *_WHOLE)
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def read_facts(path: Path) -> Checkpoint:
     """The facts of the checkpoint in directory `path`.
 
-    Raises `LoadError` `InvalidCheckpoint` naming the file and what is wrong with it.
+    Raises `LoadError` `InvalidCheckpoint` naming the file and what is wrong with it, whatever its
+    files hold.
     """
-    shards = _shards(path)
-    config = _read_config(path / "config.json")
-    model_type = _architecture(path, config)
-    dtypes: dict[str, int] = {}
-    for shard in shards:
-        for dtype, size in _tensor_sizes(shard):
-            dtypes[dtype] = dtypes.get(dtype, 0) + size
-    bits = _quantization_bits(config)
-    experts_key, experts = _first_int(config, _EXPERT_KEYS)
-    _, total = _first_int(config, _EXPERT_TOTAL_KEYS)
+    try:
+        return _read_facts(path)
+    except LoadError:
+        raise
+    except WeightsError as error:
+        raise _invalid(error.path, str(error)) from None
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise _invalid(path, f"cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _read_facts(path: Path) -> Checkpoint:
+    tensors = read_tensors(path)
+    config = _config(path / "config.json")
+    tokenizer_config = optional_object(path / "tokenizer_config.json")
+    model_type, names = _architecture(path, config, tokenizer_config)
+    fields = _fields(model_type, names, config)
+    weights = read_weights(config, tensors, optional_object(path / "hf_quant_config.json"))
+    experts_key, experts = _of_architecture(config, fields, _EXPERT_KEYS)
+    total = _of_architecture(config, fields, _EXPERT_TOTAL_KEYS)[1]
     routed = bool(experts_key and total)
     return Checkpoint(
         path=str(path),
         fingerprint=fingerprint(path),
         model_type=model_type,
-        weights_bytes=sum(dtypes.values()),
-        max_context=_first_int(config, _CONTEXT_KEYS)[1] or None,
-        kv_bytes_per_token=_kv_bytes_per_token(config, dtypes),
+        weights_bytes=sum(tensor.size for tensor in tensors.values()),
+        max_context=max_context(config, fields, tokenizer_config.get("model_max_length")),
+        kv_bytes_per_token=_kv_bytes_per_token(config, tensors),
         experts_total=total if routed else 0,
         experts_per_token=experts if routed else 0,
         experts_key=experts_key if routed else (),
         experts_least=experts if model_type in _FIXED_ROUTERS else 1,
         experts_most=_most_experts(config, model_type, experts, total) if routed else 0,
-        quantization_bits=bits,
-        parameters=_parameters(dtypes, bits),
-        tool_use=_trained_for_tool_use(path),
+        quantization=weights.quantization,
+        parameters=weights.parameters,
+        tool_use=any(map(takes_tools, chat_templates(path, tokenizer_config))),
         tokenizer_bytes=_size(path / "tokenizer.json"),
         generation=generation_config.read(path / "generation_config.json"),
     )
 
 
 def _invalid(path: Path, words: str) -> LoadError:
-    return LoadError(Problem(Cause.INVALID_CHECKPOINT, f"{path}: {words}", param="model"))
+    message = f"{path}: {words}"
+    if len(message) > MAX_MESSAGE:
+        message = message[:MAX_MESSAGE] + "..."
+    return LoadError(Problem(Cause.INVALID_CHECKPOINT, message, param="model"))
 
 
-def _shards(path: Path) -> list[Path]:
-    """The weight files that MLX reads, all of them there."""
-    shards = sorted(path.glob("model*.safetensors"))
-    if not shards:
-        for pattern, kind in _OTHER_FORMATS:
-            other = next(path.glob(pattern), None)
-            if other is not None:
-                words = f"{other.name} is {kind}; MLX loads safetensors, and none are there"
-                raise _invalid(path, words)
-        raise _invalid(path, "no model*.safetensors file in it")
-    missing = sorted(_named_shards(path, shards) - {shard.name for shard in shards})
-    if missing:
-        raise _invalid(path, f"incomplete: {', '.join(missing)} missing")
-    return shards
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _invalid(path, f"cannot be read: {error}") from None
 
 
-_OTHER_FORMATS = (
-    ("*.gguf", "GGUF, llama.cpp's format"),
-    ("*.bin", "a pickle, which can run code and is never opened"),
-    ("*.pt", "a pickle, which can run code and is never opened"),
-    ("*.pth", "a pickle, which can run code and is never opened"),
-    ("*.npz", "NumPy's format"),
-)
+def _architecture(
+    path: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]
+) -> tuple[str, tuple[str, ...]]:
+    """model_type and architectures, if mlx-lm builds them and the checkpoint's code is not needed.
 
-
-def _named_shards(path: Path, shards: list[Path]) -> set[str]:
-    """The weight files that the index and the files' own numbering say there are."""
-    names: set[str] = set()
-    for shard in shards:
-        numbered = re.fullmatch(r"(model.*-)\d{5}-of-(\d{5})\.safetensors", shard.name)
-        if numbered:
-            stem, total = numbered.groups()
-            count = range(1, int(total) + 1)
-            names |= {f"{stem}{n:05}-of-{total}.safetensors" for n in count}
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names |= set(json.loads(index.read_bytes())["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise _invalid(index, f"not an index of weights: {error}") from None
-    return names
-
-
-def _architecture(path: Path, config: dict[str, Any]) -> str:
-    """The model_type, if mlx-lm knows it and no code of the checkpoint's own is called for."""
+    mlx-lm builds known architectures by itself, whatever `auto_map` says; the tokenizer it
+    cannot, unless tokenizer.json describes it in full.
+    """
     if config.get("model_file") is not None:
         raise _invalid(path, f"wants to run its own code, {config['model_file']}; refused")
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise _invalid(path / "config.json", "names no model_type")
     named = config.get("architectures")
-    names = (named,) if isinstance(named, str) else named if isinstance(named, list) else ()
-    if not loadable(model_type, tuple(str(name) for name in names)):
+    listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    names = tuple(str(name) for name in listed)
+    if not architectures.loadable(model_type, names):
         own = ", and its own code (auto_map) is never run" if config.get("auto_map") else ""
         raise _invalid(path, f"mlx-lm has no architecture {model_type}{own}")
-    # mlx-lm builds known architectures by itself, whatever `auto_map` says; the tokenizer it
-    # cannot, unless tokenizer.json describes it in full.
-    if not (path / "tokenizer.json").is_file():
-        tokenizer = _optional_json(path / "tokenizer_config.json").get("auto_map")
-        if tokenizer:
-            raise _invalid(path, "its tokenizer wants to run its own code (auto_map); refused")
-    return model_type
+    if not (path / "tokenizer.json").is_file() and tokenizer_config.get("auto_map"):
+        raise _invalid(path, "its tokenizer wants to run its own code (auto_map); refused")
+    return model_type, names
+
+
+def _fields(
+    model_type: str, names: tuple[str, ...], config: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What the architecture takes; what the language model inside it takes goes first."""
+    fields = dict(architectures.fields(model_type, names))
+    for key in NESTED:
+        part = config.get(key)
+        inner = part.get("model_type") if isinstance(part, dict) else None
+        if isinstance(inner, str):
+            fields |= architectures.fields(inner)
+    return fields
 
 
 def _size(path: Path) -> int:
@@ -149,63 +143,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _trained_for_tool_use(path: Path) -> bool:
-    """Whether the chat template speaks of tools."""
-    try:
-        if "tools" in (path / "chat_template.jinja").read_text("utf-8"):
-            return True
-    except (OSError, ValueError):
-        pass
-    return "tools" in json.dumps(
-        _optional_json(path / "tokenizer_config.json").get("chat_template")
-    )
-
-
-def _parameters(dtypes: dict[str, int], bits: int | None) -> int:
-    """Weights in number: packed ones stand in U32, `bits` each; their scales are not counted."""
-    if bits and "U32" in dtypes:
-        return dtypes["U32"] * 8 // bits
-    return sum(size // _DTYPE_BYTES[d] for d, size in dtypes.items() if d in _DTYPE_BYTES)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _invalid(path, f"cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise _invalid(path, "is not a JSON object; it names no model_type")
-    return config
-
-
-def _tensor_sizes(shard: Path) -> list[tuple[str, int]]:
-    """(dtype, bytes) of each tensor. The format: u64 little-endian header length, JSON, data."""
-    try:
-        with shard.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > MAX_HEADER:
-                raise ValueError("header too large")
-            header = json.loads(file.read(length))
-        tensors = [v for k, v in header.items() if k != "__metadata__"]
-        sizes = [(t["dtype"], t["data_offsets"][1] - t["data_offsets"][0]) for t in tensors]
-        end = 8 + length + max((t["data_offsets"][1] for t in tensors), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise _invalid(shard, f"not a safetensors file: {error}") from None
-    actual = shard.stat().st_size
-    if actual < end:
-        raise _invalid(shard, f"truncated: {actual} bytes of {end}")
-    return sizes
 
 
 def fingerprint(path: Path) -> str:
@@ -227,14 +164,16 @@ def fingerprint(path: Path) -> str:
 _READ = (".json", ".jinja", ".model", ".safetensors", ".tiktoken", ".txt")
 
 
-def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
-    """Path and value of the first of `keys` that is a positive number, nested ones included."""
+def _first_int(config: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """Path and value of the first of `keys` that is a positive number, nested ones included.
+
+    Of a list with a number for each layer (hunyuan), the largest.
+    """
     for key in keys:
         value = config.get(key)
-        if isinstance(value, list) and len(set(map(str, value))) == 1:
-            value = value[0]  # hunyuan: one number for each layer
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return (key,), value
+        found = [_number(n) for n in (value if isinstance(value, list) else [value])]
+        if any(found):
+            return (key,), max(found)
     for outer in _NESTED:
         nested = config.get(outer)
         if isinstance(nested, dict):
@@ -244,7 +183,39 @@ def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> tuple[tuple[str
     return (), 0
 
 
-def _most_experts(config: dict[str, Any], model_type: str, experts: int, total: int) -> int:
+def _number(value: object) -> int:
+    """A positive number; 0 for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MAX_NUMBER:
+        return value
+    return 0
+
+
+def _of_architecture(
+    config: Mapping[str, Any], fields: Mapping[str, Any], keys: tuple[str, ...]
+) -> tuple[tuple[str, ...], int]:
+    """Path and value of that one of `keys` which the architecture takes.
+
+    Where config.json does not say, the architecture's default. Keys that it does not take are
+    left of another variant. Those in a part that it takes as a whole (DBRX) are not known by name.
+    """
+    taken = tuple(key for key in keys if not fields or key in fields)
+    path, value = _first_int(config, taken)
+    if not path:
+        path, value = _first_int(_whole(config, fields), keys)
+    if path:
+        return path, value
+    for key in taken:
+        if number := _number(fields.get(key)):
+            outer = next((k for k in NESTED if isinstance(config.get(k), dict)), None)
+            return (outer, key) if outer else (key,), number
+    return (), 0
+
+
+def _whole(config: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: config[key] for key in _WHOLE if key in config and key in fields}
+
+
+def _most_experts(config: Mapping[str, Any], model_type: str, experts: int, total: int) -> int:
     """Experts that the router can choose from: those of the groups that it keeps."""
     if model_type in _FIXED_ROUTERS:
         return experts
@@ -253,7 +224,7 @@ def _most_experts(config: dict[str, Any], model_type: str, experts: int, total: 
     return kept * (total // groups) if groups > 1 and kept else total
 
 
-def _kv_bytes_per_token(config: dict[str, Any], dtypes: dict[str, int]) -> int:
+def _kv_bytes_per_token(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     """layers x key-value heads x head dimension x 2 x bytes per value; 0 where unknown."""
 
     def value(*keys: str) -> int:
@@ -265,14 +236,9 @@ def _kv_bytes_per_token(config: dict[str, Any], dtypes: dict[str, int]) -> int:
     hidden = value("hidden_size", "n_embd", "d_model")
     head_dim = value("head_dim") or (hidden // heads if heads else 0)
     # The cache has the activations' type: that of most of the bytes that are not quantised.
-    floats = {d: size for d, size in dtypes.items() if d in _DTYPE_BYTES}
-    dtype = max(floats, key=lambda d: floats[d]) if floats else "F16"
-    return layers * kv_heads * head_dim * 2 * _DTYPE_BYTES[dtype]
-
-
-def _quantization_bits(config: dict[str, Any]) -> int | None:
-    for key in ("quantization", "quantization_config"):
-        quantization = config.get(key)
-        if isinstance(quantization, dict) and isinstance(quantization.get("bits"), int):
-            return int(quantization["bits"])
-    return None
+    floats = dict.fromkeys(_DTYPE_BYTES, 0)
+    for tensor in tensors.values():
+        if tensor.dtype in floats:
+            floats[tensor.dtype] += tensor.size
+    dtype = max(floats, key=lambda d: floats[d]) if any(floats.values()) else "F16"
+    return min(layers * kv_heads * head_dim * 2 * _DTYPE_BYTES[dtype], MAX_NUMBER)

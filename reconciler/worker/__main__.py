@@ -26,6 +26,10 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not be taken for the hello
     threading.Thread(target=_die_with_the_daemon, name="lifeline", daemon=True).start()
 
+    from reconciler.worker import quick_imports
+
+    quick_imports.install()
+
     from reconciler.worker import backend, overrides, wired
     from reconciler.worker.heartbeat import Heartbeat
     from reconciler.worker.model import Model

@@ -7,10 +7,12 @@ import msgspec
 from aiohttp import web
 
 from reconciler.core.protocol import MODEL_HEADER
-from reconciler.worker import logs
-from reconciler.worker.completions import Completion, Likelihood, Piece
+from reconciler.worker import keep_alive, logs
+from reconciler.worker.completions import Completion, Piece
+from reconciler.worker.keep_alive import EventStream
+from reconciler.worker.likelihood import Likelihood
+from reconciler.worker.output import Delta
 from reconciler.worker.request import RequestError
-from reconciler.worker.transcript import Said
 
 
 async def answer(request: web.Request, completion: Completion) -> web.StreamResponse:
@@ -19,7 +21,8 @@ async def answer(request: web.Request, completion: Completion) -> web.StreamResp
     try:
         await completion.start()
         if completion.stream:
-            return await _stream(request, completion, model)
+            async with keep_alive.opened(request) as reply:
+                return await _stream(reply, completion, model)
         return await _at_once(completion, model)
     except asyncio.CancelledError:  # the client went away
         completion.cancel()
@@ -32,19 +35,19 @@ async def answer(request: web.Request, completion: Completion) -> web.StreamResp
 
 
 async def _at_once(completion: Completion, model: str) -> web.Response:
-    whole, likelihoods, last = Said(), [], Piece(Said(), 0)
+    whole, likelihoods, last = Delta(), [], Piece(Delta(), 0)
     async for last in completion.pieces():
-        whole.content += last.said.content
-        whole.reasoning += last.said.reasoning
-        whole.calls += last.said.calls
+        whole.content += last.delta.content
+        whole.reasoning += last.delta.reasoning
+        whole.calls += last.delta.calls
         likelihoods += last.likelihoods
     choice: dict[str, Any] = {"index": 0, "finish_reason": last.finish_reason}
     if completion.chat:
         message: dict[str, Any] = {"role": "assistant", "content": whole.content}
         if whole.reasoning:
-            message["reasoning_content"] = whole.reasoning
+            message |= {"reasoning_content": whole.reasoning, "reasoning": whole.reasoning}
         if whole.calls:
-            message |= {"tool_calls": whole.calls, "content": whole.content.strip() or None}
+            message |= {"tool_calls": whole.calls, "content": whole.content or None}
         choice["message"] = message
     else:
         choice["text"] = whole.content
@@ -54,27 +57,38 @@ async def _at_once(completion: Completion, model: str) -> web.Response:
         "choices": [choice],
         "usage": _usage(completion, last.tokens),
     }
+    if completion.warnings:
+        body["warnings"] = completion.warnings
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
 
-async def _stream(request: web.Request, completion: Completion, model: str) -> web.StreamResponse:
-    reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await reply.prepare(request)
+async def _stream(reply: EventStream, completion: Completion, model: str) -> EventStream:
     kind = "chat.completion.chunk" if completion.chat else "text_completion"
     head = _head(completion, model, kind)
     count = calls = 0
 
+    warnings = {"warnings": completion.warnings} if completion.warnings else {}
+
     async def send(data: Any) -> None:
-        await reply.write(b"data: " + msgspec.json.encode(data) + b"\n\n")
+        await reply.write(b"data: " + msgspec.json.encode(data | warnings) + b"\n\n")
+        warnings.clear()  # the first event has them
 
     try:
         if completion.chat:
-            delta = {"role": "assistant", "content": ""}
-            await send(head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            first = {"role": "assistant", "content": ""}
+            await send(head | {"choices": [{"index": 0, "delta": first, "finish_reason": None}]})
         async for piece in completion.pieces():
             count = piece.tokens
-            content = _delta(piece.said, calls) if completion.chat else {"text": piece.said.content}
-            calls += len(piece.said.calls)
+            if piece.read is not None:
+                progress = {
+                    "prompt_tokens_read": piece.read,
+                    "prompt_tokens": completion.prompt_tokens,
+                }
+                await send(head | {"choices": [], "progress": progress})
+                continue
+            delta = piece.delta
+            content = _delta(delta, calls) if completion.chat else {"text": delta.content}
+            calls += len(delta.calls)
             choice = {"index": 0, "finish_reason": piece.finish_reason} | content
             choice |= {"logprobs": _logprobs(completion, piece.likelihoods)}
             await send(head | {"choices": [choice]})
@@ -91,16 +105,16 @@ async def _stream(request: web.Request, completion: Completion, model: str) -> w
     return reply
 
 
-def _delta(said: Said, calls: int) -> dict[str, Any]:
-    """What a chunk of a chat adds; `calls` tool calls came before."""
-    delta: dict[str, Any] = {}
-    if said.content:
-        delta["content"] = said.content
-    if said.reasoning:
-        delta["reasoning_content"] = said.reasoning
-    if said.calls:
-        delta["tool_calls"] = [{"index": calls + i} | c for i, c in enumerate(said.calls)]
-    return {"delta": delta}
+def _delta(delta: Delta, calls: int) -> dict[str, Any]:
+    """The addition of a chunk of a chat; `calls` tool calls came before."""
+    added: dict[str, Any] = {}
+    if delta.content:
+        added["content"] = delta.content
+    if delta.reasoning:  # DeepSeek's name for it, which most clients read, and OpenRouter's
+        added |= {"reasoning_content": delta.reasoning, "reasoning": delta.reasoning}
+    if delta.calls:
+        added["tool_calls"] = [{"index": calls + i} | c for i, c in enumerate(delta.calls)]
+    return {"delta": added}
 
 
 def _logprobs(completion: Completion, likelihoods: list[Likelihood]) -> dict[str, Any] | None:
@@ -151,4 +165,5 @@ def _usage(completion: Completion, tokens: int) -> dict[str, Any]:
         "completion_tokens": tokens,
         "total_tokens": completion.prompt_tokens + tokens,
         "prompt_tokens_details": {"cached_tokens": completion.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": completion.reasoning_tokens},
     }

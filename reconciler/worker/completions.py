@@ -5,35 +5,35 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from reconciler.worker import request as requests
 from reconciler.worker import sampling
+from reconciler.worker.likelihood import Likelihood
+from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
+from reconciler.worker.output import Delta, OutputParser, described
 from reconciler.worker.request import Body, RequestError, UnavailableError
-from reconciler.worker.session import InsufficientMemoryError, OverloadedError, Request
+from reconciler.worker.session import (
+    InsufficientMemoryError,
+    OverloadedError,
+    Request,
+    Session,
+)
 from reconciler.worker.thread import MlxThread
-from reconciler.worker.transcript import Said, Transcript
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """The log-probability of a chosen token, and of the likeliest in its place."""
-
-    token: int
-    logprob: float
-    alternatives: tuple[tuple[int, float], ...]
 
 
 @dataclass
 class Piece:
     """What is certain since the last piece, and the end."""
 
-    said: Said
+    delta: Delta
     tokens: int
     """Generated until now."""
     finish_reason: str | None = None
     likelihoods: list[Likelihood] = field(default_factory=list)
+    read: int | None = None
+    """Tokens of the prompt that were read until now, while it is being read."""
 
 
 TOGETHER = 16
@@ -41,6 +41,13 @@ TOGETHER = 16
 thread that computes. A stop is noticed as much later, and what came after it dropped."""
 
 Item = tuple[int, str | None, Likelihood | None]
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """Tokens of the prompt that were read until now."""
+
+    tokens: int
 
 
 class Completion:
@@ -55,13 +62,20 @@ class Completion:
         self.stream = bool(body.stream)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self._items: asyncio.Queue[list[Item] | Exception] = asyncio.Queue()
+        self.warnings: list[str] = list(body.warnings)
+        """What of the request has no effect."""
+        self._items: asyncio.Queue[list[Item] | PromptRead | Exception] = asyncio.Queue()
         self._request = Request([], body.limit, lambda *_: None, lambda _: None)
 
     @property
     def prompt_tokens(self) -> int:
         """Length of the prompt."""
         return self._prompt_tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Of the completion, those that were reasoning."""
+        return self._parser.reasoning_tokens
 
     @property
     def cached_tokens(self) -> int:
@@ -75,27 +89,41 @@ class Completion:
 
     async def start(self) -> None:
         """Check it and put it into the session's batch. Raises `RequestError`."""
-        body, vocabulary = self.body, self._model.vocabulary
-        prompt = requests.tokens(body, self.tokenizer, vocabulary, chat=self.chat)
-        self._prompt_tokens = len(prompt)
-        tools = requests.tools_as_sent(body)
-        self._transcript = Transcript(self.tokenizer, prompt, body.stops, tools, chat=self.chat)
+        body = self.body
+        build = partial(self._model.prompts.build, body, self._most(), chat=self.chat)
+        prompt = await asyncio.to_thread(build)  # a long one takes seconds
+        self.warnings += prompt.warnings
+        self._prompt_tokens = len(prompt.tokens)
+        own = self._model.output_format
+        self._parser = OutputParser(
+            self.tokenizer,
+            described(own) if prompt.described else own,
+            generation=prompt.generation,
+            stops=body.stops,
+            tools=prompt.tools,
+            chat=self.chat,
+        )
         loop = asyncio.get_running_loop()
 
         heard: list[Item] = []
 
-        def put(items: list[Item] | Exception) -> None:
+        def put(items: list[Item] | PromptRead | Exception) -> None:
             loop.call_soon_threadsafe(self._items.put_nowait, items)
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
             number = body.alternatives
-            likelihood = None if number is None else _likelihood(token, logprobs, number)
+            likelihood = None if number is None else measure(token, logprobs, number)
             heard.append((token, end, likelihood))
             if self.stream or end is not None or len(heard) == TOGETHER:
                 put(heard.copy())
                 heard.clear()
 
-        self._request.prompt, self._request.tell, self._request.fail = prompt, tell, put
+        request = self._request
+        request.prompt, request.tell, request.fail = prompt.tokens, tell, put
+        request.boundaries = prompt.boundaries
+        options = body.stream_options
+        if self.stream and options is not None and options.include_progress:
+            request.read = lambda tokens: put(PromptRead(tokens))
         await asyncio.wrap_future(self._mlx.submit(self._begin))
 
     def _begin(self) -> None:
@@ -117,12 +145,8 @@ class Completion:
             )
         if request.max_tokens is not None:
             request.max_tokens = min(request.max_tokens, room)
-        try:
-            request.processors = sampling.processors(self.body, self._model.vocabulary)
-        except ValueError as error:
-            raise RequestError(str(error), "invalid_value", "logit_bias") from None
-        request.sampler = sampling.sampler(self.body)
-        session.kv_budget.spare = self._spare
+        self._set_sampling(session)
+        session.kv_budget.lend(self._spare)
         try:
             session.start(request)
         except OverloadedError as error:
@@ -130,47 +154,77 @@ class Completion:
         except InsufficientMemoryError as error:
             raise UnavailableError(str(error), "insufficient_memory") from None
 
+    def _most(self) -> int | None:
+        """The context length of the session, if it is still there."""
+        try:
+            return int(self._model.session(self._name).config.context_length)
+        except KeyError:
+            return None
+
+    def _set_sampling(self, session: Session) -> None:
+        """What chooses the tokens, and what ends the answer. Raises `RequestError`."""
+        body, request, vocabulary = self.body, self._request, self._model.vocabulary
+        try:
+            processors = sampling.processors(body, vocabulary)
+        except ValueError as error:
+            raise RequestError(str(error), "invalid_value", "logit_bias") from None
+        if body.ignore_eos or body.stop_token_ids:
+            own = () if body.ignore_eos else session.ends
+            request.ends = (*own, *(body.stop_token_ids or ()))
+        if body.min_tokens:
+            ends = session.ends if request.ends is None else request.ends
+            known = [token for token in ends if token < vocabulary]
+            prompt = len(request.prompt)
+            processors.append(sampling.without_ends(known, prompt, body.min_tokens))
+        special: list[int] = []
+        if body.xtc_probability:
+            special = [*self.tokenizer.encode("\n", add_special_tokens=False), *session.ends]
+        request.processors = processors
+        request.sampler = sampling.sampler(
+            body, vocabulary, [token for token in special if token < vocabulary]
+        )
+
     async def pieces(self) -> AsyncIterator[Piece]:
         """What is said, as it comes; the last piece has the reason of the end.
 
         Raises what the model raised.
         """
         count, likelihoods = 0, []
-        async for token, ended, likelihood in self._heard():
-            end = ended
+        async for item in self._heard():
+            if isinstance(item, PromptRead):
+                # A request that had to make room reads its own answer again, too.
+                yield Piece(Delta(), count, read=min(item.tokens, self._prompt_tokens))
+                continue
+            token, end, likelihood = item
             count += 1
             if likelihood is not None and end != "stop":
                 likelihoods.append(likelihood)
-            said = self._transcript.hear(token, end)
-            if said.calls and self.body.parallel_tool_calls is False:
-                said.calls, said.stopped = said.calls[:1], True
-            if said.stopped and end is None:
+            delta = self._parser.feed(token, end)
+            if delta.calls and self.body.parallel_tool_calls is False:
+                delta.calls, delta.stopped = delta.calls[:1], True
+            if delta.stopped and end is None:
                 self.cancel()
                 end = "stop"
-            if end == "stop" and self._transcript.called:
+            if end == "stop" and self._parser.called:
                 end = "tool_calls"
-            if said or end is not None:
-                yield Piece(said, count, end, likelihoods)
+            if delta or end is not None:
+                yield Piece(delta, count, end, likelihoods)
                 likelihoods = []
             if end is not None:
                 return
 
-    async def _heard(self) -> AsyncIterator[Item]:
-        """The tokens, one by one. Raises what the model raised."""
+    async def _heard(self) -> AsyncIterator[Item | PromptRead]:
+        """The tokens, one by one, after what was read. Raises what the model raised."""
         while True:
             items = await self._items.get()
             if isinstance(items, Exception):
                 raise items
+            if isinstance(items, PromptRead):
+                yield items
+                continue
             for item in items:
                 yield item
 
     def cancel(self) -> None:
         """Give its place in the batch to others."""
         self._mlx.submit(lambda: self._model.cancel(self._name, self._request))
-
-
-def _likelihood(token: int, logprobs: Any, number: int) -> Likelihood:
-    """Of a token and of the `number` likeliest; logprobs: (vocabulary,). On the MLX thread."""
-    values = logprobs.tolist()
-    best = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:number]
-    return Likelihood(token, values[token], tuple((i, values[i]) for i in best))

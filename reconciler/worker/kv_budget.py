@@ -23,6 +23,8 @@ class KVBudget:
     """Held for this session when it was admitted."""
     spare: int = 0
     """Held for nobody, as the daemon last said."""
+    kept_spare: int = sys.maxsize
+    """What of that kept prompts may fill: all, until the daemon needs it for others."""
 
     @property
     def everything(self) -> int:
@@ -37,9 +39,13 @@ class KVBudget:
         """Whether requests of these lengths, in tokens, can run together."""
         return self.taken(lengths) <= self.everything
 
+    def lend(self, spare: int) -> None:
+        """Take note of what is held for nobody now, in bytes."""
+        self.spare, self.kept_spare = spare, sys.maxsize
+
     def left(self, lengths: Sequence[int]) -> int:
-        """Bytes that they leave of what is held for the session."""
-        return max(0, self.reserved - self.taken(lengths))
+        """Bytes that they leave for kept prompts."""
+        return max(0, self.reserved + min(self.spare, self.kept_spare) - self.taken(lengths))
 
     def taken(self, lengths: Sequence[int]) -> int:
         """Bytes that requests of these lengths take together."""

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model, load_tokenizer
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Adapter, Shapes
 from reconciler.core.protocol import (
@@ -22,13 +23,20 @@ from reconciler.core.protocol import (
     WeightsLoaded,
     WeightsRead,
 )
-from reconciler.core.records import Phase
-from reconciler.worker import overrides, shapes
+from reconciler.core.records import Config, Phase, SettingWarning
+from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.modules import Modules
+from reconciler.worker.output import OutputFormat, of_tokenizer
+from reconciler.worker.prompt import Prompts
+from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import applicable
 from reconciler.worker.session import Request, Session
+from reconciler.worker.shapes import vocabulary
+
+if TYPE_CHECKING:
+    from reconciler.worker.generators import Batching
 
 STEPS = 50
 """In which the reading of weights is told, if no single one is larger."""
@@ -45,14 +53,18 @@ class Model:
         """Of each session."""
         self._sessions: dict[str, Session] = {}
         self.tokenizer: Any = None
+        self.output_format = OutputFormat()
+        """How it writes reasoning and tool calls."""
         self.vocabulary = 0
-        """Token ids that both tokenizer and model know."""
+        """Token ids that the model has: it takes and gives ids below this number."""
+        self.prompts: Any = None
+        """Makes prompts of requests; a `Prompts` once the checkpoint is loaded."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
         self._defaults: dict[str, Mapping[str, Any]] = {}
         """Of each session, for requests."""
-        self._batches: bool | None = None
-        """Whether it takes prompts of different lengths together, where that is to be learnt."""
+        self._batching: dict[tuple[int, bool, bool], tuple[Batching, str | None]] = {}
+        """How requests can run beside each other in each way of computing, and why not together."""
         self._weights = 0
         """Bytes that MLX holds when no session is open."""
         self._limit = 0
@@ -78,7 +90,7 @@ class Model:
         tokenizer.start()
         try:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
-                model, config = load_model(path, lazy=True)
+                model, _ = load_model(path, lazy=True)
                 self._read(model, tell)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
@@ -88,8 +100,13 @@ class Model:
             raise tokenizer.error
         phases["tokenizer"] = tokenizer.phase
         self._path, self._modules, self.tokenizer = path, Modules(path, model), tokenizer.result
-        known = len(self.tokenizer.get_vocab())
-        self.vocabulary = min(known, config.get("vocab_size", known))
+        self.output_format = tokenizer.output_format
+        self.vocabulary = vocabulary(model)
+        eos = self.tokenizer.eos_token_ids
+        self.tokenizer.eos_token_ids = {token for token in eos if 0 <= token < self.vocabulary}
+        self.prompts = Prompts(
+            self.tokenizer, self.vocabulary, rewinds=always_rewindable(make_prompt_cache(model))
+        )
         self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)
 
@@ -101,7 +118,7 @@ class Model:
                 self._adapters[name] = command.adapter
             finally:
                 self._drop_adapters()
-            defaults = applicable(command.defaults, self.tokenizer, self.vocabulary)
+            defaults = applicable(command.defaults, self.prompts)
         self._defaults[name] = defaults.values
         return replace(
             opened,
@@ -120,19 +137,32 @@ class Model:
         session = Session(module, command.config, tuple(eos), kv_budget, self._heartbeat)
         config = command.config
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
+        if way not in self._batching:
+            self._batching[way] = session.learn_batching()
+        batching, reason = self._batching[way]
+        session.run_requests(batching)
         observed, unused = session.observe(
             compute=command.adapter is not None or way not in self._computed
         )
         self._computed.add(way)
-        if "flash_attention" in unused:  # it has an attention of its own
-            if self._batches is None:
-                self._batches = session.batches()
-            if not self._batches:
-                session.answer_one_by_one()
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        return SessionOpened(observed, unused, phases, max(0, mx.get_active_memory() - before))
+        memory = max(0, mx.get_active_memory() - before)
+        warnings = self._warnings(config, session, reason)
+        return SessionOpened(observed, unused, phases, memory, warnings)
+
+    def _warnings(
+        self, config: Config, session: Session, apart: str | None
+    ) -> tuple[SettingWarning, ...]:
+        """What clients should know of the model; `apart`: why requests do not run together."""
+        problem = self.output_format.problem
+        found = (
+            experts.warning(config.num_experts, session.routed),
+            SettingWarning("output_format", None, problem) if problem else None,
+            SettingWarning("batching", None, apart) if apart else None,
+        )
+        return tuple(warning for warning in found if warning is not None)
 
     def close(self, name: str) -> Usage:
         """Close a session, if there is one of that name; what it had computed."""
@@ -159,6 +189,15 @@ class Model:
     def defaults(self, name: str) -> Mapping[str, Any]:
         """Defaults for requests to a session. Also for other threads."""
         return self._defaults.get(name, {})
+
+    def kept_bytes(self) -> int:
+        """Size of the KV caches that sessions keep of finished requests. Also for other threads."""
+        return sum(session.kept_bytes for session in self._sessions.copy().values())
+
+    def release(self) -> None:
+        """Have kept prompts fill no more than what is held for their sessions."""
+        for session in self._sessions.values():
+            session.release()
 
     def session(self, name: str) -> Session:
         """An open session. Raises KeyError."""
@@ -208,10 +247,13 @@ class Model:
             self._limit = limit
 
     def _held(self) -> int:
-        """Bytes that are held for this worker's arrays; what is spare is lent to who is busy."""
-        budgets = [(session.kv_budget, session.busy) for session in self._sessions.values()]
-        weights = self._weights + (self._modules.adapter_bytes if self._modules else 0)
-        return weights + sum(r.everything if busy else r.reserved for r, busy in budgets)
+        """Bytes for this worker's arrays; what is spare is lent to who is busy or keeps prompts."""
+        held = self._weights + (self._modules.adapter_bytes if self._modules else 0)
+        for session in self._sessions.values():
+            budget = session.kv_budget
+            idle = max(budget.reserved, session.kept_bytes)
+            held += budget.everything if session.busy else idle
+        return held
 
     def probe(self, name: str) -> None:
         """Generate one token. Raises what the model raises.
@@ -247,13 +289,15 @@ class _Tokenizer(threading.Thread):
         super().__init__(name="tokenizer")
         self.path, self.begin = path, begin
         self.result: Any = None
+        self.output_format = OutputFormat()
         self.error: Exception | None = None
         self.phase = Phase(0.0, 0.0)
 
     def run(self) -> None:
         start = time.monotonic()
         try:
-            self.result = load_tokenizer(self.path)
+            self.result = tokenizers.load(self.path)
+            self.output_format = of_tokenizer(self.result)
         except Exception as error:  # noqa: BLE001  raised again on the MLX thread
             self.error = error
         self.phase = Phase(start - self.begin, time.monotonic() - start)

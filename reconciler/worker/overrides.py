@@ -59,7 +59,7 @@ class ModelWithOverrides:
     """A model with settings: called, it has them in force; otherwise it is the model."""
 
     def __init__(self, model: Any, overrides: Overrides) -> None:
-        self._model = model
+        self._model = self.unwrapped = model
         self._overrides = overrides
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

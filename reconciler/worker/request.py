@@ -1,75 +1,49 @@
-"""The body of a completion request, as OpenAI's clients send it."""
+"""The body of a completion request, as OpenAI's clients and those of local servers send it.
 
-import json
-from collections.abc import Mapping
+Bytes -> a dictionary -> one name for each key, defaults filled in -> `Body`, checked. What is done
+with a key stands in `core.request_keys`; what is neither acted on nor refused is named in the
+body's warnings, which the answer shows.
+"""
+
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
+from reconciler.core.request_keys import ACTS, BY_NAME, REFUSED, Kind, resembles
+from reconciler.worker import reasoning
+from reconciler.worker.chat import messages as chats
+from reconciler.worker.chat.messages import Message
+from reconciler.worker.errors import RequestError, UnavailableError, unsupported
 from reconciler.worker.sampling import Sampling
 
-UNSUPPORTED = ("functions", "function_call", "best_of", "suffix", "echo", "audio", "prediction")
-"""Keys that would change the answer and are not acted on: refused, not ignored."""
+__all__ = ["Body", "RequestError", "UnavailableError", "parse", "tools_as_sent"]
+
+Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+MOST = 2**31 - 1
+"""Upper bound of numbers of tokens."""
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
+WARNINGS = 16
+"""Most warnings of one answer."""
 
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
-Stop = Annotated[str, msgspec.Meta(min_length=1)]
-
-
-class RequestError(Exception):
-    """A request that cannot be answered; `param` is the key that it is about."""
-
-    status = 400
-    type = "invalid_request"
-
-    def __init__(self, message: str, code: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.param = code, param
-
-
-class UnavailableError(RequestError):
-    """A request that can be answered later."""
-
-    status = 503
-    type = "unavailable"
-
-
-class Part(msgspec.Struct):
-    """A piece of a message's content."""
-
-    type: str
-    text: str | None = None
-
-
-class Called(msgspec.Struct):
-    """The function of a tool call; `arguments` is JSON."""
-
-    name: str
-    arguments: str = "{}"
-
-
-class ToolCall(msgspec.Struct):
-    """A call that an earlier answer made."""
-
-    function: Called
-    id: str | None = None
-    type: Literal["function"] = "function"
-
-
-class Message(msgspec.Struct):
-    """One turn of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
+_TEMPLATE_PARAMETERS = frozenset(
+    (
+        *("self", "conversation", "messages", "tools", "documents", "chat_template", "tokenize"),
+        *("add_generation_prompt", "continue_final_message", "sanitize_control_tokens"),
+        *("padding", "truncation", "max_length", "tokenizer_kwargs", "processor_kwargs"),
+    )
+)
+"""Parameters of the tokenizer's function that fills templates: not a template's variables."""
 
 
 class Function(msgspec.Struct):
-    """A tool's function, as the model is told of it."""
+    """A tool's function."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     description: str | None = None
@@ -80,30 +54,36 @@ class Function(msgspec.Struct):
 class Tool(msgspec.Struct):
     """A tool that the model may call."""
 
-    type: Literal["function"]
-    function: Function
+    type: str
+    function: Function | None = None
 
 
 class StreamOptions(msgspec.Struct):
-    """What a stream tells besides the text."""
+    """What a stream has besides the text."""
 
-    include_usage: bool = False
+    include_usage: bool | None = False
+    include_progress: bool | None = False
+    include_obfuscation: bool | None = None
+    """Harmless: there is none."""
 
 
 class ResponseFormat(msgspec.Struct):
     """The form of the answer: text is the only one there is."""
 
-    type: str
+    type: str = "text"
 
 
 class Body(Sampling):
-    """Both kinds of request. Keys that are not known are ignored, as OpenAI's servers' are."""
+    """Both kinds of request, under the names of `core.request_keys`."""
 
+    model: str | None = None
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)] | None = None
-    prompt: str | list[int] | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    stop: Stop | Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
+    prompt: str | list[int | str | list[int]] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MOST)] | None = None
+    min_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+    stop: Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
+    stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=64)] | None = None
+    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None
@@ -111,162 +91,206 @@ class Body(Sampling):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
-    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=-1, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Annotated[str, msgspec.Meta(max_length=50)] | None = None
+    enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    ttl: float | None = None
+    system_prompt: str | None = None
+    """A default's, for a chat in which no system turn is sent."""
+    sent_tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    """The tools as they came."""
+    warnings: list[str] = msgspec.field(default_factory=list)
+    """What was sent and has no effect."""
 
     @property
     def stops(self) -> list[str]:
         """The texts at which the completion ends."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return self.stop or []
 
     @property
     def limit(self) -> int | None:
         """Most tokens of the completion."""
-        return self.max_completion_tokens or self.max_tokens
+        return self.max_tokens
 
     @property
     def alternatives(self) -> int | None:
-        """How many of the likeliest tokens are told at each place; None: no log-probabilities."""
+        """How many of the likeliest tokens are named at each place; None: no log-probabilities."""
         if self.logprobs is None or self.logprobs is False:
             return None
-        return self.top_logprobs or 0 if self.logprobs is True else self.logprobs
+        return max(0, self.top_logprobs or 0) if self.logprobs is True else self.logprobs
+
+    @property
+    def continues(self) -> bool:
+        """True if the answer goes on where the last message ends."""
+        return bool(self.continue_final_message or (self.messages and self.messages[-1].continued))
 
 
-def parse(data: bytes, defaults: Mapping[str, Any] = NO_DEFAULTS) -> Body:
-    """The request, with `defaults` for the keys that it does not send.
+def parse(
+    data: bytes, defaults: Mapping[str, Any] = NO_DEFAULTS, *, chat: bool | None = None
+) -> Body:
+    """The request. Raises `RequestError` naming what does not fit.
 
-    Raises `RequestError` naming what does not fit.
+    `defaults` are values, under the keys' own names, for keys that the request does not send; its
+    `system_prompt` is for chats without a system turn. With `chat` keys of the other route are
+    reported.
     """
+    sent = _decoded(data)
+    _refuse(sent)
+    warnings = [*_unknown(sent, chat), *_unknown_inside(sent)]
+    asked, names = _folded(sent, warnings)
+    _fill(asked, defaults)
+    asked = {key: value for key, value in asked.items() if value is not None}
+    asked["warnings"] = warnings[:WARNINGS]
+    tools = asked.get("tools")
+    if isinstance(tools, list):
+        asked["sent_tools"] = [tool for tool in tools if isinstance(tool, dict)]
     try:
-        keys: dict[str, Any] = msgspec.json.decode(data)
-        if defaults and isinstance(keys, dict):
-            _add_defaults(keys, defaults)
-            data = msgspec.json.encode(keys)
-        body = msgspec.json.decode(data, type=Body)
+        body = msgspec.convert(asked, Body)
     except msgspec.ValidationError as error:
         words, _, place = str(error).partition(" - at `$")
         param = place.rstrip("`").lstrip(".")
+        key = param.partition(".")[0].partition("[")[0]
+        param = names.get(key, key) + param.removeprefix(key)
         raise RequestError(f"{param or 'the body'}: {words}", "invalid_value", param) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RequestError(f"the body is not JSON: {error}", "invalid_json") from None
-    for key in UNSUPPORTED:
-        if keys.get(key):
-            raise _unsupported(key, f"{key} is not supported")
-    if body.tool_choice not in (None, "auto", "none"):
-        raise _unsupported("tool_choice", "tool_choice can be auto or none; no call can be forced")
-    if body.response_format is not None and body.response_format.type != "text":
-        words = f"response_format '{body.response_format.type}' is not supported; only text is"
-        raise _unsupported("response_format", words)
+    _check(body, names)
     return body
 
 
-ALIASES = {"max_tokens": "max_completion_tokens"}
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        sent = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RequestError(f"the body is not JSON: {error}", "invalid_json") from None
+    if not isinstance(sent, dict):
+        raise RequestError("the body is not a JSON object", "invalid_value")
+    return sent
 
 
-def _add_defaults(keys: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Add the defaults of keys that are missing or null."""
+def _refuse(sent: dict[str, Any]) -> None:
+    """Raise `RequestError` for a key that cannot be honoured, unless it asks for nothing."""
+    for key in REFUSED:
+        if key.name in sent and not key.is_neutral(sent[key.name]):
+            raise unsupported(key.name, f"{key.name} is not supported; leave it out")
+
+
+def _unknown(sent: dict[str, Any], chat: bool | None) -> Iterator[str]:  # noqa: FBT001
+    routes = {"both", "chat", "text"} if chat is None else {"both", "chat" if chat else "text"}
+    for name, value in sent.items():
+        key = BY_NAME.get(name)
+        if key is None:
+            meant = resembles(name)
+            hint = f"; did you mean {meant}?" if meant else ""
+            yield f"{name[:80]}: unknown key, ignored{hint}"
+        elif key.kind is Kind.ACTS and key.route not in routes and not key.is_neutral(value):
+            yield f"{name}: has no effect on this route"
+
+
+def _unknown_inside(sent: dict[str, Any]) -> Iterator[str]:
+    """Keys of messages and of `stream_options` that are not known, each named once."""
+    seen: set[str] = set()
+    options = sent.get("stream_options")
+    for name in options if isinstance(options, dict) else ():
+        if name not in StreamOptions.__struct_fields__:
+            yield f"stream_options.{name[:80]}: unknown key, ignored"
+    found = sent.get("messages")
+    for index, message in enumerate(found if isinstance(found, list) else []):
+        for name in message if isinstance(message, dict) else ():
+            if name not in chats.KNOWN_KEYS and name not in seen and message[name] is not None:
+                seen.add(name)
+                yield f"messages[{index}].{name[:80]}: unknown key, ignored"
+
+
+def _folded(sent: dict[str, Any], warnings: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is acted on, under one name for each key, with the name that was sent for it."""
+    asked: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for key in ACTS:
+        given = [name for name in (key.name, *key.aliases) if sent.get(name) is not None]
+        if key.name == "max_tokens" and "max_completion_tokens" in given:
+            given.sort(key=lambda name: name != "max_completion_tokens")
+        if not given:
+            continue
+        asked[key.name], names[key.name] = sent[given[0]], given[0]
+        warnings += [
+            f"{name}: {given[0]} was sent too and goes before it"
+            for name in given[1:]
+            if sent[name] != sent[given[0]]
+        ]
+    for name, value in asked.items():
+        if isinstance(value, float) and value.is_integer():
+            asked[name] = int(value)  # some clients have no integers
+    _neutral(asked)
+    reasoning.fold(asked, names)
+    return asked, names
+
+
+def _neutral(asked: dict[str, Any]) -> None:
+    """Values that ask for nothing become None, so that no default takes their place."""
+    if asked.get("max_tokens") in (-1, -2):
+        asked["max_tokens"] = None
+    stop = asked.get("stop")
+    if isinstance(stop, str):
+        asked["stop"] = [stop] if stop else None
+    elif isinstance(stop, list):
+        asked["stop"] = [text for text in stop if text != ""] or None
+    for key, off in (("seed", -1), ("repetition_penalty", 0)):
+        if asked.get(key) == off:
+            asked[key] = None
+    if asked.get("response_format") in ({}, ""):
+        asked["response_format"] = None
+
+
+def _fill(asked: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Defaults for keys that were not sent."""
     for key, value in defaults.items():
-        sent = keys.get(key) is not None or keys.get(ALIASES.get(key, "")) is not None
-        if not sent and key != "system_prompt":
-            keys[key] = value
-    messages, prompt = keys.get("messages"), defaults.get("system_prompt")
-    if prompt is not None and isinstance(messages, list) and not any(map(_is_system, messages)):
-        keys["messages"] = [{"role": "system", "content": prompt}, *messages]
+        if key == "chat_template_kwargs":
+            own = asked.get(key)
+            if own is None or isinstance(own, dict):
+                asked[key] = {**value, **(own or {})}
+        elif key in reasoning.SWITCHES:
+            kwargs = asked.get("chat_template_kwargs")
+            sent = {*asked, *(kwargs if isinstance(kwargs, dict) else ())}
+            if not sent & {*reasoning.SWITCHES, "thinking"}:
+                asked[key] = value
+        else:
+            asked.setdefault(key, value)
 
 
-def _is_system(message: Any) -> bool:
-    return isinstance(message, dict) and message.get("role") in ("system", "developer")
-
-
-def tokens(body: Body, tokenizer: Any, vocabulary: int, *, chat: bool) -> list[int]:
-    """The prompt as token ids below `vocabulary`. Raises `RequestError`."""
-    key = "messages" if chat else "prompt"
-    if chat:
-        ids = _templated(body, tokenizer)
-    elif body.prompt is None:
-        raise RequestError("missing 'prompt'", "missing_required_parameter", "prompt")
-    else:
-        ids = tokenizer.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
-    found = [int(token) for token in ids]
-    if not found:
-        raise RequestError("the prompt is empty", "invalid_value", key)
-    if any(not 0 <= token < vocabulary for token in found):
-        raise RequestError("a token id is beyond the vocabulary", "invalid_value", key)
-    return found
-
-
-def _templated(body: Body, tokenizer: Any) -> Any:
-    """The messages through the model's chat template."""
-    if body.messages is None:
-        raise RequestError("missing 'messages'", "missing_required_parameter", "messages")
-    if not tokenizer.has_chat_template:
-        words = "this model has no chat template; /v1/completions takes a prompt as it is"
-        raise RequestError(words, "unsupported_parameter", "messages")
-    more = dict(body.chat_template_kwargs or {})
-    if body.tools and body.tool_choice != "none":
-        if not tokenizer.has_tool_calling:
-            raise _unsupported("tools", "this model's chat template knows no tools")
-        more["tools"] = tools_as_sent(body)
-    if body.reasoning_effort is not None:
-        more |= _reasoning(body.reasoning_effort, tokenizer)
-    turns = [_turn(message) for message in body.messages]
-    try:
-        return tokenizer.apply_chat_template(
-            turns, **(more | {"add_generation_prompt": True, "tokenize": True})
-        )
-    except Exception as error:  # noqa: BLE001  a template raises what it likes
-        words = f"the model's chat template does not take these messages: {error}"
-        raise RequestError(words, "invalid_value", "messages") from None
-
-
-def _reasoning(effort: str, tokenizer: Any) -> dict[str, Any]:
-    """What templates call it: some take the effort, others only whether to think."""
-    template = tokenizer.chat_template
-    if not (tokenizer.has_thinking or "reasoning_effort" in str(template)):
-        raise _unsupported("reasoning_effort", "this model does not reason")
-    return {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    """A message as chat templates take it: text, and tool calls with their arguments parsed."""
-    turn: dict[str, Any] = {"role": message.role, "content": _text(message)}
-    for key in ("reasoning_content", "tool_call_id", "name"):
-        if getattr(message, key) is not None:
-            turn[key] = getattr(message, key)
-    if message.tool_calls:
-        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
-    return turn
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    try:
-        arguments = json.loads(call.function.arguments)
-    except ValueError as error:
-        words = f"the arguments of a call of {call.function.name} are not JSON: {error}"
-        raise RequestError(words, "invalid_value", "messages") from None
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": call.id, "type": call.type, "function": function}
-
-
-def _text(message: Message) -> str:
-    if message.content is None or isinstance(message.content, str):
-        return message.content or ""
-    for part in message.content:
-        if part.type != "text" or part.text is None:
-            words = f"content of type '{part.type}' is not supported; only text is"
-            raise _unsupported("messages", words)
-    return "".join(part.text or "" for part in message.content)
+def _check(body: Body, names: dict[str, str]) -> None:
+    """Raise `RequestError` for what the types do not say."""
+    if body.tool_choice not in (None, "auto", "none"):
+        raise unsupported("tool_choice", "tool_choice can be auto or none; no call can be forced")
+    if body.response_format is not None and body.response_format.type != "text":
+        words = f"response_format '{body.response_format.type}' is not supported; only text is"
+        raise unsupported("response_format", words)
+    for index, tool in enumerate(body.tools or []):
+        if tool.type != "function" or tool.function is None:
+            words = f"tools[{index}]: only tools of type 'function' are supported, with a function"
+            raise RequestError(words, "invalid_value", f"tools[{index}]")
+    if body.min_tokens and body.max_tokens and body.min_tokens > body.max_tokens:
+        words = f"min_tokens {body.min_tokens} is more than max_tokens {body.max_tokens}"
+        raise RequestError(words, "invalid_value", names.get("min_tokens", "min_tokens"))
+    for name in body.chat_template_kwargs or {}:
+        if name in _TEMPLATE_PARAMETERS or name.startswith(("return_", "_")):
+            words = f"chat_template_kwargs.{name} is no variable of a chat template; leave it out"
+            raise RequestError(words, "invalid_value", "chat_template_kwargs")
+    if body.continues:
+        if body.messages is None or body.messages[-1].role != "assistant":
+            words = "continue_final_message: the last message is not the assistant's"
+            raise RequestError(words, "invalid_value", "continue_final_message")
+        if body.continue_final_message and body.add_generation_prompt:
+            words = "continue_final_message and add_generation_prompt exclude each other"
+            raise RequestError(words, "invalid_value", "continue_final_message")
 
 
 def tools_as_sent(body: Body) -> list[dict[str, Any]]:
-    """The tools without what was left out: templates write out the keys that are there."""
-    plain: list[dict[str, Any]] = msgspec.to_builtins(body.tools or [])
-    for tool in plain:
-        tool["function"] = {k: v for k, v in tool["function"].items() if v is not None}
-    return plain
-
-
-def _unsupported(key: str, words: str) -> RequestError:
-    return RequestError(words, "unsupported_parameter", key)
+    """The tools without what is null: templates write out the keys that are there."""
+    return [
+        tool | {"function": {k: v for k, v in tool["function"].items() if v is not None}}
+        for tool in body.sent_tools
+    ]

@@ -13,7 +13,8 @@ import msgspec
 
 from reconciler.core.records import SettingWarning
 from reconciler.worker import request as requests
-from reconciler.worker.request import RequestError
+from reconciler.worker.errors import RequestError
+from reconciler.worker.prompt import Prompts
 
 TEMPLATED = ("chat_template_kwargs", "reasoning_effort", "system_prompt")
 """Defaults that the chat template acts on."""
@@ -33,8 +34,8 @@ class Applicable:
         return tuple(key for key in asked if key not in self.values)
 
 
-def applicable(asked: Mapping[str, Any], tokenizer: Any, vocabulary: int) -> Applicable:
-    """The defaults with which the model's template renders a chat of one user turn."""
+def applicable(asked: Mapping[str, Any], prompts: Prompts) -> Applicable:
+    """The defaults that the model's chat template acts on in a chat of one user turn."""
     values = {key: value for key, value in asked.items() if key not in TEMPLATED}
     warnings = []
     for key in TEMPLATED:
@@ -42,8 +43,9 @@ def applicable(asked: Mapping[str, Any], tokenizer: Any, vocabulary: int) -> App
             continue
         tried = values | {key: asked[key]}
         try:
-            body = requests.parse(_CHAT, tried)
-            requests.tokens(body, tokenizer, vocabulary, chat=True)
+            prompt = prompts.build(requests.parse(_CHAT, tried), chat=True)
+            if prompt.warnings:
+                raise RequestError(prompt.warnings[0], "no_effect", key)
         except RequestError as error:
             value = asked[key]
             shown = value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,6 +1,7 @@
 """A request's sampling parameters -> mlx-lm's sampler and logits processors."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import mlx.core as mx
@@ -14,32 +15,62 @@ from mlx_lm.sample_utils import (
 )
 
 PENALTY_CONTEXT = 1024
-"""Latest tokens that a presence or frequency penalty looks at."""
+"""Latest tokens that a penalty looks at, if a request does not say how many."""
+
+COLDEST = 1e-3
+"""Temperature below which an answer is greedy: dividing by less overflows float16."""
+
+_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+_Context = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Sampling(msgspec.Struct):
     """OpenAI's parameters, and those that local servers' clients send besides."""
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    min_p: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
-    seed: int | None = None
-    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    top_p: _Share | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: _Share | None = None
+    xtc_probability: _Share | None = None
+    xtc_threshold: _Share | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=10)] | None = None
+    repetition_context_size: _Context | None = None
+    presence_penalty: _Penalty | None = None
+    presence_context_size: _Context | None = None
+    frequency_penalty: _Penalty | None = None
+    frequency_context_size: _Context | None = None
     logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
 
 
-def sampler(asked: Sampling) -> Callable[[Any], Any]:
+def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Callable[[Any], Any]:
     """Log-probabilities (batch, vocabulary) -> token ids (batch,). Temperature 1 by default.
 
     With a seed it carries a key of its own, so that the answer does not depend on who else is
-    in the batch.
+    in the batch. `special` tokens are never excluded by XTC.
     """
     temperature = 1.0 if asked.temperature is None else asked.temperature
+    if temperature < COLDEST:
+        temperature = 0.0
     top_p, min_p, top_k = asked.top_p or 0.0, asked.min_p or 0.0, asked.top_k or 0
+    if not 0 < top_k < vocabulary:
+        top_k = 0
+    xtc, threshold = asked.xtc_probability or 0.0, asked.xtc_threshold
+    threshold = XTC_THRESHOLD if threshold is None else threshold
+    if threshold > XTC_MOST:
+        xtc = 0.0
     if asked.seed is None or temperature == 0:
-        return make_sampler(temperature, top_p, min_p, top_k=top_k)  # type: ignore[no-any-return]
+        made: Callable[[Any], Any] = make_sampler(
+            temperature,
+            top_p,
+            min_p,
+            top_k=top_k,
+            xtc_probability=xtc,
+            xtc_threshold=threshold,
+            xtc_special_tokens=list(special),
+        )
+        return made
     key = mx.random.key(asked.seed % 2**64)
 
     def seeded(logprobs: Any) -> Any:
@@ -48,12 +79,34 @@ def sampler(asked: Sampling) -> Callable[[Any], Any]:
             logprobs = apply_top_p(logprobs, top_p)
         if min_p:
             logprobs = apply_min_p(logprobs, min_p, 1)
+        if xtc:
+            key, now = mx.random.split(key)
+            excluded = _without_top_choices(logprobs, threshold, special)
+            drawn = mx.random.uniform(key=now) > xtc
+            logprobs = mx.where(drawn, logprobs, excluded)
         if top_k:
             logprobs = apply_top_k(logprobs, top_k)
         key, now = mx.random.split(key)
         return mx.random.categorical(logprobs / temperature, key=now)
 
     return seeded
+
+
+XTC_THRESHOLD = 0.1
+"""mlx_lm.server's default."""
+
+XTC_MOST = 0.5
+"""Above it no two tokens can be that likely, so that nothing is ever excluded."""
+
+
+def _without_top_choices(logprobs: Any, threshold: float, special: Sequence[int]) -> Any:
+    """As mlx-lm's `apply_xtc`: of the tokens above the threshold only the least likely stays."""
+    probabilities = mx.softmax(logprobs, -1)
+    likely = mx.where(probabilities > threshold, probabilities, mx.inf)
+    mask = probabilities > likely.min(axis=-1, keepdims=True)
+    if special:
+        mask[..., list(special)] = False
+    return mx.where(mask, -mx.inf, logprobs)
 
 
 def processors(asked: Sampling, vocabulary: int) -> list[Any]:
@@ -63,14 +116,46 @@ def processors(asked: Sampling, vocabulary: int) -> list[Any]:
     """
     bias: dict[int, float] = {}
     for token, value in (asked.logit_bias or {}).items():
-        if not token.isdecimal() or int(token) >= vocabulary:
-            raise ValueError(f"logit_bias: {token} is not a token id from 0 to {vocabulary - 1}")
+        if not re.fullmatch(r"[0-9]{1,10}", token) or int(token) >= vocabulary:
+            raise ValueError(
+                f"logit_bias: {token[:40]} is not a token id from 0 to {vocabulary - 1}"
+            )
         bias[int(token)] = value
+    repetition, repetition_size = _penalty(
+        asked.repetition_penalty, asked.repetition_context_size, neutral=1
+    )
+    presence, presence_size = _penalty(asked.presence_penalty, asked.presence_context_size)
+    frequency, frequency_size = _penalty(asked.frequency_penalty, asked.frequency_context_size)
     made: list[Any] = make_logits_processors(
         bias or None,
-        presence_penalty=asked.presence_penalty,
-        presence_context_size=PENALTY_CONTEXT,
-        frequency_penalty=asked.frequency_penalty,
-        frequency_context_size=PENALTY_CONTEXT,
+        repetition_penalty=repetition,
+        repetition_context_size=repetition_size,
+        presence_penalty=presence,
+        presence_context_size=presence_size,
+        frequency_penalty=frequency,
+        frequency_context_size=frequency_size,
     )
     return made
+
+
+def _penalty(
+    penalty: float | None, size: int | None, neutral: float = 0
+) -> tuple[float | None, int]:
+    """A penalty, None where it is off, and the number of latest tokens that it looks at."""
+    if not penalty or penalty == neutral or size == 0:
+        return None, PENALTY_CONTEXT
+    # mlx-lm cuts the latest tokens off as `tokens[-size:]`: 0 is all of them.
+    return penalty, PENALTY_CONTEXT if size is None else max(0, size)
+
+
+def without_ends(ends: Sequence[int], prompt: int, least: int) -> Callable[[Any, Any], Any]:
+    """A processor that forbids end tokens until `least` tokens follow the `prompt` tokens."""
+    tokens = mx.array(list(ends), dtype=mx.int32)
+
+    def forbid(context: Any, logits: Any) -> Any:
+        if len(context) - prompt >= least:
+            return logits
+        logits[:, tokens] = -mx.inf
+        return logits
+
+    return forbid

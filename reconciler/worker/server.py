@@ -76,14 +76,6 @@ def _app(
         result = await asyncio.wrap_future(mlx.submit(job))
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
 
-    async def pulse(_request: web.Request) -> web.Response:
-        allowance, steps = (
-            heartbeat.allowance,
-            heartbeat.beats,
-        )  # in this order: see `Heartbeat.beating`
-        told = Pulse(steps, mlx.busy, allowance, model.usage(), memory())
-        return web.Response(body=msgspec.json.encode(told), content_type="application/json")
-
     async def load(request: web.Request) -> web.StreamResponse:
         command = msgspec.json.decode(await request.read(), type=LoadWeights)
         lines: asyncio.Queue[WeightsRead | None] = asyncio.Queue()
@@ -119,13 +111,16 @@ def _app(
         name = request.match_info["name"]
         return await on_mlx(lambda: model.close(name))
 
+    async def release(_request: web.Request) -> web.Response:
+        return await on_mlx(model.release)
+
     async def probe(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         return await on_mlx(lambda: model.probe(name))
 
     async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
         name = request.match_info["name"]
-        body = requests.parse(await request.read(), model.defaults(name))
+        body = requests.parse(await request.read(), model.defaults(name), chat=chat)
         spare = int(request.headers.get(SPARE_HEADER, "0"))
         completion = Completion(model, mlx, name, body, chat=chat, spare=spare)
         return await answer(request, completion)
@@ -134,12 +129,25 @@ def _app(
     app.router.add_post("/sessions/{name}/chat/completions", partial(complete, chat=True))
     app.router.add_post("/sessions/{name}/completions", partial(complete, chat=False))
     app.router.add_post("/shapes", see)
-    app.router.add_get("/pulse", pulse)
+    app.router.add_get("/pulse", partial(_pulse, model, mlx, heartbeat, memory))
     app.router.add_post("/checkpoint", load)
+    app.router.add_post("/release", release)
     app.router.add_post("/sessions/{name:.+}/probe", probe)
     app.router.add_put("/sessions/{name:.+}", open_session)
     app.router.add_delete("/sessions/{name:.+}", close_session)
     return app
+
+
+async def _pulse(
+    model: Model,
+    mlx: MlxThread,
+    heartbeat: Heartbeat,
+    memory: Callable[[], int],
+    _request: web.Request,
+) -> web.Response:
+    allowance, steps = heartbeat.allowance, heartbeat.beats  # in this order: `Heartbeat.beating`
+    pulse = Pulse(steps, mlx.busy, allowance, model.usage(), memory(), model.kept_bytes())
+    return web.Response(body=msgspec.json.encode(pulse), content_type="application/json")
 
 
 @web.middleware

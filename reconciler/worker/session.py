@@ -2,8 +2,8 @@
 
 An instance, as the daemon calls it, is a session here. Requests wait until there is a place in
 the batch and memory for their KV cache; whoever owns the MLX thread calls `step` as long as there
-is something to do. What a finished request leaves in the KV cache is kept for prompts that begin
-alike, as long as the memory is not needed.
+is something to do. What requests leave in the KV cache, at the ends of segments of their prompts
+and at their own end, is kept for prompts that begin alike, as long as the memory is not needed.
 """
 
 from collections import deque
@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.sample_utils import make_sampler
 
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Usage
 from reconciler.core.records import Config
-from reconciler.worker import experts, overrides
+from reconciler.worker import company, experts, generators, overrides, random_state
+from reconciler.worker.generators import Batching, Generated, Job, Read
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.prompt_cache import PromptCache, always_rewindable
 
 T = TypeVar("T")
 
@@ -38,9 +40,6 @@ MAX_WAITING = 128
 
 OPEN_ENDED = 1024
 """Tokens that a request without a limit is given room for at a time."""
-
-KEPT_PROMPTS = 64
-"""Most prompts whose KV cache is kept, whatever their size."""
 
 
 class ContextLengthExceededError(ValueError):
@@ -66,6 +65,13 @@ class Request:
     fail: Fail
     sampler: Callable[[Any], Any] | None = None
     processors: Sequence[Any] = ()
+    boundaries: tuple[int, ...] = ()
+    """Places in the prompt, in tokens, where later ones are likely to part from it, ascending; the
+    first one is the end of the system turns."""
+    ends: tuple[int, ...] | None = None
+    """Tokens that end it; None: those of the session."""
+    read: Callable[[int], None] | None = None
+    """Called with the tokens of the prompt that were read so far, after each step of them."""
     kept: bool = True
     """Whether its KV cache is kept for prompts that begin alike."""
     counted: bool = True
@@ -78,6 +84,10 @@ class Request:
     """Tokens of KV cache that it has room for."""
     unread: int = 0
     """Prompt tokens that the generator has not computed yet."""
+    known: int = 0
+    """Prompt tokens that it was inserted with a cache of."""
+    cuts: tuple[int, ...] = ()
+    """Places in the prompt at which its cache is kept, since it was inserted."""
     uid: int | None = None
     """Its place in the generator, while it is there."""
     generated: list[int] = field(default_factory=list)
@@ -99,8 +109,10 @@ class Session:
         eos: Sequence[int] = (),
         kv_budget: KVBudget | None = None,
         heartbeat: Heartbeat | None = None,
+        batching: Batching = Batching.TOGETHER,
     ) -> None:
         self.config = config
+        self.batching = batching
         self.usage = Usage()
         self._heartbeat = heartbeat or Heartbeat()
         self.seconds = 0.0
@@ -108,22 +120,29 @@ class Session:
         self.kv_budget = kv_budget or KVBudget(config)
         settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
         self._model = overrides.ModelWithOverrides(model, settings)
-        self._eos = [(token,) for token in eos]
-        self._batch_size = BATCH_SIZE
+        self.ends = tuple(eos)
+        """Tokens that end an answer."""
+        self.routed: frozenset[int] = frozenset()
+        """Numbers of experts per token that layers were seen to use."""
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Request] = {}
         self._begin()
 
     def _begin(self) -> None:
         """A fresh generator, and no kept prompts."""
-        self._generator = BatchGenerator(
+        self._generator = generators.make(
+            self.batching,
             self._model,
-            prefill_step_size=self.config.eval_batch_size,
-            stop_tokens=self._eos or None,
-            completion_batch_size=self._batch_size,
-            prefill_batch_size=min(self._batch_size, PREFILL_BATCH),
+            ends=self.ends,
+            prefill_step=self.config.eval_batch_size,
+            batch_size=BATCH_SIZE,
         )
-        self._kept = LRUPromptCache(KEPT_PROMPTS)
+        self._kept = PromptCache()
+        self._rewinds = always_rewindable(make_prompt_cache(self._model))
+
+    @property
+    def _batch_size(self) -> int:
+        return 1 if self.batching is Batching.APART else BATCH_SIZE
 
     @property
     def busy(self) -> bool:
@@ -142,7 +161,7 @@ class Session:
     @property
     def kept_bytes(self) -> int:
         """Size of the KV caches that are kept of finished requests."""
-        return int(self._kept.nbytes)
+        return self._kept.nbytes
 
     def start(self, request: Request) -> None:
         """Take a request up.
@@ -205,43 +224,65 @@ class Session:
         """Give a request its place in the generator, with what is known of its prompt."""
         prompt, cache, known = request.prompt, None, 0
         if request.kept:
-            # All but the last token: the generator needs one to begin with.
-            cache, rest = self._kept.fetch_nearest_cache(None, prompt[:-1])
-            known = len(prompt) - 1 - len(rest)
+            cache, known = self._kept.find(prompt)
         if request.cached_tokens is None:
             request.cached_tokens = known
             if request.counted:
                 self._count(len(prompt), 0)
-        request.unread = len(prompt) - known
-        (uid,) = self._generator.insert(
-            [prompt[known:]],
-            max_tokens=[request.left],
-            caches=[cache],
-            all_tokens=[prompt[:known]],
-            samplers=[request.sampler],
-            logits_processors=[list(request.processors)],
+        request.unread, request.known = len(prompt) - known, known
+        request.cuts = self._cuts(request)
+        starts = [known, *request.cuts]
+        segments = [prompt[a:b] for a, b in zip(starts, [*request.cuts, None], strict=True)]
+        job = Job(
+            segments,
+            request.left,
+            prompt[:known],
+            cache,
+            request.sampler,
+            request.processors,
+            request.ends,
         )
-        request.uid = int(uid)
+        request.uid = self._generator.insert(job)
         self._running[request.uid] = request
         self._trim()
 
+    def _cuts(self, request: Request) -> tuple[int, ...]:
+        """Places in a prompt, ascending, at which its cache is kept."""
+        places = request.boundaries if request.kept else ()
+        if self._rewinds:  # what is kept at the end serves as well, once it is there
+            places = places[:1]
+        # The last token is never read with the others: the first one generated comes from it.
+        ends = {min(place, len(request.prompt) - 1) for place in places}
+        return tuple(sorted(end for end in ends if end > request.known))
+
     def _trim(self) -> None:
-        """Kept prompts have what running requests leave of the session's memory."""
-        self._kept.trim_to(n_bytes=self.kv_budget.left(self._lengths()))
+        """Kept prompts have what running requests leave of the memory."""
+        self._kept.trim(self.kv_budget.left(self._lengths()))
+
+    def release(self) -> None:
+        """Give back the memory of kept prompts that is not held for this session."""
+        self.kv_budget.kept_spare = 0
+        self._trim()
+        mx.clear_cache()
 
     def cancel(self, request: Request) -> None:
         """Let go of a completion, if it is still there."""
         if request.uid is not None:
             self._leave(request)
+            self._trim()
         elif request in self._waiting:
             self._waiting.remove(request)
         self._admit()
 
     def _leave(self, request: Request) -> None:
         """Take a request out of the generator."""
-        if self._running.pop(request.uid or 0, None) is not None:
-            self._generator.remove([request.uid])
-        request.uid = None
+        uid, request.uid = request.uid, None
+        if uid is None or self._running.pop(uid, None) is None:
+            return
+        if request.kept and (held := self._generator.extract(uid)) is not None:
+            cache, tokens = held
+            self._kept.keep(tokens, cache)
+        self._generator.remove(uid)
 
     def _count(self, prompt: int, completion: int) -> None:
         before = self.usage
@@ -252,7 +293,8 @@ class Session:
         the longest, and one of each of the other requests.
         """
         pieces = [min(r.unread, self.config.eval_batch_size) for r in self._running.values()]
-        reading = min(PREFILL_BATCH, sum(piece > 0 for piece in pieces))
+        together = PREFILL_BATCH if self.batching is Batching.TOGETHER else 1
+        reading = min(together, sum(piece > 0 for piece in pieces))
         return reading * max(pieces, default=0) + len(self._running)
 
     def step(self) -> None:
@@ -262,8 +304,11 @@ class Session:
 
     def _step(self) -> None:
         try:
-            prompts, responses = self._generator.next()
+            pieces, tokens = self._generator.next()
+            for piece in pieces:
+                self._note_read(piece)
         except Exception as error:  # noqa: BLE001  every request is told
+            random_state.renew()
             running, self._running = self._running, {}
             self._generator.close()
             self._begin()
@@ -272,26 +317,37 @@ class Session:
                 request.fail(error)
             self._admit()
             return
-        for response in prompts:
-            done, total = response.progress
-            self._running[response.uid].unread = total - done
-        for response in responses:
-            request = self._running[response.uid]
+        for one in tokens:
+            request = self._running[one.uid]
             request.left -= 1
             if request.counted:
                 self._count(0, 1)
-            request.generated.append(int(response.token))
-            if response.finish_reason is not None:
-                self._finish(request, response)
-            request.tell(int(response.token), response.finish_reason, response.logprobs)
+            request.generated.append(one.token)
+            if one.finish_reason is not None:
+                self._finish(request, one)
+            request.tell(one.token, one.finish_reason, one.logprobs)
         self._grow()
         self._admit()
 
-    def _finish(self, request: Request, response: Any) -> None:
-        del self._running[response.uid]
+    def _note_read(self, piece: Read) -> None:
+        """Keep the cache at the end of a segment."""
+        request = self._running[piece.uid]
+        request.unread = piece.total - piece.done
+        if request.read is not None:
+            request.read(len(request.prompt) - request.unread)
+        place = request.known + piece.done
+        if piece.segment_ended and place in request.cuts:
+            held = self._generator.extract(piece.uid)
+            if held is not None:
+                cache, tokens = held
+                self._kept.keep(tokens, cache, root=place == request.boundaries[0])
+                self._trim()
+
+    def _finish(self, request: Request, last: Generated) -> None:
+        del self._running[last.uid]
         request.uid = None
-        if request.kept:
-            self._kept.insert_cache(None, list(response.all_tokens), response.prompt_cache)
+        if request.kept and last.cache is not None:
+            self._kept.keep(last.tokens, generators.owned(last.cache))
             self._trim()
 
     def _grow(self) -> None:
@@ -326,57 +382,53 @@ class Session:
         return tokens
 
     def probe(self) -> None:
-        """Generate one token, whatever the limits. Raises what the model raises."""
+        """Generate one token as a default request does, whatever the limits.
+
+        Raises what the model or the sampler raises.
+        """
         errors: list[Exception] = []
-        self._insert(_unasked(1, 1, errors))
+        request = _unasked(1, 1, errors)
+        request.sampler = make_sampler(temp=1.0)
+        self._insert(request)
         while self._running:
             self.step()
         if errors:
             raise errors[0]
 
     def observe(self, *, compute: bool = True) -> tuple[Config, tuple[str, ...]]:
-        """Call the model with one token: the settings in force, and those that nothing used.
+        """Generate one token: the settings in force, and those that nothing used.
 
-        Without `compute` nothing but the graph is built, which takes milliseconds: settings act
-        there. Raises what the model raises.
+        Without `compute` nothing but the graph of a call is built, which takes milliseconds:
+        settings act there. Raises what the model raises.
         """
         with experts.observed() as routed, overrides.observed() as seen:
-            logits = self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
-        if compute:
-            mx.eval(logits)
+            if compute:
+                self.probe()
+            else:
+                self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
+        self.routed = frozenset(routed or experts.listed(self._model))
         used = {"flash_attention": seen.attention, "offload_kv_cache_to_gpu": seen.kv_on_gpu}
         config = Config(
             context_length=self.config.context_length,
-            eval_batch_size=self._generator.prefill_step_size,
+            eval_batch_size=self._generator.prefill_step,
             # A model with an attention of its own computes it in one piece.
             flash_attention=_only("ways of attention", seen.attention, otherwise=False),
-            num_experts=_only("numbers of experts", routed, otherwise=0),
+            num_experts=max(self.routed, default=0),
             # What a model keeps in place of a KV cache stays where MLX computes.
             offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=overrides.on_gpu()),
         )
         return config, tuple(key for key, values in used.items() if not values)
 
-    def batches(self) -> bool:
-        """Whether the model takes prompts of different lengths together.
+    def learn_batching(self) -> tuple[Batching, str | None]:
+        """How requests can run beside each other, and why not together. Raises as `observe`."""
+        return company.learn(self._model)
 
-        Some with an attention of their own do not (mlx-lm 0.32's gemma2). A batch as large as the
-        number of heads can pass by accident, so two sizes are tried.
-        """
-        errors: list[Exception] = []
-        for size in (3, 5):
-            for length in range(1, size + 1):
-                self._insert(_unasked(length, 2, errors))
-            while self._running:
-                self.step()
-            if errors:
-                return False
-        return True
-
-    def answer_one_by_one(self) -> None:
-        """For a model that does not take prompts of different lengths together."""
-        self._batch_size = 1
-        self._generator.close()
-        self._begin()
+    def run_requests(self, batching: Batching) -> None:
+        """Run requests beside each other in this way. Before any is started."""
+        if batching is not self.batching:
+            self.batching = batching
+            self._generator.close()
+            self._begin()
 
     def close(self) -> None:
         """Let go of the generator; what still runs or waits is told so."""

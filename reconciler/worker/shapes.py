@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.models import cache as caches
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
@@ -72,7 +73,20 @@ def see(path: Path) -> Shapes:
         hidden=outputs[0].read if outputs else 0,
         widest=max(inner, default=0),
         nodes=max(0, grown) // TOKENS,
+        weights=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
     )
+
+
+def vocabulary(model: Any) -> int:
+    """Token ids that a model takes and gives are below this: rows of its embedding and logits.
+
+    Tokenizers number tokens with gaps, and models have rows that no token uses, so neither the
+    number of tokens nor config.json's `vocab_size` is a bound.
+    """
+    logits = model(mx.zeros((1, 1), dtype=mx.int32), cache=make_prompt_cache(model))
+    kinds = (nn.Embedding, nn.QuantizedEmbedding)
+    rows = [m.weight.shape[0] for m in model.modules() if isinstance(m, kinds)]
+    return int(min(logits.shape[-1], max(rows, default=logits.shape[-1])))
 
 
 @contextmanager

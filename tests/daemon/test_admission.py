@@ -6,6 +6,7 @@ import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,10 +19,10 @@ ENDLESS = {"context_length": 30_000, "eval_batch_size": 8}
 """Takes no more than a short context with larger steps, and is longer than any test."""
 
 
-@pytest.fixture
-def one(home: Home) -> str:
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, models: Path) -> str:
     """A budget for one tiny model with a context of 1024, and not for two."""
-    with Daemon(home) as daemon:
+    with Daemon(Home(tmp_path_factory.mktemp("one"), models)) as daemon:
         _, told = daemon.request("POST", "/api/v1/models/estimate", BODY)
     return f"{1.5 * told['needed_bytes'] / 10**6:.0f}MB"
 

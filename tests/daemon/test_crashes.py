@@ -24,20 +24,21 @@ def test_a_killed_worker_is_noticed_and_replaced(daemon: Daemon) -> None:
 
 
 @pytest.mark.long
-def test_a_spare_that_is_killed_is_replaced_and_leaves_no_socket(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama"})
-    loaded = daemon.ready("tiny/llama")["status"]["worker_pid"]
+def test_a_spare_that_is_killed_is_replaced_and_leaves_no_socket(home: Home) -> None:
+    with Daemon(home, "--spare-workers", "1") as daemon:
+        daemon.load({"model": "tiny/llama"})
+        loaded = daemon.ready("tiny/llama")["status"]["worker_pid"]
 
-    def spares() -> list[psutil.Process]:
-        return [worker for worker in daemon.workers() if worker.pid != loaded]
+        def spares() -> list[psutil.Process]:
+            return [worker for worker in daemon.workers() if worker.pid != loaded]
 
-    daemon.until(lambda: len(spares()) == 1)
-    (spare,) = spares()
-    its_socket = Path(spare.cmdline()[-1])
-    daemon.until(its_socket.exists)
-    spare.kill()
-    daemon.until(lambda: [worker.pid for worker in spares()] not in ([], [spare.pid]))
-    daemon.until(lambda: {str(s) for s in its_socket.parent.iterdir()} == sockets(daemon))
+        daemon.until(lambda: len(spares()) == 1)
+        (spare,) = spares()
+        its_socket = Path(spare.cmdline()[-1])
+        daemon.until(its_socket.exists)
+        spare.kill()
+        daemon.until(lambda: [worker.pid for worker in spares()] not in ([], [spare.pid]))
+        daemon.until(lambda: {str(s) for s in its_socket.parent.iterdir()} == sockets(daemon))
 
 
 def sockets(daemon: Daemon) -> set[str]:

@@ -1,5 +1,6 @@
 """Models fetched from a hub, by the real daemon."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -16,28 +17,54 @@ from reconciler.models.fetch import FetchError, Wanted, check_space, matches
 from tests.hub import Hub
 from tests.support import Daemon, Home, conditions, environment
 
-NAME = "maker/small"
+_serial = itertools.count(1)
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, models: Path) -> Iterator[Hub]:
-    """A hub with one model, to which the daemon is pointed."""
-    for variable in ("HF_TOKEN", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(variable, raising=False)
-    with Hub() as hub:
-        hub.add(NAME, models / "tiny/llama", model_dot_py=b"raise SystemExit", x_dot_bin=b"pickle")
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+@pytest.fixture(scope="module")
+def server() -> Iterator[Hub]:
+    """A hub to which the daemons and fetching processes of these tests are pointed."""
+    with pytest.MonkeyPatch.context() as patch, Hub() as hub:
+        for variable in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+            patch.delenv(variable, raising=False)
+        patch.setenv("HF_ENDPOINT", hub.url)
         yield hub
 
 
 @pytest.fixture
-def daemon(home: Home, hub: Hub) -> Iterator[Daemon]:  # noqa: ARG001  it must be there before
+def name() -> str:
+    """A model of the hub that is not in any cache yet."""
+    return f"maker/small-{next(_serial)}"
+
+
+@pytest.fixture
+def hub(server: Hub, name: str, models: Path) -> Iterator[Hub]:
+    """The hub, with that model alone."""
+    more = {"model_dot_py": b"raise SystemExit", "x_dot_bin": b"pickle"}
+    server.add(name, models / "tiny/llama", **more)
+    yield server
+    server.reset()
+
+
+@pytest.fixture(scope="module")
+def pointed(
+    server: Hub, tmp_path_factory: pytest.TempPathFactory, models: Path
+) -> Iterator[Daemon]:
     """A daemon that is pointed to the hub."""
-    with Daemon(home) as running:
+    assert server.url
+    with Daemon(Home(tmp_path_factory.mktemp("home"), models)) as running:
         yield running
 
 
-def download(daemon: Daemon, model: str = NAME, **more: str) -> tuple[int, Any]:
+@pytest.fixture
+def daemon(pointed: Daemon) -> Iterator[Daemon]:
+    """That daemon, which fetches nothing before or after."""
+    yield pointed
+    for process in fetchers(pointed):
+        process.kill()
+    pointed.until(lambda: fetchers(pointed) == [])
+
+
+def download(daemon: Daemon, model: str, **more: str) -> tuple[int, Any]:
     return daemon.request("POST", "/api/v1/models/download", {"model": model} | more)
 
 
@@ -59,44 +86,46 @@ def fetchers(daemon: Daemon) -> list[psutil.Process]:
     return [p for p in children if "reconciler.models.fetch" in p.cmdline()]
 
 
-def test_what_was_downloaded_can_be_loaded_by_its_name(daemon: Daemon, hub: Hub) -> None:
-    status, job = download(daemon)
+def test_what_was_downloaded_can_be_loaded_by_its_name(daemon: Daemon, hub: Hub, name: str) -> None:
+    status, job = download(daemon, name)
     assert status == 200, job
     told = ended(daemon, job["job_id"])
     assert (told["status"], told["error"]) == ("completed", None)
     assert told["downloaded_bytes"] == told["total_size_bytes"] > 0
-    assert daemon.load({"model": NAME})["model_instance_id"] == NAME
-    record = daemon.get(f"/api/v1/records/{NAME}")
-    assert record["status"]["revision"] == hub.repositories[NAME].commit
+    assert daemon.load({"model": name})["model_instance_id"] == name
+    record = daemon.get(f"/api/v1/records/{name}")
+    assert record["status"]["revision"] == hub.repositories[name].commit
     fetched = hub.fetched()
     assert len(fetched) == len(set(fetched))
     assert {"model.py", "x.bin"}.isdisjoint(fetched)
-    assert download(daemon) == (200, {"status": "already_downloaded"})
+    assert download(daemon, name) == (200, {"status": "already_downloaded"})
     assert hub.fetched() == fetched
 
 
-def test_a_revision_is_pinned_and_can_be_loaded(daemon: Daemon, hub: Hub) -> None:
-    _, job = download(daemon, revision="v1")
+def test_a_revision_is_pinned_and_can_be_loaded(daemon: Daemon, hub: Hub, name: str) -> None:
+    _, job = download(daemon, name, revision="v1")
     assert ended(daemon, job["job_id"])["status"] == "completed"
-    daemon.home.write("a.yaml", name="a", model=NAME)
-    text = (daemon.home.manifests / "a.yaml").read_text("utf-8")
-    for revision in ("v1", hub.repositories[NAME].commit):
-        (daemon.home.manifests / "a.yaml").write_text(f"{text}  revision: {revision}\n", "utf-8")
-        daemon.ready("a")
+    daemon.home.write("pinned.yaml", name="pinned", model=name)
+    text = (daemon.home.manifests / "pinned.yaml").read_text("utf-8")
+    for revision in ("v1", hub.repositories[name].commit):
+        (daemon.home.manifests / "pinned.yaml").write_text(
+            f"{text}  revision: {revision}\n", "utf-8"
+        )
+        daemon.ready("pinned")
 
 
-def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path) -> None:
+def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path, name: str) -> None:
     hub.add("maker/gated", models / "tiny/llama").gated = True
     files = hub.add("maker/gguf", models / "tiny/llama").files
     files["model.gguf"] = files.pop("model.safetensors")
     asked: list[tuple[dict[str, str], int, str]] = [
         ({"model": "maker/none"}, 404, "model_not_found"),
-        ({"model": NAME, "revision": "v9"}, 404, "revision_not_found"),
+        ({"model": name, "revision": "v9"}, 404, "revision_not_found"),
         ({"model": "maker/gated"}, 403, "model_gated"),
         ({"model": "maker/gguf"}, 400, "invalid_checkpoint"),
         ({"model": "../../etc"}, 400, "invalid_value"),
-        ({"model": NAME, "revision": "../x"}, 400, "invalid_value"),
-        ({"model": NAME, "branch": "x"}, 400, "unrecognized_keys"),
+        ({"model": name, "revision": "../x"}, 400, "invalid_value"),
+        ({"model": name, "branch": "x"}, 400, "unrecognized_keys"),
     ]
     for body, status, code in asked:
         got, answer = daemon.request("POST", "/api/v1/models/download", body)
@@ -105,45 +134,49 @@ def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path)
     assert daemon.request("GET", "/api/v1/models/download/status/job_x")[0] == 404
 
 
-def fetch(cache: Path, **environ: str) -> Any:
+def fetch(cache: Path, name: str, **environ: str) -> Any:
     """The last line of the process that fetches, without a daemon."""
-    command = [sys.executable, "-m", "reconciler.models.fetch", str(cache), NAME, "main"]
+    command = [sys.executable, "-m", "reconciler.models.fetch", str(cache), name, "main"]
     pipe, environ = subprocess.PIPE, environment(**environ)
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environ) as process:
         assert process.stdout is not None
         return json.loads(process.stdout.read().splitlines()[-1])
 
 
-def test_a_token_opens_what_is_gated(tmp_path: Path, hub: Hub) -> None:
-    hub.repositories[NAME].gated = True
-    assert fetch(tmp_path)["error"] == "model_gated"
+def test_a_token_opens_what_is_gated(tmp_path: Path, hub: Hub, name: str) -> None:
+    hub.repositories[name].gated = True
+    assert fetch(tmp_path, name)["error"] == "model_gated"
     hub.asked.clear()
-    assert fetch(tmp_path, HF_TOKEN="hf_secret") == {"done": hub.repositories[NAME].commit}
+    assert fetch(tmp_path, name, HF_TOKEN="hf_secret") == {"done": hub.repositories[name].commit}
     assert [path for path, h in hub.asked if h.get("authorization") != "Bearer hf_secret"] == []
 
 
-def test_a_hub_that_cannot_or_must_not_be_asked_is_named_so(tmp_path: Path, hub: Hub) -> None:
-    assert fetch(tmp_path, HF_HUB_OFFLINE="1")["error"] == "offline"
-    assert fetch(tmp_path, HF_ENDPOINT="http://127.0.0.1:1")["error"] == "hub_unreachable"
+def test_a_hub_that_cannot_or_must_not_be_asked_is_named_so(
+    tmp_path: Path, hub: Hub, name: str
+) -> None:
+    assert fetch(tmp_path, name, HF_HUB_OFFLINE="1")["error"] == "offline"
+    assert fetch(tmp_path, name, HF_ENDPOINT="http://127.0.0.1:1")["error"] == "hub_unreachable"
     assert hub.asked == []
 
 
-def test_a_file_that_is_not_what_the_hub_said_is_thrown_away(daemon: Daemon, hub: Hub) -> None:
-    repository = hub.repositories[NAME]
+def test_a_file_that_is_not_what_the_hub_said_is_thrown_away(
+    daemon: Daemon, hub: Hub, name: str
+) -> None:
+    repository = hub.repositories[name]
     repository.lies["model.safetensors"] = "0" * 64
-    _, job = download(daemon)
+    _, job = download(daemon, name)
     told = ended(daemon, job["job_id"])
     assert (told["status"], told["error"]["code"]) == ("failed", "hash_mismatch")
     assert "model.safetensors" in told["error"]["message"]
-    assert daemon.request("POST", "/api/v1/models/load", {"model": NAME})[0] == 404
+    assert daemon.request("POST", "/api/v1/models/load", {"model": name})[0] == 404
     repository.lies.clear()
-    _, job = download(daemon)
+    _, job = download(daemon, name)
     assert ended(daemon, job["job_id"])["status"] == "completed"
 
 
-def test_two_who_ask_for_one_model_share_a_download(daemon: Daemon, hub: Hub) -> None:
+def test_two_who_ask_for_one_model_share_a_download(daemon: Daemon, hub: Hub, name: str) -> None:
     hub.stop_after = 1000
-    first, second = download(daemon)[1], download(daemon)[1]
+    first, second = download(daemon, name)[1], download(daemon, name)[1]
     assert first["job_id"] == second["job_id"]
     assert first["status"] == "downloading"
     assert len(fetchers(daemon)) == 1
@@ -151,13 +184,13 @@ def test_two_who_ask_for_one_model_share_a_download(daemon: Daemon, hub: Hub) ->
 
 @pytest.mark.parametrize("whole_daemon", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_after_a_kill_a_download_goes_on_where_it_was(
-    home: Home, hub: Hub, whole_daemon: bool
+    home: Home, hub: Hub, whole_daemon: bool, name: str
 ) -> None:
     # huggingface_hub hands over 10 MiB at a time.
-    hub.repositories[NAME].files["notes.txt"] = b"x" * 15_000_000
+    hub.repositories[name].files["notes.txt"] = b"x" * 15_000_000
     hub.stop_after = 12_000_000
     with Daemon(home) as daemon:
-        _, job = download(daemon)
+        _, job = download(daemon, name)
         assert hub.stopped.wait(60)
         (fetcher,) = fetchers(daemon)
         part = next(home.hub_cache.rglob("*.incomplete"))
@@ -172,7 +205,7 @@ def test_after_a_kill_a_download_goes_on_where_it_was(
         there = part.stat().st_size
         hub.stop_after = None
         hub.asked.clear()
-        _, job = download(daemon)
+        _, job = download(daemon, name)
         told = ended(daemon, job["job_id"])
         assert (told["status"], told["downloaded_bytes"]) == (
             "completed",
@@ -180,55 +213,57 @@ def test_after_a_kill_a_download_goes_on_where_it_was(
         )
         ranges = [h["range"] for _, h in hub.asked if "range" in h]
         assert ranges == [f"bytes={there}-"]
-        assert daemon.load({"model": NAME})
+        assert daemon.load({"model": name})
         assert list(home.hub_cache.rglob("*.incomplete")) == []
 
 
-def test_a_manifest_may_have_its_model_fetched(daemon: Daemon, hub: Hub) -> None:
+def test_a_manifest_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: str) -> None:
     hub.stop_after = 1000
-    daemon.home.write("a.yaml", name="a", model=NAME)
-    path = daemon.home.manifests / "a.yaml"
+    daemon.home.write("declared.yaml", name="declared", model=name)
+    path = daemon.home.manifests / "declared.yaml"
     never = path.read_text("utf-8")
     path.write_text(never + "  download: if-missing\n", "utf-8")
     assert hub.stopped.wait(60)
-    record = daemon.eventually("a", lambda r: conditions(r)["Progressing"] == "True")
-    daemon.eventually("a", lambda r: r["status"]["conditions"][0]["reason"] == "Downloading")
+    record = daemon.eventually("declared", lambda r: conditions(r)["Progressing"] == "True")
+    daemon.eventually("declared", lambda r: r["status"]["conditions"][0]["reason"] == "Downloading")
     assert record["spec"]["download"] == "if-missing"
     hub.stop_after = None
     fetchers(daemon)[0].kill()
     # What failed is told, and tried again.
-    daemon.eventually("a", lambda r: r["status"]["conditions"][0]["reason"] == "DownloadFailed")
-    status, job = download(daemon)
+    daemon.eventually(
+        "declared", lambda r: r["status"]["conditions"][0]["reason"] == "DownloadFailed"
+    )
+    status, job = download(daemon, name)
     assert status == 200
     assert ended(daemon, job["job_id"])["status"] == "completed"
-    daemon.ready("a")
+    daemon.ready("declared")
     path.write_text(never, "utf-8")
-    daemon.ready("a", 2)
+    daemon.ready("declared", 2)
 
 
-def test_a_put_may_have_its_model_fetched(daemon: Daemon, hub: Hub) -> None:
-    spec = {"model": NAME, "download": "if-missing"}
-    status, record = daemon.request("PUT", "/api/v1/records/a?wait=ready", {"spec": spec})
+def test_a_put_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: str) -> None:
+    spec = {"model": name, "download": "if-missing"}
+    status, record = daemon.request("PUT", "/api/v1/records/put?wait=ready", {"spec": spec})
     assert (status, record["status"]["config"] is not None) == (200, True), record
     spec["model"] = "maker/none"
-    status, answer = daemon.request("PUT", "/api/v1/records/b?wait=ready", {"spec": spec})
+    status, answer = daemon.request("PUT", "/api/v1/records/never?wait=ready", {"spec": spec})
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
-    assert daemon.request("GET", "/api/v1/records/b")[0] == 404
+    assert daemon.request("GET", "/api/v1/records/never")[0] == 404
     assert set(hub.fetched())
 
 
-def test_pull_fetches_and_says_so(daemon: Daemon, hub: Hub) -> None:
+def test_pull_fetches_and_says_so(daemon: Daemon, hub: Hub, name: str) -> None:
     def pull(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(main, ["pull", "--url", daemon.url, *words])
         return result.exit_code, result.output
 
-    code, told = pull(NAME, "--revision", "v1")
-    assert (code, told.startswith(f"{NAME} is fetched: ")) == (0, True)
-    assert pull(NAME, "--revision", "v1") == (0, f"{NAME} is there already\n")
+    code, told = pull(name, "--revision", "v1")
+    assert (code, told.startswith(f"{name} is fetched: ")) == (0, True)
+    assert pull(name, "--revision", "v1") == (0, f"{name} is there already\n")
     assert pull("maker/none")[0] == 4
-    hub.repositories[NAME].lies["model.safetensors"] = "0" * 64
-    hub.repositories[NAME].commit = "1" * 40
-    code, told = pull(NAME)
+    hub.repositories[name].lies["model.safetensors"] = "0" * 64
+    hub.repositories[name].commit = "1" * 40
+    code, told = pull(name)
     assert (code, "is not what the hub said" in told) == (1, True)
 
 

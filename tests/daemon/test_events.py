@@ -19,13 +19,14 @@ def listen(daemon: Daemon, after: str | None = None) -> Generator[Any, None, Non
         yield from parse_events(reply)
 
 
-def test_a_load_is_told_as_it_happens_with_bytes_read(daemon: Daemon, models: Path) -> None:
-    events = listen(daemon)
-    daemon.load({"model": "tiny/qwen3"})
+def test_a_load_is_told_as_it_happens_with_bytes_read(shared: Daemon, models: Path) -> None:
+    events = listen(shared)
+    shared.load({"model": "tiny/qwen3"})
     told = []
     for event in events:
-        told.append(event)
-        if event["type"] == "transition" and event["reason"] == "Loaded":
+        if event.get("name") == "tiny/qwen3":
+            told.append(event)
+        if told and (told[-1]["type"], told[-1]["reason"]) == ("transition", "Loaded"):
             break
     reasons = [(e["type"], e["reason"]) for e in told if e["type"] != "phase"]
     assert ("record", "Created") in reasons
@@ -39,16 +40,16 @@ def test_a_load_is_told_as_it_happens_with_bytes_read(daemon: Daemon, models: Pa
     assert {p["bytes_total"] for p in phases if p["phase"] == "weights"} == {weights}
 
 
-def test_a_listener_resumes_where_it_left_off(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama"})
-    everything = daemon.events()
+def test_a_listener_resumes_where_it_left_off(shared: Daemon) -> None:
+    shared.load({"model": "tiny/gemma2"})
+    everything = shared.events()
     last = everything[-1]["id"]
-    daemon.unload("tiny/llama")
-    missed = daemon.events(f"follow=false&after={last}")
+    shared.unload("tiny/gemma2")
+    missed = shared.events(f"follow=false&after={last}")
     assert missed
     assert {e["id"] for e in missed}.isdisjoint({e["id"] for e in everything})
-    assert next(listen(daemon, last)) == missed[0]
-    assert daemon.events() == everything + missed
+    assert next(listen(shared, last)) == missed[0]
+    assert shared.events() == everything + missed
 
 
 def test_a_restart_is_told_to_who_resumes(home: Home) -> None:

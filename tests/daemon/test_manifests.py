@@ -15,99 +15,103 @@ def test_a_manifest_that_is_there_at_start_is_loaded(home: Home) -> None:
     assert record["owner"] == f"directory:{home.manifests.resolve()}"
 
 
-def test_a_manifest_is_followed_when_added_changed_and_deleted(daemon: Daemon) -> None:
-    home = daemon.home
-    home.write("other.yaml", name="other", model="tiny/llama")
-    path = home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
-    first = daemon.ready("assistant")
+def test_a_manifest_is_followed_when_added_changed_and_deleted(shared: Daemon) -> None:
+    home = shared.home
+    home.write("other.yaml", name="followed-other", model="tiny/llama")
+    path = home.write("followed.yaml", name="followed", model="tiny/llama", context_length=100)
+    first = shared.ready("followed")
     assert first["status"]["config"]["context_length"] == 100
 
-    home.write("a.yaml", name="assistant", model="tiny/llama", context_length=200)
-    second = daemon.ready("assistant", generation=2)
+    home.write("followed.yaml", name="followed", model="tiny/llama", context_length=200)
+    second = shared.ready("followed", generation=2)
     assert second["status"]["config"]["context_length"] == 200
     assert second["status"]["worker_pid"] == first["status"]["worker_pid"]
 
-    home.write("a.yaml", name="assistant", model="tiny/qwen3", context_length=200)
-    third = daemon.ready("assistant", generation=3)
+    home.write("followed.yaml", name="followed", model="tiny/qwen3", context_length=200)
+    third = shared.ready("followed", generation=3)
     assert third["status"]["worker_pid"] != first["status"]["worker_pid"]
 
     path.unlink()
-    daemon.gone("assistant")
-    daemon.ready("other")
-    assert daemon.loaded() == {"other"}
+    shared.gone("followed")
+    shared.ready("followed-other")
+    assert shared.loaded() & {"followed", "followed-other"} == {"followed-other"}
 
 
 def test_an_invalid_manifest_is_told_with_its_place_and_keeps_what_is_loaded(
-    daemon: Daemon,
+    shared: Daemon,
 ) -> None:
-    path = daemon.home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
-    daemon.home.write("b.yaml", name="neighbour", model="tiny/llama")
-    before = daemon.ready("assistant")
+    path = shared.home.write(
+        "bad-a.yaml", name="bad-assistant", model="tiny/llama", context_length=100
+    )
+    shared.home.write("bad-b.yaml", name="bad-neighbour", model="tiny/llama")
+    before = shared.ready("bad-assistant")
     text = path.read_text("utf-8")
     path.write_text(text.replace("spec:", "spec:\n  modle: x"), "utf-8")
-    daemon.home.write("c.yaml", name="later", model="tiny/llama")
-    daemon.ready("later")
-    (source,) = daemon.get("/api/v1/sources")["sources"]
-    files = {f["path"]: f for f in source["files"]}
+    shared.home.write("bad-c.yaml", name="bad-later", model="tiny/llama")
+    shared.ready("bad-later")
+    (source,) = shared.get("/api/v1/sources")["sources"]
+    files = {f["path"]: f for f in source["files"] if f["path"].startswith("bad-")}
     assert {p: f["valid"] for p, f in files.items()} == {
-        "a.yaml": False,
-        "b.yaml": True,
-        "c.yaml": True,
+        "bad-a.yaml": False,
+        "bad-b.yaml": True,
+        "bad-c.yaml": True,
     }
-    (error,) = files["a.yaml"]["errors"]
+    (error,) = files["bad-a.yaml"]["errors"]
     assert (error["line"], error["column"], error["key"]) == (6, 3, "spec.modle")
     assert "modle" in error["message"]
-    assert daemon.get("/api/v1/records/assistant")["status"] == before["status"]
+    assert shared.get("/api/v1/records/bad-assistant")["status"] == before["status"]
 
 
-def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(daemon: Daemon) -> None:
-    daemon.home.write("a.yaml", name="tiny/llama", model="tiny/llama", context_length=100)
-    daemon.ready("tiny/llama")
+def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(shared: Daemon) -> None:
+    shared.home.write("owned.yaml", name="tiny/llama", model="tiny/llama", context_length=100)
+    shared.ready("tiny/llama")
     body = {"model": "tiny/llama", "config": {"context_length": 50}}
     for status, answer in (
-        daemon.unload("tiny/llama"),
-        daemon.request("POST", "/api/v1/models/load", body),
+        shared.unload("tiny/llama"),
+        shared.request("POST", "/api/v1/models/load", body),
     ):
         assert (status, answer["error"]["code"]) == (409, "managed_by_manifest")
-        assert "a.yaml:1" in answer["error"]["message"]
-    joined = daemon.load({"model": "tiny/llama"})
+        assert "owned.yaml:1" in answer["error"]["message"]
+    joined = shared.load({"model": "tiny/llama"})
     assert (joined["joined"], joined["config"]["context_length"]) == (True, 100)
 
 
-def test_a_manifest_takes_over_what_was_loaded_by_http(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama", "instance_id": "shared", "context_length": 100})
-    before = daemon.ready("shared")
-    path = daemon.home.write("s.yaml", name="shared", model="tiny/llama", context_length=100)
-    after = daemon.eventually("shared", lambda r: r["owner"] != "http")
+def test_a_manifest_takes_over_what_was_loaded_by_http(shared: Daemon) -> None:
+    shared.load({"model": "tiny/llama", "instance_id": "taken", "context_length": 100})
+    before = shared.ready("taken")
+    path = shared.home.write("s.yaml", name="taken", model="tiny/llama", context_length=100)
+    after = shared.eventually("taken", lambda r: r["owner"] != "http")
     assert (after["generation"], after["status"]) == (1, before["status"])
-    assert daemon.unload("shared")[0] == 409
+    assert shared.unload("taken")[0] == 409
     path.unlink()
-    daemon.gone("shared")
+    shared.gone("taken")
 
 
-def test_a_suspended_record_stays_and_its_instance_goes(daemon: Daemon) -> None:
-    path = daemon.home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
+def test_a_suspended_record_stays_and_its_instance_goes(shared: Daemon) -> None:
+    path = shared.home.write(
+        "suspended.yaml", name="suspended", model="tiny/llama", context_length=100
+    )
     text = path.read_text("utf-8")
-    daemon.ready("assistant")
+    shared.ready("suspended")
     path.write_text(text + "  suspend: true\n", "utf-8")
-    record = daemon.eventually("assistant", lambda r: r["status"]["config"] is None)
-    record = daemon.eventually("assistant", lambda r: conditions(r)["Progressing"] == "False")
+    record = shared.eventually("suspended", lambda r: r["status"]["config"] is None)
+    record = shared.eventually("suspended", lambda r: conditions(r)["Progressing"] == "False")
     assert record["spec"]["suspend"] is True
     assert conditions(record) == {"Ready": "False", "Progressing": "False", "Stalled": "False"}
-    body = {"model": "tiny/llama", "instance_id": "assistant"}
-    status, answer = daemon.request("POST", "/api/v1/models/load", body)
+    body = {"model": "tiny/llama", "instance_id": "suspended"}
+    status, answer = shared.request("POST", "/api/v1/models/load", body)
     assert (status, answer["error"]["code"]) == (409, "managed_by_manifest")
     assert "suspends it" in answer["error"]["message"]
     path.write_text(text, "utf-8")
-    assert daemon.ready("assistant", generation=3)["status"]["config"]["context_length"] == 100
+    assert shared.ready("suspended", generation=3)["status"]["config"]["context_length"] == 100
 
 
-def test_a_manifest_that_cannot_be_met_says_why(daemon: Daemon) -> None:
-    daemon.home.write("a.yaml", name="greedy", model="tiny/llama", context_length=10**6)
-    daemon.home.write("b.yaml", name="absent", model="no/such")
-    daemon.home.write("c.yaml", name="fine", model="tiny/llama")
-    daemon.ready("fine")
-    records = {r["name"]: r["status"] for r in daemon.get("/api/v1/records")["records"]}
+def test_a_manifest_that_cannot_be_met_says_why(shared: Daemon) -> None:
+    shared.home.write("met-a.yaml", name="greedy", model="tiny/llama", context_length=10**6)
+    shared.home.write("met-b.yaml", name="absent", model="no/such")
+    shared.home.write("met-c.yaml", name="fine", model="tiny/llama")
+    shared.ready("fine")
+    records = {r["name"]: r["status"] for r in shared.get("/api/v1/records")["records"]}
     for name, reason, word in (
         ("greedy", "ImpossibleSetting", "32768"),
         ("absent", "ModelNotFound", "no/such"),

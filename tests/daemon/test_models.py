@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,38 +10,42 @@ import pytest
 from tests.support import Daemon, Home, conditions
 
 
-@pytest.fixture
-def hub(home: Home) -> Home:
-    """Two commits of a model in the Hugging Face cache; main is the second."""
-    repository = home.hub_cache / "models--openai--tiny"
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    """A daemon with more directories of models, `more` and `damaged`."""
+    home = Home(tmp_path_factory.mktemp("home"), models)
+    more, damaged = str(home.root / "more"), str(home.root / "damaged")
+    with Daemon(home, "--models", more, "--models", damaged) as daemon:
+        yield daemon
+
+
+def test_a_manifest_pins_a_revision_and_status_says_which_is_loaded(places: Daemon) -> None:
+    hub = places.home
+    repository = hub.hub_cache / "models--openai--commits"
     for commit, model in (("aaa111", "tiny/llama"), ("bbb222", "tiny/qwen3")):
-        shutil.copytree(home.models / model, repository / "snapshots" / commit)
+        shutil.copytree(hub.models / model, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text("bbb222", "ascii")
-    return home
-
-
-def test_a_manifest_pins_a_revision_and_status_says_which_is_loaded(hub: Home) -> None:
     text = (
         "apiVersion: reconciler/v1\nkind: ModelInstance\nmetadata: {name: NAME}\n"
-        "spec: {model: openai/tiny, revision: REVISION}\n"
+        "spec: {model: openai/commits, revision: REVISION}\n"
     )
     pinned = hub.manifests / "pinned.yaml"
     pinned.write_text(text.replace("NAME", "pinned").replace("REVISION", "aaa111"), "utf-8")
     main = text.replace("NAME", "main").replace(", revision: REVISION", "")
     (hub.manifests / "main.yaml").write_text(main, "utf-8")
-    with Daemon(hub) as daemon:
-        first, second = daemon.ready("pinned"), daemon.ready("main")
-        assert first["spec"] == {"model": "openai/tiny", "config": {}, "revision": "aaa111"}
-        assert [r["status"]["revision"] for r in (first, second)] == ["aaa111", "bbb222"]
-        assert first["status"]["checkpoint"].endswith("snapshots/aaa111")
-        pinned.write_text(text.replace("NAME", "pinned").replace("REVISION", "main"), "utf-8")
-        moved = daemon.ready("pinned", 2)
-        assert moved["status"]["revision"] == "bbb222"
-        assert moved["status"]["worker_pid"] == second["status"]["worker_pid"]
+    first, second = places.ready("pinned"), places.ready("main")
+    assert first["spec"] == {"model": "openai/commits", "config": {}, "revision": "aaa111"}
+    assert [r["status"]["revision"] for r in (first, second)] == ["aaa111", "bbb222"]
+    assert first["status"]["checkpoint"].endswith("snapshots/aaa111")
+    pinned.write_text(text.replace("NAME", "pinned").replace("REVISION", "main"), "utf-8")
+    moved = places.ready("pinned", 2)
+    assert moved["status"]["revision"] == "bbb222"
+    assert moved["status"]["worker_pid"] == second["status"]["worker_pid"]
 
 
-def test_lm_studios_names_and_folders_work(home: Home) -> None:
+def test_lm_studios_names_and_folders_work(places: Daemon) -> None:
+    home = places.home
     downloads = home.root / "downloads"
     shutil.copytree(home.models / "tiny/llama", downloads / "mlx-community/Tiny-4bit")
     virtual = home.lm_studio / "hub/models/openai/tiny"
@@ -50,27 +55,26 @@ def test_lm_studios_names_and_folders_work(home: Home) -> None:
     sources = "[{type: huggingface, user: mlx-community, repo: Tiny-4bit}]"
     text = f"model: openai/tiny\nbase: [{{key: mlx-community/tiny-4bit, sources: {sources}}}]\n"
     (virtual / "model.yaml").write_text(text, "utf-8")
-    with Daemon(home) as daemon:
-        answer = daemon.load({"model": "openai/tiny"})
-        assert answer["model_instance_id"] == "openai/tiny"
-        record = daemon.get("/api/v1/records/openai/tiny")
-        assert record["spec"]["model"] == "openai/tiny"
-        assert record["status"]["checkpoint"].endswith("mlx-community/Tiny-4bit")
-        joined = daemon.load({"model": "mlx-community/tiny-4bit"})
-        assert (joined["joined"], joined["instance_id"]) == (True, "openai/tiny")
+    answer = places.load({"model": "openai/tiny"})
+    assert answer["model_instance_id"] == "openai/tiny"
+    record = places.get("/api/v1/records/openai/tiny")
+    assert record["spec"]["model"] == "openai/tiny"
+    assert record["status"]["checkpoint"].endswith("mlx-community/Tiny-4bit")
+    joined = places.load({"model": "mlx-community/tiny-4bit"})
+    assert (joined["joined"], joined["instance_id"]) == (True, "openai/tiny")
 
 
 def test_a_bare_name_is_enough_and_an_ambiguous_one_is_answered_with_candidates(
-    home: Home,
+    places: Daemon,
 ) -> None:
+    home = places.home
     for publisher in ("mine", "theirs"):
         shutil.copytree(home.models / "tiny/llama", home.root / f"more/{publisher}/llama")
-    with Daemon(home, "--models", str(home.root / "more")) as daemon:
-        assert daemon.load({"model": "gpt-oss-20b"})["instance_id"] == "gpt-oss-20b"
-        assert daemon.load({"model": "openai/gpt-oss-20b"})["joined"] is True
-        status, answer = daemon.request("POST", "/api/v1/models/load", {"model": "llama"})
-        assert (status, answer["error"]["code"]) == (400, "ambiguous_model")
-        assert "mine/llama or theirs/llama or tiny/llama" in answer["error"]["message"]
+    assert places.load({"model": "gpt-oss-20b"})["instance_id"] == "gpt-oss-20b"
+    assert places.load({"model": "openai/gpt-oss-20b"})["joined"] is True
+    status, answer = places.request("POST", "/api/v1/models/load", {"model": "llama"})
+    assert (status, answer["error"]["code"]) == (400, "ambiguous_model")
+    assert "mine/llama or theirs/llama or tiny/llama" in answer["error"]["message"]
 
 
 def damaged(home: Home, name: str) -> Path:
@@ -79,7 +83,8 @@ def damaged(home: Home, name: str) -> Path:
     return path
 
 
-def test_what_mlx_cannot_load_is_refused_before_any_worker_is_involved(home: Home) -> None:
+def test_what_mlx_cannot_load_is_refused_before_any_worker_is_involved(places: Daemon) -> None:
+    home, logged = places.home, len(places.log())
     (damaged(home, "x/gguf") / "model.safetensors").rename(home.root / "damaged/x/gguf/m.gguf")
     pickle = damaged(home, "x/pickle") / "model.safetensors"
     pickle.rename(pickle.with_name("pytorch_model.bin"))
@@ -99,18 +104,18 @@ def test_what_mlx_cannot_load_is_refused_before_any_worker_is_involved(home: Hom
         "code": "own code",
     }
     home.write("bad.yaml", name="bad", model="x/gguf")
-    with Daemon(home, "--models", str(home.root / "damaged")) as daemon:
-        for name, word in words.items():
-            status, answer = daemon.request("POST", "/api/v1/models/load", {"model": f"x/{name}"})
-            assert (status, answer["error"]["code"]) == (400, "invalid_checkpoint"), answer
-            assert word in answer["error"]["message"]
-        record = daemon.eventually("bad", lambda r: conditions(r)["Stalled"] == "True")
-        assert record["status"]["conditions"][0]["reason"] == "InvalidCheckpoint"
-        rows = {m["key"]: m for m in daemon.get("/api/v1/models")["models"]}
-        assert "GGUF" in rows["x/gguf"]["error"]
-        assert rows["x/gguf"]["format"] is None
-        assert "action started" not in daemon.log()
-        assert daemon.get("/api/v1/records")["records"] == [record]
+    for name, word in words.items():
+        status, answer = places.request("POST", "/api/v1/models/load", {"model": f"x/{name}"})
+        assert (status, answer["error"]["code"]) == (400, "invalid_checkpoint"), answer
+        assert word in answer["error"]["message"]
+    record = places.eventually("bad", lambda r: conditions(r)["Stalled"] == "True")
+    assert record["status"]["conditions"][0]["reason"] == "InvalidCheckpoint"
+    rows = {m["key"]: m for m in places.get("/api/v1/models")["models"]}
+    assert "GGUF" in rows["x/gguf"]["error"]
+    assert rows["x/gguf"]["format"] is None
+    assert "action started" not in places.log()[logged:]
+    records = places.get("/api/v1/records")["records"]
+    assert [r for r in records if r["spec"]["model"].startswith("x/")] == [record]
 
 
 def test_a_model_is_listed_as_lm_studios_clients_read_it(shared: Daemon) -> None:

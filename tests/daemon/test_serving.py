@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import threading
 import urllib.parse
@@ -18,7 +19,7 @@ from mlx_lm.utils import load as load_with_mlx_lm
 
 from reconciler.worker.questions import WEATHER
 from tests.conftest import CHECKPOINTS
-from tests.support import Daemon
+from tests.support import Daemon, Home
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -91,6 +92,28 @@ def test_a_stream_tells_the_same_text_in_pieces(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
+def test_a_stream_says_how_much_of_the_prompt_is_read_if_asked_to(llama: Daemon) -> None:
+    llama.load({"model": "tiny/llama", "instance_id": "reading", "eval_batch_size": 16})
+    prompt = [7 + n for n in range(100)]
+    body = {"model": "reading", "prompt": prompt, "temperature": 0, "max_tokens": 4}
+    plain = list(streamed(llama, body | {"prompt": [5, *prompt[1:]]}))
+    assert not any("progress" in chunk for chunk in plain)
+    chunks = list(streamed(llama, body | {"stream_options": {"include_progress": True}}))
+    told = [chunk["progress"] for chunk in chunks if "progress" in chunk]
+    assert [chunk["choices"] for chunk in chunks if "progress" in chunk] == [[]] * len(told)
+    read = [progress["prompt_tokens_read"] for progress in told]
+    assert len(read) >= 6
+    assert read == sorted(set(read))
+    assert 0 < read[0] <= 16
+    assert read[-1] in (99, 100)
+    assert {progress["prompt_tokens"] for progress in told} == {100}
+    kinds = ["progress" in chunk for chunk in chunks]
+    assert kinds == sorted(kinds, reverse=True), "all of it before the answer"
+    texts = [c["choices"][0]["text"] for c in chunks if c["choices"]]
+    _, whole = llama.request("POST", TEXT, body)
+    assert "".join(texts) == whole["choices"][0]["text"]
+
+
 def test_the_official_clients_error_classes(client: openai.OpenAI) -> None:
     ask = client.chat.completions.create
     with pytest.raises(openai.NotFoundError) as missing:
@@ -154,7 +177,7 @@ def streamed(daemon: Daemon, body: Any, path: str = TEXT) -> Iterator[Any]:
             data = line.decode().strip().removeprefix("data: ")
             if data == "[DONE]":
                 return
-            if data:
+            if data and not data.startswith(":"):
                 yield json.loads(data)
 
 
@@ -171,7 +194,6 @@ def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPRespo
         (TEXT, {"prompt": [-1]}, "prompt"),
         (TEXT, {}, "prompt"),
         (TEXT, {"prompt": "x", "stop": [5]}, "stop[0]"),
-        (TEXT, {"prompt": "x", "stop": ""}, "stop"),
         (TEXT, {"prompt": "x", "logit_bias": {"99999": 5}}, "logit_bias"),
         (TEXT, {"prompt": "x", "logit_bias": {"-1": 5}}, "logit_bias"),
         (TEXT, {"prompt": "x", "temperature": -1}, "temperature"),
@@ -189,22 +211,15 @@ def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPRespo
             "messages",
         ),
         (CHAT, {"messages": messages(), "tools": [{}]}, "tools[0]"),
-        (CHAT, {"messages": messages(), "tools": [WEATHER]}, "tools"),
         (CHAT, {"messages": messages(), "tool_choice": "required"}, "tool_choice"),
-        (CHAT, {"messages": messages(), "reasoning_effort": "low"}, "reasoning_effort"),
+        (TEXT, {"prompt": ["x", "y"]}, "prompt"),
+        (TEXT, {"prompt": "x", "grammar": "root ::= 'x'"}, "grammar"),
+        (TEXT, {"prompt": "x", "ttl": 0}, "ttl"),
         (CHAT, {"messages": messages(), "response_format": {"type": "json"}}, "response_format"),
-        (CHAT, {"messages": messages(), "chat_template_kwargs": {"messages": 5}}, "messages"),
         (
             CHAT,
-            {
-                "messages": [
-                    {
-                        "role": "assistant",
-                        "tool_calls": [{"function": {"name": "f", "arguments": "{"}}],
-                    }
-                ]
-            },
-            "messages",
+            {"messages": messages(), "chat_template_kwargs": {"messages": 5}},
+            "chat_template_kwargs",
         ),
     ],
 )
@@ -216,10 +231,98 @@ def test_what_cannot_be_answered_is_said_and_the_next_request_is_fine(
     assert text(llama, "tiny/llama", PROMPTS[0])["text"]
 
 
+def usage(daemon: Daemon, path: str = TEXT, **keys: Any) -> tuple[int, str]:
+    """Tokens and end of an answer."""
+    asked = {"prompt": [7]} if path == TEXT else {"messages": messages()}
+    body = {"model": "tiny/llama", "temperature": 0, "max_tokens": 9} | asked | keys
+    status, answer = daemon.request("POST", path, body)
+    assert status == 200, answer
+    return answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]
+
+
+def test_a_request_says_what_ends_it(llama: Daemon) -> None:
+    end, other = {"logit_bias": {"0": 100}}, {"logit_bias": {"5": 100}}
+    for path in (TEXT, CHAT):
+        assert usage(llama, path, **end) == (1, "stop")
+        assert usage(llama, path, **end, ignore_eos=True) == (9, "length")
+        assert usage(llama, path, **end, min_tokens=3) == (4, "stop")
+        assert usage(llama, path, **other) == (9, "length")
+        assert usage(llama, path, **other, stop_token_ids=[5]) == (1, "stop")
+        assert usage(llama, path, **other, stop_token_ids=[5], ignore_eos=True) == (1, "stop")
+
+
+def test_other_servers_names_of_keys_act(llama: Daemon) -> None:
+    assert usage(llama, max_tokens=None, num_predict=3.0) == (3, "length")
+    plain, penalised = (
+        text(llama, "tiny/llama", PROMPTS[0], max_tokens=40, **more)["text"]
+        for more in ({}, {"repeat_penalty": 5, "repeat_last_n": -1})
+    )
+    assert plain != penalised
+    assert text(llama, "tiny/llama", "What is") == text(llama, "tiny/llama", ["What is"])
+    assert text(llama, "tiny/llama", [PROMPTS[0]]) == text(llama, "tiny/llama", PROMPTS[0])
+
+
+def test_what_has_no_effect_is_named_in_the_answer(llama: Daemon) -> None:
+    body: dict[str, Any] = {"model": "tiny/llama", "messages": messages(), "max_tokens": 2}
+    assert "warnings" not in llama.request("POST", CHAT, body | {"user": "me"})[1]
+    body |= {"temprature": 1, "reasoning_effort": "low"}
+    _, answer = llama.request("POST", CHAT, body)
+    assert [warning.partition(":")[0] for warning in answer["warnings"]] == [
+        "temprature",
+        "reasoning_effort",
+    ]
+    first, *rest = streamed(llama, body, CHAT)
+    assert first["warnings"] == answer["warnings"]
+    assert [chunk for chunk in rest if "warnings" in chunk] == []
+
+
+def test_tools_reach_a_model_whose_template_takes_none(llama: Daemon) -> None:
+    llama.load({"model": "tiny/llama", "instance_id": "wide"})
+    body: dict[str, Any] = {"model": "wide", "messages": messages(), "max_tokens": 2}
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": ""}}
+    loop = [
+        *messages(),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "rainy"},
+    ]
+    lengths = []
+    for more in ({}, {"tools": [WEATHER]}, {"tools": [WEATHER], "messages": loop}):
+        status, answer = llama.request("POST", CHAT, body | {"tool_choice": "auto"} | more)
+        assert status == 200, answer
+        lengths.append(answer["usage"]["prompt_tokens"])
+    assert lengths == sorted(set(lengths))
+
+
+def test_a_hostile_template_fails_its_own_requests(home: Home, models: Path) -> None:
+    home.models = home.root / "models"
+    for name, template in {"growing": "{{ 'x' * 99999999999 }}", "broken": "{% for"}.items():
+        path = home.models / "tiny" / name
+        shutil.copytree(models / "tiny/llama", path)
+        (path / "chat_template.jinja").write_text(template, "utf-8")
+    with Daemon(home) as daemon:
+        for name in ("growing", "broken"):
+            model = f"tiny/{name}"
+            daemon.load({"model": model})
+            body = {"model": model, "messages": messages()}
+            status, answer = daemon.request("POST", CHAT, body)
+            assert (status, answer["error"]["param"]) == (400, "messages")
+            assert "chat template" in answer["error"]["message"]
+            assert text(daemon, model, PROMPTS[0])["text"]
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"prompt": "x"}', b'{"model": 5}'])
 def test_a_body_without_a_model_is_an_error_in_the_one_form(llama: Daemon, body: bytes) -> None:
     status, answer = llama.request("POST", TEXT, body)
     assert (status, answer["error"]["type"]) == (400, "invalid_request")
+
+
+def test_more_tokens_to_choose_from_than_there_are_spoil_no_later_request(llama: Daemon) -> None:
+    body = {"model": "tiny/llama", "prompt": PROMPTS[0], "max_tokens": 3}
+    for top_k in (319, 320, 10**6):
+        llama.request("POST", TEXT, body | {"top_k": top_k})
+        for more in ({}, {"top_p": 0.9}, {"seed": 1, "top_k": 5}):
+            status, answer = llama.request("POST", TEXT, body | more)
+            assert status == 200, answer
 
 
 def test_a_prompt_that_equals_an_earlier_one_is_answered_again(llama: Daemon) -> None:
@@ -239,51 +342,53 @@ def test_a_request_goes_to_the_instance_of_that_name_else_the_oldest_of_that_mod
             reply.read()
 
 
-def test_a_client_that_goes_away_frees_its_place(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama"})
-    body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 30_000, "temperature": 0}
+def test_a_client_that_goes_away_frees_its_place(llama: Daemon) -> None:
+    llama.load({"model": "tiny/llama", "instance_id": "leaves"})
+    body = {"model": "leaves", "prompt": [7], "max_tokens": 30_000, "temperature": 0}
     for path, streams in ((TEXT, True), (TEXT, False)):
         reply = None
         if streams:
-            reply = stream(daemon, body, path)
+            reply = stream(llama, body, path)
             reply.readline()
             reply.close()
         else:
-            address = urllib.parse.urlsplit(daemon.url)
+            address = urllib.parse.urlsplit(llama.url)
             connection = http.client.HTTPConnection(address.hostname or "", address.port)
             connection.request("POST", path, json.dumps(body))
             connection.close()
     # Unloading waits for running requests: it would take its 30 seconds if one still ran.
-    assert daemon.unload("tiny/llama")[0] == 200
-    assert "requests did not finish in time" not in daemon.log()
+    assert llama.unload("leaves")[0] == 200
+    assert "requests did not finish in time" not in llama.log()
 
 
-def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama"})
-    pid = daemon.ready("tiny/llama")["status"]["worker_pid"]
-    asked = {"model": "tiny/llama", "prompt": [7], "temperature": 0, "max_tokens": 30_000}
-    chunks = streamed(daemon, asked)
+def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(shared: Daemon) -> None:
+    name = "tiny/llama-4bit"
+    shared.load({"model": name})
+    before = shared.ready(name)["status"]["restarts"]
+    pid = shared.ready(name)["status"]["worker_pid"]
+    asked = {"model": name, "prompt": [7], "temperature": 0, "max_tokens": 30_000}
+    chunks = streamed(shared, asked)
     next(chunks)
     os.kill(pid, signal.SIGKILL)
     *_, last = chunks
     assert last["error"]["code"] == "worker_killed"
-    daemon.eventually("tiny/llama", lambda r: r["status"]["restarts"] == 1)
-    daemon.ready("tiny/llama")
-    assert text(daemon, "tiny/llama", PROMPTS[0])["text"]
+    shared.eventually(name, lambda r: r["status"]["restarts"] == before + 1)
+    shared.ready(name)
+    assert text(shared, name, PROMPTS[0])["text"]
 
 
-def test_a_generation_under_way_finishes_with_the_settings_it_began_with(daemon: Daemon) -> None:
-    body = {"model": "tiny/llama", "instance_id": "a"}
-    daemon.load(body | {"context_length": 400})
-    asked = {"model": "a", "prompt": [7], "temperature": 0, "max_tokens": 1000}
-    chunks = streamed(daemon, asked | {"stream_options": {"include_usage": True}})
+def test_a_generation_under_way_finishes_with_the_settings_it_began_with(shared: Daemon) -> None:
+    body = {"model": "tiny/llama", "instance_id": "changing"}
+    shared.load(body | {"context_length": 400})
+    asked = {"model": "changing", "prompt": [7], "temperature": 0, "max_tokens": 1000}
+    chunks = streamed(shared, asked | {"stream_options": {"include_usage": True}})
     next(chunks)
-    changing = threading.Thread(target=daemon.load, args=(body | {"context_length": 50},))
+    changing = threading.Thread(target=shared.load, args=(body | {"context_length": 50},))
     changing.start()
     *_, last = chunks
     changing.join()
     assert last["usage"]["total_tokens"] == 400
-    _, answer = daemon.request("POST", TEXT, asked)
+    _, answer = shared.request("POST", TEXT, asked)
     assert answer["usage"]["total_tokens"] == 50
 
 

@@ -41,7 +41,7 @@ def ask(daemon: Daemon, model: str, *, stream: bool) -> str:
             assert choice["finish_reason"] == "length", choice
             return str(choice["message"]["content"])
         lines = [line.decode().strip().removeprefix("data: ") for line in reply]
-    *chunks, done = [line for line in lines if line]
+    *chunks, done = [line for line in lines if line and not line.startswith(":")]
     assert done == "[DONE]", done
     choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
     assert choices[-1]["finish_reason"] == "length", choices[-1]

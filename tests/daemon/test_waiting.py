@@ -39,14 +39,14 @@ def more_than_half(daemon: Daemon) -> int:
     return int(0.6 * told["budget_bytes"] / per_token)
 
 
-@pytest.fixture
-def jit(home: Home) -> Iterator[Daemon]:
-    with Daemon(home, "--jit") as daemon:
+@pytest.fixture(scope="module")
+def jit(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    with Daemon(Home(tmp_path_factory.mktemp("jit"), models), "--jit") as daemon:
         yield daemon
 
 
-def ask(daemon: Daemon, model: str, **headers: str) -> tuple[int, Any]:
-    body = {"model": model, "prompt": [7], "max_tokens": 2}
+def ask(daemon: Daemon, model: str, ttl: int | None = None, **headers: str) -> tuple[int, Any]:
+    body = {"model": model, "prompt": [7], "max_tokens": 2, "ttl": ttl}
     return daemon.request("POST", TEXT, body, headers)
 
 
@@ -79,46 +79,44 @@ def reason(record: Any) -> str:
     return str(record["status"]["conditions"][0]["reason"])
 
 
-def test_an_idle_instance_goes_and_the_next_request_loads_it_again(daemon: Daemon) -> None:
-    daemon.load({"model": QUESTIONS, "idle_ttl_seconds": 1})
-    record = daemon.eventually(QUESTIONS, lambda r: reason(r) == "Idle")
+def test_an_idle_instance_goes_and_the_next_request_loads_it_again(shared: Daemon) -> None:
+    shared.load({"model": "tiny/qwen3", "idle_ttl_seconds": 1})
+    record = shared.eventually("tiny/qwen3", lambda r: reason(r) == "Idle")
     assert record["spec"]["idle_ttl_seconds"] == 1
-    assert daemon.loaded() == set()
+    assert "tiny/qwen3" not in shared.loaded()
     assert record["status"]["config"] is None
-    assert ask(daemon, QUESTIONS)[0] == 200
-    daemon.eventually(QUESTIONS, lambda r: reason(r) == "Idle")
+    assert ask(shared, "tiny/qwen3")[0] == 200
+    shared.eventually("tiny/qwen3", lambda r: reason(r) == "Idle")
 
 
 def test_jit_loads_at_the_first_request_once(jit: Daemon) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(jit, QUESTIONS)[0], range(8)))
+        answers = list(pool.map(lambda _: ask(jit, QUESTIONS, ttl=1800)[0], range(8)))
     assert answers == [200] * 8
     assert jit.log().count("action=Load name=reconciler/questions") == 2  # started, ended
     record = jit.get(f"/api/v1/records/{QUESTIONS}")
-    assert (record["owner"], record["spec"]["idle_ttl_seconds"]) == ("http", 3600)
+    assert (record["owner"], record["spec"]["idle_ttl_seconds"]) == ("http", 1800)
 
 
 def test_jit_never_answers_with_another_model(jit: Daemon) -> None:
-    jit.load({"model": QUESTIONS})
+    jit.load({"model": "tiny/llama"})
     status, answer = ask(jit, "no/such")
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
-def test_without_jit_a_model_that_is_not_loaded_is_told_how_to_load_it(daemon: Daemon) -> None:
-    status, answer = ask(daemon, QUESTIONS)
+def test_without_jit_a_model_that_is_not_loaded_is_told_how_to_load_it(shared: Daemon) -> None:
+    status, answer = ask(shared, "tiny/mamba")
     assert (status, answer["error"]["code"]) == (404, "model_not_loaded")
-    assert (
-        'POST /api/v1/models/load {"model": "reconciler/questions"}' in answer["error"]["message"]
-    )
-    assert daemon.get("/api/v1/records")["records"] == []
+    assert 'POST /api/v1/models/load {"model": "tiny/mamba"}' in answer["error"]["message"]
+    assert shared.request("GET", "/api/v1/records/tiny/mamba")[0] == 404
 
 
-def test_the_status_says_what_put_the_settings_in_force_and_when(daemon: Daemon) -> None:
+def test_the_status_says_what_put_the_settings_in_force_and_when(shared: Daemon) -> None:
     told = []
     for more in ({}, {"instance_id": "b"}, {"instance_id": "b", "context_length": 100}):
         name = more.get("instance_id", QUESTIONS)
-        daemon.load({"model": QUESTIONS} | more)
-        status = daemon.get(f"/api/v1/records/{name}")["status"]
+        shared.load({"model": QUESTIONS} | more)
+        status = shared.get(f"/api/v1/records/{name}")["status"]
         told.append((status["loaded_by"], status["loaded_at"], status["load_phases"].keys()))
         assert status["load_time_seconds"] > 0
     assert [action for action, _, _ in told] == ["Load", "Attach", "Reconfigure"]

@@ -1,8 +1,11 @@
 """From an identifier to a checkpoint; nothing outside the directories can be named."""
 
+import json
 import shutil
+import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
@@ -184,3 +187,39 @@ def test_many_are_found_with_one_look(models: Path, revisions: Path) -> None:
     found = Catalog([Directory(models), HubCache(revisions)]).find_all([there, absent, pinned])
     assert isinstance(found[absent], Problem)
     assert [type(found[ref]) for ref in (there, pinned)] == [Checkpoint, Checkpoint]
+
+
+def test_an_incomplete_snapshot_names_what_is_missing_and_a_complete_one(hub: Path) -> None:
+    """As an interrupted download leaves it: the ref is moved, and not all files are there."""
+    repository = hub / "models--openai--gpt--oss"
+    snapshot = repository / "snapshots/def456"
+    shutil.copytree(repository / "snapshots/abc123", snapshot)
+    (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
+    (repository / "refs/main").write_text("def456", "ascii")
+    words = r"model-00002-of-00002\.safetensors missing.*complete: revision abc123"
+    with pytest.raises(LoadError, match=words) as raised:
+        Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss"))
+    assert raised.value.problem.cause is Cause.INVALID_CHECKPOINT
+    pinned = Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss", "abc123"))
+    assert pinned.path.endswith("snapshots/abc123")
+    shutil.rmtree(repository / "snapshots/abc123")
+    with pytest.raises(LoadError, match=r"missing$"):
+        Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss"))
+
+
+def test_one_hostile_checkpoint_does_not_hide_the_others(models: Path, tmp_path: Path) -> None:
+    copy(models, tmp_path / "good", tmp_path / "deep", tmp_path / "huge", tmp_path / "header")
+    (tmp_path / "deep/config.json").write_text('{"a":' * 50_000, "utf-8")
+    config = json.loads((tmp_path / "huge/config.json").read_bytes())
+    config |= {"max_position_embeddings": 10**400, "num_hidden_layers": 10**400}
+    (tmp_path / "huge/config.json").write_text(json.dumps(config), "utf-8")
+    entry = {"dtype": {}, "shape": "x" * 10_000, "data_offsets": ["y" * 10_000, None]}
+    data = json.dumps({"a": entry}).encode()
+    (tmp_path / "header/model.safetensors").write_bytes(struct.pack("<Q", len(data)) + data)
+    listed = {model.key: model.facts for model in catalog(tmp_path).listed()}
+    assert {key for key, facts in listed.items() if isinstance(facts, Checkpoint)} == {
+        "good",
+        "huge",
+    }
+    for facts in listed.values():
+        assert len(msgspec.json.encode(facts)) < 2000

@@ -1,13 +1,16 @@
 """Facts from a checkpoint's files alone."""
 
 import json
+import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from reconciler.core.errors import Cause, LoadError
+from reconciler.core.facts import Quantization
 from reconciler.models.checkpoint import read_facts
 
 
@@ -43,7 +46,7 @@ def test_weights_are_the_tensors_bytes_quantised_or_not(models: Path) -> None:
     size = (models / "tiny/llama/model.safetensors").stat().st_size
     assert size - 4096 < whole.weights_bytes < size
     assert quantised.weights_bytes < whole.weights_bytes / 4
-    assert (whole.quantization_bits, quantised.quantization_bits) == (None, 4)
+    assert (whole.quantization, quantised.quantization) == (None, Quantization("4bit", 4))
 
 
 def test_nested_configurations_are_read(checkpoint: Path) -> None:
@@ -86,6 +89,25 @@ def index(checkpoint: Path, *files: str) -> None:
     path.write_text(json.dumps({"weight_map": weight_map}), "utf-8")
 
 
+def broken_link(checkpoint: Path) -> None:
+    (checkpoint / "model-2.safetensors").symlink_to("nowhere")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def with_byte_order_mark(checkpoint: Path) -> None:
+    path = checkpoint / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+def header(checkpoint: Path, value: object) -> None:
+    data = json.dumps(value).encode()
+    (checkpoint / "model.safetensors").write_bytes(struct.pack("<Q", len(data)) + data)
+
+
 def test_native_architectures_are_not_refused_for_an_auto_map(checkpoint: Path) -> None:
     configure(checkpoint, auto_map={"AutoModelForCausalLM": "modeling.py"})
     assert read_facts(checkpoint).model_type == "llama"
@@ -96,6 +118,16 @@ def test_all_shards_that_the_index_names_make_a_whole(checkpoint: Path) -> None:
     assert read_facts(checkpoint).weights_bytes > 0
 
 
+def test_an_index_that_was_left_of_a_conversion_does_no_harm(checkpoint: Path) -> None:
+    index(checkpoint, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    assert read_facts(checkpoint).weights_bytes > 0
+
+
+def test_files_that_mlx_does_not_read_are_not_missed(checkpoint: Path) -> None:
+    index(checkpoint, "model.safetensors", "mtp.safetensors")
+    assert read_facts(checkpoint).weights_bytes > 0
+
+
 def test_parameters_are_counted_quantised_or_not(models: Path) -> None:
     whole, quantised = read_facts(models / "tiny/llama"), read_facts(models / "tiny/llama-4bit")
     assert whole.parameters == whole.weights_bytes // 4
@@ -103,18 +135,30 @@ def test_parameters_are_counted_quantised_or_not(models: Path) -> None:
     assert 0.9 < quantised.parameters / whole.parameters <= 1
 
 
-def test_tool_use_is_what_the_chat_template_speaks_of(checkpoint: Path) -> None:
-    (checkpoint / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
-    assert read_facts(checkpoint).tool_use is False
-    (checkpoint / "chat_template.jinja").write_text("{% if tools %}{% endif %}", "utf-8")
-    assert read_facts(checkpoint).tool_use is True
+def test_tool_use_is_what_a_chat_template_takes(checkpoint: Path) -> None:
+    for template, takes in (
+        ("{{ messages }}", False),
+        ("You have no tools.{{ messages }}", False),
+        ("{% if tools %}{% endif %}", True),
+    ):
+        (checkpoint / "chat_template.jinja").write_text(template, "utf-8")
+        assert read_facts(checkpoint).tool_use is takes
+    (checkpoint / "chat_template.jinja").unlink()
+    config = checkpoint / "tokenizer_config.json"
+    for named, takes in (("", False), ("{{ tools }}", True)):
+        templates = [
+            {"name": "default", "template": "{{ messages }}"},
+            {"name": "tool_use", "template": named},
+        ]
+        config.write_text(json.dumps({"chat_template": templates}), "utf-8")
+        assert read_facts(checkpoint).tool_use is takes
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda p: (p / "config.json").write_text("{"), "config.json"),
-        (lambda p: (p / "config.json").write_text("[]"), "model_type"),
+        (lambda p: (p / "config.json").write_text("[]"), "not a JSON object"),
         (lambda p: (p / "model.safetensors").unlink(), "no model"),
         (lambda p: (p / "model.safetensors").write_bytes(b"short"), "safetensors"),
         (lambda p: (p / "model.safetensors").write_bytes(b"\xff" * 100), "too large"),
@@ -131,8 +175,20 @@ def test_tool_use_is_what_the_chat_template_speaks_of(checkpoint: Path) -> None:
         (lambda p: only(p, "pytorch_model.bin"), "pytorch_model.bin is a pickle"),
         (lambda p: only(p, "consolidated.pth"), "consolidated.pth is a pickle"),
         (lambda p: shard(p, 1, 3), "incomplete: model-00002-of-00003.safetensors, model-00003"),
-        (lambda p: index(p, "model-x.safetensors"), "incomplete: model-x.safetensors missing"),
-        (lambda p: (p / "model.safetensors.index.json").write_text("[]"), "not an index"),
+        (
+            lambda p: index(p, "model.safetensors", "model-x.safetensors"),
+            "incomplete: model-x.safetensors missing",
+        ),
+        (broken_link, "incomplete: model-2.safetensors is a broken link"),
+        (lambda p: pipe(p / "config.json"), "not a regular file"),
+        (lambda p: pipe(p / "model.safetensors"), "no regular file"),
+        (with_byte_order_mark, "byte-order mark, which mlx_lm does not read"),
+        (lambda p: (p / "config.json").write_text("[" * 100_000), "recursion"),
+        (lambda p: header(p, {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}), "not a"),
+        (lambda p: header(p, {"a": {"dtype": [], "shape": [], "data_offsets": [0, 0]}}), "not a"),
+        (lambda p: header(p, {"a": 1}), "not a safetensors file"),
+        (lambda p: header(p, {"a": {"dtype": "F32", "shape": [1], "data_offsets": [9, 1]}}), "not"),
+        (lambda p: (p / "config.json").unlink(), "config.json: cannot be read"),
     ],
 )
 def test_what_cannot_load_is_refused_naming_the_cause(

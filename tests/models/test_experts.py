@@ -41,18 +41,37 @@ def test_every_model_that_routes_experts_names_their_number_by_a_known_key() -> 
     assert len(list(routing())) > 40
 
 
+DEEPSEEK = {"model_type": "deepseek_v3", "num_experts_per_tok": 2}
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
         ({"num_experts_per_tok": 2, "num_local_experts": 8}, (2, 8, 1, 8)),
-        ({"moe_topk": [4, 4], "num_experts": 16}, (4, 16, 1, 16)),
-        ({"ffn_config": {"moe_top_k": 4, "moe_num_experts": 16}}, (4, 16, 1, 16)),
+        ({"model_type": "hunyuan", "moe_topk": [4, 4], "num_experts": 16}, (4, 16, 1, 16)),
+        ({"model_type": "hunyuan", "moe_topk": [2, 4], "num_experts": 16}, (4, 16, 1, 16)),
         (
-            {"num_experts_per_tok": 2, "n_routed_experts": 64, "n_group": 8, "topk_group": 3},
-            (2, 64, 1, 24),
+            {"model_type": "dbrx", "ffn_config": {"moe_top_k": 4, "moe_num_experts": 16}},
+            (4, 16, 1, 16),
+        ),
+        (DEEPSEEK | {"n_routed_experts": 64, "n_group": 8, "topk_group": 3}, (2, 64, 1, 24)),
+        (DEEPSEEK | {"n_routed_experts": 8, "n_group": 1, "topk_group": 1}, (2, 8, 1, 8)),
+        # Left to the architecture.
+        ({"model_type": "mixtral"}, (2, 8, 1, 8)),
+        # A dense architecture whose configuration was copied from one with experts.
+        ({"model_type": "llama", "num_experts_per_tok": 2, "num_experts": 8}, (0, 0, 1, 0)),
+        # Two spellings, of which the architecture takes one.
+        (
+            {
+                "model_type": "kimi_linear",
+                "num_experts_per_tok": 1,
+                "num_experts_per_token": 2,
+                "num_experts": 8,
+            },
+            (2, 8, 1, 8),
         ),
         (
-            {"num_experts_per_tok": 2, "n_routed_experts": 8, "n_group": 1, "topk_group": 1},
+            {"num_experts_per_tok": 10**400, "num_local_experts": -1},
             (2, 8, 1, 8),
         ),
         (

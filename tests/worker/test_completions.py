@@ -12,10 +12,15 @@ from mlx_lm.utils import load_tokenizer
 from reconciler.cli.demo import DEMO_MODEL
 from reconciler.worker import request as requests
 from reconciler.worker.completions import TOGETHER, Completion, Piece
+from reconciler.worker.output import of_tokenizer
+from reconciler.worker.prompt import Prompts
 from reconciler.worker.request import UnavailableError
 from reconciler.worker.session import Request
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
 
 
 class Scripted:
@@ -25,8 +30,10 @@ class Scripted:
 
     def __init__(self, text: str) -> None:
         self.tokenizer: Any = load_tokenizer(DEMO_MODEL)
+        self.output_format = of_tokenizer(self.tokenizer)
         self.vocabulary = len(self.tokenizer.get_vocab())
-        self.kv_budget = SimpleNamespace(spare=0)
+        self.prompts = Prompts(self.tokenizer, self.vocabulary)
+        self.kv_budget = SimpleNamespace(lend=lambda _spare: None)
         self.script: list[int] = self.tokenizer.encode(text)
         self.cancelled: list[Request] = []
 
@@ -65,9 +72,14 @@ async def told(one: Completion) -> list[Piece]:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_with_parallel_calls_off_the_first_call_is_the_last_word(stream: bool) -> None:
     for parallel, count in ((True, 2), (False, 1)):
-        one, scripted = completion(CALL + CALL, stream=stream, parallel_tool_calls=parallel)
+        more: dict[str, Any] = {
+            "stream": stream,
+            "parallel_tool_calls": parallel,
+            "tools": [WEATHER],
+        }
+        one, scripted = completion(CALL + CALL, **more)
         pieces = await told(one)
-        assert sum(len(piece.said.calls) for piece in pieces) == count
+        assert sum(len(piece.delta.calls) for piece in pieces) == count
         assert pieces[-1].finish_reason == "tool_calls"
         assert bool(scripted.cancelled) is not parallel
 
@@ -79,7 +91,7 @@ async def test_what_nobody_reads_as_it_comes_is_told_a_few_tokens_at_a_time() ->
         one, scripted = completion(text, stream=stream)
         await one.start()
         wakes[stream] = one._items.qsize()
-        assert "".join([p.said.content async for p in one.pieces()]) == text
+        assert "".join([p.delta.content async for p in one.pieces()]) == text
         assert len(scripted.script) > 2 * TOGETHER
     assert wakes[True] == len(scripted.script) + 1
     assert wakes[False] == -(-(len(scripted.script) + 1) // TOGETHER)
@@ -88,7 +100,7 @@ async def test_what_nobody_reads_as_it_comes_is_told_a_few_tokens_at_a_time() ->
 async def test_a_stop_ends_it_though_more_was_generated() -> None:
     one, scripted = completion("It is Tokyo, or Kyoto.", stop="Kyoto")
     pieces = await told(one)
-    assert "".join(piece.said.content for piece in pieces) == "It is Tokyo, or "
+    assert "".join(piece.delta.content for piece in pieces) == "It is Tokyo, or "
     assert pieces[-1].finish_reason == "stop"
     assert scripted.cancelled
 

@@ -1,5 +1,6 @@
 """The worker's model and sessions, on real MLX in this process."""
 
+import shutil
 import sys
 import threading
 from dataclasses import replace
@@ -14,7 +15,9 @@ from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend, overrides
 from reconciler.worker.model import Model
 from reconciler.worker.session import ContextLengthExceededError, Request, Session
+from reconciler.worker.shapes import see
 from reconciler.worker.thread import MlxThread
+from tests import counting
 
 PROMPT = [5, 6, 7, 8, 9]
 
@@ -42,6 +45,19 @@ def test_weights_are_counted_as_the_headers_say(models: Path) -> None:
     reported = Model().load(LoadWeights(str(path)), lambda _: None)
     assert reported.weights_bytes >= read_facts(path).weights_bytes
     assert set(reported.phases) == {"weights", "tokenizer"}
+
+
+def test_weights_that_the_model_has_no_use_for_are_not_counted(
+    models: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(models / "tiny/llama", tmp_path / "checkpoint"))
+    plain = see(path)
+    assert plain.weights == read_facts(path).weights_bytes
+    arrays = counting.weights(path)
+    arrays["model.layers.0.self_attn.rotary_emb.inv_freq"] = mx.zeros((1000,))
+    mx.save_safetensors(str(path / "model.safetensors"), arrays)
+    assert read_facts(path).weights_bytes == plain.weights + 4000
+    assert see(path) == plain
 
 
 @pytest.mark.parametrize("wish", [1, 2, 8])

@@ -90,8 +90,7 @@ def test_the_context_length_holds_in_a_batch_and_after_a_kept_prompt(
 ) -> None:
     model, _ = load_model(models / name)
     asker = Asker(Session(model, replace(CONFIG, context_length=80)))
-    if not asker.session.batches():
-        asker.session.answer_one_by_one()
+    asker.session.run_requests(asker.session.learn_batching()[0])
     for _ in range(2):
         requests = [asker.start(BEGIN[:n]) for n in (1, 20, 60)]
         asker.run()

@@ -1,0 +1,78 @@
+"""Signs of life for a client that asked for a stream and waits for its model.
+
+A model that is loaded for a request, or a worker that is busy, may take minutes to answer. A client
+that waits for a stream gets its headers and a comment after the first period of silence, and
+another after each further one. From then on an error can only be told as an event of the stream.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from aiohttp import web
+
+KEEP_ALIVE_SECONDS = 5.0
+"""Between signs of life. Proxies and clients give up after 10 to 60 s without a byte."""
+
+COMMENT = b": keep-alive\n\n"
+
+EVENT_STREAM = "text/event-stream"
+
+
+class EarlyStream:
+    """The stream to a client before there is an answer to copy; a context that ends the ticking."""
+
+    def __init__(self, request: web.Request, seconds: float) -> None:
+        self.reply: web.StreamResponse | None = None
+        """The stream, once it had to be begun."""
+        self._request = request
+        self._seconds = seconds
+        self._over = asyncio.Event()
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._ticking = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.end()
+
+    async def end(self) -> web.StreamResponse | None:
+        """Send no more comments; the stream, if it was begun, else None."""
+        self._over.set()  # it is not cancelled: headers would be half sent
+        if self._ticking is not None:
+            await asyncio.gather(self._ticking, return_exceptions=True)  # the client may be gone
+        return self.reply
+
+    async def _tick(self) -> None:
+        while await self._is_silent():
+            if self.reply is None:
+                reply = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
+                self.reply = reply
+                await reply.prepare(self._request)
+            await self.reply.write(COMMENT)
+
+    async def _is_silent(self) -> bool:
+        """Wait for a period; True if there was no answer in it."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._over.wait()
+        except TimeoutError:
+            return True
+        return False
+
+
+def event(data: bytes) -> bytes:
+    """An event with these data, which are JSON in one line."""
+    return b"data: " + data + b"\n\n"
+
+
+def error_event(error: dict[str, str]) -> bytes:
+    """The event that tells an error."""
+    return event(msgspec.json.encode({"error": error}))

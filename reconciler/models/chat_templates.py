@@ -1,0 +1,46 @@
+"""The chat templates of a checkpoint, from the files that transformers' tokenizers take them from.
+
+A template stands in chat_template.jinja (further ones in additional_chat_templates/), else in
+tokenizer_config.json as a text, a list of {name, template}, or an object of templates by name.
+chat_template.json is the older file of processors; the worker takes it where the tokenizer has
+no template of its own.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reconciler.models.jsonfile import optional_object
+
+MAX_BYTES = 4_000_000
+"""Of one template. The longest published one has about 20,000."""
+
+
+def chat_templates(path: Path, tokenizer_config: Mapping[str, Any]) -> list[str]:
+    """The templates of the checkpoint in directory `path`, without their names."""
+    files = [path / "chat_template.jinja"]
+    files += sorted((path / "additional_chat_templates").glob("*.jinja"))
+    found = [text for file in files if (text := _text(file)) is not None]
+    return (
+        found
+        or _texts(tokenizer_config.get("chat_template"))
+        or _texts(optional_object(path / "chat_template.json").get("chat_template"))
+    )
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    entries = value if isinstance(value, list) else [value]
+    texts = [entry.get("template") if isinstance(entry, dict) else entry for entry in entries]
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _text(path: Path) -> str | None:
+    if not path.is_file():  # opening a pipe would wait for ever
+        return None
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES).decode("utf-8")
+    except (OSError, ValueError):
+        return None

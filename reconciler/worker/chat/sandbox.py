@@ -1,0 +1,158 @@
+"""Jinja for chat templates: what transformers gives them, with bounds on what a template can make.
+
+A checkpoint's template is foreign code. Jinja's sandbox keeps it from everything outside; here it
+is kept from filling the memory: results of operators, and numbers given to methods and filters
+(such as the width of `center`), are bounded. What takes long is ended by `bounded`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import wraps
+from types import BuiltinMethodType
+from typing import Any
+
+import jinja2
+from jinja2.compiler import CodeGenerator
+from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import FILTERS
+from jinja2.sandbox import SandboxedEnvironment
+
+MAX_LENGTH = 64_000_000
+"""Characters or items of a text or list that an operator may make: four times a request's body."""
+
+MAX_NUMBER = 10**18
+"""Size of a number that an operator may make."""
+
+
+class TemplateError(ValueError):
+    """A chat template that fails on a conversation."""
+
+
+class _Generation(Extension):
+    """`{% generation %}`: marks the assistant's text for training, and renders it."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2's own interface
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class _CodeGenerator(CodeGenerator):
+    """Has `~` join texts by a method of the environment."""
+
+    def visit_Concat(self, node: jinja2.nodes.Concat, frame: Any) -> None:  # noqa: N802
+        self.write("environment.joined((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Environment(SandboxedEnvironment):
+    """Jinja's sandbox, with bounds."""
+
+    intercepted_binops = frozenset(("+", "*", "**"))
+    code_generator_class = _CodeGenerator
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            raise TemplateError("powers are not supported in chat templates")
+        if operator == "+":
+            _check_length(_length(left) + _length(right))
+        elif isinstance(left, int | float) and isinstance(right, int | float):
+            if abs(left * 1.0 * right) > MAX_NUMBER:
+                raise TemplateError("a number is too large")
+        else:
+            _check_length(_size(left) * _size(right))
+        return super().call_binop(context, operator, left, right)
+
+    def joined(self, parts: tuple[Any, ...]) -> str:
+        """The texts of the parts in a row."""
+        texts = [str(part) for part in parts]
+        _check_length(sum(map(len, texts)))
+        return "".join(texts)
+
+    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(function, BuiltinMethodType):
+            _check_numbers(args, kwargs)
+        return super().call(context, function, *args, **kwargs)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | tuple | dict) else 0
+
+
+def _size(value: Any) -> int:
+    """How often something is repeated by this factor, or its length."""
+    return abs(value) if isinstance(value, int) else _length(value)
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_LENGTH:
+        raise TemplateError(f"a text or list is longer than {MAX_LENGTH}")
+
+
+def _check_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, int) and abs(value) > MAX_LENGTH:
+            raise TemplateError(f"a number is larger than {MAX_LENGTH}")
+
+
+def _with_bounds(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter of Jinja's that takes no large numbers."""
+
+    @wraps(function)
+    def wrapped(value: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_numbers(args, kwargs)
+        return function(value, *args, **kwargs)
+
+    return wrapped
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """A namespace without private names."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise TemplateError(f"a namespace has no {name}")
+        super().__setitem__(name, value)
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **more: Any) -> str:  # noqa: FBT001, FBT002
+    return json.dumps(value, ensure_ascii=ensure_ascii, default=_plain, **more)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, jinja2.Undefined):
+        raise TemplateError(f"{value._undefined_name} is undefined")  # noqa: SLF001
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+_FILTERS = {name: _with_bounds(function) for name, function in FILTERS.items()}
+_FILTERS |= {"tojson": _with_bounds(_to_json), "from_json": json.loads}
+
+
+def compiled(source: str) -> jinja2.Template:
+    """A chat template ready to be rendered. Raises jinja2's errors."""
+    environment = _Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters |= _FILTERS
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # noqa: DTZ005
+    environment.globals["namespace"] = _Namespace
+    return environment.from_string(source)

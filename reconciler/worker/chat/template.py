@@ -1,0 +1,149 @@
+"""A checkpoint's chat template: rendered as a request came, rewritten only as far as needed.
+
+If a template raises on a conversation although its traits allow it, more is rewritten step by step;
+only if nothing helps does the request fail.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reconciler.core.chat_template import uses
+from reconciler.worker.chat import rendering
+from reconciler.worker.chat import turns as rewriting
+from reconciler.worker.chat.probes import Render, learn
+from reconciler.worker.chat.traits import Traits, offered, prepare
+from reconciler.worker.chat.turns import Turn
+
+Step = Callable[[list[Turn]], list[Turn]]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, with what was done for it."""
+
+    text: str
+    turns: list[Turn]
+    variables: dict[str, Any]
+    described: bool
+    """True if the tools are described in a system turn of ours."""
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A way to render a conversation."""
+
+    traits: Traits
+    further: tuple[Step, ...] = ()
+    """Steps after those of the traits."""
+    complete: bool = False
+    """True if tools get the keys that they lack."""
+
+
+class Template:
+    """A chat template and its traits."""
+
+    def __init__(self, render: Render, source: str) -> None:
+        """Render the probes; `source` is the template's text. Raises nothing."""
+        self._render = render
+        self.source = source
+        self._problem: Exception | None = None
+        try:
+            self.traits = learn(render, source)
+        except TimeoutError as error:  # it would take as long at each request
+            self.traits, self._problem = Traits(), error
+
+    def render(
+        self, turns: list[Turn], tools: list[dict[str, Any]], variables: dict[str, Any]
+    ) -> Rendered:
+        """Render a conversation, rewritten as far as needed.
+
+        Raises what the template raised on the conversation as its traits have it.
+        """
+        if self._problem is not None:
+            raise self._problem
+        first: Exception | None = None
+        for attempt in _attempts(self.traits):
+            try:
+                return self._rendered(attempt, turns, tools, variables)
+            except TimeoutError:
+                raise
+            except Exception as error:  # noqa: BLE001  a template raises what it likes
+                first = first or error
+        assert first is not None  # noqa: S101  there is at least one attempt
+        raise first
+
+    def _rendered(
+        self,
+        attempt: _Attempt,
+        turns: list[Turn],
+        tools: list[dict[str, Any]],
+        variables: dict[str, Any],
+    ) -> Rendered:
+        traits = attempt.traits
+        described = bool(tools) and traits.tools is None
+        if attempt.complete:
+            tools = rewriting.completed(tools)
+        prepared = prepare(turns, tools if described else [], traits, offered=bool(tools))
+        for step in attempt.further:
+            prepared = step(prepared)
+        given = {**traits.variables, **variables}
+        if tools and traits.tools is not None:
+            prepared, offer = offered(prepared, tools, traits.tools)
+            given |= offer
+        if traits.content == "parts":
+            prepared = rewriting.content_as_parts(prepared)
+        return Rendered(self._render(prepared, **given), prepared, given, described)
+
+    def again(self, rendered: Rendered, **variables: Any) -> str:
+        """Render the same turns with other variables, such as without a generation prompt."""
+        return self._render(rendered.turns, **(rendered.variables | variables))
+
+    def uses(self, variable: str) -> bool:
+        """True if the template has a variable of that name."""
+        return uses(self.source, variable)
+
+
+class Templates:
+    """The chat templates of a checkpoint: mostly one, sometimes another one for tools."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Learn what they take. Raises nothing."""
+        sources = tokenizer.chat_template
+        if not isinstance(sources, dict):
+            sources = {"default": sources}
+        default = sources.get("default") or next(iter(sources.values()))
+        self._default = _template(tokenizer, default)
+        self._tools = self._default
+        if sources.get("tool_use") not in (None, default):
+            self._tools = _template(tokenizer, sources["tool_use"])
+
+    def of(self, *, tools: bool) -> Template:
+        """The template for a request with or without tools."""
+        return self._tools if tools else self._default
+
+
+def templates_of(tokenizer: Any) -> Templates | None:
+    """The chat templates of mlx-lm's tokenizer, None where it has none."""
+    return Templates(tokenizer) if tokenizer.has_chat_template else None
+
+
+def _template(tokenizer: Any, source: str | None) -> Template:
+    if source is None or rendering.is_code(tokenizer):
+        return Template(rendering.of_tokenizer(tokenizer), source or "{{ tools }}")
+    return Template(rendering.of_source(tokenizer, source), source)
+
+
+def _attempts(traits: Traits) -> Iterator[_Attempt]:
+    """What to try, each attempt rewriting more than the one before it."""
+    yield _Attempt(traits)
+    merged = replace(traits, same_role=False, text_beside_reasoning=False)
+    if traits.system == "anywhere":
+        merged = replace(merged, system="first")
+    yield _Attempt(merged, complete=True)
+    careful = replace(merged, several_calls=False, arguments_any=False, developer=False)
+    yield _Attempt(careful, (rewriting.user_first,), complete=True)
+    plain = replace(careful, tools=None, calls="text", calls_without_tools="text")
+    yield _Attempt(plain, (rewriting.user_first,))
+    further = (rewriting.user_first, rewriting.merge_same_role)
+    yield _Attempt(replace(plain, system="none"), further)

@@ -1,0 +1,123 @@
+"""What a chat template takes, and conversations rewritten by it.
+
+A request is sent as it came wherever the template takes it; else it is rewritten by `turns`.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from reconciler.worker.chat import turns as rewriting
+from reconciler.worker.chat.turns import Turn, Written
+
+Way = Literal["tools", "xml_tools", "functions", "system"]
+"""How tools reach a template: in a variable, as a list or (`functions`) as JSON text, or as JSON
+text under the key `tools` of its system turn, as Phi-4's wants them."""
+
+
+Calls = Literal["native", "written", "text"]
+"""As messages of their own; calls in the assistant's text and results as messages; all as text."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a template takes. The defaults are those of one that takes everything as sent."""
+
+    variables: dict[str, Any] = field(default_factory=dict)
+    """Variables without which it fails on any conversation, such as an empty list of tools."""
+    content: Literal["text", "parts"] = "text"
+    system: Literal["anywhere", "first", "none"] = "anywhere"
+    system_alone: bool = True
+    """True if a system turn may be the only turn."""
+    system_alone_with_tools: bool = True
+    """The same when the template gets tools."""
+    developer: bool = True
+    """True if it has a developer turn, at the front."""
+    same_role: bool = True
+    """True if turns of one role may follow each other."""
+    tools: Way | None = "tools"
+    calls: Calls = "native"
+    """How tool calls and their results reach it when it gets the tools."""
+    calls_without_tools: Calls = "native"
+    """The same when it does not."""
+    written: Written = "element"
+    """The form of calls in the assistant's text, if they have to stand there."""
+    several_calls: bool = True
+    """True if one turn may have several calls."""
+    calls_beside_text: bool = True
+    """True if a turn with text may have calls."""
+    text_beside_reasoning: bool = True
+    """True if a turn with calls may have both text and reasoning."""
+    short_ids: bool = False
+    """True if ids of calls must be nine letters and digits."""
+    arguments: Literal["object", "text"] = "object"
+    arguments_any: bool = True
+    """True if arguments that are no JSON are rendered as they are."""
+
+
+def prepare(
+    turns: list[Turn], described: list[dict[str, Any]], traits: Traits, *, offered: bool
+) -> list[Turn]:
+    """Rewrite turns by a template's traits.
+
+    `described` are tools to describe in a system turn; `offered` is true if the template gets any.
+    """
+    calls = any(turn.get("tool_calls") or turn["role"] == "tool" for turn in turns)
+    if calls:
+        way = "text" if described else traits.calls if offered else traits.calls_without_tools
+        turns = with_calls(turns, traits, way)
+    developer = [turn for turn in turns if turn["role"] == "developer"]
+    system = [turn for turn in turns if turn["role"] == "system"]
+    kept = traits.developer and len(developer) == 1 and not system
+    if developer and not (kept and turns[0] is developer[0] and not described):
+        turns = rewriting.as_system(turns)
+    if described:
+        turns = rewriting.describe(turns, described)
+    alone = traits.system_alone_with_tools if offered else traits.system_alone
+    only_system = all(turn["role"] == "system" for turn in turns)
+    if traits.system == "none" or (only_system and not alone):
+        turns = rewriting.system_in_user(rewriting.as_system(turns))
+    elif traits.system == "first" and not _only_first(turns):
+        turns = rewriting.system_first(turns)
+    return turns if traits.same_role else rewriting.merge_same_role(turns)
+
+
+def _only_first(turns: list[Turn]) -> bool:
+    """True if the only system turn, if there is one, is the first turn."""
+    return all(turn["role"] != "system" for turn in turns[1:])
+
+
+def with_calls(turns: list[Turn], traits: Traits, way: Calls = "native") -> list[Turn]:
+    """Tool calls and results as the template takes them."""
+    if way == "text":
+        return rewriting.merge_same_role(rewriting.results_as_user(rewriting.written(turns)))
+    if way == "written":
+        return rewriting.written(turns, traits.written)
+    if not traits.text_beside_reasoning:
+        turns = rewriting.text_in_reasoning(turns)
+    if not traits.calls_beside_text:
+        turns = rewriting.text_before_calls(turns)
+    if not traits.several_calls:
+        turns = rewriting.one_call_a_turn(turns)
+    if traits.short_ids:
+        turns = rewriting.short_ids(turns)
+    if traits.arguments == "text":
+        turns = rewriting.arguments_as_text(turns)
+    elif not traits.arguments_any:
+        turns = rewriting.arguments_as_object(turns)
+    return turns
+
+
+def offered(
+    turns: list[Turn], tools: list[dict[str, Any]], way: Way
+) -> tuple[list[Turn], dict[str, Any]]:
+    """The turns and the variables by which tools reach a template."""
+    if way in ("tools", "xml_tools"):
+        return turns, {way: tools}
+    functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
+    if way == "functions":
+        return turns, {"functions": functions}
+    front = turns
+    if not turns or turns[0]["role"] != "system":
+        front = [{"role": "system", "content": ""}, *turns]
+    return [front[0] | {"tools": functions}, *front[1:]], {}

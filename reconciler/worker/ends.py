@@ -1,0 +1,187 @@
+"""The tokens that end an answer.
+
+mlx_lm's `load` ends at the tokenizer's `eos_token` and at config.json's `eos_token_id`, which
+generation_config.json's replaces. Publishers spread them over all of these, and over the nested
+configuration of models with several parts; here the union counts.
+
+Some checkpoints leave out a token with which their own chat template ends an assistant's turn.
+It is found by rendering turns: the special token that closes an answer or a tool call, and occurs
+inside no turn, ends it. Where the template closes no turn, as GLM's, the special token that begins
+the next one does.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_lm.utils import load_config
+
+from reconciler.worker.chat import rendering
+from reconciler.worker.chat.probes import Render
+
+NESTED = ("text_config", "llm_config", "language_config")
+"""Where models with several parts keep the language model's configuration."""
+
+_ANSWER = "Qzxanswer"
+_NAME = "qzxtool"
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": _NAME,
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "string", "description": "a"}},
+            "required": ["a"],
+        },
+    },
+}
+_USER = {"role": "user", "content": "Qzxquestion"}
+_REASONS = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "Qzxreasons")
+"""Under each name that templates have for them."""
+_RESULT = {"role": "tool", "content": "Qzxresult", "name": _NAME, "tool_call_id": "000000000"}
+
+
+def configured(path: Path) -> set[int]:
+    """The union of what the configuration files of the checkpoint in directory `path` say."""
+    config = load_config(path)  # its eos_token_id may be generation_config.json's
+    parts = [config, *_nested(config), _object(path / "config.json")]
+    return {token for part in parts for token in _ids(part.get("eos_token_id"))}
+
+
+def ends(path: Path, tokenizer: Any) -> set[int]:
+    """All tokens that end an answer; some may be beyond the model's vocabulary.
+
+    `tokenizer` is mlx_lm's wrapper, whose `eos_token_ids` count too.
+    """
+    return set(_ids(list(tokenizer.eos_token_ids))) | configured(path) | templated(tokenizer)
+
+
+def templated(tokenizer: Any) -> set[int]:
+    """The tokens with which the chat template ends an assistant's turn; none without one."""
+    if not tokenizer.has_chat_template:
+        return set()
+    render, render_with_tools = _renderers(tokenizer)
+    special = _special(tokenizer)
+    closing: set[int] = set()
+    inside: set[int] = set()
+    for alternatives in _turns():
+        for turn in alternatives:
+            try:
+                how = render if turn.plain else render_with_tools
+                closes, within = _closing(tokenizer, how, special, turn)
+            except TimeoutError:  # it would take as long at each turn
+                return set()
+            except Exception:  # noqa: BLE001, S112  a template raises what it likes
+                continue
+            closing |= closes
+            inside |= within
+            break
+    return closing - inside
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """An assistant's turn, one that may follow, and what else the template is given."""
+
+    turn: Mapping[str, Any]
+    after: Mapping[str, Any]
+    more: Mapping[str, Any] = field(default_factory=dict)
+    plain: bool = False
+
+
+def _turns() -> Iterator[tuple[_Turn, ...]]:
+    """Kinds of turns, each with what is rendered where the template refuses the first."""
+    for reasons in (_REASONS, {}):
+        turn = {"role": "assistant", "content": _ANSWER, **reasons}
+        # firefunction needs variables that others do not know.
+        given = {"functions": "[]", "datetime": "1 January 2026"}
+        yield (_Turn(turn, _USER, plain=True), _Turn(turn, _USER, given, plain=True))
+    # Llama 3.1 ends a call of a built-in tool by another token.
+    for more in ({}, {"builtin_tools": [_NAME]}):
+        yield tuple(_Turn(_calls(n), _RESULT, {"tools": [_TOOL], **more}) for n in (2, 1))
+
+
+def _calls(number: int) -> Mapping[str, Any]:
+    """A turn with some words and so many calls."""
+    call = {"name": _NAME, "arguments": {"a": _ANSWER}}
+    calls = [{"id": "000000000", "type": "function", "function": call}] * number
+    return {"role": "assistant", "content": "Qzxwords", "tool_calls": calls}
+
+
+def _renderers(tokenizer: Any) -> tuple[Render, Render]:
+    """What renders a conversation without tools, and one with them."""
+    sources = tokenizer.chat_template
+    if sources is None or rendering.is_code(tokenizer):
+        return (rendering.of_tokenizer(tokenizer),) * 2
+    if not isinstance(sources, dict):
+        return (rendering.of_source(tokenizer, sources),) * 2
+    default = sources.get("default") or next(iter(sources.values()))
+    named = (default, sources.get("tool_use") or default)
+    plain, with_tools = (rendering.of_source(tokenizer, source) for source in named)
+    return plain, with_tools
+
+
+def _closing(
+    tokenizer: Any, render_turns: Render, special: set[int], case: _Turn
+) -> tuple[set[int], set[int]]:
+    """The special tokens that close a turn, and those inside it. Raises what the template does."""
+    turn, after = case.turn, case.after
+
+    def render(*turns: Mapping[str, Any], begin: bool = False) -> str:
+        return render_turns([dict(t) for t in turns], add_generation_prompt=begin, **case.more)
+
+    def tokens(text: str) -> list[int]:
+        return [int(token) for token in tokenizer.encode(text.strip(), add_special_tokens=False)]
+
+    before, whole = render(_USER), render(_USER, turn)
+    spoken = whole[_common(before, whole) :]
+    said, found, tail = spoken.rpartition(_ANSWER)
+    if not found:
+        return set(), set()
+    within, last = tokens(said), tokens(tail)
+    _, _, later = render(_USER, turn, after).rpartition(_ANSWER)
+    goes_on = later.startswith(tail.rstrip())
+    if before == render(_USER, begin=True) and not goes_on:
+        # It begins an assistant's turn whether it is asked to or not.
+        closes = {token for token in last[:1] if case.plain and token in special}
+        return closes, special.intersection(within)
+    closes = {last.pop()} if last and last[-1] in special else set()
+    following = tokens(later.partition(after["content"])[0])
+    if not closes and goes_on:
+        begins = tokens(later[len(tail.rstrip()) :])[:1]
+        closes = {token for token in begins if token in special}
+    elif last and last == following[: len(last)] and not closes & set(following):
+        # Phi: eos_token stands at the end of the text only, another token after each turn.
+        closes |= {token for token in last if token in special}
+        last = []
+    return closes, special.intersection(within + last)
+
+
+def _common(one: str, other: str) -> int:
+    """Characters that two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _special(tokenizer: Any) -> set[int]:
+    """The special tokens, without the one that begins a text."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {int(token) for token, entry in added if entry.special} - {tokenizer.bos_token_id}
+
+
+def _nested(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [config[key] for key in NESTED if isinstance(config.get(key), dict)]
+
+
+def _ids(value: object) -> Iterable[int]:
+    """The token ids in an `eos_token_id`: a number, a list of them, or nothing."""
+    values = value if isinstance(value, list) else [value]
+    return [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    value = json.loads(path.read_bytes())
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,354 @@
+"""What turns the prompts of a session into tokens: in a batch, or one request after the other.
+
+Both kinds work step by step. A step reads a piece of some prompts and generates a token for each
+request whose prompt was read. A prompt is read in segments: where one ends, the cache can be
+copied for other prompts that begin alike.
+
+- `BatchedGenerator` is mlx-lm's `BatchGenerator`.
+- `SequentialGenerator` is mlx-lm's `generate_step`, for models that give other tokens in a batch or
+  whose caches cannot be merged.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.generate import (
+    BatchGenerator,
+    StopSequences,
+    generate_step,
+    generation_stream,
+)
+from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
+
+from reconciler.core.footprint import PREFILL_BATCH
+
+
+class Batching(StrEnum):
+    """How requests run beside each other."""
+
+    TOGETHER = "together"
+    """Prompts are read together, tokens generated together."""
+    READ_APART = "read apart"
+    """Prompts are read one after the other, tokens generated together."""
+    APART = "apart"
+    """One request after the other."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt to go on from."""
+
+    segments: Sequence[Sequence[int]]
+    """The part of the prompt that `cache` does not hold, as token ids; not empty."""
+    max_tokens: int
+    known: Sequence[int] = ()
+    """The tokens that `cache` holds."""
+    cache: list[Any] | None = None
+    """The generator's from now on."""
+    sampler: Callable[[Any], Any] | None = None
+    processors: Sequence[Any] = ()
+    ends: Sequence[int] | None = None
+    """Tokens that end it; None: the generator's."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A piece of a prompt was read."""
+
+    uid: int
+    done: int
+    """Of the job's tokens."""
+    total: int
+    segment_ended: bool
+    """True if the cache holds all segments until here and nothing more."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A token of a request."""
+
+    uid: int
+    token: int
+    logprobs: Any
+    """Of the whole vocabulary, by which it was chosen."""
+    finish_reason: str | None
+    """`stop` or `length` with the last one."""
+    cache: list[Any] | None = None
+    """With the last one: what holds `tokens`."""
+    tokens: Sequence[int] = ()
+
+
+class Generator(Protocol):
+    """Generates for jobs. Used on the MLX thread only."""
+
+    prefill_step: int
+    """Most tokens of a prompt that a step reads."""
+
+    def insert(self, job: Job) -> int:
+        """Take up a job; its number."""
+
+    def next(self) -> tuple[list[Read], list[Generated]]:
+        """One step. Raises what the model raises: then nothing is left in a state to go on."""
+
+    def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
+        """A copy of a job's cache and the tokens that it holds; None: it holds nothing new."""
+
+    def remove(self, uid: int) -> None:
+        """Let go of a job."""
+
+    def close(self) -> None:
+        """Let go of all."""
+
+
+def merges(model: Any) -> bool:
+    """Whether all caches of a model can be merged into a batch's. mlx_lm.server asks the same."""
+    return all(hasattr(cache, "merge") for cache in make_prompt_cache(model))
+
+
+def make(
+    batching: Batching, model: Any, *, ends: Iterable[int], prefill_step: int, batch_size: int
+) -> Generator:
+    """A generator of that kind."""
+    if batching is Batching.APART:
+        return SequentialGenerator(model, ends=ends, prefill_step=prefill_step)
+    together = PREFILL_BATCH if batching is Batching.TOGETHER else 1
+    return BatchedGenerator(
+        model, ends=ends, prefill_step=prefill_step, batch_size=batch_size, read_together=together
+    )
+
+
+class BatchedGenerator:
+    """Requests that run together."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        ends: Iterable[int],
+        prefill_step: int,
+        batch_size: int,
+        read_together: int = PREFILL_BATCH,
+    ) -> None:
+        self.prefill_step = prefill_step
+        self._generator = BatchGenerator(
+            model,
+            prefill_step_size=prefill_step,
+            stop_tokens=[(token,) for token in ends] or None,
+            completion_batch_size=batch_size,
+            prefill_batch_size=min(batch_size, read_together),
+        )
+        self._unread: set[int] = set()
+        """Jobs of which nothing was read yet."""
+
+    def insert(self, job: Job) -> int:
+        """Take up a job; its number."""
+        stops = None if job.ends is None else [_stops(job.ends)]
+        (uid,) = self._generator.insert_segments(
+            [[list(segment) for segment in job.segments]],
+            max_tokens=[job.max_tokens],
+            caches=[job.cache],
+            all_tokens=[list(job.known)],
+            samplers=[job.sampler],
+            logits_processors=[list(job.processors)],
+            stop_sequences=stops,
+        )
+        self._unread.add(int(uid))
+        return int(uid)
+
+    def next(self) -> tuple[list[Read], list[Generated]]:
+        """One step. Raises what the model raises."""
+        prompts, responses = self._generator.next()
+        read = [
+            Read(r.uid, r.progress[0], r.progress[1], r.end_of_segment and not r.end_of_prompt)
+            for r in prompts
+        ]
+        self._unread -= {one.uid for one in read}
+        generated = [
+            Generated(
+                r.uid, int(r.token), r.logprobs, r.finish_reason, r.prompt_cache, r.all_tokens or ()
+            )
+            for r in responses
+        ]
+        return read, generated
+
+    def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
+        """A copy of a job's cache and the tokens that it holds; None: it holds nothing new."""
+        if uid in self._unread:
+            return None
+        found = self._generator.extract_cache([uid]).get(uid)
+        return None if found is None else (owned(found[0]), list(found[1]))
+
+    def remove(self, uid: int) -> None:
+        """Let go of a job."""
+        self._unread.discard(uid)
+        self._generator.remove([uid])
+
+    def close(self) -> None:
+        """Let go of all."""
+        self._generator.close()
+
+
+class SequentialGenerator:
+    """One request after the other."""
+
+    def __init__(self, model: Any, *, ends: Iterable[int], prefill_step: int) -> None:
+        self.prefill_step = prefill_step
+        self._model = model
+        self._ends = frozenset(ends)
+        self._jobs: deque[_Sequence] = deque()
+        self._count = 0
+
+    def insert(self, job: Job) -> int:
+        """Take up a job; its number."""
+        uid, self._count = self._count, self._count + 1
+        ends = self._ends if job.ends is None else frozenset(job.ends)
+        self._jobs.append(_Sequence(uid, job, self._model, ends))
+        return uid
+
+    def next(self) -> tuple[list[Read], list[Generated]]:
+        """One step. Raises what the model raises."""
+        if not self._jobs:
+            return [], []
+        job = self._jobs[0]
+        if job.unread > 1:
+            return [job.read(self.prefill_step)], []
+        generated = job.generate()
+        if generated.finish_reason is not None:
+            self._jobs.popleft()
+        read = [Read(job.uid, job.total, job.total, segment_ended=False)] if job.first else []
+        return read, [generated]
+
+    def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
+        """A copy of a job's cache and the tokens that it holds; None: it holds nothing new."""
+        for job in self._jobs:
+            if job.uid == uid and job.begun:
+                return copy.deepcopy(job.cache), list(job.tokens)
+        return None
+
+    def remove(self, uid: int) -> None:
+        """Let go of a job."""
+        for job in self._jobs:
+            if job.uid == uid:
+                job.end()
+        self._jobs = deque(job for job in self._jobs if job.uid != uid)
+
+    def close(self) -> None:
+        """Let go of all."""
+        for job in self._jobs:
+            job.end()
+        self._jobs.clear()
+
+
+class _Sequence:
+    """A job that runs alone, as `generate_step` runs it, but that its prompt is read stepwise."""
+
+    def __init__(self, uid: int, job: Job, model: Any, ends: frozenset[int]) -> None:
+        self.uid = uid
+        self.cache: list[Any] = make_prompt_cache(model) if job.cache is None else job.cache
+        self.tokens = list(job.known)
+        """That the cache holds."""
+        self._prompt = [token for segment in job.segments for token in segment]
+        self.total = self.unread = len(self._prompt)
+        self._bounds = _bounds(job.segments)
+        self._job, self._model, self._ends = job, model, ends
+        self._steps: Iterator[tuple[Any, Any]] | None = None
+        self._left = job.max_tokens
+        self.first = True
+        """True if no token was generated before the last one."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the cache holds more than the job came with."""
+        return len(self.tokens) > len(self._job.known)
+
+    def read(self, most: int) -> Read:
+        """Read a piece of the prompt, of at most so many tokens; its last one is left."""
+        done = self.total - self.unread
+        end = min([done + most, self.total - 1, *(b for b in self._bounds if b > done)])
+        piece = self._prompt[done:end]
+        with mx.stream(generation_stream):
+            self._model(mx.array([piece]), cache=self.cache)
+            mx.eval([one.state for one in self.cache])
+        mx.clear_cache()
+        self.tokens += piece
+        self.unread -= len(piece)
+        return Read(self.uid, end, self.total, segment_ended=end in self._bounds)
+
+    def generate(self) -> Generated:
+        """The next token."""
+        self.first = self._steps is None
+        if self._steps is None:
+            before = list(self.tokens)
+            self._steps = generate_step(
+                mx.array(self._prompt[-1:]),
+                self._model,
+                max_tokens=-1,
+                sampler=self._job.sampler,
+                logits_processors=[_seeing(before, one) for one in self._job.processors],
+                prompt_cache=self.cache,
+                prefill_step_size=1,
+            )
+            self.tokens += self._prompt[-1:]
+            self.unread = 0
+        # Between its steps `generate_step` leaves its stream as the thread's default.
+        with mx.stream(generation_stream):
+            token, logprobs = next(self._steps)
+        self.tokens.append(int(token))
+        self._left -= 1
+        reason = "stop" if token in self._ends else None if self._left else "length"
+        if reason is None:
+            return Generated(self.uid, int(token), logprobs, None)
+        self.end()
+        return Generated(self.uid, int(token), logprobs, reason, self.cache, self.tokens)
+
+    def end(self) -> None:
+        """Generate no more."""
+        with mx.stream(generation_stream):
+            self._steps = None
+
+
+def owned(cache: list[Any]) -> list[Any]:
+    """A cache that was taken out of a batch, with arrays of its own."""
+    for one in cache:
+        _own(one)
+    mx.eval([array for one in cache for _, array in tree_flatten(one.state) if _is_array(array)])
+    return cache
+
+
+def _own(cache: Any) -> None:
+    """mlx-lm's `ArraysCache.extract` gives views, which keep the whole batch in memory."""
+    if isinstance(cache, CacheList):
+        for inner in cache.caches:
+            _own(inner)
+    elif isinstance(cache, ArraysCache):
+        cache.cache = [None if array is None else mx.contiguous(array) for array in cache.cache]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, mx.array)
+
+
+def _stops(ends: Iterable[int]) -> Any:
+    return StopSequences([(token,) for token in ends])
+
+
+def _bounds(segments: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Where segments end, but the last: in tokens from the beginning of the first."""
+    lengths = [len(segment) for segment in segments[:-1]]
+    return tuple(sum(lengths[: n + 1]) for n in range(len(lengths)))
+
+
+def _seeing(before: Sequence[int], processor: Any) -> Any:
+    """A logits processor that sees the whole prompt, as in a batch."""
+    head = mx.array(list(before), dtype=mx.int32)
+
+    def process(tokens: Any, logits: Any) -> Any:
+        return processor(mx.concatenate([head, tokens.astype(mx.int32)]), logits)
+
+    return process

@@ -1,0 +1,72 @@
+"""A checkpoint's own `response_template`, as transformers documents it -> an `OutputFormat`.
+
+transformers finds it in tokenizer_config.json. It describes fields of a message by the marks
+around them; the readers of its fields are transformers' own.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.utils.chat_parsing.content_parsers import process_field
+from transformers.utils.chat_parsing.response_templates import (
+    ResponseTemplateField,
+    load_response_template,
+)
+
+from reconciler.worker.output.format import Kind, OutputFormat, Region
+
+SECONDS = 1.0
+"""Most that one search for a checkpoint's marks may take: they are regular expressions."""
+
+RESERVED = {"close", "stray", "drop", "wrap", "begin", "up", "down", "skip", "out"}
+"""Groups that the patterns of our own have."""
+
+_KINDS: dict[str, Kind] = {
+    "thinking": "reasoning",
+    "reasoning": "reasoning",
+    "reasoning_content": "reasoning",
+    "thought": "reasoning",
+    "tool_calls": "call",
+}
+"""Fields of a message; every other one is content."""
+
+
+def from_template(template: Any) -> OutputFormat:
+    """The format that a response template describes. Raises ValueError where it is none."""
+    try:
+        parsed = load_response_template(template)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"response_template: {error}") from None
+    regions, dropped = [], ""
+    for name, field in parsed.fields.items():
+        closes = field.close_re.pattern if field.close_re is not None else ""
+        if field.open_re is None:
+            dropped = closes  # what ends the text outside the other fields
+            continue
+        if reserved := RESERVED & {*field.open_re.groupindex, *_groups(field.close_re)}:
+            raise ValueError(f"response_template: groups named {', '.join(sorted(reserved))}")
+        kind = _KINDS.get(name, "content")
+        read = _reader(field) if kind == "call" else None
+        regions.append(
+            Region(kind, field.open_re.pattern, closes, read=read, interrupts=kind != "call")
+        )
+    return OutputFormat(
+        reasoning="response_template",
+        calls="response_template",
+        regions=tuple(regions),
+        dropped=dropped,
+        seconds=SECONDS,
+    )
+
+
+def _groups(pattern: Any) -> Mapping[str, int]:
+    return {} if pattern is None else dict(pattern.groupindex)
+
+
+def _reader(field: ResponseTemplateField) -> Any:
+    """Reads a call's body as transformers does."""
+
+    def read(body: str, groups: Mapping[str, str]) -> Any:
+        return process_field(body, field, dict(groups))
+
+    return read

@@ -1,0 +1,239 @@
+"""Finds out how a checkpoint writes reasoning and tool calls.
+
+Candidates are the descriptions whose signs are in its chat template. Where the template renders
+a turn with a tool call or with reasoning, that rendering decides: the description that gives the
+turn back is taken, whatever the signs. Marks of reasoning that nothing describes are taken from
+the rendering.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from reconciler.worker.output import declared
+from reconciler.worker.output.families import CALLS, DESCRIBED, REASONING
+from reconciler.worker.output.format import Description, OutputFormat, Region
+from reconciler.worker.output.parser import Delta, TextParser
+
+Render = Callable[..., str]
+"""Renders messages through the chat template: messages, tools, add_generation_prompt."""
+
+_USER = {"role": "user", "content": "What is the weather in Paris?"}
+_CITY = "Paris-on-Seine"
+_THOUGHT = "Consider the matter first."
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "The city."}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+def detect(
+    template: str,
+    vocabulary: Collection[str] = (),
+    *,
+    render: Render | None = None,
+    response_template: Any = None,
+) -> OutputFormat:
+    """The format of a checkpoint.
+
+    `response_template`: the checkpoint's own description, which wins. Without `render` the signs
+    alone decide. Raises nothing: whatever is wrong with a template is the format's `problem`.
+    """
+    problem = ""
+    if response_template is not None:
+        try:
+            return declared.from_template(response_template)
+        except ValueError as error:
+            problem = f"the checkpoint's response_template cannot be used: {error}"
+    if not template and render is None:
+        return OutputFormat(problem=problem)
+    reasoning, thinking = _reasoning(template, vocabulary, render)
+    calls, calling = _calls(template, vocabulary, render)
+    return OutputFormat(
+        reasoning=", ".join(one.name for one in reasoning),
+        calls=calls.name if calls else "",
+        regions=_regions([*([calls] if calls else []), *reasoning]),
+        dropped=calls.dropped if calls else "",
+        problem="; ".join(filter(None, (problem, thinking, calling))),
+    )
+
+
+def of_tokenizer(tokenizer: Any) -> OutputFormat:
+    """The format of a checkpoint whose tokenizer mlx-lm has loaded. Raises nothing."""
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping):  # named templates, such as one for tools
+        template = "\n".join(str(one) for one in template.values())
+    return detect(
+        template if isinstance(template, str) else "",
+        frozenset(tokenizer.get_vocab()),
+        render=partial(_apply, tokenizer) if tokenizer.has_chat_template else None,
+        response_template=getattr(tokenizer, "response_template", None),
+    )
+
+
+def _apply(tokenizer: Any, messages: list[dict[str, Any]], **variables: Any) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **variables))
+
+
+def described(form: OutputFormat) -> OutputFormat:
+    """The format where the tools were described to the model in a system turn."""
+    others = tuple(region for region in form.regions if region.kind != "call" or region.headed)
+    return OutputFormat(
+        reasoning=form.reasoning,
+        calls=DESCRIBED.name,
+        regions=DESCRIBED.regions + others,
+        seconds=form.seconds,
+    )
+
+
+def _regions(descriptions: Sequence[Description]) -> tuple[Region, ...]:
+    return tuple(dict.fromkeys(region for one in descriptions for region in one.regions))
+
+
+def _signed(
+    template: str, vocabulary: Collection[str], descriptions: Sequence[Description]
+) -> list[Description]:
+    """The descriptions whose signs a template has; without any, those whose tokens exist."""
+    signed = [
+        one
+        for one in descriptions
+        if any(all(sign in template for sign in group) for group in one.signs)
+    ]
+    if signed:
+        return signed
+    return [one for one in descriptions if one.tokens and all(t in vocabulary for t in one.tokens)]
+
+
+# Tool calls
+
+
+def _calls(
+    template: str, vocabulary: Collection[str], render: Render | None
+) -> tuple[Description | None, str]:
+    """The description of calls, and what is wrong."""
+    candidates = _signed(template, vocabulary, CALLS)
+    rendered = _rendered_call(render) if render else None
+    if rendered is None:
+        if candidates or "tools" not in re.sub(r"\{#.*?#\}", "", template, flags=re.DOTALL):
+            return (candidates[0] if candidates else None), ""
+        return None, "the chat template takes tools, but the form of its tool calls is not known"
+    for one in [*candidates, *(other for other in CALLS if other not in candidates)]:
+        if _gives_call(one, *rendered[:2]):
+            return one, ""
+    if candidates:
+        return candidates[0], ""
+    return None, "the form in which the chat template writes tool calls is not known"
+
+
+def _rendered_call(render: Render) -> tuple[str, str, str] | None:
+    """A turn with a call as `_rendered` returns it; None if the template does not write it."""
+    arguments: dict[str, Any] = {"city": _CITY}
+    for content in (None, ""):
+        for form in (arguments, json.dumps(arguments)):
+            function = {"name": "get_weather", "arguments": form}
+            call = {"id": "abcdefgh1", "type": "function", "function": function}
+            turn = {"role": "assistant", "content": content, "tool_calls": [call]}
+            rendered = _rendered(render, turn, [_TOOL])
+            if rendered is not None and _CITY in rendered[1]:
+                return rendered
+    return None
+
+
+def _gives_call(description: Description, generation: str, text: str) -> bool:
+    form = OutputFormat(regions=description.regions, dropped=description.dropped)
+    delta = _parsed(form, generation, text, [_TOOL])
+    functions = [call["function"] for call in delta.calls]
+    return functions == [{"name": "get_weather", "arguments": json.dumps({"city": _CITY})}]
+
+
+# Reasoning
+
+
+def _reasoning(
+    template: str, vocabulary: Collection[str], render: Render | None
+) -> tuple[list[Description], str]:
+    """The descriptions of reasoning, and what is wrong."""
+    candidates = _signed(template, vocabulary, REASONING)
+    turn = {"role": "assistant", "content": "It rains."}
+    for key in ("reasoning_content", "thinking", "reasoning", "thought"):
+        turn[key] = _THOUGHT
+    rendered = _rendered(render, turn, None) if render else None
+    if rendered is None or _THOUGHT not in rendered[1]:
+        return candidates, ""
+    form = OutputFormat(regions=_regions([*CALLS[:1], *candidates]))
+    # What begins reasoning may stand in the generation prompt alone.
+    for generation in (rendered[0], rendered[2]):
+        if _THOUGHT in _parsed(form, generation, rendered[1], []).reasoning:
+            return candidates, ""
+    found = _MARKED.search(rendered[1])
+    if found is None:
+        return candidates, "the form in which the chat template writes reasoning is not known"
+    marks = re.escape(found["opens"]), re.escape(found["closes"])
+    name = f"{found['opens']}…{found['closes']}"
+    return [Description(name, "", (), (Region("reasoning", *marks),)), *candidates], ""
+
+
+_MARK = r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]"
+_MARKED = re.compile(rf"(?P<opens>{_MARK})\s*{re.escape(_THOUGHT)}\s*(?P<closes>{_MARK})")
+
+
+# Rendering
+
+
+def _rendered(
+    render: Render, turn: Mapping[str, Any], tools: list[dict[str, Any]] | None
+) -> tuple[str, str, str] | None:
+    """What the template writes before a turn, the turn, and the whole generation prompt.
+
+    The generation prompt may have more than what stands before a finished turn.
+    """
+    try:
+        base = render([_USER], tools=tools, add_generation_prompt=False)
+        prompt = render([_USER], tools=tools, add_generation_prompt=True)
+        whole = render([_USER, turn], tools=tools, add_generation_prompt=False)
+    except Exception:  # noqa: BLE001  a template raises what it likes
+        return None
+    common = prompt
+    if not whole.startswith(prompt):
+        common = _whole_marks(common_beginning(prompt, whole))
+    begin = len(base) if common.startswith(base) else 0
+    text = whole[len(common) :]
+    if common != prompt:  # a turn of instructions may follow what was asked
+        text = text.removeprefix(prompt[prompt.rfind("<") :])
+    return common[begin:], text, prompt[begin:]
+
+
+def common_beginning(one: str, other: str) -> str:
+    """The longest text that both begin with."""
+    pairs = zip(one, other, strict=False)
+    return one[: next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))]
+
+
+def _whole_marks(text: str) -> str:
+    """The text up to the end of its last mark or line."""
+    end = max(text.rfind(">"), text.rfind("\n"), text.rfind("]"))
+    return text[: end + 1]
+
+
+def _parsed(form: OutputFormat, generation: str, text: str, tools: list[dict[str, Any]]) -> Delta:
+    """The whole of a text, as a model that writes it would be understood."""
+    parser = TextParser(form, generation=generation, tools=tools)
+    return parser.feed(text, "stop")
+
+
+def documented() -> Iterator[tuple[str, Description]]:
+    """Every description with what it is about, for the documentation."""
+    for one in REASONING:
+        yield "reasoning", one
+    for one in (*CALLS, DESCRIBED):
+        yield "tool calls", one

@@ -1,0 +1,229 @@
+"""Tokens -> content, reasoning and tool calls, as OpenAI's clients know them.
+
+`Splitter` finds the parts, `readers` read the calls. What cannot be read as a call is text, with
+its marks, so that nothing is lost. Whitespace between parts belongs to none of them: it is held
+back until it is known whether text follows. Stops are looked for in the content alone.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import regex
+
+from reconciler.worker.output import readers, values
+from reconciler.worker.output.calls import Call, Tools
+from reconciler.worker.output.format import OutputFormat
+from reconciler.worker.output.splitter import Part, Splitter
+
+
+@dataclass
+class Delta:
+    """What a token adds to the answer; a part that may yet become a mark or a stop is held back."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    """Tool calls in OpenAI's form."""
+    stopped: bool = False
+    """True if the content reached a stop."""
+
+    def __bool__(self) -> bool:
+        return bool(self.content or self.reasoning or self.calls or self.stopped)
+
+
+class _Text:
+    """Text without whitespace around it, where the marks around it are not part of it."""
+
+    def __init__(self) -> None:
+        self.written = False
+        self._held = ""
+        self._separator = ""
+        """Written before the next word, if anything was written before."""
+
+    def add(self, text: str, *, strip: bool) -> str:
+        """What is certain of the text. `strip`: whitespace before the first word goes."""
+        body = text.rstrip()
+        if not body:
+            self._held += text
+            return ""
+        whole = self._held + body
+        self._held = text[len(body) :]
+        if self._separator and self.written:
+            whole = self._separator + whole.lstrip()
+        elif strip and not self.written:
+            whole = whole.lstrip()
+        self._separator = ""
+        self.written = True
+        return whole
+
+    def part(self, separator: str) -> None:
+        """A new part begins: whitespace around it becomes the separator."""
+        self._held, self._separator = "", separator
+
+    def drop(self) -> None:
+        """Forget the whitespace that was held back."""
+        self._held = ""
+
+    def rest(self) -> str:
+        """The whitespace that was held back."""
+        rest, self._held = "" if self._separator else self._held, ""
+        return rest
+
+
+class OutputParser:
+    """Parses one completion."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        output_format: OutputFormat,
+        *,
+        generation: str = "",
+        stops: Sequence[str] = (),
+        tools: Iterable[Mapping[str, Any]] = (),
+        chat: bool = True,
+    ) -> None:
+        """Where `chat` is false the completion is text and nothing else.
+
+        `generation`: what the chat template adds where the answer begins. `tools`: those that the
+        model may call, in OpenAI's form; without any there are no calls.
+        """
+        self._detokenizer = tokenizer.detokenizer
+        self._parser = TextParser(
+            output_format if chat else OutputFormat(),
+            generation=generation if chat else "",
+            stops=stops,
+            tools=tools,
+        )
+
+    def feed(self, token: int, end: str | None) -> Delta:
+        """The next token; `end` is "stop" where it is the end token, which is not text."""
+        if end != "stop":
+            self._detokenizer.add_token(token)
+        if end is not None:
+            self._detokenizer.finalize()
+        return self._parser.feed(self._detokenizer.last_segment, end)
+
+    @property
+    def called(self) -> bool:
+        """True if a tool was called."""
+        return self._parser.called
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of the reasoning, its marks included as far as they close it."""
+        return self._parser.reasoning_pieces
+
+
+class TextParser:
+    """Parses one answer that comes as pieces of text."""
+
+    def __init__(
+        self,
+        output_format: OutputFormat,
+        *,
+        generation: str = "",
+        stops: Sequence[str] = (),
+        tools: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        self._tools = Tools(tools)
+        names = self._tools.names
+        self._splitter = Splitter(
+            output_format, calls=bool(names), names=names, generation=generation
+        )
+        self._structured = bool(output_format.regions)
+        self._content, self._reasoning = _Text(), _Text()
+        self._reasoned = self._splitter.reasoned
+        self._ids: set[str] = set()
+        self._stops = _Stops(stops)
+        self.called = False
+        self.reasoning_pieces = 0
+        """Pieces that arrived inside reasoning."""
+
+    def feed(self, text: str, end: str | None) -> Delta:
+        """The next piece of text; `end` is "stop" or "length" at the last one."""
+        self.reasoning_pieces += self._splitter.reasoning and bool(text)
+        parts = self._split(text, final=end is not None)
+        delta = Delta()
+        for part in parts:
+            self._add(delta, part, end)
+        if end is not None and not (self.called or (self._reasoned and not self._content.written)):
+            delta.content += self._content.rest()
+        delta.content, delta.stopped = self._stops.feed(delta.content, final=end is not None)
+        return delta
+
+    def _split(self, text: str, *, final: bool) -> list[Part]:
+        try:
+            parts = self._splitter.feed(text)
+            return parts + self._splitter.finish() if final else parts
+        except TimeoutError:  # a checkpoint's own marks: from here on all is text
+            held = self._splitter.held
+            self._splitter = Splitter(OutputFormat(), calls=False)
+            return self._split(held, final=final)
+
+    def _add(self, delta: Delta, part: Part, end: str | None) -> None:
+        if part.kind == "call":
+            self._add_call(delta, part, end)
+        elif part.kind == "reasoning":
+            self._reasoned = True
+            if not self._content.written:
+                self._content.drop()
+            if part.region is not None:
+                self._reasoning.part("\n")
+                return
+            delta.reasoning += self._reasoning.add(part.text, strip=True)
+        elif not self._structured:
+            delta.content += part.text
+        elif part.region is not None:
+            self._content.part("\n\n")
+        else:
+            delta.content += self._content.add(part.text, strip=self._reasoned or self.called)
+
+    def _add_call(self, delta: Delta, part: Part, end: str | None) -> None:
+        try:
+            # Where the answer was cut off, what is missing is not made up.
+            calls = readers.read(part, self._tools, unclosed=end == "stop" and not part.closed)
+            serialized = [self._serialize(call) for call in calls]
+        except Exception:  # noqa: BLE001  whatever is wrong with it, it is text
+            region = part.region
+            keeps = region is not None and region.keeps_open
+            whole = f"{'' if keeps else part.opened}{part.text}{part.closed}"
+            text = part.text if region is not None and region.headed else whole
+            delta.content += self._content.add(text, strip=self._reasoned or self.called)
+            return
+        delta.calls += serialized
+        self.called = True
+
+    def _serialize(self, call: Call) -> dict[str, Any]:
+        given = call.id if call.id and call.id not in self._ids else f"call_{uuid.uuid4().hex}"
+        self._ids.add(given)
+        function = {"name": call.name, "arguments": values.serialize(call.arguments)}
+        return {"id": given, "type": "function", "function": function}
+
+
+class _Stops:
+    """Ends the content before the first stop in it."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        longest_first = sorted({stop for stop in stops if stop}, key=len, reverse=True)
+        pattern = "|".join(regex.escape(stop) for stop in longest_first)
+        self._pattern = regex.compile(pattern) if pattern else None
+        self._held = ""
+        self._stopped = False
+
+    def feed(self, text: str, *, final: bool) -> tuple[str, bool]:
+        """The text that is certain, and whether a stop came."""
+        if self._pattern is None:
+            return text, False
+        if self._stopped:
+            return "", True
+        text = self._held + text
+        found = self._pattern.search(text, partial=not final)
+        if found is None:
+            self._held = ""
+            return text, False
+        self._stopped = not found.partial
+        self._held = text[found.start() :] if found.partial else ""
+        return text[: found.start()], self._stopped

@@ -1,0 +1,55 @@
+"""Bodies of tool calls -> names and arguments.
+
+A reader takes what stands between the marks of a call and returns the calls in it, or raises
+ValueError: then the call is text. Readers are lenient where models are known to be imprecise;
+whatever they return has a name and an object of arguments.
+"""
+
+from collections.abc import Callable
+
+from reconciler.worker.output import tag_readers, text_readers, values
+from reconciler.worker.output.calls import Call, Context, Tools, from_value
+from reconciler.worker.output.splitter import Part
+
+Reader = Callable[[str, Context], list[Call]]
+
+
+def read(part: Part, tools: Tools, *, unclosed: bool) -> list[Call]:
+    """The calls in the body of a call. Raises ValueError where there is none."""
+    region = part.region
+    if region is None:
+        raise ValueError("not in a region of calls")
+    context = Context(tools, part.groups, region.pattern, unclosed)
+    if region.read is not None:
+        found = region.read(part.text, part.groups)
+        items = found if isinstance(found, list) else [found]
+        calls = [from_value(item, tools) for item in items]
+    else:
+        calls = READERS[region.reader](part.text, context)
+    if not calls:
+        raise ValueError("no call")
+    if region.offered and any(call.name not in tools for call in calls):
+        raise ValueError("no such tool")
+    return [_typed(call, tools) for call in calls]
+
+
+def _typed(call: Call, tools: Tools) -> Call:
+    arguments = {
+        key: values.finite(values.to_schema(value, tools.schema(call.name, key)))
+        for key, value in call.arguments.items()
+    }
+    return Call(call.name, arguments, call.id)
+
+
+READERS: dict[str, Reader] = {
+    "json": text_readers.read_json,
+    "named": text_readers.read_named,
+    "headed": text_readers.read_headed,
+    "mistral": text_readers.read_mistral,
+    "invokes": tag_readers.read_invokes,
+    "tagged": tag_readers.read_tagged,
+    "keyed": tag_readers.read_keyed,
+    "pythonic": text_readers.read_python,
+    "gemma": text_readers.read_gemma,
+    "xtml": text_readers.read_xtml,
+}

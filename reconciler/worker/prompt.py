@@ -1,0 +1,190 @@
+"""A request -> the prompt that the model reads."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.worker import reasoning
+from reconciler.worker.chat import messages as chats
+from reconciler.worker.chat.template import Rendered, Template, Templates, templates_of
+from reconciler.worker.chat.turns import Turn
+from reconciler.worker.errors import RequestError, unsupported
+from reconciler.worker.request import Body, tools_as_sent
+from reconciler.worker.segments import Segmenter
+
+_MARK = 32
+"""Longest beginning of a mark, such as `<|assistant|>`, that two renderings may share."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model reads, and what is needed to understand its answer."""
+
+    tokens: list[int]
+    generation: str = ""
+    """Text that the chat template adds where the answer begins; the answer so far where one is
+    continued; "" for text completions."""
+    boundaries: tuple[int, ...] = ()
+    """Numbers of tokens after which the KV cache is worth keeping."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools that the model knows of; empty with `tool_choice` none."""
+    described: bool = False
+    """True if the tools are described in a system turn of ours."""
+    warnings: tuple[str, ...] = ()
+    """What of the request has no effect on this model."""
+
+
+class Prompts:
+    """Makes the prompts of one checkpoint. Its methods may be called on any thread."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, *, rewinds: bool = False) -> None:
+        """`tokenizer` is mlx-lm's; prompts have token ids below `vocabulary`. With `rewinds` the
+        model's caches can go back to any token.
+
+        What the chat template takes is learnt in another thread, so that loading does not wait.
+        """
+        self._tokenizer, self._vocabulary = tokenizer, vocabulary
+        self._templates: Templates | None = None
+        self._segmenter = Segmenter(self._tokens, rewinds=rewinds)
+        self._longest = 0
+        self._learning = threading.Thread(target=self._learn, name="chat template", daemon=True)
+        self._learning.start()
+
+    def _learn(self) -> None:
+        self._templates = templates_of(self._tokenizer)
+        self._longest = max(map(len, self._tokenizer.get_vocab()), default=1)
+
+    def build(self, body: Body, most: int | None = None, *, chat: bool) -> Prompt:
+        """The prompt, refused early if it is certainly longer than `most` tokens.
+
+        Takes as long as the request is long: never on a thread that others wait for. Raises
+        `RequestError`.
+        """
+        self._learning.join()
+        key = "messages" if chat else "prompt"
+        prompt = self._chat(body, most) if chat else self._text(body, most)
+        if not prompt.tokens:
+            raise RequestError("the prompt is empty", "invalid_value", key)
+        if any(not 0 <= token < self._vocabulary for token in prompt.tokens):
+            raise RequestError("a token id is beyond the vocabulary", "invalid_value", key)
+        return prompt
+
+    def _text(self, body: Body, most: int | None) -> Prompt:
+        prompt: Any = body.prompt
+        if prompt is None:
+            raise RequestError("missing 'prompt'", "missing_required_parameter", "prompt")
+        if isinstance(prompt, list) and not all(isinstance(part, int) for part in prompt):
+            if len(prompt) > 1:
+                words = "several prompts in one request are not supported; send one request each"
+                raise unsupported("prompt", words)
+            prompt = prompt[0]
+        if isinstance(prompt, str):
+            plain = body.add_special_tokens is False
+            more = {"add_special_tokens": False} if plain else {}
+            prompt = self._encoded(prompt, most, "prompt", **more)
+        return Prompt([int(token) for token in prompt])
+
+    def _chat(self, body: Body, most: int | None) -> Prompt:
+        """The messages through the model's chat template."""
+        if body.messages is None:
+            raise RequestError("missing 'messages'", "missing_required_parameter", "messages")
+        if self._templates is None:
+            words = "this model has no chat template; /v1/completions takes a prompt as it is"
+            raise RequestError(words, "unsupported_parameter", "messages")
+        tools = tools_as_sent(body) if body.tool_choice != "none" else []
+        template = self._templates.of(tools=bool(tools))
+        variables, warnings = reasoning.variables(body, self._tokenizer, template.uses)
+        variables |= body.chat_template_kwargs or {}
+        if body.continues:
+            variables |= {"continue_final_message": True}
+        elif body.add_generation_prompt is False:
+            variables |= {"add_generation_prompt": False}
+        turns = _turns(body)
+        try:
+            rendered = template.render(turns, tools, variables)
+            generation = _generation(body, template, rendered)
+        except TimeoutError as error:
+            raise RequestError(str(error), "invalid_value", "messages") from None
+        except Exception as error:  # noqa: BLE001  a template raises what it likes
+            reason = f"{type(error).__name__}: {error}"[:500]
+            words = f"the model's chat template does not take these messages: {reason}"
+            raise RequestError(words, "invalid_value", "messages") from None
+        tokens = self._encoded(rendered.text, most, "messages", add_special_tokens=False)
+
+        def later(turns: list[Turn]) -> str:
+            more = variables | {"add_generation_prompt": False, "continue_final_message": False}
+            return template.render(turns, tools, more).text
+
+        return Prompt(
+            tokens,
+            generation,
+            self._segmenter.boundaries(rendered.text, tokens, turns, later, tools=bool(tools)),
+            tools=tuple(tools),
+            described=rendered.described,
+            warnings=warnings,
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False)]
+
+    def _encoded(self, text: str, most: int | None, key: str, **more: Any) -> list[int]:
+        """The text's tokens. Raises `RequestError` before they are made if they are too many."""
+        if most is not None and len(text) > most:
+            least = _least_tokens(text, self._longest, self._tokenizer)
+            if least > most:
+                words = (
+                    f"the prompt has {len(text)} characters, at least {least} tokens; the context "
+                    f"length of this instance is {most}"
+                )
+                raise RequestError(words, "context_length_exceeded", key)
+        return [int(token) for token in self._tokenizer.encode(text, **more)]
+
+
+def _least_tokens(text: str, longest: int, tokenizer: Any) -> int:
+    """A number of tokens that the text certainly has, as no token is longer than `longest`.
+
+    White space is not counted, because it may be dropped around special tokens; a normaliser may
+    compose up to four characters into one.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    composed = 1 if backend is not None and backend.normalizer is None else 4
+    return sum(map(len, text.split())) // (longest * composed)
+
+
+def _turns(body: Body) -> list[Turn]:
+    turns = [chats.turn(message) for message in body.messages or []]
+    if body.system_prompt and not any(t["role"] in ("system", "developer") for t in turns):
+        turns.insert(0, {"role": "system", "content": body.system_prompt})
+    return turns
+
+
+def _generation(body: Body, template: Template, rendered: Rendered) -> str:
+    """Where the answer begins: what the template adds to the messages."""
+    if body.continues:
+        return str(rendered.turns[-1]["content"])
+    if body.add_generation_prompt is False:
+        return ""
+    text = rendered.text
+    without = template.again(rendered, add_generation_prompt=False)
+    return added(text, without)
+
+
+def added(text: str, without: str) -> str:
+    """What `text` has after the beginning that it shares with `without`.
+
+    Marks stay whole: a template may end a conversation with `<|end|>` instead of `<|assistant|>`.
+    """
+    if text.startswith(without):
+        return text[len(without) :]
+    low, high = 0, min(len(text), len(without))
+    while low < high:  # the longest common beginning, by halves
+        middle = (low + high + 1) // 2
+        if text.startswith(without[:middle]):
+            low = middle
+        else:
+            high = middle - 1
+    for opening, closing in (("<", ">"), ("[", "]")):
+        at = text.rfind(opening, max(0, low - _MARK), low)
+        if at >= 0 and closing not in text[at:low]:
+            low = at
+    return text[low:]

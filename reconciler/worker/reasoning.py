@@ -1,0 +1,97 @@
+"""Whether and how much a model is to reason: what clients send -> variables of chat templates.
+
+Clients say it in many ways: `reasoning_effort` (OpenAI), `enable_thinking` (Qwen's template),
+`reasoning: {effort, enabled}` (Responses, OpenRouter), `thinking: {type}` (Anthropic, DeepSeek,
+Z.ai), `think` (Ollama). Templates as well: `enable_thinking`, `thinking`, `reasoning_effort`,
+`thinking_budget`.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reconciler.worker.errors import unsupported
+
+if TYPE_CHECKING:
+    from reconciler.worker.request import Body
+
+SWITCHES = ("reasoning_effort", "enable_thinking", "reasoning")
+"""Keys that say it; if one of them is sent, no default for another one counts."""
+
+_KNOWN = {"effort", "enabled", "summary", "generate_summary"}
+"""Keys of `reasoning`; summaries are for models that hide what they think, as ours do not."""
+
+_ON = ("on", "enabled", "true")
+_OFF = ("off", "disabled", "false")
+_OWN = ("auto", "adaptive")
+"""The model's own way, as if nothing had been sent."""
+
+
+def fold(asked: dict[str, Any], names: dict[str, str]) -> None:
+    """Bring all ways to `reasoning_effort` and `enable_thinking`.
+
+    `names` has for each key the name that was sent. Raises `RequestError` for bounds on reasoning.
+    """
+    reasoning = asked.pop("reasoning", None)
+    if isinstance(reasoning, dict):
+        _object(reasoning, asked, names)
+    elif reasoning is not None and "enable_thinking" not in asked:
+        asked["enable_thinking"], names["enable_thinking"] = reasoning, "reasoning"
+    if "enable_thinking" in asked:
+        thinking = asked["enable_thinking"]
+        if isinstance(thinking, dict):
+            thinking = _type(thinking, names["enable_thinking"])
+        if isinstance(thinking, str):
+            thinking = _word(thinking, asked)
+        asked["enable_thinking"] = thinking
+
+
+def _object(reasoning: dict[str, Any], asked: dict[str, Any], names: dict[str, str]) -> None:
+    for key, value in reasoning.items():
+        if key not in _KNOWN and value not in (None, False):
+            raise unsupported("reasoning", f"reasoning.{key} is not supported; leave it out")
+    for key, name in (("effort", "reasoning_effort"), ("enabled", "enable_thinking")):
+        if reasoning.get(key) is not None and name not in asked:
+            asked[name], names[name] = reasoning[key], f"reasoning.{key}"
+
+
+def _type(thinking: dict[str, Any], name: str) -> Any:
+    if thinking.get("budget_tokens"):
+        raise unsupported(name, f"{name}.budget_tokens is not supported; leave it out")
+    return thinking.get("type")
+
+
+def _word(word: str, asked: dict[str, Any]) -> bool | None:
+    if word in _ON:
+        return True
+    if word in _OFF:
+        return False
+    if word not in _OWN:
+        asked.setdefault("reasoning_effort", word)
+    return None
+
+
+def variables(
+    body: "Body", tokenizer: Any, uses: Callable[[str], bool]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Variables of a template, and warnings about what has no effect on this model.
+
+    `uses` is true of the variables that the template has.
+    """
+    effort, thinks = body.reasoning_effort, body.enable_thinking
+    if effort is None and thinks is None:
+        return {}, ()
+    if thinks is None:
+        thinks = effort != "none"
+    found: dict[str, Any] = {"enable_thinking": thinks, "thinking": thinks}
+    if effort is not None:
+        found["reasoning_effort"] = effort
+    if not thinks and uses("thinking_budget"):
+        found["thinking_budget"] = 0
+    switches = ["enable_thinking", "thinking", "thinking_budget"]
+    switches += ["reasoning_effort"] if effort is not None else []
+    if any(uses(name) for name in switches):
+        return found, ()
+    key = "reasoning_effort" if effort is not None else "enable_thinking"
+    if tokenizer.has_thinking:
+        return found, (f"{key}: the model's chat template has no such switch; ignored",)
+    return found, (f"{key}: this model does not reason; ignored",) if thinks else ()

@@ -1,0 +1,138 @@
+"""Where a prompt is likely to part from later ones: places to keep its KV cache at.
+
+Caches of sliding windows and recurrent states cannot go back, so a later prompt can use one only if
+it begins with every token that the cache holds. Three places are such beginnings:
+
+- the end of the system turns and the tools, which other conversations share,
+- the end of the last turn as it is rendered once a user's turn follows the answer,
+- the same, once a tool's result follows: templates treat earlier reasoning differently then.
+
+They are found by rendering what may come later and comparing it with the prompt. mlx_lm.server
+finds the first two, for prompts that end with a user's turn only.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any, TypeVar
+
+T = TypeVar("T", str, list[int])
+
+Turn = dict[str, Any]
+Render = Callable[[list[Turn]], str]
+"""Turns, as the chat template takes them; their text without a generation prompt. May raise
+anything: templates do."""
+
+Encode = Callable[[str], list[int]]
+"""Text that holds all special tokens; its tokens."""
+
+SYSTEM_ROLES = ("system", "developer")
+
+TAIL = 2048
+"""Characters at the end of a prompt within which it parts from the prompt of the next turn. One
+that parts earlier was shorter once, and its cache was kept then."""
+
+OVERLAP = 256
+"""Characters before the place where texts part that are tokenised again."""
+
+LONGEST = 2_000_000
+"""Characters of a prompt that is looked at."""
+
+REMEMBERED = 16
+"""System turns whose tokens are remembered."""
+
+CALL = "call00000"
+"""The id of a tool call: nine letters or digits, as Mistral's templates demand."""
+
+
+class Segmenter:
+    """Finds the places in prompts of one model."""
+
+    def __init__(self, encode: Encode, *, rewinds: bool = False) -> None:
+        """With `rewinds` caches can go back: of the places only the first one is of use then."""
+        self._encode, self._rewinds = encode, rewinds
+        self._beginnings: OrderedDict[str, list[int]] = OrderedDict()
+
+    def boundaries(
+        self, text: str, tokens: list[int], turns: list[Turn], render: Render, *, tools: bool
+    ) -> tuple[int, ...]:
+        """The places in a prompt, in tokens from its beginning, ascending.
+
+        `text` is `turns` rendered with the generation prompt, `tokens` are its tokens, and `tools`
+        is true if tools are offered. Places that cannot be found are left out.
+        """
+        if not turns or len(text) > LONGEST:
+            return ()
+        places = {self._root(tokens, turns, render)}
+        for futures in [] if self._rewinds else _futures(turns, tools=tools):
+            rendered = [text for future in futures if (text := _try(render, future)) is not None]
+            places.add(min((self._parting(text, tokens, one) for one in rendered), default=0))
+        return tuple(sorted(place for place in places if 0 < place <= len(tokens)))
+
+    def _root(self, tokens: list[int], turns: list[Turn], render: Render) -> int:
+        """The end of the system turns and what is rendered with them."""
+        system = list(takewhile(lambda turn: turn.get("role") in SYSTEM_ROLES, turns))
+        first = str(turns[len(system)].get("content") or "") if len(system) < len(turns) else ""
+        other = "b" if first.lstrip()[:1] == "a" else "a"
+        rendered = _try(render, [*system, {"role": "user", "content": other}])
+        if rendered is None:
+            return 0
+        beginning = self._beginnings.get(rendered)
+        if beginning is None:
+            beginning = self._beginnings[rendered] = self._encode(rendered)
+        self._beginnings.move_to_end(rendered)
+        while len(self._beginnings) > REMEMBERED:
+            self._beginnings.popitem(last=False)
+        return _common(beginning, tokens)
+
+    def _parting(self, text: str, tokens: list[int], other: str) -> int:
+        """Tokens that the prompt shares with another text; 0: they part long before its end."""
+        shared = _common(text, other)
+        if len(text) - shared > TAIL:
+            return 0
+        cut = max(0, shared - OVERLAP)
+        tail = self._encode(text[cut:])
+        before = len(tokens) - len(tail)
+        if before < 0 or tokens[before:] != tail:  # a token reaches across the cut
+            return _common(self._encode(other), tokens)
+        return before + _common(tail, self._encode(other[cut:]))
+
+
+def _futures(turns: list[Turn], *, tools: bool) -> list[list[list[Turn]]]:
+    """What the conversation may look like when the next turn is to be answered.
+
+    Of each kind without and with the answer's reasoning: some clients send it back, some do not.
+    """
+    if turns[-1].get("role") == "assistant":
+        return []
+    answer = {"role": "assistant", "content": "a"}
+    kinds = [[answer, {"role": "user", "content": "a"}]]
+    if tools or turns[-1].get("role") == "tool":
+        called = {"name": "a", "arguments": {}}
+        calls = [{"id": CALL, "type": "function", "function": called}]
+        result = {"role": "tool", "name": "a", "tool_call_id": CALL, "content": "a"}
+        kinds.append([answer | {"content": "", "tool_calls": calls}, result])
+    thought = {"reasoning_content": "a"}
+    return [
+        [[*turns, answer, following], [*turns, answer | thought, following]]
+        for answer, following in kinds
+    ]
+
+
+def _try(render: Render, turns: list[Turn]) -> str | None:
+    try:
+        return render(turns)
+    except Exception:  # noqa: BLE001  a template raises what it likes on turns of ours
+        return None
+
+
+def _common(one: T, other: T) -> int:
+    """How many items they share from the beginning."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:  # slices compare quickly
+        middle = (least + most + 1) // 2
+        if one[least:middle] == other[least:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return least

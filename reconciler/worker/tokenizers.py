@@ -1,0 +1,37 @@
+"""The tokenizer of a checkpoint, with what `mlx_lm.load` does around its loading."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlx_lm.utils import load_config, load_tokenizer
+
+from reconciler.worker.ends import ends
+
+
+def load(path: Path) -> Any:
+    """The wrapped tokenizer of the checkpoint in directory `path`, with all ends of answers.
+
+    Raises what mlx_lm and transformers raise on files that they cannot read.
+    """
+    tokenizer = load_tokenizer(path, eos_token_ids=load_config(path).get("eos_token_id"))
+    if not tokenizer.has_chat_template:
+        _take_processors_template(path, tokenizer)
+    tokenizer.eos_token_ids = ends(path, tokenizer)
+    return tokenizer
+
+
+def _take_processors_template(path: Path, tokenizer: Any) -> None:
+    """Give it the template of chat_template.json, where transformers' older processors keep it.
+
+    Published models that take images too have their only template there, and neither transformers'
+    tokenizers nor mlx_lm read the file.
+    """
+    try:
+        found = json.loads((path / "chat_template.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    template = found.get("chat_template") if isinstance(found, dict) else None
+    if isinstance(template, str):
+        tokenizer.chat_template = template
+        tokenizer.has_chat_template = True

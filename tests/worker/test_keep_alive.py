@@ -1,0 +1,88 @@
+"""Signs of life of a stream that has nothing to say."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+
+from reconciler.worker import keep_alive
+from reconciler.worker.keep_alive import COMMENT, EventStream, opened
+
+EVENT = b"data: 1\n\n"
+
+
+class Worker:
+    """Answers with one event when a test says so, and another at once."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.gone = asyncio.Event()
+        """Set when the client went away as it waited."""
+        self.runner: Any = None
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        async with opened(request) as stream:
+            try:
+                await self.go_on.wait()
+            except asyncio.CancelledError:
+                self.gone.set()
+                raise
+            await stream.write(EVENT)
+            await stream.write(EVENT)
+            return stream
+
+
+@pytest.fixture
+async def worker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
+    monkeypatch.setattr(keep_alive, "KEEP_ALIVE_SECONDS", 0)
+    worker = Worker()
+    app = web.Application()
+    app.router.add_get("/", worker.answer)
+    worker.runner = web.AppRunner(app, handler_cancellation=True)
+    await worker.runner.setup()
+    await web.TCPSite(worker.runner, "127.0.0.1", 0).start()
+    yield worker
+    await worker.runner.cleanup()
+
+
+def url(worker: Worker) -> str:
+    host, port = worker.runner.addresses[0]
+    return f"http://{host}:{port}/"
+
+
+async def test_comments_come_until_there_is_something_to_say(worker: Worker) -> None:
+    async with ClientSession() as client, client.get(url(worker)) as reply:
+        assert reply.content_type == "text/event-stream"
+        assert await reply.content.readexactly(3 * len(COMMENT)) == 3 * COMMENT
+        worker.go_on.set()
+        assert (await reply.read()).replace(COMMENT, b"") == 2 * EVENT
+
+
+async def test_a_client_that_goes_away_ends_them(worker: Worker) -> None:
+    async with ClientSession() as client, client.get(url(worker)) as reply:
+        await reply.content.readexactly(len(COMMENT))
+    await worker.gone.wait()
+
+
+async def test_none_comes_after_a_period_in_which_something_was_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[bytes] = []
+    periods = iter([b"data: 1\n\n", b"", b"", b"data: 2\n\n"])
+    stream = EventStream()
+
+    async def write(_: object, data: bytes) -> None:
+        written.append(data)
+
+    async def pass_a_period(_: float) -> None:
+        if (data := next(periods, None)) is None:
+            raise ConnectionResetError
+        if data:
+            await stream.write(data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", write)
+    monkeypatch.setattr(asyncio, "sleep", pass_a_period)
+    await stream.tick(5)
+    assert written == [b"data: 1\n\n", COMMENT, COMMENT, b"data: 2\n\n"]

@@ -1,0 +1,127 @@
+"""Which caches are kept, found, and let go of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
+
+from reconciler.worker.prompt_cache import PromptCache, always_rewindable, rewindable
+
+BYTES = 2 * 4
+"""Of a token: a key and a value of one float32."""
+
+
+def plain(length: int) -> list[Any]:
+    """A cache that can go back."""
+    return [filled(KVCache(), length)]
+
+
+def fixed(length: int) -> list[Any]:
+    """A cache that cannot."""
+    recurrent = ArraysCache(1)
+    recurrent[0] = mx.zeros((1, 1))
+    return [filled(KVCache(), length), recurrent]
+
+
+def filled(cache: Any, length: int) -> Any:
+    part = mx.arange(length, dtype=mx.float32).reshape(1, 1, length, 1)
+    cache.update_and_fetch(part, part)
+    return cache
+
+
+def known(cache: PromptCache, prompt: Sequence[int]) -> int:
+    return cache.find(prompt)[1]
+
+
+def test_what_can_go_back_serves_any_prompt_that_begins_alike() -> None:
+    cache = PromptCache()
+    cache.keep([1, 2, 3, 4], plain(4))
+    found, tokens = cache.find([1, 2, 9])
+    assert (tokens, found and found[0].offset) == (2, 2)
+    assert known(cache, [9, 9]) == 0
+
+
+def test_what_cannot_go_back_serves_prompts_that_begin_with_all_of_it() -> None:
+    cache = PromptCache()
+    cache.keep([1, 2, 3, 4], fixed(4))
+    assert [known(cache, [1, 2, 9]), known(cache, [1, 2, 3, 4, 9])] == [0, 4]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(plain, 3), (fixed, 0)])
+def test_a_token_is_left_to_begin_with(kind: Any, expected: int) -> None:
+    cache = PromptCache()
+    cache.keep([1, 2, 3, 4], kind(4))
+    assert known(cache, [1, 2, 3, 4]) == expected
+
+
+def test_what_is_found_is_a_copy() -> None:
+    cache = PromptCache()
+    cache.keep([1, 2, 3], plain(3))
+    found, _ = cache.find([1, 2, 3, 4])
+    assert found is not None
+    filled(found[0], 5)
+    again, tokens = cache.find([1, 2, 3, 4])
+    assert (tokens, again and again[0].offset) == (3, 3)
+
+
+def test_a_longer_cache_that_can_go_back_takes_the_place_of_shorter_ones() -> None:
+    cache = PromptCache()
+    for length in (2, 4, 3):
+        cache.keep(range(length), plain(length))
+    assert len(cache) == 1
+    assert known(cache, range(9)) == 4
+
+
+def test_what_a_conversation_left_behind_goes_first_and_its_system_turns_last() -> None:
+    cache = PromptCache()
+    cache.keep(range(2), fixed(2), root=True)
+    cache.keep(range(4), fixed(4))
+    cache.keep(range(6), fixed(6))
+    cache.keep([7, 8], fixed(2))
+    gone = []
+    while len(cache):
+        cache.trim(cache.nbytes - 1)
+        gone.append([known(cache, [*range(6), 9]), known(cache, [7, 8, 9])])
+    assert gone == [[6, 2], [2, 2], [0, 2], [0, 0]]
+
+
+def test_what_was_used_longest_ago_goes_first() -> None:
+    cache = PromptCache(most=2)
+    cache.keep([1, 2], fixed(2))
+    cache.keep([3, 4], fixed(2))
+    assert known(cache, [1, 2, 9]) == 2
+    cache.keep([5, 6], fixed(2))
+    assert [known(cache, [n, n + 1, 9]) for n in (1, 3, 5)] == [2, 0, 2]
+
+
+def test_caches_are_counted_as_large_as_they_are() -> None:
+    cache = PromptCache()
+    cache.keep([1, 2], [filled(RotatingKVCache(8), 2)])
+    assert cache.nbytes == 2 * BYTES
+    cache.keep([1, 2], [filled(RotatingKVCache(8), 2)])
+    assert (len(cache), cache.nbytes) == (1, 2 * BYTES)
+
+
+def slid() -> ChunkedKVCache:
+    cache = filled(ChunkedKVCache(2), 4)
+    cache.maybe_trim_front()
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("make", "now", "always"),
+    [
+        (lambda: filled(KVCache(), 4), True, True),
+        (lambda: filled(RotatingKVCache(8), 4), True, False),
+        (lambda: filled(RotatingKVCache(4), 4), False, False),
+        (lambda: filled(ChunkedKVCache(8), 4), True, False),
+        (slid, False, False),
+        (lambda: CacheList(filled(KVCache(), 4), filled(RotatingKVCache(4), 4)), False, False),
+        (lambda: CacheList(filled(KVCache(), 4)), True, True),
+        (lambda: ArraysCache(1), False, False),
+    ],
+)
+def test_which_caches_can_go_back(make: Any, now: bool, always: bool) -> None:
+    assert (rewindable([make()]), always_rewindable([make()])) == (now, always)

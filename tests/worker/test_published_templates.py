@@ -1,0 +1,112 @@
+"""Requests of any kind through 43 published chat templates; skipped where they are not at hand."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlx_lm.server import ResponseGenerator
+
+from reconciler.core.chat_template import takes_tools
+from reconciler.worker.chat import probes, rendering
+from reconciler.worker.chat.turns import description
+from tests.worker.published import ORDINARY, TEMPLATES, UNUSUAL, WEATHER, Chat, user
+
+pytestmark = pytest.mark.skipif(not TEMPLATES, reason="the published chat templates are not here")
+
+
+@pytest.fixture(scope="module", params=TEMPLATES, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+@pytest.fixture(scope="module")
+def chat(path: Path) -> Chat:
+    return Chat(path.read_text("utf-8"), path.stem)
+
+
+def test_nothing_is_refused_and_the_model_reads_all_of_it(chat: Chat) -> None:
+    lost = {}
+    for name, (keys, marks) in (ORDINARY | UNUSUAL).items():
+        text = chat.text(**copy.deepcopy(keys))
+        lost[name] = [mark for mark in marks if mark not in text]
+    assert {name: marks for name, marks in lost.items() if marks} == {}
+
+
+def _mlx_lm_server(tokenizer: Any, keys: dict[str, Any]) -> list[int] | None:
+    """The prompt that mlx_lm.server makes of a request; None where it fails."""
+    arguments = SimpleNamespace(chat_template_args={})
+    provider = SimpleNamespace(processor=None, cli_args=arguments)
+    asked = SimpleNamespace(
+        request_type="chat",
+        messages=copy.deepcopy(keys["messages"]),
+        tools=copy.deepcopy(keys.get("tools")),
+        role_mapping=None,
+    )
+    server = SimpleNamespace(model_provider=provider)
+    try:
+        args = SimpleNamespace(chat_template_kwargs=None)
+        return list(ResponseGenerator._tokenize(server, tokenizer, asked, args)[0])
+    except Exception:  # noqa: BLE001  a template raises what it likes
+        return None
+
+
+OTHERWISE = {
+    *("a developer turn", "system and developer"),  # developer turns become system turns
+    *("no arguments", "a round trip with empty arguments"),  # they become an empty object
+    "a continued message",  # mlx_lm.server begins another one
+}
+"""Requests that are read otherwise on purpose."""
+
+
+def test_where_mlx_lm_server_loses_nothing_the_prompt_is_its_own(chat: Chat) -> None:
+    same = 0
+    for name, (keys, marks) in (ORDINARY | UNUSUAL).items():
+        prompt = chat.prompt(**copy.deepcopy(keys))
+        if name in OTHERWISE or prompt.described:
+            continue
+        theirs = _mlx_lm_server(chat.tokenizer, keys)
+        if theirs and all(mark in chat.tokenizer.decode(theirs) for mark in marks):
+            assert prompt.tokens == theirs, name
+            same += 1
+    assert same > 1 or "firefunction" in chat.name  # that one always needs more variables
+
+
+def test_what_is_reported_of_tools_is_what_happens(path: Path, chat: Chat) -> None:
+    source = path.read_text("utf-8")
+    prompt = chat.prompt([user()], tools=[WEATHER])
+    assert prompt.described is not takes_tools(source)
+    text = chat.tokenizer.decode(prompt.tokens)
+    assert (description([WEATHER]) in text) is prompt.described
+    assert prompt.tools == (WEATHER,)
+    assert chat.prompt([user()], tools=[WEATHER], tool_choice="none").tools == ()
+
+
+def test_the_generation_prompt_is_the_end_of_the_prompt(path: Path, chat: Chat) -> None:
+    prompt = chat.prompt([user()])
+    text = chat.tokenizer.decode(prompt.tokens)
+    assert text.endswith(prompt.generation)
+    adds = "add_generation_prompt" in path.read_text("utf-8")
+    without = chat.text([user()], add_generation_prompt=False)
+    assert bool(prompt.generation) is (adds and without != text)
+    assert "USERONE" not in prompt.generation
+
+
+def test_a_rendering_of_ours_is_transformers_own(path: Path, chat: Chat) -> None:
+    source = path.read_text("utf-8")
+    ours = rendering.of_source(chat.tokenizer, source)
+    conversations = [keys["messages"] for keys, _ in ORDINARY.values()]
+    conversations += [probes._round_trip({"x": 1, "y": {"z": [1, None, "é"]}})]
+    same = 0
+    for messages in conversations:
+        for tools in (None, [WEATHER]):
+            for more in ({}, {"enable_thinking": True, "reasoning_effort": "low"}):
+                asked: dict[str, Any] = {"tools": tools, "add_generation_prompt": True} | more
+                try:
+                    theirs = chat.tokenizer.apply_chat_template(messages, tokenize=False, **asked)
+                except Exception:  # noqa: BLE001, S112  a template raises what it likes
+                    continue
+                assert ours(messages, **asked) == theirs
+                same += 1
+    assert same or "firefunction" in chat.name

@@ -1,0 +1,148 @@
+"""Where a prompt is likely to part from later ones."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+
+from reconciler.worker.chat.rendering import of_source
+from reconciler.worker.chat.template import Template
+from reconciler.worker.segments import Segmenter, Turn
+
+TEMPLATES = Path(__file__).parents[2].parent / "shared" / "chat-templates"
+
+PLAIN = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+THINKING = (
+    "{% set last = namespace(user=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set last.user = loop.index0 %}{% endif %}"
+    "{% endfor %}"
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.role == 'assistant' and loop.index0 > last.user %}<think>{{ m.reasoning_content }}"
+    "</think>{% endif %}{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
+)
+"""Reasoning is there until a user speaks again, as most templates of models that reason have it."""
+
+LOST = 20
+"""Characters, such as `<think>`, that a turn may share beyond what is kept: whether they are there
+depends on what the client sends back."""
+
+SYSTEM = {"role": "system", "content": "What is asked for is honoured."}
+USER = {"role": "user", "content": "What is wanted?"}
+ANSWER = {"role": "assistant", "content": "A record.", "reasoning_content": "Hm."}
+TOOL = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
+TOOLS = [{"type": "function", "function": TOOL}]
+CALLED = {"id": "call00000", "type": "function", "function": {"name": "f", "arguments": {}}}
+RESULT = {"role": "tool", "content": "42", "name": "f", "tool_call_id": "call00000"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(models: Path) -> Any:
+    return load_tokenizer(models / "tiny/llama")
+
+
+def found(
+    tokenizer: Any, source: str, turns: list[Turn], *, tools: bool = False, **more: Any
+) -> list[str]:
+    """The texts before the places that are found."""
+    render = of_source(tokenizer, source)
+
+    def later(turns: list[Turn]) -> str:
+        return render(turns, add_generation_prompt=False)
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    text = render(turns, add_generation_prompt=True)
+    tokens = encode(text)
+    places = Segmenter(encode, **more).boundaries(text, tokens, turns, later, tools=tools)
+    return [tokenizer.decode(tokens[:place]) for place in places]
+
+
+def test_a_prompt_parts_after_the_system_turns_and_after_the_last_turn(tokenizer: Any) -> None:
+    system, last = found(tokenizer, PLAIN, [SYSTEM, USER])
+    assert system == "<|system|>What is asked for is honoured.<|end|><|user|>"
+    assert last == f"{system}What is wanted?<|end|><|assistant|>"
+
+
+def test_what_a_template_adds_for_the_answer_alone_is_not_a_part(tokenizer: Any) -> None:
+    _, last = found(tokenizer, THINKING, [SYSTEM, USER])
+    assert last.endswith("What is wanted?<|end|><|assistant|>")
+
+
+def test_a_tools_result_is_a_turn_like_a_users(tokenizer: Any) -> None:
+    *_, user, last = found(tokenizer, THINKING, [SYSTEM, USER, ANSWER, RESULT])
+    assert last.endswith("</think>A record.<|end|><|tool|>42<|end|><|assistant|><think>")
+    assert user.endswith("What is wanted?<|end|><|assistant|>")  # then reasoning goes
+
+
+def test_of_caches_that_can_go_back_only_the_end_of_the_system_turns_is_needed(
+    tokenizer: Any,
+) -> None:
+    assert len(found(tokenizer, PLAIN, [SYSTEM, USER], rewinds=True)) == 1
+
+
+def test_an_answer_that_is_continued_parts_nowhere_else(tokenizer: Any) -> None:
+    assert len(found(tokenizer, PLAIN, [SYSTEM, USER, ANSWER])) == 1
+
+
+@pytest.mark.parametrize("content", ["a", " a", "b", "", "\n\na", "é", "<|end|>"])
+def test_a_users_turn_is_no_part_of_the_system_turns(tokenizer: Any, content: str) -> None:
+    turns = [SYSTEM, USER | {"content": content}]
+    first = found(tokenizer, PLAIN, turns)[0]
+    assert first == "<|system|>What is asked for is honoured.<|end|><|user|>"
+
+
+def test_a_template_that_raises_gives_no_places(tokenizer: Any) -> None:
+    source = (
+        "{% if messages[0].content == 'a' or messages[2] %}{{ raise_exception('') }}{% endif %}x"
+    )
+    assert found(tokenizer, source, [USER]) == []
+
+
+class Published:
+    """A published chat template with the tokens of a tiny model, and special tokens of its own."""
+
+    has_thinking = True
+
+    def __init__(self, tokenizer: Any, path: Path) -> None:
+        self.special_tokens_map = {"bos_token": "<s>", "eos_token": "</s>"}
+        self.encode = partial(tokenizer.encode, add_special_tokens=False)
+        source = path.read_text("utf-8")
+        self.template = Template(of_source(self, source), source)
+
+    def prompt(self, turns: list[Turn]) -> tuple[list[int], tuple[int, ...]]:
+        """Its tokens and places."""
+
+        def later(turns: list[Turn]) -> str:
+            return self.template.render(turns, TOOLS, {"add_generation_prompt": False}).text
+
+        text = self.template.render(turns, TOOLS, {"add_generation_prompt": True}).text
+        tokens = list(self.encode(text))
+        segmenter = Segmenter(lambda text: list(self.encode(text)))
+        return tokens, segmenter.boundaries(text, tokens, turns, later, tools=True)
+
+
+@pytest.mark.skipif(not TEMPLATES.exists(), reason="published templates are not at hand")
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.jinja")), ids=lambda path: path.stem)
+def test_the_next_turn_of_an_agent_begins_with_what_is_kept_of_this_one(
+    tokenizer: Any, path: Path
+) -> None:
+    published = Published(tokenizer, path)
+    called = {"role": "assistant", "content": "", "tool_calls": [CALLED]}
+    turns: list[Turn] = [SYSTEM, USER]
+    tokens, places = published.prompt(turns)
+    for reasoning in ({}, {"reasoning_content": "So."}):
+        turns = [*turns, called | reasoning, RESULT]
+        following, later = published.prompt(turns)
+        kept = max((place for place in places if tokens[:place] == following[:place]), default=0)
+        pairs = enumerate(zip(tokens, following, strict=False))
+        shared = next((n for n, (a, b) in pairs if a != b), min(len(tokens), len(following)))
+        lost = tokenizer.decode(tokens[kept:shared])
+        assert len(lost) <= LOST, lost
+        tokens, places = following, later

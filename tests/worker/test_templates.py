@@ -1,0 +1,354 @@
+"""Conversations through small chat templates, each with one way of its own."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from reconciler.worker.chat import rendering
+from reconciler.worker.errors import RequestError
+from tests.worker.published import WEATHER, Chat, call, result, turn, user
+
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+ANSWER = "{% if add_generation_prompt %}<assistant>{% endif %}"
+PLAIN = TURNS + ANSWER
+
+STRICT = (
+    """\
+{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}\
+{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}\
+{{ raise_exception('roles must alternate') }}{% endif %}<{{ m.role }}>{{ m.content | trim }}\
+{% endfor %}"""
+    + ANSWER
+)
+
+SYSTEM_FIRST = (
+    """\
+{% for m in messages %}{% if m.role == 'system' and not loop.first %}\
+{{ raise_exception('system must be first') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}\
+"""
+    + ANSWER
+)
+
+LAST_SYSTEM = (
+    """\
+{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}\
+{% set ns.system = m.content %}{% endif %}{% endfor %}<system>{{ ns.system }}\
+{% for m in messages %}{% if m.role in ['user', 'assistant'] %}<{{ m.role }}>{{ m.content }}\
+{% endif %}{% endfor %}"""
+    + ANSWER
+)
+
+CALLS = (
+    """\
+{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}\
+CHECK<call>{{ c.function.name }}{{ ARGUMENTS }}{% endfor %}{% endfor %}"""
+    + ANSWER
+)
+
+TOOLS = "{% if tools %}<tools>{{ tools | tojson }}{% endif %}"
+
+
+def calls(arguments: str = "c.function.arguments | tojson", check: str = "") -> str:
+    """A template with tool calls."""
+    return TOOLS + CALLS.replace("ARGUMENTS", arguments).replace("CHECK", check)
+
+
+GROWING = """\
+{% set ns = namespace(n=9) %}{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}"""
+"""A number that grows until it fills the memory."""
+
+SHORT_IDS = calls(
+    check="{% if c.id | length != 9 %}{{ raise_exception('ids have 9 characters') }}{% endif %}"
+)
+ONE_CALL = calls(
+    check="{% if m.tool_calls | length != 1 %}{{ raise_exception('one call') }}{% endif %}"
+)
+TWO_CALLS = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
+        {"id": "b", "type": "function", "function": {"name": "g", "arguments": '{"x": 2}'}},
+    ],
+}
+RESULTS = [
+    {"role": "tool", "tool_call_id": "b", "content": "second"},
+    {"role": "tool", "tool_call_id": "a", "content": "first"},
+]
+
+
+class TestSystemTurns:
+    def test_where_a_template_takes_them_anywhere_they_stay(self) -> None:
+        messages = [user("a"), turn("assistant", "b"), turn("system", "c"), user("d")]
+        assert Chat(PLAIN).text(messages) == "<user>a<assistant>b<system>c<user>d<assistant>"
+
+    def test_developer_becomes_system_unless_the_template_knows_it(self) -> None:
+        messages = [turn("developer", "a"), user("b")]
+        assert Chat(PLAIN).text(messages) == "<system>a<user>b<assistant>"
+        knows = "{# #}{% if messages[0].role == 'developer' %}!{% endif %}" + PLAIN
+        assert Chat(knows).text(messages) == "!<developer>a<user>b<assistant>"
+        both = [turn("system", "s"), *messages]
+        assert Chat(knows).text(both) == "<system>s<system>a<user>b<assistant>"
+
+    @pytest.mark.parametrize("template", [SYSTEM_FIRST, LAST_SYSTEM])
+    def test_they_are_merged_at_the_front(self, template: str) -> None:
+        messages = [turn("system", "a"), user("b"), turn("system", "c"), turn("developer", "d")]
+        assert Chat(template).text(messages) == "<system>a\n\nc\n\nd<user>b<assistant>"
+
+    def test_without_a_system_turn_they_stand_in_the_first_user_turn(self) -> None:
+        messages = [turn("system", "a"), user("b"), turn("assistant", "c"), turn("system", "d")]
+        text = Chat(STRICT).text([*messages, user("e")])
+        assert text == "<user>a\n\nd\n\nb<assistant>c<user>e<assistant>"
+        assert Chat(STRICT).text(messages[:1]) == "<user>a<assistant>"
+
+
+class TestRoles:
+    def test_turns_of_one_role_are_merged_where_roles_must_alternate(self) -> None:
+        messages = [user("a"), user("b"), turn("assistant", "c"), turn("assistant", "d")]
+        assert Chat(STRICT).text(messages) == "<user>a\n\nb<assistant>c\n\nd<assistant>"
+        assert Chat(PLAIN).text(messages[:2]) == "<user>a<user>b<assistant>"
+
+    def test_an_assistant_may_speak_first(self) -> None:
+        text = Chat(STRICT).text([turn("assistant", "a"), user("b")])
+        assert text == "<user><assistant>a<user>b<assistant>"
+
+    def test_a_template_that_reads_parts_alone_gets_parts(self) -> None:
+        parts = (
+            "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text }}{% endfor %}"
+        )
+        chat = Chat(parts + "{% endfor %}" + ANSWER)
+        assert chat.text([user("a")]) == "<user>a<assistant>"
+
+
+class TestTools:
+    def test_a_template_that_takes_none_gets_them_described(self) -> None:
+        chat = Chat(PLAIN)
+        prompt = chat.prompt([turn("system", "a"), user("b")], tools=[WEATHER])
+        text = chat.tokenizer.decode(prompt.tokens)
+        assert text.startswith("<system>a\n\n# Tools\n")
+        assert '{"name": "weather", "description": "Look at the sky"' in text
+        assert '<tool_call>\n{"name": "NAME", "arguments": {"KEY": "VALUE"}}\n</tool_call>' in text
+        assert text.endswith("<user>b<assistant>")
+        assert (prompt.described, prompt.tools) == (True, (WEATHER,))
+        assert Chat(STRICT).text([user("b")], tools=[WEATHER]).startswith("<user># Tools\n")
+
+    def test_earlier_calls_are_described_alike(self) -> None:
+        text = Chat(STRICT).text([user("a"), call(content="b"), result("c"), user("d")])
+        written = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+        answer = "<tool_response>\nc\n</tool_response>"
+        assert text == f"<user>a<assistant>b\n{written}<user>{answer}\n\nd<assistant>"
+
+    def test_with_tool_choice_none_there_are_none(self) -> None:
+        for template in (PLAIN, calls()):
+            prompt = Chat(template).prompt([user()], tools=[WEATHER], tool_choice="none")
+            assert (prompt.tools, prompt.described) == ((), False)
+            assert prompt.tokens == Chat(template).prompt([user()]).tokens
+
+    def test_a_list_of_tools_is_there_where_a_template_needs_one(self) -> None:
+        text = Chat("{% for t in tools %}{{ t.function.name }}{% endfor %}" + PLAIN)
+        assert text.text([user("a")]) == "<user>a<assistant>"
+        assert text.text([user("a")], tools=[WEATHER]) == "weather<user>a<assistant>"
+
+    @pytest.mark.parametrize(
+        ("template", "shown"),
+        [
+            ("{% if xml_tools %}{{ xml_tools | tojson }}{% endif %}" + PLAIN, '[{"type": '),
+            ("{{ datetime[:0] + functions }}" + PLAIN, '[{"name": "weather", '),
+            ("{% if messages[0].tools %}{{ messages[0]['tools'] }}{% endif %}" + PLAIN, '[{"name"'),
+        ],
+    )
+    def test_they_come_by_other_ways(self, template: str, shown: str) -> None:
+        chat = Chat(template)
+        prompt = chat.prompt([user("a")], tools=[WEATHER])
+        assert chat.tokenizer.decode(prompt.tokens).startswith(shown)
+        assert not prompt.described
+        assert chat.text([user("a")]).endswith("<user>a<assistant>")
+
+    def test_a_template_for_tools_is_used_for_tools(self) -> None:
+        chat = Chat({"default": PLAIN, "tool_use": "USE" + calls()})
+        assert chat.text([user("a")]) == "<user>a<assistant>"
+        assert chat.text([user("a")], tools=[WEATHER]).startswith("USE<tools>")
+
+    def test_what_a_tool_lacks_is_filled_in_where_a_template_reads_it(self) -> None:
+        reads = "{% for t in tools or [] %}{{ t.function.parameters.properties.keys() | list }}"
+        reads += "{{ t.function.name }}{% endfor %}"
+        bare = {"type": "function", "function": {"name": "f", "description": None}}
+        assert Chat(reads + PLAIN).text([user("a")], tools=[bare]) == "[]f<user>a<assistant>"
+        assert '"function": {"name": "f"}}]' in Chat(calls()).text([user("a")], tools=[bare])
+
+
+class TestCalls:
+    def test_arguments_are_an_object(self) -> None:
+        for sent in ('{"x": 1}', {"x": 1}, '"{\\"x\\": 1}"'):
+            text = Chat(calls()).text([user("a"), call(sent), result("b")])
+            assert text == '<user>a<assistant><call>weather{"x": 1}<tool>b<assistant>'
+        for empty in ("", " ", None, "{}"):
+            text = Chat(calls()).text([user("a"), call(empty), result("b")])
+            assert "<call>weather{}<tool>" in text
+
+    def test_arguments_are_text_where_a_template_wants_text(self) -> None:
+        text = Chat(calls("c.function.arguments + ''")).text([user("a"), call(), result("b")])
+        assert '<call>weather{"city": "Oslo"}<tool>' in text
+
+    def test_arguments_that_are_no_json_are_wrapped_where_an_object_is_read(self) -> None:
+        messages = [user("a"), call("say {hi"), result("b")]
+        assert '<call>weather"say {hi"' in Chat(calls()).text(messages)
+        pairs = "c.function.arguments.items() | list | tojson"
+        assert '<call>weather[["arguments", "say {hi"]]' in Chat(calls(pairs)).text(messages)
+
+    def test_ids_of_nine_characters(self) -> None:
+        template = SHORT_IDS.replace("<call>", "{{ c.id }}|").replace(
+            "<{{ m.role }}>", "<{{ m.role }}>{{ m.tool_call_id }}|"
+        )
+        text = Chat(template).text([user("a"), call(), result("b")])
+        _, sent, back, _ = (part.split("|")[0] for part in text.split(">")[1:])
+        id_ = text.partition("<assistant>|")[2].partition("|")[0]
+        assert len(id_) == 9
+        assert back == id_ != sent
+        named = call(tool_calls=[{"id": "abcDEF123", "function": {"name": "f"}}])
+        assert "abcDEF123|f{}" in Chat(template).text([user("a"), named, result("b")])
+
+    def test_one_call_a_turn_each_with_its_result(self) -> None:
+        text = Chat(ONE_CALL).text([user("a"), TWO_CALLS, *RESULTS, user("z")])
+        assert text == (
+            '<user>a<assistant><call>f{"x": 1}<tool>first'
+            '<assistant><call>g{"x": 2}<tool>second<user>z<assistant>'
+        )
+
+    def test_a_template_that_reads_results_alone_gets_calls_in_the_text(self) -> None:
+        reads = TOOLS + "{# <|tool_call|> #}" + PLAIN
+        text = Chat(reads).text([user("a"), call(), result("b")], tools=[WEATHER])
+        written = '<|tool_call|>[{"name": "weather", "arguments": {"city": "Oslo"}}]'
+        assert text.endswith(f"<user>a<assistant>{written}<tool>b<assistant>")
+
+    def test_reasoning_is_there_under_any_name(self) -> None:
+        for sent in ("reasoning_content", "reasoning", "thinking"):
+            for read in ("reasoning_content", "thinking"):
+                template = PLAIN.replace("{{ m.content", f"{{{{ m.{read} }}}}{{{{ m.content")
+                messages = [user("a"), turn("assistant", "b") | {sent: "why "}]
+                assert "<assistant>why b" in Chat(template).text(messages)
+
+
+class TestContinuing:
+    def test_the_answer_goes_on_where_the_last_message_ends(self) -> None:
+        template = PLAIN.replace("{{ m.content }}", "{{ m.content }}<end>")
+        messages = [user("a"), turn("assistant", "b ")]
+        for keys in ({"continue_final_message": True}, {}):
+            more = {} if keys else {"prefix": True}
+            prompt = Chat(template).prompt([messages[0], messages[1] | more], **keys)
+            assert Chat(template).tokenizer.decode(prompt.tokens) == "<user>a<end><assistant>b "
+            assert prompt.generation == "b "
+
+    def test_without_a_generation_prompt(self) -> None:
+        prompt = Chat(PLAIN).prompt([user("a")], add_generation_prompt=False)
+        assert Chat(PLAIN).tokenizer.decode(prompt.tokens) == "<user>a"
+        assert prompt.generation == ""
+
+    @pytest.mark.parametrize(
+        ("messages", "keys"),
+        [
+            ([user("a")], {"continue_final_message": True}),
+            (
+                [user("a"), turn("assistant", "b")],
+                {"continue_final_message": True, "add_generation_prompt": True},
+            ),
+        ],
+    )
+    def test_what_cannot_be_continued_is_refused(self, messages: Any, keys: Any) -> None:
+        with pytest.raises(RequestError, match="continue_final_message"):
+            Chat(PLAIN).prompt(messages, **keys)
+
+
+class TestGeneration:
+    def test_it_is_what_the_template_adds(self) -> None:
+        assert Chat(PLAIN).prompt([user("<assistant>")]).generation == "<assistant>"
+
+    def test_marks_are_whole_where_a_template_ends_otherwise(self) -> None:
+        template = TURNS + "{% if add_generation_prompt %}<|asked|>\n{% else %}<|end|>{% endif %}"
+        assert Chat(template).prompt([user("a")]).generation == "<|asked|>\n"
+
+
+class TestReasoning:
+    def test_every_way_to_ask_for_it_reaches_every_switch(self) -> None:
+        template = "{{ enable_thinking }}{{ thinking }}{{ reasoning_effort }}" + PLAIN
+        for keys, shown in (
+            ({"reasoning_effort": "none"}, "FalseFalsenone"),
+            ({"reasoning_effort": "high"}, "TrueTruehigh"),
+            ({"reasoning": {"effort": "low"}}, "TrueTruelow"),
+            ({"enable_thinking": True}, "TrueTrue"),
+            ({"think": False}, "FalseFalse"),
+            ({"thinking": {"type": "disabled"}}, "FalseFalse"),
+            ({"chat_template_kwargs": {"thinking": 5}, "think": False}, "False5"),
+        ):
+            assert Chat(template).text([user("a")], **keys).startswith(f"{shown}<user>"), keys
+
+    def test_a_model_without_a_switch_is_no_reason_to_refuse(self) -> None:
+        (warning,) = Chat(PLAIN).prompt([user("a")], reasoning_effort="low").warnings
+        assert warning.startswith("reasoning_effort: this model does not reason")
+        assert Chat(PLAIN).prompt([user("a")], reasoning_effort="none").warnings == ()
+
+
+class TestHostileTemplates:
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "{% for",
+            "{{ 1 / 0 }}",
+            "{{ messages | no_such_filter }}",
+            "{{ 'x' * 99999999999 }}",
+            "{{ 9 ** 9 ** 9 }}",
+            GROWING,
+            GROWING.replace("n=9", "n='x'").replace("ns.n * ns.n", "ns.n + ns.n"),
+            GROWING.replace("n=9", "n='x'").replace("ns.n * ns.n", "ns.n ~ ns.n"),
+            "{{ 'x'.ljust(99999999999) }}",
+            "{{ 'x' | center(99999999999) }}",
+            "{{ [1] * 99999999999 }}",
+            "{{ messages | tojson(indent=99999999999) }}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{{ ''.__class__.__mro__ }}",
+            "{{ raise_exception('not today') }}",
+            "{{ range(999999999) | list }}",
+        ],
+    )
+    def test_they_fail_their_own_requests(self, template: str) -> None:
+        chat = Chat(template)
+        with pytest.raises(RequestError, match="chat template") as raised:
+            chat.prompt([user("a")], tools=[WEATHER])
+        assert (raised.value.status, raised.value.param) == (400, "messages")
+        assert len(str(raised.value)) < 1000
+
+    def test_an_endless_one_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rendering, "SECONDS", 0.2)
+        loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+        chat = Chat(loop)
+        with pytest.raises(RequestError, match="did not finish within"):
+            chat.prompt([user("a")])
+        for thread in threading.enumerate():
+            if thread.name == "bounded":
+                thread.join(60)
+                assert not thread.is_alive()
+
+    def test_variables_of_ours_are_no_variables_of_a_request(self) -> None:
+        for name in ("chat_template", "tokenize", "tools", "return_dict", "messages", "_x"):
+            with pytest.raises(RequestError, match=name) as raised:
+                Chat(PLAIN).prompt([user("a")], chat_template_kwargs={name: True})
+            assert raised.value.param == "chat_template_kwargs"
+
+
+def test_a_prompt_that_is_certainly_too_long_is_refused_before_it_is_tokenised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from reconciler.worker.request import parse
+
+    chat = Chat(PLAIN)
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    body = parse(b'{"messages": [{"role": "user", "content": "%s"}]}' % (b"long" * 9000))
+    assert chat.prompts.build(body, 40_000, chat=True).tokens
+    monkeypatch.setattr(type(chat.tokenizer), "encode", never, raising=False)
+    with pytest.raises(RequestError, match="context length") as raised:
+        chat.prompts.build(body, 50, chat=True)
+    assert raised.value.code == "context_length_exceeded"
