@@ -287,7 +287,7 @@ def _changes(before: Record, after: Record) -> tuple[SettingWarning, ...]:
         SettingWarning(
             key,
             _scalar(new[key]),
-            f"changed from {'the default' if old[key] is None else json.dumps(old[key])} "
+            f"changed from {'the default' if old[key] is None else _scalar(json.dumps(old[key]))} "
             f"for everybody who uses '{after.name}'",
         )
         for key in old
@@ -303,7 +303,13 @@ def _asked(spec: LoadSpec) -> dict[str, Any]:
 
 
 def _scalar(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict) else value
+    """A value as a warning can hold it: no object, and no long text."""
+    shown = json.dumps(value) if isinstance(value, dict) else value
+    return shown[:SHOWN] + "..." if isinstance(shown, str) and len(shown) > SHOWN else shown
+
+
+SHOWN = 200
+"""Most characters of a value in a warning."""
 
 
 def agrees(view: View, request: LoadRequest) -> bool:

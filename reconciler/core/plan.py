@@ -5,7 +5,6 @@ any number of times. It decides; the controller acts. It never plans beyond the 
 was given, and says nothing about a record that already agrees with its instance.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -398,8 +397,17 @@ def _changes(before: LoadSpec, after: LoadSpec) -> str:
     keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if not keys:
         return f"the model is now named {_told(after)}"
-    told = (f"{k} from {_short(old.get(k))} to {_short(new.get(k))}" for k in keys)
-    return "changed: " + ", ".join(told)
+    return "changed: " + ", ".join(_change(k, old.get(k), new.get(k)) for k in keys)
+
+
+def _change(key: str, old: object, new: object) -> str:
+    """One change in words. Reasons are logged, and a prompt must not be: a text is not shown."""
+    if key in TEXTS:
+        return key
+    return f"{key} from {'default' if old is None else old} to {'default' if new is None else new}"
+
+
+TEXTS = ("defaults.system_prompt", "defaults.chat_template_kwargs")
 
 
 def _settings(spec: LoadSpec) -> dict[str, object]:
@@ -407,15 +415,3 @@ def _settings(spec: LoadSpec) -> dict[str, object]:
     defaults = {f"defaults.{key}": value for key, value in spec.defaults.sent().items()}
     adapter = {"adapter": spec.adapter} if spec.adapter is not None else {}
     return spec.config.sent() | defaults | adapter
-
-
-def _short(value: object) -> str:
-    """A value in a reason."""
-    if value is None:
-        return "default"
-    text = json.dumps(value) if isinstance(value, dict) else str(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-SHOWN = 60
-"""Most characters of a value in a reason."""

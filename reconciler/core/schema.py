@@ -277,7 +277,6 @@ def _expected(error: ValidationError) -> str:
 _BOUNDS = {
     "minimum": "must be at least {wanted}, got {got}",
     "maximum": "must be at most {wanted}, got {got}",
-    "exclusiveMinimum": "must be more than {wanted}, got {got}",
     "exclusiveMaximum": "must be less than {wanted}, got {got}",
     "const": "must be '{wanted}', got {got}",
     "minLength": "must not be empty",

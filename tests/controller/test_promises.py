@@ -12,6 +12,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from reconciler.core.defaults import Defaults
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import Asked, LoadRequest, LoadSpec
 from tests.controller.faulty import WEIGHTS
@@ -28,10 +29,12 @@ names = st.sampled_from(NAMES)
 # What can be loaded comes up more often than what cannot.
 models = st.sampled_from(["p/small", "p/small", "p/other", *MODELS])
 contexts = st.none() | st.integers(1, 30) | st.integers(1, 60)
+defaults = st.sampled_from([Defaults(), Defaults(), Defaults(temperature=0.0), Defaults(top_k=5)])
 specs = st.builds(
     LoadSpec,
     models,
     st.builds(Asked, context_length=contexts),
+    defaults,
     suspend=st.sampled_from([False, False, False, True]),
     priority=st.integers(0, 1),
     update_strategy=st.sampled_from(["auto", "load-first", "unload-first"]),
@@ -44,6 +47,7 @@ requests = st.builds(
     st.sampled_from([frozenset(), frozenset({"context_length"})]),
     st.none() | names,
     st.sampled_from([None, None, None, 20]),
+    defaults,
 )
 
 

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler.core.backoff import Retry
+from reconciler.core.defaults import Defaults
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Adapter, Checkpoint, Machine
 from reconciler.core.memory import Ledger
 from reconciler.core.plan import Action, Facts, Kind, Why, plan
 from reconciler.core.records import HTTP, Asked, Instance, LoadSpec, Record
@@ -39,10 +41,15 @@ class World:
     running: dict[str, Action] = field(default_factory=dict)
 
     def plan(self) -> tuple[Action, ...]:
-        found = {r.spec.ref: self.checkpoints[r.spec.model] for r in self.records.values()}
+        found = {r.spec.ref: self.found(r.spec) for r in self.records.values()}
         facts = Facts(checkpoints=found, running=dict(self.running))
         records, instances = list(self.records.values()), list(self.instances.values())
         return plan(records, instances, facts, MACHINE, now=0.0)
+
+    def found(self, spec: LoadSpec) -> Checkpoint:
+        """The checkpoint of a spec, with its adapter."""
+        adapter = Adapter(f"/{spec.adapter}", "f", 3) if spec.adapter is not None else None
+        return replace(self.checkpoints[spec.model], adapter=adapter)
 
     def begin(self, action: Action) -> None:
         """Start an action; a load has its memory from here on."""
@@ -62,9 +69,16 @@ class World:
         return [n for n, i in self.instances.items() if i.checkpoint == path]
 
     def stays(self, action: Action) -> bool:
-        """Whether somebody keeps those weights in memory."""
+        """Whether somebody keeps those weights in memory: what replaces an instance does, too."""
+        assert action.checkpoint is not None
         going = {n for n, a in self.running.items() if a.kind in (Kind.UNLOAD, Kind.RELOAD)}
-        return any(name not in going for name in self.holds(action))
+        replaced = {
+            a.checkpoint.path
+            for a in self.running.values()
+            if a.kind is Kind.RECONFIGURE and a.checkpoint is not None
+        }
+        kept = any(name not in going for name in self.holds(action))
+        return kept or action.checkpoint.path in replaced
 
     def finish(self, name: str) -> None:
         """End an action as the plan meant it."""
@@ -100,9 +114,13 @@ class World:
 def specs() -> st.SearchStrategy[LoadSpec]:
     contexts = st.none() | st.integers(1, 50)
     return st.builds(
-        lambda model, context: LoadSpec(model, Asked(context_length=context)),
+        lambda model, context, defaults, adapter: LoadSpec(
+            model, Asked(context_length=context), defaults, adapter
+        ),
         st.sampled_from(MODELS),
         contexts,
+        st.sampled_from([Defaults(), Defaults(temperature=0.0), Defaults(system_prompt="a")]),
+        st.none() | st.just("tuned"),
     )
 
 
@@ -123,7 +141,7 @@ def worlds(draw: st.DrawFn) -> World:
     world = World(records, checkpoints)
     loaded = draw(st.dictionaries(st.sampled_from(NAMES), specs(), max_size=len(NAMES)))
     for name, spec in loaded.items():
-        found = checkpoints[spec.model]
+        found = world.found(spec)
         try:
             resolved = resolve(spec.config, found, MACHINE)
         except LoadError:
@@ -229,3 +247,28 @@ def test_a_problem_of_the_files_holds_and_leaves_the_instance() -> None:
     problem = Problem(Cause.MODEL_NOT_FOUND, "no y")
     (action,) = plan([record], [instance], Facts({record.spec.ref: problem}), MACHINE, 0.0)
     assert (action.kind, action.problem) == (Kind.HOLD, problem)
+
+
+def test_an_adapter_that_did_not_fit_is_tried_again_when_its_files_change() -> None:
+    spec = LoadSpec("x", adapter="tuned")
+    record = Record("a", HTTP, spec, EPOCH)
+    before = replace(checkpoint("x", 10), adapter=Adapter("/tuned", "f", 3))
+    after = replace(before, adapter=Adapter("/tuned", "g", 3))
+    problem = Problem(Cause.LOAD_FAILED, "it does not fit")
+    retries = {"a": Retry(1, before.files, problem, 1, 0.0)}
+    for found, kind in ((before, Kind.HOLD), (after, Kind.LOAD)):
+        facts = Facts({spec.ref: found}, retries)
+        (action,) = plan([record], [], facts, MACHINE, 0.0)
+        assert action.kind is kind
+
+
+def test_a_change_of_defaults_is_a_reconfigure_and_its_reason_holds_no_prompt() -> None:
+    found = checkpoint("x", 10)
+    before = LoadSpec("x", defaults=Defaults(system_prompt="secret", top_k=3))
+    after = LoadSpec("x", defaults=Defaults(system_prompt="hidden", top_k=4))
+    record = Record("a", HTTP, after, EPOCH)
+    config = resolve(before.config, found, MACHINE).config
+    instance = Instance("a", before, found.path, config, 10, 50)
+    (action,) = plan([record], [instance], Facts({after.ref: found}), MACHINE, 0.0)
+    assert action.kind is Kind.RECONFIGURE
+    assert action.reason == "changed: defaults.system_prompt, defaults.top_k from 3 to 4"

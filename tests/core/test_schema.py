@@ -48,8 +48,8 @@ from reconciler.core.schema import (
             *("invalid_value", "defaults.temperature", "must be at most 2, got 3"),
         ),
         (
-            {"model": "m", "defaults": {"top_p": 0}},
-            *("invalid_value", "defaults.top_p", "must be more than 0, got 0"),
+            {"model": "m", "defaults": {"min_p": 1}},
+            *("invalid_value", "defaults.min_p", "must be less than 1, got 1"),
         ),
         (
             {"model": "m", "defaults": {"max_tokens": 0}},

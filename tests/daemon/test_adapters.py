@@ -102,6 +102,10 @@ def test_an_adapter_comes_and_goes_without_reading_weights(daemon: Daemon) -> No
     after = daemon.get("/api/v1/records/changing")["status"]
     assert (after["loaded_by"], after["worker_pid"]) == ("Reconfigure", before["worker_pid"])
     assert after["memory_bytes"] > before["memory_bytes"]
+    narrow = daemon.load(body | {"context_length": 60})  # no opinion about the adapter
+    assert narrow["config"]["context_length"] == 60
+    assert say(daemon, "changing") == expected(daemon, "me/own")
+    daemon.load(body | {"context_length": None})
     daemon.load(body | {"adapter": None})
     assert say(daemon, "changing") == expected(daemon, None)
     assert daemon.get("/api/v1/records/changing")["spec"] == {"model": BASE, "config": {}}

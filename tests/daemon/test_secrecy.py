@@ -83,7 +83,12 @@ def client(home: Home, request: pytest.FixtureRequest) -> Iterator[Client]:
 
 
 def test_no_prompt_no_answer_and_no_token_is_ever_logged(client: Client) -> None:
-    with client.send("/api/v1/models/load", {"model": MODEL}) as reply:
+    for prompt in (PROMPT, f"another {PROMPT}"):
+        defaults = {"system_prompt": prompt, "chat_template_kwargs": {"a": PROMPT}}
+        load: Any = {"model": MODEL, "instance_id": "prompted", "defaults": defaults}
+        with client.send("/api/v1/models/load", load) as reply:
+            reply.read()
+    with client.send("/api/v1/models/load", {"model": MODEL, "instance_id": MODEL}) as reply:
         reply.read()
     with client.chat(ANSWER) as reply:
         answer = json.load(reply)["choices"][0]["message"]["content"].strip()
