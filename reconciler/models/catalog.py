@@ -117,7 +117,11 @@ class Catalog:
         answer with an older model.
         """
         others = []
-        for path in sorted(held.path.parent.iterdir())[:MAX_SNAPSHOTS]:
+        try:
+            snapshots = sorted(held.path.parent.iterdir())[:MAX_SNAPSHOTS]
+        except OSError:
+            return problem
+        for path in snapshots:
             if path.name != held.commit and path.is_dir():
                 try:
                     self._facts_of(path.resolve())

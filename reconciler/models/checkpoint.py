@@ -87,7 +87,7 @@ def _read_facts(path: Path) -> Checkpoint:
 
 
 def _invalid(path: Path, words: str) -> LoadError:
-    message = f"{path}: {words}"
+    message = f"{path}: {words}".encode("utf-8", "replace").decode()
     if len(message) > MAX_MESSAGE:
         message = message[:MAX_MESSAGE] + "..."
     return LoadError(Problem(Cause.INVALID_CHECKPOINT, message, param="model"))
@@ -155,7 +155,8 @@ def fingerprint(path: Path) -> str:
         for file in sorted(path.iterdir()):
             if file.suffix in _READ:
                 stat = file.stat()
-                digest.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+                words = f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
+                digest.update(words.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise _invalid(path, f"cannot be read: {error.strerror}") from None
     return digest.hexdigest()[:16]

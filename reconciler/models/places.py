@@ -165,14 +165,26 @@ def _resolved(
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    """The directories in a directory, by name; hidden ones are not ours."""
+    """The directories in a directory, by name; hidden ones are not ours.
+
+    Neither are those whose names are no text: nobody could ask for them, and no answer could
+    name them.
+    """
     try:
         inner = sorted(path.iterdir())
     except OSError:
         return
     for folder in inner:
-        if not folder.name.startswith(".") and folder.is_dir():
+        if not folder.name.startswith(".") and _is_text(folder.name) and folder.is_dir():
             yield folder
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_model(path: Path) -> bool:

@@ -126,6 +126,7 @@ def _named(layers: list[_Layer]) -> Quantization:
     """`4bit`, `4.5bit` for mixed bits, or the mode in which most of the weights are."""
     total = sum(layer.weights for layer in layers) or 1
     mean = round(sum(layer.bits * layer.weights for layer in layers) / total, 2)
+    mean = int(mean) if mean.is_integer() else mean
     by_mode: dict[str, int] = {}
     for layer in layers:
         by_mode[layer.mode] = by_mode.get(layer.mode, 0) + layer.weights

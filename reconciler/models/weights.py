@@ -62,7 +62,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for shard in shards:
         tensors |= _header(shard)
     names = {shard.name for shard in shards}
-    missing = _missing_by_number(names) | _missing_by_index(path, names, tensors)
+    weight_map = _weight_map(path, names)
+    missing = _missing_by_index(weight_map, names, tensors)
+    if not weight_map or not weight_map.keys() <= tensors.keys():
+        missing |= _missing_by_number(names)
     if missing:
         first = sorted(missing)[:5]
         more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
@@ -98,23 +101,25 @@ def _missing_by_number(names: Iterable[str]) -> set[str]:
     return missing
 
 
-def _missing_by_index(path: Path, names: set[str], tensors: dict[str, Tensor]) -> set[str]:
-    """Files that the index names beside one that is there, with tensors that no file has.
+def _weight_map(path: Path, names: set[str]) -> dict[str, str]:
+    """The index: the file of each tensor. Empty without one that names a file which is there.
 
     An index of which no file is there belongs to other files: it was left of a conversion.
     """
     found = optional_object(path / "model.safetensors.index.json").get("weight_map")
-    weight_map = {
-        tensor: file
-        for tensor, file in (found.items() if isinstance(found, dict) else ())
-        if isinstance(file, str)
-    }
-    if not names & set(weight_map.values()):
-        return set()
+    pairs = found.items() if isinstance(found, dict) else ()
+    weight_map = {tensor: file for tensor, file in pairs if isinstance(file, str)}
+    return weight_map if names & set(weight_map.values()) else {}
+
+
+def _missing_by_index(
+    weight_map: dict[str, str], names: set[str], tensors: dict[str, Tensor]
+) -> set[str]:
+    """Files that the index names, with tensors that no file has. MLX reads no others."""
     return {
         file
         for tensor, file in weight_map.items()
-        if re.fullmatch(r"model[^/]*\.safetensors", file)  # MLX reads no others
+        if re.fullmatch(r"model[^/]*\.safetensors", file)
         and file not in names
         and tensor not in tensors
     }

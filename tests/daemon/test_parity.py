@@ -21,6 +21,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
     root = tmp_path_factory.mktemp("parity")
     path = counting.make(models / "tiny/llama", root / "models/x/counting")
     counting.configure(path, "generation_config.json", eos_token_id=[15, 99999])
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    counting.configure(path, rope_scaling=yarn)
     only_processors_template(path)
     sparse_vocabulary(path)
     build(QWEN | {"mlp_only_layers": [0, 1]}, root / "models/x/dense")
@@ -74,6 +76,16 @@ def test_the_template_of_a_processor_renders_a_chat(daemon: Daemon) -> None:
     body = {"model": "x/counting", "messages": messages, "max_tokens": 1}
     status, answer = daemon.request("POST", "/v1/chat/completions", body)
     assert status == 200, answer
+
+
+def test_a_context_that_rope_scaling_extends_can_be_asked_for(daemon: Daemon) -> None:
+    body = {"model": "x/counting", "instance_id": "long"}
+    answer = daemon.load(body | {"config": {"context_length": 131072}})
+    assert answer["config"]["context_length"] == 131072
+    longer = body | {"config": {"context_length": 131073}}
+    status, refused = daemon.request("POST", "/api/v1/models/load", longer)
+    assert status == 400
+    assert "the model's maximum of 131072 tokens" in refused["error"]["message"]
 
 
 @pytest.mark.parametrize("asked", [0, 2])

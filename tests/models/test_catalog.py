@@ -1,6 +1,7 @@
 """From an identifier to a checkpoint; nothing outside the directories can be named."""
 
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -223,3 +224,22 @@ def test_one_hostile_checkpoint_does_not_hide_the_others(models: Path, tmp_path:
     }
     for facts in listed.values():
         assert len(msgspec.json.encode(facts)) < 2000
+
+
+def test_names_that_are_no_text_stop_nothing(models: Path, tmp_path: Path) -> None:
+    copy(models, tmp_path / "good", tmp_path / "bad")
+    undecodable = os.fsdecode(b"model-\xff.safetensors")
+    try:
+        (tmp_path / "good" / os.fsdecode(b"\xff.json")).write_text("{}", "utf-8")
+        (tmp_path / "bad" / undecodable).write_bytes(b"short")
+        (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    copy(models, tmp_path / os.fsdecode(b"\xff") / "model")
+    found = catalog(tmp_path)
+    for _ in range(2):
+        listed = {model.key: model.facts for model in found.listed()}
+        assert listed.keys() == {"good", "bad"}
+        assert isinstance(listed["good"], Checkpoint)
+        assert isinstance(listed["bad"], Problem)
+        assert msgspec.json.encode(listed["bad"])

@@ -131,6 +131,13 @@ def split(path: Path) -> list[str]:
     return names[1::2]
 
 
+def merged_into_the_first_shard(path: Path) -> None:
+    names = counting.weights(path)
+    (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+    files = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index(**{name: files[n % 2] for n, name in enumerate(names)})(path)
+
+
 def left_over_shard(path: Path) -> None:
     shutil.copy(path / "model.safetensors", path / "model-00002-of-00003.safetensors")
 
@@ -210,6 +217,7 @@ TRAITS: dict[str, Callable[[Path], object]] = {
     "a partial index": index(a="model.safetensors"),
     "an index that is not one": text("model.safetensors.index.json", "[]"),
     "an index of numbers": text("model.safetensors.index.json", '{"weight_map": {"a": 1}}'),
+    "shards merged into the first": merged_into_the_first_shard,
     "a shard left of another set": left_over_shard,
     "a missing shard": missing_shard,
     "a missing shard without a number": unnumbered_missing_shard,
