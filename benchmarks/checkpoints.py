@@ -7,7 +7,9 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from tests.tiny import make
+from benchmarks.agent import MODELS
+from tests import architectures
+from tests.tiny import make, write
 
 LAYERS = 12
 HIDDEN = 2048
@@ -15,6 +17,24 @@ INTERMEDIATE = 8192
 VOCABULARY = 32000
 """0.8 billion parameters, 3.4 GB in float32: what is measured is loading, and in bfloat16 MLX's CPU
 backend takes longer for the one token of the warm-up than for reading the weights."""
+
+
+AGENT = {"hidden_size": 256, "num_hidden_layers": 8, "head_dim": 64}
+"""So that reading a turn takes tens of milliseconds on a CPU."""
+
+AGENT_WINDOW = 128
+
+
+def agent(name: str, directory: Path) -> None:
+    """An architecture of mlx-lm's, with sliding windows that are shorter than a conversation."""
+    config = architectures.config(name)
+    inner = config.get("text_config", config)
+    inner |= AGENT
+    if "layer_types" in inner:
+        inner["layer_types"] = inner["layer_types"][:2] * (AGENT["num_hidden_layers"] // 2)
+    if "sliding_window" in inner:
+        inner["sliding_window"] = AGENT_WINDOW
+    write(config, directory)
 
 
 def large(
@@ -86,5 +106,7 @@ if __name__ == "__main__":
     models = Path(sys.argv[1])
     make("llama", models / "bench/tiny")
     wide(models / "bench/wide")
+    for name in MODELS:
+        agent(name, models / f"bench/agent-{name}")
     if "--large" in sys.argv:
         large(models / "bench/large")

@@ -210,6 +210,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "rope_scaling": None,
         "sliding_window": _WINDOW,
         "sliding_window_pattern": "LLGL",
+        "layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention"],
     },
     "exaone_moe": {**_EXPERTS, **_SLIDING, "is_moe_layer": [False, True, True, True]},
     "falcon_h1": {
@@ -289,6 +290,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "shared_intermediate_size": 32,
         "mamba_n_heads": 4,
         "mamba_d_head": 16,
+        "mamba_expand": 1,
         "mamba_proj_bias": False,
         "mamba_d_state": 16,
         "mamba_d_conv": 4,
@@ -457,6 +459,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
     "mixtral": _EXPERTS,
     "muse_glimmer": {"sliding_window": _WINDOW},
     "muse_spark": {
+        "audio_config": {"out_hidden_size": 64},
         "text_config": {
             **_COMMON,
             **_EXPERTS,
@@ -468,7 +471,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
             "final_logit_softcapping": 20.0,
             "output_multiplier": 0.2,
             "moe_hidden_size": 64,
-        }
+        },
     },
     "nanbeige": {},
     "nanochat": {},

@@ -5,6 +5,7 @@ tests and benchmarks, which have no models to download.
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,22 +95,34 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def make(name: str, directory: Path) -> None:
     """Write the checkpoint `name`, a key of CONFIGS, into `directory`."""
-    build(_BASE | CONFIGS[name], directory, quantise=name.endswith("-4bit"))
+    write(_BASE | CONFIGS[name], directory, bits=4 if name.endswith("-4bit") else None)
 
 
-def build(config: dict[str, Any], directory: Path, *, quantise: bool = False) -> None:
-    """Write a checkpoint of that config.json into `directory`."""
+def write(config: dict[str, Any], directory: Path, bits: int | None = None) -> None:
+    """Write a checkpoint of that config.json into `directory`, quantised if `bits` are given."""
     directory.mkdir(parents=True, exist_ok=True)
     mx.random.seed(0)
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
-    weights = [(k, 0.1 * mx.random.normal(v.shape)) for k, v in tree_flatten(model.parameters())]
+    weights = [(k, _random(v)) for k, v in tree_flatten(model.parameters())]
     model.load_weights(weights)
-    if quantise:
-        model, config = quantize_model(model, config, group_size=32, bits=4)
+    if bits is not None:
+        model, config = quantize_model(model, config, group_size=32, bits=bits)
     save_model(directory, model)
     save_config(config, directory / "config.json")
-    new_tokenizer().save_pretrained(directory)
+    _tokenizer().save_pretrained(directory)
+
+
+def _random(weight: mx.array) -> mx.array:
+    """Random numbers in place of a weight; what is packed stays as it is."""
+    if not mx.issubdtype(weight.dtype, mx.floating):
+        return weight
+    return 0.1 * mx.random.normal(weight.shape)
+
+
+@cache
+def _tokenizer() -> PreTrainedTokenizerFast:
+    return new_tokenizer()
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:

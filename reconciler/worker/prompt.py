@@ -115,10 +115,18 @@ class Prompts:
             more = variables | {"add_generation_prompt": False, "continue_final_message": False}
             return template.render(turns, tools, more).text
 
+        places = self._segmenter.boundaries(
+            rendered.text,
+            tokens,
+            turns,
+            later,
+            tools=bool(tools),
+            reasons="think" in template.source or "reasoning" in template.source,
+        )
         return Prompt(
             tokens,
             generation,
-            self._segmenter.boundaries(rendered.text, tokens, turns, later, tools=bool(tools)),
+            places,
             tools=tuple(tools),
             described=rendered.described,
             warnings=warnings,

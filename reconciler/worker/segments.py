@@ -11,7 +11,7 @@ They are found by rendering what may come later and comparing it with the prompt
 finds the first two, for prompts that end with a user's turn only.
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -39,7 +39,7 @@ LONGEST = 2_000_000
 """Characters of a prompt that is looked at."""
 
 REMEMBERED = 16
-"""System turns whose tokens are remembered."""
+"""Ends of system turns that are remembered: their prompts come again."""
 
 CALL = "call00000"
 """The id of a tool call: nine letters or digits, as Mistral's templates demand."""
@@ -51,39 +51,47 @@ class Segmenter:
     def __init__(self, encode: Encode, *, rewinds: bool = False) -> None:
         """With `rewinds` caches can go back: of the places only the first one is of use then."""
         self._encode, self._rewinds = encode, rewinds
-        self._beginnings: OrderedDict[str, list[int]] = OrderedDict()
+        self._roots: deque[list[int]] = deque(maxlen=REMEMBERED)
+        """Beginnings of prompts that end with the system turns."""
 
     def boundaries(
-        self, text: str, tokens: list[int], turns: list[Turn], render: Render, *, tools: bool
+        self,
+        text: str,
+        tokens: list[int],
+        turns: list[Turn],
+        render: Render,
+        *,
+        tools: bool,
+        reasons: bool,
     ) -> tuple[int, ...]:
         """The places in a prompt, in tokens from its beginning, ascending.
 
-        `text` is `turns` rendered with the generation prompt, `tokens` are its tokens, and `tools`
-        is true if tools are offered. Places that cannot be found are left out.
+        `text` is `turns` rendered with the generation prompt, `tokens` are its tokens; `tools` is
+        true if tools are offered, `reasons` if the template knows of reasoning. Places that cannot
+        be found are left out.
         """
         if not turns or len(text) > LONGEST:
             return ()
         places = {self._root(tokens, turns, render)}
-        for futures in [] if self._rewinds else _futures(turns, tools=tools):
-            rendered = [text for future in futures if (text := _try(render, future)) is not None]
+        for futures in [] if self._rewinds else _futures(turns, tools=tools, reasons=reasons):
+            rendered = [one for future in futures if (one := _try(render, future)) is not None]
             places.add(min((self._parting(text, tokens, one) for one in rendered), default=0))
         return tuple(sorted(place for place in places if 0 < place <= len(tokens)))
 
     def _root(self, tokens: list[int], turns: list[Turn], render: Render) -> int:
         """The end of the system turns and what is rendered with them."""
+        known = [len(root) for root in self._roots if tokens[: len(root)] == root]
+        if known:
+            return max(known)
         system = list(takewhile(lambda turn: turn.get("role") in SYSTEM_ROLES, turns))
         first = str(turns[len(system)].get("content") or "") if len(system) < len(turns) else ""
         other = "b" if first.lstrip()[:1] == "a" else "a"
         rendered = _try(render, [*system, {"role": "user", "content": other}])
         if rendered is None:
             return 0
-        beginning = self._beginnings.get(rendered)
-        if beginning is None:
-            beginning = self._beginnings[rendered] = self._encode(rendered)
-        self._beginnings.move_to_end(rendered)
-        while len(self._beginnings) > REMEMBERED:
-            self._beginnings.popitem(last=False)
-        return _common(beginning, tokens)
+        place = _common(self._encode(rendered), tokens)
+        self._roots.append(tokens[:place])
+        return place
 
     def _parting(self, text: str, tokens: list[int], other: str) -> int:
         """Tokens that the prompt shares with another text; 0: they part long before its end."""
@@ -98,23 +106,24 @@ class Segmenter:
         return before + _common(tail, self._encode(other[cut:]))
 
 
-def _futures(turns: list[Turn], *, tools: bool) -> list[list[list[Turn]]]:
+def _futures(turns: list[Turn], *, tools: bool, reasons: bool) -> list[list[list[Turn]]]:
     """What the conversation may look like when the next turn is to be answered.
 
-    Of each kind without and with the answer's reasoning: some clients send it back, some do not.
+    Of each kind without and with the answer's reasoning, if the template `reasons`: some clients
+    send it back, some do not.
     """
     if turns[-1].get("role") == "assistant":
         return []
-    answer = {"role": "assistant", "content": "a"}
-    kinds = [[answer, {"role": "user", "content": "a"}]]
+    answer: Turn = {"role": "assistant", "content": "a"}
+    kinds: list[list[Turn]] = [[answer, {"role": "user", "content": "a"}]]
     if tools or turns[-1].get("role") == "tool":
         called = {"name": "a", "arguments": {}}
         calls = [{"id": CALL, "type": "function", "function": called}]
         result = {"role": "tool", "name": "a", "tool_call_id": CALL, "content": "a"}
         kinds.append([answer | {"content": "", "tool_calls": calls}, result])
-    thought = {"reasoning_content": "a"}
+    thoughts: list[Turn] = [{}, {"reasoning_content": "a"}] if reasons else [{}]
     return [
-        [[*turns, answer, following], [*turns, answer | thought, following]]
+        [[*turns, answer | thought, following] for thought in thoughts]
         for answer, following in kinds
     ]
 

@@ -323,9 +323,9 @@ class Session:
             if request.counted:
                 self._count(0, 1)
             request.generated.append(one.token)
+            request.tell(one.token, one.finish_reason, one.logprobs)
             if one.finish_reason is not None:
                 self._finish(request, one)
-            request.tell(one.token, one.finish_reason, one.logprobs)
         self._grow()
         self._admit()
 

@@ -10,7 +10,7 @@ from mlx_lm import load, stream_generate
 from benchmarks.daemon import mlx_lm_server
 from tests import counting
 from tests.support import Daemon, Home
-from tests.tiny import build
+from tests.tiny import write
 from tests.worker.test_experts import QWEN
 from tests.worker.test_parity import only_processors_template, sparse_vocabulary
 
@@ -25,7 +25,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
     counting.configure(path, rope_scaling=yarn)
     only_processors_template(path)
     sparse_vocabulary(path)
-    build(QWEN | {"mlp_only_layers": [0, 1]}, root / "models/x/dense")
+    write(QWEN | {"mlp_only_layers": [0, 1]}, root / "models/x/dense")
     with Daemon(Home(root / "home", models), "--models", str(root / "models")) as running:
         yield running
 

@@ -11,7 +11,7 @@ from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
 from reconciler.core.records import Config
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker.model import Model
-from tests.tiny import build
+from tests.tiny import write
 
 BASE: dict[str, Any] = {
     "hidden_size": 32,
@@ -59,7 +59,7 @@ DBRX = {
 
 def opened(path: Path, config: dict[str, Any], *without: str, asked: int = 0) -> SessionOpened:
     """Open a session as the engine does; `without` are keys that config.json then lacks."""
-    build(config, path)
+    write(config, path)
     kept = {key: value for key, value in config.items() if key not in without}
     (path / "config.json").write_text(json.dumps(kept), "utf-8")
     facts = read_facts(path)

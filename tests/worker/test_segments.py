@@ -60,7 +60,8 @@ def found(
 
     text = render(turns, add_generation_prompt=True)
     tokens = encode(text)
-    places = Segmenter(encode, **more).boundaries(text, tokens, turns, later, tools=tools)
+    segmenter = Segmenter(encode, **more)
+    places = segmenter.boundaries(text, tokens, turns, later, tools=tools, reasons=True)
     return [tokenizer.decode(tokens[:place]) for place in places]
 
 
@@ -125,7 +126,7 @@ class Published:
         text = self.template.render(turns, TOOLS, {"add_generation_prompt": True}).text
         tokens = list(self.encode(text))
         segmenter = Segmenter(lambda text: list(self.encode(text)))
-        return tokens, segmenter.boundaries(text, tokens, turns, later, tools=True)
+        return tokens, segmenter.boundaries(text, tokens, turns, later, tools=True, reasons=True)
 
 
 @pytest.mark.skipif(not TEMPLATES.exists(), reason="published templates are not at hand")

@@ -1,0 +1,112 @@
+"""An agent's turns through a real daemon: what of a prompt is not read again, and in company."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import architectures, tiny
+from tests.support import Daemon, Home
+
+CHAT = "/v1/chat/completions"
+SYSTEM = "What is asked for is honoured, or the answer says why it is not. " * 8
+SLIDING, RECURRENT = "openai/gpt-oss-20b", "tiny/mamba"
+
+
+def turn(daemon: Daemon, model: str, messages: list[Any], **more: Any) -> tuple[str, int, int]:
+    """The answer, and the prompt's tokens: all, and those that were not read again."""
+    body = {"model": model, "messages": messages, "max_tokens": 6, "temperature": 0}
+    status, answer = daemon.request("POST", CHAT, body | more)
+    assert status == 200, answer
+    usage = answer["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    return answer["choices"][0]["message"]["content"] or "", usage["prompt_tokens"], cached
+
+
+@pytest.mark.parametrize("model", [SLIDING, RECURRENT, "tiny/llama"])
+def test_an_agents_next_turn_reads_only_what_is_new(shared: Daemon, model: str) -> None:
+    shared.load({"model": model})
+    messages: list[Any] = [{"role": "system", "content": model + SYSTEM}]
+    before = 0
+    for number in range(3):
+        messages.append({"role": "user", "content": f"{number}. What is wanted?"})
+        _, tokens, cached = turn(shared, model, messages)
+        assert cached >= before - 1
+        before = tokens
+        # Not what it said: clients send an answer as they understood it.
+        messages.append({"role": "assistant", "content": "A record."})
+    messages[:] = [messages[0], {"role": "user", "content": "Something else."}]
+    _, tokens, cached = turn(shared, model, messages)
+    assert cached > 100  # the system turn
+
+
+def test_a_reused_prompt_is_answered_as_a_fresh_one(shared: Daemon, home: Home) -> None:
+    messages: list[Any] = [{"role": "system", "content": SYSTEM}]
+    shared.load({"model": SLIDING})
+    for number in range(2):
+        messages.append({"role": "user", "content": f"{number}. What is wanted?"})
+        used, _, cached = turn(shared, SLIDING, messages)
+        messages.append({"role": "assistant", "content": "A record."})
+    assert cached > 0
+    with Daemon(home) as fresh:
+        fresh.load({"model": SLIDING})
+        assert turn(fresh, SLIDING, messages[:-1])[0] == used
+
+
+def test_four_conversations_at_once_keep_their_prompts(shared: Daemon) -> None:
+    shared.load({"model": "tiny/qwen3"})
+
+    def talk(number: int) -> int:
+        messages: list[Any] = [{"role": "system", "content": f"{number}. {SYSTEM}"}]
+        for _ in range(2):
+            messages.append({"role": "user", "content": "What is wanted? " * 40})
+            _, _, cached = turn(shared, "tiny/qwen3", messages, max_tokens=1500)
+            messages.append({"role": "assistant", "content": "A record."})
+        return cached
+
+    with ThreadPoolExecutor(4) as pool:
+        assert min(pool.map(talk, range(4))) > 500
+
+
+def test_kept_prompts_make_way_for_a_load(home: Home) -> None:
+    with Daemon(home) as daemon:
+        body = {"model": "tiny/llama", "context_length": 8192}
+        _, told = daemon.request("POST", "/api/v1/models/estimate", body)
+    budget = f"{2.3 * told['needed_bytes'] / 10**6:.0f}MB"
+    with Daemon(home, "--memory-budget", budget) as daemon:
+        daemon.load({"model": "tiny/llama", "context_length": 1024})
+        for number in range(12):
+            text = {"model": "tiny/llama", "prompt": [number + 5] * 900, "max_tokens": 2}
+            assert daemon.request("POST", "/v1/completions", text)[0] == 200
+        daemon.load(body | {"model": "tiny/qwen3"})
+
+
+@pytest.mark.parametrize(
+    ("model", "words"), [("tiny/mamba", "read one after the other"), ("tiny/gemma2", "one by one")]
+)
+def test_a_record_says_that_requests_are_not_answered_together(
+    shared: Daemon, model: str, words: str
+) -> None:
+    shared.load({"model": model})
+    warnings = shared.get(f"/api/v1/records/{model}")["status"]["warnings"]
+    (warning,) = [w for w in warnings if w["key"] == "batching"]
+    assert words in warning["reason"]
+
+
+@pytest.mark.parametrize("name", ["llama4", "deepseek_v41"])
+def test_what_no_batch_can_hold_is_answered_one_by_one(tmp_path: Path, name: str) -> None:
+    tiny.write(architectures.config(name), tmp_path / "models" / name)
+    prompts = [[5, 6, 7], [9] * 60, [20, 21]]
+    with Daemon(Home(tmp_path / "home", tmp_path / "models")) as daemon:
+        daemon.load({"model": name})
+
+        def ask(prompt: list[int]) -> str:
+            body = {"model": name, "prompt": prompt, "max_tokens": 8, "temperature": 0}
+            status, answer = daemon.request("POST", "/v1/completions", body)
+            assert status == 200, answer
+            return str(answer["choices"][0]["text"])
+
+        alone = [ask(prompt) for prompt in prompts]
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(ask, prompts)) == alone

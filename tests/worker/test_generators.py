@@ -1,0 +1,114 @@
+"""Both kinds of generators: the same tokens, segments, ends, and what they leave behind."""
+
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import generate_step
+from mlx_lm.sample_utils import make_logits_processors
+from mlx_lm.utils import load_model
+
+from reconciler.worker import generators
+from reconciler.worker.generators import Batching, Generated, Generator, Job, Read
+
+PROMPT = [9, 8, 7, 6, 5] * 6
+KINDS = list(Batching)
+
+
+@pytest.fixture
+def llama(models: Path) -> Any:
+    return load_model(models / "tiny/llama")[0]
+
+
+def make(model: Any, batching: Batching, ends: tuple[int, ...] = ()) -> Generator:
+    return generators.make(batching, model, ends=ends, prefill_step=8, batch_size=4)
+
+
+def run(generator: Generator, *jobs: Job) -> tuple[list[list[Generated]], list[Read]]:
+    """What the jobs generate, and what is read."""
+    answers: dict[int, list[Generated]] = {generator.insert(job): [] for job in jobs}
+    pieces: list[Read] = []
+    while any(not one or one[-1].finish_reason is None for one in answers.values()):
+        read, generated = generator.next()
+        pieces += read
+        for one in generated:
+            answers[one.uid].append(one)
+    return list(answers.values()), pieces
+
+
+def tokens(answer: list[Generated]) -> list[int]:
+    return [one.token for one in answer]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_mlx_lms_own(llama: Any, kind: Batching) -> None:
+    expected = [int(t) for t, _ in islice(generate_step(mx.array(PROMPT), llama), 6)]
+    (answer,), _ = run(make(llama, kind), Job([PROMPT], 6))
+    assert tokens(answer) == expected
+    assert [one.finish_reason for one in answer] == [None] * 5 + ["length"]
+    assert list(answer[-1].tokens) == [*PROMPT, *expected]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_ends_at_its_own_tokens_in_place_of_the_generators(
+    llama: Any, kind: Batching
+) -> None:
+    (free,), _ = run(make(llama, kind), Job([PROMPT], 6))
+    third = tokens(free)[2]
+    (ended,), _ = run(make(llama, kind, ends=(third,)), Job([PROMPT], 6))
+    assert ended[-1].finish_reason == "stop"
+    assert tokens(ended)[-1] == third
+    (own,), _ = run(make(llama, kind, ends=(third,)), Job([PROMPT], 6, ends=()))
+    assert tokens(own) == tokens(free)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_is_read_to_the_end_of_each_segment(llama: Any, kind: Batching) -> None:
+    segments = [PROMPT[:5], PROMPT[5:20], PROMPT[20:]]
+    (answer,), pieces = run(make(llama, kind), Job(segments, 4))
+    (whole,), _ = run(make(llama, kind), Job([PROMPT], 4))
+    assert [piece.done for piece in pieces if piece.segment_ended][:2] == [5, 20]
+    assert max(b.done - a.done for a, b in pairwise(pieces)) <= 8
+    assert tokens(answer) == tokens(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_taken_on_the_way_goes_on_as_the_job_does(llama: Any, kind: Batching) -> None:
+    generator = make(llama, kind)
+    uid = generator.insert(Job([PROMPT[:12], PROMPT[12:]], 6))
+    assert generator.extract(uid) is None
+    while not any(piece.segment_ended for piece in generator.next()[0]):
+        pass
+    held = generator.extract(uid)
+    assert held is not None
+    generator.remove(uid)
+    cache, known = held
+    assert known == PROMPT[:12]
+    (rest,), _ = run(make(llama, kind), Job([PROMPT[12:]], 6, known, cache))
+    (whole,), _ = run(make(llama, kind), Job([PROMPT], 6))
+    assert tokens(rest) == tokens(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_penalties_see_the_whole_prompt(llama: Any, kind: Batching) -> None:
+    processors = make_logits_processors(repetition_penalty=1.8, repetition_context_size=100)
+    jobs = Job([PROMPT], 6, processors=processors)
+    (answer,), _ = run(make(llama, kind), jobs)
+    (expected,), _ = run(make(llama, Batching.TOGETHER), jobs)
+    assert tokens(answer) == tokens(expected)
+
+
+def test_requests_that_run_apart_leave_the_threads_stream_as_it_was(llama: Any) -> None:
+    before = mx.default_stream(mx.default_device())
+    one, other = make(llama, Batching.APART), make(llama, Batching.APART)
+    for generator in (one, other):
+        generator.insert(Job([[5, 6]], 9))
+        generator.insert(Job([[7, 8]], 2))
+    for generator in (one, other, one, other, other):
+        generator.next()
+        assert mx.default_stream(mx.default_device()) == before
+    one.close()
+    other.remove(0)
+    assert mx.default_stream(mx.default_device()) == before
