@@ -9,12 +9,12 @@ from aiohttp import web
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, many, ref
-from reconciler.api.errors import of_mistake, of_problem, reply
+from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.api.stream import Stream, streaming
 from reconciler.controller import Answer, Events
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.records import LoadRequest
-from reconciler.core.schema import contradictions, load_request
+from reconciler.core.schema import check_name, contradictions, load_request
 from reconciler.models.catalog import Listed
 
 routes = web.RouteTableDef()
@@ -32,6 +32,9 @@ async def load(request: web.Request) -> web.StreamResponse:
         raise of_mistake(mistake)
     echo = bool(body.get("echo_load_config"))
     asked = load_request(body)
+    if asked.adapter is not None and check_name(asked.name):
+        words = f"'{asked.name}' cannot name an instance; send instance_id"
+        raise ApiError(400, "invalid_request", words, "missing_required_parameter", "instance_id")
     if "text/event-stream" in request.headers.get("Accept", ""):
         return await _streamed(request, asked, echo=echo)
     return reply(_loaded(await request.app[CONTROLLER].load(asked), echo=echo))

@@ -6,35 +6,23 @@ arrays of any size before the shapes are compared.
 """
 
 import json
-import math
-import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Adapter
 from reconciler.models.checkpoint import fingerprint
-from reconciler.models.weights import MAX_HEADER
+from reconciler.models.jsonfile import read_object
+from reconciler.models.weights import Tensor, WeightsError, read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"
-
-MAX_CONFIG = 1_000_000
-"""Bytes."""
 
 TYPES = ("lora", "dora", "full")
 """Kinds of fine-tuning that mlx_lm.lora knows."""
 
 MAX_RANK = 65_536
 MAX_LAYERS = 100_000
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    shape: tuple[int, ...]
-    size: int
-    """Bytes."""
 
 
 def is_adapter(path: Path) -> bool:
@@ -82,7 +70,7 @@ def base_of(path: Path) -> str:
     return base if isinstance(base, str) and base else "a model that its config does not name"
 
 
-def _check_lora(path: Path, config: dict[str, Any], header: dict[str, _Tensor]) -> None:
+def _check_lora(path: Path, config: dict[str, Any], header: dict[str, Tensor]) -> None:
     """Refuse what mlx_lm would fail on without words, or allocate for."""
     place, layers = path / CONFIG, config.get("num_layers")
     if not _is_whole(layers, -1, MAX_LAYERS):
@@ -112,48 +100,25 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_whole(value: Any, least: int, most: float = math.inf) -> bool:
+def _is_whole(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
-def _header(path: Path) -> dict[str, _Tensor]:
+def _header(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > MAX_HEADER:
-                raise ValueError("header too large")
-            header = json.loads(file.read(length))
-        tensors, end = {}, 0
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, stop = entry["data_offsets"]
-                shape = tuple(entry["shape"])
-                if not all(_is_whole(n, 0) for n in (begin, stop, *shape)):
-                    raise ValueError(f"malformed entry {name:.60}")
-                tensors[name] = _Tensor(shape, stop - begin)
-                end = max(end, stop)
-        if (actual := path.stat().st_size) < 8 + length + end:
-            raise ValueError(f"truncated: {actual} bytes of {8 + length + end}")
-    except Exception as error:  # noqa: BLE001  a hostile header raises what it likes
-        raise _invalid(path, f"not a safetensors file: {error!s:.200}") from None
-    return tensors
+        return read_header(path)
+    except WeightsError as error:
+        raise _invalid(error.path, str(error)) from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise _invalid(path, "missing: an adapter needs it")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG + 1)
-        if len(data) > MAX_CONFIG:
-            raise ValueError(f"larger than {MAX_CONFIG} bytes")
-        config = json.loads(data)
+        return read_object(path)
     except (OSError, ValueError, RecursionError) as error:
-        raise _invalid(path, f"cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise _invalid(path, "is not a JSON object")
-    return config
+        raise _invalid(path, f"cannot be read: {error!s:.200}") from None
 
 
 def _invalid(path: Path, words: str) -> LoadError:

@@ -60,7 +60,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(path, _none(path))
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        tensors |= _header(shard)
+        tensors |= read_header(shard)
     names = {shard.name for shard in shards}
     weight_map = _weight_map(path, names)
     missing = _missing_by_index(weight_map, names, tensors)
@@ -125,8 +125,11 @@ def _missing_by_index(
     }
 
 
-def _header(shard: Path) -> dict[str, Tensor]:
-    """The tensors of one file. The format: u64 little-endian header length, JSON, data."""
+def read_header(shard: Path) -> dict[str, Tensor]:
+    """The tensors of one file. The format: u64 little-endian header length, JSON, data.
+
+    Raises `WeightsError`.
+    """
     if not shard.is_file():  # opening a pipe would wait for ever
         kind = "a broken link" if shard.is_symlink() else "no regular file"
         raise WeightsError(shard.parent, f"incomplete: {shard.name} is {kind}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.utils import load_adapters, load_config, load_model
 
 from reconciler.core.facts import Adapter
@@ -87,11 +88,31 @@ def _with_adapter(module: Any, adapter: Adapter) -> Any:
     """
     try:
         load_adapters(module, adapter.path)
+        _check_size(module, adapter)
         module.eval()  # no dropout
         mx.eval(module.parameters())
     except Exception as error:
         raise AdapterError(_words(adapter, error)) from error
     return module
+
+
+def _check_size(module: Any, adapter: Adapter) -> None:
+    """Raise ValueError if the config asks for far more than the file holds.
+
+    mlx-lm makes up the layers that the file lacks; nothing of that is computed yet.
+    """
+    size = sum(
+        array.nbytes
+        for name, array in tree_flatten(module.parameters())
+        if name.rpartition(".")[2] in ("lora_a", "lora_b", "m")
+    )
+    if size > MADE_UP * adapter.weights_bytes:
+        raise ValueError(f"its config makes layers of {size} bytes, and the file holds few of them")
+
+
+MADE_UP = 16
+"""Times the size of its file that an adapter may take: one that adapts two of seven linear layers
+and does not say so takes about eight times as much."""
 
 
 def _words(adapter: Adapter, error: Exception) -> str:

@@ -257,6 +257,9 @@ def _fill(asked: dict[str, Any], defaults: Mapping[str, Any]) -> None:
             sent = {*asked, *(kwargs if isinstance(kwargs, dict) else ())}
             if not sent & {*reasoning.SWITCHES, "thinking"}:
                 asked[key] = value
+        elif key == "max_tokens" and key not in asked:
+            least = asked.get("min_tokens")  # a default gives way to what is asked for
+            asked[key] = max(value, least) if isinstance(least, int) else value
         else:
             asked.setdefault(key, value)
 

@@ -146,6 +146,9 @@ def test_an_adapter_that_cannot_be_is_refused_and_leaves_no_record(daemon: Daemo
     assert (status, code) == (400, "invalid_checkpoint")
     assert "is a LoRA adapter for" in message
     assert refused(daemon, model=BASE, adapter="/no/such")[:2] == (400, "invalid_adapter")
+    status, code, message = refused(daemon, model=BASE, adapter="/a path")
+    assert (status, code) == (400, "missing_required_parameter")
+    assert "send instance_id" in message
     assert {r["name"] for r in daemon.get("/api/v1/records")["records"]} == names
     shutil.rmtree(broken)
 

@@ -16,6 +16,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "own/greedy": {"do_sample": False, "top_k": 40},
     "own/warm": {"do_sample": True, "temperature": 1.5, "max_new_tokens": 3},
     "own/odd": {"temperature": "hot", "top_k": 5},
+    "own/varied": {"repetition_penalty": 2.5},
 }
 """Identifier -> generation_config.json."""
 
@@ -84,6 +85,16 @@ def test_a_records_default_goes_before_the_models_and_a_request_before_both(
     assert [say(daemon, "hot", temperature=0) for _ in range(2)] == [greedy] * 2
 
 
+def test_a_penalty_of_the_model_acts_as_if_it_were_sent(daemon: Daemon) -> None:
+    daemon.load({"model": "own/varied"})
+    varied = say(daemon, "own/varied", temperature=0)
+    assert varied == say(daemon, "plain", temperature=0, repetition_penalty=2.5)
+    assert varied != say(daemon, "plain", temperature=0)
+    assert say(daemon, "own/varied", temperature=0, repetition_penalty=1) == say(
+        daemon, "plain", temperature=0
+    )
+
+
 def test_a_seed_as_default_makes_equal_requests_equal(daemon: Daemon) -> None:
     defaults = {"temperature": 1.5, "seed": 7}
     daemon.load({"model": "own/warm", "instance_id": "seeded", "defaults": defaults})
@@ -104,6 +115,7 @@ def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> N
     daemon.load(body | {"context_length": 40})
     assert tokens("short") == 3
     assert tokens("short", max_tokens=5) == 5
+    assert tokens("short", min_tokens=4) == 4
     changed = daemon.load(body | {"defaults": {"max_tokens": 4}})
     assert [w["key"] for w in changed["warnings"]] == ["defaults.max_tokens"]
     assert tokens("short") == 4

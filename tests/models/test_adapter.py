@@ -96,7 +96,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     path = write(tmp_path / "a") / "adapter_config.json"
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(LoadError, match="missing"):
+    with pytest.raises(LoadError, match="not a regular file"):
         read_adapter(path.parent)
 
 

@@ -1,9 +1,11 @@
 """Adapters over shared weights, beside mlx_lm's own load, on real MLX in this process."""
 
 import gc
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -118,6 +120,24 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(models: Path, tmp_pa
     assert "\n" not in str(raised.value)
     assert "trained on" in str(raised.value)
     assert said(model, "plain") == before
+
+
+def test_a_config_that_makes_up_layers_takes_no_memory(models: Path, tmp_path: Path) -> None:
+    path = models / "tiny/llama"
+    adapter = adapters.make(path, tmp_path / "a", seed=1, kind="dora")
+    file = adapter / "adapters.safetensors"
+    stored: Any = mx.load(str(file))
+    weights = {name: array for name, array in stored.items() if name.endswith("q_proj.m")}
+    mx.save_safetensors(str(file), weights)
+    config = json.loads((adapter / "adapter_config.json").read_bytes())
+    config["lora_parameters"]["rank"] = 60_000
+    (adapter / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    model = loaded(path)
+    before = mx.get_active_memory()
+    with pytest.raises(AdapterError, match="the file holds few of them"):
+        model.open("tuned", command(path, adapter))
+    gc.collect()
+    assert mx.get_active_memory() - before < 1_000_000
 
 
 def test_an_adapter_that_changed_on_disk_is_read_again(models: Path, tmp_path: Path) -> None:
