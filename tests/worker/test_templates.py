@@ -291,6 +291,8 @@ class TestReasoning:
             ({"reasoning": {"effort": "low"}}, "TrueTruelow"),
             ({"enable_thinking": True}, "TrueTrue"),
             ({"think": False}, "FalseFalse"),
+            ({"think": "medium"}, "TrueTruemedium"),
+            ({"reasoning": "off"}, "FalseFalse"),
             ({"thinking": {"type": "disabled"}}, "FalseFalse"),
             ({"chat_template_kwargs": {"thinking": 5}, "think": False}, "False5"),
         ):
