@@ -22,6 +22,7 @@ _KNOWN = {"effort", "enabled", "summary", "generate_summary"}
 
 _ON = ("on", "enabled", "true")
 _OFF = ("off", "disabled", "false")
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _OWN = ("auto", "adaptive")
 """The model's own way, as if nothing had been sent."""
 
@@ -60,14 +61,13 @@ def _type(thinking: dict[str, Any], name: str) -> Any:
     return thinking.get("type")
 
 
-def _word(word: str, asked: dict[str, Any]) -> bool | None:
-    if word in _ON:
-        return True
-    if word in _OFF:
-        return False
-    if word not in _OWN:
+def _word(word: str, asked: dict[str, Any]) -> Any:
+    """What a word says of `enable_thinking`; the word itself where it says nothing."""
+    if word in (*_ON, *_OFF):
+        return word in _ON
+    if word in _EFFORTS:
         asked.setdefault("reasoning_effort", word)
-    return None
+    return None if word in (*_EFFORTS, *_OWN) else word
 
 
 def variables(

@@ -131,6 +131,8 @@ def test_harmless_keys_pass_whatever_they_say(key: Any) -> None:
         ({"stop_token_ids": list(range(65))}, "stop_token_ids"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"reasoning": {"effort": 5}}, "reasoning.effort"),
+        ({"think": "loudly"}, "think"),
+        ({"enable_thinking": 5}, "enable_thinking"),
         ({"messages": []}, "messages"),
     ],
 )

@@ -145,6 +145,13 @@ class TestTools:
             assert (prompt.tools, prompt.described) == ((), False)
             assert prompt.tokens == Chat(template).prompt([user()]).tokens
 
+    def test_tools_that_are_not_sent_are_not_there_where_none_are_an_error(self) -> None:
+        template = "{% if tools is defined %}{{ tools | length }} tools{% endif %}" + PLAIN
+        assert Chat(template).text([user("a")]) == "<user>a<assistant>"
+        assert Chat(template).text([user("a")], tools=[WEATHER]).startswith("<user>a") is False
+        listed = "{{ tools | tojson }}" + PLAIN.replace("m.content", "m.content + tools[:0] | join")
+        assert Chat(listed).text([user("a")]).startswith("[]<user>")
+
     def test_a_list_of_tools_is_there_where_a_template_needs_one(self) -> None:
         text = Chat("{% for t in tools %}{{ t.function.name }}{% endfor %}" + PLAIN)
         assert text.text([user("a")]) == "<user>a<assistant>"
@@ -284,6 +291,8 @@ class TestReasoning:
             ({"reasoning": {"effort": "low"}}, "TrueTruelow"),
             ({"enable_thinking": True}, "TrueTrue"),
             ({"think": False}, "FalseFalse"),
+            ({"think": "medium"}, "TrueTruemedium"),
+            ({"reasoning": "off"}, "FalseFalse"),
             ({"thinking": {"type": "disabled"}}, "FalseFalse"),
             ({"chat_template_kwargs": {"thinking": 5}, "think": False}, "False5"),
         ):

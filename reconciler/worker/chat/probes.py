@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from reconciler.core.chat_template import takes_tools
 from reconciler.worker.chat import turns as rewriting
+from reconciler.worker.chat.rendering import UNDEFINED
 from reconciler.worker.chat.traits import Calls, Traits, Way, offered, with_calls
 from reconciler.worker.chat.turns import Turn
 
@@ -111,6 +112,7 @@ def _beginnings() -> Iterator[tuple[dict[str, Any], Literal["text", "parts"]]]:
     today = time.strftime("%Y-%m-%d")
     needs: tuple[dict[str, Any], ...] = (
         {},
+        {"tools": UNDEFINED},
         {"tools": []},
         {"functions": "[]", "datetime": today},
     )

@@ -15,10 +15,13 @@ from functools import partial
 from typing import Any
 
 from reconciler.worker.chat import bounded
-from reconciler.worker.chat.sandbox import TemplateError, compiled
+from reconciler.worker.chat.sandbox import TemplateError, compiled, undefined
 
 SECONDS = 10.0
 """That one rendering may take; a long conversation takes some milliseconds."""
+
+UNDEFINED = object()
+"""For `tools`: the variable is not there at all; transformers always has it, often as none."""
 
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 """Marks the end of a turn that is to be continued: transformers' way."""
@@ -50,7 +53,8 @@ def of_source(tokenizer: Any, source: str) -> Callable[..., str]:
         if continue_final_message:
             _mark_end(messages)
         given = special | thinking | copy.deepcopy(variables)
-        given |= {"messages": messages, "tools": copy.deepcopy(tools), "documents": None}
+        tools = undefined("tools") if tools is UNDEFINED else copy.deepcopy(tools)
+        given |= {"messages": messages, "tools": tools, "documents": None}
         given |= {"add_generation_prompt": add_generation_prompt and not continue_final_message}
         text = found[0].render(given)
         return _open_ended(text) if continue_final_message else text
@@ -78,6 +82,8 @@ def of_tokenizer(tokenizer: Any) -> Callable[..., str]:
     ) -> str:
         if continue_final_message:
             variables["continue_final_message"] = True
+        if variables.get("tools") is UNDEFINED:
+            del variables["tools"]
         ends = {"add_generation_prompt": add_generation_prompt and not continue_final_message}
         messages = copy.deepcopy(turns)
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **ends, **variables))

@@ -156,3 +156,8 @@ def compiled(source: str) -> jinja2.Template:
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # noqa: DTZ005
     environment.globals["namespace"] = _Namespace
     return environment.from_string(source)
+
+
+def undefined(name: str) -> jinja2.Undefined:
+    """The value of a variable that a template does not have."""
+    return jinja2.Undefined(name=name)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 Turn = dict[str, Any]
 
-Written = Literal["element", "list", "pythonic"]
-"""How calls are written into a text: `<tool_call>` elements, Granite's list, LFM2's expressions."""
+Written = Literal["element", "list", "closed list", "pythonic"]
+"""How calls are written into a text: `<tool_call>` elements, the list of Granite, that of Phi 4,
+LFM2's expressions."""
 
 JOIN = "\n\n"
 """Between the texts of turns that are merged."""
@@ -231,6 +232,8 @@ def form_of(source: str) -> Written:
     """The form of calls of a template that takes tools but renders no calls."""
     if "<|tool_list_start|>" in source:
         return "pythonic"
+    if "<|/tool|>" in source:
+        return "closed list"
     return "list" if "<|tool_call|>" in source else "element"
 
 
@@ -264,6 +267,7 @@ def _python(value: Any) -> str:
 _FORMS: dict[Written, Callable[[list[Any]], str]] = {
     "element": _elements,
     "list": _list,
+    "closed list": lambda functions: f"{_list(functions)}<|/tool_call|>",
     "pythonic": _pythonic,
 }
 
