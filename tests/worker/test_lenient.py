@@ -160,6 +160,12 @@ AS_MEANT: dict[str, tuple[str, str, list[tuple[str, Any]]]] = {
         '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}',
         PARIS,
     ),
+    "a missing last brace before the closing mark": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}</tool_call>',
+        PARIS,
+    ),
+    "a call as in Python": ("tool_call", '<tool_call>weather(city="Paris")</tool_call>', PARIS),
     "no closing mark": (
         "tool_call",
         '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}',
@@ -300,6 +306,11 @@ def test_identifiers_of_the_model_are_kept_and_never_given_twice() -> None:
     assert kimi.calls[1]["id"].startswith("call_")
     mistral = parse("[TOOL_CALLS]", '[TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "a"}')
     assert mistral.calls[0]["id"] == "a1b2c3d4e"
+
+
+def test_texts_around_a_call_stand_apart() -> None:
+    text = 'Hi.\n<tool_call>{"name": "weather", "arguments": {}}</tool_call>\nDone.\n'
+    assert parse("tool_call", text).content == "Hi.\n\nDone."
 
 
 def test_several_messages_of_one_turn_stand_apart() -> None:

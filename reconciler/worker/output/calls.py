@@ -57,7 +57,7 @@ class Context:
     pattern: str
     """The region's."""
     unclosed: bool
-    """True if the model ended the answer here: brackets that are open may be closed."""
+    """True if the model ended the call here: brackets that are open may be closed."""
     cut: bool = False
     """True if the answer was cut off here: what is open may lack more than its end."""
 

@@ -128,7 +128,7 @@ def read_tagged(body: str, context: Context) -> list[Call]:
         return read_invokes(text, context)
     if text[:1] in ("{", "`") or re.match(r"\[\s*\{", text):
         return read_json(text, context)
-    if text[:1] == "[":
+    if text[:1] == "[" or re.match(r"[A-Za-z_][\w.]*\(", text):
         return read_python(text, context)
     if "arg_key>" in text or (text in context.tools):
         return read_keyed(text, context)
