@@ -308,6 +308,33 @@ def test_identifiers_of_the_model_are_kept_and_never_given_twice() -> None:
     assert mistral.calls[0]["id"] == "a1b2c3d4e"
 
 
+@pytest.mark.parametrize("value", ["a\n", "\na\n", " a ", "", "\n", "a\n\nb\n"])
+def test_line_breaks_of_a_value_are_kept_and_those_of_the_form_are_not(value: str) -> None:
+    """A file that a model writes ends with a line break."""
+    expected = [("weather", {"city": value, "days": 3})]
+    for around in (
+        (
+            "<function=weather>\n<parameter=city>\n{}\n</parameter>\n"
+            "<parameter=days>\n3\n</parameter>\n</function>"
+        ),
+        "<function=weather><parameter=city>{}</parameter><parameter=days>3</parameter></function>",
+    ):
+        if around.count("\n") == 0 and value.startswith("\n"):
+            continue  # one of the two forms only
+        assert calls(parse("tool_call", around.format(value))) == expected
+    invoke = '<invoke name="weather"><parameter name="city">{}</parameter></invoke>'
+    assert calls(parse("MiniMax", invoke.format(value))) == [("weather", {"city": value})]
+    keyed = "<tool_call>weather<arg_key>city</arg_key><arg_value>{}</arg_value></tool_call>"
+    assert calls(parse("tool_call", keyed.format(value))) == [("weather", {"city": value})]
+
+
+def test_marks_around_the_answer_are_no_text_whatever_stands_between_them() -> None:
+    found = detect("<|START_RESPONSE|> <tool_call>")
+    text = 'Hi.<tool_call>{"name": "weather"}</tool_call><|END_RESPONSE|>'
+    delta = parse(found, text, generation="<|CHATBOT_TOKEN|><|START_RESPONSE|>")
+    assert (delta.content, calls(delta)) == ("Hi.", [("weather", {})])
+
+
 def test_texts_around_a_call_stand_apart() -> None:
     text = 'Hi.\n<tool_call>{"name": "weather", "arguments": {}}</tool_call>\nDone.\n'
     assert parse("tool_call", text).content == "Hi.\n\nDone."
