@@ -258,6 +258,7 @@ AS_TEXT: dict[str, tuple[str, str]] = {
     ),
     "JSON that calls no tool": ("bare JSON", '{"name": "Ann", "type": "person"}'),
     "a list in Python": ("bare Python", "[print(1), print(2)]"),
+    "a mark that is explained": ("tool_call", "Write `<function=NAME>` to call."),
     "a mark that is none": ("tool_call", "a < b <tool <tool_call"),
     "nested too deeply": (
         "tool_call",
@@ -293,6 +294,12 @@ def test_without_tools_there_are_no_calls_and_nothing_is_lost(case: str) -> None
 def test_a_call_that_was_cut_off_is_text_and_not_made_up(text: str) -> None:
     delta = parse("tool_call", text, end="length")
     assert (delta.calls, delta.content) == ([], text)
+
+
+def test_a_call_that_was_cut_off_before_its_arguments_is_none() -> None:
+    text = "<|channel|>commentary to=functions.weather<|message|>"
+    assert parse("harmony", text, end="length").calls == []
+    assert calls(parse("harmony", text, end="stop")) == [("weather", {})]
 
 
 def test_identifiers_of_the_model_are_kept_and_never_given_twice() -> None:
@@ -369,6 +376,11 @@ def test_marks_of_reasoning_in_the_middle_of_a_text_are_text_once_it_has_reasone
     for generation in ("<think>\n\n</think>\n\n", ""):
         given = text if generation else f"<think>Hm.</think>{text}"
         assert parse("tool_call", given, generation=generation).content == text
+
+
+def test_reasoning_that_the_model_begins_once_more_has_no_mark() -> None:
+    delta = parse("tool_call", "<think>\nHm.\n</think>\nYes.", generation="<think>\n")
+    assert (delta.reasoning, delta.content) == ("Hm.", "Yes.")
 
 
 def test_reasoning_that_was_never_opened_leaves_no_mark() -> None:
