@@ -160,6 +160,12 @@ AS_MEANT: dict[str, tuple[str, str, list[tuple[str, Any]]]] = {
         '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}',
         PARIS,
     ),
+    "a missing last brace before the closing mark": (
+        "tool_call",
+        '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}</tool_call>',
+        PARIS,
+    ),
+    "a call as in Python": ("tool_call", '<tool_call>weather(city="Paris")</tool_call>', PARIS),
     "no closing mark": (
         "tool_call",
         '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}',
@@ -252,6 +258,7 @@ AS_TEXT: dict[str, tuple[str, str]] = {
     ),
     "JSON that calls no tool": ("bare JSON", '{"name": "Ann", "type": "person"}'),
     "a list in Python": ("bare Python", "[print(1), print(2)]"),
+    "a mark that is explained": ("tool_call", "Write `<function=NAME>` to call."),
     "a mark that is none": ("tool_call", "a < b <tool <tool_call"),
     "nested too deeply": (
         "tool_call",
@@ -289,6 +296,12 @@ def test_a_call_that_was_cut_off_is_text_and_not_made_up(text: str) -> None:
     assert (delta.calls, delta.content) == ([], text)
 
 
+def test_a_call_that_was_cut_off_before_its_arguments_is_none() -> None:
+    text = "<|channel|>commentary to=functions.weather<|message|>"
+    assert parse("harmony", text, end="length").calls == []
+    assert calls(parse("harmony", text, end="stop")) == [("weather", {})]
+
+
 def test_identifiers_of_the_model_are_kept_and_never_given_twice() -> None:
     kimi = parse(
         "Kimi",
@@ -300,6 +313,38 @@ def test_identifiers_of_the_model_are_kept_and_never_given_twice() -> None:
     assert kimi.calls[1]["id"].startswith("call_")
     mistral = parse("[TOOL_CALLS]", '[TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "a"}')
     assert mistral.calls[0]["id"] == "a1b2c3d4e"
+
+
+@pytest.mark.parametrize("value", ["a\n", "\na\n", " a ", "", "\n", "a\n\nb\n"])
+def test_line_breaks_of_a_value_are_kept_and_those_of_the_form_are_not(value: str) -> None:
+    """A file that a model writes ends with a line break."""
+    expected = [("weather", {"city": value, "days": 3})]
+    for around in (
+        (
+            "<function=weather>\n<parameter=city>\n{}\n</parameter>\n"
+            "<parameter=days>\n3\n</parameter>\n</function>"
+        ),
+        "<function=weather><parameter=city>{}</parameter><parameter=days>3</parameter></function>",
+    ):
+        if around.count("\n") == 0 and value.startswith("\n"):
+            continue  # one of the two forms only
+        assert calls(parse("tool_call", around.format(value))) == expected
+    invoke = '<invoke name="weather"><parameter name="city">{}</parameter></invoke>'
+    assert calls(parse("MiniMax", invoke.format(value))) == [("weather", {"city": value})]
+    keyed = "<tool_call>weather<arg_key>city</arg_key><arg_value>{}</arg_value></tool_call>"
+    assert calls(parse("tool_call", keyed.format(value))) == [("weather", {"city": value})]
+
+
+def test_marks_around_the_answer_are_no_text_whatever_stands_between_them() -> None:
+    found = detect("<|START_RESPONSE|> <tool_call>")
+    text = 'Hi.<tool_call>{"name": "weather"}</tool_call><|END_RESPONSE|>'
+    delta = parse(found, text, generation="<|CHATBOT_TOKEN|><|START_RESPONSE|>")
+    assert (delta.content, calls(delta)) == ("Hi.", [("weather", {})])
+
+
+def test_texts_around_a_call_stand_apart() -> None:
+    text = 'Hi.\n<tool_call>{"name": "weather", "arguments": {}}</tool_call>\nDone.\n'
+    assert parse("tool_call", text).content == "Hi.\n\nDone."
 
 
 def test_several_messages_of_one_turn_stand_apart() -> None:
@@ -331,6 +376,11 @@ def test_marks_of_reasoning_in_the_middle_of_a_text_are_text_once_it_has_reasone
     for generation in ("<think>\n\n</think>\n\n", ""):
         given = text if generation else f"<think>Hm.</think>{text}"
         assert parse("tool_call", given, generation=generation).content == text
+
+
+def test_reasoning_that_the_model_begins_once_more_has_no_mark() -> None:
+    delta = parse("tool_call", "<think>\nHm.\n</think>\nYes.", generation="<think>\n")
+    assert (delta.reasoning, delta.content) == ("Hm.", "Yes.")
 
 
 def test_reasoning_that_was_never_opened_leaves_no_mark() -> None:

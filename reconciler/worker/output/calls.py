@@ -57,7 +57,7 @@ class Context:
     pattern: str
     """The region's."""
     unclosed: bool
-    """True if the model ended the answer here: brackets that are open may be closed."""
+    """True if the model ended the call here: brackets that are open may be closed."""
     cut: bool = False
     """True if the answer was cut off here: what is open may lack more than its end."""
 
@@ -131,6 +131,8 @@ def tool_name(text: str, tools: Tools) -> str:
 
 def from_groups(name: str, arguments: str | None, given: str | None, context: Context) -> Call:
     found = values.values(unfenced(arguments or ""), unclosed=context.unclosed)
+    if context.cut and not found:
+        raise ValueError("the call was cut off before its arguments")
     if len(found) > 1:
         raise ValueError("several values for the arguments")
     arguments_ = arguments_of(found[0] if found else None)

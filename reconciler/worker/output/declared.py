@@ -12,7 +12,7 @@ from reconciler.worker.output.format import Kind, OutputFormat, Region
 SECONDS = 1.0
 """Most that one search for a checkpoint's marks may take: they are regular expressions."""
 
-RESERVED = {"close", "stray", "drop", "wrap", "begin", "up", "down", "skip", "out"}
+RESERVED = {"again", "close", "stray", "drop", "wrap", "begin", "up", "down", "skip", "out"}
 """Groups that the patterns of our own have."""
 
 _KINDS: dict[str, Kind] = {

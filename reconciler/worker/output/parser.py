@@ -195,6 +195,7 @@ class TextParser:
             return
         delta.calls += serialized
         self.called = True
+        self._content.part("\n\n")
 
     def _serialize(self, call: Call) -> dict[str, Any]:
         given = call.id if call.id and call.id not in self._ids else f"call_{uuid.uuid4().hex}"

@@ -25,13 +25,13 @@ def read(part: Part, tools: Tools, *, end: str | None) -> list[Call]:
     region = part.region
     if region is None:
         raise ValueError("not in a region of calls")
-    open_end = not part.closed and end is not None
+    cut = not part.closed and end == "length"
     context = Context(
         tools,
         part.groups,
         region.pattern,
-        unclosed=open_end and end == "stop",
-        cut=open_end and end == "length",
+        unclosed=not cut,
+        cut=cut,
     )
     if region.read is not None:
         found = region.read(part.text, part.groups)

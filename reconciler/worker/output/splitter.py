@@ -61,13 +61,15 @@ class Splitter:
         self._reasoned = False
         """True if reasoning has ended once."""
         self._called = False
+        self._thought = False
+        """True if reasoning was written since it began."""
         self._parts: list[Part] = []
         self._unwritten = 0
         """Characters at the beginning of the buffer that the template wrote, not the model."""
         if generation:
             self.feed(generation)
             self._unwritten = len(self._buffer)
-            self._wrote, self._line = False, True
+            self._wrote, self._line, self._thought = False, True, False
 
     @property
     def reasoning(self) -> bool:
@@ -207,6 +209,8 @@ class Splitter:
             return self._called and not self._wrote
         if name == "wrap":
             return True
+        if name == "again":  # the template has begun reasoning, and so does the model
+            return not self._thought
         region = self._regions[int(name[1:])]
         if not self._opens(region, found):
             return False
@@ -217,6 +221,7 @@ class Splitter:
             self._scanner = Scanner(region, strings=not self._naive)
         else:
             self._parts.append(Part(region.kind, "", region))
+            self._thought = False
         return True
 
     def _opens(self, region: Region, found: Any) -> bool:
@@ -238,7 +243,9 @@ class Splitter:
         if not own:
             return
         if not own.isspace():
-            if not self.reasoning:
+            if self.reasoning:
+                self._thought = True
+            else:
                 self._wrote = True
             self._line = not own.rpartition("\n")[2].strip()
         elif "\n" in own:
@@ -283,6 +290,8 @@ def _marks(form: OutputFormat, *, calls: bool) -> dict[Region | None, Marks]:
         close = [f"(?P<close>{region.closes})"] if region.closes else []
         if region.kind == "reasoning":
             more = [openings[other] for _, other in usable if other.interrupts]
+            if not region.interrupts:
+                more.append(f"(?P<again>{region.opens})")
             patterns[region] = _compile(close + more)
         elif region.kind == "content":
             patterns[region] = _compile(close + outside)

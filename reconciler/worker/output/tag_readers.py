@@ -20,7 +20,7 @@ _INVOKE = re.compile(
 )
 _INVOKE_END = r"</[^<>\s]*?(?:function|invoke)>"
 _PARAMETER = re.compile(
-    r"<(?![/\s])[^<>\s=]*?param(?:eter)?(?:\s*=\s*|\s+name\s*=\s*)"
+    r"<(?![/\s])[^<>\s=]*?param(?:eter)?(?P<style>\s*=\s*|\s+name\s*=\s*)"
     r"[\"']?(?P<key>[^\"'<>]+?)[\"']?(?P<attributes>\s[^<>]*)?>"
 )
 _NEXT_PARAMETER = r"<[^<>\s/=]*?param(?:eter)?(?:\s*=|\s+name\s*=)"
@@ -55,21 +55,31 @@ def read_invokes(body: str, context: Context) -> list[Call]:
 
 def _parameters(body: str, at: int, tool: str, tools: Tools) -> tuple[dict[str, Any], int]:
     """The parameters of one function from there on, and where they end."""
-    arguments: dict[str, Any] = {}
-    while True:
-        found = re.compile(r"\s*").match(body, at)
-        at = found.end() if found else at
-        opening = _PARAMETER.match(body, at)
-        if opening is None:
-            return arguments, at
+    found: list[tuple[re.Match[str], str]] = []
+    while (opening := _PARAMETER.match(body, _after_space(body, at))) is not None:
         end = _VALUE_END.search(body, opening.end())
-        text = body[opening.end() : end.start() if end else len(body)]
+        found.append((opening, body[opening.end() : end.start() if end else len(body)]))
         at = end.end() if end else len(body)
-        arguments[opening["key"].strip()] = _tagged_value(
-            _unwrapped(text),
-            opening["attributes"] or "",
-            tools.schema(tool, opening["key"].strip()),
-        )
+    # Where templates put line breaks between marks and values, they do so everywhere.
+    texts = [text for opening, text in found if "name" not in opening["style"]]
+    before = any(text.startswith("\n") for text in texts)
+    after = all(text.endswith("\n") for text in texts)
+    arguments: dict[str, Any] = {}
+    for opening, text in found:
+        key, attributes = opening["key"].strip(), opening["attributes"] or ""
+        value = text
+        if (cdata := _CDATA.fullmatch(text)) is not None:
+            value = cdata[1]
+        elif "name" not in opening["style"]:
+            value = _unwrapped(text) if before else text[: -1 if after else None]
+        arguments[key] = _tagged_value(value, attributes, tools.schema(tool, key))
+    return arguments, _after_space(body, at)
+
+
+def _after_space(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
 
 
 def _tagged_value(text: str, attributes: str, schema: Any) -> Any:
@@ -85,12 +95,8 @@ def _tagged_value(text: str, attributes: str, schema: Any) -> Any:
 
 
 def _unwrapped(text: str) -> str:
-    """A value without the line breaks, or the CDATA, that templates put around it."""
-    if (cdata := _CDATA.fullmatch(text)) is not None:
-        return cdata[1]
-    if len(text) > 1 and text[0] == "\n" == text[-1]:
-        return text[1:-1]
-    return text.removesuffix("\n") if text.endswith("\n") and "\n" not in text[:-1] else text
+    """A value without the line breaks that templates put around it."""
+    return text[1:-1] if len(text) > 1 and text[0] == "\n" == text[-1] else text.removeprefix("\n")
 
 
 _ARGUMENT = re.compile(
@@ -111,7 +117,7 @@ def read_keyed(body: str, context: Context) -> list[Call]:
     while (found := _ARGUMENT.match(body, at)) is not None:
         key = found["key"]
         schema = context.tools.schema(name, key)
-        arguments[key] = values.from_text(_unwrapped(found["value"]), schema)
+        arguments[key] = values.from_text(found["value"], schema)
         at = found.end()
     if body[at:].strip():
         raise ValueError("not the form of a call")
@@ -128,7 +134,7 @@ def read_tagged(body: str, context: Context) -> list[Call]:
         return read_invokes(text, context)
     if text[:1] in ("{", "`") or re.match(r"\[\s*\{", text):
         return read_json(text, context)
-    if text[:1] == "[":
+    if text[:1] == "[" or re.match(r"[A-Za-z_][\w.]*\(", text):
         return read_python(text, context)
     if "arg_key>" in text or (text in context.tools):
         return read_keyed(text, context)

@@ -90,6 +90,7 @@ BARE = (
                 reader="invokes",
                 strings=PARAMETERS,
                 keeps_open=True,
+                offered=True,
             ),
         ),
     ),

@@ -39,10 +39,20 @@ REASONING = (
         name="START_THINKING",
         models="Command A, Command R7B",
         signs=(("<|START_THINKING|>",),),
-        example="<|START_THINKING|>…<|END_THINKING|><|START_RESPONSE|>…<|END_RESPONSE|>",
+        regions=(_thinking(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", token=True),),
+    ),
+    Description(
+        name="START_RESPONSE",
+        models="Command A, Command R7B, Aya: around the answer",
+        signs=(("<|START_RESPONSE|>",), ("<|START_TEXT|>",)),
+        example="<|START_RESPONSE|>…<|END_RESPONSE|>",
         regions=(
-            _thinking(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", token=True),
-            Region("content", r"<\|START_(?:RESPONSE|TEXT)\|>", r"<\|END_(?:RESPONSE|TEXT)\|>"),
+            Region(
+                "content",
+                r"<\|START_(?:RESPONSE|TEXT)\|>",
+                r"<\|END_(?:RESPONSE|TEXT)\|>",
+                headed=True,
+            ),
         ),
     ),
     Description(
@@ -86,7 +96,12 @@ REASONING = (
         signs=(("<|open|>think<|sep|>",),),
         regions=(
             _thinking(r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>", token=True),
-            Region("content", r"<\|open\|>response<\|sep\|>", r"<\|close\|>response<\|sep\|>"),
+            Region(
+                "content",
+                r"<\|open\|>response<\|sep\|>",
+                r"<\|close\|>response<\|sep\|>",
+                headed=True,
+            ),
         ),
     ),
     Description(
