@@ -123,7 +123,8 @@ def examine(name: str, directory: Path) -> tuple[Batching, bool]:
 def _again(model: Model, session: Session) -> Session:
     """A session like that one, with nothing kept, whose answers no token ends."""
     config = session.config
-    module = model._modules[0]
+    assert model._modules is not None
+    module = model._modules.get(OpenSession(config))
     return Session(module, config, batching=session.batching)
 
 
