@@ -410,15 +410,15 @@ def test_described_tools_are_called_in_the_form_that_was_described() -> None:
 NEVER_CLOSED = ["<tool_call>", "<think>", '<tool_call>{"a": "', "<function=weather><parameter=a>"]
 
 
-@pytest.mark.parametrize("opening", [*NEVER_CLOSED, *(1000 * one for one in NEVER_CLOSED)])
+@pytest.mark.parametrize("opening", [*NEVER_CLOSED, *(400 * one for one in NEVER_CLOSED)])
 def test_a_long_answer_without_a_close_costs_linear_time(opening: str) -> None:
-    text = opening + "word " * 20_000
+    text = opening + "word " * 8_000
     parser = TextParser(form("tool_call"), tools=TOOLS)
     length = 0
     for i in range(0, len(text), 4):  # quadratic, this would take longer than a test may
         delta = parser.feed(text[i : i + 4], "length" if i + 4 >= len(text) else None)
         length += len(delta.content) + len(delta.reasoning)
-    assert length >= len("word " * 20_000) - 1
+    assert length >= len("word " * 8_000) - 1
 
 
 # Detection
