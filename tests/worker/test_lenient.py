@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from reconciler.worker.output import Delta, OutputFormat, TextParser, described, detect
@@ -345,6 +346,14 @@ def test_marks_around_the_answer_are_no_text_whatever_stands_between_them() -> N
 def test_texts_around_a_call_stand_apart() -> None:
     text = 'Hi.\n<tool_call>{"name": "weather", "arguments": {}}</tool_call>\nDone.\n'
     assert parse("tool_call", text).content == "Hi.\n\nDone."
+
+
+def test_half_a_surrogate_pair_never_reaches_the_answer() -> None:
+    text = '<tool_call>{"name": "weather", "id": "\\ud800", "arguments": {"city": "\\ud800"}}</tool_call>'
+    (call,) = parse("tool_call", text).calls
+    assert msgspec.json.encode(call)
+    assert json.loads(call["function"]["arguments"]) == {"city": "\ud800"}
+    assert parse("tool_call", '<tool_call>{"name": "\\ud800"}</tool_call>').calls == []
 
 
 def test_several_messages_of_one_turn_stand_apart() -> None:
