@@ -349,8 +349,8 @@ def test_texts_around_a_call_stand_apart() -> None:
 
 
 def test_half_a_surrogate_pair_never_reaches_the_answer() -> None:
-    text = '<tool_call>{"name": "weather", "id": "\\ud800", "arguments": {"city": "\\ud800"}}</tool_call>'
-    (call,) = parse("tool_call", text).calls
+    body = '{"name": "weather", "id": "\\ud800", "arguments": {"city": "\\ud800"}}'
+    (call,) = parse("tool_call", f"<tool_call>{body}</tool_call>").calls
     assert msgspec.json.encode(call)
     assert json.loads(call["function"]["arguments"]) == {"city": "\ud800"}
     assert parse("tool_call", '<tool_call>{"name": "\\ud800"}</tool_call>').calls == []
