@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from reconciler.worker.output import Delta, OutputFormat, TextParser, described, detect
@@ -347,6 +348,14 @@ def test_texts_around_a_call_stand_apart() -> None:
     assert parse("tool_call", text).content == "Hi.\n\nDone."
 
 
+def test_half_a_surrogate_pair_never_reaches_the_answer() -> None:
+    body = '{"name": "weather", "id": "\\ud800", "arguments": {"city": "\\ud800"}}'
+    (call,) = parse("tool_call", f"<tool_call>{body}</tool_call>").calls
+    assert msgspec.json.encode(call)
+    assert json.loads(call["function"]["arguments"]) == {"city": "\ud800"}
+    assert parse("tool_call", '<tool_call>{"name": "\\ud800"}</tool_call>').calls == []
+
+
 def test_several_messages_of_one_turn_stand_apart() -> None:
     text = (
         "<|channel|>analysis<|message|>First.<|end|>"
@@ -410,15 +419,15 @@ def test_described_tools_are_called_in_the_form_that_was_described() -> None:
 NEVER_CLOSED = ["<tool_call>", "<think>", '<tool_call>{"a": "', "<function=weather><parameter=a>"]
 
 
-@pytest.mark.parametrize("opening", [*NEVER_CLOSED, *(1000 * one for one in NEVER_CLOSED)])
+@pytest.mark.parametrize("opening", [*NEVER_CLOSED, *(400 * one for one in NEVER_CLOSED)])
 def test_a_long_answer_without_a_close_costs_linear_time(opening: str) -> None:
-    text = opening + "word " * 20_000
+    text = opening + "word " * 8_000
     parser = TextParser(form("tool_call"), tools=TOOLS)
     length = 0
     for i in range(0, len(text), 4):  # quadratic, this would take longer than a test may
         delta = parser.feed(text[i : i + 4], "length" if i + 4 >= len(text) else None)
         length += len(delta.content) + len(delta.reasoning)
-    assert length >= len("word " * 20_000) - 1
+    assert length >= len("word " * 8_000) - 1
 
 
 # Detection

@@ -115,7 +115,8 @@ def arguments_of(value: Any) -> dict[str, Any]:
 
 
 _PREFIX = "functions."
-_FIT = re.compile(r"[^\s<>{}\"'()]+")
+FIT = re.compile(r"[^\s<>{}\"'()\ud800-\udfff]+")
+"""A name or an identifier: without half a surrogate pair, which UTF-8 cannot hold."""
 
 
 def tool_name(text: str, tools: Tools) -> str:
@@ -124,7 +125,7 @@ def tool_name(text: str, tools: Tools) -> str:
     if name not in tools:
         bare = name.removeprefix(_PREFIX).removesuffix(".call")
         name = bare if name.startswith(_PREFIX) or bare in tools else name
-    if name not in tools and not _FIT.fullmatch(name):
+    if name not in tools and not FIT.fullmatch(name):
         raise ValueError("no name of a tool")
     return name
 

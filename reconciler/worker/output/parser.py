@@ -13,7 +13,7 @@ from typing import Any
 import regex
 
 from reconciler.worker.output import readers, values
-from reconciler.worker.output.calls import Call, Tools
+from reconciler.worker.output.calls import FIT, Call, Tools
 from reconciler.worker.output.format import OutputFormat
 from reconciler.worker.output.splitter import Part, Splitter
 
@@ -198,7 +198,8 @@ class TextParser:
         self._content.part("\n\n")
 
     def _serialize(self, call: Call) -> dict[str, Any]:
-        given = call.id if call.id and call.id not in self._ids else f"call_{uuid.uuid4().hex}"
+        own = call.id if call.id and FIT.fullmatch(call.id) else None
+        given = own if own and own not in self._ids else f"call_{uuid.uuid4().hex}"
         self._ids.add(given)
         function = {"name": call.name, "arguments": values.serialize(call.arguments)}
         return {"id": given, "type": "function", "function": function}
