@@ -175,6 +175,10 @@ UNUSUAL: dict[str, Request] = {
         },
         ("Oslo", "RESULTONE"),
     ),
+    "a result without its call": (
+        {"messages": [user(), result(), user("USERTWO")], "tools": [WEATHER]},
+        ("USERONE", "RESULTONE", "USERTWO"),
+    ),
     "a continued message": (
         {"messages": [user(), turn("assistant", "ANSWER")], "continue_final_message": True},
         ("USERONE", "ANSWER"),

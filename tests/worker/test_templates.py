@@ -223,6 +223,19 @@ class TestCalls:
             '<assistant><call>g{"x": 2}<tool>second<user>z<assistant>'
         )
 
+    def test_a_result_without_its_call_is_the_users_where_it_would_be_lost(self) -> None:
+        needs = calls().replace(
+            "{% for m in messages %}",
+            "{% for m in messages %}{% if m.role == 'tool' and not (loop.index0 and"
+            " messages[loop.index0 - 1].tool_calls) %}{{ raise_exception('no call') }}{% endif %}",
+        )
+        chat = Chat(needs)
+        prompt = chat.prompt([user("a"), result("b")], tools=[WEATHER])
+        text = chat.tokenizer.decode(prompt.tokens)
+        assert text.endswith("<user>a<user><tool_response>\nb\n</tool_response><assistant>")
+        assert not prompt.described
+        assert Chat(calls()).text([user("a"), result("b")]) == "<user>a<tool>b<assistant>"
+
     def test_a_template_that_reads_results_alone_gets_calls_in_the_text(self) -> None:
         reads = TOOLS + "{# <|tool_call|> #}" + PLAIN
         text = Chat(reads).text([user("a"), call(), result("b")], tools=[WEATHER])

@@ -104,7 +104,9 @@ def learn(render: Render, source: str) -> Traits:
         tools=_learn_way(probe) if takes_tools(source) else None,
         written=rewriting.form_of(source),
     )
-    return _learn_calls(render, _learn_system_alone(render, traits))
+    traits = _learn_calls(render, _learn_system_alone(render, traits))
+    orphan = [_turn("user", _USER), _turn("tool", _RESULT, tool_call_id="call00000")]
+    return replace(traits, orphans=_Probe(render, traits).shows(orphan, _USER, _RESULT))
 
 
 def _beginnings() -> Iterator[tuple[dict[str, Any], Literal["text", "parts"]]]:

@@ -42,6 +42,8 @@ class Traits:
     """The same when it does not."""
     written: Written = "element"
     """The form of calls in the assistant's text, if they have to stand there."""
+    orphans: bool = True
+    """True if it renders results whose calls are not there."""
     several_calls: bool = True
     """True if one turn may have several calls."""
     calls_beside_text: bool = True
@@ -91,6 +93,8 @@ def with_calls(turns: list[Turn], traits: Traits, way: Calls = "native") -> list
     """Tool calls and results as the template takes them."""
     if way == "text":
         return rewriting.merge_same_role(rewriting.results_as_user(rewriting.written(turns)))
+    if not traits.orphans:
+        turns = rewriting.orphans_as_user(turns)
     if way == "written":
         return rewriting.written(turns, traits.written)
     if not traits.text_beside_reasoning:

@@ -221,11 +221,25 @@ def written(turns: list[Turn], form: Written = "element") -> list[Turn]:
 def results_as_user(turns: list[Turn]) -> list[Turn]:
     """Turn results of tools into turns of the user."""
 
-    def element(turn: Turn) -> Turn:
-        text = f"<tool_response>\n{turn['content']}\n</tool_response>"
-        return {"role": "user", "content": text}
+    return [_as_user(turn) if turn["role"] == "tool" else turn for turn in turns]
 
-    return [element(turn) if turn["role"] == "tool" else turn for turn in turns]
+
+def orphans_as_user(turns: list[Turn]) -> list[Turn]:
+    """Turn results whose calls are not there, as in a history cut short, into turns of the user."""
+    made: list[Turn] = []
+    called = False
+    for turn in turns:
+        if turn["role"] == "tool":
+            made.append(turn if called else _as_user(turn))
+        else:
+            called = bool(turn.get("tool_calls"))
+            made.append(turn)
+    return made
+
+
+def _as_user(result: Turn) -> Turn:
+    text = f"<tool_response>\n{result['content']}\n</tool_response>"
+    return {"role": "user", "content": text}
 
 
 def form_of(source: str) -> Written:
