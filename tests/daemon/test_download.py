@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def daemon(pointed: Daemon) -> Iterator[Daemon]:
     """That daemon, which fetches nothing before or after."""
     yield pointed
     for process in fetchers(pointed):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     pointed.until(lambda: fetchers(pointed) == [])
 
 
@@ -82,8 +84,12 @@ def ended(daemon: Daemon, job: str) -> Any:
 
 
 def fetchers(daemon: Daemon) -> list[psutil.Process]:
-    children = psutil.Process(daemon.process.pid).children()
-    return [p for p in children if "reconciler.models.fetch" in p.cmdline()]
+    found = []
+    for process in psutil.Process(daemon.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if "reconciler.models.fetch" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def test_what_was_downloaded_can_be_loaded_by_its_name(daemon: Daemon, hub: Hub, name: str) -> None:
