@@ -96,13 +96,15 @@ def test_no_prompt_no_answer_and_no_token_is_ever_logged(client: Client) -> None
     with client.chat(PROMPT, stream=True, max_tokens=5) as reply:
         assert b"[DONE]" in reply.read()
 
-    # Requests that cannot be answered, each for another reason.
     chat, text = "/v1/chat/completions", "/v1/completions"
     call = {"id": "1", "type": "function", "function": {"name": PROMPT, "arguments": PROMPT}}
     spoken = {"role": "assistant", "content": PROMPT, "tool_calls": [call]}
+    with client.send(chat, {"model": MODEL, "messages": [spoken], "max_tokens": 2}) as reply:
+        reply.read()
+
+    # Requests that cannot be answered, each for another reason.
     for path, body in (
         (chat, {"messages": [{"role": PROMPT, "content": PROMPT}]}),
-        (chat, {"messages": [spoken]}),
         (chat, {"messages": [{"role": "user", "content": PROMPT * 10_000}]}),
         (text, {"prompt": PROMPT, "temperature": 99}),
         (text, {"prompt": PROMPT, "stop": ["\ud800" + PROMPT]}),
