@@ -72,7 +72,7 @@ def test_a_model_with_an_attention_of_its_own_says_that_it_is_not_switched(share
         body = {"model": "tiny/gemma2", "instance_id": f"own-{wish}", "config": config}
         answer = shared.load(body)
         assert answer["config"]["flash_attention"] is False
-        assert [w["key"] for w in answer["warnings"]] == warned
+        assert [w["key"] for w in answer["warnings"]] == [*warned, "batching"]
 
 
 def test_flash_attention_is_observed_in_the_forward_pass(shared: Daemon) -> None:

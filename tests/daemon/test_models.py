@@ -108,6 +108,7 @@ def test_what_mlx_cannot_load_is_refused_before_any_worker_is_involved(places: D
         status, answer = places.request("POST", "/api/v1/models/load", {"model": f"x/{name}"})
         assert (status, answer["error"]["code"]) == (400, "invalid_checkpoint"), answer
         assert word in answer["error"]["message"]
+    places.until(lambda: places.request("GET", "/api/v1/records/bad")[0] == 200)
     record = places.eventually("bad", lambda r: conditions(r)["Stalled"] == "True")
     assert record["status"]["conditions"][0]["reason"] == "InvalidCheckpoint"
     rows = {m["key"]: m for m in places.get("/api/v1/models")["models"]}
