@@ -4,10 +4,19 @@ import json
 from typing import Any
 
 import pytest
+from mlx_lm.tokenizer_utils import (
+    BPEStreamingDetokenizer,
+    NaiveStreamingDetokenizer,
+    SPMStreamingDetokenizer,
+    TokenizerWrapper,
+)
 from mlx_lm.utils import load_tokenizer
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from reconciler.cli.demo import DEMO_MODEL
-from reconciler.worker.output import Delta, OutputParser, of_tokenizer
+from reconciler.worker.output import Delta, OutputFormat, OutputParser, of_tokenizer
+from tests.tiny import new_tokenizer
 from tests.worker.test_round_trip import TOOLS
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -119,3 +128,25 @@ def test_without_a_chat_everything_is_text(tokenizer: Any) -> None:
     text = f"<think>hm</think>{CALL}"
     whole, _ = say(tokenizer, text, chat=False)
     assert whole == Delta(content=text)
+
+
+@pytest.mark.parametrize("family", ["bpe", "spm", "naive"])
+def test_a_token_that_the_tokenizer_does_not_have_adds_no_text(family: str) -> None:
+    base = new_tokenizer()
+    base.add_tokens(["<|last|>"])
+    content = json.loads(base.backend_tokenizer.to_str())
+    (added,) = [one for one in content["added_tokens"] if one["content"] == "<|last|>"]
+    added["id"] += 5  # a gap before it
+    sparse = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)))
+    kinds = {
+        "bpe": BPEStreamingDetokenizer,
+        "spm": SPMStreamingDetokenizer,
+        "naive": NaiveStreamingDetokenizer,
+    }
+    tokenizer = TokenizerWrapper(sparse, kinds[family])
+    parser = OutputParser(tokenizer, OutputFormat())
+    (a,) = sparse.encode("a")
+    tokens = [a, added["id"] - 1, added["id"] + 100, a]
+    ends = [None, None, None, "length"]
+    said = [parser.feed(token, end).content for token, end in zip(tokens, ends, strict=True)]
+    assert "".join(said) == "aa"

@@ -90,6 +90,7 @@ class OutputParser:
         `generation`: what the chat template adds where the answer begins. `tools`: those that the
         model may call, in OpenAI's form; without any there are no calls.
         """
+        self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer
         self._parser = TextParser(
             output_format if chat else OutputFormat(),
@@ -100,11 +101,21 @@ class OutputParser:
 
     def feed(self, token: int, end: str | None) -> Delta:
         """The next token; `end` is "stop" where it is the end token, which is not text."""
-        if end != "stop":
+        if end != "stop" and self._has_text(token):
             self._detokenizer.add_token(token)
         if end is not None:
             self._detokenizer.finalize()
         return self._parser.feed(self._detokenizer.last_segment, end)
+
+    def _has_text(self, token: int) -> bool:
+        """False for an id of a model whose tokenizer has gaps, or fewer tokens than it.
+
+        mlx-lm's detokenizers raise on most of those, whatever else the answer says.
+        """
+        try:
+            return self._tokenizer.convert_ids_to_tokens(token) is not None
+        except (IndexError, KeyError):
+            return False
 
     @property
     def called(self) -> bool:
