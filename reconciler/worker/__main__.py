@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reconciler.worker.thread import MlxThread
 
 SWITCH_SECONDS = 0.0005
-"""For which a thread may run Python while another one waits. CPython's default is ten times that."""
+"""That a thread may run Python while another one waits; a tenth of CPython's default."""
 
 
 def main() -> None:
