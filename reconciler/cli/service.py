@@ -1,6 +1,7 @@
 """`service install`, `uninstall` and `status`."""
 
 import os
+import platform
 import pwd
 import sys
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def _since(pid: int) -> str:
 
 def _service(*, system: bool) -> Service:
     home = Path.home()
-    if sys.platform == "darwin":
+    if platform.system() == "Darwin":
         return Launchd(run_program, home, os.getuid(), system=system)
     configuration = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     return Systemd(run_program, configuration, system=system)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -120,7 +121,7 @@ def test_a_disk_that_is_full_at_the_start_is_told_in_one_line(home: Home, room: 
 @contextmanager
 def full(daemon: Daemon) -> Iterator[None]:
     """No room for another page of the database's log, as on a disk that is full."""
-    process = psutil.Process(daemon.process.pid)
+    process: Any = psutil.Process(daemon.process.pid)  # limits are Linux's
     before = process.rlimit(resource.RLIMIT_FSIZE)
     size = (daemon.home.state / f"{NAME}-wal").stat().st_size
     assert (daemon.home.root / "log").stat().st_size < size / 2, "the log must go on"
