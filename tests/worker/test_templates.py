@@ -184,6 +184,28 @@ class TestTools:
         assert Chat(reads + PLAIN).text([user("a")], tools=[bare]) == "[]f<user>a<assistant>"
         assert '"function": {"name": "f"}}]' in Chat(calls()).text([user("a")], tools=[bare])
 
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {"type": "object"},
+            {},
+            {"type": "object", "properties": []},
+            {"type": "object", "properties": {"x": {"type": "string"}}, "required": None},
+            {"type": "object", "properties": {"x": {"type": ["null", "string"]}}},
+            {"type": "object", "properties": {"x": {"type": "string", "description": None}}},
+            {"type": "object", "properties": {"x": True}},
+        ],
+    )
+    def test_a_schema_is_plain_where_a_template_takes_no_other(self, parameters: Any) -> None:
+        reads = """\
+{% for t in tools or [] %}<tool>{{ t.function.name }}\
+{% for k, v in t.function.parameters.properties.items() %}<{{ k + ':' + (v.type or 'any') }}\
+{% if 'description' in v %}{{ ' ' + v.description }}{% endif %}>{% endfor %}\
+{{ t.function.parameters.required | join(',') }}{% endfor %}"""
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        prompt = Chat(reads + PLAIN).prompt([user("a")], tools=[tool])
+        assert not prompt.described
+
 
 class TestCalls:
     def test_arguments_are_an_object(self) -> None:
