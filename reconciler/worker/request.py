@@ -6,11 +6,13 @@ body's warnings, which the answer shows.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 
+from reconciler.core import request_json
 from reconciler.core.request_keys import ACTS, BY_NAME, REFUSED, Kind, resembles
 from reconciler.worker import reasoning
 from reconciler.worker.chat import messages as chats
@@ -141,7 +143,8 @@ def parse(
     """
     sent = _decoded(data)
     _refuse(sent)
-    warnings = [*_unknown(sent, chat), *_unknown_inside(sent)]
+    unknown = chain(_unknown(sent, chat), _unknown_inside(sent))
+    warnings = list(islice(unknown, WARNINGS))  # what an unknown key resembles takes a millisecond
     asked, names = _folded(sent, warnings)
     _fill(asked, defaults)
     asked = {key: value for key, value in asked.items() if value is not None}
@@ -163,8 +166,8 @@ def parse(
 
 def _decoded(data: bytes) -> dict[str, Any]:
     try:
-        sent = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+        sent = request_json.decode(data, object)
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {error}", "invalid_json") from None
     if not isinstance(sent, dict):
         raise RequestError("the body is not a JSON object", "invalid_value")
