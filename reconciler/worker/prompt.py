@@ -94,7 +94,7 @@ class Prompts:
         tools = tools_as_sent(body) if body.tool_choice != "none" else []
         template = self._templates.of(tools=bool(tools))
         variables, warnings = reasoning.variables(body, self._tokenizer, template.uses)
-        variables |= body.chat_template_kwargs or {}
+        variables = template.known(variables) | (body.chat_template_kwargs or {})
         if body.continues:
             variables |= {"continue_final_message": True}
         elif body.add_generation_prompt is False:

@@ -3,10 +3,17 @@
 import threading
 from typing import Any
 
+import msgspec
 import pytest
+from mlx_lm.chat_templates import deepseek_v32
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from tokenizers import AddedToken
 
 from reconciler.worker.chat import rendering
 from reconciler.worker.errors import RequestError
+from reconciler.worker.prompt import Prompts
+from reconciler.worker.request import parse
+from tests.tiny import new_tokenizer
 from tests.worker.published import WEATHER, Chat, call, result, turn, user
 
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -402,3 +409,44 @@ def test_a_prompt_that_is_certainly_too_long_is_refused_before_it_is_tokenised(
     with pytest.raises(RequestError, match="context length") as raised:
         chat.prompts.build(body, 50, chat=True)
     assert raised.value.code == "context_length_exceeded"
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    """Of a model whose chat template is code."""
+    tokenizer = new_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<think>", "</think>")])
+    wrapped = TokenizerWrapper(tokenizer, chat_template=deepseek_v32.apply_chat_template)
+    return Prompts(wrapped, len(tokenizer))
+
+
+class TestCode:
+    """DeepSeek V3.2's template is a function of mlx-lm, which refuses what it does not know."""
+
+    @pytest.mark.parametrize(
+        ("keys", "thinks"),
+        [
+            ({}, True),
+            ({"reasoning_effort": "high"}, True),
+            ({"reasoning_effort": "none"}, False),
+            ({"enable_thinking": False}, False),
+            ({"thinking": {"type": "disabled"}}, False),
+        ],
+    )
+    def test_reasoning_is_switched(
+        self, prompts: Prompts, keys: dict[str, Any], *, thinks: bool
+    ) -> None:
+        body = {"messages": [user("a")]} | keys
+        prompt = prompts.build(parse(msgspec.json.encode(body)), chat=True)
+        assert prompt.generation.endswith("<think>") is thinks
+        assert prompt.warnings == ()
+
+    @pytest.mark.parametrize("front", [[], [turn("system", "Be brief.")]])
+    def test_tools_are_there_with_and_without_a_system_turn(
+        self, prompts: Prompts, front: list[Any]
+    ) -> None:
+        body = {"messages": [*front, user("a")], "tools": [WEATHER]}
+        prompt = prompts.build(parse(msgspec.json.encode(body)), chat=True)
+        assert WEATHER["function"]["name"] in prompts._tokenizer.decode(prompt.tokens)
+        assert not prompt.described
