@@ -106,6 +106,9 @@ class Body(Sampling):
     """A default's, for a chat in which no system turn is sent."""
     sent_tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
     """The tools as they came."""
+    sent_variables: list[str] = msgspec.field(default_factory=list)
+    """Names in `chat_template_kwargs` that a default did not add, and whose value asks for
+    something."""
     warnings: list[str] = msgspec.field(default_factory=list)
     """What was sent and has no effect."""
 
@@ -146,9 +149,14 @@ def parse(
     unknown = chain(_unknown(sent, chat), _unknown_inside(sent))
     warnings = list(islice(unknown, WARNINGS))  # what an unknown key resembles takes a millisecond
     asked, names = _folded(sent, warnings)
+    if asked.get("top_logprobs") not in (None, 0, -1) and not asked.get("logprobs"):
+        warnings.append("top_logprobs: has no effect without logprobs")
+    variables = asked.get("chat_template_kwargs")
     _fill(asked, defaults)
     asked = {key: value for key, value in asked.items() if value is not None}
     asked["warnings"] = warnings[:WARNINGS]
+    if isinstance(variables, dict):
+        asked["sent_variables"] = [name for name, value in variables.items() if value]
     tools = asked.get("tools")
     if isinstance(tools, list):
         asked["sent_tools"] = [tool for tool in tools if isinstance(tool, dict)]

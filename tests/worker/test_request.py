@@ -185,6 +185,12 @@ def test_keys_that_are_not_known_are_reported() -> None:
     assert len(parsed(**{f"key_{i}": i for i in range(99)}).warnings) == WARNINGS
 
 
+def test_alternatives_without_log_probabilities_are_reported() -> None:
+    assert parsed(top_logprobs=5).warnings == ["top_logprobs: has no effect without logprobs"]
+    for keys in ({"top_logprobs": 0}, {"top_logprobs": 5, "logprobs": True}):
+        assert parsed(**keys).warnings == []
+
+
 def test_a_million_unknown_keys_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up: list[str] = []
     monkeypatch.setattr("reconciler.worker.request.resembles", looked_up.append)

@@ -421,6 +421,13 @@ def prompts() -> Prompts:
     return Prompts(wrapped, len(tokenizer))
 
 
+def test_variables_that_a_template_does_not_have_are_reported() -> None:
+    chat = Chat("{% if style %}{{ style }}{% endif %}" + PLAIN)
+    sent = {"style": "terse", "stile": "x", "enable_thinking": False}
+    (warning,) = chat.prompt([user("a")], chat_template_kwargs=sent).warnings
+    assert warning.startswith("chat_template_kwargs.stile: ")
+
+
 class TestCode:
     """DeepSeek V3.2's template is a function of mlx-lm, which refuses what it does not know."""
 
