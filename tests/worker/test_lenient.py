@@ -541,3 +541,11 @@ def test_only_the_last_call_of_an_answer_can_be_cut_off() -> None:
         ends = [None] * (len(pieces) - 1) + ["length"]
         said = [parser.feed(*one) for one in zip(pieces, ends, strict=True)]
         assert sum(len(delta.calls) for delta in said) == 1
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_harmony_call_whose_first_space_the_detokenizer_took(space: str) -> None:
+    text = f'{space}to=functions.weather<|channel|>commentary json<|message|>{{"city": "Oslo"}}'
+    said = parse("harmony", text, generation="<|start|>assistant")
+    assert [call["function"]["name"] for call in said.calls] == ["weather"]
+    assert said.content == ""
