@@ -17,6 +17,7 @@ from reconciler.api.describe import describe
 from reconciler.api.early_stream import EVENT_STREAM, EarlyStream, error_event, event
 from reconciler.api.errors import ApiError, of_exception, of_problem, reply, told_problem
 from reconciler.controller import Controller
+from reconciler.core import request_json
 from reconciler.core.errors import Cause, LoadError, Problem
 
 routes = web.RouteTableDef()
@@ -148,12 +149,12 @@ def _patience(request: web.Request) -> float:
 
 def _routed(body: bytes) -> Routed:
     try:
-        return msgspec.json.decode(body, type=Routed)
+        return request_json.decode(body, Routed)
     except msgspec.ValidationError as error:
         key = "ttl" if "$.ttl" in str(error) else "model"
         missing = "missing" in str(error)
         code = "missing_required_parameter" if missing else "invalid_value"
         raise ApiError(400, "invalid_request", f"{key}: {error}", code, key) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         message = f"the body is not JSON: {error}"
         raise ApiError(400, "invalid_request", message, "invalid_json") from None

@@ -202,8 +202,9 @@ class Completion:
             delta = self._parser.feed(token, end)
             if delta.calls and self.body.parallel_tool_calls is False:
                 delta.calls, delta.stopped = delta.calls[:1], True
-            if delta.stopped and end is None:
-                self.cancel()
+            if delta.stopped:
+                if end is None:
+                    self.cancel()
                 end = "stop"
             if end == "stop" and self._parser.called:
                 end = "tool_calls"

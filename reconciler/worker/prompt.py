@@ -12,6 +12,9 @@ from reconciler.worker.errors import RequestError, unsupported
 from reconciler.worker.request import Body, tools_as_sent
 from reconciler.worker.segments import Segmenter
 
+VARIABLES = 16
+"""Most variables of a request that are looked up in the template."""
+
 _MARK = 32
 """Longest beginning of a mark, such as `<|assistant|>`, that two renderings may share."""
 
@@ -94,7 +97,13 @@ class Prompts:
         tools = tools_as_sent(body) if body.tool_choice != "none" else []
         template = self._templates.of(tools=bool(tools))
         variables, warnings = reasoning.variables(body, self._tokenizer, template.uses)
-        variables |= body.chat_template_kwargs or {}
+        variables = template.known(variables) | (body.chat_template_kwargs or {})
+        unused = [name for name in body.sent_variables[:VARIABLES] if not template.uses(name)]
+        warnings += tuple(
+            f"chat_template_kwargs.{name[:80]}: the model's chat template has no such variable; "
+            "ignored"
+            for name in unused
+        )
         if body.continues:
             variables |= {"continue_final_message": True}
         elif body.add_generation_prompt is False:

@@ -6,11 +6,13 @@ body's warnings, which the answer shows.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 
+from reconciler.core import request_json
 from reconciler.core.request_keys import ACTS, BY_NAME, REFUSED, Kind, resembles
 from reconciler.worker import reasoning
 from reconciler.worker.chat import messages as chats
@@ -104,6 +106,9 @@ class Body(Sampling):
     """A default's, for a chat in which no system turn is sent."""
     sent_tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
     """The tools as they came."""
+    sent_variables: list[str] = msgspec.field(default_factory=list)
+    """Names in `chat_template_kwargs` that a default did not add, and whose value asks for
+    something."""
     warnings: list[str] = msgspec.field(default_factory=list)
     """What was sent and has no effect."""
 
@@ -141,11 +146,17 @@ def parse(
     """
     sent = _decoded(data)
     _refuse(sent)
-    warnings = [*_unknown(sent, chat), *_unknown_inside(sent)]
+    unknown = chain(_unknown(sent, chat), _unknown_inside(sent))
+    warnings = list(islice(unknown, WARNINGS))  # what an unknown key resembles takes a millisecond
     asked, names = _folded(sent, warnings)
+    if asked.get("top_logprobs") not in (None, 0, -1) and not asked.get("logprobs"):
+        warnings.append("top_logprobs: has no effect without logprobs")
+    variables = asked.get("chat_template_kwargs")
     _fill(asked, defaults)
     asked = {key: value for key, value in asked.items() if value is not None}
     asked["warnings"] = warnings[:WARNINGS]
+    if isinstance(variables, dict):
+        asked["sent_variables"] = [name for name, value in variables.items() if value]
     tools = asked.get("tools")
     if isinstance(tools, list):
         asked["sent_tools"] = [tool for tool in tools if isinstance(tool, dict)]
@@ -163,8 +174,8 @@ def parse(
 
 def _decoded(data: bytes) -> dict[str, Any]:
     try:
-        sent = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+        sent = request_json.decode(data, object)
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {error}", "invalid_json") from None
     if not isinstance(sent, dict):
         raise RequestError("the body is not a JSON object", "invalid_value")

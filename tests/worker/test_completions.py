@@ -29,6 +29,7 @@ class Scripted:
     config = SimpleNamespace(context_length=4096)
 
     def __init__(self, text: str) -> None:
+        self.end = "stop"
         self.tokenizer: Any = load_tokenizer(DEMO_MODEL)
         self.output_format = of_tokenizer(self.tokenizer)
         self.vocabulary = len(self.tokenizer.get_vocab())
@@ -41,9 +42,13 @@ class Scripted:
         return {"1": self}[name]
 
     def start(self, request: Request) -> None:
-        for token in self.script:
+        if self.end == "length":
+            *script, last = self.script
+        else:
+            script, last = self.script, self.tokenizer.eos_token_id
+        for token in script:
             request.tell(token, None, None)
-        request.tell(self.tokenizer.eos_token_id, "stop", None)
+        request.tell(last, self.end, None)
 
     def cancel(self, _name: str, request: Request) -> None:
         self.cancelled.append(request)
@@ -103,6 +108,14 @@ async def test_a_stop_ends_it_though_more_was_generated() -> None:
     assert "".join(piece.delta.content for piece in pieces) == "It is Tokyo, or "
     assert pieces[-1].finish_reason == "stop"
     assert scripted.cancelled
+
+
+async def test_a_stop_in_the_last_token_that_there_may_be_is_the_end() -> None:
+    one, scripted = completion("It is Tokyo", stop="Tokyo")
+    scripted.end = "length"
+    pieces = await told(one)
+    assert "".join(piece.delta.content for piece in pieces) == "It is "
+    assert pieces[-1].finish_reason == "stop"
 
 
 async def test_an_instance_that_has_just_gone_can_be_asked_again_later() -> None:

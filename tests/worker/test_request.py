@@ -185,6 +185,41 @@ def test_keys_that_are_not_known_are_reported() -> None:
     assert len(parsed(**{f"key_{i}": i for i in range(99)}).warnings) == WARNINGS
 
 
+def test_alternatives_without_log_probabilities_are_reported() -> None:
+    assert parsed(top_logprobs=5).warnings == ["top_logprobs: has no effect without logprobs"]
+    for keys in ({"top_logprobs": 0}, {"top_logprobs": 5, "logprobs": True}):
+        assert parsed(**keys).warnings == []
+
+
+def test_a_million_unknown_keys_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    monkeypatch.setattr("reconciler.worker.request.resembles", looked_up.append)
+    assert len(parsed(**{f"k{i}": 1 for i in range(1000)}).warnings) == WARNINGS
+    assert len(looked_up) == WARNINGS
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        (rb"a\\ud83d b", "a\\ud83d b"),
+        (rb"a\ud83d b", "a\ufffd b"),
+        (rb"\ude00\ud83d\ude00\ud83d", "\ufffd\U0001f600\ufffd"),
+        (rb"\\\ud83d\u00e9", "\\\ufffd\xe9"),
+        (rb"\uD83D\uDE00\uDBFF", "\U0001f600\ufffd"),
+    ],
+)
+def test_half_an_emoji_is_no_reason_to_refuse(sent: bytes, text: str) -> None:
+    body = parse(b'{"messages": [{"role": "user", "content": "%s"}]}' % sent, chat=True)
+    assert body.messages is not None
+    assert body.messages[0].content == text
+
+
+@pytest.mark.parametrize("data", [rb'{"a": "\ud83d', b'{"a": "\xed\xa0\x80"}', b"\xff"])
+def test_what_is_not_text_is_not_json(data: bytes) -> None:
+    with pytest.raises(RequestError, match="not JSON"):
+        parse(data)
+
+
 def test_keys_of_the_other_route_are_reported() -> None:
     text = parse(
         b'{"prompt": "x", "tools": [{"type": "function", "function": {"name": "f"}}]}', chat=False

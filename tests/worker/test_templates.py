@@ -3,10 +3,17 @@
 import threading
 from typing import Any
 
+import msgspec
 import pytest
+from mlx_lm.chat_templates import deepseek_v32
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from tokenizers import AddedToken
 
 from reconciler.worker.chat import rendering
 from reconciler.worker.errors import RequestError
+from reconciler.worker.prompt import Prompts
+from reconciler.worker.request import parse
+from tests.tiny import new_tokenizer
 from tests.worker.published import WEATHER, Chat, call, result, turn, user
 
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -183,6 +190,28 @@ class TestTools:
         bare = {"type": "function", "function": {"name": "f", "description": None}}
         assert Chat(reads + PLAIN).text([user("a")], tools=[bare]) == "[]f<user>a<assistant>"
         assert '"function": {"name": "f"}}]' in Chat(calls()).text([user("a")], tools=[bare])
+
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {"type": "object"},
+            {},
+            {"type": "object", "properties": []},
+            {"type": "object", "properties": {"x": {"type": "string"}}, "required": None},
+            {"type": "object", "properties": {"x": {"type": ["null", "string"]}}},
+            {"type": "object", "properties": {"x": {"type": "string", "description": None}}},
+            {"type": "object", "properties": {"x": True}},
+        ],
+    )
+    def test_a_schema_is_plain_where_a_template_takes_no_other(self, parameters: Any) -> None:
+        reads = """\
+{% for t in tools or [] %}<tool>{{ t.function.name }}\
+{% for k, v in t.function.parameters.properties.items() %}<{{ k + ':' + (v.type or 'any') }}\
+{% if 'description' in v %}{{ ' ' + v.description }}{% endif %}>{% endfor %}\
+{{ t.function.parameters.required | join(',') }}{% endfor %}"""
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        prompt = Chat(reads + PLAIN).prompt([user("a")], tools=[tool])
+        assert not prompt.described
 
 
 class TestCalls:
@@ -380,3 +409,51 @@ def test_a_prompt_that_is_certainly_too_long_is_refused_before_it_is_tokenised(
     with pytest.raises(RequestError, match="context length") as raised:
         chat.prompts.build(body, 50, chat=True)
     assert raised.value.code == "context_length_exceeded"
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    """Of a model whose chat template is code."""
+    tokenizer = new_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<think>", "</think>")])
+    wrapped = TokenizerWrapper(tokenizer, chat_template=deepseek_v32.apply_chat_template)
+    return Prompts(wrapped, len(tokenizer))
+
+
+def test_variables_that_a_template_does_not_have_are_reported() -> None:
+    chat = Chat("{% if style %}{{ style }}{% endif %}" + PLAIN)
+    sent = {"style": "terse", "stile": "x", "enable_thinking": False}
+    (warning,) = chat.prompt([user("a")], chat_template_kwargs=sent).warnings
+    assert warning.startswith("chat_template_kwargs.stile: ")
+
+
+class TestCode:
+    """DeepSeek V3.2's template is a function of mlx-lm, which refuses what it does not know."""
+
+    @pytest.mark.parametrize(
+        ("keys", "thinks"),
+        [
+            ({}, True),
+            ({"reasoning_effort": "high"}, True),
+            ({"reasoning_effort": "none"}, False),
+            ({"enable_thinking": False}, False),
+            ({"thinking": {"type": "disabled"}}, False),
+        ],
+    )
+    def test_reasoning_is_switched(
+        self, prompts: Prompts, keys: dict[str, Any], *, thinks: bool
+    ) -> None:
+        body = {"messages": [user("a")]} | keys
+        prompt = prompts.build(parse(msgspec.json.encode(body)), chat=True)
+        assert prompt.generation.endswith("<think>") is thinks
+        assert prompt.warnings == ()
+
+    @pytest.mark.parametrize("front", [[], [turn("system", "Be brief.")]])
+    def test_tools_are_there_with_and_without_a_system_turn(
+        self, prompts: Prompts, front: list[Any]
+    ) -> None:
+        body = {"messages": [*front, user("a")], "tools": [WEATHER]}
+        prompt = prompts.build(parse(msgspec.json.encode(body)), chat=True)
+        assert WEATHER["function"]["name"] in prompts._tokenizer.decode(prompt.tokens)
+        assert not prompt.described

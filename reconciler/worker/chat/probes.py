@@ -109,6 +109,11 @@ def learn(render: Render, source: str) -> Traits:
     return replace(traits, orphans=_Probe(render, traits).shows(orphan, _USER, _RESULT))
 
 
+def takes(render: Render, traits: Traits, variable: str) -> bool:
+    """True if a template that is code renders a conversation with this variable."""
+    return _Probe(render, traits).shows([_turn("user", _USER)], _USER, **{variable: True})
+
+
 def _beginnings() -> Iterator[tuple[dict[str, Any], Literal["text", "parts"]]]:
     """What the simplest conversation may need to be rendered, the least first."""
     today = time.strftime("%Y-%m-%d")
@@ -151,15 +156,18 @@ def _learn_system_alone(render: Render, traits: Traits) -> Traits:
 
 def _learn_way(probe: _Probe) -> Way | None:
     """How tools reach the template; None where their names do not appear."""
-    conversation = [_turn("system", _SYSTEM), _turn("user", _USER)]
+    ways: tuple[Way, ...] = ("tools", "tools and system", "xml_tools", "functions", "system")
     if probe.traits.system == "none":
-        conversation = conversation[1:]
-    ways: tuple[Way, ...] = ("tools", "xml_tools", "functions", "system")
-    for way in ways:
+        ways = ("tools", "xml_tools", "functions")
+    conversations = [[_turn("user", _USER)]]
+    if probe.traits.system != "none":
+        conversations.append([_turn("system", _SYSTEM), _turn("user", _USER)])
+
+    def shows(conversation: list[Turn], way: Way) -> bool:
         turns, variables = offered(conversation, _TOOLS, way)
-        if probe.shows(turns, _TOOL, _TOOL2, _USER, **variables):
-            return way
-    return None
+        return probe.shows(turns, _TOOL, _TOOL2, _USER, **variables)
+
+    return next((way for way in ways if all(shows(c, way) for c in conversations)), None)
 
 
 def _learn_calls(render: Render, traits: Traits) -> Traits:

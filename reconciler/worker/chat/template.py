@@ -11,7 +11,7 @@ from typing import Any
 from reconciler.core.chat_template import uses
 from reconciler.worker.chat import rendering
 from reconciler.worker.chat import turns as rewriting
-from reconciler.worker.chat.probes import Render, learn
+from reconciler.worker.chat.probes import Render, learn, takes
 from reconciler.worker.chat.traits import Traits, offered, prepare
 from reconciler.worker.chat.turns import Turn
 
@@ -43,10 +43,15 @@ class _Attempt:
 class Template:
     """A chat template and its traits."""
 
-    def __init__(self, render: Render, source: str) -> None:
-        """Render the probes; `source` is the template's text. Raises nothing."""
+    def __init__(self, render: Render, source: str, *, code: bool = False) -> None:
+        """Render the probes; `source` is the template's text. Raises nothing.
+
+        `code`: the template is a function, which may refuse variables that it does not have.
+        """
         self._render = render
         self.source = source
+        self._code = code
+        self._taken: dict[str, bool] = {}
         self._problem: Exception | None = None
         try:
             self.traits = learn(render, source)
@@ -101,7 +106,17 @@ class Template:
 
     def uses(self, variable: str) -> bool:
         """True if the template has a variable of that name."""
-        return uses(self.source, variable)
+        if not self._code:
+            return uses(self.source, variable)
+        if variable not in self._taken:
+            self._taken[variable] = takes(self._render, self.traits, variable)
+        return self._taken[variable]
+
+    def known(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The variables without those that the template would refuse."""
+        if not self._code:
+            return variables
+        return {name: value for name, value in variables.items() if self.uses(name)}
 
 
 class Templates:
@@ -130,7 +145,7 @@ def templates_of(tokenizer: Any) -> Templates | None:
 
 def _template(tokenizer: Any, source: str | None) -> Template:
     if source is None or rendering.is_code(tokenizer):
-        return Template(rendering.of_tokenizer(tokenizer), source or "{{ tools }}")
+        return Template(rendering.of_tokenizer(tokenizer), source or "{{ tools }}", code=True)
     return Template(rendering.of_source(tokenizer, source), source)
 
 

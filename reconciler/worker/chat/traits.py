@@ -10,9 +10,10 @@ from typing import Any, Literal
 from reconciler.worker.chat import turns as rewriting
 from reconciler.worker.chat.turns import Turn, Written
 
-Way = Literal["tools", "xml_tools", "functions", "system"]
-"""How tools reach a template: in a variable, as a list or (`functions`) as JSON text, or as JSON
-text under the key `tools` of its system turn, as Phi-4's wants them."""
+Way = Literal["tools", "tools and system", "xml_tools", "functions", "system"]
+"""How tools reach a template: in a variable, as a list or (`functions`) as JSON text, which some
+write in a system turn alone, or as JSON text under the key `tools` of its system turn, as Phi-4's
+wants them."""
 
 
 Calls = Literal["native", "written", "text"]
@@ -118,10 +119,16 @@ def offered(
     """The turns and the variables by which tools reach a template."""
     if way in ("tools", "xml_tools"):
         return turns, {way: tools}
+    if way == "tools and system":
+        return _system_at_front(turns), {"tools": tools}
     functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
     if way == "functions":
         return turns, {"functions": functions}
-    front = turns
-    if not turns or turns[0]["role"] != "system":
-        front = [{"role": "system", "content": ""}, *turns]
+    front = _system_at_front(turns)
     return [front[0] | {"tools": functions}, *front[1:]], {}
+
+
+def _system_at_front(turns: list[Turn]) -> list[Turn]:
+    if turns and turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": ""}, *turns]

@@ -118,9 +118,29 @@ def text_in_reasoning(turns: list[Turn]) -> list[Turn]:
 
 
 def completed(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tools with a description and parameters, which some templates read without asking."""
-    empty = {"description": "", "parameters": {"type": "object", "properties": {}, "required": []}}
-    return [tool | {"function": empty | tool["function"]} for tool in tools]
+    """Tools with what some templates read without asking, and schemas in their plainest form."""
+    empty = {"description": "", "parameters": {}}
+    functions = [empty | tool["function"] for tool in tools]
+    for function in functions:
+        parameters = {"type": "object", "properties": {}, "required": []}
+        function["parameters"] = parameters | _plain_schema(function["parameters"])
+    return [tool | {"function": function} for tool, function in zip(tools, functions, strict=True)]
+
+
+def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema without null, with one type for several and with an object of properties."""
+    plain: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "properties":
+            found = value.items() if isinstance(value, dict) else ()
+            plain[key] = {k: _plain_schema(v if isinstance(v, dict) else {}) for k, v in found}
+        elif key == "type" and isinstance(value, list):
+            plain[key] = next((str(one) for one in value if one != "null"), "null")
+        elif key == "items" and isinstance(value, dict):
+            plain[key] = _plain_schema(value)
+        elif value is not None:
+            plain[key] = value
+    return plain
 
 
 def _results_after(turns: list[Turn], index: int) -> list[Turn]:

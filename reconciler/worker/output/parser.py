@@ -58,6 +58,10 @@ class _Text:
         self.written = True
         return whole
 
+    def drops_space(self, *, strip: bool) -> bool:
+        """True if whitespace that comes now is before a word, and so not part of the text."""
+        return bool(self._separator) if self.written else strip
+
     def part(self, separator: str) -> None:
         """A new part begins: whitespace around it becomes the separator."""
         self._held, self._separator = "", separator
@@ -159,11 +163,14 @@ class TextParser:
         self.reasoning_pieces += self._splitter.reasoning and end != "stop"
         parts = self._split(text, final=end is not None)
         delta = Delta()
-        for part in parts:
-            self._add(delta, part, end)
-        if end is not None and not (self.called or (self._reasoned and not self._content.written)):
+        for index, part in enumerate(parts):
+            self._add(delta, part, end if index == len(parts) - 1 else None)
+        if end is not None:
+            self._release(delta)
+        delta.stopped = self._stops.stopped
+        over = end is not None or delta.stopped
+        if over and not (self.called or (self._reasoned and not self._content.written)):
             delta.content += self._content.rest()
-        delta.content, delta.stopped = self._stops.feed(delta.content, final=end is not None)
         return delta
 
     def _split(self, text: str, *, final: bool) -> list[Part]:
@@ -176,6 +183,11 @@ class TextParser:
             return self._split(held, final=final)
 
     def _add(self, delta: Delta, part: Part, end: str | None) -> None:
+        """Add a part, unless it is after a stop. `end` is the answer's if the part is the last."""
+        if part.kind != "content" or part.region is not None:
+            self._release(delta)
+        if self._stops.stopped:
+            return
         if part.kind == "call":
             self._add_call(delta, part, end)
         elif part.kind == "reasoning":
@@ -186,12 +198,28 @@ class TextParser:
                 self._reasoning.part("\n")
                 return
             delta.reasoning += self._reasoning.add(part.text, strip=True)
-        elif not self._structured:
-            delta.content += part.text
         elif part.region is not None:
             self._content.part("\n\n")
         else:
-            delta.content += self._content.add(part.text, strip=self._reasoned or self.called)
+            self._write(delta, part.text)
+
+    def _write(self, delta: Delta, text: str) -> None:
+        """Content, up to the first stop in it."""
+        if not self._structured:
+            delta.content += self._stops.feed(text)
+            return
+        strip = self._reasoned or self.called
+        if not self._stops.held and self._content.drops_space(strip=strip):
+            text = text.lstrip()
+        delta.content += self._content.add(self._stops.feed(text), strip=strip)
+
+    def _release(self, delta: Delta) -> None:
+        """What might have become a stop is content, as something else follows."""
+        text = self._stops.release()
+        if not self._structured:
+            delta.content += text
+        else:
+            delta.content += self._content.add(text, strip=self._reasoned or self.called)
 
     def _add_call(self, delta: Delta, part: Part, end: str | None) -> None:
         try:
@@ -202,7 +230,7 @@ class TextParser:
             keeps = region is not None and region.keeps_open
             whole = f"{'' if keeps else part.opened}{part.text}{part.closed}"
             text = part.text if region is not None and region.headed else whole
-            delta.content += self._content.add(text, strip=self._reasoned or self.called)
+            self._write(delta, text)
             return
         delta.calls += serialized
         self.called = True
@@ -223,20 +251,30 @@ class _Stops:
         longest_first = sorted({stop for stop in stops if stop}, key=len, reverse=True)
         pattern = "|".join(regex.escape(stop) for stop in longest_first)
         self._pattern = regex.compile(pattern) if pattern else None
-        self._held = ""
-        self._stopped = False
+        self.held = ""
+        """The end of the text, if it may become a stop."""
+        self.stopped = False
 
-    def feed(self, text: str, *, final: bool) -> tuple[str, bool]:
-        """The text that is certain, and whether a stop came."""
+    def feed(self, text: str) -> str:
+        """The text that is certain."""
         if self._pattern is None:
-            return text, False
-        if self._stopped:
-            return "", True
-        text = self._held + text
-        found = self._pattern.search(text, partial=not final)
+            return text
+        if self.stopped:
+            return ""
+        text = self.held + text
+        found = self._pattern.search(text, partial=True)
+        self.held = ""
         if found is None:
-            self._held = ""
-            return text, False
-        self._stopped = not found.partial
-        self._held = text[found.start() :] if found.partial else ""
-        return text[: found.start()], self._stopped
+            return text
+        self.stopped = not found.partial
+        self.held = text[found.start() :] if found.partial else ""
+        return text[: found.start()]
+
+    def release(self) -> str:
+        """What is certain of the text that was held back, as no more follows."""
+        text, self.held = self.held, ""
+        found = self._pattern.search(text) if self._pattern is not None else None
+        if found is None:
+            return text
+        self.stopped = True
+        return text[: found.start()]

@@ -6,7 +6,11 @@ from reconciler.worker.output.format import JSON_STRINGS, Description, Region
 _ENDS = r"<\|(?:end|return|call)\|>"
 _START = r"<\|start\|>[^<]{0,100}"
 _MORE = r"(?:<\|(?:channel|constrain)\|>[^<]{0,100}){0,2}<\|message\|>"
-_TO = r"[^<]{0,100}\bto=(?!(?:user|assistant|all)\b)(?P<name>[^\s<]{1,100})[^<]{0,100}"
+# mlx-lm's detokenizer takes the space from the beginning of an answer that begins with " to=".
+_TO = (
+    r"[^<]{0,100}(?:\b|(?<=assistant))to="
+    r"(?!(?:user|assistant|all)\b)(?P<name>[^\s<]{1,100})[^<]{0,100}"
+)
 HARMONY = Description(
     name="harmony",
     models="gpt-oss",

@@ -1,0 +1,41 @@
+"""Bodies of completion requests as JSON, leniently where clients are known to be imprecise.
+
+Clients that cut a text in the middle of an emoji send half a surrogate pair, as `\\ud83d`. It is
+no text, so that JSON decoders refuse it; a conversation with one in its history could never go on.
+It becomes U+FFFD, as in a browser.
+"""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+_SURROGATES = re.compile(
+    rb"(?<!\\)(?P<before>(?:\\\\)*)"
+    rb"(?:(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+"""Pairs and halves of pairs, each after an even number of backslashes."""
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The value of a type.
+
+    Raises `msgspec.ValidationError` if it is of another one, `ValueError` or `RecursionError` if it
+    is not JSON.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        whole = _SURROGATES.sub(_paired, data)
+        if whole == data:
+            raise
+        return msgspec.json.decode(whole, type=kind)
+
+
+def _paired(found: re.Match[bytes]) -> bytes:
+    return found["before"] + (found["pair"] or rb"\ufffd")
