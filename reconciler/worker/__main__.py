@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reconciler.worker.thread import MlxThread
 
 SWITCH_SECONDS = 0.0005
-"""For which a thread may run Python while another one waits. CPython's default is ten times that."""
+"""For which a thread may run Python while another waits. CPython's default is ten times that."""
 
 
 def main() -> None:
