@@ -23,6 +23,7 @@ from reconciler.worker.generators import Batching, Generated, Job, Read
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.prompt_cache import PromptCache, always_rewindable
+from reconciler.worker.sampling import Seeded
 
 T = TypeVar("T")
 
@@ -78,6 +79,8 @@ class Request:
     """Whether it is a client's, whose tokens are counted."""
     cached_tokens: int | None = None
     """Of the prompt, found in a kept KV cache; None: it still waits."""
+    told: int = 0
+    """Tokens that were generated in all."""
     left: int = 0
     """Tokens that it may still generate."""
     reserved: int = 0
@@ -233,6 +236,8 @@ class Session:
         request.cuts = self._cuts(request)
         starts = [known, *request.cuts]
         segments = [prompt[a:b] for a, b in zip(starts, [*request.cuts, None], strict=True)]
+        if isinstance(request.sampler, Seeded):
+            request.sampler.go_on_after(request.told)
         job = Job(
             segments,
             request.left,
@@ -320,6 +325,7 @@ class Session:
         for one in tokens:
             request = self._running[one.uid]
             request.left -= 1
+            request.told += 1
             if request.counted:
                 self._count(0, 1)
             request.generated.append(one.token)

@@ -13,6 +13,7 @@ from reconciler.core.records import Config
 from reconciler.worker import overrides
 from reconciler.worker import session as module
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.sampling import Sampling, sampler
 from reconciler.worker.session import InsufficientMemoryError, Request, Session
 from tests.conftest import CHECKPOINTS
 
@@ -35,7 +36,7 @@ class Asker:
         self.tokens: dict[Request, list[int]] = {}
         self.ended: list[Request] = []
 
-    def start(self, prompt: Sequence[int], max_tokens: int | None = None) -> Request:
+    def start(self, prompt: Sequence[int], max_tokens: int | None = None, **more: Any) -> Request:
         heard: list[int] = []
 
         def tell(token: int, end: str | None, _logprobs: Any) -> None:
@@ -46,7 +47,7 @@ class Asker:
         def fail(error: Exception) -> None:
             raise error
 
-        request = Request(list(prompt), max_tokens, tell, fail)
+        request = Request(list(prompt), max_tokens, tell, fail, **more)
         self.tokens[request] = heard
         self.session.start(request)
         return request
@@ -176,6 +177,23 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     assert together == 3
     assert [asker.tokens[r] for r in requests] == alone
     assert asker.ended == requests
+
+
+def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OPEN_ENDED", 8)
+    config = replace(CONFIG, context_length=100)
+
+    def seeded(session: Session) -> list[list[int]]:
+        asker = Asker(session)
+        asked = [Sampling(seed=n, xtc_probability=n / 10, xtc_threshold=0.0) for n in range(3)]
+        requests = [asker.start([7] * 5, sampler=sampler(one, 300)) for one in asked]
+        asker.run()
+        return [asker.tokens[request] for request in requests]
+
+    together = seeded(Session(llama, config))
+    assert seeded(Session(llama, config, kv_budget=kv_budget(120, config=config))) == together
 
 
 def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
