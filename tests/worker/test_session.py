@@ -10,8 +10,9 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Shapes
 from reconciler.core.records import Config
-from reconciler.worker import overrides
+from reconciler.worker import generators, overrides
 from reconciler.worker import session as module
+from reconciler.worker.generators import Batching
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.sampling import Sampling, sampler
 from reconciler.worker.session import InsufficientMemoryError, Request, Session
@@ -194,6 +195,56 @@ def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
 
     together = seeded(Session(llama, config))
     assert seeded(Session(llama, config, kv_budget=kv_budget(120, config=config))) == together
+
+
+@pytest.mark.parametrize("batching", Batching)
+def test_an_error_in_telling_a_token_is_that_of_one_request(llama: Any, batching: Batching) -> None:
+    session = Session(llama, CONFIG, batching=batching)
+    asker = Asker(session)
+    failed: list[Exception] = []
+
+    def tell(*_: Any) -> None:
+        raise ValueError("cannot be told")
+
+    broken = Request([7] * 5, 20, tell, failed.append)
+    others = [asker.start([8] * 5, 20)]
+    session.start(broken)
+    others.append(asker.start([8] * 5, 20))
+    asker.run()
+    assert [str(error) for error in failed] == ["cannot be told"]
+    assert asker.ended == others
+    assert asker.tokens[others[0]] == asker.tokens[others[1]]
+
+
+@pytest.mark.parametrize("place", ["insert", "extract", "owned"])
+def test_an_error_beside_a_step_leaves_the_session_able_to_answer(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    session = Session(llama, CONFIG)
+    asker = Asker(session)
+    failed: list[Exception] = []
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    def ask() -> Request:
+        request = Request([7] * 40, 20, lambda *_: None, failed.append, boundaries=(20,))
+        session.start(request)
+        return request
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session._generator if place != "owned" else generators, place, broken)
+        request = ask()
+        for _ in range(3):
+            session.step()
+        if place == "owned":
+            asker.run()
+        elif request.uid is not None:
+            session.cancel(request)
+    assert [str(error) for error in failed] == ["out of memory"]
+    again = asker.start([7] * 40, 20)
+    asker.run()
+    assert asker.ended == [again]
 
 
 def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
