@@ -81,7 +81,7 @@ class Controller:
             self.metrics,
             memory or MemoryPolicy(),
         )
-        self._grants = Grants(self._spare)
+        self._grants = Grants(self._spare, lambda name: self._loop.spare_memory(name, ()))
         self._feeds = [Feed(source, self._book, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id

@@ -182,6 +182,9 @@ class Engine:
                 opened = await self._open(
                     holder, session, spec.config, checkpoint, resolved, defaults
                 )
+            except LoadError:
+                await self._abandon(holder, session)
+                raise
             except BaseException:
                 await self._release(holder, session)
                 raise
@@ -398,6 +401,13 @@ class Engine:
         except LoadError as error:
             log.warning("session did not end", reason=error.problem.message)
             return None
+
+    async def _abandon(self, holder: _Holder, session: str) -> None:
+        """Give up a session that may be open in its worker, which others use."""
+        if holder.sessions - {session} and not holder.gone:
+            with contextlib.suppress(LoadError):
+                await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
+        await self._release(holder, session)
 
     async def _release(self, holder: _Holder, session: str) -> None:
         """One session less; the worker ends with its last, which gives back all its memory."""

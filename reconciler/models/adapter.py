@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Adapter
 from reconciler.models.checkpoint import fingerprint
-from reconciler.models.jsonfile import read_object
+from reconciler.models.files import as_text, invalid, is_directory, is_file
+from reconciler.models.jsonfile import optional_object, read_object
 from reconciler.models.weights import Tensor, WeightsError, read_header
 
 CONFIG = "adapter_config.json"
@@ -27,19 +28,29 @@ MAX_LAYERS = 100_000
 
 def is_adapter(path: Path) -> bool:
     """True if the directory holds an adapter and no model."""
-    return (path / CONFIG).is_file() and not (path / "config.json").is_file()
+    return is_file(path / CONFIG) and not is_file(path / "config.json")
 
 
 def read_adapter(path: Path) -> Adapter:
     """The facts of the adapter in directory `path`.
 
-    Raises `LoadError` `InvalidAdapter` naming the file and what is wrong with it.
+    Raises `LoadError` `InvalidAdapter` naming the file and what is wrong with it, whatever its
+    files hold.
     """
+    try:
+        return _read_adapter(path)
+    except LoadError:
+        raise
+    except Exception as error:  # noqa: BLE001  hostile files and names raise what they like
+        raise _invalid(path, f"cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _read_adapter(path: Path) -> Adapter:
     path = path.resolve()
-    if not path.is_dir():
+    if not is_directory(path):
         raise _invalid(path, "no such directory")
     config = _read_config(path / CONFIG)
-    if not (path / WEIGHTS).is_file():
+    if not is_file(path / WEIGHTS):
         other = next(path.glob("adapter_model.*"), None)
         hint = f"; {other.name} is PEFT's format, convert it to mlx_lm's first" if other else ""
         raise _invalid(path / WEIGHTS, f"missing: an adapter needs it{hint}")
@@ -52,22 +63,22 @@ def read_adapter(path: Path) -> Adapter:
         raise _invalid(path / WEIGHTS, "holds no tensors")
     if kind != "full":
         _check_lora(path, config, header)
-    base = config.get("model")
     return Adapter(
         str(path),
         fingerprint(path),
         sum(tensor.size for tensor in header.values()),
-        base if isinstance(base, str) else None,
+        _base(config),
     )
 
 
 def base_of(path: Path) -> str:
     """The model that an adapter says it was trained on, in words."""
-    try:
-        base = _read_config(path / CONFIG).get("model")
-    except LoadError:
-        base = None
-    return base if isinstance(base, str) and base else "a model that its config does not name"
+    return _base(optional_object(path / CONFIG)) or "a model that its config does not name"
+
+
+def _base(config: dict[str, Any]) -> str | None:
+    base = config.get("model")
+    return as_text(base) if isinstance(base, str) else None
 
 
 def _check_lora(path: Path, config: dict[str, Any], header: dict[str, Tensor]) -> None:
@@ -113,13 +124,13 @@ def _header(path: Path) -> dict[str, Tensor]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise _invalid(path, "missing: an adapter needs it")
     try:
         return read_object(path)
+    except FileNotFoundError:
+        raise _invalid(path, "missing: an adapter needs it") from None
     except (OSError, ValueError, RecursionError) as error:
         raise _invalid(path, f"cannot be read: {error!s:.200}") from None
 
 
 def _invalid(path: Path, words: str) -> LoadError:
-    return LoadError(Problem(Cause.INVALID_ADAPTER, f"{path}: {words}", param="adapter"))
+    return invalid(Cause.INVALID_ADAPTER, "adapter", path, words)

@@ -10,6 +10,7 @@ from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.adapter import base_of, is_adapter, read_adapter
 from reconciler.models.checkpoint import fingerprint, read_facts
+from reconciler.models.files import is_directory
 from reconciler.models.places import Held, Place
 
 MAX_SNAPSHOTS = 20
@@ -122,7 +123,7 @@ class Catalog:
         except OSError:
             return problem
         for path in snapshots:
-            if path.name != held.commit and path.is_dir():
+            if path.name != held.commit and is_directory(path):
                 try:
                     self._facts_of(path.resolve())
                 except LoadError:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reconciler.models.files import is_file
 from reconciler.models.jsonfile import optional_object
 
 MAX_BYTES = 4_000_000
@@ -37,7 +38,7 @@ def _texts(value: object) -> list[str]:
 
 
 def _text(path: Path) -> str | None:
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not is_file(path):
         return None
     try:
         with path.open("rb") as file:

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.core.chat_template import takes_tools
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Checkpoint
 from reconciler.models import architectures, generation_config
 from reconciler.models.chat_templates import chat_templates
 from reconciler.models.context import NESTED, max_context
+from reconciler.models.files import exists, invalid, is_directory, is_file
 from reconciler.models.jsonfile import optional_object, read_object
 from reconciler.models.quantization import read_weights
 from reconciler.models.weights import Tensor, WeightsError, read_tensors
-
-MAX_MESSAGE = 500
-"""Characters of what is wrong with a checkpoint; its files can put words into an error."""
 
 MAX_NUMBER = 1 << 53
 """Of a number in config.json: larger ones are errors in the file, and no JSON number elsewhere."""
@@ -57,6 +55,7 @@ def read_facts(path: Path) -> Checkpoint:
 
 
 def _read_facts(path: Path) -> Checkpoint:
+    _check_regular(path)
     tensors = read_tensors(path)
     config = _config(path / "config.json")
     tokenizer_config = optional_object(path / "tokenizer_config.json")
@@ -87,10 +86,7 @@ def _read_facts(path: Path) -> Checkpoint:
 
 
 def _invalid(path: Path, words: str) -> LoadError:
-    message = f"{path}: {words}".encode("utf-8", "replace").decode()
-    if len(message) > MAX_MESSAGE:
-        message = message[:MAX_MESSAGE] + "..."
-    return LoadError(Problem(Cause.INVALID_CHECKPOINT, message, param="model"))
+    return invalid(Cause.INVALID_CHECKPOINT, "model", path, words)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -119,7 +115,7 @@ def _architecture(
     if not architectures.loadable(model_type, names):
         own = ", and its own code (auto_map) is never run" if config.get("auto_map") else ""
         raise _invalid(path, f"mlx-lm has no architecture {model_type}{own}")
-    if not (path / "tokenizer.json").is_file() and tokenizer_config.get("auto_map"):
+    if not is_file(path / "tokenizer.json") and tokenizer_config.get("auto_map"):
         raise _invalid(path, "its tokenizer wants to run its own code (auto_map); refused")
     return model_type, names
 
@@ -135,6 +131,14 @@ def _fields(
         if isinstance(inner, str):
             fields |= architectures.fields(inner)
     return fields
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse pipes and devices among the files that a load reads: it would wait for ever."""
+    folders = (path, path / "additional_chat_templates")
+    for file in (file for folder in folders if is_directory(folder) for file in folder.iterdir()):
+        if file.suffix in _READ and exists(file) and not (is_file(file) or is_directory(file)):
+            raise _invalid(file, "it is not a regular file; loading would wait for it for ever")
 
 
 def _size(path: Path) -> int:

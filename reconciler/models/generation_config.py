@@ -14,6 +14,7 @@ from typing import Any
 from reconciler.core.facts import GenerationConfig
 from reconciler.core.records import SettingWarning
 from reconciler.core.schema import check, read_defaults
+from reconciler.models.files import is_file, read_bytes
 
 MAX_BYTES = 1_000_000
 
@@ -30,15 +31,14 @@ KEYS = {
 
 def read(path: Path) -> GenerationConfig:
     """What the file says; nothing where there is none."""
-    if not path.is_file():
+    if not is_file(path):
         return GenerationConfig()
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bytes(path, MAX_BYTES)
     except OSError:
         return GenerationConfig()
-    if len(data) > MAX_BYTES:
-        return _ignored(f"it is larger than {MAX_BYTES} bytes")
+    except ValueError as error:
+        return _ignored(str(error))
     try:
         config = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

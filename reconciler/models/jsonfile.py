@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reconciler.models.files import read_bytes
+
 MAX_BYTES = 100_000_000
 """Of one file. The largest published tokenizer.json and index files have about 30 million."""
 
@@ -14,12 +16,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises OSError, ValueError, or RecursionError for a deeply nested one.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError("it is not a regular file")
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+    data = read_bytes(path, MAX_BYTES)
     if data.startswith(codecs.BOM_UTF8):
         raise ValueError(
             "it begins with a byte-order mark, which mlx_lm does not read; save it without one"

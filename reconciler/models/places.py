@@ -5,19 +5,24 @@ is ever joined to a path, and what a file system thinks of upper and lower case 
 concern.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from reconciler.core.manifest import ManifestError, parse
+from reconciler.models.files import files_below, is_directory, is_file, read_bytes
+from reconciler.models.jsonfile import optional_object
 
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth", "*.npz")
 """What makes a directory a model, loadable or not."""
 
 MAX_CHAIN = 10
 """Links from one virtual model to the next."""
+
+MAX_REF = 1000
+MAX_YAML = 1_000_000
+"""Bytes of a file that names a commit, and of one that describes a virtual model."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class HubCache:
             if kind != "models" or not parts:
                 continue
             refs = repository / "refs"
-            named = {p.relative_to(refs).as_posix(): p for p in refs.rglob("*") if p.is_file()}
+            named = {p.relative_to(refs).as_posix(): p for p in files_below(refs)}
             commit = _line(named[revision]) if revision in named else revision
             for snapshot in _folders(repository / "snapshots"):
                 if snapshot.name == commit and _is_model(snapshot):
@@ -114,21 +119,19 @@ class LMStudio:
 
     def _downloads(self) -> Path:
         try:
-            settings = json.loads((self.root / "settings.json").read_bytes())
-        except (OSError, ValueError):
-            settings = None
-        named = settings.get("downloadsFolder") if isinstance(settings, dict) else None
-        if isinstance(named, str) and Path(named).expanduser().is_absolute():
-            return Path(named).expanduser()
-        return self.root / "models"
+            named = Path(optional_object(self.root / "settings.json")["downloadsFolder"])
+            folder = named.expanduser()
+        except (KeyError, TypeError, RuntimeError):  # the last: of a user that is not there
+            return self.root / "models"
+        return folder if folder.is_absolute() else self.root / "models"
 
     def _bases(self) -> Iterator[tuple[str, list[str]]]:
         """Each virtual model with the lower-cased keys that it stands for."""
         for publisher in _folders(self.root / "hub" / "models"):
             for folder in _folders(publisher):
                 try:
-                    documents = parse((folder / "model.yaml").read_bytes())
-                except (OSError, ManifestError):
+                    documents = parse(read_bytes(folder / "model.yaml", MAX_YAML))
+                except (OSError, ValueError, ManifestError):
                     continue
                 if documents and isinstance(documents[0].value, dict):
                     base = documents[0].value.get("base")
@@ -172,10 +175,10 @@ def _folders(path: Path) -> Iterator[Path]:
     """
     try:
         inner = sorted(path.iterdir())
-    except OSError:
+    except (OSError, ValueError):
         return
     for folder in inner:
-        if not folder.name.startswith(".") and _is_text(folder.name) and folder.is_dir():
+        if not folder.name.startswith(".") and _is_text(folder.name) and is_directory(folder):
             yield folder
 
 
@@ -188,13 +191,13 @@ def _is_text(name: str) -> bool:
 
 
 def _is_model(path: Path) -> bool:
-    return (path / "config.json").is_file() or any(
+    return is_file(path / "config.json") or any(
         next(path.glob(pattern), None) is not None for pattern in WEIGHTS
     )
 
 
 def _line(path: Path) -> str:
     try:
-        return path.read_text("ascii").strip()
+        return read_bytes(path, MAX_REF).decode("ascii").strip()
     except (OSError, ValueError):
         return ""

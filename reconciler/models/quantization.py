@@ -10,7 +10,6 @@ Other formats are those that `mlx_lm.utils.load_model` converts while it loads; 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from reconciler.core.facts import Quantization
@@ -97,7 +96,7 @@ def _layers(own: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, 
             continue
         entry = own.get(path)
         bits, mode = _bits_and_mode(own, entry if isinstance(entry, dict) else {}, weight, scales)
-        layers[path] = _Layer(bits, mode, prod(weight.shape) * WORD_BITS // bits)
+        layers[path] = _Layer(bits, mode, weight.size * 8 // bits)
     return layers
 
 
@@ -154,7 +153,7 @@ def _other_format(config: Mapping[str, Any], separate: Mapping[str, Any]) -> Qua
         return Quantization("nvfp4", 4)
     if method == "bitnet":
         return Quantization("bitnet", 2)
-    if method in ("awq", "gptq") and isinstance(bits, int) and 0 < bits <= WORD_BITS:
+    if method in ("awq", "gptq") and type(bits) is int and 0 < bits <= WORD_BITS:
         return Quantization(f"{bits}bit", bits)
     return None
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reconciler.models.files import is_file
 from reconciler.models.jsonfile import optional_object
 
 MAX_HEADER = 100_000_000
@@ -130,7 +131,7 @@ def read_header(shard: Path) -> dict[str, Tensor]:
 
     Raises `WeightsError`.
     """
-    if not shard.is_file():  # opening a pipe would wait for ever
+    if not is_file(shard):  # opening a pipe would wait for ever
         kind = "a broken link" if shard.is_symlink() else "no regular file"
         raise WeightsError(shard.parent, f"incomplete: {shard.name} is {kind}")
     try:

@@ -1,6 +1,5 @@
 """A completion in OpenAI's form: JSON at once, or server-sent events as it comes."""
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -24,14 +23,13 @@ async def answer(request: web.Request, completion: Completion) -> web.StreamResp
             async with keep_alive.opened(request) as reply:
                 return await _stream(reply, completion, model)
         return await _at_once(completion, model)
-    except asyncio.CancelledError:  # the client went away
-        completion.cancel()
-        raise
     except RequestError:
         raise
     except Exception as error:  # noqa: BLE001  whatever the model raised, the client is told
         body = msgspec.json.encode(_failure(error))
         return web.Response(status=500, body=body, content_type="application/json")
+    finally:
+        completion.cancel()  # whatever went wrong, or the client went away: nobody listens
 
 
 async def _at_once(completion: Completion, model: str) -> web.Response:
@@ -93,7 +91,6 @@ async def _stream(reply: EventStream, completion: Completion, model: str) -> Eve
             choice |= {"logprobs": _logprobs(completion, piece.likelihoods)}
             await send(head | {"choices": [choice]})
     except ConnectionResetError:
-        completion.cancel()
         return reply
     except Exception as error:  # noqa: BLE001  headers are sent: the stream itself must tell
         await send(_failure(error))

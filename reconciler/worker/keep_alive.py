@@ -8,6 +8,7 @@ write is one whole event, so that a comment never stands in the middle of one.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 
 from aiohttp import web
@@ -19,25 +20,24 @@ COMMENT = b": keep-alive\n\n"
 
 
 class EventStream(web.StreamResponse):
-    """Server-sent events, with a comment after each period in which nothing was written."""
+    """Server-sent events, with a comment after each period of silence."""
 
     def __init__(self) -> None:
         super().__init__(headers={"Content-Type": "text/event-stream"})
-        self._silent = True
+        self._written = monotonic()
 
     async def write(self, data: Any) -> None:
         """Write a whole event. Raises ConnectionResetError if the client is gone."""
-        self._silent = False
+        self._written = monotonic()
         await super().write(data)
 
     async def tick(self, seconds: float) -> None:
-        """Look after each period whether a comment is due, until the client is gone."""
+        """Write a comment after so many seconds of silence, until the client is gone."""
         with suppress(ConnectionResetError):  # whoever writes the next event is told
             while True:
-                await asyncio.sleep(seconds)
-                if self._silent:
-                    await super().write(COMMENT)
-                self._silent = True
+                await asyncio.sleep(max(0.0, self._written + seconds - monotonic()))
+                if monotonic() >= self._written + seconds:
+                    await self.write(COMMENT)
 
 
 @asynccontextmanager

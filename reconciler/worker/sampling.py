@@ -71,25 +71,48 @@ def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Ca
             xtc_special_tokens=list(special),
         )
         return made
-    key = mx.random.key(asked.seed % 2**64)
 
-    def seeded(logprobs: Any) -> Any:
-        nonlocal key
+    def draw(logprobs: Any, next_key: Callable[[], Any]) -> Any:
         if 0 < top_p < 1:
             logprobs = apply_top_p(logprobs, top_p)
         if min_p:
             logprobs = apply_min_p(logprobs, min_p, 1)
         if xtc:
-            key, now = mx.random.split(key)
             excluded = _without_top_choices(logprobs, threshold, special)
-            drawn = mx.random.uniform(key=now) > xtc
+            drawn = mx.random.uniform(key=next_key()) > xtc
             logprobs = mx.where(drawn, logprobs, excluded)
         if top_k:
             logprobs = apply_top_k(logprobs, top_k)
-        key, now = mx.random.split(key)
-        return mx.random.categorical(logprobs / temperature, key=now)
+        return mx.random.categorical(logprobs / temperature, key=next_key())
 
-    return seeded
+    return Seeded(asked.seed, draw)
+
+
+class Seeded:
+    """A sampler with a key of its own, which each token draws from anew.
+
+    mlx-lm's generators draw one token ahead. Where the request gives up its place in the batch,
+    that token is lost, and must be drawn again by the same key.
+    """
+
+    def __init__(self, seed: int, draw: Callable[[Any, Callable[[], Any]], Any]) -> None:
+        self._draw = draw
+        self._key = self._key_before = mx.random.key(seed % 2**64)
+        self._drawn = 0
+
+    def __call__(self, logprobs: Any) -> Any:
+        self._key_before = self._key
+        self._drawn += 1
+        return self._draw(logprobs, self._next_key)
+
+    def _next_key(self) -> Any:
+        self._key, now = mx.random.split(self._key)
+        return now
+
+    def go_on_after(self, tokens: int) -> None:
+        """Draw next what follows so many tokens: all that were drawn, or all but the latest."""
+        if tokens < self._drawn:
+            self._key, self._drawn = self._key_before, tokens
 
 
 XTC_THRESHOLD = 0.1

@@ -80,7 +80,8 @@ class Segmenter:
 
     def _root(self, tokens: list[int], turns: list[Turn], render: Render) -> int:
         """The end of the system turns and what is rendered with them."""
-        known = [len(root) for root in self._roots if tokens[: len(root)] == root]
+        roots = list(self._roots)  # other threads add to it meanwhile
+        known = [len(root) for root in roots if tokens[: len(root)] == root]
         if known:
             return max(known)
         system = list(takewhile(lambda turn: turn.get("role") in SYSTEM_ROLES, turns))

@@ -112,7 +112,8 @@ def _app(
         return await on_mlx(lambda: model.close(name))
 
     async def release(_request: web.Request) -> web.Response:
-        return await on_mlx(model.release)
+        # Who asked may not wait for the end of a long step; the memory is needed even so.
+        return await asyncio.shield(on_mlx(model.release))
 
     async def probe(request: web.Request) -> web.Response:
         name = request.match_info["name"]

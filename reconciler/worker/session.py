@@ -8,6 +8,7 @@ and at their own end, is kept for prompts that begin alike, as long as the memor
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from reconciler.worker.generators import Batching, Generated, Job, Read
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.prompt_cache import PromptCache, always_rewindable
+from reconciler.worker.sampling import Seeded
 
 T = TypeVar("T")
 
@@ -78,6 +80,8 @@ class Request:
     """Whether it is a client's, whose tokens are counted."""
     cached_tokens: int | None = None
     """Of the prompt, found in a kept KV cache; None: it still waits."""
+    told: int = 0
+    """Tokens that were generated in all."""
     left: int = 0
     """Tokens that it may still generate."""
     reserved: int = 0
@@ -205,7 +209,10 @@ class Session:
                     request.left = min(request.left, self.kv_budget.most_tokens() - request.length)
                     request.reserved = min(request.reserved, request.length + request.left)
             self._waiting.popleft()
-            self._insert(request)
+            try:
+                self._insert(request)
+            except Exception as error:  # noqa: BLE001  it is this request's
+                request.fail(error)
 
     def _too_long(self, request: Request, more: int) -> InsufficientMemoryError | None:
         """What is said of a request that would not fit now even if nothing else ran."""
@@ -233,6 +240,8 @@ class Session:
         request.cuts = self._cuts(request)
         starts = [known, *request.cuts]
         segments = [prompt[a:b] for a, b in zip(starts, [*request.cuts, None], strict=True)]
+        if isinstance(request.sampler, Seeded):
+            request.sampler.go_on_after(request.told)
         job = Job(
             segments,
             request.left,
@@ -279,9 +288,10 @@ class Session:
         uid, request.uid = request.uid, None
         if uid is None or self._running.pop(uid, None) is None:
             return
-        if request.kept and (held := self._generator.extract(uid)) is not None:
-            cache, tokens = held
-            self._kept.keep(tokens, cache)
+        with suppress(Exception):  # it leaves in any case; what cannot be kept is not
+            if request.kept and (held := self._generator.extract(uid)) is not None:
+                cache, tokens = held
+                self._kept.keep(tokens, cache)
         self._generator.remove(uid)
 
     def _count(self, prompt: int, completion: int) -> None:
@@ -304,9 +314,7 @@ class Session:
 
     def _step(self) -> None:
         try:
-            pieces, tokens = self._generator.next()
-            for piece in pieces:
-                self._note_read(piece)
+            self._advance()
         except Exception as error:  # noqa: BLE001  every request is told
             random_state.renew()
             running, self._running = self._running, {}
@@ -315,19 +323,28 @@ class Session:
             for request in running.values():
                 request.uid = None
                 request.fail(error)
-            self._admit()
-            return
+        self._admit()
+
+    def _advance(self) -> None:
+        pieces, tokens = self._generator.next()
+        for piece in pieces:
+            self._note_read(piece)
         for one in tokens:
             request = self._running[one.uid]
             request.left -= 1
+            request.told += 1
             if request.counted:
                 self._count(0, 1)
             request.generated.append(one.token)
-            request.tell(one.token, one.finish_reason, one.logprobs)
+            try:
+                request.tell(one.token, one.finish_reason, one.logprobs)
+            except Exception as error:  # noqa: BLE001  it is this request's
+                self._leave(request)
+                request.fail(error)
+                continue
             if one.finish_reason is not None:
                 self._finish(request, one)
         self._grow()
-        self._admit()
 
     def _note_read(self, piece: Read) -> None:
         """Keep the cache at the end of a segment."""

@@ -3,7 +3,9 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from reconciler.core.settings import resolve
 from reconciler.engine import engine as module
 from reconciler.engine import sockets
 from reconciler.engine.engine import Engine
+from reconciler.engine.process import WorkerProcess
 from reconciler.models.checkpoint import read_facts
 
 ENDLESS = json.dumps(
@@ -35,6 +38,28 @@ async def engine(tmp_path: Path, models: Path) -> AsyncIterator[Engine]:
 
 async def _rest(chunks: AsyncIterator[bytes]) -> int:
     return sum([len(chunk) async for chunk in chunks])
+
+
+async def test_a_session_that_is_not_what_was_asked_for_is_closed(
+    engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = WorkerProcess.ask
+
+    async def asked(self: WorkerProcess, method: str, *rest: Any) -> Any:
+        answer = await ask(self, method, *rest)
+        if method == "PUT":
+            answer = replace(answer, observed=replace(answer.observed, eval_batch_size=1))
+        return answer
+
+    monkeypatch.setattr(WorkerProcess, "ask", asked)
+    checkpoint = read_facts((models / "tiny/llama").resolve())
+    resolved = resolve(Asked(), checkpoint, await engine.machine())
+    with pytest.raises(LoadError, match="the worker observed"):
+        await engine.load("b", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
+    loaded = engine._loaded["a"]
+    pulse = await loaded.holder.worker.pulse(10)
+    assert pulse is not None
+    assert set(pulse.usage) == {loaded.session} == loaded.holder.sessions
 
 
 async def test_requests_that_never_end_are_cut_off(

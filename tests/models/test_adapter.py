@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import msgspec
 import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.adapter import read_adapter
 from reconciler.models.catalog import Catalog
@@ -98,6 +100,33 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(LoadError, match="not a regular file"):
         read_adapter(path.parent)
+
+
+@pytest.mark.parametrize(
+    "name", ["/a\0b", "/" + "a" * 300, "/" + "a" * 990, "/dev/null", "surrogate", "long", "names"]
+)
+def test_a_hostile_adapter_is_its_own_problem(models: Path, tmp_path: Path, name: str) -> None:
+    write(tmp_path / "surrogate", model="\ud800", num_layers=None)
+    write(tmp_path / "long", model="x" * 1_000_000, num_layers=None)
+    names = write(tmp_path / "names") / "adapters.safetensors"
+    entry = {"dtype": "F32", "shape": [1] * 10_000, "data_offsets": [0, 0]}
+    header = json.dumps({"x" * 1_000_000 + "\ud800.lora_a": entry}).encode()
+    names.write_bytes(len(header).to_bytes(8, "little") + header)
+    catalog = Catalog([Directory(models), Directory(tmp_path)])
+    good, bad = ModelRef("tiny/llama"), ModelRef("tiny/llama", adapter=name)
+    found = catalog.find_all([bad, good])
+    problem = found[bad]
+    assert isinstance(problem, Problem)
+    assert problem.cause is Cause.INVALID_ADAPTER
+    assert isinstance(found[good], Checkpoint)
+    for answer in (problem, *(listed.facts for listed in catalog.listed())):
+        assert len(msgspec.json.encode(answer)) < 2000
+
+
+@pytest.mark.parametrize("base", ["\ud800", "x" * 1_000_000, 5, ""])
+def test_the_name_of_the_base_can_be_answered(tmp_path: Path, base: Any) -> None:
+    adapter = read_adapter(write(tmp_path / "a", model=base))
+    assert len(msgspec.json.encode(adapter)) < 2000
 
 
 def test_a_cut_off_adapter_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -224,6 +225,32 @@ def test_one_hostile_checkpoint_does_not_hide_the_others(models: Path, tmp_path:
     }
     for facts in listed.values():
         assert len(msgspec.json.encode(facts)) < 2000
+
+
+def test_what_cannot_be_looked_at_does_not_hide_the_others(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, hub = tmp_path / "models", tmp_path / "hub"
+    copy(models, root / "good", root / "locked", hub / "models--a--good/snapshots/abc")
+    for name in ("good", "locked"):
+        refs = hub / f"models--a--{name}/refs"
+        refs.mkdir(parents=True)
+        (refs / "main").write_text("abc", "ascii")
+    look = os.stat
+
+    def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        """As for a user who may not search the locked folders."""
+        if "locked/" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    found = {m.key: m.facts for m in Catalog([Directory(root), HubCache(hub)]).listed()}
+    assert {key for key, facts in found.items() if isinstance(facts, Checkpoint)} == {
+        "good",
+        "a/good",
+    }
+    assert isinstance(found.get("locked", Problem(Cause.INVALID_CHECKPOINT, "")), Problem)
 
 
 def test_names_that_are_no_text_stop_nothing(models: Path, tmp_path: Path) -> None:

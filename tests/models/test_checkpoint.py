@@ -94,7 +94,7 @@ def broken_link(checkpoint: Path) -> None:
 
 
 def pipe(path: Path) -> None:
-    path.unlink()
+    path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
@@ -181,7 +181,9 @@ def test_tool_use_is_what_a_chat_template_takes(checkpoint: Path) -> None:
         ),
         (broken_link, "incomplete: model-2.safetensors is a broken link"),
         (lambda p: pipe(p / "config.json"), "not a regular file"),
-        (lambda p: pipe(p / "model.safetensors"), "no regular file"),
+        (lambda p: pipe(p / "model.safetensors"), "not a regular file"),
+        (lambda p: pipe(p / "generation_config.json"), "not a regular file"),
+        (lambda p: pipe(p / "tokenizer.json"), "tokenizer.json: it is not a regular file"),
         (with_byte_order_mark, "byte-order mark, which mlx_lm does not read"),
         (lambda p: (p / "config.json").write_text("[" * 100_000), "recursion"),
         (lambda p: header(p, {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}), "not a"),

@@ -1,6 +1,7 @@
 """LM Studio's folders: what its users have can be loaded by the names they know."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -81,10 +82,29 @@ def test_the_downloads_folder_is_the_one_that_its_settings_name(
     assert folders.find("a/b") == path.resolve()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"downloadsFolder": 5}', '{"downloadsFolder": "x"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[" * 200_000,
+        "[]",
+        '{"downloadsFolder": 5}',
+        '{"downloadsFolder": "x"}',
+        '{"downloadsFolder": "~nobody-of-that-name/x"}',
+    ],
+)
 def test_settings_that_make_no_sense_leave_the_default_folder(folders: Folders, text: str) -> None:
     path = folders.download("a/b")
     (folders.root / "settings.json").write_text(text, "utf-8")
+    assert folders.find("a/b") == path.resolve()
+
+
+def test_pipes_are_not_opened(folders: Folders) -> None:
+    path = folders.download("a/b")
+    os.mkfifo(folders.root / "settings.json")
+    folder = folders.root / "hub/models/a/virtual"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "model.yaml")
     assert folders.find("a/b") == path.resolve()
 
 

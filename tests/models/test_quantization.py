@@ -104,3 +104,16 @@ def test_a_mixture_is_named_by_the_mode_of_most_weights() -> None:
 def test_what_says_nothing_is_not_quantised(config: dict[str, Any]) -> None:
     weights = read_weights(config, {"norm": PLAIN}, {})
     assert (weights.quantization, weights.parameters) == (None, 10)
+
+
+def test_the_count_is_bounded_by_the_files_whatever_their_headers_claim() -> None:
+    tensors = {
+        "a.weight": Tensor("U32", (10**40, 10**5), 4),
+        "a.scales": Tensor("F32", (1, 10**40), 4),
+    }
+    assert read_weights({"quantization": {"bits": 4}}, tensors, {}).parameters == 8
+
+
+def test_a_number_of_bits_that_is_none_is_not_shown() -> None:
+    config = {"quantization_config": {"quant_method": "awq", "bits": True}}
+    assert read_weights(config, {}, {}).quantization is None

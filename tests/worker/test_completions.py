@@ -10,9 +10,11 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from reconciler.cli.demo import DEMO_MODEL
+from reconciler.core.protocol import MODEL_HEADER
 from reconciler.worker import request as requests
+from reconciler.worker.answers import answer
 from reconciler.worker.completions import TOGETHER, Completion, Piece
-from reconciler.worker.output import of_tokenizer
+from reconciler.worker.output import OutputParser, of_tokenizer
 from reconciler.worker.prompt import Prompts
 from reconciler.worker.request import UnavailableError
 from reconciler.worker.session import Request
@@ -116,6 +118,21 @@ async def test_a_stop_in_the_last_token_that_there_may_be_is_the_end() -> None:
     pieces = await told(one)
     assert "".join(piece.delta.content for piece in pieces) == "It is "
     assert pieces[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("fails", ["feed", "start"])
+async def test_what_cannot_be_told_is_not_generated_on(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("no words")
+
+    one, scripted = completion("It is Tokyo.")
+    monkeypatch.setattr(OutputParser if fails == "feed" else scripted, fails, broken)
+    request: Any = SimpleNamespace(headers={MODEL_HEADER: "m"}, match_info={"name": "1"})
+    reply = await answer(request, one)
+    assert reply.status == 500
+    assert scripted.cancelled == [one._request]
 
 
 async def test_an_instance_that_has_just_gone_can_be_asked_again_later() -> None:

@@ -66,23 +66,35 @@ async def test_a_client_that_goes_away_ends_them(worker: Worker) -> None:
     await worker.gone.wait()
 
 
-async def test_none_comes_after_a_period_in_which_something_was_said(
+async def test_a_comment_comes_after_a_period_of_silence_whenever_it_began(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    written: list[bytes] = []
-    periods = iter([b"data: 1\n\n", b"", b"", b"data: 2\n\n"])
-    stream = EventStream()
+    now = 0.0
+    written: list[tuple[float, bytes]] = []
+    events = [0.25, 7.0]
 
-    async def write(_: object, data: bytes) -> None:
-        written.append(data)
+    async def write(_stream: Any, data: bytes) -> None:
+        written.append((now, data))
 
-    async def pass_a_period(_: float) -> None:
-        if (data := next(periods, None)) is None:
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        end = now + seconds
+        while events and events[0] <= end:
+            now = events.pop(0)
+            await stream.write(EVENT)
+        now = end
+        if now > 20:
             raise ConnectionResetError
-        if data:
-            await stream.write(data)
 
     monkeypatch.setattr(web.StreamResponse, "write", write)
-    monkeypatch.setattr(asyncio, "sleep", pass_a_period)
-    await stream.tick(5)
-    assert written == [b"data: 1\n\n", COMMENT, COMMENT, b"data: 2\n\n"]
+    monkeypatch.setattr(keep_alive, "monotonic", lambda: now)
+    stream = EventStream()
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await stream.tick(5.0)
+    assert written == [
+        (0.25, EVENT),
+        (5.25, COMMENT),
+        (7.0, EVENT),
+        (12.0, COMMENT),
+        (17.0, COMMENT),
+    ]

@@ -106,6 +106,34 @@ def test_a_template_that_raises_gives_no_places(tokenizer: Any) -> None:
     assert found(tokenizer, source, [USER]) == []
 
 
+def test_other_threads_may_look_for_places_meanwhile() -> None:
+    def render(turns: list[Turn]) -> str:
+        return "".join(f"<{turn['content']}>" for turn in turns)
+
+    def encode(text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    segmenter = Segmenter(encode)
+
+    def places(system: str, kind: type[list[int]] = list) -> tuple[int, ...]:
+        turns = [SYSTEM | {"content": system}, USER]
+        text = render(turns)
+        return segmenter.boundaries(
+            text, kind(encode(text)), turns, render, tools=False, reasons=False
+        )
+
+    class Interrupted(list[int]):
+        """Tokens of a prompt; when they are looked at, another prompt of its own is."""
+
+        def __getitem__(self, place: Any) -> Any:
+            places(f"other {len(segmenter._roots)}")
+            return list(self)[place]
+
+    first, second = places("a"), places("b")
+    assert places("a", Interrupted) == first
+    assert places("b", Interrupted) == second
+
+
 class Published:
     """A published chat template with the tokens of a tiny model, and special tokens of its own."""
 

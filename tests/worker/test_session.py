@@ -10,9 +10,11 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Shapes
 from reconciler.core.records import Config
-from reconciler.worker import overrides
+from reconciler.worker import generators, overrides
 from reconciler.worker import session as module
+from reconciler.worker.generators import Batching
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.sampling import Sampling, sampler
 from reconciler.worker.session import InsufficientMemoryError, Request, Session
 from tests.conftest import CHECKPOINTS
 
@@ -35,7 +37,7 @@ class Asker:
         self.tokens: dict[Request, list[int]] = {}
         self.ended: list[Request] = []
 
-    def start(self, prompt: Sequence[int], max_tokens: int | None = None) -> Request:
+    def start(self, prompt: Sequence[int], max_tokens: int | None = None, **more: Any) -> Request:
         heard: list[int] = []
 
         def tell(token: int, end: str | None, _logprobs: Any) -> None:
@@ -46,7 +48,7 @@ class Asker:
         def fail(error: Exception) -> None:
             raise error
 
-        request = Request(list(prompt), max_tokens, tell, fail)
+        request = Request(list(prompt), max_tokens, tell, fail, **more)
         self.tokens[request] = heard
         self.session.start(request)
         return request
@@ -176,6 +178,73 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     assert together == 3
     assert [asker.tokens[r] for r in requests] == alone
     assert asker.ended == requests
+
+
+def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OPEN_ENDED", 8)
+    config = replace(CONFIG, context_length=100)
+
+    def seeded(session: Session) -> list[list[int]]:
+        asker = Asker(session)
+        asked = [Sampling(seed=n, xtc_probability=n / 10, xtc_threshold=0.0) for n in range(3)]
+        requests = [asker.start([7] * 5, sampler=sampler(one, 300)) for one in asked]
+        asker.run()
+        return [asker.tokens[request] for request in requests]
+
+    together = seeded(Session(llama, config))
+    assert seeded(Session(llama, config, kv_budget=kv_budget(120, config=config))) == together
+
+
+@pytest.mark.parametrize("batching", Batching)
+def test_an_error_in_telling_a_token_is_that_of_one_request(llama: Any, batching: Batching) -> None:
+    session = Session(llama, CONFIG, batching=batching)
+    asker = Asker(session)
+    failed: list[Exception] = []
+
+    def tell(*_: Any) -> None:
+        raise ValueError("cannot be told")
+
+    broken = Request([7] * 5, 20, tell, failed.append)
+    others = [asker.start([8] * 5, 20)]
+    session.start(broken)
+    others.append(asker.start([8] * 5, 20))
+    asker.run()
+    assert [str(error) for error in failed] == ["cannot be told"]
+    assert asker.ended == others
+    assert asker.tokens[others[0]] == asker.tokens[others[1]]
+
+
+@pytest.mark.parametrize("place", ["insert", "extract", "owned"])
+def test_an_error_beside_a_step_leaves_the_session_able_to_answer(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    session = Session(llama, CONFIG)
+    asker = Asker(session)
+    failed: list[Exception] = []
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    def ask() -> Request:
+        request = Request([7] * 40, 20, lambda *_: None, failed.append, boundaries=(20,))
+        session.start(request)
+        return request
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session._generator if place != "owned" else generators, place, broken)
+        request = ask()
+        for _ in range(3):
+            session.step()
+        if place == "owned":
+            asker.run()
+        elif request.uid is not None:
+            session.cancel(request)
+    assert [str(error) for error in failed] == ["out of memory"]
+    again = asker.start([7] * 40, 20)
+    asker.run()
+    assert asker.ended == [again]
 
 
 def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
