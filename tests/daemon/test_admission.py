@@ -55,8 +55,10 @@ def daemon(refusing: Daemon) -> Iterator[Daemon]:
 def evictor(evicting: Daemon) -> Iterator[Daemon]:
     """The one that evicts; what a test declared goes."""
     yield evicting
-    for path in evicting.home.manifests.glob("*.yaml"):
+    paths = list(evicting.home.manifests.glob("*.yaml"))
+    for path in paths:  # all at once: none takes the memory of another that went
         path.unlink()
+    for path in paths:
         evicting.gone(path.stem)
 
 
