@@ -8,6 +8,9 @@ ifeq ($(shell uname -s),Linux)
 EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda13,cpu)
 endif
 
+# Tests wait for daemons for a third of their time: half as many more processes as cores.
+TESTERS ?= $(shell $(PYTHON) -c 'import os; n = os.cpu_count() or 1; print(n + n // 2)')
+
 .PHONY: help install demo serve test test-long soak bench bench-quick demo-model docs check format clean
 .DEFAULT_GOAL := help
 
@@ -32,7 +35,7 @@ serve: install ## Run the daemon with its defaults
 	@$(BIN)/reconciler serve
 
 test: install ## The test suite: bounded and deterministic
-	$(BIN)/pytest -m "not long" -n logical --dist worksteal
+	$(BIN)/pytest -m "not long" -n $(TESTERS) --dist worksteal
 
 test-long: install ## Storms and fuzzing
 	$(BIN)/pytest -m long

@@ -36,6 +36,11 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 """aiohttp parses all certificates at its import, 40 ms in each process, and no test needs one."""
 
+# Containers often set it. Each daemon and worker would compile all of this project at its start,
+# and pytest all tests at each run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 MARK = "PYTEST_RUN_OF_RECONCILER"
 """In the environment of every process that a run starts."""
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
 from pathlib import Path
@@ -25,6 +26,40 @@ def one(tmp_path_factory: pytest.TempPathFactory, models: Path) -> str:
     with Daemon(Home(tmp_path_factory.mktemp("one"), models)) as daemon:
         _, told = daemon.request("POST", "/api/v1/models/estimate", BODY)
     return f"{1.5 * told['needed_bytes'] / 10**6:.0f}MB"
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory, models: Path, one: str) -> Iterator[Daemon]:
+    """A daemon with memory for one model, which sends nobody away."""
+    with Daemon(Home(tmp_path_factory.mktemp("home"), models), "--memory-budget", one) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def evicting(tmp_path_factory: pytest.TempPathFactory, models: Path, one: str) -> Iterator[Daemon]:
+    """A daemon with memory for one model, which sends idle ones away for others."""
+    options = ("--memory-budget", one, "--memory-policy", "evict-idle")
+    with Daemon(Home(tmp_path_factory.mktemp("home"), models), *options) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def daemon(refusing: Daemon) -> Iterator[Daemon]:
+    """The one that refuses; what a test loaded goes."""
+    yield refusing
+    for name in refusing.loaded():
+        refusing.unload(name)
+
+
+@pytest.fixture
+def evictor(evicting: Daemon) -> Iterator[Daemon]:
+    """The one that evicts; what a test declared goes."""
+    yield evicting
+    paths = list(evicting.home.manifests.glob("*.yaml"))
+    for path in paths:  # all at once: none takes the memory of another that went
+        path.unlink()
+    for path in paths:
+        evicting.gone(path.stem)
 
 
 def manifest(home: Home, name: str, model: str, priority: int, **config: int) -> None:
@@ -60,65 +95,57 @@ def reason(record: Any) -> str:
     return str(record["status"]["conditions"][0]["reason"])
 
 
-def test_a_refusal_has_the_numbers_and_who_holds_what(home: Home, one: str) -> None:
-    with Daemon(home, "--memory-budget", one) as daemon:
-        daemon.load(BODY)
-        _, told = daemon.request("POST", "/api/v1/models/estimate", BODY | {"model": "tiny/qwen3"})
-        assert not told["fits"]
-        assert told["budget_bytes"] == int(one.removesuffix("MB")) * 10**6
-        status, answer = daemon.request(
-            "POST", "/api/v1/models/load", BODY | {"model": "tiny/qwen3"}
-        )
-        assert (status, answer["error"]["code"]) == (503, "insufficient_memory")
-        message = answer["error"]["message"]
-        assert f"short of the {float(one.removesuffix('MB')):.1f} MB" in message
-        assert "in use: tiny/llama " in message
-        status, answer = daemon.request(
-            "POST", "/api/v1/models/load", BODY | {"context_length": 32768}
-        )
-        assert answer["error"]["code"] == "insufficient_memory"
-        assert daemon.loaded() == {"tiny/llama"}
+def test_a_refusal_has_the_numbers_and_who_holds_what(daemon: Daemon, one: str) -> None:
+    daemon.load(BODY)
+    _, told = daemon.request("POST", "/api/v1/models/estimate", BODY | {"model": "tiny/qwen3"})
+    assert not told["fits"]
+    assert told["budget_bytes"] == int(one.removesuffix("MB")) * 10**6
+    status, answer = daemon.request("POST", "/api/v1/models/load", BODY | {"model": "tiny/qwen3"})
+    assert (status, answer["error"]["code"]) == (503, "insufficient_memory")
+    message = answer["error"]["message"]
+    assert f"short of the {float(one.removesuffix('MB')):.1f} MB" in message
+    assert "in use: tiny/llama " in message
+    status, answer = daemon.request("POST", "/api/v1/models/load", BODY | {"context_length": 32768})
+    assert answer["error"]["code"] == "insufficient_memory"
+    assert daemon.loaded() == {"tiny/llama"}
 
 
-def test_an_unload_under_way_is_waited_for_by_a_load(home: Home, one: str) -> None:
-    with Daemon(home, "--memory-budget", one) as daemon:
-        daemon.load({"model": "tiny/llama"} | ENDLESS)
-        with ThreadPoolExecutor() as pool, answering(daemon, "tiny/llama"):
-            unloading = pool.submit(daemon.unload, "tiny/llama")  # it lasts as long as the answer
-            daemon.until(lambda: daemon.get("/api/v1/records")["records"] == [])
-            loading = pool.submit(daemon.load, BODY | {"model": "tiny/qwen3"})
-            assert "waits for the memory of tiny/llama" in waits(daemon, "tiny/qwen3")
-        assert unloading.result()[0] == 200
-        assert loading.result()["model_instance_id"] == "tiny/qwen3"
-        assert daemon.loaded() == {"tiny/qwen3"}
+def test_an_unload_under_way_is_waited_for_by_a_load(daemon: Daemon) -> None:
+    daemon.load({"model": "tiny/llama"} | ENDLESS)
+    with ThreadPoolExecutor() as pool, answering(daemon, "tiny/llama"):
+        unloading = pool.submit(daemon.unload, "tiny/llama")  # it lasts as long as the answer
+        daemon.until(lambda: daemon.get("/api/v1/records")["records"] == [])
+        loading = pool.submit(daemon.load, BODY | {"model": "tiny/qwen3"})
+        assert "waits for the memory of tiny/llama" in waits(daemon, "tiny/qwen3")
+    assert unloading.result()[0] == 200
+    assert loading.result()["model_instance_id"] == "tiny/qwen3"
+    assert daemon.loaded() == {"tiny/qwen3"}
 
 
-def test_an_idle_instance_of_lower_priority_goes_and_comes_back(home: Home, one: str) -> None:
-    options = ("--memory-budget", one, "--memory-policy", "evict-idle")
-    with Daemon(home, *options) as daemon:
-        manifest(home, "low", "tiny/llama", 0)
-        daemon.ready("low")
+def test_an_idle_instance_of_lower_priority_goes_and_comes_back(evictor: Daemon) -> None:
+    daemon, home = evictor, evictor.home
+    manifest(home, "low", "tiny/llama", 0)
+    daemon.ready("low")
+    manifest(home, "high", "tiny/qwen3", 1)
+    daemon.ready("high")
+    assert daemon.loaded() == {"high"}
+    low = daemon.get("/api/v1/records/low")
+    assert reason(low) == "WaitingForMemory"
+    assert conditions(low)["Progressing"] == "True"
+    (home.manifests / "high.yaml").unlink()
+    daemon.ready("low")
+    assert daemon.loaded() == {"low"}
+
+
+def test_an_instance_that_answers_is_not_sent_away(evictor: Daemon) -> None:
+    daemon, home = evictor, evictor.home
+    manifest(home, "low", "tiny/llama", 0, **ENDLESS)
+    daemon.ready("low")
+    with answering(daemon, "low"):
         manifest(home, "high", "tiny/qwen3", 1)
-        daemon.ready("high")
-        assert daemon.loaded() == {"high"}
-        low = daemon.get("/api/v1/records/low")
-        assert reason(low) == "WaitingForMemory"
-        assert conditions(low)["Progressing"] == "True"
-        (home.manifests / "high.yaml").unlink()
-        daemon.ready("low")
-        assert daemon.loaded() == {"low"}
-
-
-def test_an_instance_that_answers_is_not_sent_away(home: Home, one: str) -> None:
-    options = ("--memory-budget", one, "--memory-policy", "evict-idle")
-    with Daemon(home, *options) as daemon:
-        manifest(home, "low", "tiny/llama", 0, **ENDLESS)
-        daemon.ready("low")
-        with answering(daemon, "low"):
-            manifest(home, "high", "tiny/qwen3", 1)
-            assert "in use: low" in waits(daemon, "high")
-        daemon.ready("high")
-        assert daemon.loaded() == {"high"}
+        assert "in use: low" in waits(daemon, "high")
+    daemon.ready("high")
+    assert daemon.loaded() == {"high"}
 
 
 def test_what_a_worker_is_seen_to_take_is_told(home: Home) -> None:

@@ -1,12 +1,21 @@
 """Real architectures, loaded by real MLX."""
 
+from typing import Any
+
 import pytest
 
 from tests.conftest import CHECKPOINTS
 from tests.support import Daemon, conditions
 
+QUICK = ("openai/gpt-oss-20b", "tiny/llama-4bit", "tiny/qwen3_moe")
 
-@pytest.mark.parametrize("model", CHECKPOINTS)
+
+def models() -> list[Any]:
+    """All; those that other tests load through the daemon run long."""
+    return [pytest.param(m, marks=() if m in QUICK else pytest.mark.long) for m in CHECKPOINTS]
+
+
+@pytest.mark.parametrize("model", models())
 def test_every_architecture_loads(shared: Daemon, model: str) -> None:
     answer = shared.load({"model": model, "config": {"context_length": 1000}})
     assert answer["config"]["context_length"] == 1000

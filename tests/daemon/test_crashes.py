@@ -54,7 +54,6 @@ def test_the_daemons_death_ends_its_workers(home: Home) -> None:
         daemon.kill()
         _, alive = psutil.wait_procs(workers, timeout=60)
         assert alive == []
-        daemon.start()
 
 
 def test_the_daemons_death_ends_what_fetches_for_it(
@@ -83,7 +82,6 @@ def test_the_daemons_death_ends_what_fetches_for_it(
             daemon.kill()
             _, alive = psutil.wait_procs(started, timeout=60)
             assert alive == []
-            daemon.start()
 
 
 @pytest.mark.long

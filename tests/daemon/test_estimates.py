@@ -41,4 +41,4 @@ def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
 
 @pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
 def test_an_estimate_is_near_the_measured_peak(shared: Daemon) -> None:
-    assert miss(shared, "openai/gpt-oss-20b", 4096) == ""
+    assert miss(shared, "openai/gpt-oss-20b", 2048) == ""

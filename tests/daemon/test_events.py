@@ -54,11 +54,11 @@ def test_a_listener_resumes_where_it_left_off(shared: Daemon) -> None:
 
 def test_a_restart_is_told_to_who_resumes(home: Home) -> None:
     with Daemon(home) as daemon:
-        daemon.load({"model": "tiny/llama"})
+        spec = {"model": "tiny/llama", "suspend": True}
+        assert daemon.request("PUT", "/api/v1/records/a", {"spec": spec})[0] == 200
         last = daemon.events()[-1]["id"]
         daemon.stop()
         daemon.start()
-        daemon.ready("tiny/llama")
         assert daemon.events(f"follow=false&after={last}")[0] == "lost"
 
 

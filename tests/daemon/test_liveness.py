@@ -37,13 +37,20 @@ if "reconciler.worker" in sys.orig_argv:
 ENDLESS = {"prompt": [7], "temperature": 0, "max_tokens": 30_000}
 
 
-@pytest.fixture
-def probed(home: Home) -> Iterator[Daemon]:
-    """A daemon with `assistant` loaded, which finds hangs soon."""
-    home.write("a.yaml", name="assistant", model="tiny/llama", context_length=32_768)
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    """A daemon that finds hangs soon."""
+    home = Home(tmp_path_factory.mktemp("home"), models)
     with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
-        daemon.ready("assistant")
         yield daemon
+
+
+@pytest.fixture
+def name(probed: Daemon, request: pytest.FixtureRequest) -> str:
+    """An instance of the test's own; its worker has those of tests before too."""
+    name = str(request.node.name)
+    probed.load({"model": "tiny/llama", "instance_id": name, "context_length": 32_768})
+    return name
 
 
 def pid(daemon: Daemon, name: str = "assistant") -> int:
@@ -84,20 +91,22 @@ def is_replaced(daemon: Daemon, old: int, cause: str, *words: str, name: str = "
     stream(daemon, {"model": name, "prompt": [7], "max_tokens": 1}).read()
 
 
-def test_an_idle_worker_that_hangs_is_found_and_replaced(probed: Daemon) -> None:
-    old = pid(probed)
+def test_an_idle_worker_that_hangs_is_found_and_replaced(probed: Daemon, name: str) -> None:
+    old = pid(probed, name)
     os.kill(old, signal.SIGSTOP)
-    is_replaced(probed, old, "WorkerHung", "has not answered")
+    is_replaced(probed, old, "WorkerHung", "has not answered", name=name)
 
 
-def test_a_busy_worker_that_hangs_is_found_and_its_stream_broken_off(probed: Daemon) -> None:
-    old = pid(probed)
-    with stream(probed, ENDLESS) as reply:
+def test_a_busy_worker_that_hangs_is_found_and_its_stream_broken_off(
+    probed: Daemon, name: str
+) -> None:
+    old = pid(probed, name)
+    with stream(probed, ENDLESS | {"model": name}) as reply:
         assert reply.readline().startswith(b"data: ")
         os.kill(old, signal.SIGSTOP)
         *_, last = [line for line in reply if line.startswith(b"data: ")]
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "worker_hung"
-    is_replaced(probed, old, "WorkerHung", "has not answered")
+    is_replaced(probed, old, "WorkerHung", "has not answered", name=name)
 
 
 def seen(daemon: Daemon) -> None:
@@ -145,15 +154,29 @@ def test_a_load_by_http_whose_worker_hangs_is_told_so(home: Home) -> None:
         daemon.load({"model": "tiny/llama"})
 
 
-def test_how_a_worker_ended_is_told(daemon: Daemon) -> None:
-    ends = {
-        "tiny/llama": (signal.SIGKILL, "WorkerKilled", "outside by SIGKILL; the kernel does that"),
-        "tiny/llama-4bit": (signal.SIGTERM, "WorkerKilled", "killed from outside by SIGTERM"),
-        "tiny/qwen3": (signal.SIGSEGV, "WorkerDied", "crashed (SIGSEGV)"),
-        "tiny/gemma2": (signal.SIGABRT, "WorkerDied", "crashed (SIGABRT)"),
-        # It interrupts the thread that generates; the one that answers HTTP does not see it.
-        "tiny/mamba": (signal.SIGINT, "GenerationDied", "KeyboardInterrupt"),
-    }
+ENDS = {
+    "tiny/llama": (signal.SIGKILL, "WorkerKilled", "outside by SIGKILL; the kernel does that"),
+    "tiny/qwen3": (signal.SIGSEGV, "WorkerDied", "crashed (SIGSEGV)"),
+}
+
+MORE_ENDS = {
+    "tiny/llama-4bit": (signal.SIGTERM, "WorkerKilled", "killed from outside by SIGTERM"),
+    "tiny/gemma2": (signal.SIGABRT, "WorkerDied", "crashed (SIGABRT)"),
+    # It interrupts the thread that generates; the one that answers HTTP does not see it.
+    "tiny/mamba": (signal.SIGINT, "GenerationDied", "KeyboardInterrupt"),
+}
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param(ENDS, id="killed or crashed"),
+        pytest.param(MORE_ENDS, id="more", marks=pytest.mark.long),
+    ],
+)
+def test_how_a_worker_ended_is_told(
+    daemon: Daemon, ends: dict[str, tuple[signal.Signals, str, str]]
+) -> None:
     old = {}
     for model in ends:
         daemon.load({"model": model})
@@ -164,14 +187,14 @@ def test_how_a_worker_ended_is_told(daemon: Daemon) -> None:
         is_replaced(daemon, old[model], cause, words, name=model)
 
 
-def test_the_generation_thread_that_dies_in_a_request_ends_it(probed: Daemon) -> None:
-    old = pid(probed)
-    with stream(probed, ENDLESS) as reply:
+def test_the_generation_thread_that_dies_in_a_request_ends_it(probed: Daemon, name: str) -> None:
+    old = pid(probed, name)
+    with stream(probed, ENDLESS | {"model": name}) as reply:
         assert reply.readline().startswith(b"data: ")
         os.kill(old, signal.SIGINT)
         *_, last = [line for line in reply if line.startswith(b"data: ")]
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "generation_died"
-    is_replaced(probed, old, "GenerationDied", "KeyboardInterrupt")
+    is_replaced(probed, old, "GenerationDied", "KeyboardInterrupt", name=name)
 
 
 @pytest.mark.parametrize("busy", [pytest.param(False, marks=pytest.mark.long), True])

@@ -30,7 +30,9 @@ def refuse(*arguments: str, **environ: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_signal_ends_it_and_its_workers_cleanly(home: Home, number: int) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": "tiny/llama"})

@@ -52,7 +52,6 @@ def test_a_damaged_database_is_set_aside_and_what_is_declared_comes_back(home: H
         assert "Traceback" not in daemon.log()
         # A person who comes later is told too.
         daemon.stop()
-        daemon.start()
         assert f"{kept}" in doctor(home)
         kept.unlink()
         assert "broken" not in doctor(home)
@@ -77,7 +76,9 @@ def test_http_records_that_can_still_be_read_are_loaded_again(home: Home) -> Non
         assert "http records" in event["message"]
 
 
-@pytest.mark.parametrize("parent", ["/proc", "/sys", "/dev/null"])
+@pytest.mark.parametrize(
+    "parent", ["/proc", pytest.param("/sys", marks=pytest.mark.long), "/dev/null"]
+)
 def test_a_state_directory_that_cannot_be_made_is_refused_in_one_line(
     home: Home, parent: str
 ) -> None:

@@ -23,7 +23,7 @@ from reconciler.worker.session import Request, Session
 from tests import architectures, tiny
 
 ROOT = Path(__file__).parents[2]
-FEW = ("gemma3_text", "gpt_oss", "llama4", "mamba", "qwen3_5", "gemma2", "deepseek_v3")
+FEW = ("gpt_oss", "llama4", "mamba", "gemma2")
 
 COLUMNS = {
     "together": Batching.TOGETHER,

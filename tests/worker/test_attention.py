@@ -40,9 +40,9 @@ def masks(batch: int, heads: int, length: int, total: int, dtype: Any) -> dict[s
 @pytest.mark.parametrize(
     ("dtype", "heads", "kv_heads"),
     [
-        (mx.float32, 4, 4),
         (mx.float32, 4, 2),
-        (mx.float32, 4, 1),
+        pytest.param(mx.float32, 4, 4, marks=pytest.mark.long),
+        pytest.param(mx.float32, 4, 1, marks=pytest.mark.long),
         pytest.param(mx.bfloat16, 4, 2, marks=pytest.mark.long),
         pytest.param(mx.float16, 4, 2, marks=pytest.mark.long),
     ],
