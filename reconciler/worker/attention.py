@@ -11,10 +11,6 @@ import mlx.core as mx
 
 from reconciler.core.footprint import TILE
 
-FEW = 64
-"""Queries. Fewer are quicker in `mx.fast.scaled_dot_product_attention` on a CPU too, and what its
-copy of the scores takes beside them is little: generating, and the next turn of a conversation."""
-
 
 def whole(
     queries: Any, keys: Any, values: Any, *, scale: float, mask: Any = None, sinks: Any = None

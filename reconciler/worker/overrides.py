@@ -111,7 +111,7 @@ def _attend(
             _watching.shapes.add(_attended(q, mask, sinks))
         if not overrides.flash_attention:
             return attention.whole(q, k, v, scale=scale, mask=mask, sinks=sinks)
-        if gpu or q.shape[2] < attention.FEW:
+        if gpu:
             return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
         return attention.tiled(q, k, v, scale=scale, mask=mask, sinks=sinks)
 
