@@ -416,6 +416,16 @@ def test_described_tools_are_called_in_the_form_that_was_described() -> None:
         assert (calls(delta), delta.content) == ([("weather", {})], "Yes.")
 
 
+def test_described_tools_may_be_called_in_the_form_that_the_model_was_trained_on() -> None:
+    own = form("DeepSeek")
+    text = (
+        "Yes.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>"
+        '{"city": "Paris"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+    )
+    delta = parse(described(own), text)
+    assert (calls(delta), delta.content) == ([("weather", {"city": "Paris"})], "Yes.")
+
+
 NEVER_CLOSED = ["<tool_call>", "<think>", '<tool_call>{"a": "', "<function=weather><parameter=a>"]
 
 

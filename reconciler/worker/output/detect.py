@@ -99,12 +99,16 @@ def _renderer(tokenizer: Any, sources: Mapping[str, str]) -> Render:
 
 
 def described(form: OutputFormat) -> OutputFormat:
-    """The format where the tools were described to the model in a system turn."""
-    others = tuple(region for region in form.regions if region.kind != "call" or region.headed)
+    """The format where the tools were described to the model in a system turn.
+
+    A model that was trained on a form of its own, which its template has no place for tools in
+    (DeepSeek V3.1), may well answer in that form.
+    """
     return OutputFormat(
         reasoning=form.reasoning,
         calls=DESCRIBED.name,
-        regions=DESCRIBED.regions + others,
+        regions=tuple(dict.fromkeys(DESCRIBED.regions + form.regions)),
+        dropped=form.dropped,
         seconds=form.seconds,
     )
 
