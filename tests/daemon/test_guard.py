@@ -15,10 +15,25 @@ from tests.support import Daemon, Home, conditions, environment
 
 SLOW = "tiny/slow"
 
+HANGING_DISK = """\
+import os, sys
+
+def wait(event, details):
+    if event == "open" and str(details[0]) == {file!r} and os.path.exists({pipe!r}):
+        end = os.open({pipe!r}, os.O_RDONLY)
+        while os.read(end, 4096):
+            pass
+        os.close(end)
+
+if "reconciler.worker" in sys.orig_argv:
+    sys.addaudithook(wait)
+"""
+"""Python's start in a worker that waits for a pipe before it opens a file."""
+
 
 @pytest.fixture
-def block(home: Home, tmp_path: Path) -> Path:
-    """A file of the model `SLOW` that the worker's load waits for, as on a disk that hangs."""
+def block(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the load of the model `SLOW` waits for in the worker, as on a disk that hangs."""
     models = tmp_path / "models"
     models.mkdir()
     for name in ("tiny/llama", "tiny/qwen3"):
@@ -26,8 +41,13 @@ def block(home: Home, tmp_path: Path) -> Path:
         (models / name).symlink_to(home.models / name)
     shutil.copytree(home.models / "tiny/llama", models / SLOW)
     home.models = models
-    pipe = models / SLOW / "generation_config.json"
+    file, pipe = models / SLOW / "generation_config.json", tmp_path / "pipe"
+    file.write_text("{}", "utf-8")
     os.mkfifo(pipe)
+    start = tmp_path / "start" / "sitecustomize.py"
+    start.parent.mkdir()
+    start.write_text(HANGING_DISK.format(file=str(file), pipe=str(pipe)), "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(start.parent))
     return pipe
 
 

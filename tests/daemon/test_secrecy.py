@@ -107,7 +107,7 @@ def test_no_prompt_no_answer_and_no_token_is_ever_logged(client: Client) -> None
         (chat, {"messages": [{"role": PROMPT, "content": PROMPT}]}),
         (chat, {"messages": [{"role": "user", "content": PROMPT * 10_000}]}),
         (text, {"prompt": PROMPT, "temperature": 99}),
-        (text, {"prompt": PROMPT, "stop": ["\ud800" + PROMPT]}),
+        (text, {"prompt": PROMPT, "stop": {"text": PROMPT}}),
         (text, {"prompt": PROMPT, "logit_bias": {PROMPT: PROMPT}}),
     ):
         client.refused(path, {"model": MODEL} | body)
