@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reconciler.worker.beginning import common
 from reconciler.worker.chat import rendering
 from reconciler.worker.chat.probes import Render
 
@@ -135,7 +136,7 @@ def _closing(
         return [int(token) for token in tokenizer.encode(text.strip(), add_special_tokens=False)]
 
     before, whole = render(_USER), render(_USER, turn)
-    spoken = whole[_common(before, whole) :]
+    spoken = whole[common(before, whole) :]
     said, found, tail = spoken.rpartition(_ANSWER)
     if not found:
         return set(), set()
@@ -156,12 +157,6 @@ def _closing(
         closes |= {token for token in last if token in special}
         last = []
     return closes, special.intersection(within + last)
-
-
-def _common(one: str, other: str) -> int:
-    """Characters that two texts begin with alike."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _special(tokenizer: Any) -> set[int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.worker import reasoning
+from reconciler.worker.beginning import common
 from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.template import Rendered, Template, Templates, templates_of
 from reconciler.worker.chat.turns import Turn
@@ -193,13 +194,7 @@ def added(text: str, without: str) -> str:
     """
     if text.startswith(without):
         return text[len(without) :]
-    low, high = 0, min(len(text), len(without))
-    while low < high:  # the longest common beginning, by halves
-        middle = (low + high + 1) // 2
-        if text.startswith(without[:middle]):
-            low = middle
-        else:
-            high = middle - 1
+    low = common(text, without)
     for opening, closing in (("<", ">"), ("[", "]")):
         at = text.rfind(opening, max(0, low - _MARK), low)
         if at >= 0 and closing not in text[at:low]:

@@ -14,9 +14,9 @@ finds the first two, for prompts that end with a user's turn only.
 from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T", str, list[int])
+from reconciler.worker.beginning import common
 
 Turn = dict[str, Any]
 Render = Callable[[list[Turn]], str]
@@ -90,21 +90,21 @@ class Segmenter:
         rendered = _try(render, [*system, {"role": "user", "content": other}])
         if rendered is None:
             return 0
-        place = _common(self._encode(rendered), tokens)
+        place = common(self._encode(rendered), tokens)
         self._roots.append(tokens[:place])
         return place
 
     def _parting(self, text: str, tokens: list[int], other: str) -> int:
         """Tokens that the prompt shares with another text; 0: they part long before its end."""
-        shared = _common(text, other)
+        shared = common(text, other)
         if len(text) - shared > TAIL:
             return 0
         cut = max(0, shared - OVERLAP)
         tail = self._encode(text[cut:])
         before = len(tokens) - len(tail)
         if before < 0 or tokens[before:] != tail:  # a token reaches across the cut
-            return _common(self._encode(other), tokens)
-        return before + _common(tail, self._encode(other[cut:]))
+            return common(self._encode(other), tokens)
+        return before + common(tail, self._encode(other[cut:]))
 
 
 def _futures(turns: list[Turn], *, tools: bool, reasons: bool) -> list[list[list[Turn]]]:
@@ -134,15 +134,3 @@ def _try(render: Render, turns: list[Turn]) -> str | None:
         return render(turns)
     except Exception:  # noqa: BLE001  a template raises what it likes on turns of ours
         return None
-
-
-def _common(one: T, other: T) -> int:
-    """How many items they share from the beginning."""
-    least, most = 0, min(len(one), len(other))
-    while least < most:  # slices compare quickly
-        middle = (least + most + 1) // 2
-        if one[least:middle] == other[least:middle]:
-            least = middle
-        else:
-            most = middle - 1
-    return least

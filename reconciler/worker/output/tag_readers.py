@@ -124,9 +124,6 @@ def read_keyed(body: str, context: Context) -> list[Call]:
     return [Call(name, arguments)]
 
 
-_KEYED_SIGN = re.compile(r"\s*[^\s<>{}\[\]]+\s*(?:<\w*arg_key>.*)?", re.DOTALL)
-
-
 def read_tagged(body: str, context: Context) -> list[Call]:
     """What stands between `<tool_call>` and `</tool_call>`, whichever family wrote it."""
     text = body.strip()
