@@ -27,6 +27,7 @@ from mlx_lm.generate import (
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
 from reconciler.core.footprint import PREFILL_BATCH
+from reconciler.worker.last_step import no_forward_after_the_end
 
 
 class Batching(StrEnum):
@@ -163,7 +164,8 @@ class BatchedGenerator:
 
     def next(self) -> tuple[list[Read], list[Generated]]:
         """One step. Raises what the model raises."""
-        prompts, responses = self._generator.next()
+        with no_forward_after_the_end(self._generator):
+            prompts, responses = self._generator.next()
         read = [
             Read(r.uid, r.progress[0], r.progress[1], r.end_of_segment and not r.end_of_prompt)
             for r in prompts

@@ -106,10 +106,12 @@ def examine(name: str, directory: Path) -> tuple[Batching, bool]:
     expected_in_steps = [run(_again(model, session), [one])[0][0] for one in PROMPTS]
     assert run(_again(model, session), PROMPTS)[0] == expected_in_steps
     exact = expected_in_steps == expected
+    # In a batch no forward pass begins after the last token, so that the cache is without it.
+    held = len(PROMPTS[2]) + TOKENS - (session.batching is not Batching.APART)
     for following, known in (
         ([*PROMPTS[2][:66], 9, 8, 7, 6], 66),
         ([*PROMPTS[2][:20], *prompt(3, 30)], 20),
-        ([*PROMPTS[2], *expected_in_steps[2], 6, 7, 8], len(PROMPTS[2]) + TOKENS),
+        ([*PROMPTS[2], *expected_in_steps[2], 6, 7, 8], held),
     ):
         used = _again(model, session)
         run(used, [PROMPTS[2]], (20, 66))

@@ -48,7 +48,28 @@ def test_tokens_are_mlx_lms_own(llama: Any, kind: Batching) -> None:
     (answer,), _ = run(make(llama, kind), Job([PROMPT], 6))
     assert tokens(answer) == expected
     assert [one.finish_reason for one in answer] == [None] * 5 + ["length"]
-    assert list(answer[-1].tokens) == [*PROMPT, *expected]
+    held = expected if kind is Batching.APART else expected[:-1]
+    assert list(answer[-1].tokens) == [*PROMPT, *held]
+    assert all(one.offset == len(PROMPT) + len(held) for one in answer[-1].cache or ())
+
+
+@pytest.mark.parametrize("kind", [Batching.TOGETHER, Batching.READ_APART])
+def test_no_forward_pass_begins_after_the_last_token(
+    llama: Any, kind: Batching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[tuple[int, ...]] = []
+    forward = type(llama).__call__
+
+    def counted(model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        computed.append(inputs.shape)
+        return forward(model, inputs, *args, **more)
+
+    monkeypatch.setattr(type(llama), "__call__", counted)
+    run(make(llama, kind), Job([[1, 2]], 3))
+    assert computed == [(1, 1)] * 4, "one of the prompt and three that chose a token"
+    computed.clear()
+    run(make(llama, kind), Job([[1, 2]], 1), Job([[1, 2]], 3))
+    assert computed[-1] == (1, 1), "the longer one goes on alone"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -71,7 +71,8 @@ def test_a_prompt_that_goes_on_from_an_earlier_one_is_answered_as_if_it_were_new
     used.run()
     fresh.run()
     assert used.tokens[second] == fresh.tokens[expected]
-    assert (second.cached_tokens, expected.cached_tokens) == (len(longer) - 2, 0)
+    known = len(BEGIN) + 7  # the cache is left without the last token of the answer
+    assert (second.cached_tokens, expected.cached_tokens) == (known, 0)
 
 
 def test_a_prompt_with_another_end_shares_its_beginning(llama: Any) -> None:
