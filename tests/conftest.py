@@ -1,6 +1,8 @@
 """Real checkpoints, and a real daemon over real files and sockets."""
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,13 +49,28 @@ MARK = "PYTEST_RUN_OF_RECONCILER"
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory with every tiny checkpoint, made once."""
+    """A model directory with every tiny checkpoint; its files are shared with other processes."""
     directory = tmp_path_factory.mktemp("models")
-    pairs = [w for key, name in CHECKPOINTS.items() for w in (name, str(directory / key))]
-    command = [sys.executable, "-m", "tests.tiny", *pairs]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    made = _checkpoints(tmp_path_factory)
+    shutil.copytree(made, directory, copy_function=os.link, dirs_exist_ok=True)
     (directory / QUESTIONS).parent.mkdir()
     (directory / QUESTIONS).symlink_to(DEMO_MODEL)
+    return directory
+
+
+def _checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the tiny checkpoints, made by the first process of a run that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    directory = run / "checkpoints"
+    with (run / "checkpoints.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            made = run / "checkpoints.part"
+            pairs = [w for key, name in CHECKPOINTS.items() for w in (name, str(made / key))]
+            command = [sys.executable, "-m", "tests.tiny", *pairs]
+            subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+            made.rename(directory)
     return directory
 
 
