@@ -1,6 +1,7 @@
 """Real checkpoints, and a real daemon over real files and sockets."""
 
 import fcntl
+import gc
 import os
 import shutil
 import subprocess
@@ -11,8 +12,28 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reconciler.cli.demo import DEMO_MODEL
-from tests.support import Daemon, Home
+from reconciler.worker import quick_imports
+
+# What follows holds for the imports below and for those of the tests.
+
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+"""On a GPU MLX rounds products of float32 otherwise, and two ways to compute the same differ."""
+
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+"""aiohttp parses all certificates at its import, 40 ms in each process, and no test needs one."""
+
+# Containers often set it. Each daemon and worker would compile all of this project at its start,
+# and pytest all tests at each run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+quick_imports.install()
+
+# What is imported stays: garbage is looked for once all of it is there, and not in it.
+gc.disable()
+
+from reconciler.cli.demo import DEMO_MODEL  # noqa: E402
+from tests.support import Daemon, Home  # noqa: E402
 
 CHECKPOINTS = {
     "openai/gpt-oss-20b": "gpt_oss",
@@ -32,19 +53,14 @@ QUESTIONS = "reconciler/questions"
 """The demo's model, which answers simple questions, calls a tool and thinks."""
 
 
-os.environ.setdefault("MLX_ENABLE_TF32", "0")
-"""On a GPU MLX rounds products of float32 otherwise, and two ways to compute the same differ."""
-
-os.environ.setdefault("SSL_CERT_FILE", os.devnull)
-"""aiohttp parses all certificates at its import, 40 ms in each process, and no test needs one."""
-
-# Containers often set it. Each daemon and worker would compile all of this project at its start,
-# and pytest all tests at each run.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
-
 MARK = "PYTEST_RUN_OF_RECONCILER"
 """In the environment of every process that a run starts."""
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
