@@ -1,6 +1,9 @@
 """Real checkpoints, and a real daemon over real files and sockets."""
 
+import fcntl
+import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +12,28 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reconciler.cli.demo import DEMO_MODEL
-from tests.support import Daemon, Home
+from reconciler.worker import quick_imports
+
+# What follows holds for the imports below and for those of the tests.
+
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+"""On a GPU MLX rounds products of float32 otherwise, and two ways to compute the same differ."""
+
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+"""aiohttp parses all certificates at its import, 40 ms in each process, and no test needs one."""
+
+# Containers often set it. Each daemon and worker would compile all of this project at its start,
+# and pytest all tests at each run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+quick_imports.install()
+
+# What is imported stays: garbage is looked for once all of it is there, and not in it.
+gc.disable()
+
+from reconciler.cli.demo import DEMO_MODEL  # noqa: E402
+from tests.support import Daemon, Home  # noqa: E402
 
 CHECKPOINTS = {
     "openai/gpt-oss-20b": "gpt_oss",
@@ -30,30 +53,40 @@ QUESTIONS = "reconciler/questions"
 """The demo's model, which answers simple questions, calls a tool and thinks."""
 
 
-os.environ.setdefault("MLX_ENABLE_TF32", "0")
-"""On a GPU MLX rounds products of float32 otherwise, and two ways to compute the same differ."""
-
-os.environ.setdefault("SSL_CERT_FILE", os.devnull)
-"""aiohttp parses all certificates at its import, 40 ms in each process, and no test needs one."""
-
-# Containers often set it. Each daemon and worker would compile all of this project at its start,
-# and pytest all tests at each run.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
-
 MARK = "PYTEST_RUN_OF_RECONCILER"
 """In the environment of every process that a run starts."""
 
 
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory with every tiny checkpoint, made once."""
+    """A model directory with every tiny checkpoint; its files are shared with other processes."""
     directory = tmp_path_factory.mktemp("models")
-    pairs = [w for key, name in CHECKPOINTS.items() for w in (name, str(directory / key))]
-    command = [sys.executable, "-m", "tests.tiny", *pairs]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    made = _checkpoints(tmp_path_factory)
+    shutil.copytree(made, directory, copy_function=os.link, dirs_exist_ok=True)
     (directory / QUESTIONS).parent.mkdir()
     (directory / QUESTIONS).symlink_to(DEMO_MODEL)
+    return directory
+
+
+def _checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the tiny checkpoints, made by the first process of a run that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    directory = run / "checkpoints"
+    with (run / "checkpoints.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            made = run / "checkpoints.part"
+            pairs = [w for key, name in CHECKPOINTS.items() for w in (name, str(made / key))]
+            command = [sys.executable, "-m", "tests.tiny", *pairs]
+            subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+            made.rename(directory)
     return directory
 
 

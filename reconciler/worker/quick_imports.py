@@ -1,24 +1,32 @@
-"""Make `import transformers` read its own sources once, not twice, and only where names are listed.
+"""Make `import transformers` read its own sources never or once, not twice.
 
 At its import transformers opens each of its 1,600 model files to learn which names they export.
 It splits every file into lines for that, and remembers 128 of its 550 folders, so that importing
 `AutoTokenizer` after it reads them all again. That is half of what a worker's imports cost.
 
-The module with these functions is patched right after it ran, before it is used. The result is the
+The module with these functions is patched right after it ran, before it is used: the names are read
+from where an earlier worker kept them (`import_cache`), or found once and kept. The result is the
 same; a version of transformers without these functions is left alone.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from reconciler.worker import import_cache
+from reconciler.worker.import_cache import Structure
 
 SCANNER = "transformers.utils.import_utils"
 
 _NAMES = "\n__all__"
+
+Scan = Callable[[Any], Structure]
+"""The path of a folder, or of a file in it -> the names that the folder exports."""
 
 
 def install() -> None:
@@ -48,10 +56,44 @@ class _Finder(MetaPathFinder):
 
 
 def patch(module: Any) -> None:
-    """Have the scanner remember all folders, and split no lines before the exported names."""
+    """Have the scanner use kept names, remember all folders, and split no needless lines."""
     names = getattr(module, "fetch__all__", None)
     scan: Any = getattr(module, "create_import_structure_from_path", None)
     if names is None or not hasattr(scan, "__wrapped__"):
         return
     module.fetch__all__ = lambda source: names(source[source.rfind(_NAMES) + 1 :])
-    module.create_import_structure_from_path = lru_cache(maxsize=None)(scan.__wrapped__)
+    once = lru_cache(maxsize=None)(scan.__wrapped__)
+    module.create_import_structure_from_path = once
+    models = Path(module.__file__).parents[1] / "models"
+    kept = import_cache.location(models)
+    if kept is not None and models.is_dir():
+        version = getattr(sys.modules.get("transformers"), "__version__", "")
+        structure = _kept_or_found(kept, models, version, once)
+        module.create_import_structure_from_path = _within(models, structure, once)
+
+
+def _kept_or_found(file: Path, models: Path, version: str, scan: Scan) -> Structure:
+    structure = import_cache.read(file, models, version)
+    if structure is None:
+        folders = import_cache.folders_of(models)  # before: a change while it scans is noticed
+        structure = scan(str(models))
+        import_cache.write(file, folders, version, structure)
+    return structure
+
+
+def _within(models: Path, structure: Structure, scan: Scan) -> Scan:
+    """A scan that knows the folders in `models`."""
+
+    def find(path: Any) -> Structure:
+        folder = Path(path)
+        if folder.suffix == ".py":
+            folder = folder.parent
+        found = structure
+        try:
+            for name in folder.relative_to(models).parts:
+                found = found[name]
+        except (ValueError, KeyError):
+            return scan(path)
+        return found
+
+    return find
