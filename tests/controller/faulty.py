@@ -119,7 +119,7 @@ class FaultyEngine:
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> None:
+    ) -> Instance:
         record = self.world.load_begins(name, spec, checkpoint)
         held = any(i.checkpoint == checkpoint.path for i in self.loaded.values()) or any(
             # What replaces their only instance keeps the weights.
@@ -141,7 +141,7 @@ class FaultyEngine:
                 reads=not held,
             )
         )
-        self.loaded[name] = Instance(
+        loaded = self.loaded[name] = Instance(
             name,
             spec,
             checkpoint.path,
@@ -154,6 +154,7 @@ class FaultyEngine:
         )
         self.loaded_at[name] = self.world.clock.seconds
         self.world.failures.pop(name, None)
+        return loaded
 
     async def unload(self, name: str) -> None:
         record = self.world.record(name)

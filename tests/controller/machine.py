@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.controller import Answer, Controller
-from reconciler.controller.book import WRITE_AGAIN_SECONDS
+from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
 from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import LoadError, Problem
@@ -366,7 +366,7 @@ class World:
         undone = states["Stalled"] and not _held(answer) and self.writable
         if undone and record.owner == HTTP and record.last_good is not None:
             assert record.last_good.loads_like(record.spec), "a failed update was not undone"
-        busy = record.name in self.controller._loop.running
+        busy = record.name in self.controller._reconciler.running
         if not (states["Ready"] or states["Stalled"] or _rests(answer)):
             assert states["Progressing"]
         if instance is not None and instance.spec.loads_like(record.spec) and not busy:
@@ -386,8 +386,8 @@ class World:
 
     def _check_callers(self, answers: dict[str, Answer]) -> None:
         """Nobody waits for what nothing works on."""
-        for name, entry in self.controller._book.entries.items():
-            if any(not waiter.done() for waiter in entry.waiters):
+        for name, entry in self.controller._registry.states.items():
+            if entry.awaited:
                 progressing = answers[name].status.condition("Progressing")
                 assert progressing is not None
                 assert progressing.status == "True", f"somebody waits for {name} in vain"
