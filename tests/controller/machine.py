@@ -54,7 +54,8 @@ class World:
         self._directory = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.loop = self.runner.get_loop()
-        self.loop.set_default_executor(Inline(max_workers=1))
+        self.threads = Inline()
+        self.loop.set_default_executor(self.threads)
         self.clock = FakeClock()
         self.catalog = FakeCatalog()
         self.files: dict[str, tuple[tuple[str, LoadSpec], ...] | None] = {}
@@ -126,6 +127,21 @@ class World:
         if can:
             self.pass_time(WRITE_AGAIN_SECONDS)
             assert self.controller.problem is None
+
+    def sicken(self, model: str, error: Exception) -> None:
+        """From now on looks at a model raise that, or hang."""
+        self.catalog.sick[model] = error
+
+    def cure(self) -> None:
+        """Every model can be looked at again, and what hung goes on."""
+        self.catalog.sick.clear()
+        self.threads.resume()
+        self.settle()
+
+    def is_sick(self, record: Record) -> bool:
+        """True if a model that the record is about cannot be looked at."""
+        specs = (record.spec, record.last_good)
+        return any(spec is not None and spec.model in self.catalog.sick for spec in specs)
 
     def clear(self, name: str) -> None:
         """Somebody forgives a record, or is told that it cannot be written down."""
@@ -419,6 +435,15 @@ class World:
         self.unreadable = False
         self.let_write(True)
         self.scan()
+        self._come_to_rest()
+        if self.catalog.sick:  # whatever is healthy needs no cure of what is not
+            self._check_settled()
+            self.cure()
+            self._come_to_rest()
+        assert not self.calls
+        self._check_settled()
+
+    def _come_to_rest(self) -> None:
         for _ in range(60):
             while self.engine.pending:
                 self.end(self.engine.pending[0], None)
@@ -426,11 +451,11 @@ class World:
             self.pass_time(max(LONGEST_SECONDS, EMPTY_SECONDS, VANISHED_SECONDS))
             if not self.engine.pending:
                 break
-        assert not self.calls
+
+    def _check_settled(self) -> None:
+        """What can be loaded is, but for records whose models cannot be looked at."""
         for answer in self.controller.answers():
-            if _rests(answer):
-                continue
-            if _held(answer):
+            if _rests(answer) or _held(answer) or self.is_sick(answer.record):
                 continue
             self._check_restored(answer.record)
             ready = answer.status.condition("Ready")
