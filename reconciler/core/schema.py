@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import Any, Literal, get_args
 
 from jsonschema import Draft202012Validator, ValidationError
@@ -54,6 +55,9 @@ SchemaName = Literal[
 
 NAMES: tuple[SchemaName, ...] = get_args(SchemaName)
 
+MAX_MISTAKES = 50
+"""That are told of one value."""
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -90,11 +94,15 @@ def registry() -> Registry[Any]:
 
 
 def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
-    """All mistakes in `value`, in the order of their paths; empty if it fits."""
-    errors = sorted(_validator(name).iter_errors(value), key=lambda e: [str(p) for p in e.path])
+    """The first mistakes in `value`, in the order of their paths; empty if it fits.
+
+    At most `MAX_MISTAKES`: a value may have one in each of its parts.
+    """
+    found = (m for error in _validator(name).iter_errors(value) for m in _mistakes(error))
     # jsonschema tells each missing key apart, but not which one: hence each is found anew.
-    found = [mistake for error in errors for mistake in _mistakes(error)]
-    return tuple(dict.fromkeys((*found, *_not_json(value))))
+    first = dict.fromkeys(islice(found, MAX_MISTAKES))
+    ordered = sorted(first, key=lambda m: [str(p) for p in m.path])
+    return tuple(dict.fromkeys((*ordered, *islice(_not_json(value), MAX_MISTAKES))))[:MAX_MISTAKES]
 
 
 def check_name(name: str) -> tuple[Mistake, ...]:
