@@ -90,7 +90,9 @@ class Snapshot:
     unreadable: str | None = None
     """Why the source could not be read, or None."""
     empty: bool = False
-    """Whether it is readable and holds nothing at all, as an unmounted volume would."""
+    """True if it is readable and holds nothing at all, as an unmounted volume would."""
+    empty_folders: tuple[str, ...] = ()
+    """Subdirectories that hold nothing at all, with a slash at the end."""
     commit: Commit | None = None
     """Of a source that has commits."""
 
