@@ -133,7 +133,7 @@ def of_exception(request: web.Request, error: Exception) -> ApiError:
     return ApiError(500, "internal_error", message, "internal_error")
 
 
-def of_http(request: web.Request, error: web.HTTPException) -> ApiError:
+def of_http(request: web.BaseRequest, error: web.HTTPException) -> ApiError:
     """aiohttp's own errors: no such route, wrong method, body too large."""
     if error.status == web.HTTPNotFound.status_code:
         message = f"there is no route {request.method} {request.path}"

@@ -44,7 +44,7 @@ def is_loopback(host: str) -> bool:
 def _check_names(request: web.Request, host: str) -> None:
     # Not `request.host`, which asks the network for a name where there is no such header. Browsers
     # always send one; health checks in HTTP/1.0 do not.
-    named = request.headers.get("Host")
+    named = request.rel_url.raw_authority or request.headers.get("Host")
     asked = None if named is None else _hostname(named)
     if asked is not None and asked != host and not is_loopback(asked):
         message = f"host {asked or named} is not served"
