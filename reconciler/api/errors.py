@@ -54,6 +54,7 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.STOPPING: (503, "unavailable", "stopping"),
     Cause.SUSPECTED_HOST_CRASH: (409, "conflict", "suspected_host_crash"),
     Cause.STATE_UNWRITABLE: (507, "unavailable", "state_unwritable"),
+    Cause.INTERNAL_ERROR: (500, "internal_error", "internal_error"),
 }
 """HTTP status, type and code of each cause."""
 

@@ -18,11 +18,11 @@ used after it.
     forecast.py    what would happen
 """
 
-from reconciler.controller.book import Answer
 from reconciler.controller.controller import Controller
 from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source, SourceView
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
+from reconciler.controller.state import RecordView as Answer
 
 __all__ = [
     "Answer",

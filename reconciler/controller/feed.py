@@ -8,8 +8,9 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.controller.book import WRITE_AGAIN_SECONDS, Book
 from reconciler.controller.clock import Timer, sleep
+from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
+from reconciler.controller.registry import Registry
 from reconciler.core.desired import Memory, absorb, guard
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import Place
@@ -82,7 +83,7 @@ def place(file: ManifestFile, flaw: Flaw) -> Place:
 class Feed:
     """Follows one source."""
 
-    def __init__(self, source: Source, book: Book, labels: Mapping[str, str]) -> None:
+    def __init__(self, source: Source, book: Registry, labels: Mapping[str, str]) -> None:
         """Of what the source declares, only what is meant for a node with `labels` is taken up."""
         self.name = source.name
         self.view: SourceView | None = None
@@ -206,11 +207,11 @@ class Feed:
         at = clock.monotonic()
         records = self._book.records()
         result = absorb(records, self._memory, snapshot, at, clock.utc(), self._labels)
-        for record in result.upserts:
-            self._book.put(record)
-        for name in result.removals:
-            words = f"{records[name].place} no longer declares it"
-            self._book.remove(name, Problem(Cause.REMOVED, words, permanent=False))
+        removed = {name: f"{records[name].place} no longer declares it" for name in result.removals}
+        self._book.put_all(
+            result.upserts,
+            {name: Problem(Cause.REMOVED, w, permanent=False) for name, w in removed.items()},
+        )
         self._memory = result.memory
         before, self.view = (
             self.view,

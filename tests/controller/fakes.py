@@ -119,7 +119,7 @@ class FakeEngine:
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> None:
+    ) -> Instance:
         if unload_first:
             self.loaded.pop(name, None)
         progress(Progress("weights", 0, checkpoint.weights_bytes))
@@ -127,7 +127,7 @@ class FakeEngine:
         await self.loads.put((spec, end))
         await end
         weights, session = checkpoint.weights_bytes, resolved.need.own
-        self.loaded[name] = Instance(
+        loaded = self.loaded[name] = Instance(
             name,
             spec,
             checkpoint.path,
@@ -138,6 +138,7 @@ class FakeEngine:
             revision=checkpoint.revision,
             report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, weights, resolved.warnings),
         )
+        return loaded
 
     async def unload(self, name: str) -> None:
         self.unloads.append(name)
@@ -271,8 +272,8 @@ class Bench:
 
     async def asked(self, name: str, count: int = 1) -> None:
         """Wait until so many requests wait for a record."""
-        entries = self.controller._book.entries
-        await spin(lambda: name in entries and len(entries[name].waiters) >= count)
+        entries = self.controller._registry.states
+        await spin(lambda: name in entries and len(entries[name]._waiters) >= count)
 
     async def ready(self, name: str, generation: int = 1) -> Answer:
         def is_ready() -> bool:
