@@ -30,7 +30,7 @@ async def plan_wishes(request: web.Request) -> web.Response:
     body = await read(request, "plan-request")
     wishes = Wishes(
         [(wish["name"], load_spec(wish["spec"])) for wish in body.get("apply", [])],
-        body.get("delete", []),
+        list(dict.fromkeys(body.get("delete", []))),
         _snapshot(body["source"]) if "source" in body else None,
     )
     return reply(_told(await request.app[CONTROLLER].forecast(wishes)))

@@ -73,7 +73,7 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
         findings.wired_limit(platform),
         findings.wired_memory(machine),
         *findings.models(Catalog(places).listed()),
-        *findings.manifests(DirectorySource(manifests).scan(), manifests),
+        *findings.manifests(await DirectorySource(manifests).scan(), manifests),
         *findings.state(
             state,
             writable=facts.writable(state),
