@@ -93,6 +93,8 @@ def absorb(
         if current is not None and current.owner not in (HTTP, snapshot.source):
             flagged[name] = f"declared by {current.place} already, which keeps it"
             continue
+        if current is not None and _agrees(current, snapshot.source, file, document):
+            continue
         upsert = _upsert(current, snapshot.source, file, document, at)
         if upsert != current:
             upserts.append(upsert)
@@ -163,6 +165,17 @@ def _held_by(files: frozenset[str]) -> str:
     return (
         f"its document vanished as {', '.join(sorted(files))} appeared, which is invalid; "
         "it goes once that is mended or removed"
+    )
+
+
+def _agrees(current: Record, source: str, file: ManifestFile, document: Declared) -> bool:
+    """True if the record is as the document says: of most, at most looks."""
+    return (
+        current.owner == source
+        and current.line == document.line
+        and current.file == file.path
+        and not current.provisional
+        and (current.spec is document.spec or current.spec == document.spec)
     )
 
 
