@@ -13,7 +13,6 @@ from reconciler.controller.clock import Clock, SystemClock
 from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
-from reconciler.controller.grants import Grants
 from reconciler.controller.inspector import Inspector
 from reconciler.controller.loop import Engine, Loop
 from reconciler.controller.metrics import Metrics
@@ -81,7 +80,6 @@ class Controller:
             self.metrics,
             memory or MemoryPolicy(),
         )
-        self._grants = Grants(self._spare, lambda name: self._loop.spare_memory(name, ()))
         self._feeds = [Feed(source, self._book, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
@@ -369,8 +367,10 @@ class Controller:
         entry.requests += 1
         begin = time.perf_counter()
         try:
-            spare = self._grants.grant(name)
-            async with self._engine.request(name, path, body, spare) as reply:
+            async with (
+                self._loop.leases.lease(name) as lease,
+                self._engine.request(name, path, body, lease) as reply,
+            ):
                 self.metrics.answered(name, reply.status)
                 if reply.content_type == "text/event-stream":
                     chunks = self.metrics.timed(name, begin, reply.chunks)
@@ -378,17 +378,9 @@ class Controller:
                 yield reply
         finally:
             entry.requests -= 1
-            if not entry.requests:
-                self._grants.end(name)
             entry.used_at = self._clock.monotonic()
             if entry.record.spec.idle_ttl_seconds is not None or self._evicts:
                 self._book.wake.set()
-
-    def _spare(self, name: str) -> tuple[int, int]:
-        """Bytes that nobody holds, as far as an instance is concerned, and who may want them."""
-        instances = [i.name for i in self._engine.instances()]
-        idle = [n for n in instances if n != name and n not in self._grants]
-        return self._loop.spare_memory(name, self._grants), 1 + len(idle)
 
     def complaints(self, record: Record) -> tuple[Complaint, ...]:
         """Why a record is not as a source says."""

@@ -5,7 +5,7 @@ pass or an action is never lost.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
@@ -16,6 +16,7 @@ from reconciler.controller.book import WRITE_AGAIN_SECONDS, Book, Entry, Found
 from reconciler.controller.clock import sleep
 from reconciler.controller.inspector import PATIENCE_SECONDS, Inspector
 from reconciler.controller.journal import Journal
+from reconciler.controller.leases import MemoryLeases
 from reconciler.controller.metrics import Metrics
 from reconciler.controller.report import Reporter
 from reconciler.core import backoff
@@ -23,7 +24,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes, Wired
 from reconciler.core.memory import Ledger, MemoryPolicy, readable_bytes
 from reconciler.core.plan import Action, Facts, Kind, held_memory, plan, put_off
-from reconciler.core.protocol import Reply, Usage
+from reconciler.core.protocol import Lease, Reply, Usage
 from reconciler.core.records import (
     Instance,
     LoadSpec,
@@ -68,8 +69,9 @@ class Engine(Protocol):
     ) -> None: ...
     async def unload(self, name: str) -> None: ...
     def request(
-        self, name: str, path: str, body: bytes, spare: int
+        self, name: str, path: str, body: bytes, lease: Lease
     ) -> AbstractAsyncContextManager[Reply]: ...
+    async def recall(self, leases: Mapping[str, Lease]) -> Mapping[str, int]: ...
     async def tokens(self) -> Mapping[str, Usage]: ...
     def keep(self, names: Collection[str]) -> None: ...
     def log(self, name: str) -> Log | None: ...
@@ -100,6 +102,7 @@ class Loop:
         self._downloads = downloads
         self._metrics = metrics
         self._memory = memory
+        self.leases = MemoryLeases(engine, self._available_memory, self._clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._write_again_at = 0.0
         """Monotonic time before which a state directory that cannot be written is left alone."""
@@ -256,20 +259,13 @@ class Loop:
         """Who holds what now."""
         return held_memory(self._engine.instances(), self._facts(), machine)
 
-    def spare_memory(self, name: str, others: Container[str]) -> int:
-        """Bytes that nobody holds now, and requests of an instance may take.
-
-        What its worker was seen to take beyond what is held there is theirs already, unless
-        `others` over the same weights answer as well.
-        """
+    def _available_memory(self, leased: Mapping[str, int]) -> int:
+        """Bytes of the budget that nobody holds, given what is leased by checkpoint."""
         if self.machine is None or isinstance(self.machine, Problem):
             return 0
         ledger = self.held_memory(self.machine)
-        checkpoint, _ = ledger.own.get(name, ("", 0))
-        siblings = [n for n, (c, _) in ledger.own.items() if c == checkpoint and n != name]
-        if not any(sibling in others for sibling in siblings):
-            ledger.live = {path: size for path, size in ledger.live.items() if path != checkpoint}
-        return max(0, ledger.budget - ledger.used)
+        ledger.leased = leased
+        return ledger.budget - ledger.used
 
     # -- plan ------------------------------------------------------------------------------
 
@@ -387,6 +383,7 @@ class Loop:
             if progress.bytes_read is None:  # what is in force may have changed
                 self._book.wake.set()
 
+        await self.leases.make_room(action.name if action.unload_first else None)
         await self._engine.load(
             action.name,
             action.spec,
