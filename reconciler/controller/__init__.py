@@ -9,7 +9,7 @@ used after it.
     clock.py       time, handed in
     events.py      what happened, for whoever listens
     feed.py        sources -> book
-    grants.py      free memory, lent to who answers
+    leases.py      memory that nobody reserves, leased to instances that answer
     inspector.py   model files -> facts
     journal.py     what the next start must know
     loop.py        book + engine -> actions -> book

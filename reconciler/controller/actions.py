@@ -14,11 +14,12 @@ import structlog
 
 from reconciler.controller.clock import Clock, sleep
 from reconciler.controller.events import Events
+from reconciler.controller.leases import MemoryLeases
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import readable_bytes
 from reconciler.core.plan import Action, Kind
-from reconciler.core.protocol import Reply, Usage
+from reconciler.core.protocol import Lease, Reply, Usage
 from reconciler.core.records import Instance, LoadSpec, Progress, Record
 from reconciler.core.settings import Resolved
 from reconciler.engine.log import Log
@@ -55,8 +56,9 @@ class Engine(Protocol):
     ) -> Instance: ...
     async def unload(self, name: str) -> None: ...
     def request(
-        self, name: str, path: str, body: bytes, spare: int
+        self, name: str, path: str, body: bytes, lease: Lease
     ) -> AbstractAsyncContextManager[Reply]: ...
+    async def recall(self, leases: Mapping[str, Lease]) -> Mapping[str, int]: ...
     async def tokens(self) -> Mapping[str, Usage]: ...
     def keep(self, names: Collection[str]) -> None: ...
     def log(self, name: str) -> Log | None: ...
@@ -100,10 +102,16 @@ class Actions:
     """At most one for each name. Used on the event loop only."""
 
     def __init__(
-        self, engine: Engine, clock: Clock, events: Events, wake: Callable[[], None]
+        self,
+        engine: Engine,
+        leases: MemoryLeases,
+        clock: Clock,
+        events: Events,
+        wake: Callable[[], None],
     ) -> None:
         """`wake` is called when there is something for a pass to look at."""
         self._engine = engine
+        self._leases = leases
         self._clock = clock
         self._events = events
         self._wake = wake
@@ -195,6 +203,7 @@ class Actions:
             if progress.bytes_read is None and action.unload_first:
                 self._wake()  # what was in force has gone
 
+        await self._leases.make_room(action.name if action.unload_first else None)
         return await self._engine.load(
             action.name,
             action.spec,

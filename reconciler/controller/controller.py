@@ -13,7 +13,6 @@ from reconciler.controller.clock import Clock, SystemClock, sleep
 from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
-from reconciler.controller.grants import Grants
 from reconciler.controller.inspector import Inspector
 from reconciler.controller.lookups import Lookups
 from reconciler.controller.metrics import Metrics
@@ -86,7 +85,6 @@ class Controller:
             self._registry, self._lookups, self._engine, self.metrics, policy
         )
         self._router = Router(self._registry, self._reconciler, self._engine, self.load, jit=jit)
-        self._grants = Grants(self._spare, lambda name: self._reconciler.spare_memory(name, ()))
         self._feeds = [Feed(source, self._registry, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
@@ -337,8 +335,10 @@ class Controller:
         state.begin_request()
         begin = time.perf_counter()
         try:
-            spare = self._grants.grant(name)
-            async with self._engine.request(name, path, body, spare) as reply:
+            async with (
+                self._reconciler.leases.lease(name) as lease,
+                self._engine.request(name, path, body, lease) as reply,
+            ):
                 self.metrics.answered(name, reply.status)
                 if reply.content_type == "text/event-stream":
                     chunks = self.metrics.timed(name, begin, reply.chunks)
@@ -346,16 +346,8 @@ class Controller:
                 yield reply
         finally:
             state.end_request(self._clock.monotonic())
-            if not state.requests:
-                self._grants.end(name)
             if state.record.spec.idle_ttl_seconds is not None or self._evicts:
                 self._registry.wake.set()
-
-    def _spare(self, name: str) -> tuple[int, int]:
-        """Bytes that nobody holds, as far as an instance is concerned, and who may want them."""
-        instances = [i.name for i in self._engine.instances()]
-        idle = [n for n in instances if n != name and n not in self._grants]
-        return self._reconciler.spare_memory(name, self._grants), 1 + len(idle)
 
     def complaints(self, record: Record) -> tuple[Complaint, ...]:
         """Why a record is not as a source says."""
