@@ -14,7 +14,7 @@ import click
 import structlog
 from aiohttp import web
 
-from reconciler import boot, node
+from reconciler import boot, looks, node
 from reconciler.api.app import build
 from reconciler.api.guard import is_loopback
 from reconciler.cli import HOME
@@ -86,7 +86,7 @@ def run(options: Options) -> None:
             message = f"cannot make the directory of the workers' sockets: {error}"
             raise click.ClickException(message) from None
         try:
-            asyncio.run(_serve(options, token, listener, store, run_directory))
+            looks.run(_serve(options, token, listener, store, run_directory))
         except UnwritableError as error:
             raise click.ClickException(error.problem.message) from None
         finally:
