@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import click
 
+from reconciler import looks
 from reconciler.cli.serve import serve
 from reconciler.cli.service import services
 from reconciler.core.errors import LoadError, Problem
@@ -39,7 +40,7 @@ MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("P
 def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
     """Look at this machine as `serve` would; exit code 1 where there is a problem."""
     with serve.make_context("serve", list(options)) as context:
-        found = asyncio.run(_examine(context.params, online=online))
+        found = looks.run(_examine(context.params, online=online))
     if form == "json":
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
