@@ -47,6 +47,9 @@ LOCKED_SECONDS = 5.0
 
 LOCK_POLL_SECONDS = 0.05
 
+PASSES_BETWEEN_TURNS = 6
+"""Of the event loop: as many as a short HTTP request takes from its connection to its answer."""
+
 
 class Controller:
     """Owns the records. Used on the event loop only."""
@@ -89,6 +92,7 @@ class Controller:
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
         self._evicts = policy.evict_idle
+        self._turns = asyncio.Lock()
 
     async def start(self) -> None:
         """Take up the stored records and start to reconcile. Raises `UnwritableError`."""
@@ -125,14 +129,14 @@ class Controller:
         ref = request.ref
         wanted = checkpoint = await self._lookups.find(ref)
         while True:
-            decision = decide(self._decision_views(), request, wanted, self._clock.utc())
+            decision = await self._turn(lambda: self._decide(request, wanted))
             if isinstance(decision, Join) or decision.record.spec.ref == ref:
                 break
             ref = decision.record.spec.ref  # it keeps the adapter of a record that it updates
             checkpoint = await self._lookups.find(ref)
 
         def take_up() -> tuple[RecordState, Join | Put]:
-            decision = decide(self._decision_views(), request, wanted, self._clock.utc())
+            decision = self._decide(request, wanted)
             if isinstance(decision, Join):
                 state = self._registry.states[decision.name]
             else:
@@ -147,6 +151,9 @@ class Controller:
         if isinstance(decision, Join):
             return replace(view, joined=True)
         return replace(view, warnings=decision.warnings)
+
+    def _decide(self, request: LoadRequest, wanted: Checkpoint) -> Join | Put:
+        return decide(self._decision_views(), request, wanted, self._clock.utc())
 
     async def put(self, name: str, spec: LoadSpec, *, wait: bool = False) -> RecordView:
         """Take up a spec as it stands, in place of the http record of that name.
@@ -195,6 +202,20 @@ class Controller:
         self._registry.activate(state.record.name)
         return await waiter
 
+    async def _turn(self, decide: Callable[[], T]) -> T:
+        """What `decide` returns, which looks at all records: that takes milliseconds of many.
+
+        Callers that come at once take turns, and between two of them others get their answers.
+        """
+        crowded = self._turns.locked()
+        await self._turns.acquire()
+        try:
+            for _ in range(PASSES_BETWEEN_TURNS if crowded else 0):
+                await asyncio.sleep(0)
+            return decide()
+        finally:  # not at once: who comes in the same pass of the loop finds it taken
+            asyncio.get_running_loop().call_soon(self._turns.release)
+
     async def _when_unlocked(self, change: Callable[[], T]) -> T:
         """Make a change of desired state, as soon as no other program locks the database.
 
@@ -203,7 +224,7 @@ class Controller:
         deadline = self._clock.monotonic() + LOCKED_SECONDS
         while True:
             try:
-                return change()
+                return await self._turn(change)
             except UnwritableError as error:
                 if not error.locked or self._clock.monotonic() >= deadline:
                     raise

@@ -1,9 +1,9 @@
 """Sources -> book: each snapshot is absorbed as a whole, by the same function whoever took it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import structlog
@@ -73,10 +73,16 @@ class SourceView:
             return tuple(found)
         if self.snapshot.problem is not None:
             found.append(Complaint(self.snapshot.problem))
-        for file in self.snapshot.files:
-            if file.path == record.file:
-                found += [Complaint(flaw.message, place(file, flaw)) for flaw in file.flaws]
-        return tuple(found)
+        return (*found, *self._by_file.get(record.file or "", ()))
+
+    @cached_property
+    def _by_file(self) -> Mapping[str, Sequence[Complaint]]:
+        """What is wrong with each file that is not valid."""
+        return {
+            file.path: [Complaint(flaw.message, place(file, flaw)) for flaw in file.flaws]
+            for file in self.snapshot.files
+            if file.flaws
+        }
 
 
 def place(file: ManifestFile, flaw: Flaw) -> Place:
