@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reconciler.models.files import is_file
+from reconciler.models.files import FaultyFileError, read_bytes
 from reconciler.models.jsonfile import optional_object
 
 MAX_BYTES = 4_000_000
@@ -38,10 +38,10 @@ def _texts(value: object) -> list[str]:
 
 
 def _text(path: Path) -> str | None:
-    if not is_file(path):
-        return None
+    """None where there is no such file. Raises `FaultyFileError`: transformers reads them all."""
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES).decode("utf-8")
-    except (OSError, ValueError):
+        return read_bytes(path, MAX_BYTES).decode("utf-8")
+    except FileNotFoundError:
         return None
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise FaultyFileError(path, f"cannot be read: {error!s:.200}") from None
