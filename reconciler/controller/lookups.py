@@ -184,6 +184,12 @@ class Lookups:
             return await within(self._clock, LOOK_SECONDS, self._resolver.find(ref))
         except LoadError:
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+            raise LoadError(stopping) from None
         except Exception as error:
             raise LoadError(_problem(ref, error)) from error
 

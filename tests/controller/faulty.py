@@ -76,7 +76,9 @@ class FakeCatalog:
         self.weights = dict(WEIGHTS)
         self.version = 1
         self.sick: dict[str, Exception] = {}
-        """What a look at a model raises, or every look at several of which it is one."""
+        """What a look at a model raises, or every look at several of which it is one. A look at
+        several does not wait for a dead mount, as that of the real catalogue.
+        """
 
     def find(self, ref: ModelRef) -> Checkpoint:
         if ref.model in self.sick:
@@ -93,6 +95,9 @@ class FakeCatalog:
         for ref in refs:
             try:
                 found[ref] = self.find(ref)
+            except DeadMountError:
+                words = f"{ref.model} does not answer"
+                found[ref] = Problem(Cause.INVALID_CHECKPOINT, words, permanent=False)
             except LoadError as error:
                 found[ref] = error.problem
         return found
