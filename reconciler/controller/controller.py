@@ -21,7 +21,8 @@ from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.routing import Router
 from reconciler.controller.state import RecordState, RecordView
-from reconciler.core.desired import NO_LABELS, Join, Memory, Put, View, absorb, decide, put
+from reconciler.core.absorb import NO_LABELS, Memory, absorb
+from reconciler.core.desired import Join, Put, View, decide, put
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
