@@ -88,6 +88,8 @@ class Controller:
         )
         self._router = Router(self._registry, self._reconciler, self._engine, self.load, jit=jit)
         self._grants = Grants(self._spare, lambda name: self._reconciler.spare_memory(name, ()))
+        self._looks: set[asyncio.Task[None]] = set()
+        """At sources, that nobody waits for."""
         self._feeds = [Feed(source, self._registry, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
@@ -102,9 +104,10 @@ class Controller:
     async def close(self) -> None:
         """Stop reconciling and end all workers; records stay."""
         self._registry.events.close()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._looks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._router.close()
         await self.downloads.close()
         await self._lookups.close()
@@ -246,7 +249,12 @@ class Controller:
         )
         actions = self._reconciler.preview(then, checkpoints, machine)
         return Forecast(
-            actions, tuple(self._reconciler.running.values()), changes, refused, not_selected
+            actions,
+            tuple(self._reconciler.running.values()),
+            changes,
+            refused,
+            not_selected,
+            [(f.name, error) for f in self._feeds if f.view is not None for error in f.view.errors],
         )
 
     async def estimate(self, request: LoadRequest) -> Estimate:
@@ -307,6 +315,14 @@ class Controller:
     def sources(self) -> tuple[Feed, ...]:
         """Where manifests come from."""
         return tuple(self._feeds)
+
+    def look_at_sources(self) -> None:
+        """Have every source that is followed looked at now."""
+        for feed in self._feeds:
+            if not feed.suspended:
+                task = asyncio.create_task(feed.look())
+                self._looks.add(task)
+                task.add_done_callback(self._looks.discard)
 
     def source(self, name: str) -> Feed:
         """The source of that name. Raises `LoadError`."""

@@ -177,6 +177,13 @@ class Feed:
         await self._source.sync()
         self._taken()
 
+    async def look(self) -> None:
+        """As `sync`, for nobody who waits: what keeps it from being taken up is in the log."""
+        try:
+            await self.sync()
+        except LoadError as error:
+            log.warning("source is not followed", source=self.name, reason=str(error))
+
     def confirm(self) -> None:
         """Take up what is held until it is confirmed. Raises `LoadError` where nothing is."""
         if self.suspended:

@@ -218,12 +218,13 @@ class _Fates:
 
 def _unsaid(file: ManifestFile) -> str | None:
     """Why a file that is there does not say that it stopped declaring something, or None."""
-    confirm = "; if that is meant, delete it or `reconciler confirm`"
     if not file.declared:
         what = "declares nothing any more" if file.ignored else "is empty"
-        return f"{file.path} is there and {what}{confirm}"
+        fix = "delete it, or `reconciler confirm`"
+        return f"{file.path} is there and {what}; if that is meant, {fix}"
     if file.open_end:
-        return f"{file.path} ends after `---`, as if it were cut off{confirm}"
+        fix = "remove that line, or `reconciler confirm`"
+        return f"{file.path} ends after `---`, as if it were cut off; if that is meant, {fix}"
     return None
 
 
