@@ -13,6 +13,7 @@ import aiohttp
 import click
 
 from reconciler import looks
+from reconciler.cli.repositories import labelled
 from reconciler.cli.serve import serve
 from reconciler.cli.service import services
 from reconciler.core.errors import LoadError, Problem
@@ -22,6 +23,8 @@ from reconciler.doctor.findings import Finding, Port
 from reconciler.engine.process import WorkerProcess
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio, Place
+from reconciler.node import facts as node_facts
+from reconciler.node import labels
 from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
 
@@ -74,7 +77,11 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
         findings.wired_limit(platform),
         findings.wired_memory(machine),
         *findings.models(Catalog(places).listed()),
-        *findings.manifests(await DirectorySource(manifests).scan(), manifests),
+        *findings.manifests(
+            await DirectorySource(manifests).scan(),
+            manifests,
+            labels(node_facts(run_program), labelled(options["labels"])),
+        ),
         *findings.state(
             state,
             writable=facts.writable(state),

@@ -20,7 +20,8 @@ from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.routing import Router
 from reconciler.controller.state import RecordState, RecordView
-from reconciler.core.desired import NO_LABELS, Join, Memory, Put, View, absorb, decide, put
+from reconciler.core.absorb import NO_LABELS, Memory, absorb
+from reconciler.core.desired import Join, Put, View, decide, put
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
@@ -88,6 +89,8 @@ class Controller:
             self._registry, self._lookups, self._engine, self.metrics, policy
         )
         self._router = Router(self._registry, self._reconciler, self._engine, self.load, jit=jit)
+        self._looks: set[asyncio.Task[None]] = set()
+        """At sources, that nobody waits for."""
         self._feeds = [Feed(source, self._registry, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
@@ -103,9 +106,10 @@ class Controller:
     async def close(self) -> None:
         """Stop reconciling and end all workers; records stay."""
         self._registry.events.close()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._looks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._router.close()
         await self.downloads.close()
         await self._lookups.close()
@@ -264,7 +268,12 @@ class Controller:
         )
         actions = self._reconciler.preview(then, checkpoints, machine)
         return Forecast(
-            actions, tuple(self._reconciler.running.values()), changes, refused, not_selected
+            actions,
+            tuple(self._reconciler.running.values()),
+            changes,
+            refused,
+            not_selected,
+            [(f.name, error) for f in self._feeds if f.view is not None for error in f.view.errors],
         )
 
     async def estimate(self, request: LoadRequest) -> Estimate:
@@ -325,6 +334,14 @@ class Controller:
     def sources(self) -> tuple[Feed, ...]:
         """Where manifests come from."""
         return tuple(self._feeds)
+
+    def look_at_sources(self) -> None:
+        """Have every source that is followed looked at now."""
+        for feed in self._feeds:
+            if not feed.suspended:
+                task = asyncio.create_task(feed.look())
+                self._looks.add(task)
+                task.add_done_callback(self._looks.discard)
 
     def source(self, name: str) -> Feed:
         """The source of that name. Raises `LoadError`."""

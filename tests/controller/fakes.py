@@ -195,13 +195,18 @@ class FakeSource:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Snapshot] = asyncio.Queue()
         self.accepted: list[str] = []
+        self.now: Snapshot | None = None
+        """What a look sees that is asked for."""
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         while True:
-            yield await self.queue.get()
+            self.now = await self.queue.get()
+            yield self.now
 
     async def sync(self) -> None:
-        """It is looked at when the test says so."""
+        """Otherwise it is looked at when the test says so."""
+        if self.now is not None:
+            self.queue.put_nowait(self.now)
 
     def accept(self, commit: str) -> None:
         self.accepted.append(commit)

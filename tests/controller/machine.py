@@ -14,8 +14,8 @@ from typing import Any
 
 from reconciler.controller import Answer, Controller
 from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
+from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
-from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.manifest import Flaw, Position
