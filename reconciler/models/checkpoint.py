@@ -20,6 +20,11 @@ from reconciler.models.weights import Tensor, read_tensors
 MAX_NUMBER = 1 << 53
 """Of a number in config.json: larger ones are errors in the file, and no JSON number elsewhere."""
 
+MAX_EMPTY_LAYERS = 1000
+"""Layers that may have no weights at all, as some of nemotron-nas have none."""
+
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
 _EXPERT_KEYS = (
     "num_experts_per_tok",
     "num_experts_per_token",
@@ -58,6 +63,7 @@ def _read_facts(path: Path) -> Checkpoint:
     _check_read_by_worker(path)
     tokenizer_config = optional_object(path / "tokenizer_config.json")
     model_type, names = _architecture(path, config, tokenizer_config)
+    _check_layers(path, config, tensors)
     fields = _fields(model_type, names, config)
     weights = read_weights(config, tensors, lenient_object(path / "hf_quant_config.json"))
     experts_key, experts = _of_architecture(config, fields, _EXPERT_KEYS)
@@ -209,13 +215,21 @@ def _most_experts(config: Mapping[str, Any], model_type: str, experts: int, tota
     return kept * (total // groups) if groups > 1 and kept else total
 
 
+def _check_layers(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse more layers than weights can be for: a worker would build them until memory ends."""
+    layers = _first_int(config, _LAYER_KEYS)[1]
+    if layers > max(MAX_EMPTY_LAYERS, len(tensors)):
+        words = f"names {layers} layers, and the weights have {len(tensors)} tensors"
+        raise _invalid(path / "config.json", words)
+
+
 def _kv_bytes_per_token(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     """layers x key-value heads x head dimension x 2 x bytes per value; 0 where unknown."""
 
     def value(*keys: str) -> int:
         return _first_int(config, keys)[1]
 
-    layers = value("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = value(*_LAYER_KEYS)
     heads = value("num_attention_heads", "n_head", "n_heads")
     kv_heads = value("num_key_value_heads", "n_head_kv") or heads
     hidden = value("hidden_size", "n_embd", "d_model")

@@ -36,6 +36,8 @@ _LARGEST = {
 }
 """Bytes. Of published ones, tokenizer.json has up to 35 million, the others up to 10 and 2."""
 
+_EFFECTIVE = os.access in os.supports_effective_ids
+
 _LARGEST_BY_SUFFIX = {".jinja": 4_000_000, ".model": 300_000_000, ".tiktoken": 300_000_000}
 
 
@@ -63,7 +65,7 @@ def files_of(path: Path) -> Mapping[str, os.stat_result]:
         if largest is not None and status.st_size > largest:
             words = f"it has {status.st_size} bytes, and no such file of a model has {largest}"
             raise FaultyFileError(file, words)
-        if _is_named(file) and not os.access(file, os.R_OK):
+        if _is_named(file) and not os.access(file, os.R_OK, effective_ids=_EFFECTIVE):
             raise FaultyFileError(file, "cannot be read: Permission denied")
     return found
 
