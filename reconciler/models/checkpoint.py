@@ -12,7 +12,7 @@ from reconciler.models import architectures, generation_config
 from reconciler.models.chat_templates import chat_templates
 from reconciler.models.contents import files_of, fingerprint_of
 from reconciler.models.context import NESTED, max_context
-from reconciler.models.files import FaultyFileError, error_of, invalid, is_file, read_bytes
+from reconciler.models.files import FaultyFileError, error_of, faulty, invalid, is_file, read_bytes
 from reconciler.models.jsonfile import MAX_BYTES, lenient_object, optional_object, read_object
 from reconciler.models.quantization import read_weights
 from reconciler.models.weights import Tensor, read_tensors
@@ -51,12 +51,13 @@ def read_facts(path: Path) -> Checkpoint:
     files hold.
     """
     try:
-        return _read_facts(path)
+        return parse_facts(path)
     except Exception as error:  # noqa: BLE001  hostile files raise what they like
         raise error_of(error, path) from None
 
 
-def _read_facts(path: Path) -> Checkpoint:
+def parse_facts(path: Path) -> Checkpoint:
+    """`read_facts`, which raises whatever reading the files raises."""
     files = files_of(path)
     tensors = read_tensors(path)
     config = _config(path / "config.json")
@@ -96,8 +97,8 @@ def _invalid(path: Path, words: str) -> LoadError:
 def _config(path: Path) -> dict[str, Any]:
     try:
         return read_object(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise _invalid(path, f"cannot be read: {error}") from None
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise faulty(path, error) from None
 
 
 def _check_read_by_worker(path: Path) -> None:
@@ -113,7 +114,7 @@ def _check_read_by_worker(path: Path) -> None:
     except (FileNotFoundError, json.JSONDecodeError):
         return
     except Exception as error:  # noqa: BLE001  hostile files raise what they like
-        raise FaultyFileError(file, f"cannot be read: {error!s:.200}") from None
+        raise faulty(file, error) from None
     if not isinstance(value, dict):
         raise FaultyFileError(file, "it is not a JSON object; mend or delete it")
 

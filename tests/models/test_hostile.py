@@ -155,8 +155,7 @@ class DeadMount:
 @pytest.fixture
 def dead(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeadMount]:
     mount = DeadMount(root / "bad")
-    monkeypatch.setattr(looker, "HANG_SECONDS", 0.2)
-    monkeypatch.setattr("reconciler.models.places.HANG_SECONDS", 0.2)
+    monkeypatch.setattr("reconciler.models.catalog.HANG_SECONDS", 0.2)
     for name in ("stat", "scandir", "open"):
         function = getattr(os, name)
 
