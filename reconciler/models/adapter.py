@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Adapter
 from reconciler.models.contents import files_of, fingerprint_of
-from reconciler.models.files import as_text, error_of, invalid, is_directory, is_file
+from reconciler.models.files import as_text, error_of, faulty, invalid, is_directory, is_file
 from reconciler.models.jsonfile import lenient_object, read_object
 from reconciler.models.weights import Tensor, read_header
 
@@ -119,8 +119,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         return read_object(path)
     except FileNotFoundError:
         raise _invalid(path, "missing: an adapter needs it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _invalid(path, f"cannot be read: {error!s:.200}") from None
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise faulty(path, error) from None
 
 
 def _invalid(path: Path, words: str) -> LoadError:

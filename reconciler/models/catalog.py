@@ -9,10 +9,10 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Adapter, Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.adapter import base_of, is_adapter, read_adapter
-from reconciler.models.checkpoint import read_facts
+from reconciler.models.checkpoint import parse_facts
 from reconciler.models.contents import fingerprint
 from reconciler.models.files import error_of
-from reconciler.models.looker import PATIENT_SECONDS, Looker, NoAnswerError
+from reconciler.models.looker import HANG_SECONDS, PATIENT_SECONDS, Looker, NoAnswerError
 from reconciler.models.places import Held, Place, Walk
 
 MAX_SNAPSHOTS = 20
@@ -39,8 +39,8 @@ class Catalog:
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = tuple(places)
         self._looker = Looker()
-        self._read: dict[str, Checkpoint] = {}
-        """What was read of each directory, good for as long as its files stay as they are."""
+        self._read: dict[str, tuple[str, Checkpoint | Problem]] = {}
+        """By directory, the fingerprint of its files and what they hold."""
 
     def find(self, ref: ModelRef) -> Checkpoint:
         """The checkpoint that `ref` names; a disk that sleeps is waited for.
@@ -48,7 +48,7 @@ class Catalog:
         Raises `LoadError`: `ModelNotFound`, `AmbiguousModel` naming the candidates,
         `InvalidCheckpoint` for one that cannot load; `AdapterNotFound`, `InvalidAdapter`.
         """
-        found = self._search([ref], Walk(self._looker))[ref]
+        found = self._search([ref], Walk(self._looker, HANG_SECONDS))[ref]
         if isinstance(found, NoAnswerError):
             found = self._search([ref], Walk(self._looker, PATIENT_SECONDS))[ref]
         if isinstance(found, LoadError):
@@ -57,7 +57,7 @@ class Catalog:
 
     def find_all(self, refs: Iterable[ModelRef]) -> Mapping[ModelRef, Checkpoint | Problem]:
         """`find` for many, with one look at the places; what does not answer is a problem soon."""
-        found = self._search(refs, Walk(self._looker))
+        found = self._search(refs, Walk(self._looker, HANG_SECONDS))
         return {
             ref: result.problem if isinstance(result, LoadError) else result
             for ref, result in found.items()
@@ -69,7 +69,7 @@ class Catalog:
         A virtual model that several variants could stand for is listed by those alone. A place
         that cannot be looked at is listed by its path.
         """
-        walk = Walk(self._looker)
+        walk = Walk(self._looker, HANG_SECONDS)
         found: dict[str, Held] = {}
         for place in self._held(None, walk):
             keys = [held.key or str(held.path) for held in place]
@@ -138,9 +138,18 @@ class Catalog:
     def _facts_of(self, path: Path) -> Checkpoint:
         if is_adapter(path):
             raise _IsAdapterError(base_of(path))
-        known = self._read.get(str(path))
-        if known is None or known.fingerprint != fingerprint(path):
-            known = self._read[str(path)] = read_facts(path)
+        now = fingerprint(path)
+        before, known = self._read.get(str(path), (None, None))
+        if known is None or before != now:
+            try:
+                known = parse_facts(path)
+            except (OSError, MemoryError):  # it may pass
+                raise
+            except Exception as error:  # noqa: BLE001  hostile files raise what they like
+                known = error_of(error, path).problem
+            self._read[str(path)] = (now, known)
+        if isinstance(known, Problem):
+            raise LoadError(known)
         return known
 
     def _hinting(self, held: Held, error: LoadError, walk: Walk) -> LoadError:

@@ -12,13 +12,18 @@ from reconciler.models import architectures, generation_config
 from reconciler.models.chat_templates import chat_templates
 from reconciler.models.contents import files_of, fingerprint_of
 from reconciler.models.context import NESTED, max_context
-from reconciler.models.files import FaultyFileError, error_of, invalid, is_file, read_bytes
+from reconciler.models.files import FaultyFileError, error_of, faulty, invalid, is_file, read_bytes
 from reconciler.models.jsonfile import MAX_BYTES, lenient_object, optional_object, read_object
 from reconciler.models.quantization import read_weights
 from reconciler.models.weights import Tensor, read_tensors
 
 MAX_NUMBER = 1 << 53
 """Of a number in config.json: larger ones are errors in the file, and no JSON number elsewhere."""
+
+MAX_EMPTY_LAYERS = 1000
+"""Layers that may have no weights at all, as some of nemotron-nas have none."""
+
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 _EXPERT_KEYS = (
     "num_experts_per_tok",
@@ -46,18 +51,20 @@ def read_facts(path: Path) -> Checkpoint:
     files hold.
     """
     try:
-        return _read_facts(path)
+        return parse_facts(path)
     except Exception as error:  # noqa: BLE001  hostile files raise what they like
         raise error_of(error, path) from None
 
 
-def _read_facts(path: Path) -> Checkpoint:
+def parse_facts(path: Path) -> Checkpoint:
+    """`read_facts`, which raises whatever reading the files raises."""
     files = files_of(path)
     tensors = read_tensors(path)
     config = _config(path / "config.json")
     _check_read_by_worker(path)
     tokenizer_config = optional_object(path / "tokenizer_config.json")
     model_type, names = _architecture(path, config, tokenizer_config)
+    _check_layers(path, config, tensors)
     fields = _fields(model_type, names, config)
     weights = read_weights(config, tensors, lenient_object(path / "hf_quant_config.json"))
     experts_key, experts = _of_architecture(config, fields, _EXPERT_KEYS)
@@ -90,8 +97,8 @@ def _invalid(path: Path, words: str) -> LoadError:
 def _config(path: Path) -> dict[str, Any]:
     try:
         return read_object(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise _invalid(path, f"cannot be read: {error}") from None
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise faulty(path, error) from None
 
 
 def _check_read_by_worker(path: Path) -> None:
@@ -107,7 +114,7 @@ def _check_read_by_worker(path: Path) -> None:
     except (FileNotFoundError, json.JSONDecodeError):
         return
     except Exception as error:  # noqa: BLE001  hostile files raise what they like
-        raise FaultyFileError(file, f"cannot be read: {error!s:.200}") from None
+        raise faulty(file, error) from None
     if not isinstance(value, dict):
         raise FaultyFileError(file, "it is not a JSON object; mend or delete it")
 
@@ -209,13 +216,21 @@ def _most_experts(config: Mapping[str, Any], model_type: str, experts: int, tota
     return kept * (total // groups) if groups > 1 and kept else total
 
 
+def _check_layers(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse more layers than weights can be for: a worker would build them until memory ends."""
+    layers = _first_int(config, _LAYER_KEYS)[1]
+    if layers > max(MAX_EMPTY_LAYERS, len(tensors)):
+        words = f"names {layers} layers, and the weights have {len(tensors)} tensors"
+        raise _invalid(path / "config.json", words)
+
+
 def _kv_bytes_per_token(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     """layers x key-value heads x head dimension x 2 x bytes per value; 0 where unknown."""
 
     def value(*keys: str) -> int:
         return _first_int(config, keys)[1]
 
-    layers = value("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = value(*_LAYER_KEYS)
     heads = value("num_attention_heads", "n_head", "n_heads")
     kv_heads = value("num_key_value_heads", "n_head_kv") or heads
     hidden = value("hidden_size", "n_embd", "d_model")

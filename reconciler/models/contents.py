@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from reconciler.models.files import FaultyFileError, error_of, is_directory, names_in
+from reconciler.models.jsonfile import MAX_BYTES
 
 TEMPLATES = "additional_chat_templates"
 """Directory of a checkpoint's further chat templates."""
@@ -21,14 +22,14 @@ _READ = (".json", ".jinja", ".model", ".safetensors", ".tiktoken", ".txt")
 _WEIGHTS = ".safetensors"
 
 _LARGEST = {
-    "config.json": 10_000_000,
-    "generation_config.json": 10_000_000,
-    "tokenizer_config.json": 10_000_000,
-    "special_tokens_map.json": 10_000_000,
-    "added_tokens.json": 10_000_000,
-    "adapter_config.json": 10_000_000,
-    "hf_quant_config.json": 10_000_000,
-    "chat_template.json": 10_000_000,
+    "config.json": MAX_BYTES,
+    "generation_config.json": MAX_BYTES,
+    "tokenizer_config.json": MAX_BYTES,
+    "special_tokens_map.json": MAX_BYTES,
+    "added_tokens.json": MAX_BYTES,
+    "adapter_config.json": MAX_BYTES,
+    "hf_quant_config.json": MAX_BYTES,
+    "chat_template.json": MAX_BYTES,
     "tokenizer.json": 300_000_000,
     "vocab.json": 300_000_000,
     "vocab.txt": 300_000_000,
@@ -36,7 +37,9 @@ _LARGEST = {
 }
 """Bytes. Of published ones, tokenizer.json has up to 35 million, the others up to 10 and 2."""
 
-_LARGEST_BY_SUFFIX = {".jinja": 4_000_000, ".model": 300_000_000, ".tiktoken": 300_000_000}
+_EFFECTIVE = os.access in os.supports_effective_ids
+
+_LARGEST_BY_SUFFIX = {".jinja": 1_000_000, ".model": 300_000_000, ".tiktoken": 300_000_000}
 
 
 def files_of(path: Path) -> Mapping[str, os.stat_result]:
@@ -63,7 +66,7 @@ def files_of(path: Path) -> Mapping[str, os.stat_result]:
         if largest is not None and status.st_size > largest:
             words = f"it has {status.st_size} bytes, and no such file of a model has {largest}"
             raise FaultyFileError(file, words)
-        if _is_named(file) and not os.access(file, os.R_OK):
+        if _is_named(file) and not os.access(file, os.R_OK, effective_ids=_EFFECTIVE):
             raise FaultyFileError(file, "cannot be read: Permission denied")
     return found
 
@@ -106,8 +109,9 @@ def _status(file: Path) -> os.stat_result | None:
             ) from None
         if not _is_named(file) and file.suffix != _WEIGHTS:
             return None
-        words = "it is a broken link" if broken else f"cannot be read: {error.strerror}"
-        raise FaultyFileError(file, words) from None
+        if not broken:
+            raise
+        raise FaultyFileError(file, "it is a broken link") from None
 
 
 def _is_named(file: Path) -> bool:

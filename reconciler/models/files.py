@@ -30,6 +30,16 @@ class FaultyFileError(ValueError):
         self.path = path
 
 
+def faulty(path: Path, error: Exception) -> Exception:
+    """What reading one file raised, as an error that names the file.
+
+    One of the system stays what it is: it may pass, and a fault of the file does not.
+    """
+    if isinstance(error, OSError | MemoryError | FaultyFileError):
+        return error
+    return FaultyFileError(path, f"cannot be read: {error!s:.{MAX_MESSAGE}}")
+
+
 def is_file(path: Path) -> bool:
     """True if it is a regular file, or a link to one, that can be looked at."""
     return os.path.isfile(path)  # noqa: PTH113  answers whatever goes wrong

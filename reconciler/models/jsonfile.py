@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reconciler.models.files import FaultyFileError, read_bytes
+from reconciler.models.files import FaultyFileError, faulty, read_bytes
 
-MAX_BYTES = 10_000_000
-"""Of one file, if nothing else is said. The largest published config.json and
-tokenizer_config.json have about 2 million."""
+MAX_BYTES = 5_000_000
+"""Of one file, if nothing else is said. Parsing holds up the event loop, for a tenth of a second
+at this size; the largest published files have about one million."""
 
 
 def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
@@ -31,19 +31,19 @@ def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
 def optional_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file.
 
-    Raises `FaultyFileError` where it holds something else.
+    Raises `FaultyFileError` where it holds something else, and OSError.
     """
     try:
         return read_object(path, most)
     except FileNotFoundError:
         return {}
     except Exception as error:  # noqa: BLE001  hostile files raise what they like
-        raise FaultyFileError(path, f"cannot be read: {error!s:.200}") from None
+        raise faulty(path, error) from None
 
 
 def lenient_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file or it holds something else."""
     try:
         return optional_object(path, most)
-    except FaultyFileError:
+    except (OSError, FaultyFileError):
         return {}

@@ -22,7 +22,7 @@ T = TypeVar("T")
 HANG_SECONDS = 2.0
 """After which a call is given up, counted from its beginning."""
 
-PATIENT_SECONDS = 15.0
+PATIENT_SECONDS = 10.0
 """The same for a path that somebody waits for: a disk that sleeps takes up to ten to turn."""
 
 TAKE_OVER_SECONDS = 0.1

@@ -23,7 +23,7 @@ from reconciler.models.files import (
     read_bytes,
 )
 from reconciler.models.jsonfile import lenient_object
-from reconciler.models.looker import HANG_SECONDS, Looker
+from reconciler.models.looker import Looker
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Walk:
     """One look at places: how its calls on paths are made."""
 
     looker: Looker
-    seconds: float = HANG_SECONDS
+    seconds: float
     """After which a call is given up."""
 
     def results(
