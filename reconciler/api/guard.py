@@ -42,9 +42,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_names(request: web.Request, host: str) -> None:
-    # Not `request.host`, which asks the network for a name where there is no such header. Browsers
-    # always send one; health checks in HTTP/1.0 do not.
-    named = request.rel_url.raw_authority or request.headers.get("Host")
+    # Browsers always send the header; health checks in HTTP/1.0 do not, and for them `request.host`
+    # would ask the network for a name.
+    named = request.host if "Host" in request.headers else None
     asked = None if named is None else _hostname(named)
     if asked is not None and asked != host and not is_loopback(asked):
         message = f"host {asked or named} is not served"
