@@ -108,9 +108,13 @@ class Actions:
         clock: Clock,
         events: Events,
         wake: Callable[[], None],
+        is_wanted: Callable[[Action], bool],
     ) -> None:
-        """`wake` is called when there is something for a pass to look at."""
+        """`wake` is called when there is something for a pass to look at; `is_wanted` is asked
+        before a load that had to wait for memory begins.
+        """
         self._engine = engine
+        self._is_wanted = is_wanted
         self._leases = leases
         self._clock = clock
         self._events = events
@@ -163,7 +167,9 @@ class Actions:
         instance: Instance | None = None
         problem: Problem | None = None
         try:
-            instance = await self._carry_out(action, record)
+            await self._make_room(running)
+            if not running.cancelled:
+                instance = await self._carry_out(action, record)
         except LoadError as error:
             problem = error.problem
         except asyncio.CancelledError:
@@ -185,6 +191,13 @@ class Actions:
             self._ended.append(end)
             self._wake()
 
+    async def _make_room(self, running: _Running) -> None:
+        """Wait for the memory that a load was admitted with. Raises `LoadError`."""
+        action = running.action
+        if action.spec is not None:
+            await self._leases.make_room(action.name if action.unload_first else None)
+            running.cancelled = running.cancelled or not self._is_wanted(action)
+
     async def _carry_out(self, action: Action, record: Record | None) -> Instance | None:
         """Returns what was loaded, if the action loads. Raises `LoadError`."""
         if action.spec is None or action.checkpoint is None or action.resolved is None:
@@ -203,7 +216,6 @@ class Actions:
             if progress.bytes_read is None and action.unload_first:
                 self._wake()  # what was in force has gone
 
-        await self._leases.make_room(action.name if action.unload_first else None)
         return await self._engine.load(
             action.name,
             action.spec,

@@ -149,9 +149,7 @@ class Feed:
                     await self._resumed.wait()
                     continue  # what was seen meanwhile is old; `resume` has it looked at
                 await self._take_up_pieces(snapshot)
-                if self.suspended:
-                    continue
-                self._when_writable(partial(self._take, snapshot))
+                self._when_writable(partial(self._take_unless_suspended, snapshot))
         except Exception:
             log.exception("source failed; it is looked at again", source=self.name)
 
@@ -186,6 +184,10 @@ class Feed:
             await asyncio.sleep(0)
             if self.suspended:
                 return
+
+    def _take_unless_suspended(self, snapshot: Snapshot) -> None:
+        if not self.suspended:  # it may have been while pieces were taken up
+            self._take(snapshot)
 
     @property
     def suspended(self) -> bool:

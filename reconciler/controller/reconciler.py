@@ -77,7 +77,12 @@ class Reconciler:
         self._attempts = AttemptLog(registry.store, registry.clock)
         self.leases = MemoryLeases(engine, self._available_memory, registry.clock)
         self._actions = Actions(
-            engine, self.leases, registry.clock, registry.events, registry.wake.set
+            engine,
+            self.leases,
+            registry.clock,
+            registry.events,
+            registry.wake.set,
+            self._is_wanted,
         )
         self._failed_passes = 0
         self._write_again_at = 0.0
@@ -255,6 +260,14 @@ class Reconciler:
             )
             if not wanted and not in_place:
                 self._actions.cancel(name)
+
+    def _is_wanted(self, action: Action) -> bool:
+        """True if a record still asks for what a load would bring about."""
+        state = self._registry.states.get(action.name)
+        if state is None or action.spec is None or state.record.spec.suspend:
+            return False
+        wanted = (state.record.spec, state.record.last_good)
+        return any(spec is not None and action.spec.loads_like(spec) for spec in wanted)
 
     def _refresh_lookups(self, states: Collection[RecordState]) -> None:
         """Have the files looked at of the models that records ask for, where that is due."""
