@@ -9,7 +9,7 @@ used after it.
     clock.py       time, handed in
     events.py      what happened, for whoever listens
     feed.py        sources -> book
-    grants.py      free memory, lent to who answers
+    leases.py      memory that nobody reserves, leased to instances that answer
     inspector.py   model files -> facts
     journal.py     what the next start must know
     loop.py        book + engine -> actions -> book
@@ -18,11 +18,11 @@ used after it.
     forecast.py    what would happen
 """
 
-from reconciler.controller.book import Answer
 from reconciler.controller.controller import Controller
 from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source, SourceView
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
+from reconciler.controller.state import RecordView as Answer
 
 __all__ = [
     "Answer",

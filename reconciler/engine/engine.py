@@ -18,11 +18,14 @@ from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
+    LEASE_HEADER,
     MODEL_HEADER,
-    SPARE_HEADER,
+    Lease,
     LoadWeights,
     OpenSession,
     Pulse,
+    Recall,
+    Recalled,
     Reply,
     SeeShapes,
     SessionOpened,
@@ -39,7 +42,7 @@ from reconciler.core.records import (
     SettingWarning,
 )
 from reconciler.core.settings import Resolved
-from reconciler.engine import death, kept
+from reconciler.engine import death
 from reconciler.engine.liveness import watch
 from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
@@ -57,11 +60,17 @@ PROBE_SECONDS = 30.0
 PULSE_SECONDS = 1.0
 """For a worker to say how many tokens it computed; who asks for metrics must not wait for long."""
 
+ABANDON_SECONDS = 5.0
+"""For a worker that others use to close a session that nobody wants any more."""
+
 SHAPES_SECONDS = 10.0
 """To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
 
 SHAPES_TRIES = 3
 """For a worker that is not taken for a load before it has answered."""
+
+RECALL_SECONDS = 10.0
+"""For a worker to lower leases, between two steps; that one hangs is noticed elsewhere."""
 
 KEPT_LOGS = 200
 """Instances whose log is kept, those that are gone included."""
@@ -158,21 +167,26 @@ class Engine:
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> None:
+    ) -> Instance:
         """Make the instance `name` be `spec`, in place of what it was; `progress` hears how far.
 
         A worker that holds the checkpoint is used; else one reads it. What was loaded under the
         name goes only when the new one has answered, or before if `unload_first`.
-        Raises `LoadError`; then what was loaded is as it was, unless it had to go first.
+        Raises `LoadError`; then what was loaded is as it was, unless it had to go first. So it is
+        where the caller cancels the load, before the new instance is listed: a worker that reads
+        weights for it is ended.
         """
         begin = time.monotonic()
         session = str(next(self._serial))
-        await kept.release(holder.worker for holder in self._holders.values())
         old = self._loaded.get(name)
         if old is not None and unload_first:
             if old.holder.path == checkpoint.path:
                 old.holder.sessions.add(session)  # keeps the worker and its weights
-            await self._close(name, old)
+            try:
+                await self._close(name, old)
+            except BaseException:
+                old.holder.sessions.discard(session)
+                raise
         phases: dict[str, Phase] = {}
         try:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
@@ -182,11 +196,8 @@ class Engine:
                 opened = await self._open(
                     holder, session, spec.config, checkpoint, resolved, defaults
                 )
-            except LoadError:
-                await self._abandon(holder, session)
-                raise
             except BaseException:
-                await self._release(holder, session)
+                await self._abandon(holder, session)
                 raise
         finally:
             self._pool.warm()
@@ -218,6 +229,7 @@ class Engine:
             ),
             tuple(d for d in defaults if d.key not in opened.unused_defaults),
             adapter.path if adapter is not None else None,
+            session,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
@@ -227,12 +239,15 @@ class Engine:
                 await self._end_session(old)
             finally:
                 del self._outgoing[old.session]
+        return instance
 
     @contextlib.asynccontextmanager
-    async def request(self, name: str, path: str, body: bytes, spare: int) -> AsyncIterator[Reply]:
+    async def request(
+        self, name: str, path: str, body: bytes, lease: Lease
+    ) -> AsyncIterator[Reply]:
         """Have an instance answer a request. Raises `LoadError`: it is not there, or it died.
 
-        `spare` is the memory, in bytes, that its KV cache may take beside what is held for it.
+        `lease` is the memory that its KV cache may take beside what is reserved for it.
         """
         loaded = self._loaded.get(name)
         if loaded is None or loaded.draining:
@@ -241,7 +256,7 @@ class Engine:
         loaded.requests += 1
         try:
             path = f"sessions/{loaded.session}/{path}"
-            headers = {MODEL_HEADER: name, SPARE_HEADER: str(spare)}
+            headers = {MODEL_HEADER: name, LEASE_HEADER: lease.header()}
             async with loaded.holder.worker.stream(path, body, headers) as reply:
                 yield reply
         finally:
@@ -254,6 +269,30 @@ class Engine:
         loaded = self._loaded.get(name)
         if loaded is not None:
             await self._close(name, loaded)
+
+    async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
+        """Lower the leases of sessions; the bytes of each that running requests take all the same.
+
+        Left out is a session whose worker does not answer: how much it takes is not known.
+        """
+        asked: dict[_Holder, dict[str, Lease]] = {}
+        for holder in self._holders.values():
+            theirs = {s: lease for s, lease in leases.items() if s in holder.sessions}
+            if theirs and not holder.gone:
+                asked[holder] = theirs
+        answers = await asyncio.gather(*(self._recall(h, theirs) for h, theirs in asked.items()))
+        return {session: size for answer in answers for session, size in answer.items()}
+
+    async def _recall(self, holder: _Holder, leases: dict[str, Lease]) -> dict[str, int]:
+        try:
+            async with asyncio.timeout(RECALL_SECONDS):
+                answer = await holder.worker.ask("POST", "leases", Recall(leases), Recalled)
+        except (LoadError, TimeoutError) as error:
+            reason = error.problem.message if isinstance(error, LoadError) else "it is busy"
+            log.warning("memory was not given back", pid=holder.worker.pid, reason=reason)
+            return {}
+        holder.live_bytes = answer.live_bytes
+        return answer.in_use
 
     def outgoing(self) -> tuple[Instance, ...]:
         """What was replaced and finishes what it was asked; its memory is not free yet."""
@@ -405,8 +444,9 @@ class Engine:
     async def _abandon(self, holder: _Holder, session: str) -> None:
         """Give up a session that may be open in its worker, which others use."""
         if holder.sessions - {session} and not holder.gone:
-            with contextlib.suppress(LoadError):
-                await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
+            with contextlib.suppress(LoadError, TimeoutError):
+                async with asyncio.timeout(ABANDON_SECONDS):
+                    await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
         await self._release(holder, session)
 
     async def _release(self, holder: _Holder, session: str) -> None:

@@ -37,9 +37,14 @@ def put_record(db: sqlite3.Connection, record: Record, status: Status) -> None:
             last_good,
         ),
     )
+    put_status(db, record.name, status)
+
+
+def put_status(db: sqlite3.Connection, name: str, status: Status) -> None:
+    """Write the status of a record that is there."""
     db.execute(
         "INSERT INTO status VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET json = excluded.json",
-        (record.name, to_json(status)),
+        (name, to_json(status)),
     )
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.controller import Answer, Controller
-from reconciler.controller.book import WRITE_AGAIN_SECONDS
+from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
+from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
-from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.manifest import Flaw, Position
@@ -32,6 +32,7 @@ from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.store import KEPT_GENERATIONS, Store
 from tests.controller.fakes import FakeClock, FakeSource
 from tests.controller.faulty import BUDGET, DIED, FakeCatalog, FaultyEngine, Inline, Pending
+from tests.controller.leasing import FakeRequest
 
 FLAW = Flaw("bad", Position(1, 1))
 
@@ -54,7 +55,8 @@ class World:
         self._directory = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.loop = self.runner.get_loop()
-        self.loop.set_default_executor(Inline(max_workers=1))
+        self.threads = Inline()
+        self.loop.set_default_executor(self.threads)
         self.clock = FakeClock()
         self.catalog = FakeCatalog()
         self.files: dict[str, tuple[tuple[str, LoadSpec], ...] | None] = {}
@@ -126,6 +128,21 @@ class World:
         if can:
             self.pass_time(WRITE_AGAIN_SECONDS)
             assert self.controller.problem is None
+
+    def sicken(self, model: str, error: Exception) -> None:
+        """From now on looks at a model raise that, or hang."""
+        self.catalog.sick[model] = error
+
+    def cure(self) -> None:
+        """Every model can be looked at again, and what hung goes on."""
+        self.catalog.sick.clear()
+        self.threads.resume()
+        self.settle()
+
+    def is_sick(self, record: Record) -> bool:
+        """True if a model that the record is about cannot be looked at."""
+        specs = (record.spec, record.last_good)
+        return any(spec is not None and spec.model in self.catalog.sick for spec in specs)
 
     def clear(self, name: str) -> None:
         """Somebody forgives a record, or is told that it cannot be written down."""
@@ -210,6 +227,35 @@ class World:
 
         self.run(begin())
         self._collect()
+
+    def complete(self, name: str, size: int) -> None:
+        """A completion request whose KV cache takes so much beside what is reserved."""
+
+        async def answered() -> None:
+            async with self.controller.request(name, "completions", str(size).encode()) as reply:
+                async for _ in reply.chunks:
+                    pass
+
+        async def begin() -> None:
+            self.asking.append(asyncio.create_task(answered()))
+
+        self.run(begin())
+
+    def end_request(self, request: FakeRequest) -> None:
+        """Its client has the answer; the worker is about to let go of its memory."""
+        if not request.ended.done():
+            request.ended.set_result(None)
+        self.settle()
+
+    def free_request(self, request: FakeRequest) -> None:
+        """The worker lets go of it."""
+        self.end_request(request)
+        self.engine.sessions.free(request)
+
+    def end_recall(self, *, answered: bool) -> None:
+        """A worker's answer arrives, or is lost."""
+        self.engine.sessions.recalls[0].set_result(answered)
+        self.settle()
 
     def hang_up(self) -> None:
         """Whoever still asks goes away."""
@@ -318,6 +364,7 @@ class World:
         assert not self.violations, self.violations
         answers = {a.record.name: a for a in self.controller.answers()}
         assert self.engine.used() <= BUDGET
+        assert self.engine.used() + self.engine.leased() <= BUDGET, "memory is promised twice"
         self._check_desired({name: a.record for name, a in answers.items()})
         for answer in answers.values():
             self._check_status(answer)
@@ -366,7 +413,7 @@ class World:
         undone = states["Stalled"] and not _held(answer) and self.writable
         if undone and record.owner == HTTP and record.last_good is not None:
             assert record.last_good.loads_like(record.spec), "a failed update was not undone"
-        busy = record.name in self.controller._loop.running
+        busy = record.name in self.controller._reconciler.running
         if not (states["Ready"] or states["Stalled"] or _rests(answer)):
             assert states["Progressing"]
         if instance is not None and instance.spec.loads_like(record.spec) and not busy:
@@ -386,8 +433,8 @@ class World:
 
     def _check_callers(self, answers: dict[str, Answer]) -> None:
         """Nobody waits for what nothing works on."""
-        for name, entry in self.controller._book.entries.items():
-            if any(not waiter.done() for waiter in entry.waiters):
+        for name, entry in self.controller._registry.states.items():
+            if entry.awaited:
                 progressing = answers[name].status.condition("Progressing")
                 assert progressing is not None
                 assert progressing.status == "True", f"somebody waits for {name} in vain"
@@ -419,18 +466,31 @@ class World:
         self.unreadable = False
         self.let_write(True)
         self.scan()
+        self._come_to_rest()
+        if self.catalog.sick:  # whatever is healthy needs no cure of what is not
+            self._check_settled()
+            self.cure()
+            self._come_to_rest()
+        assert not self.calls
+        self._check_settled()
+
+    def _come_to_rest(self) -> None:
         for _ in range(60):
+            for request in self.engine.sessions.requests():
+                self.free_request(request)
+            while self.engine.sessions.recalls:
+                self.end_recall(answered=True)
             while self.engine.pending:
                 self.end(self.engine.pending[0], None)
             self.check()
             self.pass_time(max(LONGEST_SECONDS, EMPTY_SECONDS, VANISHED_SECONDS))
             if not self.engine.pending:
                 break
-        assert not self.calls
+
+    def _check_settled(self) -> None:
+        """What can be loaded is, but for records whose models cannot be looked at."""
         for answer in self.controller.answers():
-            if _rests(answer):
-                continue
-            if _held(answer):
+            if _rests(answer) or _held(answer) or self.is_sick(answer.record):
                 continue
             self._check_restored(answer.record)
             ready = answer.status.condition("Ready")
