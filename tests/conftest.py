@@ -53,8 +53,8 @@ QUESTIONS = "reconciler/questions"
 """The demo's model, which answers simple questions, calls a tool and thinks."""
 
 
-MARK = "PYTEST_RUN_OF_RECONCILER"
-"""In the environment of every process that a run starts."""
+MARK = "PYTHON_PYTEST_RUN_OF_RECONCILER"
+"""In the environment of every process that a run starts, workers included."""
 
 
 def pytest_collection_finish() -> None:
