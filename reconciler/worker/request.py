@@ -18,7 +18,7 @@ from reconciler.worker import reasoning
 from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.messages import Message
 from reconciler.worker.errors import RequestError, UnavailableError, unsupported
-from reconciler.worker.sampling import Sampling
+from reconciler.worker.sampling_parameters import Sampling
 
 __all__ = ["Body", "RequestError", "UnavailableError", "parse", "tools_as_sent"]
 
