@@ -10,7 +10,7 @@ from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.template import Rendered, Template, Templates, templates_of
 from reconciler.worker.chat.turns import Turn
 from reconciler.worker.errors import RequestError, unsupported
-from reconciler.worker.request import Body, tools_as_sent
+from reconciler.worker.request import Body, no_variable, tools_as_sent
 from reconciler.worker.segments import Segmenter
 from reconciler.worker.token_bounds import TokenBounds
 
@@ -118,6 +118,10 @@ class Prompts:
         tools = tools_as_sent(body) if body.tool_choice != "none" else []
         template = self._templates.of(tools=bool(tools))
         variables, warnings = reasoning.variables(body, self._tokenizer, template.uses)
+        special = getattr(self._tokenizer, "special_tokens_map", {})
+        for name in body.chat_template_kwargs or {}:
+            if name in special:
+                raise no_variable(name)
         variables = template.known(variables) | (body.chat_template_kwargs or {})
         unused = [name for name in body.sent_variables[:VARIABLES] if not template.uses(name)]
         warnings += tuple(
