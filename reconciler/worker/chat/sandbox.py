@@ -179,9 +179,12 @@ def _format(form: str, *args: Any, **kwargs: Any) -> str:
     return str(FILTERS["format"](form, *args, **kwargs))
 
 
-_FILTERS: dict[str, Callable[..., Any]]
-_FILTERS = {name: _with_bounds(function) for name, function in FILTERS.items()}
-_FILTERS |= {"tojson": _with_bounds(_to_json), "format": _format, "from_json": json.loads}
+_FILTERS: dict[str, Callable[..., Any]] = {
+    **{name: _with_bounds(function) for name, function in FILTERS.items()},
+    "tojson": _with_bounds(_to_json),
+    "format": _format,
+    "from_json": json.loads,
+}
 
 
 def compiled(source: str) -> jinja2.Template:
