@@ -1,11 +1,9 @@
 """A request's sampling parameters -> mlx-lm's sampler and logits processors."""
 
-import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import mlx.core as mx
-import msgspec
 from mlx_lm.sample_utils import (
     apply_min_p,
     apply_top_k,
@@ -14,34 +12,13 @@ from mlx_lm.sample_utils import (
     make_sampler,
 )
 
+from reconciler.worker.sampling_parameters import Sampling
+
 PENALTY_CONTEXT = 1024
 """Latest tokens that a penalty looks at, if a request does not say how many."""
 
 COLDEST = 1e-3
 """Temperature below which an answer is greedy: dividing by less overflows float16."""
-
-_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-_Context = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class Sampling(msgspec.Struct):
-    """OpenAI's parameters, and those that local servers' clients send besides."""
-
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: _Share | None = None
-    top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: _Share | None = None
-    xtc_probability: _Share | None = None
-    xtc_threshold: _Share | None = None
-    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=10)] | None = None
-    repetition_context_size: _Context | None = None
-    presence_penalty: _Penalty | None = None
-    presence_context_size: _Context | None = None
-    frequency_penalty: _Penalty | None = None
-    frequency_context_size: _Context | None = None
-    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
 
 
 def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Callable[[Any], Any]:
@@ -137,13 +114,9 @@ def processors(asked: Sampling, vocabulary: int) -> list[Any]:
 
     Raises ValueError for a bias of a token beyond the vocabulary: MLX would write out of bounds.
     """
-    bias: dict[int, float] = {}
-    for token, value in (asked.logit_bias or {}).items():
-        if not re.fullmatch(r"[0-9]{1,10}", token) or int(token) >= vocabulary:
-            raise ValueError(
-                f"logit_bias: {token[:40]} is not a token id from 0 to {vocabulary - 1}"
-            )
-        bias[int(token)] = value
+    bias = {_id(token): value for token, value in (asked.logit_bias or {}).items()}
+    if bias and not 0 <= min(bias) <= max(bias) < vocabulary:
+        raise ValueError(f"logit_bias: a token id is not from 0 to {vocabulary - 1}")
     repetition, repetition_size = _penalty(
         asked.repetition_penalty, asked.repetition_context_size, neutral=1
     )
@@ -159,6 +132,12 @@ def processors(asked: Sampling, vocabulary: int) -> list[Any]:
         frequency_context_size=frequency_size,
     )
     return made
+
+
+def _id(token: str) -> int:
+    if not (token.isascii() and token.isdigit() and len(token) <= 10):
+        raise ValueError(f"logit_bias: {token[:40]} is not a token id")
+    return int(token)
 
 
 def _penalty(
