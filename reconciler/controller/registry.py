@@ -56,7 +56,7 @@ class Registry:
 
         `boot_id` identifies this start of the machine. Raises `UnwritableError`.
         """
-        if (broken := self.store.set_aside) is not None:
+        if (broken := self.store.quarantined) is not None:
             log.warning("the database was damaged", why=broken.words)
             self.events.emit("state", STATE, "SetAside", broken.words)
         with self.store.transaction():
@@ -88,7 +88,7 @@ class Registry:
     def _begin_run(self, boot_id: str) -> None:
         """Begin a run: hold against records what the last one ended with."""
         last, at = self.store.last_run(), self.clock.utc()
-        for one in last.cut_short if last is not None else ():
+        for one in last.interrupted if last is not None else ():
             log.warning("an action was cut short", name=one.name, action=one.action)
         known = self.store.suspicions()
         found = suspicion.after_start(self.records().values(), known, last, boot_id, at)
