@@ -133,8 +133,10 @@ async def test_who_changes_something_waits_for_another_program_to_unlock_the_dat
     await load(bench, request())
     with closing(lock(tmp_path)) as other:
         loading = asyncio.create_task(bench.controller.load(request("tiny/qwen3")))
-        unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
         await bench.controller.until(lambda: bench.controller.problem is not None)
+        unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
+        for _ in range(3):
+            await asyncio.sleep(0)
         # Requests go on meanwhile.
         async with bench.controller.request("tiny/llama", "completions", b""):
             pass
