@@ -143,6 +143,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "model_type of a path": lambda p: configure(p, model_type="../utils"),
     "config in a circle": in_a_circle,
     "layers without end": lambda p: configure(p, num_hidden_layers=2**40),
+    "experts without end": lambda p: configure(p, num_local_experts=2**40),
     "template not text": write("chat_template.jinja", b"\xff\xfe"),
     "generation_config list": write("generation_config.json", "[]"),
     **{f"{file} deep": write(file, DEEP) for file in PARSED},
