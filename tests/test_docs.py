@@ -122,6 +122,16 @@ def test_every_guarantee_names_a_test_that_there_is() -> None:
     assert set(re.findall(r"`(test_\w+)`", text)) - all_tests() == set()
 
 
+def test_every_attack_in_the_threat_model_names_a_test_that_there_is() -> None:
+    text = DOCS["threat-model"]
+    tables_of_attacks = text.partition("## HTTP clients")[2].partition("## Not defended")[0]
+    rows = [line for line in tables_of_attacks.splitlines() if line[:1] == "|"]
+    attacks = [row for row in rows if not re.match(r"\| attack \||\|---", row)]
+    assert len(attacks) > 10
+    assert [row for row in attacks if "`test_" not in row] == []
+    assert set(re.findall(r"`(test_\w+)`", text)) - all_tests() == set()
+
+
 def test_every_manifest_key_is_documented() -> None:
     properties = schema("manifest")["properties"]
     keys = ["apiVersion", "kind"]

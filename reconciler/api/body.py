@@ -1,6 +1,14 @@
-"""Request bodies: JSON, bounded, checked against a published schema, parsed once."""
+"""Request bodies: received in bounded size and time, decompressed, parsed, checked by a schema.
 
-from typing import Any
+What is small is parsed at once. What takes longer is parsed on a thread of its own, so that the
+loop goes on answering others; there is one such thread, so that large bodies do not take all cores.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -8,18 +16,124 @@ from aiohttp import web
 from reconciler.api.errors import ApiError, of_mistake
 from reconciler.core.schema import SchemaName, check
 
+T = TypeVar("T")
+
 MAX_BYTES = 1_000_000
+
+SMALL_BYTES = 10_000
+"""A body of this size is parsed within 2 ms."""
+
+PATIENCE_SECONDS = 20.0
+"""For a body to come, besides the time that it takes at the least rate."""
+
+LEAST_RATE = 10_000
+"""Bytes per second."""
+
+_GZIP, _DEFLATE, _BARE_DEFLATE = 31, 15, -15
+"""What zlib calls the formats. Some clients send deflate without its header."""
+
+_WINDOWS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _DEFLATE}
+
+_parser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bodies")
 
 
 async def read(request: web.Request, schema: SchemaName) -> dict[str, Any]:
     """The body as an object that fits `schema`. Raises `ApiError` naming what does not."""
-    data = await request.read()
-    if len(data) > MAX_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_BYTES, len(data))
+    data = await receive(request, MAX_BYTES)
+    return await parsed(data, lambda body: _checked(body, schema))
+
+
+async def parsed(data: bytes, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of a body, off the loop if the body is large."""
+    if len(data) <= SMALL_BYTES:
+        return parse(data)
+    return await asyncio.get_running_loop().run_in_executor(_parser, parse, data)
+
+
+async def receive(request: web.Request, limit: int) -> bytes:
+    """The body, decompressed. `limit`: bytes, before and after decompression.
+
+    Raises `ApiError` if it is longer, comes too slowly, breaks off, or is compressed in a way that
+    is not known.
+    """
+    encoding = _encoding(request)
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    data = await _received(request, limit)
+    if encoding is None:
+        return data
+    return await parsed(data, lambda packed: _unpacked(packed, encoding, limit))
+
+
+async def _received(request: web.Request, limit: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    body, begin = bytearray(), loop.time()
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS) as deadline:
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+                deadline.reschedule(begin + PATIENCE_SECONDS + len(body) / LEAST_RATE)
+    except TimeoutError:
+        message = f"the body did not come in time: {len(body)} bytes of it came"
+        raise ApiError(408, "invalid_request", message, "request_timeout") from None
+    except (web.RequestPayloadError, ValueError):  # a bad chunk, or the end before its length
+        message = "the body breaks off, or its chunks are malformed"
+        raise ApiError(400, "invalid_request", message, "invalid_http") from None
+    return bytes(body)
+
+
+def _too_large(limit: int) -> ApiError:
+    status = web.HTTPRequestEntityTooLarge.status_code
+    message = f"the body is longer than {limit} bytes"
+    return ApiError(status, "invalid_request", message, "invalid_request")
+
+
+def _encoding(request: web.Request) -> str | None:
+    """The compression of the body; None: none."""
+    sent = ",".join(request.headers.getall("Content-Encoding", [])).split(",")
+    named = [name for name in (part.strip().lower() for part in sent) if name not in _PLAIN]
+    if not named:
+        return None
+    if len(named) > 1 or named[0] not in _WINDOWS:
+        words = f"Content-Encoding {', '.join(named)} is not supported; gzip and deflate are"
+        raise ApiError(415, "invalid_request", words, "unsupported_encoding")
+    return named[0]
+
+
+_PLAIN = ("", "identity")
+
+
+def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
+    """A compressed body as it was. Raises `ApiError` if it is longer than `limit`, or broken."""
+    if not data:
+        return data
+    window = _WINDOWS[encoding]
+    if window == _DEFLATE and data[0] & 0x0F != zlib.DEFLATED:
+        window = _BARE_DEFLATE
+    unpacker = zlib.decompressobj(window)
+    try:
+        body = unpacker.decompress(data, limit + 1)
+    except zlib.error:
+        raise _broken(encoding) from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    if not unpacker.eof or unpacker.unused_data:
+        raise _broken(encoding)
+    return body
+
+
+def _broken(encoding: str) -> ApiError:
+    message = f"the body is not {encoding}, as its Content-Encoding says"
+    return ApiError(400, "invalid_request", message, "invalid_encoding")
+
+
+def _checked(data: bytes, schema: SchemaName) -> dict[str, Any]:
     try:
         # Stricter than the json module: no NaN, no half of a surrogate pair.
         body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         message = f"the body is not JSON: {error}"
         raise ApiError(400, "invalid_request", message, "invalid_json") from None
     mistakes = check(schema, body)

@@ -9,8 +9,9 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-import msgspec
 from aiohttp import web
+
+from reconciler.api.encode import encode
 
 KEEP_ALIVE_SECONDS = 5.0
 """Between signs of life. Proxies and clients give up after 10 to 60 s without a byte."""
@@ -75,4 +76,4 @@ def event(data: bytes) -> bytes:
 
 def error_event(error: dict[str, str]) -> bytes:
     """The event that tells an error."""
-    return event(msgspec.json.encode({"error": error}))
+    return event(encode({"error": error}))

@@ -7,10 +7,11 @@ LoadError         raised by the controller; its cause maps to a row of ROWS
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import structlog
 from aiohttp import web
 
+from reconciler.api.encode import encode
+from reconciler.api.frames import frames
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.schema import Mistake
 
@@ -53,11 +54,19 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
     Cause.STOPPING: (503, "unavailable", "stopping"),
     Cause.SUSPECTED_HOST_CRASH: (409, "conflict", "suspected_host_crash"),
     Cause.STATE_UNWRITABLE: (507, "unavailable", "state_unwritable"),
+    Cause.INTERNAL_ERROR: (500, "internal_error", "internal_error"),
 }
 """HTTP status, type and code of each cause."""
 
 
 _UNAVAILABLE = web.HTTPServiceUnavailable.status_code
+
+
+MAX_MESSAGE = 2000
+"""Characters of an error's message: what a request repeats of itself may be a megabyte."""
+
+MAX_PARAM = 200
+"""Characters of the key that an error is about."""
 
 
 class ApiError(Exception):
@@ -68,9 +77,13 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"type": type_, "message": message, "code": code}
+        self.body = {"type": type_, "message": _clipped(message, MAX_MESSAGE), "code": code}
         if param:
-            self.body["param"] = param
+            self.body["param"] = _clipped(param, MAX_PARAM)
+
+
+def _clipped(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def of_problem(problem: Problem) -> ApiError:
@@ -93,7 +106,7 @@ def reply(value: Any, status: int = 200) -> web.Response:
     """Any value of dataclasses and plain types as a JSON answer."""
     # What is unavailable may be there soon; clients wait as long as they are told.
     headers = {"Retry-After": "1"} if status == _UNAVAILABLE else None
-    body = msgspec.json.encode(value)
+    body = encode(value)
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 
@@ -114,13 +127,14 @@ def of_exception(request: web.Request, error: Exception) -> ApiError:
     if isinstance(error, LoadError):
         return of_problem(error.problem)
     if isinstance(error, web.HTTPException):
-        return _of_http(request, error)
-    log.error("request failed unexpectedly", path=request.path, exc_info=error)
+        return of_http(request, error)
+    path = request.path[:MAX_PARAM]
+    log.error("request failed unexpectedly", path=path, trace=frames(error))
     message = "internal error; the daemon's log has the details"
     return ApiError(500, "internal_error", message, "internal_error")
 
 
-def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
+def of_http(request: web.BaseRequest, error: web.HTTPException) -> ApiError:
     """aiohttp's own errors: no such route, wrong method, body too large."""
     if error.status == web.HTTPNotFound.status_code:
         message = f"there is no route {request.method} {request.path}"
@@ -129,4 +143,7 @@ def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
         allowed = ", ".join(sorted(error.allowed_methods))
         message = f"{request.path} does not take {request.method}; it takes {allowed}"
         return ApiError(error.status, "invalid_request", message, "method_not_allowed")
+    if isinstance(error, web.HTTPExpectationFailed):
+        message = "the header Expect must be 100-continue"
+        return ApiError(error.status, "invalid_request", message, "invalid_request")
     return ApiError(error.status, "invalid_request", error.reason, "invalid_request")

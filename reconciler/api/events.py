@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterator
 
-import msgspec
 from aiohttp import web
 
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, ref
+from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError
 from reconciler.api.stream import Stream, streaming
 from reconciler.core.events import Event
@@ -48,6 +48,6 @@ async def _send(reply: Stream, told: AsyncIterator[Event | None], name: str | No
     """Send what is told until it ends. Raises OSError where the listener goes away."""
     async for event in told:
         if event is None:
-            await reply.send(msgspec.json.encode({"message": LOST}).decode(), event="lost")
+            await reply.send(encode({"message": LOST}).decode(), event="lost")
         elif name in (None, event.name):
-            await reply.send(msgspec.json.encode(event).decode(), event.id, event.type)
+            await reply.send(encode(event).decode(), event.id, event.type)

@@ -6,8 +6,8 @@ the daemon's own.
 """
 
 import hmac
+import re
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -42,16 +42,34 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_names(request: web.Request, host: str) -> None:
-    asked = urlsplit(f"//{request.host}").hostname or ""
-    if asked != host and not is_loopback(asked):
-        raise ApiError(403, "invalid_request", f"host {asked} is not served", "host_not_allowed")
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        raise ApiError(
-            403, "invalid_request", f"origin {origin} is not allowed", "origin_not_allowed"
-        )
+    # Browsers always send the header; health checks in HTTP/1.0 do not, and for them `request.host`
+    # would ask the network for a name.
+    named = request.host if "Host" in request.headers else None
+    asked = None if named is None else _hostname(named)
+    if asked is not None and asked != host and not is_loopback(asked):
+        message = f"host {asked or named} is not served"
+        raise ApiError(403, "invalid_request", message, "host_not_allowed")
+    for origin in request.headers.getall("Origin", []):
+        scheme, _, place = origin.partition("://")
+        if scheme not in ("http", "https") or place != named:
+            message = f"origin {origin} is not allowed"
+            raise ApiError(403, "invalid_request", message, "origin_not_allowed")
+
+
+def _hostname(host: str) -> str:
+    """The name or address in a `Host` header; empty if it is malformed."""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else (found["address"] or found["name"]).lower()
+
+
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z._-]+))(?::[0-9]{1,5})?")
 
 
 def _has_token(request: web.Request, token: str) -> bool:
-    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(sent.encode(), token.encode())
+    sent = request.headers.getall("Authorization", [])
+    if len(sent) != 1:
+        return False
+    scheme, _, given = sent[0].partition(" ")
+    # As the bytes that were sent: what is no UTF-8 must not fail.
+    same = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
+    return scheme.lower() == "bearer" and same

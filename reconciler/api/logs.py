@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterator
 
-import msgspec
 from aiohttp import web
 
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, many, ref
+from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_problem, reply
 from reconciler.api.stream import Stream, streaming
 from reconciler.core.errors import Cause, Problem
@@ -32,7 +32,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
 
     async def tell(reply: Stream) -> None:
         async for line in lines:
-            await reply.send(msgspec.json.encode(line).decode(), event="line")
+            await reply.send(encode(line).decode(), event="line")
 
     return await streaming(request, tell)
 

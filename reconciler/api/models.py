@@ -3,12 +3,12 @@
 import asyncio
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, many, ref
+from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.api.stream import Stream, streaming
 from reconciler.controller import Answer, Events
@@ -56,7 +56,7 @@ async def _streamed(request: web.Request, asked: LoadRequest, *, echo: bool) -> 
             event, told = "result", _loaded(loading.result(), echo=echo)
         except LoadError as error:
             event, told = "error", {"error": of_problem(error.problem).body}
-        await stream.send(msgspec.json.encode(told).decode(), event=event)
+        await stream.send(encode(told).decode(), event=event)
 
     try:
         either: set[asyncio.Future[Any]] = {loading, named}
@@ -78,7 +78,7 @@ async def _phases(
             if event is not None:
                 since = event.id
                 if event.type == "phase" and event.name == name:
-                    data = msgspec.json.encode(event.progress).decode()
+                    data = encode(event.progress).decode()
                     await stream.send(data, event="progress")
         if ended:
             return
@@ -137,7 +137,7 @@ def _row(model: Listed, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, A
         "quantization": None,
         "size_bytes": None,
         "params_string": None,
-        "loaded_instances": [],
+        "loaded_instances": by_path.get(model.path, []),
         "max_context_length": None,
         "format": None,
         "capabilities": {"vision": False, "trained_for_tool_use": False},
@@ -152,7 +152,6 @@ def _row(model: Listed, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, A
         "quantization": {"name": packed.name, "bits_per_weight": packed.bits} if packed else None,
         "size_bytes": facts.weights_bytes,
         "params_string": _params_string(facts.parameters),
-        "loaded_instances": by_path.get(facts.path, []),
         "max_context_length": facts.max_context,
         "format": "mlx",
         "capabilities": {"vision": False, "trained_for_tool_use": facts.tool_use},

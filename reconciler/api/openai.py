@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from reconciler.api import early_stream
+from reconciler.api.body import parsed, receive
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.api.early_stream import EVENT_STREAM, EarlyStream, error_event, event
@@ -26,6 +27,9 @@ INSTANCE = "X-Reconciler-Instance"
 """Header of an answer: the instance that gave it."""
 
 MAX_BYTES = 16_000_000
+
+MAX_MODEL = 500
+"""Characters, as in a load request."""
 
 PATIENCE = 300.0
 """Seconds that a request waits for its model to be loaded; `Prefer: wait=N` says otherwise."""
@@ -42,7 +46,7 @@ LIST = {
 class Routed(msgspec.Struct):
     """What of a request says where it goes."""
 
-    model: str
+    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL)]
     ttl: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] | None = None
     """Seconds without a request after which a model that this request loads is unloaded."""
     stream: Any = None
@@ -81,8 +85,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def _forward(request: web.Request, path: str) -> web.StreamResponse:
-    body = await request.read()
-    routed = _routed(body)
+    body = await receive(request, MAX_BYTES)
+    routed = await parsed(body, _routed)
     if routed.stream is not True:
         return await _answer(request, path, body, routed)
     async with EarlyStream(request, early_stream.KEEP_ALIVE_SECONDS) as early:

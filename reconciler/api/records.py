@@ -22,6 +22,9 @@ routes = web.RouteTableDef()
 NUMBER = {"type": "number", "minimum": 0}
 
 DEFAULT_TIMEOUT = 60.0
+AT_ONCE = 100
+"""Records that are serialized without a pause: about 3 ms."""
+
 LONGEST_TIMEOUT = 3600.0
 """Seconds that a question with `wait` may stay open."""
 
@@ -31,7 +34,12 @@ LONGEST_TIMEOUT = 3600.0
 async def records(request: web.Request) -> web.Response:
     """All records."""
     controller = request.app[CONTROLLER]
-    return reply({"records": [_record(a, controller) for a in controller.answers()]})
+    told = []
+    for count, view in enumerate(controller.answers()):
+        told.append(_record(view, controller))
+        if count % AT_ONCE == 0:  # others get their answers meanwhile
+            await asyncio.sleep(0)
+    return reply({"records": told})
 
 
 @routes.get("/api/v1/records/{name:.+}")

@@ -1,23 +1,21 @@
 """`reconciler serve`: put the rooms together and run them until a signal."""
 
 import asyncio
-import logging
 import signal
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import click
-import structlog
 from aiohttp import web
 
-from reconciler import boot, node
+from reconciler import boot, looks, node
 from reconciler.api.app import build
+from reconciler.api.connections import Connections, connections_within, raise_limit
 from reconciler.api.guard import is_loopback
-from reconciler.cli import HOME
+from reconciler.api.server import listen
+from reconciler.cli import HOME, log
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
 from reconciler.core.memory import MemoryPolicy
@@ -29,10 +27,6 @@ from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
-
-LOG_BYTES = 10_000_000
-LOG_FILES = 5
-"""Of `--log-file`: the one that is written, and older ones."""
 
 SHUTDOWN_SECONDS = 1.0
 """For answers under way when the daemon stops."""
@@ -86,7 +80,7 @@ def run(options: Options) -> None:
             message = f"cannot make the directory of the workers' sockets: {error}"
             raise click.ClickException(message) from None
         try:
-            asyncio.run(_serve(options, token, listener, store, run_directory))
+            looks.run(_serve(options, token, listener, store, run_directory))
         except UnwritableError as error:
             raise click.ClickException(error.problem.message) from None
         finally:
@@ -97,7 +91,9 @@ def run(options: Options) -> None:
 async def _serve(
     options: Options, token: str | None, listener: socket.socket, store: Store, run_directory: Path
 ) -> None:
+    connections = Connections(connections_within(raise_limit()))  # before workers inherit the limit
     stop = asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(log.of_loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     sources: list[Source] = [GitSource(f, options.state, SystemClock().utc) for f in options.git]
@@ -132,16 +128,16 @@ async def _serve(
     app = build(controller, options.host, token)
     runner = web.AppRunner(
         app,
-        access_log=None,
         shutdown_timeout=SHUTDOWN_SECONDS,
         handler_cancellation=True,  # a client that goes away frees what it had
     )
     await runner.setup()
     await controller.start()
-    await web.SockSite(runner, listener).start()
+    server = await listen(runner, listener, connections)
     click.echo(f"reconciler is listening on {_url(listener)}")
     await stop.wait()
     await controller.close()
+    server.close()
     await runner.cleanup()
 
 
@@ -181,36 +177,8 @@ def _token(options: Options) -> str | None:
 
 
 def _configure_log(options: Options) -> None:
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    if options.log_file is not None:
-        try:
-            options.log_file.parent.mkdir(parents=True, exist_ok=True)
-            handler = RotatingFileHandler(
-                options.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1, encoding="utf-8"
-            )
-        except OSError as error:
-            message = f"cannot write log file {options.log_file}: {error.strerror}"
-            raise click.ClickException(message) from None
-    logging.raiseExceptions = False  # a full disk must not make a traceback of each line
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
-    logging.getLogger("reconciler").setLevel(options.log_level.upper())
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *_renderers(options),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(options.log_level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
-
-
-def _renderers(options: Options) -> list[structlog.typing.Processor]:
-    """What makes a line of what is logged."""
-    if options.log_format == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    colours = options.log_file is None and sys.stderr.isatty()
-    # The default one shows the values of variables: tokens and prompts among them.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
+    try:
+        log.configure(options.log_level, options.log_format, options.log_file)
+    except OSError as error:
+        message = f"cannot write log file {options.log_file}: {error.strerror}"
+        raise click.ClickException(message) from None

@@ -1,21 +1,23 @@
-"""Loop -> book, and whoever waits: what became of every record.
+"""What a pass found of each record -> its status, its history, and an answer for whoever waits.
 
-Statuses are derived anew after each pass and written where they changed; who waits for a record is
-answered; a wish by HTTP that cannot be is undone.
+`judge` derives it, `write` puts it on disk inside the pass's one transaction, and `take` takes it
+up when that is written. Where it cannot be written, what is so is taken up all the same and written
+by a later pass; what would change desired state waits for that pass.
 """
 
-import contextlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import structlog
 
-from reconciler.controller.book import Book, Entry
-from reconciler.core.conditions import derive
+from reconciler.controller.registry import Registry
+from reconciler.controller.state import RecordState, Stored
+from reconciler.core.conditions import broken, derive, pending
 from reconciler.core.errors import Cause, Problem
+from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action, Kind, Why
 from reconciler.core.records import HTTP, Instance, Outcome, Record, Status
-from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
 
@@ -26,104 +28,203 @@ _UNDECIDED = (
     Why.WAITING_FOR_MEMORY,
     Why.IDLE,
 )
-"""Waits that say nothing about the wish itself."""
+"""Waits that say nothing about the spec itself."""
 
 
-class Reporter:
-    """Says and writes down what is so. Used on the event loop only."""
+@dataclass(frozen=True)
+class Settled:
+    """What became of a generation, for the history."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    outcome: Outcome
+    message: str
+    seconds: float | None = None
 
-    def report(self, loaded: Mapping[str, Instance], actions: Mapping[str, Action]) -> None:
-        """Derive every status anew, and answer whoever waited for one.
 
-        `actions` are what is done about each record, or else what the plan says of it.
-        """
-        for name, entry in list(self._book.entries.items()):
-            action = actions.get(name)
-            instance = loaded.get(name)
-            try:
-                if instance is not None:
-                    self._note_good(entry.record, instance)
-            except UnwritableError as error:  # nobody may be told that it stays loaded
-                self.give_up(entry, error.problem)
-            before, record = entry.status, entry.record
-            on_disk = self._book.checkpoint(record.spec.ref)
-            status = derive(record, before, instance, action, self._book.clock.utc(), on_disk)
-            if status != before or entry.unsaved:
-                self._observe(entry, status, action)
-            if status.ready:
-                entry.succeed()
-            elif action is not None and action.problem is not None:
-                self.give_up(entry, action.problem)
-            elif action is not None and action.kind is Kind.HOLD:
-                entry.fail(Problem(Cause.SUSPENDED, f"'{name}' is {action.reason}"))
+@dataclass(frozen=True)
+class Report:
+    """What a pass found of one record."""
 
-    def _observe(self, entry: Entry, status: Status, action: Action | None) -> None:
-        """Take up a status; what cannot be written of it now is written at a later pass."""
-        with contextlib.suppress(UnwritableError):
-            self._book.observe(entry, status)
-            self._note_outcome(entry.record, status, action)
-            entry.unsaved = False
+    state: RecordState
+    action: Action | None
+    status: Status
+    record: Record
+    """As it is from now on: noted as good, or with its previous spec again."""
+    settled: Settled | None = None
+    answer: Problem | None = None
+    """Why whoever waits for it does so in vain."""
+    undo: Problem | None = None
+    """Why its spec is undone, now or as soon as that can be written."""
 
-    def _note_good(self, record: Record, instance: Instance) -> None:
-        """What is loaded can be loaded: such a record is not provisional any more."""
-        good = record.last_good is not None and record.last_good.loads_like(instance.spec)
-        if record.provisional or not good:
-            self._book.put(replace(record, provisional=False, last_good=instance.spec))
+    @property
+    def removed(self) -> bool:
+        """True if a first load has failed: the record goes."""
+        return self.undo is not None and self.state.record.provisional
 
-    def _note_outcome(self, record: Record, status: Status, action: Action | None) -> None:
-        """Write into the history what became of a wish, once that is known."""
-        outcome: Outcome
-        if status.ready:
-            outcome, words, seconds = "Loaded", "", status.load_time_seconds
-        elif action is None or action.acts or action.why in _UNDECIDED:
-            return
-        elif action.problem is not None:
-            outcome, words, seconds = "Failed", action.problem.message, None
-        else:
-            outcome, words, seconds = "Suspended", action.reason, None
-        self._book.store.note_outcome(record, outcome, words, self._book.clock.utc(), seconds)
-
-    def give_up(self, entry: Entry, problem: Problem) -> None:
-        """An http wish that failed is undone; a manifest's goes on being tried."""
-        told = bool(entry.waiters)
-        entry.fail(problem)
-        if problem.cause is Cause.STATE_UNWRITABLE and not told:
-            return  # a wish that nobody was told has failed can wait
-        with contextlib.suppress(UnwritableError):  # then it is undone by a later pass
-            self.undo(entry, problem)
-
-    def undo(self, entry: Entry, problem: Problem) -> None:
-        """Undo an http wish. Raises `UnwritableError`: then it is still to be undone."""
-        record, previous = entry.record, entry.record.last_good
-        if record.provisional:
-            entry.undone_by = problem
-            at = self._book.clock.utc()
-            self._book.store.note_outcome(record, "Failed", problem.message, at, None)
-            self._book.remove(record.name, problem)
-        elif (
-            record.owner == HTTP
-            and previous is not None
-            and not previous.loads_like(record.spec)
-            and problem.cause is not Cause.SUSPECTED_HOST_CRASH  # of the record, not of its spec
-        ):
-            entry.undone_by = problem
-            self._book.put(record.with_spec(previous))
-            log.info("update undone", name=record.name, reason=problem.message)
-        entry.undone_by = None
-
-    def tell_death(self, entry: Entry, problem: Problem, action: Action | None) -> None:
-        """A record is not ready from the moment at which its worker's end is known.
-
-        `action` is what is being done about it.
-        """
-        record = entry.record
-        action = action or Action(
-            Kind.WAIT, record.name, problem.message, why=Why.BACKING_OFF, problem=problem
+    @property
+    def changed(self) -> bool:
+        """True if something is to be written."""
+        state = self.state
+        return (
+            self.removed
+            or self.record is not state.stored.record
+            or self.status != state.stored.status
+            or state.crashes != state.stored.crashes
         )
-        on_disk = self._book.checkpoint(record.spec.ref)
-        status = derive(record, entry.status, None, action, self._book.clock.utc(), on_disk)
-        with contextlib.suppress(UnwritableError):  # the next pass writes it down
-            self._book.observe(entry, status)
+
+
+def judge(
+    state: RecordState,
+    instance: Instance | None,
+    action: Action | None,
+    at: datetime,
+    on_disk: Checkpoint | None,
+    unwritable: Problem | None,
+) -> Report:
+    """Derive the report of one record.
+
+    `action` is what is done about it, or what the plan says of it; `on_disk` what its model is on
+    disk, as far as is known; `unwritable` why nothing can be written now, if so.
+    """
+    record = state.record
+    status = derive(record, state.status, instance, action, at, on_disk)
+    settled = _settled(status, action)
+    answer: Problem | None = None
+    if not status.ready and action is not None:
+        answer = action.problem
+        if answer is None and action.kind is Kind.HOLD:
+            answer = Problem(Cause.SUSPENDED, f"'{record.name}' is {action.reason}")
+    good = record if instance is None else _noted_good(record, instance)
+    undo = state.undo
+    if undo is None and answer is not None and answer is (action and action.problem):
+        undo = answer
+    if undo is None and unwritable is not None and good is not record and state.awaited:
+        answer = undo = unwritable  # nobody may be told that it stays loaded
+    if undo is not None and not _is_undone(state, undo):
+        undo = None
+    if undo is not None:
+        if unwritable is None and not record.provisional and record.last_good is not None:
+            record, status = record.with_spec(record.last_good), pending(status, at)
+        settled = Settled("Failed", undo.message)
+        answer = answer or undo
+    elif unwritable is None:
+        record = good
+    return Report(state, action, status, record, settled, answer, undo)
+
+
+def judge_safely(
+    state: RecordState,
+    instance: Instance | None,
+    action: Action | None,
+    at: datetime,
+    on_disk: Checkpoint | None,
+    unwritable: Problem | None,
+) -> Report:
+    """`judge`; an error that nobody foresaw is a condition of that record alone."""
+    try:
+        return judge(state, instance, action, at, on_disk, unwritable)
+    except Exception as error:
+        problem = Problem.of_error(error)
+        before = state.status.condition("Ready")
+        if before is None or before.message != problem.message:  # not at each pass
+            log.exception("a record cannot be reported", name=state.record.name)
+        status = broken(state.status, problem, at)
+        return Report(state, action, status, state.record, answer=problem)
+
+
+def write(registry: Registry, reports: Iterable[Report]) -> list[Report]:
+    """Write reports, inside the pass's transaction; returns those that were written.
+
+    One that cannot be encoded is left out. Raises `UnwritableError`.
+    """
+    store, at = registry.store, registry.clock.utc()
+    written = []
+    for report in reports:
+        try:
+            with store.transaction():
+                _write(registry, report, at)
+        except (TypeError, ValueError) as error:
+            why = Problem.of_error(error).message
+            log.error("a record cannot be written", name=report.record.name, why=why)
+        else:
+            written.append(report)
+    return written
+
+
+def _write(registry: Registry, report: Report, at: datetime) -> None:
+    state, store, name = report.state, registry.store, report.record.name
+    if report.settled is not None and (report.status != state.stored.status or report.undo):
+        settled = report.settled
+        store.note_outcome(state.record, settled.outcome, settled.message, at, settled.seconds)
+    if report.removed:
+        store.remove(name, at)
+        return
+    if report.record is not state.stored.record:
+        store.put(report.record, report.status, at)
+    elif report.status != state.stored.status:
+        store.put_status(name, report.status)
+    if state.crashes != state.stored.crashes:
+        store.suspect(name, state.crashes)
+
+
+def take(registry: Registry, report: Report, *, written: bool) -> None:
+    """Take up a report and answer whoever waits."""
+    state, name = report.state, report.record.name
+    if written and report.removed and report.undo is not None:
+        registry.forget(name, report.undo)
+        registry.wake.set()
+        return
+    before = state.status
+    crashes = state.crashes
+    undone = written and report.undo is not None
+    if undone and report.undo is not None:
+        log.info("update undone", name=name, reason=report.undo.message)
+    if written and report.record is not state.record:
+        registry.take_up(report.record, report.status)
+    else:
+        registry.tell_transition(state.record, before, report.status)
+    state.judge(report.status, None if undone else report.action)
+    state.ask_undo(None if written else report.undo)
+    if written:
+        state.note_stored(Stored(report.record, report.status, crashes))
+    if report.answer is not None:
+        state.fail_waiters(report.answer)
+    elif report.status.ready:
+        state.answer_waiters()
+    if undone:
+        registry.wake.set()
+    if state.settled:
+        registry.active.discard(name)
+
+
+def _noted_good(record: Record, instance: Instance) -> Record:
+    """What is loaded can be loaded: such a record is not provisional any more."""
+    good = record.last_good is not None and record.last_good.loads_like(instance.spec)
+    if record.provisional or not good:
+        return replace(record, provisional=False, last_good=instance.spec)
+    return record
+
+
+def _is_undone(state: RecordState, problem: Problem) -> bool:
+    """True if the spec goes because of `problem`: an http record's; a manifest's is tried on."""
+    record, previous = state.record, state.record.last_good
+    if problem.cause is Cause.STATE_UNWRITABLE and state.undo is None and not state.awaited:
+        return False  # a spec that nobody was told has failed can wait
+    if record.provisional:
+        return True
+    return (
+        record.owner == HTTP
+        and previous is not None
+        and not previous.loads_like(record.spec)
+        and problem.cause is not Cause.SUSPECTED_HOST_CRASH  # of the record, not of its spec
+    )
+
+
+def _settled(status: Status, action: Action | None) -> Settled | None:
+    """What became of the spec, once that is known."""
+    if status.ready:
+        return Settled("Loaded", "", status.load_time_seconds)
+    if action is None or action.acts or action.why in _UNDECIDED:
+        return None
+    if action.problem is not None:
+        return Settled("Failed", action.problem.message)
+    return Settled("Suspended", action.reason)

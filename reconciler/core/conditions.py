@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from reconciler.core.errors import DEATHS, Cause
+from reconciler.core.errors import DEATHS, Cause, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action, Kind, Why
 from reconciler.core.records import (
@@ -105,6 +105,15 @@ def pending(status: Status, at: datetime) -> Status:
     """
     conditions = _conditions(
         status, "Pending", "Pending", PENDING, at, ready=False, progressing=True, stalled=False
+    )
+    return replace(status, conditions=conditions)
+
+
+def broken(status: Status, problem: Problem, at: datetime) -> Status:
+    """The status of a record that cannot be reported because of an error in this program."""
+    reason, message = problem.cause.value, problem.message
+    conditions = _conditions(
+        status, reason, reason, message, at, ready=False, progressing=True, stalled=False
     )
     return replace(status, conditions=conditions)
 

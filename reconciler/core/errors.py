@@ -4,8 +4,11 @@ Everything a user can be told about a load that does not happen is a `Problem`;
 `LoadError` carries one up to whoever asked.
 """
 
+import traceback
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
+from typing import Self
 
 
 class Cause(StrEnum):
@@ -45,6 +48,7 @@ class Cause(StrEnum):
     STOPPING = "Stopping"
     SUSPECTED_HOST_CRASH = "SuspectedHostCrash"
     STATE_UNWRITABLE = "StateUnwritable"
+    INTERNAL_ERROR = "InternalError"
 
 
 DEATHS = frozenset(
@@ -65,6 +69,19 @@ class Problem:
     message: str
     permanent: bool = True
     param: str | None = None
+
+    @classmethod
+    def of_error(cls, error: BaseException) -> Self:
+        """The problem that an error which nobody foresaw is; in one line, with its place."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        words = f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]
+        message = f"internal error, please report it: {words}{place}"
+        return cls(Cause.INTERNAL_ERROR, message, permanent=False)
+
+
+LONGEST_MESSAGE = 300
+"""Characters that are shown of an error which nobody foresaw."""
 
 
 class LoadError(Exception):

@@ -6,6 +6,7 @@ measured peaks of MLX's CPU backend (`tests/daemon/test_estimates.py` holds them
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.records import Config
@@ -121,6 +122,7 @@ def batch_bytes(shapes: Shapes, config: Config, requests: int, tokens: int) -> i
     return requests * kv_bytes(shapes, tokens) + reading * working_bytes(shapes, config, tokens)
 
 
+@lru_cache(maxsize=1000)
 def most_tokens(shapes: Shapes, config: Config, room: int, limit: int) -> int:
     """Tokens of the longest request that takes no more than `room`; at most `limit`."""
     least, most = 0, limit

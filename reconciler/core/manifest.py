@@ -16,6 +16,10 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 50_000
 """Counted with every alias expanded."""
+MAX_DIGITS = 100
+"""Of a number: far more than 64 bits take, and Python refuses to print some of 4,300."""
+MAX_SHOWN = 300
+"""Characters of a file's own text in a message."""
 
 Path = tuple[str | int, ...]
 
@@ -56,7 +60,7 @@ class ManifestError(Exception):
 
     def __init__(self, message: str, position: Position, key: str = "") -> None:
         super().__init__(message)
-        self.flaw = Flaw(message, position, key)
+        self.flaw = Flaw(printable(message), position, printable(key))
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,31 @@ class Document:
         return self.positions[path]
 
 
+@dataclass(frozen=True)
+class Parsed:
+    """The documents of a file; empty ones are left out."""
+
+    documents: tuple[Document, ...]
+    open_end: bool = False
+    """True if nothing follows the last `---`, as in a file that is still being written."""
+
+
 def parse(data: bytes) -> tuple[Document, ...]:
-    """The documents of a file; empty ones are left out.
+    """The documents of a file; empty ones are left out. Raises `ManifestError`."""
+    return parse_file(data).documents
+
+
+def parse_file(data: bytes) -> Parsed:
+    """The documents of a file, and how it ends.
 
     Raises `ManifestError` at the first thing that is not plain, bounded YAML.
     """
     if len(data) > MAX_BYTES:
         raise ManifestError(f"larger than {MAX_BYTES} bytes", Position(1, 1))
     try:
-        return tuple(d for d in _Walk(data).documents() if d.value is not None)
+        walk = _Walk(data)
+        documents = tuple(d for d in walk.documents() if d.value is not None)
+        return Parsed(documents, walk.open_end)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = "; ".join(w for w in (error.problem, error.context) if w)
@@ -100,6 +120,7 @@ class _Walk:
         self.positions: dict[Path, Position] = {}
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.nodes = 0
+        self.open_end = False
 
     def documents(self) -> Iterator[Document]:
         for event in self.events:
@@ -108,6 +129,7 @@ class _Walk:
                 first = next(self.events)
                 self.positions[()] = _position(first)
                 value = self.value(first, ())
+                self.open_end = value is None and bool(event.explicit)
                 yield Document(value, self.positions)
 
     def value(self, event: Any, path: Path) -> Any:
@@ -164,6 +186,14 @@ class _Walk:
             raise ManifestError(words, _position(event))
 
 
+def printable(text: str, most: int = MAX_SHOWN) -> str:
+    """Text of a file as a message can hold it: in one line, bounded, without control characters."""
+    shown = text if len(text) <= most else text[: most - 3] + "..."
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
 def dotted(path: Path) -> str:
     """A path as people write it: `spec.config.context_length`, `items[0].name`."""
     text = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)
@@ -185,8 +215,8 @@ def _scalar(event: Any) -> Any:
         return text
     for pattern, convert in _CORE_SCALARS:
         if pattern.fullmatch(text):
-            try:
-                return convert(text)
-            except ValueError as error:  # int() refuses thousands of digits
-                raise ManifestError(str(error), _position(event)) from None
+            if len(text) > MAX_DIGITS:
+                words = f"a number of {len(text)} digits; at most {MAX_DIGITS}"
+                raise ManifestError(words, _position(event))
+            return convert(text)
     return text

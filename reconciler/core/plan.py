@@ -118,10 +118,18 @@ def plan(
     actions = []
     for record in sorted(records, key=load_order):
         if record.name not in facts.running and record.name not in planner.evicted:
-            action = planner.next_action(record)
+            try:
+                action = planner.next_action(record)
+            except Exception as error:  # noqa: BLE001  one record must not stop all others
+                problem = Problem.of_error(error)
+                action = put_off(record.name, problem, now + UNPLANNED_SECONDS)
             if action is not None:
                 actions.append(action)
     return (*unloads, *planner.evicted.values(), *actions)
+
+
+UNPLANNED_SECONDS = 30.0
+"""Before a record is planned again whose plan failed with an error that nobody foresaw."""
 
 
 def held_memory(instances: Iterable[Instance], facts: Facts, machine: Machine) -> Ledger:
@@ -188,11 +196,9 @@ class _Planner:
 
     def next_action(self, record: Record) -> Action | None:
         instance = self.instances.get(record.name)
-        if record.spec.suspend:
-            return self._resting(record, instance, Why.SUSPENDED, f"suspended by {record.place}")
-        if record.name in self.facts.idle:
-            words = f"no request for {record.spec.idle_ttl_seconds} s; the next one loads it again"
-            return self._resting(record, instance, Why.IDLE, words)
+        resting = rest(record, idle=record.name in self.facts.idle)
+        if resting is not None:  # the record stays and its instance goes
+            return resting if instance is None else self.unload(record.name, resting.reason)
         if instance is not None and instance.spec.loads_like(record.spec):
             return None
         if instance is None and record.name in self.facts.suspected:
@@ -244,12 +250,6 @@ class _Planner:
         action = Action(Kind.UNLOAD, name, reason)
         self._deal(action)
         return action
-
-    def _resting(self, record: Record, instance: Instance | None, why: Why, reason: str) -> Action:
-        """The record stays and its instance goes."""
-        if instance is not None:
-            return self.unload(record.name, reason)
-        return Action(Kind.HOLD, record.name, reason, why=why)
 
     def _retry(self, record: Record, checkpoint: Checkpoint, retry: Retry | None) -> Action | None:
         """What an earlier failure of this generation demands, if anything."""
@@ -377,9 +377,20 @@ class _Planner:
         return Action(Kind.WAIT, record.name, words, why=why, until=until, problem=problem)
 
 
-def put_off(action: Action, problem: Problem, until: float) -> Action:
-    """The action in words only: it waits for an end of the problem."""
-    return Action(Kind.WAIT, action.name, problem.message, until=until, problem=problem)
+def put_off(name: str, problem: Problem, until: float) -> Action:
+    """Nothing is done about a record until the problem has ended."""
+    return Action(Kind.WAIT, name, problem.message, until=until, problem=problem)
+
+
+def rest(record: Record, *, idle: bool) -> Action | None:
+    """Why a record rests that nothing is loaded of: it is suspended, or idle. None: it does not."""
+    if record.spec.suspend:
+        words = f"suspended by {record.place}"
+        return Action(Kind.HOLD, record.name, words, why=Why.SUSPENDED)
+    if idle:
+        words = f"no request for {record.spec.idle_ttl_seconds} s; the next one loads it again"
+        return Action(Kind.HOLD, record.name, words, why=Why.IDLE)
+    return None
 
 
 def _hold(record: Record, problem: Problem) -> Action:

@@ -4,6 +4,7 @@ The published schemas are the only description of what is accepted; this module 
 once and turns what jsonschema finds into one sentence per mistake.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args
 from jsonschema import Draft202012Validator, ValidationError
 from referencing import Registry, Resource
 
-from reconciler.core import selector
+from reconciler.core import bounds, selector
 from reconciler.core.defaults import Defaults
 from reconciler.core.manifest import MAX_DEPTH, Path, dotted
 from reconciler.core.records import SETTINGS, Asked, LoadRequest, LoadSpec
@@ -54,6 +55,12 @@ SchemaName = Literal[
 
 NAMES: tuple[SchemaName, ...] = get_args(SchemaName)
 
+MAX_MISTAKES = 100
+"""That are reported of one value; who has so many fixes some and asks again."""
+
+SHOWN = 200
+"""Most characters of a key or value of others' in a message."""
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -66,7 +73,7 @@ class Mistake:
     @property
     def param(self) -> str:
         """The key it is about, dotted."""
-        return dotted(self.path)
+        return _shown(dotted(self.path))
 
 
 @cache
@@ -90,11 +97,20 @@ def registry() -> Registry[Any]:
 
 
 def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
-    """All mistakes in `value`, in the order of their paths; empty if it fits."""
-    errors = sorted(_validator(name).iter_errors(value), key=lambda e: [str(p) for p in e.path])
+    """The mistakes in `value`, in the order of their paths, at most 100; empty if it fits.
+
+    What is longer than the schema allows is reported alone: then no item of it is looked at.
+    """
+    resolver = registry().resolver(f"{name}.schema.json")
+    excess = list(itertools.islice(bounds.exceeded(schema(name), value, resolver), MAX_MISTAKES))
+    if excess:
+        return tuple(mistake for error in excess for mistake in _mistakes(error))
+    errors = list(itertools.islice(_validator(name).iter_errors(value), MAX_MISTAKES))
+    errors.sort(key=lambda e: [str(p) for p in e.path])
     # jsonschema tells each missing key apart, but not which one: hence each is found anew.
-    found = [mistake for error in errors for mistake in _mistakes(error)]
-    return tuple(dict.fromkeys((*found, *_not_json(value))))
+    found = itertools.chain.from_iterable(map(_mistakes, errors))
+    every = itertools.chain(found, _not_json(value))
+    return tuple(dict.fromkeys(itertools.islice(every, MAX_MISTAKES)))
 
 
 def check_name(name: str) -> tuple[Mistake, ...]:
@@ -137,7 +153,8 @@ def _not_json(value: Any) -> Iterator[Mistake]:
                 inner = one.items() if isinstance(one, dict) else enumerate(one)
                 todo += [((*path, key), item) for key, item in inner]
         if words:
-            yield Mistake(f"{dotted(path) or 'the body'} {words}", path, "invalid_value")
+            where = _shown(dotted(path)) or "the body"
+            yield Mistake(f"{where} {words}", path, "invalid_value")
 
 
 def load_request(body: dict[str, Any]) -> LoadRequest:
@@ -236,16 +253,21 @@ def _mistakes(error: ValidationError) -> Iterator[Mistake]:
         for key in value:
             if key not in known:
                 hint = f"; known keys: {', '.join(known)}"
-                message = f"Unrecognized key(s) in object: '{dotted((*path, key))}'{hint}"
+                shown = _shown(dotted((*path, key)))
+                message = f"Unrecognized key(s) in object: '{shown}'{hint}"
                 yield Mistake(message, (*path, key), "unrecognized_keys")
     elif error.validator == "required":
         for key in wanted:
             if key not in value:
-                where = (*path, key)
-                message = f"missing required key '{dotted(where)}'"
-                yield Mistake(message, where, "missing_required_parameter")
+                message = f"missing required key '{_shown(dotted((*path, key)))}'"
+                yield Mistake(message, (*path, key), "missing_required_parameter")
     else:
-        yield Mistake(f"{dotted(path) or 'the body'} {_expected(error)}", path, "invalid_value")
+        where = _shown(dotted(path)) or "the body"
+        yield Mistake(f"{where} {_expected(error)}", path, "invalid_value")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _expected(error: ValidationError) -> str:

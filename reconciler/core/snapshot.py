@@ -7,12 +7,23 @@ bytes came from a directory or from a commit.
 from dataclasses import dataclass
 from datetime import datetime
 
-from reconciler.core.manifest import Document, Flaw, ManifestError, parse
+from reconciler.core.manifest import (
+    Document,
+    Flaw,
+    ManifestError,
+    Position,
+    parse_file,
+    printable,
+)
 from reconciler.core.records import LoadSpec
 from reconciler.core.schema import check, load_spec
 
-API_VERSION = "reconciler/v1"
+GROUP = "reconciler"
+API_VERSION = f"{GROUP}/v1"
 KIND = "ModelInstance"
+
+MAX_FLAWS = 20
+"""Of one file; the others are only counted as more."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +43,28 @@ class ManifestFile:
     """
 
     path: str
-    """Relative to the source."""
+    """Relative to the source; of a folder that cannot be read, with a slash at its end."""
     declared: tuple[Declared, ...] = ()
     flaws: tuple[Flaw, ...] = ()
     ignored: tuple[str, ...] = ()
+    open_end: bool = False
+    """True if nothing follows its last `---`, as while it is being written."""
 
     @property
     def valid(self) -> bool:
-        """Whether all of it can be believed."""
+        """True if all of it can be believed."""
         return not self.flaws
+
+    @property
+    def unfinished(self) -> bool:
+        """True if it may be in the middle of being written: it is empty, or cut off at `---`."""
+        return self.valid and (self.open_end or not (self.declared or self.ignored))
+
+    def covers(self, path: str | None) -> bool:
+        """True if `path` is this file, or in this folder."""
+        if path is None:
+            return False
+        return path == self.path or (self.path.endswith("/") and path.startswith(self.path))
 
 
 @dataclass(frozen=True)
@@ -66,7 +90,9 @@ class Snapshot:
     unreadable: str | None = None
     """Why the source could not be read, or None."""
     empty: bool = False
-    """Whether it is readable and holds nothing at all, as an unmounted volume would."""
+    """True if it is readable and holds nothing at all, as an unmounted volume would."""
+    empty_folders: tuple[str, ...] = ()
+    """Subdirectories that hold nothing at all, with a slash at the end."""
     commit: Commit | None = None
     """Of a source that has commits."""
 
@@ -77,35 +103,63 @@ class Snapshot:
 
 
 def read_file(path: str, data: bytes) -> ManifestFile:
-    """What one file declares. A file with one flaw declares nothing."""
+    """Read what one file declares. A file with one flaw declares nothing.
+
+    Whatever its reading raises is a flaw of this file and of no other.
+    """
     try:
-        documents = parse(data)
+        return _read_file(path, data)
     except ManifestError as error:
         return ManifestFile(path, flaws=(error.flaw,))
+    except Exception as error:  # noqa: BLE001  a file must not keep others from being followed
+        return flawed(path, f"cannot be read: {type(error).__name__}: {error}")
+
+
+def flawed(path: str, message: str) -> ManifestFile:
+    """A file of which nothing can be read, and why."""
+    return ManifestFile(path, flaws=(Flaw(printable(message), Position(1, 1)),))
+
+
+def _read_file(path: str, data: bytes) -> ManifestFile:
+    parsed = parse_file(data)
     declared: list[Declared] = []
     flaws: list[Flaw] = []
     ignored: list[str] = []
-    for document in documents:
-        stranger = _stranger(document)
-        if stranger is not None:
-            line = document.position(()).line
-            ignored.append(f"line {line}: apiVersion is {stranger}, not {API_VERSION}")
+    for document in parsed.documents:
+        line = document.position(()).line
+        version = _foreign_version(document)
+        if version is not None:
+            ignored.append(f"line {line}: apiVersion is {printable(version)}, not {API_VERSION}")
             continue
         mistakes = check("manifest", document.value)
-        flaws += [Flaw(m.message, document.position(m.path), m.param) for m in mistakes]
+        flaws += [
+            Flaw(printable(m.message), document.position(m.path), printable(m.param))
+            for m in mistakes
+        ]
         if not mistakes:
-            line = document.position(()).line
             name = document.value["metadata"]["name"]
             declared.append(Declared(name, load_spec(document.value["spec"]), line))
+        if len(flaws) >= MAX_FLAWS:
+            words = f"{MAX_FLAWS} errors are listed; there may be more"
+            flaws[MAX_FLAWS:] = [Flaw(words, flaws[MAX_FLAWS - 1].position)]
+            break
     if flaws:
         return ManifestFile(path, flaws=tuple(flaws), ignored=tuple(ignored))
-    return ManifestFile(path, tuple(declared), ignored=tuple(ignored))
+    return ManifestFile(path, tuple(declared), (), tuple(ignored), parsed.open_end)
 
 
-def _stranger(document: Document) -> str | None:
-    """The apiVersion of a document that is meant for another program."""
+def _foreign_version(document: Document) -> str | None:
+    """The apiVersion of a document that is meant for another program.
+
+    Ours are all of our group and all of our kind: an unknown version of them is a mistake, not
+    somebody else's document.
+    """
     value = document.value
     if not isinstance(value, dict):
         return None
-    version = value.get("apiVersion")
-    return version if isinstance(version, str) and version != API_VERSION else None
+    version, kind = value.get("apiVersion"), value.get("kind")
+    if not isinstance(version, str) or version.partition("/")[0].lower() == GROUP:
+        return None
+    if isinstance(kind, str) and kind.lower() == KIND.lower():
+        return None
+    return version

@@ -60,6 +60,9 @@ PROBE_SECONDS = 30.0
 PULSE_SECONDS = 1.0
 """For a worker to say how many tokens it computed; who asks for metrics must not wait for long."""
 
+ABANDON_SECONDS = 5.0
+"""For a worker that others use to close a session that nobody wants any more."""
+
 SHAPES_SECONDS = 10.0
 """To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
 
@@ -164,12 +167,14 @@ class Engine:
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> None:
+    ) -> Instance:
         """Make the instance `name` be `spec`, in place of what it was; `progress` hears how far.
 
         A worker that holds the checkpoint is used; else one reads it. What was loaded under the
         name goes only when the new one has answered, or before if `unload_first`.
-        Raises `LoadError`; then what was loaded is as it was, unless it had to go first.
+        Raises `LoadError`; then what was loaded is as it was, unless it had to go first. So it is
+        where the caller cancels the load, before the new instance is listed: a worker that reads
+        weights for it is ended.
         """
         begin = time.monotonic()
         session = str(next(self._serial))
@@ -177,7 +182,11 @@ class Engine:
         if old is not None and unload_first:
             if old.holder.path == checkpoint.path:
                 old.holder.sessions.add(session)  # keeps the worker and its weights
-            await self._close(name, old)
+            try:
+                await self._close(name, old)
+            except BaseException:
+                old.holder.sessions.discard(session)
+                raise
         phases: dict[str, Phase] = {}
         try:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
@@ -187,11 +196,8 @@ class Engine:
                 opened = await self._open(
                     holder, session, spec.config, checkpoint, resolved, defaults
                 )
-            except LoadError:
-                await self._abandon(holder, session)
-                raise
             except BaseException:
-                await self._release(holder, session)
+                await self._abandon(holder, session)
                 raise
         finally:
             self._pool.warm()
@@ -233,6 +239,7 @@ class Engine:
                 await self._end_session(old)
             finally:
                 del self._outgoing[old.session]
+        return instance
 
     @contextlib.asynccontextmanager
     async def request(
@@ -437,8 +444,9 @@ class Engine:
     async def _abandon(self, holder: _Holder, session: str) -> None:
         """Give up a session that may be open in its worker, which others use."""
         if holder.sessions - {session} and not holder.gone:
-            with contextlib.suppress(LoadError):
-                await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
+            with contextlib.suppress(LoadError, TimeoutError):
+                async with asyncio.timeout(ABANDON_SECONDS):
+                    await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
         await self._release(holder, session)
 
     async def _release(self, holder: _Holder, session: str) -> None:

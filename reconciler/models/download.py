@@ -122,12 +122,17 @@ class Downloads:
 
         A failure is told once, and the next question tries again.
         """
-        last = next((job for job in reversed(self._jobs.values()) if job.ref == ref), None)
-        if last is not None and last.status != "downloading" and not last.told:
+        last = self.ended(ref)
+        if last is not None and not last.told:
             last.told = True
             message = f"{ref.model} was fetched into {self._cache}, and is not found there"
             return last.problem or Problem(Cause.DOWNLOAD_FAILED, message, permanent=False)
         return Problem(Cause.DOWNLOADING, self.begin(ref).words, permanent=False)
+
+    def ended(self, ref: ModelRef) -> Job | None:
+        """The last download of a model, if it has ended."""
+        last = next((job for job in reversed(self._jobs.values()) if job.ref == ref), None)
+        return last if last is not None and last.status != "downloading" else None
 
     async def start(self, ref: ModelRef) -> Job:
         """Begin, and return once the hub has said what there is. Raises `LoadError`."""

@@ -121,6 +121,8 @@ def connect(path: Path) -> sqlite3.Connection:
         if version < SCHEMA_VERSION:
             missing = "".join(_SCHEMAS[version:])
             db.executescript(f"BEGIN; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        # From here on writes are made on the event loop, which must not wait for a lock.
+        db.execute("PRAGMA busy_timeout = 0")
     except BaseException:
         db.close()
         raise

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from reconciler.core.records import Generation, LoadSpec, Record, Status
-from reconciler.core.suspicion import Suspicion
+from reconciler.core.suspicion import CrashRecord
 
 
 def to_json(value: Any) -> str:
@@ -37,9 +37,14 @@ def put_record(db: sqlite3.Connection, record: Record, status: Status) -> None:
             last_good,
         ),
     )
+    put_status(db, record.name, status)
+
+
+def put_status(db: sqlite3.Connection, name: str, status: Status) -> None:
+    """Write the status of a record that is there."""
     db.execute(
         "INSERT INTO status VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET json = excluded.json",
-        (record.name, to_json(status)),
+        (name, to_json(status)),
     )
 
 
@@ -87,9 +92,9 @@ def to_status(text: str | None) -> Status:
     return msgspec.json.decode(text, type=Status) if text else Status()
 
 
-def to_suspicion(text: str) -> Suspicion:
+def to_suspicion(text: str) -> CrashRecord:
     """A suspicion from its text."""
-    return msgspec.json.decode(text, type=Suspicion)
+    return msgspec.json.decode(text, type=CrashRecord)
 
 
 def to_generation(row: sqlite3.Row) -> Generation:

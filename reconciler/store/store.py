@@ -1,7 +1,9 @@
 """SQLite: records, status, history and attempts survive the daemon.
 
-Every write is one short transaction, durable when the call returns, made on the event loop:
-they are rare, and an answer that was given must be true after a crash.
+Every write is durable when the call returns, because an answer that was given must be true after
+a crash. Writes inside `transaction` are one: all of them are done, or none. They are made on the
+event loop, and never wait there: where another program locks the database, they fail at once as
+on a full disk, and whoever wrote tries again.
 """
 
 import contextlib
@@ -14,9 +16,9 @@ from pathlib import Path
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.records import Generation, Outcome, Record, Status
-from reconciler.core.suspicion import CutShort, LastRun, Suspicion
+from reconciler.core.suspicion import CrashRecord, InterruptedAttempt, LastRun
 from reconciler.store import rows
-from reconciler.store.broken import SetAside, set_aside
+from reconciler.store.broken import Quarantined, quarantine
 from reconciler.store.database import NAME, BrokenError, StoreError, connect, is_damage
 
 KEPT_ATTEMPTS = 20
@@ -39,6 +41,11 @@ ROOM_BYTES = 64 * 1024
 class UnwritableError(LoadError):
     """Something could not be written down, and so was not done."""
 
+    def __init__(self, problem: Problem, *, locked: bool = False) -> None:
+        """`locked`: True if another program locks the database, which passes."""
+        super().__init__(problem)
+        self.locked = locked
+
 
 class Store:
     """The daemon's memory, under one directory that it alone may use."""
@@ -52,8 +59,11 @@ class Store:
         """Why the last write failed; None where it did not."""
         self.tell: Callable[[Problem | None], None] = lambda _problem: None
         """Is told when writes begin to fail, and when they do not fail any more."""
-        self.set_aside: SetAside | None = None
+        self.quarantined: Quarantined | None = None
         """The damaged database that was found, if one was."""
+        self.locked = False
+        """True if the last write failed because another program locks the database."""
+        self._in_transaction = False
         self._directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -90,9 +100,9 @@ class Store:
         try:
             return connect(self._directory / NAME)
         except BrokenError as error:
-            self.set_aside = set_aside(self._directory, str(error), datetime.now(UTC))
+            self.quarantined = quarantine(self._directory, str(error), datetime.now(UTC))
         db = connect(self._directory / NAME)
-        saved = self.set_aside.salvaged
+        saved = self.quarantined.salvaged
         with db:
             for record, status in saved.records:
                 rows.put_record(db, record, status)
@@ -117,13 +127,18 @@ class Store:
         A generation that is new at `at` enters the history. Raises `UnwritableError`, as all that
         writes.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             _enter(db, record, at)
             rows.put_record(db, record, status)
 
+    def put_status(self, name: str, status: Status) -> None:
+        """Write the status of a record that is there as it is wanted now."""
+        with self.transaction() as db:
+            rows.put_status(db, name, status)
+
     def remove(self, name: str, at: datetime) -> None:
         """Forget a record and its status; its attempts and its history stay."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _end(db, name, "Removed", at)
             db.execute("DELETE FROM records WHERE name = ?", (name,))
 
@@ -131,7 +146,7 @@ class Store:
         self, record: Record, outcome: Outcome, message: str, at: datetime, load_time: float | None
     ) -> None:
         """Write into the history what became of the record's generation."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE history SET outcome = ?, message = ?, settled_at = ?, "
                 "load_time_seconds = ? WHERE name = ? AND created_at = ? AND generation = ?",
@@ -155,14 +170,14 @@ class Store:
 
     def note_suspended(self, source: str, *, suspended: bool) -> None:
         """Keep that a source is not to be followed, or that it is."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM suspended_sources WHERE name = ?", (source,))
             if suspended:
                 db.execute("INSERT INTO suspended_sources VALUES (?)", (source,))
 
-    def begin_run(self, boot_id: str, at: datetime, suspicions: Mapping[str, Suspicion]) -> None:
+    def begin_run(self, boot_id: str, at: datetime, suspicions: Mapping[str, CrashRecord]) -> None:
         """Note that a run begins, and what is suspected now that the last one is judged."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE attempts SET ended_at = ?, outcome = 'cut short' WHERE ended_at IS NULL",
                 (at.isoformat(),),
@@ -175,7 +190,7 @@ class Store:
 
     def end_run(self, at: datetime) -> None:
         """Note that the run ends as it should: nothing that is loaded did any harm."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM suspicions WHERE name IN (SELECT name FROM loaded)")
             db.execute("DELETE FROM loaded")
             db.execute("UPDATE run SET ended_at = ?", (at.isoformat(),))
@@ -185,36 +200,36 @@ class Store:
         run = self._db.execute("SELECT * FROM run").fetchone()
         if run is None:
             return None
-        cut_short = self._db.execute("SELECT * FROM attempts WHERE ended_at IS NULL")
+        interrupted = self._db.execute("SELECT * FROM attempts WHERE ended_at IS NULL")
         return LastRun(
             run["boot_id"],
             run["ended_at"] is not None,
             tuple(
-                CutShort(
+                InterruptedAttempt(
                     row["name"],
                     datetime.fromisoformat(row["created_at"]),
                     row["generation"],
                     row["action"],
                 )
-                for row in cut_short
+                for row in interrupted
                 if row["created_at"] is not None
             ),
             frozenset(row["name"] for row in self._db.execute("SELECT name FROM loaded")),
         )
 
-    def suspicions(self) -> dict[str, Suspicion]:
+    def suspicions(self) -> dict[str, CrashRecord]:
         """What crashes are held against records."""
         found = self._db.execute("SELECT * FROM suspicions")
         return {row["name"]: rows.to_suspicion(row["json"]) for row in found}
 
-    def suspect(self, name: str, suspicion: Suspicion | None) -> None:
+    def suspect(self, name: str, suspicion: CrashRecord | None) -> None:
         """Keep what is suspected of a record, or that nothing is."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _suspect(db, name, suspicion)
 
     def note_loaded(self, names: Collection[str]) -> None:
         """Keep which instances there are, for the case that the machine goes down."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _note_loaded(db, names)
 
     def begin_attempt(
@@ -229,7 +244,7 @@ class Store:
 
         `record` is the one that it is for; None: no record wants the instance.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             cursor = db.execute(
                 "INSERT INTO attempts (name, generation, action, reason, started_at, created_at) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
@@ -258,7 +273,7 @@ class Store:
         self, attempt: int, outcome: str, at: datetime, loaded: Collection[str] | None = None
     ) -> None:
         """Note how an action ended, and which instances there are now, if that is known."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE attempts SET ended_at = ?, outcome = ? WHERE id = ?",
                 (at.isoformat(), outcome, attempt),
@@ -278,30 +293,67 @@ class Store:
                 db.execute("DELETE FROM room")
                 db.execute("INSERT INTO room VALUES (zeroblob(?))", (ROOM_BYTES,))
         except sqlite3.Error as error:
-            self.problem = self._unwritable(error)
+            self.problem, self.locked = self._unwritable(error), _is_lock(error)
         else:
-            self.problem = None
+            self.problem, self.locked = None, False
             self.tell(None)
         return self.problem
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is written inside is written at once, or nothing is.
+
+        May be nested: what another error than the database's ends inside is undone alone.
+        Raises `UnwritableError`.
+        """
+        if self._in_transaction:
+            with self._savepoint():
+                yield self._db
+            return
+        self._in_transaction = True
         try:
             with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
         except sqlite3.Error as error:
             before, self.problem = self.problem, self._unwritable(error)
+            self.locked = _is_lock(error)
             if before is None:
                 self.tell(self.problem)
-            raise UnwritableError(self.problem) from error
+            raise UnwritableError(self.problem, locked=self.locked) from error
+        finally:
+            self._in_transaction = False
         self.try_to_write()
 
+    @contextlib.contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        self._db.execute("SAVEPOINT item")
+        try:
+            yield
+        except sqlite3.Error:  # it has ended the whole transaction, or is about to
+            raise
+        except BaseException:
+            self._db.execute("ROLLBACK TO item")
+            self._db.execute("RELEASE item")
+            raise
+        self._db.execute("RELEASE item")
+
     def _unwritable(self, error: sqlite3.Error) -> Problem:
-        mend = "see to it that there is room on its disk and that it may be written"
+        advice = "see to it that there is room on its disk and that it may be written"
         if is_damage(error):
-            mend = "restart the daemon, which sets the damaged database aside and begins a new one"
-        words = f"cannot write to state directory {self._directory}: {error}; {mend}"
+            advice = (
+                "restart the daemon, which sets the damaged database aside and begins a new one"
+            )
+        elif _is_lock(error):
+            advice = f"another program uses {NAME}; end it, and writing goes on by itself"
+        words = f"cannot write to state directory {self._directory}: {error}; {advice}"
         return Problem(Cause.STATE_UNWRITABLE, words, permanent=False)
+
+
+def _is_lock(error: sqlite3.Error) -> bool:
+    """True if another program locks the database."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _enter(db: sqlite3.Connection, record: Record, at: datetime) -> None:
@@ -340,7 +392,7 @@ def _end(db: sqlite3.Connection, name: str, outcome: Outcome, at: datetime) -> N
     )
 
 
-def _suspect(db: sqlite3.Connection, name: str, suspicion: Suspicion | None) -> None:
+def _suspect(db: sqlite3.Connection, name: str, suspicion: CrashRecord | None) -> None:
     db.execute("DELETE FROM suspicions WHERE name = ?", (name,))
     if suspicion is not None:
         db.execute("INSERT INTO suspicions VALUES (?, ?)", (name, rows.to_json(suspicion)))

@@ -34,8 +34,9 @@ def main() -> None:
     gc.disable()
     # The MLX thread runs Python for milliseconds; the thread that answers would wait 5 ms for it.
     sys.setswitchinterval(SWITCH_SECONDS)
-    from reconciler.worker import quick_imports
+    from reconciler.worker import descriptors, quick_imports
 
+    descriptors.keep()
     quick_imports.install()
 
     from reconciler.worker import backend, overrides, wired

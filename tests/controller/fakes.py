@@ -123,7 +123,7 @@ class FakeEngine:
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> None:
+    ) -> Instance:
         if unload_first:
             self.loaded.pop(name, None)
         progress(Progress("weights", 0, checkpoint.weights_bytes))
@@ -131,7 +131,7 @@ class FakeEngine:
         await self.loads.put((spec, end))
         await end
         weights, session = checkpoint.weights_bytes, resolved.need.own
-        self.loaded[name] = Instance(
+        loaded = self.loaded[name] = Instance(
             name,
             spec,
             checkpoint.path,
@@ -143,6 +143,7 @@ class FakeEngine:
             report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, weights, resolved.warnings),
             session=str(next(self.serial)),
         )
+        return loaded
 
     async def unload(self, name: str) -> None:
         self.unloads.append(name)
@@ -194,13 +195,18 @@ class FakeSource:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Snapshot] = asyncio.Queue()
         self.accepted: list[str] = []
+        self.now: Snapshot | None = None
+        """What a look sees that is asked for."""
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         while True:
-            yield await self.queue.get()
+            self.now = await self.queue.get()
+            yield self.now
 
     async def sync(self) -> None:
-        """It is looked at when the test says so."""
+        """Otherwise it is looked at when the test says so."""
+        if self.now is not None:
+            self.queue.put_nowait(self.now)
 
     def accept(self, commit: str) -> None:
         self.accepted.append(commit)
@@ -282,8 +288,8 @@ class Bench:
 
     async def asked(self, name: str, count: int = 1) -> None:
         """Wait until so many requests wait for a record."""
-        entries = self.controller._book.entries
-        await spin(lambda: name in entries and len(entries[name].waiters) >= count)
+        entries = self.controller._registry.states
+        await spin(lambda: name in entries and len(entries[name]._waiters) >= count)
 
     async def ready(self, name: str, generation: int = 1) -> Answer:
         def is_ready() -> bool:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.errors import Cause, LoadError, Problem
@@ -34,16 +35,38 @@ WEIGHTS = {"p/small": 10, "p/other": 30, "p/big": 60, "p/huge": 200}
 DIED = Problem(Cause.WORKER_DIED, "it died", permanent=False)
 
 
+class DeadMountError(Exception):
+    """A look at a dead mount: it ends when the mount is back."""
+
+
 class Inline(ThreadPoolExecutor):
-    """Runs jobs at once, so that nothing happens between steps."""
+    """Runs jobs at once, so that nothing happens between steps; those that hang, at `resume`."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1)
+        self._hanging: list[tuple[Future[Any], Callable[[], Any]]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         future: Future[Any] = Future()
+        self._run(future, partial(fn, *args, **kwargs))
+        return future
+
+    def resume(self) -> None:
+        """Let everything that hangs go on."""
+        hanging, self._hanging = self._hanging, []
+        for future, job in hanging:
+            if not future.cancelled():
+                self._run(future, job)
+
+    def _run(self, future: "Future[Any]", job: Callable[[], Any]) -> None:
         try:
-            future.set_result(fn(*args, **kwargs))
+            result = job()
+        except DeadMountError:
+            self._hanging.append((future, job))
         except Exception as error:  # noqa: BLE001  it is the caller's
             future.set_exception(error)
-        return future
+        else:
+            future.set_result(result)
 
 
 class FakeCatalog:
@@ -52,8 +75,14 @@ class FakeCatalog:
     def __init__(self) -> None:
         self.weights = dict(WEIGHTS)
         self.version = 1
+        self.sick: dict[str, Exception] = {}
+        """What a look at a model raises, or every look at several of which it is one. A look at
+        several does not wait for a dead mount, as that of the real catalogue.
+        """
 
     def find(self, ref: ModelRef) -> Checkpoint:
+        if ref.model in self.sick:
+            raise self.sick[ref.model]
         if ref.model not in self.weights:
             raise LoadError(Problem(Cause.MODEL_NOT_FOUND, f"no {ref.model}"))
         weights = self.weights[ref.model]
@@ -66,6 +95,9 @@ class FakeCatalog:
         for ref in refs:
             try:
                 found[ref] = self.find(ref)
+            except DeadMountError:
+                words = f"{ref.model} does not answer"
+                found[ref] = Problem(Cause.INVALID_CHECKPOINT, words, permanent=False)
             except LoadError as error:
                 found[ref] = error.problem
         return found
@@ -123,7 +155,7 @@ class FaultyEngine:
         progress: Callable[[Progress], None],
         *,
         unload_first: bool = False,
-    ) -> None:
+    ) -> Instance:
         record = self.world.load_begins(name, spec, checkpoint)
         held = any(i.checkpoint == checkpoint.path for i in self.loaded.values()) or any(
             # What replaces their only instance keeps the weights.
@@ -145,7 +177,7 @@ class FaultyEngine:
                 reads=not held,
             )
         )
-        self.loaded[name] = Instance(
+        loaded = self.loaded[name] = Instance(
             name,
             spec,
             checkpoint.path,
@@ -159,6 +191,7 @@ class FaultyEngine:
         )
         self.loaded_at[name] = self.world.clock.seconds
         self.world.failures.pop(name, None)
+        return loaded
 
     async def unload(self, name: str) -> None:
         record = self.world.record(name)

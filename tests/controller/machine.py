@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.controller import Answer, Controller
-from reconciler.controller.book import WRITE_AGAIN_SECONDS
+from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
+from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
-from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.manifest import Flaw, Position
@@ -55,7 +55,8 @@ class World:
         self._directory = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.loop = self.runner.get_loop()
-        self.loop.set_default_executor(Inline(max_workers=1))
+        self.threads = Inline()
+        self.loop.set_default_executor(self.threads)
         self.clock = FakeClock()
         self.catalog = FakeCatalog()
         self.files: dict[str, tuple[tuple[str, LoadSpec], ...] | None] = {}
@@ -127,6 +128,21 @@ class World:
         if can:
             self.pass_time(WRITE_AGAIN_SECONDS)
             assert self.controller.problem is None
+
+    def sicken(self, model: str, error: Exception) -> None:
+        """From now on looks at a model raise that, or hang."""
+        self.catalog.sick[model] = error
+
+    def cure(self) -> None:
+        """Every model can be looked at again, and what hung goes on."""
+        self.catalog.sick.clear()
+        self.threads.resume()
+        self.settle()
+
+    def is_sick(self, record: Record) -> bool:
+        """True if a model that the record is about cannot be looked at."""
+        specs = (record.spec, record.last_good)
+        return any(spec is not None and spec.model in self.catalog.sick for spec in specs)
 
     def clear(self, name: str) -> None:
         """Somebody forgives a record, or is told that it cannot be written down."""
@@ -397,7 +413,7 @@ class World:
         undone = states["Stalled"] and not _held(answer) and self.writable
         if undone and record.owner == HTTP and record.last_good is not None:
             assert record.last_good.loads_like(record.spec), "a failed update was not undone"
-        busy = record.name in self.controller._loop.running
+        busy = record.name in self.controller._reconciler.running
         if not (states["Ready"] or states["Stalled"] or _rests(answer)):
             assert states["Progressing"]
         if instance is not None and instance.spec.loads_like(record.spec) and not busy:
@@ -417,8 +433,8 @@ class World:
 
     def _check_callers(self, answers: dict[str, Answer]) -> None:
         """Nobody waits for what nothing works on."""
-        for name, entry in self.controller._book.entries.items():
-            if any(not waiter.done() for waiter in entry.waiters):
+        for name, entry in self.controller._registry.states.items():
+            if entry.awaited:
                 progressing = answers[name].status.condition("Progressing")
                 assert progressing is not None
                 assert progressing.status == "True", f"somebody waits for {name} in vain"
@@ -450,6 +466,15 @@ class World:
         self.unreadable = False
         self.let_write(True)
         self.scan()
+        self._come_to_rest()
+        if self.catalog.sick:  # whatever is healthy needs no cure of what is not
+            self._check_settled()
+            self.cure()
+            self._come_to_rest()
+        assert not self.calls
+        self._check_settled()
+
+    def _come_to_rest(self) -> None:
         for _ in range(60):
             for request in self.engine.sessions.requests():
                 self.free_request(request)
@@ -461,11 +486,11 @@ class World:
             self.pass_time(max(LONGEST_SECONDS, EMPTY_SECONDS, VANISHED_SECONDS))
             if not self.engine.pending:
                 break
-        assert not self.calls
+
+    def _check_settled(self) -> None:
+        """What can be loaded is, but for records whose models cannot be looked at."""
         for answer in self.controller.answers():
-            if _rests(answer):
-                continue
-            if _held(answer):
+            if _rests(answer) or _held(answer) or self.is_sick(answer.record):
                 continue
             self._check_restored(answer.record)
             ready = answer.status.condition("Ready")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.manifest import Flaw, Position
 from reconciler.models.checkpoint import read_facts
@@ -46,16 +47,33 @@ async def test_a_change_that_lands_during_a_load_is_not_lost(bench: Bench) -> No
     assert (await bench.ready("a", 2)).status.observed_generation == 2
 
 
-async def test_what_is_removed_during_its_load_is_unloaded(bench: Bench) -> None:
+async def test_what_is_removed_during_its_load_is_cancelled(bench: Bench) -> None:
     asking = asyncio.create_task(bench.controller.load(request()))
     _, end = await bench.engine.loads.get()
-    unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
-    with pytest.raises(LoadError, match="was unloaded"):
+    await bench.controller.unload("tiny/llama")
+    with pytest.raises(LoadError, match="'tiny/llama' was unloaded") as raised:
         await asking
-    end.set_result(None)
-    await unloading
-    assert bench.engine.unloads == ["tiny/llama"]
+    assert raised.value.problem.cause is Cause.REMOVED
+    assert end.cancelled()
     assert bench.controller.instances() == ()
+    assert bench.controller.is_gone("tiny/llama")
+    assert (await load(bench, request())).status.ready
+
+
+async def test_what_no_manifest_declares_any_more_during_its_load_is_cancelled(
+    bench: Bench,
+) -> None:
+    bench.source.declare(("a", spec()), ("b", spec("tiny/qwen3")))
+    _, end = await bench.engine.loads.get()
+    bench.source.declare(("b", spec("tiny/qwen3")))
+    await bench.controller.until(lambda: _files(bench) == 1)
+    bench.clock.advance(VANISHED_SECONDS)
+    await bench.controller.until(lambda: bench.controller.is_gone("a"))
+    assert end.cancelled()
+    await bench.engine.let_load()
+    await bench.ready("b")
+    await bench.crash()
+    assert bench.store.suspicions() == {}  # nothing is held against who comes again
 
 
 async def test_who_asks_for_what_is_on_its_way_waits_for_it(bench: Bench) -> None:
@@ -134,12 +152,11 @@ async def test_who_joined_a_load_that_is_suspended_is_told(bench: Bench) -> None
     asking = asyncio.create_task(bench.controller.load(request()))
     await bench.asked("tiny/llama")
     bench.source.declare(("tiny/llama", replace(spec(), suspend=True)))
-    await bench.controller.until(lambda: bench.controller.answers()[0].record.generation == 2)
-    end.set_result(None)
     with pytest.raises(LoadError, match="suspended by") as raised:
         await asking
     assert raised.value.problem.cause is Cause.SUSPENDED
-    assert bench.engine.unloads == ["tiny/llama"]
+    assert end.cancelled()
+    assert bench.controller.instances() == ()
 
 
 async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:

@@ -17,7 +17,7 @@ async def declare(bench: Bench, *names: str, **config: int) -> None:
     """Declare records of one model each, as a source does at each start."""
     models = ("tiny/llama", "tiny/qwen3")
     bench.source.declare(*((n, spec(m, **config)) for n, m in zip(names, models, strict=False)))
-    entries = bench.controller._book.entries
+    entries = bench.controller._registry.states
     await bench.controller.until(lambda: set(names) <= entries.keys())
 
 

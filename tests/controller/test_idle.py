@@ -117,12 +117,12 @@ async def test_who_waits_for_a_change_is_told_of_its_failure_though_it_was_due_t
 async def test_a_record_put_anew_while_it_is_loaded_counts_from_then(bench: Bench) -> None:
     bench.clock.advance(1000)
     loading = asyncio.create_task(bench.controller.load(request()))
-    _, end = await bench.engine.loads.get()
+    await bench.engine.loads.get()
     unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
     with pytest.raises(LoadError, match="unloaded"):
         await loading
     putting = asyncio.create_task(bench.controller.put("tiny/llama", IDLE, wait=True))
-    await spin(lambda: bench.controller.answer("tiny/llama") is not None)
+    _, end = await bench.engine.loads.get()
     bench.clock.advance(1000)
     end.set_result(None)
     assert (await putting).status.ready

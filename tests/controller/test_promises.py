@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 from reconciler.core.defaults import Defaults
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import Asked, LoadRequest, LoadSpec
-from tests.controller.faulty import WEIGHTS
+from tests.controller.faulty import WEIGHTS, DeadMountError
 from tests.controller.machine import World
 
 NAMES = ("a", "b", "c")
@@ -152,6 +152,14 @@ class Promises(RuleBasedStateMachine):
         else:
             self.world.catalog.weights.pop("p/absent", None)
         self.world.catalog.version += 1
+
+    @rule(model=models, hangs=st.booleans())
+    def sicken_a_model(self, model: str, hangs: bool) -> None:
+        self.world.sicken(model, DeadMountError() if hangs else ZeroDivisionError("a bug"))
+
+    @rule()
+    def cure_all_models(self) -> None:
+        self.world.cure()
 
     @rule()
     def restart(self) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler.controller.book import WRITE_AGAIN_SECONDS
+from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.manifest import Flaw, Position
 from reconciler.core.records import LoadRequest, LoadSpec
@@ -117,12 +117,12 @@ async def test_the_end_of_an_attempt_is_written_later_and_counts_as_no_crash(ben
     _, end = await bench.engine.loads.get()
     bench.let_write(False)
     end.set_result(None)
-    await spin(lambda: "a" in bench.engine.loaded and not bench.controller._loop.running)
+    await spin(lambda: "a" in bench.engine.loaded and not bench.controller._reconciler.running)
     await writable_again(bench)
     await bench.ready("a")
     last = bench.store.last_run()
     assert last is not None
-    assert (last.cut_short, last.loaded) == ((), frozenset({"a"}))
+    assert (last.interrupted, last.loaded) == ((), frozenset({"a"}))
 
 
 async def test_a_first_load_that_cannot_be_noted_as_good_is_undone(bench: Bench) -> None:

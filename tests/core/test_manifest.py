@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import manifest
-from reconciler.core.manifest import Flaw, ManifestError, Position, parse
+from reconciler.core.manifest import Flaw, ManifestError, Position, parse, parse_file, printable
 
 
 def value(text: str) -> object:
@@ -72,12 +72,25 @@ def test_an_alias_repeats_its_anchor() -> None:
         (b"a: \xff\n", "not valid YAML", Position(1, 1)),
         (b"[" * (manifest.MAX_DEPTH + 2), "deeper", Position(1, manifest.MAX_DEPTH + 2)),
         (b"a: " + b"9" * 5000, "digits", Position(1, 4)),
+        (b"a: 0x" + b"f" * 4000, "digits", Position(1, 4)),
     ],
 )
 def test_a_flaw_is_told_with_its_place(data: bytes, words: str, position: Position) -> None:
     found = flaw(data)
     assert words in found.message
     assert found.position == position
+
+
+def test_an_end_after_a_separator_is_an_open_one() -> None:
+    for text in ("a: 1\n---\n", "a: 1\n---\n# then\n", "---\n"):
+        assert parse_file(text.encode()).open_end
+    for text in ("", "a: 1\n", "---\na: 1\n", "# nothing\n", "a: 1\n...\n"):
+        assert not parse_file(text.encode()).open_end
+
+
+def test_text_of_a_file_is_shown_in_one_bounded_line() -> None:
+    assert printable("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
+    assert len(printable("k" * 5000)) == manifest.MAX_SHOWN
 
 
 def test_aliases_are_counted_as_what_they_expand_to() -> None:

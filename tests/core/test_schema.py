@@ -1,11 +1,16 @@
 """Mistakes in words, and what a checked body means."""
 
+from typing import Any
+
 import pytest
 
 from reconciler.core.defaults import Defaults
 from reconciler.core.records import Asked, LoadRequest
 from reconciler.core.schema import (
+    MAX_MISTAKES,
     NAMES,
+    SHOWN,
+    SchemaName,
     check,
     contradictions,
     load_request,
@@ -152,3 +157,39 @@ def test_names_that_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_schema_names_itself(name: str) -> None:
     assert schema(name)["$id"] == f"{name}.schema.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("plan-request", {"delete": [0] * 480_000}, "delete must have at most 1000 items"),
+        ("plan-request", {"apply": [{"a": 1}] * 100_000}, "apply must have at most 1000 items"),
+        (
+            "plan-request",
+            {"source": {"name": "git", "records": [0] * 100_000, "more": 1}},
+            "source.records must have at most 1000 items",
+        ),
+        (
+            "load-request",
+            {"model": "m", "defaults": {"chat_template_kwargs": {str(i): i for i in range(9999)}}},
+            "defaults.chat_template_kwargs must have at most 50 keys",
+        ),
+        ("load-request", {"model": "m" * 900_000}, "model must be at most 500 characters long"),
+    ],
+)
+def test_what_is_too_long_is_said_before_any_item_is_looked_at(
+    name: SchemaName, value: Any, message: str
+) -> None:
+    assert [m.message for m in check(name, value)] == [message]
+
+
+def test_no_more_than_a_hundred_mistakes_are_listed() -> None:
+    wrong = [{"nme": i, "spec": {"mdel": "m"}} for i in range(1000)]
+    for value in ({"apply": wrong}, {f"key{i}": 1 for i in range(60_000)}):
+        assert len(check("plan-request", value)) == MAX_MISTAKES
+
+
+def test_a_long_key_is_not_repeated_in_full() -> None:
+    (mistake,) = check("unload-request", {"instance_id": "a", "k" * 900_000: 1})
+    assert len(mistake.message) < 500
+    assert len(mistake.param) <= SHOWN

@@ -1,7 +1,9 @@
 """One file -> what it declares, or why it does not."""
 
+import pytest
+
 from reconciler.core.records import Asked, LoadSpec
-from reconciler.core.snapshot import Declared, read_file
+from reconciler.core.snapshot import MAX_FLAWS, Declared, read_file
 
 VALID = """\
 apiVersion: reconciler/v1
@@ -61,6 +63,57 @@ def test_our_apiversion_with_an_unknown_kind_is_an_error() -> None:
     (flaw,) = file.flaws
     assert (flaw.position.line, flaw.key) == (2, "kind")
     assert "ModelInstance" in flaw.message
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        ("reconciler/v2", "ModelInstance"),
+        ("reconciler/v1beta1", "Other"),
+        ("Reconciler/v1", "Other"),
+        ("models.example.com/v1", "ModelInstance"),
+        ("v1", "modelinstance"),
+    ],
+)
+def test_an_unknown_version_of_our_group_or_kind_is_an_error(version: str, kind: str) -> None:
+    text = VALID.replace("reconciler/v1", version).replace("ModelInstance", kind)
+    file = read_file("a.yaml", text.encode())
+    assert file.ignored == ()
+    assert {f.key for f in file.flaws} >= ({"apiVersion"} if version != "reconciler/v1" else set())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        VALID + "".join(f"  k{i}: 1\n" for i in range(40_000)),
+        VALID + f"  node_selector: [{'{}, ' * 40_000}]\n",
+        f"{VALID.replace('{team: search}', '')} {{{','.join(f'k{i}: 1' for i in range(9_000))}}}",
+        VALID + f"  {'k' * 1000}: {'v' * 100_000}\n",
+        VALID + f"  priority: 0x{'f' * 4000}\n",
+        "[" * 100_000,
+    ],
+)
+def test_flaws_are_bounded_in_number_and_length(text: str) -> None:
+    flaws = read_file("a.yaml", text.encode()).flaws
+    assert 1 <= len(flaws) <= MAX_FLAWS + 1
+    assert max(len(f.message) + len(f.key) for f in flaws) < 1000
+
+
+def test_whatever_reading_a_file_raises_is_its_own_flaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: bytes) -> None:
+        raise RuntimeError("x" * 10_000)
+
+    monkeypatch.setattr("reconciler.core.snapshot.parse_file", fail)
+    (flaw,) = read_file("a.yaml", b"").flaws
+    assert flaw.message.startswith("cannot be read: RuntimeError: xxx")
+    assert len(flaw.message) < 1000
+
+
+def test_a_file_that_may_be_in_the_middle_of_being_written_is_known() -> None:
+    for text in ("", "# a comment\n", VALID + "---\n", "---\n"):
+        assert read_file("a.yaml", text.encode()).unfinished
+    for text in (VALID, "apiVersion: v1\nkind: ConfigMap\n", "a: ["):
+        assert not read_file("a.yaml", text.encode()).unfinished
 
 
 def test_what_is_not_a_mapping_is_an_error() -> None:

@@ -8,7 +8,6 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from reconciler.cli.house import Options, _renderers
+from reconciler.cli import log
 from tests.support import Daemon, Home
 
 MODEL = "reconciler/questions"
@@ -139,27 +138,12 @@ def test_no_prompt_no_answer_and_no_token_is_ever_logged(client: Client) -> None
 
 def test_a_traceback_has_no_values_in_it() -> None:
     secret = "value-of-a-variable"
-    for log_format in ("text", "json"):
+    for form in ("text", "json"):
         try:
             raise ValueError(len(secret))
         except ValueError as error:
             line: Any = {"event": "failed", "level": "error", "exc_info": error}
-        for renderer in _renderers(replace(OPTIONS, log_format=log_format)):
-            line = renderer(None, "error", line)
+        for processor in log.chain(form, colours=False):
+            line = processor(None, "error", line)
         assert "raise ValueError" in line
         assert secret not in line
-
-
-OPTIONS = Options(
-    manifests=None,
-    models=(),
-    hub_cache=Path(),
-    lm_studio=Path(),
-    state=Path(),
-    host="127.0.0.1",
-    port=0,
-    token_file=None,
-    jit=False,
-    log_level="debug",
-    log_file=Path("log"),
-)

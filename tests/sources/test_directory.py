@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from reconciler.sources.directory import DirectorySource
 
 VALID = "{apiVersion: reconciler/v1, kind: ModelInstance, metadata: {name: a}, spec: {model: m}}"
 
 
-def test_yaml_yml_and_json_are_read_in_all_subdirectories(tmp_path: Path) -> None:
+async def test_yaml_yml_and_json_are_read_in_all_subdirectories(tmp_path: Path) -> None:
     for file in ("a.yaml", "sub/b.yml", "sub/deep/c.json"):
         path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -16,34 +18,49 @@ def test_yaml_yml_and_json_are_read_in_all_subdirectories(tmp_path: Path) -> Non
         path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("[", "utf-8")
-    snapshot = DirectorySource(tmp_path).scan()
+    snapshot = await DirectorySource(tmp_path).scan()
     assert [f.path for f in snapshot.files] == ["a.yaml", "sub/b.yml", "sub/deep/c.json"]
     assert all(f.valid for f in snapshot.files)
 
 
-def test_one_bad_file_does_not_block_another(tmp_path: Path) -> None:
+async def test_one_bad_file_does_not_block_another(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(VALID, "utf-8")
     (tmp_path / "b.yaml").write_text("a: [", "utf-8")
-    (tmp_path / "c.yaml").symlink_to(tmp_path / "nowhere")
-    snapshot = DirectorySource(tmp_path).scan()
+    snapshot = await DirectorySource(tmp_path).scan()
     assert [(f.path, f.valid) for f in snapshot.files] == [("a.yaml", True), ("b.yaml", False)]
 
 
-def test_a_missing_directory_is_not_an_empty_one(tmp_path: Path) -> None:
-    missing = DirectorySource(tmp_path / "missing").scan()
+async def test_a_missing_directory_is_not_an_empty_one(tmp_path: Path) -> None:
+    missing = await DirectorySource(tmp_path / "missing").scan()
     assert missing.unreadable is not None
     assert str(tmp_path / "missing") in missing.unreadable
-    empty = DirectorySource(tmp_path).scan()
+    empty = await DirectorySource(tmp_path).scan()
     assert (empty.unreadable, empty.empty, empty.files) == (None, True, ())
     (tmp_path / "README").touch()
-    assert DirectorySource(tmp_path).scan().empty is False
+    assert (await DirectorySource(tmp_path).scan()).empty is False
 
 
-def test_the_name_does_not_depend_on_links_in_the_path(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    link, real = DirectorySource(tmp_path / "link"), DirectorySource(tmp_path / "real")
-    assert link.name == real.name
+def test_the_name_does_not_depend_on_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    before = DirectorySource(tmp_path / "link" / "fleet")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    assert DirectorySource(tmp_path / "x" / ".." / "link" / "fleet").name == before.name
+
+
+async def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path) -> None:
+    """As git-sync does: a new tree beside the old one, then the link is replaced."""
+    for commit in ("one", "two"):
+        (tmp_path / commit / "fleet").mkdir(parents=True)
+        (tmp_path / commit / "fleet" / f"{commit}.yaml").write_text(VALID, "utf-8")
+    link = tmp_path / "current"
+    link.symlink_to("one")
+    snapshots = DirectorySource(link / "fleet").snapshots()
+    assert [f.path for f in (await anext(snapshots)).files] == ["one.yaml"]
+    (tmp_path / "next").symlink_to("two")
+    (tmp_path / "next").rename(link)
+    assert [f.path for f in (await anext(snapshots)).files] == ["two.yaml"]
+    await snapshots.aclose()
 
 
 async def test_a_change_is_seen_without_waiting_for_the_rescan(tmp_path: Path) -> None:
@@ -82,5 +99,20 @@ async def test_a_directory_that_was_replaced_is_watched_anew(tmp_path: Path) -> 
         if snapshot.unreadable is None:
             break
     (directory / "a.yaml").write_text(VALID, "utf-8")
+    assert [f.path for f in (await anext(snapshots)).files] == ["a.yaml"]
+    await snapshots.aclose()
+
+
+async def test_a_directory_that_cannot_be_watched_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "no space left for watches")
+
+    monkeypatch.setattr("reconciler.sources.watch.RustNotify", fail)
+    monkeypatch.setattr("reconciler.sources.directory.POLL_SECONDS", 0.01)
+    snapshots = DirectorySource(tmp_path).snapshots()
+    assert (await anext(snapshots)).files == ()
+    (tmp_path / "a.yaml").write_text(VALID, "utf-8")
     assert [f.path for f in (await anext(snapshots)).files] == ["a.yaml"]
     await snapshots.aclose()

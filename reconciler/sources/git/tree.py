@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from reconciler.core.manifest import MAX_BYTES
 from reconciler.core.snapshot import ManifestFile, read_file
-from reconciler.sources.directory import MAX_FILES, SUFFIXES
+from reconciler.sources.files import MAX_FILES, SUFFIXES
 from reconciler.sources.git.command import GitError, Repository
 
 MAX_TOTAL_BYTES = 64 * 1024 * 1024

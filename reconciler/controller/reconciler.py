@@ -1,0 +1,474 @@
+"""Makes instances agree with records, one pass after the other.
+
+    observe   what has ended, what is loaded, who is idle, which files are to be looked at
+    plan      core's `plan`: an action for each record that needs one
+    report    each record's status, history and answer, derived from that
+    commit    reports, ends of attempts and the attempts that begin, in one transaction
+    act       start what was planned; answer whoever waits
+
+A pass is one step of the event loop: nothing changes under it, and it waits for nothing. What takes
+time (reading files, the engine's work) goes on beside it and wakes the next pass. The queue is one
+flag: a change sets it and a pass clears it before it looks, so no change is lost.
+
+Where nothing can be written, no load begins; what is so is taken up all the same, and the next pass
+that can write makes up for it. An error in planning or reporting one record is the condition of
+that record. A pass that fails as a whole is tried again, and `problem` says so.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import structlog
+
+from reconciler.controller.actions import RETRY_SECONDS, Actions, Ended, Engine
+from reconciler.controller.attempts import AttemptLog
+from reconciler.controller.clock import sleep
+from reconciler.controller.leases import MemoryLeases
+from reconciler.controller.lookups import PATIENCE_SECONDS, RECHECK_SECONDS, Lookups
+from reconciler.controller.metrics import Metrics
+from reconciler.controller.registry import Registry
+from reconciler.controller.report import Report, judge_safely, take, write
+from reconciler.controller.state import Phase, RecordState
+from reconciler.core import backoff, suspicion
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint, Machine, Wired
+from reconciler.core.memory import Ledger, MemoryPolicy
+from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan, put_off
+from reconciler.core.records import Instance, LoadSpec, ModelRef, Record
+from reconciler.store import UnwritableError
+
+log = structlog.get_logger()
+
+ENGINE_RETRY_SECONDS = 5.0
+"""Between attempts to start the first worker."""
+
+WRITE_AGAIN_SECONDS = 5.0
+"""Before what could not be written down is tried again."""
+
+UNLOCKED_SECONDS = 0.5
+"""The same where another program locks the database."""
+
+UNHEALTHY_PASSES = 3
+"""Passes that fail in a row before the daemon says that it is not well."""
+
+
+class Reconciler:
+    """Runs passes. Used on the event loop only."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        lookups: Lookups,
+        engine: Engine,
+        metrics: Metrics,
+        memory: MemoryPolicy,
+    ) -> None:
+        self.machine: Machine | Problem | None = None
+        """None until the first worker has answered; a problem while none can be started."""
+        self.problem: Problem | None = None
+        """Why passes fail, where several have in a row."""
+        self._registry = registry
+        self._clock = registry.clock
+        self._lookups = lookups
+        self._engine = engine
+        self._metrics = metrics
+        self._memory = memory
+        self._attempts = AttemptLog(registry.store, registry.clock)
+        self.leases = MemoryLeases(engine, self._available_memory, registry.clock)
+        self._actions = Actions(
+            engine,
+            self.leases,
+            registry.clock,
+            registry.events,
+            registry.wake.set,
+            self._is_wanted,
+        )
+        self._failed_passes = 0
+        self._write_again_at = 0.0
+        """Monotonic time before which a state directory that cannot be written is left alone."""
+
+    @property
+    def running(self) -> Mapping[str, Action]:
+        """The actions under way, by name."""
+        return self._actions.running()
+
+    async def run(self) -> None:
+        """Reconcile for ever."""
+        machine = await self._learn_machine()
+        while True:
+            self._registry.wake.clear()
+            await self._until_woken(self._try_pass(machine))
+            await asyncio.sleep(0)  # a pass that wakes the next one lets others run
+
+    async def close(self) -> None:
+        """Interrupt the actions under way, and write how they ended."""
+        for end in await self._actions.close():
+            self._attempts.end(end.attempt, end.outcome)
+        loaded = [i.name for i in self._engine.instances()]
+        try:
+            self._attempts.write(loaded)
+        except UnwritableError as error:
+            log.warning("the end of an attempt is not written", why=error.problem.message)
+
+    async def _until_woken(self, wait: float | None) -> None:
+        wake = self._registry.wake
+        timer = self._clock.call_later(wait, wake.set) if wait is not None else None
+        try:
+            await wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _try_pass(self, machine: Machine) -> float | None:
+        """One pass, whatever it raises: everything relies on there being another one."""
+        try:
+            with self._metrics.a_pass():
+                wait = self._pass(machine)
+        except Exception as error:
+            self._failed_passes += 1
+            if self._failed_passes == 1:
+                log.exception("pass failed; it is tried again")
+            if self._failed_passes >= UNHEALTHY_PASSES and self.problem is None:
+                words = f"records are not reconciled: {Problem.of_error(error).message}"
+                self.problem = Problem(Cause.INTERNAL_ERROR, words, permanent=False)
+                log.error("passes fail", passes=self._failed_passes, why=words)
+                self._registry.announce()
+            return RETRY_SECONDS
+        if self._failed_passes:
+            log.info("passes work again", failed=self._failed_passes)
+            self._failed_passes, self.problem = 0, None
+        return wait
+
+    async def _learn_machine(self) -> Machine:
+        while True:
+            try:
+                machine = await self._engine.machine()
+            except LoadError as error:
+                message = f"no worker can be started: {error.problem.message}"
+                if self.machine is None:
+                    log.error("no worker can be started", reason=error.problem.message)
+                self.machine = Problem(Cause.ENGINE_UNAVAILABLE, message, permanent=False)
+                self._registry.announce()
+                await sleep(self._clock, ENGINE_RETRY_SECONDS)
+            else:
+                offered = machine.memory_budget
+                budget = self._memory.budget.of(offered)
+                if budget > offered:
+                    log.warning("budget is above what the machine offers", offered=offered)
+                self.machine = machine = replace(machine, memory_budget=budget)
+                log.info("mlx is ready", device=machine.device, budget=machine.memory_budget)
+                _tell_wired(machine.wired)
+                self._registry.announce()
+                return machine
+
+    # -- the pass ----------------------------------------------------------------------------
+
+    def _pass(self, machine: Machine) -> float | None:
+        """One pass. Returns after how many seconds time alone calls for the next."""
+        at = self._clock.monotonic()
+        instances = {i.name: i for i in self._engine.instances()}
+        self._collect(at)
+        next_idle = self._observe(instances, at)
+        states = self._registry.active_states()
+        self._refresh_lookups(states)
+        planned = plan(
+            [s.record for s in states], list(instances.values()), self._facts(), machine, at
+        )
+        planned = self._commit(planned, states, instances, at)
+        ends = [a.until for a in planned] + [next_idle]
+        times = [end - at for end in ends if end is not None]
+        if self._registry.store.problem is not None:
+            times.append(max(0.0, self._write_again_at - at))
+        if any(s.phase is Phase.NEW for s in states):
+            times.append(PATIENCE_SECONDS)
+        if states:
+            times.append(RECHECK_SECONDS)
+        return max(0.0, min(times)) if times else None
+
+    # -- observe -----------------------------------------------------------------------------
+
+    def _collect(self, at: float) -> None:
+        """Take up how actions have ended since the last pass."""
+        for end in self._actions.collect():
+            self._attempts.end(end.attempt, end.outcome)
+            failed = end.problem is not None
+            self._metrics.action_ended(end.action.kind.value, failed=failed)
+            if end.instance is not None and end.instance.report is not None:
+                self._metrics.loaded(end.action.kind.value, end.instance.report)
+            state = self._registry.states.get(end.action.name)
+            if state is not None and end.record is not None:
+                self._registry.active.add(end.action.name)
+                self._settle(state, end, end.record, at)
+            self._registry.announce()
+
+    def _settle(self, state: RecordState, end: Ended, record: Record, at: float) -> None:
+        """Note the outcome of an action in the state of its record."""
+        spec = end.action.spec
+        if spec is None:
+            if end.problem is None:
+                state.unloaded(record)
+        elif end.problem is not None:
+            checkpoint = end.action.checkpoint
+            files = checkpoint.files if checkpoint is not None else None
+            if state.record.created_at == record.created_at:
+                self._fail(state, record, spec, files, end.problem)
+        elif not end.cancelled:
+            state.succeed(end.action, record, end.queued, self._clock.utc(), at)
+
+    def _fail(
+        self,
+        state: RecordState,
+        record: Record,
+        spec: LoadSpec,
+        files: str | None,
+        problem: Problem,
+    ) -> None:
+        """Count a failure of what is wanted, or of the last good spec in its place."""
+        before, now = state.last_failure(record, spec), self._clock.monotonic()
+        chance = self._clock.chance()
+        retry = backoff.after(before, record.generation, files, problem, now, chance)
+        state.fail(record, spec, retry)
+
+    def _observe(self, instances: Mapping[str, Instance], at: float) -> float | None:
+        """Note what is loaded and who is idle, and cancel what is not wanted any more.
+
+        Returns when the next record will be idle.
+        """
+        registry = self._registry
+        registry.active |= instances.keys() & registry.states.keys()
+        self._cancel_unwanted(instances)
+        busy = registry.busy()
+        ends = []
+        for state in registry.active_states():
+            name = state.record.name
+            state.note_loaded(at if name in instances else None)
+            usable = name in instances and name not in busy and name not in self._actions
+            ends.append(state.note_idle(at, usable=usable))
+        return min((end for end in ends if end is not None), default=None)
+
+    def _cancel_unwanted(self, instances: Mapping[str, Instance]) -> None:
+        """End loads whose record has been removed or suspended, unless they only drain."""
+        for name, action in self._actions.running().items():
+            if action.spec is None or action.checkpoint is None:
+                continue
+            state, instance = self._registry.states.get(name), instances.get(name)
+            wanted = state is not None and not state.record.spec.suspend
+            in_place = instance is not None and (instance.spec, instance.checkpoint) == (
+                action.spec,
+                action.checkpoint.path,
+            )
+            if not wanted and not in_place:
+                self._actions.cancel(name)
+
+    def _is_wanted(self, action: Action) -> bool:
+        """True if a record still asks for what a load would bring about."""
+        state = self._registry.states.get(action.name)
+        if state is None or action.spec is None or state.record.spec.suspend:
+            return False
+        wanted = (state.record.spec, state.record.last_good)
+        return any(spec is not None and action.spec.loads_like(spec) for spec in wanted)
+
+    def _refresh_lookups(self, states: Collection[RecordState]) -> None:
+        """Have the files looked at of the models that records ask for, where that is due."""
+        wanted: dict[ModelRef, float] = {}
+        downloadable = set()
+        for state in states:
+            record = state.record
+            if record.spec.suspend:
+                continue
+            if record.spec.download == "if-missing":
+                downloadable.add(record.spec.ref)
+            for spec in (record.spec, record.last_good):
+                if spec is not None:
+                    wanted[spec.ref] = max(wanted.get(spec.ref, 0.0), state.queued_at)
+        self._lookups.refresh(wanted, downloadable)
+
+    def _facts(self) -> Facts:
+        states = {s.record.name: s for s in self._registry.active_states()}
+        crashes = {n: suspicion.problem(s.record, s.crashes) for n, s in states.items()}
+        return Facts(
+            checkpoints=self._lookups.found(),
+            retries={name: s.retry for name, s in states.items() if s.retry is not None},
+            restores={name: s.restore for name, s in states.items() if s.restore is not None},
+            running=self._actions.running(),
+            idle=frozenset(name for name, s in states.items() if s.idle),
+            busy=self._registry.busy(),
+            used_at={name: s.used_at for name, s in states.items()},
+            live=self._engine.live_memory(),
+            outgoing=self._engine.outgoing(),
+            evicts=self._memory.evict_idle,
+            suspected={name: problem for name, problem in crashes.items() if problem is not None},
+        )
+
+    # -- report, commit, act -----------------------------------------------------------------
+
+    def _commit(
+        self,
+        planned: tuple[Action, ...],
+        states: Collection[RecordState],
+        instances: Mapping[str, Instance],
+        at: float,
+    ) -> tuple[Action, ...]:
+        """Report, write all of it down, and start what was planned; returns what then holds."""
+        unwritable = self._still_unwritable(at)
+        begun: dict[str, int] = {}
+        if unwritable is None:
+            undoing = {s.record.name for s in states if s.undo is not None}
+            planned = tuple(a for a in planned if a.spec is None or a.name not in undoing)
+            reports = self._reports(planned, states, instances, None)
+            try:
+                begun, reports = self._write(planned, reports, instances)
+            except UnwritableError as error:
+                unwritable = error.problem
+                self._write_again_at = at + self._pause
+        if unwritable is not None:  # an action that cannot be written down must not start
+            again = self._write_again_at
+            planned = tuple(put_off(a.name, unwritable, again) if a.spec else a for a in planned)
+            reports = self._reports(planned, states, instances, unwritable)
+        for action in planned:
+            if action.acts:
+                self._begin(action, begun.get(action.name), at)
+        for report in reports:
+            take(self._registry, report, written=unwritable is None)
+        self._registry.announce()
+        self._metrics.keep(self._registry.states)
+        self._engine.keep(self._registry.states)
+        return planned
+
+    def _reports(
+        self,
+        planned: tuple[Action, ...],
+        states: Collection[RecordState],
+        instances: Mapping[str, Instance],
+        unwritable: Problem | None,
+    ) -> list[Report]:
+        actions = {a.name: a for a in planned} | self._actions.running()
+        now = self._clock.utc()
+        reports = []
+        for state in states:
+            record = state.record
+            action, instance = actions.get(record.name), instances.get(record.name)
+            reading = action is not None and action.why is Why.READING_CHECKPOINT
+            if reading and state.phase is Phase.NEW and self._lookups.is_fresh(record.spec.ref):
+                continue  # that it is new is all there is to say
+            resting = record.spec.suspend and instance is None
+            on_disk = None if resting else self._lookups.checkpoint(record.spec.ref)
+            reports.append(judge_safely(state, instance, action, now, on_disk, unwritable))
+        return reports
+
+    def _write(
+        self,
+        planned: tuple[Action, ...],
+        reports: list[Report],
+        instances: Mapping[str, Instance],
+    ) -> tuple[dict[str, int], list[Report]]:
+        """The pass's one transaction, if there is anything to write. Raises `UnwritableError`."""
+        states = self._registry.states
+        acting = [(a, s.record if (s := states.get(a.name)) else None) for a in planned if a.acts]
+        changed = [r for r in reports if r.changed]
+        if not (acting or changed or self._attempts.is_due(instances)):
+            return {}, reports
+        with self._registry.store.transaction():
+            self._attempts.write(instances)
+            begun = self._attempts.begin(acting)
+            written = write(self._registry, changed)
+        self._attempts.note_written(instances)
+        if len(written) < len(changed):
+            left_out = {r.record.name for r in changed} - {r.record.name for r in written}
+            reports = [r for r in reports if r.record.name not in left_out]
+        return begun, reports
+
+    def _still_unwritable(self, at: float) -> Problem | None:
+        """Why nothing can be written; it is tried from time to time."""
+        store = self._registry.store
+        if store.problem is None:
+            return None
+        if at < self._write_again_at:
+            return store.problem
+        self._write_again_at = at + self._pause
+        return store.try_to_write()
+
+    @property
+    def _pause(self) -> float:
+        """Seconds until writing is tried again."""
+        return UNLOCKED_SECONDS if self._registry.store.locked else WRITE_AGAIN_SECONDS
+
+    def _begin(self, action: Action, attempt: int | None, at: float) -> None:
+        state = self._registry.states.get(action.name)
+        record = state.record if state is not None else None
+        queued = at - state.queued_at if state is not None else 0.0
+        self._actions.begin(action, record, attempt, queued)
+
+    # -- what others ask ---------------------------------------------------------------------
+
+    def worker_died(self, instance: Instance, problem: Problem) -> None:
+        """Take note that an instance is gone, and say so at once; the next pass sees to it."""
+        self._metrics.worker_died(problem.cause.value)
+        registry, name = self._registry, instance.name
+        state = registry.states.get(name)
+        if state is not None:
+            record, at = state.record, self._clock.utc()
+            state.die(self._clock.monotonic())
+            self._fail(state, record, instance.spec, None, problem)
+            action = self._actions.running().get(name) or Action(
+                Kind.WAIT, name, problem.message, why=Why.BACKING_OFF, problem=problem
+            )
+            on_disk = self._lookups.checkpoint(record.spec.ref)
+            report = judge_safely(state, None, action, at, on_disk, None)
+            before = state.status
+            state.judge(report.status, action)
+            registry.tell_transition(record, before, state.status)
+            registry.activate(name)
+        registry.wake.set()
+
+    def admit(self, record: Record, checkpoint: Checkpoint, machine: Machine) -> None:
+        """Refuse at once what the next pass would not load. Raises `LoadError`."""
+        records = {s.record.name: s.record for s in self._registry.active_states()}
+        records[record.name] = record
+        for action in self.preview(records, {record.spec.ref: checkpoint}, machine):
+            if action.name == record.name and action.problem is not None:
+                raise LoadError(action.problem)
+
+    def preview(
+        self,
+        records: Mapping[str, Record],
+        checkpoints: Mapping[ModelRef, Checkpoint | Problem],
+        machine: Machine,
+    ) -> tuple[Action, ...]:
+        """What the next pass would do if these were the records."""
+        facts, states = self._facts(), self._registry.states
+        changed = {
+            name
+            for name, record in records.items()
+            if (state := states.get(name)) is None or state.record != record
+        }
+        idle = {name for name in records if (s := states.get(name)) is not None and s.idle}
+        facts = replace(
+            facts,
+            checkpoints={**facts.checkpoints, **checkpoints},
+            idle=frozenset(idle - changed),
+            suspected={n: p for n, p in facts.suspected.items() if n not in changed},
+        )
+        instances = self._engine.instances()
+        return plan(list(records.values()), instances, facts, machine, self._clock.monotonic())
+
+    def held_memory(self, machine: Machine) -> Ledger:
+        """Who holds what now."""
+        return held_memory(self._engine.instances(), self._facts(), machine)
+
+    def _available_memory(self, leased: Mapping[str, int]) -> int:
+        """Bytes of the budget that nobody holds, given what is leased by checkpoint."""
+        if self.machine is None or isinstance(self.machine, Problem):
+            return 0
+        ledger = self.held_memory(self.machine)
+        ledger.leased = leased
+        return ledger.budget - ledger.used
+
+
+def _tell_wired(wired: Wired) -> None:
+    """Into the log: a limit that is not in force must not go unnoticed."""
+    if wired.problem is not None:
+        log.warning("memory is not wired", wired_limit=wired.policy, reason=wired.problem)
+    elif wired.limit_bytes:
+        log.info("memory is wired", wired_limit=wired.policy, bytes=wired.limit_bytes)

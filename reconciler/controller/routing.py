@@ -1,0 +1,126 @@
+"""Which instance answers a request, and what is done so that one can.
+
+A request names an instance or a model. What is idle is loaded again for it; with just-in-time
+loading, so is a model that no record speaks of.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+
+from reconciler.controller.actions import Engine
+from reconciler.controller.reconciler import Reconciler
+from reconciler.controller.registry import Registry
+from reconciler.controller.state import RecordView
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.plan import Kind
+from reconciler.core.records import LoadRequest
+
+JIT_IDLE_TTL_SECONDS = 3600
+"""Of a record that a request for a model made; LM Studio's default."""
+
+Load = Callable[[LoadRequest], Coroutine[None, None, RecordView]]
+
+
+class Router:
+    """Used on the event loop only."""
+
+    def __init__(
+        self, registry: Registry, reconciler: Reconciler, engine: Engine, load: Load, *, jit: bool
+    ) -> None:
+        """With `jit`, `load` loads a model that nobody asked to load."""
+        self._registry = registry
+        self._reconciler = reconciler
+        self._engine = engine
+        self._load = load
+        self._jit = jit
+        self._jit_loads: dict[str, asyncio.Task[RecordView]] = {}
+
+    async def close(self) -> None:
+        """Wait for no load any more."""
+        loads = list(self._jit_loads.values())
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+
+    async def ready_for(self, model: str, idle_ttl_seconds: int | None = None) -> str:
+        """The instance that answers for `model`, once there is one.
+
+        A record that a request makes is unloaded when it is not used, after `idle_ttl_seconds` if
+        they are given. Raises `LoadError`.
+        """
+        if self._jit and not self._registry.candidates(model):
+            loading = self._jit_loads.get(model)
+            if loading is None:
+                ttl = idle_ttl_seconds or JIT_IDLE_TTL_SECONDS
+                request = LoadRequest(model, idle_ttl_seconds=ttl)
+                loading = self._jit_loads[model] = asyncio.create_task(self._load(request))
+                loading.add_done_callback(lambda _: self._jit_loads.pop(model))
+            # Who asked may go away; whoever else asks has the same load to wait for.
+            await asyncio.wait([loading])
+            loading.result()
+        name = self._route(model)
+        if name is None:
+            with self._registry.asking(model):
+                await self._registry.until(lambda: self._route(model) is not None)
+            name = self._route(model)
+            assert name is not None  # noqa: S101  awaited above
+        return name
+
+    def can_answer(self, model: str) -> bool:
+        """True if a request for `model` would be answered, now or as soon as what is idle is
+        loaded again.
+        """
+        if self._serving(model) is not None:
+            return True
+        return any(state.idle for state in self._registry.candidates(model))
+
+    def why_not_ready(self, model: str) -> str:
+        """What the record that would answer for `model` says."""
+        for state in self._registry.candidates(model):
+            ready = state.status.condition("Ready")
+            if ready is not None:
+                return ready.message
+        return "no record asks for it"
+
+    def _serving(self, model: str) -> str | None:
+        """The loaded instance that answers for `model`: the one of that name, else the oldest that
+        holds that model, whatever its record asks for by now.
+        """
+        actions = self._reconciler.running.values()
+        leaving = {a.name for a in actions if a.kind is Kind.UNLOAD or a.unload_first}
+        loaded = {i.name: i for i in self._engine.instances() if i.name not in leaving}
+        if model in loaded:
+            return model
+        states = self._registry.states
+        ready = [
+            states[name].record
+            for name, instance in loaded.items()
+            if name in states
+            and instance.spec.adapter is None
+            and instance.spec.model.lower() == model.lower()
+        ]
+        return min(ready, key=lambda r: (r.created_at, r.name)).name if ready else None
+
+    def _route(self, model: str) -> str | None:
+        """The instance that answers for `model`. None: one is on its way.
+
+        Raises `LoadError` `NotLoaded`.
+        """
+        if (name := self._serving(model)) is not None:
+            return name
+        candidates = self._registry.candidates(model)
+        for state in candidates:
+            self._registry.wake_up(state.record.name)
+            progressing = state.status.condition("Progressing")
+            if progressing is not None and progressing.status == "True":
+                return None
+        message = (
+            f"no instance of {model} is loaded; load it by "
+            f'POST /api/v1/models/load {{"model": {json.dumps(model)}}}'
+        )
+        for state in candidates:
+            why = state.status.condition("Ready")
+            if why is not None:
+                message = f"'{state.record.name}' is not loaded: {why.message}"
+        raise LoadError(Problem(Cause.NOT_LOADED, message, param="model"))

@@ -1,0 +1,104 @@
+"""Walks of a directory on threads of their own, so that a hung file system harms only itself.
+
+A path that does not answer in time becomes a flaw of that path: its thread is left behind, and
+another walk passes it over until that thread has returned. The threads are daemon threads: none
+keeps the process from ending.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from reconciler.core.snapshot import Snapshot
+from reconciler.sources.files import Progress, Read, Walk, walk
+
+T = TypeVar("T")
+
+SECONDS = 5.0
+"""That the file system may take about one path."""
+
+MAX_BLOCKED = 8
+"""Paths that do not answer, before the whole directory counts as unreadable."""
+
+
+class Scanner:
+    """The manifests under one directory, again and again."""
+
+    def __init__(self, directory: Path, name: str, seconds: float = SECONDS) -> None:
+        self.directory = directory
+        self.name = name
+        self.root: tuple[int, int] | None = None
+        """Device and inode of the directory at the last walk; None: it could not be read."""
+        self._seconds = seconds
+        self._known: dict[str, Read] = {}
+        self._blocked: dict[str, threading.Thread] = {}
+
+    async def scan(self) -> Snapshot:
+        """What the directory holds now."""
+        self.root = None
+        try:
+            walk = await self._walk()
+        except OSError as error:
+            reason = f"{self.directory} cannot be read: {error.strerror}"
+            return Snapshot(self.name, unreadable=reason)
+        self._known, self.root = dict(walk.read), walk.root
+        return Snapshot(self.name, walk.files, empty=walk.empty, empty_folders=walk.empty_folders)
+
+    async def _walk(self) -> Walk:
+        """Raises `OSError`."""
+        while True:
+            alive = {p: t for p, t in self._blocked.items() if t.is_alive()}
+            self._blocked = alive
+            if len(alive) >= MAX_BLOCKED:
+                raise TimeoutError(0, f"{len(alive)} of its paths do not answer")
+            progress = Progress()
+            found, thread = in_thread(
+                walk, str(self.directory), self._known, frozenset(alive), progress
+            )
+            path = await self._watched(found, progress)
+            if path is None:
+                return found.result()
+            self._blocked[path] = thread
+
+    async def _watched(self, found: "asyncio.Future[Walk]", progress: Progress) -> str | None:
+        """Wait for a walk; the path that it hangs at, or None once it has ended."""
+        while not found.done():
+            await asyncio.wait([found], timeout=self._seconds / 4)
+            path, since = progress.path, progress.since
+            if path is not None and time.monotonic() - since > self._seconds and not found.done():
+                found.cancel()
+                return path
+        return None
+
+
+def in_thread(
+    function: Callable[..., T], *arguments: object
+) -> tuple["asyncio.Future[T]", threading.Thread]:
+    """Call a function on a daemon thread. Whoever cancels the future leaves the thread behind."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def end(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function(*arguments)
+        except Exception as raised:  # noqa: BLE001  handed to whoever waits
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(end, result, error)
+
+    thread = threading.Thread(target=run, name="scan", daemon=True)
+    thread.start()
+    return future, thread

@@ -1,0 +1,176 @@
+"""Connections: deadlines, refusals, and errors that no middleware sees."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from reconciler.api import body, server
+from reconciler.api.connections import Closable, Connections
+from reconciler.api.errors import errors
+
+SHORT = 0.05
+"""Seconds of a deadline that a test waits for."""
+
+Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Open = Callable[[], Awaitable[Opened]]
+
+
+async def nothing(_request: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+async def length(request: web.Request) -> web.Response:
+    data = await body.receive(request, body.MAX_BYTES)
+    return web.json_response({"length": len(data)})
+
+
+async def large(_request: web.Request) -> web.Response:
+    return web.Response(body=bytes(50_000_000))
+
+
+async def twice(request: web.Request) -> web.StreamResponse:
+    begun = web.StreamResponse()
+    await begun.prepare(request)
+    await begun.write(b"half")
+    raise ValueError("token-zirconium-4711")
+
+
+class Counted(Connections):
+    """It tells when the last connection is closed."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.emptied = asyncio.Event()
+
+    def forget(self, connection: Closable) -> None:
+        super().forget(connection)
+        if not len(self):
+            self.emptied.set()
+
+
+@pytest.fixture
+def connections() -> Counted:
+    return Counted(100)
+
+
+@pytest.fixture
+async def opened(connections: Connections) -> AsyncIterator[Open]:
+    """A server, as a function that connects to it."""
+    app = web.Application(middlewares=[errors])
+    app.add_routes(
+        [
+            web.get("/", nothing),
+            web.post("/", length),
+            web.get("/large", large),
+            web.get("/twice", twice),
+        ]
+    )
+    runner = web.AppRunner(app, shutdown_timeout=0.0, handler_cancellation=True)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listening = await server.listen(runner, listener, connections)
+    address = listener.getsockname()[:2]
+    writers = []
+
+    async def connect() -> Opened:
+        reader, writer = await asyncio.open_connection(*address)
+        writers.append(writer)
+        return reader, writer
+
+    yield connect
+    for writer in writers:
+        writer.close()
+    listening.close()
+    await runner.cleanup()
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
+    """Status and body of the next answer."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    size = int(head.partition("content-length: ")[2].split("\r\n")[0])
+    return int(head.split()[1]), json.loads(await reader.readexactly(size) or b"null")
+
+
+async def test_headers_that_do_not_end_end_the_connection(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", SHORT)
+    reader, writer = await opened()
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    assert await reader.read() == b""
+
+
+async def test_a_connection_without_a_request_is_ended(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_SECONDS", SHORT)
+    reader, _ = await opened()
+    assert await reader.read() == b""
+
+
+async def test_headers_in_pieces_are_waited_for(opened: Open) -> None:
+    reader, writer = await opened()
+    for piece in (b"GET / HT", b"TP/1.1\r\nHo", b"st: localhost\r\n\r", b"\n"):
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "PATIENCE_SECONDS", SHORT)
+    reader, writer = await opened()
+    writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab")
+    status, told = await answer(reader)
+    assert (status, told["error"]["code"]) == (408, "request_timeout")
+    assert "2 bytes of it came" in told["error"]["message"]
+
+
+async def test_a_client_that_does_not_read_is_left(
+    opened: Open, connections: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STALL_SECONDS", SHORT)
+    reader, writer = await opened()
+    writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await connections.emptied.wait()
+    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+        await reader.readexactly(50_000_000)
+
+
+async def test_an_answer_that_was_begun_is_not_followed_by_another(
+    opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await opened()
+    writer.write(b"GET /twice HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    told = await reader.read()
+    assert told.endswith(b"half\r\n")
+    assert told.count(b"HTTP/1.1") == 1
+    assert "zirconium" not in caplog.text
+
+
+async def test_what_comes_after_too_many_is_refused_or_takes_an_idle_ones_place(
+    opened: Open, connections: Connections
+) -> None:
+    connections.limit = 2
+    idle = await opened()
+    busy = await opened()
+    busy[1].write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n")
+    idle[1].write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await idle[0].readline()).startswith(b"HTTP/1.1 200")
+    third = await opened()
+    third[1].write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n")
+    assert await idle[0].read()  # the rest, and then the end
+    fourth = await opened()
+    status, told = await answer(fourth[0])
+    assert (status, told["error"]["code"]) == (503, "too_many_connections")
+    assert await fourth[0].read() == b""
+    for reader, writer in (busy, third):
+        writer.write(b"{}")
+        assert await answer(reader) == (200, {"length": 2})

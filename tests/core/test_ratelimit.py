@@ -1,0 +1,36 @@
+"""What repeats is let through once in a period."""
+
+from reconciler.core.ratelimit import MAX_KEYS, RateLimit
+
+
+class Now:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_key_passes_once_in_a_period_and_says_how_often_it_was_left_out() -> None:
+    now = Now()
+    limit = RateLimit(60, now)
+    assert [limit.passes("a") for _ in range(3)] == [0, None, None]
+    assert limit.passes("b") == 0
+    now.seconds = 59.9
+    assert limit.passes("a") is None
+    now.seconds = 60.0
+    assert limit.passes("a") == 3
+    now.seconds = 200.0
+    assert limit.passes("a") == 0
+
+
+def test_keys_that_nobody_asks_for_are_forgotten() -> None:
+    now = Now()
+    limit = RateLimit(60, now)
+    limit.passes("first")
+    for key in range(MAX_KEYS):
+        limit.passes(key)
+    assert limit.passes("first") == 0
+    assert limit.passes(MAX_KEYS - 1) is None

@@ -1,0 +1,227 @@
+"""Walks over what no manifest directory should hold: each thing is its own flaw."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.snapshot import ManifestFile, read_file
+from reconciler.sources import files
+from reconciler.sources.scan import MAX_BLOCKED, Scanner
+
+VALID = "{apiVersion: reconciler/v1, kind: ModelInstance, metadata: {name: a}, spec: {model: m}}"
+
+
+async def scanned(directory: Path) -> dict[str, ManifestFile]:
+    """The files of a directory that also has a good one in it."""
+    (directory / "good.yaml").write_text(VALID, "utf-8")
+    snapshot = await Scanner(directory, "directory:x").scan()
+    assert snapshot.unreadable is None
+    found = {f.path: f for f in snapshot.files}
+    assert found.pop("good.yaml").declared
+    return found
+
+
+def a_socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path may have 104 bytes on macOS
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path.name)
+    os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "it is a FIFO, not a regular file"),
+        (a_socket, "it is a socket, not a regular file"),
+        (lambda p: p.symlink_to("/dev/zero"), "it is a device, not a regular file"),
+        (lambda p: p.symlink_to("/dev/tty"), "it is a device, not a regular file"),
+        (lambda p: p.mkdir(), "is a directory, not a file"),
+        (lambda p: p.symlink_to("nowhere"), "it is a link to nothing"),
+        (lambda p: p.symlink_to(p), "Too many levels of symbolic links"),
+        (lambda p: os.truncate(os.open(p, os.O_CREAT | os.O_RDWR), 10**12), "larger than"),
+        (lambda p: p.write_bytes(b"\xff\xfe\x00"), "not valid YAML"),
+        (lambda p: p.write_text("[" * 100_000, "utf-8"), "nested deeper"),
+    ],
+)
+async def test_what_is_no_manifest_is_a_flaw_of_that_path(
+    tmp_path: Path, make: Callable[[Path], None], words: str
+) -> None:
+    make(tmp_path / "x.yaml")
+    (file,) = (await scanned(tmp_path)).values()
+    (flaw,) = file.flaws
+    assert (file.path, words in flaw.message) == ("x.yaml", True), flaw
+
+
+async def test_names_that_cannot_be_shown_are_flaws(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff.yaml")).write_text(VALID, "utf-8")
+    (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("", "utf-8")
+    (tmp_path / "b\n.yaml").write_text(VALID, "utf-8")
+    (tmp_path / "ü 日本.yaml").write_text("# nothing", "utf-8")
+    (tmp_path / os.fsdecode(b"d\xff")).mkdir()
+    found = await scanned(tmp_path)
+    told = {path: [f.message for f in file.flaws] for path, file in found.items()}
+    assert told == {
+        "a\\udcff.yaml": ["its name is not UTF-8; rename it"],
+        "b\\n.yaml": ["its name has control characters; rename it"],
+        "d\\udcff": ["its name is not UTF-8; rename it"],
+        "ü 日本.yaml": [],
+    }
+
+
+async def test_what_may_not_be_read_is_a_flaw_of_that_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the refusal is made."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.yaml").write_text(VALID, "utf-8")
+    (tmp_path / "b.yaml").write_text(VALID, "utf-8")
+
+    def refuse(function: Callable[..., object], name: str) -> None:
+        def refused(path: str, *arguments: object) -> object:
+            if str(path).endswith(name):
+                raise PermissionError(13, "Permission denied", path)
+            return function(path, *arguments)
+
+        monkeypatch.setattr(os, function.__name__, refused)
+
+    refuse(os.scandir, "sub")
+    refuse(os.open, "b.yaml")
+    told = {p: f.flaws[0].message for p, f in (await scanned(tmp_path)).items()}
+    words = "cannot be read: Permission denied"
+    assert told == {"sub/": words, "b.yaml": words}
+
+
+async def test_links_lead_to_each_directory_once(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "again").symlink_to(tmp_path)
+    (tmp_path / "sub" / "a.yaml").write_text(VALID, "utf-8")
+    assert list(await scanned(tmp_path)) == ["sub/a.yaml"]
+
+
+async def test_a_link_to_nothing_may_have_been_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "team").symlink_to(tmp_path / "not mounted")
+    (file,) = (await scanned(tmp_path)).values()
+    assert (file.valid, file.unfinished, file.covers("team/a.yaml")) == (True, True, True)
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], threading.Event]]:
+    """Have the file system say nothing about a path until the event is set."""
+    ends: dict[str, threading.Event] = {}
+    stat = os.stat
+
+    def slow(path: object, *arguments: object, **more: object) -> os.stat_result:
+        if str(path) in ends:
+            ends[str(path)].wait()
+        return stat(path, *arguments, **more)  # type: ignore[arg-type]
+
+    def hang(path: Path) -> threading.Event:
+        return ends.setdefault(str(path), threading.Event())
+
+    monkeypatch.setattr(os, "stat", slow)
+    yield hang
+    for end in ends.values():
+        end.set()
+
+
+async def test_a_path_that_does_not_answer_is_its_own_flaw_until_it_does(
+    tmp_path: Path, hung: Callable[[Path], threading.Event]
+) -> None:
+    (tmp_path / "good.yaml").write_text(VALID, "utf-8")
+    (tmp_path / "slow.yaml").write_text(VALID.replace("name: a", "name: b"), "utf-8")
+    (tmp_path / "dead").mkdir()
+    ends = [hung(tmp_path / "slow.yaml"), hung(tmp_path / "dead")]
+    scanner = Scanner(tmp_path, "directory:x", seconds=0.05)
+    for _ in range(2):
+        snapshot = await scanner.scan()
+        told = {f.path: [x.message for x in f.flaws] for f in snapshot.files}
+        words = ["cannot be read: the file system does not answer"]
+        assert told == {"good.yaml": [], "slow.yaml": words, "dead/": words}
+    threads = list(scanner._blocked.values())
+    assert len(threads) == 2
+    for end in ends:
+        end.set()
+    for thread in threads:
+        thread.join()
+    assert all(f.valid for f in (await scanner.scan()).files)
+
+
+async def test_a_directory_that_does_not_answer_is_unreadable(
+    tmp_path: Path, hung: Callable[[Path], threading.Event]
+) -> None:
+    hung(tmp_path)
+    snapshot = await Scanner(tmp_path, "directory:x", seconds=0.05).scan()
+    assert "the file system does not answer" in str(snapshot.unreadable)
+
+
+async def test_threads_that_hang_are_bounded(
+    tmp_path: Path, hung: Callable[[Path], threading.Event]
+) -> None:
+    for n in range(MAX_BLOCKED + 2):
+        hung(tmp_path / f"{n}.yaml")
+        (tmp_path / f"{n}.yaml").write_text(VALID, "utf-8")
+    scanner = Scanner(tmp_path, "directory:x", seconds=0.02)
+    for _ in range(2):
+        assert "paths do not answer" in str((await scanner.scan()).unreadable)
+    assert len(scanner._blocked) == MAX_BLOCKED
+
+
+async def test_an_unchanged_file_is_not_parsed_again_and_an_old_one_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed, opened = [], []
+
+    def counted(path: str, data: bytes) -> ManifestFile:
+        parsed.append(path)
+        return read_file(path, data)
+
+    def noted(path: str, about: os.stat_result) -> tuple[files.Identity, bytes]:
+        opened.append(Path(path).name)
+        return read_bytes(path, about)
+
+    read_bytes = files.read_bytes
+    monkeypatch.setattr(files, "read_file", counted)
+    monkeypatch.setattr(files, "read_bytes", noted)
+    for name in ("new.yaml", "old.yaml"):
+        (tmp_path / name).write_text(VALID, "utf-8")
+    monkeypatch.setattr(files, "SETTLED_NS", -1)  # all are old enough
+    scanner = Scanner(tmp_path, "directory:x")
+    first = await scanner.scan()
+    assert parsed == opened == ["new.yaml", "old.yaml"]
+    assert await scanner.scan() == first
+    assert parsed == opened == ["new.yaml", "old.yaml"]
+    monkeypatch.setattr(files, "SETTLED_NS", 10**18)  # none is
+    (tmp_path / "new.yaml").write_text(VALID.replace("name: a", "name: b"), "utf-8")
+    await scanner.scan()
+    assert (parsed[2:], opened[2:]) == (["new.yaml"], ["new.yaml"])
+    await scanner.scan()
+    assert (parsed[3:], opened[3:]) == ([], ["new.yaml"])
+
+
+async def test_a_change_that_leaves_size_and_times_as_they_were_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(VALID, "utf-8")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    scanner = Scanner(tmp_path, "directory:x")
+    await scanner.scan()
+    path.write_text(VALID.replace("name: a", "name: b"), "utf-8")
+    os.utime(path, ns=times)
+    (file,) = (await scanner.scan()).files
+    assert [d.name for d in file.declared] == ["b"]
+
+
+async def test_a_directory_with_too_many_files_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        (tmp_path / f"{n}.yaml").touch()
+    for limit in ("MAX_FILES", "MAX_ENTRIES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, limit, 3)
+            snapshot = await Scanner(tmp_path, "directory:x").scan()
+        assert "it has more than 3" in str(snapshot.unreadable)
