@@ -1,8 +1,8 @@
 """The daemon's side of downloads: jobs, each a process that fetches one model."""
 
 import asyncio
+import os
 import secrets
-import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 import structlog
 
+from reconciler import children
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import ModelRef
@@ -156,12 +157,13 @@ class Downloads:
         log.info("download begins", model=job.ref.model, revision=job.ref.revision)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "reconciler.models.fetch"),
-                *(str(self._cache), job.ref.model, job.ref.revision or MAIN),
+                *children.python("reconciler.models.fetch", str(self._cache)),
+                *(job.ref.model, job.ref.revision or MAIN),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,
                 start_new_session=True,
+                env=children.for_fetch(os.environ),
             )
             try:
                 await self._listen(job, process)
