@@ -16,6 +16,7 @@ from reconciler.controller.reconciler import UNHEALTHY_PASSES, UNLOCKED_SECONDS
 from reconciler.controller.state import RecordState
 from reconciler.core import plan as planning
 from reconciler.core.conditions import derive
+from reconciler.core.defaults import Defaults
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.plan import Action
 from reconciler.core.records import Record, Status
@@ -223,3 +224,25 @@ def test_the_state_of_a_record_is_changed_by_its_methods_only() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 own = isinstance(node.value, ast.Name) and node.value.id == "self"
                 assert own or node.attr not in facts, f"{file.name}:{node.lineno}"
+
+
+async def test_a_record_that_cannot_be_stored_is_left_out_and_the_others_load(
+    bench: Bench,
+) -> None:
+    prompt = Defaults(system_prompt="\ud800")
+    bench.source.declare(("a", replace(spec(), defaults=prompt)), ("b", spec("tiny/qwen3")))
+    await bench.engine.let_load()
+    await bench.ready("b")
+    assert [a.record.name for a in bench.controller.answers()] == ["b"]
+    with pytest.raises(LoadError, match=r"'c' \('http'\) cannot be stored") as raised:
+        await bench.controller.put("c", replace(spec(), defaults=prompt))
+    assert raised.value.problem.cause is Cause.IMPOSSIBLE_SETTING
+
+
+async def test_who_waits_for_a_record_that_is_gone_stops_no_pass(bench: Bench) -> None:
+    await load(bench, request())
+    await bench.controller.unload("tiny/llama")
+    bench.controller._registry.activate("tiny/llama")
+    bench.source.declare(("a", spec()))
+    await bench.engine.let_load()
+    await bench.ready("a")
