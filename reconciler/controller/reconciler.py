@@ -191,16 +191,21 @@ class Reconciler:
     def _collect(self, at: float) -> None:
         """Take up how actions have ended since the last pass."""
         for end in self._actions.collect():
-            self._attempts.end(end.attempt, end.outcome)
-            failed = end.problem is not None
-            self._metrics.action_ended(end.action.kind.value, failed=failed)
-            if end.instance is not None and end.instance.report is not None:
-                self._metrics.loaded(end.action.kind.value, end.instance.report)
-            state = self._registry.states.get(end.action.name)
-            if state is not None and end.record is not None:
-                self._registry.active.add(end.action.name)
-                self._settle(state, end, end.record, at)
+            try:
+                self._take_end(end, at)
+            except Exception:
+                log.exception("the end of an action cannot be taken up", name=end.action.name)
             self._registry.announce()
+
+    def _take_end(self, end: Ended, at: float) -> None:
+        self._attempts.end(end.attempt, end.outcome)
+        self._metrics.action_ended(end.action.kind.value, failed=end.problem is not None)
+        if end.instance is not None and end.instance.report is not None:
+            self._metrics.loaded(end.action.kind.value, end.instance.report)
+        state = self._registry.states.get(end.action.name)
+        if state is not None and end.record is not None:
+            self._registry.active.add(end.action.name)
+            self._settle(state, end, end.record, at)
 
     def _settle(self, state: RecordState, end: Ended, record: Record, at: float) -> None:
         """Note the outcome of an action in the state of its record."""
@@ -330,7 +335,10 @@ class Reconciler:
             if action.acts:
                 self._begin(action, begun.get(action.name), at)
         for report in reports:
-            take(self._registry, report, written=unwritable is None)
+            try:
+                take(self._registry, report, written=unwritable is None)
+            except Exception:
+                log.exception("a report cannot be taken up", name=report.record.name)
         self._registry.announce()
         self._metrics.keep(self._registry.states)
         self._engine.keep(self._registry.states)
