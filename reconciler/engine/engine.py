@@ -66,9 +66,6 @@ ABANDON_SECONDS = 5.0
 SHAPES_SECONDS = 10.0
 """To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
 
-SHAPES_TRIES = 3
-"""For a worker that is not taken for a load before it has answered."""
-
 RECALL_SECONDS = 10.0
 """For a worker to lower leases, between two steps; that one hangs is noticed elsewhere."""
 
@@ -140,19 +137,15 @@ class Engine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         """What a checkpoint works with in memory. Raises `LoadError` where it cannot be built."""
-        for _ in range(SHAPES_TRIES):
-            worker = await self._pool.borrow()
+        async with self._pool.lent() as worker:
             try:
                 async with asyncio.timeout(SHAPES_SECONDS):
                     return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
             except TimeoutError:
-                if self._pool.lends(worker):
-                    words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
-                    worker.kill(death.of_hang(worker.pid, words))
-                    raise LoadError(death.of_hang(worker.pid, words)) from None
-                # It was taken meanwhile, and reads weights: it is watched, and the look is in vain.
-        message = f"no worker came to build {checkpoint.path}: each was taken to load a model"
-        raise LoadError(Problem(Cause.ENGINE_UNAVAILABLE, message, permanent=False))
+                words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
+                problem = death.of_hang(worker.pid, words)
+                worker.kill(problem)
+                raise LoadError(problem) from None
 
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded and answers."""

@@ -5,6 +5,8 @@ moment after each load. Without a spare (`--spare-workers 0`) it is started when
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from reconciler.core.errors import LoadError
@@ -14,6 +16,9 @@ from reconciler.engine.process import WorkerProcess
 
 WARM_AFTER_SECONDS = 1.0
 """After a load: what was loaded is about to be asked something, and imports would slow it down."""
+
+BUSY_SECONDS = 0.5
+"""That a load waits for the spare to build another checkpoint; longer than nearly all take."""
 
 START_SECONDS = 120.0
 """For a worker's imports, which take seconds."""
@@ -31,6 +36,10 @@ class Pool:
         self._watch: asyncio.Task[None] | None = None
         """Of the spare."""
         self._timer: asyncio.TimerHandle | None = None
+        self._lending = asyncio.Lock()
+        self._busy: WorkerProcess | None = None
+        """The spare while it is lent."""
+        self._returned = asyncio.Event()
 
     def warm(self) -> None:
         """Start a spare worker in a moment, unless there is one then or none is kept."""
@@ -59,33 +68,50 @@ class Pool:
             self._spare = None
             await worker.end()
 
-    def lends(self, worker: WorkerProcess) -> bool:
-        """Whether this is still the spare: what was borrowed may be taken at any time."""
-        spare = self._spare
-        return (
-            spare is not None
-            and spare.done()
-            and not spare.cancelled()
-            and spare.exception() is None
-            and spare.result() is worker
-        )
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[WorkerProcess]:
+        """The spare, for one borrower at a time: none waits for what another has built.
+
+        Raises as `borrow`.
+        """
+        async with self._lending:
+            self._busy = worker = await self.borrow()
+            try:
+                yield worker
+            finally:
+                self._busy = None
+                self._returned.set()
 
     async def take(self) -> WorkerProcess:
         """The warm worker; it is the caller's from here on. Call `warm` when time allows.
 
-        Raises `LoadError` if none can be started.
+        One that is lent is left to the borrower: a load must not wait for, or fail with, what is
+        built of another checkpoint. Raises `LoadError` if none can be started.
         """
+        waited = False
         while True:
             spare = self._warm()
             worker = await self._ready(spare)
             if self._spare is not spare:
                 continue  # somebody else took it while we waited
+            if self._busy is worker:
+                if waited:
+                    return await self._start()
+                waited = True
+                await self._until_returned()
+                continue
             self._spare = None
             if self._watch is not None:
                 self._watch.cancel()
             if worker.alive:
                 return worker
             await worker.end()
+
+    async def _until_returned(self) -> None:
+        self._returned.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BUSY_SECONDS):
+                await self._returned.wait()
 
     async def close(self) -> None:
         """End the spare."""

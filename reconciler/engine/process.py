@@ -109,8 +109,8 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended, as far as is known."""
-        return self._process.returncode is None
+        """True if it has not ended, as far as is known, and was not killed."""
+        return self._process.returncode is None and self._killed_for is None
 
     async def wait(self) -> None:
         """Wait until it has ended, however that came about."""
@@ -217,7 +217,7 @@ class WorkerProcess:
 
     def kill(self, problem: Problem) -> None:
         """End it at once because of `problem`; a stopped process does not see its lifeline."""
-        if self.alive:
+        if self._process.returncode is None:
             self._killed_for = problem
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

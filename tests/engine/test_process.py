@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
 from reconciler.core.records import Asked
 from reconciler.core.settings import resolve
@@ -59,6 +59,14 @@ async def test_who_asks_a_worker_after_others_found_it_dead_is_told_that_it_died
         with pytest.raises(LoadError, match="killed from outside by SIGKILL") as raised:
             await worker.ask("DELETE", "sessions/1", None, type(None))
         assert raised.value.problem.cause is Cause.WORKER_KILLED
+
+
+async def test_a_killed_worker_is_not_alive_until_the_kernel_has_ended_it(
+    worker: WorkerProcess,
+) -> None:
+    """A spare that hung on one checkpoint was handed out for the load of another."""
+    worker.kill(Problem(Cause.WORKER_HUNG, "it hung", permanent=False))
+    assert not worker.alive
 
 
 async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(

@@ -9,7 +9,6 @@ import pytest
 
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Checkpoint
-from reconciler.engine import engine as module
 from reconciler.engine import sockets
 from reconciler.engine.engine import Engine
 from reconciler.engine.pool import Pool
@@ -52,50 +51,32 @@ async def test_who_borrows_gets_no_worker_that_was_taken_as_it_got_ready(tmp_pat
     pool = Pool(directory)
     taken, borrowed = await asyncio.gather(pool.take(), pool.borrow())
     assert taken is not borrowed
-    assert pool.lends(borrowed)
-    assert not pool.lends(taken)
+    assert await pool.borrow() is borrowed
     await taken.end()
     await pool.close()
     sockets.remove(directory)
 
 
-async def test_a_look_queued_behind_a_load_does_not_end_it(
+async def test_a_load_does_not_get_the_worker_that_builds_another_checkpoint(
     engine: Engine,
     checkpoint: Checkpoint,
     before_answer: list[Callable[[], Awaitable[None]]],
 ) -> None:
+    """What hangs there is killed, and the load would fail for another checkpoint's fault."""
+    spare = await engine._pool.borrow()
     taken: list[WorkerProcess] = []
 
     async def take() -> None:
         taken.append(await engine._pool.take())
 
     before_answer.append(take)
-    shapes = await engine.shapes(checkpoint)
-    assert shapes.growing
-    assert taken[0].alive
-    assert taken[0]._killed_for is None
-    await taken[0].end()
-
-
-async def test_a_look_gives_up_where_every_worker_is_taken(
-    engine: Engine,
-    checkpoint: Checkpoint,
-    before_answer: list[Callable[[], Awaitable[None]]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    taken: list[WorkerProcess] = []
-
-    async def take() -> None:
-        taken.append(await engine._pool.take())
-
-    monkeypatch.setattr(module, "SHAPES_TRIES", 2)
-    before_answer += [take] * 3
-    with pytest.raises(LoadError, match="each was taken to load a model") as raised:
+    with pytest.raises(LoadError, match="it has not built"):
         await engine.shapes(checkpoint)
-    assert raised.value.problem.cause is Cause.ENGINE_UNAVAILABLE
-    assert [worker.alive for worker in taken] == [True, True]
-    for worker in taken:
-        await worker.end()
+    (worker,) = taken
+    assert worker is not spare
+    assert (worker.alive, spare.alive) == (True, False)
+    assert (await engine.shapes(checkpoint)).growing
+    await worker.end()
 
 
 async def test_a_spare_worker_that_hangs_over_shapes_is_killed(
@@ -114,3 +95,24 @@ async def test_a_spare_worker_that_hangs_over_shapes_is_killed(
     assert raised.value.problem.cause is Cause.WORKER_HUNG
     await worker.wait()
     assert (await engine.shapes(checkpoint)).growing
+
+
+async def test_models_are_built_one_by_one_so_that_none_answers_for_another(
+    engine: Engine,
+    checkpoint: Checkpoint,
+    before_answer: list[Callable[[], Awaitable[None]]],
+) -> None:
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await goes_on.wait()
+
+    before_answer.append(hang)
+    hanging = asyncio.create_task(engine.shapes(checkpoint))
+    await begun.wait()
+    healthy = asyncio.create_task(engine.shapes(checkpoint))
+    goes_on.set()
+    with pytest.raises(LoadError, match="it has not built"):
+        await hanging
+    assert (await healthy).growing

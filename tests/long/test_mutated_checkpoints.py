@@ -85,7 +85,7 @@ def test_a_daemon_with_mutated_checkpoints_serves_the_healthy_one(home: Home) ->
         except LoadError:
             if chance.random() < 0.9:  # some stay, to be listed
                 shutil.rmtree(path)
-    with Daemon(home, "--models", str(root), "--probe-interval", "2s") as daemon:
+    with Daemon(home, "--models", str(root)) as daemon:
         home.write("healthy.yaml", name="healthy", model="tiny/llama")
         daemon.ready("healthy")
         expected = answer(daemon, "healthy")
