@@ -154,7 +154,7 @@ class _Walker:
             return None
         if not (manifest or stat.S_ISDIR(about.st_mode)):
             return None
-        if (why := _unfit(name)) is not None:
+        if (why := unfit_name(name)) is not None:
             self.add(flawed(printable(shown), why))
         elif not stat.S_ISDIR(about.st_mode):
             if (file := self.file(path, shown, about)) is not None:
@@ -292,7 +292,7 @@ def _unreadable(error: OSError) -> str:
     return f"cannot be read: {error.strerror}"
 
 
-def _unfit(name: str) -> str | None:
+def unfit_name(name: str) -> str | None:
     """Why a name cannot be shown, or None."""
     kinds = {unicodedata.category(character) for character in name}
     if "Cs" in kinds:  # how Python keeps bytes that it cannot decode
