@@ -193,7 +193,11 @@ class _Walker:
         self.progress.answered()
         digest = blake2b(data).digest()
         changed = known is None or known.digest != digest
-        file = read_file(shown, data) if changed or known is None else known.file
+        if changed or known is None:
+            file = read_file(shown, data)
+            time.sleep(0)  # lets the event loop run, which waits for the interpreter meanwhile
+        else:
+            file = known.file
         settled = time.time_ns() - max(identity[3], identity[4]) > SETTLED_NS
         self.read[shown] = Read(identity, settled, digest, file)
         return file
