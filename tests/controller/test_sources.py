@@ -1,11 +1,17 @@
 """Sources that are held, suspended, or meant for others."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
 import pytest
 
 from reconciler.controller import Feed
+from reconciler.controller.feed import SourceView
 from reconciler.core.errors import Cause, LoadError
-from reconciler.core.records import LoadSpec
+from reconciler.core.manifest import Flaw, Position
+from reconciler.core.records import LoadSpec, Record
 from reconciler.core.selector import Requirement
+from reconciler.core.snapshot import ManifestFile, Snapshot
 from tests.controller.fakes import Bench, FakeSource
 
 
@@ -116,3 +122,25 @@ async def test_what_is_meant_for_other_nodes_is_refused_by_http(bench: Bench) ->
 async def test_an_unknown_source_is_named(bench: Bench) -> None:
     with pytest.raises(LoadError, match="there is no source 'git:x'"):
         bench.controller.source("git:x")
+
+
+def test_flaws_are_looked_for_once_and_not_for_each_record() -> None:
+    looks = 0
+
+    class Files(tuple[ManifestFile, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[ManifestFile]:
+            nonlocal looks
+            looks += 1
+            return super().__iter__()
+
+    flaw = Flaw("it is wrong", Position(1, 1))
+    files = Files([ManifestFile("bad.yaml", flaws=(flaw,)), ManifestFile("good.yaml")])
+    view = SourceView(Snapshot("files", files), {}, {})
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(100):
+        file = "bad.yaml" if number % 2 else "good.yaml"
+        record = Record(f"a{number}", "files", LoadSpec("m"), at, file=file, line=1)
+        assert [c.message for c in view.complaints(record)] == ["it is wrong"] * (number % 2)
+    assert looks == 1
