@@ -1,11 +1,16 @@
 """Sources that are held, suspended, or meant for others."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
 import pytest
 
 from reconciler.controller import Feed
+from reconciler.controller.feed import SourceView
 from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError
-from reconciler.core.records import LoadSpec
+from reconciler.core.manifest import Flaw, Position
+from reconciler.core.records import LoadSpec, Record
 from reconciler.core.selector import Requirement
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 from tests.controller.fakes import Bench, FakeSource, spin
@@ -177,3 +182,25 @@ async def test_what_a_directory_lost_at_once_goes_when_it_is_confirmed(bench: Be
     assert declared(bench) == set("abcd")
     feed(bench).confirm()
     assert declared(bench) == {"a"}
+
+
+def test_flaws_are_looked_for_once_and_not_for_each_record() -> None:
+    looks = 0
+
+    class Files(tuple[ManifestFile, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[ManifestFile]:
+            nonlocal looks
+            looks += 1
+            return super().__iter__()
+
+    flaw = Flaw("it is wrong", Position(1, 1))
+    files = Files([ManifestFile("bad.yaml", flaws=(flaw,)), ManifestFile("good.yaml")])
+    view = SourceView(Snapshot("files", files), {}, {})
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(100):
+        file = "bad.yaml" if number % 2 else "good.yaml"
+        record = Record(f"a{number}", "files", LoadSpec("m"), at, file=file, line=1)
+        assert [c.message for c in view.complaints(record)] == ["it is wrong"] * (number % 2)
+    assert looks == 1
