@@ -139,7 +139,8 @@ class Daemon:
         traceback: TracebackType | None,
     ) -> None:
         if self.process.poll() is None:
-            self.stop()
+            self.process.send_signal(signal.SIGINT)
+            self.stop()  # the second signal: no request is waited for
         elif not self._log.closed:
             self._reap()
 

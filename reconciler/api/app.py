@@ -20,13 +20,15 @@ from reconciler.api import (
 from reconciler.api.context import CONTROLLER
 from reconciler.api.errors import errors
 from reconciler.api.guard import guard
+from reconciler.api.stopping import refuse_while_stopping
 from reconciler.controller import Controller
 
 
 def build(controller: Controller, host: str, token: str | None) -> web.Application:
     """The application that serves `controller` on `host`."""
     app = web.Application(
-        middlewares=[errors, guard(host, token)], client_max_size=openai.MAX_BYTES
+        middlewares=[errors, guard(host, token), refuse_while_stopping],
+        client_max_size=openai.MAX_BYTES,
     )
     app[CONTROLLER] = controller
     groups = (

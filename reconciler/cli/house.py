@@ -1,8 +1,10 @@
 """`reconciler serve`: put the rooms together and run them until a signal."""
 
 import asyncio
+import os
 import signal
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,16 @@ from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
 
 SHUTDOWN_SECONDS = 1.0
-"""For answers under way when the daemon stops."""
+"""For answers to be sent whose requests were cut off when the daemon stops."""
+
+STOP_SECONDS = 50.0
+"""After the first signal: running requests have 30, and workers 10 to end."""
+
+AT_ONCE_SECONDS = 13.0
+"""After the second signal."""
+
+EX_SOFTWARE = 70
+"""Exit code where the process did not end by itself; sysexits.h."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +103,21 @@ async def _serve(
     options: Options, token: str | None, listener: socket.socket, store: Store, run_directory: Path
 ) -> None:
     connections = Connections(connections_within(raise_limit()))  # before workers inherit the limit
-    stop = asyncio.Event()
+    stop, at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        """Stop; at a second signal, at once. Whatever hangs, the process ends in time."""
+        seconds = AT_ONCE_SECONDS if stop.is_set() else STOP_SECONDS
+        watchdog = threading.Timer(seconds, os._exit, (EX_SOFTWARE,))
+        watchdog.daemon = True
+        watchdog.start()
+        if stop.is_set():
+            at_once.set()
+        stop.set()
+
     asyncio.get_running_loop().set_exception_handler(log.of_loop)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     sources: list[Source] = [GitSource(f, options.state, SystemClock().utc) for f in options.git]
     if options.manifests is not None:
         sources.insert(0, DirectorySource(options.manifests))
@@ -137,7 +159,7 @@ async def _serve(
     server = await listen(runner, listener, connections)
     click.echo(f"reconciler is listening on {_url(listener)}")
     await stop.wait()
-    await controller.close()
+    await controller.close(at_once)
     server.close()
     await runner.cleanup()
 

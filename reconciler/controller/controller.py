@@ -48,6 +48,8 @@ LOCKED_SECONDS = 5.0
 
 LOCK_POLL_SECONDS = 0.05
 
+STOPPING = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+
 PASSES_BETWEEN_TURNS = 6
 """Of the event loop: as many as a short HTTP request takes from its connection to its answer."""
 
@@ -96,6 +98,7 @@ class Controller:
         self._boot_id = boot_id
         self._evicts = policy.evict_idle
         self._turns = asyncio.Lock()
+        self._stopping = asyncio.Event()
 
     async def start(self) -> None:
         """Take up the stored records and start to reconcile. Raises `UnwritableError`."""
@@ -103,8 +106,13 @@ class Controller:
         runners = [self._reconciler.run(), *(feed.run() for feed in self._feeds)]
         self._tasks = [asyncio.create_task(runner) for runner in runners]
 
-    async def close(self) -> None:
-        """Stop reconciling and end all workers; records stay."""
+    async def close(self, at_once: asyncio.Event | None = None) -> None:
+        """Stop reconciling and end all workers; records stay.
+
+        With `at_once`, requests that run may finish until it is set, for 30 s at most; no others
+        are taken.
+        """
+        self._stopping.set()
         self._registry.events.close()
         tasks = [*self._tasks, *self._looks]
         for task in tasks:
@@ -115,11 +123,12 @@ class Controller:
         await self._lookups.close()
         await self._inspector.close()
         await self._reconciler.close()
-        stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
         for state in self._registry.states.values():
-            state.fail_waiters(stopping)
+            state.fail_waiters(STOPPING)
         # Before workers are waited for: a stop that is cut off there is none that a model caused.
         self._registry.close()
+        if at_once is not None:
+            await self._engine.drain(at_once)
         await self._engine.close()
 
     async def load(
@@ -353,11 +362,21 @@ class Controller:
 
     async def ready_for(self, model: str, idle_ttl_seconds: int | None = None) -> str:
         """The instance that answers for `model`, once there is one. Raises `LoadError`."""
-        return await self._router.ready_for(model, idle_ttl_seconds)
+        stop = asyncio.create_task(self._stopping.wait())
+        ready = asyncio.create_task(self._router.ready_for(model, idle_ttl_seconds))
+        try:
+            await asyncio.wait({stop, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if self.stopping:
+                raise LoadError(STOPPING)
+            return ready.result()
+        finally:
+            stop.cancel()
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
 
     def can_answer(self, model: str) -> bool:
         """True if a request for `model` would be answered, now or in a moment."""
-        return self._router.can_answer(model)
+        return not self.stopping and self._router.can_answer(model)
 
     def why_not_ready(self, model: str) -> str:
         """What the record that would answer for `model` says."""
@@ -366,6 +385,8 @@ class Controller:
     @asynccontextmanager
     async def request(self, name: str, path: str, body: bytes) -> AsyncIterator[Reply]:
         """Have an instance answer a completion request. Raises `LoadError`."""
+        if self.stopping:
+            raise LoadError(STOPPING)
         state = self._registry.states.get(name)
         if state is None:
             message = f"'{name}' is not loaded now"
@@ -435,10 +456,17 @@ class Controller:
     @property
     def problem(self) -> Problem | None:
         """Why nothing can be loaded at all, if so."""
+        if self.stopping:
+            return STOPPING
         machine = self._reconciler.machine
         if isinstance(machine, Problem):
             return machine
         return self._registry.store.problem or self._reconciler.problem
+
+    @property
+    def stopping(self) -> bool:
+        """True if the daemon takes no new requests any more."""
+        return self._stopping.is_set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at after every change."""

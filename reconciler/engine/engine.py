@@ -130,6 +130,10 @@ class Engine:
         """By session."""
         self._logs: dict[str, Log] = {}
         self._serial = itertools.count(1)
+        self._requests = 0
+        """That run, of all instances, those that were replaced included."""
+        self._quiet = asyncio.Event()
+        """Set when the last of them ends."""
 
     async def machine(self) -> Machine:
         """Facts about this machine. Raises `LoadError` where no worker can be started."""
@@ -247,6 +251,7 @@ class Engine:
             message = f"'{name}' is not loaded now"
             raise LoadError(Problem(Cause.NOT_LOADED, message, permanent=False))
         loaded.requests += 1
+        self._requests += 1
         try:
             path = f"sessions/{loaded.session}/{path}"
             headers = {MODEL_HEADER: name, LEASE_HEADER: lease.header()}
@@ -254,8 +259,11 @@ class Engine:
                 yield reply
         finally:
             loaded.requests -= 1
+            self._requests -= 1
             if not loaded.requests:
                 loaded.idle.set()
+            if not self._requests:
+                self._quiet.set()
 
     async def unload(self, name: str) -> None:
         """Let its running requests finish, then let go of it."""
@@ -314,12 +322,28 @@ class Engine:
         """What the latest worker of an instance wrote; None: it never had one."""
         return self._logs.get(name)
 
+    async def drain(self, at_once: asyncio.Event) -> None:
+        """Wait until no request runs, for as long as one that goes waits, or until `at_once`."""
+        self._quiet.clear()
+        if not self._requests:
+            return
+        log.info("running requests may finish", requests=self._requests, seconds=DRAIN_SECONDS)
+        waits = [asyncio.create_task(event.wait()) for event in (self._quiet, at_once)]
+        try:
+            await asyncio.wait(waits, timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._requests:
+            log.warning("requests are cut off", requests=self._requests)
+
     async def close(self) -> None:
-        """End all workers."""
+        """End all workers; requests that still run hear that the daemon is stopping."""
         await self._pool.close()
         holders, self._holders = list(self._holders.values()), {}
         self._loaded.clear()
-        await asyncio.gather(*(self._end(holder) for holder in holders))
+        stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+        await asyncio.gather(*(self._end(holder, stopping) for holder in holders))
 
     async def _hold(
         self,
@@ -451,11 +475,11 @@ class Engine:
                 del self._holders[holder.path]
             await self._end(holder)
 
-    async def _end(self, holder: _Holder) -> None:
+    async def _end(self, holder: _Holder, problem: Problem | None = None) -> None:
         holder.gone = True
         if holder.watch is not None:
             holder.watch.cancel()
-        await holder.worker.end()
+        await holder.worker.end(problem)
 
     async def _watch(self, holder: _Holder) -> None:
         """Notice the death of a worker, or that it hangs."""

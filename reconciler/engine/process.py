@@ -222,11 +222,13 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def end(self) -> None:
+    async def end(self, problem: Problem | None = None) -> None:
         """End it and give back its socket and memory; the last only where the kernel can end it.
 
-        Whoever still reads from it is told.
+        Whoever still reads from it is told, that it is because of `problem` if that is given.
         """
+        if problem is not None and self.alive:
+            self._killed_for = problem
         for reply in self._replies:
             if not reply.content.is_eof():  # aiohttp would let its reader wait for ever
                 reply.content.set_exception(aiohttp.ClientConnectionError("the worker was ended"))

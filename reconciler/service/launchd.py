@@ -19,6 +19,9 @@ THROTTLE_SECONDS = 10
 OPEN_FILES = 4096
 """launchd gives a process 256, and each client and worker takes some."""
 
+STOP_SECONDS = 60
+"""Until launchd kills what has not ended, 20 by default. Running requests have 30 to finish."""
+
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.5
 """A service that was booted out is gone a little later; until then it cannot be started anew."""
@@ -53,6 +56,7 @@ class Launchd:
             # Not after a stop that was meant.
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": THROTTLE_SECONDS,
+            "ExitTimeOut": STOP_SECONDS,
             # Any other type has its CPU and disk throttled, and answers are waited for.
             "ProcessType": "Interactive",
             "SoftResourceLimits": {"NumberOfFiles": OPEN_FILES},

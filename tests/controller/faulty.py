@@ -224,6 +224,9 @@ class FaultyEngine:
     def log(self, _name: str) -> None:
         return None
 
+    async def drain(self, at_once: asyncio.Event) -> None:
+        """No request runs longer than its test."""
+
     async def close(self) -> None:
         self.loaded.clear()
 

@@ -1,0 +1,62 @@
+"""A daemon that stops: running requests finish, others are refused, and it always ends."""
+
+import json
+import signal
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
+from typing import Any
+
+import pytest
+
+from tests.support import Daemon, Home
+
+MODEL = "tiny/llama"
+BODY = {"model": MODEL, "prompt": [7], "temperature": 0, "stream": True}
+
+
+@pytest.fixture
+def daemon(home: Home) -> Iterator[Daemon]:
+    with Daemon(home) as daemon:
+        # Small steps and a long context: it answers for longer than any test.
+        daemon.load({"model": MODEL, "context_length": 30_000, "eval_batch_size": 8})
+        yield daemon
+
+
+def answering(daemon: Daemon, tokens: int) -> HTTPResponse:
+    """A stream that has begun."""
+    data = json.dumps(BODY | {"max_tokens": tokens}).encode()
+    stream: HTTPResponse = urllib.request.urlopen(daemon.url + "/v1/completions", data)
+    stream.readline()
+    return stream
+
+
+def last(stream: HTTPResponse) -> Any:
+    """The last events of a stream."""
+    return [line.removeprefix(b"data: ") for line in stream.read().split(b"\n\n") if line][-2:]
+
+
+def test_running_requests_finish_and_others_are_refused_until_then(daemon: Daemon) -> None:
+    with ThreadPoolExecutor() as pool, answering(daemon, 1500) as stream:
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.until(lambda: daemon.request("GET", "/health")[0] == 503)
+        assert daemon.request("GET", f"/api/v1/ready/{MODEL}")[0] == 503
+        for path in ("/v1/completions", "/api/v1/models/load", "/api/v1/models/unload"):
+            status, told = daemon.request("POST", path, BODY)
+            assert (status, told["error"]["code"]) == (503, "stopping"), path
+        end, done = pool.submit(last, stream).result()
+    assert json.loads(end)["choices"][0]["finish_reason"] == "length"
+    assert done == b"[DONE]"
+    assert daemon._reap() == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_cuts_what_runs_and_says_why(daemon: Daemon, second: int) -> None:
+    with answering(daemon, 29_000) as stream:
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.until(lambda: daemon.request("GET", "/health")[0] == 503)
+        workers = daemon.workers()
+        assert daemon.stop(second) == 0
+        assert json.loads(last(stream)[-1])["error"]["code"] == "stopping"
+    assert not any(worker.is_running() for worker in workers)
