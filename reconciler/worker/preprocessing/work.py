@@ -1,7 +1,10 @@
 """What a preprocessing process does with each request."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from reconciler.worker import request as requests
 from reconciler.worker.chat import bounded, rendering
@@ -90,6 +93,7 @@ class Work:
         )
         # The worker has no use for what the prompt was made of.
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
-        body.system_prompt = None
+        body.system_prompt = body.tool_choice = None
         body.sent_tools, body.sent_variables = [], []
-        return Prepared(body, prompt)
+        tools = msgspec.json.encode(prompt.tools)
+        return Prepared(body, replace(prompt, tools=()), tools)
