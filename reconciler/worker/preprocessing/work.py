@@ -1,6 +1,6 @@
 """What a preprocessing process does with each request."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,8 @@ class Work:
     def __init__(self) -> None:
         self._tokenizer: BackendTokenizer | None = None
         self._prompts: Prompts | None = None
+        self._renderers: dict[str, Callable[..., str]] = {}
+        """By the text of a template: compiling one takes longer than rendering it."""
 
     def answer(self, request: Request) -> Reply:
         """Do what is asked. Raises nothing that a request can cause."""
@@ -81,7 +83,10 @@ class Work:
         return self._prompts
 
     def _render(self, request: Render) -> Text:
-        render = rendering.of_source(self._tokenizer, request.source)
+        render = self._renderers.get(request.source)
+        if render is None:
+            render = rendering.of_source(self._tokenizer, request.source)
+            self._renderers[request.source] = render
         text = render(request.turns, **request.variables)
         if len(text) > request.most:
             raise ValueError(f"a short conversation is rendered as {len(text)} characters")
