@@ -16,6 +16,8 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 HOSTILE = {
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+}
+MORE = {
     "memory": "{{ (['a' * 1000000] * 100000) | join }}",
     "numbers": "{{ 'a' * 10000000000 }}{{ range(1000000000) | list }}",
     "formats": "{{ '%999999999s' % 'x' }}{{ '{:>999999999}'.format('x') }}",
@@ -135,22 +137,24 @@ def hostile(daemon: Daemon, name: str, template: str) -> str:
     return f"hostile/{name}"
 
 
-def test_hostile_templates_fail_their_own_requests(llama: Daemon) -> None:
+@pytest.mark.parametrize(
+    "name", [*HOSTILE, *(pytest.param(name, marks=pytest.mark.long) for name in MORE)]
+)
+def test_a_hostile_template_fails_its_own_requests(llama: Daemon, name: str) -> None:
     with streaming(llama, "tiny/llama") as stream:
-        for name, template in HOSTILE.items():
-            model = hostile(llama, name, template)
-            body = {"model": model, "messages": [{"role": "user", "content": "a"}]}
-            status, answer = llama.request("POST", CHAT, body)
-            assert (status, answer["error"]["param"]) == (400, "messages"), answer
-            status, answer = llama.request("POST", TEXT, {"model": model, "prompt": "a"})
-            assert status == 200, answer
-            llama.unload(model)
+        model = hostile(llama, name, (HOSTILE | MORE)[name])
+        body = {"model": model, "messages": [{"role": "user", "content": "a"}]}
+        status, answer = llama.request("POST", CHAT, body)
+        assert (status, answer["error"]["param"]) == (400, "messages"), answer
+        status, answer = llama.request("POST", TEXT, {"model": model, "prompt": "a"})
+        assert status == 200, answer
+        llama.unload(model)
         stream.next(5)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", list(ENDLESS))
-def test_endless_templates_fail_their_own_requests(llama: Daemon, name: str) -> None:
+def test_an_endless_template_fails_its_own_requests(llama: Daemon, name: str) -> None:
     model = hostile(llama, name, ENDLESS[name])
     workers = [worker.pid for worker in llama.workers()]
     chat_body = {"model": model, "messages": [{"role": "user", "content": "a"}]}

@@ -98,12 +98,18 @@ class _Environment(SandboxedEnvironment):
         _check_length(sum(map(len, texts)))
         return "".join(texts)
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Jinja's own format in place of `str.format`, of a text whose formats are bounded."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+        _check_format(value.__self__)
+        return _with_bounds(wrapped)
+
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(function, BuiltinMethodType):
             _check_numbers(args, kwargs)
             owner: Any = function.__self__
-            if isinstance(owner, str) and function.__name__ in ("format", "format_map"):
-                _check_format(owner)
             if isinstance(owner, list) and function.__name__ == "extend":
                 _check_length(len(owner) + sum(map(_length, args)))
         return super().call(context, function, *args, **kwargs)
@@ -136,12 +142,12 @@ def _check_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def _with_bounds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter of Jinja's that takes no large numbers."""
+    """A function that takes no large numbers, but for its first argument: a filter's value."""
 
     @wraps(function)
-    def wrapped(value: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_numbers(args, kwargs)
-        return function(value, *args, **kwargs)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        _check_numbers(args[1:], kwargs)
+        return function(*args, **kwargs)
 
     return wrapped
 
