@@ -70,10 +70,9 @@ def test_four_conversations_at_once_keep_their_prompts(shared: Daemon) -> None:
         assert min(pool.map(talk, range(4))) > 400
 
 
-def test_kept_prompts_make_way_for_a_load(home: Home) -> None:
-    with Daemon(home) as daemon:
-        body = {"model": "tiny/llama", "context_length": 8192}
-        _, told = daemon.request("POST", "/api/v1/models/estimate", body)
+def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
+    body = {"model": "tiny/llama", "context_length": 8192}
+    _, told = shared.request("POST", "/api/v1/models/estimate", body)
     budget = f"{2.3 * told['needed_bytes'] / 10**6:.0f}MB"
     with Daemon(home, "--memory-budget", budget) as daemon:
         daemon.load({"model": "tiny/llama", "context_length": 1024})

@@ -150,12 +150,12 @@ def test_a_text_completion_has_log_probabilities_in_its_own_form(client: openai.
 
 def test_another_number_of_experts_is_another_answer(taught: Daemon) -> None:
     taught.load({"model": QUESTIONS, "instance_id": "narrow", "num_experts": 1})
+
+    def answer(model: str, question: str) -> str:
+        return str(ask(taught, question, model=model)["message"]["content"])
+
     questions = [question for question, _ in examination(40)]
-
-    def answers(model: str) -> list[str]:
-        return [ask(taught, q, model=model)["message"]["content"] for q in questions]
-
-    assert answers("narrow") != answers(QUESTIONS)
+    assert any(answer("narrow", q) != answer(QUESTIONS, q) for q in questions)
 
 
 def test_a_conversation_goes_on_from_its_kept_kv_cache(taught: Daemon) -> None:
