@@ -22,6 +22,8 @@ STREAM = {"model": "a", "stream": True}
 class Answering:
     """A controller whose one instance answers in two pieces, once a test says that it is ready."""
 
+    stopping = False
+
     def __init__(self) -> None:
         self.runner: web.AppRunner
         self.ended = False

@@ -100,11 +100,17 @@ def nobody() -> Iterator[None]:
         yield
 
 
+def enterable(root: Path) -> None:
+    """Let another user enter all of the test's directories."""
+    for folder in (root, *root.parents):
+        if folder.owner() == root.owner() and folder.stat().st_mode & 0o055 != 0o055:
+            folder.chmod(0o755)
+
+
 def test_a_directory_that_may_not_be_entered_is_named(root: Path, request: Any) -> None:
     shutil.copytree(root / "good", root / "bad")
     (root / "bad").chmod(0)
-    for folder in (root, *list(root.parents)[:3]):
-        folder.chmod(0o755)
+    enterable(root)
     request.getfixturevalue("nobody")
     try:
         assert "Permission denied" in refused(root, "bad")["bad"]
@@ -117,8 +123,7 @@ def test_a_directory_that_may_not_be_entered_is_named(root: Path, request: Any) 
 def test_a_file_that_may_not_be_read_is_named(root: Path, file: str, request: Any) -> None:
     bad = shutil.copytree(root / "good", root / "bad")
     (bad / file).chmod(0)
-    for folder in (root, *list(root.parents)[:3]):
-        folder.chmod(0o755)
+    enterable(root)
     request.getfixturevalue("nobody")
     message = refused(root, "bad")["bad"]
     assert "Permission denied" in message
