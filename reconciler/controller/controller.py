@@ -144,7 +144,7 @@ class Controller:
             if isinstance(decision, Join):
                 state = self._registry.states[decision.name]
             else:
-                self._reconciler.admit(decision.record, checkpoint, machine)
+                self._reconciler.planning.admit(decision.record, checkpoint, machine)
                 state = self._take_up(decision.record, checkpoint)
             self._registry.wake_up(state.record.name)  # where that cannot be written, nobody waits
             return state, decision
@@ -181,7 +181,7 @@ class Controller:
             if checkpoint is None:
                 state = self._registry.put(record)
             else:
-                self._reconciler.admit(record, checkpoint, machine)
+                self._reconciler.planning.admit(record, checkpoint, machine)
                 state = self._take_up(record, checkpoint)
             if wait and not spec.suspend:
                 self._registry.wake_up(name)
@@ -266,7 +266,7 @@ class Controller:
             for name in sorted(now.keys() | then.keys())
             if _spec(now.get(name)) != _spec(then.get(name))
         )
-        actions = self._reconciler.preview(then, checkpoints, machine)
+        actions = self._reconciler.planning.preview(then, checkpoints, machine)
         return Forecast(
             actions,
             tuple(self._reconciler.running.values()),
@@ -281,7 +281,7 @@ class Controller:
         machine = await self._known_machine()
         checkpoint = await self._lookups.find(request.ref)
         resolved = resolve(request.config, checkpoint, machine)
-        ledger = self._reconciler.held_memory(machine)
+        ledger = self._reconciler.planning.held_memory(machine)
         free = ledger.budget - ledger.used
         short = ledger.missing(checkpoint.path, resolved.need.shared, resolved.need.own)
         return Estimate(checkpoint, resolved, short + free, free, ledger.budget)
@@ -424,7 +424,7 @@ class Controller:
     def memory(self) -> Ledger | None:
         """Who holds what; None until MLX was asked."""
         machine = self.machine
-        return self._reconciler.held_memory(machine) if machine is not None else None
+        return self._reconciler.planning.held_memory(machine) if machine is not None else None
 
     @property
     def machine(self) -> Machine | None:
