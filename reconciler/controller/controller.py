@@ -33,6 +33,7 @@ from reconciler.core.records import (
     Instance,
     LoadRequest,
     LoadSpec,
+    ModelRef,
     Record,
 )
 from reconciler.core.selector import unmet
@@ -132,32 +133,29 @@ class Controller:
         machine = await self._known_machine()
         ref = request.ref
         wanted = checkpoint = await self._lookups.find(ref)
-        while True:
-            decision = await self._turn(lambda: self._decide(request, wanted))
-            if isinstance(decision, Join) or decision.record.spec.ref == ref:
-                break
-            ref = decision.record.spec.ref  # it keeps the adapter of a record that it updates
-            checkpoint = await self._lookups.find(ref)
 
-        def take_up() -> tuple[RecordState, Join | Put]:
-            decision = self._decide(request, wanted)
+        def take_up() -> tuple[RecordState, Join | Put] | ModelRef:
+            """The record that serves it; or the model to look for first."""
+            decision = decide(self._decision_views(), request, wanted, self._clock.utc())
             if isinstance(decision, Join):
                 state = self._registry.states[decision.name]
+            elif decision.record.spec.ref != ref:
+                return decision.record.spec.ref
             else:
                 self._reconciler.planning.admit(decision.record, checkpoint, machine)
                 state = self._take_up(decision.record, checkpoint)
             self._registry.wake_up(state.record.name)  # where that cannot be written, nobody waits
             return state, decision
 
-        state, decision = await self._when_unlocked(take_up)
+        while isinstance(taken := await self._when_unlocked(take_up), ModelRef):
+            ref = taken  # it keeps the adapter of a record that it updates
+            checkpoint = await self._lookups.find(ref)
+        state, decision = taken
         tell(state.record.name)
         view = await self._settled(state)
         if isinstance(decision, Join):
             return replace(view, joined=True)
         return replace(view, warnings=decision.warnings)
-
-    def _decide(self, request: LoadRequest, wanted: Checkpoint) -> Join | Put:
-        return decide(self._decision_views(), request, wanted, self._clock.utc())
 
     async def put(self, name: str, spec: LoadSpec, *, wait: bool = False) -> RecordView:
         """Take up a spec as it stands, in place of the http record of that name.

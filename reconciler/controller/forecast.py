@@ -1,4 +1,4 @@
-"""What would happen: questions that are answered by the reconciler's own plan, and change nothing."""
+"""What would happen: answered by the reconciler's own plan, and nothing is changed by asking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
