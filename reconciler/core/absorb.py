@@ -315,11 +315,13 @@ def _upsert(
     """The record as a document declares it; `current` itself where nothing changes."""
     if current is None:
         return Record(document.name, source, document.spec, at, file=file.path, line=document.line)
-    upsert = replace(
+    now = (current.owner, current.file, current.line, current.provisional, current.spec)
+    if now == (source, file.path, document.line, False, document.spec):
+        return current
+    return replace(
         current.with_spec(document.spec),
         owner=source,
         file=file.path,
         line=document.line,
         provisional=False,
     )
-    return current if upsert == current else upsert
