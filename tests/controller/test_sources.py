@@ -3,6 +3,7 @@
 import pytest
 
 from reconciler.controller import Feed
+from reconciler.controller.feed import PIECE
 from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.records import LoadSpec
@@ -177,3 +178,13 @@ async def test_what_a_directory_lost_at_once_goes_when_it_is_confirmed(bench: Be
     assert declared(bench) == set("abcd")
     feed(bench).confirm()
     assert declared(bench) == {"a"}
+
+
+async def test_a_thousand_records_are_taken_up_piece_by_piece(bench: Bench) -> None:
+    specs = [(f"n{i}", LoadSpec("tiny/llama", suspend=True)) for i in range(3 * PIECE - 1)]
+    bench.source.declare(*specs)
+    await bench.controller.until(lambda: len(declared(bench)) == PIECE)
+    assert feed(bench).view is None
+    bench.clock.advance(0.0)
+    await bench.controller.until(lambda: len(declared(bench)) == len(specs))
+    assert feed(bench).view is not None
