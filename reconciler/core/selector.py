@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reconciler.core.manifest import printable
+
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
 
 
@@ -52,7 +54,7 @@ def unmet(selector: Selector, labels: Mapping[str, str]) -> str | None:
         if not requirement.met(labels):
             has = labels.get(requirement.key)
             so = "has no such label" if has is None else f"has {requirement.key} {has}"
-            return f"meant for nodes with {requirement}; this one {so}"
+            return printable(f"meant for nodes with {requirement}; this one {so}")
     return None
 
 

@@ -103,7 +103,7 @@ async def test_passes_that_fail_in_a_row_are_told_until_one_works(
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(reconciler, "_facts", fail)
+        patch.setattr(reconciler, "_refresh_lookups", fail)
         bench.source.declare(("a", spec()))
         for passes in range(1, UNHEALTHY_PASSES + 1):
             assert bench.controller.problem is None
@@ -188,7 +188,7 @@ async def test_a_first_load_makes_three_transactions(
         plans += 1
         return plan(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("reconciler.controller.reconciler.plan", counted)
+    monkeypatch.setattr("reconciler.controller.planning.plan", counted)
     await bench.controller.until(lambda: bench.controller.machine is not None)
     bench.store._db.set_trace_callback(statements.append)
     await load(bench, request())
@@ -203,6 +203,9 @@ async def test_a_thousand_manifests_are_taken_up_in_a_few_transactions(bench: Be
     bench.store._db.set_trace_callback(statements.append)
     suspended = replace(spec(), suspend=True)
     bench.source.declare(*((f"n{i}", suspended) for i in range(1000)))
+    while bench.controller.answer("n999") is None:
+        bench.clock.advance(0.0)  # they are taken up piece by piece
+        await asyncio.sleep(0)
     await bench.reason("n999", "Suspended")
     bench.store._db.set_trace_callback(None)
     assert statements.count("COMMIT") <= 50

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from reconciler.controller import Feed
-from reconciler.controller.feed import SourceView
+from reconciler.controller.feed import PIECE, SourceView
 from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.manifest import Flaw, Position
@@ -204,3 +204,13 @@ def test_flaws_are_looked_for_once_and_not_for_each_record() -> None:
         record = Record(f"a{number}", "files", LoadSpec("m"), at, file=file, line=1)
         assert [c.message for c in view.complaints(record)] == ["it is wrong"] * (number % 2)
     assert looks == 1
+
+
+async def test_a_thousand_records_are_taken_up_piece_by_piece(bench: Bench) -> None:
+    specs = [(f"n{i}", LoadSpec("tiny/llama", suspend=True)) for i in range(3 * PIECE - 1)]
+    bench.source.declare(*specs)
+    await bench.controller.until(lambda: len(declared(bench)) == PIECE)
+    assert feed(bench).view is None
+    bench.clock.advance(0.0)
+    await bench.controller.until(lambda: len(declared(bench)) == len(specs))
+    assert feed(bench).view is not None

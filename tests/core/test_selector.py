@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.schema import check, load_spec, told_spec
-from reconciler.core.selector import selector, told, unmet
+from reconciler.core.selector import Requirement, selector, told, unmet
 
 STUDIO = {"chip": "Apple M4 Max", "memory_gb": "64", "role": "prod", "os": "macos"}
 
@@ -83,3 +83,9 @@ def test_what_is_told_means_the_same(value: Any) -> None:
 def test_what_is_no_selector(value: Any, message: str) -> None:
     messages = [m.message for m in check("manifest", manifest(value))]
     assert any(message in one for one in messages), messages
+
+
+def test_the_reason_is_bounded() -> None:
+    why = unmet((Requirement("role", "In", ("v" * 100_000,)),), {})
+    assert why is not None
+    assert len(why) <= 300

@@ -1,5 +1,6 @@
 """A repository as snapshots, by the real git."""
 
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -412,6 +413,18 @@ class TestSignatures:
             assert names(snapshot) == ["a"]  # it is told; what is loaded stays
             allowed.unlink()
             assert "cannot read" in await mac.refusal()
+
+    async def test_signers_that_cannot_be_read_keep_nothing_waiting(
+        self, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("reconciler.sources.git.trust.SECONDS", 0.05)
+        allowed = tmp_path / "allowed"
+        os.mkfifo(allowed)
+        origin.declare("a")
+        async with node(tmp_path, origin.url, signers=allowed) as mac:
+            assert "no answer within 0.05 s" in await mac.refusal()
+        # The thread that reads goes on for as long as it takes, and keeps nobody.
+        os.close(os.open(allowed, os.O_RDWR))
 
     async def test_a_keyring_of_gpg(
         self, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

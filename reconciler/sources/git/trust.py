@@ -6,6 +6,10 @@ from pathlib import Path
 
 from reconciler.sources.git.command import GitError, Repository
 from reconciler.sources.git.tree import RefusedError
+from reconciler.sources.scan import SECONDS, in_thread
+
+GPG_SECONDS = 30.0
+"""That gpg may take to read a keyring."""
 
 ARMOR = b"-----BEGIN PGP"
 
@@ -17,7 +21,10 @@ async def verify(repository: Repository, commit: str, signers: Path) -> None:
     No other key counts: neither those of the user's own keyring nor what git's configuration names.
     """
     try:
-        keys = await asyncio.to_thread(signers.read_bytes)
+        reading, _ = in_thread(signers.read_bytes)
+        keys = await asyncio.wait_for(reading, SECONDS)
+    except TimeoutError:
+        raise RefusedError(f"cannot read {signers}: no answer within {SECONDS:g} s") from None
     except OSError as error:
         raise RefusedError(f"cannot read {signers}: {error.strerror}") from None
     with tempfile.TemporaryDirectory(prefix="reconciler-gpg-") as home:
@@ -65,6 +72,14 @@ async def _import(keyring: Path, home: str) -> None:
         )
     except OSError as error:
         raise RefusedError(f"{keyring} is a GPG keyring, and gpg: {error.strerror}") from None
-    _, words = await process.communicate()
+    try:
+        async with asyncio.timeout(GPG_SECONDS):
+            _, words = await process.communicate()
+    except TimeoutError:
+        raise RefusedError(f"gpg: no answer within {GPG_SECONDS:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise RefusedError(f"gpg cannot read {keyring}: {words.decode(errors='replace').strip()}")
