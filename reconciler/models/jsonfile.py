@@ -7,7 +7,7 @@ from typing import Any
 
 from reconciler.models.files import FaultyFileError, faulty, read_bytes
 
-MAX_BYTES = 5_000_000
+MAX_BYTES = 3_000_000
 """Of one file, if nothing else is said. Parsing holds up the event loop, for a tenth of a second
 at this size; the largest published files have about one million."""
 

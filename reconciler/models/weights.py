@@ -5,7 +5,6 @@ is read here for one purpose: to name a shard that is missing before anything is
 that does not fit the files (written before a conversion, or for part of them) does no harm.
 """
 
-import json
 import math
 import os
 import re
@@ -14,23 +13,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from reconciler.models.files import FaultyFileError, exists, names_in, open_regular
-from reconciler.models.jsonfile import lenient_object
+import msgspec
 
-MAX_HEADER = 50_000_000
-"""Bytes. The format allows 100 million; a header of 400,000 tensors has 50."""
+from reconciler.models.files import FaultyFileError, exists, names_in, open_regular, read_bytes
+
+MAX_HEADER = 10_000_000
+"""Bytes. The format allows 100 million; one that describes 75,000 tensors has 10."""
 
 _MODEL = re.compile(r"model[^/]*\.safetensors", re.DOTALL)
 
 _NUMBERED = re.compile(r"(model.*-)(\d{5})-of-(\d{5})\.safetensors")
 
-MAX_HEADERS = 100_000_000
+MAX_HEADERS = 60_000_000
 """Bytes of all headers of a checkpoint. Of the largest published models they are 30 million."""
 
-MAX_INDEX = 30_000_000
-"""Bytes. The largest published index files have 10 million."""
+MAX_INDEX = 10_000_000
+"""Bytes. The largest published index files have 9 million; a larger one is not needed."""
+
+MAX_DIMENSIONS = 16
+"""Of a tensor; MLX's kernels take 8."""
 
 NAMED = 5
 """Missing shards that an error names."""
@@ -54,12 +56,34 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """One entry of a safetensors header."""
+    """A tensor as its header describes it."""
 
     dtype: str
     shape: tuple[int, ...]
     size: int
     """Bytes."""
+
+
+class _Entry(msgspec.Struct):
+    """One entry of a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+class _Index(msgspec.Struct):
+    """What is read of an index: the file of each tensor."""
+
+    weight_map: dict[str, str] = {}
+
+
+# Typed, so that a hostile file fails at its first wrong value: a parser of any JSON would make
+# millions of objects first, and hold up the event loop for seconds.
+_HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_METADATA = msgspec.json.Decoder(dict[str, str] | None)
+_ENTRY = msgspec.json.Decoder(_Entry)
+_INDEX = msgspec.json.Decoder(_Index)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -128,9 +152,11 @@ def _weight_map(path: Path, names: set[str]) -> dict[str, str]:
 
     An index of which no file is there belongs to other files: it was left of a conversion.
     """
-    found = lenient_object(path / "model.safetensors.index.json", MAX_INDEX).get("weight_map")
-    pairs = found.items() if isinstance(found, dict) else ()
-    weight_map = {tensor: file for tensor, file in pairs if isinstance(file, str)}
+    try:
+        data = read_bytes(path / "model.safetensors.index.json", MAX_INDEX)
+        weight_map = _INDEX.decode(data).weight_map
+    except (OSError, ValueError, RecursionError):
+        return {}  # MLX does not read it
     return weight_map if names & set(weight_map.values()) else {}
 
 
@@ -167,11 +193,13 @@ def _read_header(shard: Path) -> tuple[dict[str, Tensor], int]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > MAX_HEADER:
                 raise ValueError("header too large")
-            header = json.loads(file.read(length))
+            header = _HEADER.decode(file.read(length))
         tensors, spans = {}, []
         for name, entry in header.items():
-            if name != "__metadata__":
-                tensors[name], span = _tensor(entry)
+            if name == "__metadata__":
+                _METADATA.decode(entry)
+            else:
+                tensors[name], span = _tensor(_ENTRY.decode(entry))
                 spans.append(span)
         _check_apart(spans)
     except OSError:
@@ -193,15 +221,12 @@ def _check_apart(spans: list[tuple[int, int]]) -> None:
         last = end
 
 
-def _tensor(entry: Any) -> tuple[Tensor, tuple[int, int]]:
-    """A header's entry, and where its data lie. Raises ValueError and others where malformed."""
-    begin, end = entry["data_offsets"]
-    dtype, shape = entry["dtype"], tuple(entry["shape"])
-    numbers = (begin, end, *shape)
-    if not isinstance(dtype, str) or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
-        raise ValueError("malformed entry")
-    if begin > end:
-        raise ValueError("malformed data_offsets")
-    if dtype in _ITEM_BYTES and math.prod(shape) * _ITEM_BYTES[dtype] != end - begin:
+def _tensor(entry: _Entry) -> tuple[Tensor, tuple[int, int]]:
+    """A header's entry, and where its data lie. Raises ValueError where malformed."""
+    (begin, end), shape = entry.data_offsets, entry.shape
+    if len(shape) > MAX_DIMENSIONS or min((begin, *shape)) < 0 or begin > end:
+        raise ValueError("malformed data_offsets or shape")
+    item = _ITEM_BYTES.get(entry.dtype)
+    if item is not None and math.prod(shape) * item != end - begin:
         raise ValueError("data_offsets do not fit dtype and shape")
-    return Tensor(dtype, shape, end - begin), (begin, end)
+    return Tensor(entry.dtype, shape, end - begin), (begin, end)

@@ -128,6 +128,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "dtype list": lambda p: header(p, {"a": entry(dtype=[])}, b"\0" * 8),
     "shape negative": lambda p: header(p, {"a": entry(shape=[-1])}, b"\0" * 8),
     "shape huge": lambda p: header(p, {"a": entry(shape=[2**62, 2**62])}, b"\0" * 8),
+    "shape without end": lambda p: header(p, {"a": entry(shape=[2**62] * 100_000)}, b"\0" * 8),
+    "metadata of numbers": lambda p: header(p, {"__metadata__": {"a": 1}, "b": entry()}, b"\0" * 4),
+    "header without end": lambda p: header(
+        p, b"{" + b",".join(b'"%x":[]' % n for n in range(300_000)) + b"}"
+    ),
+    "header too long": lambda p: header(p, b" " * 10_000_001),
     "shape text": lambda p: header(p, {"a": entry(shape="x" * 10_000)}, b"\0" * 8),
     "header deep": lambda p: header(p, DEEP.encode()),
     "header list": lambda p: header(p, []),

@@ -53,7 +53,10 @@ def refused(root: Path, *names: str) -> dict[str, str]:
     return messages
 
 
-def test_each_kind_of_damage_is_that_checkpoints_own(root: Path) -> None:
+def test_each_kind_of_damage_is_that_checkpoints_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.models.catalog.HANG_SECONDS", 60.0)  # nothing hangs
     for name, damage in DAMAGES.items():
         bad = root / name.replace("/", "-")
         shutil.copytree(root / "good", bad)
@@ -168,7 +171,7 @@ class DeadMount:
 @pytest.fixture
 def dead(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeadMount]:
     mount = DeadMount(root / "bad")
-    monkeypatch.setattr("reconciler.models.catalog.HANG_SECONDS", 0.2)
+    monkeypatch.setattr("reconciler.models.catalog.HANG_SECONDS", 1.0)
     for name in ("stat", "scandir", "open"):
         function = getattr(os, name)
 
@@ -184,7 +187,7 @@ def dead(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeadMount]:
 def test_a_dead_mount_is_given_up_and_looked_at_once(
     root: Path, dead: DeadMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reconciler.models.catalog.PATIENT_SECONDS", 0.3)
+    monkeypatch.setattr("reconciler.models.catalog.PATIENT_SECONDS", 1.1)
     shutil.copytree(root / "good", root / "late")
     (root / "bad").mkdir()
     before = threading.active_count()
@@ -228,7 +231,7 @@ def test_a_mount_that_answers_again_is_read(root: Path, dead: DeadMount) -> None
 def test_a_disk_that_sleeps_is_waited_for_by_whom_needs_it(root: Path, dead: DeadMount) -> None:
     shutil.copytree(root / "good", root.parent / "copy")
     (root / "bad").symlink_to(root.parent / "copy")
-    threading.Timer(0.6, dead.alive.set).start()
+    threading.Timer(1.5, dead.alive.set).start()
     assert Catalog([Directory(root)]).find(BAD).path == str((root.parent / "copy").resolve())
 
 
