@@ -41,8 +41,8 @@ os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-MARK = "PYTEST_RUN_OF_RECONCILER"
-"""In the environment of every process that a run starts."""
+MARK = "PYTHON_PYTEST_RUN_OF_RECONCILER"
+"""In the environment of every process that a run starts, workers included."""
 
 
 @pytest.fixture(scope="session")

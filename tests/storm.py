@@ -43,7 +43,7 @@ SHORT = 0.015
 """The same from the beginning of a change, or of an action of the daemon's: attaching takes no
 longer. So are two of three kills; else most would come while nothing is done."""
 
-MARK = "STORM_OF_RECONCILER"
+MARK = "PYTHON_STORM_OF_RECONCILER"
 """In the environment of every process of a storm, with the id of the process that runs it."""
 
 Wish = tuple[str, int]

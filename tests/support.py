@@ -78,6 +78,8 @@ def environment(**more: str) -> dict[str, str]:
 class Daemon:
     """`reconciler serve` on a free port."""
 
+    command: tuple[str, ...] = (sys.executable, "-m", "reconciler", "serve")
+
     def __init__(self, home: Home, *options: str, environ: dict[str, str] | None = None) -> None:
         """With `environ` it is given no options at all, only these variables."""
         self.home = home
@@ -99,7 +101,7 @@ class Daemon:
         """Start it, and do not wait."""
         self._log = (self.home.root / "log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "reconciler", "serve", *self._options],
+            [*self.command, *self._options],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,

@@ -23,7 +23,7 @@ from reconciler.core.records import (
     SettingWarning,
     Status,
 )
-from reconciler.core.suspicion import CutShort, LastRun, Suspicion
+from reconciler.core.suspicion import CrashRecord, InterruptedAttempt, LastRun
 from reconciler.store import KEPT_ATTEMPTS, SCHEMA_VERSION, Store, StoreError, UnwritableError
 from reconciler.store import store as store_module
 from reconciler.store.broken import left_in
@@ -87,7 +87,7 @@ def test_the_next_start_sees_what_a_run_left_behind(tmp_path: Path) -> None:
     attempt(store, "b", "Reload")
     store.close()
     store = Store(tmp_path)
-    cut = CutShort("b", RECORD.created_at, RECORD.generation, "Reload")
+    cut = InterruptedAttempt("b", RECORD.created_at, RECORD.generation, "Reload")
     assert store.last_run() == LastRun("boot-1", False, (cut,), frozenset({"a", "b"}))
     store.begin_run("boot-2", AT, {})
     assert store.last_run() == LastRun("boot-2", False)
@@ -98,7 +98,7 @@ def test_a_clean_stop_clears_who_was_loaded_of_suspicion(tmp_path: Path) -> None
     store = Store(tmp_path)
     for name in ("a", "b"):
         store.put(replace(RECORD, name=name), STATUS, AT)
-    held = {"a": Suspicion(7, 0, 1, AT), "b": Suspicion(7, 1, 0, AT)}
+    held = {"a": CrashRecord(7, 0, 1, AT), "b": CrashRecord(7, 1, 0, AT)}
     store.begin_run("boot-1", AT, held)
     assert store.suspicions() == held
     store.note_loaded(["a"])
@@ -113,7 +113,7 @@ def test_a_clean_stop_clears_who_was_loaded_of_suspicion(tmp_path: Path) -> None
 def test_a_suspicion_goes_with_its_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put(RECORD, STATUS, AT)
-    store.suspect(RECORD.name, Suspicion(7, 2))
+    store.suspect(RECORD.name, CrashRecord(7, 2))
     store.remove(RECORD.name, AT)
     assert store.suspicions() == {}
     store.close()
@@ -243,7 +243,7 @@ def test_a_damaged_database_is_set_aside_and_a_new_one_begun(
     damage(path)
     before = path.read_bytes()
     store = Store(tmp_path)
-    aside = store.set_aside
+    aside = store.quarantined
     assert aside is not None
     assert aside.path.read_bytes() == before
     assert str(aside.path) in aside.words
@@ -251,7 +251,7 @@ def test_a_damaged_database_is_set_aside_and_a_new_one_begun(
     store.put(RECORD, STATUS, AT)
     store.close()
     store = Store(tmp_path)
-    assert store.set_aside is None
+    assert store.quarantined is None
     assert (RECORD, STATUS) in store.load()
     store.close()
 
@@ -259,13 +259,13 @@ def test_a_damaged_database_is_set_aside_and_a_new_one_begun(
 def test_what_can_be_read_of_a_damaged_database_is_kept(tmp_path: Path) -> None:
     zeroed(filled(tmp_path))
     store = Store(tmp_path)
-    assert store.set_aside is not None
+    assert store.quarantined is not None
     saved = {record.name: status for record, status in store.load()}
-    lost = store.set_aside.salvaged.lost
+    lost = store.quarantined.salvaged.lost
     assert 10 < len(saved) < 60
     assert all(status == STATUS for status in saved.values())
     assert sorted([*saved, *lost]) == [f"record/{number:03}" for number in range(60)]
-    assert all(name in store.set_aside.words for name in lost)
+    assert all(name in store.quarantined.words for name in lost)
     assert store.is_suspended("directory:/m")
     assert {g.name for g in store.history()} >= set(saved)
     store.close()
@@ -275,7 +275,7 @@ def test_what_was_before_the_end_of_a_truncated_database_is_kept(tmp_path: Path)
     path = filled(tmp_path)
     os.truncate(path, path.stat().st_size - 4096)
     store = Store(tmp_path)
-    assert store.set_aside is not None
+    assert store.quarantined is not None
     assert len(store.load()) > 10
     store.close()
 
@@ -286,8 +286,8 @@ def test_a_record_that_makes_no_sense_is_damage_too(tmp_path: Path) -> None:
         db.execute("UPDATE records SET spec = '{' WHERE name = 'record/001'")
     db.close()
     store = Store(tmp_path)
-    assert store.set_aside is not None
-    assert store.set_aside.salvaged.lost == ("record/001",)
+    assert store.quarantined is not None
+    assert store.quarantined.salvaged.lost == ("record/001",)
     assert [record.name for record, _ in store.load()] == ["record/000", "record/002"]
     store.close()
 
@@ -319,8 +319,8 @@ def test_the_log_of_a_damaged_database_is_kept_with_it(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(main[:16] + b"\0" * 4080)
     (tmp_path / f"{NAME}-wal").write_bytes(log[:5000])
     store = Store(tmp_path)
-    assert store.set_aside is not None
-    path = store.set_aside.path
+    assert store.quarantined is not None
+    path = store.quarantined.path
     assert path.with_name(f"{path.name}-wal").read_bytes() == log[:5000]
     store.close()
 
@@ -368,7 +368,7 @@ def test_damage_that_is_found_while_writing_is_mended_by_a_restart(tmp_path: Pat
         remove_all()
     store.close()
     store = Store(tmp_path)
-    assert store.set_aside is not None
+    assert store.quarantined is not None
     store.close()
 
 

@@ -1,5 +1,6 @@
 """What would be done, and what it would need; nothing is changed by asking."""
 
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -8,7 +9,7 @@ from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
 from reconciler.api.errors import of_mistake, reply, told_problem
-from reconciler.controller import Forecast, Wishes
+from reconciler.controller import Complaint, Forecast, Wishes
 from reconciler.core.plan import Action
 from reconciler.core.schema import contradictions, load_request, load_spec, told_spec
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
@@ -92,7 +93,14 @@ def _told(forecast: Forecast) -> dict[str, Any]:
         "changes": changes,
         "refused": refused,
         "not_selected": forecast.not_selected,
+        "source_errors": [_source_error(*one) for one in forecast.source_errors],
     }
+
+
+def _source_error(source: str, error: Complaint) -> dict[str, Any]:
+    keys = ("file", "line", "column", "key")
+    place = asdict(error.place) if error.place is not None else dict.fromkeys(keys)
+    return {"source": source, "message": error.message} | place
 
 
 def _action(action: Action, *, running: bool) -> dict[str, Any]:

@@ -36,7 +36,7 @@ async def sync(request: web.Request) -> web.Response:
 @routes.post("/api/v1/sources/{name:.+}/confirm")
 @describe({200: ref("source")})
 async def confirm(request: web.Request) -> web.Response:
-    """Follow the commit that is held because of how much it would unload."""
+    """Take up what is held until it is confirmed, because of how much it would unload."""
     feed = _named(request)
     feed.confirm()
     return reply(_source(feed, request.app[CONTROLLER]))
@@ -77,6 +77,7 @@ def _source(feed: Feed, controller: Controller) -> dict[str, Any]:
         "files": [_file(file) for file in snapshot.files] if snapshot is not None else [],
         "not_followed": view.flagged if view is not None else {},
         "held": view.held if view is not None else {},
+        "unconfirmed": sorted(view.unconfirmed) if view is not None else [],
         "not_selected": view.not_selected if view is not None else {},
         "suspended": feed.suspended,
         "drift": [a.record.name for a in owned if _drifts(a)],

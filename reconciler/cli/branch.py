@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from reconciler.cli.client import Client
-from reconciler.core.desired import select
+from reconciler.core.absorb import select
 from reconciler.core.schema import told_spec
 from reconciler.core.snapshot import Snapshot
 from reconciler.sources.git import Following, GitSource

@@ -1,6 +1,5 @@
 """The daemon's HTTP, as commands use it."""
 
-import asyncio
 import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +9,8 @@ from typing import Any
 import aiohttp
 import click
 from click.core import ParameterSource
+
+from reconciler import looks
 
 DEFAULT_URL = "http://127.0.0.1:1234"
 
@@ -153,7 +154,7 @@ def asks(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         context = click.get_current_context()
         if context.get_parameter_source("url") is not ParameterSource.COMMANDLINE:
             url = context.obj or url  # `reconciler --url URL COMMAND`
-        asyncio.run(_ask(function, url, bearer(token_file), options))
+        looks.run(_ask(function, url, bearer(token_file), options))
 
     return command
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import click
 
+from reconciler import children
 from reconciler.cli.client import Client
 
 START_SECONDS = 60.0
@@ -22,7 +22,7 @@ async def running(home: Path) -> AsyncIterator[Client]:
     """A daemon on a free port with everything under `home`; its log is `home`/log."""
     with (home / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "reconciler", "serve", "--port", "0"),
+            *children.python("reconciler", "serve", "--port", "0"),
             *("--manifests", str(home / "manifests")),
             *("--models", str(home / "models")),
             *("--hub-cache", str(home / "hub")),
@@ -30,7 +30,11 @@ async def running(home: Path) -> AsyncIterator[Client]:
             *("--state", str(home / "state")),
             stdout=PIPE,
             stderr=log,
-            env={k: v for k, v in os.environ.items() if not k.startswith("RECONCILER_")},
+            env={
+                key: value
+                for key, value in children.without_relative_paths(os.environ).items()
+                if not key.startswith("RECONCILER_")
+            },
         )
     try:
         async with asyncio.timeout(START_SECONDS):

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from reconciler import looks
 from reconciler.cli.client import Client, DaemonError
 from reconciler.cli.daemon import running
 
@@ -44,7 +45,7 @@ spec:
 def demo() -> None:
     """Show the main job on a small real model, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="reconciler-demo-") as directory:
-        asyncio.run(_run(Path(directory).resolve()))
+        looks.run(_run(Path(directory).resolve()))
 
 
 async def _run(home: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import click
 
+from reconciler import looks
+from reconciler.cli.repositories import labelled
 from reconciler.cli.serve import serve
 from reconciler.cli.service import services
 from reconciler.core.errors import LoadError, Problem
@@ -21,6 +23,8 @@ from reconciler.doctor.findings import Finding, Port
 from reconciler.engine.process import WorkerProcess
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio, Place
+from reconciler.node import facts as node_facts
+from reconciler.node import labels
 from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
 
@@ -39,7 +43,7 @@ MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("P
 def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
     """Look at this machine as `serve` would; exit code 1 where there is a problem."""
     with serve.make_context("serve", list(options)) as context:
-        found = asyncio.run(_examine(context.params, online=online))
+        found = looks.run(_examine(context.params, online=online))
     if form == "json":
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
@@ -73,7 +77,11 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
         findings.wired_limit(platform),
         findings.wired_memory(machine),
         *findings.models(Catalog(places).listed()),
-        *findings.manifests(await DirectorySource(manifests).scan(), manifests),
+        *findings.manifests(
+            await DirectorySource(manifests).scan(),
+            manifests,
+            labels(node_facts(run_program), labelled(options["labels"])),
+        ),
         *findings.state(
             state,
             writable=facts.writable(state),

@@ -1,6 +1,5 @@
 """`fleet status` and `fleet endpoints`: many nodes at once, by an inventory."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 import click
 
+from reconciler import looks
 from reconciler.cli import haproxy
 from reconciler.cli.following import short
 from reconciler.cli.inventory import Answers, Node, ask, read
@@ -47,7 +47,7 @@ NODES = (
 @output
 def status(*, file: Path, form: str) -> None:
     """List the nodes: commit, ready records, memory, problems. Exit code 1 where there is one."""
-    nodes = [_summary(answers) for answers in asyncio.run(ask(read(file)))]
+    nodes = [_summary(answers) for answers in looks.run(ask(read(file)))]
     show(nodes, NODES, form, empty="the inventory has no nodes")
     if any(node["problems"] for node in nodes):
         sys.exit(1)
@@ -119,7 +119,7 @@ def endpoints(*, file: Path, form: str, bind: str) -> None:
     What is not reachable is said on stderr; HAProxy gets every node that declares a model, and
     finds out by itself which of them can answer.
     """
-    found = asyncio.run(ask(read(file)))
+    found = looks.run(ask(read(file)))
     for answers in found:
         if answers.problem is not None:
             click.echo(f"{answers.node.name}: {answers.problem}", err=True)

@@ -1,7 +1,7 @@
 """`sources`, `sync`, `confirm`, `suspend` and `resume`: where manifests come from."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +12,9 @@ from reconciler.cli.output import Column, clock, output, show
 
 SHOWN_DIGITS = 12
 """Of a commit."""
+
+SHOWN_LINES = 50
+"""Of what is wrong with one source."""
 
 SOURCES = (
     Column("SOURCE", lambda s: s["name"]),
@@ -40,7 +43,7 @@ async def sources(client: Client, *, form: str) -> None:
     show(found, SOURCES, form, empty="there are no sources")
     if form in ("table", "wide"):
         for source in found:
-            _complain(source, ("not_followed", "held", *(("not_selected",) * (form == "wide"))))
+            complain(source, ("not_followed", "held", *(("not_selected",) * (form == "wide"))))
 
 
 @click.command()
@@ -60,10 +63,12 @@ async def sync(client: Client, *, source: str | None) -> None:
 @which
 @asks
 async def confirm(client: Client, *, source: str | None) -> None:
-    """Follow the commit that is held because it would unload more than half of what is loaded."""
-    held = await _named(client, source, lambda s: s["commit"] is not None and s["commit"]["held"])
+    """Take up what is held because it would unload more than half of what is loaded, or because
+    a file that is there declares nothing any more.
+    """
+    held = await _named(client, source, _waits)
     if not held:
-        raise click.ClickException("no commit waits to be confirmed")
+        raise click.ClickException("nothing waits to be confirmed")
     for name in held:
         _tell(await client.post(_path(name, "confirm"), None))
 
@@ -85,6 +90,11 @@ async def resume(client: Client, *, source: str | None) -> None:
     """Follow SOURCE, or all sources, again."""
     for name in await _named(client, source, lambda s: s["suspended"]):
         _tell(await client.post(_path(name, "resume"), None))
+
+
+def _waits(source: Any) -> bool:
+    """True if something is held until it is confirmed."""
+    return bool(source["unconfirmed"] or (source["commit"] and source["commit"]["held"]))
 
 
 def short(commit: str | None) -> str | None:
@@ -115,22 +125,30 @@ def _tell(source: Any) -> None:
     commit = source["commit"]
     at = f" at {short(commit['applied'])}" if commit and commit["applied"] else ""
     click.echo(f"{source['name']} is followed{at}")
-    _complain(source)
+    complain(source)
 
 
-def _complain(source: Any, keys: Sequence[str] = ("not_followed", "held")) -> None:
+def complain(source: Any, keys: Sequence[str] = ("not_followed", "held")) -> None:
     """What is wrong with a source, on stderr."""
+    lines = list(_complaints(source, keys))
+    for line in lines[:SHOWN_LINES]:
+        click.echo(line, err=True)
+    if len(lines) > SHOWN_LINES:
+        more = len(lines) - SHOWN_LINES
+        click.echo(f"and {more} more; `reconciler sources -o yaml` lists them", err=True)
+
+
+def _complaints(source: Any, keys: Sequence[str]) -> Iterator[str]:
     if source["message"]:
         attempted = source["commit"] and source["commit"]["attempted"]
         commit = f"commit {short(attempted)}: " if attempted else ""
-        click.echo(f"{source['name']}: {commit}{source['message']}", err=True)
+        yield f"{source['name']}: {commit}{source['message']}"
     for file in source["files"]:
         for error in file["errors"]:
-            place = f"{file['path']}:{error['line']}:{error['column']}"
-            click.echo(f"{place}: {error['message']}", err=True)
+            yield f"{file['path']}:{error['line']}:{error['column']}: {error['message']}"
     for key in keys:
         for name, why in source[key].items():
-            click.echo(f"{name}: {why}", err=True)
+            yield f"{name}: {why}"
 
 
 def _time(time: str | None) -> str | None:

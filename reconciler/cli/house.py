@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from reconciler import boot, node
+from reconciler import boot, looks, node
 from reconciler.api.app import build
 from reconciler.api.connections import Connections, connections_within, raise_limit
 from reconciler.api.guard import is_loopback
@@ -80,7 +80,7 @@ def run(options: Options) -> None:
             message = f"cannot make the directory of the workers' sockets: {error}"
             raise click.ClickException(message) from None
         try:
-            asyncio.run(_serve(options, token, listener, store, run_directory))
+            looks.run(_serve(options, token, listener, store, run_directory))
         except UnwritableError as error:
             raise click.ClickException(error.problem.message) from None
         finally:
@@ -133,6 +133,7 @@ async def _serve(
     )
     await runner.setup()
     await controller.start()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, controller.look_at_sources)
     server = await listen(runner, listener, connections)
     click.echo(f"reconciler is listening on {_url(listener)}")
     await stop.wait()

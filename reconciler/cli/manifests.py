@@ -1,22 +1,27 @@
 """`validate`, `apply`, `delete`, `plan` and `diff`: manifests, read here and sent as wishes."""
 
 import difflib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from reconciler import looks
 from reconciler.cli import branch
 from reconciler.cli.client import Client, asks
 from reconciler.cli.output import show_data, yaml_text
 from reconciler.cli.records import path as record_path
 from reconciler.cli.repositories import branch_options, following, labelled
+from reconciler.core.absorb import duplicates
+from reconciler.core.manifest import MAX_BYTES
 from reconciler.core.schema import told_spec
 from reconciler.core.snapshot import Declared, ManifestFile, read_file
-
-SUFFIXES = (".yaml", ".yml", ".json")
+from reconciler.sources.files import read_path
+from reconciler.sources.scan import Scanner
 
 files = click.option(
     "-f",
@@ -31,7 +36,7 @@ files = click.option(
 @click.argument("files", nargs=-1, required=True)
 def validate(files: tuple[str, ...]) -> None:
     """Check manifests, without a daemon: one line for each mistake."""
-    read = _read(files)
+    read = looks.run(_read(files))
     declared = sum(len(file.declared) for file in read)
     if _complain(read):
         sys.exit(1)
@@ -49,7 +54,7 @@ def validate(files: tuple[str, ...]) -> None:
 @asks
 async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run: bool) -> None:
     """Declare the records of manifests by HTTP; one that a watched file declares is refused."""
-    declared = _declared(files)
+    declared = await _declared(files)
     plan = await client.post("/api/v1/plan", {"apply": _wishes(declared)})
     if dry_run:
         _tell_plan(plan)
@@ -73,7 +78,7 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
 @asks
 async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ...]) -> None:
     """Remove records that came by HTTP, and unload their instances."""
-    found = [*names, *(one.name for one in _declared(files, needed=not names))]
+    found = [*names, *(one.name for one in await _declared(files, needed=not names))]
     for name in found:
         await client.delete(record_path(name))
         click.echo(f"{name} deleted")
@@ -141,7 +146,7 @@ async def plan(
         body = await branch.wishes(client, followed, await branch.read(followed))
         answer = await client.post("/api/v1/plan", body)
     elif files:
-        answer = await client.post("/api/v1/plan", {"apply": _wishes(_declared(files))})
+        answer = await client.post("/api/v1/plan", {"apply": _wishes(await _declared(files))})
     else:
         answer = await client.get("/api/v1/plan")
     if form != "text":
@@ -149,8 +154,18 @@ async def plan(
     _refuse(answer)
     if form == "text":
         _tell_plan(answer)
+    tell_source_errors(answer["source_errors"])
+    if answer["source_errors"] and not (files or followed):
+        sys.exit(1)
     if answer["changes"] or any(action["action"] != "Hold" for action in answer["actions"]):
         sys.exit(2)
+
+
+def tell_source_errors(errors: Sequence[Any]) -> None:
+    """What of the sources is not followed as it stands, on stderr."""
+    for one in errors:
+        place = f"{one['file']}:{one['line']}:{one['column']}" if one["file"] else one["source"]
+        click.echo(f"{place}: {one['message']}", err=True)
 
 
 def _tell_branch(changes: Sequence[Any], others: Mapping[str, str], form: str) -> None:
@@ -176,7 +191,7 @@ def _tell_others(others: Mapping[str, str]) -> None:
 @asks
 async def diff(client: Client, *, files: tuple[str, ...]) -> None:
     """Show how records would change if these manifests were applied."""
-    answer = await client.post("/api/v1/plan", {"apply": _wishes(_declared(files))})
+    answer = await client.post("/api/v1/plan", {"apply": _wishes(await _declared(files))})
     for change in answer["changes"]:
         for line in _diff(change):
             _tell_line(line)
@@ -225,11 +240,11 @@ def _wishes(declared: Sequence[Declared]) -> list[dict[str, Any]]:
     return [{"name": one.name, "spec": told_spec(one.spec)} for one in declared]
 
 
-def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declared]:
+async def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declared]:
     """What files declare. Exits where one is invalid or a name stands twice."""
     if not files and needed:
         raise click.UsageError("name a file, a directory, or - with -f")
-    read = _read(files)
+    read = await _read(files)
     if _complain(read):
         sys.exit(1)
     found: dict[str, Declared] = {}
@@ -241,36 +256,36 @@ def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declared]:
     return list(found.values())
 
 
-def _read(files: Sequence[str]) -> list[ManifestFile]:
-    """The files, and those of directories. Raises `click.ClickException`."""
+async def _read(files: Sequence[str]) -> list[ManifestFile]:
+    """The files, and those of directories as a daemon sees them. Raises `ClickException`."""
     read = []
     for name in files:
         if name == "-":
-            read.append(read_file("<stdin>", sys.stdin.buffer.read()))
-            continue
-        path = Path(name)
-        found = [path]
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-            if not found:
+            read.append(read_file("<stdin>", sys.stdin.buffer.read(MAX_BYTES + 1)))
+        elif os.path.isdir(name):  # noqa: PTH112, ASYNC240  nothing else runs
+            snapshot = await Scanner(Path(name), name).scan()
+            if snapshot.unreadable is not None:
+                raise click.ClickException(snapshot.unreadable)
+            if not snapshot.files:
                 raise click.ClickException(f"{name} has no file that ends in .yaml, .yml or .json")
-        for one in found:
-            try:
-                read.append(read_file(str(one), one.read_bytes()))
-            except OSError as error:
-                raise click.ClickException(f"cannot read {one}: {error.strerror}") from None
+            read += [replace(f, path=os.path.join(name, f.path)) for f in snapshot.files]  # noqa: PTH118
+        else:
+            read.append(read_path(Path(name)))
     return read
 
 
 def _complain(read: Sequence[ManifestFile]) -> bool:
-    """Tell the mistakes, a line each; whether there are any."""
+    """Tell the mistakes, a line each. True if there are any."""
     for file in read:
         for flaw in file.flaws:
             position = flaw.position
             click.echo(f"{file.path}:{position.line}:{position.column}: {flaw.message}", err=True)
         for ignored in file.ignored:
             click.echo(f"{file.path}: ignored, {ignored}", err=True)
-    return any(not file.valid for file in read)
+    twice = duplicates(read)
+    for name, why in twice.items():
+        click.echo(f"'{name}' is {why}", err=True)
+    return bool(twice) or any(not file.valid for file in read)
 
 
 def _count(number: int, what: str) -> str:

@@ -9,6 +9,7 @@ import click
 
 from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
 from reconciler.cli.duration import Duration
+from reconciler.cli.following import complain
 from reconciler.cli.instances import told_config
 from reconciler.cli.output import Column, age, clock, condition, output, show, show_data, yaml_text
 from reconciler.core.memory import readable_bytes
@@ -39,12 +40,18 @@ async def get(client: Client, *, name: str | None, form: str) -> None:
     if name is None:
         found = (await client.get("/api/v1/records"))["records"]
         show(found, RECORDS, form, empty="nothing is declared")
+        if form not in ("json", "yaml"):
+            for source in (await client.get("/api/v1/sources"))["sources"]:
+                complain(source)
         return
     record = await client.get(path(name))
     if form in ("json", "yaml"):
         show_data(record, form)
     else:
         show([record], RECORDS, form, empty="")
+        for error in record["source_errors"]:
+            place = f"{error['file']}:{error['line']}:{error['column']}: " if error["file"] else ""
+            click.echo(f"{place}{error['message']}", err=True)
 
 
 @click.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import psutil
 
+from reconciler import children
 from reconciler.cli.serve import serve
 from reconciler.service.job import Job, Service, ServiceError, kept, run_program
 from reconciler.service.launchd import Launchd
@@ -108,7 +109,7 @@ def _job(options: Sequence[str], *, system: bool) -> Job:
     user = os.environ.get("SUDO_USER") if system else None
     home = Path(pwd.getpwnam(user).pw_dir) if user else Path.home()
     logs = home / "Library/Logs/reconciler"
-    command = [sys.executable, "-m", "reconciler", "serve", *options]
+    command = [*children.python("reconciler", "serve"), *options]
     if sys.platform == "darwin" and "--log-file" not in " ".join(options):
         command += ["--log-file", str(logs / "reconciler.log")]
     return Job(tuple(command), home, logs, kept(os.environ), user)
@@ -116,7 +117,7 @@ def _job(options: Sequence[str], *, system: bool) -> Job:
 
 def _need_root(*, system: bool) -> None:
     if system and os.geteuid() != 0:
-        words = " ".join(["sudo", sys.executable, "-m", "reconciler", *sys.argv[1:]])
+        words = " ".join(["sudo", *children.python("reconciler"), *sys.argv[1:]])
         raise click.ClickException(f"a service of the whole system needs root: {words}")
 
 

@@ -1,19 +1,24 @@
-"""The loop: observe, plan, act, report.
+"""Makes instances agree with records: observe, plan, report, commit, act.
 
-Nothing here decides: `desired` says what records there are, `plan` what to do about them, and
-`conditions` what to report. The controller calls them with what it observes, carries out what
-they say, and writes down the result. No state that gates a change is read before an `await` and
-used after it.
+Nothing here decides: `absorb` and `desired` say what records there are, `plan` what to do about
+them, and `conditions` what to report. The controller calls them with what it observes, carries out
+what they say, and writes down the result. No state that gates a change is read before an `await`
+and used after it.
 
-    book.py        the records, on disk first and then in memory
+    state.py       one record and every volatile fact about it
+    registry.py    the records, on disk first and then in memory
+    reconciler.py  the pass
+    report.py      what a pass found -> statuses, history, answers
+    actions.py     actions under way
+    attempts.py    what the next start must know
+    lookups.py     what files of models say, looked up beside the passes
+    batches.py     questions that are answered together
     clock.py       time, handed in
     events.py      what happened, for whoever listens
-    feed.py        sources -> book
-    grants.py      free memory, lent to who answers
+    feed.py        sources -> registry
+    routing.py     which instance answers a request
+    leases.py      memory that nobody reserves, leased to instances that answer
     inspector.py   model files -> facts
-    journal.py     what the next start must know
-    loop.py        book + engine -> actions -> book
-    report.py      book + actions -> statuses, history, answers
     controller.py  what the api asks
     forecast.py    what would happen
 """

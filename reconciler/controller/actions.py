@@ -14,11 +14,12 @@ import structlog
 
 from reconciler.controller.clock import Clock, sleep
 from reconciler.controller.events import Events
+from reconciler.controller.leases import MemoryLeases
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import readable_bytes
 from reconciler.core.plan import Action, Kind
-from reconciler.core.protocol import Reply, Usage
+from reconciler.core.protocol import Lease, Reply, Usage
 from reconciler.core.records import Instance, LoadSpec, Progress, Record
 from reconciler.core.settings import Resolved
 from reconciler.engine.log import Log
@@ -55,8 +56,9 @@ class Engine(Protocol):
     ) -> Instance: ...
     async def unload(self, name: str) -> None: ...
     def request(
-        self, name: str, path: str, body: bytes, spare: int
+        self, name: str, path: str, body: bytes, lease: Lease
     ) -> AbstractAsyncContextManager[Reply]: ...
+    async def recall(self, leases: Mapping[str, Lease]) -> Mapping[str, int]: ...
     async def tokens(self) -> Mapping[str, Usage]: ...
     def keep(self, names: Collection[str]) -> None: ...
     def log(self, name: str) -> Log | None: ...
@@ -100,10 +102,20 @@ class Actions:
     """At most one for each name. Used on the event loop only."""
 
     def __init__(
-        self, engine: Engine, clock: Clock, events: Events, wake: Callable[[], None]
+        self,
+        engine: Engine,
+        leases: MemoryLeases,
+        clock: Clock,
+        events: Events,
+        wake: Callable[[], None],
+        is_wanted: Callable[[Action], bool],
     ) -> None:
-        """`wake` is called when there is something for a pass to look at."""
+        """`wake` is called when there is something for a pass to look at; `is_wanted` is asked
+        before a load that had to wait for memory begins.
+        """
         self._engine = engine
+        self._is_wanted = is_wanted
+        self._leases = leases
         self._clock = clock
         self._events = events
         self._wake = wake
@@ -155,7 +167,9 @@ class Actions:
         instance: Instance | None = None
         problem: Problem | None = None
         try:
-            instance = await self._carry_out(action, record)
+            await self._make_room(running)
+            if not running.cancelled:
+                instance = await self._carry_out(action, record)
         except LoadError as error:
             problem = error.problem
         except asyncio.CancelledError:
@@ -176,6 +190,13 @@ class Actions:
         finally:
             self._ended.append(end)
             self._wake()
+
+    async def _make_room(self, running: _Running) -> None:
+        """Wait for the memory that a load was admitted with. Raises `LoadError`."""
+        action = running.action
+        if action.spec is not None:
+            await self._leases.make_room(action.name if action.unload_first else None)
+            running.cancelled = running.cancelled or not self._is_wanted(action)
 
     async def _carry_out(self, action: Action, record: Record | None) -> Instance | None:
         """Returns what was loaded, if the action loads. Raises `LoadError`."""

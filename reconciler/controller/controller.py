@@ -13,7 +13,6 @@ from reconciler.controller.clock import Clock, SystemClock, sleep
 from reconciler.controller.events import Events
 from reconciler.controller.feed import Complaint, Feed, Source
 from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
-from reconciler.controller.grants import Grants
 from reconciler.controller.inspector import Inspector
 from reconciler.controller.lookups import Lookups
 from reconciler.controller.metrics import Metrics
@@ -21,7 +20,8 @@ from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.routing import Router
 from reconciler.controller.state import RecordState, RecordView
-from reconciler.core.desired import NO_LABELS, Join, Memory, Put, View, absorb, decide, put
+from reconciler.core.absorb import NO_LABELS, Memory, absorb
+from reconciler.core.desired import Join, Put, View, decide, put
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
@@ -89,7 +89,8 @@ class Controller:
             self._registry, self._lookups, self._engine, self.metrics, policy
         )
         self._router = Router(self._registry, self._reconciler, self._engine, self.load, jit=jit)
-        self._grants = Grants(self._spare, lambda name: self._reconciler.spare_memory(name, ()))
+        self._looks: set[asyncio.Task[None]] = set()
+        """At sources, that nobody waits for."""
         self._feeds = [Feed(source, self._registry, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
@@ -105,9 +106,10 @@ class Controller:
     async def close(self) -> None:
         """Stop reconciling and end all workers; records stay."""
         self._registry.events.close()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._looks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._router.close()
         await self.downloads.close()
         await self._lookups.close()
@@ -266,7 +268,12 @@ class Controller:
         )
         actions = self._reconciler.preview(then, checkpoints, machine)
         return Forecast(
-            actions, tuple(self._reconciler.running.values()), changes, refused, not_selected
+            actions,
+            tuple(self._reconciler.running.values()),
+            changes,
+            refused,
+            not_selected,
+            [(f.name, error) for f in self._feeds if f.view is not None for error in f.view.errors],
         )
 
     async def estimate(self, request: LoadRequest) -> Estimate:
@@ -328,6 +335,14 @@ class Controller:
         """Where manifests come from."""
         return tuple(self._feeds)
 
+    def look_at_sources(self) -> None:
+        """Have every source that is followed looked at now."""
+        for feed in self._feeds:
+            if not feed.suspended:
+                task = asyncio.create_task(feed.look())
+                self._looks.add(task)
+                task.add_done_callback(self._looks.discard)
+
     def source(self, name: str) -> Feed:
         """The source of that name. Raises `LoadError`."""
         for feed in self._feeds:
@@ -358,8 +373,10 @@ class Controller:
         state.begin_request()
         begin = time.perf_counter()
         try:
-            spare = self._grants.grant(name)
-            async with self._engine.request(name, path, body, spare) as reply:
+            async with (
+                self._reconciler.leases.lease(name) as lease,
+                self._engine.request(name, path, body, lease) as reply,
+            ):
                 self.metrics.answered(name, reply.status)
                 if reply.content_type == "text/event-stream":
                     chunks = self.metrics.timed(name, begin, reply.chunks)
@@ -367,16 +384,8 @@ class Controller:
                 yield reply
         finally:
             state.end_request(self._clock.monotonic())
-            if not state.requests:
-                self._grants.end(name)
             if state.record.spec.idle_ttl_seconds is not None or self._evicts:
                 self._registry.wake.set()
-
-    def _spare(self, name: str) -> tuple[int, int]:
-        """Bytes that nobody holds, as far as an instance is concerned, and who may want them."""
-        instances = [i.name for i in self._engine.instances()]
-        idle = [n for n in instances if n != name and n not in self._grants]
-        return self._reconciler.spare_memory(name, self._grants), 1 + len(idle)
 
     def complaints(self, record: Record) -> tuple[Complaint, ...]:
         """Why a record is not as a source says."""

@@ -1,7 +1,7 @@
 """Sources -> book: each snapshot is absorbed as a whole, by the same function whoever took it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Protocol
@@ -11,15 +11,22 @@ import structlog
 from reconciler.controller.clock import Timer, sleep
 from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.controller.registry import Registry
-from reconciler.core.desired import Memory, absorb, guard
+from reconciler.core.absorb import Memory, absorb, guard, select
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import Place
 from reconciler.core.manifest import Flaw
+from reconciler.core.plan import load_order
 from reconciler.core.records import Record
 from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
 from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
+
+PIECE = 100
+"""Records that are taken up in one go: some 20 ms of the event loop's time."""
+
+SHOWN = 3
+"""Names in a message."""
 
 RESTART_SECONDS = 1.0
 """Before a source that failed unexpectedly is looked at again."""
@@ -59,6 +66,26 @@ class SourceView:
     """Why a record that it does not declare any more is kept."""
     not_selected: Mapping[str, str] = field(default_factory=dict)
     """Why a name that it declares is not meant for this node."""
+    unconfirmed: frozenset[str] = frozenset()
+    """Those that are held until somebody confirms that they are to go."""
+
+    @cached_property
+    def _invalid(self) -> dict[str, ManifestFile]:
+        return {f.path: f for f in self.snapshot.files if not f.valid}
+
+    @cached_property
+    def _invalid_folders(self) -> tuple[ManifestFile, ...]:
+        return tuple(f for path, f in self._invalid.items() if path.endswith("/"))
+
+    @property
+    def errors(self) -> tuple[Complaint, ...]:
+        """Everything in this source that is not followed as it stands."""
+        found = [Complaint(self.snapshot.problem)] if self.snapshot.problem is not None else []
+        for file in self._invalid.values():
+            found += [Complaint(flaw.message, place(file, flaw)) for flaw in file.flaws]
+        for names in (self.flagged, self.held):
+            found += [Complaint(f"{name}: {why}") for name, why in names.items()]
+        return tuple(found)
 
     def complaints(self, record: Record) -> tuple[Complaint, ...]:
         """What is wrong in this source about a record."""
@@ -69,16 +96,11 @@ class SourceView:
             return tuple(found)
         if self.snapshot.problem is not None:
             found.append(Complaint(self.snapshot.problem))
-        return (*found, *self._by_file.get(record.file or "", ()))
-
-    @cached_property
-    def _by_file(self) -> Mapping[str, Sequence[Complaint]]:
-        """What is wrong with each file that is not valid."""
-        return {
-            file.path: [Complaint(flaw.message, place(file, flaw)) for flaw in file.flaws]
-            for file in self.snapshot.files
-            if file.flaws
-        }
+        file = self._invalid.get(record.file or "")
+        for one in (file,) if file is not None else self._invalid_folders:
+            if one.covers(record.file):
+                found += [Complaint(flaw.message, place(one, flaw)) for flaw in one.flaws]
+        return tuple(found)
 
 
 def place(file: ManifestFile, flaw: Flaw) -> Place:
@@ -99,6 +121,9 @@ class Feed:
         self._book = book
         self._labels = labels
         self._confirmed: str | None = None
+        """The commit that somebody confirmed."""
+        self._to_go: frozenset[str] = frozenset()
+        """Names that somebody confirmed are to go."""
         self._resumed = asyncio.Event()
         if not book.store.is_suspended(self.name):
             self._resumed.set()
@@ -120,10 +145,49 @@ class Feed:
     async def _follow(self) -> None:
         try:
             async for snapshot in self._source.snapshots():
-                await self._resumed.wait()
-                self._when_writable(partial(self._take, snapshot))
+                if self.suspended:
+                    await self._resumed.wait()
+                    continue  # what was seen meanwhile is old; `resume` has it looked at
+                await self._take_up_pieces(snapshot)
+                self._when_writable(partial(self._take_unless_suspended, snapshot))
         except Exception:
             log.exception("source failed; it is looked at again", source=self.name)
+
+    async def _take_up_pieces(self, snapshot: Snapshot) -> None:
+        """Take up the many records of a big change piece by piece; others run in between.
+
+        What is left, and all that is no new or changed record, is for `_take`.
+        """
+        if snapshot.commit is not None:  # followed as a whole, or not at all
+            return
+        seen = set(map(id, self.view.snapshot.files)) if self.view is not None else set()
+        if sum(id(file) not in seen for file in snapshot.files) <= PIECE:
+            return
+        records, clock = self._book.records(), self._book.clock
+        at, time = clock.monotonic(), clock.utc()
+        upserts = absorb(records, self._memory, snapshot, at, time, self._labels).upserts
+        if len(upserts) <= PIECE:
+            return
+        upserts = tuple(sorted(upserts, key=load_order))
+        for start in range(0, len(upserts), PIECE):
+            now = self._book.states
+            piece = [
+                record
+                for record in upserts[start : start + PIECE]
+                if (now[record.name].record if record.name in now else None)
+                is records.get(record.name)
+            ]
+            try:
+                self._book.put_all(piece)
+            except UnwritableError:
+                return
+            await asyncio.sleep(0)
+            if self.suspended:
+                return
+
+    def _take_unless_suspended(self, snapshot: Snapshot) -> None:
+        if not self.suspended:  # it may have been while pieces were taken up
+            self._take(snapshot)
 
     @property
     def suspended(self) -> bool:
@@ -141,6 +205,7 @@ class Feed:
     async def resume(self) -> None:
         """Follow it again; return when it was looked at."""
         self._book.store.note_suspended(self.name, suspended=False)
+        self._memory = self._memory.resumed()
         self._resumed.set()
         self._emit("Resumed", "it is followed again")
         await self.sync()
@@ -153,10 +218,26 @@ class Feed:
         await self._source.sync()
         self._taken()
 
+    async def look(self) -> None:
+        """As `sync`, for nobody who waits: what keeps it from being taken up is in the log."""
+        try:
+            await self.sync()
+        except LoadError as error:
+            log.warning("source is not followed", source=self.name, reason=str(error))
+
     def confirm(self) -> None:
-        """Take up the commit that is held. Raises `LoadError` where there is none."""
+        """Take up what is held until it is confirmed. Raises `LoadError` where nothing is."""
+        if self.suspended:
+            words = f"{self.name} is suspended; resume it first"
+            raise LoadError(Problem(Cause.SUSPENDED, words))
+        if self.view is not None and self.view.unconfirmed:
+            self._to_go = self.view.unconfirmed
+            self._emit("Confirmed", f"{', '.join(sorted(self._to_go))} are to go")
+            self._when_writable(partial(self._absorb, self.view.snapshot))
+            self._taken()
+            return
         if self.guarded is None or self.guarded.commit is None:
-            words = f"no commit of {self.name} waits to be confirmed"
+            words = f"nothing of {self.name} waits to be confirmed"
             raise LoadError(Problem(Cause.NOTHING_HELD, words))
         self._confirmed = self.guarded.commit.applied
         self._emit("Confirmed", f"commit {self._confirmed} is followed")
@@ -187,6 +268,11 @@ class Feed:
         if commit is None or commit.applied is None or snapshot.unreadable is not None:
             self._absorb(snapshot)
             return
+        _, twice, _ = select(snapshot, self._labels)
+        if twice:
+            words = "; ".join(f"{name} is {why}" for name, why in list(twice.items())[:SHOWN])
+            self._hold(commit, words)
+            return
         why = guard(self._book.records(), snapshot, self._labels)
         if why is None or commit.applied == self._confirmed:
             if commit.problem is None:  # else one that is held may still be confirmed
@@ -195,7 +281,10 @@ class Feed:
             self._absorb(snapshot)
             return
         self.guarded = snapshot
-        words = f"{why}; if that is meant, `reconciler confirm`"
+        self._hold(commit, f"{why}; if that is meant, `reconciler confirm`")
+
+    def _hold(self, commit: Commit, words: str) -> None:
+        """Leave what was applied before in force, and say why."""
         before = self.view.snapshot if self.view is not None else Snapshot(self.name, unreadable="")
         state = before.commit or Commit(None)
         held = replace(state, attempted=commit.applied, problem=words, synced_at=commit.synced_at)
@@ -212,16 +301,19 @@ class Feed:
         clock = self._book.clock
         at = clock.monotonic()
         records = self._book.records()
-        result = absorb(records, self._memory, snapshot, at, clock.utc(), self._labels)
+        result = absorb(records, self._memory, snapshot, at, clock.utc(), self._labels, self._to_go)
         removed = {name: f"{records[name].place} no longer declares it" for name in result.removals}
         self._book.put_all(
             result.upserts,
             {name: Problem(Cause.REMOVED, w, permanent=False) for name, w in removed.items()},
         )
         self._memory = result.memory
+        self._to_go &= result.memory.missing.keys()
         before, self.view = (
             self.view,
-            SourceView(snapshot, result.flagged, result.held, result.not_selected),
+            SourceView(
+                snapshot, result.flagged, result.held, result.not_selected, result.unconfirmed
+            ),
         )
         self._tell_changes(before, self.view)
         self._book.announce()

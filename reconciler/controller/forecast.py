@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from reconciler.controller.feed import Complaint
 from reconciler.core.errors import Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action
@@ -41,6 +42,8 @@ class Forecast:
     """Wishes that would be refused, by name."""
     not_selected: Mapping[str, str] = field(default_factory=dict)
     """What the source would declare for other nodes, and why."""
+    source_errors: Sequence[tuple[str, Complaint]] = ()
+    """What of the sources is not followed as it stands, each after its source's name."""
 
 
 @dataclass(frozen=True)

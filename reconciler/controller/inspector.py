@@ -5,15 +5,17 @@ its weights. Both are kept for as long as the files stay as they are.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
-from reconciler.core.errors import LoadError, Problem
+from reconciler.controller.batches import Batches
+from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.records import ModelRef
+from reconciler.looks import look
 from reconciler.models.catalog import Catalog, Listed
 
 log = structlog.get_logger()
@@ -26,9 +28,13 @@ class Builder(Protocol):
 
 
 PATIENCE_SECONDS = 0.25
-"""That the loop waits for shapes. Longer, and a spare worker is just being started: other records
-are seen to meanwhile."""
+"""That the loop waits for a look. Longer, and a disk is slow or a spare worker is just being
+started: other records are seen to meanwhile."""
 
+
+LOOK_SECONDS = 60.0
+"""For one look at all places. What hangs in them is given up long before; this bounds a walk
+through more than anybody has."""
 
 ATTEMPTS = 2
 """To see the shapes of a model: one whose building ends workers must not do so for ever."""
@@ -38,7 +44,7 @@ class Inspector:
     """Finds checkpoints and completes what is known of them. Used on the event loop only."""
 
     def __init__(self, catalog: Catalog, builder: Builder, on_seen: Callable[[], None]) -> None:
-        """`on_seen` is called when shapes were seen that somebody did not wait for."""
+        """`on_seen` is called when something was seen that somebody did not wait for."""
         self._catalog = catalog
         self._builder = builder
         self._on_seen = on_seen
@@ -48,41 +54,111 @@ class Inspector:
         """By path: how often in a row building failed in a way that may pass."""
         self._looks: dict[str, asyncio.Task[Checkpoint]] = {}
         """By path."""
+        self._finding = Batches[ModelRef, Checkpoint | Problem](self._find_batch)
+        self._patient = Batches[ModelRef, Checkpoint | Problem](self._find_each)
+        self._listing = Batches[None, tuple[Listed, ...]](self._list)
+        self._late: dict[ModelRef, asyncio.Task[Checkpoint | Problem]] = {}
+        """Looks that took longer than somebody's patience."""
 
     async def close(self) -> None:
         """Look no further."""
-        looks = list(self._looks.values())
-        for look in looks:
-            look.cancel()
-        await asyncio.gather(*looks, return_exceptions=True)
+        tasks = [*self._looks.values(), *self._late.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for batches in (self._finding, self._patient, self._listing):
+            await batches.close()
 
     async def find(self, ref: ModelRef) -> Checkpoint:
         """The checkpoint that `ref` names. Raises `LoadError` as `Catalog.find`."""
-        return await self._complete(await asyncio.to_thread(self._catalog.find, ref))
+        found = await self._finding.ask(ref)
+        if isinstance(found, Problem) and not found.permanent:
+            found = await self._patient.ask(ref)  # something does not answer; it may come
+        if isinstance(found, Problem):
+            raise LoadError(found)
+        return await self._complete(found)
 
     async def find_all(
         self, refs: Iterable[ModelRef], patience: float | None = None
     ) -> dict[ModelRef, Checkpoint | Problem]:
-        """`find` for many; what takes longer than `patience` seconds is left out."""
-        found = dict(await asyncio.to_thread(self._catalog.find_all, refs))
-        looks = {
-            ref: asyncio.ensure_future(self._complete(checkpoint))
-            for ref, checkpoint in found.items()
-            if isinstance(checkpoint, Checkpoint)
+        """`find` for many; what takes longer than `patience` seconds is left out.
+
+        It is not waited for again until `on_seen` is called: then it is there.
+        """
+        if patience is None:
+            refs = list(refs)
+            answers = await asyncio.gather(*map(self._found_complete, refs))
+            return dict(zip(refs, answers, strict=True))
+        late = {ref: self._late.pop(ref, None) for ref in refs}
+        for ref in [ref for ref, task in self._late.items() if task.done()]:
+            del self._late[ref]  # nobody asks for it any more
+        begun = {
+            ref: asyncio.create_task(self._found_complete(ref))
+            for ref, task in late.items()
+            if task is None
         }
-        if looks:
-            await asyncio.wait(looks.values(), timeout=patience)
-        for ref, look in looks.items():
-            if look.done():
-                found[ref] = look.result()
+        if begun:
+            await asyncio.wait(begun.values(), timeout=patience)
+        found: dict[ModelRef, Checkpoint | Problem] = {}
+        for ref, older in late.items():
+            task = older or begun[ref]
+            if task.done():
+                found[ref] = task.result()
             else:
-                look.cancel()
-                del found[ref]
+                self._late[ref] = task
+                if older is None:
+                    task.add_done_callback(lambda _: self._on_seen())
         return found
 
     async def listed(self) -> tuple[Listed, ...]:
         """The models on disk, as far as their files tell."""
-        return await asyncio.to_thread(self._catalog.listed)
+        return await self._listing.ask(None)
+
+    async def _found_complete(self, ref: ModelRef) -> Checkpoint | Problem:
+        """What `ref` names, or why it cannot be loaded, whatever was raised."""
+        try:
+            found = await self._finding.ask(ref)
+            return found if isinstance(found, Problem) else await self._complete(found)
+        except Exception as error:
+            log.exception("look failed unexpectedly", model=ref.model)
+            return _failed(ref, error)
+
+    async def _find_batch(
+        self, refs: Sequence[ModelRef]
+    ) -> dict[ModelRef, Checkpoint | Problem | Exception]:
+        """With one look at the places; each on its own where that fails."""
+        try:
+            return dict(await look(self._catalog.find_all, refs, seconds=LOOK_SECONDS))
+        except TimeoutError as error:
+            return {ref: _failed(ref, error) for ref in refs}
+        except Exception:
+            log.exception("look failed unexpectedly", models=len(refs))
+            return await self._find_each(refs)
+
+    async def _find_each(
+        self, refs: Sequence[ModelRef]
+    ) -> dict[ModelRef, Checkpoint | Problem | Exception]:
+        return dict(zip(refs, await asyncio.gather(*map(self._find_one, refs)), strict=True))
+
+    async def _find_one(self, ref: ModelRef) -> Checkpoint | Problem:
+        try:
+            return await look(self._catalog.find, ref, seconds=LOOK_SECONDS)
+        except LoadError as error:
+            return error.problem
+        except Exception as error:  # noqa: BLE001  it is that model's
+            return _failed(ref, error)
+
+    async def _list(self, asked: Sequence[None]) -> dict[None, tuple[Listed, ...] | Exception]:
+        try:
+            answer: tuple[Listed, ...] | Exception = await look(
+                self._catalog.listed, seconds=LOOK_SECONDS
+            )
+        except TimeoutError:
+            words = f"the models on disk cannot be listed within {LOOK_SECONDS:.0f} s"
+            answer = LoadError(Problem(Cause.ENGINE_UNAVAILABLE, words, permanent=False))
+        except Exception as error:  # noqa: BLE001  whoever asked is told
+            answer = error
+        return dict.fromkeys(asked, answer)
 
     async def _complete(self, checkpoint: Checkpoint) -> Checkpoint:
         fingerprint, shapes = self._seen.get(checkpoint.path, (None, None))
@@ -107,6 +183,9 @@ class Inspector:
             why = error.problem.message
             log.warning("shapes cannot be seen", checkpoint=path, reason=why)
             failed = ATTEMPTS if error.problem.permanent else self._failed.get(path, 0) + 1
+        except Exception:
+            log.exception("shapes cannot be seen", checkpoint=path)
+            failed = self._failed.get(path, 0) + 1
         finally:
             del self._looks[path]
             self._on_seen()
@@ -115,6 +194,11 @@ class Inspector:
             self._seen[path] = (checkpoint.fingerprint, shapes)
             del self._failed[path]
         return _with_shapes(checkpoint, shapes)
+
+
+def _failed(ref: ModelRef, error: Exception) -> Problem:
+    words = f"{ref.model} cannot be looked at: {str(error)[:200] or type(error).__name__}"
+    return Problem(Cause.INVALID_CHECKPOINT, words, permanent=False, param="model")
 
 
 def _with_shapes(checkpoint: Checkpoint, shapes: Shapes | None) -> Checkpoint:

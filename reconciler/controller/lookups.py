@@ -2,8 +2,8 @@
 
 A pass never waits for a disk: it plans with what is known, and a look that ends wakes the next one.
 A look has a deadline, and what it raises is the problem of its model alone. Models whose look
-failed as a batch are looked for one by one from then on. A look that began before the files were
-known to change is not believed.
+failed as a batch are looked for one by one from then on. A look during which the files were known
+to change, or a download ended, is not believed.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from reconciler.controller.clock import Clock
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
-from reconciler.models.download import Downloads
+from reconciler.models.download import Downloads, Job
 
 T = TypeVar("T")
 
@@ -55,6 +55,8 @@ class _Look:
     """A look under way."""
 
     began: float
+    ended: Job | None
+    """The last download of the model when it began, if that had ended."""
     stale: bool = False
     """True if the files changed since it began."""
 
@@ -143,7 +145,7 @@ class Lookups:
         patience: float | None,
     ) -> None:
         for ref in refs:
-            self._looks[ref] = _Look(now)
+            self._looks[ref] = _Look(now, self._downloads.ended(ref.base))
         task = asyncio.create_task(self._look(refs, downloadable, patience))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -162,7 +164,7 @@ class Lookups:
         again: list[ModelRef] = []
         for ref in refs:
             look = self._looks.pop(ref)
-            if look.stale:
+            if look.stale or self._downloads.ended(ref.base) is not look.ended:
                 continue
             if ref not in found:
                 again += [ref] if ref not in self._alone else []
@@ -182,6 +184,12 @@ class Lookups:
             return await within(self._clock, LOOK_SECONDS, self._resolver.find(ref))
         except LoadError:
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+            raise LoadError(stopping) from None
         except Exception as error:
             raise LoadError(_problem(ref, error)) from error
 

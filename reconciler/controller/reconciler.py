@@ -16,7 +16,7 @@ that record. A pass that fails as a whole is tried again, and `problem` says so.
 """
 
 import asyncio
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import structlog
@@ -24,6 +24,7 @@ import structlog
 from reconciler.controller.actions import RETRY_SECONDS, Actions, Ended, Engine
 from reconciler.controller.attempts import AttemptLog
 from reconciler.controller.clock import sleep
+from reconciler.controller.leases import MemoryLeases
 from reconciler.controller.lookups import PATIENCE_SECONDS, RECHECK_SECONDS, Lookups
 from reconciler.controller.metrics import Metrics
 from reconciler.controller.registry import Registry
@@ -74,7 +75,15 @@ class Reconciler:
         self._metrics = metrics
         self._memory = memory
         self._attempts = AttemptLog(registry.store, registry.clock)
-        self._actions = Actions(engine, registry.clock, registry.events, registry.wake.set)
+        self.leases = MemoryLeases(engine, self._available_memory, registry.clock)
+        self._actions = Actions(
+            engine,
+            self.leases,
+            registry.clock,
+            registry.events,
+            registry.wake.set,
+            self._is_wanted,
+        )
         self._failed_passes = 0
         self._write_again_at = 0.0
         """Monotonic time before which a state directory that cannot be written is left alone."""
@@ -251,6 +260,14 @@ class Reconciler:
             )
             if not wanted and not in_place:
                 self._actions.cancel(name)
+
+    def _is_wanted(self, action: Action) -> bool:
+        """True if a record still asks for what a load would bring about."""
+        state = self._registry.states.get(action.name)
+        if state is None or action.spec is None or state.record.spec.suspend:
+            return False
+        wanted = (state.record.spec, state.record.last_good)
+        return any(spec is not None and action.spec.loads_like(spec) for spec in wanted)
 
     def _refresh_lookups(self, states: Collection[RecordState]) -> None:
         """Have the files looked at of the models that records ask for, where that is due."""
@@ -440,20 +457,13 @@ class Reconciler:
         """Who holds what now."""
         return held_memory(self._engine.instances(), self._facts(), machine)
 
-    def spare_memory(self, name: str, others: Container[str]) -> int:
-        """Bytes that nobody holds now, and requests of an instance may take.
-
-        What its worker was seen to take beyond what is held there is theirs already, unless
-        `others` over the same weights answer as well.
-        """
+    def _available_memory(self, leased: Mapping[str, int]) -> int:
+        """Bytes of the budget that nobody holds, given what is leased by checkpoint."""
         if self.machine is None or isinstance(self.machine, Problem):
             return 0
         ledger = self.held_memory(self.machine)
-        checkpoint, _ = ledger.own.get(name, ("", 0))
-        siblings = [n for n, (c, _) in ledger.own.items() if c == checkpoint and n != name]
-        if not any(sibling in others for sibling in siblings):
-            ledger.live = {path: size for path, size in ledger.live.items() if path != checkpoint}
-        return max(0, ledger.budget - ledger.used)
+        ledger.leased = leased
+        return ledger.budget - ledger.used
 
 
 def _tell_wired(wired: Wired) -> None:

@@ -56,7 +56,7 @@ class Registry:
 
         `boot_id` identifies this start of the machine. Raises `UnwritableError`.
         """
-        if (broken := self.store.set_aside) is not None:
+        if (broken := self.store.quarantined) is not None:
             log.warning("the database was damaged", why=broken.words)
             self.events.emit("state", STATE, "SetAside", broken.words)
         with self.store.transaction():
@@ -88,7 +88,7 @@ class Registry:
     def _begin_run(self, boot_id: str) -> None:
         """Begin a run: hold against records what the last one ended with."""
         last, at = self.store.last_run(), self.clock.utc()
-        for one in last.cut_short if last is not None else ():
+        for one in last.interrupted if last is not None else ():
             log.warning("an action was cut short", name=one.name, action=one.action)
         known = self.store.suspicions()
         found = suspicion.after_start(self.records().values(), known, last, boot_id, at)
@@ -161,10 +161,18 @@ class Registry:
         with self.store.transaction():
             for record in records:
                 state = self.states.get(record.name)
-                status = state.status if state is not None else Status()
-                if state is None or state.record.generation != record.generation:
-                    status = pending(status, at)
+                resting = rest(record, idle=False) if state is None else None
+                if resting is not None:  # there is nothing that a pass would find out
+                    status = derive(record, Status(), None, resting, at)
+                elif state is None:
+                    status = pending(Status(), at)
+                elif state.record.generation != record.generation:
+                    status = pending(state.status, at)
+                else:
+                    status = state.status
                 self.store.put(record, status, at)
+                if resting is not None:
+                    self.store.note_outcome(record, "Suspended", resting.reason, at, None)
                 written.append((record, status))
             for name in removals:
                 self.store.remove(name, at)
@@ -186,6 +194,7 @@ class Registry:
         if state is None:
             stored = Stored(record, status)
             state = self.states[record.name] = RecordState(record, status, now, stored)
+            state.judge(status, rest(record, idle=False))
             self._tell_change(None, record)
             self.tell_transition(record, Status(), status)
         else:
@@ -193,7 +202,8 @@ class Registry:
             state.respec(record, status, now)
             self._tell_change(before.record, record)
             self.tell_transition(record, before.status, status)
-        self.active.add(record.name)
+        if not state.settled:
+            self.active.add(record.name)
         return state
 
     def forget(self, name: str, problem: Problem) -> None:

@@ -123,8 +123,10 @@ def judge_safely(
     try:
         return judge(state, instance, action, at, on_disk, unwritable)
     except Exception as error:
-        log.exception("a record cannot be reported", name=state.record.name)
         problem = Problem.of_error(error)
+        before = state.status.condition("Ready")
+        if before is None or before.message != problem.message:  # not at each pass
+            log.exception("a record cannot be reported", name=state.record.name)
         status = broken(state.status, problem, at)
         return Report(state, action, status, state.record, answer=problem)
 
@@ -140,8 +142,9 @@ def write(registry: Registry, reports: Iterable[Report]) -> list[Report]:
         try:
             with store.transaction():
                 _write(registry, report, at)
-        except (TypeError, ValueError):
-            log.exception("a status cannot be written", name=report.record.name)
+        except (TypeError, ValueError) as error:
+            why = Problem.of_error(error).message
+            log.error("a record cannot be written", name=report.record.name, why=why)
         else:
             written.append(report)
     return written

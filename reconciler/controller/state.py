@@ -22,7 +22,7 @@ from reconciler.core.backoff import Retry
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.plan import Action, Kind
 from reconciler.core.records import LoadSpec, Record, SettingWarning, Status
-from reconciler.core.suspicion import Suspicion
+from reconciler.core.suspicion import CrashRecord
 
 
 class Phase(StrEnum):
@@ -58,7 +58,7 @@ class Stored:
 
     record: Record
     status: Status
-    crashes: Suspicion | None = None
+    crashes: CrashRecord | None = None
 
 
 class RecordState:
@@ -211,7 +211,7 @@ class RecordState:
         if now - self.loaded_since >= suspicion.FORGIVEN_SECONDS:
             self.crashes = None
 
-    def blame(self, crashes: Suspicion) -> None:
+    def blame(self, crashes: CrashRecord) -> None:
         """Hold crashes against it, which is on disk."""
         self.crashes = crashes
         self.stored = replace(self.stored, crashes=crashes)

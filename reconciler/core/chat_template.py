@@ -7,9 +7,11 @@ model, so that what is reported and what happens cannot differ.
 import re
 from collections.abc import Iterator
 
-_BLOCK = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
-_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
-_STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+# What is not closed goes to the end: looking for the end again from each beginning would take
+# minutes for a hostile template of a few megabytes.
+_BLOCK = re.compile(r"\{\{(.*?)(?:\}\}|\Z)|\{%(.*?)(?:%\}|\Z)", re.DOTALL)
+_COMMENT = re.compile(r"\{#.*?(?:#\}|\Z)", re.DOTALL)
+_STRING = re.compile(r"'(?:\\.|[^'\\])*+(?:'|\Z|\\)|\"(?:\\.|[^\"\\])*+(?:\"|\Z|\\)", re.DOTALL)
 _VARIABLE = re.compile(r"\b(?:(?:xml_|python_|custom_)?tools|functions)\b")
 _SUBSCRIPT = re.compile(r"""\[\s*['"]tools['"]\s*\]|\.get\(\s*['"]tools['"]""")
 

@@ -1,14 +1,12 @@
-"""Snapshots and HTTP requests -> records: owners, take-over, duplicates, held removals.
+"""HTTP requests -> records: joined, updated, created, or refused.
 
-Desired state changes here and nowhere else, and only as its owner says. A source's snapshot is
-absorbed as a whole by one function, whoever took it, so a watch and a rescan cannot disagree.
+Desired state changes here and in `absorb` and nowhere else, and only as its owner says.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 
 from reconciler.core.defaults import DEFAULTS, Defaults
@@ -24,180 +22,6 @@ from reconciler.core.records import (
     Record,
     SettingWarning,
 )
-from reconciler.core.selector import unmet
-from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
-
-VANISHED_SECONDS = 2.0
-"""A document that is gone this long was removed; editors, rsync and checkouts are quicker."""
-
-EMPTY_SECONDS = 30.0
-"""A directory that turned wholly empty is believed after this long."""
-
-GUARDED_RECORDS = 4
-"""A commit that would unload more than half of at least so many is held until it is confirmed."""
-
-NO_LABELS: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A record whose document vanished: since when, and which new invalid files hold it."""
-
-    since: float
-    held_by: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What must be remembered of a source between two of its snapshots."""
-
-    files: frozenset[str] = frozenset()
-    missing: Mapping[str, Missing] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Absorbed:
-    """What a snapshot changes."""
-
-    upserts: tuple[Record, ...]
-    removals: tuple[str, ...]
-    memory: Memory
-    flagged: Mapping[str, str]
-    """Why a name that the snapshot declares is not followed."""
-    held: Mapping[str, str]
-    """Why a name that the snapshot does not declare any more is kept."""
-    not_selected: Mapping[str, str]
-    """Why a name that the snapshot declares is not meant for this node."""
-    check_at: float | None
-    """When to absorb the same snapshot again, because time alone changes the outcome."""
-
-
-def absorb(
-    records: Mapping[str, Record],
-    memory: Memory,
-    snapshot: Snapshot,
-    now: float,
-    at: datetime,
-    labels: Mapping[str, str] = NO_LABELS,
-) -> Absorbed:
-    """Fit the records to what a source says to a node with these labels.
-
-    `now` is monotonic seconds, for grace times; `at` is the creation time of new records.
-    """
-    if snapshot.unreadable is not None:
-        return Absorbed((), (), memory, {}, {}, {}, None)
-    declared, flagged, not_selected = select(snapshot, labels)
-    upserts = []
-    for name, (file, document) in declared.items():
-        current = records.get(name)
-        if current is not None and current.owner not in (HTTP, snapshot.source):
-            flagged[name] = f"declared by {current.place} already, which keeps it"
-            continue
-        upsert = _upsert(current, snapshot.source, file, document, at)
-        if upsert != current:
-            upserts.append(upsert)
-    gone = [
-        r
-        for r in records.values()
-        if r.owner == snapshot.source and r.name not in declared and r.name not in flagged
-    ]
-    missing = _missing(gone, memory, snapshot, now)
-    wait = EMPTY_SECONDS if snapshot.empty else VANISHED_SECONDS
-    if snapshot.commit is not None:  # it never is half there
-        wait = 0.0
-    removals = tuple(n for n, m in missing.items() if not m.held_by and now - m.since >= wait)
-    waiting = {n: m for n, m in missing.items() if n not in removals}
-    check_at = min((m.since + wait for m in waiting.values() if not m.held_by), default=None)
-    files = frozenset(f.path for f in snapshot.files)
-    held = {n: _held_by(m.held_by) for n, m in waiting.items() if m.held_by}
-    memory = Memory(files, waiting)
-    return Absorbed(tuple(upserts), removals, memory, flagged, held, not_selected, check_at)
-
-
-def guard(
-    records: Mapping[str, Record], snapshot: Snapshot, labels: Mapping[str, str]
-) -> str | None:
-    """Why a commit should not be followed before somebody confirms it, or None.
-
-    What counts is what has been loaded here and is still wanted, whether or not it is loaded at
-    this moment: after a restart nothing is.
-    """
-    declared, flagged, _ = select(snapshot, labels)
-    stay = {n for n, (_, document) in declared.items() if not document.spec.suspend} | set(flagged)
-    loaded = sorted(
-        r.name
-        for r in records.values()
-        if r.owner == snapshot.source and r.last_good is not None and not r.spec.suspend
-    )
-    going = [name for name in loaded if name not in stay]
-    if len(loaded) < GUARDED_RECORDS or 2 * len(going) <= len(loaded):
-        return None
-    return f"it would unload {len(going)} of {len(loaded)} loaded records: {', '.join(going)}"
-
-
-def select(
-    snapshot: Snapshot, labels: Mapping[str, str]
-) -> tuple[dict[str, tuple[ManifestFile, Declared]], dict[str, str], dict[str, str]]:
-    """The documents by name; why the names that stand twice are not followed; and why others are
-    not meant for a node with these labels. One name may stand twice for different nodes.
-    """
-    places: dict[str, list[tuple[ManifestFile, Declared]]] = {}
-    not_selected = {}
-    for file in snapshot.files:
-        for document in file.declared:
-            why = unmet(document.spec.node_selector, labels)
-            if why is None:
-                places.setdefault(document.name, []).append((file, document))
-            else:
-                not_selected[document.name] = f"{file.path}:{document.line}: {why}"
-    flagged = {
-        name: "declared more than once: " + ", ".join(f"{f.path}:{d.line}" for f, d in where)
-        for name, where in places.items()
-        if len(where) > 1
-    }
-    followed = {n: w[0] for n, w in places.items() if n not in flagged}
-    return followed, flagged, {n: w for n, w in not_selected.items() if n not in places}
-
-
-def _held_by(files: frozenset[str]) -> str:
-    return (
-        f"its document vanished as {', '.join(sorted(files))} appeared, which is invalid; "
-        "it goes once that is mended or removed"
-    )
-
-
-def _upsert(
-    current: Record | None, source: str, file: ManifestFile, document: Declared, at: datetime
-) -> Record:
-    if current is None:
-        return Record(document.name, source, document.spec, at, file=file.path, line=document.line)
-    return replace(
-        current.with_spec(document.spec),
-        owner=source,
-        file=file.path,
-        line=document.line,
-        provisional=False,
-    )
-
-
-def _missing(
-    gone: Sequence[Record], memory: Memory, snapshot: Snapshot, now: float
-) -> dict[str, Missing]:
-    """The vanished documents. Those of a file that is invalid now have not vanished at all."""
-    invalid = frozenset(f.path for f in snapshot.files if not f.valid)
-    appeared = frozenset(p for p in invalid if p not in memory.files)
-    result = {}
-    for record in gone:
-        if record.file in invalid:
-            continue
-        before = memory.missing.get(record.name)
-        if before is None:
-            result[record.name] = Missing(now, appeared)
-        else:
-            held_by = before.held_by & invalid
-            released = before.held_by and not held_by
-            result[record.name] = Missing(now if released else before.since, held_by)
-    return result
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ class Ledger:
     own: dict[str, tuple[str, int]] = field(default_factory=dict)
     live: Mapping[str, int] = field(default_factory=dict)
     """What the worker that holds a checkpoint was seen to take, all in all."""
+    leased: Mapping[str, int] = field(default_factory=dict)
+    """What the instances of a checkpoint may take beside their own, as long as they have it."""
 
     @classmethod
     def of(
@@ -85,7 +87,7 @@ class Ledger:
 
     def without(self, *names: str) -> "Ledger":
         """A copy in which these hold nothing."""
-        copy = Ledger(self.budget, dict(self.shared), dict(self.own), self.live)
+        copy = Ledger(self.budget, dict(self.shared), dict(self.own), self.live, self.leased)
         for name in names:
             copy.release(name)
         return copy
@@ -93,7 +95,8 @@ class Ledger:
     def of_checkpoint(self, checkpoint: str) -> int:
         """Bytes that one worker holds: what it was admitted with, or more if it was seen to."""
         own = sum(size for path, size in self.own.values() if path == checkpoint)
-        return max(self.shared[checkpoint] + own, self.live.get(checkpoint, 0))
+        admitted = self.shared[checkpoint] + own + self.leased.get(checkpoint, 0)
+        return max(admitted, self.live.get(checkpoint, 0))
 
     @property
     def used(self) -> int:

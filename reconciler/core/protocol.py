@@ -4,7 +4,7 @@
     POST   /checkpoint        LoadWeights  -> lines: WeightsRead ..., WeightsLoaded
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
     DELETE /sessions/NAME     -> Usage     of the session that is no more
-    POST   /release           -> null      has kept prompts fill only what sessions hold
+    POST   /leases            Recall       -> Recalled          lowers memory leases of sessions
     POST   /sessions/NAME/probe -> null    generates one token, if nothing else is going on
     GET    /pulse             -> Pulse     at once, whatever the MLX thread is doing
     POST   /sessions/NAME/chat/completions, /sessions/NAME/completions   OpenAI's requests
@@ -26,8 +26,8 @@ from reconciler.core.records import Config, Phase, SettingWarning
 MODEL_HEADER = "X-Reconciler-Model"
 """Header of a completion request: the name to answer with."""
 
-SPARE_HEADER = "X-Reconciler-Spare"
-"""Header of a completion request: bytes of memory that are held for nobody now."""
+LEASE_HEADER = "X-Reconciler-Lease"
+"""Header of a completion request: the `Lease` of its session."""
 
 GENERATION_DIED = 70
 """Exit code of a worker whose MLX thread ended: sysexits.h's EX_SOFTWARE."""
@@ -49,6 +49,50 @@ class Hello:
 
     pid: int
     machine: Machine
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Memory that a session may take beside what is reserved for it.
+
+    Requests are delayed and overtaken on their way; the statement with the highest serial is in
+    force.
+    """
+
+    serial: int = 0
+    """Of all leases of a daemon."""
+    allowed: int = 0
+    """Bytes."""
+
+    def header(self) -> str:
+        """The value of `LEASE_HEADER`."""
+        return f"{self.serial} {self.allowed}"
+
+    @classmethod
+    def parse(cls, header: str | None) -> "Lease":
+        """From a header; nothing is leased if there is none."""
+        serial, _, allowed = (header or "0 0").partition(" ")
+        return cls(int(serial), int(allowed))
+
+
+NO_LEASE = Lease()
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Lower the leases of sessions, by name."""
+
+    leases: dict[str, Lease]
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """The answer to `Recall`: kept prompts fill no more than was left to them."""
+
+    in_use: dict[str, int]
+    """Bytes that running requests take beside what is reserved, by session; none start in them."""
+    live_bytes: int = 0
+    """That the process takes now, without kept prompts."""
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,8 @@ class Instance:
     """In force for requests."""
     adapter: str | None = None
     """Directory of the adapter."""
+    session: str = ""
+    """Names it among all that were ever loaded by this daemon."""
 
     @property
     def shared_bytes(self) -> int:

@@ -21,7 +21,7 @@ LOADS = frozenset(kind.value for kind in (Kind.LOAD, Kind.ATTACH, Kind.RECONFIGU
 
 
 @dataclass(frozen=True)
-class Suspicion:
+class CrashRecord:
     """Crashes in a row that one generation of a record was there at."""
 
     generation: int
@@ -39,7 +39,7 @@ class Suspicion:
 
 
 @dataclass(frozen=True)
-class CutShort:
+class InterruptedAttempt:
     """An attempt that has no end."""
 
     name: str
@@ -57,25 +57,25 @@ class LastRun:
     """Of the machine's start; empty where it is not known."""
     clean: bool
     """Whether it was stopped, rather than cut off."""
-    cut_short: tuple[CutShort, ...] = ()
+    interrupted: tuple[InterruptedAttempt, ...] = ()
     loaded: frozenset[str] = frozenset()
     """Names of the instances that it held at its end."""
 
 
 def after_start(
     records: Iterable[Record],
-    known: Mapping[str, Suspicion],
+    known: Mapping[str, CrashRecord],
     last: LastRun | None,
     boot_id: str,
     at: datetime,
-) -> dict[str, Suspicion]:
+) -> dict[str, CrashRecord]:
     """The suspicions with which a run begins, by name. One crash counts once for a record."""
     rebooted = last is not None and bool(last.boot_id and boot_id) and last.boot_id != boot_id
     found = {}
     for record in records:
         suspicion = known.get(record.name)
         if suspicion is None or suspicion.generation != record.generation:
-            suspicion = Suspicion(record.generation)
+            suspicion = CrashRecord(record.generation)
         if last is not None and not last.clean and _was_there(record, last, rebooted=rebooted):
             suspicion = replace(
                 suspicion,
@@ -93,12 +93,12 @@ def _was_there(record: Record, last: LastRun, *, rebooted: bool) -> bool:
         (one.name, one.created_at, one.generation)
         == (record.name, record.created_at, record.generation)
         and one.action in LOADS
-        for one in last.cut_short
+        for one in last.interrupted
     )
     return loading or (rebooted and record.name in last.loaded)
 
 
-def after_success(suspicion: Suspicion | None) -> Suspicion | None:
+def after_success(suspicion: CrashRecord | None) -> CrashRecord | None:
     """What is left of a suspicion once the record is loaded.
 
     A daemon that is killed again and again says nothing about a model that then loads; a machine
@@ -107,7 +107,7 @@ def after_success(suspicion: Suspicion | None) -> Suspicion | None:
     return suspicion if suspicion is not None and suspicion.machine_crashes else None
 
 
-def problem(record: Record, suspicion: Suspicion | None) -> Problem | None:
+def problem(record: Record, suspicion: CrashRecord | None) -> Problem | None:
     """Why a record is not loaded, if crashes keep it from being so."""
     if suspicion is None or suspicion.generation != record.generation:
         return None

@@ -1,11 +1,12 @@
 """Facts -> findings: fine, or what is wrong and the command that mends it."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from reconciler.core.absorb import NO_LABELS, select
 from reconciler.core.errors import Problem
 from reconciler.core.facts import Machine
 from reconciler.core.memory import readable_bytes
@@ -132,8 +133,10 @@ def models(listed: Sequence[Listed]) -> list[Finding]:
     return findings
 
 
-def manifests(snapshot: Snapshot, directory: Path) -> list[Finding]:
-    """Whether what is declared can be read."""
+def manifests(
+    snapshot: Snapshot, directory: Path, labels: Mapping[str, str] = NO_LABELS
+) -> list[Finding]:
+    """Whether what is declared can be followed on a node with these labels."""
     if snapshot.unreadable is not None:
         return [Finding("manifests", "warning", snapshot.unreadable, f"mkdir -p {directory}")]
     invalid = [file for file in snapshot.files if not file.valid]
@@ -144,6 +147,13 @@ def manifests(snapshot: Snapshot, directory: Path) -> list[Finding]:
         message = f"{file.path}:{flaw.position.line}:{flaw.position.column}: {flaw.message}"
         mend = f"reconciler validate {directory / file.path}"
         findings.append(Finding("manifests", "problem", message, mend))
+    if len(invalid) > SHOWN:
+        more = f"{len(invalid) - SHOWN} more files are invalid"
+        findings.append(Finding("manifests", "problem", more, f"reconciler validate {directory}"))
+    _, twice, _ = select(snapshot, labels)
+    for name, why in list(twice.items())[:SHOWN]:
+        mend = f"reconciler validate {directory}"
+        findings.append(Finding("manifests", "problem", f"'{name}' is {why}", mend))
     return findings
 
 

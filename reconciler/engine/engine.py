@@ -18,11 +18,14 @@ from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
+    LEASE_HEADER,
     MODEL_HEADER,
-    SPARE_HEADER,
+    Lease,
     LoadWeights,
     OpenSession,
     Pulse,
+    Recall,
+    Recalled,
     Reply,
     SeeShapes,
     SessionOpened,
@@ -39,7 +42,7 @@ from reconciler.core.records import (
     SettingWarning,
 )
 from reconciler.core.settings import Resolved
-from reconciler.engine import death, kept
+from reconciler.engine import death
 from reconciler.engine.liveness import watch
 from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
@@ -65,6 +68,9 @@ SHAPES_SECONDS = 10.0
 
 SHAPES_TRIES = 3
 """For a worker that is not taken for a load before it has answered."""
+
+RECALL_SECONDS = 10.0
+"""For a worker to lower leases, between two steps; that one hangs is noticed elsewhere."""
 
 KEPT_LOGS = 200
 """Instances whose log is kept, those that are gone included."""
@@ -172,7 +178,6 @@ class Engine:
         """
         begin = time.monotonic()
         session = str(next(self._serial))
-        await kept.release(holder.worker for holder in self._holders.values())
         old = self._loaded.get(name)
         if old is not None and unload_first:
             if old.holder.path == checkpoint.path:
@@ -224,6 +229,7 @@ class Engine:
             ),
             tuple(d for d in defaults if d.key not in opened.unused_defaults),
             adapter.path if adapter is not None else None,
+            session,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
@@ -236,10 +242,12 @@ class Engine:
         return instance
 
     @contextlib.asynccontextmanager
-    async def request(self, name: str, path: str, body: bytes, spare: int) -> AsyncIterator[Reply]:
+    async def request(
+        self, name: str, path: str, body: bytes, lease: Lease
+    ) -> AsyncIterator[Reply]:
         """Have an instance answer a request. Raises `LoadError`: it is not there, or it died.
 
-        `spare` is the memory, in bytes, that its KV cache may take beside what is held for it.
+        `lease` is the memory that its KV cache may take beside what is reserved for it.
         """
         loaded = self._loaded.get(name)
         if loaded is None or loaded.draining:
@@ -248,7 +256,7 @@ class Engine:
         loaded.requests += 1
         try:
             path = f"sessions/{loaded.session}/{path}"
-            headers = {MODEL_HEADER: name, SPARE_HEADER: str(spare)}
+            headers = {MODEL_HEADER: name, LEASE_HEADER: lease.header()}
             async with loaded.holder.worker.stream(path, body, headers) as reply:
                 yield reply
         finally:
@@ -261,6 +269,30 @@ class Engine:
         loaded = self._loaded.get(name)
         if loaded is not None:
             await self._close(name, loaded)
+
+    async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
+        """Lower the leases of sessions; the bytes of each that running requests take all the same.
+
+        Left out is a session whose worker does not answer: how much it takes is not known.
+        """
+        asked: dict[_Holder, dict[str, Lease]] = {}
+        for holder in self._holders.values():
+            theirs = {s: lease for s, lease in leases.items() if s in holder.sessions}
+            if theirs and not holder.gone:
+                asked[holder] = theirs
+        answers = await asyncio.gather(*(self._recall(h, theirs) for h, theirs in asked.items()))
+        return {session: size for answer in answers for session, size in answer.items()}
+
+    async def _recall(self, holder: _Holder, leases: dict[str, Lease]) -> dict[str, int]:
+        try:
+            async with asyncio.timeout(RECALL_SECONDS):
+                answer = await holder.worker.ask("POST", "leases", Recall(leases), Recalled)
+        except (LoadError, TimeoutError) as error:
+            reason = error.problem.message if isinstance(error, LoadError) else "it is busy"
+            log.warning("memory was not given back", pid=holder.worker.pid, reason=reason)
+            return {}
+        holder.live_bytes = answer.live_bytes
+        return answer.in_use
 
     def outgoing(self) -> tuple[Instance, ...]:
         """What was replaced and finishes what it was asked; its memory is not free yet."""

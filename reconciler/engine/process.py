@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import aiohttp
 import msgspec
 import structlog
 
+from reconciler import children
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.protocol import (
     Hello,
@@ -82,16 +82,12 @@ class WorkerProcess:
         """
         socket = directory / f"{next(_serial)}.sock"
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "reconciler.worker",
-            wired_limit,
-            str(socket),
+            *children.python("reconciler.worker", wired_limit, str(socket)),
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
             start_new_session=True,  # a terminal's Ctrl-C is the daemon's to handle
-            env=os.environ | ENVIRONMENT,
+            env=children.for_worker(os.environ) | ENVIRONMENT,
         )
         return cls(process, socket)
 

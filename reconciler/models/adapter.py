@@ -11,10 +11,10 @@ from typing import Any, TypeGuard
 
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Adapter
-from reconciler.models.checkpoint import fingerprint
-from reconciler.models.files import as_text, invalid, is_directory, is_file
-from reconciler.models.jsonfile import optional_object, read_object
-from reconciler.models.weights import Tensor, WeightsError, read_header
+from reconciler.models.contents import files_of, fingerprint_of
+from reconciler.models.files import as_text, error_of, faulty, invalid, is_directory, is_file
+from reconciler.models.jsonfile import lenient_object, read_object
+from reconciler.models.weights import Tensor, read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"
@@ -39,10 +39,8 @@ def read_adapter(path: Path) -> Adapter:
     """
     try:
         return _read_adapter(path)
-    except LoadError:
-        raise
     except Exception as error:  # noqa: BLE001  hostile files and names raise what they like
-        raise _invalid(path, f"cannot be read: {type(error).__name__}: {error}") from None
+        raise error_of(error, path, Cause.INVALID_ADAPTER, "adapter") from None
 
 
 def _read_adapter(path: Path) -> Adapter:
@@ -58,14 +56,15 @@ def _read_adapter(path: Path) -> Adapter:
     if kind not in TYPES:
         words = f"fine_tune_type must be one of {', '.join(TYPES)}, got {json.dumps(kind)[:60]}"
         raise _invalid(path / CONFIG, words)
-    header = _header(path / WEIGHTS)
+    files = files_of(path)
+    header = read_header(path / WEIGHTS)
     if not header:
         raise _invalid(path / WEIGHTS, "holds no tensors")
     if kind != "full":
         _check_lora(path, config, header)
     return Adapter(
         str(path),
-        fingerprint(path),
+        fingerprint_of(files),
         sum(tensor.size for tensor in header.values()),
         _base(config),
     )
@@ -73,7 +72,7 @@ def _read_adapter(path: Path) -> Adapter:
 
 def base_of(path: Path) -> str:
     """The model that an adapter says it was trained on, in words."""
-    return _base(optional_object(path / CONFIG)) or "a model that its config does not name"
+    return _base(lenient_object(path / CONFIG)) or "a model that its config does not name"
 
 
 def _base(config: dict[str, Any]) -> str | None:
@@ -115,21 +114,13 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
-def _header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, by name."""
-    try:
-        return read_header(path)
-    except WeightsError as error:
-        raise _invalid(error.path, str(error)) from None
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         return read_object(path)
     except FileNotFoundError:
         raise _invalid(path, "missing: an adapter needs it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _invalid(path, f"cannot be read: {error!s:.200}") from None
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise faulty(path, error) from None
 
 
 def _invalid(path: Path, words: str) -> LoadError:

@@ -15,6 +15,10 @@ from typing import Any
 _CLASSES = {"Model", "ModelArgs"}
 
 
+_NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
+"""Of a module; a config.json can name anything, and each name that was looked for is kept."""
+
+
 def loadable(model_type: str, architectures: tuple[str, ...] = ()) -> bool:
     """Whether mlx-lm has a module for what a config.json names."""
     return _is_model(_module(model_type, architectures))
@@ -35,7 +39,8 @@ def _module(model_type: str, architectures: tuple[str, ...]) -> str:
     for architecture in architectures:
         if (model_type, architecture) in by_architecture:
             return by_architecture[model_type, architecture]
-    return _table("MODEL_REMAPPING").get(model_type, model_type)
+    name = _table("MODEL_REMAPPING").get(model_type, model_type)
+    return name if _NAME.fullmatch(name) else ""
 
 
 @cache
@@ -91,7 +96,7 @@ def _annotated(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
 def _parsed(module: str) -> tuple[ast.stmt, ...]:
     """The statements of a module of models; none if there is no such module."""
     file = _package() / "models" / f"{module}.py"
-    if not re.fullmatch(r"[\w-]+", module) or not file.is_file():
+    if not module or not file.is_file():
         return ()
     return tuple(ast.parse(file.read_text("utf-8")).body)
 

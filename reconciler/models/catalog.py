@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint
+from reconciler.core.facts import Adapter, Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.adapter import base_of, is_adapter, read_adapter
-from reconciler.models.checkpoint import fingerprint, read_facts
-from reconciler.models.files import is_directory
-from reconciler.models.places import Held, Place
+from reconciler.models.checkpoint import parse_facts
+from reconciler.models.contents import fingerprint
+from reconciler.models.files import error_of
+from reconciler.models.looker import HANG_SECONDS, PATIENT_SECONDS, Looker, NoAnswerError
+from reconciler.models.places import Held, Place, Walk
 
 MAX_SNAPSHOTS = 20
 """Of one model in the Hugging Face cache that are looked at when another cannot be loaded."""
@@ -23,6 +25,12 @@ class Listed:
 
     key: str
     facts: Checkpoint | Problem
+    path: str = ""
+    """Absolute and free of links, as far as it can be looked at."""
+
+
+class _IsAdapterError(Exception):
+    """A directory that was taken for a model's; the message names the model that it is for."""
 
 
 class Catalog:
@@ -30,57 +38,178 @@ class Catalog:
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = tuple(places)
-        self._read: dict[str, Checkpoint] = {}
-        """What was read of each directory, good for as long as its files stay as they are."""
+        self._looker = Looker()
+        self._read: dict[str, tuple[str, Checkpoint | Problem]] = {}
+        """By directory, the fingerprint of its files and what they hold."""
 
     def find(self, ref: ModelRef) -> Checkpoint:
-        """The checkpoint that `ref` names.
+        """The checkpoint that `ref` names; a disk that sleeps is waited for.
 
         Raises `LoadError`: `ModelNotFound`, `AmbiguousModel` naming the candidates,
         `InvalidCheckpoint` for one that cannot load; `AdapterNotFound`, `InvalidAdapter`.
         """
-        places = self._held(ref.revision)
-        return self._with_adapter(ref, self._facts(self._match(ref, places)))
+        found = self._search([ref], Walk(self._looker, HANG_SECONDS))[ref]
+        if isinstance(found, NoAnswerError):
+            found = self._search([ref], Walk(self._looker, PATIENT_SECONDS))[ref]
+        if isinstance(found, LoadError):
+            raise found
+        return found
 
     def find_all(self, refs: Iterable[ModelRef]) -> Mapping[ModelRef, Checkpoint | Problem]:
-        """`find` for many, with one look at the places."""
-        looks: dict[str | None, list[list[Held]]] = {}
-        found: dict[ModelRef, Checkpoint | Problem] = {}
-        for ref in refs:
-            if ref.revision not in looks:
-                looks[ref.revision] = self._held(ref.revision)
-            try:
-                facts = self._facts(self._match(ref, looks[ref.revision]))
-                found[ref] = self._with_adapter(ref, facts)
-            except LoadError as error:
-                found[ref] = error.problem
-        return found
+        """`find` for many, with one look at the places; what does not answer is a problem soon."""
+        found = self._search(refs, Walk(self._looker, HANG_SECONDS))
+        return {
+            ref: result.problem if isinstance(result, LoadError) else result
+            for ref, result in found.items()
+        }
 
     def listed(self) -> tuple[Listed, ...]:
         """Every model that is there, by identifier; the first place that holds it wins.
 
-        A virtual model that several variants could stand for is listed by those alone.
+        A virtual model that several variants could stand for is listed by those alone. A place
+        that cannot be looked at is listed by its path.
         """
+        walk = Walk(self._looker, HANG_SECONDS)
         found: dict[str, Held] = {}
-        for place in self._held(None):
-            keys = [held.key for held in place]
-            for held in place:
-                if held.key not in found and keys.count(held.key) == 1:
-                    found[held.key] = held
-        return tuple(Listed(key, self._facts_or_problem(found[key])) for key in sorted(found))
+        for place in self._held(None, walk):
+            keys = [held.key or str(held.path) for held in place]
+            for key, held in zip(keys, place, strict=True):
+                if key not in found and keys.count(key) == 1:
+                    found[key] = held
+        facts = self._facts(found.values(), walk)
+        return tuple(
+            Listed(
+                key,
+                f.problem if isinstance(f := facts[found[key]], LoadError) else f,
+                str(found[key].path),
+            )
+            for key in sorted(found)
+        )
 
-    def _with_adapter(self, ref: ModelRef, checkpoint: Checkpoint) -> Checkpoint:
-        if ref.adapter is None:
-            return checkpoint
-        return replace(checkpoint, adapter=read_adapter(self._adapter(ref.adapter)))
+    # -- facts -----------------------------------------------------------------------------
 
-    def _adapter(self, name: str) -> Path:
+    def _search(
+        self, refs: Iterable[ModelRef], walk: Walk
+    ) -> dict[ModelRef, Checkpoint | LoadError]:
+        looks: dict[str | None, list[list[Held]]] = {}
+        matched: dict[ModelRef, Held | LoadError] = {}
+        adapters: dict[ModelRef, Path | LoadError] = {}
+        for ref in refs:
+            for revision in {ref.revision, None} if ref.adapter else {ref.revision}:
+                if revision not in looks:
+                    looks[revision] = self._held(revision, walk)
+            matched[ref] = self._matched(ref, looks[ref.revision])
+            if ref.adapter is not None:
+                adapters[ref] = self._adapter(ref.adapter, looks)
+        facts = self._facts([h for h in matched.values() if isinstance(h, Held)], walk)
+        read = self._adapters([p for p in adapters.values() if isinstance(p, Path)], walk)
+        found: dict[ModelRef, Checkpoint | LoadError] = {}
+        for ref, held in matched.items():
+            checkpoint = facts[held] if isinstance(held, Held) else held
+            if isinstance(checkpoint, Checkpoint) and ref in adapters:
+                path = adapters[ref]
+                adapter = read[path] if isinstance(path, Path) else path
+                checkpoint = (
+                    adapter
+                    if isinstance(adapter, LoadError)
+                    else replace(checkpoint, adapter=adapter)
+                )
+            found[ref] = checkpoint
+        return found
+
+    def _facts(self, helds: Iterable[Held], walk: Walk) -> dict[Held, Checkpoint | LoadError]:
+        """The facts of each model, or why it cannot be loaded."""
+        helds = list(helds)
+        paths = list(dict.fromkeys(held.path for held in helds if held.error is None))
+        read = dict(zip(paths, walk.results(self._facts_of, paths), strict=True))
+        found: dict[Held, Checkpoint | LoadError] = {}
+        for held in helds:
+            if held.error is not None:
+                found[held] = held.error
+                continue
+            result = read[held.path]
+            if isinstance(result, Checkpoint):
+                found[held] = replace(result, commit=held.commit)
+            else:
+                error = _of_model(held, result)
+                found[held] = error if held.commit is None else self._hinting(held, error, walk)
+        return found
+
+    def _facts_of(self, path: Path) -> Checkpoint:
+        if is_adapter(path):
+            raise _IsAdapterError(base_of(path))
+        now = fingerprint(path)
+        before, known = self._read.get(str(path), (None, None))
+        if known is None or before != now:
+            try:
+                known = parse_facts(path)
+            except (OSError, MemoryError):  # it may pass
+                raise
+            except Exception as error:  # noqa: BLE001  hostile files raise what they like
+                known = error_of(error, path).problem
+            self._read[str(path)] = (now, known)
+        if isinstance(known, Problem):
+            raise LoadError(known)
+        return known
+
+    def _hinting(self, held: Held, error: LoadError, walk: Walk) -> LoadError:
+        """The error, naming snapshots of that model that could be loaded in its place.
+
+        None is taken unasked: a cache whose `main` was moved by an interrupted download must not
+        answer with an older model.
+        """
+        if isinstance(error, NoAnswerError):
+            return error
+        others = [p for p in held.siblings[:MAX_SNAPSHOTS] if p.name != held.commit]
+        results = walk.results(self._facts_of, others)
+        complete = [
+            path.name
+            for path, result in zip(others, results, strict=True)
+            if isinstance(result, Checkpoint)
+        ]
+        if not complete:
+            return error
+        words = (
+            f"{error.problem.message}. This is the snapshot that {held.key} names now; "
+            f"complete: revision {' or '.join(complete)}. "
+            f"`reconciler pull {held.key}` fetches what is missing"
+        )
+        return LoadError(replace(error.problem, message=words))
+
+    def _adapters(self, paths: Sequence[Path], walk: Walk) -> dict[Path, Adapter | LoadError]:
+        found: dict[Path, Adapter | LoadError] = {}
+        results = walk.results(read_adapter, paths)
+        for path, result in zip(paths, results, strict=True):
+            if isinstance(result, BaseException):
+                error = error_of(result, path, Cause.INVALID_ADAPTER, "adapter")
+                problem = replace(error.problem, cause=Cause.INVALID_ADAPTER, param="adapter")
+                found[path] = LoadError(problem)
+            else:
+                found[path] = result
+        return found
+
+    # -- names -----------------------------------------------------------------------------
+
+    def _held(self, revision: str | None, walk: Walk) -> list[list[Held]]:
+        return [
+            list(place.all(walk) if revision is None else place.at(revision, walk))
+            for place in self._places
+        ]
+
+    def _matched(self, ref: ModelRef, places: Sequence[Sequence[Held]]) -> Held | LoadError:
+        try:
+            return self._match(ref, places)
+        except LoadError as error:
+            return error
+
+    def _adapter(
+        self, name: str, looks: Mapping[str | None, Sequence[Sequence[Held]]]
+    ) -> Path | LoadError:
         """The directory that an absolute path or an identifier names."""
         if name.startswith("/"):
             return Path(name)
-        ref = ModelRef(name)
         try:
-            return self._match(ref, self._held(None)).path
+            return self._match(ModelRef(name), looks[None]).path
         except LoadError as error:
             problem = error.problem
             cause = problem.cause
@@ -88,65 +217,7 @@ class Catalog:
             if cause is Cause.MODEL_NOT_FOUND:
                 cause = Cause.ADAPTER_NOT_FOUND
                 words += "; name it as PUBLISHER/NAME, or by the absolute path of its directory"
-            raise LoadError(Problem(cause, words, param="adapter")) from None
-
-    def _facts(self, held: Held) -> Checkpoint:
-        path = held.path.resolve()
-        if is_adapter(path):
-            words = (
-                f"{path} is a LoRA adapter for {base_of(path)}; "
-                f"load that model, with adapter: {held.key}"
-            )
-            raise LoadError(Problem(Cause.INVALID_CHECKPOINT, words, param="model"))
-        try:
-            return replace(self._facts_of(path), commit=held.commit)
-        except LoadError as error:
-            if held.commit is None:
-                raise
-            raise LoadError(self._with_snapshots(held, error.problem)) from None
-
-    def _facts_of(self, path: Path) -> Checkpoint:
-        known = self._read.get(str(path))
-        if known is None or known.fingerprint != fingerprint(path):
-            known = self._read[str(path)] = read_facts(path)
-        return known
-
-    def _with_snapshots(self, held: Held, problem: Problem) -> Problem:
-        """The problem, naming snapshots of that model that could be loaded in its place.
-
-        None is taken unasked: a cache whose `main` was moved by an interrupted download must not
-        answer with an older model.
-        """
-        others = []
-        try:
-            snapshots = sorted(held.path.parent.iterdir())[:MAX_SNAPSHOTS]
-        except OSError:
-            return problem
-        for path in snapshots:
-            if path.name != held.commit and is_directory(path):
-                try:
-                    self._facts_of(path.resolve())
-                except LoadError:
-                    continue
-                others.append(path.name)
-        if not others:
-            return problem
-        words = (
-            f"{problem.message}. This is the snapshot that {held.key} names now; complete: "
-            f"revision {' or '.join(others)}. `reconciler pull {held.key}` fetches what is missing"
-        )
-        return replace(problem, message=words)
-
-    def _facts_or_problem(self, held: Held) -> Checkpoint | Problem:
-        try:
-            return self._facts(held)
-        except LoadError as error:
-            return error.problem
-
-    def _held(self, revision: str | None) -> list[list[Held]]:
-        return [
-            list(place.all() if revision is None else place.at(revision)) for place in self._places
-        ]
+            return LoadError(Problem(cause, words, param="adapter"))
 
     def _match(self, ref: ModelRef, places: Sequence[Sequence[Held]]) -> Held:
         """The model as written, in the first place that holds it; else the only one that differs
@@ -154,19 +225,29 @@ class Catalog:
         """
         wanted = ref.model.lower()
         for place in places:
-            exact = [held for held in place if held.key == ref.model]
+            exact = [held for held in place if held.key and held.key == ref.model]
             if exact:
                 return _only(ref, exact)
-        everything = [held for place in places for held in place]
+        everything = [held for place in places for held in place if held.key]
         for loosely in (
             [held for held in everything if held.key.lower() == wanted],
             [held for held in everything if held.key.lower().rpartition("/")[2] == wanted],
         ):
             if loosely:
                 return _only(ref, loosely)
-        raise LoadError(self._not_found(ref, everything))
+        publisher = wanted.partition("/")[0]
+        roots = [held.error for place in places for held in place if held.error and not held.key]
+        for error in roots:
+            if isinstance(error, NoAnswerError):  # it may lie there: that is no absence
+                raise error
+        for held in everything:
+            if held.error is not None and held.key.lower() == publisher:
+                raise held.error
+        raise LoadError(self._not_found(ref, everything, roots))
 
-    def _not_found(self, ref: ModelRef, everything: Sequence[Held]) -> Problem:
+    def _not_found(
+        self, ref: ModelRef, everything: Sequence[Held], unreadable: Sequence[LoadError]
+    ) -> Problem:
         where = ", ".join(str(place.root) for place in self._places)
         message = f"Model {ref.model} not found in downloaded models (looked in {where})"
         if ref.revision is not None:
@@ -177,13 +258,25 @@ class Catalog:
         near = difflib.get_close_matches(ref.model, {held.key for held in everything}, n=3)
         if near:
             message += f"; there is {' and '.join(near)}"
+        for error in unreadable:
+            message += f"; {error.problem.message}"
         return Problem(Cause.MODEL_NOT_FOUND, message, param="model")
+
+
+def _of_model(held: Held, error: BaseException) -> LoadError:
+    """What reading a model raised, as its error."""
+    if isinstance(error, _IsAdapterError):
+        words = (
+            f"{held.path} is a LoRA adapter for {error}; load that model, with adapter: {held.key}"
+        )
+        return LoadError(Problem(Cause.INVALID_CHECKPOINT, words, param="model"))
+    return error_of(error, held.path)
 
 
 def _only(ref: ModelRef, candidates: Sequence[Held]) -> Held:
     """The one that they all are. Raises `LoadError` `AmbiguousModel` where they differ."""
     first = candidates[0]
-    if len({held.path.resolve() for held in candidates}) == 1:
+    if len({held.path for held in candidates}) == 1:
         return first
     names = sorted({held.own_key or held.key for held in candidates})
     if len(names) == 1:  # the same model in several places: the first wins

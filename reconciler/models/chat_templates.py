@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reconciler.models.files import is_file
+from reconciler.models.files import faulty, read_bytes
 from reconciler.models.jsonfile import optional_object
 
-MAX_BYTES = 4_000_000
-"""Of one template. The longest published one has about 20,000."""
+MAX_BYTES = 1_000_000
+"""Of one template. The longest published ones have about 50,000."""
 
 
 def chat_templates(path: Path, tokenizer_config: Mapping[str, Any]) -> list[str]:
@@ -38,10 +38,10 @@ def _texts(value: object) -> list[str]:
 
 
 def _text(path: Path) -> str | None:
-    if not is_file(path):
-        return None
+    """None where there is no such file. Raises OSError or `FaultyFileError`, as a load would."""
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES).decode("utf-8")
-    except (OSError, ValueError):
+        return read_bytes(path, MAX_BYTES).decode("utf-8")
+    except FileNotFoundError:
         return None
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise faulty(path, error) from None

@@ -1,6 +1,6 @@
 """Headers and config files of a checkpoint -> facts. Reads no weights and needs no MLX."""
 
-import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,23 @@ from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Checkpoint
 from reconciler.models import architectures, generation_config
 from reconciler.models.chat_templates import chat_templates
+from reconciler.models.contents import files_of, fingerprint_of
 from reconciler.models.context import NESTED, max_context
-from reconciler.models.files import exists, invalid, is_directory, is_file
-from reconciler.models.jsonfile import optional_object, read_object
+from reconciler.models.files import FaultyFileError, error_of, faulty, invalid, is_file, read_bytes
+from reconciler.models.jsonfile import MAX_BYTES, lenient_object, optional_object, read_object
 from reconciler.models.quantization import read_weights
-from reconciler.models.weights import Tensor, WeightsError, read_tensors
+from reconciler.models.weights import Tensor, read_tensors
 
 MAX_NUMBER = 1 << 53
 """Of a number in config.json: larger ones are errors in the file, and no JSON number elsewhere."""
+
+MAX_EMPTY_LAYERS = 1000
+"""Layers that may have no weights at all, as some of nemotron-nas have none."""
+
+MAX_EXPERTS = 65_536
+"""Some architectures build each by itself."""
+
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 _EXPERT_KEYS = (
     "num_experts_per_tok",
@@ -45,29 +54,28 @@ def read_facts(path: Path) -> Checkpoint:
     files hold.
     """
     try:
-        return _read_facts(path)
-    except LoadError:
-        raise
-    except WeightsError as error:
-        raise _invalid(error.path, str(error)) from None
+        return parse_facts(path)
     except Exception as error:  # noqa: BLE001  hostile files raise what they like
-        raise _invalid(path, f"cannot be read: {type(error).__name__}: {error}") from None
+        raise error_of(error, path) from None
 
 
-def _read_facts(path: Path) -> Checkpoint:
-    _check_regular(path)
+def parse_facts(path: Path) -> Checkpoint:
+    """`read_facts`, which raises whatever reading the files raises."""
+    files = files_of(path)
     tensors = read_tensors(path)
     config = _config(path / "config.json")
+    _check_read_by_worker(path)
     tokenizer_config = optional_object(path / "tokenizer_config.json")
     model_type, names = _architecture(path, config, tokenizer_config)
+    _check_counts(path, config, tensors)
     fields = _fields(model_type, names, config)
-    weights = read_weights(config, tensors, optional_object(path / "hf_quant_config.json"))
+    weights = read_weights(config, tensors, lenient_object(path / "hf_quant_config.json"))
     experts_key, experts = _of_architecture(config, fields, _EXPERT_KEYS)
     total = _of_architecture(config, fields, _EXPERT_TOTAL_KEYS)[1]
     routed = bool(experts_key and total)
     return Checkpoint(
         path=str(path),
-        fingerprint=fingerprint(path),
+        fingerprint=fingerprint_of(files),
         model_type=model_type,
         weights_bytes=sum(tensor.size for tensor in tensors.values()),
         max_context=max_context(config, fields, tokenizer_config.get("model_max_length")),
@@ -80,7 +88,7 @@ def _read_facts(path: Path) -> Checkpoint:
         quantization=weights.quantization,
         parameters=weights.parameters,
         tool_use=any(map(takes_tools, chat_templates(path, tokenizer_config))),
-        tokenizer_bytes=_size(path / "tokenizer.json"),
+        tokenizer_bytes=files["tokenizer.json"].st_size if "tokenizer.json" in files else 0,
         generation=generation_config.read(path / "generation_config.json"),
     )
 
@@ -92,8 +100,26 @@ def _invalid(path: Path, words: str) -> LoadError:
 def _config(path: Path) -> dict[str, Any]:
     try:
         return read_object(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise _invalid(path, f"cannot be read: {error}") from None
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise faulty(path, error) from None
+
+
+def _check_read_by_worker(path: Path) -> None:
+    """Refuse JSON files, of which nothing is needed here, that mlx_lm or transformers fail on.
+
+    mlx_lm passes over a generation_config.json that is no JSON, and over nothing else.
+    """
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        optional_object(path / name)
+    file = path / "generation_config.json"
+    try:
+        value = json.loads(read_bytes(file, MAX_BYTES).decode("utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return
+    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise faulty(file, error) from None
+    if not isinstance(value, dict):
+        raise FaultyFileError(file, "it is not a JSON object; mend or delete it")
 
 
 def _architecture(
@@ -131,42 +157,6 @@ def _fields(
         if isinstance(inner, str):
             fields |= architectures.fields(inner)
     return fields
-
-
-def _check_regular(path: Path) -> None:
-    """Refuse pipes and devices among the files that a load reads: it would wait for ever."""
-    folders = (path, path / "additional_chat_templates")
-    for file in (file for folder in folders if is_directory(folder) for file in folder.iterdir()):
-        if file.suffix in _READ and exists(file) and not (is_file(file) or is_directory(file)):
-            raise _invalid(file, "it is not a regular file; loading would wait for it for ever")
-
-
-def _size(path: Path) -> int:
-    """Of a file, 0 where there is none."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def fingerprint(path: Path) -> str:
-    """Of the files that a load reads: their names, sizes and times of change.
-
-    Raises `LoadError` `InvalidCheckpoint` where the directory cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        for file in sorted(path.iterdir()):
-            if file.suffix in _READ:
-                stat = file.stat()
-                words = f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
-                digest.update(words.encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise _invalid(path, f"cannot be read: {error.strerror}") from None
-    return digest.hexdigest()[:16]
-
-
-_READ = (".json", ".jinja", ".model", ".safetensors", ".tiktoken", ".txt")
 
 
 def _first_int(config: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
@@ -229,13 +219,25 @@ def _most_experts(config: Mapping[str, Any], model_type: str, experts: int, tota
     return kept * (total // groups) if groups > 1 and kept else total
 
 
+def _check_counts(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse more parts than there can be: a worker would build them until its memory ends."""
+    layers = _first_int(config, _LAYER_KEYS)[1]
+    if layers > max(MAX_EMPTY_LAYERS, len(tensors)):
+        words = f"names {layers} layers, and the weights have {len(tensors)} tensors"
+        raise _invalid(path / "config.json", words)
+    experts = _first_int(config, _EXPERT_TOTAL_KEYS)[1]
+    if experts > MAX_EXPERTS:
+        words = f"names {experts} experts; no model has more than {MAX_EXPERTS}"
+        raise _invalid(path / "config.json", words)
+
+
 def _kv_bytes_per_token(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     """layers x key-value heads x head dimension x 2 x bytes per value; 0 where unknown."""
 
     def value(*keys: str) -> int:
         return _first_int(config, keys)[1]
 
-    layers = value("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = value(*_LAYER_KEYS)
     heads = value("num_attention_heads", "n_head", "n_heads")
     kv_heads = value("num_key_value_heads", "n_head_kv") or heads
     hidden = value("hidden_size", "n_embd", "d_model")

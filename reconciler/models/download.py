@@ -1,8 +1,8 @@
 """The daemon's side of downloads: jobs, each a process that fetches one model."""
 
 import asyncio
+import os
 import secrets
-import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 import structlog
 
+from reconciler import children
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import ModelRef
@@ -121,12 +122,17 @@ class Downloads:
 
         A failure is told once, and the next question tries again.
         """
-        last = next((job for job in reversed(self._jobs.values()) if job.ref == ref), None)
-        if last is not None and last.status != "downloading" and not last.told:
+        last = self.ended(ref)
+        if last is not None and not last.told:
             last.told = True
             message = f"{ref.model} was fetched into {self._cache}, and is not found there"
             return last.problem or Problem(Cause.DOWNLOAD_FAILED, message, permanent=False)
         return Problem(Cause.DOWNLOADING, self.begin(ref).words, permanent=False)
+
+    def ended(self, ref: ModelRef) -> Job | None:
+        """The last download of a model, if it has ended."""
+        last = next((job for job in reversed(self._jobs.values()) if job.ref == ref), None)
+        return last if last is not None and last.status != "downloading" else None
 
     async def start(self, ref: ModelRef) -> Job:
         """Begin, and return once the hub has said what there is. Raises `LoadError`."""
@@ -151,12 +157,13 @@ class Downloads:
         log.info("download begins", model=job.ref.model, revision=job.ref.revision)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "reconciler.models.fetch"),
-                *(str(self._cache), job.ref.model, job.ref.revision or MAIN),
+                *children.python("reconciler.models.fetch", str(self._cache)),
+                *(job.ref.model, job.ref.revision or MAIN),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,
                 start_new_session=True,
+                env=children.for_fetch(os.environ),
             )
             try:
                 await self._listen(job, process)

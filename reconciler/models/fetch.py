@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from reconciler.durable import sync, write_whole
+
 WANTED = re.compile(
     r"(model[^/]*|adapters)\.safetensors|[^/]+\.(json|jinja|txt|model|tiktoken)", re.IGNORECASE
 )
@@ -32,6 +34,11 @@ folders."""
 
 ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 """A git blob's SHA-1, or the SHA-256 of a large file."""
+
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+"""A commit, branch or tag, as the published schemas have it: it names a file in `refs`."""
+
+MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 ENVIRONMENT = {
     # Its chunks are not resumed after a kill.
@@ -75,6 +82,11 @@ def main(cache: Path, model: str, revision: str) -> None:
 
 
 def _fetch(cache: Path, model: str, revision: str) -> None:
+    # Requests and manifests are checked before; a record of an older version may not have been.
+    if not MODEL.fullmatch(model):
+        raise FetchError("model_not_found", f"{model!r} is not a name as the hub has them")
+    if not REVISION.fullmatch(revision):
+        raise FetchError("revision_not_found", f"{revision!r} is not the name of a revision")
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(model, revision=revision, files_metadata=True)
@@ -89,15 +101,23 @@ def _fetch(cache: Path, model: str, revision: str) -> None:
     if not (ETAG.fullmatch(commit) and all(ETAG.fullmatch(file.etag) for file in files)):
         raise FetchError("hub_unreachable", f"the hub's description of {model} makes no sense")
     folder = cache / f"models--{model.replace('/', '--')}"
-    (folder / "blobs").mkdir(parents=True, exist_ok=True)
+    inside(folder, folder / "blobs").mkdir(parents=True, exist_ok=True)
+    inside(folder, folder / "snapshots" / commit)
     with _alone(folder):
         _get(folder, model, commit, files)
         _link(folder, commit, files)
         if revision != commit:
-            ref = folder / "refs" / revision
+            ref = inside(folder, folder / "refs" / revision)
             ref.parent.mkdir(parents=True, exist_ok=True)
-            ref.write_text(commit, "ascii")
+            write_whole(ref, commit.encode("ascii"))
     _tell(done=commit)
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """The path, if it lies in `folder` when all links to it are followed, else `FetchError`."""
+    if not (path.parent.resolve() / path.name).is_relative_to(folder.resolve()):
+        raise FetchError("disk_error", f"{path} leads out of {folder}; nothing is written there")
+    return path
 
 
 def _get(folder: Path, model: str, commit: str, files: list[Wanted]) -> None:
@@ -144,6 +164,8 @@ def _get_one(model: str, commit: str, file: Wanted, part: Path, done: int) -> No
             expected_size=file.size,
             tqdm_class=_counter(done + begun),
         )
+        stream.flush()
+        sync(stream.fileno())
 
 
 def check_space(needed: int, free: int) -> None:

@@ -2,23 +2,33 @@
 
 A place lists what it holds; `catalog` matches identifiers against the lists, so no identifier
 is ever joined to a path, and what a file system thinks of upper and lower case is nobody's
-concern.
+concern. Every directory is looked at by a `Looker`: what hangs or may not be entered is listed
+with the reason, and the others beside it are listed all the same.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from reconciler.core.errors import LoadError
 from reconciler.core.manifest import ManifestError, parse
-from reconciler.models.files import files_below, is_directory, is_file, read_bytes
-from reconciler.models.jsonfile import optional_object
+from reconciler.models.files import (
+    error_of,
+    files_below,
+    is_directory,
+    names_in,
+    read_bytes,
+)
+from reconciler.models.jsonfile import lenient_object
+from reconciler.models.looker import Looker
 
-WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth", "*.npz")
+T = TypeVar("T")
+
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".npz")
 """What makes a directory a model, loadable or not."""
-
-MAX_CHAIN = 10
-"""Links from one virtual model to the next."""
 
 MAX_REF = 1000
 MAX_YAML = 1_000_000
@@ -32,9 +42,46 @@ class Held:
     key: str
     """`PUBLISHER/NAME`, or `NAME`."""
     path: Path
+    """Free of links."""
     commit: str | None = None
     own_key: str | None = None
     """For a virtual model: the key of the concrete one that stands for it."""
+    error: LoadError | None = None
+    """Why it cannot be looked at. It may be a folder of models; without a key it is the place."""
+    mlx: bool = True
+    """True if it has weights that MLX may read."""
+    siblings: tuple[Path, ...] = ()
+    """In the Hugging Face cache: the snapshots of the same model, this one included."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One look at places: how its calls on paths are made."""
+
+    looker: Looker
+    seconds: float
+    """After which a call is given up."""
+
+    def results(
+        self, function: Callable[[Path], T], paths: Sequence[Path]
+    ) -> list[T | BaseException]:
+        """For each path what `function` returns or raises."""
+        return self.looker.each(function, paths, self.seconds)
+
+    def each(
+        self, function: Callable[[Path], T], paths: Sequence[Path]
+    ) -> Iterator[tuple[Path, T | LoadError]]:
+        """For each path what `function` returns, or why it cannot.
+
+        What vanishes meanwhile, or is no directory, is left out.
+        """
+        for path, result in zip(paths, self.results(function, paths), strict=True):
+            if isinstance(result, FileNotFoundError | NotADirectoryError):
+                continue
+            if isinstance(result, BaseException):
+                yield path, error_of(result, path)
+            else:
+                yield path, result
 
 
 class Place(Protocol):
@@ -42,11 +89,23 @@ class Place(Protocol):
 
     root: Path
 
-    def all(self) -> Iterator[Held]:
+    def all(self, walk: Walk) -> Iterable[Held]:
         """Every model, as it is when no revision is asked for. A key may stand for several."""
 
-    def at(self, revision: str) -> Iterator[Held]:
+    def at(self, revision: str, walk: Walk) -> Iterable[Held]:
         """Every model that is there at that commit, branch or tag."""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A directory, as far as it tells what it is."""
+
+    path: Path
+    """Free of links."""
+    is_model: bool
+    mlx: bool
+    inner: tuple[Path, ...]
+    """What may be directories in it, by name."""
 
 
 class Directory:
@@ -55,16 +114,23 @@ class Directory:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def all(self) -> Iterator[Held]:
-        for path in _folders(self.root):
-            if _is_model(path):
-                yield Held(path.name, path)
+    def all(self, walk: Walk) -> Iterator[Held]:
+        for root, names in walk.each(_folders, [self.root]):
+            if isinstance(names, LoadError):
+                yield Held("", root, error=names)
                 continue
-            for inner in _folders(path):
-                if _is_model(inner):
-                    yield Held(f"{path.name}/{inner.name}", inner)
+            publishers = []
+            for path, folder in walk.each(_folder, names):
+                if not isinstance(folder, LoadError) and not folder.is_model:
+                    publishers += [(f"{path.name}/{p.name}", p) for p in folder.inner]
+                else:
+                    yield _held(path.name, path, folder)
+            keys = {path: key for key, path in publishers}
+            for path, folder in walk.each(_folder, list(keys)):
+                if isinstance(folder, LoadError) or folder.is_model:
+                    yield _held(keys[path], path, folder)
 
-    def at(self, revision: str) -> Iterator[Held]:  # noqa: ARG002  no revisions here
+    def at(self, revision: str, walk: Walk) -> Iterator[Held]:  # noqa: ARG002  no revisions here
         return iter(())
 
 
@@ -77,20 +143,46 @@ class HubCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def all(self) -> Iterator[Held]:
-        return self.at("main")
+    def all(self, walk: Walk) -> Iterator[Held]:
+        return self.at("main", walk)
 
-    def at(self, revision: str) -> Iterator[Held]:
-        for repository in _folders(self.root):
-            kind, *parts = repository.name.split("--", 2)
-            if kind != "models" or not parts:
+    def at(self, revision: str, walk: Walk) -> Iterator[Held]:
+        def snapshot(repository: Path) -> Held | None:
+            return _snapshot(repository, revision)
+
+        for root, names in walk.each(_folders, [self.root]):
+            if isinstance(names, LoadError):
+                yield Held("", root, error=names)
                 continue
-            refs = repository / "refs"
-            named = {p.relative_to(refs).as_posix(): p for p in files_below(refs)}
-            commit = _line(named[revision]) if revision in named else revision
-            for snapshot in _folders(repository / "snapshots"):
-                if snapshot.name == commit and _is_model(snapshot):
-                    yield Held("/".join(parts), snapshot, commit)
+            repositories = [path for path in names if _repository_key(path)]
+            for path, held in walk.each(snapshot, repositories):
+                if isinstance(held, LoadError):
+                    yield Held(_repository_key(path), path, error=held)
+                elif held is not None:
+                    yield held
+
+
+def _repository_key(path: Path) -> str:
+    """The model whose folder of the cache it is; empty for anything else."""
+    kind, *parts = path.name.split("--", 2)
+    return "/".join(parts) if kind == "models" else ""
+
+
+def _snapshot(repository: Path, revision: str) -> Held | None:
+    refs = repository / "refs"
+    named = {p.relative_to(refs).as_posix(): p for p in files_below(refs)}
+    commit = _line(named[revision]) if revision in named else revision
+    try:
+        snapshots = _folders(repository / "snapshots")
+    except FileNotFoundError:
+        return None
+    for path in snapshots:
+        if path.name == commit and is_directory(path):
+            folder = _folder(path)
+            key = _repository_key(repository)
+            if folder.is_model:
+                return Held(key, folder.path, commit, mlx=folder.mlx, siblings=snapshots)
+    return None
 
 
 class LMStudio:
@@ -103,39 +195,62 @@ class LMStudio:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def all(self) -> Iterator[Held]:
-        concrete = list(Directory(self._downloads()).all())
+    def all(self, walk: Walk) -> Iterator[Held]:
+        concrete: list[Held] = []
+        for root, downloads in walk.each(_downloads, [self.root]):
+            if isinstance(downloads, LoadError):
+                yield Held("", root, error=downloads)
+                return
+            concrete = list(Directory(downloads).all(walk))
         yield from concrete
-        bases = dict(self._bases())
-        by_key = {held.key.lower(): held for held in concrete}
-        for name in bases.keys() - by_key.keys():
-            for key in sorted(_resolved(name, bases, by_key, MAX_CHAIN)):
-                held = by_key[key]
-                if any(held.path.glob("*.safetensors")):
-                    yield Held(name, held.path, own_key=held.key)
+        bases = dict(self._bases(walk))
+        by_key = {held.key.lower(): held for held in concrete if held.error is None}
+        for name in sorted(bases):
+            if name.lower() in by_key:
+                continue
+            for key in sorted(_resolved(name, bases, by_key)):
+                if by_key[key].mlx:
+                    yield replace(by_key[key], key=name, own_key=by_key[key].key)
 
-    def at(self, revision: str) -> Iterator[Held]:  # noqa: ARG002  no revisions here
+    def at(self, revision: str, walk: Walk) -> Iterator[Held]:  # noqa: ARG002  no revisions here
         return iter(())
 
-    def _downloads(self) -> Path:
-        try:
-            named = Path(optional_object(self.root / "settings.json")["downloadsFolder"])
-            folder = named.expanduser()
-        except (KeyError, TypeError, RuntimeError):  # the last: of a user that is not there
-            return self.root / "models"
-        return folder if folder.is_absolute() else self.root / "models"
+    def _bases(self, walk: Walk) -> Iterator[tuple[str, list[str]]]:
+        """Each virtual model with the lower-cased keys that it stands for.
 
-    def _bases(self) -> Iterator[tuple[str, list[str]]]:
-        """Each virtual model with the lower-cased keys that it stands for."""
-        for publisher in _folders(self.root / "hub" / "models"):
-            for folder in _folders(publisher):
-                try:
-                    documents = parse(read_bytes(folder / "model.yaml", MAX_YAML))
-                except (OSError, ValueError, ManifestError):
-                    continue
-                if documents and isinstance(documents[0].value, dict):
-                    base = documents[0].value.get("base")
-                    yield f"{publisher.name}/{folder.name}", [k.lower() for k in _keys(base)]
+        What cannot be looked at there names no model.
+        """
+        for _, publishers in walk.each(_folders, [self.root / "hub" / "models"]):
+            folders: list[Path] = []
+            for _, inner in walk.each(_folders, _known(publishers)):
+                folders += _known(inner)
+            for path, base in walk.each(_base, folders):
+                if isinstance(base, list):
+                    yield f"{path.parent.name}/{path.name}", base
+
+
+def _known(paths: Iterable[Path] | LoadError) -> list[Path]:
+    return [] if isinstance(paths, LoadError) else list(paths)
+
+
+def _downloads(root: Path) -> Path:
+    try:
+        named = Path(lenient_object(root / "settings.json")["downloadsFolder"])
+        folder = named.expanduser()
+    except (KeyError, TypeError, RuntimeError):  # the last: of a user that is not there
+        return root / "models"
+    return folder if folder.is_absolute() else root / "models"
+
+
+def _base(folder: Path) -> list[str] | None:
+    """The lower-cased keys that a virtual model stands for; None where it cannot be read."""
+    try:
+        documents = parse(read_bytes(folder / "model.yaml", MAX_YAML))
+    except (OSError, ValueError, ManifestError):
+        return None
+    if not documents or not isinstance(documents[0].value, dict):
+        return None
+    return [key.lower() for key in _keys(documents[0].value.get("base"))]
 
 
 def _keys(base: Any) -> Iterator[str]:
@@ -149,37 +264,51 @@ def _keys(base: Any) -> Iterator[str]:
             yield entry["key"]
         sources = entry.get("sources")
         for source in sources if isinstance(sources, list) else []:
-            if isinstance(source, dict) and "user" in source and "repo" in source:
-                yield f"{source['user']}/{source['repo']}"
+            if isinstance(source, dict):
+                user, repository = source.get("user"), source.get("repo")
+                if isinstance(user, str) and isinstance(repository, str):
+                    yield f"{user}/{repository}"
 
 
-def _resolved(
-    name: str, bases: dict[str, list[str]], concrete: dict[str, Held], links: int
-) -> set[str]:
-    """The concrete keys at the end of a chain of bases."""
+def _resolved(name: str, bases: dict[str, list[str]], concrete: dict[str, Held]) -> set[str]:
+    """The concrete keys at the ends of all chains of bases; circles have none."""
     virtual = {key.lower(): key for key in bases}
-    found = set()
-    for key in bases[name]:
-        if key in concrete:
-            found.add(key)
-        elif key in virtual and links > 0:
-            found |= _resolved(virtual[key], bases, concrete, links - 1)
+    found: set[str] = set()
+    seen, ahead = {name}, [name]
+    while ahead:
+        for key in bases[ahead.pop()]:
+            if key in concrete:
+                found.add(key)
+            elif key in virtual and virtual[key] not in seen:
+                seen.add(virtual[key])
+                ahead.append(virtual[key])
     return found
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    """The directories in a directory, by name; hidden ones are not ours.
+def _held(key: str, path: Path, folder: _Folder | LoadError) -> Held:
+    if isinstance(folder, LoadError):
+        return Held(key, path, error=folder)
+    return Held(key, folder.path, mlx=folder.mlx)
+
+
+def _folders(path: Path) -> tuple[Path, ...]:
+    """What may be directories in a directory, by name; hidden ones are not ours.
 
     Neither are those whose names are no text: nobody could ask for them, and no answer could
-    name them.
+    name them. Raises OSError or ValueError.
     """
-    try:
-        inner = sorted(path.iterdir())
-    except (OSError, ValueError):
-        return
-    for folder in inner:
-        if not folder.name.startswith(".") and _is_text(folder.name) and is_directory(folder):
-            yield folder
+    return tuple(
+        path / name for name in names_in(path) if not name.startswith(".") and _is_text(name)
+    )
+
+
+def _folder(path: Path) -> _Folder:
+    """Raises OSError or ValueError, NotADirectoryError for what is none."""
+    names = names_in(path)
+    mlx = any(name.endswith(WEIGHTS[0]) for name in names)
+    is_model = "config.json" in names or any(name.endswith(WEIGHTS) for name in names)
+    inner = () if is_model else _folders(path)
+    return _Folder(Path(os.path.realpath(path)), is_model, mlx, inner)
 
 
 def _is_text(name: str) -> bool:
@@ -187,13 +316,7 @@ def _is_text(name: str) -> bool:
         name.encode()
     except UnicodeEncodeError:
         return False
-    return True
-
-
-def _is_model(path: Path) -> bool:
-    return is_file(path / "config.json") or any(
-        next(path.glob(pattern), None) is not None for pattern in WEIGHTS
-    )
+    return not any(unicodedata.category(character) == "Cc" for character in name)
 
 
 def _line(path: Path) -> str:

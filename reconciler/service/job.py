@@ -1,12 +1,12 @@
 """What a service runs, and what the system says of it."""
 
-import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from reconciler.durable import write_whole
 
 KEPT_VARIABLES = ("RECONCILER_", "HF_")
 """Beginnings of the variables that a service takes from whoever installs it."""
@@ -92,11 +92,7 @@ def write(path: Path, text: str) -> bool:
     if path.is_file() and path.read_text("utf-8") == text:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).chmod(0o644)  # as launchd demands of its files
-    Path(temporary).replace(path)
+    write_whole(path, text.encode("utf-8"), 0o644)  # as launchd demands of its files
     return True
 
 

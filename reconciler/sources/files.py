@@ -223,7 +223,9 @@ def read_path(path: Path) -> ManifestFile:
                 return read_file(str(path), file.read(MAX_BYTES + 1))
         return read_file(str(path), read_bytes(str(path), path.stat())[1])
     except OSError as error:
-        return flawed(str(path), _unreadable(error))
+        gone = _is_gone(error, str(path))
+        words = f"cannot be read: {error.strerror}" if gone else _unreadable(error)
+        return flawed(str(path), words)
 
 
 def read_bytes(path: str, about: os.stat_result) -> tuple[Identity, bytes]:

@@ -6,7 +6,7 @@ broken.py    a damaged file: set aside, and what of it can be read
 store.py     what the controller writes and reads
 """
 
-from reconciler.store.broken import SetAside, left_in
+from reconciler.store.broken import Quarantined, left_in
 from reconciler.store.database import SCHEMA_VERSION, StoreError
 from reconciler.store.store import KEPT_ATTEMPTS, KEPT_GENERATIONS, Store, UnwritableError
 
@@ -14,7 +14,7 @@ __all__ = [
     "KEPT_ATTEMPTS",
     "KEPT_GENERATIONS",
     "SCHEMA_VERSION",
-    "SetAside",
+    "Quarantined",
     "Store",
     "StoreError",
     "UnwritableError",

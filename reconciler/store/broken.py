@@ -35,7 +35,7 @@ class Salvaged:
 
 
 @dataclass(frozen=True)
-class SetAside:
+class Quarantined:
     """A damaged database that is out of the way."""
 
     path: Path
@@ -57,7 +57,7 @@ class SetAside:
         )
 
 
-def set_aside(directory: Path, why: str, at: datetime) -> SetAside:
+def quarantine(directory: Path, why: str, at: datetime) -> Quarantined:
     """Rename the database in `directory`, and read what can be read of it. Raises OSError."""
     begun = directory / NAME
     stem = f"{NAME}{MARK}{at:%Y%m%d-%H%M%S}"
@@ -70,7 +70,7 @@ def set_aside(directory: Path, why: str, at: datetime) -> SetAside:
         file = begun.with_name(begun.name + suffix)
         if file.exists():
             file.rename(kept.with_name(kept.name + suffix))
-    return SetAside(kept, why, salvage(kept))
+    return Quarantined(kept, why, salvage(kept))
 
 
 def left_in(directory: Path) -> tuple[Path, ...]:

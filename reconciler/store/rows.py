@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from reconciler.core.records import Generation, LoadSpec, Record, Status
-from reconciler.core.suspicion import Suspicion
+from reconciler.core.suspicion import CrashRecord
 
 
 def to_json(value: Any) -> str:
@@ -92,9 +92,9 @@ def to_status(text: str | None) -> Status:
     return msgspec.json.decode(text, type=Status) if text else Status()
 
 
-def to_suspicion(text: str) -> Suspicion:
+def to_suspicion(text: str) -> CrashRecord:
     """A suspicion from its text."""
-    return msgspec.json.decode(text, type=Suspicion)
+    return msgspec.json.decode(text, type=CrashRecord)
 
 
 def to_generation(row: sqlite3.Row) -> Generation:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.records import Generation, Outcome, Record, Status
-from reconciler.core.suspicion import CutShort, LastRun, Suspicion
+from reconciler.core.suspicion import CrashRecord, InterruptedAttempt, LastRun
 from reconciler.store import rows
-from reconciler.store.broken import SetAside, set_aside
+from reconciler.store.broken import Quarantined, quarantine
 from reconciler.store.database import NAME, BrokenError, StoreError, connect, is_damage
 
 KEPT_ATTEMPTS = 20
@@ -59,7 +59,7 @@ class Store:
         """Why the last write failed; None where it did not."""
         self.tell: Callable[[Problem | None], None] = lambda _problem: None
         """Is told when writes begin to fail, and when they do not fail any more."""
-        self.set_aside: SetAside | None = None
+        self.quarantined: Quarantined | None = None
         """The damaged database that was found, if one was."""
         self.locked = False
         """True if the last write failed because another program locks the database."""
@@ -100,9 +100,9 @@ class Store:
         try:
             return connect(self._directory / NAME)
         except BrokenError as error:
-            self.set_aside = set_aside(self._directory, str(error), datetime.now(UTC))
+            self.quarantined = quarantine(self._directory, str(error), datetime.now(UTC))
         db = connect(self._directory / NAME)
-        saved = self.set_aside.salvaged
+        saved = self.quarantined.salvaged
         with db:
             for record, status in saved.records:
                 rows.put_record(db, record, status)
@@ -175,7 +175,7 @@ class Store:
             if suspended:
                 db.execute("INSERT INTO suspended_sources VALUES (?)", (source,))
 
-    def begin_run(self, boot_id: str, at: datetime, suspicions: Mapping[str, Suspicion]) -> None:
+    def begin_run(self, boot_id: str, at: datetime, suspicions: Mapping[str, CrashRecord]) -> None:
         """Note that a run begins, and what is suspected now that the last one is judged."""
         with self.transaction() as db:
             db.execute(
@@ -200,29 +200,29 @@ class Store:
         run = self._db.execute("SELECT * FROM run").fetchone()
         if run is None:
             return None
-        cut_short = self._db.execute("SELECT * FROM attempts WHERE ended_at IS NULL")
+        interrupted = self._db.execute("SELECT * FROM attempts WHERE ended_at IS NULL")
         return LastRun(
             run["boot_id"],
             run["ended_at"] is not None,
             tuple(
-                CutShort(
+                InterruptedAttempt(
                     row["name"],
                     datetime.fromisoformat(row["created_at"]),
                     row["generation"],
                     row["action"],
                 )
-                for row in cut_short
+                for row in interrupted
                 if row["created_at"] is not None
             ),
             frozenset(row["name"] for row in self._db.execute("SELECT name FROM loaded")),
         )
 
-    def suspicions(self) -> dict[str, Suspicion]:
+    def suspicions(self) -> dict[str, CrashRecord]:
         """What crashes are held against records."""
         found = self._db.execute("SELECT * FROM suspicions")
         return {row["name"]: rows.to_suspicion(row["json"]) for row in found}
 
-    def suspect(self, name: str, suspicion: Suspicion | None) -> None:
+    def suspect(self, name: str, suspicion: CrashRecord | None) -> None:
         """Keep what is suspected of a record, or that nothing is."""
         with self.transaction() as db:
             _suspect(db, name, suspicion)
@@ -392,7 +392,7 @@ def _end(db: sqlite3.Connection, name: str, outcome: Outcome, at: datetime) -> N
     )
 
 
-def _suspect(db: sqlite3.Connection, name: str, suspicion: Suspicion | None) -> None:
+def _suspect(db: sqlite3.Connection, name: str, suspicion: CrashRecord | None) -> None:
     db.execute("DELETE FROM suspicions WHERE name = ?", (name,))
     if suspicion is not None:
         db.execute("INSERT INTO suspicions VALUES (?, ?)", (name, rows.to_json(suspicion)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from reconciler.core.protocol import NO_LEASE, Lease
 from reconciler.worker import sampling
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.likelihood import likelihood as measure
@@ -54,10 +55,17 @@ class Completion:
     """One completion of one request."""
 
     def __init__(
-        self, model: Model, mlx: MlxThread, name: str, body: Body, *, chat: bool, spare: int = 0
+        self,
+        model: Model,
+        mlx: MlxThread,
+        name: str,
+        body: Body,
+        *,
+        chat: bool,
+        lease: Lease = NO_LEASE,
     ) -> None:
-        """`spare` is the memory, in bytes, that is held for nobody now."""
-        self._model, self._mlx, self._name, self._spare = model, mlx, name, spare
+        """`lease` is the session's, as of the request."""
+        self._model, self._mlx, self._name, self._lease = model, mlx, name, lease
         self.body, self.chat = body, chat
         self.stream = bool(body.stream)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
@@ -146,7 +154,7 @@ class Completion:
         if request.max_tokens is not None:
             request.max_tokens = min(request.max_tokens, room)
         self._set_sampling(session)
-        session.kv_budget.lend(self._spare)
+        session.kv_budget.take(self._lease)
         try:
             session.start(request)
         except OverloadedError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from reconciler.core.facts import Shapes
 from reconciler.core.footprint import batch_bytes, most_tokens
+from reconciler.core.protocol import NO_LEASE, Lease
 from reconciler.core.records import Config
 
 
@@ -21,15 +22,13 @@ class KVBudget:
     shapes: Shapes = field(default_factory=lambda: Shapes(0))
     reserved: int = sys.maxsize
     """Held for this session when it was admitted."""
-    spare: int = 0
-    """Held for nobody, as the daemon last said."""
-    kept_spare: int = sys.maxsize
-    """What of that kept prompts may fill: all, until the daemon needs it for others."""
+    lease: Lease = NO_LEASE
+    """What may be taken beside that, as the daemon last said."""
 
     @property
     def everything(self) -> int:
         """Bytes that requests may take now."""
-        return self.reserved + self.spare
+        return self.reserved + self.lease.allowed
 
     def most_tokens(self) -> int:
         """Of one request that runs alone."""
@@ -39,13 +38,18 @@ class KVBudget:
         """Whether requests of these lengths, in tokens, can run together."""
         return self.taken(lengths) <= self.everything
 
-    def lend(self, spare: int) -> None:
-        """Take note of what is held for nobody now, in bytes."""
-        self.spare, self.kept_spare = spare, sys.maxsize
+    def take(self, lease: Lease) -> None:
+        """Put a lease in force, unless a later one is."""
+        if lease.serial > self.lease.serial:
+            self.lease = lease
+
+    def in_use(self, lengths: Sequence[int]) -> int:
+        """Bytes that requests of these lengths take beside what is reserved."""
+        return max(0, self.taken(lengths) - self.reserved)
 
     def left(self, lengths: Sequence[int]) -> int:
         """Bytes that they leave for kept prompts."""
-        return max(0, self.reserved + min(self.spare, self.kept_spare) - self.taken(lengths))
+        return max(0, self.everything - self.taken(lengths))
 
     def taken(self, lengths: Sequence[int]) -> int:
         """Bytes that requests of these lengths take together."""

@@ -17,6 +17,7 @@ from reconciler.core.facts import Adapter, Shapes
 from reconciler.core.protocol import (
     LoadWeights,
     OpenSession,
+    Recall,
     SeeShapes,
     SessionOpened,
     Usage,
@@ -194,10 +195,13 @@ class Model:
         """Size of the KV caches that sessions keep of finished requests. Also for other threads."""
         return sum(session.kept_bytes for session in self._sessions.copy().values())
 
-    def release(self) -> None:
-        """Have kept prompts fill no more than what is held for their sessions."""
-        for session in self._sessions.values():
-            session.release()
+    def recall(self, command: Recall) -> dict[str, int]:
+        """Lower leases; bytes of each session that are in use all the same."""
+        return {
+            name: self._sessions[name].recall(lease)
+            for name, lease in command.leases.items()
+            if name in self._sessions
+        }
 
     def session(self, name: str) -> Session:
         """An open session. Raises KeyError."""

@@ -12,10 +12,13 @@ import msgspec
 from aiohttp import web
 
 from reconciler.core.protocol import (
-    SPARE_HEADER,
+    LEASE_HEADER,
+    Lease,
     LoadWeights,
     OpenSession,
     Pulse,
+    Recall,
+    Recalled,
     SeeShapes,
     WeightsLoaded,
     WeightsRead,
@@ -111,9 +114,10 @@ def _app(
         name = request.match_info["name"]
         return await on_mlx(lambda: model.close(name))
 
-    async def release(_request: web.Request) -> web.Response:
+    async def recall(request: web.Request) -> web.Response:
+        command = msgspec.json.decode(await request.read(), type=Recall)
         # Who asked may not wait for the end of a long step; the memory is needed even so.
-        return await asyncio.shield(on_mlx(model.release))
+        return await asyncio.shield(on_mlx(lambda: _recall(model, memory, command)))
 
     async def probe(request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -122,8 +126,8 @@ def _app(
     async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
         name = request.match_info["name"]
         body = requests.parse(await request.read(), model.defaults(name), chat=chat)
-        spare = int(request.headers.get(SPARE_HEADER, "0"))
-        completion = Completion(model, mlx, name, body, chat=chat, spare=spare)
+        lease = Lease.parse(request.headers.get(LEASE_HEADER))
+        completion = Completion(model, mlx, name, body, chat=chat, lease=lease)
         return await answer(request, completion)
 
     app = web.Application(middlewares=[_failures], client_max_size=MAX_BODY)
@@ -132,11 +136,16 @@ def _app(
     app.router.add_post("/shapes", see)
     app.router.add_get("/pulse", partial(_pulse, model, mlx, heartbeat, memory))
     app.router.add_post("/checkpoint", load)
-    app.router.add_post("/release", release)
+    app.router.add_post("/leases", recall)
     app.router.add_post("/sessions/{name:.+}/probe", probe)
     app.router.add_put("/sessions/{name:.+}", open_session)
     app.router.add_delete("/sessions/{name:.+}", close_session)
     return app
+
+
+def _recall(model: Model, memory: Callable[[], int], command: Recall) -> Recalled:
+    in_use = model.recall(command)
+    return Recalled(in_use, max(0, memory() - model.kept_bytes()))
 
 
 async def _pulse(

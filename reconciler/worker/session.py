@@ -17,7 +17,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 
 from reconciler.core.footprint import PREFILL_BATCH, TILE
-from reconciler.core.protocol import Usage
+from reconciler.core.protocol import Lease, Usage
 from reconciler.core.records import Config
 from reconciler.worker import company, experts, generators, overrides, random_state
 from reconciler.worker.generators import Batching, Generated, Job, Read
@@ -268,11 +268,16 @@ class Session:
         """Kept prompts have what running requests leave of the memory."""
         self._kept.trim(self.kv_budget.left(self._lengths()))
 
-    def release(self) -> None:
-        """Give back the memory of kept prompts that is not held for this session."""
-        self.kv_budget.kept_spare = 0
+    def recall(self, lease: Lease) -> int:
+        """Lower the session's lease; kept prompts give way at once.
+
+        Returns the bytes that running requests take beside what is reserved. They keep them, but
+        neither grow nor start in them.
+        """
+        self.kv_budget.take(lease)
         self._trim()
         mx.clear_cache()
+        return self.kv_budget.in_use(self._lengths())
 
     def cancel(self, request: Request) -> None:
         """Let go of a completion, if it is still there."""
@@ -336,15 +341,25 @@ class Session:
             if request.counted:
                 self._count(0, 1)
             request.generated.append(one.token)
+            end = one.finish_reason or self._end_of_room(request)
             try:
-                request.tell(one.token, one.finish_reason, one.logprobs)
+                request.tell(one.token, end, one.logprobs)
             except Exception as error:  # noqa: BLE001  it is this request's
                 self._leave(request)
                 request.fail(error)
                 continue
             if one.finish_reason is not None:
                 self._finish(request, one)
+            elif end is not None:
+                self._leave(request)
+                self._trim()
         self._grow()
+
+    def _end_of_room(self, request: Request) -> str | None:
+        """End a request without a limit that runs alone if the memory that it had is recalled."""
+        if request.max_tokens or request.length < request.reserved or len(self._running) > 1:
+            return None
+        return "length" if request.length >= self.kv_budget.most_tokens() else None
 
     def _note_read(self, piece: Read) -> None:
         """Keep the cache at the end of a segment."""
@@ -379,6 +394,9 @@ class Session:
                 youngest.prompt = youngest.prompt + youngest.generated
                 youngest.generated = []
                 self._waiting.appendleft(youngest)
+            if not self._fits():  # alone, in memory of which some was recalled
+                most = self.kv_budget.most_tokens()
+                request.reserved = max(request.length, min(request.reserved, most))
             self._trim()
 
     def generate(self, prompt: Sequence[int], max_tokens: int) -> list[int]:

@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from reconciler.controller import Answer, Controller
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.manifest import Flaw
-from reconciler.core.protocol import Reply, Usage
+from reconciler.core.protocol import Lease, Reply, Usage
 from reconciler.core.records import (
     Asked,
     Instance,
@@ -85,6 +85,10 @@ class FakeEngine:
         self.unloads: list[str] = []
         self.live: dict[str, int] = {}
         self.requests: list[tuple[str, str, bytes, int]] = []
+        """Each with the bytes that it was leased."""
+        self.in_use: dict[str, int] = {}
+        """Bytes beside what is reserved that running requests take, by instance."""
+        self.serial = itertools.count(1)
         self.draining: asyncio.Future[None] | None = None
         """Set it, and the next unload lasts until it is done."""
         self.startable = True
@@ -137,6 +141,7 @@ class FakeEngine:
             worker_pid=1,
             revision=checkpoint.revision,
             report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, weights, resolved.warnings),
+            session=str(next(self.serial)),
         )
         return loaded
 
@@ -147,10 +152,16 @@ class FakeEngine:
         del self.loaded[name]
 
     @asynccontextmanager
-    async def request(self, name: str, path: str, body: bytes, spare: int) -> AsyncIterator[Reply]:
+    async def request(
+        self, name: str, path: str, body: bytes, lease: Lease
+    ) -> AsyncIterator[Reply]:
         assert name in self.loaded
-        self.requests.append((name, path, body, spare))
+        self.requests.append((name, path, body, lease.allowed))
         yield Reply(200, "application/json", _nothing())
+
+    async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
+        names = {i.session: i.name for i in self.loaded.values()}
+        return {session: self.in_use.get(names[session], 0) for session in leases}
 
     async def tokens(self) -> dict[str, Usage]:
         return {}
@@ -184,13 +195,18 @@ class FakeSource:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Snapshot] = asyncio.Queue()
         self.accepted: list[str] = []
+        self.now: Snapshot | None = None
+        """What a look sees that is asked for."""
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         while True:
-            yield await self.queue.get()
+            self.now = await self.queue.get()
+            yield self.now
 
     async def sync(self) -> None:
-        """It is looked at when the test says so."""
+        """Otherwise it is looked at when the test says so."""
+        if self.now is not None:
+            self.queue.put_nowait(self.now)
 
     def accept(self, commit: str) -> None:
         self.accepted.append(commit)

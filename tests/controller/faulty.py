@@ -1,9 +1,10 @@
 """An engine and a catalogue that do as they are told, faults included, and see what is asked."""
 
 import asyncio
-from collections.abc import Callable, Collection
+import itertools
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import Ledger
-from reconciler.core.protocol import Reply, Usage
+from reconciler.core.protocol import Lease, Reply, Usage
 from reconciler.core.records import (
     Instance,
     LoadReport,
@@ -22,6 +23,7 @@ from reconciler.core.records import (
     Record,
 )
 from reconciler.core.settings import Resolved
+from tests.controller.leasing import FakeRequest, FakeSessions
 
 if TYPE_CHECKING:
     from tests.controller.machine import World
@@ -74,7 +76,9 @@ class FakeCatalog:
         self.weights = dict(WEIGHTS)
         self.version = 1
         self.sick: dict[str, Exception] = {}
-        """What a look at a model raises, or every look at several of which it is one."""
+        """What a look at a model raises, or every look at several of which it is one. A look at
+        several does not wait for a dead mount, as that of the real catalogue.
+        """
 
     def find(self, ref: ModelRef) -> Checkpoint:
         if ref.model in self.sick:
@@ -91,6 +95,9 @@ class FakeCatalog:
         for ref in refs:
             try:
                 found[ref] = self.find(ref)
+            except DeadMountError:
+                words = f"{ref.model} does not answer"
+                found[ref] = Problem(Cause.INVALID_CHECKPOINT, words, permanent=False)
             except LoadError as error:
                 found[ref] = error.problem
         return found
@@ -118,6 +125,8 @@ class FaultyEngine:
         self.loaded: dict[str, Instance] = {}
         self.loaded_at: dict[str, float] = {}
         self.pending: list[Pending] = []
+        self.sessions = FakeSessions()
+        self.serial = itertools.count(1)
 
     async def machine(self) -> Machine:
         return Machine("cpu", "fake", BUDGET, "0")
@@ -178,6 +187,7 @@ class FaultyEngine:
             worker_pid=1,
             revision=checkpoint.revision,
             report=LoadReport(0.5, {"weights": Phase(0.0, 0.5)}, 1, resolved.warnings),
+            session=str(next(self.serial)),
         )
         self.loaded_at[name] = self.world.clock.seconds
         self.world.failures.pop(name, None)
@@ -193,10 +203,20 @@ class FaultyEngine:
         await self._wait(Pending(name, _future()))
         self.loaded.pop(name, None)
 
-    def request(
-        self, name: str, path: str, body: bytes, spare: int
-    ) -> AbstractAsyncContextManager[Reply]:
-        raise NotImplementedError
+    @asynccontextmanager
+    async def request(
+        self, name: str, _path: str, body: bytes, lease: Lease
+    ) -> AsyncIterator[Reply]:
+        request = FakeRequest(name, self.loaded[name].session, lease, int(body))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            await self.sessions.answer(request)
+            yield b""
+
+        yield Reply(200, "application/json", chunks())
+
+    async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
+        return await self.sessions.recall(leases)
 
     async def tokens(self) -> dict[str, Usage]:
         return {}
@@ -214,13 +234,19 @@ class FaultyEngine:
         reading = sum(p.reads for p in self.pending)
         self.world.expect(reading <= 1, "two checkpoints are read at once")
         self.world.expect(self.used() <= BUDGET, "more memory than there is")
+        self.world.expect(self.used() + self.leased() <= BUDGET, "memory is promised twice")
         try:
             await pending.end
         finally:
             self.pending.remove(pending)
 
+    def leased(self) -> int:
+        """The most bytes that requests can take beside what is reserved."""
+        there = [self.sessions.of(instance.session) for instance in self.loaded.values()]
+        return sum(session.possible for session in there)
+
     def used(self) -> int:
-        """Bytes that are held, with what is on its way."""
+        """Bytes that are reserved, with what is on its way."""
         ledger = Ledger.of(BUDGET, self.loaded.values())
         for p in self.pending:
             if p.checkpoint is not None and p.resolved is not None:

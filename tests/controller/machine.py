@@ -14,8 +14,8 @@ from typing import Any
 
 from reconciler.controller import Answer, Controller
 from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
+from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
-from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.manifest import Flaw, Position
@@ -32,6 +32,7 @@ from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.store import KEPT_GENERATIONS, Store
 from tests.controller.fakes import FakeClock, FakeSource
 from tests.controller.faulty import BUDGET, DIED, FakeCatalog, FaultyEngine, Inline, Pending
+from tests.controller.leasing import FakeRequest
 
 FLAW = Flaw("bad", Position(1, 1))
 
@@ -227,6 +228,35 @@ class World:
         self.run(begin())
         self._collect()
 
+    def complete(self, name: str, size: int) -> None:
+        """A completion request whose KV cache takes so much beside what is reserved."""
+
+        async def answered() -> None:
+            async with self.controller.request(name, "completions", str(size).encode()) as reply:
+                async for _ in reply.chunks:
+                    pass
+
+        async def begin() -> None:
+            self.asking.append(asyncio.create_task(answered()))
+
+        self.run(begin())
+
+    def end_request(self, request: FakeRequest) -> None:
+        """Its client has the answer; the worker is about to let go of its memory."""
+        if not request.ended.done():
+            request.ended.set_result(None)
+        self.settle()
+
+    def free_request(self, request: FakeRequest) -> None:
+        """The worker lets go of it."""
+        self.end_request(request)
+        self.engine.sessions.free(request)
+
+    def end_recall(self, *, answered: bool) -> None:
+        """A worker's answer arrives, or is lost."""
+        self.engine.sessions.recalls[0].set_result(answered)
+        self.settle()
+
     def hang_up(self) -> None:
         """Whoever still asks goes away."""
         for task in self.asking:
@@ -334,6 +364,7 @@ class World:
         assert not self.violations, self.violations
         answers = {a.record.name: a for a in self.controller.answers()}
         assert self.engine.used() <= BUDGET
+        assert self.engine.used() + self.engine.leased() <= BUDGET, "memory is promised twice"
         self._check_desired({name: a.record for name, a in answers.items()})
         for answer in answers.values():
             self._check_status(answer)
@@ -445,6 +476,10 @@ class World:
 
     def _come_to_rest(self) -> None:
         for _ in range(60):
+            for request in self.engine.sessions.requests():
+                self.free_request(request)
+            while self.engine.sessions.recalls:
+                self.end_recall(answered=True)
             while self.engine.pending:
                 self.end(self.engine.pending[0], None)
             self.check()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.desired import VANISHED_SECONDS
+from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.manifest import Flaw, Position
 from reconciler.models.checkpoint import read_facts

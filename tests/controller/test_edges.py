@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.controller.lookups import RECHECK_SECONDS
-from reconciler.core.desired import EMPTY_SECONDS, VANISHED_SECONDS
+from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.records import Asked
 from reconciler.core.snapshot import Snapshot

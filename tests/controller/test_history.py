@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.controller.events import KEPT
-from reconciler.core.desired import VANISHED_SECONDS
+from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.manifest import Flaw, Position
 from reconciler.core.records import LoadSpec

@@ -93,6 +93,31 @@ class Promises(RuleBasedStateMachine):
     def ask(self, name: str) -> None:
         self.world.ask(name)
 
+    @precondition(lambda self: self.world.engine.loaded)
+    @rule(index=st.integers(0, 9), size=st.integers(0, 60))
+    def complete(self, index: int, size: int) -> None:
+        loaded = sorted(self.world.engine.loaded)
+        self.world.complete(loaded[index % len(loaded)], size)
+
+    @precondition(lambda self: self.world.engine.sessions.requests())
+    @rule(index=st.integers(0, 9), what=st.sampled_from(["arrives", "arrives", "ends", "is freed"]))
+    def go_on_with_a_request(self, index: int, what: str) -> None:
+        sessions = self.world.engine.sessions
+        requests = sessions.requests()
+        request = requests[index % len(requests)]
+        session = sessions.of(request.session)
+        if what == "arrives" and session.arriving:
+            session.arrive()
+        elif what == "ends":
+            self.world.end_request(request)
+        elif what == "is freed":
+            self.world.free_request(request)
+
+    @precondition(lambda self: self.world.engine.sessions.recalls)
+    @rule(answered=st.sampled_from([True, True, False]))
+    def end_a_recall(self, answered: bool) -> None:
+        self.world.end_recall(answered=answered)
+
     @rule(name=st.sampled_from((*NAMES, *MODELS)))
     def unload(self, name: str) -> None:
         self.world.unload(name)

@@ -7,12 +7,13 @@ import pytest
 
 from reconciler.controller import Feed
 from reconciler.controller.feed import SourceView
+from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.manifest import Flaw, Position
 from reconciler.core.records import LoadSpec, Record
 from reconciler.core.selector import Requirement
-from reconciler.core.snapshot import ManifestFile, Snapshot
-from tests.controller.fakes import Bench, FakeSource
+from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
+from tests.controller.fakes import Bench, FakeSource, spin
 
 
 def feed(bench: Bench) -> Feed:
@@ -144,3 +145,62 @@ def test_flaws_are_looked_for_once_and_not_for_each_record() -> None:
         record = Record(f"a{number}", "files", LoadSpec("m"), at, file=file, line=1)
         assert [c.message for c in view.complaints(record)] == ["it is wrong"] * (number % 2)
     assert looks == 1
+
+
+async def test_a_commit_that_declares_a_name_twice_is_refused(bench: Bench) -> None:
+    await loaded(bench, "one", "a")
+    await pushed(bench, "two", "a", "b", "b")
+    view = feed(bench).view
+    assert view is not None
+    assert view.snapshot.commit is not None
+    assert view.snapshot.commit.applied == "one"
+    assert "b is declared more than once: b.yaml:1, b.yaml:1" in str(view.snapshot.problem)
+    assert (declared(bench), bench.source.accepted) == ({"a"}, ["one"])
+    with pytest.raises(LoadError, match="nothing of"):
+        feed(bench).confirm()
+
+
+async def test_resume_looks_again_and_takes_nothing_that_was_seen_meanwhile(bench: Bench) -> None:
+    await loaded(bench, "one", "a")
+    feed(bench).suspend()
+    bench.source.push("two", "b")
+    await spin(bench.source.queue.empty)  # it was seen
+    bench.source.now = Snapshot(
+        FakeSource.name,
+        (ManifestFile("c.yaml", (Declared("c", LoadSpec("tiny/llama", suspend=True), 1),)),),
+        commit=Commit("three", "three"),
+    )
+    await feed(bench).resume()
+    await bench.controller.until(lambda: "c" in declared(bench))
+    assert (declared(bench), bench.source.accepted) == ({"c"}, ["one", "three"])
+
+
+async def test_nothing_of_a_suspended_source_is_confirmed(bench: Bench) -> None:
+    await loaded(bench, "one", *"abcd")
+    await pushed(bench, "two", "a")
+    feed(bench).suspend()
+    with pytest.raises(LoadError) as raised:
+        feed(bench).confirm()
+    assert raised.value.problem.cause is Cause.SUSPENDED
+    assert declared(bench) == set("abcd")
+
+
+async def test_what_a_directory_lost_at_once_goes_when_it_is_confirmed(bench: Bench) -> None:
+    specs = [(name, LoadSpec("tiny/llama")) for name in "abcd"]
+    bench.source.declare(*specs)
+    for _ in specs:
+        await bench.engine.let_load()
+    for name in "abcd":
+        await bench.ready(name)
+    bench.source.declare(specs[0])
+    await spin(bench.source.queue.empty)
+    bench.clock.advance(VANISHED_SECONDS)
+
+    def unconfirmed() -> set[str]:
+        view = feed(bench).view
+        return set(view.unconfirmed) if view is not None else set()
+
+    await bench.controller.until(lambda: unconfirmed() == set("bcd"))
+    assert declared(bench) == set("abcd")
+    feed(bench).confirm()
+    assert declared(bench) == {"a"}

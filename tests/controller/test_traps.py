@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -74,14 +75,16 @@ async def test_what_was_so_before_an_await_decides_nothing_after_it(
     """A load looks for its model; meanwhile the record that it would join is removed."""
     first = await load(bench, request(context_length=100))
     begun, goes_on = threading.Event(), threading.Event()
-    find = Catalog.find
+    find = Catalog.find_all
 
-    def find_slowly(catalog: Catalog, ref: ModelRef) -> Checkpoint:
+    def find_slowly(
+        catalog: Catalog, refs: Iterable[ModelRef]
+    ) -> Mapping[ModelRef, Checkpoint | Problem]:
         begun.set()
         assert goes_on.wait(60)
-        return find(catalog, ref)
+        return find(catalog, refs)
 
-    monkeypatch.setattr(Catalog, "find", find_slowly)
+    monkeypatch.setattr(Catalog, "find_all", find_slowly)
     asking = asyncio.create_task(bench.controller.load(request(context_length=100)))
     await asyncio.to_thread(begun.wait)
     await bench.controller.unload("tiny/llama")

@@ -122,7 +122,7 @@ async def test_the_end_of_an_attempt_is_written_later_and_counts_as_no_crash(ben
     await bench.ready("a")
     last = bench.store.last_run()
     assert last is not None
-    assert (last.cut_short, last.loaded) == ((), frozenset({"a"}))
+    assert (last.interrupted, last.loaded) == ((), frozenset({"a"}))
 
 
 async def test_a_first_load_that_cannot_be_noted_as_good_is_undone(bench: Bench) -> None:

@@ -42,3 +42,14 @@ def test_a_template_takes_tools_if_it_has_a_variable_or_a_key_for_them(
 )
 def test_a_variable_is_no_attribute_and_no_text(template: str, has: bool) -> None:
     assert uses(template, "thinking") is has
+
+
+@pytest.mark.parametrize(
+    "text", ["{{", "{%", "{#", "{{'\\'", "\"'", "{{'\"}}", "{{[ ", ".get(", "{{" + "a" * 50]
+)
+def test_a_hostile_template_takes_time_in_proportion_to_its_length(text: str) -> None:
+    """In proportion to the square of it, this would take hours."""
+    template = text * (1_000_000 // len(text))
+    assert not takes_tools(template)
+    assert not takes_tools("{{ '" + template)
+    assert not uses(template, "tools")

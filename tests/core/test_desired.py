@@ -6,20 +6,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from reconciler.core.defaults import Defaults
-from reconciler.core.desired import (
+from reconciler.core.absorb import (
     EMPTY_SECONDS,
     VANISHED_SECONDS,
     Absorbed,
-    Join,
     Memory,
-    Put,
-    View,
     absorb,
-    agrees,
-    decide,
+    duplicates,
     guard,
 )
+from reconciler.core.defaults import Defaults
+from reconciler.core.desired import Join, Put, View, agrees, decide
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Adapter, Checkpoint, GenerationConfig
 from reconciler.core.manifest import Flaw, Position
@@ -49,12 +46,13 @@ class Follower:
     def __init__(self, *records: Record) -> None:
         self.records = {r.name: r for r in records}
         self.memory = Memory()
+        self.confirmed: frozenset[str] = frozenset()
 
     def see(self, *files: ManifestFile, now: float, **more: object) -> Absorbed:
         return self.absorb(Snapshot(HERE, files, **more), now)  # type: ignore[arg-type]
 
     def absorb(self, snapshot: Snapshot, now: float) -> Absorbed:
-        result = absorb(self.records, self.memory, snapshot, now, AT)
+        result = absorb(self.records, self.memory, snapshot, now, AT, confirmed=self.confirmed)
         self.records |= {r.name: r for r in result.upserts}
         for name in result.removals:
             del self.records[name]
@@ -178,6 +176,145 @@ def test_another_sources_record_is_left_to_its_owner() -> None:
     assert follower.records["a"] == theirs
     assert "x.yaml:3" in result.flagged["a"]
     assert follower.see(now=100.0).removals == ()
+
+
+# -- mistakes are not absence ----------------------------------------------------------------
+
+LATER = 10_000.0
+
+
+@pytest.mark.parametrize(
+    ("file_", "words"),
+    [
+        (ManifestFile("a.yaml"), "a.yaml is there and is empty"),
+        (ManifestFile("a.yaml", open_end=True), "a.yaml is there and is empty"),
+        (ManifestFile("a.yaml", ignored=("v1",)), "a.yaml is there and declares nothing any more"),
+        (
+            ManifestFile("a.yaml", (Declared("other", SPEC, 1),), open_end=True),
+            "a.yaml ends after `---`",
+        ),
+    ],
+)
+def test_what_a_file_that_is_there_stops_declaring_without_a_word_is_held(
+    follower: Follower, file_: ManifestFile, words: str
+) -> None:
+    for now in (1.0, 5.0, LATER):
+        result = follower.see(file_, B, now=now)
+        assert (result.removals, set(result.unconfirmed)) == ((), {"a"})
+        assert words in result.held["a"]
+    follower.confirmed = result.unconfirmed
+    assert follower.see(file_, B, now=LATER + 1).removals == ("a",)
+
+
+def test_a_held_document_that_comes_back_was_never_gone(follower: Follower) -> None:
+    follower.see(ManifestFile("a.yaml"), B, now=1.0)
+    result = follower.see(file("a.yaml", ("a", OTHER)), B, now=LATER)
+    assert (result.held, follower.records["a"].generation) == ({}, 2)
+
+
+def test_deleting_the_file_or_another_document_in_it_is_a_word(follower: Follower) -> None:
+    follower.see(ManifestFile("a.yaml"), B, now=1.0)
+    follower.see(B, now=LATER)
+    assert follower.see(B, now=LATER + VANISHED_SECONDS).removals == ("a",)
+    replaced = file("b.yaml", ("c", SPEC))
+    follower.see(replaced, now=LATER + 10)
+    assert follower.see(replaced, now=LATER + 10 + VANISHED_SECONDS).removals == ("b",)
+
+
+def test_a_file_that_is_written_slowly_loses_nothing(follower: Follower) -> None:
+    """As by `slow > all.yaml`: it ends after each document for a while."""
+    whole = [("a", SPEC), ("b", SPEC), ("c", SPEC)]
+    follower.see(file("all.yaml", *whole), now=1.0)
+    for n, now in ((1, 10.0), (2, 35.0), (3, 60.0)):
+        for seen in (now, now + 24.0):
+            assert follower.see(file("all.yaml", *whole[:n]), now=seen).removals == ()
+    assert set(follower.records) == {"a", "b", "c"}
+    for now in (100.0, 100.0 + EMPTY_SECONDS):
+        result = follower.see(file("all.yaml", *whole[:2]), now=now)
+    assert result.removals == ("c",)
+
+
+def test_a_folder_that_turns_empty_is_believed_later() -> None:
+    follower = Follower()
+    follower.see(file("team/a.yaml", ("a", SPEC)), B, now=0.0)
+    assert follower.see(B, now=1.0, empty_folders=("team/",)).check_at == 1.0 + EMPTY_SECONDS
+    later = 1.0 + EMPTY_SECONDS
+    assert follower.see(B, now=later, empty_folders=("team/",)).removals == ("a",)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        ManifestFile("team/", flaws=(FLAW,)),
+        ManifestFile("team/", ignored=("a link to nothing",), open_end=True),
+    ],
+)
+def test_what_stood_in_a_folder_that_cannot_be_read_is_kept(folder: ManifestFile) -> None:
+    follower = Follower()
+    follower.see(file("team/x/a.yaml", ("a", SPEC)), B, now=0.0)
+    for now in (1.0, LATER):
+        assert follower.see(folder, B, now=now).removals == ()
+
+
+def test_a_document_that_vanishes_as_an_empty_file_appears_is_held(follower: Follower) -> None:
+    for now in (1.0, LATER):
+        assert follower.see(ManifestFile("renamed.yaml"), B, now=now).removals == ()
+    started = Follower(*follower.records.values())  # after a start every file is new
+    for now in (1.0, LATER):
+        result = started.see(ManifestFile("only-comments.yaml"), B, now=now)
+    assert result.removals == ("a",)
+
+
+def test_more_than_half_of_a_directory_at_once_is_held_until_it_is_confirmed() -> None:
+    follower = loaded(*"abcd")
+    files = {name: file(f"{name}.yaml", (name, SPEC)) for name in "abcd"}
+    follower.see(*files.values(), now=0.0)
+    for now in (1.0, LATER):
+        result = follower.see(files["a"], now=now)
+    assert (result.removals, set(result.unconfirmed)) == ((), set("bcd"))
+    assert "it would unload 3 of 4 loaded records: b, c, d" in result.held["b"]
+    follower.confirmed = result.unconfirmed
+    assert set(follower.see(files["a"], now=LATER).removals) == set("bcd")
+
+
+def test_half_of_a_directory_goes_and_one_after_the_other() -> None:
+    follower = loaded(*"abcd")
+    files = [file(f"{name}.yaml", (name, SPEC)) for name in "abcd"]
+    for n in (4, 2, 1):
+        follower.see(*files[:n], now=n * -100.0)
+        follower.see(*files[:n], now=n * -100.0 + VANISHED_SECONDS)
+        assert len(follower.records) == n
+
+
+def test_an_emptied_directory_of_many_is_held_until_it_is_confirmed() -> None:
+    follower = loaded(*"abcd")
+    for now in (1.0, LATER):
+        result = follower.see(now=now, empty=True)
+    assert (result.removals, set(result.unconfirmed)) == ((), set("abcd"))
+
+
+def loaded(*names: str) -> Follower:
+    """One whose records were all loaded."""
+    records = [Record(n, HERE, SPEC, AT, file=f"{n}.yaml", line=1, last_good=SPEC) for n in names]
+    return Follower(*records)
+
+
+def test_grace_begins_again_after_a_while_without_a_look(follower: Follower) -> None:
+    follower.see(B, now=1.0)
+    follower.memory = follower.memory.resumed()
+    assert follower.see(B, now=LATER).removals == ()
+    follower.see(invalid("renamed.yaml"), now=LATER)
+    follower.memory = follower.memory.resumed()
+    assert set(follower.see(invalid("renamed.yaml"), now=2 * LATER).held) == {"b"}
+
+
+def test_names_that_stand_twice_for_one_node_are_known_without_its_labels() -> None:
+    prod = replace(SPEC, node_selector=(Requirement("role", "In", ("prod",)),))
+    test = replace(SPEC, node_selector=(Requirement("role", "In", ("test",)),))
+    assert duplicates([file("a.yaml", ("x", prod)), file("b.yaml", ("x", test))]) == {}
+    for one, other in ((SPEC, SPEC), (SPEC, prod), (prod, prod)):
+        found = duplicates([file("a.yaml", ("x", one)), file("b.yaml", ("x", other))])
+        assert found == {"x": "declared more than once: a.yaml:1, b.yaml:1"}
 
 
 # -- requests ------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from reconciler.core.records import LoadSpec, Record
 from reconciler.core.suspicion import (
     LIMIT,
     LOADS,
-    CutShort,
+    CrashRecord,
+    InterruptedAttempt,
     LastRun,
-    Suspicion,
     after_start,
     after_success,
     problem,
@@ -22,19 +22,19 @@ from reconciler.core.suspicion import (
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 RECORD = Record("a", "http", LoadSpec("p/m"), AT, generation=3)
-CUT = CutShort("a", AT, 3, "Load")
+CUT = InterruptedAttempt("a", AT, 3, "Load")
 
 boots = st.sampled_from(["", "boot-1", "boot-2"])
 actions = st.sampled_from([*sorted(LOADS), "Unload"])
 attempts = st.builds(
-    CutShort,
+    InterruptedAttempt,
     st.sampled_from(["a", "b"]),
     st.sampled_from([AT, AT.replace(year=2025)]),
     st.integers(2, 3),
     actions,
 )
 suspicions = st.builds(
-    Suspicion, st.integers(2, 3), st.integers(0, 3), st.integers(0, 3), st.just(AT)
+    CrashRecord, st.integers(2, 3), st.integers(0, 3), st.integers(0, 3), st.just(AT)
 )
 runs = st.builds(
     LastRun,
@@ -45,7 +45,7 @@ runs = st.builds(
 )
 
 
-def judged(last: LastRun | None, boot_id: str = "boot-1", known: Suspicion | None = None) -> int:
+def judged(last: LastRun | None, boot_id: str = "boot-1", known: CrashRecord | None = None) -> int:
     held = {"a": known} if known is not None else {}
     found = after_start([RECORD], held, last, boot_id, AT).get("a")
     return found.crashes if found is not None else 0
@@ -53,7 +53,7 @@ def judged(last: LastRun | None, boot_id: str = "boot-1", known: Suspicion | Non
 
 @given(runs | st.none(), boots, suspicions | st.none())
 def test_a_start_counts_at_most_one_crash_and_forgets_other_generations(
-    last: LastRun | None, boot_id: str, known: Suspicion | None
+    last: LastRun | None, boot_id: str, known: CrashRecord | None
 ) -> None:
     before = known.crashes if known is not None and known.generation == 3 else 0
     assert judged(last, boot_id, known) - before in (0, 1)
@@ -68,7 +68,7 @@ def test_nothing_counts_after_a_clean_stop(last: LastRun, boot_id: str) -> None:
 def test_it_counts_only_what_was_there(last: LastRun, boot_id: str) -> None:
     loading = any(
         (c.name, c.created_at, c.generation) == ("a", AT, 3) and c.action in LOADS
-        for c in last.cut_short
+        for c in last.interrupted
     )
     if not loading and "a" not in last.loaded:
         assert judged(last, boot_id) == 0
@@ -81,36 +81,38 @@ def test_it_counts_only_what_was_there(last: LastRun, boot_id: str) -> None:
     [
         (None, (0, 0)),
         (LastRun("boot-1", clean=False), (0, 0)),
-        (LastRun("boot-1", clean=False, cut_short=(CUT,)), (1, 0)),
-        (LastRun("boot-0", clean=False, cut_short=(CUT,)), (0, 1)),
+        (LastRun("boot-1", clean=False, interrupted=(CUT,)), (1, 0)),
+        (LastRun("boot-0", clean=False, interrupted=(CUT,)), (0, 1)),
         # A daemon that was killed says nothing about what was loaded.
         (LastRun("boot-1", clean=False, loaded=frozenset("a")), (0, 0)),
         (LastRun("boot-0", clean=False, loaded=frozenset("a")), (0, 1)),
-        (LastRun("boot-0", clean=False, cut_short=(CUT,), loaded=frozenset("a")), (0, 1)),
+        (LastRun("boot-0", clean=False, interrupted=(CUT,), loaded=frozenset("a")), (0, 1)),
         (LastRun("boot-0", clean=True, loaded=frozenset("a")), (0, 0)),
         (LastRun("", clean=False, loaded=frozenset("a")), (0, 0)),
-        (LastRun("boot-1", clean=False, cut_short=(replace(CUT, action="Unload"),)), (0, 0)),
-        (LastRun("boot-1", clean=False, cut_short=(replace(CUT, generation=2),)), (0, 0)),
+        (LastRun("boot-1", clean=False, interrupted=(replace(CUT, action="Unload"),)), (0, 0)),
+        (LastRun("boot-1", clean=False, interrupted=(replace(CUT, generation=2),)), (0, 0)),
     ],
 )
 def test_what_counts(last: LastRun | None, counted: tuple[int, int]) -> None:
-    found = after_start([RECORD], {}, last, "boot-1", AT).get("a", Suspicion(3))
+    found = after_start([RECORD], {}, last, "boot-1", AT).get("a", CrashRecord(3))
     assert (found.daemon_crashes, found.machine_crashes) == counted
 
 
 def test_a_record_that_was_made_anew_is_another() -> None:
     anew = replace(RECORD, created_at=AT.replace(year=2027))
-    last = LastRun("boot-1", clean=False, cut_short=(CUT,))
+    last = LastRun("boot-1", clean=False, interrupted=(CUT,))
     assert after_start([anew], {}, last, "boot-1", AT) == {}
 
 
 @given(suspicions)
-def test_a_success_forgives_what_only_the_daemon_died_of(suspicion: Suspicion) -> None:
+def test_a_success_forgives_what_only_the_daemon_died_of(suspicion: CrashRecord) -> None:
     assert after_success(suspicion) == (suspicion if suspicion.machine_crashes else None)
 
 
 @given(suspicions)
-def test_a_record_is_held_from_the_second_crash_of_its_generation_on(suspicion: Suspicion) -> None:
+def test_a_record_is_held_from_the_second_crash_of_its_generation_on(
+    suspicion: CrashRecord,
+) -> None:
     found = problem(RECORD, suspicion)
     assert (found is not None) == (suspicion.generation == 3 and suspicion.crashes >= LIMIT)
     if found is not None:
@@ -119,7 +121,7 @@ def test_a_record_is_held_from_the_second_crash_of_its_generation_on(suspicion: 
 
 
 def test_the_message_says_what_happened_how_often_and_what_clears_it() -> None:
-    found = problem(RECORD, Suspicion(3, 1, 2, AT))
+    found = problem(RECORD, CrashRecord(3, 1, 2, AT))
     assert found is not None
     assert found.message == (
         "the machine went down twice while it was loaded or being loaded and the daemon crashed "

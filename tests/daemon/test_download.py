@@ -131,6 +131,7 @@ def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path,
         ({"model": "maker/gguf"}, 400, "invalid_checkpoint"),
         ({"model": "../../etc"}, 400, "invalid_value"),
         ({"model": name, "revision": "../x"}, 400, "invalid_value"),
+        ({"model": name, "revision": "v1/../../x"}, 400, "invalid_value"),
         ({"model": name, "branch": "x"}, 400, "unrecognized_keys"),
     ]
     for body, status, code in asked:
@@ -140,9 +141,9 @@ def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path,
     assert daemon.request("GET", "/api/v1/models/download/status/job_x")[0] == 404
 
 
-def fetch(cache: Path, name: str, **environ: str) -> Any:
+def fetch(cache: Path, name: str, revision: str = "main", **environ: str) -> Any:
     """The last line of the process that fetches, without a daemon."""
-    command = [sys.executable, "-m", "reconciler.models.fetch", str(cache), name, "main"]
+    command = [sys.executable, "-m", "reconciler.models.fetch", str(cache), name, revision]
     pipe, environ = subprocess.PIPE, environment(**environ)
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environ) as process:
         assert process.stdout is not None
@@ -155,6 +156,59 @@ def test_a_token_opens_what_is_gated(tmp_path: Path, hub: Hub, name: str) -> Non
     hub.asked.clear()
     assert fetch(tmp_path, name, HF_TOKEN="hf_secret") == {"done": hub.repositories[name].commit}
     assert [path for path, h in hub.asked if h.get("authorization") != "Bearer hf_secret"] == []
+
+
+@pytest.mark.parametrize("revision", ["../../x", "a/../../../x", "/x", ".", "v1/", "v1\n", ""])
+def test_no_revision_leads_out_of_the_cache(
+    tmp_path: Path, hub: Hub, name: str, revision: str
+) -> None:
+    repository = hub.repositories[name]
+    repository.tag = revision  # a hub that plays along
+    cache = tmp_path / "cache"
+    assert fetch(cache, name, revision)["error"] == "revision_not_found"
+    assert hub.asked == []
+    assert [path.name for path in tmp_path.rglob("*")] == []
+
+
+@pytest.mark.parametrize("part", ["refs", "blobs", "snapshots"])
+def test_links_in_the_cache_lead_no_download_out_of_the_model(
+    tmp_path: Path, hub: Hub, name: str, part: str
+) -> None:
+    folder, elsewhere = tmp_path / f"cache/models--{name.replace('/', '--')}", tmp_path / "x"
+    folder.mkdir(parents=True)
+    elsewhere.mkdir()
+    (folder / part).symlink_to(elsewhere)
+    told = fetch(tmp_path / "cache", name)
+    assert told["error"] == "disk_error"
+    assert f"leads out of {folder}" in told["message"]
+    assert hub.repositories[name].commit
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_ref_that_is_a_link_is_replaced_and_not_written_through(
+    tmp_path: Path, hub: Hub, name: str
+) -> None:
+    refs = tmp_path / f"cache/models--{name.replace('/', '--')}/refs"
+    refs.mkdir(parents=True)
+    mine = tmp_path / "mine"
+    mine.write_text("precious", "utf-8")
+    (refs / "main").symlink_to(mine)
+    assert "done" in fetch(tmp_path / "cache", name)
+    assert mine.read_text("utf-8") == "precious"
+    assert (refs / "main").read_text("ascii") == hub.repositories[name].commit
+
+
+def test_a_manifest_cannot_name_a_revision_outside_of_the_cache(
+    daemon: Daemon, hub: Hub, name: str
+) -> None:
+    path = daemon.home.write("out.yaml", name="out", model=name)
+    path.write_text(path.read_text("utf-8") + "  revision: ../../x\n  download: if-missing\n")
+    daemon.until(lambda: "revision" in json.dumps(daemon.get("/api/v1/sources")))
+    assert daemon.request("GET", "/api/v1/records/out")[0] == 404
+    spec = {"model": name, "revision": "../../x", "download": "if-missing"}
+    status, told = daemon.request("POST", "/api/v1/plan", {"apply": [{"name": "o", "spec": spec}]})
+    assert (status, told["error"]["code"]) == (400, "invalid_value")
+    assert hub.asked == []
 
 
 def test_a_hub_that_cannot_or_must_not_be_asked_is_named_so(

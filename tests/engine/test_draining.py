@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.errors import Cause, LoadError
+from reconciler.core.protocol import Lease
 from reconciler.core.records import Asked, LoadSpec
 from reconciler.core.settings import resolve
 from reconciler.engine import engine as module
@@ -66,7 +67,7 @@ async def test_requests_that_never_end_are_cut_off(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DRAIN_SECONDS", 0.0)
-    async with engine.request("a", "completions", ENDLESS, 10**9) as answer:
+    async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)) as answer:
         await anext(answer.chunks)
         await engine.unload("a")
         with pytest.raises(LoadError):
@@ -75,13 +76,13 @@ async def test_requests_that_never_end_are_cut_off(
 
 
 async def test_an_instance_that_drains_takes_no_new_requests(engine: Engine) -> None:
-    async with engine.request("a", "completions", ENDLESS, 10**9) as answer:
+    async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)) as answer:
         await anext(answer.chunks)
         unloading = asyncio.create_task(engine.unload("a"))
         while not engine._loaded["a"].draining:  # noqa: ASYNC110  no event tells
             await asyncio.sleep(0)
         with pytest.raises(LoadError) as raised:
-            async with engine.request("a", "completions", ENDLESS, 10**9):
+            async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)):
                 pass
         assert raised.value.problem.cause is Cause.NOT_LOADED
         assert not unloading.done()
@@ -91,5 +92,5 @@ async def test_an_instance_that_drains_takes_no_new_requests(engine: Engine) -> 
 
 async def test_what_is_not_loaded_answers_nothing(engine: Engine) -> None:
     with pytest.raises(LoadError, match="'b' is not loaded now"):
-        async with engine.request("b", "completions", ENDLESS, 10**9):
+        async with engine.request("b", "completions", ENDLESS, Lease(1, 10**9)):
             pass

@@ -130,6 +130,28 @@ def test_bases_that_lead_in_a_circle_lead_nowhere(folders: Folders) -> None:
     folders.refusal("a/one", Cause.MODEL_NOT_FOUND)
 
 
+def test_virtual_models_that_all_name_each_other_are_resolved_at_once(folders: Folders) -> None:
+    """Each of 30 names all of them, itself too, and the last ones what is on disk: without a
+    memory of what was visited there are 30^10 ways through.
+    """
+    path = folders.download("c/concrete")
+    names = [f"v/model-{n}" for n in range(30)]
+    for name in names[:-1]:
+        folders.virtual(name, source(*names))
+    folders.virtual(names[-1], source("c/concrete"))
+    for name in (names[0], names[17], names[-1]):
+        assert folders.find(name) == path.resolve()
+    assert len(Catalog([LMStudio(folders.root)]).listed()) == 31
+
+
+def test_a_chain_may_be_long(folders: Folders) -> None:
+    path = folders.download("c/concrete")
+    for n in range(300):
+        folders.virtual(f"v/{n}", f"v/{n + 1}")
+    folders.virtual("v/300", "c/concrete")
+    assert folders.find("v/0") == path.resolve()
+
+
 def test_a_variant_that_is_not_mlx_does_not_count(folders: Folders) -> None:
     folders.download("x/model-GGUF", gguf=True)
     path = folders.download("x/model-MLX-4bit")

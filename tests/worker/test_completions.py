@@ -36,7 +36,7 @@ class Scripted:
         self.output_format = of_tokenizer(self.tokenizer)
         self.vocabulary = len(self.tokenizer.get_vocab())
         self.prompts = Prompts(self.tokenizer, self.vocabulary)
-        self.kv_budget = SimpleNamespace(lend=lambda _spare: None)
+        self.kv_budget = SimpleNamespace(take=lambda _lease: None)
         self.script: list[int] = self.tokenizer.encode(text)
         self.cancelled: list[Request] = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from reconciler.core.protocol import LoadWeights, OpenSession
+from reconciler.core.protocol import Lease, LoadWeights, OpenSession
 from reconciler.core.records import Config
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend, overrides
@@ -171,8 +171,8 @@ def test_on_a_gpu_mlx_may_take_what_is_held_for_the_worker(
     limits: list[int] = []
     monkeypatch.setattr(overrides, "on_gpu", lambda: True)
     monkeypatch.setattr(mx, "set_memory_limit", limits.append)
-    session(model, "b").kv_budget.spare = 1_000_000  # of a request that has ended
-    session(model, "a").kv_budget.spare = 3_000_000
+    session(model, "b").kv_budget.take(Lease(1, 1_000_000))  # of a request that has ended
+    session(model, "a").kv_budget.take(Lease(2, 3_000_000))
     session(model, "a").start(Request(PROMPT, 4, lambda *_: None, raises))
     while model.step():
         pass

@@ -9,6 +9,7 @@ import pytest
 from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Shapes
+from reconciler.core.protocol import Lease
 from reconciler.core.records import Config
 from reconciler.worker import generators, overrides
 from reconciler.worker import session as module
@@ -111,10 +112,10 @@ def test_a_prompt_that_was_asked_before_is_asked_again(llama: Any, again: list[i
 
 
 def kv_budget(
-    reserved: int, *, spare: int = 0, per_token: int = 1, config: Config = CONFIG
+    reserved: int, *, leased: int = 0, per_token: int = 1, config: Config = CONFIG
 ) -> KVBudget:
     """Memory for so many bytes of KV cache."""
-    return KVBudget(config, Shapes(per_token), reserved, spare)
+    return KVBudget(config, Shapes(per_token), reserved, Lease(1, leased))
 
 
 def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any) -> None:
@@ -135,7 +136,7 @@ def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any
 
 
 def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
-    session = Session(llama, CONFIG, kv_budget=kv_budget(100, spare=50))
+    session = Session(llama, CONFIG, kv_budget=kv_budget(100, leased=50))
     asker = Asker(session)
     small = [asker.start([7] * 10, 20) for _ in range(3)]
     large = asker.start([8] * 100, 40)
@@ -154,7 +155,7 @@ def test_a_batch_is_counted_as_long_as_its_longest(llama: Any) -> None:
 
 
 def test_a_request_that_never_fits_is_refused_with_the_numbers(llama: Any) -> None:
-    asker = Asker(Session(llama, CONFIG, kv_budget=kv_budget(100, spare=100, per_token=2)))
+    asker = Asker(Session(llama, CONFIG, kv_budget=kv_budget(100, leased=100, per_token=2)))
     with pytest.raises(InsufficientMemoryError, match=r"90 prompt tokens and 11 more.* 100 tokens"):
         asker.start([7] * 90, 11)
     open_ended = asker.start([7] * 90)
@@ -260,17 +261,58 @@ def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
 def test_a_request_that_waited_until_it_fits_no_more_is_refused_with_the_numbers(
     llama: Any,
 ) -> None:
-    session = Session(llama, CONFIG, kv_budget=kv_budget(100, spare=100))
+    session = Session(llama, CONFIG, kv_budget=kv_budget(100, leased=100))
     asker = Asker(session)
     asker.start([7] * 50, 4)
     refused: list[Exception] = []
     large = Request([8] * 150, 40, lambda *_: None, refused.append)
     session.start(large)
     open_ended = asker.start([9] * 90)
-    session.kv_budget.spare = 0  # another instance was let in meanwhile
+    session.recall(Lease(2))  # another instance was let in meanwhile
     asker.run()
     with pytest.raises(InsufficientMemoryError, match=r"150 prompt tokens and 40 more.* 100 tok"):
         raise refused[0]
     assert (len(refused), large.uid) == (1, None)
     assert asker.ended[-1] is open_ended
     assert len(asker.tokens[open_ended]) == 10
+
+
+def test_what_runs_keeps_recalled_memory_and_nothing_starts_in_it(llama: Any) -> None:
+    session = Session(llama, CONFIG, kv_budget=kv_budget(100, leased=200))
+    asker = Asker(session)
+    long = asker.start([7] * 150, 10)
+    assert session.recall(Lease(2)) == 60
+    session.kv_budget.take(Lease(1, 200))  # overtaken on its way
+    short = asker.start([8] * 30, 10)
+    session.step()
+    assert (long.uid is None, short.uid is None) == (False, True)
+    asker.run()
+    assert asker.ended == [long, short]
+    assert session.recall(Lease(2)) == 0
+
+
+def test_kept_prompts_give_recalled_memory_back_at_once(llama: Any) -> None:
+    per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, f32
+    budget = kv_budget(100 * per_token, leased=500 * per_token, per_token=per_token)
+    session = Session(llama, CONFIG, kv_budget=budget)
+    asker = Asker(session)
+    asker.start([7] * 200, 8)
+    asker.run()
+    assert session.kept_bytes > 100 * per_token
+    assert session.recall(Lease(2)) == 0
+    assert session.kept_bytes <= 100 * per_token
+
+
+def test_an_answer_without_a_limit_ends_where_its_memory_was_recalled(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OPEN_ENDED", 8)
+    session = Session(llama, CONFIG, kv_budget=kv_budget(60, leased=4000))
+    asker = Asker(session)
+    endless = asker.start([7] * 50)
+    for _ in range(3):
+        session.step()
+    assert session.recall(Lease(2)) == 0  # 58 of 60
+    asker.run()
+    assert asker.ended == [endless]
+    assert endless.length == 60

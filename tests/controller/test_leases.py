@@ -1,0 +1,194 @@
+"""Memory that is reserved for nobody: leased to instances that answer, recalled for others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+
+import pytest
+
+from reconciler.controller import leases as module
+from reconciler.controller.leases import MemoryLeases
+from reconciler.core.errors import Cause, LoadError
+from reconciler.core.protocol import Lease
+from reconciler.core.records import Config, Instance, LoadSpec
+from tests.controller.fakes import Bench, FakeClock, load, request, spin
+
+CONFIG = Config(100, 1, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+
+
+class Sessions:
+    """Instances a, b and c, each over its own checkpoint, and what their workers take."""
+
+    def __init__(self, *names: str) -> None:
+        self.loaded = {name: _instance(name) for name in names}
+        self.replaced: tuple[Instance, ...] = ()
+        self.in_use: dict[str, int] = {}
+        self.recalled: list[dict[str, int]] = []
+        self.silent = False
+        self.free = 100
+        self.clock = FakeClock()
+        self.leases = MemoryLeases(self, self.available, self.clock)
+
+    def instances(self) -> tuple[Instance, ...]:
+        return tuple(self.loaded.values())
+
+    def outgoing(self) -> tuple[Instance, ...]:
+        return self.replaced
+
+    def available(self, leased: Mapping[str, int]) -> int:
+        return self.free - sum(leased.values())
+
+    async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
+        self.recalled.append({session: lease.allowed for session, lease in leases.items()})
+        return {} if self.silent else {session: self.in_use.get(session, 0) for session in leases}
+
+    async def ask(self, name: str, until: AsyncExitStack) -> int:
+        """Begin a request; the bytes that it is leased."""
+        return (await until.enter_async_context(self.leases.lease(name))).allowed
+
+
+def _instance(name: str, session: str = "") -> Instance:
+    spec = LoadSpec(f"p/{name}")
+    return Instance(name, spec, f"/p/{name}", CONFIG, 1, 1, session=session or f"{name}1")
+
+
+@pytest.fixture
+async def asking() -> AsyncIterator[AsyncExitStack]:
+    """Requests that go on until it is closed."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def test_no_byte_is_leased_to_two(asking: AsyncExitStack) -> None:
+    sessions = Sessions("a", "b", "c")
+    assert [await sessions.ask(name, asking) for name in "abc"] == [33, 33, 34]
+    assert sessions.leases.held() == {"a1": 33, "b1": 33, "c1": 34}
+    assert sessions.recalled == []
+
+
+async def test_a_lease_outlasts_its_requests_until_another_instance_needs_it(
+    asking: AsyncExitStack,
+) -> None:
+    sessions = Sessions("a")
+    async with AsyncExitStack() as first:
+        assert await sessions.ask("a", first) == 100
+    assert sessions.leases.held() == {"a1": 100}
+    sessions.loaded["b"] = _instance("b")
+    assert await sessions.ask("b", asking) == 50
+    assert sessions.recalled == [{"a1": 50}]
+    assert sessions.leases.held() == {"a1": 50, "b1": 50}
+
+
+async def test_what_answers_is_not_made_to_give_back_for_another_ones_requests(
+    asking: AsyncExitStack,
+) -> None:
+    sessions = Sessions("a")
+    assert await sessions.ask("a", asking) == 100
+    sessions.loaded["b"] = _instance("b")
+    assert await sessions.ask("b", asking) == 0
+    assert await sessions.ask("a", asking) == 100
+    assert sessions.recalled == []
+
+
+async def test_memory_that_was_not_given_back_is_not_leased_again(asking: AsyncExitStack) -> None:
+    sessions = Sessions("a")
+    async with AsyncExitStack() as first:
+        await sessions.ask("a", first)
+    sessions.loaded["b"] = _instance("b")
+    sessions.silent = True
+    assert await sessions.ask("b", asking) == 0
+    sessions.silent = False
+    sessions.in_use = {"a1": 70}  # of a request whose client has gone
+    assert await sessions.ask("b", asking) == 30
+    assert sessions.leases.held() == {"a1": 70, "b1": 30}
+
+
+async def test_a_load_waits_until_running_requests_have_given_back_what_it_needs(
+    asking: AsyncExitStack,
+) -> None:
+    sessions = Sessions("a")
+    first = AsyncExitStack()
+    assert await sessions.ask("a", first) == 100
+    sessions.in_use = {"a1": 60}
+    sessions.free = 30  # a load begins
+    room = asyncio.create_task(sessions.leases.make_room())
+    await spin(lambda: bool(sessions.recalled))
+    assert sessions.leases.held() == {"a1": 60}
+    assert await sessions.ask("a", asking) == 30  # what came later starts in no more
+    assert not room.done()
+    sessions.in_use = {"a1": 10}
+    await first.aclose()
+    await room
+    assert sessions.leases.held() == {"a1": 30}
+
+
+async def test_a_load_that_gets_no_memory_back_says_who_has_it(asking: AsyncExitStack) -> None:
+    sessions = Sessions("a")
+    await sessions.ask("a", asking)
+    sessions.in_use = {"a1": 60}
+    sessions.free = 30
+    room = asyncio.create_task(sessions.leases.make_room())
+    while not room.done():
+        await asyncio.sleep(0)
+        sessions.clock.advance(module.RECALL_SECONDS)
+    with pytest.raises(LoadError, match=r"in 30 s: 'a' 60 B") as raised:
+        room.result()
+    assert raised.value.problem.cause is Cause.INSUFFICIENT_MEMORY
+
+
+async def test_what_goes_first_does_not_keep_its_replacement_waiting(
+    asking: AsyncExitStack,
+) -> None:
+    sessions = Sessions("a")
+    await sessions.ask("a", asking)
+    sessions.in_use, sessions.free = {"a1": 60}, 30
+    await sessions.leases.make_room(leaving="a")
+
+
+@pytest.mark.parametrize("how", ["died", "was replaced"])
+async def test_a_lease_ends_with_its_session(asking: AsyncExitStack, how: str) -> None:
+    sessions = Sessions("a", "b")
+    assert await sessions.ask("a", asking) == 50
+    old = sessions.loaded.pop("a")
+    if how == "was replaced":
+        sessions.loaded["a"] = _instance("a", "a2")
+        sessions.replaced = (old,)
+        assert sessions.leases.held() == {"a1": 50}  # its requests go on
+        assert await sessions.ask("a", asking) == 25
+        sessions.replaced = ()
+        assert sessions.leases.held() == {"a2": 25}
+    else:
+        assert sessions.leases.held() == {}
+
+
+async def test_a_later_statement_is_not_undone_by_an_earlier_answer(
+    asking: AsyncExitStack,
+) -> None:
+    sessions = Sessions("a", "b")
+    async with AsyncExitStack() as first:
+        await sessions.ask("a", first)
+    answer: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
+
+    async def recall(_leases: Mapping[str, Lease]) -> dict[str, int]:
+        return await answer
+
+    sessions.recall = recall  # type: ignore[method-assign,assignment]
+    sessions.free = 60
+    of_b = asyncio.create_task(sessions.ask("b", asking))
+    await asyncio.sleep(0)
+    sessions.free = 100
+    assert await sessions.ask("a", asking) > 0
+    answer.set_result({"a1": 0})
+    await of_b
+    assert sum(sessions.leases.held().values()) <= 100
+
+
+async def test_a_load_takes_memory_back_from_an_instance_that_never_rests(bench: Bench) -> None:
+    await load(bench, request("tiny/llama", context_length=1024))
+    async with bench.controller.request("tiny/llama", "completions", b""):
+        await load(bench, request("tiny/qwen3", context_length=8192))
+        async with bench.controller.request("tiny/llama", "completions", b""):
+            pass
+    before, after = (leased for *_, leased in bench.engine.requests)
+    loaded = bench.engine.loaded["tiny/qwen3"]
+    assert before - after == loaded.shared_bytes + loaded.session_bytes

@@ -1,0 +1,143 @@
+"""Looks at models' files: beside each other, with a deadline, and never believed when stale."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+from reconciler.controller.lookups import LOOK_SECONDS, PATIENCE_SECONDS, RECHECK_SECONDS, Lookups
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint
+from reconciler.core.records import ModelRef
+from reconciler.models.download import Downloads, Job
+from tests.controller.fakes import FakeClock, spin
+
+A, B = ModelRef("p/a"), ModelRef("p/b")
+MISSING = Problem(Cause.MODEL_NOT_FOUND, "it is not there")
+THERE = Checkpoint("/p/a", "v1", "llama", 10, 50)
+
+
+class Resolver:
+    """Looks end when the test says so."""
+
+    def __init__(self) -> None:
+        self.looks: list[tuple[list[ModelRef], asyncio.Future[dict[ModelRef, object]]]] = []
+
+    async def find_all(
+        self, refs: Iterable[ModelRef], _patience: float | None = None
+    ) -> Mapping[ModelRef, Checkpoint | Problem]:
+        end: asyncio.Future[dict[ModelRef, object]] = asyncio.get_running_loop().create_future()
+        self.looks.append((list(refs), end))
+        return await end  # type: ignore[return-value]
+
+    async def find(self, ref: ModelRef) -> Checkpoint:
+        found = (await self.find_all([ref]))[ref]
+        if isinstance(found, Problem):
+            raise LoadError(found)
+        return found
+
+    async def begun(self, count: int) -> None:
+        await spin(lambda: len(self.looks) == count)
+
+
+class Jobs(Downloads):
+    """Downloads that the test makes."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere"))
+        self.latest = Job(A.base)
+        self._jobs = {"1": self.latest}
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.resolver = Resolver()
+        self.jobs = Jobs()
+        self.woken = 0
+        self.lookups = Lookups(self.resolver, self.jobs, self.clock, self.wake)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def refresh(self, *refs: ModelRef) -> None:
+        self.lookups.refresh(dict.fromkeys(refs, 0.0), refs)
+
+
+async def test_a_look_goes_on_beside_and_wakes_when_it_ends() -> None:
+    bench = Bench()
+    bench.refresh(A)
+    assert bench.lookups.found() == {}
+    assert bench.lookups.is_fresh(A)
+    await bench.resolver.begun(1)
+    bench.refresh(A)  # a look is under way
+    bench.clock.advance(PATIENCE_SECONDS)
+    assert not bench.lookups.is_fresh(A)
+    bench.resolver.looks[0][1].set_result({A: THERE})
+    await spin(lambda: bench.woken == 1)
+    assert bench.lookups.found() == {A: THERE}
+    bench.refresh(A)
+    await asyncio.sleep(0)
+    assert len(bench.resolver.looks) == 1
+    bench.clock.advance(RECHECK_SECONDS)
+    bench.refresh(A)
+    await bench.resolver.begun(2)
+    await bench.lookups.close()
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_look_during_which_a_download_ended_is_not_believed(announced: bool) -> None:
+    bench = Bench()
+    bench.refresh(A)
+    await bench.resolver.begun(1)
+    bench.jobs.latest.status = "completed"  # its process may still be about to end
+    if announced:
+        bench.lookups.forget(A)
+    bench.resolver.looks[0][1].set_result({A: MISSING})
+    await spin(lambda: bench.woken == 1)
+    assert bench.lookups.found() == {}
+    bench.refresh(A)
+    await bench.resolver.begun(2)
+    bench.resolver.looks[1][1].set_result({A: THERE})
+    await spin(lambda: bench.woken == 2)
+    assert bench.lookups.found() == {A: THERE}
+
+
+async def test_what_a_look_at_many_raises_is_the_problem_of_one() -> None:
+    bench = Bench()
+    bench.refresh(A, B)
+    await bench.resolver.begun(1)
+    bench.resolver.looks[0][1].set_exception(RecursionError("too deep"))
+    await spin(lambda: bench.woken == 1)
+    bench.refresh(A, B)
+    await bench.resolver.begun(3)
+    assert [refs for refs, _ in bench.resolver.looks[1:]] == [[A], [B]]
+    bench.resolver.looks[1][1].set_exception(RecursionError("too deep"))
+    bench.resolver.looks[2][1].set_result({B: THERE})
+    await spin(lambda: bench.woken == 3)
+    found = bench.lookups.found()
+    assert found[B] == THERE
+    problem = found[A]
+    assert isinstance(problem, Problem)
+    assert problem.cause is Cause.INVALID_CHECKPOINT
+    assert "RecursionError: too deep" in problem.message
+
+
+async def test_what_hangs_holds_up_nobody_and_has_a_deadline() -> None:
+    bench = Bench()
+    bench.refresh(A, B)
+    await bench.resolver.begun(1)
+    bench.resolver.looks[0][1].set_result({B: THERE})  # its patience is over
+    await bench.resolver.begun(2)
+    assert bench.resolver.looks[1][0] == [A]
+    assert bench.lookups.found() == {B: THERE}
+    finding = asyncio.create_task(bench.lookups.find(A))
+    await bench.resolver.begun(3)
+    bench.clock.advance(LOOK_SECONDS)
+    await spin(lambda: A in bench.lookups.found())
+    problem = bench.lookups.found()[A]
+    assert isinstance(problem, Problem)
+    assert "took longer than 60 s" in problem.message
+    with pytest.raises(LoadError, match="took longer than 60 s"):
+        await finding

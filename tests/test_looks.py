@@ -1,0 +1,49 @@
+"""Looks at what may hang."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from reconciler import looks
+
+HANGS = """\
+import asyncio, threading
+from reconciler import looks
+
+async def main():
+    for _ in range(3):
+        try:
+            await looks.look(threading.Event().wait, seconds=0.01)
+        except TimeoutError as error:
+            print(error)
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    print(await looks.look(lambda: "others go on", seconds=60))
+
+looks.run(main())
+"""
+
+
+def test_what_hangs_is_given_up_and_keeps_no_process_from_ending() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, check=False
+    )
+    expected = ["no answer within 0.01 s"] * 3 + ["others go on"]
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, expected, "")
+
+
+async def test_the_result_and_the_error_are_those_of_the_function() -> None:
+    assert await looks.look(divmod, 7, 2, seconds=60) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        await looks.look(divmod, 7, 0, seconds=60)
+
+
+def test_more_calls_than_cores_run_side_by_side() -> None:
+    meeting = threading.Barrier(100)
+
+    async def meet() -> None:
+        await asyncio.gather(*(looks.look(meeting.wait, seconds=60) for _ in range(100)))
+
+    looks.run(meet())
