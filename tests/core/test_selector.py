@@ -83,3 +83,11 @@ def test_what_is_told_means_the_same(value: Any) -> None:
 def test_what_is_no_selector(value: Any, message: str) -> None:
     messages = [m.message for m in check("manifest", manifest(value))]
     assert any(message in one for one in messages), messages
+
+
+@pytest.mark.parametrize("number", [6.66957076066871e16, 1e-7, -1.5e300, 2.5, 3.0])
+def test_a_number_stays_one_that_the_schema_takes(number: float) -> None:
+    spec = {"model": "m", "node_selector": [{"key": "k", "operator": "Gt", "values": [number]}]}
+    shown = told_spec(load_spec(spec))
+    assert check("spec", shown) == ()
+    assert float(shown["node_selector"][0]["values"][0]) == number
