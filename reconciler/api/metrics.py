@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
+from reconciler.api.encode import whole
 from reconciler.controller import Controller, Feed
 from reconciler.core.plan import Why
 from reconciler.core.protocol import Usage
@@ -116,12 +117,12 @@ class State(Collector):
             labels=["source", "commit"],
         )
         for feed in self._controller.sources:
-            errors.add_metric([feed.name], _errors(feed))
+            errors.add_metric([whole(feed.name)], _errors(feed))
             commit = feed.view.snapshot.commit if feed.view is not None else None
             if commit is not None and commit.synced_at is not None:
-                synced.add_metric([feed.name], commit.synced_at.timestamp())
+                synced.add_metric([whole(feed.name)], commit.synced_at.timestamp())
             if commit is not None and commit.applied is not None:
-                commits.add_metric([feed.name, commit.applied], 1)
+                commits.add_metric([whole(feed.name), commit.applied], 1)
         yield from (errors, synced, commits)
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from reconciler import boot, looks, node
 from reconciler.api.app import build
 from reconciler.api.connections import Connections, connections_within, raise_limit
+from reconciler.api.encode import whole
 from reconciler.api.guard import is_loopback
 from reconciler.api.server import listen
 from reconciler.cli import HOME, log
@@ -74,6 +75,7 @@ class Options:
 def run(options: Options) -> None:
     """Run the daemon. Raises `click.ClickException`, one line, where it cannot start."""
     _configure_log(options)
+    _check_names(options)
     token = _token(options)
     for directory in (options.manifests, *options.models):
         if directory is not None and directory.is_relative_to(HOME):
@@ -197,6 +199,18 @@ def _token(options: Options) -> str | None:
     if not token:
         raise click.ClickException(f"token file {options.token_file} is empty")
     return token
+
+
+def _check_names(options: Options) -> None:
+    """Raises `click.ClickException` where a directory's name is no text: JSON cannot hold it."""
+    places = (options.state, options.hub_cache, options.lm_studio, *options.models)
+    for place in (*places, options.manifests):
+        try:
+            str(place).encode()
+        except UnicodeEncodeError:
+            shown = whole(str(place))
+            message = f"the name of {shown} is not UTF-8; rename it, or name another directory"
+            raise click.ClickException(message) from None
 
 
 def _configure_log(options: Options) -> None:

@@ -6,6 +6,7 @@ Operators and their meaning are those of Kubernetes' node selectors.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from reconciler.core.manifest import printable
@@ -81,7 +82,9 @@ def told(selector: Selector) -> dict[str, str] | list[dict[str, Any]]:
 
 
 def _text(value: object) -> str:
-    """Labels are text; YAML may have read a number or a boolean."""
+    """Labels are text; YAML may have read a number or a boolean. No exponent: schemas have none."""
+    if isinstance(value, float):
+        return f"{Decimal(repr(value)):f}"
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -89,3 +89,11 @@ def test_the_reason_is_bounded() -> None:
     why = unmet((Requirement("role", "In", ("v" * 100_000,)),), {})
     assert why is not None
     assert len(why) <= 300
+
+
+@pytest.mark.parametrize("number", [6.66957076066871e16, 1e-7, -1.5e300, 2.5, 3.0])
+def test_a_number_stays_one_that_the_schema_takes(number: float) -> None:
+    spec = {"model": "m", "node_selector": [{"key": "k", "operator": "Gt", "values": [number]}]}
+    shown = told_spec(load_spec(spec))
+    assert check("spec", shown) == ()
+    assert float(shown["node_selector"][0]["values"][0]) == number
