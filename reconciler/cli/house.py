@@ -30,7 +30,7 @@ from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
 
-SHUTDOWN_SECONDS = 1.0
+SHUTDOWN_SECONDS = 2.0
 """For answers to be sent whose requests were cut off when the daemon stops."""
 
 STOP_SECONDS = 50.0
