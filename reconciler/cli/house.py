@@ -18,6 +18,7 @@ from reconciler.api.connections import Connections, connections_within, raise_li
 from reconciler.api.guard import is_loopback
 from reconciler.api.server import listen
 from reconciler.cli import HOME, log
+from reconciler.cli.privacy import keep_state_private, warn_of_public_token
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
 from reconciler.core.memory import MemoryPolicy
@@ -80,6 +81,7 @@ def run(options: Options) -> None:
             directory.mkdir(parents=True, exist_ok=True)
     listener = _listen(options)
     with listener:
+        keep_state_private(options.state, os.geteuid())
         try:
             store = Store(options.state)
         except StoreError as error:
@@ -189,6 +191,7 @@ def _token(options: Options) -> str | None:
         return None
     try:
         token = options.token_file.read_text("utf-8").strip()
+        warn_of_public_token(options.token_file)
     except OSError as error:
         raise click.ClickException(
             f"cannot read token file {options.token_file}: {error.strerror}"
