@@ -77,7 +77,11 @@ class Leasing(RuleBasedStateMachine):
         self.runner.run(idle())
 
     @precondition(lambda self: self.loaded)
-    @rule(index=st.integers(0, 2), size=st.integers(0, 60), arrives=st.booleans())
+    @rule(
+        index=st.integers(0, 2),
+        size=st.sampled_from([60, 60, 5]),
+        arrives=st.sampled_from([True, True, False]),
+    )
     def ask(self, index: int, size: int, arrives: bool) -> None:
         name = sorted(self.loaded)[index % len(self.loaded)]
 
@@ -118,7 +122,7 @@ class Leasing(RuleBasedStateMachine):
         recalls[index % len(recalls)].set_result(answered)
         self.settle()
 
-    @rule(size=st.integers(5, 40))
+    @rule(size=st.sampled_from([70, 40, 10]))
     def begin_a_load(self, size: int) -> None:
         """One that fits beside what is reserved, as the plan sees to it."""
         if self.reserved(self.loads) + size > BUDGET:
@@ -152,13 +156,15 @@ class Leasing(RuleBasedStateMachine):
             name, LoadSpec("p/m"), "/p/m", CONFIG, 0, size, session=session
         )
 
-    @rule(name=st.sampled_from(NAMES), old=st.booleans())
-    def lose_a_session(self, name: str, old: bool) -> None:
+    @rule(name=st.sampled_from(NAMES), old=st.booleans(), chance=st.integers(0, 3))
+    def lose_a_session(self, name: str, old: bool, chance: int) -> None:
+        if chance:  # it is rare
+            return
         gone = self.replaced.pop(0) if old and self.replaced else self.loaded.pop(name, None)
         if gone is not None:
             self.workers.by_session.pop(gone.session, None)
 
-    @rule(seconds=st.sampled_from([1.0, WAIT_SECONDS]))
+    @rule(seconds=st.sampled_from([1.0, 1.0, 1.0, WAIT_SECONDS]))
     def let_time_pass(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.settle()
