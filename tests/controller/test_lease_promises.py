@@ -121,6 +121,7 @@ class Leasing(RuleBasedStateMachine):
         recalls = self.workers.recalls
         recalls[index % len(recalls)].set_result(answered)
         self.settle()
+        self.drop_failed_loads()
 
     @rule(size=st.sampled_from([70, 40, 10]))
     def begin_a_load(self, size: int) -> None:
@@ -179,6 +180,7 @@ class Leasing(RuleBasedStateMachine):
         there = {i.session for i in (*self.loaded.values(), *self.replaced)}
         sessions = {s: w for s, w in self.workers.by_session.items() if s in there}
         possible = {session: worker.possible for session, worker in sessions.items()}
+        self.drop_failed_loads()
         admitted = self.reserved([load for load in self.loads if load.done()])
         assert admitted + sum(possible.values()) <= BUDGET, possible
         held = self.leases.held()
@@ -188,7 +190,7 @@ class Leasing(RuleBasedStateMachine):
         """A load gets its memory as soon as the requests of before have ended."""
         if not hasattr(self, "workers"):
             return
-        for _ in range(3):
+        for _ in range(10):
             for request in self.workers.requests():
                 self.workers.free(request)
                 if not request.ended.done():
