@@ -26,9 +26,9 @@ ENVIRONMENT = {
 class Origin:
     """A repository with a working tree, in which a test commits."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *options: str) -> None:
         self.root = root
-        self.git("init", "--quiet", "--initial-branch=main", str(root), here=False)
+        self.git("init", "--quiet", "--initial-branch=main", *options, str(root), here=False)
         self.git("config", "uploadpack.allowFilter", "true")
 
     @property

@@ -157,6 +157,7 @@ async def _serve(
     )
     await runner.setup()
     await controller.start()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, controller.look_at_sources)
     server = await listen(runner, listener, connections)
     click.echo(f"reconciler is listening on {_url(listener)}")
     await stop.wait()

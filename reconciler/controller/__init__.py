@@ -8,6 +8,8 @@ and used after it.
     state.py       one record and every volatile fact about it
     registry.py    the records, on disk first and then in memory
     reconciler.py  the pass
+    machine.py     the facts of the machine
+    planning.py    the plan, for the pass, for admission and for dry runs
     report.py      what a pass found -> statuses, history, answers
     actions.py     actions under way
     attempts.py    what the next start must know

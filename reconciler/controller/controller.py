@@ -33,6 +33,7 @@ from reconciler.core.records import (
     Instance,
     LoadRequest,
     LoadSpec,
+    ModelRef,
     Record,
 )
 from reconciler.core.selector import unmet
@@ -141,32 +142,29 @@ class Controller:
         machine = await self._known_machine()
         ref = request.ref
         wanted = checkpoint = await self._lookups.find(ref)
-        while True:
-            decision = await self._turn(lambda: self._decide(request, wanted))
-            if isinstance(decision, Join) or decision.record.spec.ref == ref:
-                break
-            ref = decision.record.spec.ref  # it keeps the adapter of a record that it updates
-            checkpoint = await self._lookups.find(ref)
 
-        def take_up() -> tuple[RecordState, Join | Put]:
-            decision = self._decide(request, wanted)
+        def take_up() -> tuple[RecordState, Join | Put] | ModelRef:
+            """The record that serves it; or the model to look for first."""
+            decision = decide(self._decision_views(), request, wanted, self._clock.utc())
             if isinstance(decision, Join):
                 state = self._registry.states[decision.name]
+            elif decision.record.spec.ref != ref:
+                return decision.record.spec.ref
             else:
-                self._reconciler.admit(decision.record, checkpoint, machine)
+                self._reconciler.planning.admit(decision.record, checkpoint, machine)
                 state = self._take_up(decision.record, checkpoint)
             self._registry.wake_up(state.record.name)  # where that cannot be written, nobody waits
             return state, decision
 
-        state, decision = await self._when_unlocked(take_up)
+        while isinstance(taken := await self._when_unlocked(take_up), ModelRef):
+            ref = taken  # it keeps the adapter of a record that it updates
+            checkpoint = await self._lookups.find(ref)
+        state, decision = taken
         tell(state.record.name)
         view = await self._settled(state)
         if isinstance(decision, Join):
             return replace(view, joined=True)
         return replace(view, warnings=decision.warnings)
-
-    def _decide(self, request: LoadRequest, wanted: Checkpoint) -> Join | Put:
-        return decide(self._decision_views(), request, wanted, self._clock.utc())
 
     async def put(self, name: str, spec: LoadSpec, *, wait: bool = False) -> RecordView:
         """Take up a spec as it stands, in place of the http record of that name.
@@ -190,7 +188,7 @@ class Controller:
             if checkpoint is None:
                 state = self._registry.put(record)
             else:
-                self._reconciler.admit(record, checkpoint, machine)
+                self._reconciler.planning.admit(record, checkpoint, machine)
                 state = self._take_up(record, checkpoint)
             if wait and not spec.suspend:
                 self._registry.wake_up(name)
@@ -275,7 +273,7 @@ class Controller:
             for name in sorted(now.keys() | then.keys())
             if _spec(now.get(name)) != _spec(then.get(name))
         )
-        actions = self._reconciler.preview(then, checkpoints, machine)
+        actions = self._reconciler.planning.preview(then, checkpoints, machine)
         return Forecast(
             actions,
             tuple(self._reconciler.running.values()),
@@ -290,7 +288,7 @@ class Controller:
         machine = await self._known_machine()
         checkpoint = await self._lookups.find(request.ref)
         resolved = resolve(request.config, checkpoint, machine)
-        ledger = self._reconciler.held_memory(machine)
+        ledger = self._reconciler.planning.held_memory(machine)
         free = ledger.budget - ledger.used
         short = ledger.missing(checkpoint.path, resolved.need.shared, resolved.need.own)
         return Estimate(checkpoint, resolved, short + free, free, ledger.budget)
@@ -445,7 +443,7 @@ class Controller:
     def memory(self) -> Ledger | None:
         """Who holds what; None until MLX was asked."""
         machine = self.machine
-        return self._reconciler.held_memory(machine) if machine is not None else None
+        return self._reconciler.planning.held_memory(machine) if machine is not None else None
 
     @property
     def machine(self) -> Machine | None:

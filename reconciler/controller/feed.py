@@ -329,7 +329,7 @@ class Feed:
         known = {f.path: f for f in before.snapshot.files} if before is not None else {}
         for file in after.snapshot.files:
             old = known.get(file.path)
-            if old is not None and old.flaws == file.flaws:
+            if old is file or (old is not None and old.flaws == file.flaws):
                 continue
             for flaw in file.flaws:
                 at = place(file, flaw)

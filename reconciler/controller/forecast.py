@@ -1,4 +1,4 @@
-"""What would happen: questions that are answered by the loop's own plan, and change nothing."""
+"""What would happen: answered by the reconciler's own plan, and nothing is changed by asking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the loop would do, and what it does already."""
+    """What the next pass would do, and what it does already."""
 
     actions: tuple[Action, ...]
     running: tuple[Action, ...]

@@ -27,11 +27,6 @@ class Builder(Protocol):
     async def shapes(self, checkpoint: Checkpoint) -> Shapes: ...
 
 
-PATIENCE_SECONDS = 0.25
-"""That the loop waits for a look. Longer, and a disk is slow or a spare worker is just being
-started: other records are seen to meanwhile."""
-
-
 LOOK_SECONDS = 60.0
 """For one look at all places. What hangs in them is given up long before; this bounds a walk
 through more than anybody has."""

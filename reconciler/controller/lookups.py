@@ -167,14 +167,14 @@ class Lookups:
             if look.stale or self._downloads.ended(ref.base) is not look.ended:
                 continue
             if ref not in found:
-                again += [ref] if ref not in self._alone else []
+                again.append(ref)
                 continue
             checkpoint = found[ref]
             missing = isinstance(checkpoint, Problem) and checkpoint.cause is Cause.MODEL_NOT_FOUND
             if missing and ref in downloadable:
                 checkpoint = self._downloads.missing(ref.base)
             self._cached[ref] = CachedLookup(checkpoint, look.began)
-        for ref in again:  # it takes longer than others of its batch wait
+        for ref in again:  # it takes longer than others wait, or made its batch fail
             self._begin([ref], downloadable, self._clock.monotonic(), None)
         self._wake()
 

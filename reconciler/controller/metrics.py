@@ -61,12 +61,12 @@ class Metrics:
 
     @contextmanager
     def a_pass(self) -> Iterator[None]:
-        """Around a pass of the loop."""
+        """Around a pass of the reconciler."""
         with self._passes.time():
             yield
 
     def action_ended(self, action: str, *, failed: bool) -> None:
-        """An action of the loop ended."""
+        """An action of the reconciler ended."""
         self._actions.labels(action, "failed" if failed else "succeeded").inc()
 
     def loaded(self, action: str, report: LoadReport) -> None:

@@ -17,31 +17,28 @@ that record. A pass that fails as a whole is tried again, and `problem` says so.
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 import structlog
 
 from reconciler.controller.actions import RETRY_SECONDS, Actions, Ended, Engine
 from reconciler.controller.attempts import AttemptLog
-from reconciler.controller.clock import sleep
 from reconciler.controller.leases import MemoryLeases
 from reconciler.controller.lookups import PATIENCE_SECONDS, RECHECK_SECONDS, Lookups
+from reconciler.controller.machine import learn
 from reconciler.controller.metrics import Metrics
+from reconciler.controller.planning import Planning
 from reconciler.controller.registry import Registry
 from reconciler.controller.report import Report, judge_safely, take, write
 from reconciler.controller.state import Phase, RecordState
-from reconciler.core import backoff, suspicion
-from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine, Wired
-from reconciler.core.memory import Ledger, MemoryPolicy
-from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan, put_off
+from reconciler.core import backoff
+from reconciler.core.errors import Cause, Problem
+from reconciler.core.facts import Machine
+from reconciler.core.memory import MemoryPolicy
+from reconciler.core.plan import Action, Kind, Why, put_off
 from reconciler.core.records import Instance, LoadSpec, ModelRef, Record
 from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
-
-ENGINE_RETRY_SECONDS = 5.0
-"""Between attempts to start the first worker."""
 
 WRITE_AGAIN_SECONDS = 5.0
 """Before what could not be written down is tried again."""
@@ -84,6 +81,9 @@ class Reconciler:
             registry.wake.set,
             self._is_wanted,
         )
+        self.planning = Planning(
+            registry, lookups, engine, self._actions.running, evicts=memory.evict_idle
+        )
         self._failed_passes = 0
         self._write_again_at = 0.0
         """Monotonic time before which a state directory that cannot be written is left alone."""
@@ -95,7 +95,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile for ever."""
-        machine = await self._learn_machine()
+        machine = await learn(self._engine, self._memory, self._clock, self._note_machine)
         while True:
             self._registry.wake.clear()
             await self._until_woken(self._try_pass(machine))
@@ -140,27 +140,9 @@ class Reconciler:
             self._failed_passes, self.problem = 0, None
         return wait
 
-    async def _learn_machine(self) -> Machine:
-        while True:
-            try:
-                machine = await self._engine.machine()
-            except LoadError as error:
-                message = f"no worker can be started: {error.problem.message}"
-                if self.machine is None:
-                    log.error("no worker can be started", reason=error.problem.message)
-                self.machine = Problem(Cause.ENGINE_UNAVAILABLE, message, permanent=False)
-                self._registry.announce()
-                await sleep(self._clock, ENGINE_RETRY_SECONDS)
-            else:
-                offered = machine.memory_budget
-                budget = self._memory.budget.of(offered)
-                if budget > offered:
-                    log.warning("budget is above what the machine offers", offered=offered)
-                self.machine = machine = replace(machine, memory_budget=budget)
-                log.info("mlx is ready", device=machine.device, budget=machine.memory_budget)
-                _tell_wired(machine.wired)
-                self._registry.announce()
-                return machine
+    def _note_machine(self, machine: Machine | Problem) -> None:
+        self.machine = machine
+        self._registry.announce()
 
     # -- the pass ----------------------------------------------------------------------------
 
@@ -172,9 +154,7 @@ class Reconciler:
         next_idle = self._observe(instances, at)
         states = self._registry.active_states()
         self._refresh_lookups(states)
-        planned = plan(
-            [s.record for s in states], list(instances.values()), self._facts(), machine, at
-        )
+        planned = self.planning.next_actions(machine)
         planned = self._commit(planned, states, instances, at)
         ends = [a.until for a in planned] + [next_idle]
         times = [end - at for end in ends if end is not None]
@@ -191,16 +171,21 @@ class Reconciler:
     def _collect(self, at: float) -> None:
         """Take up how actions have ended since the last pass."""
         for end in self._actions.collect():
-            self._attempts.end(end.attempt, end.outcome)
-            failed = end.problem is not None
-            self._metrics.action_ended(end.action.kind.value, failed=failed)
-            if end.instance is not None and end.instance.report is not None:
-                self._metrics.loaded(end.action.kind.value, end.instance.report)
-            state = self._registry.states.get(end.action.name)
-            if state is not None and end.record is not None:
-                self._registry.active.add(end.action.name)
-                self._settle(state, end, end.record, at)
+            try:
+                self._take_end(end, at)
+            except Exception:
+                log.exception("the end of an action cannot be taken up", name=end.action.name)
             self._registry.announce()
+
+    def _take_end(self, end: Ended, at: float) -> None:
+        self._attempts.end(end.attempt, end.outcome)
+        self._metrics.action_ended(end.action.kind.value, failed=end.problem is not None)
+        if end.instance is not None and end.instance.report is not None:
+            self._metrics.loaded(end.action.kind.value, end.instance.report)
+        state = self._registry.states.get(end.action.name)
+        if state is not None and end.record is not None:
+            self._registry.active.add(end.action.name)
+            self._settle(state, end, end.record, at)
 
     def _settle(self, state: RecordState, end: Ended, record: Record, at: float) -> None:
         """Note the outcome of an action in the state of its record."""
@@ -284,23 +269,6 @@ class Reconciler:
                     wanted[spec.ref] = max(wanted.get(spec.ref, 0.0), state.queued_at)
         self._lookups.refresh(wanted, downloadable)
 
-    def _facts(self) -> Facts:
-        states = {s.record.name: s for s in self._registry.active_states()}
-        crashes = {n: suspicion.problem(s.record, s.crashes) for n, s in states.items()}
-        return Facts(
-            checkpoints=self._lookups.found(),
-            retries={name: s.retry for name, s in states.items() if s.retry is not None},
-            restores={name: s.restore for name, s in states.items() if s.restore is not None},
-            running=self._actions.running(),
-            idle=frozenset(name for name, s in states.items() if s.idle),
-            busy=self._registry.busy(),
-            used_at={name: s.used_at for name, s in states.items()},
-            live=self._engine.live_memory(),
-            outgoing=self._engine.outgoing(),
-            evicts=self._memory.evict_idle,
-            suspected={name: problem for name, problem in crashes.items() if problem is not None},
-        )
-
     # -- report, commit, act -----------------------------------------------------------------
 
     def _commit(
@@ -330,7 +298,10 @@ class Reconciler:
             if action.acts:
                 self._begin(action, begun.get(action.name), at)
         for report in reports:
-            take(self._registry, report, written=unwritable is None)
+            try:
+                take(self._registry, report, written=unwritable is None)
+            except Exception:
+                log.exception("a report cannot be taken up", name=report.record.name)
         self._registry.announce()
         self._metrics.keep(self._registry.states)
         self._engine.keep(self._registry.states)
@@ -422,53 +393,10 @@ class Reconciler:
             registry.activate(name)
         registry.wake.set()
 
-    def admit(self, record: Record, checkpoint: Checkpoint, machine: Machine) -> None:
-        """Refuse at once what the next pass would not load. Raises `LoadError`."""
-        records = {s.record.name: s.record for s in self._registry.active_states()}
-        records[record.name] = record
-        for action in self.preview(records, {record.spec.ref: checkpoint}, machine):
-            if action.name == record.name and action.problem is not None:
-                raise LoadError(action.problem)
-
-    def preview(
-        self,
-        records: Mapping[str, Record],
-        checkpoints: Mapping[ModelRef, Checkpoint | Problem],
-        machine: Machine,
-    ) -> tuple[Action, ...]:
-        """What the next pass would do if these were the records."""
-        facts, states = self._facts(), self._registry.states
-        changed = {
-            name
-            for name, record in records.items()
-            if (state := states.get(name)) is None or state.record != record
-        }
-        idle = {name for name in records if (s := states.get(name)) is not None and s.idle}
-        facts = replace(
-            facts,
-            checkpoints={**facts.checkpoints, **checkpoints},
-            idle=frozenset(idle - changed),
-            suspected={n: p for n, p in facts.suspected.items() if n not in changed},
-        )
-        instances = self._engine.instances()
-        return plan(list(records.values()), instances, facts, machine, self._clock.monotonic())
-
-    def held_memory(self, machine: Machine) -> Ledger:
-        """Who holds what now."""
-        return held_memory(self._engine.instances(), self._facts(), machine)
-
     def _available_memory(self, leased: Mapping[str, int]) -> int:
         """Bytes of the budget that nobody holds, given what is leased by checkpoint."""
         if self.machine is None or isinstance(self.machine, Problem):
             return 0
-        ledger = self.held_memory(self.machine)
+        ledger = self.planning.held_memory(self.machine)
         ledger.leased = leased
         return ledger.budget - ledger.used
-
-
-def _tell_wired(wired: Wired) -> None:
-    """Into the log: a limit that is not in force must not go unnoticed."""
-    if wired.problem is not None:
-        log.warning("memory is not wired", wired_limit=wired.policy, reason=wired.problem)
-    elif wired.limit_bytes:
-        log.info("memory is wired", wired_limit=wired.policy, bytes=wired.limit_bytes)

@@ -19,7 +19,7 @@ from reconciler.controller.events import Events
 from reconciler.controller.state import RecordState, Stored
 from reconciler.core import suspicion
 from reconciler.core.conditions import derive, pending
-from reconciler.core.errors import Problem
+from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.plan import Why, rest
 from reconciler.core.records import Record, Status
 from reconciler.store import Store, UnwritableError
@@ -118,6 +118,7 @@ class Registry:
 
     def active_states(self) -> list[RecordState]:
         """What a pass looks at."""
+        self.active &= self.states.keys()
         return [self.states[name] for name in self.active]
 
     def candidates(self, model: str) -> list[RecordState]:
@@ -147,15 +148,21 @@ class Registry:
     # -- desired state -----------------------------------------------------------------------
 
     def put(self, record: Record) -> RecordState:
-        """Write a record and take it up. Raises `UnwritableError`."""
-        self.put_all([record])
+        """Write a record and take it up. Raises `LoadError`, `UnwritableError` among them."""
+        failed = self.put_all([record])
+        if record.name in failed:
+            raise LoadError(failed[record.name])
         return self.states[record.name]
 
-    def put_all(self, records: Iterable[Record], removals: Mapping[str, Problem] = NOTHING) -> None:
+    def put_all(
+        self, records: Iterable[Record], removals: Mapping[str, Problem] = NOTHING
+    ) -> dict[str, Problem]:
         """Write records, remove others, and take that up as one. Raises `UnwritableError`.
 
-        `removals` say why, for whoever waits.
+        `removals` say why, for whoever waits. Returns why records are left out, by name: those
+        that cannot be stored because of what they say.
         """
+        failed: dict[str, Problem] = {}
         at = self.clock.utc()
         written: list[tuple[Record, Status]] = []
         with self.store.transaction():
@@ -170,18 +177,26 @@ class Registry:
                     status = pending(state.status, at)
                 else:
                     status = state.status
-                self.store.put(record, status, at)
-                if resting is not None:
-                    self.store.note_outcome(record, "Suspended", resting.reason, at, None)
-                written.append((record, status))
+                try:
+                    with self.store.transaction():
+                        self.store.put(record, status, at)
+                        if resting is not None:
+                            self.store.note_outcome(record, "Suspended", resting.reason, at, None)
+                except (TypeError, ValueError) as error:
+                    failed[record.name] = _not_stored(record, error)
+                else:
+                    written.append((record, status))
             for name in removals:
                 self.store.remove(name, at)
+        for problem in failed.values():
+            log.warning("a record is not taken up", why=problem.message)
         for record, status in written:
             self.take_up(record, status)
         for name, problem in removals.items():
             self.forget(name, problem)
         self.announce()
         self.wake.set()
+        return failed
 
     def remove(self, name: str, problem: Problem) -> None:
         """Remove a record; whoever waits for it is told `problem`. Raises `UnwritableError`."""
@@ -309,6 +324,12 @@ class Registry:
         """Wake everybody who waits for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _not_stored(record: Record, error: Exception) -> Problem:
+    """Why a record cannot be stored, as text that is no Unicode cannot."""
+    words = f"{record.name!a} ({record.place!a}) cannot be stored: {error}"
+    return Problem(Cause.IMPOSSIBLE_SETTING, words)
 
 
 def _states(status: Status) -> list[tuple[str, str, str]]:

@@ -102,11 +102,15 @@ def absorb(
         for r in records.values()
         if r.owner == snapshot.source and r.name not in declared and r.name not in flagged
     ]
+    files = frozenset(f.path for f in snapshot.files)
+    if not gone:
+        remembered = Memory(files)
+        return Absorbed(tuple(upserts), (), remembered, flagged, {}, not_selected, None)
     fates = _Fates(records, memory, snapshot, now, confirmed)
     for record in gone:
         fates.judge(record)
     fates.hold_many()
-    memory = Memory(frozenset(f.path for f in snapshot.files), fates.missing)
+    memory = Memory(files, fates.missing)
     return Absorbed(
         tuple(upserts),
         tuple(fates.removals),
@@ -267,7 +271,8 @@ def select(
     not_selected = {}
     for file in snapshot.files:
         for document in file.declared:
-            why = unmet(document.spec.node_selector, labels)
+            selector = document.spec.node_selector
+            why = unmet(selector, labels) if selector else None
             if why is None:
                 places.setdefault(document.name, []).append((file, document))
             else:

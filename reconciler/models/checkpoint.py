@@ -23,6 +23,9 @@ MAX_NUMBER = 1 << 53
 MAX_EMPTY_LAYERS = 1000
 """Layers that may have no weights at all, as some of nemotron-nas have none."""
 
+MAX_EXPERTS = 65_536
+"""Some architectures build each by itself."""
+
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 _EXPERT_KEYS = (
@@ -64,7 +67,7 @@ def parse_facts(path: Path) -> Checkpoint:
     _check_read_by_worker(path)
     tokenizer_config = optional_object(path / "tokenizer_config.json")
     model_type, names = _architecture(path, config, tokenizer_config)
-    _check_layers(path, config, tensors)
+    _check_counts(path, config, tensors)
     fields = _fields(model_type, names, config)
     weights = read_weights(config, tensors, lenient_object(path / "hf_quant_config.json"))
     experts_key, experts = _of_architecture(config, fields, _EXPERT_KEYS)
@@ -216,11 +219,15 @@ def _most_experts(config: Mapping[str, Any], model_type: str, experts: int, tota
     return kept * (total // groups) if groups > 1 and kept else total
 
 
-def _check_layers(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse more layers than weights can be for: a worker would build them until memory ends."""
+def _check_counts(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse more parts than there can be: a worker would build them until its memory ends."""
     layers = _first_int(config, _LAYER_KEYS)[1]
     if layers > max(MAX_EMPTY_LAYERS, len(tensors)):
         words = f"names {layers} layers, and the weights have {len(tensors)} tensors"
+        raise _invalid(path / "config.json", words)
+    experts = _first_int(config, _EXPERT_TOTAL_KEYS)[1]
+    if experts > MAX_EXPERTS:
+        words = f"names {experts} experts; no model has more than {MAX_EXPERTS}"
         raise _invalid(path / "config.json", words)
 
 

@@ -19,8 +19,9 @@ from reconciler.models.files import as_text
 
 T = TypeVar("T")
 
-HANG_SECONDS = 2.0
-"""After which a call is given up, counted from its beginning."""
+HANG_SECONDS = 5.0
+"""After which a call is given up, counted from its beginning. A healthy one takes milliseconds,
+on a machine that is overloaded a second."""
 
 PATIENT_SECONDS = 10.0
 """The same for a path that somebody waits for: a disk that sleeps takes up to ten to turn."""

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.models.files import FaultyFileError, exists, names_in, open_regular
-from reconciler.models.jsonfile import optional_object
+from reconciler.models.jsonfile import lenient_object
 
 MAX_HEADER = 50_000_000
 """Bytes. The format allows 100 million; a header of 400,000 tensors has 50."""
-
-INDEX = "model.safetensors.index.json"
 
 _MODEL = re.compile(r"model[^/]*\.safetensors", re.DOTALL)
 
@@ -130,12 +128,10 @@ def _weight_map(path: Path, names: set[str]) -> dict[str, str]:
 
     An index of which no file is there belongs to other files: it was left of a conversion.
     """
-    index = path / INDEX
-    found = optional_object(index, MAX_INDEX).get("weight_map", {})
-    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
-        words = "weight_map does not name a file for each tensor; mend or delete this file"
-        raise FaultyFileError(index, words)
-    return found if names & set(found.values()) else {}
+    found = lenient_object(path / "model.safetensors.index.json", MAX_INDEX).get("weight_map")
+    pairs = found.items() if isinstance(found, dict) else ()
+    weight_map = {tensor: file for tensor, file in pairs if isinstance(file, str)}
+    return weight_map if names & set(weight_map.values()) else {}
 
 
 def _missing_by_index(

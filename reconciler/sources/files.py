@@ -154,7 +154,7 @@ class _Walker:
             return None
         if not (manifest or stat.S_ISDIR(about.st_mode)):
             return None
-        if (why := _unfit(name)) is not None:
+        if (why := unfit_name(name)) is not None:
             self.add(flawed(printable(shown), why))
         elif not stat.S_ISDIR(about.st_mode):
             if (file := self.file(path, shown, about)) is not None:
@@ -193,7 +193,11 @@ class _Walker:
         self.progress.answered()
         digest = blake2b(data).digest()
         changed = known is None or known.digest != digest
-        file = read_file(shown, data) if changed or known is None else known.file
+        if changed or known is None:
+            file = read_file(shown, data)
+            time.sleep(0)  # lets the event loop run, which waits for the interpreter meanwhile
+        else:
+            file = known.file
         settled = time.time_ns() - max(identity[3], identity[4]) > SETTLED_NS
         self.read[shown] = Read(identity, settled, digest, file)
         return file
@@ -292,7 +296,7 @@ def _unreadable(error: OSError) -> str:
     return f"cannot be read: {error.strerror}"
 
 
-def _unfit(name: str) -> str | None:
+def unfit_name(name: str) -> str | None:
     """Why a name cannot be shown, or None."""
     kinds = {unicodedata.category(character) for character in name}
     if "Cs" in kinds:  # how Python keeps bytes that it cannot decode

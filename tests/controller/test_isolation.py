@@ -16,6 +16,7 @@ from reconciler.controller.reconciler import UNHEALTHY_PASSES, UNLOCKED_SECONDS
 from reconciler.controller.state import RecordState
 from reconciler.core import plan as planning
 from reconciler.core.conditions import derive
+from reconciler.core.defaults import Defaults
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.plan import Action
 from reconciler.core.records import Record, Status
@@ -102,7 +103,7 @@ async def test_passes_that_fail_in_a_row_are_told_until_one_works(
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(reconciler, "_facts", fail)
+        patch.setattr(reconciler, "_refresh_lookups", fail)
         bench.source.declare(("a", spec()))
         for passes in range(1, UNHEALTHY_PASSES + 1):
             assert bench.controller.problem is None
@@ -133,8 +134,10 @@ async def test_who_changes_something_waits_for_another_program_to_unlock_the_dat
     await load(bench, request())
     with closing(lock(tmp_path)) as other:
         loading = asyncio.create_task(bench.controller.load(request("tiny/qwen3")))
-        unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
         await bench.controller.until(lambda: bench.controller.problem is not None)
+        unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
+        for _ in range(3):
+            await asyncio.sleep(0)
         # Requests go on meanwhile.
         async with bench.controller.request("tiny/llama", "completions", b""):
             pass
@@ -152,24 +155,25 @@ async def test_who_changes_something_waits_for_another_program_to_unlock_the_dat
 async def test_a_lock_that_stays_is_said_and_what_happened_meanwhile_is_written_later(
     bench: Bench, tmp_path: Path
 ) -> None:
+    await load(bench, request("tiny/qwen3"))
     bench.source.declare(("a", spec()))
     _, end = await bench.engine.loads.get()
     with closing(lock(tmp_path)) as other:
         end.set_result(None)
         await bench.controller.until(lambda: bench.controller.problem is not None)
-        loading = asyncio.create_task(bench.controller.load(request("tiny/qwen3")))
-        while not loading.done():
+        unloading = asyncio.create_task(bench.controller.unload("tiny/qwen3"))
+        while not unloading.done():
             await asyncio.sleep(0)
             bench.clock.advance(LOCKED_SECONDS / 10)
         with pytest.raises(LoadError, match=f"another program uses {NAME}; end it") as raised:
-            await loading
+            await unloading
         assert raised.value.problem.cause is Cause.STATE_UNWRITABLE
         other.rollback()
     while bench.controller.problem is not None:
         await asyncio.sleep(0)
         bench.clock.advance(UNLOCKED_SECONDS)
     answer = await bench.ready("a")
-    await spin(lambda: bench.store.load() == [(answer.record, answer.status)])
+    await spin(lambda: (answer.record, answer.status) in bench.store.load())
 
 
 async def test_a_first_load_makes_three_transactions(
@@ -184,7 +188,7 @@ async def test_a_first_load_makes_three_transactions(
         plans += 1
         return plan(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("reconciler.controller.reconciler.plan", counted)
+    monkeypatch.setattr("reconciler.controller.planning.plan", counted)
     await bench.controller.until(lambda: bench.controller.machine is not None)
     bench.store._db.set_trace_callback(statements.append)
     await load(bench, request())
@@ -220,3 +224,25 @@ def test_the_state_of_a_record_is_changed_by_its_methods_only() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 own = isinstance(node.value, ast.Name) and node.value.id == "self"
                 assert own or node.attr not in facts, f"{file.name}:{node.lineno}"
+
+
+async def test_a_record_that_cannot_be_stored_is_left_out_and_the_others_load(
+    bench: Bench,
+) -> None:
+    prompt = Defaults(system_prompt="\ud800")
+    bench.source.declare(("a", replace(spec(), defaults=prompt)), ("b", spec("tiny/qwen3")))
+    await bench.engine.let_load()
+    await bench.ready("b")
+    assert [a.record.name for a in bench.controller.answers()] == ["b"]
+    with pytest.raises(LoadError, match=r"'c' \('http'\) cannot be stored") as raised:
+        await bench.controller.put("c", replace(spec(), defaults=prompt))
+    assert raised.value.problem.cause is Cause.IMPOSSIBLE_SETTING
+
+
+async def test_who_waits_for_a_record_that_is_gone_stops_no_pass(bench: Bench) -> None:
+    await load(bench, request())
+    await bench.controller.unload("tiny/llama")
+    bench.controller._registry.activate("tiny/llama")
+    bench.source.declare(("a", spec()))
+    await bench.engine.let_load()
+    await bench.ready("a")

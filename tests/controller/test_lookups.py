@@ -141,3 +141,21 @@ async def test_what_hangs_holds_up_nobody_and_has_a_deadline() -> None:
     assert "took longer than 60 s" in problem.message
     with pytest.raises(LoadError, match="took longer than 60 s"):
         await finding
+
+
+async def test_what_hangs_after_it_failed_is_waited_for_and_not_asked_for_again_and_again() -> None:
+    bench = Bench()
+    bench.refresh(A)
+    await bench.resolver.begun(1)
+    bench.resolver.looks[0][1].set_exception(ZeroDivisionError("a bug"))
+    await spin(lambda: bench.woken == 1)
+    bench.clock.advance(RECHECK_SECONDS)
+    bench.refresh(A)
+    await bench.resolver.begun(2)
+    bench.resolver.looks[1][1].set_result({})  # its patience is over
+    await spin(lambda: bench.woken == 2)
+    for _ in range(10):
+        bench.refresh(A)
+        await asyncio.sleep(0)
+    assert len(bench.resolver.looks) == 3
+    await bench.lookups.close()

@@ -12,6 +12,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,24 @@ def test_a_worker_that_hangs_in_the_middle_of_a_load_is_found_and_replaced(home:
         assert reason == "WorkerHung"
         assert str(spare.pid) in message
         assert not spare.is_running()
+
+
+def test_a_load_under_way_is_ended_by_the_removal_of_its_record(home: Home) -> None:
+    with Daemon(home) as daemon, ThreadPoolExecutor() as pool:
+        daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
+        seen(daemon)
+        (reading,) = daemon.workers()
+        reading.suspend()  # it reads weights for as long as it takes
+        body = {"model": "tiny/llama"}
+        loading = pool.submit(daemon.request, "POST", "/api/v1/models/load", body)
+        daemon.until(lambda: any(e["type"] == "phase" for e in daemon.events()))
+        assert daemon.unload("tiny/llama")[0] == 200
+        status, answer = loading.result()
+        assert (status, answer["error"]["code"]) == (409, "removed")
+        assert "'tiny/llama' was unloaded" in answer["error"]["message"]
+        assert not reading.is_running()
+        assert daemon.get("/health")["status"] == "ok"
+        daemon.load({"model": "tiny/llama"})
 
 
 def test_a_load_by_http_whose_worker_hangs_is_told_so(home: Home) -> None:

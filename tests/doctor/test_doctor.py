@@ -14,6 +14,7 @@ import pytest
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.facts import Checkpoint, Machine, Wired
 from reconciler.core.manifest import Flaw, Position
+from reconciler.core.records import LoadSpec
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.doctor import facts, findings
 from reconciler.doctor.findings import Finding, Platform, Port
@@ -119,12 +120,17 @@ def test_manifests_are_counted_and_what_is_wrong_is_told_with_its_place(tmp_path
         return findings.manifests(snapshot, tmp_path)
 
     assert levels(of(Snapshot("s", unreadable="not there"))) == ["warning"]
-    right = ManifestFile("a.yaml", (Declared("a", None, 1),))  # type: ignore[arg-type]
+    right = ManifestFile("a.yaml", (Declared("a", LoadSpec("m"), 1),))
     wrong = ManifestFile("b.yaml", flaws=(Flaw("no such key", Position(3, 5)),))
     found = of(Snapshot("s", (right, wrong)))
     assert levels(found) == ["ok", "problem"]
     assert found[1].message == "b.yaml:3:5: no such key"
     assert found[1].mend == f"reconciler validate {tmp_path}/b.yaml"
+    twice = of(Snapshot("s", (right, right)))
+    assert levels(twice) == ["ok", "problem"]
+    assert twice[1].message == "'a' is declared more than once: a.yaml:1, a.yaml:1"
+    many = of(Snapshot("s", (wrong,) * 5))
+    assert many[-1].message == "2 more files are invalid"
 
 
 def test_state_needs_a_place_and_space(tmp_path: Path) -> None:

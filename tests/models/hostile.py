@@ -84,11 +84,10 @@ READ = (
     "special_tokens_map.json",
     "added_tokens.json",
     "model.safetensors",
-    "model.safetensors.index.json",
     "chat_template.jinja",
     "additional_chat_templates/tool_use.jinja",
 )
-"""Files that a load reads, or that decide what it reads."""
+"""Files that a load reads."""
 
 PARSED = (
     "config.json",
@@ -96,13 +95,24 @@ PARSED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "model.safetensors.index.json",
 )
 """Of these, those that the daemon parses."""
 
+INDEX = "model.safetensors.index.json"
+
+HARMLESS: dict[str, Callable[[Path], object]] = {
+    "index of numbers": write(INDEX, '{"weight_map":{"a":1}}'),
+    "index of a list": write(INDEX, '{"weight_map":[]}'),
+    "index deep": write(INDEX, DEEP),
+    "index not text": write(INDEX, b'{"a": "\xff"}'),
+    "index of 40 GB": instead(INDEX, sparse),
+    "modules deep": write("modules.json", DEEP),
+    "quantisation deep": write("hf_quant_config.json", DEEP),
+    "broken link": lambda path: (path / "notes.txt").symlink_to("nowhere"),
+}
+"""Damage to what mlx_lm does not read: it loads them, and so must we."""
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "index of numbers": write("model.safetensors.index.json", '{"weight_map":{"a":1}}'),
-    "index of a list": write("model.safetensors.index.json", '{"weight_map":[]}'),
     "one offset": offsets(0),
     "negative offsets": offsets(-4, 0),
     "huge offsets": offsets(0, 10**400),
@@ -133,6 +143,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "model_type of a path": lambda p: configure(p, model_type="../utils"),
     "config in a circle": in_a_circle,
     "layers without end": lambda p: configure(p, num_hidden_layers=2**40),
+    "experts without end": lambda p: configure(p, num_local_experts=2**40),
     "template not text": write("chat_template.jinja", b"\xff\xfe"),
     "generation_config list": write("generation_config.json", "[]"),
     **{f"{file} deep": write(file, DEEP) for file in PARSED},

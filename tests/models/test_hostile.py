@@ -16,7 +16,7 @@ from reconciler.core.records import ModelRef
 from reconciler.models import looker
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache
-from tests.models.hostile import DAMAGES
+from tests.models.hostile import DAMAGES, HARMLESS
 
 GOOD, BAD = ModelRef("good"), ModelRef("bad")
 
@@ -59,6 +59,14 @@ def test_each_kind_of_damage_is_that_checkpoints_own(root: Path) -> None:
         shutil.copytree(root / "good", bad)
         damage(bad)
     refused(root, *(name.replace("/", "-") for name in DAMAGES))
+
+
+def test_damage_to_what_mlx_lm_does_not_read_harms_nothing(root: Path) -> None:
+    for name, damage in HARMLESS.items():
+        shutil.copytree(root / "good", root / name)
+        damage(root / name)
+    for model in Catalog([Directory(root)]).listed():
+        assert isinstance(model.facts, Checkpoint), model
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,104 @@ async def test_a_commit_that_is_wrong_anywhere_is_not_followed(
         assert (mended.problem, names(mended)) == (None, ["a"])
 
 
+async def test_links_that_are_neither_manifests_nor_folders_do_not_matter(
+    origin: Origin, tmp_path: Path
+) -> None:
+    for name, target in {
+        "README": "notes.md",
+        "nowhere": "not/there",
+        "outside": "/etc",
+        "above": "../../..",
+        ".hidden.yaml": "/etc/passwd",
+    }.items():
+        (origin.root / "fleet").mkdir(exist_ok=True)
+        (origin.root / "fleet" / name).symlink_to(target)
+    origin.write("fleet/notes.md", "nothing")
+    origin.write("other/x.yaml", "[")
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        snapshot = await mac.look()
+        assert (snapshot.problem, names(snapshot)) == (None, ["a"])
+        for target in ("../other", ".", ".."):
+            (origin.root / "fleet" / "team").symlink_to(target)
+            origin.commit()
+            words = "fleet/team is a link to a folder; links are refused"
+            assert await mac.refusal() == words
+            (origin.root / "fleet" / "team").unlink()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "words"),
+    [
+        ("fleet/x.yaml/a.yaml", "", "fleet/x.yaml:1:1: is a directory, not a file"),
+        ("fleet/b\n.yaml", "", "fleet/b\\n.yaml:1:1: its name has control characters"),
+        ("fleet/b.yaml", "{apiVersion: reconciler/v2, kind: X}", "apiVersion must be"),
+        ("fleet/b.yaml", "{apiVersion: x/v1, kind: ModelInstance}", "apiVersion must be"),
+        (
+            "fleet/b.yaml",
+            "site_name: docs",
+            "that holds the manifests with --git-path",
+        ),
+        ("fleet/b.yaml", "- a\n- b\n", "that holds the manifests with --git-path"),
+    ],
+)
+async def test_what_a_watched_directory_complains_of_is_refused(
+    origin: Origin, tmp_path: Path, path: str, text: str, words: str
+) -> None:
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        await mac.look()
+        origin.write(path, text)
+        origin.commit()
+        assert words in await mac.refusal()
+        assert names(await mac.look()) == ["a"]
+
+
+async def test_a_branch_goes_before_a_tag_of_its_name(origin: Origin, tmp_path: Path) -> None:
+    origin.declare("a")
+    origin.git("tag", "main")
+    origin.git("tag", "--annotate", "v1", "--message=v1")
+    newest = origin.declare("b")
+    async with node(tmp_path, origin.url) as mac:
+        assert ((await mac.commit()).applied, names(await mac.look())) == (newest, ["b"])
+    for ref, found in {"refs/tags/main": ["a"], "v1": ["a"], "HEAD": ["b"]}.items():
+        async with node(tmp_path, origin.url, ref=ref) as mac:
+            assert names(await mac.look()) == found
+
+
+async def test_a_repository_of_sha_256(tmp_path: Path) -> None:
+    origin = Origin(tmp_path / "origin", "--object-format=sha256")
+    first = origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        assert ((await mac.commit()).applied, len(first)) == (first, 64)
+        origin.declare("a", "b")
+        assert names(await mac.look()) == ["a", "b"]
+        await mac.look()
+    async with node(tmp_path, origin.url) as restarted:
+        assert names(await restarted.look()) == ["a", "b"]
+
+
+async def test_a_shallow_origin_that_is_fetched_again(origin: Origin, tmp_path: Path) -> None:
+    """Its new commit does not lead back to the old one: without care git looks for what is between
+    in processes without end.
+    """
+    origin.declare("a")
+    shallow = Origin(tmp_path / "shallow")
+    shallow.git("fetch", "--quiet", "--depth=1", origin.url, "main")
+    shallow.git("reset", "--quiet", "--hard", "FETCH_HEAD")
+    async with node(tmp_path, shallow.url, seconds=20.0) as mac:
+        first = (await mac.commit()).applied
+        for name in "bcd":
+            origin.declare(name)
+        shallow.git("fetch", "--quiet", "--depth=1", origin.url, "main")
+        shallow.git("reset", "--quiet", "--hard", "FETCH_HEAD")
+        assert f"does not descend from {str(first)[:12]}" in await mac.refusal()
+        assert names(await mac.look()) == ["a"]
+    async with node(tmp_path, shallow.url, seconds=20.0, allow_rewind=True) as mac:
+        await mac.look()
+        assert names(await mac.look()) == ["d"]
+
+
 async def test_an_old_commit_cannot_be_replayed(origin: Origin, tmp_path: Path) -> None:
     old = origin.declare("a")
     new = origin.declare("b")

@@ -27,6 +27,15 @@ JITTER = 0.1
 SHOWN_FLAWS = 3
 
 
+NO_MANIFEST = "; if that is no manifest, name the folder that holds the manifests with --git-path"
+
+
+def _is_foreign(file: ManifestFile) -> bool:
+    """True if nothing in a file says that it is meant for us."""
+    keys = {flaw.key for flaw in file.flaws}
+    return {"apiVersion", "kind"} <= keys or "" in keys
+
+
 @dataclass(frozen=True)
 class Following:
     """What is followed, and what is asked of a commit."""
@@ -138,7 +147,8 @@ class GitSource:
         ]
         if flaws:
             more = len(flaws) - SHOWN_FLAWS
-            raise RefusedError("; ".join(flaws[:SHOWN_FLAWS]) + (f"; and {more} more" * (more > 0)))
+            words = "; ".join(flaws[:SHOWN_FLAWS]) + (f"; and {more} more" * (more > 0))
+            raise RefusedError(words + (NO_MANIFEST if any(map(_is_foreign, files)) else ""))
         return files
 
     async def _check_forward(self, commit: str) -> None:

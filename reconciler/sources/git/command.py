@@ -7,6 +7,7 @@ helpers know the passwords and keys.
 
 import asyncio
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -56,6 +57,8 @@ class Repository:
         self._remote = remote
         self._seconds = seconds
         self._refspec = ""
+        self._format = SHA1
+        """Of the names of objects here."""
         self._options = [
             "core.hooksPath=/dev/null",
             "core.fsmonitor=false",
@@ -74,26 +77,74 @@ class Repository:
         """
         made = False
         try:
-            await self.git("rev-parse", "--is-bare-repository")
+            told = await self.git("rev-parse", "--is-bare-repository", "--show-object-format")
+            self._format = told.decode().split()[-1]
         except GitError:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            self.directory.mkdir(parents=True, mode=0o700)
-            await self.git("init", "--quiet", "--bare", "--template=", str(self.directory))
+            await self._make()
             made = True
         # Nobody else writes here, so a lock was left by a git that was killed.
         for lock in self.directory.rglob("*.lock"):
             lock.unlink(missing_ok=True)
         return made
 
+    async def _make(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True, mode=0o700)
+        more = () if self._format == SHA1 else (f"--object-format={self._format}",)
+        await self.git("init", "--quiet", "--bare", "--template=", *more, str(self.directory))
+
     async def fetch(self, ref: str, *, whole: bool) -> str:
         """Fetch a branch or tag without its files, and return its commit. Raises `GitError`.
 
         `whole`: with the history back to what is there already.
         """
-        self._refspec = f"+{ref}:{TIP}"
+        name, listed = await self._resolve(ref)
+        wanted = SHA256 if len(listed) == SHA256_DIGITS else SHA1
+        if wanted != self._format:  # known only once somebody was asked
+            self._format = wanted
+            await self._make()
+        self._refspec = f"+{name}:{TIP}"
+        before = await self._tip()
+        if before == listed:
+            return await self.commit(TIP)
+        try:
+            await self._fetch_history(whole=whole)
+        except GitError as error:
+            if not (whole and any(word in str(error) for word in CUT_HISTORY)):
+                raise
+        if whole and await self._tip() == before:
+            # Its history is cut off there, as a shallow clone's is: its newest commit is all.
+            await self._fetch_history(whole=False)
+        if await self._tip() == before:
+            raise GitError(f"git fetch: {name} was not taken, though it is {listed} there")
+        return await self.commit(TIP)
+
+    async def _fetch_history(self, *, whole: bool) -> None:
         depth = () if whole else ("--depth=1",)
         await self._fetch("--filter=blob:none", *depth, "origin", self._refspec)
-        return await self.commit(TIP)
+
+    async def _tip(self) -> str | None:
+        """What was fetched last."""
+        try:
+            return (await self.git("rev-parse", "--verify", "--quiet", TIP)).decode().strip()
+        except GitError:
+            return None
+
+    async def _resolve(self, ref: str) -> tuple[str, str]:
+        """The full name of a ref there, and the object that it names. Raises `GitError`.
+
+        A branch goes before a tag of the same name; git itself would take the tag.
+        """
+        names = [ref] if ref == "HEAD" or ref.startswith("refs/") else []
+        names += [f"refs/heads/{ref}", f"refs/tags/{ref}"]
+        told = (await self.git("ls-remote", "--quiet", "origin", *names)).decode(errors="replace")
+        listed = dict(line.split("\t")[::-1] for line in told.splitlines() if "\t" in line)
+        for name in names:
+            if name in listed:
+                return name, listed[name]
+        if OBJECT.fullmatch(ref):
+            return ref, ref
+        raise GitError(f"couldn't find remote ref {ref}")
 
     async def fetch_files(self, ids: list[str]) -> None:
         """Fetch files of what was fetched last, by their ids. Raises `GitError`.
@@ -175,13 +226,24 @@ class Repository:
     def _environment(self) -> dict[str, str]:
         """The environment's own, with its helpers; nobody is there to be asked for a password."""
         own = {k: v for k, v in os.environ.items() if k not in REPOSITORY_VARIABLES}
-        own |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        # A git that looks for an object that nobody has would start another one, without end.
+        own |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1"}
         if self._remote.key is not None:
             ssh = own.get("GIT_SSH_COMMAND", "ssh")
             key = shlex.quote(str(self._remote.key))
             own["GIT_SSH_COMMAND"] = f"{ssh} -o BatchMode=yes -o IdentitiesOnly=yes -i {key}"
         return own
 
+
+SHA1, SHA256 = "sha1", "sha256"
+"""Formats of the names of objects."""
+
+SHA256_DIGITS = 64
+
+OBJECT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+
+CUT_HISTORY = ("promisor remote", "shallow", "lazy fetching")
+"""In git's words where the history that leads to a commit cannot be had."""
 
 PROTOCOLS = ("https", "http", "ssh", "git", "file")
 

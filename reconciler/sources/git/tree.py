@@ -1,16 +1,19 @@
 """The manifests of a commit, read from git's objects: nothing is written to disk for it."""
 
+import posixpath
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reconciler.core.manifest import MAX_BYTES
-from reconciler.core.snapshot import ManifestFile, read_file
-from reconciler.sources.files import MAX_FILES, SUFFIXES
+from reconciler.core.manifest import MAX_BYTES, printable
+from reconciler.core.snapshot import ManifestFile, flawed, read_file
+from reconciler.sources.files import MAX_FILES, SUFFIXES, unfit_name
 from reconciler.sources.git.command import GitError, Repository
 
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
 """Of all manifests of a commit."""
 
 LINK = "120000"
+SUBMODULE = "160000"
 
 
 class RefusedError(Exception):
@@ -28,17 +31,56 @@ class _Entry:
 async def read(repository: Repository, commit: str, folder: str) -> tuple[ManifestFile, ...]:
     """The manifests under `folder` of a commit. Raises `RefusedError` and `GitError`."""
     tree = await _folder(repository, commit, folder)
-    entries = await _entries(repository, tree)
-    for entry in entries:
-        if entry.mode == LINK:
+    entries = [e for e in await _entries(repository, tree) if _is_visible(e.path)]
+    unfit = {path: why for e in entries for path, why in _unfit(e)}
+    if unfit:
+        return tuple(flawed(printable(_join(folder, path)), why) for path, why in unfit.items())
+    wanted = [e for e in entries if e.path.endswith(SUFFIXES)]
+    links = [e for e in entries if e.mode == LINK]
+    for entry in links:
+        if entry in wanted:
             raise RefusedError(f"{_join(folder, entry.path)} is a link; links are refused")
-    wanted = [e for e in entries if _is_manifest(e.path)]
-    if len(wanted) > MAX_FILES:
-        raise RefusedError(f"more than {MAX_FILES} manifest files")
-    await _fetch_missing(repository, tree, wanted)
+    if len(wanted) + len(links) > MAX_FILES:
+        raise RefusedError(f"more than {MAX_FILES} manifest files and links")
+    await _fetch_missing(repository, tree, [*wanted, *links])
+    await _check_links(repository, commit, folder, links)
     contents = await _files(repository, wanted)
     pairs = zip(wanted, contents, strict=True)
     return tuple(read_file(_join(folder, entry.path), content) for entry, content in pairs)
+
+
+def _unfit(entry: _Entry) -> Iterator[tuple[str, str]]:
+    """Paths of which a watched directory would complain, and why."""
+    folders, _, name = entry.path.rpartition("/")
+    parts = folders.split("/") if folders else []
+    for at, part in enumerate(parts):
+        if part.endswith(SUFFIXES):
+            yield "/".join(parts[: at + 1]), "is a directory, not a file; rename one of them"
+    if not name.endswith(SUFFIXES):
+        return
+    for part in (*parts, name):
+        if (why := unfit_name(part)) is not None:
+            yield entry.path, why
+    if entry.mode == SUBMODULE:
+        yield entry.path, "is a submodule, not a file"
+
+
+async def _check_links(
+    repository: Repository, commit: str, folder: str, links: list[_Entry]
+) -> None:
+    """Raises `RefusedError` if a link leads to a folder of the commit: in a watched directory its
+    manifests would be followed. Other links are no concern of ours.
+    """
+    if not links:
+        return
+    told = await repository.git("ls-tree", "-r", "-d", "-z", "--name-only", "--full-tree", commit)
+    folders = {".", *told.decode(errors="surrogateescape").split("\0")[:-1]}
+    for entry, content in zip(links, await _files(repository, links), strict=True):
+        place = posixpath.dirname(_join(folder, entry.path))
+        target = content.decode(errors="surrogateescape")
+        if posixpath.normpath(posixpath.join(place, target)) in folders:
+            words = "is a link to a folder; links are refused"
+            raise RefusedError(f"{printable(_join(folder, entry.path))} {words}")
 
 
 async def _folder(repository: Repository, commit: str, folder: str) -> str:
@@ -57,16 +99,16 @@ async def _folder(repository: Repository, commit: str, folder: str) -> str:
 async def _entries(repository: Repository, tree: str) -> list[_Entry]:
     told = await repository.git("ls-tree", "-r", "-z", "--full-tree", tree)
     entries = []
-    for line in told.decode(errors="replace").split("\0")[:-1]:
+    for line in told.decode(errors="surrogateescape").split("\0")[:-1]:
         about, _, path = line.partition("\t")
         mode, _kind, id_ = about.split(" ")
         entries.append(_Entry(mode, id_, path))
     return entries
 
 
-def _is_manifest(path: str) -> bool:
+def _is_visible(path: str) -> bool:
     """As in a watched directory: hidden files and folders belong to somebody else."""
-    return path.endswith(SUFFIXES) and not any(p.startswith(".") for p in path.split("/"))
+    return not any(part.startswith(".") for part in path.split("/"))
 
 
 async def _fetch_missing(repository: Repository, tree: str, wanted: list[_Entry]) -> None:
