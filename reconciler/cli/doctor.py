@@ -87,6 +87,7 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
             writable=facts.writable(state),
             free=facts.free_space(state),
             broken=facts.broken(state),
+            mode=facts.mode(state),
         ),
         findings.token(token_file, facts.mode(token_file)),
         findings.port(await _port(options["host"], options["port"])),

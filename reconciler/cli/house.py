@@ -19,6 +19,7 @@ from reconciler.api.encode import whole
 from reconciler.api.guard import is_loopback
 from reconciler.api.server import listen
 from reconciler.cli import HOME, log
+from reconciler.cli.privacy import keep_state_private, warn_of_public_token
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
 from reconciler.core.memory import MemoryPolicy
@@ -31,7 +32,7 @@ from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
 
-SHUTDOWN_SECONDS = 1.0
+SHUTDOWN_SECONDS = 2.0
 """For answers to be sent whose requests were cut off when the daemon stops."""
 
 STOP_SECONDS = 50.0
@@ -82,6 +83,7 @@ def run(options: Options) -> None:
             directory.mkdir(parents=True, exist_ok=True)
     listener = _listen(options)
     with listener:
+        keep_state_private(options.state, os.geteuid())
         try:
             store = Store(options.state)
         except StoreError as error:
@@ -192,6 +194,7 @@ def _token(options: Options) -> str | None:
         return None
     try:
         token = options.token_file.read_text("utf-8").strip()
+        warn_of_public_token(options.token_file)
     except OSError as error:
         raise click.ClickException(
             f"cannot read token file {options.token_file}: {error.strerror}"

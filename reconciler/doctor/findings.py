@@ -158,7 +158,12 @@ def manifests(
 
 
 def state(
-    directory: Path, *, writable: bool, free: int, broken: Sequence[Path] = ()
+    directory: Path,
+    *,
+    writable: bool,
+    free: int,
+    broken: Sequence[Path] = (),
+    mode: int | None = None,
 ) -> list[Finding]:
     """Whether the daemon can keep what it knows, and which databases of it were damaged."""
     if not writable:
@@ -166,6 +171,9 @@ def state(
         return [Finding("state", "problem", f"{directory} cannot be written", mend)]
     told = f"{directory}, {readable_bytes(free)} free"
     found = [Finding("state", "ok" if free >= LITTLE_SPACE else "warning", told)]
+    if mode is not None and mode & 0o077:
+        words = f"others may look into {directory}"
+        found.append(Finding("state", "warning", words, f"chmod 700 {directory}"))
     for path in broken:
         words = f"a damaged database was set aside as {path}; what could not be read of it is lost"
         found.append(Finding("state", "warning", words, f"rm {path}*"))

@@ -66,6 +66,9 @@ ABANDON_SECONDS = 5.0
 SHAPES_SECONDS = 10.0
 """To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
 
+TELL_SECONDS = 3.0
+"""For clients whose requests are cut off to be told why; one that does not read never is."""
+
 RECALL_SECONDS = 10.0
 """For a worker to lower leases, between two steps; that one hangs is noticed elsewhere."""
 
@@ -344,6 +347,11 @@ class Engine:
         self._loaded.clear()
         stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
         await asyncio.gather(*(self._end(holder, stopping) for holder in holders))
+        if self._requests:
+            self._quiet.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TELL_SECONDS):
+                    await self._quiet.wait()
 
     async def _hold(
         self,

@@ -77,7 +77,11 @@ class Leasing(RuleBasedStateMachine):
         self.runner.run(idle())
 
     @precondition(lambda self: self.loaded)
-    @rule(index=st.integers(0, 2), size=st.integers(0, 60), arrives=st.booleans())
+    @rule(
+        index=st.integers(0, 2),
+        size=st.sampled_from([60, 60, 5]),
+        arrives=st.sampled_from([True, True, False]),
+    )
     def ask(self, index: int, size: int, arrives: bool) -> None:
         name = sorted(self.loaded)[index % len(self.loaded)]
 
@@ -117,8 +121,9 @@ class Leasing(RuleBasedStateMachine):
         recalls = self.workers.recalls
         recalls[index % len(recalls)].set_result(answered)
         self.settle()
+        self.drop_failed_loads()
 
-    @rule(size=st.integers(5, 40))
+    @rule(size=st.sampled_from([70, 40, 10]))
     def begin_a_load(self, size: int) -> None:
         """One that fits beside what is reserved, as the plan sees to it."""
         if self.reserved(self.loads) + size > BUDGET:
@@ -152,13 +157,15 @@ class Leasing(RuleBasedStateMachine):
             name, LoadSpec("p/m"), "/p/m", CONFIG, 0, size, session=session
         )
 
-    @rule(name=st.sampled_from(NAMES), old=st.booleans())
-    def lose_a_session(self, name: str, old: bool) -> None:
+    @rule(name=st.sampled_from(NAMES), old=st.booleans(), chance=st.integers(0, 3))
+    def lose_a_session(self, name: str, old: bool, chance: int) -> None:
+        if chance:  # it is rare
+            return
         gone = self.replaced.pop(0) if old and self.replaced else self.loaded.pop(name, None)
         if gone is not None:
             self.workers.by_session.pop(gone.session, None)
 
-    @rule(seconds=st.sampled_from([1.0, WAIT_SECONDS]))
+    @rule(seconds=st.sampled_from([1.0, 1.0, 1.0, WAIT_SECONDS]))
     def let_time_pass(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.settle()
@@ -173,6 +180,7 @@ class Leasing(RuleBasedStateMachine):
         there = {i.session for i in (*self.loaded.values(), *self.replaced)}
         sessions = {s: w for s, w in self.workers.by_session.items() if s in there}
         possible = {session: worker.possible for session, worker in sessions.items()}
+        self.drop_failed_loads()
         admitted = self.reserved([load for load in self.loads if load.done()])
         assert admitted + sum(possible.values()) <= BUDGET, possible
         held = self.leases.held()
@@ -182,7 +190,7 @@ class Leasing(RuleBasedStateMachine):
         """A load gets its memory as soon as the requests of before have ended."""
         if not hasattr(self, "workers"):
             return
-        for _ in range(3):
+        for _ in range(10):
             for request in self.workers.requests():
                 self.workers.free(request)
                 if not request.ended.done():

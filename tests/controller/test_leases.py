@@ -161,26 +161,35 @@ async def test_a_lease_ends_with_its_session(asking: AsyncExitStack, how: str) -
         assert sessions.leases.held() == {}
 
 
-async def test_a_later_statement_is_not_undone_by_an_earlier_answer(
+async def test_an_answer_to_an_earlier_recall_says_nothing_of_what_came_after_it(
     asking: AsyncExitStack,
 ) -> None:
-    sessions = Sessions("a", "b")
-    async with AsyncExitStack() as first:
-        await sessions.ask("a", first)
-    answer: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
+    sessions = Sessions("a")
+    answers: list[asyncio.Future[dict[str, int]]] = []
 
     async def recall(_leases: Mapping[str, Lease]) -> dict[str, int]:
-        return await answer
+        answers.append(asyncio.get_running_loop().create_future())
+        return await answers[-1]
 
     sessions.recall = recall  # type: ignore[method-assign,assignment]
+    async with AsyncExitStack() as first:
+        await sessions.ask("a", first)
     sessions.free = 60
-    of_b = asyncio.create_task(sessions.ask("b", asking))
+    rooms = [asyncio.create_task(sessions.leases.make_room())]
+    await spin(lambda: len(answers) == 1)
+    sessions.free = 100  # that load went away
+    assert await sessions.ask("a", asking) == 100  # and a request takes all of it
+    sessions.free = 10
+    rooms.append(asyncio.create_task(sessions.leases.make_room()))
+    await spin(lambda: len(answers) == 2)
+    answers[0].set_result({"a1": 0})  # as it was before that request
     await asyncio.sleep(0)
-    sessions.free = 100
-    assert await sessions.ask("a", asking) > 0
-    answer.set_result({"a1": 0})
-    await of_b
-    assert sum(sessions.leases.held().values()) <= 100
+    assert sessions.leases.held() == {"a1": 100}
+    answers[1].set_result({"a1": 70})
+    await asyncio.sleep(0)
+    assert sessions.leases.held() == {"a1": 70}
+    for room in rooms:
+        room.cancel()
 
 
 async def test_a_load_takes_memory_back_from_an_instance_that_never_rests(bench: Bench) -> None:

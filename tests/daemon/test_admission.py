@@ -168,3 +168,22 @@ def test_what_is_no_budget_is_refused_at_the_command_line(budget: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 64
     assert "--memory-budget" in done.stderr
+
+
+def test_a_load_waits_for_memory_that_a_running_request_was_leased(
+    home: Home,
+) -> None:
+    with Daemon(home) as daemon:
+        needs = [
+            daemon.request("POST", "/api/v1/models/estimate", {"model": model} | more)[1]
+            for model, more in (("tiny/llama", {}), ("tiny/qwen3", {"context_length": 64}))
+        ]
+    budget = sum(need["needed_bytes"] for need in needs) + 2_000_000
+    with Daemon(home, "--memory-budget", f"{budget}B") as daemon:
+        daemon.load({"model": "tiny/llama"})
+        with answering(daemon, "tiny/llama"):  # more than what is reserved for a default context
+            manifest(home, "second", "tiny/qwen3", 0, context_length=64)
+            daemon.until(lambda: daemon.request("GET", "/api/v1/records/second")[0] == 200)
+            assert "second" not in daemon.loaded()
+        daemon.ready("second")
+        assert daemon.loaded() == {"tiny/llama", "second"}

@@ -141,6 +141,8 @@ def test_state_needs_a_place_and_space(tmp_path: Path) -> None:
     assert found(free=10**6) == ["warning"]
     assert found(writable=False) == ["problem"]
     assert found(broken=[tmp_path / "damaged"]) == ["ok", "warning"]
+    assert found(mode=0o755) == ["ok", "warning"]
+    assert found(mode=0o700) == ["ok"]
     assert facts.writable(tmp_path / "not" / "yet")
     assert facts.free_space(tmp_path / "not" / "yet") > 0
 
