@@ -1,4 +1,4 @@
-"""How long a stream pauses beside the heaviest requests that are refused, against a stream alone."""
+"""How long a stream pauses beside the heaviest of requests, against the same stream alone."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> None:
 async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
     """All of it."""
     await daemon.post("/api/v1/models/load", {"model": MODEL, "context_length": 4096})
-    return [
+    results = [
         await compare(
             f"a stream beside {name}",
             gap(daemon.url, make()),
@@ -84,3 +84,5 @@ async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
         )
         for name, make in HEAVY.items()
     ]
+    await daemon.post("/api/v1/models/unload", {"instance_id": MODEL})
+    return results
