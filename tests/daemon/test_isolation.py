@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support import Daemon
@@ -150,6 +152,20 @@ def test_a_hostile_template_fails_its_own_requests(llama: Daemon, name: str) -> 
         assert status == 200, answer
         llama.unload(model)
         stream.next(5)
+
+
+def test_a_dead_worker_is_noticed_though_its_preprocessing_hangs(shared: Daemon) -> None:
+    shared.load({"model": "tiny/llama", "instance_id": "victim", "context_length": 300})
+    worker = psutil.Process(shared.ready("victim")["status"]["worker_pid"])
+    (child,) = worker.children()
+    child.send_signal(signal.SIGSTOP)
+    try:
+        worker.kill()
+        shared.eventually("victim", lambda record: record["status"]["restarts"] > 0)
+    finally:
+        child.kill()
+    shared.ready("victim")
+    shared.unload("victim")
 
 
 @pytest.mark.long

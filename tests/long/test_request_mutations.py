@@ -1,5 +1,6 @@
 """Mutated chat templates and request bodies: an answer or a 4xx, and no harm to anybody else."""
 
+import copy
 import json
 import random
 import shutil
@@ -113,11 +114,12 @@ def mutated_body(draw: random.Random) -> dict[str, Any]:
         if change == 0 and isinstance(owner, dict):
             del owner[key]
         elif change == 1 and isinstance(owner, dict):
-            owner[draw.choice((*owner, "tools", "_x", "", "content"))] = owner[key]
+            name = draw.choice((*owner, "tools", "_x", "", "content"))
+            owner[name] = copy.deepcopy(owner[key])
         elif change == 2 and isinstance(owner, list):
-            owner += [owner[key]] * draw.randint(1, 40)
+            owner += [copy.deepcopy(owner[key]) for _ in range(draw.randint(1, 40))]
         else:
-            owner[key] = draw.choice(VALUES)
+            owner[key] = copy.deepcopy(draw.choice(VALUES))
     return body
 
 

@@ -290,3 +290,10 @@ def test_any_object_is_a_request_or_an_error_with_words(keys: dict[str, Any]) ->
     except RequestError as error:
         outcome = error
     assert isinstance(outcome, Body) or (outcome.status == 400 and str(outcome))
+
+
+@pytest.mark.parametrize("key", ["role", "stream", "reasoning_effort", "thinking"])
+def test_a_long_value_is_not_repeated_in_an_error(key: str) -> None:
+    long = "a" * 1_000_000
+    error = refused(**{"messages": [{"role": long}]} if key == "role" else {key: long})
+    assert len(str(error)) < 1100

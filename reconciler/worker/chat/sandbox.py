@@ -20,7 +20,11 @@ from jinja2.filters import FILTERS
 from jinja2.sandbox import SandboxedEnvironment
 
 MAX_LENGTH = 64_000_000
-"""Characters or items of a text or list that an operator may make: four times a request's body."""
+"""Characters of a text, or bytes of a list, that an operator may make: four times a request's
+body."""
+
+PLACE = 8
+"""Bytes of an item's place in a list."""
 
 MAX_WIDTH = 1_000_000
 """Characters of a value in a format."""
@@ -111,12 +115,15 @@ class _Environment(SandboxedEnvironment):
             _check_numbers(args, kwargs)
             owner: Any = function.__self__
             if isinstance(owner, list) and function.__name__ == "extend":
-                _check_length(len(owner) + sum(map(_length, args)))
+                _check_length(_length(owner) + sum(map(_length, args)))
         return super().call(context, function, *args, **kwargs)
 
 
 def _length(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple | dict) else 0
+    """Characters, or for other containers the bytes of their places."""
+    if isinstance(value, str):
+        return len(value)
+    return PLACE * len(value) if isinstance(value, list | tuple | dict) else 0
 
 
 def _size(value: Any) -> int:
@@ -126,7 +133,7 @@ def _size(value: Any) -> int:
 
 def _check_length(length: int) -> None:
     if length > MAX_LENGTH:
-        raise TemplateError(f"a text or list is longer than {MAX_LENGTH}")
+        raise TemplateError(f"a text or list takes more than {MAX_LENGTH} bytes")
 
 
 def _check_format(form: str) -> None:
