@@ -101,8 +101,9 @@ def _fetch(cache: Path, model: str, revision: str) -> None:
     if not (ETAG.fullmatch(commit) and all(ETAG.fullmatch(file.etag) for file in files)):
         raise FetchError("hub_unreachable", f"the hub's description of {model} makes no sense")
     folder = cache / f"models--{model.replace('/', '--')}"
-    inside(folder, folder / "blobs").mkdir(parents=True, exist_ok=True)
-    inside(folder, folder / "snapshots" / commit)
+    for directory in (folder / "blobs", folder / "snapshots" / commit):
+        inside(folder, directory / "file")
+    (folder / "blobs").mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         _get(folder, model, commit, files)
         _link(folder, commit, files)
@@ -114,7 +115,7 @@ def _fetch(cache: Path, model: str, revision: str) -> None:
 
 
 def inside(folder: Path, path: Path) -> Path:
-    """The path, if it lies in `folder` when all links to it are followed, else `FetchError`."""
+    """The path, if its directory lies in `folder` when links are followed, else `FetchError`."""
     if not (path.parent.resolve() / path.name).is_relative_to(folder.resolve()):
         raise FetchError("disk_error", f"{path} leads out of {folder}; nothing is written there")
     return path
@@ -151,7 +152,7 @@ def _get_one(model: str, commit: str, file: Wanted, part: Path, done: int) -> No
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     begun = part.stat().st_size if part.is_file() else 0
-    if begun > file.size:
+    if part.is_symlink() or begun > file.size:
         part.unlink()
         begun = 0
     with part.open("r+b" if begun else "wb") as stream:

@@ -170,18 +170,19 @@ def test_no_revision_leads_out_of_the_cache(
     assert [path.name for path in tmp_path.rglob("*")] == []
 
 
-@pytest.mark.parametrize("part", ["refs", "blobs", "snapshots"])
+@pytest.mark.parametrize("part", ["refs", "blobs", "snapshots", "snapshots/COMMIT"])
 def test_links_in_the_cache_lead_no_download_out_of_the_model(
     tmp_path: Path, hub: Hub, name: str, part: str
 ) -> None:
     folder, elsewhere = tmp_path / f"cache/models--{name.replace('/', '--')}", tmp_path / "x"
     folder.mkdir(parents=True)
     elsewhere.mkdir()
-    (folder / part).symlink_to(elsewhere)
+    link = folder / part.replace("COMMIT", hub.repositories[name].commit)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(elsewhere)
     told = fetch(tmp_path / "cache", name)
     assert told["error"] == "disk_error"
     assert f"leads out of {folder}" in told["message"]
-    assert hub.repositories[name].commit
     assert list(elsewhere.iterdir()) == []
 
 

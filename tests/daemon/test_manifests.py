@@ -111,13 +111,13 @@ def test_a_manifest_that_cannot_be_met_says_why(shared: Daemon) -> None:
     shared.home.write("met-b.yaml", name="absent", model="no/such")
     shared.home.write("met-c.yaml", name="fine", model="tiny/llama")
     shared.ready("fine")
-    records = {r["name"]: r["status"] for r in shared.get("/api/v1/records")["records"]}
     for name, reason, word in (
         ("greedy", "ImpossibleSetting", "32768"),
         ("absent", "ModelNotFound", "no/such"),
     ):
-        stalled = next(c for c in records[name]["conditions"] if c["type"] == "Stalled")
-        assert (stalled["status"], stalled["reason"]) == ("True", reason)
+        record = shared.eventually(name, lambda record: conditions(record)["Stalled"] == "True")
+        stalled = next(c for c in record["status"]["conditions"] if c["type"] == "Stalled")
+        assert stalled["reason"] == reason
         assert word in stalled["message"]
 
 

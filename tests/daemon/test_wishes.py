@@ -76,7 +76,13 @@ def test_a_suspended_put_is_kept_and_not_loaded(shared: Daemon) -> None:
 
 
 def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) -> None:
-    empty: Any = {"actions": [], "changes": [], "refused": [], "not_selected": {}}
+    empty: Any = {
+        "actions": [],
+        "changes": [],
+        "refused": [],
+        "not_selected": {},
+        "source_errors": [],
+    }
     assert daemon.get("/api/v1/plan") == empty
     put(daemon, "a", {"model": "tiny/llama"}, "?wait=ready")
     daemon.home.write("m.yaml", name="m", model="tiny/llama", context_length=50)
