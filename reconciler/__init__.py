@@ -10,6 +10,11 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[:1] == [os.ge
     # `python -m reconciler` without -P: nothing else is imported from the working directory.
     del sys.path[0]
 
-from importlib.metadata import version  # noqa: E402
 
-__version__ = version("mlx-reconciler")
+def __getattr__(name: str) -> str:
+    """`__version__`, which takes 40 ms to look up: most processes have no use for it."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import version
+
+    return version("mlx-reconciler")
