@@ -256,6 +256,8 @@ def _expected(error: ValidationError) -> str:
         case "type":
             types = [wanted] if isinstance(wanted, str) else list(wanted)
             return f"must be {' or '.join(types)}, got {got}"
+        case "not" if "const" not in wanted and isinstance(error.schema, dict):
+            return f"must not have the key {got}: {error.schema['description']}"
         case "not":
             return f"must not be {wanted.get('const')}"
         case "pattern":

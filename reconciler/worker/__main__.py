@@ -1,9 +1,10 @@
 """Start a worker: `python -m reconciler.worker WIRED-LIMIT SOCKET`, spoken to by the daemon.
 
-Three threads: the main one owns MLX, whose streams belong to the thread that made them; one
-serves HTTP; one waits for the daemon's end of the pipe on stdin to close, which is how its
-death is seen even while MLX is busy. When the main one ends, the process does, at once: one that
-answers but cannot generate is worse than none.
+Requests are made into prompts by a child process (`preprocessing`). Three threads: the main one
+owns MLX, whose streams belong to the thread that made them; one serves HTTP; one waits for the
+daemon's end of the pipe on stdin to close, which is how its death is seen even while MLX is busy.
+When the main one ends, the process does, at once: one that answers but cannot generate is
+worse than none.
 """
 
 import gc
@@ -32,6 +33,10 @@ def main() -> None:
 
     # What is imported stays: looking for garbage in it takes a sixth of the time that it takes.
     gc.disable()
+    from reconciler.worker.preprocessing.pool import Preprocessor
+
+    preprocessor = Preprocessor()
+    preprocessor.start()  # its imports run beside those below
     # The MLX thread runs Python for milliseconds; the thread that answers would wait 5 ms for it.
     sys.setswitchinterval(SWITCH_SECONDS)
     from reconciler.worker import quick_imports
@@ -51,10 +56,11 @@ def main() -> None:
     wired.install()
     limit = wired.apply(sys.argv[1])
     heartbeat = Heartbeat()
-    model = Model(heartbeat)
+    model = Model(heartbeat, preprocessor)
     mlx = MlxThread(model.step, heartbeat)
-    machine = backend.machine(limit)
-    serve(sys.argv[2], model, mlx, heartbeat, lambda: backend.memory(machine.process_bytes))
+    own, child = backend.resident(), preprocessor.memory()
+    machine = backend.machine(limit, own + child)
+    serve(sys.argv[2], model, mlx, heartbeat, lambda: backend.memory(own) + preprocessor.memory())
     hello = Hello(os.getpid(), machine)
     with os.fdopen(hello_fd, "wb") as out:
         out.write(msgspec.json.encode(hello) + b"\n")

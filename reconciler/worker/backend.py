@@ -28,17 +28,27 @@ def keep_no_buffers() -> None:
         mx.set_cache_limit(0)
 
 
-def machine(wired: Wired = NOT_WIRED) -> Machine:
-    """The facts of this machine, as MLX sees it; `wired` is what this process has wired."""
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def machine(wired: Wired = NOT_WIRED, spare: int | None = None) -> Machine:
+    """The facts of this machine, as MLX sees it; `wired` is what this process has wired.
+
+    `spare`: bytes that a spare worker takes with its child process; None: as this process does.
+    """
     device = mx.default_device()
     info = mx.device_info()
-    process = psutil.Process()
-    spare = process.memory_info().rss
+    spare = resident() if spare is None else spare
     return Machine(
         device="gpu" if device.type == mx.DeviceType.gpu else "cpu",
         device_name=str(info.get("device_name", "unknown")),
         memory_budget=memory_budget(
-            info, psutil.virtual_memory().total, _cgroup_limit(), spare + _parent_bytes(process)
+            info,
+            psutil.virtual_memory().total,
+            _cgroup_limit(),
+            spare + _parent_bytes(psutil.Process()),
         ),
         mlx_version=version("mlx"),
         process_bytes=spare,
@@ -52,8 +62,7 @@ def memory(before: int) -> int:
     What a GPU's buffers take is not always told as the process's own, and what is allocated but
     was not written to is not there yet: the larger of both counts.
     """
-    resident = int(psutil.Process().memory_info().rss)
-    return max(resident, before + mx.get_active_memory() + mx.get_cache_memory())
+    return max(resident(), before + mx.get_active_memory() + mx.get_cache_memory())
 
 
 def memory_budget(

@@ -3,9 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from reconciler.worker import sampling
@@ -13,6 +12,7 @@ from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
 from reconciler.worker.output import Delta, OutputParser, described
+from reconciler.worker.prompt import too_long
 from reconciler.worker.request import Body, RequestError, UnavailableError
 from reconciler.worker.session import (
     InsufficientMemoryError,
@@ -54,18 +54,20 @@ class Completion:
     """One completion of one request."""
 
     def __init__(
-        self, model: Model, mlx: MlxThread, name: str, body: Body, *, chat: bool, spare: int = 0
+        self, model: Model, mlx: MlxThread, name: str, data: bytes, *, chat: bool, spare: int = 0
     ) -> None:
-        """`spare` is the memory, in bytes, that is held for nobody now."""
+        """`data` is the request's body; `spare`: memory, in bytes, that is held for nobody now."""
         self._model, self._mlx, self._name, self._spare = model, mlx, name, spare
-        self.body, self.chat = body, chat
-        self.stream = bool(body.stream)
+        self._data, self.chat = data, chat
+        self.body = Body()
+        """The request, once it is started."""
+        self.stream = False
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self.warnings: list[str] = list(body.warnings)
+        self.warnings: list[str] = []
         """What of the request has no effect."""
         self._items: asyncio.Queue[list[Item] | PromptRead | Exception] = asyncio.Queue()
-        self._request = Request([], body.limit, lambda *_: None, lambda _: None)
+        self._request = Request([], None, lambda *_: None, lambda _: None)
 
     @property
     def prompt_tokens(self) -> int:
@@ -89,10 +91,14 @@ class Completion:
 
     async def start(self) -> None:
         """Check it and put it into the session's batch. Raises `RequestError`."""
-        body = self.body
-        build = partial(self._model.prompts.build, body, self._most(), chat=self.chat)
-        prompt = await asyncio.to_thread(build)  # a long one takes seconds
-        self.warnings += prompt.warnings
+        defaults: Mapping[str, Any] = self._model.defaults(self._name)
+        preparing = self._model.preprocessor.submit(
+            self._data, defaults, self._most(), chat=self.chat
+        )
+        body, prompt = await asyncio.wrap_future(preparing)
+        self.body, self.stream = body, bool(body.stream)
+        self._request.max_tokens = body.limit
+        self.warnings += [*body.warnings, *prompt.warnings]
         self._prompt_tokens = len(prompt.tokens)
         own = self._model.output_format
         self._parser = OutputParser(
@@ -136,13 +142,8 @@ class Completion:
             raise UnavailableError(message, "model_unloaded") from None
         room = session.config.context_length - len(request.prompt)
         if room < 1:
-            raise RequestError(
-                f"the prompt has {len(request.prompt)} tokens; the context length of this "
-                f"instance is {session.config.context_length}, of which at least 1 is the "
-                "completion's",
-                "context_length_exceeded",
-                "messages" if self.chat else "prompt",
-            )
+            most = session.config.context_length
+            raise too_long(len(request.prompt), most, "messages" if self.chat else "prompt")
         if request.max_tokens is not None:
             request.max_tokens = min(request.max_tokens, room)
         self._set_sampling(session)

@@ -11,7 +11,7 @@ the next one does.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from reconciler.worker.chat.probes import Render
 
 NESTED = ("text_config", "llm_config", "language_config")
 """Where models with several parts keep the language model's configuration."""
+
+OfSource = Callable[[Any, str], Render]
+"""A tokenizer and the text of a chat template -> what renders turns by it."""
 
 _ANSWER = "Qzxanswer"
 _NAME = "qzxtool"
@@ -50,19 +53,20 @@ def configured(path: Path) -> set[int]:
     return {token for part in parts for token in _ids(part.get("eos_token_id"))}
 
 
-def ends(path: Path, tokenizer: Any) -> set[int]:
+def ends(path: Path, tokenizer: Any, of_source: OfSource = rendering.of_source) -> set[int]:
     """All tokens that end an answer; some may be beyond the model's vocabulary.
 
     `tokenizer` is mlx_lm's wrapper, whose `eos_token_ids` count too.
     """
-    return set(_ids(list(tokenizer.eos_token_ids))) | configured(path) | templated(tokenizer)
+    known = set(_ids(list(tokenizer.eos_token_ids))) | configured(path)
+    return known | templated(tokenizer, of_source)
 
 
-def templated(tokenizer: Any) -> set[int]:
+def templated(tokenizer: Any, of_source: OfSource = rendering.of_source) -> set[int]:
     """The tokens with which the chat template ends an assistant's turn; none without one."""
     if not tokenizer.has_chat_template:
         return set()
-    render, render_with_tools = _renderers(tokenizer)
+    render, render_with_tools = _renderers(tokenizer, of_source)
     special = _special(tokenizer)
     closing: set[int] = set()
     inside: set[int] = set()
@@ -110,16 +114,16 @@ def _calls(number: int) -> Mapping[str, Any]:
     return {"role": "assistant", "content": "Qzxwords", "tool_calls": calls}
 
 
-def _renderers(tokenizer: Any) -> tuple[Render, Render]:
+def _renderers(tokenizer: Any, of_source: OfSource) -> tuple[Render, Render]:
     """What renders a conversation without tools, and one with them."""
     sources = tokenizer.chat_template
     if sources is None or rendering.is_code(tokenizer):
         return (rendering.of_tokenizer(tokenizer),) * 2
     if not isinstance(sources, dict):
-        return (rendering.of_source(tokenizer, sources),) * 2
+        return (of_source(tokenizer, sources),) * 2
     default = sources.get("default") or next(iter(sources.values()))
     named = (default, sources.get("tool_use") or default)
-    plain, with_tools = (rendering.of_source(tokenizer, source) for source in named)
+    plain, with_tools = (of_source(tokenizer, source) for source in named)
     return plain, with_tools
 
 

@@ -4,7 +4,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +28,9 @@ from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.modules import Modules
 from reconciler.worker.output import OutputFormat, of_tokenizer
-from reconciler.worker.prompt import Prompts
+from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.prompt_cache import always_rewindable
-from reconciler.worker.request_defaults import applicable
+from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Request, Session
 from reconciler.worker.shapes import vocabulary
 
@@ -45,7 +44,11 @@ STEPS = 50
 class Model:
     """One checkpoint, loaded once. Used on the MLX thread only."""
 
-    def __init__(self, heartbeat: Heartbeat | None = None) -> None:
+    def __init__(
+        self, heartbeat: Heartbeat | None = None, preprocessor: Preprocessor | None = None
+    ) -> None:
+        self.preprocessor = preprocessor or Preprocessor(apart=False)
+        """Makes prompts of requests, once the checkpoint is loaded. Also for other threads."""
         self._heartbeat = heartbeat or Heartbeat()
         self._path: Path | None = None
         self._modules: Modules | None = None
@@ -57,8 +60,6 @@ class Model:
         """How it writes reasoning and tool calls."""
         self.vocabulary = 0
         """Token ids that the model has: it takes and gives ids below this number."""
-        self.prompts: Any = None
-        """Makes prompts of requests; a `Prompts` once the checkpoint is loaded."""
         self._computed: set[tuple[int, bool, bool]] = set()
         """Ways of computing that a token went through already."""
         self._defaults: dict[str, Mapping[str, Any]] = {}
@@ -86,7 +87,7 @@ class Model:
         begin = time.monotonic()
         path = Path(command.path)
         phases: dict[str, Phase] = {}
-        tokenizer = _Tokenizer(path, begin)
+        tokenizer = _Tokenizer(path, begin, self.preprocessor)
         tokenizer.start()
         try:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
@@ -104,9 +105,8 @@ class Model:
         self.vocabulary = vocabulary(model)
         eos = self.tokenizer.eos_token_ids
         self.tokenizer.eos_token_ids = {token for token in eos if 0 <= token < self.vocabulary}
-        self.prompts = Prompts(
-            self.tokenizer, self.vocabulary, rewinds=always_rewindable(make_prompt_cache(model))
-        )
+        rewinds = always_rewindable(make_prompt_cache(model))
+        self.preprocessor.bind(self.tokenizer, self.vocabulary, rewinds=rewinds)
         self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)
 
@@ -118,13 +118,16 @@ class Model:
                 self._adapters[name] = command.adapter
             finally:
                 self._drop_adapters()
-            defaults = applicable(command.defaults, self.prompts)
+        return opened
+
+    def set_defaults(self, name: str, asked: Mapping[str, Any]) -> Applicable:
+        """Take the defaults for requests to a session that the model can have.
+
+        For another thread than MLX's: it renders the chat template.
+        """
+        defaults = applicable(asked, self.preprocessor)
         self._defaults[name] = defaults.values
-        return replace(
-            opened,
-            warnings=opened.warnings + defaults.warnings,
-            unused_defaults=defaults.unused(command.defaults),
-        )
+        return defaults
 
     def _open(self, name: str, command: OpenSession) -> SessionOpened:
         if self._modules is None:
@@ -285,9 +288,9 @@ class Model:
 class _Tokenizer(threading.Thread):
     """Loads the tokenizer beside the weights."""
 
-    def __init__(self, path: Path, begin: float) -> None:
+    def __init__(self, path: Path, begin: float, preprocessor: Preprocessor) -> None:
         super().__init__(name="tokenizer")
-        self.path, self.begin = path, begin
+        self.path, self.begin, self.preprocessor = path, begin, preprocessor
         self.result: Any = None
         self.output_format = OutputFormat()
         self.error: Exception | None = None
@@ -296,8 +299,8 @@ class _Tokenizer(threading.Thread):
     def run(self) -> None:
         start = time.monotonic()
         try:
-            self.result = tokenizers.load(self.path)
-            self.output_format = of_tokenizer(self.result)
+            self.result = tokenizers.load(self.path, self.preprocessor)
+            self.output_format = of_tokenizer(self.result, self.preprocessor.renderer)
         except Exception as error:  # noqa: BLE001  raised again on the MLX thread
             self.error = error
         self.phase = Phase(start - self.begin, time.monotonic() - start)

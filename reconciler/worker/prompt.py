@@ -10,11 +10,21 @@ from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.template import Rendered, Template, Templates, templates_of
 from reconciler.worker.chat.turns import Turn
 from reconciler.worker.errors import RequestError, unsupported
-from reconciler.worker.request import Body, tools_as_sent
+from reconciler.worker.request import Body, no_variable, tools_as_sent
 from reconciler.worker.segments import Segmenter
+from reconciler.worker.token_bounds import TokenBounds
 
 VARIABLES = 16
 """Most variables of a request that are looked up in the template."""
+
+CHARACTERS_PER_TOKEN = 32
+"""Of a text that is tokenized at all, for each token of the context; an ordinary one has 4.
+
+No proof: a text of long runs of spaces may have more, if the vocabulary has tokens for them. But
+how long a run takes to be tokenized grows faster than its length: 8 MB of spaces took a minute."""
+
+SHORT = 1_000_000
+"""Characters that are tokenized whatever the context: it takes a second."""
 
 _MARK = 32
 """Longest beginning of a mark, such as `<|assistant|>`, that two renderings may share."""
@@ -41,22 +51,30 @@ class Prompt:
 class Prompts:
     """Makes the prompts of one checkpoint. Its methods may be called on any thread."""
 
-    def __init__(self, tokenizer: Any, vocabulary: int, *, rewinds: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Any, vocabulary: int, *, rewinds: bool = False, learn: bool = True
+    ) -> None:
         """`tokenizer` is mlx-lm's; prompts have token ids below `vocabulary`. With `rewinds` the
         model's caches can go back to any token.
 
-        What the chat template takes is learnt in another thread, so that loading does not wait.
+        With `learn` another thread begins to learn what the chat template takes; without, it is
+        learnt when it is first needed.
         """
         self._tokenizer, self._vocabulary = tokenizer, vocabulary
         self._templates: Templates | None = None
         self._segmenter = Segmenter(self._tokens, rewinds=rewinds)
-        self._longest = 0
-        self._learning = threading.Thread(target=self._learn, name="chat template", daemon=True)
-        self._learning.start()
+        self._bounds = TokenBounds(tokenizer)
+        self._lock = threading.Lock()
+        self._learned = False
+        if learn:
+            threading.Thread(target=self.learn, name="chat template", daemon=True).start()
 
-    def _learn(self) -> None:
-        self._templates = templates_of(self._tokenizer)
-        self._longest = max(map(len, self._tokenizer.get_vocab()), default=1)
+    def learn(self) -> None:
+        """Learn what the chat template takes, unless it is known. Raises nothing."""
+        with self._lock:
+            if not self._learned:
+                self._templates = templates_of(self._tokenizer)
+                self._learned = True
 
     def build(self, body: Body, most: int | None = None, *, chat: bool) -> Prompt:
         """The prompt, refused early if it is certainly longer than `most` tokens.
@@ -64,9 +82,10 @@ class Prompts:
         Takes as long as the request is long: never on a thread that others wait for. Raises
         `RequestError`.
         """
-        self._learning.join()
         key = "messages" if chat else "prompt"
         prompt = self._chat(body, most) if chat else self._text(body, most)
+        if most is not None and len(prompt.tokens) >= most:
+            raise too_long(len(prompt.tokens), most, key)
         if not prompt.tokens:
             raise RequestError("the prompt is empty", "invalid_value", key)
         if any(not 0 <= token < self._vocabulary for token in prompt.tokens):
@@ -92,12 +111,17 @@ class Prompts:
         """The messages through the model's chat template."""
         if body.messages is None:
             raise RequestError("missing 'messages'", "missing_required_parameter", "messages")
+        self.learn()
         if self._templates is None:
             words = "this model has no chat template; /v1/completions takes a prompt as it is"
             raise RequestError(words, "unsupported_parameter", "messages")
         tools = tools_as_sent(body) if body.tool_choice != "none" else []
         template = self._templates.of(tools=bool(tools))
         variables, warnings = reasoning.variables(body, self._tokenizer, template.uses)
+        special = getattr(self._tokenizer, "special_tokens_map", {})
+        for name in body.chat_template_kwargs or {}:
+            if name in special:
+                raise no_variable(name)
         variables = template.known(variables) | (body.chat_template_kwargs or {})
         unused = [name for name in body.sent_variables[:VARIABLES] if not template.uses(name)]
         warnings += tuple(
@@ -110,6 +134,8 @@ class Prompts:
         elif body.add_generation_prompt is False:
             variables |= {"add_generation_prompt": False}
         turns = _turns(body)
+        if most is not None:
+            _check_length(sum(len(turn["content"]) for turn in turns), most, "messages")
         try:
             rendered = template.render(turns, tools, variables)
             generation = _generation(body, template, rendered)
@@ -148,8 +174,9 @@ class Prompts:
     def _encoded(self, text: str, most: int | None, key: str, **more: Any) -> list[int]:
         """The text's tokens. Raises `RequestError` before they are made if they are too many."""
         if most is not None and len(text) > most:
-            least = _least_tokens(text, self._longest, self._tokenizer)
-            if least > most:
+            _check_length(len(text), most, key)
+            least = self._bounds.least(text)
+            if least >= most:
                 words = (
                     f"the prompt has {len(text)} characters, at least {least} tokens; the context "
                     f"length of this instance is {most}"
@@ -158,15 +185,24 @@ class Prompts:
         return [int(token) for token in self._tokenizer.encode(text, **more)]
 
 
-def _least_tokens(text: str, longest: int, tokenizer: Any) -> int:
-    """A number of tokens that the text certainly has, as no token is longer than `longest`.
+def too_long(tokens: int, most: int, key: str) -> RequestError:
+    """The error of a prompt that leaves no room for an answer."""
+    words = (
+        f"the prompt has {tokens} tokens; the context length of this instance is {most}, of which "
+        "at least 1 is the completion's"
+    )
+    return RequestError(words, "context_length_exceeded", key)
 
-    White space is not counted, because it may be dropped around special tokens; a normaliser may
-    compose up to four characters into one.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    composed = 1 if backend is not None and backend.normalizer is None else 4
-    return sum(map(len, text.split())) // (longest * composed)
+
+def _check_length(characters: int, most: int, key: str) -> None:
+    """Raise `RequestError` for a text that is not worth tokenizing."""
+    longest = max(SHORT, CHARACTERS_PER_TOKEN * most)
+    if characters > longest:
+        words = (
+            f"the prompt has {characters} characters; for the context length of this instance, "
+            f"{most} tokens, no more than {longest} are read"
+        )
+        raise RequestError(words, "context_length_exceeded", key)
 
 
 def _turns(body: Body) -> list[Turn]:

@@ -13,12 +13,14 @@ from typing import Annotated, Any
 import msgspec
 
 from reconciler.core import request_json
+from reconciler.core.manifest import MAX_DEPTH
 from reconciler.core.request_keys import ACTS, BY_NAME, REFUSED, Kind, resembles
+from reconciler.core.template_variables import reserved
 from reconciler.worker import reasoning
 from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.messages import Message
 from reconciler.worker.errors import RequestError, UnavailableError, unsupported
-from reconciler.worker.sampling import Sampling
+from reconciler.worker.sampling_parameters import Sampling
 
 __all__ = ["Body", "RequestError", "UnavailableError", "parse", "tools_as_sent"]
 
@@ -34,14 +36,11 @@ WARNINGS = 16
 
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
-_TEMPLATE_PARAMETERS = frozenset(
-    (
-        *("self", "conversation", "messages", "tools", "documents", "chat_template", "tokenize"),
-        *("add_generation_prompt", "continue_final_message", "sanitize_control_tokens"),
-        *("padding", "truncation", "max_length", "tokenizer_kwargs", "processor_kwargs"),
-    )
-)
-"""Parameters of the tokenizer's function that fills templates: not a template's variables."""
+
+_PLAIN = (str, int, float, type(None))
+
+
+_PLAIN = (str, int, float, type(None))
 
 
 class Function(msgspec.Struct):
@@ -289,10 +288,7 @@ def _check(body: Body, names: dict[str, str]) -> None:
     if body.min_tokens and body.max_tokens and body.min_tokens > body.max_tokens:
         words = f"min_tokens {body.min_tokens} is more than max_tokens {body.max_tokens}"
         raise RequestError(words, "invalid_value", names.get("min_tokens", "min_tokens"))
-    for name in body.chat_template_kwargs or {}:
-        if name in _TEMPLATE_PARAMETERS or name.startswith(("return_", "_")):
-            words = f"chat_template_kwargs.{name} is no variable of a chat template; leave it out"
-            raise RequestError(words, "invalid_value", "chat_template_kwargs")
+    _check_variables(body.chat_template_kwargs or {})
     if body.continues:
         if body.messages is None or body.messages[-1].role != "assistant":
             words = "continue_final_message: the last message is not the assistant's"
@@ -300,6 +296,27 @@ def _check(body: Body, names: dict[str, str]) -> None:
         if body.continue_final_message and body.add_generation_prompt:
             words = "continue_final_message and add_generation_prompt exclude each other"
             raise RequestError(words, "invalid_value", "continue_final_message")
+
+
+def _check_variables(variables: dict[str, Any]) -> None:
+    """Raise `RequestError` for what is no variable of a chat template."""
+    for name in variables:
+        if reserved(name):
+            raise no_variable(name)
+    level, depth = [*variables.values()], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            words = f"chat_template_kwargs: nested deeper than {MAX_DEPTH} levels"
+            raise RequestError(words, "invalid_value", "chat_template_kwargs")
+        nested = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [inner for one in nested if not isinstance(one, _PLAIN) for inner in one]
+
+
+def no_variable(name: str) -> RequestError:
+    """The error for a name that a chat template cannot be given."""
+    words = f"chat_template_kwargs.{name[:80]} is no variable of a chat template; leave it out"
+    return RequestError(words, "invalid_value", "chat_template_kwargs")
 
 
 def tools_as_sent(body: Body) -> list[dict[str, Any]]:

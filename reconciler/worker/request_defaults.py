@@ -6,15 +6,15 @@ refused; it is left out instead, with a warning, as a load setting is that does 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from reconciler.core.protocol import SessionOpened
 from reconciler.core.records import SettingWarning
-from reconciler.worker import request as requests
 from reconciler.worker.errors import RequestError
-from reconciler.worker.prompt import Prompts
+from reconciler.worker.preprocessing.pool import Preprocessor
 
 TEMPLATED = ("chat_template_kwargs", "reasoning_effort", "system_prompt")
 """Defaults that the chat template acts on."""
@@ -29,12 +29,16 @@ class Applicable:
     values: Mapping[str, Any]
     warnings: tuple[SettingWarning, ...] = ()
 
-    def unused(self, asked: Mapping[str, Any]) -> tuple[str, ...]:
-        """The keys of `asked` that are left out."""
-        return tuple(key for key in asked if key not in self.values)
+    def added_to(self, opened: SessionOpened, asked: Mapping[str, Any]) -> SessionOpened:
+        """What is answered where a session was opened with the defaults `asked`."""
+        return replace(
+            opened,
+            warnings=opened.warnings + self.warnings,
+            unused_defaults=tuple(key for key in asked if key not in self.values),
+        )
 
 
-def applicable(asked: Mapping[str, Any], prompts: Prompts) -> Applicable:
+def applicable(asked: Mapping[str, Any], preprocessor: Preprocessor) -> Applicable:
     """The defaults that the model's chat template acts on in a chat of one user turn."""
     values = {key: value for key, value in asked.items() if key not in TEMPLATED}
     warnings = []
@@ -43,7 +47,7 @@ def applicable(asked: Mapping[str, Any], prompts: Prompts) -> Applicable:
             continue
         tried = values | {key: asked[key]}
         try:
-            prompt = prompts.build(requests.parse(_CHAT, tried), chat=True)
+            _, prompt = preprocessor.submit(_CHAT, tried, chat=True).result()
             if prompt.warnings:
                 raise RequestError(prompt.warnings[0], "no_effect", key)
         except RequestError as error:

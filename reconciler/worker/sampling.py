@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import mlx.core as mx
-import msgspec
 from mlx_lm.sample_utils import (
     apply_min_p,
     apply_top_k,
@@ -14,34 +13,13 @@ from mlx_lm.sample_utils import (
     make_sampler,
 )
 
+from reconciler.worker.sampling_parameters import Sampling
+
 PENALTY_CONTEXT = 1024
 """Latest tokens that a penalty looks at, if a request does not say how many."""
 
 COLDEST = 1e-3
 """Temperature below which an answer is greedy: dividing by less overflows float16."""
-
-_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-_Context = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class Sampling(msgspec.Struct):
-    """OpenAI's parameters, and those that local servers' clients send besides."""
-
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: _Share | None = None
-    top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: _Share | None = None
-    xtc_probability: _Share | None = None
-    xtc_threshold: _Share | None = None
-    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=10)] | None = None
-    repetition_context_size: _Context | None = None
-    presence_penalty: _Penalty | None = None
-    presence_context_size: _Context | None = None
-    frequency_penalty: _Penalty | None = None
-    frequency_context_size: _Context | None = None
-    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
 
 
 def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Callable[[Any], Any]:

@@ -22,7 +22,6 @@ from reconciler.core.protocol import (
     WorkerFailure,
 )
 from reconciler.worker import logs
-from reconciler.worker import request as requests
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import Completion
 from reconciler.worker.heartbeat import Heartbeat
@@ -73,8 +72,7 @@ def _app(
     model: Model, mlx: MlxThread, heartbeat: Heartbeat, memory: Callable[[], int]
 ) -> web.Application:
     async def on_mlx(job: Callable[[], Any]) -> web.Response:
-        result = await asyncio.wrap_future(mlx.submit(job))
-        return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+        return _reply(await asyncio.wrap_future(mlx.submit(job)))
 
     async def load(request: web.Request) -> web.StreamResponse:
         command = msgspec.json.decode(await request.read(), type=LoadWeights)
@@ -105,7 +103,9 @@ def _app(
     async def open_session(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         command = msgspec.json.decode(await request.read(), type=OpenSession)
-        return await on_mlx(lambda: model.open(name, command))
+        opened = await asyncio.wrap_future(mlx.submit(lambda: model.open(name, command)))
+        defaults = await asyncio.to_thread(model.set_defaults, name, command.defaults)
+        return _reply(defaults.added_to(opened, command.defaults))
 
     async def close_session(request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -121,10 +121,9 @@ def _app(
 
     async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
         name = request.match_info["name"]
-        body = requests.parse(await request.read(), model.defaults(name), chat=chat)
         spare = int(request.headers.get(SPARE_HEADER, "0"))
-        completion = Completion(model, mlx, name, body, chat=chat, spare=spare)
-        return await answer(request, completion)
+        data = await request.read()
+        return await answer(request, Completion(model, mlx, name, data, chat=chat, spare=spare))
 
     app = web.Application(middlewares=[_failures], client_max_size=MAX_BODY)
     app.router.add_post("/sessions/{name}/chat/completions", partial(complete, chat=True))
@@ -148,7 +147,11 @@ async def _pulse(
 ) -> web.Response:
     allowance, steps = heartbeat.allowance, heartbeat.beats  # in this order: `Heartbeat.beating`
     pulse = Pulse(steps, mlx.busy, allowance, model.usage(), memory(), model.kept_bytes())
-    return web.Response(body=msgspec.json.encode(pulse), content_type="application/json")
+    return _reply(pulse)
+
+
+def _reply(result: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(result), content_type="application/json")
 
 
 @web.middleware

@@ -7,17 +7,20 @@ from typing import Any
 from mlx_lm.utils import load_config, load_tokenizer
 
 from reconciler.worker.ends import ends
+from reconciler.worker.preprocessing.pool import Preprocessor
 
 
-def load(path: Path) -> Any:
+def load(path: Path, preprocessor: Preprocessor) -> Any:
     """The wrapped tokenizer of the checkpoint in directory `path`, with all ends of answers.
 
-    Raises what mlx_lm and transformers raise on files that they cannot read.
+    `preprocessor` takes the tokenizer, and renders its chat templates. Raises what mlx_lm and
+    transformers raise on files that they cannot read.
     """
     tokenizer = load_tokenizer(path, eos_token_ids=load_config(path).get("eos_token_id"))
     if not tokenizer.has_chat_template:
         _take_processors_template(path, tokenizer)
-    tokenizer.eos_token_ids = ends(path, tokenizer)
+    preprocessor.set_up(tokenizer)
+    tokenizer.eos_token_ids = ends(path, tokenizer, preprocessor.renderer)
     return tokenizer
 
 

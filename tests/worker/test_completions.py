@@ -11,11 +11,10 @@ from mlx_lm.utils import load_tokenizer
 
 from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.protocol import MODEL_HEADER
-from reconciler.worker import request as requests
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import TOGETHER, Completion, Piece
 from reconciler.worker.output import OutputParser, of_tokenizer
-from reconciler.worker.prompt import Prompts
+from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.request import UnavailableError
 from reconciler.worker.session import Request
 
@@ -35,10 +34,14 @@ class Scripted:
         self.tokenizer: Any = load_tokenizer(DEMO_MODEL)
         self.output_format = of_tokenizer(self.tokenizer)
         self.vocabulary = len(self.tokenizer.get_vocab())
-        self.prompts = Prompts(self.tokenizer, self.vocabulary)
+        self.preprocessor = Preprocessor(apart=False)
+        self.preprocessor.bind(self.tokenizer, self.vocabulary, rewinds=False)
         self.kv_budget = SimpleNamespace(lend=lambda _spare: None)
         self.script: list[int] = self.tokenizer.encode(text)
         self.cancelled: list[Request] = []
+
+    def defaults(self, _name: str) -> dict[str, Any]:
+        return {}
 
     def session(self, name: str) -> "Scripted":
         return {"1": self}[name]
@@ -67,8 +70,8 @@ class Scripted:
 def completion(text: str, name: str = "1", **more: Any) -> tuple[Completion, Scripted]:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]} | more
     scripted = Scripted(text)
-    parsed = requests.parse(msgspec.json.encode(body))
-    return Completion(scripted, scripted, name, parsed, chat=True), scripted  # type: ignore[arg-type]
+    data = msgspec.json.encode(body)
+    return Completion(scripted, scripted, name, data, chat=True), scripted  # type: ignore[arg-type]
 
 
 async def told(one: Completion) -> list[Piece]:

@@ -10,7 +10,7 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import Config
 from reconciler.worker import overrides, sampling
-from reconciler.worker.sampling import Sampling
+from reconciler.worker.sampling_parameters import Sampling
 from reconciler.worker.session import Request, Session
 
 VOCABULARY = 320

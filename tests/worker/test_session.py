@@ -14,7 +14,8 @@ from reconciler.worker import generators, overrides
 from reconciler.worker import session as module
 from reconciler.worker.generators import Batching
 from reconciler.worker.kv_budget import KVBudget
-from reconciler.worker.sampling import Sampling, sampler
+from reconciler.worker.sampling import sampler
+from reconciler.worker.sampling_parameters import Sampling
 from reconciler.worker.session import InsufficientMemoryError, Request, Session
 from tests.conftest import CHECKPOINTS
 

@@ -6,10 +6,27 @@ an endless loop ends. What sits in one long call of C code is left behind as a d
 
 import ctypes
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+_budget = threading.local()
+"""`end`: when all calls of this thread have to be done, on the monotonic clock."""
+
+
+@contextmanager
+def budget(seconds: float) -> Iterator[None]:
+    """Within it, all calls of this thread together take no longer than `seconds`."""
+    before = getattr(_budget, "end", None)
+    _budget.end = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _budget.end = before
 
 
 class _Expired(BaseException):
@@ -21,6 +38,9 @@ def call(job: Callable[[], T], seconds: float, what: str) -> T:
 
     Raises what `job` raises, or TimeoutError, naming `what`, if it takes longer than `seconds`.
     """
+    end = getattr(_budget, "end", None)
+    if end is not None:
+        seconds = min(seconds, max(0.0, end - time.monotonic()))
     results: list[T] = []
     errors: list[BaseException] = []
 

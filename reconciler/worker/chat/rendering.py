@@ -64,6 +64,8 @@ def of_source(tokenizer: Any, source: str) -> Callable[..., str]:
 
 def is_code(tokenizer: Any) -> bool:
     """True if mlx-lm or the tokenizer's own class fills in the template, in Python."""
+    if getattr(tokenizer, "renders_by_jinja", False):
+        return False
     if getattr(tokenizer, "_chat_template", None) is not None:
         return True
     own = getattr(type(getattr(tokenizer, "_tokenizer", tokenizer)), "apply_chat_template", None)

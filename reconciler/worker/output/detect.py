@@ -69,8 +69,13 @@ def detect(
     )
 
 
-def of_tokenizer(tokenizer: Any) -> OutputFormat:
-    """The format of a checkpoint whose tokenizer mlx-lm has loaded. Raises nothing."""
+def of_tokenizer(
+    tokenizer: Any, of_source: Callable[[Any, str], Render] = rendering.of_source
+) -> OutputFormat:
+    """The format of a checkpoint whose tokenizer mlx-lm has loaded. Raises nothing.
+
+    `of_source` makes what renders turns by the text of a chat template.
+    """
     named = tokenizer.chat_template
     if not isinstance(named, Mapping):  # else templates by name, such as one for tools
         named = {"default": named}
@@ -78,19 +83,21 @@ def of_tokenizer(tokenizer: Any) -> OutputFormat:
     return detect(
         "\n".join(dict.fromkeys(sources.values())),
         frozenset(tokenizer.get_vocab()),
-        render=_renderer(tokenizer, sources) if tokenizer.has_chat_template else None,
+        render=_renderer(tokenizer, sources, of_source) if tokenizer.has_chat_template else None,
         response_template=getattr(tokenizer, "response_template", None),
     )
 
 
-def _renderer(tokenizer: Any, sources: Mapping[str, str]) -> Render:
+def _renderer(
+    tokenizer: Any, sources: Mapping[str, str], of_source: Callable[[Any, str], Render]
+) -> Render:
     """Renders as requests are rendered: in a sandbox, for a bounded time."""
     if not sources or rendering.is_code(tokenizer):
         return rendering.of_tokenizer(tokenizer)
     default = sources.get("default") or next(iter(sources.values()))
-    plain = rendering.of_source(tokenizer, default)
+    plain = of_source(tokenizer, default)
     own = sources.get("tool_use", default)
-    with_tools = plain if own == default else rendering.of_source(tokenizer, own)
+    with_tools = plain if own == default else of_source(tokenizer, own)
 
     def render(turns: list[dict[str, Any]], *, tools: Any = None, **variables: Any) -> str:
         return (with_tools if tools else plain)(turns, tools=tools, **variables)

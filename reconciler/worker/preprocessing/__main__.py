@@ -1,0 +1,51 @@
+"""The preprocessing process: `python -m reconciler.worker.preprocessing`, started by a worker.
+
+It reads requests from stdin and writes the answers to stdout, one after the other, until stdin is
+closed. A request that takes too long ends the process by the kernel's alarm, which needs no lock of
+Python's.
+"""
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+from reconciler.worker.preprocessing.messages import HEADER, MEMORY, Failed, decode_request, encode
+from reconciler.worker.preprocessing.work import Work
+
+
+def main() -> None:
+    """Answer until the worker closes stdin."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    requests = os.fdopen(0, "rb", closefd=False)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    _limit_memory()
+    work = Work()
+    while len(header := requests.read(HEADER.size)) == HEADER.size:
+        size, seconds = HEADER.unpack(header)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            reply = encode(work.answer(decode_request(requests.read(size))))
+        except Exception as error:  # noqa: BLE001  such as MemoryError
+            reply = encode(Failed(f"{type(error).__name__}: {error}"[:500]))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        replies.write(HEADER.pack(len(reply), 0) + reply)
+        replies.flush()
+
+
+def _limit_memory() -> None:
+    """Let an allocation that is far too large fail, on Linux; the worker watches besides."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    except OSError:
+        return
+    limit = pages * resource.getpagesize() + 2 * MEMORY
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+if __name__ == "__main__":
+    main()

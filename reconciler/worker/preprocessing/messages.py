@@ -1,0 +1,116 @@
+"""What a worker and its preprocessing process send each other, as frames of MessagePack.
+
+A frame is a header (number of bytes, seconds that the request may take) and a message. The process
+answers each request with one frame, whose seconds have no meaning.
+"""
+
+import struct
+from typing import Any
+
+import msgspec
+
+from reconciler.worker.prompt import Prompt
+from reconciler.worker.request import Body
+
+HEADER = struct.Struct("<Qd")
+
+MEMORY = 2_000_000_000
+"""Bytes that one request may take."""
+
+LONGEST_REPLY = 256_000_000
+"""Bytes; a prompt of a million tokens takes 5 MB."""
+
+
+class Setup(msgspec.Struct, tag=True):
+    """Take this tokenizer and these chat templates."""
+
+    backend: str
+    """The tokenizer in the form of tokenizer.json, as transformers has set it up."""
+    splits_special: bool
+    """True if special tokens in a text are text."""
+    chat_template: str | dict[str, str] | None
+    has_chat_template: bool
+    has_thinking: bool
+    special_tokens: dict[str, Any]
+
+
+class Bind(msgspec.Struct, tag=True):
+    """Make prompts for this model; see `Prompts`."""
+
+    vocabulary: int
+    rewinds: bool
+
+
+class Render(msgspec.Struct, tag=True):
+    """Render turns by a chat template, which need not be that of the tokenizer."""
+
+    source: str
+    turns: list[dict[str, Any]]
+    variables: dict[str, Any]
+    most: int
+    """Characters that the text may have."""
+
+
+class Learn(msgspec.Struct, tag=True):
+    """Learn what the chat templates take."""
+
+
+class Prepare(msgspec.Struct, tag=True):
+    """Parse the body of a request and make its prompt."""
+
+    body: bytes
+    defaults: dict[str, Any]
+    most: int | None
+    """The context length, in tokens."""
+    chat: bool
+
+
+class Done(msgspec.Struct, tag=True):
+    """The answer to what has no result."""
+
+
+class Text(msgspec.Struct, tag=True):
+    """A rendering."""
+
+    text: str
+
+
+class Prepared(msgspec.Struct, tag=True):
+    """A request, without what the prompt was made of, and its prompt."""
+
+    body: Body
+    prompt: Prompt
+
+
+class Refused(msgspec.Struct, tag=True):
+    """A `RequestError`."""
+
+    message: str
+    code: str
+    param: str | None = None
+    status: int = 400
+
+
+class Failed(msgspec.Struct, tag=True):
+    """Any other error, in words; `timed_out` is that of a TimeoutError."""
+
+    message: str
+    timed_out: bool = False
+
+
+Request = Setup | Bind | Render | Learn | Prepare
+Reply = Done | Text | Prepared | Refused | Failed
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def decode_request(data: bytes) -> Request:
+    """The request of a frame."""
+    request: Request = msgspec.msgpack.decode(data, type=Request)
+    return request
+
+
+def decode_reply(data: bytes) -> Reply:
+    """The answer of a frame."""
+    reply: Reply = msgspec.msgpack.decode(data, type=Reply)
+    return reply

@@ -1,0 +1,163 @@
+"""A worker's preprocessing: where each request goes, and what becomes of failures.
+
+Short requests have one process, long ones another, which is started when it is needed: no short one
+waits for a long one. A tokenizer or a chat template that is Python code, of mlx_lm or transformers,
+is used in the worker's own process.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from reconciler.worker.chat import rendering
+from reconciler.worker.errors import RequestError, UnavailableError
+from reconciler.worker.preprocessing import work
+from reconciler.worker.preprocessing.lane import Facts, Lane
+from reconciler.worker.preprocessing.messages import (
+    Bind,
+    Failed,
+    Prepare,
+    Prepared,
+    Refused,
+    Render,
+    Text,
+)
+from reconciler.worker.preprocessing.process import ProcessEndedError
+from reconciler.worker.preprocessing.tokenizer import describe
+from reconciler.worker.prompt import Prompt, Prompts
+from reconciler.worker.request import Body
+
+LONG = 256_000
+"""Bytes of a body from which on a request counts as long."""
+
+SECONDS = 60.0
+"""For a request, the renderings of which have `work.RENDERING_SECONDS`."""
+
+RENDER_SECONDS = 15.0
+"""For one rendering, which ends itself before."""
+
+LONGEST_PROBE = 200_000
+"""Characters of a rendering of one of our own short conversations."""
+
+LINGER_SECONDS = 60.0
+"""That the process for long requests waits for the next one."""
+
+MAX_WAITING = 128
+"""Requests that wait for one process."""
+
+Renderer = Callable[..., str]
+
+
+class Preprocessor:
+    """Makes the prompts of one checkpoint. Its methods may be called on any thread."""
+
+    def __init__(self, *, apart: bool = True) -> None:
+        """With `apart` it has processes; without, all is done in threads of this one."""
+        self._apart = apart
+        self._facts = Facts()
+        self._short = Lane(self._facts)
+        self._long = Lane(self._facts, LINGER_SECONDS)
+        self._local: Prompts | None = None
+        self._threads = ThreadPoolExecutor(4, "prompt")
+        """For what is done in this process."""
+
+    def start(self) -> None:
+        """Start a process, so that it is there when it is needed."""
+        self._short.submit(self._short.start)
+
+    def close(self) -> None:
+        """End the processes. What was submitted before is done first."""
+        for lane in (self._short, self._long):
+            lane.submit(lane.end).result()
+
+    def memory(self) -> int:
+        """Bytes that the processes take."""
+        return self._short.memory() + self._long.memory()
+
+    def set_up(self, tokenizer: Any) -> None:
+        """Take mlx_lm's `tokenizer`; its own `eos_token_ids` need not be complete."""
+        self._facts.setup = describe(tokenizer) if self._apart else None
+        if self._facts.setup is None:
+            return
+        try:
+            self._short.submit(self._short.inform).result()
+        except ProcessEndedError:
+            self._facts.setup = None
+
+    def renderer(self, tokenizer: Any, source: str) -> Renderer:
+        """What renders turns of ours by a chat template.
+
+        Raises TimeoutError, from then on at once, where that ends or takes too long.
+        """
+        if self._facts.setup is None:
+            return rendering.of_source(tokenizer, source)
+        failures: list[str] = []
+
+        def render(turns: list[dict[str, Any]], **variables: Any) -> str:
+            if failures:
+                raise TimeoutError(failures[0])
+            request = Render(source, turns, variables, LONGEST_PROBE)
+            try:
+                reply = self._short.submit(
+                    partial(self._short.ask, request, RENDER_SECONDS)
+                ).result()
+            except ProcessEndedError as error:
+                failures.append(str(error))
+                raise TimeoutError(failures[0]) from None
+            if isinstance(reply, Text):
+                return reply.text
+            words = reply.message if isinstance(reply, Failed) else "no answer"
+            if isinstance(reply, Failed) and reply.timed_out:
+                failures.append(words)
+                raise TimeoutError(words)
+            raise ValueError(words)
+
+        return render
+
+    def bind(self, tokenizer: Any, vocabulary: int, *, rewinds: bool) -> None:
+        """Make prompts for this model; see `Prompts`. Begins to learn its chat templates."""
+        if self._facts.setup is None:
+            self._local = Prompts(tokenizer, vocabulary, rewinds=rewinds)
+            return
+        self._facts.bind = Bind(vocabulary, rewinds)
+        self._short.submit(self._short.learn)
+
+    def submit(
+        self, body: bytes, defaults: Mapping[str, Any], most: int | None = None, *, chat: bool
+    ) -> "Future[tuple[Body, Prompt]]":
+        """Parse a request and make its prompt, refused early where it exceeds `most` tokens.
+
+        The future raises `RequestError`.
+        """
+        if self._local is not None:
+            job = partial(work.prepare, self._local, body, defaults, most, chat=chat)
+            return self._threads.submit(job)
+        lane = self._long if len(body) >= LONG else self._short
+        if lane.waiting >= MAX_WAITING:
+            raise UnavailableError(f"{MAX_WAITING} requests wait to be read", "overloaded")
+        request = Prepare(body, dict(defaults), most, chat)
+        return lane.submit(partial(_prepare, lane, request))
+
+
+def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
+    """On the lane's thread. Raises `RequestError`."""
+    key = "messages" if request.chat else "prompt"
+    try:
+        if request.chat:
+            lane.learn()
+        reply = lane.ask(request, SECONDS)
+    except ProcessEndedError as error:
+        words = f"no prompt could be made of this request: {error}"
+        raise RequestError(words, "invalid_value", key) from None
+    match reply:
+        case Prepared():
+            return reply.body, reply.prompt
+        case Refused(status=UnavailableError.status):
+            raise UnavailableError(reply.message, reply.code, reply.param)
+        case Refused():
+            raise RequestError(reply.message, reply.code, reply.param)
+        case Failed():
+            words = f"no prompt could be made of this request: {reply.message}"
+            raise RequestError(words, "invalid_value", key)
+    raise TypeError(type(reply).__name__)

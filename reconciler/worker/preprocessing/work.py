@@ -1,0 +1,95 @@
+"""What a preprocessing process does with each request."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.worker import request as requests
+from reconciler.worker.chat import bounded, rendering
+from reconciler.worker.errors import RequestError
+from reconciler.worker.preprocessing.messages import (
+    Bind,
+    Done,
+    Failed,
+    Learn,
+    Prepare,
+    Prepared,
+    Refused,
+    Render,
+    Reply,
+    Request,
+    Setup,
+    Text,
+)
+from reconciler.worker.preprocessing.tokenizer import BackendTokenizer
+from reconciler.worker.prompt import Prompt, Prompts
+from reconciler.worker.request import Body
+
+RENDERING_SECONDS = 20.0
+"""That all renderings of one request may take together."""
+
+
+def prepare(
+    prompts: Prompts, data: bytes, defaults: Mapping[str, Any], most: int | None, *, chat: bool
+) -> tuple[Body, Prompt]:
+    """Parse a request and make its prompt. Raises `RequestError`."""
+    body = requests.parse(data, defaults, chat=chat)
+    with bounded.budget(RENDERING_SECONDS):
+        return body, prompts.build(body, most, chat=chat)
+
+
+class Work:
+    """The tokenizer, the model's prompts, and what is done with them."""
+
+    def __init__(self) -> None:
+        self._tokenizer: BackendTokenizer | None = None
+        self._prompts: Prompts | None = None
+
+    def answer(self, request: Request) -> Reply:
+        """Do what is asked. Raises nothing that a request can cause."""
+        try:
+            return self._answer(request)
+        except RequestError as error:
+            return Refused(str(error), error.code, error.param, error.status)
+        except TimeoutError as error:
+            return Failed(str(error), timed_out=True)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this request's
+            return Failed(f"{type(error).__name__}: {error}"[:500])
+
+    def _answer(self, request: Request) -> Reply:
+        match request:
+            case Setup():
+                self._tokenizer = BackendTokenizer(request)
+            case Bind():
+                self._prompts = Prompts(
+                    self._tokenizer, request.vocabulary, rewinds=request.rewinds, learn=False
+                )
+            case Learn():
+                with bounded.budget(RENDERING_SECONDS):
+                    self._bound().learn()
+            case Render():
+                return self._render(request)
+            case Prepare():
+                return self._prepare(request)
+        return Done()
+
+    def _bound(self) -> Prompts:
+        if self._prompts is None:
+            raise RuntimeError("no model is known yet")
+        return self._prompts
+
+    def _render(self, request: Render) -> Text:
+        render = rendering.of_source(self._tokenizer, request.source)
+        text = render(request.turns, **request.variables)
+        if len(text) > request.most:
+            raise ValueError(f"a short conversation is rendered as {len(text)} characters")
+        return Text(text)
+
+    def _prepare(self, request: Prepare) -> Prepared:
+        body, prompt = prepare(
+            self._bound(), request.body, request.defaults, request.most, chat=request.chat
+        )
+        # The worker has no use for what the prompt was made of.
+        body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
+        body.system_prompt = None
+        body.sent_tools, body.sent_variables = [], []
+        return Prepared(body, prompt)

@@ -1,0 +1,147 @@
+"""Prompts are made in a process of its own, which may be killed without harm to the worker."""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load_tokenizer
+
+from reconciler.cli.demo import DEMO_MODEL
+from reconciler.worker.errors import RequestError
+from reconciler.worker.preprocessing import lane as lanes
+from reconciler.worker.preprocessing import pool
+from reconciler.worker.preprocessing.pool import Preprocessor
+from reconciler.worker.preprocessing.tokenizer import BackendTokenizer, describe
+from reconciler.worker.prompt import Prompts
+from reconciler.worker.request import parse
+
+CONTEXT = 4096
+
+
+def body(text: str = "Hello", **more: Any) -> bytes:
+    return msgspec.json.encode({"messages": [{"role": "user", "content": text}]} | more)
+
+
+def started(template: str | None = None) -> Preprocessor:
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    if template is not None:
+        tokenizer.chat_template = template
+    made = Preprocessor()
+    made.set_up(tokenizer)
+    made.bind(tokenizer, len(tokenizer.get_vocab()), rewinds=False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Preprocessor]:
+    made = started()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest) -> Iterator[Preprocessor]:
+    made = started(getattr(request, "param", None))
+    yield made
+    made.close()
+
+
+class TestSame:
+    """The process makes the prompts that the worker would make itself."""
+
+    def test_prompts_of_chats_and_texts(self, shared: Preprocessor) -> None:
+        tokenizer = load_tokenizer(DEMO_MODEL)
+        prompts = Prompts(tokenizer, len(tokenizer.get_vocab()))
+        chats = [body("What is é \U0001f600?"), body("Hi", tools=[], reasoning_effort="none")]
+        texts = [msgspec.json.encode({"prompt": "once"}), b'{"prompt": [1, 2, 3], "stop": "x"}']
+        for data, chat in [*((one, True) for one in chats), *((one, False) for one in texts)]:
+            parsed, prompt = shared.submit(data, {"max_tokens": 5}, CONTEXT, chat=chat).result()
+            here = parse(data, {"max_tokens": 5}, chat=chat)
+            assert prompt == prompts.build(here, CONTEXT, chat=chat)
+            assert (parsed.max_tokens, parsed.stops) == (5, here.stops)
+            assert parsed.messages is None
+
+    def test_tokens_are_transformers_own(self) -> None:
+        tokenizer = load_tokenizer(DEMO_MODEL)
+        setup = describe(tokenizer)
+        assert setup is not None
+        lean = BackendTokenizer(setup)
+        for text in ("", " a  b\n\n", "<|im_start|>user\n", "日本語", "\U0001f600é", "x" * 5000):
+            for special in (True, False):
+                expected = tokenizer.encode(text, add_special_tokens=special)
+                assert lean.encode(text, add_special_tokens=special) == expected
+
+    def test_errors_are_those_of_requests(self, shared: Preprocessor) -> None:
+        with pytest.raises(RequestError, match="temperature") as raised:
+            shared.submit(body(temperature=9), {}, CONTEXT, chat=True).result()
+        assert (raised.value.code, raised.value.param) == ("invalid_value", "temperature")
+        with pytest.raises(RequestError, match="no more than") as raised:
+            shared.submit(body("a " * 1_000_000), {}, CONTEXT, chat=True).result()
+        assert raised.value.code == "context_length_exceeded"
+
+    def test_a_tokenizer_with_a_template_that_is_code_stays_in_the_worker(self) -> None:
+        tokenizer = load_tokenizer(DEMO_MODEL)._tokenizer
+        assert describe(TokenizerWrapper(tokenizer, chat_template=lambda *_, **__: "a")) is None
+        assert describe(TokenizerWrapper(tokenizer)) is not None
+
+
+class TestIsolation:
+    def test_a_process_that_dies_fails_its_request_alone(self, own: Preprocessor) -> None:
+        own.submit(body(), {}, CONTEXT, chat=True).result()
+        process = own._short._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        waiting = own.submit(body(), {}, CONTEXT, chat=True)
+        after = own.submit(body(), {}, CONTEXT, chat=True)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(RequestError, match="ended with -9"):
+            waiting.result()
+        _, prompt = after.result()
+        assert prompt.tokens
+
+    def test_one_that_takes_too_long_is_ended_by_the_kernel(
+        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own.submit(body(), {}, CONTEXT, chat=True).result()
+        process = own._short._process
+        monkeypatch.setattr(pool, "SECONDS", 0.001)
+        text = msgspec.json.encode({"prompt": "word " * 40_000})
+        with pytest.raises(RequestError, match=r"did not finish within 0\.001 s") as raised:
+            own.submit(text, {}, chat=False).result()
+        assert raised.value.status == 400
+        monkeypatch.undo()
+        assert own.submit(body(), {}, CONTEXT, chat=True).result()[1].tokens
+        assert own._short._process is not process
+
+    def test_learning_that_ends_the_process_is_not_tried_at_each_request(
+        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own.submit(body(), {}, CONTEXT, chat=True).result()
+        own._short.submit(own._short.end).result()
+        monkeypatch.setattr(lanes, "LEARN_SECONDS", 0.0001)
+        for _ in range(2):
+            with pytest.raises(RequestError, match="did not finish within"):
+                own.submit(body(), {}, CONTEXT, chat=True).result()
+            monkeypatch.setattr(lanes, "LEARN_SECONDS", 30.0)
+        assert own.submit(b'{"prompt": "a"}', {}, CONTEXT, chat=False).result()[1].tokens
+        own._facts.retry_at = 0.0
+        assert own.submit(body(), {}, CONTEXT, chat=True).result()[1].tokens
+
+    def test_long_requests_have_a_process_of_their_own(self, own: Preprocessor) -> None:
+        long = msgspec.json.encode({"prompt": "word " * (pool.LONG // 5)})
+        own.submit(body(), {}, CONTEXT, chat=True).result()
+        assert own._long.memory() == 0
+        own.submit(long, {}, chat=False).result()
+        assert own._long.memory() > 0
+        assert own.memory() > own._short.memory() > 0
+
+    def test_many_at_once(self, shared: Preprocessor) -> None:
+        with ThreadPoolExecutor(8) as threads:
+            texts = [f"number {i}" for i in range(40)]
+            made = threads.map(lambda t: shared.submit(body(t), {}, chat=True).result()[1], texts)
+            assert len({tuple(prompt.tokens) for prompt in made}) == len(texts)
