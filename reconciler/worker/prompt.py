@@ -11,6 +11,7 @@ from reconciler.worker.chat.template import Rendered, Template, Templates, templ
 from reconciler.worker.chat.turns import Turn
 from reconciler.worker.errors import RequestError, unsupported
 from reconciler.worker.request import Body, no_variable, tools_as_sent
+from reconciler.worker.sampling_parameters import no_token
 from reconciler.worker.segments import Segmenter
 from reconciler.worker.token_bounds import TokenBounds
 
@@ -83,6 +84,7 @@ class Prompts:
         `RequestError`.
         """
         key = "messages" if chat else "prompt"
+        self._check_bias(body)
         prompt = self._chat(body, most) if chat else self._text(body, most)
         if most is not None and len(prompt.tokens) >= most:
             raise too_long(len(prompt.tokens), most, key)
@@ -91,6 +93,13 @@ class Prompts:
         if any(not 0 <= token < self._vocabulary for token in prompt.tokens):
             raise RequestError("a token id is beyond the vocabulary", "invalid_value", key)
         return prompt
+
+    def _check_bias(self, body: Body) -> None:
+        """Raise `RequestError` for a bias that is no token's. There may be a million of them."""
+        wrong = no_token(body.logit_bias or (), self._vocabulary)
+        if wrong is not None:
+            words = f"logit_bias: {wrong[:40]} is not a token id from 0 to {self._vocabulary - 1}"
+            raise RequestError(words, "invalid_value", "logit_bias")
 
     def _text(self, body: Body, most: int | None) -> Prompt:
         prompt: Any = body.prompt

@@ -1,6 +1,5 @@
 """A request's sampling parameters -> mlx-lm's sampler and logits processors."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -115,13 +114,9 @@ def processors(asked: Sampling, vocabulary: int) -> list[Any]:
 
     Raises ValueError for a bias of a token beyond the vocabulary: MLX would write out of bounds.
     """
-    bias: dict[int, float] = {}
-    for token, value in (asked.logit_bias or {}).items():
-        if not re.fullmatch(r"[0-9]{1,10}", token) or int(token) >= vocabulary:
-            raise ValueError(
-                f"logit_bias: {token[:40]} is not a token id from 0 to {vocabulary - 1}"
-            )
-        bias[int(token)] = value
+    bias = {_id(token): value for token, value in (asked.logit_bias or {}).items()}
+    if bias and not 0 <= min(bias) <= max(bias) < vocabulary:
+        raise ValueError(f"logit_bias: a token id is not from 0 to {vocabulary - 1}")
     repetition, repetition_size = _penalty(
         asked.repetition_penalty, asked.repetition_context_size, neutral=1
     )
@@ -137,6 +132,12 @@ def processors(asked: Sampling, vocabulary: int) -> list[Any]:
         frequency_context_size=frequency_size,
     )
     return made
+
+
+def _id(token: str) -> int:
+    if not (token.isascii() and token.isdigit() and len(token) <= 10):
+        raise ValueError(f"logit_bias: {token[:40]} is not a token id")
+    return int(token)
 
 
 def _penalty(

@@ -1,8 +1,12 @@
 """The sampling parameters of a request and their bounds, without MLX."""
 
+import re
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
+
+_TOKEN = re.compile(r"[0-9]{1,10}")
 
 _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 _Context = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
@@ -26,3 +30,8 @@ class Sampling(msgspec.Struct):
     frequency_penalty: _Penalty | None = None
     frequency_context_size: _Context | None = None
     logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
+
+
+def no_token(names: Iterable[str], vocabulary: int) -> str | None:
+    """The first name that is not a token id below `vocabulary`."""
+    return next((n for n in names if not _TOKEN.fullmatch(n) or int(n) >= vocabulary), None)

@@ -6,7 +6,8 @@ is kept from filling the memory: results of operators, and numbers given to meth
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import wraps
 from types import BuiltinMethodType
@@ -20,6 +21,11 @@ from jinja2.sandbox import SandboxedEnvironment
 
 MAX_LENGTH = 64_000_000
 """Characters or items of a text or list that an operator may make: four times a request's body."""
+
+MAX_WIDTH = 1_000_000
+"""Characters of a value in a format."""
+
+_WIDTH = re.compile(r"[0-9]{1,4000}")
 
 MAX_NUMBER = 10**18
 """Size of a number that an operator may make."""
@@ -54,21 +60,35 @@ class _CodeGenerator(CodeGenerator):
         self.write("))")
 
 
+def _concat(texts: Iterable[str]) -> str:
+    """The texts that a template writes, in a row. Taken one by one: there may be no end of them."""
+    parts, length = [], 0
+    for text in texts:
+        length += len(text)
+        _check_length(length)
+        parts.append(text)
+    return "".join(parts)
+
+
 class _Environment(SandboxedEnvironment):
     """Jinja's sandbox, with bounds."""
 
-    intercepted_binops = frozenset(("+", "*", "**"))
+    intercepted_binops = frozenset(("+", "*", "**", "%"))
     code_generator_class = _CodeGenerator
+    concat = staticmethod(_concat)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
             raise TemplateError("powers are not supported in chat templates")
-        if operator == "+":
+        if operator == "%" and isinstance(left, str):
+            _check_format(left)
+            _check_numbers(right if isinstance(right, tuple) else (right,), {})
+        elif operator == "+":
             _check_length(_length(left) + _length(right))
-        elif isinstance(left, int | float) and isinstance(right, int | float):
+        elif operator == "*" and isinstance(left, int | float) and isinstance(right, int | float):
             if abs(left * 1.0 * right) > MAX_NUMBER:
                 raise TemplateError("a number is too large")
-        else:
+        elif operator == "*":
             _check_length(_size(left) * _size(right))
         return super().call_binop(context, operator, left, right)
 
@@ -81,6 +101,11 @@ class _Environment(SandboxedEnvironment):
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(function, BuiltinMethodType):
             _check_numbers(args, kwargs)
+            owner: Any = function.__self__
+            if isinstance(owner, str) and function.__name__ in ("format", "format_map"):
+                _check_format(owner)
+            if isinstance(owner, list) and function.__name__ == "extend":
+                _check_length(len(owner) + sum(map(_length, args)))
         return super().call(context, function, *args, **kwargs)
 
 
@@ -96,6 +121,12 @@ def _size(value: Any) -> int:
 def _check_length(length: int) -> None:
     if length > MAX_LENGTH:
         raise TemplateError(f"a text or list is longer than {MAX_LENGTH}")
+
+
+def _check_format(form: str) -> None:
+    """Of a text with places for values: each may say how wide it is."""
+    if any(int(width) > MAX_WIDTH for width in _WIDTH.findall(form)):
+        raise TemplateError(f"a format is wider than {MAX_WIDTH}")
 
 
 def _check_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -142,8 +173,15 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
+def _format(form: str, *args: Any, **kwargs: Any) -> str:
+    _check_format(str(form))
+    _check_numbers(args, kwargs)
+    return str(FILTERS["format"](form, *args, **kwargs))
+
+
+_FILTERS: dict[str, Callable[..., Any]]
 _FILTERS = {name: _with_bounds(function) for name, function in FILTERS.items()}
-_FILTERS |= {"tojson": _with_bounds(_to_json), "from_json": json.loads}
+_FILTERS |= {"tojson": _with_bounds(_to_json), "format": _format, "from_json": json.loads}
 
 
 def compiled(source: str) -> jinja2.Template:

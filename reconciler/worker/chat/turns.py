@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Literal
 
 Turn = dict[str, Any]
@@ -54,15 +55,20 @@ def system_in_user(turns: list[Turn]) -> list[Turn]:
 def merge_same_role(turns: list[Turn]) -> list[Turn]:
     """Merge consecutive turns of one role, except tool calls and their results."""
     merged: list[Turn] = []
+    texts: list[list[str]] = []
     for turn in turns:
         last = merged[-1] if merged else {}
         plain = turn["role"] != "tool" and not turn.get("tool_calls") and not last.get("tool_calls")
         if plain and last.get("role") == turn["role"]:
-            content = JOIN.join(filter(None, (last["content"], turn["content"])))
-            merged[-1] = last | turn | {"content": content}
+            merged[-1] = last | turn
+            texts[-1].append(turn["content"])
         else:
             merged.append(turn)
-    return merged
+            texts.append([turn["content"]])
+    return [
+        turn | {"content": JOIN.join(filter(None, parts))} if len(parts) > 1 else turn
+        for turn, parts in zip(merged, texts, strict=True)
+    ]
 
 
 def user_first(turns: list[Turn]) -> list[Turn]:
@@ -145,7 +151,7 @@ def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _results_after(turns: list[Turn], index: int) -> list[Turn]:
     after = []
-    for turn in turns[index + 1 :]:
+    for turn in islice(turns, index + 1, None):
         if turn["role"] != "tool":
             break
         after.append(turn)

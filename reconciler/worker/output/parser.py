@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import regex
-
 from reconciler.worker.output import readers, values
 from reconciler.worker.output.calls import FIT, Call, Tools
 from reconciler.worker.output.format import OutputFormat
 from reconciler.worker.output.splitter import Part, Splitter
+from reconciler.worker.output.stops import Stops
 
 
 @dataclass
@@ -152,7 +151,7 @@ class TextParser:
         self._content, self._reasoning = _Text(), _Text()
         self._reasoned = self._splitter.reasoned
         self._ids: set[str] = set()
-        self._stops = _Stops(stops)
+        self._stops = Stops(stops)
         self.called = False
         self.reasoning_pieces = 0
         """Pieces that arrived inside reasoning."""
@@ -242,39 +241,3 @@ class TextParser:
         self._ids.add(given)
         function = {"name": call.name, "arguments": values.serialize(call.arguments)}
         return {"id": given, "type": "function", "function": function}
-
-
-class _Stops:
-    """Ends the content before the first stop in it."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        longest_first = sorted({stop for stop in stops if stop}, key=len, reverse=True)
-        pattern = "|".join(regex.escape(stop) for stop in longest_first)
-        self._pattern = regex.compile(pattern) if pattern else None
-        self.held = ""
-        """The end of the text, if it may become a stop."""
-        self.stopped = False
-
-    def feed(self, text: str) -> str:
-        """The text that is certain."""
-        if self._pattern is None:
-            return text
-        if self.stopped:
-            return ""
-        text = self.held + text
-        found = self._pattern.search(text, partial=True)
-        self.held = ""
-        if found is None:
-            return text
-        self.stopped = not found.partial
-        self.held = text[found.start() :] if found.partial else ""
-        return text[: found.start()]
-
-    def release(self) -> str:
-        """What is certain of the text that was held back, as no more follows."""
-        text, self.held = self.held, ""
-        found = self._pattern.search(text) if self._pattern is not None else None
-        if found is None:
-            return text
-        self.stopped = True
-        return text[: found.start()]

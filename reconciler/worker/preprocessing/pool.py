@@ -5,6 +5,7 @@ waits for a long one. A tokenizer or a chat template that is Python code, of mlx
 is used in the worker's own process.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -34,6 +35,9 @@ LONG = 256_000
 SECONDS = 60.0
 """For a request, the renderings of which have `work.RENDERING_SECONDS`."""
 
+PROBING_SECONDS = 20.0
+"""That all renderings may take by which a checkpoint is got to know."""
+
 RENDER_SECONDS = 15.0
 """For one rendering, which ends itself before."""
 
@@ -59,6 +63,8 @@ class Preprocessor:
         self._short = Lane(self._facts)
         self._long = Lane(self._facts, LINGER_SECONDS)
         self._local: Prompts | None = None
+        self._probing = PROBING_SECONDS
+        """That renderings of our own may still take."""
         self._threads = ThreadPoolExecutor(4, "prompt")
         """For what is done in this process."""
 
@@ -86,34 +92,34 @@ class Preprocessor:
             self._facts.setup = None
 
     def renderer(self, tokenizer: Any, source: str) -> Renderer:
-        """What renders turns of ours by a chat template.
+        """What renders turns of ours by a chat template, while a checkpoint is loaded.
 
-        Raises TimeoutError, from then on at once, where that ends or takes too long.
+        It raises TimeoutError, from then on at once, where that takes too long, alone or together.
         """
         if self._facts.setup is None:
             return rendering.of_source(tokenizer, source)
-        failures: list[str] = []
 
         def render(turns: list[dict[str, Any]], **variables: Any) -> str:
-            if failures:
-                raise TimeoutError(failures[0])
-            request = Render(source, turns, variables, LONGEST_PROBE)
-            try:
-                reply = self._short.submit(
-                    partial(self._short.ask, request, RENDER_SECONDS)
-                ).result()
-            except ProcessEndedError as error:
-                failures.append(str(error))
-                raise TimeoutError(failures[0]) from None
-            if isinstance(reply, Text):
-                return reply.text
-            words = reply.message if isinstance(reply, Failed) else "no answer"
-            if isinstance(reply, Failed) and reply.timed_out:
-                failures.append(words)
-                raise TimeoutError(words)
-            raise ValueError(words)
+            return self._probe(Render(source, turns, variables, LONGEST_PROBE))
 
         return render
+
+    def _probe(self, request: Render) -> str:
+        if self._probing <= 0:
+            raise TimeoutError(f"its renderings took more than {PROBING_SECONDS:g} s")
+        begin = time.monotonic()
+        try:
+            reply = self._short.submit(partial(self._short.ask, request, RENDER_SECONDS)).result()
+        except ProcessEndedError as error:
+            self._probing = 0.0
+            raise TimeoutError(str(error)) from None
+        self._probing -= time.monotonic() - begin
+        if isinstance(reply, Text):
+            return reply.text
+        if isinstance(reply, Failed) and reply.timed_out:
+            self._probing = 0.0
+            raise TimeoutError(reply.message)
+        raise ValueError(reply.message if isinstance(reply, Failed) else "no text")
 
     def bind(self, tokenizer: Any, vocabulary: int, *, rewinds: bool) -> None:
         """Make prompts for this model; see `Prompts`. Begins to learn its chat templates."""
