@@ -97,8 +97,10 @@ def test_harmless_keys_pass_whatever_they_say(key: Any) -> None:
     [
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"response_format": "json"}, "response_format"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs"),
         ({"n": 2}, "n"),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking"),
         ({"reasoning": {"max_tokens": 9}}, "reasoning"),

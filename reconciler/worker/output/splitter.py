@@ -43,6 +43,7 @@ class Splitter:
         self._marks = _marks(form, calls=calls)
         self._regions = form.regions
         self._seconds = form.seconds
+        self._sealed = form.sealed
         self._names = names
         self._region: Region | None = None
         """None: content outside every region."""
@@ -196,6 +197,8 @@ class Splitter:
     def _open_or_close(self, found: Any) -> bool:
         """Act on a mark. False if it is text here."""
         name = str(found.lastgroup)
+        if self._sealed and self._wrote and not self.reasoning:
+            return False
         if name == "close":
             self._reasoned = self._reasoned or self.reasoning
             if self._region is not None and self._region.kind == "content":

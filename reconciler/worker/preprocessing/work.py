@@ -92,4 +92,6 @@ class Work:
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
         body.system_prompt = None
         body.sent_tools, body.sent_variables = [], []
+        body.response_format = body.structured_outputs = None  # the constraint is made of them
+        body.guided_json = body.guided_regex = body.guided_choice = body.guided_grammar = None
         return Prepared(body, prompt)
