@@ -15,6 +15,7 @@ from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import Config
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker.completions import Completion
+from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.model import Model
 from reconciler.worker.thread import MlxThread
 
@@ -30,6 +31,8 @@ class Said:
     calls: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
     tokens: int = 0
+    cached_tokens: int = 0
+    likelihoods: list[Likelihood] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -62,6 +65,8 @@ class Served:
             said.reasoning += piece.delta.reasoning
             said.calls += piece.delta.calls
             said.finish_reason, said.tokens = piece.finish_reason, piece.tokens
+            said.likelihoods += piece.likelihoods
+        said.cached_tokens = one.cached_tokens
         return said
 
     async def ask_all(self, *bodies: dict[str, Any]) -> list[Said]:

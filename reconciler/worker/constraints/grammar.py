@@ -104,14 +104,14 @@ class _Rules:
         asked = self._asked
         own = self._form.call_form
         if asked.forced:
-            return f"WS? ({self._call(own or PLAIN)})", own is None
+            return self._call(own or PLAIN), own is None
         if not asked.answer:
             return (self._mixed(own) if own else ""), False
         answer = self._header() + ("WS? @answer" if asked.is_json else "@answer")
         if not asked.calls:
             return answer, False
         call = self._call(own) if own else self._free_call()
-        return f"{answer} | WS? ({call})" if call else answer, False
+        return f"{answer} | {call}" if call else answer, False
 
     def until(self, text: str) -> str:
         """Any text up to and with this one."""
@@ -125,17 +125,20 @@ class _Rules:
 
     def _header(self) -> str:
         """The mark before the text of an answer."""
-        headers = [_marks(r)[0] for r in self._form.regions if r.kind == "content"]
-        known = [self._literals.written(header) for header in headers if header]
+        regions = [r for r in self._form.regions if r.kind == "content"]
+        known = [self._literals.written(header) for r in regions for header in _openings(r)]
         if not known:
             return ""
-        required = any(r.kind == "content" and r.literal for r in self._form.regions)
+        required = any(region.literal for region in regions)
         return f"({' | '.join(known)}){'' if required else '?'} "
 
-    def _call(self, form: CallForm, tools: Sequence[CallGrammar] | None = None) -> str:
+    def _call(self, form: CallForm) -> str:
         """A call of one of the tools."""
-        calls = self._asked.calls if tools is None else tools
-        return " | ".join(self._one(form.parts, n, call) for n, call in enumerate(calls))
+        calls = enumerate(self._asked.calls)
+        choice = " | ".join(self._one(form.parts, number, call) for number, call in calls)
+        first = form.parts[0]  # a name goes on from a mark in the generation prompt
+        free = isinstance(first, str) and not first[0].isspace()
+        return f"{'WS? ' if free else ''}({choice})"
 
     def _one(self, parts: Sequence[str | Gap], number: int, call: CallGrammar) -> str:
         name = quoted(call.name)[1:-1]
@@ -154,51 +157,67 @@ class _Rules:
         """Free text with calls in it."""
         header = self._header()
         if header and any(r.literal for r in self._form.regions):
-            return f"{header}TEXT | WS? ({self._call(form)})"
+            return f"{header}TEXT | {self._call(form)}"
         begins = form.begins
         if not begins:
-            return f"WS? ({self._call(form)}) | WS? PLAIN_TEXT?"
+            return f"{self._call(form)} | WS? PLAIN_TEXT?"
         first = str(form.parts[0]).removeprefix(begins)
         rest = CallForm((first, *form.parts[1:]) if first else form.parts[1:])
-        return f"({self.until(begins)} ({self._call(rest)}))* TEXT"
+        return f"({self.until(begins)} {self._call(rest)})* TEXT"
 
     def _free_call(self) -> str:
         """A call in a form that is not enforced."""
-        opens = [_marks(r)[0] for r in self._form.regions if r.kind == "call"]
-        known = [self._literals.written(mark) + " TEXT" for mark in opens if mark]
-        return " | ".join(dict.fromkeys(known))
+        regions = [r for r in self._form.regions if r.kind == "call"]
+        opens = dict.fromkeys(mark for region in regions for mark in _openings(region))
+        return " | ".join(f"WS? {self._literals.written(mark)} TEXT" for mark in opens)
 
 
 def _lead(form: OutputFormat, literals: Literals, generation: str, rules: _Rules) -> str:
     """The reasoning before an answer."""
-    marks = [_marks(region) for region in form.regions if region.kind == "reasoning"]
+    regions = [region for region in form.regions if region.kind == "reasoning"]
     before = Splitter(form, calls=False, generation=generation)
     if before.reasoning:
-        closes = [closes for opens, closes in marks if closes]
+        closes = dict.fromkeys(mark for region in regions for mark in _closings(region))
         if not closes:
             raise ValueError("the mark that ends this model's reasoning is not known")
-        return f"({' | '.join(rules.until(one) for one in dict.fromkeys(closes))}) WS?"
+        return f"({' | '.join(rules.until(mark) for mark in closes)}) WS?"
     if before.reasoned:
         return ""
-    known = [(opens, closes) for opens, closes in marks if opens and closes]
-    whole_ones = [f"{literals.written(opens)} {rules.until(closes)} WS?" for opens, closes in known]
-    return f"({' | '.join(whole_ones)})?" if whole_ones else ""
+    known = [
+        f"WS? {literals.written(opens)} {rules.until(closes)} WS?"
+        for region in regions
+        for opens in _openings(region)
+        for closes in _closings(region)
+    ]
+    return f"({' | '.join(known)})?" if known else ""
 
 
+_CHOICE = re.compile(r"\(\?:([^()]*)\)")
 _ESCAPED = re.compile(r"\\(.)")
 _SYNTAX = re.compile(r"[\\.^$*+?{}\[\]()|]")
 
 
-def _marks(region: Region) -> tuple[str, str]:
-    """The marks of a region as texts; "" where a pattern allows several or there is none."""
-    return region.literal or (_literal(region.opens), _literal(region.closes))
+def _openings(region: Region) -> list[str]:
+    """The texts of the mark that opens a region; none where they are too many."""
+    return [region.literal[0]] if region.literal else _texts(region.opens)
 
 
-def _literal(pattern: str) -> str:
-    """The only text that a regular expression matches; "" if there are several."""
+def _closings(region: Region) -> list[str]:
+    """The texts of the mark that closes a region."""
+    return [region.literal[1]] if region.literal else _texts(region.closes)
+
+
+def _texts(pattern: str) -> list[str]:
+    """The texts that a simple regular expression matches; none if it is not simple."""
+    found = _CHOICE.search(pattern)
+    if found is not None:
+        before, after = pattern[: found.start()], pattern[found.end() :]
+        choices = found[1].split("|")
+        return [text for choice in choices for text in _texts(before + choice + after)]
     if _SYNTAX.search(_ESCAPED.sub("", pattern)) or re.search(r"\\[A-Za-z0-9]", pattern):
-        return ""
-    return _ESCAPED.sub(r"\1", pattern)
+        return []
+    text = _ESCAPED.sub(r"\1", pattern)
+    return [text] if text else []
 
 
 def special_tokens(tokenizer: Any) -> list[tuple[int, str]]:

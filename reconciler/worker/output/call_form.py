@@ -62,16 +62,22 @@ PLAIN = CallForm(
 
 
 def from_rendering(
-    text: str, form: OutputFormat, name: str, arguments: dict[str, str], given: str
+    generation: str,
+    text: str,
+    form: OutputFormat,
+    *,
+    name: str,
+    arguments: dict[str, str],
+    given: str,
 ) -> CallForm | None:
     """The form of a rendered turn with one call, which `form` reads; None: it has none.
 
-    `given`: the call's id, which may be in the text.
+    The turn's `text` follows `generation`. `given`: the call's id, which may be in the text.
     """
-    at = _begin(text, form)
+    at = _begin(generation + text, form)
     if at is None:
         return None
-    text = text[at:]
+    text = text[max(0, at - len(generation)) :]
     for written in _serialized(arguments):
         before, found, after = text.partition(written)
         if not found or before.count(name) != 1:

@@ -169,7 +169,7 @@ def _calls(
 def _call_form(description: Description, generation: str, text: str) -> CallForm | None:
     """The form of a rendered call, if a call that is written so is read back."""
     form = OutputFormat(regions=description.regions, dropped=description.dropped)
-    found = from_rendering(text, form, _NAME, {"city": _CITY}, _ID)
+    found = from_rendering(generation, text, form, name=_NAME, arguments={"city": _CITY}, given=_ID)
     if found is None:
         return None
     written = found.filled(_NAME, json.dumps({"city": _CITY}))

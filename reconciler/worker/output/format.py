@@ -95,6 +95,7 @@ class OutputFormat:
     call_form: "CallForm | None" = None
     """How it writes a call with JSON arguments; None if it cannot be made to by a grammar."""
     sealed: bool = False
-    """True if a text that has begun has no marks: a grammar says what it is."""
+    """True if a grammar says what is written: reasoning ends with its mark alone, and a text that
+    has begun has no marks."""
     problem: str = ""
     """Why reasoning or tool calls stay text, in words; empty if nothing is unknown."""
