@@ -24,7 +24,7 @@ SCHEMA = {
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 TOOL = {"type": "function", "function": {"name": "feed", "parameters": SCHEMA}}
-SEEDED = {"temperature": 1, "seed": 7}
+SEEDED: dict[str, Any] = {"temperature": 1, "seed": 7}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def llama(models: Path) -> Iterator[Served]:
 
 
 async def test_an_answer_ends_where_the_schema_is_fulfilled(llama: Served) -> None:
-    for body in ({}, SEEDED, {"chat": False}):
+    bodies: list[dict[str, Any]] = [{}, SEEDED, {"chat": False}]
+    for body in bodies:
         said = await llama.ask(response_format=FORMAT, **body)
         assert said.finish_reason == "stop"
         jsonschema.validate(said.json, SCHEMA)
@@ -79,7 +80,8 @@ async def test_constrained_and_free_requests_share_a_batch(llama: Served) -> Non
 
 
 async def test_an_answer_goes_on_where_it_was_when_it_had_to_make_room(models: Path) -> None:
-    body = {"response_format": FORMAT, "temperature": 1, "seed": 2, "max_tokens": None}
+    body: dict[str, Any] = {"response_format": FORMAT, "temperature": 1, "seed": 2}
+    body["max_tokens"] = None
     with served(models / "tiny/llama") as one:
         reference = await one.ask(**body)
         session = one.model.session("1")

@@ -18,8 +18,9 @@ from reconciler.worker.output import Delta, OutputFormat, TextParser
 from reconciler.worker.output.splitter import Splitter
 from reconciler.worker.request import parse
 from tests import scripted
-from tests.worker.test_round_trip import OWN, PUBLISHED, THOUGHT, USER, form, rendered, template
+from tests.rendering import OWN, PUBLISHED
 from tests.worker.test_round_trip import TEXT as WORDS
+from tests.worker.test_round_trip import THOUGHT, USER, form, rendered, template
 
 SCHEMA = {
     "type": "object",
@@ -93,7 +94,8 @@ class Writer:
 
     def wander(self, seed: int) -> None:
         """Write what is allowed, at random, until the end."""
-        chance, tokens = random.Random(seed), []
+        chance = random.Random(seed)
+        tokens: list[int] = []
         words = np.zeros((len(self.tokenizer.get_vocab()) + 31) // 32, np.int32)
         for _ in range(2000):
             words.fill(0)
