@@ -51,7 +51,9 @@ def test_the_official_client_gets_the_call_that_it_forces(client: openai.OpenAI)
     forced: Any = {"type": "function", "function": {"name": "adopt"}}
     for choice in (forced, "required"):
         answer = client.chat.completions.parse(**body(tools=[tool], tool_choice=choice))
-        (call,) = answer.choices[0].message.tool_calls or ()
+        calls = answer.choices[0].message.tool_calls or []
+        assert len(calls) == 1
+        call = calls[0]
         assert isinstance(call.function.parsed_arguments, Pet)
         assert answer.choices[0].finish_reason == "tool_calls"
 
@@ -87,10 +89,11 @@ def test_a_hostile_schema_costs_only_its_own_request(taught: Daemon) -> None:
         {"type": "string", "pattern": "(a|aa)+" * 200 + "{50,9999}"},
         {"type": "array", "items": {"type": "string"}, "minItems": 10**9},
         {"enum": [str(number) for number in range(20_000)]},
+        {"type": "object", "properties": {f"p{number}": {} for number in range(3000)}},
     ):
         keys = {"json_schema": schema, "max_tokens": 5}
         status, answer = taught.request("POST", CHAT, body(**keys))
-        assert status in (200, 400, 500), answer
+        assert status in (200, 400), answer
         status, answer = taught.request("POST", CHAT, body(guided_choice=["fine"]))
         assert answer["choices"][0]["message"]["content"] == "fine"
 

@@ -1,11 +1,14 @@
 """What requests ask an answer to be."""
 
+import re
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import pytest
 
 from reconciler.worker.constraints.asked import Constraint
+from reconciler.worker.constraints.formats import with_patterns
 from reconciler.worker.errors import RequestError
 from reconciler.worker.request import parse
 
@@ -127,6 +130,20 @@ def test_a_schema_as_deep_as_json_may_be_is_refused() -> None:
     for _ in range(200):
         schema = {"type": "array", "items": schema}
     assert refused(guided_json=schema).code in ("invalid_value", "invalid_json")
+
+
+def test_dates_and_times_are_those_that_exist() -> None:
+    schema = with_patterns(
+        {"properties": {"format": {"format": "date-time"}}, "const": {"format": "date"}}
+    )
+    assert schema["const"] == {"format": "date"}
+    pattern = re.compile(schema["properties"]["format"]["pattern"])
+    for text in ("2024-02-29T23:59:59Z", "2000-02-29T00:00:00.5+01:00", "1999-12-31T01:02:03Z"):
+        assert pattern.search(text)
+        datetime.fromisoformat(text)
+    for text in ("2023-02-29", "1900-02-29", "2023-04-31", "0000-01-01", "2023-13-01"):
+        assert not pattern.search(f"{text}T00:00:00Z")
+    assert not pattern.search("2023-01-01T23:59:60Z")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from reconciler.worker.constraints.formats import with_patterns
+
 LONGEST = 500_000
 """Characters of a schema or a grammar. The largest published ones have some 100,000."""
 
@@ -27,7 +29,10 @@ def schema_grammar(name: str, schema: Any) -> str:
     if not isinstance(schema, dict):
         raise GrammarError("a JSON schema is an object")
     options = {"whitespace_pattern": WHITESPACE}
-    return _part({"name": name, "json_schema": schema | {"x-guidance": options}})
+    try:
+        return _part({"name": name, "json_schema": with_patterns(schema) | {"x-guidance": options}})
+    except RecursionError:
+        raise GrammarError("it is nested too deep") from None
 
 
 def lark_grammar(name: str, lark: str) -> str:

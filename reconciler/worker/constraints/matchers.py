@@ -25,7 +25,7 @@ class Matchers:
         self._ends = sorted(token for token in ends if 0 <= token < vocabulary)
         self._table: Any = None
         self._kept: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._compiling = threading.Lock(), threading.Lock()
 
     def matcher(self, grammar: str) -> Any:
         """A matcher of llguidance at the beginning of an answer. Raises `GrammarError`.
@@ -33,21 +33,32 @@ class Matchers:
         The first one needs the table of tokens, which for 128,000 takes about a second, 0.6 s of it
         with Python's lock. Compiling takes milliseconds, without that lock.
         """
+        found = self._find(grammar)
+        if found is None:
+            with self._compiling:
+                found = self._find(grammar) or self._compiled(grammar)
+                self._keep(grammar, found)
+        return found.deep_copy()
+
+    def _find(self, grammar: str) -> Any:
         with self._lock:
-            found = self._kept.get(grammar)
-            if found is None:
-                found = self._compiled(grammar)
-                self._kept[grammar] = found
-            self._kept.move_to_end(grammar)
+            if grammar in self._kept:
+                self._kept.move_to_end(grammar)
+            return self._kept.get(grammar)
+
+    def _keep(self, grammar: str, found: Any) -> None:
+        with self._lock:
+            self._kept[grammar] = found
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-            return found.deep_copy()
 
     def _compiled(self, grammar: str) -> Any:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(max_lexer_states=LEXER_STATES, verbose_errors=False)
         made = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits)
+        if not made.is_error():
+            made.compute_bitmask()  # what takes too much at its beginning is refused now
         if made.is_error():
             raise GrammarError(reason(made.get_error()))
         return made
