@@ -136,6 +136,10 @@ class Body(Sampling):
         return bool(self.continue_final_message or (self.messages and self.messages[-1].continued))
 
 
+_PREPARED = msgspec.json.Decoder(Body)
+"""Has msgspec prepare the type now: two threads that do so at its first use crash the process."""
+
+
 def parse(
     data: bytes, defaults: Mapping[str, Any] = NO_DEFAULTS, *, chat: bool | None = None
 ) -> Body:

@@ -1,6 +1,8 @@
 """Bodies of requests: names, neutral values, bounds, defaults, and what has no effect."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -292,3 +294,19 @@ def test_any_object_is_a_request_or_an_error_with_words(keys: dict[str, Any]) ->
     except RequestError as error:
         outcome = error
     assert isinstance(outcome, Body) or (outcome.status == 400 and str(outcome))
+
+
+def test_threads_parse_their_first_requests_at_once() -> None:
+    code = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from reconciler.worker.request import parse
+barrier = threading.Barrier(8)
+def run():
+    barrier.wait()
+    parse(b'{"prompt": "x"}')
+threads = [threading.Thread(target=run) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
