@@ -57,7 +57,10 @@ class TestSame:
     def test_prompts_of_chats_and_texts(self, shared: Preprocessor) -> None:
         tokenizer = load_tokenizer(DEMO_MODEL)
         prompts = Prompts(tokenizer, len(tokenizer.get_vocab()))
-        chats = [body("What is é \U0001f600?"), body("Hi", tools=[], reasoning_effort="none")]
+        schema = b'{"type": "object", "properties": {}, "maxProperties": 1%s}' % (b"0" * 100)
+        tool = b'{"type": "function", "function": {"name": "f", "parameters": %s}}' % schema
+        messages = b'{"messages": [{"role": "user", "content": "a"}], "tools": [%s]}' % tool
+        chats = [body("What is é \U0001f600?"), body("Hi", reasoning_effort="none"), messages]
         texts = [msgspec.json.encode({"prompt": "once"}), b'{"prompt": [1, 2, 3], "stop": "x"}']
         for data, chat in [*((one, True) for one in chats), *((one, False) for one in texts)]:
             parsed, prompt = shared.submit(data, {"max_tokens": 5}, CONTEXT, chat=chat).result()

@@ -310,3 +310,10 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("key", ["role", "stream", "reasoning_effort", "thinking"])
+def test_a_long_value_is_not_repeated_in_an_error(key: str) -> None:
+    long = "a" * 1_000_000
+    error = refused(**{"messages": [{"role": long}]} if key == "role" else {key: long})
+    assert len(str(error)) < 1100

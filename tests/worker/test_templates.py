@@ -9,7 +9,7 @@ from mlx_lm.chat_templates import deepseek_v32
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import AddedToken
 
-from reconciler.worker.chat import rendering
+from reconciler.worker.chat import bounded, rendering
 from reconciler.worker.errors import RequestError
 from reconciler.worker.prompt import Prompts
 from reconciler.worker.request import parse
@@ -60,6 +60,8 @@ def calls(arguments: str = "c.function.arguments | tojson", check: str = "") -> 
     """A template with tool calls."""
     return TOOLS + CALLS.replace("ARGUMENTS", arguments).replace("CHECK", check)
 
+
+EXTENDING = "{% set x = [1] %}{% for i in range(99) %}{% set _ = x.extend(x) %}{% endfor %}"
 
 GROWING = """\
 {% set ns = namespace(n=9) %}{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}"""
@@ -366,6 +368,13 @@ class TestHostileTemplates:
             "{{ ''.__class__.__mro__ }}",
             "{{ raise_exception('not today') }}",
             "{{ range(999999999) | list }}",
+            "{{ '%999999999s' % 'x' }}",
+            "{{ '%*s' % (999999999, 'x') }}",
+            "{{ '%999999999s' | format('x') }}",
+            "{{ '{:>999999999}'.format('x') }}",
+            "{{ '{:>{w}}'.format('x', w=999999999) }}",
+            "{% for i in range(99999) %}{{ 'a' * 1000000 }}{% endfor %}",
+            pytest.param(EXTENDING, marks=pytest.mark.long),
         ],
     )
     def test_they_fail_their_own_requests(self, template: str) -> None:
@@ -385,6 +394,13 @@ class TestHostileTemplates:
             if thread.name == "bounded":
                 thread.join(60)
                 assert not thread.is_alive()
+
+    def test_all_renderings_of_a_request_have_a_budget(self) -> None:
+        chat = Chat(PLAIN)
+        chat.prompt([user("a")])  # what the template takes is learnt
+        with bounded.budget(0.0), pytest.raises(RequestError, match="all of the time"):
+            chat.prompt([user("a")])
+        assert chat.prompt([user("a")]).tokens
 
     def test_variables_of_ours_are_no_variables_of_a_request(self) -> None:
         for name in ("chat_template", "tokenize", "tools", "return_dict", "messages", "_x"):

@@ -40,7 +40,9 @@ def call(job: Callable[[], T], seconds: float, what: str) -> T:
     """
     end = getattr(_budget, "end", None)
     if end is not None:
-        seconds = min(seconds, max(0.0, end - time.monotonic()))
+        seconds = min(seconds, end - time.monotonic())
+        if seconds <= 0:
+            raise TimeoutError(f"{what} took all of the time that a request has")
     results: list[T] = []
     errors: list[BaseException] = []
 

@@ -20,7 +20,11 @@ from jinja2.filters import FILTERS
 from jinja2.sandbox import SandboxedEnvironment
 
 MAX_LENGTH = 64_000_000
-"""Characters or items of a text or list that an operator may make: four times a request's body."""
+"""Characters of a text, or bytes of a list, that an operator may make: four times a request's
+body."""
+
+PLACE = 8
+"""Bytes of an item's place in a list."""
 
 MAX_WIDTH = 1_000_000
 """Characters of a value in a format."""
@@ -98,19 +102,28 @@ class _Environment(SandboxedEnvironment):
         _check_length(sum(map(len, texts)))
         return "".join(texts)
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Jinja's own format in place of `str.format`, of a text whose formats are bounded."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+        _check_format(value.__self__)
+        return _with_bounds(wrapped)
+
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(function, BuiltinMethodType):
             _check_numbers(args, kwargs)
             owner: Any = function.__self__
-            if isinstance(owner, str) and function.__name__ in ("format", "format_map"):
-                _check_format(owner)
             if isinstance(owner, list) and function.__name__ == "extend":
-                _check_length(len(owner) + sum(map(_length, args)))
+                _check_length(_length(owner) + sum(map(_length, args)))
         return super().call(context, function, *args, **kwargs)
 
 
 def _length(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple | dict) else 0
+    """Characters, or for other containers the bytes of their places."""
+    if isinstance(value, str):
+        return len(value)
+    return PLACE * len(value) if isinstance(value, list | tuple | dict) else 0
 
 
 def _size(value: Any) -> int:
@@ -120,7 +133,7 @@ def _size(value: Any) -> int:
 
 def _check_length(length: int) -> None:
     if length > MAX_LENGTH:
-        raise TemplateError(f"a text or list is longer than {MAX_LENGTH}")
+        raise TemplateError(f"a text or list takes more than {MAX_LENGTH} bytes")
 
 
 def _check_format(form: str) -> None:
@@ -136,12 +149,12 @@ def _check_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def _with_bounds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter of Jinja's that takes no large numbers."""
+    """A function that takes no large numbers, but for its first argument: a filter's value."""
 
     @wraps(function)
-    def wrapped(value: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_numbers(args, kwargs)
-        return function(value, *args, **kwargs)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        _check_numbers(args[1:], kwargs)
+        return function(*args, **kwargs)
 
     return wrapped
 
@@ -179,9 +192,12 @@ def _format(form: str, *args: Any, **kwargs: Any) -> str:
     return str(FILTERS["format"](form, *args, **kwargs))
 
 
-_FILTERS: dict[str, Callable[..., Any]]
-_FILTERS = {name: _with_bounds(function) for name, function in FILTERS.items()}
-_FILTERS |= {"tojson": _with_bounds(_to_json), "format": _format, "from_json": json.loads}
+_FILTERS: dict[str, Callable[..., Any]] = {
+    **{name: _with_bounds(function) for name, function in FILTERS.items()},
+    "tojson": _with_bounds(_to_json),
+    "format": _format,
+    "from_json": json.loads,
+}
 
 
 def compiled(source: str) -> jinja2.Template:

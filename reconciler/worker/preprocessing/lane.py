@@ -45,6 +45,7 @@ class Lane:
         self._learned = False
         self._timer: threading.Timer | None = None
         self._waiting = 0
+        self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "preprocessing")
 
     @property
@@ -54,13 +55,15 @@ class Lane:
 
     def submit(self, job: Callable[[], T]) -> "Future[T]":
         """Have the thread do a job. Thread-safe."""
-        self._waiting += 1
+        with self._lock:
+            self._waiting += 1
         future = self._thread.submit(job)
         future.add_done_callback(self._finish)
         return future
 
     def _finish(self, _: "Future[T]") -> None:
-        self._waiting -= 1
+        with self._lock:
+            self._waiting -= 1
 
     def memory(self) -> int:
         """Bytes that its process takes. Thread-safe."""
@@ -68,10 +71,14 @@ class Lane:
         return process.memory() if process is not None else 0
 
     def start(self) -> Process:
-        """A process that lives, a new one if there is none."""
+        """A process that lives, a new one if there is none. Raises `ProcessEndedError`."""
         if self._process is None or not self._process.alive:
             self.end()
-            self._process = Process()
+            try:
+                self._process = Process()
+            except OSError as error:
+                words = f"its process cannot be started: {error.strerror}"
+                raise ProcessEndedError(words) from None
         return self._process
 
     def end(self) -> None:

@@ -76,10 +76,12 @@ class Text(msgspec.Struct, tag=True):
 
 
 class Prepared(msgspec.Struct, tag=True):
-    """A request, without what the prompt was made of, and its prompt."""
+    """A request, without what the prompt was made of, and its prompt without the tools."""
 
     body: Body
     prompt: Prompt
+    tools: bytes
+    """As JSON, which has integers of any size."""
 
 
 class Refused(msgspec.Struct, tag=True):

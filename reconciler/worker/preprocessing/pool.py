@@ -8,8 +8,11 @@ is used in the worker's own process.
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from reconciler.worker.chat import rendering
 from reconciler.worker.errors import RequestError, UnavailableError
@@ -158,7 +161,8 @@ def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
         raise RequestError(words, "invalid_value", key) from None
     match reply:
         case Prepared():
-            return reply.body, reply.prompt
+            tools = tuple(msgspec.json.decode(reply.tools))
+            return reply.body, replace(reply.prompt, tools=tools)
         case Refused(status=UnavailableError.status):
             raise UnavailableError(reply.message, reply.code, reply.param)
         case Refused():

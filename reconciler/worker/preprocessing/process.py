@@ -46,7 +46,8 @@ class Process:
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-m", "reconciler.worker.preprocessing"]
         pipe = subprocess.PIPE
-        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe)
+        # Not the worker's stderr: that ends when the worker has, by which the daemon notices it.
+        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
         assert self._child.stdin is not None  # noqa: S101  asked for
         assert self._child.stdout is not None  # noqa: S101
         self._requests: IO[bytes] = self._child.stdin

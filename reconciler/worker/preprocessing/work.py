@@ -1,7 +1,10 @@
 """What a preprocessing process does with each request."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from reconciler.worker import request as requests
 from reconciler.worker.chat import bounded, rendering
@@ -43,6 +46,8 @@ class Work:
     def __init__(self) -> None:
         self._tokenizer: BackendTokenizer | None = None
         self._prompts: Prompts | None = None
+        self._renderers: dict[str, Callable[..., str]] = {}
+        """By the text of a template: compiling one takes longer than rendering it."""
 
     def answer(self, request: Request) -> Reply:
         """Do what is asked. Raises nothing that a request can cause."""
@@ -78,7 +83,10 @@ class Work:
         return self._prompts
 
     def _render(self, request: Render) -> Text:
-        render = rendering.of_source(self._tokenizer, request.source)
+        render = self._renderers.get(request.source)
+        if render is None:
+            render = rendering.of_source(self._tokenizer, request.source)
+            self._renderers[request.source] = render
         text = render(request.turns, **request.variables)
         if len(text) > request.most:
             raise ValueError(f"a short conversation is rendered as {len(text)} characters")
@@ -90,8 +98,9 @@ class Work:
         )
         # The worker has no use for what the prompt was made of.
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
-        body.system_prompt = None
+        body.system_prompt = body.tool_choice = None
         body.sent_tools, body.sent_variables = [], []
         body.response_format = body.structured_outputs = None  # the constraint is made of them
         body.guided_json = body.guided_regex = body.guided_choice = body.guided_grammar = None
-        return Prepared(body, prompt)
+        tools = msgspec.json.encode(prompt.tools)
+        return Prepared(body, replace(prompt, tools=()), tools)

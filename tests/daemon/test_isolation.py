@@ -1,0 +1,184 @@
+"""A request, or a hostile checkpoint, beside the streams of others."""
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support import Daemon
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+HOSTILE = {
+    "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+}
+MORE = {
+    "memory": "{{ (['a' * 1000000] * 100000) | join }}",
+    "numbers": "{{ 'a' * 10000000000 }}{{ range(1000000000) | list }}",
+    "formats": "{{ '%999999999s' % 'x' }}{{ '{:>999999999}'.format('x') }}",
+    "cycle": "{% set x = [1] %}{% set _ = x.append(x) %}{{ x | tojson }}",
+}
+ENDLESS = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "comparison": "{% set ns = namespace(n=[1], m=[1]) %}{% for i in range(60) %}"
+    "{% set ns.n = [ns.n, ns.n] %}{% set ns.m = [ns.m, ns.m] %}{% endfor %}{{ ns.n == ns.m }}",
+    "growth": "{% set ns = namespace(n=[1]) %}{% for i in range(60) %}"
+    "{% set ns.n = [ns.n, ns.n] %}{% endfor %}{{ ns.n | tojson }}",
+}
+"""The last two sit in C code that holds Python's lock."""
+
+
+class Stream:
+    """A stream that has no end of its own, and how many events it had."""
+
+    def __init__(self, daemon: Daemon, model: str) -> None:
+        body = {"model": model, "prompt": "a", "stream": True, "ignore_eos": True, "temperature": 1}
+        self._reply = daemon.stream(TEXT, body | {"max_tokens": 30_000})
+        self.events = 0
+        self._more = threading.Condition()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._reply:
+            if line.startswith(b"data: {"):
+                with self._more:
+                    self.events += 1
+                    self._more.notify_all()
+
+    def next(self, number: int) -> None:
+        """Wait for so many more events."""
+        with self._more:
+            last = self.events + number
+            assert self._more.wait_for(lambda: self.events >= last, 60)
+
+    def end(self) -> None:
+        self._reply.fp.raw._sock.shutdown(2)  # type: ignore[attr-defined]
+        self._thread.join()
+        self._reply.close()
+
+
+@contextmanager
+def streaming(daemon: Daemon, model: str) -> Iterator[Stream]:
+    stream = Stream(daemon, model)
+    stream.next(5)
+    try:
+        yield stream
+    finally:
+        stream.end()
+
+
+@pytest.fixture(scope="module")
+def llama(shared: Daemon) -> Daemon:
+    shared.load({"model": "tiny/llama", "context_length": 32_000})
+    return shared
+
+
+def chat(*contents: Any, **more: Any) -> bytes:
+    turns = [{"role": "user", "content": content} for content in contents]
+    return json.dumps({"model": "tiny/llama", "messages": turns} | more).encode()
+
+
+def bodies() -> Iterator[Any]:
+    """What is heavy, and the error's param."""
+    tool = {"type": "function", "function": {"name": "f", "description": "d" * 50}}
+    heavy: dict[str, tuple[bytes, str]] = {
+        "text": (chat("word " * 3_000_000), "messages"),
+        "line breaks": (chat("\n" * 7_000_000), "messages"),
+        "messages": (chat(*["hello"] * 100_000), "messages"),
+        "stops": (chat("a", stop=[chr(97 + i) * 900_000 for i in range(16)]), "stop[0]"),
+        "tools": (chat("a", tools=[tool] * 10_000), "messages"),
+        "bias": (chat("a", logit_bias=dict.fromkeys(map(str, range(900_000)), 1)), "logit_bias"),
+        "lists": (b'{"model": "tiny/llama", "x": [' + b"[]," * 4_900_000 + b"1]}", "messages"),
+        "halves": (b'{"model": "tiny/llama", "x": "' + b"\\ud83d" * 900_000 + b'"}', "messages"),
+        "parts": (chat([{"type": "text", "text": "a"}] * 300_000), "messages"),
+        "ids": (
+            b'{"model": "tiny/llama", "messages": [' + b"1," * 7_000_000 + b"1]}",
+            "messages[0]",
+        ),
+        "depth": (chat(chat_template_kwargs={"a": json.loads("[" * 60 + "]" * 60)}), "messages"),
+    }
+    quick = ("line breaks", "stops", "lists")
+    for name, (body, param) in heavy.items():
+        marks = () if name in quick else (pytest.mark.long,)
+        yield pytest.param(body, param, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("body", "param"), list(bodies()))
+def test_a_heavy_request_is_refused_beside_a_stream(llama: Daemon, body: bytes, param: str) -> None:
+    workers = [worker.pid for worker in llama.workers()]
+    with streaming(llama, "tiny/llama") as stream:
+        status, answer = llama.request("POST", CHAT, body)
+        assert (status, answer["error"]["param"]) == (400, param)
+        stream.next(5)
+    assert [worker.pid for worker in llama.workers()] == workers
+
+
+def test_a_stream_goes_on_while_a_heavy_request_is_parsed(llama: Daemon) -> None:
+    """The parsing of these lists holds Python's lock for a second without a break."""
+    body = b'{"model": "tiny/llama", "x": [' + b"[]," * 4_000_000 + b"1]}"
+    with streaming(llama, "tiny/llama") as stream:
+        before = stream.events
+        llama.request("POST", CHAT, body)
+        assert stream.events > before + 5
+
+
+def hostile(daemon: Daemon, name: str, template: str) -> str:
+    """A loaded checkpoint with that chat template."""
+    model = Path(daemon.home.models) / "hostile" / name
+    shutil.copytree(Path(daemon.home.models) / "tiny/llama", model)
+    (model / "chat_template.jinja").write_text(template, "utf-8")
+    daemon.load({"model": f"hostile/{name}", "context_length": 512})
+    return f"hostile/{name}"
+
+
+@pytest.mark.parametrize(
+    "name", [*HOSTILE, *(pytest.param(name, marks=pytest.mark.long) for name in MORE)]
+)
+def test_a_hostile_template_fails_its_own_requests(llama: Daemon, name: str) -> None:
+    with streaming(llama, "tiny/llama") as stream:
+        model = hostile(llama, name, (HOSTILE | MORE)[name])
+        body = {"model": model, "messages": [{"role": "user", "content": "a"}]}
+        status, answer = llama.request("POST", CHAT, body)
+        assert (status, answer["error"]["param"]) == (400, "messages"), answer
+        status, answer = llama.request("POST", TEXT, {"model": model, "prompt": "a"})
+        assert status == 200, answer
+        llama.unload(model)
+        stream.next(5)
+
+
+def test_a_dead_worker_is_noticed_though_its_preprocessing_hangs(shared: Daemon) -> None:
+    shared.load({"model": "tiny/llama", "instance_id": "victim", "context_length": 300})
+    worker = psutil.Process(shared.ready("victim")["status"]["worker_pid"])
+    (child,) = worker.children()
+    child.send_signal(signal.SIGSTOP)
+    try:
+        worker.kill()
+        shared.eventually("victim", lambda record: record["status"]["restarts"] > 0)
+    finally:
+        child.kill()
+    shared.ready("victim")
+    shared.unload("victim")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", list(ENDLESS))
+def test_an_endless_template_fails_its_own_requests(llama: Daemon, name: str) -> None:
+    model = hostile(llama, name, ENDLESS[name])
+    workers = [worker.pid for worker in llama.workers()]
+    chat_body = {"model": model, "messages": [{"role": "user", "content": "a"}]}
+    with streaming(llama, model) as stream:
+        for _ in range(2):
+            status, answer = llama.request("POST", CHAT, chat_body)
+            assert (status, answer["error"]["param"]) == (400, "messages"), answer
+            assert llama.request("POST", TEXT, {"model": model, "prompt": "a"})[0] == 200
+        stream.next(5)
+    assert [worker.pid for worker in llama.workers()] == workers
+    llama.unload(model)
