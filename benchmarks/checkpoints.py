@@ -1,11 +1,13 @@
 """Checkpoints to measure with: the package's, a tiny llama, and one of 3 GB. Run as a script, so
 that whoever measures does not import MLX: `python -m benchmarks.checkpoints DIRECTORY`."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
 
 import mlx.core as mx
+from mlx_lm.tokenizer_utils import _byte_decoder
 
 from benchmarks.agent import MODELS
 from tests import architectures
@@ -102,10 +104,63 @@ def wide(directory: Path, vocabulary: int = 151_936) -> None:
     path.write_text(json.dumps(tokenizer), "utf-8")
 
 
+SYLLABLES = [
+    "ba",
+    "ce",
+    "di",
+    "fo",
+    "gu",
+    "la",
+    "me",
+    "ni",
+    "po",
+    "ru",
+    "sta",
+    "tre",
+    "vi",
+    "wo",
+    "xen",
+    "ing",
+    "er",
+    "tion",
+    "al",
+    "ous",
+    "é",
+    "ü",
+    "日",
+    "本",
+]
+
+
+def worded(directory: Path, vocabulary: int = 128_000) -> None:
+    """A small llama with a byte-level vocabulary of words, as large as Llama 3's.
+
+    With 256 dimensions the last layer alone takes a CPU as long as all of a small model on a GPU.
+    """
+    large(directory, layers=2, hidden=256, intermediate=256, vocabulary=vocabulary)
+    path = directory / "tokenizer.json"
+    tokenizer = json.loads(path.read_text("utf-8"))
+    known = tokenizer["model"]["vocab"]
+    letters = _byte_letters()
+    words = ("".join(parts) for n in (2, 3, 4) for parts in itertools.product(SYLLABLES, repeat=n))
+    forms = (form for word in words for form in (word, f" {word}", word.title(), f'"{word}"'))
+    for form in forms:
+        if len(known) == vocabulary:
+            break
+        known.setdefault("".join(letters[byte] for byte in form.encode()), len(known))
+    path.write_text(json.dumps(tokenizer), "utf-8")
+
+
+def _byte_letters() -> dict[int, str]:
+    """The letter that stands for each byte in byte-level vocabularies."""
+    return {byte: letter for letter, byte in _byte_decoder().items()}
+
+
 if __name__ == "__main__":
     models = Path(sys.argv[1])
     make("llama", models / "bench/tiny")
     wide(models / "bench/wide")
+    worded(models / "bench/worded")
     for name in MODELS:
         agent(name, models / f"bench/agent-{name}")
     if "--large" in sys.argv:

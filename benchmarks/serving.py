@@ -13,6 +13,7 @@ from benchmarks.measure import Result, Side, compare
 
 MODEL = "bench/tiny"
 WIDE = "bench/wide"
+WORDED = "bench/worded"
 PROMPT_TOKENS = 30
 NEW_TOKENS = 32
 
@@ -30,7 +31,7 @@ def body(model: str, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def throughput(url: str, model: str, concurrency: int, requests: int) -> Side:
+def throughput(url: str, model: str, concurrency: int, requests: int, **more: Any) -> Side:
     """Generated tokens per second, with so many requests at a time."""
 
     async def once() -> float:
@@ -40,7 +41,9 @@ def throughput(url: str, model: str, concurrency: int, requests: int) -> Side:
         async def client(session: aiohttp.ClientSession) -> None:
             nonlocal tokens
             for _ in left:
-                async with session.post(f"{url}/v1/chat/completions", json=body(model)) as reply:
+                async with session.post(
+                    f"{url}/v1/chat/completions", json=body(model, **more)
+                ) as reply:
                     answer = await reply.json()
                     tokens += answer["usage"]["completion_tokens"]
 
@@ -103,7 +106,8 @@ async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
             )
     results.append(await added_by_the_daemon(daemon, turns=5 if quick else 15))
     await daemon.post("/api/v1/models/unload", {"instance_id": MODEL})
-    return [*results, await log_probabilities(daemon, turns=5 if quick else 15)]
+    results.append(await log_probabilities(daemon, turns=5 if quick else 15))
+    return [*results, await constrained(daemon, turns=3 if quick else 9)]
 
 
 async def added_by_the_daemon(daemon: Daemon, turns: int) -> Result:
@@ -144,4 +148,33 @@ async def log_probabilities(daemon: Daemon, turns: int) -> Result:
             target="≤ 1.2",
         )
     await daemon.post("/api/v1/models/unload", {"instance_id": WIDE})
+    return result
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "tags": {"type": "array", "items": {"type": "string"}, "minItems": 50},
+    },
+    "required": ["name", "tags"],
+}
+"""No answer to it is finished within the tokens of a request."""
+
+
+async def constrained(daemon: Daemon, turns: int) -> Result:
+    """Eight answers that keep to a schema, against eight free ones."""
+    await daemon.post("/api/v1/models/load", {"model": WORDED})
+    sampled = {"temperature": 1}
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    result = await compare(
+        "8 answers in a JSON schema, of 128,000 tokens",
+        throughput(daemon.url, WORDED, 8, 8, response_format=form, **sampled),
+        "8 free ones",
+        throughput(daemon.url, WORDED, 8, 8, ignore_eos=True, **sampled),
+        turns=turns,
+        unit="tokens/s",
+        target="≥ 0.9",
+    )
+    await daemon.post("/api/v1/models/unload", {"instance_id": WORDED})
     return result

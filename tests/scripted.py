@@ -35,7 +35,7 @@ def make(
     """
     directory.mkdir(parents=True)
     marks = list(dict.fromkeys([end, *MARK.findall(template)]))
-    _tokenizer(marks, template, end).save_pretrained(directory)
+    byte_tokenizer(marks, template, end).save_pretrained(directory)
     (directory / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     tokenizer = load_tokenizer(directory)
     vocabulary = len(tokenizer.get_vocab())
@@ -81,13 +81,15 @@ def _weights(size: int) -> Iterator[tuple[str, mx.array]]:
         yield f"model.h.0.{name}.bias", mx.zeros(size)
 
 
-def _tokenizer(marks: list[str], template: str, end: str) -> PreTrainedTokenizerFast:
-    """One token for each byte and for each mark."""
+def byte_tokenizer(
+    marks: list[str], template: str, end: str, *, special: bool = True
+) -> PreTrainedTokenizerFast:
+    """One token for each byte and for each mark; `special`: marks are no text."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    tokenizer.add_tokens([AddedToken(mark, special=special or mark == end) for mark in marks])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=end, chat_template=template
     )

@@ -90,7 +90,7 @@ ACTS = (
     _acts("logprobs", "true, or how many alternatives, up to 20"),
     _acts("top_logprobs", "alternatives, up to 20; -1: none", route="chat"),
     _acts("tools", "functions that the model may call", route="chat"),
-    _acts("tool_choice", "`auto` or `none`; any other is refused", route="chat"),
+    _acts("tool_choice", "`auto`, `none`, `required`, or the function to call", route="chat"),
     _acts("parallel_tool_calls", "false: at most one call", route="chat"),
     _acts("reasoning_effort", "`none` turns reasoning off", route="chat"),
     _acts("enable_thinking", "whether to reason", "think", "thinking", route="chat"),
@@ -101,7 +101,12 @@ ACTS = (
     _acts("add_special_tokens", "false: the prompt's text alone", route="text"),
     _acts("stream", "server-sent events"),
     _acts("stream_options", "`include_usage`, `include_progress`"),
-    _acts("response_format", "`{type: text}`; any other is refused"),
+    _acts("response_format", "`text`, `json_object` or `json_schema`, which the answer keeps to"),
+    _acts("structured_outputs", "vLLM's: `json`, `regex`, `choice`, `grammar` or `json_object`"),
+    _acts("guided_json", "a JSON schema that the answer keeps to", "json_schema"),
+    _acts("guided_regex", "a regular expression that the whole answer matches", "regex"),
+    _acts("guided_choice", "texts of which the answer is one"),
+    _acts("guided_grammar", "a grammar in GBNF or Lark", "grammar", "ebnf"),
     _acts("n", "1; more is refused"),
     _acts("ttl", "seconds without a request after which a model that this one loads is unloaded"),
 )
@@ -115,8 +120,8 @@ _HARMLESS = (
     *("n_draft", "speculative.n_max", "speculative.n_min", "speculative.p_min"),
     # mlx_lm.server and LM Studio: speculative decoding changes the speed alone
     *("draft_model", "num_draft_tokens"),
-    # vLLM and SGLang: names and order of requests
-    *("request_id", "rid", "priority"),
+    # vLLM and SGLang: names and order of requests; the library that enforces a grammar
+    *("request_id", "rid", "priority", "guided_decoding_backend"),
     # OpenRouter, LiteLLM: routing
     *("provider", "models", "route", "usage", "session_id", "trace", "tags"),
 )
@@ -137,10 +142,8 @@ REFUSED = (
     _refused("moderation"),
     _refused("verbosity", "medium"),
     # Constrained answers: vLLM, SGLang, llama.cpp, Ollama
-    *map(_refused, ("guided_json", "guided_regex", "guided_choice", "guided_grammar")),
-    *map(_refused, ("guided_decoding_backend", "guided_whitespace_pattern")),
-    *map(_refused, ("structured_outputs", "json_schema", "grammar", "grammar_lazy", "regex")),
-    *map(_refused, ("grammar_triggers", "ebnf", "structural_tag", "format", "options")),
+    *map(_refused, ("guided_whitespace_pattern", "grammar_lazy", "grammar_triggers")),
+    *map(_refused, ("structural_tag", "format", "options")),
     # Samplers that are not there
     _refused("typical_p", 1),
     _refused("typ_p", 1),

@@ -9,11 +9,14 @@ from typing import Any
 
 from reconciler.core.protocol import NO_LEASE, Lease
 from reconciler.worker import sampling
+from reconciler.worker.constraints.asked import Constraint
+from reconciler.worker.constraints.enforcer import reading_form
+from reconciler.worker.constraints.mask import Mask
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
-from reconciler.worker.output import Delta, OutputParser, described
-from reconciler.worker.prompt import too_long
+from reconciler.worker.output import Delta, OutputFormat, OutputParser, described
+from reconciler.worker.prompt import Prompt, too_long
 from reconciler.worker.request import Body, RequestError, UnavailableError
 from reconciler.worker.session import (
     InsufficientMemoryError,
@@ -40,6 +43,11 @@ class Piece:
 TOGETHER = 16
 """Tokens that are told at a time where nobody reads them as they come: telling takes time from the
 thread that computes. A stop is noticed as much later, and what came after it dropped."""
+
+
+class UnenforceableError(RuntimeError):
+    """An answer cannot go on as its grammar wants it."""
+
 
 Item = tuple[int, str | None, Likelihood | None]
 
@@ -76,6 +84,8 @@ class Completion:
         """What of the request has no effect."""
         self._items: asyncio.Queue[list[Item] | PromptRead | Exception] = asyncio.Queue()
         self._request = Request([], None, lambda *_: None, lambda _: None)
+        self._mask: Mask | None = None
+        """What keeps the answer to its grammar, if it has one."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -108,10 +118,13 @@ class Completion:
         self._request.max_tokens = body.limit
         self.warnings += [*body.warnings, *prompt.warnings]
         self._prompt_tokens = len(prompt.tokens)
-        own = self._model.output_format
+        form = self._model.output_format if self.chat else OutputFormat()
+        form = described(form) if prompt.described else form
+        if body.constraint is not None:
+            form = await asyncio.to_thread(self._constrain, body.constraint, form, prompt)
         self._parser = OutputParser(
             self.tokenizer,
-            described(own) if prompt.described else own,
+            form,
             generation=prompt.generation,
             stops=body.stops,
             tools=prompt.tools,
@@ -125,6 +138,8 @@ class Completion:
             loop.call_soon_threadsafe(self._items.put_nowait, items)
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
+            if self._mask is not None and self._mask.error:
+                raise UnenforceableError(self._mask.error)
             number = body.alternatives
             likelihood = None if number is None else measure(token, logprobs, number)
             heard.append((token, end, likelihood))
@@ -139,6 +154,20 @@ class Completion:
         if self.stream and options is not None and options.include_progress:
             request.read = lambda tokens: put(PromptRead(tokens))
         await asyncio.wrap_future(self._mlx.submit(self._begin))
+
+    def _constrain(
+        self, constraint: Constraint, form: OutputFormat, prompt: Prompt
+    ) -> OutputFormat:
+        """Take up the grammar of the answer; how what it allows is read. Raises `RequestError`.
+
+        Not for a thread that others wait for.
+        """
+        enforced, matcher = self._model.enforcer.enforce(constraint, form, prompt.generation)
+        if enforced.warning:
+            self.warnings.append(enforced.warning)
+        if matcher is not None:
+            self._mask = Mask(matcher, len(prompt.tokens), self._model.vocabulary)
+        return reading_form(enforced, form)
 
     def _begin(self) -> None:
         """On the MLX thread. Raises `RequestError`."""
@@ -177,10 +206,11 @@ class Completion:
             processors = sampling.processors(body, vocabulary)
         except ValueError as error:
             raise RequestError(str(error), "invalid_value", "logit_bias") from None
-        if body.ignore_eos or body.stop_token_ids:
-            own = () if body.ignore_eos else session.ends
+        free = self._mask is None
+        if (body.ignore_eos and free) or body.stop_token_ids:
+            own = () if body.ignore_eos and free else session.ends
             request.ends = (*own, *(body.stop_token_ids or ()))
-        if body.min_tokens:
+        if body.min_tokens and free:
             ends = session.ends if request.ends is None else request.ends
             known = [token for token in ends if token < vocabulary]
             prompt = len(request.prompt)
@@ -188,6 +218,8 @@ class Completion:
         special: list[int] = []
         if body.xtc_probability:
             special = [*self.tokenizer.encode("\n", add_special_tokens=False), *session.ends]
+        if self._mask is not None:
+            processors.append(self._mask)  # last: no bias may allow what it forbids
         request.processors = processors
         request.sampler = sampling.sampler(
             body, vocabulary, [token for token in special if token < vocabulary]

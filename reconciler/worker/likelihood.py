@@ -6,6 +6,7 @@ only the answer leaves MLX.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import mlx.core as mx
@@ -32,7 +33,9 @@ def likelihood(token: int, logprobs: Any, number: int) -> Likelihood:
     ids = _likeliest(logprobs, number)
     chosen, values = logprobs[token], logprobs[ids]
     mx.eval(chosen, ids, values)
-    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    found = zip(ids.tolist(), values.tolist(), strict=True)
+    # A token that a grammar forbids is no alternative, and minus infinity is no JSON.
+    pairs = [pair for pair in found if pair[1] > -inf]
     best = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
     return Likelihood(token, chosen.item(), tuple(best))
 

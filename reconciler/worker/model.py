@@ -25,6 +25,7 @@ from reconciler.core.protocol import (
 )
 from reconciler.core.records import Config, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
+from reconciler.worker.constraints.enforcer import Enforcer
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.modules import Modules
@@ -59,6 +60,8 @@ class Model:
         self.tokenizer: Any = None
         self.output_format = OutputFormat()
         """How it writes reasoning and tool calls."""
+        self.enforcer = Enforcer(None, (), 0)
+        """Of constraints on answers."""
         self.vocabulary = 0
         """Token ids that the model has: it takes and gives ids below this number."""
         self._computed: set[tuple[int, bool, bool]] = set()
@@ -106,6 +109,7 @@ class Model:
         self.vocabulary = vocabulary(model)
         eos = self.tokenizer.eos_token_ids
         self.tokenizer.eos_token_ids = {token for token in eos if 0 <= token < self.vocabulary}
+        self.enforcer = Enforcer(self.tokenizer, self.tokenizer.eos_token_ids, self.vocabulary)
         rewinds = always_rewindable(make_prompt_cache(model))
         self.preprocessor.bind(self.tokenizer, self.vocabulary, rewinds=rewinds)
         self._weights = mx.get_active_memory()

@@ -14,11 +14,12 @@ import msgspec
 
 from reconciler.core import request_json
 from reconciler.core.manifest import MAX_DEPTH
-from reconciler.core.request_keys import ACTS, BY_NAME, REFUSED, Kind, resembles
+from reconciler.core.request_keys import ACTS, BY_NAME, NOTHING, REFUSED, Kind, resembles
 from reconciler.core.template_variables import reserved
 from reconciler.worker import reasoning
 from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.messages import Message
+from reconciler.worker.constraints.asked import GUIDED, Constraint, constraint
 from reconciler.worker.errors import RequestError, UnavailableError, unsupported
 from reconciler.worker.sampling_parameters import Sampling
 
@@ -68,12 +69,6 @@ class StreamOptions(msgspec.Struct):
     """Harmless: there is none."""
 
 
-class ResponseFormat(msgspec.Struct):
-    """The form of the answer: text is the only one there is."""
-
-    type: str = "text"
-
-
 class Body(Sampling):
     """Both kinds of request, under the names of `core.request_keys`."""
 
@@ -93,7 +88,12 @@ class Body(Sampling):
     parallel_tool_calls: bool | None = None
     logprobs: bool | Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=-1, le=20)] | None = None
-    response_format: ResponseFormat | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     reasoning_effort: Annotated[str, msgspec.Meta(max_length=50)] | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -108,6 +108,8 @@ class Body(Sampling):
     sent_variables: list[str] = msgspec.field(default_factory=list)
     """Names in `chat_template_kwargs` that a default did not add, and whose value asks for
     something."""
+    constraint: Constraint | None = None
+    """What the answer has to be."""
     warnings: list[str] = msgspec.field(default_factory=list)
     """What was sent and has no effect."""
 
@@ -132,6 +134,10 @@ class Body(Sampling):
     def continues(self) -> bool:
         """True if the answer goes on where the last message ends."""
         return bool(self.continue_final_message or (self.messages and self.messages[-1].continued))
+
+
+_PREPARED = msgspec.json.Decoder(Body)
+"""Has msgspec prepare the type now: two threads that do so at its first use crash the process."""
 
 
 def parse(
@@ -168,6 +174,13 @@ def parse(
         param = names.get(key, key) + param.removeprefix(key)
         raise RequestError(f"{param or 'the body'}: {words}", "invalid_value", param) from None
     _check(body, names)
+    body.constraint = constraint(body, names)
+    if body.constraint is not None:
+        body.warnings += [
+            f"{key}: has no effect, as a grammar says where the answer ends"
+            for key in ("min_tokens", "ignore_eos")
+            if getattr(body, key)
+        ]
     return body
 
 
@@ -251,8 +264,9 @@ def _neutral(asked: dict[str, Any]) -> None:
     for key, off in (("seed", -1), ("repetition_penalty", 0)):
         if asked.get(key) == off:
             asked[key] = None
-    if asked.get("response_format") in ({}, ""):
-        asked["response_format"] = None
+    for key in ("response_format", "structured_outputs", *GUIDED):
+        if asked.get(key) in NOTHING:
+            asked[key] = None
 
 
 def _fill(asked: dict[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -276,11 +290,6 @@ def _fill(asked: dict[str, Any], defaults: Mapping[str, Any]) -> None:
 
 def _check(body: Body, names: dict[str, str]) -> None:
     """Raise `RequestError` for what the types do not say."""
-    if body.tool_choice not in (None, "auto", "none"):
-        raise unsupported("tool_choice", "tool_choice can be auto or none; no call can be forced")
-    if body.response_format is not None and body.response_format.type != "text":
-        words = f"response_format '{body.response_format.type}' is not supported; only text is"
-        raise unsupported("response_format", words)
     for index, tool in enumerate(body.tools or []):
         if tool.type != "function" or tool.function is None:
             words = f"tools[{index}]: only tools of type 'function' are supported, with a function"

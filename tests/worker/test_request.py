@@ -1,6 +1,8 @@
 """Bodies of requests: names, neutral values, bounds, defaults, and what has no effect."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -97,8 +99,10 @@ def test_harmless_keys_pass_whatever_they_say(key: Any) -> None:
     [
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"response_format": "json"}, "response_format"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs"),
         ({"n": 2}, "n"),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking"),
         ({"reasoning": {"max_tokens": 9}}, "reasoning"),
@@ -290,6 +294,22 @@ def test_any_object_is_a_request_or_an_error_with_words(keys: dict[str, Any]) ->
     except RequestError as error:
         outcome = error
     assert isinstance(outcome, Body) or (outcome.status == 400 and str(outcome))
+
+
+def test_threads_parse_their_first_requests_at_once() -> None:
+    code = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from reconciler.worker.request import parse
+barrier = threading.Barrier(8)
+def run():
+    barrier.wait()
+    parse(b'{"prompt": "x"}')
+threads = [threading.Thread(target=run) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("key", ["role", "stream", "reasoning_effort", "thinking"])

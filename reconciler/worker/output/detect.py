@@ -14,6 +14,7 @@ from typing import Any
 from reconciler.core.chat_template import takes_tools
 from reconciler.worker.chat import rendering
 from reconciler.worker.output import declared
+from reconciler.worker.output.call_form import PLAIN, CallForm, from_rendering
 from reconciler.worker.output.families import CALLS, DESCRIBED, REASONING
 from reconciler.worker.output.format import Description, OutputFormat, Region
 from reconciler.worker.output.parser import Delta, TextParser
@@ -23,11 +24,14 @@ Render = Callable[..., str]
 
 _USER = {"role": "user", "content": "What is the weather in Paris?"}
 _CITY = "Paris-on-Seine"
+_NAME = "get_weather"
+_ID = "abcdefgh1"
+"""Nine letters or digits, as Mistral's templates want it."""
 _THOUGHT = "Consider the matter first."
 _TOOL = {
     "type": "function",
     "function": {
-        "name": "get_weather",
+        "name": _NAME,
         "description": "The weather of a city.",
         "parameters": {
             "type": "object",
@@ -59,12 +63,13 @@ def detect(
     if not template and render is None:
         return OutputFormat(problem=problem)
     reasoning, thinking = _reasoning(template, vocabulary, render)
-    calls, calling = _calls(template, vocabulary, render)
+    calls, calling, call_form = _calls(template, vocabulary, render)
     return OutputFormat(
         reasoning=", ".join(one.name for one in reasoning),
         calls=calls.name if calls else "",
         regions=_regions([*([calls] if calls else []), *reasoning]),
         dropped=calls.dropped if calls else "",
+        call_form=call_form,
         problem="; ".join(filter(None, (problem, thinking, calling))),
     )
 
@@ -117,6 +122,7 @@ def described(form: OutputFormat) -> OutputFormat:
         regions=tuple(dict.fromkeys(DESCRIBED.regions + form.regions)),
         dropped=form.dropped,
         seconds=form.seconds,
+        call_form=PLAIN,
     )
 
 
@@ -143,20 +149,31 @@ def _signed(
 
 def _calls(
     template: str, vocabulary: Collection[str], render: Render | None
-) -> tuple[Description | None, str]:
-    """The description of calls, and what is wrong."""
+) -> tuple[Description | None, str, CallForm | None]:
+    """The description of calls, what is wrong, and how one with JSON arguments is written."""
     candidates = _signed(template, vocabulary, CALLS)
     rendered = _rendered_call(render) if render else None
     if rendered is None:
         if candidates or not takes_tools(template):
-            return (candidates[0] if candidates else None), ""
-        return None, "the chat template takes tools, but the form of its tool calls is not known"
+            return (candidates[0] if candidates else None), "", None
+        problem = "the chat template takes tools, but the form of its tool calls is not known"
+        return None, problem, None
     for one in [*candidates, *(other for other in CALLS if other not in candidates)]:
         if _gives_call(one, *rendered[:2]):
-            return one, ""
+            return one, "", _call_form(one, *rendered[:2])
     if candidates:
-        return candidates[0], ""
-    return None, "the form in which the chat template writes tool calls is not known"
+        return candidates[0], "", None
+    return None, "the form in which the chat template writes tool calls is not known", None
+
+
+def _call_form(description: Description, generation: str, text: str) -> CallForm | None:
+    """The form of a rendered call, if a call that is written so is read back."""
+    form = OutputFormat(regions=description.regions, dropped=description.dropped)
+    found = from_rendering(generation, text, form, name=_NAME, arguments={"city": _CITY}, given=_ID)
+    if found is None:
+        return None
+    written = found.filled(_NAME, json.dumps({"city": _CITY}))
+    return found if _gives_call(description, generation, written) else None
 
 
 def _rendered_call(render: Render) -> tuple[str, str, str] | None:
@@ -164,8 +181,8 @@ def _rendered_call(render: Render) -> tuple[str, str, str] | None:
     arguments: dict[str, Any] = {"city": _CITY}
     for content in (None, ""):
         for form in (arguments, json.dumps(arguments)):
-            function = {"name": "get_weather", "arguments": form}
-            call = {"id": "abcdefgh1", "type": "function", "function": function}
+            function = {"name": _NAME, "arguments": form}
+            call = {"id": _ID, "type": "function", "function": function}
             turn = {"role": "assistant", "content": content, "tool_calls": [call]}
             rendered = _rendered(render, turn, [_TOOL])
             if rendered is not None and _CITY in rendered[1]:
@@ -177,7 +194,7 @@ def _gives_call(description: Description, generation: str, text: str) -> bool:
     form = OutputFormat(regions=description.regions, dropped=description.dropped)
     delta = _parsed(form, generation, text, [_TOOL])
     functions = [call["function"] for call in delta.calls]
-    return functions == [{"name": "get_weather", "arguments": json.dumps({"city": _CITY})}]
+    return functions == [{"name": _NAME, "arguments": json.dumps({"city": _CITY})}]
 
 
 # Reasoning

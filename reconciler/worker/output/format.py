@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from reconciler.worker.output.call_form import CallForm
 
 LONGEST_MARK = 512
 """Characters that are held back as the possible beginning of a mark; longer ones are text."""
@@ -55,6 +58,9 @@ class Region:
     """True if only calls of tools that were offered count: the marks could be ordinary text."""
     headed: bool = False
     """True if the opening mark is the header of a message: it is never text."""
+    literal: tuple[str, str] | None = None
+    """The marks as the model is to write them, where the patterns allow several and every answer
+    has one."""
 
 
 @dataclass(frozen=True)
@@ -86,5 +92,10 @@ class OutputFormat:
     dropped: str = ""
     seconds: float | None = None
     """Most that one search for marks may take, if the marks are not our own."""
+    call_form: "CallForm | None" = None
+    """How it writes a call with JSON arguments; None if it cannot be made to by a grammar."""
+    sealed: bool = False
+    """True if a grammar says what is written: reasoning ends with its mark alone, and a text that
+    has begun has no marks."""
     problem: str = ""
     """Why reasoning or tool calls stay text, in words; empty if nothing is unknown."""

@@ -43,6 +43,8 @@ class Splitter:
         self._marks = _marks(form, calls=calls)
         self._regions = form.regions
         self._seconds = form.seconds
+        self._sealed = False
+        """True if reasoning ends with its mark alone, and a text that has begun has no marks."""
         self._names = names
         self._region: Region | None = None
         """None: content outside every region."""
@@ -70,6 +72,7 @@ class Splitter:
             self.feed(generation)
             self._unwritten = len(self._buffer)
             self._wrote, self._line, self._thought = False, True, False
+        self._sealed = form.sealed
 
     @property
     def reasoning(self) -> bool:
@@ -196,6 +199,8 @@ class Splitter:
     def _open_or_close(self, found: Any) -> bool:
         """Act on a mark. False if it is text here."""
         name = str(found.lastgroup)
+        if self._sealed and (name not in ("close", "again") if self.reasoning else self._wrote):
+            return False
         if name == "close":
             self._reasoned = self._reasoned or self.reasoning
             if self._region is not None and self._region.kind == "content":

@@ -100,5 +100,7 @@ class Work:
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
         body.system_prompt = body.tool_choice = None
         body.sent_tools, body.sent_variables = [], []
+        body.response_format = body.structured_outputs = None  # the constraint is made of them
+        body.guided_json = body.guided_regex = body.guided_choice = body.guided_grammar = None
         tools = msgspec.json.encode(prompt.tools)
         return Prepared(body, replace(prompt, tools=()), tools)

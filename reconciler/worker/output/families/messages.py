@@ -33,8 +33,16 @@ HARMONY = Description(
             _ENDS,
             interrupts=True,
             headed=True,
+            literal=("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
         ),
-        Region("content", rf"(?:{_START})?{_MORE}", _ENDS, interrupts=True, headed=True),
+        Region(
+            "content",
+            rf"(?:{_START})?{_MORE}",
+            _ENDS,
+            interrupts=True,
+            headed=True,
+            literal=("<|channel|>final<|message|>", ""),
+        ),
     ),
 )
 

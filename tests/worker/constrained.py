@@ -1,0 +1,91 @@
+"""A real model in this process that answers constrained requests."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reconciler.core.protocol import LoadWeights, OpenSession
+from reconciler.core.records import Config
+from reconciler.models.checkpoint import read_facts
+from reconciler.worker.completions import Completion
+from reconciler.worker.likelihood import Likelihood
+from reconciler.worker.model import Model
+from reconciler.worker.thread import MlxThread
+
+NAME = "1"
+
+
+@dataclass
+class Said:
+    """A whole answer."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    finish_reason: str | None = None
+    tokens: int = 0
+    cached_tokens: int = 0
+    likelihoods: list[Likelihood] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def json(self) -> Any:
+        """The content."""
+        return json.loads(self.content)
+
+    @property
+    def call(self) -> tuple[str, Any]:
+        """The name and the arguments of the only call."""
+        ((function),) = [call["function"] for call in self.calls]
+        return function["name"], json.loads(function["arguments"])
+
+
+class Served:
+    """A model and its thread."""
+
+    def __init__(self, model: Model, mlx: MlxThread) -> None:
+        self.model, self.mlx = model, mlx
+
+    async def ask(self, *, chat: bool = True, **keys: Any) -> Said:
+        """Answer a request; a chat has a message unless it brings its own."""
+        default = {"messages": [{"role": "user", "content": "Hello"}]} if chat else {"prompt": "Hi"}
+        body = {"max_tokens": 200, "temperature": 0} | default | keys
+        one = Completion(self.model, self.mlx, NAME, msgspec.json.encode(body), chat=chat)
+        await one.start()
+        said = Said(warnings=one.warnings)
+        async for piece in one.pieces():
+            said.content += piece.delta.content
+            said.reasoning += piece.delta.reasoning
+            said.calls += piece.delta.calls
+            said.finish_reason, said.tokens = piece.finish_reason, piece.tokens
+            said.likelihoods += piece.likelihoods
+        said.cached_tokens = one.cached_tokens
+        return said
+
+    async def ask_all(self, *bodies: dict[str, Any]) -> list[Said]:
+        """Answer several requests beside each other."""
+        return await asyncio.gather(*(self.ask(**body) for body in bodies))
+
+
+@contextmanager
+def served(path: Path, *, context_length: int = 4096) -> Iterator[Served]:
+    """The checkpoint at `path`, loaded, with a session."""
+    model = Model()
+    mlx = MlxThread(model.step)
+    thread = threading.Thread(target=mlx.run, daemon=True)
+    thread.start()
+    facts = read_facts(path)
+    config = Config(context_length, 64, False, facts.experts_per_token, False)
+    mlx.submit(lambda: model.load(LoadWeights(str(path)), lambda _: None)).result()
+    mlx.submit(lambda: model.open(NAME, OpenSession(config, facts.experts_key))).result()
+    try:
+        yield Served(model, mlx)
+    finally:
+        mlx.submit(lambda: model.close(NAME)).result()
