@@ -125,9 +125,9 @@ def test_thousands_of_idle_connections_hinder_nobody(daemon: Daemon) -> None:
         daemon.load({"model": "tiny/qwen3"})
         body = {"model": "tiny/llama", "prompt": "a", "max_tokens": 2}
         assert daemon.request("POST", "/v1/completions", body)[0] == 200
-        process = psutil.Process(daemon.process.pid)
-        assert process.rlimit(psutil.RLIMIT_NOFILE)[0] == hard
-        assert all(w.rlimit(psutil.RLIMIT_NOFILE)[0] == hard for w in daemon.workers())
+        if sys.platform == "linux":  # elsewhere nobody can ask another process for its limits
+            for process in (psutil.Process(daemon.process.pid), *daemon.workers()):
+                assert process.rlimit(psutil.RLIMIT_NOFILE)[0] == hard
     finally:
         for wire in idle:
             wire.close()
