@@ -6,6 +6,7 @@ classes `Model` and `ModelArgs` (`_get_classes` in its utils).
 
 import ast
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +18,11 @@ _CLASSES = {"Model", "ModelArgs"}
 
 _NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
 """Of a module; a config.json can name anything, and each name that was looked for is kept."""
+
+
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of a tree for all threads together, and raises SystemError where two
+of them parse at once (gh-106905)."""
 
 
 def loadable(model_type: str, architectures: tuple[str, ...] = ()) -> bool:
@@ -98,14 +104,19 @@ def _parsed(module: str) -> tuple[ast.stmt, ...]:
     file = _package() / "models" / f"{module}.py"
     if not module or not file.is_file():
         return ()
-    return tuple(ast.parse(file.read_text("utf-8")).body)
+    return tuple(_parse(file).body)
+
+
+def _parse(file: Path) -> ast.Module:
+    source = file.read_text("utf-8")
+    with _PARSING:
+        return ast.parse(source)
 
 
 @cache
 def _table(name: str) -> dict[Any, str]:
     """A table of other names, as it stands in mlx-lm's source; empty where there is none."""
-    tree = ast.parse((_package() / "utils.py").read_text("utf-8"))
-    for node in tree.body:
+    for node in _parse(_package() / "utils.py").body:
         if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
             table: dict[Any, str] = ast.literal_eval(node.value)
             return table

@@ -149,7 +149,7 @@ def test_an_instance_that_answers_is_not_sent_away(evictor: Daemon) -> None:
 
 
 def test_what_a_worker_is_seen_to_take_is_told(home: Home) -> None:
-    with Daemon(home, "--probe-interval", "0.2") as daemon:
+    with Daemon(home, "--probe-interval", "1") as daemon:
         daemon.load(BODY)
         pid = daemon.get("/api/v1/records/tiny/llama")["status"]["worker_pid"]
         resident = psutil.Process(pid).memory_info().rss

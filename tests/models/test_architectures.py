@@ -1,13 +1,18 @@
 """What mlx-lm can load is known without importing it; mlx-lm itself is the judge."""
 
+import ast
+import contextlib
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from reconciler.models import architectures
 from reconciler.models.architectures import loadable
 
 JUDGE = """
@@ -53,3 +58,17 @@ def test_it_agrees_with_mlx_lm_on_every_module_and_name() -> None:
 @pytest.mark.parametrize("name", ["base", "cache", "../utils", "", "llama.py"])
 def test_what_is_not_a_model_is_not_loadable(name: str) -> None:
     assert loadable(name, ()) is False
+
+
+def test_one_thread_at_a_time_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, both = ast.parse, threading.Barrier(2)
+
+    def watched(source: str) -> ast.Module:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.2)
+        return parse(source)
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(2) as threads:
+        patched.setattr(ast, "parse", watched)
+        assert all(threads.map(architectures._parsed, ["llama", "qwen3"]))
+    assert both.broken, "two were in it at once"

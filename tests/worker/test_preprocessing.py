@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
@@ -99,6 +101,8 @@ class TestIsolation:
         process = own._short._process
         assert process is not None
         os.kill(process.pid, signal.SIGSTOP)
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
         waiting = own.submit(body(), {}, CONTEXT, chat=True)
         after = own.submit(body(), {}, CONTEXT, chat=True)
         os.kill(process.pid, signal.SIGKILL)
