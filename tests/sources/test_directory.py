@@ -182,6 +182,8 @@ async def test_events_name_what_changed_until_that_is_in_doubt(tmp_path: Path) -
 
 def test_paths_that_may_be_spelt_in_another_way_are_not_named() -> None:
     here = Path("/m")
-    assert relative_paths(here, ["/m/a.yaml", "/m/sub/b.yaml"]) == {"a.yaml", "sub/b.yaml"}
+    assert relative_paths(here, ["/m/a.yaml", "/m/sub/b.yaml"]) == frozenset(
+        {"a.yaml", "sub/b.yaml"}
+    )
     for strange in ("/private/m/a.yaml", "/m", "/M/a.yaml", "/m/\u00e4.yaml"):
         assert relative_paths(here, ["/m/a.yaml", strange]) is None
