@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from reconciler.cli.client import Client
-from reconciler.core.absorb import select
 from reconciler.core.schema import told_spec
+from reconciler.core.selection import select
 from reconciler.core.snapshot import Snapshot
 from reconciler.sources.git import Following, GitSource
 
@@ -65,7 +65,8 @@ def _selected(
     snapshot: Snapshot, labels: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Specs by name. Raises `click.ClickException` where a name stands twice for one node."""
-    declared, twice, others = select(snapshot, labels)
-    for name, why in twice.items():
+    selection = select(snapshot, labels)
+    for name, why in selection.flagged.items():
         raise click.ClickException(f"'{name}' is {why}")
-    return {name: told_spec(one.spec) for name, (_, one) in declared.items()}, others
+    specs = {name: told_spec(one.spec) for name, (_, one) in selection.followed.items()}
+    return specs, dict(selection.not_selected)

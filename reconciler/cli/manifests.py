@@ -16,9 +16,9 @@ from reconciler.cli.client import Client, asks
 from reconciler.cli.output import show_data, yaml_text
 from reconciler.cli.records import path as record_path
 from reconciler.cli.repositories import branch_options, following, labelled
-from reconciler.core.absorb import duplicates
 from reconciler.core.manifest import MAX_BYTES
 from reconciler.core.schema import told_spec
+from reconciler.core.selection import duplicates
 from reconciler.core.snapshot import Declared, ManifestFile, read_file
 from reconciler.sources.files import read_path
 from reconciler.sources.scan import Scanner

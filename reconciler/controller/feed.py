@@ -11,11 +11,13 @@ import structlog
 from reconciler.controller.clock import Timer, sleep
 from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.controller.registry import Registry
-from reconciler.core.absorb import Memory, absorb, guard, select
+from reconciler.core.absorb import Memory, absorb, guard
+from reconciler.core.difference import difference
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import Place
 from reconciler.core.manifest import Flaw
 from reconciler.core.records import Record
+from reconciler.core.selection import select
 from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
 from reconciler.store import UnwritableError
 
@@ -70,7 +72,7 @@ class SourceView:
 
     @cached_property
     def _invalid(self) -> dict[str, ManifestFile]:
-        return {f.path: f for f in self.snapshot.files if not f.valid}
+        return {f.path: f for f in self.snapshot.files if f.flaws}
 
     @cached_property
     def _invalid_folders(self) -> tuple[ManifestFile, ...]:
@@ -235,12 +237,14 @@ class Feed:
         if commit is None or commit.applied is None or snapshot.unreadable is not None:
             self._absorb(snapshot)
             return
-        _, twice, _ = select(snapshot, self._labels)
-        if twice:
+        compared = self._memory.compared
+        before = compared.selection if compared is not None else None
+        selection = select(snapshot, self._labels, before)
+        if twice := selection.flagged:
             words = "; ".join(f"{name} is {why}" for name, why in list(twice.items())[:SHOWN])
             self._hold(commit, words)
             return
-        why = guard(self._book.records(), snapshot, self._labels)
+        why = guard(self._book.records(), self.name, selection)
         if why is None or commit.applied == self._confirmed:
             if commit.problem is None:  # else one that is held may still be confirmed
                 self.guarded = None
@@ -268,10 +272,13 @@ class Feed:
         clock = self._book.clock
         at = clock.monotonic()
         records = self._book.records()
-        result = absorb(records, self._memory, snapshot, at, clock.utc(), self._labels, self._to_go)
-        self._partly = len(result.upserts) > PIECE
-        if self._partly:  # the rest is found by absorbing it again
-            self._book.put_all(result.upserts[:PIECE])
+        result = absorb(
+            records, self._memory, snapshot, at, clock.utc(), self._labels, self._to_go, PIECE
+        )
+        self._partly = result.more
+        if self._partly:
+            self._book.put_all(result.upserts)
+            self._memory = result.memory
             take = partial(self._when_writable, partial(self._absorb, snapshot))
             self._again = clock.call_later(0.0, take)
             return
@@ -299,10 +306,11 @@ class Feed:
     def _tell_changes(self, before: SourceView | None, after: SourceView) -> None:
         """An event and a log line where an error comes or goes, not at each look."""
         self._tell_readable(before, after.snapshot)
-        known = {f.path: f for f in before.snapshot.files} if before is not None else {}
-        for file in after.snapshot.files:
+        gone, come = difference(before.snapshot.files if before else (), after.snapshot.files)
+        known = {file.path: file for file in gone}
+        for file in come:
             old = known.get(file.path)
-            if old is file or (old is not None and old.flaws == file.flaws):
+            if old is not None and old.flaws == file.flaws:
                 continue
             for flaw in file.flaws:
                 at = place(file, flaw)

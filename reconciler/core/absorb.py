@@ -2,15 +2,19 @@
 
 A source's snapshot is absorbed as a whole by one function, whoever took it, so that a watch and a
 rescan cannot disagree.
+
+What was compared with the records before, and has not changed since, is not compared again. Without
+that memory everything is, with the same outcome.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 
+from reconciler.core.difference import difference
 from reconciler.core.records import HTTP, Record
-from reconciler.core.selector import unmet
+from reconciler.core.selection import SHOWN_NAMES, Selection, select
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 
 VANISHED_SECONDS = 2.0
@@ -21,9 +25,6 @@ EMPTY_SECONDS = 30.0
 
 GUARDED_RECORDS = 4
 """What would unload more than half of at least so many is held until it is confirmed."""
-
-SHOWN_NAMES = 20
-"""In a message."""
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -41,11 +42,29 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What of a source was compared with the records, so that it need not be again."""
+
+    source: str
+    selection: Selection
+    records: Mapping[str, Record]
+    """As they were then; one that has not changed is the same object."""
+    todo: tuple[str, ...] = ()
+    """Names to compare again: they were not as declared."""
+    gone: tuple[str, ...] = ()
+    """Records of the source that it does not declare."""
+    kept_by_others: Mapping[str, str] = field(default_factory=dict)
+    """Why names that it declares are not followed."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """What must be remembered of a source between two of its snapshots."""
 
-    files: frozenset[str] = frozenset()
+    files: tuple[ManifestFile, ...] = ()
     missing: Mapping[str, Missing] = field(default_factory=dict)
+    compared: Compared | None = None
+    """Only saves work."""
 
     def resumed(self) -> "Memory":
         """After a while without a look: what is missing may have been back meanwhile."""
@@ -70,6 +89,8 @@ class Absorbed:
     """When to absorb the same snapshot again, because time alone changes the outcome."""
     unconfirmed: frozenset[str] = frozenset()
     """Names that are held until somebody confirms that they are to go."""
+    more: bool = False
+    """True if there are more upserts: absorb it again once these are taken up. Nothing goes yet."""
 
 
 def absorb(
@@ -80,47 +101,84 @@ def absorb(
     at: datetime,
     labels: Mapping[str, str] = NO_LABELS,
     confirmed: frozenset[str] = frozenset(),
+    limit: int | None = None,
 ) -> Absorbed:
     """Fit the records to what a source says to a node with these labels.
 
     `now` is monotonic seconds, for grace times; `at` is the creation time of new records;
-    `confirmed` are names of which somebody said that they are to go.
+    `confirmed` are names of which somebody said that they are to go; `limit` is how many upserts
+    there are at most, None: all.
     """
     if snapshot.unreadable is not None:
         return Absorbed((), (), memory, {}, {}, {}, None)
-    declared, flagged, not_selected = select(snapshot, labels)
-    upserts = []
-    for name, (file, document) in declared.items():
-        current = records.get(name)
-        if current is not None and current.owner not in (HTTP, snapshot.source):
-            flagged[name] = f"declared by {current.place} already, which keeps it"
-            continue
-        if current is None or not _agrees(current, snapshot.source, file, document):
-            upserts.append(_upsert(current, snapshot.source, file, document, at))
-    gone = [
-        r
-        for r in records.values()
-        if r.owner == snapshot.source and r.name not in declared and r.name not in flagged
-    ]
-    files = frozenset(f.path for f in snapshot.files)
-    if not gone:
-        remembered = Memory(files)
-        return Absorbed(tuple(upserts), (), remembered, flagged, {}, not_selected, None)
+    before = memory.compared
+    if before is None or before.source != snapshot.source:
+        before = Compared(snapshot.source, Selection(labels), {})
+    selection = select(snapshot, labels, before.selection)
+    upserts, compared = _compare(before, selection, records, at, limit)
+    if len(upserts) == limit:
+        memory = replace(memory, compared=compared)
+        return Absorbed(upserts, (), memory, {}, {}, {}, None, more=True)
+    flagged = {**selection.flagged, **compared.kept_by_others}
+    if not compared.gone:
+        remembered = Memory(snapshot.files, compared=compared)
+        return Absorbed(upserts, (), remembered, flagged, {}, selection.not_selected, None)
     fates = _Fates(records, memory, snapshot, now, confirmed)
-    for record in gone:
-        fates.judge(record)
+    for name in compared.gone:
+        fates.judge(records[name])
     fates.hold_many()
-    memory = Memory(files, fates.missing)
     return Absorbed(
-        tuple(upserts),
+        upserts,
         tuple(fates.removals),
-        memory,
+        Memory(snapshot.files, fates.missing, compared),
         flagged,
         fates.held,
-        not_selected,
+        selection.not_selected,
         min(fates.waiting.values(), default=None),
         frozenset(fates.unconfirmed),
     )
+
+
+def _compare(
+    before: Compared,
+    selection: Selection,
+    records: Mapping[str, Record],
+    at: datetime,
+    limit: int | None,
+) -> tuple[tuple[Record, ...], Compared]:
+    """The records that are not as declared, at most `limit`, and what is known from here on."""
+    source = before.source
+    names = tuple(
+        dict.fromkeys(
+            (*before.todo, *selection.changed, *before.gone, *_changed(before.records, records))
+        )
+    )
+    upserts: list[Record] = []
+    gone: list[str] = []
+    kept_by_others = dict(before.kept_by_others)
+    left: tuple[str, ...] = ()
+    for number, name in enumerate(names):
+        if len(upserts) == limit:
+            left = names[number:]
+            break
+        current, placed = records.get(name), selection.followed.get(name)
+        kept_by_others.pop(name, None)
+        if placed is None:
+            if current is not None and current.owner == source and name not in selection.flagged:
+                gone.append(name)
+        elif current is not None and current.owner not in (HTTP, source):
+            kept_by_others[name] = f"declared by {current.place} already, which keeps it"
+        elif current is None or not _agrees(current, source, *placed):
+            upserts.append(_upsert(current, source, *placed, at))
+    todo = (*left, *(record.name for record in upserts))
+    compared = Compared(source, selection, dict(records), todo, tuple(gone), kept_by_others)
+    return tuple(upserts), compared
+
+
+def _changed(before: Mapping[str, Record], records: Mapping[str, Record]) -> list[str]:
+    """Names of the records that are not the same objects any more."""
+    gone, come = difference(tuple(before.values()), tuple(records.values()))
+    return [record.name for record in (*gone, *come)]
 
 
 class _Fates:
@@ -151,7 +209,7 @@ class _Fates:
         self._doubtful = frozenset(f.path for f in snapshot.files if not f.valid or f.unfinished)
         self._appeared = frozenset(
             path
-            for path in self._doubtful - memory.files
+            for path in self._doubtful - {f.path for f in memory.files}
             # After a start every file is new; then one that is only empty says nothing.
             if memory.files or not self._files[path].valid
         )
@@ -231,14 +289,11 @@ def _unsaid(file: ManifestFile) -> str | None:
     return None
 
 
-def guard(
-    records: Mapping[str, Record], snapshot: Snapshot, labels: Mapping[str, str]
-) -> str | None:
+def guard(records: Mapping[str, Record], source: str, selection: Selection) -> str | None:
     """Why a commit should not be followed before somebody confirms it, or None."""
-    declared, flagged, _ = select(snapshot, labels)
-    stay = {n for n, (_, document) in declared.items() if not document.spec.suspend} | set(flagged)
-    going = {n for n, r in records.items() if r.owner == snapshot.source} - stay
-    return _too_many(records, snapshot.source, going)
+    stay = {n for n, (_, document) in selection.followed.items() if not document.spec.suspend}
+    mine = {name for name, record in records.items() if record.owner == source}
+    return _too_many(records, source, mine - stay - selection.flagged.keys())
 
 
 def _too_many(records: Mapping[str, Record], source: str, going: set[str]) -> str | None:
@@ -259,49 +314,6 @@ def _too_many(records: Mapping[str, Record], source: str, going: set[str]) -> st
         return None
     names = ", ".join(lost[:SHOWN_NAMES]) + (", ..." if len(lost) > SHOWN_NAMES else "")
     return f"it would unload {len(lost)} of {len(loaded)} loaded records: {names}"
-
-
-def select(
-    snapshot: Snapshot, labels: Mapping[str, str]
-) -> tuple[dict[str, tuple[ManifestFile, Declared]], dict[str, str], dict[str, str]]:
-    """The documents by name; why the names that stand twice are not followed; and why others are
-    not meant for a node with these labels. One name may stand twice for different nodes.
-    """
-    places: dict[str, list[tuple[ManifestFile, Declared]]] = {}
-    not_selected = {}
-    for file in snapshot.files:
-        for document in file.declared:
-            selector = document.spec.node_selector
-            why = unmet(selector, labels) if selector else None
-            if why is None:
-                places.setdefault(document.name, []).append((file, document))
-            else:
-                not_selected[document.name] = f"{file.path}:{document.line}: {why}"
-    flagged = {name: _twice(where) for name, where in places.items() if len(where) > 1}
-    followed = {n: w[0] for n, w in places.items() if n not in flagged}
-    return followed, flagged, {n: w for n, w in not_selected.items() if n not in places}
-
-
-def duplicates(files: Sequence[ManifestFile]) -> dict[str, str]:
-    """Why names stand twice, whatever the labels of a node: two documents with the same selector,
-    or one that is for every node beside another one.
-    """
-    places: dict[str, list[tuple[ManifestFile, Declared]]] = {}
-    for file in files:
-        for document in file.declared:
-            places.setdefault(document.name, []).append((file, document))
-    found = {}
-    for name, where in places.items():
-        selectors = [document.spec.node_selector for _, document in where]
-        if len(where) > 1 and (() in selectors or len(set(selectors)) < len(selectors)):
-            found[name] = _twice(where)
-    return found
-
-
-def _twice(where: Sequence[tuple[ManifestFile, Declared]]) -> str:
-    places = [f"{file.path}:{document.line}" for file, document in where[:SHOWN_NAMES]]
-    more = ", ..." if len(where) > SHOWN_NAMES else ""
-    return f"declared more than once: {', '.join(places)}{more}"
 
 
 def _held_by(files: frozenset[str]) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from reconciler.core.absorb import NO_LABELS, select
+from reconciler.core.absorb import NO_LABELS
 from reconciler.core.errors import Problem
 from reconciler.core.facts import Machine
 from reconciler.core.memory import readable_bytes
+from reconciler.core.selection import select
 from reconciler.core.snapshot import Snapshot
 from reconciler.models.catalog import Listed
 from reconciler.service.job import State
@@ -150,7 +151,7 @@ def manifests(
     if len(invalid) > SHOWN:
         more = f"{len(invalid) - SHOWN} more files are invalid"
         findings.append(Finding("manifests", "problem", more, f"reconciler validate {directory}"))
-    _, twice, _ = select(snapshot, labels)
+    twice = select(snapshot, labels).flagged
     for name, why in list(twice.items())[:SHOWN]:
         mend = f"reconciler validate {directory}"
         findings.append(Finding("manifests", "problem", f"'{name}' is {why}", mend))

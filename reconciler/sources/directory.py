@@ -1,7 +1,8 @@
 """A watched directory of manifests.
 
 The watch is set before the first scan, so that nothing falls between them; events only say
-when to look, and every look, at an event or at a rescan, is the same function `scan`.
+when to look and which files not to ask about again, and every look, at an event or at a rescan, is
+the same function `scan`.
 
 The directory's path is followed at each look, because a link in it may lead elsewhere by then, as
 git-sync's does at each new commit. Its name does not depend on where a link leads.
@@ -62,8 +63,9 @@ class DirectorySource:
                 self._tell_unwatched(watch)
                 while True:
                     watch.changed.clear()
-                    with self._looks.look():
-                        yield await self.scan()
+                    named = watch.take()
+                    with self._looks.look() as asked:
+                        yield await self._scanner.scan(None if asked else named)
                     root = self._scanner.root
                     if root is None or (watch.settled.is_set() and root != watch.root):
                         break  # none or another directory is there now, or it is not watched

@@ -20,12 +20,12 @@ class Looks:
         await asked
 
     @contextmanager
-    def look(self) -> Iterator[None]:
-        """Around a look, until what was seen was taken up, or it failed."""
+    def look(self) -> Iterator[bool]:
+        """Around a look, until what was seen was taken up, or it failed; True: it is asked for."""
         self._event.clear()
         asked, self._asked = self._asked, []
         try:
-            yield
+            yield bool(asked)
         finally:
             for future in asked:
                 if not future.done():

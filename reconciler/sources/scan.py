@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.core.snapshot import Snapshot
-from reconciler.sources.files import Progress, Read, Walk, walk
+from reconciler.sources.files import Progress, Walk, walk
 
 T = TypeVar("T")
 
@@ -34,21 +34,24 @@ class Scanner:
         self.root: tuple[int, int] | None = None
         """Device and inode of the directory at the last walk; None: it could not be read."""
         self._seconds = seconds
-        self._known: dict[str, Read] = {}
+        self._last: Walk | None = None
         self._blocked: dict[str, threading.Thread] = {}
 
-    async def scan(self) -> Snapshot:
-        """What the directory holds now."""
+    async def scan(self, named: frozenset[str] | None = None) -> Snapshot:
+        """What the directory holds now.
+
+        `named` are relative paths: all that changed since the last scan; None: perhaps all.
+        """
         self.root = None
         try:
-            walk = await self._walk()
+            walk = await self._walk(named)
         except OSError as error:
             reason = f"{self.directory} cannot be read: {error.strerror}"
             return Snapshot(self.name, unreadable=reason)
-        self._known, self.root = dict(walk.read), walk.root
+        self._last, self.root = walk, walk.root
         return Snapshot(self.name, walk.files, empty=walk.empty, empty_folders=walk.empty_folders)
 
-    async def _walk(self) -> Walk:
+    async def _walk(self, named: frozenset[str] | None) -> Walk:
         """Raises `OSError`."""
         while True:
             alive = {p: t for p, t in self._blocked.items() if t.is_alive()}
@@ -57,7 +60,7 @@ class Scanner:
                 raise TimeoutError(0, f"{len(alive)} of its paths do not answer")
             progress = Progress()
             found, thread = in_thread(
-                walk, str(self.directory), self._known, frozenset(alive), progress
+                walk, str(self.directory), self._last, frozenset(alive), progress, named
             )
             path = await self._watched(found, progress)
             if path is None:

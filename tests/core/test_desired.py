@@ -12,7 +12,6 @@ from reconciler.core.absorb import (
     Absorbed,
     Memory,
     absorb,
-    duplicates,
     guard,
 )
 from reconciler.core.defaults import Defaults
@@ -21,6 +20,7 @@ from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Adapter, Checkpoint, GenerationConfig
 from reconciler.core.manifest import Flaw, Position
 from reconciler.core.records import HTTP, Asked, Config, LoadRequest, LoadSpec, Record
+from reconciler.core.selection import duplicates, select
 from reconciler.core.selector import Requirement
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 
@@ -573,7 +573,7 @@ class TestGuard:
     @staticmethod
     def why(records: dict[str, Record], *names: str, spec: LoadSpec = SPEC) -> str | None:
         snapshot = Snapshot(HERE, (file("a.yaml", *((n, spec) for n in names)),))
-        return guard(records, snapshot, {})
+        return guard(records, HERE, select(snapshot, {}))
 
     def test_more_than_half_of_four_is_held(self) -> None:
         assert self.why(self.records(4), "r0") == (

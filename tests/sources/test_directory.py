@@ -1,10 +1,15 @@
 """A directory as snapshots."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from reconciler.core.snapshot import Snapshot
+from reconciler.sources import directory as source
 from reconciler.sources.directory import DirectorySource
+from reconciler.sources.scan import Scanner
+from reconciler.sources.watch import MAX_NAMED, Watch, relative_paths
 
 VALID = "{apiVersion: reconciler/v1, kind: ModelInstance, metadata: {name: a}, spec: {model: m}}"
 
@@ -116,3 +121,69 @@ async def test_a_directory_that_cannot_be_watched_is_looked_at(
     (tmp_path / "a.yaml").write_text(VALID, "utf-8")
     assert [f.path for f in (await anext(snapshots)).files] == ["a.yaml"]
     await snapshots.aclose()
+
+
+async def test_what_no_event_tells_of_is_seen_at_the_rescan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links lead out of the directory: nothing is reported of what is behind them."""
+    outside = tmp_path / "outside.yaml"
+    outside.write_text(VALID, "utf-8")
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "a.yaml").symlink_to(outside)
+    monkeypatch.setattr(source, "RESCAN_SECONDS", 0.3)
+    snapshots = DirectorySource(directory).snapshots()
+    assert (await anext(snapshots)).files[0].declared[0].name == "a"
+    outside.write_text(VALID.replace("name: a", "name: b"), "utf-8")
+    async for snapshot in snapshots:
+        if snapshot.files[0].declared[0].name == "b":
+            break
+    await snapshots.aclose()
+
+
+async def test_who_asks_gets_a_look_at_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[frozenset[str] | None] = []
+    scan = Scanner.scan
+
+    async def noted(scanner: Scanner, named: frozenset[str] | None = None) -> Snapshot:
+        looks.append(named)
+        return await scan(scanner, named)
+
+    monkeypatch.setattr(Scanner, "scan", noted)
+    followed = DirectorySource(tmp_path)
+    snapshots = followed.snapshots()
+    await anext(snapshots)
+    (tmp_path / "a.yaml").write_text(VALID, "utf-8")
+    await anext(snapshots)
+    assert looks == [None, frozenset({"a.yaml"})]
+    asked = asyncio.create_task(followed.sync())
+    await anext(snapshots)
+    assert looks[-1] is None
+    await snapshots.aclose()
+    await asked
+
+
+async def test_events_name_what_changed_until_that_is_in_doubt(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, rescan_seconds=1000.0)
+    await watch.settled.wait()
+    assert watch.take() is None  # from before it was watched
+    (tmp_path / "a.yaml").touch()
+    await watch.changed.wait()
+    assert watch.take() == frozenset({"a.yaml"})
+    assert watch.take() is None  # nobody knows why somebody looks
+    watch._note(frozenset({"b.yaml"}))
+    watch._note(frozenset(f"{n}.yaml" for n in range(MAX_NAMED)))
+    assert watch.take() is None
+    watch.close()
+
+
+def test_paths_that_may_be_spelt_in_another_way_are_not_named() -> None:
+    here = Path("/m")
+    assert relative_paths(here, ["/m/a.yaml", "/m/sub/b.yaml"]) == frozenset(
+        {"a.yaml", "sub/b.yaml"}
+    )
+    for strange in ("/private/m/a.yaml", "/m", "/M/a.yaml", "/m/\u00e4.yaml"):
+        assert relative_paths(here, ["/m/a.yaml", strange]) is None

@@ -1,15 +1,21 @@
 """Walks over what no manifest directory should hold: each thing is its own flaw."""
 
 import os
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reconciler.core.snapshot import ManifestFile, read_file
 from reconciler.sources import files
+from reconciler.sources.files import Progress, walk
 from reconciler.sources.scan import MAX_BLOCKED, Scanner
 
 VALID = "{apiVersion: reconciler/v1, kind: ModelInstance, metadata: {name: a}, spec: {model: m}}"
@@ -225,3 +231,107 @@ async def test_a_directory_with_too_many_files_is_unreadable(
             patch.setattr(files, limit, 3)
             snapshot = await Scanner(tmp_path, "directory:x").scan()
         assert "it has more than 3" in str(snapshot.unreadable)
+
+
+async def test_a_file_that_no_event_names_is_not_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SETTLED_NS", -1)  # all are old enough
+    for name in ("a.yaml", "b.yaml", "gone.yaml", "sub/c.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(VALID, "utf-8")
+    scanner = Scanner(tmp_path, "directory:x")
+    await scanner.scan()
+    (tmp_path / "b.yaml").write_text("[", "utf-8")
+    (tmp_path / "gone.yaml").unlink()
+    (tmp_path / "sub" / "new.yaml").write_text(VALID, "utf-8")
+    asked = []
+    stat = os.stat
+
+    def noted(path: object, *arguments: object, **more: object) -> os.stat_result:
+        asked.append(str(path).removeprefix(str(tmp_path)))
+        return stat(path, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", noted)
+    snapshot = await scanner.scan(frozenset({"b.yaml", "gone.yaml", "sub/new.yaml"}))
+    valid = {f.path: f.valid for f in snapshot.files}
+    assert valid == {"a.yaml": True, "b.yaml": False, "sub/c.yaml": True, "sub/new.yaml": True}
+    assert sorted({*asked} - {"", "/sub"}) == ["/b.yaml", "/sub/new.yaml"]
+    assert await scanner.scan() == snapshot
+
+
+async def test_all_of_a_folder_is_looked_at_that_is_named_or_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SETTLED_NS", -1)  # all are old enough
+    path = tmp_path / "sub" / "deep" / "a.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(VALID, "utf-8")
+    scanner = Scanner(tmp_path, "directory:x")
+    await scanner.scan()
+    path.write_text("[", "utf-8")
+    (file,) = (await scanner.scan(frozenset({"sub"}))).files
+    assert not file.valid
+    path.parent.rename(tmp_path / "old")
+    path.parent.mkdir()
+    path.write_text(VALID, "utf-8")
+    assert [f.valid for f in (await scanner.scan(frozenset({"x.yaml"}))).files] == [False, True]
+
+
+PLACES = (
+    "a.yaml",
+    "b.yaml",
+    "sub/a.yaml",
+    "sub/deep/a.yaml",
+    "sub",
+    "sub/deep",
+    "more",
+    "notes.md",
+)
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "remove", "move", "link", "hard link", "mkdir"]),
+        st.sampled_from(PLACES),
+        st.sampled_from(PLACES),
+    ),
+    max_size=4,
+)
+
+
+def change(root: Path, kind: str, one: str, other: str) -> set[str]:
+    """Change a directory; returns the paths that a watch of it names."""
+    path, target = root / one, root / other
+    here = path.exists() or path.is_symlink()
+    if os.path.realpath(path.parent) != str(path.parent) or (path.is_symlink() and kind == "write"):
+        return set()  # it would happen in another place
+    if kind == "write" and not path.is_dir() and path.parent.is_dir():
+        path.write_text(VALID.replace("name: a", f"name: n{os.urandom(4).hex()}"), "utf-8")
+    elif kind == "remove" and here:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    elif kind == "move" and here and target.parent.is_dir() and not target.exists():
+        with suppress(OSError):  # into itself
+            path.rename(target)
+        return {one, other}
+    elif kind in ("mkdir", "link", "hard link") and not here and path.parent.is_dir():
+        if kind == "mkdir":
+            path.mkdir()
+        elif kind == "link":
+            path.symlink_to(target)
+        elif target.is_file():
+            path.hardlink_to(target)
+    return {one}
+
+
+@given(st.lists(CHANGES, max_size=8))
+def test_a_walk_that_knows_what_changed_sees_what_a_walk_without_that_sees(
+    rounds: list[list[tuple[str, str, str]]],
+) -> None:
+    with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "SETTLED_NS", -1)
+        root, last = Path(made).resolve(), None
+        directory = str(root)
+        for changes in rounds:
+            named = {path for one in changes for path in change(root, *one)}
+            last = walk(directory, last, frozenset(), Progress(), frozenset(named))
+            fresh = walk(directory, None, frozenset(), Progress())
+            assert (last.files, last.empty_folders) == (fresh.files, fresh.empty_folders)

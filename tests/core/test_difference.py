@@ -1,0 +1,24 @@
+"""Differences of sequences, by identity."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.core.difference import difference
+
+objects = st.lists(st.sampled_from([object() for _ in range(4)]), max_size=8)
+
+
+@given(objects, objects)
+def test_what_went_and_came_is_all_that_differs(before: list[object], after: list[object]) -> None:
+    gone, come = difference(before, after)
+    assert Counter(before) - Counter(gone) + Counter(come) == Counter(after)
+    assert not Counter(gone) & Counter(come)
+
+
+def test_equal_objects_are_not_the_same() -> None:
+    one, other = [1], [1]
+    assert difference([one], [one]) == ([], [])
+    gone, come = difference((one, one), (other, one))
+    assert (gone[0] is one, come[0] is other) == (True, True)
