@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -411,7 +411,7 @@ class Controller:
         views = (feed.view for feed in self._feeds)
         return tuple(c for view in views if view is not None for c in view.complaints(record))
 
-    def history(self, name: str | None) -> list[Generation]:
+    def history(self, name: str | None) -> Iterator[Generation]:
         """The kept generations of a record, or of all, the newest first."""
         return self._registry.store.history(name)
 
