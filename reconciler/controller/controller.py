@@ -252,7 +252,8 @@ class Controller:
         then, refused, not_selected = dict(now), {}, {}
         if wishes.source is not None:
             result = absorb(now, Memory(), wishes.source, 0.0, self._clock.utc(), self.labels)
-            then = {n: r for n, r in now.items() if n not in result.removals}
+            gone = frozenset(result.removals)
+            then = {n: r for n, r in now.items() if n not in gone}
             then |= {record.name: record for record in result.upserts}
             not_selected = dict(result.not_selected)
             for name, why in result.flagged.items():
