@@ -35,16 +35,21 @@ class Origin:
     def url(self) -> str:
         return f"file://{self.root}"
 
-    def git(self, *arguments: str, here: bool = True) -> str:
+    def git(self, *arguments: str, here: bool = True, text: str = "") -> str:
         where = ("-C", str(self.root)) if here else ()
         done = subprocess.run(
             ["git", *where, *arguments],
             check=True,
+            input=text,
             capture_output=True,
             text=True,
             env=os.environ | ENVIRONMENT,
         )
         return done.stdout.strip()
+
+    def make_tree(self, *entries: str) -> str:
+        """A tree of these entries, as `ls-tree` prints them."""
+        return self.git("mktree", text="".join(f"{entry}\n" for entry in entries))
 
     def write(self, path: str, text: str) -> None:
         file = self.root / path

@@ -1,5 +1,6 @@
 """What happens, as server-sent events."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -8,6 +9,7 @@ from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, ref
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError
+from reconciler.api.pieces import AT_ONCE
 from reconciler.api.stream import Stream, streaming
 from reconciler.core.events import Event
 
@@ -46,7 +48,11 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 async def _send(reply: Stream, told: AsyncIterator[Event | None], name: str | None) -> None:
     """Send what is told until it ends. Raises OSError where the listener goes away."""
+    count = 0
     async for event in told:
+        count += 1
+        if count % AT_ONCE == 0:  # to send waits for nothing while there is room
+            await asyncio.sleep(0)
         if event is None:
             await reply.send(encode({"message": LOST}).decode(), event="lost")
         elif name in (None, event.name):

@@ -9,7 +9,8 @@ from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
 from reconciler.api.errors import of_mistake, reply, told_problem
-from reconciler.controller import Complaint, Forecast, Wishes
+from reconciler.api.pieces import each
+from reconciler.controller import Change, Complaint, Forecast, Wishes
 from reconciler.core.plan import Action
 from reconciler.core.schema import contradictions, load_request, load_spec, told_spec
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
@@ -21,7 +22,7 @@ routes = web.RouteTableDef()
 @describe({200: ref("plan")})
 async def plan(request: web.Request) -> web.Response:
     """What the loop would do now."""
-    return reply(_told(await request.app[CONTROLLER].forecast(Wishes())))
+    return reply(await _told(await request.app[CONTROLLER].forecast(Wishes())))
 
 
 @routes.post("/api/v1/plan")
@@ -34,7 +35,7 @@ async def plan_wishes(request: web.Request) -> web.Response:
         list(dict.fromkeys(body.get("delete", []))),
         _snapshot(body["source"]) if "source" in body else None,
     )
-    return reply(_told(await request.app[CONTROLLER].forecast(wishes)))
+    return reply(await _told(await request.app[CONTROLLER].forecast(wishes)))
 
 
 @routes.post("/api/v1/models/estimate")
@@ -76,24 +77,25 @@ def _snapshot(source: Any) -> Snapshot:
     return Snapshot(source["name"], read, commit=Commit(None))
 
 
-def _told(forecast: Forecast) -> dict[str, Any]:
+async def _told(forecast: Forecast) -> dict[str, Any]:
     actions = [_action(a, running=True) for a in forecast.running]
-    actions += [_action(a, running=False) for a in forecast.actions]
-    changes = [
-        {
-            "name": change.name,
-            "before": told_spec(change.before) if change.before else None,
-            "after": told_spec(change.after) if change.after else None,
-        }
-        for change in forecast.changes
-    ]
+    actions += await each(forecast.actions, lambda action: _action(action, running=False))
+    changes = await each(forecast.changes, _change)
     refused = [{"name": name, **told_problem(p)} for name, p in forecast.refused.items()]
     return {
         "actions": actions,
         "changes": changes,
         "refused": refused,
         "not_selected": forecast.not_selected,
-        "source_errors": [_source_error(*one) for one in forecast.source_errors],
+        "source_errors": await each(forecast.source_errors, lambda one: _source_error(*one)),
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "name": change.name,
+        "before": told_spec(change.before) if change.before else None,
+        "after": told_spec(change.after) if change.after else None,
     }
 
 

@@ -12,6 +12,7 @@ from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, many, ref
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
+from reconciler.api.pieces import each
 from reconciler.controller import Answer, Complaint, Controller
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import Generation
@@ -22,9 +23,6 @@ routes = web.RouteTableDef()
 NUMBER = {"type": "number", "minimum": 0}
 
 DEFAULT_TIMEOUT = 60.0
-AT_ONCE = 100
-"""Records that are serialized without a pause: about 3 ms."""
-
 LONGEST_TIMEOUT = 3600.0
 """Seconds that a question with `wait` may stay open."""
 
@@ -34,11 +32,7 @@ LONGEST_TIMEOUT = 3600.0
 async def records(request: web.Request) -> web.Response:
     """All records."""
     controller = request.app[CONTROLLER]
-    told = []
-    for count, view in enumerate(controller.answers()):
-        told.append(_record(view, controller))
-        if count % AT_ONCE == 0:  # others get their answers meanwhile
-            await asyncio.sleep(0)
+    told = await each(controller.answers(), lambda view: _record(view, controller))
     return reply({"records": told})
 
 
@@ -154,7 +148,7 @@ def _number(request: web.Request, key: str, default: float) -> float:
 async def history(request: web.Request) -> web.Response:
     """What was wanted and what became of it, the newest first; removed records included."""
     kept = request.app[CONTROLLER].history(request.query.get("name"))
-    return reply({"history": [_generation(g) for g in kept]})
+    return reply({"history": await each(kept, _generation)})
 
 
 def _generation(generation: Generation) -> dict[str, Any]:

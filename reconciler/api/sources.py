@@ -8,6 +8,7 @@ from aiohttp import web
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, many, ref
 from reconciler.api.errors import reply
+from reconciler.api.pieces import each
 from reconciler.controller import Answer, Controller, Feed
 from reconciler.core.manifest import Flaw
 from reconciler.core.plan import Why
@@ -21,7 +22,7 @@ routes = web.RouteTableDef()
 async def sources(request: web.Request) -> web.Response:
     """Each source with its files."""
     controller = request.app[CONTROLLER]
-    return reply({"sources": [_source(feed, controller) for feed in controller.sources]})
+    return reply({"sources": [await _source(feed, controller) for feed in controller.sources]})
 
 
 @routes.post("/api/v1/sources/{name:.+}/sync")
@@ -30,7 +31,7 @@ async def sync(request: web.Request) -> web.Response:
     """Look at a source now; answers when what it says was taken up."""
     feed = _named(request)
     await feed.sync()
-    return reply(_source(feed, request.app[CONTROLLER]))
+    return reply(await _source(feed, request.app[CONTROLLER]))
 
 
 @routes.post("/api/v1/sources/{name:.+}/confirm")
@@ -39,7 +40,7 @@ async def confirm(request: web.Request) -> web.Response:
     """Take up what is held until it is confirmed, because of how much it would unload."""
     feed = _named(request)
     feed.confirm()
-    return reply(_source(feed, request.app[CONTROLLER]))
+    return reply(await _source(feed, request.app[CONTROLLER]))
 
 
 @routes.post("/api/v1/sources/{name:.+}/suspend")
@@ -48,7 +49,7 @@ async def suspend(request: web.Request) -> web.Response:
     """Leave everything as it is, whatever the source says, until it is resumed."""
     feed = _named(request)
     feed.suspend()
-    return reply(_source(feed, request.app[CONTROLLER]))
+    return reply(await _source(feed, request.app[CONTROLLER]))
 
 
 @routes.post("/api/v1/sources/{name:.+}/resume")
@@ -57,7 +58,7 @@ async def resume(request: web.Request) -> web.Response:
     """Follow a source again; answers when what it says was taken up."""
     feed = _named(request)
     await feed.resume()
-    return reply(_source(feed, request.app[CONTROLLER]))
+    return reply(await _source(feed, request.app[CONTROLLER]))
 
 
 def _named(request: web.Request) -> Feed:
@@ -65,22 +66,23 @@ def _named(request: web.Request) -> Feed:
     return request.app[CONTROLLER].source(request.match_info["name"])
 
 
-def _source(feed: Feed, controller: Controller) -> dict[str, Any]:
-    view, held = feed.view, feed.guarded
+async def _source(feed: Feed, controller: Controller) -> dict[str, Any]:
+    view, held, suspended = feed.view, feed.guarded, feed.suspended
     snapshot = view.snapshot if view is not None else None
     commit = snapshot.commit if snapshot is not None else None
     owned = [a for a in controller.answers() if a.record.owner == feed.name]
+    drifts = await each(owned, _drifts)
     return {
         "name": feed.name,
         "readable": snapshot.unreadable is None if snapshot is not None else None,
         "message": snapshot.problem if snapshot is not None else None,
-        "files": [_file(file) for file in snapshot.files] if snapshot is not None else [],
+        "files": await each(snapshot.files, _file) if snapshot is not None else [],
         "not_followed": view.flagged if view is not None else {},
         "held": view.held if view is not None else {},
         "unconfirmed": sorted(view.unconfirmed) if view is not None else [],
         "not_selected": view.not_selected if view is not None else {},
-        "suspended": feed.suspended,
-        "drift": [a.record.name for a in owned if _drifts(a)],
+        "suspended": suspended,
+        "drift": [a.record.name for a, does in zip(owned, drifts, strict=True) if does],
         "commit": asdict(commit) | {"held": held.commit.applied if held and held.commit else None}
         if commit is not None
         else None,

@@ -3,8 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import structlog
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
+
+from reconciler.api.frames import frames
+
+log = structlog.get_logger()
 
 Stream = EventSourceResponse
 Tell = Callable[[Stream], Awaitable[None]]
@@ -20,5 +25,7 @@ async def streaming(request: web.Request, tell: Tell) -> web.StreamResponse:
         finally:
             sending.cancel()
             gone.cancel()
-            await asyncio.gather(sending, gone, return_exceptions=True)
+            failed, _ = await asyncio.gather(sending, gone, return_exceptions=True)
+            if isinstance(failed, Exception) and not isinstance(failed, OSError):
+                log.error("stream failed unexpectedly", path=request.path, trace=frames(failed))
     return reply

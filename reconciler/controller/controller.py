@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -252,7 +252,8 @@ class Controller:
         then, refused, not_selected = dict(now), {}, {}
         if wishes.source is not None:
             result = absorb(now, Memory(), wishes.source, 0.0, self._clock.utc(), self.labels)
-            then = {n: r for n, r in now.items() if n not in result.removals}
+            gone = frozenset(result.removals)
+            then = {n: r for n, r in now.items() if n not in gone}
             then |= {record.name: record for record in result.upserts}
             not_selected = dict(result.not_selected)
             for name, why in result.flagged.items():
@@ -411,7 +412,7 @@ class Controller:
         views = (feed.view for feed in self._feeds)
         return tuple(c for view in views if view is not None for c in view.complaints(record))
 
-    def history(self, name: str | None) -> list[Generation]:
+    def history(self, name: str | None) -> Iterator[Generation]:
         """The kept generations of a record, or of all, the newest first."""
         return self._registry.store.history(name)
 

@@ -5,6 +5,7 @@ Listeners read from one bounded buffer at their own pace; who falls behind it is
 
 import asyncio
 import itertools
+import re
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
@@ -12,6 +13,9 @@ from typing import Any
 
 from reconciler.controller.clock import Clock
 from reconciler.core.events import Event, EventType
+
+DIGITS = re.compile("[0-9]{1,18}")
+"""Of an id. Of more than 4,300 digits Python makes no number."""
 
 KEPT = 5000
 """Events that a listener can be behind."""
@@ -84,7 +88,7 @@ class Events:
         if id_ is None:
             return 0
         run, _, number = id_.rpartition("-")
-        if run != self._run or not number.isdecimal() or int(number) > self._count:
+        if run != self._run or not DIGITS.fullmatch(number) or int(number) > self._count:
             return None
         return int(number)
 

@@ -246,8 +246,9 @@ class _Fates:
         why = _too_many(self._records, self._snapshot.source, going)
         if why is None:
             return
-        for name in [n for n in self.removals if n in going]:
-            self.removals.remove(name)
+        held = [name for name in self.removals if name in going]
+        self.removals = [name for name in self.removals if name not in going]
+        for name in held:
             self.missing[name] = self._missing(self._records[name], self._file(self._records[name]))
             self.held[name] = f"{why}; if that is meant, `reconciler confirm`"
             self.unconfirmed.add(name)

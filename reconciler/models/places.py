@@ -8,8 +8,8 @@ with the reason, and the others beside it are listed all the same.
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -61,6 +61,9 @@ class Walk:
     looker: Looker
     seconds: float
     """After which a call is given up."""
+    repositories: dict[Path, list["Held | _Repository"]] = field(default_factory=dict)
+    """What caches of the hub hold, by their directory: read once, however many revisions of their
+    models are asked for."""
 
     def results(
         self, function: Callable[[Path], T], paths: Sequence[Path]
@@ -147,19 +150,49 @@ class HubCache:
         return self.at("main", walk)
 
     def at(self, revision: str, walk: Walk) -> Iterator[Held]:
-        def snapshot(repository: Path) -> Held | None:
-            return _snapshot(repository, revision)
+        if self.root not in walk.repositories:
+            walk.repositories[self.root] = list(self._repositories(walk))
+        known = walk.repositories[self.root]
+        yield from (one for one in known if isinstance(one, Held))
+        having = {
+            one.path: one for one in known if isinstance(one, _Repository) and one.has(revision)
+        }
 
+        def snapshot(path: Path) -> Held | None:
+            return _snapshot(having[path], revision)
+
+        for path, held in walk.each(snapshot, list(having)):
+            if isinstance(held, LoadError):
+                yield Held(_repository_key(path), path, error=held)
+            elif held is not None:
+                yield held
+
+    def _repositories(self, walk: Walk) -> Iterator["Held | _Repository"]:
+        """The models; one that cannot be looked at is held with its error."""
         for root, names in walk.each(_folders, [self.root]):
             if isinstance(names, LoadError):
                 yield Held("", root, error=names)
                 continue
-            repositories = [path for path in names if _repository_key(path)]
-            for path, held in walk.each(snapshot, repositories):
-                if isinstance(held, LoadError):
-                    yield Held(_repository_key(path), path, error=held)
-                elif held is not None:
-                    yield held
+            paths = [path for path in names if _repository_key(path)]
+            for path, found in walk.each(_repository, paths):
+                if isinstance(found, LoadError):
+                    yield Held(_repository_key(path), path, error=found)
+                else:
+                    yield found
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """A model in the cache."""
+
+    path: Path
+    refs: Mapping[str, Path]
+    """The files of its branches and tags."""
+    snapshots: tuple[Path, ...]
+
+    def has(self, revision: str) -> bool:
+        """True if a snapshot may be there at that commit, branch or tag."""
+        return revision in self.refs or any(path.name == revision for path in self.snapshots)
 
 
 def _repository_key(path: Path) -> str:
@@ -168,20 +201,22 @@ def _repository_key(path: Path) -> str:
     return "/".join(parts) if kind == "models" else ""
 
 
-def _snapshot(repository: Path, revision: str) -> Held | None:
-    refs = repository / "refs"
+def _repository(path: Path) -> _Repository:
+    """Raises OSError or ValueError, FileNotFoundError for what holds no snapshots."""
+    refs = path / "refs"
     named = {p.relative_to(refs).as_posix(): p for p in files_below(refs)}
-    commit = _line(named[revision]) if revision in named else revision
-    try:
-        snapshots = _folders(repository / "snapshots")
-    except FileNotFoundError:
-        return None
-    for path in snapshots:
+    return _Repository(path, named, _folders(path / "snapshots"))
+
+
+def _snapshot(repository: _Repository, revision: str) -> Held | None:
+    commit = _line(repository.refs[revision]) if revision in repository.refs else revision
+    for path in repository.snapshots:
         if path.name == commit and is_directory(path):
             folder = _folder(path)
-            key = _repository_key(repository)
             if folder.is_model:
-                return Held(key, folder.path, commit, mlx=folder.mlx, siblings=snapshots)
+                key = _repository_key(repository.path)
+                siblings = repository.snapshots
+                return Held(key, folder.path, commit, mlx=folder.mlx, siblings=siblings)
     return None
 
 

@@ -156,12 +156,14 @@ class Store:
                 ),
             )
 
-    def history(self, name: str | None = None) -> list[Generation]:
-        """The kept generations of a record, or of all, the newest first."""
+    def history(self, name: str | None = None) -> Iterator[Generation]:
+        """The kept generations of a record, or of all, the newest first; as they are now, and each
+        made when it is asked for.
+        """
         kept = self._db.execute(
             "SELECT * FROM history WHERE ? IS NULL OR name = ? ORDER BY id DESC", (name, name)
         )
-        return [rows.to_generation(row) for row in kept]
+        return map(rows.to_generation, kept.fetchall())
 
     def is_suspended(self, source: str) -> bool:
         """Whether somebody said not to follow a source."""

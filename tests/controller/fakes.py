@@ -65,6 +65,12 @@ class FakeClock:
     def chance(self) -> float:
         return 0.0
 
+    def step(self) -> None:
+        """Call what is due first and now, and nothing that it sets."""
+        _, _, timer = heapq.heappop(self._timers)
+        if timer.callback is not None:
+            timer.callback()
+
     def advance(self, seconds: float) -> None:
         """Let time pass; what is due is called at its time."""
         end = self.seconds + seconds

@@ -423,7 +423,7 @@ class World:
             assert instance is None or busy
 
     def _check_history(self, answer: Answer) -> None:
-        kept = self.store.history(answer.record.name)
+        kept = list(self.store.history(answer.record.name))
         assert len(kept) <= KEPT_GENERATIONS
         newest = kept[0]
         assert (newest.generation, newest.spec) == (answer.record.generation, answer.record.spec)

@@ -28,7 +28,7 @@ async def test_history_keeps_each_wish_and_what_became_of_it(bench: Bench) -> No
     await bench.controller.unload("tiny/llama")
     with pytest.raises(LoadError):
         await load(bench, request("tiny/qwen3"), BROKEN)
-    kept = bench.controller.history("tiny/llama")
+    kept = list(bench.controller.history("tiny/llama"))
     assert [(g.generation, g.spec.config.context_length, g.outcome) for g in kept] == [
         (3, 1, "Loaded"),
         (2, 2, "Failed"),
@@ -39,7 +39,7 @@ async def test_history_keeps_each_wish_and_what_became_of_it(bench: Bench) -> No
     assert all(g.ended_at is not None for g in kept)
     (failed,) = bench.controller.history("tiny/qwen3")
     assert (failed.outcome, failed.message) == ("Failed", "it broke")
-    assert len(bench.controller.history(None)) == 4
+    assert len(list(bench.controller.history(None))) == 4
 
 
 async def test_what_was_never_settled_says_so(bench: Bench) -> None:

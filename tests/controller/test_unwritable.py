@@ -109,7 +109,7 @@ async def test_what_happens_meanwhile_is_true_at_once_and_written_later(bench: B
     answer = await bench.ready("tiny/llama")
     await spin(lambda: bench.store.load() == [(answer.record, answer.status)])
     assert answer.status.restarts == 1
-    assert bench.controller.history("tiny/llama")[0].outcome == "Loaded"
+    assert next(bench.controller.history("tiny/llama")).outcome == "Loaded"
 
 
 async def test_the_end_of_an_attempt_is_written_later_and_counts_as_no_crash(bench: Bench) -> None:
@@ -163,7 +163,7 @@ async def test_a_failed_first_load_goes_when_that_can_be_written(bench: Bench) -
     await bench.controller.until(lambda: bench.controller.answers() == ())
     assert bench.store.load() == []
     assert bench.engine.loads.empty()
-    assert bench.controller.history("tiny/llama")[0].message == "it died"
+    assert next(bench.controller.history("tiny/llama")).message == "it died"
 
 
 async def test_an_instance_that_nobody_wants_goes_though_it_cannot_be_noted(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """`GET /api/v1/events` and `GET /api/v1/history`, through a real daemon."""
 
 import json
+import urllib.parse
 import urllib.request
 from collections.abc import Generator
 from pathlib import Path
@@ -60,6 +61,14 @@ def test_a_restart_is_told_to_who_resumes(home: Home) -> None:
         daemon.stop()
         daemon.start()
         assert daemon.events(f"follow=false&after={last}")[0] == "lost"
+
+
+def test_an_id_that_was_never_given_is_told_as_lost(shared: Daemon) -> None:
+    shared.load({"model": "tiny/llama"})
+    run, _, _ = shared.events()[-1]["id"].rpartition("-")
+    for number in ("9" * 5000, "9" * 18, "-1", "²", ""):
+        after = urllib.parse.quote(f"{run}-{number}")
+        assert shared.events(f"follow=false&after={after}")[0] == "lost"
 
 
 def test_events_of_one_record_can_be_asked_for(shared: Daemon) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
+from reconciler.models import files, places
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache
 
@@ -189,6 +191,23 @@ def test_many_are_found_with_one_look(models: Path, revisions: Path) -> None:
     found = Catalog([Directory(models), HubCache(revisions)]).find_all([there, absent, pinned])
     assert isinstance(found[absent], Problem)
     assert [type(found[ref]) for ref in (there, pinned)] == [Checkpoint, Checkpoint]
+
+
+def test_many_revisions_need_one_look_at_each_model(
+    revisions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def files_below(path: Path) -> Iterator[Path]:
+        looks.append(path)
+        return files.files_below(path)
+
+    monkeypatch.setattr(places, "files_below", files_below)
+    refs = [ModelRef("openai/gpt--oss", f"no-{n}") for n in range(20)]
+    there = ModelRef("openai/gpt--oss", "v2")
+    found = Catalog([HubCache(revisions)]).find_all([*refs, there])
+    assert [ref for ref, one in found.items() if isinstance(one, Checkpoint)] == [there]
+    assert looks == [revisions / "models--openai--gpt--oss/refs"]
 
 
 def test_an_incomplete_snapshot_names_what_is_missing_and_a_complete_one(hub: Path) -> None:

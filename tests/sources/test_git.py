@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.snapshot import Commit, Snapshot
+from reconciler.core.snapshot import Commit, ManifestFile, Snapshot, read_file
 from reconciler.sources.git import Following, GitSource
+from reconciler.sources.git import tree as git_tree
 from reconciler.sources.git.command import Remote
 from reconciler.sources.looks import Looks
 from tests.repositories import Cut, Origin, Signer, git_daemon
@@ -201,6 +203,48 @@ async def test_what_a_watched_directory_complains_of_is_refused(
         origin.commit()
         assert words in await mac.refusal()
         assert names(await mac.look()) == ["a"]
+
+
+async def test_trees_that_name_each_other_without_end_are_refused(
+    origin: Origin, tmp_path: Path
+) -> None:
+    blob = origin.git("hash-object", "-w", "--stdin")
+    tree = origin.make_tree(*(f"100644 blob {blob}\t{n}.yaml" for n in range(10)))
+    for _ in range(8):
+        tree = origin.make_tree(*(f"040000 tree {tree}\t{n}" for n in range(10)))
+    tree = origin.make_tree(f"040000 tree {tree}\tfleet")
+    origin.git("update-ref", "refs/heads/main", origin.git("commit-tree", "-m", "bomb", tree))
+    async with node(tmp_path, origin.url) as mac:
+        assert "git ls-tree: more than 100000000 bytes" in await mac.refusal()
+
+
+async def test_a_tree_has_a_bounded_number_of_entries(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_tree, "MAX_ENTRIES", 3)
+    origin.write("fleet/notes.txt", "")
+    origin.declare("a", "b")
+    async with node(tmp_path, origin.url) as mac:
+        assert await mac.commit() == Commit(*(origin.git("rev-parse", "HEAD"),) * 2, None, AT)
+        origin.declare("a", "b", "c")
+        assert await mac.refusal() == "it has more than 3 entries"
+
+
+async def test_manifests_are_parsed_beside_the_event_loop(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def read(path: str, data: bytes) -> ManifestFile:
+        threads.append(threading.current_thread())
+        return read_file(path, data)
+
+    monkeypatch.setattr(git_tree, "read_file", read)
+    origin.declare("a")
+    async with node(tmp_path, origin.url) as mac:
+        assert names(await mac.look()) == ["a"]
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_a_branch_goes_before_a_tag_of_its_name(origin: Origin, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import re
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,15 @@ exec "$@"
 
 git itself would not notice that the daemon was killed, and its next one would fetch beside it.
 """
+
+MAX_OUTPUT_BYTES = 100_000_000
+"""What one command may print. A few small trees can name each other so often that a list of their
+files has no end."""
+
+MAX_ERROR_BYTES = 100_000
+"""Of a command's own words; the rest is dropped."""
+
+READ_BYTES = 1 << 16
 
 LONGEST_WORDS = 500
 """Characters of git's own words in an error."""
@@ -198,7 +207,7 @@ class Repository:
             process = await self._start(words, leash, environ or {})
             try:
                 async with asyncio.timeout(self._seconds):
-                    out, error = await process.communicate(text.encode())
+                    out, error = await _talk(process, text.encode())
             except TimeoutError:
                 told = f"no answer within {self._seconds:g} s"
                 raise GitError(f"git {arguments[0]}: {told}") from None
@@ -206,6 +215,9 @@ class Repository:
                 if process.returncode is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     await process.wait()
+        if len(out) > MAX_OUTPUT_BYTES:
+            told = f"more than {MAX_OUTPUT_BYTES} bytes of output"
+            raise GitError(f"git {arguments[0]}: {told}")
         if process.returncode:
             raise GitError(_words(error.decode(errors="replace")))
         return out
@@ -259,6 +271,45 @@ REPOSITORY_VARIABLES = frozenset(
     }
 )
 """They would point git to another repository."""
+
+
+async def _talk(process: asyncio.subprocess.Process, text: bytes) -> tuple[bytes, bytes]:
+    """What a process prints and what it says on stderr, to its end; at most a byte more of each
+    than is allowed. One that prints more is ended.
+    """
+    assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018  all are pipes
+
+    def end() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    out, error, _ = await asyncio.gather(
+        _read(process.stdout, MAX_OUTPUT_BYTES, end),
+        _read(process.stderr, MAX_ERROR_BYTES),
+        _write(process.stdin, text),
+    )
+    await process.wait()
+    return out, error
+
+
+async def _read(
+    stream: asyncio.StreamReader, most: int, end: Callable[[], None] = lambda: None
+) -> bytes:
+    """A stream to its end, cut off after one byte more than `most`; then `end` is called."""
+    data = bytearray()
+    while piece := await stream.read(READ_BYTES):
+        if len(data) <= most:
+            data += piece
+            if len(data) > most:
+                end()
+    return bytes(data[: most + 1])
+
+
+async def _write(stream: asyncio.StreamWriter, text: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # it ended without reading all of it
+        stream.write(text)
+        await stream.drain()
+    stream.close()
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """The manifests of a commit, read from git's objects: nothing is written to disk for it."""
 
+import asyncio
 import posixpath
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler.core.manifest import MAX_BYTES, printable
 from reconciler.core.snapshot import ManifestFile, flawed, read_file
-from reconciler.sources.files import MAX_FILES, SUFFIXES, unfit_name
+from reconciler.sources.files import MAX_ENTRIES, MAX_FILES, SUFFIXES, unfit_name
 from reconciler.sources.git.command import GitError, Repository
 
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
@@ -31,7 +33,7 @@ class _Entry:
 async def read(repository: Repository, commit: str, folder: str) -> tuple[ManifestFile, ...]:
     """The manifests under `folder` of a commit. Raises `RefusedError` and `GitError`."""
     tree = await _folder(repository, commit, folder)
-    entries = [e for e in await _entries(repository, tree) if _is_visible(e.path)]
+    entries = await _entries(repository, tree)
     unfit = {path: why for e in entries for path, why in _unfit(e)}
     if unfit:
         return tuple(flawed(printable(_join(folder, path)), why) for path, why in unfit.items())
@@ -45,8 +47,17 @@ async def read(repository: Repository, commit: str, folder: str) -> tuple[Manife
     await _fetch_missing(repository, tree, [*wanted, *links])
     await _check_links(repository, commit, folder, links)
     contents = await _files(repository, wanted)
-    pairs = zip(wanted, contents, strict=True)
-    return tuple(read_file(_join(folder, entry.path), content) for entry, content in pairs)
+    paths = [_join(folder, entry.path) for entry in wanted]
+    return await asyncio.to_thread(_read_all, paths, contents)
+
+
+def _read_all(paths: list[str], contents: list[bytes]) -> tuple[ManifestFile, ...]:
+    """What the files declare. Takes seconds of many, so that it is called beside the event loop."""
+    found = []
+    for path, content in zip(paths, contents, strict=True):
+        found.append(read_file(path, content))
+        time.sleep(0)  # lets the event loop run, which waits for the interpreter meanwhile
+    return tuple(found)
 
 
 def _unfit(entry: _Entry) -> Iterator[tuple[str, str]]:
@@ -97,13 +108,19 @@ async def _folder(repository: Repository, commit: str, folder: str) -> str:
 
 
 async def _entries(repository: Repository, tree: str) -> list[_Entry]:
+    """What a watched directory would show of the tree. Raises `RefusedError` and `GitError`."""
     told = await repository.git("ls-tree", "-r", "-z", "--full-tree", tree)
-    entries = []
-    for line in told.decode(errors="surrogateescape").split("\0")[:-1]:
+    if told.count(b"\0") > MAX_ENTRIES:
+        raise RefusedError(f"it has more than {MAX_ENTRIES} entries")
+    return await asyncio.to_thread(lambda: list(_visible(told)))
+
+
+def _visible(listing: bytes) -> Iterator[_Entry]:
+    for line in listing.decode(errors="surrogateescape").split("\0")[:-1]:
         about, _, path = line.partition("\t")
-        mode, _kind, id_ = about.split(" ")
-        entries.append(_Entry(mode, id_, path))
-    return entries
+        if _is_visible(path):
+            mode, _kind, id_ = about.split(" ")
+            yield _Entry(mode, id_, path)
 
 
 def _is_visible(path: str) -> bool:
