@@ -124,9 +124,9 @@ async def test_what_drains_for_a_load_that_is_cancelled_answers_again(
         assert len(engine._loaded["a"].holder.sessions) == 1
 
 
-@pytest.mark.parametrize("method", ["pulse", "end"])
-async def test_what_is_being_closed_for_a_load_that_is_cancelled_is_gone(
-    engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch, method: str
+@pytest.mark.parametrize(("method", "replaced"), [("pulse", False), ("end", False), ("ask", True)])
+async def test_what_was_being_closed_when_that_was_cancelled_is_gone(
+    engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch, method: str, *, replaced: bool
 ) -> None:
     original = getattr(WorkerProcess, method)
     closing, goes_on = asyncio.Event(), asyncio.Event()
@@ -138,11 +138,11 @@ async def test_what_is_being_closed_for_a_load_that_is_cancelled_is_gone(
 
     monkeypatch.setattr(WorkerProcess, method, held_up)
     worker = engine._loaded["a"].holder.worker
-    unloading = asyncio.create_task(engine.unload("a"))
+    ending = asyncio.create_task(_replace(engine, models) if replaced else engine.unload("a"))
     await closing.wait()
-    unloading.cancel()
+    ending.cancel()
     await asyncio.sleep(0)
     goes_on.set()
-    await asyncio.gather(unloading, return_exceptions=True)
+    await asyncio.gather(ending, return_exceptions=True)
     assert engine.instances() == ()
     assert not worker.alive
