@@ -183,9 +183,9 @@ class Engine:
             if old.holder.path == checkpoint.path:
                 old.holder.sessions.add(session)  # keeps the worker and its weights
             try:
-                await self._close(name, old)
+                await self._end_session(old)
             except BaseException:
-                old.holder.sessions.discard(session)
+                await self._release(old.holder, session)
                 raise
         phases: dict[str, Phase] = {}
         try:
@@ -272,7 +272,7 @@ class Engine:
         """Let its running requests finish, then let go of it."""
         loaded = self._loaded.get(name)
         if loaded is not None:
-            await self._close(name, loaded)
+            await self._end_session(loaded)
 
     async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
         """Lower the leases of sessions; the bytes of each that running requests take all the same.
@@ -432,15 +432,26 @@ class Engine:
         found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
         return replace(opened, warnings=found)
 
-    async def _close(self, name: str, loaded: _Loaded) -> None:
-        """End an instance; it stays listed until its memory is free."""
-        await self._end_session(loaded)
-        if self._loaded.get(name) is loaded:
-            del self._loaded[name]
-
     async def _end_session(self, loaded: _Loaded) -> None:
-        """No new requests; those that are running get some time."""
+        """No new requests; those that are running get some time, and then it is closed.
+
+        Where the caller cancels that, it answers again, or it is gone: nothing is between.
+        """
         loaded.draining = True
+        try:
+            await self._drained(loaded)
+        except asyncio.CancelledError:
+            loaded.draining = False
+            raise
+        closing = asyncio.create_task(self._let_go(loaded))
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait({closing}, timeout=ABANDON_SECONDS)
+            raise
+
+    async def _drained(self, loaded: _Loaded) -> None:
+        """Wait for its requests, for so long."""
         loaded.idle.clear()
         if loaded.requests:
             try:
@@ -449,8 +460,14 @@ class Engine:
             except TimeoutError:
                 name, count = loaded.instance.name, loaded.requests
                 log.warning("requests did not finish in time", name=name, requests=count)
+
+    async def _let_go(self, loaded: _Loaded) -> None:
+        """Close an instance; it stays listed until its memory is free."""
         self._tokens.close(loaded.session, await self._close_session(loaded))
         await self._release(loaded.holder, loaded.session)
+        name = loaded.instance.name
+        if self._loaded.get(name) is loaded:
+            del self._loaded[name]
 
     async def _close_session(self, loaded: _Loaded) -> Usage | None:
         """Close it in its worker, unless that is about to end with it; its last count of tokens."""

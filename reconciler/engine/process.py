@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -113,8 +114,11 @@ class WorkerProcess:
         return self._process.returncode is None and self._killed_for is None
 
     async def wait(self) -> None:
-        """Wait until it has ended, however that came about."""
+        """Wait until it has ended, however that came about, and end what it leaves."""
         await self._process.wait()
+        # It led a group of its own, in which a child may be too busy to notice.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         await asyncio.gather(self._reading, return_exceptions=True)
 
     @contextlib.asynccontextmanager

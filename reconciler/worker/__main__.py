@@ -76,13 +76,20 @@ def _generate(mlx: "MlxThread") -> NoReturn:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(GENERATION_DIED)
+        _exit(GENERATION_DIED)
 
 
 def _die_with_the_daemon() -> None:
     while os.read(0, 4096):
         pass
-    os._exit(0)
+    _exit(0)
+
+
+def _exit(status: int) -> NoReturn:
+    """End at once, with the processes that this one has started."""
+    if (process := sys.modules.get("reconciler.worker.preprocessing.process")) is not None:
+        process.kill_all()
+    os._exit(status)
 
 
 if __name__ == "__main__":

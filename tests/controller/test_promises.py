@@ -204,7 +204,7 @@ def test_designs_promises_hold_after_every_step() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_designs_promises_hold_for_long() -> None:
     run_state_machine_as_test(
         Promises,

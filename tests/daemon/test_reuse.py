@@ -1,11 +1,14 @@
 """An agent's turns through a real daemon: what of a prompt is not read again, and in company."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from reconciler.core.protocol import Pulse
 from tests import architectures, tiny
 from tests.support import Daemon, Home
 
@@ -70,16 +73,33 @@ def test_four_conversations_at_once_keep_their_prompts(shared: Daemon) -> None:
         assert min(pool.map(talk, range(4))) > 400
 
 
+def kept_bytes(daemon: Daemon, model: str) -> int:
+    """Of kept prompts, as the worker of a model says itself."""
+    pid = daemon.get(f"/api/v1/records/{model}")["status"]["worker_pid"]
+    (worker,) = [w for w in daemon.workers() if w.pid == pid]
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(worker.cmdline()[-1])
+        connection.sendall(b"GET /pulse HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=Pulse).kept_bytes
+
+
 def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
-    body = {"model": "tiny/llama", "context_length": 8192}
-    _, told = shared.request("POST", "/api/v1/models/estimate", body)
-    budget = f"{2.3 * told['needed_bytes'] / 10**6:.0f}MB"
-    with Daemon(home, "--memory-budget", budget) as daemon:
-        daemon.load({"model": "tiny/llama", "context_length": 1024})
-        for number in range(12):
-            text = {"model": "tiny/llama", "prompt": [number + 5] * 900, "max_tokens": 2}
+    small = {"model": "tiny/llama", "context_length": 1024}
+    big = {"model": "tiny/qwen3", "context_length": 8192}
+    needed = sum(
+        shared.request("POST", "/api/v1/models/estimate", body)[1]["needed_bytes"]
+        for body in (small, big)
+    )
+    with Daemon(home, "--memory-budget", f"{needed * 1.01 / 10**6:.2f}MB") as daemon:
+        daemon.load(small)
+        kept = [-1, 0]
+        while kept[-1] > kept[-2]:  # until they take all that there is
+            text = {"model": "tiny/llama", "prompt": [len(kept)] * 900, "max_tokens": 2}
             assert daemon.request("POST", "/v1/completions", text)[0] == 200
-        daemon.load(body | {"model": "tiny/qwen3"})
+            kept.append(kept_bytes(daemon, "tiny/llama"))
+        daemon.load(big)
+        assert kept_bytes(daemon, "tiny/llama") < kept[-1] / 2
 
 
 @pytest.mark.parametrize(

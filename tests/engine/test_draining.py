@@ -94,3 +94,55 @@ async def test_what_is_not_loaded_answers_nothing(engine: Engine) -> None:
     with pytest.raises(LoadError, match="'b' is not loaded now"):
         async with engine.request("b", "completions", ENDLESS, Lease(1, 10**9)):
             pass
+
+
+async def _replace(engine: Engine, models: Path) -> None:
+    """Another context length for `a`, which goes first."""
+    checkpoint = read_facts((models / "tiny/llama").resolve())
+    asked = Asked(context_length=64)
+    resolved = resolve(asked, checkpoint, await engine.machine())
+    spec = LoadSpec("tiny/llama", asked)
+    await engine.load("a", spec, checkpoint, resolved, lambda _: None, unload_first=True)
+
+
+async def _tokens(engine: Engine) -> int:
+    async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)) as answer:
+        return len(await anext(answer.chunks))
+
+
+async def test_what_drains_for_a_load_that_is_cancelled_answers_again(
+    engine: Engine, models: Path
+) -> None:
+    async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)) as answer:
+        await anext(answer.chunks)
+        replacing = asyncio.create_task(_replace(engine, models))
+        while not engine._loaded["a"].draining:  # noqa: ASYNC110  no event tells
+            await asyncio.sleep(0)
+        replacing.cancel()
+        await asyncio.gather(replacing, return_exceptions=True)
+        assert await _tokens(engine)
+        assert len(engine._loaded["a"].holder.sessions) == 1
+
+
+@pytest.mark.parametrize(("method", "replaced"), [("pulse", False), ("end", False), ("ask", True)])
+async def test_what_was_being_closed_when_that_was_cancelled_is_gone(
+    engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch, method: str, *, replaced: bool
+) -> None:
+    original = getattr(WorkerProcess, method)
+    closing, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def held_up(self: WorkerProcess, *rest: Any) -> Any:
+        closing.set()
+        await goes_on.wait()
+        return await original(self, *rest)
+
+    monkeypatch.setattr(WorkerProcess, method, held_up)
+    worker = engine._loaded["a"].holder.worker
+    ending = asyncio.create_task(_replace(engine, models) if replaced else engine.unload("a"))
+    await closing.wait()
+    ending.cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.gather(ending, return_exceptions=True)
+    assert engine.instances() == ()
+    assert not worker.alive

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 from structlog.testing import capture_logs
 
@@ -94,3 +95,18 @@ async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(
     assert worker.died().cause is Cause.WORKER_HUNG
     await worker.wait()
     sockets.remove(directory)
+
+
+async def test_what_a_dead_worker_leaves_is_ended(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", "sleep 600 & echo $!; kill -9 $$"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    child = psutil.Process(int(await process.stdout.readline()))
+    worker = WorkerProcess(process, tmp_path / "socket")
+    await worker.wait()
+    await worker.end()
+    await asyncio.to_thread(child.wait, 10)

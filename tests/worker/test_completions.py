@@ -1,5 +1,9 @@
 """From what a session generates to what a client is told."""
 
+import asyncio
+import contextlib
+import gc
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -15,7 +19,7 @@ from reconciler.worker.answers import answer
 from reconciler.worker.completions import TOGETHER, Completion, Piece
 from reconciler.worker.output import OutputParser, of_tokenizer
 from reconciler.worker.preprocessing.pool import Preprocessor
-from reconciler.worker.request import UnavailableError
+from reconciler.worker.request import RequestError, UnavailableError
 from reconciler.worker.session import Request
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -65,6 +69,24 @@ class Scripted:
         except Exception as error:  # noqa: BLE001  it is the asker's
             future.set_exception(error)
         return future
+
+
+async def test_the_body_of_a_refused_request_is_let_go_of_at_once() -> None:
+    gc.disable()  # which comes late, as a large body is one object
+    try:
+        for body in (b'{"messages": [', b'{"messages": 3}'):
+            scripted = Scripted("")
+            data = body + b" " * 1000
+            before = sys.getrefcount(data)
+            refused = Completion(scripted, scripted, "1", data, chat=True)  # type: ignore[arg-type]
+            with contextlib.suppress(RequestError):  # `pytest.raises` keeps its frames
+                await refused.start()
+                raise AssertionError(body)
+            del refused
+            await asyncio.sleep(0)
+            assert sys.getrefcount(data) == before
+    finally:
+        gc.enable()
 
 
 def completion(text: str, name: str = "1", **more: Any) -> tuple[Completion, Scripted]:

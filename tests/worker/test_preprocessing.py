@@ -1,7 +1,9 @@
 """Prompts are made in a process of its own, which may be killed without harm to the worker."""
 
+import errno
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +16,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
 from reconciler.cli.demo import DEMO_MODEL
-from reconciler.worker.errors import RequestError
+from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
 from reconciler.worker.preprocessing import pool
 from reconciler.worker.preprocessing.pool import Preprocessor
+from reconciler.worker.preprocessing.process import Process, UnansweredError, kill_all
 from reconciler.worker.preprocessing.tokenizer import BackendTokenizer, describe
 from reconciler.worker.prompt import Prompts
 from reconciler.worker.request import parse
@@ -106,10 +109,45 @@ class TestIsolation:
         waiting = own.submit(body(), {}, CONTEXT, chat=True)
         after = own.submit(body(), {}, CONTEXT, chat=True)
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(RequestError, match="ended with -9"):
+        with pytest.raises(UnavailableError, match="ended with -9; ask again"):
             waiting.result()
         _, prompt = after.result()
         assert prompt.tokens
+
+    def test_learning_that_somebody_kills_is_tried_again_at_once(self, own: Preprocessor) -> None:
+        own.submit(body(), {}, CONTEXT, chat=True).result()
+        own._short._learned = False
+        process = own._short._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        waiting = own.submit(body(), {}, CONTEXT, chat=True)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(UnavailableError, match="ended with -9"):
+            waiting.result()
+        assert own.submit(body(), {}, CONTEXT, chat=True).result()[1].tokens
+
+    def test_no_process_can_be_started(
+        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own._short.submit(own._short.end).result()
+
+        def refuse(*_: object, **__: object) -> None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        with pytest.raises(UnavailableError, match="temporarily unavailable"):
+            own.submit(body(), {}, CONTEXT, chat=True).result()
+        # Prompts are not made in the worker instead.
+        with pytest.raises(UnansweredError, match="temporarily unavailable"):
+            own.set_up(load_tokenizer(DEMO_MODEL))
+        monkeypatch.undo()
+        assert own.submit(body(), {}, CONTEXT, chat=True).result()[1].tokens
+
+    def test_who_is_about_to_end_kills_its_processes(self) -> None:
+        one = Process()
+        os.kill(one.pid, signal.SIGSTOP)
+        kill_all()
+        assert one._child.wait(10) == -signal.SIGKILL
 
     def test_one_that_takes_too_long_is_ended_by_the_kernel(
         self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch

@@ -1,21 +1,28 @@
-"""The preprocessing process: `python -m reconciler.worker.preprocessing`, started by a worker.
+"""The preprocessing process: `python -m reconciler.worker.preprocessing PID`, started by a worker.
 
 It reads requests from stdin and writes the answers to stdout, one after the other, until stdin is
 closed. A request that takes too long ends the process by the kernel's alarm, which needs no lock of
-Python's.
+Python's. It is not to outlive its worker, whose process id is PID, however busy it is: the worker
+kills it, the daemon kills what a dead worker leaves, and on Linux the kernel does.
 """
 
+import ctypes
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 
 from reconciler.worker.preprocessing.messages import HEADER, MEMORY, Failed, decode_request, encode
 from reconciler.worker.preprocessing.work import Work
 
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
+
 
 def main() -> None:
     """Answer until the worker closes stdin."""
+    _end_with(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     requests = os.fdopen(0, "rb", closefd=False)
@@ -34,6 +41,17 @@ def main() -> None:
         replies.write(HEADER.pack(len(reply), 0) + reply)
         replies.flush()
     os._exit(0)  # there is nothing to save
+
+
+def _end_with(worker: int) -> None:
+    """Have the kernel kill this process when the thread of the worker that started it ends.
+
+    Elsewhere than on Linux no kernel does so.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != worker:
+        os._exit(0)
 
 
 def _limit_memory() -> None:

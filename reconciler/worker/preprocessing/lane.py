@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from reconciler.worker.preprocessing.messages import Bind, Failed, Learn, Reply, Request, Setup
-from reconciler.worker.preprocessing.process import Process, ProcessEndedError
+from reconciler.worker.preprocessing.process import Process, ProcessEndedError, UnansweredError
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Lane:
                 self._process = Process()
             except OSError as error:
                 words = f"its process cannot be started: {error.strerror}"
-                raise ProcessEndedError(words) from None
+                raise UnansweredError(words) from None
         return self._process
 
     def end(self) -> None:
@@ -111,6 +111,8 @@ class Lane:
             raise ProcessEndedError(facts.hopeless)
         try:
             self.ask(Learn(), LEARN_SECONDS)
+        except UnansweredError:
+            raise
         except ProcessEndedError as error:
             facts.hopeless, facts.retry_at = str(error), time.monotonic() + RETRY_SECONDS
             raise

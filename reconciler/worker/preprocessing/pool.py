@@ -27,7 +27,7 @@ from reconciler.worker.preprocessing.messages import (
     Render,
     Text,
 )
-from reconciler.worker.preprocessing.process import ProcessEndedError
+from reconciler.worker.preprocessing.process import ProcessEndedError, UnansweredError
 from reconciler.worker.preprocessing.tokenizer import describe
 from reconciler.worker.prompt import Prompt, Prompts
 from reconciler.worker.request import Body
@@ -85,12 +85,17 @@ class Preprocessor:
         return self._short.memory() + self._long.memory()
 
     def set_up(self, tokenizer: Any) -> None:
-        """Take mlx_lm's `tokenizer`; its own `eos_token_ids` need not be complete."""
+        """Take mlx_lm's `tokenizer`; its own `eos_token_ids` need not be complete.
+
+        Raises `UnansweredError` if there can be no process now.
+        """
         self._facts.setup = describe(tokenizer) if self._apart else None
         if self._facts.setup is None:
             return
         try:
             self._short.submit(self._short.inform).result()
+        except UnansweredError:
+            raise
         except ProcessEndedError:
             self._facts.setup = None
 
@@ -156,6 +161,9 @@ def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
         if request.chat:
             lane.learn()
         reply = lane.ask(request, SECONDS)
+    except UnansweredError as error:
+        words = f"no prompt could be made of this request: {error}; ask again"
+        raise UnavailableError(words, "preprocessing_failed") from None
     except ProcessEndedError as error:
         words = f"no prompt could be made of this request: {error}"
         raise RequestError(words, "invalid_value", key) from None

@@ -36,18 +36,32 @@ LATE_SECONDS = 5.0
 """After its deadline a process that the alarm did not end, such as a stopped one, is killed."""
 
 
+_running: "set[subprocess.Popen[bytes]]" = set()
+
+
 class ProcessEndedError(Exception):
     """The process ended instead of answering; the message says why."""
+
+
+class UnansweredError(ProcessEndedError):
+    """It ended, or was not started, for a reason that has nothing to do with the request."""
+
+
+def kill_all() -> None:
+    """Kill every process that this one has started: it is about to end itself. Thread-safe."""
+    for child in list(_running):
+        child.kill()
 
 
 class Process:
     """A preprocessing process. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-m", "reconciler.worker.preprocessing"]
+        command = [sys.executable, "-P", "-m", "reconciler.worker.preprocessing", str(os.getpid())]
         pipe = subprocess.PIPE
         # Not the worker's stderr: that ends when the worker has, by which the daemon notices it.
         self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        _running.add(self._child)
         assert self._child.stdin is not None  # noqa: S101  asked for
         assert self._child.stdout is not None  # noqa: S101
         self._requests: IO[bytes] = self._child.stdin
@@ -92,18 +106,21 @@ class Process:
                 raise ProcessEndedError(f"its answer of {size} bytes was too long")
             reply = decode_reply(self._read(size, deadline))
         except (BrokenPipeError, EOFError):
-            raise ProcessEndedError(self._why(seconds)) from None
+            raise self._ended(seconds) from None
         self._first_bytes = self._first_bytes or self.memory()
         return reply
 
-    def _why(self, seconds: float) -> str:
+    def _ended(self, seconds: float) -> ProcessEndedError:
         with suppress(subprocess.TimeoutExpired):  # its pipes are closed: it is about to end
             self._child.wait(LATE_SECONDS)
         self.end()
         code = self._child.returncode
         if code == -signal.SIGALRM:
-            return f"it did not finish within {seconds:g} s"
-        return f"its process ended with {code}"
+            return ProcessEndedError(f"it did not finish within {seconds:g} s")
+        words = f"its process ended with {code}"
+        if code in (-signal.SIGKILL, -signal.SIGTERM):  # by somebody, or by a system out of memory
+            return UnansweredError(words)
+        return ProcessEndedError(words)
 
     def _write(self, data: bytes, deadline: float) -> None:
         rest = memoryview(data)
@@ -139,6 +156,7 @@ class Process:
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
+    _running.discard(child)
     child.kill()
     child.wait()
     for pipe in (child.stdin, child.stdout):

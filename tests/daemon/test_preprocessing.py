@@ -1,0 +1,43 @@
+"""The processes that make prompts of requests: they end with their workers, however those end."""
+
+import psutil
+import pytest
+
+from tests.support import Daemon, Home, eventually
+
+CHAT = "/v1/chat/completions"
+MODEL = "tiny/llama"
+ASK = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+
+
+def preprocessing(worker: psutil.Process) -> psutil.Process:
+    """The process of a worker that short requests have."""
+    (child,) = worker.children()
+    return child
+
+
+def ended(process: psutil.Process) -> bool:
+    """True if it runs no more; who reaps it is not ours to say."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("whom", ["worker", "daemon"])
+def test_one_that_notices_nothing_ends_with_its_worker(home: Home, whom: str) -> None:
+    with Daemon(home) as daemon:
+        daemon.load({"model": MODEL})
+        assert daemon.request("POST", CHAT, ASK)[0] == 200
+        (worker,) = daemon.workers()
+        child = preprocessing(worker)
+        child.suspend()  # as busy as with a regular expression that never ends
+        if whom == "worker":
+            worker.kill()
+        else:
+            daemon.kill()
+        try:
+            eventually(lambda: ended(worker) and ended(child), daemon.log)
+        finally:
+            if child.is_running():
+                child.kill()
