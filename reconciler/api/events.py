@@ -15,7 +15,7 @@ from reconciler.core.events import Event
 
 routes = web.RouteTableDef()
 
-LOST = "events were lost in between; read the records anew"
+LOST = "events were lost in between; read the records again"
 
 
 @routes.get("/api/v1/events")

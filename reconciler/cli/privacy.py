@@ -38,15 +38,15 @@ def keep_state_private(directory: Path, uid: int) -> None:
         else:
             log.warning("state directory is closed to others now", path=str(directory))
             return
-    mend = f"chmod 700 {directory}"
-    log.warning("others may look into the state directory", path=str(directory), mend=mend)
+    fix = f"chmod 700 {directory}"
+    log.warning("others may look into the state directory", path=str(directory), fix=fix)
 
 
 def warn_of_public_token(path: Path) -> None:
     """Warn if others may read the token, or replace it. Raises OSError."""
     if path.stat().st_mode & OTHERS:
-        mend = f"chmod 600 {path}"
-        log.warning("others may read the token file", path=str(path), mend=mend)
+        fix = f"chmod 600 {path}"
+        log.warning("others may read the token file", path=str(path), fix=fix)
 
 
 def _is_ours(names: Collection[str]) -> bool:

@@ -119,7 +119,7 @@ def _check_read_by_worker(path: Path) -> None:
     except Exception as error:  # noqa: BLE001  hostile files raise what they like
         raise faulty(file, error) from None
     if not isinstance(value, dict):
-        raise FaultyFileError(file, "it is not a JSON object; mend or delete it")
+        raise FaultyFileError(file, "it is not a JSON object; fix or delete it")
 
 
 def _architecture(

@@ -343,9 +343,16 @@ def _unreadable(error: OSError) -> str:
     return f"cannot be read: {error.strerror}"
 
 
+TURNS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+"""Bidirectional classes of characters that show others in another order than they stand."""
+
+
 def unfit_name(name: str) -> str | None:
     """Why a name cannot be shown, or None."""
     kinds = {unicodedata.category(character) for character in name}
     if "Cs" in kinds:  # how Python keeps bytes that it cannot decode
         return "its name is not UTF-8; rename it"
-    return "its name has control characters; rename it" if "Cc" in kinds else None
+    turned = any(unicodedata.bidirectional(character) in TURNS for character in name)
+    if turned or kinds & {"Cc", "Zl", "Zp"}:
+        return "its name has control characters; rename it"
+    return None

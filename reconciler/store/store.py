@@ -71,7 +71,7 @@ class Store:
         except OSError as error:
             raise StoreError(
                 f"cannot write to state directory {directory}: {error.strerror}; "
-                "mend that, or name another one with --state"
+                "fix that, or name another one with --state"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +90,7 @@ class Store:
             os.close(self._lock)
             raise StoreError(
                 f"cannot use state directory {directory}: {error}; "
-                "mend that, or name another one with --state"
+                "fix that, or name another one with --state"
             ) from None
         except StoreError:
             os.close(self._lock)

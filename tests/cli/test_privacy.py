@@ -36,7 +36,7 @@ def test_a_directory_of_others_is_left_as_it_is_and_warned_of(
     with capture_logs() as lines:
         keep_state_private(tmp_path, uid)
     assert mode(tmp_path) == permissions
-    assert lines[0]["mend"] == f"chmod 700 {tmp_path}"
+    assert lines[0]["fix"] == f"chmod 700 {tmp_path}"
 
 
 def test_what_is_private_or_not_there_is_not_spoken_of(tmp_path: Path) -> None:

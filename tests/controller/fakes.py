@@ -66,8 +66,8 @@ class FakeClock:
         return 0.0
 
     def step(self) -> None:
-        """Call what is due first and now, and nothing that it sets."""
-        _, _, timer = heapq.heappop(self._timers)
+        """Let time pass until the first thing is due; that alone is called."""
+        self.seconds, _, timer = heapq.heappop(self._timers)
         if timer.callback is not None:
             timer.callback()
 

@@ -24,6 +24,11 @@ def declared(bench: Bench) -> set[str]:
     return {a.record.name for a in bench.controller.answers()}
 
 
+def files(bench: Bench) -> tuple[ManifestFile, ...]:
+    view = feed(bench).view
+    return () if view is None else view.snapshot.files
+
+
 async def pushed(bench: Bench, commit: str, *names: str) -> None:
     """Push, and wait until it was seen."""
     bench.source.push(commit, *names)
@@ -204,6 +209,23 @@ def test_flaws_are_looked_for_once_and_not_for_each_record() -> None:
         record = Record(f"a{number}", "files", LoadSpec("m"), at, file=file, line=1)
         assert [c.message for c in view.complaints(record)] == ["it is wrong"] * (number % 2)
     assert looks == 1
+
+
+async def test_a_thousand_records_are_removed_piece_by_piece(bench: Bench) -> None:
+    specs = [(f"n{i}", LoadSpec("tiny/llama", suspend=True)) for i in range(PIECE)]
+    more = [(f"m{i}", LoadSpec("tiny/llama", suspend=True)) for i in range(2 * PIECE)]
+    bench.source.declare(*specs, *more)
+    await bench.controller.until(lambda: len(declared(bench)) == PIECE)
+    bench.clock.advance(0.0)
+    assert len(declared(bench)) == 3 * PIECE
+    bench.source.declare(*specs)
+    await spin(lambda: len(files(bench)) == PIECE)
+    seen = []
+    while len(declared(bench)) > PIECE:
+        seen.append(len(declared(bench)))
+        bench.clock.step()
+    assert list(dict.fromkeys(seen)) == [3 * PIECE, 2 * PIECE]
+    assert seen.count(2 * PIECE) == PASSES_BETWEEN_PIECES
 
 
 async def test_a_thousand_records_are_taken_up_piece_by_piece(bench: Bench) -> None:

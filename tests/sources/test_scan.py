@@ -67,6 +67,8 @@ async def test_names_that_cannot_be_shown_are_flaws(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"a\xff.yaml")).write_text(VALID, "utf-8")
     (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("", "utf-8")
     (tmp_path / "b\n.yaml").write_text(VALID, "utf-8")
+    (tmp_path / "c\u2028.yaml").write_text(VALID, "utf-8")
+    (tmp_path / "e\u202elmay.yaml").write_text(VALID, "utf-8")
     (tmp_path / "ü 日本.yaml").write_text("# nothing", "utf-8")
     (tmp_path / os.fsdecode(b"d\xff")).mkdir()
     found = await scanned(tmp_path)
@@ -74,7 +76,9 @@ async def test_names_that_cannot_be_shown_are_flaws(tmp_path: Path) -> None:
     assert told == {
         "a\\udcff.yaml": ["its name is not UTF-8; rename it"],
         "b\\n.yaml": ["its name has control characters; rename it"],
+        "c\\u2028.yaml": ["its name has control characters; rename it"],
         "d\\udcff": ["its name is not UTF-8; rename it"],
+        "e\\u202elmay.yaml": ["its name has control characters; rename it"],
         "ü 日本.yaml": [],
     }
 
