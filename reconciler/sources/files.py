@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import FileIO
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
@@ -82,6 +83,93 @@ class Progress:
     """The path that the file system is asked about; None: it is not asked."""
     since: float = 0.0
     """Monotonic time."""
+
+    def ask(self, path: str) -> None:
+        """Note that the file system is asked about `path` from now on."""
+        self.since = time.monotonic()
+        self.path = path
+
+    def answered(self) -> None:
+        """Note that it answered."""
+        self.path = None
+
+
+@dataclass
+class _Walker:
+    directory: str
+    before: Walk | None
+    blocked: frozenset[str]
+    """Paths that do not answer."""
+    progress: Progress
+    named: frozenset[str] | None
+    """Paths that changed since `before`; None: perhaps all."""
+    files: list[ManifestFile] = field(default_factory=list)
+    read: dict[str, Read] = field(default_factory=dict)
+    empty_folders: list[str] = field(default_factory=list)
+    folders: dict[str, Node] = field(default_factory=dict)
+    seen: set[Node] = field(default_factory=set)
+    linked: bool = False
+    entries: int = 0
+
+    def walk(self) -> Walk:
+        """Raises `OSError` if the directory itself cannot be read, or is too large."""
+        root = self.enter(self.directory, "")
+        assert root is not None  # noqa: S101  nothing was seen yet
+        names = self.names(self.directory)
+        todo = [("", names, self.is_known("", parent=self.named is not None))]
+        while todo:
+            relative, inside, known = todo.pop()
+            for name in self.keep(relative, inside) if known else inside:
+                found = self.entry(relative, name)
+                if found is not None:
+                    todo.append((*found, self.is_known(found[0], parent=known)))
+        self.progress.answered()
+        files = tuple(sorted(self.files, key=attrgetter("path")))
+        empty_folders = tuple(self.empty_folders)
+        return Walk(files, self.read, root, not names, empty_folders, self.folders, self.linked)
+
+    def is_known(self, folder: str, *, parent: bool) -> bool:
+        """True if a folder is the one of the last walk, and only named files in it changed."""
+        if not parent or self.before is None or self.named is None:
+            return False
+        same = self.before.folders.get(folder) == self.folders[folder]
+        return same and folder.rstrip("/") not in self.named
+
+    def keep(self, relative: str, names: list[str]) -> list[str]:
+        """Take up the files of a known folder that did not change; returns the other names."""
+        assert self.before is not None and self.named is not None  # noqa: S101, PT018  it is known
+        before, named, others = self.before.read, self.named, []
+        for name in names:
+            shown = relative + name
+            read = before.get(shown)
+            if read is None or not read.settled or shown in named:
+                others.append(name)
+            else:
+                self.read[shown] = read
+                self.files.append(read.file)
+        return others
+
+    def enter(self, path: str, shown: str) -> Node | None:
+        """Enter a folder; None if it was entered before, by another link."""
+        self.ask(path)
+        about = os.stat(path)  # noqa: PTH116  many thousands of paths
+        identity = (about.st_dev, about.st_ino)
+        if identity in self.seen:
+            return None
+        self.seen.add(identity)
+        self.folders[shown] = identity
+        return identity
+
+    def names(self, path: str) -> list[str]:
+        """The names in a folder. Raises `OSError`."""
+        self.ask(path)
+        with os.scandir(path) as found:
+            entries = list(islice(found, MAX_ENTRIES + 1 - self.entries))
+        self.entries += len(entries)
+        if self.entries > MAX_ENTRIES:
+            raise OSError(errno.EFBIG, f"it has more than {MAX_ENTRIES} entries")
+        self.linked = self.linked or any(entry.is_symlink() for entry in entries)
+        return sorted([entry.name for entry in entries])
 
     def ask(self, path: str) -> None:
         """Note that the file system is asked about `path` from now on."""
