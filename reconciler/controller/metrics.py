@@ -86,7 +86,7 @@ class Metrics:
 
     def keep(self, instances: Collection[str]) -> None:
         """Forget what was told of others: names come and go as long as the daemon runs."""
-        for gone in self._asked.keys() - instances:
+        for gone in [name for name in self._asked if name not in instances]:
             for status in self._asked.pop(gone):
                 self._requests.remove(gone, status)
             self._first_token.remove(gone)

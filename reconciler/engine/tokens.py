@@ -49,7 +49,7 @@ class Tokens:
 
         What is idle keeps its count, so these are the names of records and not of instances.
         """
-        for gone in self._closed.keys() - names:
+        for gone in [name for name in self._closed if name not in names]:
             del self._closed[gone]
 
     def _read(self, session: str, usage: Usage) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import FileIO
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
@@ -57,19 +58,28 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Folder:
+    """A folder that was listed, for the next walk. Filled while it is walked."""
+
+    node: Node
+    read: dict[str, Read] = field(default_factory=dict)
+    """By the name in the folder."""
+    unsettled: set[str] = field(default_factory=set)
+    """Names in it that are to be read again."""
+
+
+@dataclass(frozen=True)
 class Walk:
     """What a walk saw."""
 
     files: tuple[ManifestFile, ...]
-    read: Mapping[str, Read]
-    """For the next walk."""
     root: Node
     empty: bool
     """True if it holds nothing at all."""
     empty_folders: tuple[str, ...]
     """Subdirectories that hold nothing at all, with a slash at the end."""
-    folders: Mapping[str, Node]
-    """All folders that were entered, with a slash at the end; the directory itself is empty."""
+    folders: Mapping[str, Folder]
+    """All that were entered, with a slash at the end; the directory itself is empty."""
     linked: bool
     """True if something in it has two names, so that a change may be reported under another one."""
 
@@ -103,9 +113,8 @@ class _Walker:
     named: frozenset[str] | None
     """Paths that changed since `before`; None: perhaps all."""
     files: list[ManifestFile] = field(default_factory=list)
-    read: dict[str, Read] = field(default_factory=dict)
     empty_folders: list[str] = field(default_factory=list)
-    folders: dict[str, Node] = field(default_factory=dict)
+    folders: dict[str, Folder] = field(default_factory=dict)
     seen: set[Node] = field(default_factory=set)
     linked: bool = False
     entries: int = 0
@@ -118,35 +127,34 @@ class _Walker:
         todo = [("", names, self.is_known("", parent=self.named is not None))]
         while todo:
             relative, inside, known = todo.pop()
-            for name in self.keep(relative, inside) if known else inside:
+            for name in sorted(self.keep(relative, inside) if known else inside):
                 found = self.entry(relative, name)
                 if found is not None:
                     todo.append((*found, self.is_known(found[0], parent=known)))
         self.progress.answered()
         files = tuple(sorted(self.files, key=attrgetter("path")))
         empty_folders = tuple(self.empty_folders)
-        return Walk(files, self.read, root, not names, empty_folders, self.folders, self.linked)
+        return Walk(files, root, not names, empty_folders, self.folders, self.linked)
 
     def is_known(self, folder: str, *, parent: bool) -> bool:
         """True if a folder is the one of the last walk, and only named files in it changed."""
         if not parent or self.before is None or self.named is None:
             return False
-        same = self.before.folders.get(folder) == self.folders[folder]
+        known = self.before.folders.get(folder)
+        same = known is not None and known.node == self.folders[folder].node
         return same and folder.rstrip("/") not in self.named
 
-    def keep(self, relative: str, names: list[str]) -> list[str]:
+    def keep(self, relative: str, names: list[str]) -> set[str]:
         """Take up the files of a known folder that did not change; returns the other names."""
         assert self.before is not None and self.named is not None  # noqa: S101, PT018  it is known
-        before, named, others = self.before.read, self.named, []
-        for name in names:
-            shown = relative + name
-            read = before.get(shown)
-            if read is None or not read.settled or shown in named:
-                others.append(name)
-            else:
-                self.read[shown] = read
-                self.files.append(read.file)
-        return others
+        before, listed = self.before.folders[relative], set(names)
+        kept = self.folders[relative].read
+        kept.update(before.read)
+        changed = {p.removeprefix(relative) for p in self.named if p.startswith(relative)}
+        for name in (kept.keys() - listed) | before.unsettled | changed:
+            kept.pop(name, None)
+        self.files.extend(read.file for read in kept.values())
+        return listed - kept.keys()
 
     def enter(self, path: str, shown: str) -> Node | None:
         """Enter a folder; None if it was entered before, by another link."""
@@ -156,21 +164,19 @@ class _Walker:
         if identity in self.seen:
             return None
         self.seen.add(identity)
-        self.folders[shown] = identity
+        self.folders[shown] = Folder(identity)
         return identity
 
     def names(self, path: str) -> list[str]:
         """The names in a folder. Raises `OSError`."""
         self.ask(path)
-        names = []
-        with os.scandir(path) as entries:
-            for entry in entries:
-                names.append(entry.name)
-                self.linked |= entry.is_symlink()
-                self.entries += 1
-                if self.entries > MAX_ENTRIES:
-                    raise OSError(errno.EFBIG, f"it has more than {MAX_ENTRIES} entries")
-        return sorted(names)
+        with os.scandir(path) as found:
+            entries = list(islice(found, MAX_ENTRIES + 1 - self.entries))
+        self.entries += len(entries)
+        if self.entries > MAX_ENTRIES:
+            raise OSError(errno.EFBIG, f"it has more than {MAX_ENTRIES} entries")
+        self.linked = self.linked or any(entry.is_symlink() for entry in entries)
+        return [entry.name for entry in entries]
 
     def ask(self, path: str) -> None:
         """Raises `TimeoutError` for a path that is known not to answer."""
@@ -196,7 +202,7 @@ class _Walker:
         if (why := unfit_name(name)) is not None:
             self.add(flawed(printable(shown), why))
         elif not stat.S_ISDIR(about.st_mode):
-            if (file := self.file(path, shown, about)) is not None:
+            if (file := self.file(path, relative, name, about)) is not None:
                 self.add(file)
         elif manifest:
             self.add(flawed(shown, "is a directory, not a file; rename one of them"))
@@ -219,12 +225,16 @@ class _Walker:
             self.empty_folders.append(shown)
         return shown, names
 
-    def file(self, path: str, shown: str, about: os.stat_result) -> ManifestFile | None:
+    def file(
+        self, path: str, relative: str, name: str, about: os.stat_result
+    ) -> ManifestFile | None:
         """Read a file, unless it is as it was; None if it was removed meanwhile."""
         self.linked |= about.st_nlink > 1
-        known = self.before.read.get(shown) if self.before is not None else None
+        here, shown = self.folders[relative], relative + name
+        before = self.before.folders.get(relative) if self.before is not None else None
+        known = before.read.get(name) if before is not None else None
         if known is not None and known.settled and known.identity == _identity(about):
-            self.read[shown] = known
+            here.read[name] = known
             return known.file
         try:
             identity, data = read_bytes(path, about)
@@ -239,7 +249,9 @@ class _Walker:
         else:
             file = known.file
         settled = time.time_ns() - max(identity[3], identity[4]) > SETTLED_NS
-        self.read[shown] = Read(identity, settled, digest, file)
+        here.read[name] = Read(identity, settled, digest, file)
+        if not settled:
+            here.unsettled.add(name)
         return file
 
     def add(self, file: ManifestFile) -> None:

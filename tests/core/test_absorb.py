@@ -159,3 +159,12 @@ def test_only_what_differs_is_compared() -> None:
     files[7] = ManifestFile("7.yaml", (Declared("n7", LoadSpec("p/n"), 1),))
     changed = absorb(records, result.memory, Snapshot(HERE, tuple(files)), 0.0, AT)
     assert ([r.name for r in changed.upserts], compared) == (["n7"], ["n7"])
+
+
+def test_what_was_not_taken_up_is_tried_again() -> None:
+    file = ManifestFile("a.yaml", (Declared("a", LoadSpec("p/m"), 1),))
+    snapshot = Snapshot(HERE, (file,))
+    result = absorb({}, Memory(), snapshot, 0.0, AT)
+    for _ in range(2):
+        result = absorb({}, result.memory, snapshot, 0.0, AT)
+        assert [record.name for record in result.upserts] == ["a"]
