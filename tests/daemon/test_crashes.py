@@ -76,7 +76,7 @@ def test_the_daemons_death_ends_what_fetches_for_it(
                 nonlocal started
                 started = psutil.Process(daemon.process.pid).children(recursive=True)
                 words = " ".join(word for p in started for word in p.cmdline())
-                return "fetch --quiet" in words and "reconciler.models.fetch" in words
+                return "ls-remote --quiet" in words and "reconciler.models.fetch" in words
 
             daemon.until(both_are_there)
             daemon.kill()
