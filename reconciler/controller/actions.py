@@ -32,8 +32,8 @@ RETRY_SECONDS = 1.0
 INTERRUPTED = "interrupted by a stop"
 """Outcome of an attempt that a stop of the daemon ended; nobody is to blame."""
 
-CANCELLED = "cancelled: it is not wanted any more"
-"""Outcome of a load whose record was removed or suspended."""
+CANCELLED = "cancelled: what it was planned for has changed"
+"""Outcome of a load whose record was removed or suspended, or whose weights have gone."""
 
 
 class Engine(Protocol):
@@ -109,13 +109,13 @@ class Actions:
         clock: Clock,
         events: Events,
         wake: Callable[[], None],
-        is_wanted: Callable[[Action], bool],
+        is_right: Callable[[Action], bool],
     ) -> None:
-        """`wake` is called when there is something for a pass to look at; `is_wanted` is asked
-        before a load that had to wait for memory begins.
+        """`wake` is called when there is something for a pass to look at; `is_right` is asked
+        before a load begins, which may have had to wait for memory.
         """
         self._engine = engine
-        self._is_wanted = is_wanted
+        self._is_right = is_right
         self._leases = leases
         self._clock = clock
         self._events = events
@@ -197,7 +197,7 @@ class Actions:
         action = running.action
         if action.spec is not None:
             await self._leases.make_room(action.name if action.unload_first else None)
-            running.cancelled = running.cancelled or not self._is_wanted(action)
+            running.cancelled = running.cancelled or not self._is_right(action)
 
     async def _carry_out(self, action: Action, record: Record | None) -> Instance | None:
         """Returns what was loaded, if the action loads. Raises `LoadError`."""

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
+
 from reconciler.controller.actions import Engine
 from reconciler.controller.clock import Clock, SystemClock, sleep
 from reconciler.controller.events import Events
@@ -43,6 +45,8 @@ from reconciler.models.download import Downloads, Job
 from reconciler.store import Store, UnwritableError
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 LOCKED_SECONDS = 5.0
 """That a caller waits for another program to unlock the database."""
@@ -127,10 +131,17 @@ class Controller:
         for state in self._registry.states.values():
             state.fail_waiters(STOPPING)
         # Before workers are waited for: a stop that is cut off there is none that a model caused.
-        self._registry.close()
+        await self._note_stop()
         if at_once is not None:
             await self._engine.drain(at_once)
         await self._engine.close()
+
+    async def _note_stop(self) -> None:
+        """Write that the run ends as it should: else its end counts as a crash."""
+        try:
+            await self._when_unlocked(self._registry.close)
+        except UnwritableError as error:
+            log.warning("the stop could not be written down", why=error.problem.message)
 
     async def load(
         self, request: LoadRequest, tell: Callable[[str], None] = lambda _name: None

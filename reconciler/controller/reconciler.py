@@ -79,7 +79,7 @@ class Reconciler:
             registry.clock,
             registry.events,
             registry.wake.set,
-            self._is_wanted,
+            self._is_still_right,
         )
         self.planning = Planning(
             registry, lookups, engine, self._actions.running, evicts=memory.evict_idle
@@ -246,8 +246,13 @@ class Reconciler:
             if not wanted and not in_place:
                 self._actions.cancel(name)
 
-    def _is_wanted(self, action: Action) -> bool:
-        """True if a record still asks for what a load would bring about."""
+    def _is_still_right(self, action: Action) -> bool:
+        """True if a record still asks for what a load brings about, and its weights are there."""
+        checkpoint = action.checkpoint
+        if checkpoint is not None and not action.reads_weights:
+            there = {instance.checkpoint for instance in self._engine.instances()}
+            if checkpoint.path not in there:  # they would be read beside others
+                return False
         state = self._registry.states.get(action.name)
         if state is None or action.spec is None or state.record.spec.suspend:
             return False

@@ -22,7 +22,7 @@ from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.plan import Why, rest
 from reconciler.core.records import Record, Status
-from reconciler.store import Store, UnwritableError
+from reconciler.store import Store
 
 log = structlog.get_logger()
 
@@ -104,11 +104,8 @@ class Registry:
                 )
 
     def close(self) -> None:
-        """Note that the run ends as it should."""
-        try:
-            self.store.end_run(self.clock.utc())
-        except UnwritableError as error:
-            log.warning("the stop could not be written down", why=error.problem.message)
+        """Note that the run ends as it should. Raises `UnwritableError`."""
+        self.store.end_run(self.clock.utc())
 
     # -- questions ---------------------------------------------------------------------------
 

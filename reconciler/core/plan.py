@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from reconciler.core.backoff import Retry
+from reconciler.core.changes import changes, model_name
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.eviction import rank, victims
 from reconciler.core.facts import Checkpoint, Machine
@@ -275,10 +276,10 @@ class _Planner:
     ) -> Action:
         """The action that brings the record's instance about, memory permitting."""
         if instance is not None and instance.checkpoint == checkpoint.path:
-            kind, reason = Kind.RECONFIGURE, _changes(instance.spec, spec)
+            kind, reason = Kind.RECONFIGURE, changes(instance.spec, spec)
         elif instance is not None:
             kind = Kind.RELOAD
-            reason = f"the model changes from {_told(instance.spec)} to {_told(spec)}"
+            reason = f"the model changes from {model_name(instance.spec)} to {model_name(spec)}"
         elif self._is_loaded(checkpoint):
             kind, reason = Kind.ATTACH, "its weights are in memory already"
         else:
@@ -395,34 +396,3 @@ def rest(record: Record, *, idle: bool) -> Action | None:
 
 def _hold(record: Record, problem: Problem) -> Action:
     return Action(Kind.HOLD, record.name, problem.message, problem=problem)
-
-
-def _told(spec: LoadSpec) -> str:
-    """The model, in words."""
-    return spec.model if spec.revision is None else f"{spec.model} at {spec.revision}"
-
-
-def _changes(before: LoadSpec, after: LoadSpec) -> str:
-    """The settings that change, in words."""
-    old, new = _settings(before), _settings(after)
-    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    if not keys:
-        return f"the model is now named {_told(after)}"
-    return "changed: " + ", ".join(_change(k, old.get(k), new.get(k)) for k in keys)
-
-
-def _change(key: str, old: object, new: object) -> str:
-    """One change in words. Reasons are logged, and a prompt must not be: a text is not shown."""
-    if key in TEXTS:
-        return key
-    return f"{key} from {'default' if old is None else old} to {'default' if new is None else new}"
-
-
-TEXTS = ("defaults.system_prompt", "defaults.chat_template_kwargs")
-
-
-def _settings(spec: LoadSpec) -> dict[str, object]:
-    """What a session puts in force, by key, as far as the spec has an opinion."""
-    defaults = {f"defaults.{key}": value for key, value in spec.defaults.sent().items()}
-    adapter = {"adapter": spec.adapter} if spec.adapter is not None else {}
-    return spec.config.sent() | defaults | adapter

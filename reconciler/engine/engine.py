@@ -476,7 +476,8 @@ class Engine:
             return None
         if not holder.sessions - {session}:
             pulse = await holder.worker.pulse(PULSE_SECONDS)
-            return pulse.usage.get(session) if pulse is not None else None
+            if not holder.sessions - {session}:
+                return pulse.usage.get(session) if pulse is not None else None
         try:
             return await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
         except LoadError as error:

@@ -110,10 +110,13 @@ class Completion:
     async def start(self) -> None:
         """Check it and put it into the session's batch. Raises `RequestError`."""
         defaults: Mapping[str, Any] = self._model.defaults(self._name)
-        # No name for the future: what it raises would hold it, and the body, in a cycle.
-        body, prompt = await asyncio.wrap_future(
-            self._model.preprocessor.submit(self._data, defaults, self._most(), chat=self.chat)
-        )
+        try:
+            # No name for the future: what it raises would hold it, and the body, in a cycle.
+            body, prompt = await asyncio.wrap_future(
+                self._model.preprocessor.submit(self._data, defaults, self._most(), chat=self.chat)
+            )
+        finally:
+            self._data = b""  # an answer may take an hour
         self.body, self.stream = body, bool(body.stream)
         self._request.max_tokens = body.limit
         self.warnings += [*body.warnings, *prompt.warnings]

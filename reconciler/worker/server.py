@@ -126,8 +126,8 @@ def _app(
     async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
         name = request.match_info["name"]
         lease = Lease.parse(request.headers.get(LEASE_HEADER))
-        data = await request.read()
-        return await answer(request, Completion(model, mlx, name, data, chat=chat, lease=lease))
+        completion = Completion(model, mlx, name, await _read(request), chat=chat, lease=lease)
+        return await answer(request, completion)
 
     app = web.Application(middlewares=[_failures], client_max_size=MAX_BODY)
     app.router.add_post("/sessions/{name}/chat/completions", partial(complete, chat=True))
@@ -140,6 +140,17 @@ def _app(
     app.router.add_put("/sessions/{name:.+}", open_session)
     app.router.add_delete("/sessions/{name:.+}", close_session)
     return app
+
+
+async def _read(request: web.Request) -> bytes:
+    """The body. `request.read` would keep it for as long as the connection is open."""
+    pieces, size = [], 0
+    async for piece in request.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_BODY:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY, size)
+    return b"".join(pieces)
 
 
 def _recall(model: Model, memory: Callable[[], int], command: Recall) -> Recalled:

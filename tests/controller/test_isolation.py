@@ -176,6 +176,23 @@ async def test_a_lock_that_stays_is_said_and_what_happened_meanwhile_is_written_
     await spin(lambda: (answer.record, answer.status) in bench.store.load())
 
 
+async def test_a_stop_that_waits_for_another_program_to_unlock_the_database_is_no_crash(
+    bench: Bench, tmp_path: Path
+) -> None:
+    await load(bench, request())
+    with closing(lock(tmp_path)) as other:
+        stopping = asyncio.create_task(bench.controller.close())
+        await spin(lambda: bench.store.problem is not None)
+        assert not stopping.done()
+        other.rollback()
+    while not stopping.done():
+        await asyncio.sleep(0)
+        bench.clock.advance(LOCKED_SECONDS / 10)
+    last = bench.store.last_run()
+    assert last is not None
+    assert last.clean
+
+
 async def test_a_first_load_makes_three_transactions(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

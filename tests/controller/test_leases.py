@@ -10,8 +10,9 @@ from reconciler.controller import leases as module
 from reconciler.controller.leases import MemoryLeases
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.protocol import Lease
-from reconciler.core.records import Config, Instance, LoadSpec
+from reconciler.core.records import Asked, Config, Instance, LoadSpec
 from tests.controller.fakes import Bench, FakeClock, load, request, spin
+from tests.controller.machine import World
 
 CONFIG = Config(100, 1, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
 
@@ -201,3 +202,19 @@ async def test_a_load_takes_memory_back_from_an_instance_that_never_rests(bench:
     before, after = (leased for *_, leased in bench.engine.requests)
     loaded = bench.engine.loaded["tiny/qwen3"]
     assert before - after == loaded.shared_bytes + loaded.session_bytes
+
+
+def test_a_load_that_waited_for_memory_is_planned_again_if_its_weights_have_gone(
+    world: World,
+) -> None:
+    world.files["1.yaml"] = (("a", LoadSpec("p/small")),)
+    world.scan()
+    world.end(world.engine.pending[0], None)
+    world.complete("a", 0)  # which leaves all memory leased
+    world.files["1.yaml"] = (
+        ("a", LoadSpec("p/other", Asked(context_length=1))),
+        ("b", LoadSpec("p/small", Asked(context_length=11))),
+    )
+    world.scan()
+    world.converge()
+    assert {i.name for i in world.engine.instances()} == {"a", "b"}

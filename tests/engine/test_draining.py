@@ -146,3 +146,27 @@ async def test_what_was_being_closed_when_that_was_cancelled_is_gone(
     await asyncio.gather(ending, return_exceptions=True)
     assert engine.instances() == ()
     assert not worker.alive
+
+
+async def test_a_session_is_closed_though_another_came_as_its_worker_was_about_to_end(
+    engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, asked, goes_on = WorkerProcess.pulse, asyncio.Event(), asyncio.Event()
+
+    async def held_up(self: WorkerProcess, seconds: float) -> Any:
+        asked.set()
+        await goes_on.wait()
+        return await original(self, seconds)
+
+    monkeypatch.setattr(WorkerProcess, "pulse", held_up)
+    unloading = asyncio.create_task(engine.unload("a"))
+    await asked.wait()
+    checkpoint = read_facts((models / "tiny/llama").resolve())
+    resolved = resolve(Asked(), checkpoint, await engine.machine())
+    await engine.load("b", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
+    goes_on.set()
+    await unloading
+    loaded = engine._loaded["b"]
+    pulse = await loaded.holder.worker.pulse(10)
+    assert pulse is not None
+    assert set(pulse.usage) == {loaded.session} == loaded.holder.sessions

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import threading
+import tracemalloc
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,34 @@ from aiohttp import ClientSession, ClientTimeout, web
 from reconciler.core.protocol import Lease, Recall
 from reconciler.worker.server import _app
 from reconciler.worker.thread import MlxThread
+from tests.worker.test_completions import Scripted
+
+
+async def test_a_connection_that_stays_open_keeps_no_body(tmp_path: Path) -> None:
+    scripted: Any = Scripted("Hello")
+    runner = web.AppRunner(_app(scripted, scripted, SimpleNamespace(), lambda: 0))  # type: ignore[arg-type]
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "socket")).start()
+    padding = b" " * 5_000_000
+    incoming, outgoing = await asyncio.open_unix_connection(tmp_path / "socket")
+    tracemalloc.start()
+    try:
+        for message, status in ((b'[{"role": "user", "content": "a"}]', b"200"), (b"3", b"400")):
+            before, _ = tracemalloc.get_traced_memory()
+            size = b"Content-Length: %d" % (len(message) + len(padding) + 14)
+            head = b"POST /sessions/1/chat/completions HTTP/1.1\r\nHost: a\r\n%s\r\n\r\n" % size
+            outgoing.writelines([head, b'{"messages": ', message, padding, b"}"])
+            answer = await incoming.readuntil(b"\r\n\r\n")
+            assert answer.split()[1] == status, answer
+            length = answer.lower().partition(b"content-length: ")[2].split()[0]
+            await incoming.readexactly(int(length))
+            await outgoing.drain()
+            after, _ = tracemalloc.get_traced_memory()
+            assert after - before < len(padding) / 2
+    finally:
+        tracemalloc.stop()
+        outgoing.close()
+        await runner.cleanup()
 
 
 async def test_memory_is_given_back_though_who_asked_did_not_wait() -> None:
