@@ -20,7 +20,7 @@ import mlx.core as mx
 from benchmarks.settings import print_table
 from reconciler.core.footprint import batch_bytes
 from reconciler.core.protocol import LoadWeights, OpenSession, SeeShapes
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend, overrides, wired
 from reconciler.worker.model import Model
@@ -39,7 +39,7 @@ def ratio(checkpoint: Path, context: int, *, limited: bool) -> float:
     facts, model = read_facts(checkpoint), Model()
     shapes = model.see(SeeShapes(str(checkpoint)))
     loaded = model.load(LoadWeights(str(checkpoint)), lambda _: None)
-    config = Config(
+    config = EffectiveSettings(
         context,
         EVAL_BATCH_SIZE,
         flash_attention=True,

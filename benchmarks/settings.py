@@ -15,13 +15,15 @@ from mlx_lm.utils import _get_classes
 
 from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.protocol import LoadWeights, OpenSession
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
 from reconciler.worker.model import Model
 from reconciler.worker.questions import examination
 from reconciler.worker.session import Request, Session
 
-CONFIG = Config(8192, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+CONFIG = EffectiveSettings(
+    8192, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
+)
 TURNS = 5
 PROMPT = 2048
 EXAMINED = 200

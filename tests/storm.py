@@ -46,7 +46,7 @@ longer. So are two of three kills; else most would come while nothing is done.""
 MARK = "PYTHON_STORM_OF_RECONCILER"
 """In the environment of every process of a storm, with the id of the process that runs it."""
 
-Wish = tuple[str, int]
+Spec = tuple[str, int]
 """Model and context length."""
 
 
@@ -64,8 +64,8 @@ class Storm:
         self.steps: list[str] = []
         """Since the last check."""
         self._random = random.Random(seed)
-        self._files: dict[str, Wish] = {}
-        self._http: dict[str, set[Wish | None]] = {name: {None} for name in NAMES}
+        self._files: dict[str, Spec] = {}
+        self._http: dict[str, set[Spec | None]] = {name: {None} for name in NAMES}
         """What each record may be; None: absent. One value where it is known."""
         self._write(home, ANCHOR, ("tiny/llama", 500))
         self._origin = Origin(root)
@@ -146,16 +146,16 @@ class Storm:
 
     def _drawn(self) -> Callable[[], None]:
         """A random change; called in the client's thread."""
-        wish = (self._random.choice(MODELS), self._random.randint(500, 4000))
+        wanted = (self._random.choice(MODELS), self._random.randint(500, 4000))
         roll = self._random.random()
         if roll < 0.4:
-            return partial(self._load, self._random.choice(NAMES), wish)
+            return partial(self._load, self._random.choice(NAMES), wanted)
         if roll < 0.55:
             return partial(self._unload, self._random.choice(NAMES))
         if roll < 0.65:
             return partial(self._unload_while_it_answers, self._random.choice(NAMES))
         if roll < 0.85:
-            return partial(self._write, self.daemon.home, self._random.choice(FILES), wish)
+            return partial(self._write, self.daemon.home, self._random.choice(FILES), wanted)
         if roll < 0.88:
             return partial(self._delete, self._random.choice(FILES))
         if roll < 0.95:
@@ -172,14 +172,14 @@ class Storm:
                 self.steps.append(f"not answered: {type(error).__name__}")
                 return
 
-    def _load(self, name: str, wish: Wish) -> None:
-        self.steps.append(f"load {name} {wish}")
+    def _load(self, name: str, wanted: Spec) -> None:
+        self.steps.append(f"load {name} {wanted}")
         before = self._http[name]
-        self._http[name] = before | {wish}
-        body = {"model": wish[0], "instance_id": name, "config": {"context_length": wish[1]}}
+        self._http[name] = before | {wanted}
+        body = {"model": wanted[0], "instance_id": name, "config": {"context_length": wanted[1]}}
         status, answer = self.daemon.request("POST", "/api/v1/models/load", body)
         if status == 200:
-            self._http[name] = {wish}
+            self._http[name] = {wanted}
         else:  # it ran into the kill of a worker
             assert answer["error"]["code"] in WORKER_ENDS, answer
             self._http[name] = before
@@ -206,12 +206,12 @@ class Storm:
             with error:
                 self.steps.append(f"refused with {error.code}")
 
-    def _write(self, home: Home, name: str, wish: Wish) -> None:
+    def _write(self, home: Home, name: str, wanted: Spec) -> None:
         """In two halves, the first of which is no manifest."""
-        self.steps.append(f"write {name} {wish}")
-        self._files[name] = wish
-        config = f"{{context_length: {wish[1]}}}"
-        text = MANIFEST.format(name=name, model=wish[0], config=config)
+        self.steps.append(f"write {name} {wanted}")
+        self._files[name] = wanted
+        config = f"{{context_length: {wanted[1]}}}"
+        text = MANIFEST.format(name=name, model=wanted[0], config=config)
         with (home.manifests / f"{name}.yaml").open("w", encoding="utf-8") as file:
             file.write(text[: len(text) // 2])
             file.flush()
@@ -222,10 +222,10 @@ class Storm:
         if self._files.pop(name, None) is not None:
             (self.daemon.home.manifests / f"{name}.yaml").unlink()
 
-    def _commit(self) -> Wish:
-        wish = ("tiny/llama", self._random.randint(500, 4000))
-        self._origin.declare(COMMITTED, model=wish[0], context=wish[1])
-        return wish
+    def _commit(self) -> Spec:
+        wanted = ("tiny/llama", self._random.randint(500, 4000))
+        self._origin.declare(COMMITTED, model=wanted[0], context=wanted[1])
+        return wanted
 
     def _push(self) -> None:
         self.steps.append("commit")
@@ -244,8 +244,8 @@ class Storm:
             found = self._found(name)
             assert found in allowed, (name, found, allowed)
             self._http[name] = {found}
-        for name, wish in self._expected().items():
-            eventually(partial(self._meets, name, wish), partial(str, f"{name} is not as wished"))
+        for name, wanted in self._expected().items():
+            eventually(partial(self._meets, name, wanted), partial(str, f"{name} is not as asked"))
         names = {r["name"] for r in self.daemon.get("/api/v1/records")["records"]}
         for name in names - self._expected().keys():
             self.daemon.gone(name)
@@ -257,18 +257,18 @@ class Storm:
         eventually(lambda: not stale_sockets(self.daemon), lambda: f"{stale_sockets(self.daemon)}")
         assert "Traceback" not in self.daemon.log()
 
-    def _expected(self) -> dict[str, Wish]:
-        http = {name: wish for name, (wish,) in self._http.items() if wish is not None}
+    def _expected(self) -> dict[str, Spec]:
+        http = {name: wanted for name, (wanted,) in self._http.items() if wanted is not None}
         return self._files | http | {COMMITTED: self._committed}
 
-    def _found(self, name: str) -> Wish | None:
+    def _found(self, name: str) -> Spec | None:
         status, record = self.daemon.request("GET", f"/api/v1/records/{name}")
         if status == 404:
             return None
         assert status == 200, record
         return record["spec"]["model"], record["spec"]["config"]["context_length"]
 
-    def _meets(self, name: str, wish: Wish) -> bool:
+    def _meets(self, name: str, wanted: Spec) -> bool:
         status, record = self.daemon.request("GET", f"/api/v1/records/{name}")
         if status == 404:  # its source has not been looked at yet
             return False
@@ -277,10 +277,10 @@ class Storm:
             assert status == 200, answer
             self.cleared += 1
             return False
-        wanted = {"model": wish[0], "config": {"context_length": wish[1]}}
-        if record["spec"] != wanted or conditions(record)["Ready"] != "True":
+        expected = {"model": wanted[0], "config": {"context_length": wanted[1]}}
+        if record["spec"] != expected or conditions(record)["Ready"] != "True":
             return False
-        assert record["status"]["config"]["context_length"] == wish[1]
+        assert record["status"]["config"]["context_length"] == wanted[1]
         return True
 
     def cut_short(self) -> Counter[str]:

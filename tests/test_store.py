@@ -14,12 +14,12 @@ import pytest
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import (
     HTTP,
-    Asked,
     Condition,
-    Config,
+    EffectiveSettings,
     LoadSpec,
     Phase,
     Record,
+    RequestedSettings,
     SettingWarning,
     Status,
 )
@@ -33,18 +33,18 @@ AT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 RECORD = Record(
     name="team/assistant",
     owner="directory:/m",
-    spec=LoadSpec("a/b", Asked(context_length=5, flash_attention=False)),
+    spec=LoadSpec("a/b", RequestedSettings(context_length=5, flash_attention=False)),
     created_at=AT,
     generation=7,
     file="x.yaml",
     line=3,
     provisional=True,
-    last_good=LoadSpec("a/b", Asked(num_experts=0)),
+    last_good=LoadSpec("a/b", RequestedSettings(num_experts=0)),
 )
 STATUS = Status(
     observed_generation=6,
     conditions=(Condition("Ready", "True", "Loaded", "it answers", AT),),
-    config=Config(5, 512, False, 0, False),
+    config=EffectiveSettings(5, 512, False, 0, False),
     load_time_seconds=0.5,
     queued_seconds=0.1,
     load_phases={"weights": Phase(0.0, 0.25)},

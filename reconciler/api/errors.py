@@ -13,7 +13,7 @@ from aiohttp import web
 from reconciler.api.encode import encode
 from reconciler.api.frames import frames
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.schema import Mistake
+from reconciler.core.schema import Violation
 
 log = structlog.get_logger()
 
@@ -97,7 +97,7 @@ def told_problem(problem: Problem) -> dict[str, str]:
     return {"code": ROWS[problem.cause][2], "message": problem.message}
 
 
-def of_mistake(mistake: Mistake) -> ApiError:
+def of_mistake(mistake: Violation) -> ApiError:
     """The error that tells a mistake in a body."""
     return ApiError(400, "invalid_request", mistake.message, mistake.code, mistake.param)
 

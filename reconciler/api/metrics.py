@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.api.encode import whole
-from reconciler.controller import Controller, Feed
+from reconciler.controller import Controller, SourceSync
 from reconciler.core.plan import Why
 from reconciler.core.protocol import Usage
 
@@ -126,7 +126,7 @@ class State(Collector):
         yield from (errors, synced, commits)
 
 
-def _errors(feed: Feed) -> int:
+def _errors(feed: SourceSync) -> int:
     view = feed.view
     if view is None:
         return 0

@@ -11,11 +11,11 @@ from reconciler.api.describe import describe, many, ref
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.api.stream import Stream, streaming
-from reconciler.controller import Answer, Events
+from reconciler.controller import Events, RecordView
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.records import LoadRequest
 from reconciler.core.schema import check_name, contradictions, load_request
-from reconciler.models.catalog import Listed
+from reconciler.models.catalog import CatalogEntry
 
 routes = web.RouteTableDef()
 
@@ -69,7 +69,7 @@ async def _streamed(request: web.Request, asked: LoadRequest, *, echo: bool) -> 
 
 
 async def _phases(
-    stream: Stream, events: Events, since: str, name: str, loading: "asyncio.Task[Answer]"
+    stream: Stream, events: Events, since: str, name: str, loading: "asyncio.Task[RecordView]"
 ) -> None:
     """Send how far a record's load is, until it has ended."""
     while True:
@@ -87,7 +87,7 @@ async def _phases(
         waiting.cancel()
 
 
-def _loaded(answer: Answer, *, echo: bool) -> dict[str, Any]:
+def _loaded(answer: RecordView, *, echo: bool) -> dict[str, Any]:
     """One answer for both forms of the request: clients look keys up by name."""
     status = answer.status
     told: dict[str, Any] = {
@@ -126,7 +126,7 @@ async def models(request: web.Request) -> web.Response:
     return reply({"models": [_row(model, by_path) for model in listed]})
 
 
-def _row(model: Listed, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     publisher, _, name = model.key.rpartition("/")
     row: dict[str, Any] = {
         "type": "llm",

@@ -10,7 +10,7 @@ from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
 from reconciler.api.errors import of_mistake, reply, told_problem
 from reconciler.api.pieces import each
-from reconciler.controller import Change, Complaint, Forecast, Wishes
+from reconciler.controller import Change, DryRun, PlanRequest, SourceError
 from reconciler.core.plan import Action
 from reconciler.core.schema import contradictions, load_request, load_spec, told_spec
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
@@ -22,20 +22,20 @@ routes = web.RouteTableDef()
 @describe({200: ref("plan")})
 async def plan(request: web.Request) -> web.Response:
     """What the loop would do now."""
-    return reply(await _told(await request.app[CONTROLLER].forecast(Wishes())))
+    return reply(await _told(await request.app[CONTROLLER].dry_run(PlanRequest())))
 
 
 @routes.post("/api/v1/plan")
 @describe({200: ref("plan")}, body="plan-request")
-async def plan_wishes(request: web.Request) -> web.Response:
+async def plan_specs(request: web.Request) -> web.Response:
     """What the loop would do if these records were put and deleted."""
     body = await read(request, "plan-request")
-    wishes = Wishes(
-        [(wish["name"], load_spec(wish["spec"])) for wish in body.get("apply", [])],
+    asked = PlanRequest(
+        [(one["name"], load_spec(one["spec"])) for one in body.get("apply", [])],
         list(dict.fromkeys(body.get("delete", []))),
         _snapshot(body["source"]) if "source" in body else None,
     )
-    return reply(await _told(await request.app[CONTROLLER].forecast(wishes)))
+    return reply(await _told(await request.app[CONTROLLER].dry_run(asked)))
 
 
 @routes.post("/api/v1/models/estimate")
@@ -77,17 +77,17 @@ def _snapshot(source: Any) -> Snapshot:
     return Snapshot(source["name"], read, commit=Commit(None))
 
 
-async def _told(forecast: Forecast) -> dict[str, Any]:
-    actions = [_action(a, running=True) for a in forecast.running]
-    actions += await each(forecast.actions, lambda action: _action(action, running=False))
-    changes = await each(forecast.changes, _change)
-    refused = [{"name": name, **told_problem(p)} for name, p in forecast.refused.items()]
+async def _told(dry_run: DryRun) -> dict[str, Any]:
+    actions = [_action(a, running=True) for a in dry_run.running]
+    actions += await each(dry_run.actions, lambda action: _action(action, running=False))
+    changes = await each(dry_run.changes, _change)
+    refused = [{"name": name, **told_problem(p)} for name, p in dry_run.refused.items()]
     return {
         "actions": actions,
         "changes": changes,
         "refused": refused,
-        "not_selected": forecast.not_selected,
-        "source_errors": await each(forecast.source_errors, lambda one: _source_error(*one)),
+        "not_selected": dry_run.not_selected,
+        "source_errors": await each(dry_run.source_errors, lambda one: _source_error(*one)),
     }
 
 
@@ -99,7 +99,7 @@ def _change(change: Change) -> dict[str, Any]:
     }
 
 
-def _source_error(source: str, error: Complaint) -> dict[str, Any]:
+def _source_error(source: str, error: SourceError) -> dict[str, Any]:
     keys = ("file", "line", "column", "key")
     place = asdict(error.place) if error.place is not None else dict.fromkeys(keys)
     return {"source": source, "message": error.message} | place

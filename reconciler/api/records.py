@@ -13,7 +13,7 @@ from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, many, ref
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.api.pieces import each
-from reconciler.controller import Answer, Complaint, Controller
+from reconciler.controller import Controller, RecordView, SourceError
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import Generation
 from reconciler.core.schema import check_name, load_spec, told_spec
@@ -62,7 +62,7 @@ async def record(request: web.Request) -> web.Response:
 @routes.put("/api/v1/records/{name:.+}")
 @describe(
     {200: ref("record")},
-    body="wish",
+    body="record-request",
     query=(Query("wait", "Answer when it is loaded, or why it is not.", {"const": "ready"}),),
 )
 async def put(request: web.Request) -> web.Response:
@@ -70,7 +70,7 @@ async def put(request: web.Request) -> web.Response:
     name = request.match_info["name"]
     for mistake in check_name(name):
         raise of_mistake(mistake)
-    body = await read(request, "wish")
+    body = await read(request, "record-request")
     wait = request.query.get("wait")
     if wait not in (None, "ready"):
         message = f"wait must be ready, got {wait}"
@@ -156,7 +156,7 @@ def _generation(generation: Generation) -> dict[str, Any]:
     return told | {"spec": told_spec(generation.spec)}
 
 
-def _record(answer: Answer, controller: Controller) -> dict[str, Any]:
+def _record(answer: RecordView, controller: Controller) -> dict[str, Any]:
     record, status = answer.record, answer.status
     return {
         "name": record.name,
@@ -172,7 +172,7 @@ def _record(answer: Answer, controller: Controller) -> dict[str, Any]:
     }
 
 
-def _complaint(complaint: Complaint) -> dict[str, Any]:
+def _complaint(complaint: SourceError) -> dict[str, Any]:
     place = complaint.place
     told = {"file": None, "line": None, "column": None, "key": None}
     return {"message": complaint.message} | (told if place is None else asdict(place))

@@ -9,8 +9,8 @@ from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, many, ref
 from reconciler.api.errors import reply
 from reconciler.api.pieces import each
-from reconciler.controller import Answer, Controller, Feed
-from reconciler.core.manifest import Flaw
+from reconciler.controller import Controller, RecordView, SourceSync
+from reconciler.core.manifest import Diagnostic
 from reconciler.core.plan import Why
 from reconciler.core.snapshot import ManifestFile
 
@@ -61,12 +61,12 @@ async def resume(request: web.Request) -> web.Response:
     return reply(await _source(feed, request.app[CONTROLLER]))
 
 
-def _named(request: web.Request) -> Feed:
+def _named(request: web.Request) -> SourceSync:
     """The source that a path names. Raises `LoadError`."""
     return request.app[CONTROLLER].source(request.match_info["name"])
 
 
-async def _source(feed: Feed, controller: Controller) -> dict[str, Any]:
+async def _source(feed: SourceSync, controller: Controller) -> dict[str, Any]:
     view, held, suspended = feed.view, feed.guarded, feed.suspended
     snapshot = view.snapshot if view is not None else None
     commit = snapshot.commit if snapshot is not None else None
@@ -89,7 +89,7 @@ async def _source(feed: Feed, controller: Controller) -> dict[str, Any]:
     }
 
 
-def _drifts(answer: Answer) -> bool:
+def _drifts(answer: RecordView) -> bool:
     """Whether a record is not as declared; one that is idle is."""
     ready = answer.status.condition("Ready")
     idle = ready is not None and ready.reason == Why.IDLE
@@ -106,7 +106,7 @@ def _file(file: ManifestFile) -> dict[str, Any]:
     }
 
 
-def _flaw(flaw: Flaw) -> dict[str, Any]:
+def _flaw(flaw: Diagnostic) -> dict[str, Any]:
     return {
         "line": flaw.position.line,
         "column": flaw.position.column,

@@ -13,7 +13,7 @@ import aiohttp
 import click
 
 from reconciler import looks
-from reconciler.cli.repositories import labelled
+from reconciler.cli.git_options import labelled
 from reconciler.cli.serve import serve
 from reconciler.cli.service import services
 from reconciler.core.errors import LoadError, Problem
@@ -22,7 +22,7 @@ from reconciler.doctor import facts, findings
 from reconciler.doctor.findings import Finding, Port
 from reconciler.engine.process import WorkerProcess
 from reconciler.models.catalog import Catalog
-from reconciler.models.places import Directory, HubCache, LMStudio, Place
+from reconciler.models.places import Directory, HubCache, LMStudio, ModelRoot
 from reconciler.node import facts as node_facts
 from reconciler.node import labels
 from reconciler.service.job import run_program
@@ -64,7 +64,7 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
     """Everything, in the order in which a newcomer would ask."""
     platform = facts.platform(run_program)
     manifests, state = options["manifests"], options["state"]
-    places: list[Place] = [
+    places: list[ModelRoot] = [
         *map(Directory, options["models"]),
         LMStudio(options["lm_studio"]),
         HubCache(options["hub_cache"]),

@@ -10,9 +10,9 @@ import click
 
 from reconciler import looks
 from reconciler.cli import haproxy
-from reconciler.cli.following import short
 from reconciler.cli.inventory import Answers, Node, ask, read
 from reconciler.cli.output import Column, condition, output, show
+from reconciler.cli.sources import short
 from reconciler.core.memory import readable_bytes
 
 inventory = click.option(

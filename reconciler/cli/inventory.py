@@ -10,7 +10,7 @@ import aiohttp
 import click
 
 from reconciler.cli.client import Client, bearer
-from reconciler.core.manifest import Flaw, ManifestError, parse
+from reconciler.core.manifest import Diagnostic, ManifestError, parse
 from reconciler.core.schema import check
 
 SECONDS = 10.0
@@ -49,7 +49,7 @@ def read(file: Path) -> list[Node]:
         raise click.ClickException(f"{file}: an inventory is one document, not {len(documents)}")
     (document,) = documents
     flaws = [
-        Flaw(m.message, document.position(m.path), m.param)
+        Diagnostic(m.message, document.position(m.path), m.param)
         for m in check("inventory", document.value)
     ]
     if flaws:
@@ -69,7 +69,7 @@ def _node(one: Any, file: Path) -> Node:
     return Node(one["name"], one["url"].rstrip("/"), path)
 
 
-def _told(file: Path, flaw: Flaw) -> str:
+def _told(file: Path, flaw: Diagnostic) -> str:
     return f"{file}:{flaw.position.line}:{flaw.position.column}: {flaw.message}"
 
 

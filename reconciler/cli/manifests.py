@@ -1,4 +1,4 @@
-"""`validate`, `apply`, `delete`, `plan` and `diff`: manifests, read here and sent as wishes."""
+"""`validate`, `apply`, `delete`, `plan` and `diff`: manifests, read here and sent as specs."""
 
 import difflib
 import os
@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from reconciler import looks
-from reconciler.cli import branch
+from reconciler.cli import git_preview
 from reconciler.cli.client import Client, asks
+from reconciler.cli.git_options import branch_options, following, labelled
 from reconciler.cli.output import show_data, yaml_text
 from reconciler.cli.records import path as record_path
-from reconciler.cli.repositories import branch_options, following, labelled
 from reconciler.core.manifest import MAX_BYTES
 from reconciler.core.schema import told_spec
 from reconciler.core.selection import duplicates
@@ -55,7 +55,7 @@ def validate(files: tuple[str, ...]) -> None:
 async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run: bool) -> None:
     """Declare the records of manifests by HTTP; one that a watched file declares is refused."""
     declared = await _declared(files)
-    plan = await client.post("/api/v1/plan", {"apply": _wishes(declared)})
+    plan = await client.post("/api/v1/plan", {"apply": _specs(declared)})
     if dry_run:
         _tell_plan(plan)
         return
@@ -133,9 +133,9 @@ async def plan(
     followed = following(git, **git_options) if git is not None else None
     if followed is not None and described:
         base = following(git, **git_options | {"git_ref": git_base}) if git and git_base else None
-        changes, others = branch.compare(
-            await branch.read(base) if base is not None else None,
-            await branch.read(followed),
+        changes, others = git_preview.compare(
+            await git_preview.read(base) if base is not None else None,
+            await git_preview.read(followed),
             described,
         )
         _tell_branch(changes, others, form)
@@ -143,10 +143,10 @@ async def plan(
             sys.exit(2)
         return
     if followed is not None:
-        body = await branch.wishes(client, followed, await branch.read(followed))
+        body = await git_preview.specs(client, followed, await git_preview.read(followed))
         answer = await client.post("/api/v1/plan", body)
     elif files:
-        answer = await client.post("/api/v1/plan", {"apply": _wishes(await _declared(files))})
+        answer = await client.post("/api/v1/plan", {"apply": _specs(await _declared(files))})
     else:
         answer = await client.get("/api/v1/plan")
     if form != "text":
@@ -191,7 +191,7 @@ def _tell_others(others: Mapping[str, str]) -> None:
 @asks
 async def diff(client: Client, *, files: tuple[str, ...]) -> None:
     """Show how records would change if these manifests were applied."""
-    answer = await client.post("/api/v1/plan", {"apply": _wishes(await _declared(files))})
+    answer = await client.post("/api/v1/plan", {"apply": _specs(await _declared(files))})
     for change in answer["changes"]:
         for line in _diff(change):
             _tell_line(line)
@@ -231,12 +231,12 @@ def _tell_plan(answer: Any) -> None:
 
 
 def _refuse(answer: Any) -> None:
-    """Raise `click.ClickException` where a wish would be refused."""
+    """Raise `click.ClickException` where a spec would be refused."""
     if answer["refused"]:
         raise click.ClickException("\n".join(one["message"] for one in answer["refused"]))
 
 
-def _wishes(declared: Sequence[Declared]) -> list[dict[str, Any]]:
+def _specs(declared: Sequence[Declared]) -> list[dict[str, Any]]:
     return [{"name": one.name, "spec": told_spec(one.spec)} for one in declared]
 
 

@@ -9,9 +9,9 @@ import click
 
 from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
 from reconciler.cli.duration import Duration
-from reconciler.cli.following import complain
 from reconciler.cli.instances import told_config
 from reconciler.cli.output import Column, age, clock, condition, output, show, show_data, yaml_text
+from reconciler.cli.sources import complain
 from reconciler.core.memory import readable_bytes
 
 RECORDS = (
@@ -58,7 +58,7 @@ async def get(client: Client, *, name: str | None, form: str) -> None:
 @click.argument("name")
 @asks
 async def describe(client: Client, *, name: str) -> None:
-    """Tell all about the record NAME: the wish, what is so, and what happened to it."""
+    """Tell all about the record NAME: the spec, what is so, and what happened to it."""
     record = await client.get(path(name))
     status = record["status"]
     place = f" ({record['file']}:{record['line']})" if record["file"] else ""
@@ -66,7 +66,7 @@ async def describe(client: Client, *, name: str) -> None:
     _tell("Owner", record["owner"] + place)
     _tell("Created", clock(record["created_at"]))
     _tell("Generation", f"{record['generation']}, observed {status['observed_generation']}")
-    _block("Wish", yaml_text(record["spec"]))
+    _block("Spec", yaml_text(record["spec"]))
     _block("Conditions", "\n".join(_condition(c) for c in status["conditions"]))
     if status["config"] is not None:
         _block("In force", told_config(status["config"]).replace(", ", "\n"))

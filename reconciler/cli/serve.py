@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from reconciler.cli import HOME
 from reconciler.cli.duration import Duration
-from reconciler.cli.repositories import followed, followings, label, labelled
+from reconciler.cli.git_options import followed, followings, label, labelled
 from reconciler.cli.sizes import MemoryBudget, WiredLimit
 from reconciler.core.memory import Budget, MemoryPolicy
 
@@ -199,7 +199,7 @@ def serve(
     """
     # What is imported stays: looking for garbage in it takes a tenth of the time that it takes.
     gc.disable()
-    from reconciler.cli.house import Options, run
+    from reconciler.cli.bootstrap import Options, run
 
     gc.freeze()
     gc.enable()

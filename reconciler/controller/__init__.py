@@ -26,21 +26,21 @@ and used after it.
 """
 
 from reconciler.controller.controller import Controller
+from reconciler.controller.dry_run import Change, DryRun, Estimate, PlanRequest
 from reconciler.controller.events import Events
-from reconciler.controller.feed import Complaint, Feed, Source, SourceView
-from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
-from reconciler.controller.state import RecordView as Answer
+from reconciler.controller.source_sync import Source, SourceError, SourceSync, SourceView
+from reconciler.controller.state import RecordView
 
 __all__ = [
-    "Answer",
     "Change",
-    "Complaint",
     "Controller",
+    "DryRun",
     "Estimate",
     "Events",
-    "Feed",
-    "Forecast",
+    "PlanRequest",
+    "RecordView",
     "Source",
+    "SourceError",
+    "SourceSync",
     "SourceView",
-    "Wishes",
 ]

@@ -12,17 +12,17 @@ import structlog
 
 from reconciler.controller.actions import Engine
 from reconciler.controller.clock import Clock, SystemClock, sleep
+from reconciler.controller.dry_run import Change, DryRun, Estimate, PlanRequest
 from reconciler.controller.events import Events
-from reconciler.controller.feed import Complaint, Feed, Source
-from reconciler.controller.forecast import Change, Estimate, Forecast, Wishes
-from reconciler.controller.inspector import Inspector
 from reconciler.controller.lookups import Lookups
 from reconciler.controller.metrics import Metrics
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
+from reconciler.controller.resolver import CheckpointResolver
 from reconciler.controller.routing import Router
+from reconciler.controller.source_sync import Source, SourceError, SourceSync
 from reconciler.controller.state import RecordState, RecordView
-from reconciler.core.absorb import NO_LABELS, Memory, absorb
+from reconciler.core.absorb import NO_LABELS, SourceState, absorb
 from reconciler.core.desired import Join, Put, View, decide, put
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
@@ -40,7 +40,7 @@ from reconciler.core.records import (
 )
 from reconciler.core.selector import unmet
 from reconciler.core.settings import resolve
-from reconciler.models.catalog import Catalog, Listed
+from reconciler.models.catalog import Catalog, CatalogEntry
 from reconciler.models.download import Downloads, Job
 from reconciler.store import Store, UnwritableError
 
@@ -90,15 +90,15 @@ class Controller:
         self.metrics = Metrics()
         policy = memory or MemoryPolicy()
         wake = self._registry.wake.set
-        self._inspector = Inspector(catalog, self._engine, wake)
-        self._lookups = Lookups(self._inspector, self.downloads, self._clock, wake)
+        self._resolver = CheckpointResolver(catalog, self._engine, wake)
+        self._lookups = Lookups(self._resolver, self.downloads, self._clock, wake)
         self._reconciler = Reconciler(
             self._registry, self._lookups, self._engine, self.metrics, policy
         )
         self._router = Router(self._registry, self._reconciler, self._engine, self.load, jit=jit)
         self._looks: set[asyncio.Task[None]] = set()
         """At sources, that nobody waits for."""
-        self._feeds = [Feed(source, self._registry, labels) for source in sources]
+        self._feeds = [SourceSync(source, self._registry, labels) for source in sources]
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
         self._evicts = policy.evict_idle
@@ -126,7 +126,7 @@ class Controller:
         await self._router.close()
         await self.downloads.close()
         await self._lookups.close()
-        await self._inspector.close()
+        await self._resolver.close()
         await self._reconciler.close()
         for state in self._registry.states.values():
             state.fail_waiters(STOPPING)
@@ -252,30 +252,30 @@ class Controller:
                     raise
             await sleep(self._clock, LOCK_POLL_SECONDS)
 
-    async def forecast(self, wishes: Wishes) -> Forecast:
-        """What would be done if `wishes` were taken up; they are not. Raises `LoadError`."""
+    async def dry_run(self, request: PlanRequest) -> DryRun:
+        """What would be done if `specs` were taken up; they are not. Raises `LoadError`."""
         machine = await self._known_machine()
-        files = wishes.source.files if wishes.source is not None else ()
-        specs = [spec for _, spec in wishes.apply] + [d.spec for f in files for d in f.declared]
+        files = request.source.files if request.source is not None else ()
+        specs = [spec for _, spec in request.apply] + [d.spec for f in files for d in f.declared]
         refs = [spec.ref for spec in specs if not spec.suspend]
         checkpoints = await self._lookups.find_all(refs)
         now = self._registry.records()
         then, refused, not_selected = dict(now), {}, {}
-        if wishes.source is not None:
-            result = absorb(now, Memory(), wishes.source, 0.0, self._clock.utc(), self.labels)
+        if request.source is not None:
+            result = absorb(now, SourceState(), request.source, 0.0, self._clock.utc(), self.labels)
             gone = frozenset(result.removals)
             then = {n: r for n, r in now.items() if n not in gone}
             then |= {record.name: record for record in result.upserts}
             not_selected = dict(result.not_selected)
             for name, why in result.flagged.items():
                 refused[name] = Problem(Cause.MANAGED_BY_MANIFEST, f"'{name}' is {why}")
-        for name in wishes.delete:
+        for name in request.delete:
             try:
                 self._removable(name)
                 del then[name]
             except LoadError as error:
                 refused[name] = error.problem
-        for name, spec in wishes.apply:
+        for name, spec in request.apply:
             try:
                 then[name] = self._put(then, name, spec)
             except LoadError as error:
@@ -286,7 +286,7 @@ class Controller:
             if _spec(now.get(name)) != _spec(then.get(name))
         )
         actions = self._reconciler.planning.preview(then, checkpoints, machine)
-        return Forecast(
+        return DryRun(
             actions,
             tuple(self._reconciler.running.values()),
             changes,
@@ -350,7 +350,7 @@ class Controller:
         return not (name in self._registry.states or name in self._reconciler.running or held)
 
     @property
-    def sources(self) -> tuple[Feed, ...]:
+    def sources(self) -> tuple[SourceSync, ...]:
         """Where manifests come from."""
         return tuple(self._feeds)
 
@@ -362,7 +362,7 @@ class Controller:
                 self._looks.add(task)
                 task.add_done_callback(self._looks.discard)
 
-    def source(self, name: str) -> Feed:
+    def source(self, name: str) -> SourceSync:
         """The source of that name. Raises `LoadError`."""
         for feed in self._feeds:
             if feed.name == name:
@@ -418,7 +418,7 @@ class Controller:
             if state.record.spec.idle_ttl_seconds is not None or self._evicts:
                 self._registry.wake.set()
 
-    def complaints(self, record: Record) -> tuple[Complaint, ...]:
+    def complaints(self, record: Record) -> tuple[SourceError, ...]:
         """Why a record is not as a source says."""
         views = (feed.view for feed in self._feeds)
         return tuple(c for view in views if view is not None for c in view.complaints(record))
@@ -440,9 +440,9 @@ class Controller:
         """What happens."""
         return self._registry.events
 
-    async def models(self) -> tuple[Listed, ...]:
+    async def models(self) -> tuple[CatalogEntry, ...]:
         """The models on disk."""
-        return await self._inspector.listed()
+        return await self._resolver.listed()
 
     def instances(self) -> tuple[Instance, ...]:
         """What is loaded."""

@@ -84,7 +84,7 @@ class Metrics:
         self._asked.setdefault(instance, set()).add(str(status))
         self._requests.labels(instance, str(status)).inc()
 
-    def keep(self, instances: Collection[str]) -> None:
+    def retain_only(self, instances: Collection[str]) -> None:
         """Forget what was told of others: names come and go as long as the daemon runs."""
         for gone in [name for name in self._asked if name not in instances]:
             for status in self._asked.pop(gone):

@@ -308,8 +308,8 @@ class Reconciler:
             except Exception:
                 log.exception("a report cannot be taken up", name=report.record.name)
         self._registry.announce()
-        self._metrics.keep(self._registry.states)
-        self._engine.keep(self._registry.states)
+        self._metrics.retain_only(self._registry.states)
+        self._engine.retain_only(self._registry.states)
         return planned
 
     def _reports(

@@ -58,7 +58,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Memory:
+class SourceState:
     """What must be remembered of a source between two of its snapshots."""
 
     files: tuple[ManifestFile, ...] = ()
@@ -66,7 +66,7 @@ class Memory:
     compared: Compared | None = None
     """Only saves work."""
 
-    def resumed(self) -> "Memory":
+    def resumed(self) -> "SourceState":
         """After a while without a look: what is missing may have been back meanwhile."""
         held = {name: m for name, m in self.missing.items() if m.held_by}
         return replace(self, missing=held)
@@ -78,7 +78,7 @@ class Absorbed:
 
     upserts: tuple[Record, ...]
     removals: tuple[str, ...]
-    memory: Memory
+    memory: SourceState
     flagged: Mapping[str, str]
     """Why a name that the snapshot declares is not followed."""
     held: Mapping[str, str]
@@ -95,7 +95,7 @@ class Absorbed:
 
 def absorb(
     records: Mapping[str, Record],
-    memory: Memory,
+    memory: SourceState,
     snapshot: Snapshot,
     now: float,
     at: datetime,
@@ -121,7 +121,7 @@ def absorb(
         return Absorbed(upserts, (), memory, {}, {}, {}, None, more=True)
     flagged = {**selection.flagged, **compared.kept_by_others}
     if not compared.gone:
-        remembered = Memory(snapshot.files, compared=compared)
+        remembered = SourceState(snapshot.files, compared=compared)
         return Absorbed(upserts, (), remembered, flagged, {}, selection.not_selected, None)
     fates = _Fates(records, memory, snapshot, now, confirmed)
     for name in compared.gone:
@@ -130,7 +130,7 @@ def absorb(
     return Absorbed(
         upserts,
         tuple(fates.removals),
-        Memory(snapshot.files, fates.missing, compared),
+        SourceState(snapshot.files, fates.missing, compared),
         flagged,
         fates.held,
         selection.not_selected,
@@ -191,7 +191,7 @@ class _Fates:
     def __init__(
         self,
         records: Mapping[str, Record],
-        memory: Memory,
+        memory: SourceState,
         snapshot: Snapshot,
         now: float,
         confirmed: frozenset[str],

@@ -21,7 +21,7 @@ from reconciler.core.records import (
     Status,
 )
 
-PENDING = "the wish is new; it has not been looked at yet"
+PENDING = "the spec is new; it has not been looked at yet"
 
 
 def derive(
@@ -99,7 +99,7 @@ def _warnings(
 
 
 def pending(status: Status, at: datetime) -> Status:
-    """The status of a record whose wish has just changed: true before anybody looked at it.
+    """The status of a record whose spec has just changed: true before anybody looked at it.
 
     What is loaded, if anything, is still in force; it is not what is wanted.
     """

@@ -15,11 +15,11 @@ from reconciler.core.facts import Checkpoint
 from reconciler.core.records import (
     HTTP,
     SETTINGS,
-    Asked,
-    Config,
+    EffectiveSettings,
     LoadRequest,
     LoadSpec,
     Record,
+    RequestedSettings,
     SettingWarning,
 )
 
@@ -31,7 +31,7 @@ class View:
     record: Record
     checkpoint: Checkpoint | None
     """None: not resolved, or not to be found."""
-    config: Config | None
+    config: EffectiveSettings | None
     """The settings in force, while it is loaded."""
     ready: bool
 
@@ -81,9 +81,9 @@ def decide(
         )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
-        wish = "suspends it" if current.spec.suspend else "asks for other settings"
+        words = "suspends it" if current.spec.suspend else "asks for other settings"
         message = (
-            f"'{name}' is managed by {current.place}, which {wish}; "
+            f"'{name}' is managed by {current.place}, which {words}; "
             "change the manifest, or send another instance_id"
         )
         raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
@@ -92,7 +92,7 @@ def decide(
 
 
 def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
-    """The record that a wish by HTTP makes of the one of that name, if there is one.
+    """The record that a spec by HTTP makes of the one of that name, if there is one.
 
     Raises `LoadError` `ManagedByManifest`.
     """
@@ -140,15 +140,15 @@ def agrees(view: View, request: LoadRequest) -> bool:
     """Whether the record has, as asked for or in force, every key that was sent."""
     asked = view.record.spec.config
     for key in SETTINGS:
-        wished = getattr(asked, key)
+        requested = getattr(asked, key)
         sent = getattr(request.config, key)
         if key in request.resets:
-            if wished is not None:
+            if requested is not None:
                 return False
-        elif sent is None or sent == wished:
+        elif sent is None or sent == requested:
             continue
         elif key == "num_experts" and sent == 0:  # 0 means the model's own, as no opinion does
-            if wished is not None:
+            if requested is not None:
                 return False
         elif view.config is None or sent != getattr(view.config, key):
             return False
@@ -213,7 +213,7 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
     return replace(
         spec,
         model=request.model,
-        config=Asked(**merged(spec.config.sent(), request.config.sent())),
+        config=RequestedSettings(**merged(spec.config.sent(), request.config.sent())),
         defaults=Defaults(**merged(spec.defaults.sent(), request.defaults.sent(), "defaults.")),
         adapter=adapter,
         idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,

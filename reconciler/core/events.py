@@ -10,7 +10,7 @@ EventType = Literal["record", "transition", "phase", "source", "state"]
 
 
 @dataclass(frozen=True)
-class Place:
+class FileLocation:
     """Where in a source's files something stands; line and column count from 1."""
 
     file: str
@@ -41,7 +41,7 @@ class Event:
     generation: int | None = None
     conditions: tuple[Condition, ...] | None = None
     progress: Progress | None = None
-    place: Place | None = None
+    place: FileLocation | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from reconciler.core.facts import Checkpoint, Machine, Shapes
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 
 TILE = 256
 """Queries that are attended to at once where attention is tiled: so many stay in a CPU's caches."""
@@ -87,7 +87,7 @@ def kv_bytes(shapes: Shapes, tokens: int) -> int:
     return tokens * shapes.growing + sliding + shapes.fixed
 
 
-def working_bytes(shapes: Shapes, config: Config, tokens: int) -> int:
+def working_bytes(shapes: Shapes, config: EffectiveSettings, tokens: int) -> int:
     """What reading a prompt takes besides, in the step that ends at so many tokens.
 
     The scores of one layer's attention, their mask, a layer's activations, and the part of a KV
@@ -114,7 +114,7 @@ def _widest_window(shapes: Shapes) -> int:
     return max((window for window, _ in shapes.windows), default=0)
 
 
-def batch_bytes(shapes: Shapes, config: Config, requests: int, tokens: int) -> int:
+def batch_bytes(shapes: Shapes, config: EffectiveSettings, requests: int, tokens: int) -> int:
     """All of what so many requests take, of which the longest has `tokens`: others are padded."""
     if not requests:
         return 0
@@ -123,7 +123,7 @@ def batch_bytes(shapes: Shapes, config: Config, requests: int, tokens: int) -> i
 
 
 @lru_cache(maxsize=1000)
-def most_tokens(shapes: Shapes, config: Config, room: int, limit: int) -> int:
+def most_tokens(shapes: Shapes, config: EffectiveSettings, room: int, limit: int) -> int:
     """Tokens of the longest request that takes no more than `room`; at most `limit`."""
     least, most = 0, limit
     while least < most:

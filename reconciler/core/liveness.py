@@ -20,7 +20,7 @@ one is so found within two intervals: three quarters until the next, and one for
 
 
 @dataclass(frozen=True)
-class Watched:
+class ProbeState:
     """What looks at a worker have shown so far. Times in seconds that the daemon lived through."""
 
     at: float
@@ -35,22 +35,22 @@ class Watched:
     """Since it last did anything, while it has nothing to do."""
 
 
-def look(before: Watched, pulse: Pulse | None, now: float, interval: float) -> Watched:
+def look(before: ProbeState, pulse: Pulse | None, now: float, interval: float) -> ProbeState:
     """What is known after one more look; None: it did not answer in time."""
     lived = now - before.at
     if lived > interval:
-        return Watched(now, before.steps if pulse is None else pulse.steps)
+        return ProbeState(now, before.steps if pulse is None else pulse.steps)
     lived = min(lived, interval / LOOKS)
     if pulse is None:
         return replace(before, at=now, silent=before.silent + lived)
     if pulse.steps != before.steps:
-        return Watched(now, pulse.steps)
+        return ProbeState(now, pulse.steps)
     if pulse.busy:
-        return Watched(now, pulse.steps, stalled=before.stalled + lived)
-    return Watched(now, pulse.steps, resting=before.resting + lived)
+        return ProbeState(now, pulse.steps, stalled=before.stalled + lived)
+    return ProbeState(now, pulse.steps, resting=before.resting + lived)
 
 
-def hung(watched: Watched, pulse: Pulse | None, interval: float) -> str | None:
+def hung(watched: ProbeState, pulse: Pulse | None, interval: float) -> str | None:
     """What is missing, in words; None: it lives, as far as is known."""
     if watched.silent >= interval:
         return f"it has not answered for {watched.silent:.3g} s"
@@ -59,6 +59,6 @@ def hung(watched: Watched, pulse: Pulse | None, interval: float) -> str | None:
     return None
 
 
-def probe_due(watched: Watched, interval: float) -> bool:
+def probe_due(watched: ProbeState, interval: float) -> bool:
     """Whether it has rested so long that only a token can show that it still generates."""
     return watched.resting >= PROBE_AFTER * interval

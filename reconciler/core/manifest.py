@@ -38,7 +38,7 @@ _CORE_SCALARS: tuple[tuple[re.Pattern[str], Any], ...] = (
 
 
 @dataclass(frozen=True)
-class Position:
+class SourceLocation:
     """Where something stands; both count from 1."""
 
     line: int
@@ -46,11 +46,11 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Flaw:
+class Diagnostic:
     """What is wrong with a manifest, where, and what to do."""
 
     message: str
-    position: Position
+    position: SourceLocation
     key: str = ""
     """The dotted path of the key, as in `spec.config.context_length`."""
 
@@ -58,9 +58,9 @@ class Flaw:
 class ManifestError(Exception):
     """A file that cannot be read as documents."""
 
-    def __init__(self, message: str, position: Position, key: str = "") -> None:
+    def __init__(self, message: str, position: SourceLocation, key: str = "") -> None:
         super().__init__(message)
-        self.flaw = Flaw(printable(message), position, printable(key))
+        self.flaw = Diagnostic(printable(message), position, printable(key))
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Document:
     """One YAML document as plain values, with the position of each path in it."""
 
     value: Any
-    positions: Mapping[Path, Position] = field(repr=False)
+    positions: Mapping[Path, SourceLocation] = field(repr=False)
     """Of a mapping's entry: its key. Of a list's item: the item. Of (): the document."""
 
-    def position(self, path: Path) -> Position:
+    def position(self, path: Path) -> SourceLocation:
         """The position of `path`, or of the nearest thing around it."""
         while path not in self.positions:
             path = path[:-1]
@@ -98,7 +98,7 @@ def parse_file(data: bytes) -> Parsed:
     Raises `ManifestError` at the first thing that is not plain, bounded YAML.
     """
     if len(data) > MAX_BYTES:
-        raise ManifestError(f"larger than {MAX_BYTES} bytes", Position(1, 1))
+        raise ManifestError(f"larger than {MAX_BYTES} bytes", SourceLocation(1, 1))
     try:
         walk = _Walk(data)
         documents = tuple(d for d in walk.documents() if d.value is not None)
@@ -106,10 +106,10 @@ def parse_file(data: bytes) -> Parsed:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = "; ".join(w for w in (error.problem, error.context) if w)
-        position = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
+        position = SourceLocation(mark.line + 1, mark.column + 1) if mark else SourceLocation(1, 1)
         raise ManifestError(f"not valid YAML: {words}", position) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ManifestError(f"not valid YAML: {error}", Position(1, 1)) from None
+        raise ManifestError(f"not valid YAML: {error}", SourceLocation(1, 1)) from None
 
 
 class _Walk:
@@ -117,7 +117,7 @@ class _Walk:
 
     def __init__(self, data: bytes) -> None:
         self.events: Iterator[Any] = yaml.parse(data, Loader=yaml.CBaseLoader)
-        self.positions: dict[Path, Position] = {}
+        self.positions: dict[Path, SourceLocation] = {}
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.nodes = 0
         self.open_end = False
@@ -200,8 +200,8 @@ def dotted(path: Path) -> str:
     return text.removeprefix(".")
 
 
-def _position(event: Any) -> Position:
-    return Position(event.start_mark.line + 1, event.start_mark.column + 1)
+def _position(event: Any) -> SourceLocation:
+    return SourceLocation(event.start_mark.line + 1, event.start_mark.column + 1)
 
 
 def _refuse_tags(event: Any) -> None:

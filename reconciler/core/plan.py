@@ -57,7 +57,7 @@ class Action:
     unload_first: bool = False
     """For Reload and Reconfigure: old and new do not fit in memory together."""
     why: Why | None = None
-    """For Wait, and for a Hold that is wished for."""
+    """For Wait, and for a Hold that is asked for."""
     until: float | None = None
     """For Wait: when to look again, if time alone can end it; monotonic seconds."""
     problem: Problem | None = None

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from reconciler.core.facts import Adapter, Machine, Shapes
-from reconciler.core.records import Config, Phase, SettingWarning
+from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 
 MODEL_HEADER = "X-Reconciler-Model"
 """Header of a completion request: the name to answer with."""
@@ -127,7 +127,7 @@ class WeightsLoaded(msgspec.Struct, frozen=True, tag=True):
 class OpenSession:
     """Put settings over the weights. `experts_key` is the path in config.json that they edit."""
 
-    config: Config
+    config: EffectiveSettings
     experts_key: tuple[str, ...] = ()
     shapes: Shapes = field(default_factory=lambda: Shapes(0))
     session_bytes: int = 0
@@ -142,7 +142,7 @@ class OpenSession:
 class SessionOpened:
     """What was observed while the session answered its first token."""
 
-    observed: Config
+    observed: EffectiveSettings
     unused: tuple[str, ...]
     """Settings that the model has no use for, such as the way of an attention it does not have."""
     phases: dict[str, Phase]

@@ -17,7 +17,7 @@ Download = Literal["never", "if-missing"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedSettings:
     """Settings as asked for. None: no opinion, so the default is in force."""
 
     context_length: int | None = None
@@ -32,11 +32,11 @@ class Asked:
         return {key: value for key, value in pairs if value is not None}
 
 
-SETTINGS = tuple(f.name for f in fields(Asked))
+SETTINGS = tuple(f.name for f in fields(RequestedSettings))
 
 
 @dataclass(frozen=True)
-class Config:
+class EffectiveSettings:
     """The settings in force.
 
     context_length and eval_batch_size in tokens; num_experts active per token, 0 if dense.
@@ -79,7 +79,7 @@ class LoadSpec:
     """What a record wants loaded; the same keys as a request and a manifest's `spec`."""
 
     model: str
-    config: Asked = Asked()
+    config: RequestedSettings = RequestedSettings()
     defaults: Defaults = NO_DEFAULTS
     """For requests that leave these keys out."""
     adapter: str | None = None
@@ -143,7 +143,7 @@ class LoadRequest:
     """
 
     model: str
-    config: Asked = Asked()
+    config: RequestedSettings = RequestedSettings()
     resets: frozenset[str] = frozenset()
     instance_id: str | None = None
     idle_ttl_seconds: int | None = None
@@ -199,7 +199,7 @@ class Instance:
     name: str
     spec: LoadSpec
     checkpoint: str
-    config: Config
+    config: EffectiveSettings
     weights_bytes: int
     """Of the whole checkpoint; instances over one checkpoint share them."""
     session_bytes: int
@@ -229,7 +229,7 @@ Outcome = Literal["Pending", "Loaded", "Failed", "Suspended", "Superseded", "Rem
 
 @dataclass(frozen=True)
 class Generation:
-    """One wish in the history of a record, and what became of it."""
+    """One spec in the history of a record, and its outcome."""
 
     name: str
     created_at: datetime
@@ -266,7 +266,7 @@ class Status:
 
     observed_generation: int = 0
     conditions: tuple[Condition, ...] = ()
-    config: Config | None = None
+    config: EffectiveSettings | None = None
     defaults: tuple[Default, ...] = ()
     """In force for requests that leave the key out."""
     load_time_seconds: float | None = None

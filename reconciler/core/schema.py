@@ -19,7 +19,7 @@ from referencing import Registry, Resource
 from reconciler.core import bounds, selector
 from reconciler.core.defaults import Defaults
 from reconciler.core.manifest import MAX_DEPTH, Path, dotted
-from reconciler.core.records import SETTINGS, Asked, LoadRequest, LoadSpec
+from reconciler.core.records import SETTINGS, LoadRequest, LoadSpec, RequestedSettings
 
 SchemaName = Literal[
     "action",
@@ -50,7 +50,7 @@ SchemaName = Literal[
     "unload-request",
     "unload-response",
     "warning",
-    "wish",
+    "record-request",
 ]
 
 NAMES: tuple[SchemaName, ...] = get_args(SchemaName)
@@ -63,7 +63,7 @@ SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Violation:
     """One way in which a value does not fit its schema. `code` follows LM Studio's."""
 
     message: str
@@ -96,7 +96,7 @@ def registry() -> Registry[Any]:
     return Registry().with_resources(resources)
 
 
-def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
+def check(name: SchemaName, value: Any) -> tuple[Violation, ...]:
     """The mistakes in `value`, in the order of their paths, at most 100; empty if it fits.
 
     What is longer than the schema allows is reported alone: then no item of it is looked at.
@@ -113,17 +113,17 @@ def check(name: SchemaName, value: Any) -> tuple[Mistake, ...]:
     return tuple(dict.fromkeys(itertools.islice(every, MAX_MISTAKES)))
 
 
-def check_name(name: str) -> tuple[Mistake, ...]:
+def check_name(name: str) -> tuple[Violation, ...]:
     """Why it cannot name a record; empty if it can."""
     metadata = check("manifest", {"metadata": {"name": name}})
     return tuple(replace(m, path=("name",)) for m in metadata if m.path == ("metadata", "name"))
 
 
-def contradictions(body: dict[str, Any]) -> tuple[Mistake, ...]:
+def contradictions(body: dict[str, Any]) -> tuple[Violation, ...]:
     """The settings to which a checked load request gives two values, nested and flat."""
     nested = body.get("config", {})
     return tuple(
-        Mistake(
+        Violation(
             f"{key} is {json.dumps(body[key])} and config.{key} is {json.dumps(nested[key])}; "
             "send one of them",
             (key,),
@@ -134,7 +134,7 @@ def contradictions(body: dict[str, Any]) -> tuple[Mistake, ...]:
     )
 
 
-def _not_json(value: Any) -> Iterator[Mistake]:
+def _not_json(value: Any) -> Iterator[Violation]:
     """What passes a schema and cannot be stored: YAML has NaN, Python's JSON integers of any size,
     and both may be nested deeper than what reads them again allows.
     """
@@ -154,7 +154,7 @@ def _not_json(value: Any) -> Iterator[Mistake]:
                 todo += [((*path, key), item) for key, item in inner]
         if words:
             where = _shown(dotted(path)) or "the body"
-            yield Mistake(f"{where} {words}", path, "invalid_value")
+            yield Violation(f"{where} {words}", path, "invalid_value")
 
 
 def load_request(body: dict[str, Any]) -> LoadRequest:
@@ -176,7 +176,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
 
 
 def load_spec(spec: dict[str, Any]) -> LoadSpec:
-    """The wish that a checked manifest's `spec` means."""
+    """The spec that a checked manifest's `spec` means."""
     return LoadSpec(
         model=spec["model"],
         config=_asked(spec.get("config", {})),
@@ -218,8 +218,8 @@ OTHERS = (
 """Keys of a spec besides model, config and defaults; told where they differ from their defaults."""
 
 
-def _asked(config: dict[str, Any]) -> Asked:
-    return Asked(**{key: _whole(value) for key, value in config.items()})
+def _asked(config: dict[str, Any]) -> RequestedSettings:
+    return RequestedSettings(**{key: _whole(value) for key, value in config.items()})
 
 
 def read_defaults(defaults: dict[str, Any]) -> Defaults:
@@ -244,7 +244,7 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) else value
 
 
-def _mistakes(error: ValidationError) -> Iterator[Mistake]:
+def _mistakes(error: ValidationError) -> Iterator[Violation]:
     path: Path = tuple(error.path)
     value: Any = error.instance
     wanted: Any = error.validator_value
@@ -255,15 +255,15 @@ def _mistakes(error: ValidationError) -> Iterator[Mistake]:
                 hint = f"; known keys: {', '.join(known)}"
                 shown = _shown(dotted((*path, key)))
                 message = f"Unrecognized key(s) in object: '{shown}'{hint}"
-                yield Mistake(message, (*path, key), "unrecognized_keys")
+                yield Violation(message, (*path, key), "unrecognized_keys")
     elif error.validator == "required":
         for key in wanted:
             if key not in value:
                 message = f"missing required key '{_shown(dotted((*path, key)))}'"
-                yield Mistake(message, (*path, key), "missing_required_parameter")
+                yield Violation(message, (*path, key), "missing_required_parameter")
     else:
         where = _shown(dotted(path)) or "the body"
-        yield Mistake(f"{where} {_expected(error)}", path, "invalid_value")
+        yield Violation(f"{where} {_expected(error)}", path, "invalid_value")
 
 
 def _shown(text: str) -> str:

@@ -18,13 +18,13 @@ from reconciler.core.footprint import (
     working_bytes,
 )
 from reconciler.core.memory import readable_bytes
-from reconciler.core.records import Asked, Config, SettingWarning
+from reconciler.core.records import EffectiveSettings, RequestedSettings, SettingWarning
 
 DEFAULT_EVAL_BATCH_SIZE = 512
 """Prompt tokens per prefill step; the default of the load contract."""
 
 DEFAULT_CONTEXT_COUNTED = 8192
-"""Tokens of KV cache counted for an instance whose context length is a limit, not a wish."""
+"""Tokens of KV cache counted for an instance whose context length is a limit, not a spec."""
 
 UNNAMED_CONTEXT = 4096
 """Context of a checkpoint that names no maximum, in tokens."""
@@ -34,21 +34,21 @@ _NO_GPU = "MLX has no GPU on this machine"
 
 @dataclass(frozen=True)
 class Resolved:
-    """Settings in force, what of the wish they leave out, and the memory that they reserve."""
+    """Settings in force, what of the spec they leave out, and the memory that they reserve."""
 
-    config: Config
+    config: EffectiveSettings
     warnings: tuple[SettingWarning, ...]
     need: Need
 
 
-def resolve(asked: Asked, checkpoint: Checkpoint, machine: Machine) -> Resolved:
+def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) -> Resolved:
     """Decide all five settings.
 
     Raises `LoadError`: `ImpossibleSetting` naming key and limit, or `InsufficientMemory` where
     this machine could never hold the model.
     """
     warnings: list[SettingWarning] = []
-    config = Config(
+    config = EffectiveSettings(
         context_length=0,
         eval_batch_size=asked.eval_batch_size or DEFAULT_EVAL_BATCH_SIZE,
         flash_attention=asked.flash_attention is not False,
@@ -71,18 +71,18 @@ def resolve(asked: Asked, checkpoint: Checkpoint, machine: Machine) -> Resolved:
 
 
 def _context_length(
-    asked: Asked,
+    asked: RequestedSettings,
     checkpoint: Checkpoint,
     machine: Machine,
-    config: Config,
+    config: EffectiveSettings,
     warnings: list[SettingWarning],
 ) -> int:
-    shapes, wish = checkpoint.footprint, asked.context_length
+    shapes, requested = checkpoint.footprint, asked.context_length
     longest = checkpoint.max_context or UNNAMED_CONTEXT
     process = process_bytes(checkpoint, machine)
     adapter = adapter_bytes(checkpoint)
     room = machine.memory_budget - process - checkpoint.weights_bytes - adapter
-    alone = most_tokens(shapes, config, room, max(longest, wish or 0))
+    alone = most_tokens(shapes, config, room, max(longest, requested or 0))
     if alone < 1:
         token = batch_bytes(shapes, config, 1, 1)
         total = checkpoint.weights_bytes + process + adapter + token
@@ -95,47 +95,53 @@ def _context_length(
                 param="model",
             )
         )
-    if wish is None:
+    if requested is None:
         if longest > alone:
             reason = f"the model's own {longest} would not fit in memory; capped to {alone}"
             warnings.append(SettingWarning("context_length", longest, reason))
         return min(longest, alone)
-    if checkpoint.max_context and wish > longest:
-        message = f"context_length {wish} exceeds the model's maximum of {longest} tokens"
+    if checkpoint.max_context and requested > longest:
+        message = f"context_length {requested} exceeds the model's maximum of {longest} tokens"
         raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="context_length"))
-    if wish > alone:
-        needed = readable_bytes(batch_bytes(shapes, config, 1, wish))
+    if requested > alone:
+        needed = readable_bytes(batch_bytes(shapes, config, 1, requested))
         message = (
-            f"context_length {wish} needs {needed} for KV cache and prefill; "
+            f"context_length {requested} needs {needed} for KV cache and prefill; "
             f"beside the weights this machine has room for {alone} tokens"
         )
         raise LoadError(Problem(Cause.INSUFFICIENT_MEMORY, message, param="context_length"))
-    return wish
+    return requested
 
 
-def _num_experts(asked: Asked, checkpoint: Checkpoint, warnings: list[SettingWarning]) -> int:
-    wish = asked.num_experts
-    if not wish:
+def _num_experts(
+    asked: RequestedSettings, checkpoint: Checkpoint, warnings: list[SettingWarning]
+) -> int:
+    requested = asked.num_experts
+    if not requested:
         return checkpoint.experts_per_token
     if not checkpoint.experts_total:
         reason = "a dense model has no experts to choose from"
-        warnings.append(SettingWarning("num_experts", wish, reason))
+        warnings.append(SettingWarning("num_experts", requested, reason))
         return 0
     least, most = checkpoint.experts_least, checkpoint.experts_most or checkpoint.experts_total
-    if least <= wish <= most:
-        return wish
-    if wish > checkpoint.experts_total:
-        message = f"num_experts {wish} exceeds the model's {checkpoint.experts_total} experts"
+    if least <= requested <= most:
+        return requested
+    if requested > checkpoint.experts_total:
+        message = f"num_experts {requested} exceeds the model's {checkpoint.experts_total} experts"
     elif least == most:
-        message = f"num_experts {wish}: {checkpoint.model_type}'s router chooses {most}, always"
+        message = (
+            f"num_experts {requested}: {checkpoint.model_type}'s router chooses {most}, always"
+        )
     else:
-        message = f"num_experts {wish}: this model's router chooses from groups that hold {most}"
+        message = (
+            f"num_experts {requested}: this model's router chooses from groups that hold {most}"
+        )
     raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="num_experts"))
 
 
-def _offload(asked: Asked, machine: Machine, warnings: list[SettingWarning]) -> bool:
+def _offload(asked: RequestedSettings, machine: Machine, warnings: list[SettingWarning]) -> bool:
     """Where the KV cache and attention are: on the GPU where there is one, unless unwanted."""
-    wish = asked.offload_kv_cache_to_gpu
-    if wish and not machine.has_gpu:
-        warnings.append(SettingWarning("offload_kv_cache_to_gpu", wish, _NO_GPU))
-    return machine.has_gpu and wish is not False
+    requested = asked.offload_kv_cache_to_gpu
+    if requested and not machine.has_gpu:
+        warnings.append(SettingWarning("offload_kv_cache_to_gpu", requested, _NO_GPU))
+    return machine.has_gpu and requested is not False

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from reconciler.core.manifest import (
+    Diagnostic,
     Document,
-    Flaw,
     ManifestError,
-    Position,
+    SourceLocation,
     parse_file,
     printable,
 )
@@ -28,7 +28,7 @@ MAX_FLAWS = 20
 
 @dataclass(frozen=True)
 class Declared:
-    """One valid document: a record's wish and where it stands."""
+    """One valid document: a record's spec and where it stands."""
 
     name: str
     spec: LoadSpec
@@ -45,7 +45,7 @@ class ManifestFile:
     path: str
     """Relative to the source; of a folder that cannot be read, with a slash at its end."""
     declared: tuple[Declared, ...] = ()
-    flaws: tuple[Flaw, ...] = ()
+    flaws: tuple[Diagnostic, ...] = ()
     ignored: tuple[str, ...] = ()
     open_end: bool = False
     """True if nothing follows its last `---`, as while it is being written."""
@@ -117,13 +117,13 @@ def read_file(path: str, data: bytes) -> ManifestFile:
 
 def flawed(path: str, message: str) -> ManifestFile:
     """A file of which nothing can be read, and why."""
-    return ManifestFile(path, flaws=(Flaw(printable(message), Position(1, 1)),))
+    return ManifestFile(path, flaws=(Diagnostic(printable(message), SourceLocation(1, 1)),))
 
 
 def _read_file(path: str, data: bytes) -> ManifestFile:
     parsed = parse_file(data)
     declared: list[Declared] = []
-    flaws: list[Flaw] = []
+    flaws: list[Diagnostic] = []
     ignored: list[str] = []
     for document in parsed.documents:
         line = document.position(()).line
@@ -133,7 +133,7 @@ def _read_file(path: str, data: bytes) -> ManifestFile:
             continue
         mistakes = check("manifest", document.value)
         flaws += [
-            Flaw(printable(m.message), document.position(m.path), printable(m.param))
+            Diagnostic(printable(m.message), document.position(m.path), printable(m.param))
             for m in mistakes
         ]
         if not mistakes:
@@ -141,7 +141,7 @@ def _read_file(path: str, data: bytes) -> ManifestFile:
             declared.append(Declared(name, load_spec(document.value["spec"]), line))
         if len(flaws) >= MAX_FLAWS:
             words = f"{MAX_FLAWS} errors are listed; there may be more"
-            flaws[MAX_FLAWS:] = [Flaw(words, flaws[MAX_FLAWS - 1].position)]
+            flaws[MAX_FLAWS:] = [Diagnostic(words, flaws[MAX_FLAWS - 1].position)]
             break
     if flaws:
         return ManifestFile(path, flaws=tuple(flaws), ignored=tuple(ignored))

@@ -12,7 +12,7 @@ from reconciler.core.facts import Machine
 from reconciler.core.memory import readable_bytes
 from reconciler.core.selection import select
 from reconciler.core.snapshot import Snapshot
-from reconciler.models.catalog import Listed
+from reconciler.models.catalog import CatalogEntry
 from reconciler.service.job import State
 
 Level = Literal["ok", "warning", "problem"]
@@ -117,7 +117,7 @@ def wired_memory(found: Machine | Problem) -> Finding | None:
     return Finding("wired memory", "ok", told)
 
 
-def models(listed: Sequence[Listed]) -> list[Finding]:
+def models(listed: Sequence[CatalogEntry]) -> list[Finding]:
     """What can be loaded."""
     bad = [model for model in listed if isinstance(model.facts, Problem)]
     good = len(listed) - len(bad)

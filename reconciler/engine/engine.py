@@ -33,16 +33,16 @@ from reconciler.core.protocol import (
 )
 from reconciler.core.records import (
     SETTINGS,
-    Asked,
     Instance,
     LoadReport,
     LoadSpec,
     Phase,
     Progress,
+    RequestedSettings,
     SettingWarning,
 )
 from reconciler.core.settings import Resolved
-from reconciler.engine import death
+from reconciler.engine import exit_reason
 from reconciler.engine.liveness import watch
 from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
@@ -150,7 +150,7 @@ class Engine:
                     return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
             except TimeoutError:
                 words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
-                problem = death.of_hang(worker.pid, words)
+                problem = exit_reason.of_hang(worker.pid, words)
                 worker.kill(problem)
                 raise LoadError(problem) from None
 
@@ -317,9 +317,9 @@ class Engine:
                 self._tokens.read(pulse)
         return self._tokens.totals()
 
-    def keep(self, names: Collection[str]) -> None:
+    def retain_only(self, names: Collection[str]) -> None:
         """Forget the tokens of others: a name that comes again counts from zero."""
-        self._tokens.keep(names)
+        self._tokens.retain_only(names)
 
     def log(self, name: str) -> Log | None:
         """What the latest worker of an instance wrote; None: it never had one."""
@@ -400,7 +400,7 @@ class Engine:
         self,
         holder: _Holder,
         session: str,
-        asked: Asked,
+        asked: RequestedSettings,
         checkpoint: Checkpoint,
         resolved: Resolved,
         defaults: Iterable[Default],
@@ -531,11 +531,13 @@ class Engine:
         await holder.worker.end()
 
 
-def _without_effect(asked: Asked, opened: SessionOpened) -> tuple[SettingWarning, ...]:
-    """Wishes that the model has no use for, as the worker found when it ran."""
-    wishes = {key: wish for key, wish in asked.sent().items() if key in opened.unused}
+def _without_effect(asked: RequestedSettings, opened: SessionOpened) -> tuple[SettingWarning, ...]:
+    """Specs that the model has no use for, as the worker found when it ran."""
+    unused = {key: requested for key, requested in asked.sent().items() if key in opened.unused}
     return tuple(
-        SettingWarning(key, wish, "this model has no attention or KV cache that it could act on")
-        for key, wish in wishes.items()
-        if wish != getattr(opened.observed, key)
+        SettingWarning(
+            key, requested, "this model has no attention or KV cache that it could act on"
+        )
+        for key, requested in unused.items()
+        if requested != getattr(opened.observed, key)
     )

@@ -12,9 +12,9 @@ from dataclasses import replace
 import structlog
 
 from reconciler.core.errors import Problem
-from reconciler.core.liveness import LOOKS, Watched, hung, look, probe_due
+from reconciler.core.liveness import LOOKS, ProbeState, hung, look, probe_due
 from reconciler.core.protocol import Pulse
-from reconciler.engine import death
+from reconciler.engine import exit_reason
 from reconciler.engine.process import KILL_SECONDS, WorkerProcess
 
 log = structlog.get_logger()
@@ -48,7 +48,7 @@ async def _look_until_hung(
 ) -> Problem:
     """Look at it a few times per interval; what is wrong with it, once there is something."""
     pause = interval / LOOKS
-    watched = Watched(time.monotonic())
+    watched = ProbeState(time.monotonic())
     probe: asyncio.Task[str | None] | None = None
     turn = 0
     try:
@@ -60,10 +60,10 @@ async def _look_until_hung(
                     pulse = replace(pulse, busy=True)
             watched = look(watched, pulse, time.monotonic(), interval)
             if (words := hung(watched, pulse, interval)) is not None:
-                return death.of_hang(worker.pid, words)
+                return exit_reason.of_hang(worker.pid, words)
             if probe is not None and probe.done():
                 if (failure := probe.result()) is not None:
-                    return death.of_probe(worker.pid, failure)
+                    return exit_reason.of_probe(worker.pid, failure)
                 probe = None
             if probe is None and pulse is not None and probe_due(watched, interval):
                 sessions = sorted(pulse.usage)

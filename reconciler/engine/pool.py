@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reconciler.core.errors import LoadError
 from reconciler.core.facts import Machine
-from reconciler.engine import death
+from reconciler.engine import exit_reason
 from reconciler.engine.process import WorkerProcess
 
 WARM_AFTER_SECONDS = 1.0
@@ -165,7 +165,9 @@ class Pool:
             async with asyncio.timeout(START_SECONDS):
                 await worker.ready()
         except TimeoutError:
-            worker.kill(death.of_hang(worker.pid, f"it did not start within {START_SECONDS:g} s"))
+            worker.kill(
+                exit_reason.of_hang(worker.pid, f"it did not start within {START_SECONDS:g} s")
+            )
             await worker.end()
             raise LoadError(worker.died()) from None
         except BaseException:

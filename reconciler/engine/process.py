@@ -26,7 +26,7 @@ from reconciler.core.protocol import (
     WeightsRead,
     WorkerFailure,
 )
-from reconciler.engine import death
+from reconciler.engine import exit_reason
 from reconciler.engine.log import Log
 
 log = structlog.get_logger()
@@ -217,7 +217,7 @@ class WorkerProcess:
         """What its end looked like from outside."""
         if self._killed_for is not None:
             return self._killed_for
-        return death.of_exit(self.pid, self._process.returncode, self.log.last)
+        return exit_reason.of_exit(self.pid, self._process.returncode, self.log.last)
 
     def kill(self, problem: Problem) -> None:
         """End it at once because of `problem`; a stopped process does not see its lifeline."""
@@ -243,7 +243,7 @@ class WorkerProcess:
             async with asyncio.timeout(END_SECONDS):
                 await self.wait()
         except TimeoutError:
-            self.kill(death.of_hang(self.pid, f"it did not end within {END_SECONDS:g} s"))
+            self.kill(exit_reason.of_hang(self.pid, f"it did not end within {END_SECONDS:g} s"))
             try:
                 async with asyncio.timeout(KILL_SECONDS):
                     await self.wait()

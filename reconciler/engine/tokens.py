@@ -44,7 +44,7 @@ class Tokens:
             totals[known.name] = _sum(totals.get(known.name, Usage()), known.usage)
         return totals
 
-    def keep(self, names: Collection[str]) -> None:
+    def retain_only(self, names: Collection[str]) -> None:
         """Forget what others had counted: names come and go as long as the daemon runs.
 
         What is idle keeps its count, so these are the names of records and not of instances.

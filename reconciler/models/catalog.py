@@ -13,14 +13,14 @@ from reconciler.models.checkpoint import parse_facts
 from reconciler.models.contents import fingerprint
 from reconciler.models.files import error_of
 from reconciler.models.looker import HANG_SECONDS, PATIENT_SECONDS, Looker, NoAnswerError
-from reconciler.models.places import Held, Place, Walk
+from reconciler.models.places import LocalModel, ModelRoot, Walk
 
 MAX_SNAPSHOTS = 20
 """Of one model in the Hugging Face cache that are looked at when another cannot be loaded."""
 
 
 @dataclass(frozen=True)
-class Listed:
+class CatalogEntry:
     """A model that is there: its identifier, and its facts or why it cannot be loaded."""
 
     key: str
@@ -36,7 +36,7 @@ class _IsAdapterError(Exception):
 class Catalog:
     """The checkpoints in some places. Blocking: call it off the event loop."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[ModelRoot]) -> None:
         self._places = tuple(places)
         self._looker = Looker()
         self._read: dict[str, tuple[str, Checkpoint | Problem]] = {}
@@ -63,14 +63,14 @@ class Catalog:
             for ref, result in found.items()
         }
 
-    def listed(self) -> tuple[Listed, ...]:
+    def listed(self) -> tuple[CatalogEntry, ...]:
         """Every model that is there, by identifier; the first place that holds it wins.
 
         A virtual model that several variants could stand for is listed by those alone. A place
         that cannot be looked at is listed by its path.
         """
         walk = Walk(self._looker, HANG_SECONDS)
-        found: dict[str, Held] = {}
+        found: dict[str, LocalModel] = {}
         for place in self._held(None, walk):
             keys = [held.key or str(held.path) for held in place]
             for key, held in zip(keys, place, strict=True):
@@ -78,7 +78,7 @@ class Catalog:
                     found[key] = held
         facts = self._facts(found.values(), walk)
         return tuple(
-            Listed(
+            CatalogEntry(
                 key,
                 f.problem if isinstance(f := facts[found[key]], LoadError) else f,
                 str(found[key].path),
@@ -91,8 +91,8 @@ class Catalog:
     def _search(
         self, refs: Iterable[ModelRef], walk: Walk
     ) -> dict[ModelRef, Checkpoint | LoadError]:
-        looks: dict[str | None, list[list[Held]]] = {}
-        matched: dict[ModelRef, Held | LoadError] = {}
+        looks: dict[str | None, list[list[LocalModel]]] = {}
+        matched: dict[ModelRef, LocalModel | LoadError] = {}
         adapters: dict[ModelRef, Path | LoadError] = {}
         for ref in refs:
             for revision in {ref.revision, None} if ref.adapter else {ref.revision}:
@@ -101,11 +101,11 @@ class Catalog:
             matched[ref] = self._matched(ref, looks[ref.revision])
             if ref.adapter is not None:
                 adapters[ref] = self._adapter(ref.adapter, looks)
-        facts = self._facts([h for h in matched.values() if isinstance(h, Held)], walk)
+        facts = self._facts([h for h in matched.values() if isinstance(h, LocalModel)], walk)
         read = self._adapters([p for p in adapters.values() if isinstance(p, Path)], walk)
         found: dict[ModelRef, Checkpoint | LoadError] = {}
         for ref, held in matched.items():
-            checkpoint = facts[held] if isinstance(held, Held) else held
+            checkpoint = facts[held] if isinstance(held, LocalModel) else held
             if isinstance(checkpoint, Checkpoint) and ref in adapters:
                 path = adapters[ref]
                 adapter = read[path] if isinstance(path, Path) else path
@@ -117,12 +117,14 @@ class Catalog:
             found[ref] = checkpoint
         return found
 
-    def _facts(self, helds: Iterable[Held], walk: Walk) -> dict[Held, Checkpoint | LoadError]:
+    def _facts(
+        self, helds: Iterable[LocalModel], walk: Walk
+    ) -> dict[LocalModel, Checkpoint | LoadError]:
         """The facts of each model, or why it cannot be loaded."""
         helds = list(helds)
         paths = list(dict.fromkeys(held.path for held in helds if held.error is None))
         read = dict(zip(paths, walk.results(self._facts_of, paths), strict=True))
-        found: dict[Held, Checkpoint | LoadError] = {}
+        found: dict[LocalModel, Checkpoint | LoadError] = {}
         for held in helds:
             if held.error is not None:
                 found[held] = held.error
@@ -152,7 +154,7 @@ class Catalog:
             raise LoadError(known)
         return known
 
-    def _hinting(self, held: Held, error: LoadError, walk: Walk) -> LoadError:
+    def _hinting(self, held: LocalModel, error: LoadError, walk: Walk) -> LoadError:
         """The error, naming snapshots of that model that could be loaded in its place.
 
         None is taken unasked: a cache whose `main` was moved by an interrupted download must not
@@ -190,20 +192,22 @@ class Catalog:
 
     # -- names -----------------------------------------------------------------------------
 
-    def _held(self, revision: str | None, walk: Walk) -> list[list[Held]]:
+    def _held(self, revision: str | None, walk: Walk) -> list[list[LocalModel]]:
         return [
             list(place.all(walk) if revision is None else place.at(revision, walk))
             for place in self._places
         ]
 
-    def _matched(self, ref: ModelRef, places: Sequence[Sequence[Held]]) -> Held | LoadError:
+    def _matched(
+        self, ref: ModelRef, places: Sequence[Sequence[LocalModel]]
+    ) -> LocalModel | LoadError:
         try:
             return self._match(ref, places)
         except LoadError as error:
             return error
 
     def _adapter(
-        self, name: str, looks: Mapping[str | None, Sequence[Sequence[Held]]]
+        self, name: str, looks: Mapping[str | None, Sequence[Sequence[LocalModel]]]
     ) -> Path | LoadError:
         """The directory that an absolute path or an identifier names."""
         if name.startswith("/"):
@@ -219,7 +223,7 @@ class Catalog:
                 words += "; name it as PUBLISHER/NAME, or by the absolute path of its directory"
             return LoadError(Problem(cause, words, param="adapter"))
 
-    def _match(self, ref: ModelRef, places: Sequence[Sequence[Held]]) -> Held:
+    def _match(self, ref: ModelRef, places: Sequence[Sequence[LocalModel]]) -> LocalModel:
         """The model as written, in the first place that holds it; else the only one that differs
         in case alone; else the only one whose last part is the identifier.
         """
@@ -246,7 +250,7 @@ class Catalog:
         raise LoadError(self._not_found(ref, everything, roots))
 
     def _not_found(
-        self, ref: ModelRef, everything: Sequence[Held], unreadable: Sequence[LoadError]
+        self, ref: ModelRef, everything: Sequence[LocalModel], unreadable: Sequence[LoadError]
     ) -> Problem:
         where = ", ".join(str(place.root) for place in self._places)
         message = f"Model {ref.model} not found in downloaded models (looked in {where})"
@@ -263,7 +267,7 @@ class Catalog:
         return Problem(Cause.MODEL_NOT_FOUND, message, param="model")
 
 
-def _of_model(held: Held, error: BaseException) -> LoadError:
+def _of_model(held: LocalModel, error: BaseException) -> LoadError:
     """What reading a model raised, as its error."""
     if isinstance(error, _IsAdapterError):
         words = (
@@ -273,7 +277,7 @@ def _of_model(held: Held, error: BaseException) -> LoadError:
     return error_of(error, held.path)
 
 
-def _only(ref: ModelRef, candidates: Sequence[Held]) -> Held:
+def _only(ref: ModelRef, candidates: Sequence[LocalModel]) -> LocalModel:
     """The one that they all are. Raises `LoadError` `AmbiguousModel` where they differ."""
     first = candidates[0]
     if len({held.path for held in candidates}) == 1:

@@ -36,7 +36,7 @@ MAX_YAML = 1_000_000
 
 
 @dataclass(frozen=True)
-class Held:
+class LocalModel:
     """A model that lies somewhere."""
 
     key: str
@@ -61,7 +61,7 @@ class Walk:
     looker: Looker
     seconds: float
     """After which a call is given up."""
-    repositories: dict[Path, list["Held | _Repository"]] = field(default_factory=dict)
+    repositories: dict[Path, list["LocalModel | _Repository"]] = field(default_factory=dict)
     """What caches of the hub hold, by their directory: read once, however many revisions of their
     models are asked for."""
 
@@ -87,15 +87,15 @@ class Walk:
                 yield path, result
 
 
-class Place(Protocol):
+class ModelRoot(Protocol):
     """Something that holds models."""
 
     root: Path
 
-    def all(self, walk: Walk) -> Iterable[Held]:
+    def all(self, walk: Walk) -> Iterable[LocalModel]:
         """Every model, as it is when no revision is asked for. A key may stand for several."""
 
-    def at(self, revision: str, walk: Walk) -> Iterable[Held]:
+    def at(self, revision: str, walk: Walk) -> Iterable[LocalModel]:
         """Every model that is there at that commit, branch or tag."""
 
 
@@ -117,10 +117,10 @@ class Directory:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def all(self, walk: Walk) -> Iterator[Held]:
+    def all(self, walk: Walk) -> Iterator[LocalModel]:
         for root, names in walk.each(_folders, [self.root]):
             if isinstance(names, LoadError):
-                yield Held("", root, error=names)
+                yield LocalModel("", root, error=names)
                 continue
             publishers = []
             for path, folder in walk.each(_folder, names):
@@ -133,7 +133,7 @@ class Directory:
                 if isinstance(folder, LoadError) or folder.is_model:
                     yield _held(keys[path], path, folder)
 
-    def at(self, revision: str, walk: Walk) -> Iterator[Held]:  # noqa: ARG002  no revisions here
+    def at(self, revision: str, walk: Walk) -> Iterator[LocalModel]:  # noqa: ARG002  no revisions here
         return iter(())
 
 
@@ -146,37 +146,37 @@ class HubCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def all(self, walk: Walk) -> Iterator[Held]:
+    def all(self, walk: Walk) -> Iterator[LocalModel]:
         return self.at("main", walk)
 
-    def at(self, revision: str, walk: Walk) -> Iterator[Held]:
+    def at(self, revision: str, walk: Walk) -> Iterator[LocalModel]:
         if self.root not in walk.repositories:
             walk.repositories[self.root] = list(self._repositories(walk))
         known = walk.repositories[self.root]
-        yield from (one for one in known if isinstance(one, Held))
+        yield from (one for one in known if isinstance(one, LocalModel))
         having = {
             one.path: one for one in known if isinstance(one, _Repository) and one.has(revision)
         }
 
-        def snapshot(path: Path) -> Held | None:
+        def snapshot(path: Path) -> LocalModel | None:
             return _snapshot(having[path], revision)
 
         for path, held in walk.each(snapshot, list(having)):
             if isinstance(held, LoadError):
-                yield Held(_repository_key(path), path, error=held)
+                yield LocalModel(_repository_key(path), path, error=held)
             elif held is not None:
                 yield held
 
-    def _repositories(self, walk: Walk) -> Iterator["Held | _Repository"]:
+    def _repositories(self, walk: Walk) -> Iterator["LocalModel | _Repository"]:
         """The models; one that cannot be looked at is held with its error."""
         for root, names in walk.each(_folders, [self.root]):
             if isinstance(names, LoadError):
-                yield Held("", root, error=names)
+                yield LocalModel("", root, error=names)
                 continue
             paths = [path for path in names if _repository_key(path)]
             for path, found in walk.each(_repository, paths):
                 if isinstance(found, LoadError):
-                    yield Held(_repository_key(path), path, error=found)
+                    yield LocalModel(_repository_key(path), path, error=found)
                 else:
                     yield found
 
@@ -208,7 +208,7 @@ def _repository(path: Path) -> _Repository:
     return _Repository(path, named, _folders(path / "snapshots"))
 
 
-def _snapshot(repository: _Repository, revision: str) -> Held | None:
+def _snapshot(repository: _Repository, revision: str) -> LocalModel | None:
     commit = _line(repository.refs[revision]) if revision in repository.refs else revision
     for path in repository.snapshots:
         if path.name == commit and is_directory(path):
@@ -216,7 +216,7 @@ def _snapshot(repository: _Repository, revision: str) -> Held | None:
             if folder.is_model:
                 key = _repository_key(repository.path)
                 siblings = repository.snapshots
-                return Held(key, folder.path, commit, mlx=folder.mlx, siblings=siblings)
+                return LocalModel(key, folder.path, commit, mlx=folder.mlx, siblings=siblings)
     return None
 
 
@@ -230,11 +230,11 @@ class LMStudio:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def all(self, walk: Walk) -> Iterator[Held]:
-        concrete: list[Held] = []
+    def all(self, walk: Walk) -> Iterator[LocalModel]:
+        concrete: list[LocalModel] = []
         for root, downloads in walk.each(_downloads, [self.root]):
             if isinstance(downloads, LoadError):
-                yield Held("", root, error=downloads)
+                yield LocalModel("", root, error=downloads)
                 return
             concrete = list(Directory(downloads).all(walk))
         yield from concrete
@@ -247,7 +247,7 @@ class LMStudio:
                 if by_key[key].mlx:
                     yield replace(by_key[key], key=name, own_key=by_key[key].key)
 
-    def at(self, revision: str, walk: Walk) -> Iterator[Held]:  # noqa: ARG002  no revisions here
+    def at(self, revision: str, walk: Walk) -> Iterator[LocalModel]:  # noqa: ARG002  no revisions here
         return iter(())
 
     def _bases(self, walk: Walk) -> Iterator[tuple[str, list[str]]]:
@@ -305,7 +305,7 @@ def _keys(base: Any) -> Iterator[str]:
                     yield f"{user}/{repository}"
 
 
-def _resolved(name: str, bases: dict[str, list[str]], concrete: dict[str, Held]) -> set[str]:
+def _resolved(name: str, bases: dict[str, list[str]], concrete: dict[str, LocalModel]) -> set[str]:
     """The concrete keys at the ends of all chains of bases; circles have none."""
     virtual = {key.lower(): key for key in bases}
     found: set[str] = set()
@@ -320,10 +320,10 @@ def _resolved(name: str, bases: dict[str, list[str]], concrete: dict[str, Held])
     return found
 
 
-def _held(key: str, path: Path, folder: _Folder | LoadError) -> Held:
+def _held(key: str, path: Path, folder: _Folder | LoadError) -> LocalModel:
     if isinstance(folder, LoadError):
-        return Held(key, path, error=folder)
-    return Held(key, folder.path, mlx=folder.mlx)
+        return LocalModel(key, path, error=folder)
+    return LocalModel(key, folder.path, mlx=folder.mlx)
 
 
 def _folders(path: Path) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from reconciler.core.snapshot import Snapshot
-from reconciler.sources.looks import Looks
+from reconciler.sources.looks import RefreshRequests
 from reconciler.sources.scan import SECONDS, Scanner, in_thread
 from reconciler.sources.watch import Watch, identity
 
@@ -42,7 +42,7 @@ class DirectorySource:
         self.name = f"directory:{self.directory}"
         self._scanner = Scanner(self.directory, self.name, seconds)
         self._seconds = seconds
-        self._looks = Looks()
+        self._looks = RefreshRequests()
         self._unwatched: str | None = None
 
     async def sync(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Looks:
+class RefreshRequests:
     """The look that is asked for: it begins after the question, and ends once it was taken up."""
 
     def __init__(self) -> None:

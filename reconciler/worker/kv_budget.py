@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from reconciler.core.facts import Shapes
 from reconciler.core.footprint import batch_bytes, most_tokens
 from reconciler.core.protocol import NO_LEASE, Lease
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 
 
 @dataclass
 class KVBudget:
     """The memory that a session may fill with KV cache and with reading prompts, in bytes."""
 
-    config: Config
+    config: EffectiveSettings
     shapes: Shapes = field(default_factory=lambda: Shapes(0))
     reserved: int = sys.maxsize
     """Held for this session when it was admitted."""

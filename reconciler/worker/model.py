@@ -23,7 +23,7 @@ from reconciler.core.protocol import (
     WeightsLoaded,
     WeightsRead,
 )
-from reconciler.core.records import Config, Phase, SettingWarning
+from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.constraints.enforcer import Enforcer
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
@@ -161,7 +161,7 @@ class Model:
         return SessionOpened(observed, unused, phases, memory, warnings)
 
     def _warnings(
-        self, config: Config, session: Session, apart: str | None
+        self, config: EffectiveSettings, session: Session, apart: str | None
     ) -> tuple[SettingWarning, ...]:
         """What clients should know of the model; `apart`: why requests do not run together."""
         problem = self.output_format.problem

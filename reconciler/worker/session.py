@@ -18,7 +18,7 @@ from mlx_lm.sample_utils import make_sampler
 
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Lease, Usage
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker import company, experts, generators, overrides, random_state
 from reconciler.worker.generators import Batching, Generated, Job, Read
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
@@ -109,7 +109,7 @@ class Session:
     def __init__(
         self,
         model: Any,
-        config: Config,
+        config: EffectiveSettings,
         eos: Sequence[int] = (),
         kv_budget: KVBudget | None = None,
         heartbeat: Heartbeat | None = None,
@@ -430,7 +430,7 @@ class Session:
         if errors:
             raise errors[0]
 
-    def observe(self, *, compute: bool = True) -> tuple[Config, tuple[str, ...]]:
+    def observe(self, *, compute: bool = True) -> tuple[EffectiveSettings, tuple[str, ...]]:
         """Generate one token: the settings in force, and those that nothing used.
 
         Without `compute` nothing but the graph of a call is built, which takes milliseconds:
@@ -443,7 +443,7 @@ class Session:
                 self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
         self.routed = frozenset(routed or experts.listed(self._model))
         used = {"flash_attention": seen.attention, "offload_kv_cache_to_gpu": seen.kv_on_gpu}
-        config = Config(
+        config = EffectiveSettings(
             context_length=self.config.context_length,
             eval_batch_size=self._generator.prefill_step,
             # A model with an attention of its own computes it in one piece.

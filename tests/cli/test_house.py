@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from reconciler.cli.house import Options, _check_names
+from reconciler.cli.bootstrap import Options, _check_names
 
 OPTIONS = Options(
     manifests=Path("manifests"),

@@ -8,8 +8,8 @@ import pytest
 
 from reconciler.cli import haproxy
 from reconciler.cli.duration import Duration
+from reconciler.cli.git_options import following, followings, labelled
 from reconciler.cli.inventory import Node
-from reconciler.cli.repositories import following, followings, labelled
 from reconciler.node import facts, labels
 from reconciler.service.job import Output
 

@@ -8,19 +8,19 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from reconciler.controller import Answer, Controller
+from reconciler.controller import Controller, RecordView
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
-from reconciler.core.manifest import Flaw
+from reconciler.core.manifest import Diagnostic
 from reconciler.core.protocol import Lease, Reply, Usage
 from reconciler.core.records import (
-    Asked,
     Instance,
     LoadReport,
     LoadRequest,
     LoadSpec,
     Phase,
     Progress,
+    RequestedSettings,
 )
 from reconciler.core.settings import Resolved
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
@@ -108,7 +108,7 @@ class FakeEngine:
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
 
-    def keep(self, names: Collection[str]) -> None:
+    def retain_only(self, names: Collection[str]) -> None:
         """Nothing is counted."""
 
     def outgoing(self) -> tuple[Instance, ...]:
@@ -220,7 +220,7 @@ class FakeSource:
     def accept(self, commit: str) -> None:
         self.accepted.append(commit)
 
-    def declare(self, *specs: tuple[str, LoadSpec], flaw: Flaw | None = None) -> None:
+    def declare(self, *specs: tuple[str, LoadSpec], flaw: Diagnostic | None = None) -> None:
         files = [ManifestFile(f"{n}.yaml", (Declared(n, spec, 1),)) for n, spec in specs]
         if flaw is not None:
             files.append(ManifestFile("bad.yaml", flaws=(flaw,)))
@@ -300,7 +300,7 @@ class Bench:
         entries = self.controller._registry.states
         await spin(lambda: name in entries and len(entries[name]._waiters) >= count)
 
-    async def ready(self, name: str, generation: int = 1) -> Answer:
+    async def ready(self, name: str, generation: int = 1) -> RecordView:
         def is_ready() -> bool:
             answer = self.controller.answer(name)
             return (
@@ -327,14 +327,14 @@ class Bench:
 
 
 def spec(model: str = "tiny/llama", **config: int) -> LoadSpec:
-    return LoadSpec(model, Asked(**config))  # type: ignore[arg-type]
+    return LoadSpec(model, RequestedSettings(**config))  # type: ignore[arg-type]
 
 
 def request(model: str = "tiny/llama", **config: int) -> LoadRequest:
-    return LoadRequest(model, Asked(**config))  # type: ignore[arg-type]
+    return LoadRequest(model, RequestedSettings(**config))  # type: ignore[arg-type]
 
 
-async def load(bench: Bench, wanted: LoadRequest, problem: Problem | None = None) -> Answer:
+async def load(bench: Bench, wanted: LoadRequest, problem: Problem | None = None) -> RecordView:
     """A load by HTTP, and the end of the engine's work on it."""
     asking = asyncio.create_task(bench.controller.load(wanted))
     await bench.engine.let_load(problem)

@@ -134,7 +134,7 @@ class FaultyEngine:
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
 
-    def keep(self, names: Collection[str]) -> None:
+    def retain_only(self, names: Collection[str]) -> None:
         """Nothing is counted."""
 
     def outgoing(self) -> tuple[Instance, ...]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.controller import Answer, Controller
+from reconciler.controller import Controller, RecordView
 from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.manifest import Flaw, Position
+from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.memory import Ledger
 from reconciler.core.records import (
     HTTP,
@@ -34,7 +34,7 @@ from tests.controller.fakes import FakeClock, FakeSource
 from tests.controller.faulty import BUDGET, DIED, FakeCatalog, FaultyEngine, Inline, Pending
 from tests.controller.leasing import FakeRequest
 
-FLAW = Flaw("bad", Position(1, 1))
+FLAW = Diagnostic("bad", SourceLocation(1, 1))
 
 
 @dataclass
@@ -62,7 +62,7 @@ class World:
         self.files: dict[str, tuple[tuple[str, LoadSpec], ...] | None] = {}
         """What each file declares; None: it is invalid."""
         self.unreadable = False
-        self.calls: list[asyncio.Task[Answer]] = []
+        self.calls: list[asyncio.Task[RecordView]] = []
         """Loads and puts that wait for their end."""
         self.asking: list[asyncio.Task[None]] = []
         """Requests that wait for an instance."""
@@ -396,7 +396,7 @@ class World:
                 declared.setdefault(name, []).append(spec)
         return declared
 
-    def _check_status(self, answer: Answer) -> None:
+    def _check_status(self, answer: RecordView) -> None:
         """What is reported is what is so."""
         record, status = answer.record, answer.status
         instance = self.engine.loaded.get(record.name)
@@ -422,7 +422,7 @@ class World:
             assert record.spec.idle_ttl_seconds is not None
             assert instance is None or busy
 
-    def _check_history(self, answer: Answer) -> None:
+    def _check_history(self, answer: RecordView) -> None:
         kept = list(self.store.history(answer.record.name))
         assert len(kept) <= KEPT_GENERATIONS
         newest = kept[0]
@@ -431,7 +431,7 @@ class World:
         if answer.status.ready and self.writable:
             assert newest.outcome == "Loaded"
 
-    def _check_callers(self, answers: dict[str, Answer]) -> None:
+    def _check_callers(self, answers: dict[str, RecordView]) -> None:
         """Nobody waits for what nothing works on."""
         for name, entry in self.controller._registry.states.items():
             if entry.awaited:
@@ -440,7 +440,7 @@ class World:
                 assert progressing.status == "True", f"somebody waits for {name} in vain"
 
     def _check_restored(self, record: Record) -> None:
-        """Where a wish cannot be, the last good spec serves, if it can."""
+        """Where a spec cannot be, the last good spec serves, if it can."""
         good = record.last_good
         if record.name in self.engine.loaded or good is None:
             return
@@ -504,7 +504,7 @@ class World:
             ), answer
 
 
-def _held(answer: Answer) -> bool:
+def _held(answer: RecordView) -> bool:
     """Whether crashes are held against it."""
     stalled = answer.status.condition("Stalled")
     if stalled is None or stalled.reason != "SuspectedHostCrash":
@@ -512,7 +512,7 @@ def _held(answer: Answer) -> bool:
     return stalled.status == "True"
 
 
-def _rests(answer: Answer) -> bool:
-    """Whether it is not loaded because that is wished for."""
+def _rests(answer: RecordView) -> bool:
+    """Whether it is not loaded because that is asked for."""
     ready = answer.status.condition("Ready")
     return answer.record.spec.suspend or (ready is not None and ready.reason == "Idle")

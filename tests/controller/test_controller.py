@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.manifest import Flaw, Position
+from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.models.checkpoint import read_facts
 from tests.controller.fakes import Bench, FakeSource, load, request, spec
 
@@ -120,8 +120,8 @@ async def test_an_agreeing_pass_changes_nothing(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=100)))
     await bench.engine.let_load()
     before = await bench.ready("a")
-    position = Position(1, 1)
-    bench.source.declare(("a", spec(context_length=100)), flaw=Flaw("bad", position))
+    position = SourceLocation(1, 1)
+    bench.source.declare(("a", spec(context_length=100)), flaw=Diagnostic("bad", position))
     await bench.controller.until(lambda: _files(bench) == 2)
     await load(bench, request("tiny/qwen3"))
     assert bench.controller.answer("a") == before

@@ -176,7 +176,7 @@ async def test_a_load_that_would_join_a_held_record_is_refused_at_once(bench: Be
     assert raised.value.problem.cause is Cause.SUSPECTED_HOST_CRASH
     with pytest.raises(LoadError, match="the machine went down twice"):
         await bench.controller.ready_for("tiny/llama")
-    # Other settings are another wish.
+    # Other settings are another spec.
     answer = await load(bench, request(context_length=100))
     assert answer.record.generation == 2
 

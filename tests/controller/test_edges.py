@@ -9,7 +9,7 @@ import pytest
 from reconciler.controller.lookups import RECHECK_SECONDS
 from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.records import Asked
+from reconciler.core.records import RequestedSettings
 from reconciler.core.snapshot import Snapshot
 from reconciler.models.checkpoint import read_facts
 from tests.controller.fakes import Bench, FakeSource, load, request, spec, spin
@@ -170,8 +170,8 @@ class TestWhereOnlyOneFits:
     async def test_load_first_waits_rather_than_let_go_of_what_serves(self, bench: Bench) -> None:
         bench.source.declare(("a", spec(context_length=900)))
         await bench.engine.let_load()
-        wish = spec("tiny/llama-4bit", context_length=900)
-        bench.source.declare(("a", replace(wish, update_strategy="load-first")))
+        wanted = spec("tiny/llama-4bit", context_length=900)
+        bench.source.declare(("a", replace(wanted, update_strategy="load-first")))
         await bench.reason("a", "WaitingForMemory")
         await is_loaded(bench, "a", context_length=900)
         assert bench.engine.loads.empty()
@@ -180,8 +180,8 @@ class TestWhereOnlyOneFits:
         self, bench: Bench
     ) -> None:
         await load(bench, replace(request(context_length=900), instance_id="a"))
-        wish = replace(request("tiny/llama-4bit", context_length=900), instance_id="a")
-        asking = asyncio.create_task(bench.controller.load(wish))
+        wanted = replace(request("tiny/llama-4bit", context_length=900), instance_id="a")
+        asking = asyncio.create_task(bench.controller.load(wanted))
         await bench.engine.let_load(BROKEN)
         assert not asking.done()
         await bench.engine.let_load()
@@ -195,8 +195,8 @@ async def test_unload_first_is_a_choice(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=100)))
     await bench.engine.let_load()
     await bench.ready("a")
-    wish = replace(spec("tiny/qwen3"), update_strategy="unload-first")
-    bench.source.declare(("a", wish))
+    wanted = replace(spec("tiny/qwen3"), update_strategy="unload-first")
+    bench.source.declare(("a", wanted))
     _, end = await bench.engine.loads.get()
     assert "a" not in bench.engine.loaded
     end.set_result(None)
@@ -375,7 +375,7 @@ async def test_weights_whose_only_instance_is_being_replaced_are_not_read_a_seco
     bench.source.declare(("a", first))
     await bench.engine.let_load()
     await bench.ready("a")
-    changed = replace(first, config=Asked(context_length=9))
+    changed = replace(first, config=RequestedSettings(context_length=9))
     bench.source.declare(("a", changed))
     _, end = await bench.engine.loads.get()
     bench.source.declare(("a", changed), ("b", spec()))

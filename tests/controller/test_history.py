@@ -1,11 +1,11 @@
-"""The history of wishes, and the events."""
+"""The history of specs, and the events."""
 
 import pytest
 
 from reconciler.controller.events import KEPT
 from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.manifest import Flaw, Position
+from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import LoadSpec
 from tests.controller.fakes import Bench, load, request, spec
 
@@ -20,7 +20,7 @@ async def told(bench: Bench, after: str | None = None) -> list[str]:
     ]
 
 
-async def test_history_keeps_each_wish_and_what_became_of_it(bench: Bench) -> None:
+async def test_history_keeps_each_spec_and_what_became_of_it(bench: Bench) -> None:
     await load(bench, request(context_length=1))
     with pytest.raises(LoadError):
         await load(bench, request(context_length=2), BROKEN)
@@ -86,7 +86,10 @@ async def test_events_resume_after_an_id_and_say_what_was_lost(bench: Bench) -> 
 
 
 async def test_events_of_sources_come_when_errors_come_and_go(bench: Bench) -> None:
-    for flaw in (Flaw("bad", Position(2, 3), "spec.x"), Flaw("bad", Position(2, 3), "spec.x")):
+    for flaw in (
+        Diagnostic("bad", SourceLocation(2, 3), "spec.x"),
+        Diagnostic("bad", SourceLocation(2, 3), "spec.x"),
+    ):
         bench.source.declare(("a", spec()), flaw=flaw)
     await bench.engine.let_load()
     await bench.ready("a")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.records import Asked, LoadSpec
+from reconciler.core.records import LoadSpec, RequestedSettings
 from tests.controller.fakes import Bench, load, request, spec, spin
 from tests.controller.machine import World
 
@@ -64,7 +64,7 @@ async def test_what_is_idle_stays_so_through_a_restart(bench: Bench) -> None:
     assert bench.engine.loads.empty()
 
 
-async def test_a_load_and_a_changed_wish_wake_what_is_idle(bench: Bench) -> None:
+async def test_a_load_and_a_changed_spec_wake_what_is_idle(bench: Bench) -> None:
     bench.source.declare(("a", IDLE))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -78,11 +78,11 @@ async def test_a_load_and_a_changed_wish_wake_what_is_idle(bench: Bench) -> None
     assert (await bench.ready("a", generation=2)).record.generation == 2
 
 
-async def test_an_unload_that_fails_does_not_make_a_broken_wish_worth_trying(bench: Bench) -> None:
+async def test_an_unload_that_fails_does_not_make_a_broken_spec_worth_trying(bench: Bench) -> None:
     bench.source.declare(("a", IDLE))
     await bench.engine.let_load()
     await bench.ready("a")
-    bench.source.declare(("a", replace(IDLE, config=Asked(context_length=9))))
+    bench.source.declare(("a", replace(IDLE, config=RequestedSettings(context_length=9))))
     await bench.engine.let_load(Problem(Cause.LOAD_FAILED, "broken"))
     assert await bench.reason("a", "RolledBack")
     bench.engine.draining = asyncio.get_running_loop().create_future()

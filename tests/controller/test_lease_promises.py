@@ -20,13 +20,15 @@ from hypothesis.stateful import (
 from reconciler.controller.leases import WAIT_SECONDS, MemoryLeases
 from reconciler.core.errors import LoadError
 from reconciler.core.protocol import Lease
-from reconciler.core.records import Config, Instance, LoadSpec
+from reconciler.core.records import EffectiveSettings, Instance, LoadSpec
 from tests.controller.fakes import FakeClock
 from tests.controller.leasing import FakeRequest, FakeSessions
 
 BUDGET = 100
 NAMES = ("a", "b", "c")
-CONFIG = Config(100, 1, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+CONFIG = EffectiveSettings(
+    100, 1, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
+)
 
 
 class Leasing(RuleBasedStateMachine):

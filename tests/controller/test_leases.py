@@ -10,11 +10,13 @@ from reconciler.controller import leases as module
 from reconciler.controller.leases import MemoryLeases
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.protocol import Lease
-from reconciler.core.records import Asked, Config, Instance, LoadSpec
+from reconciler.core.records import EffectiveSettings, Instance, LoadSpec, RequestedSettings
 from tests.controller.fakes import Bench, FakeClock, load, request, spin
 from tests.controller.machine import World
 
-CONFIG = Config(100, 1, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+CONFIG = EffectiveSettings(
+    100, 1, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
+)
 
 
 class Sessions:
@@ -212,8 +214,8 @@ def test_a_load_that_waited_for_memory_is_planned_again_if_its_weights_have_gone
     world.end(world.engine.pending[0], None)
     world.complete("a", 0)  # which leaves all memory leased
     world.files["1.yaml"] = (
-        ("a", LoadSpec("p/other", Asked(context_length=1))),
-        ("b", LoadSpec("p/small", Asked(context_length=11))),
+        ("a", LoadSpec("p/other", RequestedSettings(context_length=1))),
+        ("b", LoadSpec("p/small", RequestedSettings(context_length=11))),
     )
     world.scan()
     world.converge()

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 
 from reconciler.core.defaults import Defaults
 from reconciler.core.errors import Cause, Problem
-from reconciler.core.records import Asked, LoadRequest, LoadSpec
+from reconciler.core.records import LoadRequest, LoadSpec, RequestedSettings
 from tests.controller.faulty import WEIGHTS, DeadMountError
 from tests.controller.machine import World
 
@@ -33,7 +33,7 @@ defaults = st.sampled_from([Defaults(), Defaults(), Defaults(temperature=0.0), D
 specs = st.builds(
     LoadSpec,
     models,
-    st.builds(Asked, context_length=contexts),
+    st.builds(RequestedSettings, context_length=contexts),
     defaults,
     suspend=st.sampled_from([False, False, False, True]),
     priority=st.integers(0, 1),
@@ -43,7 +43,7 @@ specs = st.builds(
 requests = st.builds(
     LoadRequest,
     models,
-    st.builds(Asked, context_length=contexts),
+    st.builds(RequestedSettings, context_length=contexts),
     st.sampled_from([frozenset(), frozenset({"context_length"})]),
     st.none() | names,
     st.sampled_from([None, None, None, 20]),

@@ -5,18 +5,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from reconciler.controller import Feed
-from reconciler.controller.feed import PASSES_BETWEEN_PIECES, PIECE, SourceView
+from reconciler.controller import SourceSync
+from reconciler.controller.source_sync import PASSES_BETWEEN_PIECES, PIECE, SourceView
 from reconciler.core.absorb import VANISHED_SECONDS
 from reconciler.core.errors import Cause, LoadError
-from reconciler.core.manifest import Flaw, Position
+from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import LoadSpec, Record
 from reconciler.core.selector import Requirement
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 from tests.controller.fakes import Bench, FakeSource, spin
 
 
-def feed(bench: Bench) -> Feed:
+def feed(bench: Bench) -> SourceSync:
     return bench.controller.source(FakeSource.name)
 
 
@@ -200,7 +200,7 @@ def test_flaws_are_looked_for_once_and_not_for_each_record() -> None:
             looks += 1
             return super().__iter__()
 
-    flaw = Flaw("it is wrong", Position(1, 1))
+    flaw = Diagnostic("it is wrong", SourceLocation(1, 1))
     files = Files([ManifestFile("bad.yaml", flaws=(flaw,)), ManifestFile("good.yaml")])
     view = SourceView(Snapshot("files", files), {}, {})
     at = datetime(2026, 1, 1, tzinfo=UTC)

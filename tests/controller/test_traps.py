@@ -49,7 +49,7 @@ class TestWhereTheContextIsCapped:
         facts = read_facts(models / "tiny/llama")
         return facts.weights_bytes + 1000 * facts.kv_bytes_per_token
 
-    async def test_settings_in_force_that_differ_from_the_wish_are_no_drift(
+    async def test_settings_in_force_that_differ_from_the_spec_are_no_drift(
         self, bench: Bench
     ) -> None:
         bench.source.declare(("a", spec()))

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.manifest import Flaw, Position
+from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import LoadRequest, LoadSpec
 from reconciler.core.snapshot import Commit, Snapshot
 from tests.controller.fakes import Bench, load, request, spec, spin
@@ -200,7 +200,7 @@ async def test_what_was_said_last_is_what_is_taken_up(bench: Bench) -> None:
     bench.let_write(False)
     bench.source.declare(("a", spec()))
     await bench.controller.until(lambda: bench.controller.problem is not None)
-    bench.source.declare(("b", spec()), flaw=Flaw("bad", Position(1, 1)))
+    bench.source.declare(("b", spec()), flaw=Diagnostic("bad", SourceLocation(1, 1)))
     await spin(bench.source.queue.empty)
     await writable_again(bench)
     await bench.engine.let_load()

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.absorb import Absorbed, Memory, absorb
-from reconciler.core.manifest import Flaw, Position
+from reconciler.core.absorb import Absorbed, SourceState, absorb
+from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import HTTP, LoadSpec, Record
 from reconciler.core.selector import Requirement
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
@@ -68,7 +68,7 @@ class Files:
         if known is not None and known[0] == content:
             return known
         if content == "invalid":
-            return content, ManifestFile(path, flaws=(Flaw("bad", Position(1, 1)),))
+            return content, ManifestFile(path, flaws=(Diagnostic("bad", SourceLocation(1, 1)),))
         if content == "foreign":
             return content, ManifestFile(path, ignored=("line 1: is another program's",))
         if isinstance(content, str):
@@ -89,7 +89,7 @@ def change(records: dict[str, Record], kind: str, name: str) -> None:
 
 
 def follow(
-    records: dict[str, Record], memory: Memory, snapshot: Snapshot, now: float, wanted: Any
+    records: dict[str, Record], memory: SourceState, snapshot: Snapshot, now: float, wanted: Any
 ) -> Absorbed:
     """Absorb a snapshot until there is no more of it, as the feed does."""
     confirmed, limit = wanted["confirmed"], wanted["limit"]
@@ -114,7 +114,7 @@ def test_absorbing_what_differs_does_what_absorbing_everything_does(
     files = Files()
     mine: dict[str, Record] = {}
     theirs: dict[str, Record] = {}
-    memory, plain = Memory(), Memory()
+    memory, plain = SourceState(), SourceState()
     now = 0.0
     for wanted, changes in sequence:
         for kind, name in changes:
@@ -139,7 +139,7 @@ def _plain(result: Absorbed) -> Absorbed:
 def test_only_what_differs_is_compared() -> None:
     compared = []
 
-    class Watched(dict[str, Record]):
+    class ProbeState(dict[str, Record]):
         def get(self, name: str, default: Any = None) -> Any:
             compared.append(name)
             return super().get(name, default)
@@ -148,8 +148,8 @@ def test_only_what_differs_is_compared() -> None:
         ManifestFile(f"{n}.yaml", (Declared(f"n{n}", LoadSpec("p/m"), 1),)) for n in range(100)
     ]
     snapshot = Snapshot(HERE, tuple(files))
-    records = Watched()
-    memory, pieces = Memory(), 0
+    records = ProbeState()
+    memory, pieces = SourceState(), 0
     while (result := absorb(records, memory, snapshot, 0.0, AT, limit=10)).more:
         records |= {r.name: r for r in result.upserts}
         memory, pieces = result.memory, pieces + 1
@@ -164,7 +164,7 @@ def test_only_what_differs_is_compared() -> None:
 def test_what_was_not_taken_up_is_tried_again() -> None:
     file = ManifestFile("a.yaml", (Declared("a", LoadSpec("p/m"), 1),))
     snapshot = Snapshot(HERE, (file,))
-    result = absorb({}, Memory(), snapshot, 0.0, AT)
+    result = absorb({}, SourceState(), snapshot, 0.0, AT)
     for _ in range(2):
         result = absorb({}, result.memory, snapshot, 0.0, AT)
         assert [record.name for record in result.upserts] == ["a"]

@@ -8,14 +8,22 @@ import pytest
 from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import DEATHS, Cause, Problem
 from reconciler.core.plan import Action, Kind, Why
-from reconciler.core.records import HTTP, Asked, Config, Instance, LoadSpec, Record, Status
+from reconciler.core.records import (
+    HTTP,
+    EffectiveSettings,
+    Instance,
+    LoadSpec,
+    Record,
+    RequestedSettings,
+    Status,
+)
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = AT + timedelta(seconds=5)
 RECORD = Record("a", HTTP, LoadSpec("m"), AT, generation=3)
-CONFIG = Config(1, 2, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=True)
+CONFIG = EffectiveSettings(1, 2, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=True)
 LOADED = Instance("a", LoadSpec("m"), "/m", CONFIG, 10, 5, worker_pid=7)
-OLD = replace(LOADED, spec=LoadSpec("m", Asked(context_length=5)))
+OLD = replace(LOADED, spec=LoadSpec("m", RequestedSettings(context_length=5)))
 SUSPENDED = Action(Kind.HOLD, "a", "x", why=Why.SUSPENDED)
 HOLD = Action(Kind.HOLD, "a", "no m", problem=Problem(Cause.MODEL_NOT_FOUND, "no m"))
 
@@ -93,7 +101,7 @@ def test_any_other_failure_that_may_pass_is_backed_off() -> None:
 def test_the_observed_generation_is_the_newest_that_was_in_force() -> None:
     loaded = derive(RECORD, Status(), LOADED, None, AT)
     assert loaded.observed_generation == 3
-    changed = replace(RECORD, generation=4, spec=LoadSpec("m", Asked(num_experts=1)))
+    changed = replace(RECORD, generation=4, spec=LoadSpec("m", RequestedSettings(num_experts=1)))
     assert derive(changed, loaded, LOADED, HOLD, AT).observed_generation == 3
 
 
@@ -119,7 +127,7 @@ def test_what_still_serves_is_said() -> None:
     assert status.config == CONFIG
 
 
-def test_a_new_wish_is_not_ready_before_it_was_looked_at() -> None:
+def test_a_new_spec_is_not_ready_before_it_was_looked_at() -> None:
     loaded = derive(RECORD, Status(), LOADED, None, AT)
     status = pending(loaded, LATER)
     assert told(status)["Ready"] == ("False", "Pending")

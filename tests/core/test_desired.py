@@ -10,7 +10,7 @@ from reconciler.core.absorb import (
     EMPTY_SECONDS,
     VANISHED_SECONDS,
     Absorbed,
-    Memory,
+    SourceState,
     absorb,
     guard,
 )
@@ -18,17 +18,24 @@ from reconciler.core.defaults import Defaults
 from reconciler.core.desired import Join, Put, View, agrees, decide
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Adapter, Checkpoint, GenerationConfig
-from reconciler.core.manifest import Flaw, Position
-from reconciler.core.records import HTTP, Asked, Config, LoadRequest, LoadSpec, Record
+from reconciler.core.manifest import Diagnostic, SourceLocation
+from reconciler.core.records import (
+    HTTP,
+    EffectiveSettings,
+    LoadRequest,
+    LoadSpec,
+    Record,
+    RequestedSettings,
+)
 from reconciler.core.selection import duplicates, select
 from reconciler.core.selector import Requirement
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 HERE = "directory:/m"
-SPEC = LoadSpec("p/m", Asked(context_length=10))
-OTHER = LoadSpec("p/m", Asked(context_length=20))
-FLAW = Flaw("bad", Position(1, 1))
+SPEC = LoadSpec("p/m", RequestedSettings(context_length=10))
+OTHER = LoadSpec("p/m", RequestedSettings(context_length=20))
+FLAW = Diagnostic("bad", SourceLocation(1, 1))
 
 
 def file(path: str, *documents: tuple[str, LoadSpec]) -> ManifestFile:
@@ -45,7 +52,7 @@ class Follower:
 
     def __init__(self, *records: Record) -> None:
         self.records = {r.name: r for r in records}
-        self.memory = Memory()
+        self.memory = SourceState()
         self.confirmed: frozenset[str] = frozenset()
 
     def see(self, *files: ManifestFile, now: float, **more: object) -> Absorbed:
@@ -319,18 +326,20 @@ def test_names_that_stand_twice_for_one_node_are_known_without_its_labels() -> N
 
 # -- requests ------------------------------------------------------------------------------
 
-NO_OPINION = Asked()
+NO_OPINION = RequestedSettings()
 CHECKPOINT = Checkpoint("/models/p/m", "r", "llama", 100)
 ELSEWHERE = Checkpoint("/models/p/other", "r", "llama", 100)
-CONFIG = Config(4096, 512, flash_attention=True, num_experts=4, offload_kv_cache_to_gpu=True)
+CONFIG = EffectiveSettings(
+    4096, 512, flash_attention=True, num_experts=4, offload_kv_cache_to_gpu=True
+)
 
 
 def view(
     name: str,
-    asked: Asked = NO_OPINION,
+    asked: RequestedSettings = NO_OPINION,
     *,
     owner: str = HTTP,
-    config: Config | None = CONFIG,
+    config: EffectiveSettings | None = CONFIG,
     age: int = 0,
     checkpoint: Checkpoint | None = CHECKPOINT,
 ) -> View:
@@ -340,7 +349,7 @@ def view(
 
 
 def ask(instance_id: str | None = None, *resets: str, **sent: int) -> LoadRequest:
-    config = Asked(**sent)  # type: ignore[arg-type]
+    config = RequestedSettings(**sent)  # type: ignore[arg-type]
     return LoadRequest("p/m", config, frozenset(resets), instance_id)
 
 
@@ -349,7 +358,7 @@ def verdict(request: LoadRequest, *views: View) -> Join | Put:
 
 
 def test_a_first_request_creates_a_provisional_record() -> None:
-    spec = LoadSpec("p/m", Asked(context_length=5))
+    spec = LoadSpec("p/m", RequestedSettings(context_length=5))
     expected = Record("p/m", HTTP, spec, AT, provisional=True)
     assert verdict(ask(context_length=5)) == Put(expected)
 
@@ -357,21 +366,21 @@ def test_a_first_request_creates_a_provisional_record() -> None:
 @pytest.mark.parametrize(
     ("asked", "request_", "expected"),
     [
-        (Asked(), ask(), True),
-        (Asked(context_length=5), ask(), True),  # an omitted key means no opinion
-        (Asked(context_length=5), ask(context_length=5), True),
-        (Asked(context_length=5), ask(context_length=6), False),
-        (Asked(), ask(context_length=4096), True),  # it is in force
-        (Asked(), ask(None, "context_length"), True),
-        (Asked(context_length=5), ask(None, "context_length"), False),
-        (Asked(), ask(num_experts=0), True),  # 0 means the model's own
-        (Asked(num_experts=2), ask(num_experts=0), False),
-        (Asked(num_experts=0), ask(num_experts=0), True),
-        (Asked(), ask(num_experts=4), True),
+        (RequestedSettings(), ask(), True),
+        (RequestedSettings(context_length=5), ask(), True),  # an omitted key means no opinion
+        (RequestedSettings(context_length=5), ask(context_length=5), True),
+        (RequestedSettings(context_length=5), ask(context_length=6), False),
+        (RequestedSettings(), ask(context_length=4096), True),  # it is in force
+        (RequestedSettings(), ask(None, "context_length"), True),
+        (RequestedSettings(context_length=5), ask(None, "context_length"), False),
+        (RequestedSettings(), ask(num_experts=0), True),  # 0 means the model's own
+        (RequestedSettings(num_experts=2), ask(num_experts=0), False),
+        (RequestedSettings(num_experts=0), ask(num_experts=0), True),
+        (RequestedSettings(), ask(num_experts=4), True),
     ],
 )
 def test_a_request_agrees_by_the_keys_it_sends(
-    asked: Asked, request_: LoadRequest, *, expected: bool
+    asked: RequestedSettings, request_: LoadRequest, *, expected: bool
 ) -> None:
     assert agrees(view("a", asked), request_) is expected
 
@@ -403,15 +412,15 @@ def test_models_are_compared_as_resolved() -> None:
 
 
 def test_a_request_updates_the_http_record_named_as_the_model_by_merging() -> None:
-    mine = view("p/m", Asked(context_length=5, eval_batch_size=64, num_experts=2))
+    mine = view("p/m", RequestedSettings(context_length=5, eval_batch_size=64, num_experts=2))
     decision = verdict(ask(None, "num_experts", context_length=6), mine)
-    expected = LoadSpec("p/m", Asked(context_length=6, eval_batch_size=64))
+    expected = LoadSpec("p/m", RequestedSettings(context_length=6, eval_batch_size=64))
     assert isinstance(decision, Put)
     assert (decision.record.spec, decision.record.generation) == (expected, 2)
 
 
 def test_with_an_instance_id_only_that_record_counts() -> None:
-    agreeing, named = view("a"), view("b", Asked(context_length=5))
+    agreeing, named = view("a"), view("b", RequestedSettings(context_length=5))
     decision = verdict(ask("b", context_length=6), agreeing, named)
     assert isinstance(decision, Put)
     assert decision.record.name == "b"
@@ -422,7 +431,7 @@ def test_with_an_instance_id_only_that_record_counts() -> None:
 
 
 def test_what_a_manifest_owns_is_refused_naming_file_and_line() -> None:
-    theirs = view("p/m", Asked(context_length=5), owner=HERE)
+    theirs = view("p/m", RequestedSettings(context_length=5), owner=HERE)
     with pytest.raises(LoadError, match=r"f\.yaml:7") as raised:
         verdict(ask(context_length=6), theirs)
     assert raised.value.problem.cause is Cause.MANAGED_BY_MANIFEST
@@ -440,7 +449,7 @@ def test_a_suspended_record_is_not_joined() -> None:
 def test_the_views_are_not_changed() -> None:
     records = {"p/m": view("p/m").record}
     before = dict(records)
-    absorb(records, Memory(), Snapshot(HERE, (file("a.yaml", ("a", SPEC)),)), 0.0, AT)
+    absorb(records, SourceState(), Snapshot(HERE, (file("a.yaml", ("a", SPEC)),)), 0.0, AT)
     assert records == before
 
 
@@ -542,7 +551,7 @@ class TestNodes:
     LABELS: ClassVar = {"role": "prod"}
 
     def see(self, *files: ManifestFile, **records: Record) -> Absorbed:
-        return absorb(records, Memory(), Snapshot(HERE, files), 0.0, AT, self.LABELS)
+        return absorb(records, SourceState(), Snapshot(HERE, files), 0.0, AT, self.LABELS)
 
     def test_only_what_is_meant_for_this_node_becomes_a_record(self) -> None:
         seen = self.see(file("a.yaml", ("a", self.MINE), ("b", self.OTHERS), ("c", SPEC)))
@@ -558,7 +567,7 @@ class TestNodes:
     def test_what_is_meant_for_others_from_now_on_goes(self) -> None:
         record = Record("a", HERE, SPEC, AT, file="a.yaml", line=1)
         commit = Snapshot(HERE, (file("a.yaml", ("a", self.OTHERS)),), commit=Commit("1"))
-        gone = absorb({"a": record}, Memory(), commit, 0.0, AT, self.LABELS)
+        gone = absorb({"a": record}, SourceState(), commit, 0.0, AT, self.LABELS)
         assert gone.removals == ("a",)
 
 

@@ -9,17 +9,27 @@ from reconciler.core.errors import Cause, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Budget, Ledger
 from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
-from reconciler.core.records import HTTP, Asked, Config, Instance, LoadSpec, ModelRef, Record
+from reconciler.core.records import (
+    HTTP,
+    EffectiveSettings,
+    Instance,
+    LoadSpec,
+    ModelRef,
+    Record,
+    RequestedSettings,
+)
 from reconciler.core.settings import resolve
 from tests.controller.fakes import EPOCH
 
 MACHINE = Machine("cpu", "small", 100, "0")
-CONFIG = Config(10, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+CONFIG = EffectiveSettings(
+    10, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
+)
 
 
 def record(name: str, priority: int = 0, owner: str = "dir:m", context: int = 10) -> Record:
     """One that wants a model of its own, of 30 bytes and 1 for each token."""
-    spec = LoadSpec(name, Asked(context_length=context), priority=priority)
+    spec = LoadSpec(name, RequestedSettings(context_length=context), priority=priority)
     return Record(name, owner, spec, EPOCH)
 
 
@@ -77,7 +87,7 @@ def test_never_one_with_a_request_running() -> None:
 def test_equals_do_not_send_each_other_away_and_manifests_rank_above_ad_hoc() -> None:
     peer = record("peer", 1, context=40)
     assert told(actions(HIGH, peer, LOW, loaded=(HIGH,)))[0] == ("peer", "Wait")
-    ad_hoc = replace(AD_HOC, spec=replace(AD_HOC.spec, config=Asked(context_length=30)))
+    ad_hoc = replace(AD_HOC, spec=replace(AD_HOC.spec, config=RequestedSettings(context_length=30)))
     (wait,) = actions(ad_hoc, LOW, LOWER, loaded=(LOW, LOWER))
     assert wait.problem is not None
 
@@ -167,7 +177,9 @@ def test_who_waits_for_room_has_it_before_who_comes_later() -> None:
 
 def test_an_update_waits_for_an_unload_with_which_its_own_room_is_enough() -> None:
     before = record("a")
-    after = replace(before, spec=replace(before.spec, model="b", config=Asked(context_length=50)))
+    after = replace(
+        before, spec=replace(before.spec, model="b", config=RequestedSettings(context_length=50))
+    )
     going = Action(Kind.UNLOAD, "low", "no record wants it")
     found = {
         ModelRef("b"): Checkpoint("/b", "r", "llama", 30, max_context=50, kv_bytes_per_token=1)

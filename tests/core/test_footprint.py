@@ -16,14 +16,16 @@ from reconciler.core.footprint import (
     process_bytes,
     working_bytes,
 )
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 
-CPU = Config(8192, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+CPU = EffectiveSettings(
+    8192, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
+)
 GPU = replace(CPU, offload_kv_cache_to_gpu=True)
 SCORES = Shapes(0, heads=8, head_width=64, score_bytes=2)
 
 
-def scores(shapes: Shapes, config: Config, tokens: int = 4096) -> int:
+def scores(shapes: Shapes, config: EffectiveSettings, tokens: int = 4096) -> int:
     """Rows of scores that are in memory at once."""
     working = working_bytes(shapes, config, tokens)
     keys = tokens if shapes.growing else min(tokens, config.eval_batch_size)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from reconciler.core.liveness import LOOKS, Watched, hung, look, probe_due
+from reconciler.core.liveness import LOOKS, ProbeState, hung, look, probe_due
 from reconciler.core.protocol import Pulse
 
 INTERVAL = 32.0
@@ -18,7 +18,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.seen = Watched(0.0)
+        self.seen = ProbeState(0.0)
         self.pulse: Pulse | None = None
 
     def look(self, pulse: Pulse | None, after: float = LOOK) -> str | None:

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import manifest
-from reconciler.core.manifest import Flaw, ManifestError, Position, parse, parse_file, printable
+from reconciler.core.manifest import (
+    Diagnostic,
+    ManifestError,
+    SourceLocation,
+    parse,
+    parse_file,
+    printable,
+)
 
 
 def value(text: str) -> object:
@@ -15,7 +22,7 @@ def value(text: str) -> object:
     return document.value
 
 
-def flaw(data: bytes) -> Flaw:
+def flaw(data: bytes) -> Diagnostic:
     with pytest.raises(ManifestError) as raised:
         parse(data)
     return raised.value.flaw
@@ -39,16 +46,16 @@ def test_scalars_follow_yaml_1_2s_core_schema(text: str, expected: object) -> No
 
 def test_every_key_and_item_has_a_position() -> None:
     (document,) = parse(b"a:\n  b: [1, 2]\n")
-    assert document.position(()) == Position(1, 1)
-    assert document.position(("a", "b")) == Position(2, 3)
-    assert document.position(("a", "b", 1)) == Position(2, 10)
-    assert document.position(("a", "missing", "deeper")) == Position(1, 1)
+    assert document.position(()) == SourceLocation(1, 1)
+    assert document.position(("a", "b")) == SourceLocation(2, 3)
+    assert document.position(("a", "b", 1)) == SourceLocation(2, 10)
+    assert document.position(("a", "missing", "deeper")) == SourceLocation(1, 1)
 
 
 def test_documents_are_told_apart_and_empty_ones_left_out() -> None:
     first, second = parse(b"---\na: 1\n---\n---\n# nothing\n---\nb: 2\n")
     assert (first.value, second.value) == ({"a": 1}, {"b": 2})
-    assert second.position(("b",)) == Position(7, 1)
+    assert second.position(("b",)) == SourceLocation(7, 1)
 
 
 def test_json_is_read_too() -> None:
@@ -62,20 +69,20 @@ def test_an_alias_repeats_its_anchor() -> None:
 @pytest.mark.parametrize(
     ("data", "words", "position"),
     [
-        (b"a: 1\nb: 2\na: 3\n", "duplicate key 'a'", Position(3, 1)),
-        (b"a: !!python/object:os.system {}\n", "tags", Position(1, 4)),
-        (b"a: [1, 2\n", "not valid YAML", Position(2, 1)),
-        (b"a: *nowhere\n", "unknown alias", Position(1, 4)),
-        (b"a: &x [*x]\n", "unknown alias", Position(1, 8)),
-        (b"? [complex]\n: 1\n", "plain string", Position(1, 3)),
-        (b"\tk: 1\n", "not valid YAML", Position(1, 1)),
-        (b"a: \xff\n", "not valid YAML", Position(1, 1)),
-        (b"[" * (manifest.MAX_DEPTH + 2), "deeper", Position(1, manifest.MAX_DEPTH + 2)),
-        (b"a: " + b"9" * 5000, "digits", Position(1, 4)),
-        (b"a: 0x" + b"f" * 4000, "digits", Position(1, 4)),
+        (b"a: 1\nb: 2\na: 3\n", "duplicate key 'a'", SourceLocation(3, 1)),
+        (b"a: !!python/object:os.system {}\n", "tags", SourceLocation(1, 4)),
+        (b"a: [1, 2\n", "not valid YAML", SourceLocation(2, 1)),
+        (b"a: *nowhere\n", "unknown alias", SourceLocation(1, 4)),
+        (b"a: &x [*x]\n", "unknown alias", SourceLocation(1, 8)),
+        (b"? [complex]\n: 1\n", "plain string", SourceLocation(1, 3)),
+        (b"\tk: 1\n", "not valid YAML", SourceLocation(1, 1)),
+        (b"a: \xff\n", "not valid YAML", SourceLocation(1, 1)),
+        (b"[" * (manifest.MAX_DEPTH + 2), "deeper", SourceLocation(1, manifest.MAX_DEPTH + 2)),
+        (b"a: " + b"9" * 5000, "digits", SourceLocation(1, 4)),
+        (b"a: 0x" + b"f" * 4000, "digits", SourceLocation(1, 4)),
     ],
 )
-def test_a_flaw_is_told_with_its_place(data: bytes, words: str, position: Position) -> None:
+def test_a_flaw_is_told_with_its_place(data: bytes, words: str, position: SourceLocation) -> None:
     found = flaw(data)
     assert words in found.message
     assert found.position == position

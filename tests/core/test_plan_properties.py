@@ -13,7 +13,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Adapter, Checkpoint, Machine
 from reconciler.core.memory import Ledger
 from reconciler.core.plan import Action, Facts, Kind, Why, plan
-from reconciler.core.records import HTTP, Asked, Instance, LoadSpec, Record
+from reconciler.core.records import HTTP, Instance, LoadSpec, Record, RequestedSettings
 from reconciler.core.settings import resolve
 
 BUDGET = 100
@@ -115,7 +115,7 @@ def specs() -> st.SearchStrategy[LoadSpec]:
     contexts = st.none() | st.integers(1, 50)
     return st.builds(
         lambda model, context, defaults, adapter: LoadSpec(
-            model, Asked(context_length=context), defaults, adapter
+            model, RequestedSettings(context_length=context), defaults, adapter
         ),
         st.sampled_from(MODELS),
         contexts,
@@ -126,9 +126,9 @@ def specs() -> st.SearchStrategy[LoadSpec]:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    """Any wishes, and any loaded state that the budget allows, wanted or not."""
+    """Any specs, and any loaded state that the budget allows, wanted or not."""
     checkpoints = {m: checkpoint(m, draw(st.integers(10, 80))) for m in MODELS}
-    wishes = draw(st.dictionaries(st.sampled_from(NAMES), specs(), max_size=len(NAMES)))
+    all_wanted = draw(st.dictionaries(st.sampled_from(NAMES), specs(), max_size=len(NAMES)))
     records = {
         name: Record(
             name,
@@ -136,7 +136,7 @@ def worlds(draw: st.DrawFn) -> World:
             spec,
             EPOCH + timedelta(seconds=draw(st.integers(0, 3))),
         )
-        for name, spec in wishes.items()
+        for name, spec in all_wanted.items()
     }
     world = World(records, checkpoints)
     loaded = draw(st.dictionaries(st.sampled_from(NAMES), specs(), max_size=len(NAMES)))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.defaults import Defaults
-from reconciler.core.records import Asked, LoadRequest
+from reconciler.core.records import LoadRequest, RequestedSettings
 from reconciler.core.schema import (
     MAX_MISTAKES,
     NAMES,
@@ -102,7 +102,10 @@ def test_a_request_tells_sent_reset_and_omitted_keys_apart() -> None:
     body = {"model": "m", "instance_id": "i", "config": config}
     assert check("load-request", body) == ()
     expected = LoadRequest(
-        "m", Asked(context_length=16384, flash_attention=False), frozenset({"num_experts"}), "i"
+        "m",
+        RequestedSettings(context_length=16384, flash_attention=False),
+        frozenset({"num_experts"}),
+        "i",
     )
     request = load_request(body)
     assert request == expected
@@ -134,7 +137,7 @@ def test_defaults_and_adapter_are_part_of_a_request_and_of_a_spec() -> None:
 def test_settings_may_stand_nested_flat_or_both() -> None:
     body = {"model": "m", "context_length": 5, "config": {"context_length": 5, "num_experts": 2}}
     assert (check("load-request", body), contradictions(body)) == ((), ())
-    assert load_request(body).config == Asked(context_length=5, num_experts=2)
+    assert load_request(body).config == RequestedSettings(context_length=5, num_experts=2)
 
 
 def test_two_values_for_one_setting_are_a_mistake() -> None:

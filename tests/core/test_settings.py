@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.records import Asked, Config
+from reconciler.core.records import EffectiveSettings, RequestedSettings
 from reconciler.core.settings import DEFAULT_CONTEXT_COUNTED, UNNAMED_CONTEXT, Resolved, resolve
 
 GPU = Machine("gpu", "M", 1_000_000, "0")
@@ -15,7 +15,9 @@ DENSE = Checkpoint("/m", "r", "llama", 100_000, max_context=32768, kv_bytes_per_
 MOE = replace(DENSE, experts_total=8, experts_per_token=2, experts_key=("num_experts_per_tok",))
 
 
-def in_force(asked: Asked, checkpoint: Checkpoint = DENSE, machine: Machine = GPU) -> Config:
+def in_force(
+    asked: RequestedSettings, checkpoint: Checkpoint = DENSE, machine: Machine = GPU
+) -> EffectiveSettings:
     return resolve(asked, checkpoint, machine).config
 
 
@@ -24,63 +26,63 @@ def warned(resolved: Resolved) -> dict[str, object]:
     return {w.key: w.asked for w in resolved.warnings}
 
 
-def refused(asked: Asked, checkpoint: Checkpoint = DENSE) -> Problem:
+def refused(asked: RequestedSettings, checkpoint: Checkpoint = DENSE) -> Problem:
     with pytest.raises(LoadError) as raised:
         resolve(asked, checkpoint, GPU)
     return raised.value.problem
 
 
 def test_the_defaults() -> None:
-    assert in_force(Asked(), MOE) == Config(32768, 512, True, 2, True)
-    assert resolve(Asked(), MOE, GPU).warnings == ()
+    assert in_force(RequestedSettings(), MOE) == EffectiveSettings(32768, 512, True, 2, True)
+    assert resolve(RequestedSettings(), MOE, GPU).warnings == ()
 
 
 def test_what_is_asked_for_and_possible_is_in_force() -> None:
-    asked = Asked(context_length=5, eval_batch_size=7, num_experts=3)
+    asked = RequestedSettings(context_length=5, eval_batch_size=7, num_experts=3)
     config = in_force(asked, MOE)
     assert (config.context_length, config.eval_batch_size, config.num_experts) == (5, 7, 3)
 
 
 def test_a_checkpoint_that_names_no_maximum_gets_a_modest_context() -> None:
     nameless = replace(DENSE, max_context=None)
-    assert in_force(Asked(), nameless).context_length == UNNAMED_CONTEXT
-    assert in_force(Asked(context_length=60_000), nameless).context_length == 60_000
+    assert in_force(RequestedSettings(), nameless).context_length == UNNAMED_CONTEXT
+    assert in_force(RequestedSettings(context_length=60_000), nameless).context_length == 60_000
 
 
 def test_a_default_context_is_capped_by_what_the_model_alone_could_have() -> None:
     small = replace(GPU, memory_budget=DENSE.weights_bytes + 10 * 500)
-    resolved = resolve(Asked(), DENSE, small)
+    resolved = resolve(RequestedSettings(), DENSE, small)
     assert resolved.config.context_length == 500
     assert warned(resolved) == {"context_length": 32768}
 
 
 def test_an_asked_for_context_is_reserved_and_a_default_one_in_part() -> None:
-    assert resolve(Asked(context_length=20_000), DENSE, GPU).need.kv == 200_000
-    assert resolve(Asked(), DENSE, GPU).need.kv == DEFAULT_CONTEXT_COUNTED * 10
+    assert resolve(RequestedSettings(context_length=20_000), DENSE, GPU).need.kv == 200_000
+    assert resolve(RequestedSettings(), DENSE, GPU).need.kv == DEFAULT_CONTEXT_COUNTED * 10
 
 
 def test_num_experts_0_means_the_models_own() -> None:
-    assert in_force(Asked(num_experts=0), MOE).num_experts == 2
+    assert in_force(RequestedSettings(num_experts=0), MOE).num_experts == 2
 
 
 def test_a_dense_model_reports_no_experts_and_warns() -> None:
-    resolved = resolve(Asked(num_experts=2), DENSE, GPU)
+    resolved = resolve(RequestedSettings(num_experts=2), DENSE, GPU)
     assert resolved.config.num_experts == 0
     assert warned(resolved) == {"num_experts": 2}
 
 
 @pytest.mark.parametrize("machine", [GPU, CPU])
-@pytest.mark.parametrize(("wish", "expected"), [(None, True), (True, True), (False, False)])
+@pytest.mark.parametrize(("requested", "expected"), [(None, True), (True, True), (False, False)])
 def test_flash_attention_is_as_asked_and_on_by_default(
-    wish: bool | None, machine: Machine, *, expected: bool
+    requested: bool | None, machine: Machine, *, expected: bool
 ) -> None:
-    resolved = resolve(Asked(flash_attention=wish), DENSE, machine)
+    resolved = resolve(RequestedSettings(flash_attention=requested), DENSE, machine)
     assert resolved.config.flash_attention is expected
     assert warned(resolved) == {}
 
 
 @pytest.mark.parametrize(
-    ("wish", "machine", "expected", "warns"),
+    ("requested", "machine", "expected", "warns"),
     [
         (None, GPU, True, False),
         (True, GPU, True, False),
@@ -91,9 +93,9 @@ def test_flash_attention_is_as_asked_and_on_by_default(
     ],
 )
 def test_the_kv_cache_is_on_the_gpu_where_there_is_one_unless_unwanted(
-    wish: bool | None, machine: Machine, *, expected: bool, warns: bool
+    requested: bool | None, machine: Machine, *, expected: bool, warns: bool
 ) -> None:
-    resolved = resolve(Asked(offload_kv_cache_to_gpu=wish), DENSE, machine)
+    resolved = resolve(RequestedSettings(offload_kv_cache_to_gpu=requested), DENSE, machine)
     assert resolved.config.offload_kv_cache_to_gpu is expected
     assert warned(resolved) == ({"offload_kv_cache_to_gpu": True} if warns else {})
 
@@ -101,12 +103,17 @@ def test_the_kv_cache_is_on_the_gpu_where_there_is_one_unless_unwanted(
 @pytest.mark.parametrize(
     ("asked", "cause", "param", "limit"),
     [
-        (Asked(context_length=32769), Cause.IMPOSSIBLE_SETTING, "context_length", "32768"),
-        (Asked(num_experts=9), Cause.IMPOSSIBLE_SETTING, "num_experts", "8 experts"),
+        (
+            RequestedSettings(context_length=32769),
+            Cause.IMPOSSIBLE_SETTING,
+            "context_length",
+            "32768",
+        ),
+        (RequestedSettings(num_experts=9), Cause.IMPOSSIBLE_SETTING, "num_experts", "8 experts"),
     ],
 )
 def test_the_impossible_is_refused_with_the_limit(
-    asked: Asked, cause: Cause, param: str, limit: str
+    asked: RequestedSettings, cause: Cause, param: str, limit: str
 ) -> None:
     problem = refused(asked, MOE)
     assert (problem.cause, problem.param, problem.permanent) == (cause, param, True)
@@ -114,22 +121,22 @@ def test_the_impossible_is_refused_with_the_limit(
 
 
 @pytest.mark.parametrize(
-    ("least", "most", "wish", "words"),
+    ("least", "most", "requested", "words"),
     [(1, 3, 4, "groups that hold 3"), (2, 2, 1, "chooses 2, always"), (2, 2, 3, "always")],
 )
 def test_what_a_router_cannot_choose_is_refused_with_the_reason(
-    least: int, most: int, wish: int, words: str
+    least: int, most: int, requested: int, words: str
 ) -> None:
     special = replace(MOE, experts_least=least, experts_most=most)
-    problem = refused(Asked(num_experts=wish), special)
+    problem = refused(RequestedSettings(num_experts=requested), special)
     assert (problem.cause, problem.param) == (Cause.IMPOSSIBLE_SETTING, "num_experts")
     assert words in problem.message
 
 
 def test_what_this_machine_never_holds_is_refused() -> None:
     big = replace(DENSE, weights_bytes=2_000_000)
-    assert refused(Asked(), big).cause is Cause.INSUFFICIENT_MEMORY
+    assert refused(RequestedSettings(), big).cause is Cause.INSUFFICIENT_MEMORY
     deep = replace(DENSE, kv_bytes_per_token=1000)
-    problem = refused(Asked(context_length=901), deep)
+    problem = refused(RequestedSettings(context_length=901), deep)
     assert (problem.cause, problem.param) == (Cause.INSUFFICIENT_MEMORY, "context_length")
     assert "900 tokens" in problem.message

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reconciler.core.records import Asked, LoadSpec
+from reconciler.core.records import LoadSpec, RequestedSettings
 from reconciler.core.snapshot import MAX_FLAWS, Declared, read_file
 
 VALID = """\
@@ -20,7 +20,7 @@ spec:
 
 
 def test_a_document_declares_a_record() -> None:
-    config = Asked(context_length=16384, flash_attention=True)
+    config = RequestedSettings(context_length=16384, flash_attention=True)
     expected = Declared("assistant", LoadSpec("openai/gpt-oss-20b", config), 1)
     assert read_file("a.yaml", VALID.encode()).declared == (expected,)
 

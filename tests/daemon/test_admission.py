@@ -153,10 +153,10 @@ def test_what_a_worker_is_seen_to_take_is_told(home: Home) -> None:
         daemon.load(BODY)
         pid = daemon.get("/api/v1/records/tiny/llama")["status"]["worker_pid"]
         resident = psutil.Process(pid).memory_info().rss
-        wish = BODY | {"model": "tiny/qwen3"}
+        wanted = BODY | {"model": "tiny/qwen3"}
 
         def counted() -> bool:
-            _, told = daemon.request("POST", "/api/v1/models/estimate", wish)
+            _, told = daemon.request("POST", "/api/v1/models/estimate", wanted)
             return bool(told["budget_bytes"] - told["free_bytes"] >= 0.9 * resident)
 
         daemon.until(counted)

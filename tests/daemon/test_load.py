@@ -38,9 +38,9 @@ def test_the_contracts_example_is_answered_with_what_is_in_force(daemon: Daemon)
 
 def test_a_setting_that_does_not_act_is_not_reported_as_if_it_did(shared: Daemon) -> None:
     body = {"model": "tiny/llama", "instance_id": "honest"}
-    wishes = {"flash_attention": True, "offload_kv_cache_to_gpu": True, "num_experts": 2}
-    answer = shared.load(body | {"config": wishes})
-    in_force = {key: answer["config"][key] for key in wishes}
+    all_wanted = {"flash_attention": True, "offload_kv_cache_to_gpu": True, "num_experts": 2}
+    answer = shared.load(body | {"config": all_wanted})
+    in_force = {key: answer["config"][key] for key in all_wanted}
     # What there is: a GPU or none; and the model is dense.
     gpu = overrides.on_gpu()
     assert in_force == {
@@ -67,27 +67,27 @@ def test_both_forms_of_a_request_get_one_answer(shared: Daemon) -> None:
 
 
 def test_a_model_with_an_attention_of_its_own_says_that_it_is_not_switched(shared: Daemon) -> None:
-    for wish, warned in ((None, []), (True, ["flash_attention"]), (False, [])):
-        config = {"flash_attention": wish}
-        body = {"model": "tiny/gemma2", "instance_id": f"own-{wish}", "config": config}
+    for wanted, warned in ((None, []), (True, ["flash_attention"]), (False, [])):
+        config = {"flash_attention": wanted}
+        body = {"model": "tiny/gemma2", "instance_id": f"own-{wanted}", "config": config}
         answer = shared.load(body)
         assert answer["config"]["flash_attention"] is False
         assert [w["key"] for w in answer["warnings"]] == [*warned, "batching"]
 
 
 def test_flash_attention_is_observed_in_the_forward_pass(shared: Daemon) -> None:
-    for wish in (True, False):
-        body = {"model": "tiny/llama", "instance_id": f"flash-{wish}"}
-        answer = shared.load(body | {"config": {"flash_attention": wish}})
-        assert (answer["config"]["flash_attention"], answer["warnings"]) == (wish, [])
+    for wanted in (True, False):
+        body = {"model": "tiny/llama", "instance_id": f"flash-{wanted}"}
+        answer = shared.load(body | {"config": {"flash_attention": wanted}})
+        assert (answer["config"]["flash_attention"], answer["warnings"]) == (wanted, [])
 
 
 @pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "tiny/qwen3_moe"])
 def test_num_experts_is_observed_in_the_forward_pass(shared: Daemon, model: str) -> None:
-    for wish in (1, 3):
-        body = {"model": model, "instance_id": f"{model}-{wish}"}
-        answer = shared.load(body | {"config": {"num_experts": wish}})
-        assert answer["config"]["num_experts"] == wish
+    for wanted in (1, 3):
+        body = {"model": model, "instance_id": f"{model}-{wanted}"}
+        answer = shared.load(body | {"config": {"num_experts": wanted}})
+        assert answer["config"]["num_experts"] == wanted
         assert answer["warnings"] == []
 
 

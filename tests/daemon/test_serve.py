@@ -149,7 +149,7 @@ def test_every_option_is_also_an_environment_variable(home: Home) -> None:
 
 def test_the_daemon_does_not_import_mlx() -> None:
     code = (
-        "import sys, reconciler.cli.house, reconciler.cli.demo;"
+        "import sys, reconciler.cli.bootstrap, reconciler.cli.demo;"
         "print([m for m in ('mlx', 'mlx_lm', 'transformers', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -33,8 +33,8 @@ def long(home: Home, tmp_path: Path) -> Home:
 
 def more_than_half(daemon: Daemon) -> int:
     """Tokens of context that take more than half of this machine's memory, for `LONG`."""
-    wish = {"model": LONG, "context_length": 10**6}
-    _, told = daemon.request("POST", "/api/v1/models/estimate", wish)
+    wanted = {"model": LONG, "context_length": 10**6}
+    _, told = daemon.request("POST", "/api/v1/models/estimate", wanted)
     per_token = (told["kv_cache_bytes"] + told["prefill_bytes"]) / 10**6
     return int(0.6 * told["budget_bytes"] / per_token)
 

@@ -13,12 +13,12 @@ import pytest
 
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.facts import Checkpoint, Machine, Wired
-from reconciler.core.manifest import Flaw, Position
+from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import LoadSpec
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.doctor import facts, findings
 from reconciler.doctor.findings import Finding, Platform, Port
-from reconciler.models.catalog import Listed
+from reconciler.models.catalog import CatalogEntry
 from reconciler.service.job import Output, State
 from tests.support import Daemon, Home, environment
 
@@ -106,8 +106,10 @@ def test_the_policy_of_wired_memory_is_told_and_why_it_is_not_in_force() -> None
 
 
 def test_models_that_cannot_be_loaded_are_named_a_few_of_them() -> None:
-    good = Listed("p/good", Checkpoint("/m", "f", "llama", 1))
-    bad = [Listed(f"p/{n}", Problem(Cause.INVALID_CHECKPOINT, "it is GGUF")) for n in range(5)]
+    good = CatalogEntry("p/good", Checkpoint("/m", "f", "llama", 1))
+    bad = [
+        CatalogEntry(f"p/{n}", Problem(Cause.INVALID_CHECKPOINT, "it is GGUF")) for n in range(5)
+    ]
     assert levels(findings.models([])) == ["warning"]
     assert levels(findings.models([good])) == ["ok"]
     found = findings.models([good, *bad])
@@ -121,7 +123,7 @@ def test_manifests_are_counted_and_what_is_wrong_is_told_with_its_place(tmp_path
 
     assert levels(of(Snapshot("s", unreadable="not there"))) == ["warning"]
     right = ManifestFile("a.yaml", (Declared("a", LoadSpec("m"), 1),))
-    wrong = ManifestFile("b.yaml", flaws=(Flaw("no such key", Position(3, 5)),))
+    wrong = ManifestFile("b.yaml", flaws=(Diagnostic("no such key", SourceLocation(3, 5)),))
     found = of(Snapshot("s", (right, wrong)))
     assert levels(found) == ["ok", "problem"]
     assert found[1].message == "b.yaml:3:5: no such key"

@@ -11,7 +11,7 @@ import pytest
 
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.protocol import Lease
-from reconciler.core.records import Asked, LoadSpec
+from reconciler.core.records import LoadSpec, RequestedSettings
 from reconciler.core.settings import resolve
 from reconciler.engine import engine as module
 from reconciler.engine import sockets
@@ -30,7 +30,7 @@ async def engine(tmp_path: Path, models: Path) -> AsyncIterator[Engine]:
     directory = sockets.prepare(tmp_path)
     engine = Engine(directory, lambda _instance, _problem: None)
     checkpoint = read_facts((models / "tiny/llama").resolve())
-    resolved = resolve(Asked(), checkpoint, await engine.machine())
+    resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
     await engine.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
     yield engine
     await engine.close()
@@ -54,7 +54,7 @@ async def test_a_session_that_is_not_what_was_asked_for_is_closed(
 
     monkeypatch.setattr(WorkerProcess, "ask", asked)
     checkpoint = read_facts((models / "tiny/llama").resolve())
-    resolved = resolve(Asked(), checkpoint, await engine.machine())
+    resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
     with pytest.raises(LoadError, match="the worker observed"):
         await engine.load("b", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
     loaded = engine._loaded["a"]
@@ -99,7 +99,7 @@ async def test_what_is_not_loaded_answers_nothing(engine: Engine) -> None:
 async def _replace(engine: Engine, models: Path) -> None:
     """Another context length for `a`, which goes first."""
     checkpoint = read_facts((models / "tiny/llama").resolve())
-    asked = Asked(context_length=64)
+    asked = RequestedSettings(context_length=64)
     resolved = resolve(asked, checkpoint, await engine.machine())
     spec = LoadSpec("tiny/llama", asked)
     await engine.load("a", spec, checkpoint, resolved, lambda _: None, unload_first=True)
@@ -162,7 +162,7 @@ async def test_a_session_is_closed_though_another_came_as_its_worker_was_about_t
     unloading = asyncio.create_task(engine.unload("a"))
     await asked.wait()
     checkpoint = read_facts((models / "tiny/llama").resolve())
-    resolved = resolve(Asked(), checkpoint, await engine.machine())
+    resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
     await engine.load("b", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
     goes_on.set()
     await unloading

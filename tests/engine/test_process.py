@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
-from reconciler.core.records import Asked
+from reconciler.core.records import RequestedSettings
 from reconciler.core.settings import resolve
 from reconciler.engine import process as module
 from reconciler.engine import sockets
@@ -39,7 +39,7 @@ async def test_who_reads_from_a_worker_as_it_is_ended_is_told(
     worker: WorkerProcess, models: Path
 ) -> None:
     checkpoint = read_facts(models / "tiny/llama")
-    config = resolve(Asked(), checkpoint, (await worker.ready()).machine).config
+    config = resolve(RequestedSettings(), checkpoint, (await worker.ready()).machine).config
     await worker.load_weights(LoadWeights(checkpoint.path), lambda _: None)
     await worker.ask("PUT", "sessions/1", OpenSession(config), SessionOpened)
     async with worker.stream("sessions/1/completions", ENDLESS, {}) as reply:

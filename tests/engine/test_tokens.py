@@ -50,8 +50,8 @@ def test_what_is_kept_goes_with_its_record_once_its_session_is_closed() -> None:
         tokens.read(pulse(**{session: Usage(10, 3)}))
     tokens.close("1")
     tokens.close("2")
-    tokens.keep({"idle"})
+    tokens.retain_only({"idle"})
     assert tokens.totals() == {"idle": Usage(10, 3), "drains": Usage(10, 3)}
     tokens.close("3", Usage(10, 7))
-    tokens.keep({"idle"})
+    tokens.retain_only({"idle"})
     assert tokens.totals() == {"idle": Usage(10, 3)}

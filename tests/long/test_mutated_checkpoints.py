@@ -11,7 +11,7 @@ import pytest
 
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
-from reconciler.core.records import Asked, ModelRef
+from reconciler.core.records import ModelRef, RequestedSettings
 from reconciler.core.settings import resolve
 from reconciler.models.catalog import Catalog
 from reconciler.models.checkpoint import read_facts
@@ -36,7 +36,7 @@ def look(path: Path, story: str) -> Problem | None:
     try:
         facts = read_facts(path)
         assert msgspec.json.decode(msgspec.json.encode(facts), type=Checkpoint) == facts, story
-        resolved = resolve(Asked(), facts, MACHINE)
+        resolved = resolve(RequestedSettings(), facts, MACHINE)
         assert len(msgspec.json.encode(resolved)) < 10_000, story
     except LoadError as error:
         return error.problem

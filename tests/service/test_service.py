@@ -89,7 +89,7 @@ def test_launchd_is_told_to_start_it_anew(tmp_path: Path, system: bool) -> None:
     )
 
 
-def test_what_runs_as_wished_is_left_alone(tmp_path: Path) -> None:
+def test_what_runs_as_asked_is_left_alone(tmp_path: Path) -> None:
     run = System(print=Output(0, PRINTED))
     service = launchd(tmp_path, run)
     assert service.install(job(tmp_path))

@@ -15,7 +15,7 @@ from reconciler.core.snapshot import Commit, ManifestFile, Snapshot, read_file
 from reconciler.sources.git import Following, GitSource
 from reconciler.sources.git import tree as git_tree
 from reconciler.sources.git.command import Remote
-from reconciler.sources.looks import Looks
+from reconciler.sources.looks import RefreshRequests
 from tests.repositories import Cut, Origin, Signer, git_daemon
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -366,10 +366,10 @@ async def test_polls_of_a_fleet_do_not_keep_in_step(
     origin.declare("a")
     waits = []
 
-    async def wait(_looks: Looks, seconds: float) -> None:
+    async def wait(_looks: RefreshRequests, seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(Looks, "wait", wait)
+    monkeypatch.setattr(RefreshRequests, "wait", wait)
     async with node(tmp_path, origin.url, interval=100.0) as mac:
         for _ in range(4):
             await mac.look()

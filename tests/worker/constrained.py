@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from reconciler.core.protocol import LoadWeights, OpenSession
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker.completions import Completion
 from reconciler.worker.likelihood import Likelihood
@@ -82,7 +82,7 @@ def served(path: Path, *, context_length: int = 4096) -> Iterator[Served]:
     thread = threading.Thread(target=mlx.run, daemon=True)
     thread.start()
     facts = read_facts(path)
-    config = Config(context_length, 64, False, facts.experts_per_token, False)
+    config = EffectiveSettings(context_length, 64, False, facts.experts_per_token, False)
     mlx.submit(lambda: model.load(LoadWeights(str(path)), lambda _: None)).result()
     mlx.submit(lambda: model.open(NAME, OpenSession(config, facts.experts_key))).result()
     try:

@@ -15,7 +15,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.utils import load_model
 
 from reconciler.core.protocol import LoadWeights, OpenSession
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
 from reconciler.worker.generators import Batching
 from reconciler.worker.model import Model
@@ -56,7 +56,7 @@ def opened(name: str, directory: Path) -> tuple[Model, Session, Path]:
     tiny.write(architectures.config(name), path)
     model = Model()
     model.load(LoadWeights(str(path)), lambda _: None)
-    config = Config(
+    config = EffectiveSettings(
         1024, STEP, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
     )
     answer = model.open("1", OpenSession(config, session_bytes=1 << 40))

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model
 
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
 from reconciler.worker.session import (
     BATCH_SIZE,
@@ -21,7 +21,7 @@ from reconciler.worker.session import (
 from tests.conftest import CHECKPOINTS
 
 PROMPT = [5, 6, 7, 8, 9]
-PLAIN = Config(
+PLAIN = EffectiveSettings(
     4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
 )
 WITHOUT_KV_CACHE = {"tiny/mamba"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker.model import Model
 from tests.tiny import write
@@ -65,7 +65,7 @@ def opened(path: Path, config: dict[str, Any], *without: str, asked: int = 0) ->
     facts = read_facts(path)
     model = Model()
     model.load(LoadWeights(str(path)), lambda _: None)
-    settings = Config(64, 16, True, facts.experts_per_token, False)
+    settings = EffectiveSettings(64, 16, True, facts.experts_per_token, False)
     if not asked:
         return model.open("a", OpenSession(settings))
     return model.open("a", OpenSession(replace(settings, num_experts=asked), facts.experts_key))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.protocol import LoadWeights, OpenSession, Usage
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.model import Model
 from reconciler.worker.session import Request
@@ -34,7 +34,9 @@ def model(models: Path) -> Model:
     """One with the session `s`, of one token of context."""
     model = Model(Recorder())
     model.load(LoadWeights(str(models / "tiny/llama")), lambda _: None)
-    config = Config(1, STEP, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+    config = EffectiveSettings(
+        1, STEP, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
+    )
     model.open("s", OpenSession(config))
     return model
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 from reconciler.core.protocol import Lease, LoadWeights, OpenSession
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend, overrides
 from reconciler.worker.model import Model
@@ -32,7 +32,7 @@ def command(path: Path, *, context_length: int = 64, num_experts: int | None = N
     facts = read_facts(path)
     experts = facts.experts_per_token if num_experts is None else num_experts
     has_gpu = backend.machine().has_gpu
-    config = Config(context_length, 16, has_gpu, experts, has_gpu)
+    config = EffectiveSettings(context_length, 16, has_gpu, experts, has_gpu)
     return OpenSession(config, facts.experts_key)
 
 
@@ -60,10 +60,10 @@ def test_weights_that_the_model_has_no_use_for_are_not_counted(
     assert see(path) == plain
 
 
-@pytest.mark.parametrize("wish", [1, 2, 8])
-def test_what_is_reported_is_what_the_router_did(models: Path, wish: int) -> None:
+@pytest.mark.parametrize("requested", [1, 2, 8])
+def test_what_is_reported_is_what_the_router_did(models: Path, requested: int) -> None:
     path = models / "tiny/qwen3_moe"
-    asked = command(path, num_experts=wish)
+    asked = command(path, num_experts=requested)
     opened = loaded(path).open("s", asked)
     assert opened.observed == asked.config
 

@@ -14,7 +14,7 @@ from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_with_mlx_lm
 
 from reconciler.core.protocol import LoadWeights, OpenSession
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.models.adapter import read_adapter
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend
@@ -35,7 +35,9 @@ def loaded(path: Path) -> Model:
 def command(path: Path, adapter: Path | None = None, experts: int | None = None) -> OpenSession:
     facts, gpu = read_facts(path), backend.machine().has_gpu
     number = facts.experts_per_token if experts is None else experts
-    config = Config(64, 16, flash_attention=gpu, num_experts=number, offload_kv_cache_to_gpu=gpu)
+    config = EffectiveSettings(
+        64, 16, flash_attention=gpu, num_experts=number, offload_kv_cache_to_gpu=gpu
+    )
     found = read_adapter(adapter) if adapter is not None else None
     return OpenSession(config, facts.experts_key, adapter=found)
 

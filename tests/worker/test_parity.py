@@ -18,7 +18,7 @@ from mlx_lm.utils import get_total_parameters, load_model, quantize_model, save_
 
 from reconciler.core.errors import LoadError
 from reconciler.core.protocol import LoadWeights, OpenSession
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker.model import Model
 from reconciler.worker.session import Request
@@ -59,7 +59,9 @@ def by_the_worker(path: Path) -> Outcome | str:
         model.load(LoadWeights(str(path)), lambda _: None)
     except (LoadError, ValueError):
         return REFUSED
-    config = Config(64, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+    config = EffectiveSettings(
+        64, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
+    )
     model.open("a", OpenSession(config, facts.experts_key))
     tokens: list[int] = []
     ends: list[str | None] = []

@@ -10,11 +10,11 @@ import pytest
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_model
 
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides, random_state
 from reconciler.worker.session import Request, Session
 
-CONFIG = Config(
+CONFIG = EffectiveSettings(
     4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
 )
 ALL = 320

@@ -8,7 +8,7 @@ import pytest
 from mlx_lm.sample_utils import apply_xtc
 from mlx_lm.utils import load_model
 
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides, sampling
 from reconciler.worker.sampling_parameters import Sampling
 from reconciler.worker.session import Request, Session
@@ -119,7 +119,7 @@ class TestEnds:
         return load_model(models / "tiny/llama")[0]
 
     def answer(self, model: Any, own: tuple[int, ...], **more: Any) -> tuple[list[int], str]:
-        config = Config(
+        config = EffectiveSettings(
             512,
             64,
             flash_attention=True,

@@ -10,7 +10,7 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Shapes
 from reconciler.core.protocol import Lease
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker import generators, overrides
 from reconciler.worker import session as module
 from reconciler.worker.generators import Batching
@@ -20,7 +20,7 @@ from reconciler.worker.sampling_parameters import Sampling
 from reconciler.worker.session import InsufficientMemoryError, Request, Session
 from tests.conftest import CHECKPOINTS
 
-CONFIG = Config(
+CONFIG = EffectiveSettings(
     4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
 )
 BEGIN = [9, 8, 7, 6, 5] * 12
@@ -114,7 +114,7 @@ def test_a_prompt_that_was_asked_before_is_asked_again(llama: Any, again: list[i
 
 
 def kv_budget(
-    reserved: int, *, leased: int = 0, per_token: int = 1, config: Config = CONFIG
+    reserved: int, *, leased: int = 0, per_token: int = 1, config: EffectiveSettings = CONFIG
 ) -> KVBudget:
     """Memory for so many bytes of KV cache."""
     return KVBudget(config, Shapes(per_token), reserved, Lease(1, leased))

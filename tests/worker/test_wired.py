@@ -13,13 +13,15 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Wired
 from reconciler.core.protocol import LoadWeights, OpenSession
-from reconciler.core.records import Config
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker import backend, wired
 from reconciler.worker.model import Model
 
 RECOMMENDED = 48 * 10**9
 OWN = import_module("mlx_lm.utils").maybe_set_recommended_wired_limit
-CONFIG = Config(64, 16, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False)
+CONFIG = EffectiveSettings(
+    64, 16, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
+)
 
 
 class Mac:

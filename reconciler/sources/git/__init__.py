@@ -17,7 +17,7 @@ from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
 from reconciler.sources.git.command import GitError, Remote, Repository
 from reconciler.sources.git.tree import RefusedError, read
 from reconciler.sources.git.trust import verify
-from reconciler.sources.looks import Looks
+from reconciler.sources.looks import RefreshRequests
 
 APPLIED = "refs/reconciler/applied"
 
@@ -75,7 +75,7 @@ class GitSource:
         more = {} if seconds is None else {"seconds": seconds}
         self._repository = Repository(directory, following.remote, **more)
         self._utc = utc
-        self._looks = Looks()
+        self._looks = RefreshRequests()
         self._candidate: tuple[str, tuple[ManifestFile, ...]] | None = None
         """A commit that may be followed; whether it is, is for whoever takes snapshots."""
         self._accepted: str | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller.inspector import Inspector
+from reconciler.controller.resolver import CheckpointResolver
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.records import ModelRef
@@ -60,11 +60,11 @@ def seen() -> asyncio.Event:
 
 
 @pytest.fixture
-async def inspector(catalog: FakeCatalog, seen: asyncio.Event) -> AsyncIterator[Inspector]:
+async def resolver(catalog: FakeCatalog, seen: asyncio.Event) -> AsyncIterator[CheckpointResolver]:
     fake: Any = catalog
-    inspector = Inspector(fake, FakeBuilder(), seen.set)
-    yield inspector
-    await inspector.close()
+    resolver = CheckpointResolver(fake, FakeBuilder(), seen.set)
+    yield resolver
+    await resolver.close()
 
 
 @pytest.fixture
@@ -76,16 +76,16 @@ def gate() -> Iterator[threading.Event]:
 
 
 async def test_a_thousand_questions_take_two_looks(
-    inspector: Inspector, catalog: FakeCatalog
+    resolver: CheckpointResolver, catalog: FakeCatalog
 ) -> None:
     refs = [ModelRef(f"m/{n % 10}") for n in range(1000)]
-    await asyncio.gather(*(inspector.find(ref) for ref in refs))
+    await asyncio.gather(*(resolver.find(ref) for ref in refs))
     assert sum(map(len, catalog.looks)) == 10
     assert len(catalog.looks) <= 2
 
 
 async def test_an_answer_comes_from_a_look_that_began_after_the_question(
-    inspector: Inspector, catalog: FakeCatalog, gate: threading.Event
+    resolver: CheckpointResolver, catalog: FakeCatalog, gate: threading.Event
 ) -> None:
     begun = threading.Event()
 
@@ -95,9 +95,9 @@ async def test_an_answer_comes_from_a_look_that_began_after_the_question(
         return checkpoint(SICK)
 
     catalog.sick = slow
-    first = asyncio.create_task(inspector.find(SICK))
+    first = asyncio.create_task(resolver.find(SICK))
     await asyncio.to_thread(begun.wait, 60)
-    second = asyncio.create_task(inspector.find(SICK))
+    second = asyncio.create_task(resolver.find(SICK))
     await asyncio.sleep(0)
     gate.set()
     await asyncio.gather(first, second)
@@ -105,29 +105,31 @@ async def test_an_answer_comes_from_a_look_that_began_after_the_question(
 
 
 async def test_what_is_raised_for_one_model_is_its_problem_alone(
-    inspector: Inspector, catalog: FakeCatalog
+    resolver: CheckpointResolver, catalog: FakeCatalog
 ) -> None:
     def fail() -> Checkpoint:
         raise MemoryError("x" * 10_000)
 
     catalog.sick = catalog.patient = fail
-    found = await inspector.find_all([SICK, HEALTHY], 60)
+    found = await resolver.find_all([SICK, HEALTHY], 60)
     problem = found[SICK]
     assert isinstance(problem, Problem)
     assert problem.cause is Cause.INVALID_CHECKPOINT
     assert len(problem.message) < 500
     assert isinstance(found[HEALTHY], Checkpoint)
     with pytest.raises(LoadError):
-        await inspector.find(SICK)
-    assert (await inspector.find(HEALTHY)).shapes == Shapes(1)
+        await resolver.find(SICK)
+    assert (await resolver.find(HEALTHY)).shapes == Shapes(1)
 
 
-async def test_a_model_whose_building_raises_anything_has_no_shapes(inspector: Inspector) -> None:
-    assert (await inspector.find(SICK)).shapes is None
+async def test_a_model_whose_building_raises_anything_has_no_shapes(
+    resolver: CheckpointResolver,
+) -> None:
+    assert (await resolver.find(SICK)).shapes is None
 
 
 async def test_what_is_slow_is_left_out_and_there_when_it_was_seen(
-    inspector: Inspector, catalog: FakeCatalog, gate: threading.Event, seen: asyncio.Event
+    resolver: CheckpointResolver, catalog: FakeCatalog, gate: threading.Event, seen: asyncio.Event
 ) -> None:
     def slow() -> Checkpoint:
         gate.wait(60)
@@ -135,31 +137,31 @@ async def test_what_is_slow_is_left_out_and_there_when_it_was_seen(
 
     catalog.sick = slow
     for _ in range(3):
-        assert await inspector.find_all([SICK], 0.01) == {}
+        assert await resolver.find_all([SICK], 0.01) == {}
     gate.set()
     found: dict[ModelRef, Checkpoint | Problem] = {}
     while not found:
         await seen.wait()
         seen.clear()
-        found = await inspector.find_all([SICK], 0.01)
+        found = await resolver.find_all([SICK], 0.01)
     assert [*found] == [SICK]
     assert catalog.looks == [["sick"]]
 
 
 async def test_who_needs_what_does_not_answer_waits_longer(
-    inspector: Inspector, catalog: FakeCatalog
+    resolver: CheckpointResolver, catalog: FakeCatalog
 ) -> None:
     catalog.sick = lambda: NoAnswerError(Path("/sick")).problem
-    assert (await inspector.find(SICK)).path == "/sick"
-    found = await inspector.find_all([SICK], 60)
+    assert (await resolver.find(SICK)).path == "/sick"
+    found = await resolver.find_all([SICK], 60)
     assert isinstance(found[SICK], Problem)
     catalog.patient = catalog.sick
     with pytest.raises(LoadError, match="does not answer"):
-        await inspector.find(SICK)
+        await resolver.find(SICK)
 
 
 async def test_a_look_that_never_ends_has_a_deadline(
-    inspector: Inspector,
+    resolver: CheckpointResolver,
     catalog: FakeCatalog,
     gate: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
@@ -169,7 +171,7 @@ async def test_a_look_that_never_ends_has_a_deadline(
         return checkpoint(SICK)
 
     catalog.sick = catalog.patient = hang
-    monkeypatch.setattr("reconciler.controller.inspector.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("reconciler.controller.resolver.LOOK_SECONDS", 0.05)
     with pytest.raises(LoadError, match=r"no answer within 0\.05 s"):
-        await inspector.find(SICK)
-    assert (await inspector.find(HEALTHY)).path == "/healthy"
+        await resolver.find(SICK)
+    assert (await resolver.find(HEALTHY)).path == "/healthy"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.controller.feed import Complaint
+from reconciler.controller.source_sync import SourceError
 from reconciler.core.errors import Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action
@@ -13,7 +13,7 @@ from reconciler.core.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PlanRequest:
     """Records that would be put, and records that would be deleted."""
 
     apply: Sequence[tuple[str, LoadSpec]] = ()
@@ -32,17 +32,17 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class DryRun:
     """What the next pass would do, and what it does already."""
 
     actions: tuple[Action, ...]
     running: tuple[Action, ...]
     changes: tuple[Change, ...]
     refused: Mapping[str, Problem]
-    """Wishes that would be refused, by name."""
+    """Specs that would be refused, by name."""
     not_selected: Mapping[str, str] = field(default_factory=dict)
     """What the source would declare for other nodes, and why."""
-    source_errors: Sequence[tuple[str, Complaint]] = ()
+    source_errors: Sequence[tuple[str, SourceError]] = ()
     """What of the sources is not followed as it stands, each after its source's name."""
 
 

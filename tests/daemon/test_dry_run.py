@@ -87,7 +87,7 @@ def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) ->
     put(daemon, "a", {"model": "tiny/llama"}, "?wait=ready")
     daemon.home.write("m.yaml", name="m", model="tiny/llama", context_length=50)
     daemon.ready("m")
-    wishes = {
+    all_wanted = {
         "apply": [
             {"name": "a", "spec": {"model": "tiny/llama", "config": {"context_length": 9}}},
             {"name": "b", "spec": {"model": "tiny/llama"}},
@@ -97,7 +97,7 @@ def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) ->
         ],
         "delete": ["m", "nobody"],
     }
-    status, plan = daemon.request("POST", "/api/v1/plan", wishes)
+    status, plan = daemon.request("POST", "/api/v1/plan", all_wanted)
     assert status == 200
     assert sorted(actions(plan)) == [
         ("a", "Reconfigure"),

@@ -16,7 +16,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.records import ModelRef
 from reconciler.looks import look
-from reconciler.models.catalog import Catalog, Listed
+from reconciler.models.catalog import Catalog, CatalogEntry
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ ATTEMPTS = 2
 """To see the shapes of a model: one whose building ends workers must not do so for ever."""
 
 
-class Inspector:
+class CheckpointResolver:
     """Finds checkpoints and completes what is known of them. Used on the event loop only."""
 
     def __init__(self, catalog: Catalog, builder: Builder, on_seen: Callable[[], None]) -> None:
@@ -51,7 +51,7 @@ class Inspector:
         """By path."""
         self._finding = Batches[ModelRef, Checkpoint | Problem](self._find_batch)
         self._patient = Batches[ModelRef, Checkpoint | Problem](self._find_each)
-        self._listing = Batches[None, tuple[Listed, ...]](self._list)
+        self._listing = Batches[None, tuple[CatalogEntry, ...]](self._list)
         self._late: dict[ModelRef, asyncio.Task[Checkpoint | Problem]] = {}
         """Looks that took longer than somebody's patience."""
 
@@ -105,7 +105,7 @@ class Inspector:
                     task.add_done_callback(lambda _: self._on_seen())
         return found
 
-    async def listed(self) -> tuple[Listed, ...]:
+    async def listed(self) -> tuple[CatalogEntry, ...]:
         """The models on disk, as far as their files tell."""
         return await self._listing.ask(None)
 
@@ -143,9 +143,11 @@ class Inspector:
         except Exception as error:  # noqa: BLE001  it is that model's
             return _failed(ref, error)
 
-    async def _list(self, asked: Sequence[None]) -> dict[None, tuple[Listed, ...] | Exception]:
+    async def _list(
+        self, asked: Sequence[None]
+    ) -> dict[None, tuple[CatalogEntry, ...] | Exception]:
         try:
-            answer: tuple[Listed, ...] | Exception = await look(
+            answer: tuple[CatalogEntry, ...] | Exception = await look(
                 self._catalog.listed, seconds=LOOK_SECONDS
             )
         except TimeoutError:

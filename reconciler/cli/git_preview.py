@@ -27,7 +27,7 @@ async def read(following: Following) -> Snapshot:
     return snapshot
 
 
-async def wishes(client: Client, following: Following, snapshot: Snapshot) -> dict[str, Any]:
+async def specs(client: Client, following: Following, snapshot: Snapshot) -> dict[str, Any]:
     """The body that asks a daemon for a plan: in place of what it follows of that folder now."""
     found = (await client.get("/api/v1/sources"))["sources"]
     folder = following.name.partition("?ref=")[0]

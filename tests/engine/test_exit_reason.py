@@ -7,7 +7,7 @@ import pytest
 
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.protocol import GENERATION_DIED
-from reconciler.engine import death, sockets
+from reconciler.engine import exit_reason, sockets
 from reconciler.engine import pool as module
 from reconciler.engine.pool import Pool
 
@@ -53,7 +53,7 @@ from reconciler.engine.pool import Pool
 def test_an_exit_says_whose_fault_it_was(
     code: int | None, last: str | None, cause: Cause, message: str
 ) -> None:
-    problem = death.of_exit(7, code, last)
+    problem = exit_reason.of_exit(7, code, last)
     assert (problem.cause, problem.permanent) == (cause, False)
     assert problem.message.startswith(message)
 

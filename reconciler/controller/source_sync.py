@@ -11,11 +11,11 @@ import structlog
 from reconciler.controller.clock import Timer, sleep
 from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.controller.registry import Registry
-from reconciler.core.absorb import Memory, absorb, guard
+from reconciler.core.absorb import SourceState, absorb, guard
 from reconciler.core.difference import difference
 from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.events import Place
-from reconciler.core.manifest import Flaw
+from reconciler.core.events import FileLocation
+from reconciler.core.manifest import Diagnostic
 from reconciler.core.records import Record
 from reconciler.core.selection import select
 from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
@@ -53,11 +53,11 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Complaint:
+class SourceError:
     """Why a record is not as its source says."""
 
     message: str
-    place: Place | None = None
+    place: FileLocation | None = None
 
 
 @dataclass(frozen=True)
@@ -83,56 +83,56 @@ class SourceView:
         return tuple(f for path, f in self._invalid.items() if path.endswith("/"))
 
     @property
-    def errors(self) -> tuple[Complaint, ...]:
+    def errors(self) -> tuple[SourceError, ...]:
         """Everything in this source that is not followed as it stands."""
-        found = [Complaint(self.snapshot.problem)] if self.snapshot.problem is not None else []
+        found = [SourceError(self.snapshot.problem)] if self.snapshot.problem is not None else []
         for file in self._invalid.values():
-            found += [Complaint(flaw.message, place(file, flaw)) for flaw in file.flaws]
+            found += [SourceError(flaw.message, place(file, flaw)) for flaw in file.flaws]
         for names in (self.flagged, self.held):
-            found += [Complaint(f"{name}: {why}") for name, why in names.items()]
+            found += [SourceError(f"{name}: {why}") for name, why in names.items()]
         return tuple(found)
 
-    def complaints(self, record: Record) -> tuple[Complaint, ...]:
+    def complaints(self, record: Record) -> tuple[SourceError, ...]:
         """What is wrong in this source about a record."""
         found = [
-            Complaint(why[record.name]) for why in (self.flagged, self.held) if record.name in why
+            SourceError(why[record.name]) for why in (self.flagged, self.held) if record.name in why
         ]
         if record.owner != self.snapshot.source:
             return tuple(found)
         if self.snapshot.problem is not None:
-            found.append(Complaint(self.snapshot.problem))
+            found.append(SourceError(self.snapshot.problem))
         file = self._invalid.get(record.file or "")
         for one in (file,) if file is not None else self._invalid_folders:
             if one.covers(record.file):
-                found += [Complaint(flaw.message, place(one, flaw)) for flaw in one.flaws]
+                found += [SourceError(flaw.message, place(one, flaw)) for flaw in one.flaws]
         return tuple(found)
 
 
-def place(file: ManifestFile, flaw: Flaw) -> Place:
+def place(file: ManifestFile, flaw: Diagnostic) -> FileLocation:
     """Where a flaw stands."""
-    return Place(file.path, flaw.position.line, flaw.position.column, flaw.key)
+    return FileLocation(file.path, flaw.position.line, flaw.position.column, flaw.key)
 
 
-class Feed:
+class SourceSync:
     """Follows one source."""
 
-    def __init__(self, source: Source, book: Registry, labels: Mapping[str, str]) -> None:
+    def __init__(self, source: Source, registry: Registry, labels: Mapping[str, str]) -> None:
         """Of what the source declares, only what is meant for a node with `labels` is taken up."""
         self.name = source.name
         self.view: SourceView | None = None
         self.guarded: Snapshot | None = None
         """A commit that is held until somebody confirms it."""
         self._source = source
-        self._book = book
+        self._registry = registry
         self._labels = labels
         self._confirmed: str | None = None
         """The commit that somebody confirmed."""
         self._to_go: frozenset[str] = frozenset()
         """Names that somebody confirmed are to go."""
         self._resumed = asyncio.Event()
-        if not book.store.is_suspended(self.name):
+        if not registry.store.is_suspended(self.name):
             self._resumed.set()
-        self._memory = Memory()
+        self._memory = SourceState()
         self._unwritten: Problem | None = None
         """Why what it says could not be taken up yet."""
         self._partly = False
@@ -145,7 +145,7 @@ class Feed:
         try:
             while True:
                 await self._follow()
-                await sleep(self._book.clock, RESTART_SECONDS)
+                await sleep(self._registry.clock, RESTART_SECONDS)
         finally:
             self._forget_timer()
 
@@ -166,15 +166,15 @@ class Feed:
 
     def suspend(self) -> None:
         """Leave everything as it is, whatever the source says, until `resume`."""
-        self._book.store.note_suspended(self.name, suspended=True)
+        self._registry.store.note_suspended(self.name, suspended=True)
         self._resumed.clear()
         self._forget_timer()
         self._emit("Suspended", "it is not followed until it is resumed")
-        self._book.announce()
+        self._registry.announce()
 
     async def resume(self) -> None:
         """Follow it again; return when it was looked at."""
-        self._book.store.note_suspended(self.name, suspended=False)
+        self._registry.store.note_suspended(self.name, suspended=False)
         self._memory = self._memory.resumed()
         self._resumed.set()
         self._emit("Resumed", "it is followed again")
@@ -186,7 +186,7 @@ class Feed:
             words = f"{self.name} is suspended; resume it first"
             raise LoadError(Problem(Cause.SUSPENDED, words))
         await self._source.sync()
-        await self._book.until(
+        await self._registry.until(
             lambda: not self._partly or self.suspended or self._unwritten is not None
         )
         self._taken()
@@ -224,7 +224,7 @@ class Feed:
             take()
         except UnwritableError as error:
             self._unwritten = error.problem
-            self._again = self._book.clock.call_later(
+            self._again = self._registry.clock.call_later(
                 WRITE_AGAIN_SECONDS, partial(self._when_writable, take)
             )
         else:
@@ -248,7 +248,7 @@ class Feed:
             words = "; ".join(f"{name} is {why}" for name, why in list(twice.items())[:SHOWN])
             self._hold(commit, words)
             return
-        why = guard(self._book.records(), self.name, selection)
+        why = guard(self._registry.records(), self.name, selection)
         if why is None or commit.applied == self._confirmed:
             if commit.problem is None:  # else one that is held may still be confirmed
                 self.guarded = None
@@ -269,7 +269,7 @@ class Feed:
     def _after_passes(self, passes: int, take: Callable[[], None]) -> None:
         """Call `take` when the event loop has gone round so often."""
         call = partial(self._after_passes, passes - 1, take) if passes > 1 else take
-        self._again = self._book.clock.call_later(0.0, call)
+        self._again = self._registry.clock.call_later(0.0, call)
 
     def _forget_timer(self) -> None:
         if self._again is not None:
@@ -278,15 +278,15 @@ class Feed:
 
     def _absorb(self, snapshot: Snapshot) -> None:
         self._forget_timer()
-        clock = self._book.clock
+        clock = self._registry.clock
         at = clock.monotonic()
-        records = self._book.records()
+        records = self._registry.records()
         result = absorb(
             records, self._memory, snapshot, at, clock.utc(), self._labels, self._to_go, PIECE
         )
         removals = result.removals[:PIECE]
         removed = {name: f"{records[name].place} no longer declares it" for name in removals}
-        self._book.put_all(
+        self._registry.put_all(
             result.upserts,
             {name: Problem(Cause.REMOVED, w, permanent=False) for name, w in removed.items()},
         )
@@ -306,7 +306,7 @@ class Feed:
             ),
         )
         self._tell_changes(before, self.view)
-        self._book.announce()
+        self._registry.announce()
         if result.check_at is not None:
             delay = max(0.0, result.check_at - at)
             self._again = clock.call_later(
@@ -358,5 +358,5 @@ class Feed:
             log.info("commit is applied", source=self.name, commit=applied)
             self._emit("Applied", f"commit {applied}")
 
-    def _emit(self, reason: str, message: str, at: Place | None = None) -> None:
-        self._book.events.emit("source", self.name, reason, message, place=at)
+    def _emit(self, reason: str, message: str, at: FileLocation | None = None) -> None:
+        self._registry.events.emit("source", self.name, reason, message, place=at)
