@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import os
 import signal
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,9 @@ T = TypeVar("T")
 END_SECONDS = 5.0
 """A worker ends when its stdin closes; one that has not after this long is killed."""
 
+LINE_BYTES = 2**16
+"""Longest line that is read of what a worker prints, as asyncio has it."""
+
 KILL_SECONDS = 5.0
 """Until a killed worker is gone; one that the kernel cannot end counts as dead all the same."""
 
@@ -58,11 +61,35 @@ def _failed(failure: WorkerFailure) -> LoadError:
     return LoadError(Problem(Cause.LOAD_FAILED, failure.message, failure.permanent))
 
 
+class _Protocol(SubprocessStreamProtocol):
+    """Knows when its process has ended.
+
+    asyncio's own `wait` also waits until the pipes are closed, which a child of the process may
+    hold open (gh-119710).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=LINE_BYTES, loop=asyncio.get_running_loop())
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.exited.set()
+
+
+async def spawn(*command: str, **options: Any) -> tuple[Process, asyncio.Event]:
+    """Start a process with pipes; the event is set when it has ended."""
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(_Protocol, *command, **options)
+    return Process(transport, protocol, loop), protocol.exited
+
+
 class WorkerProcess:
     """A running worker. Its stdin is its lifeline: when the daemon dies, the kernel closes it."""
 
-    def __init__(self, process: Process, socket: Path) -> None:
+    def __init__(self, process: Process, exited: asyncio.Event, socket: Path) -> None:
         self._process = process
+        self._exited = exited
         self._socket = socket
         self._killed_for: Problem | None = None
         self.log = Log(process.pid)
@@ -82,7 +109,7 @@ class WorkerProcess:
         `wired_limit` is `off`, `recommended` or a size: memory that it keeps from being paged out.
         """
         socket = directory / f"{next(_serial)}.sock"
-        process = await asyncio.create_subprocess_exec(
+        process, exited = await spawn(
             *children.python("reconciler.worker", wired_limit, str(socket)),
             stdin=PIPE,
             stdout=PIPE,
@@ -90,7 +117,7 @@ class WorkerProcess:
             start_new_session=True,  # a terminal's Ctrl-C is the daemon's to handle
             env=children.for_worker(os.environ) | ENVIRONMENT,
         )
-        return cls(process, socket)
+        return cls(process, exited, socket)
 
     async def ready(self) -> Hello:
         """Wait until its imports are done. Raises `LoadError` if it ends before that."""
@@ -98,7 +125,7 @@ class WorkerProcess:
             stdout = self._process.stdout
             line = await stdout.readline() if stdout is not None else b""
             if not line:
-                await self._process.wait()
+                await self._exited.wait()
                 raise LoadError(self.died())
             self.hello = msgspec.json.decode(line, type=Hello)
         return self.hello
@@ -115,7 +142,7 @@ class WorkerProcess:
 
     async def wait(self) -> None:
         """Wait until it has ended, however that came about, and end what it leaves."""
-        await self._process.wait()
+        await self._exited.wait()
         # It led a group of its own, in which a child may be too busy to notice.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)

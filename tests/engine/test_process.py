@@ -17,7 +17,7 @@ from reconciler.core.records import RequestedSettings
 from reconciler.core.settings import resolve
 from reconciler.engine import process as module
 from reconciler.engine import sockets
-from reconciler.engine.process import WorkerProcess
+from reconciler.engine.process import WorkerProcess, spawn
 from reconciler.models.checkpoint import read_facts
 
 ASKED = {"prompt": [7], "max_tokens": 30_000, "stream": True, "temperature": 0}
@@ -98,15 +98,18 @@ async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(
 
 
 async def test_what_a_dead_worker_leaves_is_ended(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", "sleep 600 & echo $!; kill -9 $$"),
+    process, exited = await spawn(
+        *("sh", "-c", "sleep 600 & echo $!; read _; kill -9 $$"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
     assert process.stdout is not None
+    assert process.stdin is not None
     child = psutil.Process(int(await process.stdout.readline()))
-    worker = WorkerProcess(process, tmp_path / "socket")
+    worker = WorkerProcess(process, exited, tmp_path / "socket")
+    process.stdin.write(b"go on\n")
     await worker.wait()
     await worker.end()
     await asyncio.to_thread(child.wait, 10)

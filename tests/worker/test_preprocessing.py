@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -99,15 +100,25 @@ class TestSame:
 
 
 class TestIsolation:
-    def test_a_process_that_dies_fails_its_request_alone(self, own: Preprocessor) -> None:
+    def test_a_process_that_dies_fails_its_request_alone(
+        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         own.submit(body(), {}, CONTEXT, chat=True).result()
         process = own._short._process
         assert process is not None
         os.kill(process.pid, signal.SIGSTOP)
         while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.001)
+        written, write = threading.Event(), process._write
+
+        def write_and_tell(*arguments: Any) -> None:
+            write(*arguments)
+            written.set()
+
+        monkeypatch.setattr(process, "_write", write_and_tell)
         waiting = own.submit(body(), {}, CONTEXT, chat=True)
         after = own.submit(body(), {}, CONTEXT, chat=True)
+        assert written.wait(30)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="ended with -9; ask again"):
             waiting.result()
