@@ -93,7 +93,7 @@ def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
         shared.request("POST", "/api/v1/models/estimate", body)[1]["needed_bytes"]
         for body in (small, big)
     )
-    with Daemon(home, "--memory-budget", f"{needed * 1.01 / 10**6:.2f}MB") as daemon:
+    with Daemon(home, "--memory-budget", f"{needed * 1.03 / 10**6:.2f}MB") as daemon:
         daemon.load(small)
         kept = [0]
         # Until they take all that there is; a prompt is kept after its answer was sent.
@@ -102,7 +102,7 @@ def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
             assert daemon.request("POST", "/v1/completions", text)[0] == 200
             kept.append(kept_bytes(daemon, "tiny/llama"))
         daemon.load(big)
-        assert kept_bytes(daemon, "tiny/llama") < kept[-1] / 2
+        assert kept_bytes(daemon, "tiny/llama") < 0.75 * kept[-1]
 
 
 @pytest.mark.parametrize(
