@@ -371,14 +371,22 @@ class Controller:
         raise LoadError(Problem(Cause.UNKNOWN_SOURCE, words, param="name"))
 
     async def ready_for(self, model: str, idle_ttl_seconds: int | None = None) -> str:
-        """The instance that answers for `model`, once there is one. Raises `LoadError`."""
+        """The instance that answers for `model`, once there is one. Raises `LoadError`.
+
+        It answers at the moment of the return: an update may begin with the next await.
+        """
+        while (name := None if self.stopping else self._router.serving(model)) is None:
+            await self._until_ready(model, idle_ttl_seconds)
+        return name
+
+    async def _until_ready(self, model: str, idle_ttl_seconds: int | None) -> None:
         stop = asyncio.create_task(self._stopping.wait())
         ready = asyncio.create_task(self._router.ready_for(model, idle_ttl_seconds))
         try:
             await asyncio.wait({stop, ready}, return_when=asyncio.FIRST_COMPLETED)
             if self.stopping:
                 raise LoadError(STOPPING)
-            return ready.result()
+            ready.result()
         finally:
             stop.cancel()
             ready.cancel()

@@ -71,7 +71,7 @@ class Router:
         """True if a request for `model` would be answered, now or as soon as what is idle is
         loaded again.
         """
-        if self._serving(model) is not None:
+        if self.serving(model) is not None:
             return True
         return any(state.idle for state in self._registry.candidates(model))
 
@@ -83,7 +83,7 @@ class Router:
                 return ready.message
         return "no record asks for it"
 
-    def _serving(self, model: str) -> str | None:
+    def serving(self, model: str) -> str | None:
         """The loaded instance that answers for `model`: the one of that name, else the oldest that
         holds that model, whatever its record asks for by now.
         """
@@ -107,7 +107,7 @@ class Router:
 
         Raises `LoadError` `NotLoaded`.
         """
-        if (name := self._serving(model)) is not None:
+        if (name := self.serving(model)) is not None:
             return name
         candidates = self._registry.candidates(model)
         for state in candidates:

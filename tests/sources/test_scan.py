@@ -253,7 +253,8 @@ async def test_a_file_that_no_event_names_is_not_asked_about(
     stat = os.stat
 
     def noted(path: object, *arguments: object, **more: object) -> os.stat_result:
-        asked.append(str(path).removeprefix(str(tmp_path)))
+        if str(path).startswith(str(tmp_path)):  # threads of other tests may hang yet
+            asked.append(str(path).removeprefix(str(tmp_path)))
         return stat(path, *arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "stat", noted)

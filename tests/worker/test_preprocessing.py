@@ -99,6 +99,21 @@ class TestSame:
         assert describe(TokenizerWrapper(tokenizer)) is not None
 
 
+def stopped(process: Any, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Stop a process; the event is set when a request has been written to it."""
+    os.kill(process.pid, signal.SIGSTOP)
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
+    written, write = threading.Event(), process._write
+
+    def write_and_tell(*arguments: Any) -> None:
+        write(*arguments)
+        written.set()
+
+    monkeypatch.setattr(process, "_write", write_and_tell)
+    return written
+
+
 class TestIsolation:
     def test_a_process_that_dies_fails_its_request_alone(
         self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
@@ -106,16 +121,7 @@ class TestIsolation:
         own.submit(body(), {}, CONTEXT, chat=True).result()
         process = own._short._process
         assert process is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
-            time.sleep(0.001)
-        written, write = threading.Event(), process._write
-
-        def write_and_tell(*arguments: Any) -> None:
-            write(*arguments)
-            written.set()
-
-        monkeypatch.setattr(process, "_write", write_and_tell)
+        written = stopped(process, monkeypatch)
         waiting = own.submit(body(), {}, CONTEXT, chat=True)
         after = own.submit(body(), {}, CONTEXT, chat=True)
         assert written.wait(30)
@@ -125,13 +131,16 @@ class TestIsolation:
         _, prompt = after.result()
         assert prompt.tokens
 
-    def test_learning_that_somebody_kills_is_tried_again_at_once(self, own: Preprocessor) -> None:
+    def test_learning_that_somebody_kills_is_tried_again_at_once(
+        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         own.submit(body(), {}, CONTEXT, chat=True).result()
         own._short._learned = False
         process = own._short._process
         assert process is not None
-        os.kill(process.pid, signal.SIGSTOP)
+        written = stopped(process, monkeypatch)
         waiting = own.submit(body(), {}, CONTEXT, chat=True)
+        assert written.wait(30)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="ended with -9"):
             waiting.result()
