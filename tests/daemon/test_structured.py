@@ -1,12 +1,10 @@
 """Structured output through a real daemon, by the official client and by plain HTTP."""
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import openai
 import pydantic
-import pytest
 
 from tests.conftest import QUESTIONS
 from tests.support import Daemon
@@ -19,18 +17,6 @@ class Pet(pydantic.BaseModel):
     age: int = pydantic.Field(ge=0, le=40)
     kind: Literal["cat", "dog"]
     friends: list[str] = pydantic.Field(max_length=2)
-
-
-@pytest.fixture(scope="module")
-def taught(shared: Daemon) -> Daemon:
-    shared.load({"model": QUESTIONS})
-    return shared
-
-
-@pytest.fixture
-def client(taught: Daemon) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{taught.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def body(**keys: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A model that has learnt something: what it says through a real daemon, in every form."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,18 +12,6 @@ from tests.conftest import QUESTIONS
 from tests.support import Daemon
 
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def taught(shared: Daemon) -> Daemon:
-    shared.load({"model": QUESTIONS})
-    return shared
-
-
-@pytest.fixture
-def client(taught: Daemon) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{taught.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def user(content: str) -> Any:
