@@ -381,7 +381,7 @@ class Controller:
 
     async def _until_ready(self, model: str, idle_ttl_seconds: int | None) -> None:
         stop = asyncio.create_task(self._stopping.wait())
-        ready = asyncio.create_task(self._router.ready_for(model, idle_ttl_seconds))
+        ready = asyncio.create_task(self._router.until_ready(model, idle_ttl_seconds))
         try:
             await asyncio.wait({stop, ready}, return_when=asyncio.FIRST_COMPLETED)
             if self.stopping:

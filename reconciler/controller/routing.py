@@ -43,8 +43,8 @@ class Router:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    async def ready_for(self, model: str, idle_ttl_seconds: int | None = None) -> str:
-        """The instance that answers for `model`, once there is one.
+    async def until_ready(self, model: str, idle_ttl_seconds: int | None = None) -> None:
+        """Wait until an instance answers for `model`.
 
         A record that a request makes is unloaded when it is not used, after `idle_ttl_seconds` if
         they are given. Raises `LoadError`.
@@ -59,13 +59,9 @@ class Router:
             # Who asked may go away; whoever else asks has the same load to wait for.
             await asyncio.wait([loading])
             loading.result()
-        name = self._route(model)
-        if name is None:
+        if self._route(model) is None:
             with self._registry.asking(model):
                 await self._registry.until(lambda: self._route(model) is not None)
-            name = self._route(model)
-            assert name is not None  # noqa: S101  awaited above
-        return name
 
     def can_answer(self, model: str) -> bool:
         """True if a request for `model` would be answered, now or as soon as what is idle is
