@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 
 from reconciler.api import early_stream
 from reconciler.api.app import build
-from reconciler.api.early_stream import COMMENT
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.protocol import Reply
+
+COMMENT = b": keep-alive\n\n"
 
 STREAM = {"model": "a", "stream": True}
 

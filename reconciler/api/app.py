@@ -5,6 +5,7 @@ from aiohttp import web
 from reconciler.api import (
     downloads,
     events,
+    forward,
     health,
     logs,
     metrics,
@@ -28,7 +29,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
     """The application that serves `controller` on `host`."""
     app = web.Application(
         middlewares=[errors, guard(host, token), refuse_while_stopping],
-        client_max_size=openai.MAX_BYTES,
+        client_max_size=forward.MAX_BYTES,
     )
     app[CONTROLLER] = controller
     groups = (

@@ -6,6 +6,8 @@ another after each further one. From then on an error can only be told as an eve
 """
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -16,18 +18,28 @@ from reconciler.api.encode import encode
 KEEP_ALIVE_SECONDS = 5.0
 """Between signs of life. Proxies and clients give up after 10 to 60 s without a byte."""
 
-COMMENT = b": keep-alive\n\n"
 
-EVENT_STREAM = "text/event-stream"
+@dataclass(frozen=True)
+class Signs:
+    """How a stream of a dialect speaks for the daemon, while the instance does not."""
+
+    content_type: str
+    alive: bytes | None
+    """What its readers skip; None: there is no such thing, the stream begins with the answer."""
+    error: Callable[[dict[str, str], int], bytes]
+    """The end of a stream by an error, with the HTTP status that it would have."""
+    whole: Callable[[bytes], bytes]
+    """An answer that is no stream, as the only piece of one."""
 
 
 class EarlyStream:
     """The stream to a client before there is an answer to copy; a context that ends the ticking."""
 
-    def __init__(self, request: web.Request, seconds: float) -> None:
+    def __init__(self, request: web.Request, signs: Signs, seconds: float) -> None:
         self.reply: web.StreamResponse | None = None
         """The stream, once it had to be begun."""
         self._request = request
+        self._signs = signs
         self._seconds = seconds
         self._over = asyncio.Event()
         self._ticking: asyncio.Task[None] | None = None
@@ -54,10 +66,11 @@ class EarlyStream:
     async def _tick(self) -> None:
         while await self._is_silent():
             if self.reply is None:
-                reply = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
+                headers = {"Content-Type": self._signs.content_type}
+                reply = web.StreamResponse(headers=headers)
                 self.reply = reply
                 await reply.prepare(self._request)
-            await self.reply.write(COMMENT)
+            await self.reply.write(self._signs.alive or b"")
 
     async def _is_silent(self) -> bool:
         """Wait for a period; True if there was no answer in it."""
@@ -74,6 +87,8 @@ def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
-def error_event(error: dict[str, str]) -> bytes:
-    """The event that tells an error."""
+def _error_event(error: dict[str, str], _status: int) -> bytes:
     return event(encode({"error": error}))
+
+
+SERVER_SENT_EVENTS = Signs("text/event-stream", b": keep-alive\n\n", _error_event, event)

@@ -1,5 +1,7 @@
 """Every error in one form: `{"error": {type, message, code, param?}}`, with its status.
 
+Routes whose clients know another form have that: `core.dialects`.
+
 ApiError          raised by handlers for a request that cannot be understood
 LoadError         raised by the controller; its cause maps to a row of ROWS
 """
@@ -12,6 +14,7 @@ from aiohttp import web
 
 from reconciler.api.encode import encode
 from reconciler.api.frames import frames
+from reconciler.core.dialects import error_form
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.schema import Violation
 
@@ -117,7 +120,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except Exception as error:  # noqa: BLE001  what is unforeseen is logged
         failure = of_exception(request, error)
-    return reply({"error": failure.body}, failure.status)
+    return reply(error_form(request.path)(failure.body, failure.status), failure.status)
 
 
 def of_exception(request: web.Request, error: Exception) -> ApiError:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reconciler.core.dialects import Dialect
 from reconciler.core.protocol import NO_LEASE, Lease
 from reconciler.worker import sampling
 from reconciler.worker.constraints.asked import Constraint
@@ -69,16 +70,20 @@ class Completion:
         name: str,
         data: bytes,
         *,
-        chat: bool,
+        dialect: Dialect = Dialect.CHAT,
         lease: Lease = NO_LEASE,
     ) -> None:
         """`data` is the request's body; `lease` is the session's, as of the request."""
         self._model, self._mlx, self._name, self._lease = model, mlx, name, lease
-        self._data, self.chat = data, chat
+        self._data, self._dialect = data, dialect
+        self.chat = dialect is not Dialect.TEXT
+        """True if the prompt is made by the chat template; certain once it is started."""
+        self.echo: dict[str, Any] = {}
+        """What a dialect keeps of the request for the answer."""
         self.body = Body()
         """The request, once it is started."""
         self.stream = False
-        self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+        self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.warnings: list[str] = []
         """What of the request has no effect."""
@@ -113,11 +118,14 @@ class Completion:
         try:
             # No name for the future: what it raises would hold it, and the body, in a cycle.
             body, prompt = await asyncio.wrap_future(
-                self._model.preprocessor.submit(self._data, defaults, self._most(), chat=self.chat)
+                self._model.preprocessor.submit(
+                    self._data, defaults, self._most(), dialect=self._dialect
+                )
             )
         finally:
             self._data = b""  # an answer may take an hour
         self.body, self.stream = body, bool(body.stream)
+        self.chat, self.echo = body.chat, body.echo
         self._request.max_tokens = body.limit
         self.warnings += [*body.warnings, *prompt.warnings]
         self._prompt_tokens = len(prompt.tokens)

@@ -1,4 +1,4 @@
-"""A stream of server-sent events that gives signs of life while it has nothing to say.
+"""An answer in pieces that gives signs of life while it has nothing to say.
 
 While a long prompt is read, or a request waits its turn, clients and proxies see no byte and give
 up. A comment, which readers of server-sent events skip, tells them that somebody is there. Each
@@ -8,6 +8,7 @@ write is one whole event, so that a comment never stands in the middle of one.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -16,34 +17,46 @@ from aiohttp import web
 KEEP_ALIVE_SECONDS = 5.0
 """Between signs of life. Proxies and clients give up after 10 to 60 s without a byte."""
 
-COMMENT = b": keep-alive\n\n"
+
+@dataclass(frozen=True)
+class Signs:
+    """The kind of a stream, and what its readers skip; None: nothing that is not read."""
+
+    content_type: str
+    alive: bytes | None
 
 
-class EventStream(web.StreamResponse):
-    """Server-sent events, with a comment after each period of silence."""
+SERVER_SENT_EVENTS = Signs("text/event-stream", b": keep-alive\n\n")
 
-    def __init__(self) -> None:
-        super().__init__(headers={"Content-Type": "text/event-stream"})
+
+class Stream(web.StreamResponse):
+    """An answer as it comes, with a sign of life after each period of silence."""
+
+    def __init__(self, signs: Signs) -> None:
+        super().__init__(headers={"Content-Type": signs.content_type})
+        self._alive = signs.alive
         self._written = monotonic()
 
     async def write(self, data: Any) -> None:
-        """Write a whole event. Raises ConnectionResetError if the client is gone."""
+        """Write a whole event or line. Raises ConnectionResetError if the client is gone."""
         self._written = monotonic()
         await super().write(data)
 
     async def tick(self, seconds: float) -> None:
-        """Write a comment after so many seconds of silence, until the client is gone."""
+        """Write a sign after so many seconds of silence, until the client is gone."""
+        if self._alive is None:
+            return
         with suppress(ConnectionResetError):  # whoever writes the next event is told
             while True:
                 await asyncio.sleep(max(0.0, self._written + seconds - monotonic()))
                 if monotonic() >= self._written + seconds:
-                    await self.write(COMMENT)
+                    await self.write(self._alive)
 
 
 @asynccontextmanager
-async def opened(request: web.Request) -> AsyncIterator[EventStream]:
+async def opened(request: web.Request, signs: Signs) -> AsyncIterator[Stream]:
     """A stream whose headers are sent and which is kept alive until it is left."""
-    stream = EventStream()
+    stream = Stream(signs)
     await stream.prepare(request)
     ticking = asyncio.create_task(stream.tick(KEEP_ALIVE_SECONDS))
     try:

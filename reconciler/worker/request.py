@@ -110,6 +110,10 @@ class Body(Sampling):
     something."""
     constraint: Constraint | None = None
     """What the answer has to be."""
+    chat: bool = True
+    """True if the messages make the prompt."""
+    echo: dict[str, Any] = msgspec.field(default_factory=dict)
+    """What the answer repeats of the request, or depends on, in its dialect."""
     warnings: list[str] = msgspec.field(default_factory=list)
     """What was sent and has no effect."""
 
@@ -149,7 +153,13 @@ def parse(
     `system_prompt` is for chats without a system turn. With `chat` keys of the other route are
     reported.
     """
-    sent = _decoded(data)
+    return of_keys(decoded(data), defaults, chat=chat)
+
+
+def of_keys(
+    sent: dict[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS, *, chat: bool | None = None
+) -> Body:
+    """The request of a body that is decoded; as `parse`."""
     _refuse(sent)
     unknown = chain(_unknown(sent, chat), _unknown_inside(sent))
     warnings = list(islice(unknown, WARNINGS))  # what an unknown key resembles takes a millisecond
@@ -173,6 +183,7 @@ def parse(
         key = param.partition(".")[0].partition("[")[0]
         param = names.get(key, key) + param.removeprefix(key)
         raise RequestError(f"{param or 'the body'}: {words}", "invalid_value", param) from None
+    body.chat = chat is not False
     _check(body, names)
     body.constraint = constraint(body, names)
     if body.constraint is not None:
@@ -184,7 +195,8 @@ def parse(
     return body
 
 
-def _decoded(data: bytes) -> dict[str, Any]:
+def decoded(data: bytes) -> dict[str, Any]:
+    """The body as a dictionary. Raises `RequestError`."""
     try:
         sent = request_json.decode(data, object)
     except (ValueError, RecursionError) as error:

@@ -47,7 +47,7 @@ def applicable(asked: Mapping[str, Any], preprocessor: Preprocessor) -> Applicab
             continue
         tried = values | {key: asked[key]}
         try:
-            _, prompt = preprocessor.submit(_CHAT, tried, chat=True).result()
+            _, prompt = preprocessor.submit(_CHAT, tried).result()
             if prompt.warnings:
                 raise RequestError(prompt.warnings[0], "no_effect", key)
         except RequestError as error:

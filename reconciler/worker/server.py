@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from reconciler.core.dialects import Dialect, ErrorForm, openai_error
 from reconciler.core.protocol import (
     LEASE_HEADER,
     Lease,
@@ -27,6 +28,7 @@ from reconciler.core.protocol import (
 from reconciler.worker import logs
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import Completion
+from reconciler.worker.dialects.writing import FORMS
 from reconciler.worker.heartbeat import Heartbeat
 from reconciler.worker.model import Model
 from reconciler.worker.request import RequestError
@@ -37,6 +39,9 @@ _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
 
 MAX_BODY = 16_000_000
 """Bytes of a completion request."""
+
+ERROR_FORM = "error_form"
+"""Key of a request: the form of errors that its client knows."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -123,15 +128,10 @@ def _app(
         name = request.match_info["name"]
         return await on_mlx(lambda: model.probe(name))
 
-    async def complete(request: web.Request, *, chat: bool) -> web.StreamResponse:
-        name = request.match_info["name"]
-        lease = Lease.parse(request.headers.get(LEASE_HEADER))
-        completion = Completion(model, mlx, name, await _read(request), chat=chat, lease=lease)
-        return await answer(request, completion)
-
     app = web.Application(middlewares=[_failures], client_max_size=MAX_BODY)
-    app.router.add_post("/sessions/{name}/chat/completions", partial(complete, chat=True))
-    app.router.add_post("/sessions/{name}/completions", partial(complete, chat=False))
+    for dialect in FORMS:
+        path = f"/sessions/{{name}}/{dialect}"
+        app.router.add_post(path, partial(_complete, model, mlx, dialect))
     app.router.add_post("/shapes", see)
     app.router.add_get("/pulse", partial(_pulse, model, mlx, heartbeat, memory))
     app.router.add_post("/checkpoint", load)
@@ -140,6 +140,17 @@ def _app(
     app.router.add_put("/sessions/{name:.+}", open_session)
     app.router.add_delete("/sessions/{name:.+}", close_session)
     return app
+
+
+async def _complete(
+    model: Model, mlx: MlxThread, dialect: Dialect, request: web.Request
+) -> web.StreamResponse:
+    name, form = request.match_info["name"], FORMS[dialect]
+    request[ERROR_FORM] = form.error
+    lease = Lease.parse(request.headers.get(LEASE_HEADER))
+    data = await _read(request)
+    completion = Completion(model, mlx, name, data, dialect=dialect, lease=lease)
+    return await answer(request, completion, form)
 
 
 async def _read(request: web.Request) -> bytes:
@@ -184,7 +195,8 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
         told = {"type": error.type, "message": str(error), "code": error.code}
         if error.param:
             told["param"] = error.param
-        body = msgspec.json.encode({"error": told})
+        form: ErrorForm = request.get(ERROR_FORM, openai_error)
+        body = msgspec.json.encode(form(told, error.status))
         return web.Response(status=error.status, body=body, content_type="application/json")
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
         body = msgspec.json.encode(_unforeseen(error))

@@ -12,6 +12,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from reconciler.cli.demo import DEMO_MODEL
+from reconciler.core.dialects import Dialect
 from reconciler.worker.chat import rendering
 from reconciler.worker.errors import RequestError
 from reconciler.worker.preprocessing.pool import Preprocessor
@@ -174,7 +175,8 @@ def test_a_mutated_body_is_answered_or_refused(preprocessor: Preprocessor, seed:
         data = mutated_bytes(draw)
         for chat in (True, False):
             try:
-                body, prompt = preprocessor.submit(data, {}, 4096, chat=chat).result()
+                dialect = Dialect.CHAT if chat else Dialect.TEXT
+                body, prompt = preprocessor.submit(data, {}, 4096, dialect=dialect).result()
             except RequestError as error:
                 check_refusal(error)
             else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from reconciler.core.dialects import Dialect
 from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
@@ -57,7 +58,8 @@ class Served:
         """Answer a request; a chat has a message unless it brings its own."""
         default = {"messages": [{"role": "user", "content": "Hello"}]} if chat else {"prompt": "Hi"}
         body = {"max_tokens": 200, "temperature": 0} | default | keys
-        one = Completion(self.model, self.mlx, NAME, msgspec.json.encode(body), chat=chat)
+        dialect = Dialect.CHAT if chat else Dialect.TEXT
+        one = Completion(self.model, self.mlx, NAME, msgspec.json.encode(body), dialect=dialect)
         await one.start()
         said = Said(warnings=one.warnings)
         async for piece in one.pieces():

@@ -14,9 +14,11 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from reconciler.cli.demo import DEMO_MODEL
+from reconciler.core.dialects import Dialect
 from reconciler.core.protocol import MODEL_HEADER
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import TOGETHER, Completion, Piece
+from reconciler.worker.dialects.writing import FORMS
 from reconciler.worker.output import OutputParser, of_tokenizer
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.request import RequestError, UnavailableError
@@ -78,7 +80,7 @@ async def test_the_body_of_a_refused_request_is_let_go_of_at_once() -> None:
             scripted = Scripted("")
             data = body + b" " * 1000
             before = sys.getrefcount(data)
-            refused = Completion(scripted, scripted, "1", data, chat=True)  # type: ignore[arg-type]
+            refused = Completion(scripted, scripted, "1", data)  # type: ignore[arg-type]
             with contextlib.suppress(RequestError):  # `pytest.raises` keeps its frames
                 await refused.start()
                 raise AssertionError(body)
@@ -93,7 +95,7 @@ def completion(text: str, name: str = "1", **more: Any) -> tuple[Completion, Scr
     body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]} | more
     scripted = Scripted(text)
     data = msgspec.json.encode(body)
-    return Completion(scripted, scripted, name, data, chat=True), scripted  # type: ignore[arg-type]
+    return Completion(scripted, scripted, name, data), scripted  # type: ignore[arg-type]
 
 
 async def told(one: Completion) -> list[Piece]:
@@ -155,7 +157,7 @@ async def test_what_cannot_be_told_is_not_generated_on(
     one, scripted = completion("It is Tokyo.")
     monkeypatch.setattr(OutputParser if fails == "feed" else scripted, fails, broken)
     request: Any = SimpleNamespace(headers={MODEL_HEADER: "m"}, match_info={"name": "1"})
-    reply = await answer(request, one)
+    reply = await answer(request, one, FORMS[Dialect.CHAT])
     assert reply.status == 500
     assert scripted.cancelled == [one._request]
 

@@ -8,7 +8,9 @@ import pytest
 from aiohttp import ClientSession, web
 
 from reconciler.worker import keep_alive
-from reconciler.worker.keep_alive import COMMENT, EventStream, opened
+from reconciler.worker.keep_alive import SERVER_SENT_EVENTS, Stream, opened
+
+COMMENT = b": keep-alive\n\n"
 
 EVENT = b"data: 1\n\n"
 
@@ -23,7 +25,7 @@ class Worker:
         self.runner: Any = None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        async with opened(request) as stream:
+        async with opened(request, SERVER_SENT_EVENTS) as stream:
             try:
                 await self.go_on.wait()
             except asyncio.CancelledError:
@@ -88,7 +90,7 @@ async def test_a_comment_comes_after_a_period_of_silence_whenever_it_began(
 
     monkeypatch.setattr(web.StreamResponse, "write", write)
     monkeypatch.setattr(keep_alive, "monotonic", lambda: now)
-    stream = EventStream()
+    stream = Stream(SERVER_SENT_EVENTS)
     monkeypatch.setattr(asyncio, "sleep", sleep)
     await stream.tick(5.0)
     assert written == [

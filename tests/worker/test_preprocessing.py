@@ -17,6 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
 from reconciler.cli.demo import DEMO_MODEL
+from reconciler.core.dialects import Dialect
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
 from reconciler.worker.preprocessing import pool
@@ -69,7 +70,9 @@ class TestSame:
         chats = [body("What is é \U0001f600?"), body("Hi", reasoning_effort="none"), messages]
         texts = [msgspec.json.encode({"prompt": "once"}), b'{"prompt": [1, 2, 3], "stop": "x"}']
         for data, chat in [*((one, True) for one in chats), *((one, False) for one in texts)]:
-            parsed, prompt = shared.submit(data, {"max_tokens": 5}, CONTEXT, chat=chat).result()
+            dialect = Dialect.CHAT if chat else Dialect.TEXT
+            submitted = shared.submit(data, {"max_tokens": 5}, CONTEXT, dialect=dialect)
+            parsed, prompt = submitted.result()
             here = parse(data, {"max_tokens": 5}, chat=chat)
             assert prompt == prompts.build(here, CONTEXT, chat=chat)
             assert (parsed.max_tokens, parsed.stops) == (5, here.stops)
@@ -87,10 +90,10 @@ class TestSame:
 
     def test_errors_are_those_of_requests(self, shared: Preprocessor) -> None:
         with pytest.raises(RequestError, match="temperature") as raised:
-            shared.submit(body(temperature=9), {}, CONTEXT, chat=True).result()
+            shared.submit(body(temperature=9), {}, CONTEXT).result()
         assert (raised.value.code, raised.value.param) == ("invalid_value", "temperature")
         with pytest.raises(RequestError, match="no more than") as raised:
-            shared.submit(body("a " * 1_000_000), {}, CONTEXT, chat=True).result()
+            shared.submit(body("a " * 1_000_000), {}, CONTEXT).result()
         assert raised.value.code == "context_length_exceeded"
 
     def test_a_tokenizer_with_a_template_that_is_code_stays_in_the_worker(self) -> None:
@@ -118,12 +121,12 @@ class TestIsolation:
     def test_a_process_that_dies_fails_its_request_alone(
         self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own.submit(body(), {}, CONTEXT, chat=True).result()
+        own.submit(body(), {}, CONTEXT).result()
         process = own._short._process
         assert process is not None
         written = stopped(process, monkeypatch)
-        waiting = own.submit(body(), {}, CONTEXT, chat=True)
-        after = own.submit(body(), {}, CONTEXT, chat=True)
+        waiting = own.submit(body(), {}, CONTEXT)
+        after = own.submit(body(), {}, CONTEXT)
         assert written.wait(30)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="ended with -9; ask again"):
@@ -134,17 +137,17 @@ class TestIsolation:
     def test_learning_that_somebody_kills_is_tried_again_at_once(
         self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own.submit(body(), {}, CONTEXT, chat=True).result()
+        own.submit(body(), {}, CONTEXT).result()
         own._short._learned = False
         process = own._short._process
         assert process is not None
         written = stopped(process, monkeypatch)
-        waiting = own.submit(body(), {}, CONTEXT, chat=True)
+        waiting = own.submit(body(), {}, CONTEXT)
         assert written.wait(30)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="ended with -9"):
             waiting.result()
-        assert own.submit(body(), {}, CONTEXT, chat=True).result()[1].tokens
+        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
 
     def test_no_process_can_be_started(
         self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
@@ -156,12 +159,12 @@ class TestIsolation:
 
         monkeypatch.setattr(subprocess, "Popen", refuse)
         with pytest.raises(UnavailableError, match="temporarily unavailable"):
-            own.submit(body(), {}, CONTEXT, chat=True).result()
+            own.submit(body(), {}, CONTEXT).result()
         # Prompts are not made in the worker instead.
         with pytest.raises(UnansweredError, match="temporarily unavailable"):
             own.set_up(load_tokenizer(DEMO_MODEL))
         monkeypatch.undo()
-        assert own.submit(body(), {}, CONTEXT, chat=True).result()[1].tokens
+        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
 
     def test_who_is_about_to_end_kills_its_processes(self) -> None:
         one = Process()
@@ -172,41 +175,41 @@ class TestIsolation:
     def test_one_that_takes_too_long_is_ended_by_the_kernel(
         self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own.submit(body(), {}, CONTEXT, chat=True).result()
+        own.submit(body(), {}, CONTEXT).result()
         process = own._short._process
         monkeypatch.setattr(pool, "SECONDS", 0.001)
         text = msgspec.json.encode({"prompt": "word " * 40_000})
         with pytest.raises(RequestError, match=r"did not finish within 0\.001 s") as raised:
-            own.submit(text, {}, chat=False).result()
+            own.submit(text, {}, dialect=Dialect.TEXT).result()
         assert raised.value.status == 400
         monkeypatch.undo()
-        assert own.submit(body(), {}, CONTEXT, chat=True).result()[1].tokens
+        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
         assert own._short._process is not process
 
     def test_learning_that_ends_the_process_is_not_tried_at_each_request(
         self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own.submit(body(), {}, CONTEXT, chat=True).result()
+        own.submit(body(), {}, CONTEXT).result()
         own._short.submit(own._short.end).result()
         monkeypatch.setattr(lanes, "LEARN_SECONDS", 0.0001)
         for _ in range(2):
             with pytest.raises(RequestError, match="did not finish within"):
-                own.submit(body(), {}, CONTEXT, chat=True).result()
+                own.submit(body(), {}, CONTEXT).result()
             monkeypatch.setattr(lanes, "LEARN_SECONDS", 30.0)
-        assert own.submit(b'{"prompt": "a"}', {}, CONTEXT, chat=False).result()[1].tokens
+        assert own.submit(b'{"prompt": "a"}', {}, CONTEXT, dialect=Dialect.TEXT).result()[1].tokens
         own._facts.retry_at = 0.0
-        assert own.submit(body(), {}, CONTEXT, chat=True).result()[1].tokens
+        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
 
     def test_long_requests_have_a_process_of_their_own(self, own: Preprocessor) -> None:
         long = msgspec.json.encode({"prompt": "word " * (pool.LONG // 5)})
-        own.submit(body(), {}, CONTEXT, chat=True).result()
+        own.submit(body(), {}, CONTEXT).result()
         assert own._long.memory() == 0
-        own.submit(long, {}, chat=False).result()
+        own.submit(long, {}, dialect=Dialect.TEXT).result()
         assert own._long.memory() > 0
         assert own.memory() > own._short.memory() > 0
 
     def test_many_at_once(self, shared: Preprocessor) -> None:
         with ThreadPoolExecutor(8) as threads:
             texts = [f"number {i}" for i in range(40)]
-            made = threads.map(lambda t: shared.submit(body(t), {}, chat=True).result()[1], texts)
+            made = threads.map(lambda t: shared.submit(body(t), {}).result()[1], texts)
             assert len({tuple(prompt.tokens) for prompt in made}) == len(texts)

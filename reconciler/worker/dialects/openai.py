@@ -5,31 +5,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from reconciler.core.protocol import MODEL_HEADER
-from reconciler.worker import keep_alive, logs
+from reconciler.worker.answers import Form
 from reconciler.worker.completions import Completion, Piece
-from reconciler.worker.keep_alive import EventStream
+from reconciler.worker.keep_alive import Stream
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.output import Delta
-from reconciler.worker.request import RequestError
-
-
-async def answer(request: web.Request, completion: Completion) -> web.StreamResponse:
-    """Run a completion and tell it. Raises `RequestError`."""
-    model = request.headers.get(MODEL_HEADER, request.match_info["name"])
-    try:
-        await completion.start()
-        if completion.stream:
-            async with keep_alive.opened(request) as reply:
-                return await _stream(reply, completion, model)
-        return await _at_once(completion, model)
-    except RequestError:
-        raise
-    except Exception as error:  # noqa: BLE001  whatever the model raised, the client is told
-        body = msgspec.json.encode(_failure(error))
-        return web.Response(status=500, body=body, content_type="application/json")
-    finally:
-        completion.cancel()  # whatever went wrong, or the client went away: nobody listens
 
 
 async def _at_once(completion: Completion, model: str) -> web.Response:
@@ -60,7 +40,7 @@ async def _at_once(completion: Completion, model: str) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
 
-async def _stream(reply: EventStream, completion: Completion, model: str) -> EventStream:
+async def _stream(reply: Stream, completion: Completion, model: str) -> None:
     kind = "chat.completion.chunk" if completion.chat else "text_completion"
     head = _head(completion, model, kind)
     count = calls = 0
@@ -71,35 +51,28 @@ async def _stream(reply: EventStream, completion: Completion, model: str) -> Eve
         await reply.write(b"data: " + msgspec.json.encode(data | warnings) + b"\n\n")
         warnings.clear()  # the first event has them
 
-    try:
-        if completion.chat:
-            first = {"role": "assistant", "content": ""}
-            await send(head | {"choices": [{"index": 0, "delta": first, "finish_reason": None}]})
-        async for piece in completion.pieces():
-            count = piece.tokens
-            if piece.read is not None:
-                progress = {
-                    "prompt_tokens_read": piece.read,
-                    "prompt_tokens": completion.prompt_tokens,
-                }
-                await send(head | {"choices": [], "progress": progress})
-                continue
-            delta = piece.delta
-            content = _delta(delta, calls) if completion.chat else {"text": delta.content}
-            calls += len(delta.calls)
-            choice = {"index": 0, "finish_reason": piece.finish_reason} | content
-            choice |= {"logprobs": _logprobs(completion, piece.likelihoods)}
-            await send(head | {"choices": [choice]})
-    except ConnectionResetError:
-        return reply
-    except Exception as error:  # noqa: BLE001  headers are sent: the stream itself must tell
-        await send(_failure(error))
-        return reply
+    if completion.chat:
+        first = {"role": "assistant", "content": ""}
+        await send(head | {"choices": [{"index": 0, "delta": first, "finish_reason": None}]})
+    async for piece in completion.pieces():
+        count = piece.tokens
+        if piece.read is not None:
+            progress = {
+                "prompt_tokens_read": piece.read,
+                "prompt_tokens": completion.prompt_tokens,
+            }
+            await send(head | {"choices": [], "progress": progress})
+            continue
+        delta = piece.delta
+        content = _delta(delta, calls) if completion.chat else {"text": delta.content}
+        calls += len(delta.calls)
+        choice = {"index": 0, "finish_reason": piece.finish_reason} | content
+        choice |= {"logprobs": _logprobs(completion, piece.likelihoods)}
+        await send(head | {"choices": [choice]})
     options = completion.body.stream_options
     if options is not None and options.include_usage:
         await send(head | {"choices": [], "usage": _usage(completion, count)})
     await reply.write(b"data: [DONE]\n\n")
-    return reply
 
 
 def _delta(delta: Delta, calls: int) -> dict[str, Any]:
@@ -146,10 +119,8 @@ def _logprobs(completion: Completion, likelihoods: list[Likelihood]) -> dict[str
     }
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    logs.log_error(error)
-    words = f"{type(error).__name__}: {error}"
-    return {"error": {"type": "server_error", "code": "generation_failed", "message": words}}
+def _broken_off(error: dict[str, str]) -> bytes:
+    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
 def _head(completion: Completion, model: str, kind: str) -> dict[str, Any]:
@@ -164,3 +135,6 @@ def _usage(completion: Completion, tokens: int) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": completion.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": completion.reasoning_tokens},
     }
+
+
+FORM = Form(_at_once, _stream, _broken_off)

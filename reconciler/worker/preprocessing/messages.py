@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from reconciler.core.dialects import Dialect
 from reconciler.worker.prompt import Prompt
 from reconciler.worker.request import Body
 
@@ -62,7 +63,7 @@ class Prepare(msgspec.Struct, tag=True):
     defaults: dict[str, Any]
     most: int | None
     """The context length, in tokens."""
-    chat: bool
+    dialect: Dialect
 
 
 class Done(msgspec.Struct, tag=True):

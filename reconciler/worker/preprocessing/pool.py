@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from reconciler.core.dialects import Dialect
 from reconciler.worker.chat import rendering
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import work
@@ -138,27 +139,32 @@ class Preprocessor:
         self._short.submit(self._short.learn)
 
     def submit(
-        self, body: bytes, defaults: Mapping[str, Any], most: int | None = None, *, chat: bool
+        self,
+        body: bytes,
+        defaults: Mapping[str, Any],
+        most: int | None = None,
+        *,
+        dialect: Dialect = Dialect.CHAT,
     ) -> "Future[tuple[Body, Prompt]]":
         """Parse a request and make its prompt, refused early where it exceeds `most` tokens.
 
         The future raises `RequestError`.
         """
         if self._local is not None:
-            job = partial(work.prepare, self._local, body, defaults, most, chat=chat)
+            job = partial(work.prepare, self._local, body, defaults, most, dialect)
             return self._threads.submit(job)
         lane = self._long if len(body) >= LONG else self._short
         if lane.waiting >= MAX_WAITING:
             raise UnavailableError(f"{MAX_WAITING} requests wait to be read", "overloaded")
-        request = Prepare(body, dict(defaults), most, chat)
+        request = Prepare(body, dict(defaults), most, dialect)
         return lane.submit(partial(_prepare, lane, request))
 
 
 def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
     """On the lane's thread. Raises `RequestError`."""
-    key = "messages" if request.chat else "prompt"
+    key = "prompt" if request.dialect is Dialect.TEXT else "messages"
     try:
-        if request.chat:
+        if request.dialect is not Dialect.TEXT:
             lane.learn()
         reply = lane.ask(request, SECONDS)
     except UnansweredError as error:

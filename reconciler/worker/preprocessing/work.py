@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from reconciler.core.dialects import Dialect
 from reconciler.worker import request as requests
 from reconciler.worker.chat import bounded, rendering
+from reconciler.worker.dialects.reading import READERS
 from reconciler.worker.errors import RequestError
 from reconciler.worker.preprocessing.messages import (
     Bind,
@@ -32,12 +34,19 @@ RENDERING_SECONDS = 20.0
 
 
 def prepare(
-    prompts: Prompts, data: bytes, defaults: Mapping[str, Any], most: int | None, *, chat: bool
+    prompts: Prompts,
+    data: bytes,
+    defaults: Mapping[str, Any],
+    most: int | None,
+    dialect: Dialect = Dialect.CHAT,
 ) -> tuple[Body, Prompt]:
     """Parse a request and make its prompt. Raises `RequestError`."""
-    body = requests.parse(data, defaults, chat=chat)
+    translated = READERS[dialect](requests.decoded(data))
+    body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
+    body.echo = translated.echo
+    body.warnings = [*translated.warnings, *body.warnings][: requests.WARNINGS]
     with bounded.budget(RENDERING_SECONDS):
-        return body, prompts.build(body, most, chat=chat)
+        return body, prompts.build(body, most, chat=body.chat)
 
 
 class Work:
@@ -94,7 +103,7 @@ class Work:
 
     def _prepare(self, request: Prepare) -> Prepared:
         body, prompt = prepare(
-            self._bound(), request.body, request.defaults, request.most, chat=request.chat
+            self._bound(), request.body, request.defaults, request.most, request.dialect
         )
         # The worker has no use for what the prompt was made of.
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None

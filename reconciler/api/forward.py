@@ -1,0 +1,141 @@
+"""A request to an instance: routed by its `model`, and the worker's answer copied.
+
+The body is looked at once, for where it goes; the worker that holds the instance reads the rest.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+
+from reconciler.api import early_stream
+from reconciler.api.body import parsed, receive
+from reconciler.api.context import CONTROLLER
+from reconciler.api.early_stream import SERVER_SENT_EVENTS, EarlyStream, Signs
+from reconciler.api.errors import ApiError, of_exception, of_problem, told_problem
+from reconciler.controller import Controller
+from reconciler.core import request_json
+from reconciler.core.dialects import Dialect
+from reconciler.core.errors import Cause, LoadError, Problem
+
+INSTANCE = "X-Reconciler-Instance"
+"""Header of an answer: the instance that gave it."""
+
+MAX_BYTES = 16_000_000
+
+MAX_MODEL = 500
+"""Characters, as in a load request."""
+
+PATIENCE = 300.0
+"""Seconds that a request waits for its model to be loaded; `Prefer: wait=N` says otherwise."""
+
+LONGEST_PATIENCE = 3600.0
+
+LONGEST_TTL = 31_536_000
+
+
+class Routed(msgspec.Struct):
+    """What of a request says where it goes."""
+
+    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL)]
+    ttl: Annotated[float, msgspec.Meta(ge=1, le=LONGEST_TTL)] | None = None
+    """Seconds without a request after which a model that this request loads is unloaded."""
+    stream: Any = None
+    """True if the answer is to come in pieces; the worker checks it."""
+
+
+def routed(body: bytes) -> Routed:
+    """Where a request goes whose keys are OpenAI's. Raises `ApiError`."""
+    try:
+        return request_json.decode(body, Routed)
+    except msgspec.ValidationError as error:
+        key = "ttl" if "$.ttl" in str(error) else "model"
+        missing = "missing" in str(error)
+        code = "missing_required_parameter" if missing else "invalid_value"
+        raise ApiError(400, "invalid_request", f"{key}: {error}", code, key) from None
+    except (ValueError, RecursionError) as error:
+        message = f"the body is not JSON: {error}"
+        raise ApiError(400, "invalid_request", message, "invalid_json") from None
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the requests of a dialect are routed, and what their clients see while they wait."""
+
+    dialect: Dialect
+    routed: Callable[[bytes], Routed] = routed
+    signs: Signs = SERVER_SENT_EVENTS
+
+
+async def forward(request: web.Request, way: Way) -> web.StreamResponse:
+    """Have the instance that a request names answer it. Raises `ApiError` and `LoadError`."""
+    body = await receive(request, MAX_BYTES)
+    asked = await parsed(body, way.routed)
+    if asked.stream is not True or way.signs.alive is None:
+        return await _answer(request, way, body, asked)
+    async with EarlyStream(request, way.signs, early_stream.KEEP_ALIVE_SECONDS) as early:
+        try:
+            return await _answer(request, way, body, asked, early)
+        except Exception as error:
+            begun = await early.end()
+            if begun is None:
+                raise
+            failure = of_exception(request, error)
+            with suppress(ConnectionResetError):
+                await begun.write(way.signs.error(failure.body, failure.status))
+            return begun
+
+
+async def _answer(
+    request: web.Request, way: Way, body: bytes, asked: Routed, early: EarlyStream | None = None
+) -> web.StreamResponse:
+    """Copy the answer of the instance, into the stream that the client has already, if it has."""
+    controller = request.app[CONTROLLER]
+    name = await _ready(controller, asked, _patience(request))
+    signs = way.signs
+    async with controller.request(name, way.dialect, body) as answer:
+        begun = None if early is None else await early.end()
+        if begun is not None and answer.content_type != signs.content_type:
+            with suppress(ConnectionResetError):
+                await begun.write(signs.whole(b"".join([chunk async for chunk in answer.chunks])))
+            return begun
+        copy = begun or web.StreamResponse(status=answer.status, headers={INSTANCE: name})
+        with suppress(ConnectionResetError):  # the client went away
+            if begun is None:
+                copy.content_type = answer.content_type
+                if answer.status == web.HTTPServiceUnavailable.status_code:
+                    copy.headers["Retry-After"] = "1"
+                await copy.prepare(request)
+            try:
+                async for chunk in answer.chunks:
+                    await copy.write(chunk)
+            except LoadError as error:
+                if answer.content_type == signs.content_type:
+                    broken_off = {"type": "server_error", **told_problem(error.problem)}
+                    await copy.write(signs.error(broken_off, 500))
+        return copy
+
+
+async def _ready(controller: Controller, asked: Routed, patience: float) -> str:
+    """The instance that answers for a model, waited for while it is on its way."""
+    model, ttl = asked.model, None if asked.ttl is None else round(asked.ttl)
+    try:
+        async with asyncio.timeout(patience):
+            return await controller.ready_for(model, ttl)
+    except TimeoutError:
+        message = f"{model} was not ready after {patience:g} s: {controller.why_not_ready(model)}"
+        problem = Problem(Cause.NOT_READY, message, permanent=False, param="model")
+        raise of_problem(problem) from None
+
+
+def _patience(request: web.Request) -> float:
+    """Seconds that the client waits for a model to be loaded, as its `Prefer` header says."""
+    for preference in ",".join(request.headers.getall("Prefer", [])).split(","):
+        key, _, value = preference.partition("=")
+        if key.strip().lower() == "wait" and value.strip().isdecimal():
+            return min(LONGEST_PATIENCE, float(value))
+    return PATIENCE

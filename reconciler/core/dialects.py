@@ -1,0 +1,61 @@
+"""The APIs in which an instance can be asked, each with its path and its form of errors.
+
+A dialect is written down in three places: here, in `worker.dialects` (what a request means, how the
+answer is written), and in `api` (its route, and how it names its model).
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+
+class Dialect(StrEnum):
+    """A form of requests and answers; the value is its path below an instance."""
+
+    CHAT = "chat/completions"
+    """OpenAI's chat completions: the form into which every other one is translated."""
+    TEXT = "completions"
+
+
+ErrorForm = Callable[[dict[str, str], int], dict[str, Any]]
+"""Makes the body of an error (type, message, code, perhaps param) with that HTTP status."""
+
+
+def openai_error(error: dict[str, str], _status: int) -> dict[str, Any]:
+    """As OpenAI's clients know errors, and all others where there is no reason for another form."""
+    return {"error": error}
+
+
+def anthropic_error(error: dict[str, str], status: int) -> dict[str, Any]:
+    """As Anthropic's clients know errors, with our `code` besides.
+
+    Source of the types: Anthropic's API reference, "Errors".
+    """
+    other = "api_error" if status >= SERVER_ERROR else "invalid_request_error"
+    return {"type": "error", "error": error | {"type": _ANTHROPIC_TYPES.get(status, other)}}
+
+
+SERVER_ERROR = 500
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def ollama_error(error: dict[str, str], _status: int) -> dict[str, Any]:
+    """As Ollama's clients know errors: words."""
+    return {"error": error["message"]}
+
+
+def error_form(path: str) -> ErrorForm:
+    """The form of errors that the clients of a route know."""
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return anthropic_error
+    if path.startswith("/api/") and not path.startswith(("/api/v0/", "/api/v1/")):
+        return ollama_error
+    return openai_error
