@@ -15,6 +15,7 @@ from reconciler.api import (
     openapi,
     plans,
     records,
+    responses,
     sources,
     unsupported,
 )
@@ -41,6 +42,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         logs,
         sources,
         openai,
+        responses,
         unsupported,
         node,
         metrics,

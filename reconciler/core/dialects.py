@@ -15,6 +15,8 @@ class Dialect(StrEnum):
     CHAT = "chat/completions"
     """OpenAI's chat completions: the form into which every other one is translated."""
     TEXT = "completions"
+    RESPONSES = "responses"
+    """OpenAI's Responses, without the part that stores them."""
 
 
 ErrorForm = Callable[[dict[str, str], int], dict[str, Any]]

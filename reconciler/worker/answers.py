@@ -47,18 +47,19 @@ async def answer(request: web.Request, completion: Completion, form: Form) -> we
             except ConnectionResetError:
                 pass
             except Exception as error:  # noqa: BLE001  headers are sent: the stream itself says it
-                await reply.write(form.broken_off(_failure(error)))
+                await reply.write(form.broken_off(failure(error)))
             return reply
     except RequestError:
         raise
     except Exception as error:  # noqa: BLE001  whatever the model raised, the client gets to know
-        body = msgspec.json.encode(form.error(_failure(error), FAILED))
+        body = msgspec.json.encode(form.error(failure(error), FAILED))
         return web.Response(status=FAILED, body=body, content_type="application/json")
     finally:
         completion.cancel()  # whatever went wrong, or the client went away: nobody reads it
 
 
-def _failure(error: Exception) -> dict[str, str]:
+def failure(error: Exception) -> dict[str, str]:
+    """The error that tells what a model raised; it is logged."""
     logs.log_error(error)
     words = f"{type(error).__name__}: {error}"
     return {"type": "server_error", "code": "generation_failed", "message": words}
