@@ -124,7 +124,7 @@ class Clients:
         name = "+".join(client.packages).replace("/", "_")
         directory = self._directory / client.registry / name[:150]
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with directory.with_suffix(".lock").open("w") as lock:
+        with directory.with_name(f"{directory.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (directory / "complete").exists():
                 shutil.rmtree(directory, ignore_errors=True)
