@@ -18,6 +18,8 @@ class Translated:
     """What the answer repeats of the request, or depends on, as plain JSON."""
     warnings: list[str] = field(default_factory=list)
     """What was sent and has no effect."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Keys of `sent` as the client knows them, for errors and warnings; see `naming`."""
 
 
 Read = Callable[[dict[str, Any]], Translated]
