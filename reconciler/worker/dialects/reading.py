@@ -1,6 +1,6 @@
 """What a request means: the chat or text completion that it is translated into."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ class Translated:
     """What the answer repeats of the request, or depends on, as plain JSON."""
     warnings: list[str] = field(default_factory=list)
     """What was sent and has no effect."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Key of `sent` -> key of the request that it was made of, for messages."""
 
 
 Read = Callable[[dict[str, Any]], Translated]

@@ -42,11 +42,14 @@ def prepare(
 ) -> tuple[Body, Prompt]:
     """Parse a request and make its prompt. Raises `RequestError`."""
     translated = READERS[dialect](requests.decoded(data))
-    body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
-    body.echo = translated.echo
-    body.warnings = [*translated.warnings, *body.warnings][: requests.WARNINGS]
-    with bounded.budget(RENDERING_SECONDS):
-        return body, prompts.build(body, most, chat=body.chat)
+    try:
+        body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
+        body.echo = translated.echo
+        body.warnings = [*translated.warnings, *body.warnings][: requests.WARNINGS]
+        with bounded.budget(RENDERING_SECONDS):
+            return body, prompts.build(body, most, chat=body.chat)
+    except RequestError as error:
+        raise error.renamed(translated.names) from None
 
 
 class Work:
