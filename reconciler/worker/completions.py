@@ -124,8 +124,8 @@ class Completion:
         """The model's."""
         return self._model.tokenizer
 
-    async def start(self) -> None:
-        """Check it and put it into the session's batch. Raises `RequestError`."""
+    async def prepare(self) -> Prompt:
+        """Check it and make its prompt. Raises `RequestError`."""
         defaults: Mapping[str, Any] = self._model.defaults(self._name)
         try:
             # No name for the future: what it raises would hold it, and the body, in a cycle.
@@ -141,6 +141,12 @@ class Completion:
         self._request.max_tokens = body.limit
         self.warnings += [*body.warnings, *prompt.warnings]
         self._prompt_tokens = len(prompt.tokens)
+        return prompt
+
+    async def start(self) -> None:
+        """Prepare it and put it into the session's batch. Raises `RequestError`."""
+        prompt = await self.prepare()
+        body = self.body
         form = self._model.output_format if self.chat else OutputFormat()
         form = described(form) if prompt.described else form
         try:
