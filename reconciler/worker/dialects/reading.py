@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reconciler.core.dialects import Dialect
+from reconciler.worker.dialects import messages_reading as messages
 from reconciler.worker.dialects.responses import reading as responses
 from reconciler.worker.dialects.translated import Translated
 
@@ -19,4 +20,6 @@ READERS: dict[Dialect, Read] = {
     Dialect.CHAT: Translated,
     Dialect.TEXT: _text,
     Dialect.RESPONSES: responses.read,
+    Dialect.MESSAGES: messages.read,
+    Dialect.COUNT_TOKENS: messages.read_to_count,
 }
