@@ -123,6 +123,9 @@ class Conversation:
         kind = item.get("type")
         if kind is None:
             kind = "message" if "role" in item else "item_reference"
+        if not isinstance(kind, str):
+            words = f"{place}.type: Expected `str`"
+            raise RequestError(words, "invalid_value", f"{place}.type")
         if kind in self._readers:
             self._readers[kind](item, place)
         elif kind in _IGNORED:
@@ -134,7 +137,7 @@ class Conversation:
             )
             raise unsupported(place, words)
         else:
-            words = f"{place}.type: {str(kind)[:80]!r} is no type of an item"
+            words = f"{place}.type: {kind[:80]!r} is no type of an item"
             raise RequestError(words, "invalid_value", f"{place}.type")
 
     def end(self) -> list[dict[str, Any]]:
