@@ -43,7 +43,7 @@ def prepare(
     """Parse a request and make its prompt. Raises `RequestError`."""
     translated = READERS[dialect](requests.decoded(data))
     body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
-    body.echo = translated.echo
+    body.dialect_data = translated.echo
     body.warnings = [*translated.warnings, *body.warnings][: requests.WARNINGS]
     with bounded.budget(RENDERING_SECONDS):
         return body, prompts.build(body, most, chat=body.chat)
