@@ -8,20 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.core.dialects import Dialect
-from reconciler.core.protocol import NO_LEASE, Lease
+from reconciler.core.protocol import NO_CONTEXT, NO_LEASE, Lease, RequestContext
 from reconciler.worker.choices import Choice, choices, prepare, repeats
 from reconciler.worker.constraints.asked import Constraint
 from reconciler.worker.constraints.enforcer import reading_form
 from reconciler.worker.constraints.mask import Mask
+from reconciler.worker.dialects.naming import renamed, reworded
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
 from reconciler.worker.output import Delta, OutputFormat, OutputParser, described
 from reconciler.worker.pending import Score
 from reconciler.worker.prompt import Prompt, too_long
-from reconciler.worker.request import Body, UnavailableError
+from reconciler.worker.request import Body, RequestError, UnavailableError
 from reconciler.worker.session import InsufficientMemoryError, OverloadedError
 from reconciler.worker.thread import MlxThread
+from reconciler.worker.timing import Timing
 
 
 @dataclass
@@ -84,11 +86,14 @@ class Completion:
         *,
         dialect: Dialect = Dialect.CHAT,
         lease: Lease = NO_LEASE,
+        context: RequestContext = NO_CONTEXT,
     ) -> None:
         """`data` is the request's body; `lease` is the session's, as of the request."""
         self._model, self._mlx, self._name, self._lease = model, mlx, name, lease
         self._data, self._dialect = data, dialect
-        self.chat = dialect is not Dialect.TEXT
+        self.context = context
+        self.timing = Timing(context.waited_seconds)
+        self.chat = not dialect.is_text
         """True if the prompt is made by the chat template; certain once it is started."""
         self.echo: dict[str, Any] = {}
         """What a dialect keeps of the request for the answer."""
@@ -99,6 +104,8 @@ class Completion:
         self.created = int(time.time())
         self.warnings: list[str] = []
         """What of the request has no effect."""
+        self.stopped = False
+        """True if a stop text ended it, or the first call where one was allowed."""
         self._news: asyncio.Queue[tuple[Choice, News]] = asyncio.Queue()
         self._choices: list[Choice] = []
         self._prompt = Prompt([])
@@ -112,6 +119,11 @@ class Completion:
     def prompt_tokens(self) -> int:
         """Length of the prompt, of all prompts if there are several."""
         return sum(len(tokens) for tokens in self._prompt.all_tokens)
+
+    @property
+    def context_length(self) -> int | None:
+        """The session's, in tokens; None: it is gone."""
+        return self._most()
 
     @property
     def reasoning_tokens(self) -> int:
@@ -138,8 +150,8 @@ class Completion:
         tokens = self._prompt.all_tokens[choice.prompt]
         return self._prompt.texts[choice.prompt], tokens, leader.prompt_likelihoods
 
-    async def start(self) -> None:
-        """Check it and put it into the session's batch. Raises `RequestError`."""
+    async def prepare(self) -> None:
+        """Check it and make its prompt. Raises `RequestError`."""
         defaults: Mapping[str, Any] = self._model.defaults(self._name)
         try:
             # No name for the future: what it raises would hold it, and the body, in a cycle.
@@ -154,6 +166,17 @@ class Completion:
         self.chat, self.echo = body.chat, body.dialect_data
         self.warnings += [*body.warnings, *prompt.warnings]
         self._prompt = prompt
+
+    async def start(self) -> None:
+        """Prepare it and put it into the session's batch. Raises `RequestError`."""
+        await self.prepare()
+        try:
+            await self._put_in_batch(self.body, self._prompt)
+        except RequestError as error:
+            raise renamed(error, self.body.names) from None
+
+    async def _put_in_batch(self, body: Body, prompt: Prompt) -> None:
+        """Put it into the session's batch. Raises `RequestError`."""
         form = self._model.output_format if self.chat else OutputFormat()
         form = described(form) if prompt.described else form
         masks: list[Mask] = []
@@ -173,6 +196,7 @@ class Completion:
         self._choices = choices(body, prompt, parser, masks)
         for choice in self._choices:
             self._listen(choice)
+        self.timing.start()
         await asyncio.wrap_future(self._mlx.submit(self._begin))
 
     def _listen(self, choice: Choice) -> None:
@@ -185,6 +209,7 @@ class Completion:
             loop.call_soon_threadsafe(self._news.put_nowait, (choice, news))
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
+            self.timing.note_token()
             if mask is not None and mask.error:
                 raise UnenforceableError(mask.error)
             number = body.alternatives
@@ -204,8 +229,14 @@ class Completion:
         options = body.stream_options
         if request.follows is not None:
             return
-        if self.stream and options is not None and options.include_progress:
-            request.read = lambda tokens: put(PromptRead(tokens))
+        reports = self.stream and options is not None and bool(options.include_progress)
+
+        def read(tokens: int) -> None:
+            self.timing.note_read()
+            if reports:
+                put(PromptRead(tokens))
+
+        request.read = read
         if body.echo and body.alternatives is not None:
             request.score = Score(body.alternatives, scored, alone=body.max_tokens == 0)
         elif body.max_tokens == 0:
@@ -227,7 +258,7 @@ class Completion:
                 if matcher is not None:
                     masks.append(Mask(matcher, len(tokens), self._model.vocabulary))
         if enforced.warning:
-            self.warnings.append(enforced.warning)
+            self.warnings.append(reworded(enforced.warning, self.body.names))
         return reading_form(enforced, form), masks
 
     def _begin(self) -> None:
@@ -304,6 +335,7 @@ class Completion:
             if end is None:
                 self._cancel(choice)
             end = "stop"
+            self.stopped = True
         if end == "stop" and choice.parser.called:
             end = "tool_calls"
         choice.ended = end is not None
