@@ -16,6 +16,7 @@ from reconciler.api import (
     openapi,
     plans,
     records,
+    responses,
     sources,
     unsupported,
 )
@@ -42,6 +43,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         logs,
         sources,
         openai,
+        responses,
         messages,
         unsupported,
         node,

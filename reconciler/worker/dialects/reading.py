@@ -5,6 +5,7 @@ from typing import Any
 
 from reconciler.core.dialects import Dialect
 from reconciler.worker.dialects import messages_reading as messages
+from reconciler.worker.dialects.responses import reading as responses
 from reconciler.worker.dialects.translated import Translated
 
 Read = Callable[[dict[str, Any]], Translated]
@@ -18,6 +19,7 @@ def _text(sent: dict[str, Any]) -> Translated:
 READERS: dict[Dialect, Read] = {
     Dialect.CHAT: Translated,
     Dialect.TEXT: _text,
+    Dialect.RESPONSES: responses.read,
     Dialect.MESSAGES: messages.read,
     Dialect.COUNT_TOKENS: messages.read_to_count,
 }
