@@ -132,8 +132,8 @@ class Conversation:
             self.warnings.append(f"{place}: items of type {kind} are ignored")
         elif kind in _STORED:
             words = (
-                f"{place}: an item of type {kind} cannot be read here; nothing is stored, send the "
-                "items themselves"
+                f"{place}: an item of type {kind} cannot be read here: nothing is stored; send the "
+                "items themselves, as clients do with store: false"
             )
             raise unsupported(place, words)
         else:
