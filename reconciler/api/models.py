@@ -151,14 +151,14 @@ def _row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[
         "architecture": facts.model_type,
         "quantization": {"name": packed.name, "bits_per_weight": packed.bits} if packed else None,
         "size_bytes": facts.weights_bytes,
-        "params_string": _params_string(facts.parameters),
+        "params_string": params_string(facts.parameters),
         "max_context_length": facts.max_context,
         "format": "mlx",
         "capabilities": {"vision": False, "trained_for_tool_use": facts.tool_use},
     }
 
 
-def _params_string(parameters: int) -> str:
+def params_string(parameters: int) -> str:
     """As models are named: `7B`, `1.5B`, `350M`, `90K`."""
     for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if parameters >= factor:

@@ -39,11 +39,8 @@ async def anthropic(request: web.Request) -> web.Response:
     return reply({"type": "error", "error": error}, STATUS)
 
 
-@routes.post("/api/chat")
-@routes.post("/api/generate")
 @routes.post("/api/embed")
 @routes.post("/api/embeddings")
-@routes.get("/api/tags")
 @describe({STATUS: OLLAMA})
 async def ollama(request: web.Request) -> web.Response:
     """Ollama's API is not supported."""

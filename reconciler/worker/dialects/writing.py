@@ -2,9 +2,11 @@
 
 from reconciler.core.dialects import Dialect
 from reconciler.worker.answers import Form
-from reconciler.worker.dialects import openai
+from reconciler.worker.dialects import ollama, openai
 
 FORMS: dict[Dialect, Form] = {
     Dialect.CHAT: openai.FORM,
     Dialect.TEXT: openai.FORM,
+    Dialect.OLLAMA_CHAT: ollama.CHAT,
+    Dialect.OLLAMA_GENERATE: ollama.GENERATE,
 }
