@@ -32,12 +32,17 @@ class Form:
     """What ends a stream with an error."""
     error: ErrorForm = openai_error
     signs: Signs = SERVER_SENT_EVENTS
+    generates: bool = True
+    """False if the answer is about the prompt alone, which is then only prepared."""
 
 
 async def answer(request: web.Request, completion: Completion, form: Form) -> web.StreamResponse:
     """Run a completion and write its answer. Raises `RequestError`."""
     model = request.headers.get(MODEL_HEADER, request.match_info["name"])
     try:
+        if not form.generates:
+            await completion.prepare()
+            return await form.at_once(completion, model)
         await completion.start()
         if not completion.stream:
             return await form.at_once(completion, model)
@@ -56,7 +61,8 @@ async def answer(request: web.Request, completion: Completion, form: Form) -> we
         body = msgspec.json.encode(form.error(failure(error), FAILED))
         return web.Response(status=FAILED, body=body, content_type="application/json")
     finally:
-        completion.cancel()  # whatever went wrong, or the client went away: nobody reads it
+        if form.generates:
+            completion.cancel()  # whatever went wrong, or the client went away: nobody reads it
 
 
 def failure(error: Exception) -> dict[str, str]:

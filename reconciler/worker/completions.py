@@ -13,6 +13,7 @@ from reconciler.worker import sampling
 from reconciler.worker.constraints.asked import Constraint
 from reconciler.worker.constraints.enforcer import reading_form
 from reconciler.worker.constraints.mask import Mask
+from reconciler.worker.dialects.naming import renamed, reworded
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
@@ -123,8 +124,8 @@ class Completion:
         """The model's."""
         return self._model.tokenizer
 
-    async def start(self) -> None:
-        """Check it and put it into the session's batch. Raises `RequestError`."""
+    async def prepare(self) -> Prompt:
+        """Check it and make its prompt. Raises `RequestError`."""
         defaults: Mapping[str, Any] = self._model.defaults(self._name)
         try:
             # No name for the future: what it raises would hold it, and the body, in a cycle.
@@ -140,8 +141,21 @@ class Completion:
         self._request.max_tokens = body.limit
         self.warnings += [*body.warnings, *prompt.warnings]
         self._prompt_tokens = len(prompt.tokens)
+        return prompt
+
+    async def start(self) -> None:
+        """Prepare it and put it into the session's batch. Raises `RequestError`."""
+        prompt = await self.prepare()
+        body = self.body
         form = self._model.output_format if self.chat else OutputFormat()
         form = described(form) if prompt.described else form
+        try:
+            await self._put_in_batch(body, prompt, form)
+        except RequestError as error:
+            raise renamed(error, body.names) from None
+
+    async def _put_in_batch(self, body: Body, prompt: Prompt, form: OutputFormat) -> None:
+        """Put it into the session's batch. Raises `RequestError`."""
         if body.constraint is not None:
             form = await asyncio.to_thread(self._constrain, body.constraint, form, prompt)
         self._parser = OutputParser(
@@ -194,7 +208,7 @@ class Completion:
         """
         enforced, matcher = self._model.enforcer.enforce(constraint, form, prompt.generation)
         if enforced.warning:
-            self.warnings.append(enforced.warning)
+            self.warnings.append(reworded(enforced.warning, self.body.names))
         if matcher is not None:
             self._mask = Mask(matcher, len(prompt.tokens), self._model.vocabulary)
         return reading_form(enforced, form)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reconciler.core.dialects import Dialect
+from reconciler.worker.dialects import messages_reading as messages
 from reconciler.worker.dialects import ollama_reading
 from reconciler.worker.dialects.translated import Translated
 
@@ -20,4 +21,6 @@ READERS: dict[Dialect, Read] = {
     Dialect.TEXT: _text,
     Dialect.OLLAMA_CHAT: ollama_reading.read_chat,
     Dialect.OLLAMA_GENERATE: ollama_reading.read_generate,
+    Dialect.MESSAGES: messages.read,
+    Dialect.COUNT_TOKENS: messages.read_to_count,
 }

@@ -1,6 +1,5 @@
-"""A request in the form into which every dialect is translated."""
+"""A request of a dialect, as the completion that it means."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,5 +15,5 @@ class Translated:
     """What the answer repeats of the request, or depends on, as plain JSON."""
     warnings: list[str] = field(default_factory=list)
     """What was sent and has no effect."""
-    names: Mapping[str, str] = field(default_factory=dict)
-    """Key of `sent` -> key of the request that it was made of, for messages."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Keys of `sent` as the client knows them, for errors and warnings; see `naming`."""
