@@ -79,14 +79,14 @@ _GENERATE = _way(Dialect.OLLAMA_GENERATE, NO_RESPONSE)
 
 
 @routes.post("/api/chat")
-@describe({200: {"type": "object"}, 400: OLLAMA_ERROR, 404: OLLAMA_ERROR})
+@describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
 async def chat(request: web.Request) -> web.StreamResponse:
     """Ollama's chat, as lines of JSON or at once. Without messages the model is loaded."""
     return await _answer(request, _CHAT, NO_MESSAGE)
 
 
 @routes.post("/api/generate")
-@describe({200: {"type": "object"}, 400: OLLAMA_ERROR, 404: OLLAMA_ERROR})
+@describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
 async def generate(request: web.Request) -> web.StreamResponse:
     """Ollama's text for a prompt. Without a prompt the model is loaded."""
     return await _answer(request, _GENERATE, NO_RESPONSE)

@@ -66,7 +66,7 @@ async def version(_request: web.Request) -> web.Response:
 
 
 @routes.get("/api/tags")
-@describe({200: LIST})
+@describe({200: LIST}, error=OLLAMA_ERROR)
 async def tags(request: web.Request) -> web.Response:
     """The models on disk, and the instances that have names of their own."""
     controller = request.app[CONTROLLER]
@@ -82,7 +82,7 @@ async def tags(request: web.Request) -> web.Response:
 
 
 @routes.get("/api/ps")
-@describe({200: LIST})
+@describe({200: LIST}, error=OLLAMA_ERROR)
 async def ps(request: web.Request) -> web.Response:
     """What is loaded, and until when if nobody uses it."""
     controller = request.app[CONTROLLER]
@@ -100,7 +100,7 @@ class Show(msgspec.Struct):
 
 
 @routes.post("/api/show")
-@describe({200: {"type": "object"}, 400: OLLAMA_ERROR, 404: OLLAMA_ERROR})
+@describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
 async def show(request: web.Request) -> web.Response:
     """What a model is: its details, its chat template and what it was made for."""
     asked = await parsed(await receive(request, MAX_BYTES), _show)

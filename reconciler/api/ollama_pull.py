@@ -41,7 +41,7 @@ class Pull(msgspec.Struct):
 
 
 @routes.post("/api/pull")
-@describe({200: {"type": "object"}, 400: OLLAMA_ERROR, 404: OLLAMA_ERROR})
+@describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
 async def pull(request: web.Request) -> web.StreamResponse:
     """Fetch a model from the hub, with lines that say how far it is."""
     asked = await parsed(await receive(request, MAX_BYTES), _pull)
@@ -119,7 +119,7 @@ def _line(value: dict[str, Any]) -> bytes:
 @routes.post("/api/push")
 @routes.delete("/api/delete")
 @routes.post("/api/blobs/{digest}")
-@describe({400: OLLAMA_ERROR})
+@describe({}, error=OLLAMA_ERROR)
 async def unsupported(request: web.Request) -> web.Response:
     """Not supported: models are directories of files, which nothing here changes."""
     message = (

@@ -155,7 +155,7 @@ def _common(
     made, names = _options(asked.options or {})
     made |= {"model": asked.model, "stream": asked.stream is not False}
     made |= _format(asked.format)
-    names["response_format"] = "format"
+    names |= {"response_format": "format", "response_format.json_schema.schema": "format"}
     if asked.think is not None:
         made["think"] = _think(asked.think)
     if asked.logprobs:
