@@ -155,11 +155,15 @@ async def _answer(
 
 
 def _context(controller: Controller, name: str, waited: float, *, loaded: bool) -> RequestContext:
-    facts = controller.facts(name)
-    if facts is None:
-        return RequestContext(waited, loaded)
-    packed = None if facts.quantization is None else facts.quantization.name
-    return RequestContext(waited, loaded, facts.model_type, packed)
+    facts, machine = controller.facts(name), controller.machine
+    packed = None if facts is None else facts.quantization
+    return RequestContext(
+        waited,
+        loaded,
+        "" if facts is None else facts.model_type,
+        None if packed is None else packed.name,
+        "" if machine is None else machine.mlx_version,
+    )
 
 
 async def _ready(controller: Controller, model: str, ttl: float | None, patience: float) -> str:

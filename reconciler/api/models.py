@@ -13,6 +13,7 @@ from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.api.stream import Stream, streaming
 from reconciler.controller import Events, RecordView
 from reconciler.core.errors import LoadError, Problem
+from reconciler.core.facts import Checkpoint
 from reconciler.core.records import LoadRequest
 from reconciler.core.schema import check_name, contradictions, load_request
 from reconciler.models.catalog import CatalogEntry
@@ -154,8 +155,16 @@ def _row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[
         "params_string": params_string(facts.parameters),
         "max_context_length": facts.max_context,
         "format": "mlx",
-        "capabilities": {"vision": False, "trained_for_tool_use": facts.tool_use},
+        "capabilities": _capabilities(facts),
     }
+
+
+def _capabilities(facts: Checkpoint) -> dict[str, Any]:
+    found: dict[str, Any] = {"vision": False, "trained_for_tool_use": facts.tool_use}
+    if facts.reasoning is None:
+        return found
+    can = facts.reasoning
+    return found | {"reasoning": {"allowed_options": can.options, "default": can.default}}
 
 
 def params_string(parameters: int) -> str:

@@ -96,8 +96,6 @@ class Completion:
         self._request = Request([], None, lambda *_: None, lambda _: None)
         self._mask: Mask | None = None
         """What keeps the answer to its grammar, if it has one."""
-        self.stopped = False
-        """True if a stop text ended it, or the first call where one was allowed."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -291,7 +289,6 @@ class Completion:
                 if end is None:
                     self.cancel()
                 end = "stop"
-                self.stopped = True
             if end == "stop" and self._parser.called:
                 end = "tool_calls"
             if delta or end is not None:
