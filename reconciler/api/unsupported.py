@@ -24,11 +24,8 @@ async def openai(request: web.Request) -> web.Response:
     return reply({"error": told}, STATUS)
 
 
-@routes.post("/api/chat")
-@routes.post("/api/generate")
 @routes.post("/api/embed")
 @routes.post("/api/embeddings")
-@routes.get("/api/tags")
 @describe({STATUS: OLLAMA})
 async def ollama(request: web.Request) -> web.Response:
     """Ollama's API is not supported."""

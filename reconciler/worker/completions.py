@@ -104,8 +104,6 @@ class Completion:
         self.created = int(time.time())
         self.warnings: list[str] = []
         """What of the request has no effect."""
-        self.stopped = False
-        """True if a stop text ended it, or the first call where one was allowed."""
         self._news: asyncio.Queue[tuple[Choice, News]] = asyncio.Queue()
         self._choices: list[Choice] = []
         self._prompt = Prompt([])
@@ -335,7 +333,6 @@ class Completion:
             if end is None:
                 self._cancel(choice)
             end = "stop"
-            self.stopped = True
         if end == "stop" and choice.parser.called:
             end = "tool_calls"
         choice.ended = end is not None
