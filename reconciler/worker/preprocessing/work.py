@@ -46,6 +46,7 @@ def prepare(
     names = translated.names
     try:
         body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
+        body.reminders = translated.reminders
         with bounded.budget(RENDERING_SECONDS):
             prompt = prompts.build(body, most, chat=body.chat)
     except RequestError as error:
