@@ -426,8 +426,9 @@ def anywhere() -> Prepared:
 
 STRICT = """\
 {%- for message in messages %}
-{%- if message.role == 'system' and not loop.first %}{{ raise_exception('system first') }}{% endif %}
-{%- if message.role not in ('system', 'user', 'assistant') %}{{ raise_exception('role') }}{% endif %}
+{%- if message.role == 'system' and not loop.first %}{{ raise_exception('system') }}{% endif %}
+{%- if message.role not in ('system', 'user', 'assistant') %}{{ raise_exception('role') }}\
+{% endif %}
 {%- if not loop.first and message.role == loop.previtem.role %}{{ raise_exception('twice') }}\
 {% endif %}<{{ message.role }}>{{ message.content }}{% endfor %}
 {%- if add_generation_prompt %}<assistant>{% endif %}"""

@@ -1,8 +1,9 @@
 """Turns of a chat, and how they are rewritten for a template that does not take them as sent.
 
 A turn is a dictionary as chat templates read it: `role`, `content` (text), and where sent
-`reasoning_content`, `tool_calls`, `tool_call_id`, `name`; `REMINDS` is ours. Each function here returns new turns and
-leaves the others as they are; which of them apply is decided in `template.py`.
+`reasoning_content`, `tool_calls`, `tool_call_id`, `name`; `REMINDS` is a key of our own. Each
+function here returns new turns and leaves the others as they are; which of them apply is decided in
+`template.py`.
 """
 
 import hashlib
