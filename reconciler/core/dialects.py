@@ -15,10 +15,22 @@ class Dialect(StrEnum):
     CHAT = "chat/completions"
     """OpenAI's chat completions: the form into which every other one is translated."""
     TEXT = "completions"
+    OLLAMA_CHAT = "ollama/chat"
+    OLLAMA_GENERATE = "ollama/generate"
+    LM_STUDIO_CHAT = "lm-studio/chat"
+    """LM Studio's own form, `/api/v1/chat`."""
+    LM_STUDIO_V0_CHAT = "lm-studio/v0-chat"
+    """OpenAI's form with statistics, as is the next."""
+    LM_STUDIO_V0_TEXT = "lm-studio/v0-text"
     MESSAGES = "messages"
     """Anthropic's messages."""
     COUNT_TOKENS = "messages/count_tokens"
     """The length of the prompt of Anthropic's messages."""
+
+    @property
+    def is_text(self) -> bool:
+        """True if its prompts never go through a chat template."""
+        return self in (Dialect.TEXT, Dialect.LM_STUDIO_V0_TEXT)
 
 
 ErrorForm = Callable[[dict[str, str], int], dict[str, Any]]
