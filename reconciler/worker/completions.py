@@ -165,6 +165,7 @@ class Completion:
             stops=body.stops,
             tools=prompt.tools,
             chat=self.chat,
+            continues=body.continues,
         )
         loop = asyncio.get_running_loop()
 

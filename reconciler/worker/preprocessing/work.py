@@ -115,6 +115,7 @@ class Work:
             self._bound(), request.body, request.defaults, request.most, request.dialect
         )
         # The worker has no use for what the prompt was made of.
+        body.continue_final_message = body.continues
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
         body.system_prompt = body.tool_choice = None
         body.sent_tools, body.sent_variables = [], []
