@@ -121,6 +121,8 @@ class Body(Sampling):
     """True if the messages make the prompt."""
     dialect_data: dict[str, Any] = msgspec.field(default_factory=dict)
     """What the answer repeats of the request, or depends on, in its dialect."""
+    reminders: list[int] = msgspec.field(default_factory=list)
+    """Indices of system messages that belong where they stand."""
     names: dict[str, str] = msgspec.field(default_factory=dict)
     """Keys as the client knows them, where its dialect has other names."""
     warnings: list[str] = msgspec.field(default_factory=list)

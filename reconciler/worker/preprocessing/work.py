@@ -46,6 +46,7 @@ def prepare(
     names = translated.names
     try:
         body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
+        body.reminders = translated.reminders
         with bounded.budget(RENDERING_SECONDS):
             prompt = prompts.build(body, most, chat=body.chat)
     except RequestError as error:
@@ -114,6 +115,7 @@ class Work:
             self._bound(), request.body, request.defaults, request.most, request.dialect
         )
         # The worker has no use for what the prompt was made of.
+        body.continue_final_message = body.continues
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
         body.system_prompt = body.tool_choice = None
         body.sent_tools, body.sent_variables = [], []
