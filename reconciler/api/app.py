@@ -4,6 +4,7 @@ from aiohttp import web
 
 from reconciler.api import (
     downloads,
+    embeddings,
     events,
     forward,
     health,
@@ -41,6 +42,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         logs,
         sources,
         openai,
+        embeddings,
         unsupported,
         node,
         metrics,

@@ -18,10 +18,10 @@ OLLAMA = {"type": "object", "required": ["error"], "properties": {"error": {"typ
 
 
 def _words(request: web.Request) -> str:
-    return f"{request.path} is not supported; /v1/chat/completions and /v1/completions are"
+    supported = "/v1/chat/completions, /v1/completions and /v1/embeddings are"
+    return f"{request.path} is not supported; {supported}"
 
 
-@routes.post("/v1/embeddings")
 @routes.post("/v1/responses")
 @describe({})
 async def openai(request: web.Request) -> web.Response:

@@ -15,6 +15,8 @@ class Dialect(StrEnum):
     CHAT = "chat/completions"
     """OpenAI's chat completions: the form into which every other one is translated."""
     TEXT = "completions"
+    EMBEDDINGS = "embeddings"
+    """OpenAI's embeddings: read and written in `worker.embedding`."""
 
 
 ErrorForm = Callable[[dict[str, str], int], dict[str, Any]]

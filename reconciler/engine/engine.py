@@ -144,10 +144,11 @@ class Engine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         """What a checkpoint works with in memory. Raises `LoadError` where it cannot be built."""
+        command = SeeShapes(checkpoint.path, checkpoint.embedder)
         async with self._pool.lent() as worker:
             try:
                 async with asyncio.timeout(SHAPES_SECONDS):
-                    return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
+                    return await worker.ask("POST", "shapes", command, Shapes)
             except TimeoutError:
                 words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
                 problem = exit_reason.of_hang(worker.pid, words)
@@ -230,6 +231,7 @@ class Engine:
             tuple(d for d in defaults if d.key not in opened.unused_defaults),
             adapter.path if adapter is not None else None,
             session,
+            checkpoint.type,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
@@ -378,7 +380,7 @@ class Engine:
         phases["worker"] = Phase(0.0, start)
         try:
             loaded = await worker.load_weights(
-                LoadWeights(checkpoint.path),
+                LoadWeights(checkpoint.path, checkpoint.embedder),
                 lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
             )
         except BaseException:

@@ -8,7 +8,7 @@ from typing import Any
 from reconciler.core.chat_template import takes_tools
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Checkpoint
-from reconciler.models import architectures, generation_config
+from reconciler.models import architectures, embedder, generation_config
 from reconciler.models.chat_templates import chat_templates
 from reconciler.models.contents import files_of, fingerprint_of
 from reconciler.models.context import NESTED, max_context
@@ -90,6 +90,7 @@ def parse_facts(path: Path) -> Checkpoint:
         tool_use=any(map(takes_tools, chat_templates(path, tokenizer_config))),
         tokenizer_bytes=files["tokenizer.json"].st_size if "tokenizer.json" in files else 0,
         generation=generation_config.read(path / "generation_config.json"),
+        embedder=embedder.read(path, config),
     )
 
 

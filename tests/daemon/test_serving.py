@@ -448,7 +448,7 @@ def test_more_requests_than_may_wait_are_told_to_come_again(llama: Daemon) -> No
 
 
 def test_what_is_not_supported_says_so_in_its_own_form(shared: Daemon) -> None:
-    for path in ("/v1/embeddings", "/v1/responses"):
+    for path in ("/v1/responses",):
         status, answer = shared.request("POST", path, {"model": "x", "input": "y"})
         assert (status, answer["error"]["code"]) == (501, "not_supported")
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
