@@ -4,7 +4,8 @@
 `keys KIND` lists keys of completion requests that are handled in that way;
 `embedding-keys KIND` lists those of requests for embeddings;
 `families` lists how families of models write reasoning and tool calls;
-`commands`, `exit-codes` and `variables` tell of the command line.
+`commands`, `exit-codes` and `variables` tell of the command line;
+`clients` lists the clients that the tests run, with their versions.
 """
 
 import json
@@ -37,6 +38,8 @@ def _content(kind: str, *more: str) -> str:
         return _embedding_keys(*more)
     if kind == "families":
         return _families()
+    if kind == "clients":
+        return _clients()
     return {
         "commands": reference.commands,
         "exit-codes": reference.exit_codes,
@@ -49,6 +52,14 @@ def _table(name: str, prefix: str = "") -> str:
         raise ValueError(f"there is no schema {name}")
     rows = ["| key | type | meaning |", "|---|---|---|"]
     rows += _rows(schema(name), prefix)
+    return "\n".join(rows) + "\n"
+
+
+def _clients() -> str:
+    from tests.clients.harness import listed
+
+    rows = ["| client | registry | versions | what the tests do |", "|---|---|---|---|"]
+    rows += [f"| {one.name} | {one.registry} | {one.versions} | {one.runs} |" for one in listed()]
     return "\n".join(rows) + "\n"
 
 

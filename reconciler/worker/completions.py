@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.core.dialects import Dialect
-from reconciler.core.protocol import NO_LEASE, Lease
+from reconciler.core.protocol import NO_CONTEXT, NO_LEASE, Lease, RequestContext
 from reconciler.worker import sampling
 from reconciler.worker.constraints.asked import Constraint
 from reconciler.worker.constraints.enforcer import reading_form
 from reconciler.worker.constraints.mask import Mask
+from reconciler.worker.dialects.naming import renamed, reworded
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.likelihood import likelihood as measure
 from reconciler.worker.model import Model
@@ -26,6 +27,7 @@ from reconciler.worker.session import (
     Session,
 )
 from reconciler.worker.thread import MlxThread
+from reconciler.worker.timing import Timing
 
 
 @dataclass
@@ -72,11 +74,14 @@ class Completion:
         *,
         dialect: Dialect = Dialect.CHAT,
         lease: Lease = NO_LEASE,
+        context: RequestContext = NO_CONTEXT,
     ) -> None:
         """`data` is the request's body; `lease` is the session's, as of the request."""
         self._model, self._mlx, self._name, self._lease = model, mlx, name, lease
         self._data, self._dialect = data, dialect
-        self.chat = dialect is not Dialect.TEXT
+        self.context = context
+        self.timing = Timing(context.waited_seconds)
+        self.chat = not dialect.is_text
         """True if the prompt is made by the chat template; certain once it is started."""
         self.echo: dict[str, Any] = {}
         """What a dialect keeps of the request for the answer."""
@@ -91,11 +96,18 @@ class Completion:
         self._request = Request([], None, lambda *_: None, lambda _: None)
         self._mask: Mask | None = None
         """What keeps the answer to its grammar, if it has one."""
+        self.stopped = False
+        """True if a stop text ended it, or the first call where one was allowed."""
 
     @property
     def prompt_tokens(self) -> int:
         """Length of the prompt."""
         return self._prompt_tokens
+
+    @property
+    def context_length(self) -> int | None:
+        """The session's, in tokens; None: it is gone."""
+        return self._most()
 
     @property
     def reasoning_tokens(self) -> int:
@@ -112,8 +124,8 @@ class Completion:
         """The model's."""
         return self._model.tokenizer
 
-    async def start(self) -> None:
-        """Check it and put it into the session's batch. Raises `RequestError`."""
+    async def prepare(self) -> Prompt:
+        """Check it and make its prompt. Raises `RequestError`."""
         defaults: Mapping[str, Any] = self._model.defaults(self._name)
         try:
             # No name for the future: what it raises would hold it, and the body, in a cycle.
@@ -129,8 +141,21 @@ class Completion:
         self._request.max_tokens = body.limit
         self.warnings += [*body.warnings, *prompt.warnings]
         self._prompt_tokens = len(prompt.tokens)
+        return prompt
+
+    async def start(self) -> None:
+        """Prepare it and put it into the session's batch. Raises `RequestError`."""
+        prompt = await self.prepare()
+        body = self.body
         form = self._model.output_format if self.chat else OutputFormat()
         form = described(form) if prompt.described else form
+        try:
+            await self._put_in_batch(body, prompt, form)
+        except RequestError as error:
+            raise renamed(error, body.names) from None
+
+    async def _put_in_batch(self, body: Body, prompt: Prompt, form: OutputFormat) -> None:
+        """Put it into the session's batch. Raises `RequestError`."""
         if body.constraint is not None:
             form = await asyncio.to_thread(self._constrain, body.constraint, form, prompt)
         self._parser = OutputParser(
@@ -149,6 +174,7 @@ class Completion:
             loop.call_soon_threadsafe(self._items.put_nowait, items)
 
         def tell(token: int, end: str | None, logprobs: Any) -> None:
+            self.timing.note_token()
             if self._mask is not None and self._mask.error:
                 raise UnenforceableError(self._mask.error)
             number = body.alternatives
@@ -162,8 +188,15 @@ class Completion:
         request.prompt, request.tell, request.fail = prompt.tokens, tell, put
         request.boundaries = prompt.boundaries
         options = body.stream_options
-        if self.stream and options is not None and options.include_progress:
-            request.read = lambda tokens: put(PromptRead(tokens))
+        told = self.stream and options is not None and bool(options.include_progress)
+
+        def read(tokens: int) -> None:
+            self.timing.note_read()
+            if told:
+                put(PromptRead(tokens))
+
+        request.read = read
+        self.timing.start()
         await asyncio.wrap_future(self._mlx.submit(self._begin))
 
     def _constrain(
@@ -175,7 +208,7 @@ class Completion:
         """
         enforced, matcher = self._model.enforcer.enforce(constraint, form, prompt.generation)
         if enforced.warning:
-            self.warnings.append(enforced.warning)
+            self.warnings.append(reworded(enforced.warning, self.body.names))
         if matcher is not None:
             self._mask = Mask(matcher, len(prompt.tokens), self._model.vocabulary)
         return reading_form(enforced, form)
@@ -258,6 +291,7 @@ class Completion:
                 if end is None:
                     self.cancel()
                 end = "stop"
+                self.stopped = True
             if end == "stop" and self._parser.called:
                 end = "tool_calls"
             if delta or end is not None:

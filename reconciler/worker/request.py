@@ -114,6 +114,8 @@ class Body(Sampling):
     """True if the messages make the prompt."""
     echo: dict[str, Any] = msgspec.field(default_factory=dict)
     """What the answer repeats of the request, or depends on, in its dialect."""
+    names: dict[str, str] = msgspec.field(default_factory=dict)
+    """Keys as the client knows them, where its dialect has other names."""
     warnings: list[str] = msgspec.field(default_factory=list)
     """What was sent and has no effect."""
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from reconciler.core.dialects import Dialect, ErrorForm, openai_error
 from reconciler.core.protocol import (
+    CONTEXT_HEADER,
     LEASE_HEADER,
     Lease,
     LoadWeights,
@@ -20,6 +21,7 @@ from reconciler.core.protocol import (
     Pulse,
     Recall,
     Recalled,
+    RequestContext,
     SeeShapes,
     WeightsLoaded,
     WeightsRead,
@@ -163,8 +165,9 @@ async def _complete(
         )
         raise RequestError(words, "unsupported_model", "model")
     lease = Lease.parse(request.headers.get(LEASE_HEADER))
+    context = RequestContext.parse(request.headers.get(CONTEXT_HEADER))
     data = await _read(request)
-    completion = Completion(model, mlx, name, data, dialect=dialect, lease=lease)
+    completion = Completion(model, mlx, name, data, dialect=dialect, lease=lease, context=context)
     return await answer(request, completion, form)
 
 

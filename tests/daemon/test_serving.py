@@ -451,10 +451,6 @@ def test_what_is_not_supported_says_so_in_its_own_form(shared: Daemon) -> None:
     for path in ("/v1/responses",):
         status, answer = shared.request("POST", path, {"model": "x", "input": "y"})
         assert (status, answer["error"]["code"]) == (501, "not_supported")
-    for path in ("/v1/messages", "/v1/messages/count_tokens"):
-        status, answer = shared.request("POST", path, {"model": "x"})
-        assert (status, answer["type"]) == (501, "error")
-        assert path in answer["error"]["message"]
     ollama = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings")
     for method, path in (*(("POST", p) for p in ollama), ("GET", "/api/tags")):
         status, answer = shared.request(method, path)

@@ -2,9 +2,11 @@
 
 from reconciler.core.dialects import Dialect
 from reconciler.worker.answers import Form
-from reconciler.worker.dialects import openai
+from reconciler.worker.dialects import messages, openai
 
 FORMS: dict[Dialect, Form] = {
     Dialect.CHAT: openai.FORM,
     Dialect.TEXT: openai.FORM,
+    Dialect.MESSAGES: messages.FORM,
+    Dialect.COUNT_TOKENS: messages.COUNT_FORM,
 }

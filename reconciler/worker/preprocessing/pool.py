@@ -194,7 +194,7 @@ class Preprocessor:
 
 def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
     """On the lane's thread. Raises `RequestError`."""
-    text = request.dialect is Dialect.TEXT
+    text = request.dialect.is_text
     reply = _asked(lane, request, "prompt" if text else "messages", learned=not text)
     if isinstance(reply, Prepared):
         tools = tuple(msgspec.json.decode(reply.tools))
