@@ -1,9 +1,10 @@
 """Embeddings: OpenAI's route."""
 
+import msgspec
 from aiohttp import web
 
 from reconciler.api.describe import describe
-from reconciler.api.forward import Way, forward
+from reconciler.api.forward import Routed, Way, forward, routed
 from reconciler.core.dialects import Dialect
 
 routes = web.RouteTableDef()
@@ -14,7 +15,13 @@ ANSWER = {
     "properties": {"object": {"const": "list"}, "data": {"type": "array"}},
 }
 
-_EMBEDDINGS = Way(Dialect.EMBEDDINGS)
+
+def _routed(body: bytes) -> Routed:
+    """Never a stream: a client that waits gets no event, which it could not read."""
+    return msgspec.structs.replace(routed(body), stream=None)
+
+
+_EMBEDDINGS = Way(Dialect.EMBEDDINGS, _routed)
 
 
 @routes.post("/v1/embeddings")

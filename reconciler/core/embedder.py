@@ -28,6 +28,7 @@ class Dense:
     bias: bool
     activation: str
     """One of `ACTIVATIONS`."""
+    weights_bytes: int = 0
 
 
 @dataclass(frozen=True)

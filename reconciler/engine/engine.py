@@ -196,7 +196,7 @@ class Engine:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
-                defaults = in_force(spec.defaults, checkpoint.generation.defaults)
+                defaults = _defaults(spec, checkpoint)
                 opened = await self._open(
                     holder, session, spec.config, checkpoint, resolved, defaults
                 )
@@ -229,6 +229,7 @@ class Engine:
                 resolved.warnings
                 + checkpoint.generation.warnings
                 + _without_effect(spec.config, opened)
+                + _defaults_without_effect(spec, checkpoint)
                 + opened.warnings,
             ),
             tuple(d for d in defaults if d.key not in opened.unused_defaults),
@@ -543,6 +544,23 @@ class Engine:
         for instance in dead:
             self._on_death(instance, problem)
         await holder.worker.end()
+
+
+def _defaults(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[Default, ...]:
+    """Defaults for requests; none where nothing is generated."""
+    if checkpoint.embedder is not None:
+        return ()
+    return in_force(spec.defaults, checkpoint.generation.defaults)
+
+
+def _defaults_without_effect(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[SettingWarning, ...]:
+    if checkpoint.embedder is None:
+        return ()
+    reason = "this model makes embeddings and generates nothing"
+    return tuple(
+        SettingWarning(f"defaults.{key}", str(value)[:200], reason)
+        for key, value in spec.defaults.sent().items()
+    )
 
 
 def _without_effect(asked: RequestedSettings, opened: SessionOpened) -> tuple[SettingWarning, ...]:

@@ -24,6 +24,7 @@ import msgspec
 from reconciler.core.embedder import ACTIVATIONS, POOLINGS, Dense, Embedder
 from reconciler.models.files import FaultyFileError, exists, faulty, read_bytes
 from reconciler.models.jsonfile import MAX_BYTES, optional_object
+from reconciler.models.weights import read_tensors
 
 MODULES = "modules.json"
 
@@ -80,6 +81,10 @@ _FAMILIES = (
 """Sources: the files of Qwen/Qwen3-Embedding-0.6B, -4B and -8B, intfloat/e5-mistral-7b-instruct,
 Salesforce/SFR-Embedding-Mistral and Linq-AI-Research/Linq-Embed-Mistral."""
 
+_ENCODER = re.compile(r"bert|mpnet|^t5|xlm|new$", re.IGNORECASE)
+"""bert, roberta, xlm-roberta, modernbert, nomic_bert, distilbert, deberta, camembert, ...; `new` is
+Alibaba's GTE."""
+
 _NAMED_PARTS = 4
 """Last parts of a path among which a family's name is looked for: a snapshot of the hub's cache
 lies two below the directory of its repository."""
@@ -95,6 +100,11 @@ def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
         return None
     found = replace(found, causal=_is_causal(config))
     return _with_settings(path, found)
+
+
+def is_encoder(model_type: str) -> bool:
+    """True if an architecture is an encoder, of which embedding models are often made."""
+    return _ENCODER.search(model_type) is not None
 
 
 def module_directories(names: Sequence[str]) -> list[str]:
@@ -167,8 +177,11 @@ def _pooling(file: Path, config: Mapping[str, Any]) -> Embedder:
     if not modes:
         raise FaultyFileError(file, "it names no way of pooling that is supported")
     width = _number(found.get("word_embedding_dimension", found.get("embedding_dimension")))
-    if not width:
-        width = _width(config)
+    hidden = _width(config)
+    if width and hidden and width != hidden:
+        words = f"it pools {width} numbers, and config.json has a hidden_size of {hidden}"
+        raise FaultyFileError(file, words)
+    width = width or hidden
     return Embedder(
         tuple(modes), width * len(modes), pools_prompt=found.get("include_prompt") is not False
     )
@@ -183,10 +196,15 @@ def _dense(directory: Path) -> Dense:
     activation = str(found.get("activation_function", "Tanh")).rpartition(".")[2][:80]
     if activation not in ACTIVATIONS:
         raise FaultyFileError(file, f"the activation function {activation} is not supported")
-    weights = directory / "model.safetensors"
-    if not exists(weights):
-        raise FaultyFileError(directory, "it has no model.safetensors; pickles are never opened")
-    return Dense(str(weights), inputs, outputs, found.get("bias") is not False, activation)
+    bias = found.get("bias") is not False
+    tensors = read_tensors(directory)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    expected = {"linear.weight": (outputs, inputs)} | ({"linear.bias": (outputs,)} if bias else {})
+    if shapes != expected:
+        words = f"it does not hold {inputs} x {outputs} numbers as config.json says"
+        raise FaultyFileError(directory / "model.safetensors", words)
+    size = sum(tensor.size for tensor in tensors.values())
+    return Dense(str(directory / "model.safetensors"), inputs, outputs, bias, activation, size)
 
 
 def _of_name(path: Path, config: Mapping[str, Any]) -> Embedder | None:

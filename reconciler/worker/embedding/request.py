@@ -157,12 +157,16 @@ class Tokenizing:
 
     def _length_of_prompt(self, prompt: str, wanted: Wanted) -> int:
         """Tokens of the prompt alone, without what the tokenizer adds at the end."""
-        with_text = self._encode(prompt + "a", wanted)
         alone = self._encode(prompt, wanted)
-        shared = 0
-        while shared < min(len(alone), len(with_text)) and alone[shared] == with_text[shared]:
-            shared += 1
-        return shared
+        return len(alone) - self._added_at_end(alone, wanted)
+
+    def _added_at_end(self, tokens: list[int], wanted: Wanted) -> int:
+        """How many of a text's tokens the tokenizer adds at the end of any text."""
+        added = self._encode("", wanted)
+        end = 0
+        while end < min(len(added), len(tokens)) and added[-1 - end] == tokens[-1 - end]:
+            end += 1
+        return end
 
     def _tokens(
         self, text: str, prompt: str, wanted: Wanted, most: int | None, name: str
@@ -212,10 +216,7 @@ class Tokenizing:
 
     def _cut_off(self, tokens: list[int], limit: int, wanted: Wanted) -> list[int]:
         """The first tokens, and those that the tokenizer adds at the end of any text."""
-        added = self._encode("", wanted)
-        end = 0
-        while end < min(len(added), limit - 1) and added[-1 - end] == tokens[-1 - end]:
-            end += 1
+        end = min(self._added_at_end(tokens, wanted), limit - 1)
         return tokens[: limit - end] + tokens[len(tokens) - end :]
 
 
