@@ -4,6 +4,7 @@ from aiohttp import web
 
 from reconciler.api import (
     downloads,
+    embeddings,
     events,
     forward,
     health,
@@ -52,6 +53,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         ollama,
         ollama_models,
         ollama_pull,
+        embeddings,
         messages,
         unsupported,
         node,
