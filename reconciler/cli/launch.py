@@ -165,7 +165,9 @@ def run(recipe: Recipe, arguments: tuple[str, ...]) -> int:
         return _become(recipe, arguments)
     with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
         for name, content in recipe.files.items():
-            (Path(directory) / name).write_text(content, "utf-8")
+            path = Path(directory) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content, "utf-8")
         return _beside(recipe, arguments, directory)
 
 
