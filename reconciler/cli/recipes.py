@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 PROVIDER = "reconciler"
 """What the daemon is called in tools that name their providers."""
 
-DIRECTORY = "\0directory\0"
+DIRECTORY = "{{directory}}"
 """Stands for the temporary directory in a recipe's command and environment."""
 
-TOKEN = "\0token\0"  # noqa: S105  no secret, but its place
+TOKEN = "{{token}}"  # noqa: S105  no secret, but its place
 """Stands for the token in a recipe that is printed."""
 
 KEY = "RECONCILER_TOKEN"
