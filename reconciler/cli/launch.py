@@ -103,7 +103,7 @@ def _check_installed(tool: Tool) -> None:
 
 async def _only_loaded(client: Client) -> str:
     """The name of the one instance of a language model that is loaded."""
-    names = [name for name, _ in await _instances(client)]
+    names = sorted(name for name, _ in await _instances(client))
     if len(names) == 1:
         return names[0]
     if not names:

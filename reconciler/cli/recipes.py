@@ -20,6 +20,9 @@ DIRECTORY = "{{directory}}"
 TOKEN = "{{token}}"  # noqa: S105  no secret, but its place
 """Stands for the token in a recipe that is printed."""
 
+LINE = 90
+"""Characters of a printed command that stands on one line."""
+
 KEY = "RECONCILER_TOKEN"
 """The variable of the token, for tools whose files and options name one."""
 
@@ -285,12 +288,21 @@ def script(recipe: Recipe, arguments: tuple[str, ...], token_file: str = "") -> 
     """The recipe as commands of a POSIX shell; the token is read from its file."""
     changes = [f"-u {name}" for name in recipe.removed]
     changes += [f"{key}={_shell(value, token_file)}" for key, value in recipe.environ.items()]
-    command = " ".join(_shell(word, token_file) for word in (*recipe.command, *arguments))
+    command = _wrapped([_shell(word, token_file) for word in (*recipe.command, *arguments)])
     lines = " \\\n  ".join([f"env {changes[0]}", *changes[1:], command] if changes else [command])
     if not recipe.files:
         return f"{lines}\n"
     made = "".join(_made(name, text, token_file) for name, text in recipe.files.items())
     return f'directory=$(mktemp -d)\n{made}{lines}\nrm -r "$directory"\n'
+
+
+def _wrapped(words: list[str]) -> str:
+    """A command, with a line for each option if it is long."""
+    short = " ".join(words)
+    if len(short) <= LINE:
+        return short
+    breaks = [" \\\n    " if word.startswith("-") else " " for word in words]
+    return "".join(f"{gap}{word}" for gap, word in zip(breaks, words, strict=True)).lstrip()
 
 
 def _made(name: str, content: str, token_file: str) -> str:
