@@ -251,8 +251,8 @@ def check_answer(method: str, path: str, status: int, answer: Any) -> None:
     operations: Any = next((o for pattern, o in paths if pattern.fullmatch(plain)), {})
     schema = document["components"]["schemas"]["error"]
     responses = operations.get(method.lower(), {"responses": {}})["responses"]
-    if str(status) in responses:
-        schema = responses[str(status)]["content"]["application/json"]["schema"]
+    if (described_as := responses.get(str(status), responses.get("default"))) is not None:
+        schema = described_as["content"]["application/json"]["schema"]
     validator = Draft202012Validator(schema | {"components": document["components"]})
     assert [e.message for e in validator.iter_errors(answer)] == [], answer
 

@@ -40,6 +40,12 @@ class Answering:
         self.loading.set_result(None)
         self.starting.set_result(None)
 
+    def serves(self, _model: str) -> bool:
+        return False
+
+    def facts(self, _name: str) -> None:
+        return None
+
     async def ready_for(self, model: str, _idle_ttl_seconds: int | None = None) -> str:
         await self.loading
         return model

@@ -4,6 +4,7 @@ The body is looked at once, for where it goes; the worker that holds the instanc
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from reconciler.controller import Controller
 from reconciler.core import request_json
 from reconciler.core.dialects import Dialect
 from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.protocol import RequestContext
 
 INSTANCE = "X-Reconciler-Instance"
 """Header of an answer: the instance that gave it."""
@@ -69,35 +71,53 @@ class Way:
     dialect: Dialect
     routed: Callable[[bytes], Routed] = routed
     signs: Signs = SERVER_SENT_EVENTS
+    named: Callable[[Controller, str], str] | None = None
+    """The model or instance that a name in a request stands for; None: it is written as it is."""
 
 
 async def forward(request: web.Request, way: Way) -> web.StreamResponse:
     """Have the instance that a request names answer it. Raises `ApiError` and `LoadError`."""
+    begin = time.monotonic()
     body = await receive(request, MAX_BYTES)
-    asked = await parsed(body, way.routed)
-    if asked.stream is not True or way.signs.alive is None:
-        return await _answer(request, way, body, asked)
-    async with EarlyStream(request, way.signs, early_stream.KEEP_ALIVE_SECONDS) as early:
+    return await forward_body(request, way, body, await parsed(body, way.routed), begin)
+
+
+async def forward_body(
+    request: web.Request, way: Way, body: bytes, asked: Routed, begin: float
+) -> web.StreamResponse:
+    """`forward` a request whose body was received and looked at; `begin` is when it came."""
+    signs = way.signs.of(asked.model)
+    if asked.stream is not True or signs.alive is None:
+        return await _answer(request, way, body, asked, begin)
+    async with EarlyStream(request, signs, early_stream.KEEP_ALIVE_SECONDS) as early:
         try:
-            return await _answer(request, way, body, asked, early)
+            return await _answer(request, way, body, asked, begin, early)
         except Exception as error:
             begun = await early.end()
             if begun is None:
                 raise
             failure = of_exception(request, error)
             with suppress(ConnectionResetError):
-                await begun.write(way.signs.error(failure.body, failure.status))
+                await begun.write(signs.error(failure.body, failure.status))
             return begun
 
 
 async def _answer(
-    request: web.Request, way: Way, body: bytes, asked: Routed, early: EarlyStream | None = None
+    request: web.Request,
+    way: Way,
+    body: bytes,
+    asked: Routed,
+    begin: float,
+    early: EarlyStream | None = None,
 ) -> web.StreamResponse:
     """Copy the answer of the instance, into the stream that the client has already, if it has."""
     controller = request.app[CONTROLLER]
-    name = await _ready(controller, asked, _patience(request))
+    model = asked.model if way.named is None else way.named(controller, asked.model)
+    loaded = not controller.serves(model)
+    name = await _ready(controller, model, asked.ttl, _patience(request))
+    context = _context(controller, name, time.monotonic() - begin, loaded=loaded)
     signs = way.signs
-    async with controller.request(name, way.dialect, body) as answer:
+    async with controller.request(name, way.dialect, body, context) as answer:
         begun = None if early is None else await early.end()
         if begun is not None and answer.content_type != signs.content_type:
             with suppress(ConnectionResetError):
@@ -120,12 +140,19 @@ async def _answer(
         return copy
 
 
-async def _ready(controller: Controller, asked: Routed, patience: float) -> str:
+def _context(controller: Controller, name: str, waited: float, *, loaded: bool) -> RequestContext:
+    facts = controller.facts(name)
+    if facts is None:
+        return RequestContext(waited, loaded)
+    packed = None if facts.quantization is None else facts.quantization.name
+    return RequestContext(waited, loaded, facts.model_type, packed)
+
+
+async def _ready(controller: Controller, model: str, ttl: float | None, patience: float) -> str:
     """The instance that answers for a model, waited for while it is on its way."""
-    model, ttl = asked.model, None if asked.ttl is None else round(asked.ttl)
     try:
         async with asyncio.timeout(patience):
-            return await controller.ready_for(model, ttl)
+            return await controller.ready_for(model, None if ttl is None else round(ttl))
     except TimeoutError:
         message = f"{model} was not ready after {patience:g} s: {controller.why_not_ready(model)}"
         problem = Problem(Cause.NOT_READY, message, permanent=False, param="model")

@@ -9,11 +9,6 @@ routes = web.RouteTableDef()
 
 STATUS = web.HTTPNotImplemented.status_code
 
-ANTHROPIC = {
-    "type": "object",
-    "required": ["type", "error"],
-    "properties": {"type": {"const": "error"}, "error": {"type": "object"}},
-}
 OLLAMA = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
@@ -22,21 +17,11 @@ def _words(request: web.Request) -> str:
 
 
 @routes.post("/v1/embeddings")
-@routes.post("/v1/responses")
 @describe({})
 async def openai(request: web.Request) -> web.Response:
     """Not supported."""
     told = {"type": "invalid_request", "message": _words(request), "code": "not_supported"}
     return reply({"error": told}, STATUS)
-
-
-@routes.post("/v1/messages")
-@routes.post("/v1/messages/count_tokens")
-@describe({STATUS: ANTHROPIC})
-async def anthropic(request: web.Request) -> web.Response:
-    """Anthropic's API is not supported."""
-    error = {"type": "invalid_request_error", "message": _words(request)}
-    return reply({"type": "error", "error": error}, STATUS)
 
 
 @routes.post("/api/chat")

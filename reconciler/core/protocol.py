@@ -14,8 +14,9 @@ A worker prints one `Hello` line when it can be spoken to. It ends with `GENERAT
 thread that owns MLX does.
 """
 
+import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
@@ -31,6 +32,35 @@ LEASE_HEADER = "X-Reconciler-Lease"
 
 GENERATION_DIED = 70
 """Exit code of a worker whose MLX thread ended: sysexits.h's EX_SOFTWARE."""
+
+
+CONTEXT_HEADER = "X-Reconciler-Context"
+"""Header of a completion request: its `RequestContext`."""
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """What the daemon knows of a request and its model, for dialects whose answers say so."""
+
+    waited_seconds: float = 0.0
+    """From the request's arrival until its model was ready."""
+    loaded: bool = False
+    """True if the model had to be loaded first."""
+    architecture: str = ""
+    quantization: str | None = None
+    """Name of the format of the weights; None: they are not quantised."""
+
+    def header(self) -> str:
+        """The value of `CONTEXT_HEADER`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, header: str | None) -> "RequestContext":
+        """From a header; the defaults if there is none."""
+        return msgspec.json.decode(header, type=cls) if header else cls()
+
+
+NO_CONTEXT = RequestContext()
 
 
 @dataclass(frozen=True)

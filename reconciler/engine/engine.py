@@ -18,8 +18,10 @@ from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
+    CONTEXT_HEADER,
     LEASE_HEADER,
     MODEL_HEADER,
+    NO_CONTEXT,
     Lease,
     LoadWeights,
     OpenSession,
@@ -27,6 +29,7 @@ from reconciler.core.protocol import (
     Recall,
     Recalled,
     Reply,
+    RequestContext,
     SeeShapes,
     SessionOpened,
     Usage,
@@ -243,7 +246,12 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def request(
-        self, name: str, path: str, body: bytes, lease: Lease
+        self,
+        name: str,
+        path: str,
+        body: bytes,
+        lease: Lease,
+        context: RequestContext = NO_CONTEXT,
     ) -> AsyncIterator[Reply]:
         """Have an instance answer a request. Raises `LoadError`: it is not there, or it died.
 
@@ -257,7 +265,11 @@ class Engine:
         self._requests += 1
         try:
             path = f"sessions/{loaded.session}/{path}"
-            headers = {MODEL_HEADER: name, LEASE_HEADER: lease.header()}
+            headers = {
+                MODEL_HEADER: name,
+                LEASE_HEADER: lease.header(),
+                CONTEXT_HEADER: context.header(),
+            }
             async with loaded.holder.worker.stream(path, body, headers) as reply:
                 yield reply
         finally:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from reconciler.core.dialects import Dialect, ErrorForm, openai_error
 from reconciler.core.protocol import (
+    CONTEXT_HEADER,
     LEASE_HEADER,
     Lease,
     LoadWeights,
@@ -20,6 +21,7 @@ from reconciler.core.protocol import (
     Pulse,
     Recall,
     Recalled,
+    RequestContext,
     SeeShapes,
     WeightsLoaded,
     WeightsRead,
@@ -40,7 +42,7 @@ _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
 MAX_BODY = 16_000_000
 """Bytes of a completion request."""
 
-ERROR_FORM = "error_form"
+ERROR_FORM: web.RequestKey[ErrorForm] = web.RequestKey("error_form", Callable)  # type: ignore[arg-type]
 """Key of a request: the form of errors that its client knows."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -148,8 +150,9 @@ async def _complete(
     name, form = request.match_info["name"], FORMS[dialect]
     request[ERROR_FORM] = form.error
     lease = Lease.parse(request.headers.get(LEASE_HEADER))
+    context = RequestContext.parse(request.headers.get(CONTEXT_HEADER))
     data = await _read(request)
-    completion = Completion(model, mlx, name, data, dialect=dialect, lease=lease)
+    completion = Completion(model, mlx, name, data, dialect=dialect, lease=lease, context=context)
     return await answer(request, completion, form)
 
 

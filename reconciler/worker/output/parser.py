@@ -27,6 +27,8 @@ class Delta:
     """Tool calls in OpenAI's form."""
     stopped: bool = False
     """True if the content reached a stop."""
+    stop: str = ""
+    """The stop that it reached."""
 
     def __bool__(self) -> bool:
         return bool(self.content or self.reasoning or self.calls or self.stopped)
@@ -166,7 +168,7 @@ class TextParser:
             self._add(delta, part, end if index == len(parts) - 1 else None)
         if end is not None:
             self._release(delta)
-        delta.stopped = self._stops.stopped
+        delta.stopped, delta.stop = self._stops.stopped, self._stops.found
         over = end is not None or delta.stopped
         if over and not (self.called or (self._reasoned and not self._content.written)):
             delta.content += self._content.rest()

@@ -162,9 +162,9 @@ class Preprocessor:
 
 def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
     """On the lane's thread. Raises `RequestError`."""
-    key = "prompt" if request.dialect is Dialect.TEXT else "messages"
+    key = "prompt" if request.dialect.is_text else "messages"
     try:
-        if request.dialect is not Dialect.TEXT:
+        if not request.dialect.is_text:
             lane.learn()
         reply = lane.ask(request, SECONDS)
     except UnansweredError as error:

@@ -9,6 +9,7 @@ import msgspec
 from reconciler.core.dialects import Dialect
 from reconciler.worker import request as requests
 from reconciler.worker.chat import bounded, rendering
+from reconciler.worker.dialects.naming import renamed, reworded
 from reconciler.worker.dialects.reading import READERS
 from reconciler.worker.errors import RequestError
 from reconciler.worker.preprocessing.messages import (
@@ -42,11 +43,18 @@ def prepare(
 ) -> tuple[Body, Prompt]:
     """Parse a request and make its prompt. Raises `RequestError`."""
     translated = READERS[dialect](requests.decoded(data))
-    body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
-    body.echo = translated.echo
-    body.warnings = [*translated.warnings, *body.warnings][: requests.WARNINGS]
-    with bounded.budget(RENDERING_SECONDS):
-        return body, prompts.build(body, most, chat=body.chat)
+    names = translated.names
+    try:
+        body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
+        with bounded.budget(RENDERING_SECONDS):
+            prompt = prompts.build(body, most, chat=body.chat)
+    except RequestError as error:
+        raise renamed(error, names) from None
+    body.dialect_data, body.names = translated.echo, names
+    own = [reworded(warning, names) for warning in body.warnings]
+    body.warnings = [*translated.warnings, *own][: requests.WARNINGS]
+    warnings = tuple(reworded(warning, names) for warning in prompt.warnings)
+    return body, replace(prompt, warnings=warnings)
 
 
 class Work:
