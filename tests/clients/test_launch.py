@@ -27,6 +27,16 @@ QWEN = Client(
 
 CLINE = Client("Cline", "npm", ("cline@3.0.65",), "`launch`: a prompt with a tool round trip")
 
+CODEX = Client(
+    "Codex", "npm", ("@openai/codex@0.171.0",), "`launch`: `exec` with a tool round trip"
+)
+CLAUDE = Client(
+    "Claude Code",
+    "npm",
+    ("@anthropic-ai/claude-code@2.1.332",),
+    "`launch`: `-p` with a tool round trip",
+)
+
 DONE = "The file is there now, as asked."
 SAID = "written by a tool"
 """What the tools print, so that the model knows their result."""
@@ -47,6 +57,9 @@ def model(shared: Daemon) -> str:
             "'run_shell_command' in names",
             call("run_shell_command", command=COMMAND, is_background=False),
         ),
+        Rule("'exec_command' in names", call("exec_command", cmd=COMMAND)),
+        Rule("'shell_command' in names", call("shell_command", command=COMMAND)),
+        Rule("'Bash' in names", call("Bash", command=COMMAND, description="Write a note")),
         Rule("'run_commands' in names", call("run_commands", commands=[COMMAND])),
         Rule("'file listing' in asked", f"note.txt\n```\n{SAID}\n```\n"),
         Rule("'Describe' in asked", '{"name": "Paris", "people": 2100000}'),
@@ -110,6 +123,26 @@ def test_qwen_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
 def test_cline(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     cline = clients.installed(CLINE)
     done = launched(cline, shared, tmp_path, "cline", "Write a note.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+@pytest.mark.usefixtures("model")
+def test_codex(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    codex = clients.installed(CODEX)
+    options = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
+    done = launched(codex, shared, tmp_path, "codex", "exec", *options, "Write a note.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+@pytest.mark.usefixtures("model")
+def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    claude = clients.installed(CLAUDE)
+    options = ("-p", "Write a note.", "--allowedTools", "Bash")
+    done = launched(claude, shared, tmp_path, "claude", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
