@@ -13,9 +13,8 @@ from typing import Annotated, Any
 import msgspec
 
 from reconciler.core import request_json
-from reconciler.core.manifest import MAX_DEPTH
 from reconciler.core.request_keys import ACTS, BY_NAME, NOTHING, REFUSED, Kind, resembles
-from reconciler.core.template_variables import reserved
+from reconciler.core.template_variables import MAX_DEPTH, reserved
 from reconciler.worker import reasoning
 from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.messages import Message
