@@ -245,7 +245,7 @@ def test_a_mutated_request_for_a_response_is_answered_or_refused(
             check_refusal(error, "messages", "response_format")
         else:
             assert prompt.tokens
-            assert json.loads(body.echo["tools"]) is not None
+            assert json.loads(body.dialect_data["tools"]) is not None
     assert preprocessor._short._process is process
 
 
