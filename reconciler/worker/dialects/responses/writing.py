@@ -161,4 +161,11 @@ def _broken_off(error: dict[str, str]) -> bytes:
     return b"".join(map(response_events.encoded, events))
 
 
+async def _count(completion: Completion, _model: str) -> web.Response:
+    body = {"object": "response.input_tokens", "input_tokens": completion.prompt_tokens}
+    body |= {"warnings": completion.warnings} if completion.warnings else {}
+    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+
 FORM = Form(_at_once, _stream, _broken_off)
+COUNT_FORM = Form(_count, _stream, _broken_off, generates=False)
