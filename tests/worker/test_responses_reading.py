@@ -232,6 +232,7 @@ def test_every_choice_of_a_tool(choice: Any, chosen: Any, left: str) -> None:
         ({"tools": [{"name": "f"}]}, "tools[0].type"),
         ({"tools": {}}, "tools"),
         ({"tools": [3]}, "tools[0]"),
+        ({"tools": [{"type": "web_search"}] * 1001}, "tools"),
         ({"text": {"format": {}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
         ({"text": []}, "text"),
