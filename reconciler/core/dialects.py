@@ -17,6 +17,8 @@ class Dialect(StrEnum):
     TEXT = "completions"
     RESPONSES = "responses"
     """OpenAI's Responses, without the part that stores them."""
+    RESPONSES_INPUT_TOKENS = "responses/input_tokens"
+    """The length of the prompt of a response."""
     EMBEDDINGS = "embeddings"
     """OpenAI's embeddings: read and written in `worker.embedding`."""
     OLLAMA_CHAT = "ollama/chat"
