@@ -337,8 +337,10 @@ def test_strangers_are_refused_in_anthropics_form(home: Home) -> None:
         assert refused(daemon, "POST", PATH, {}, {"x-api-key": "wrong"}) == expected
         known = {"x-api-key": "secret"}
         assert refused(daemon, "POST", PATH, {}, known) == (400, "error", "invalid_request_error")
-        for given in ({"api_key": "secret"}, {"auth_token": "secret"}):
-            with anthropic.Anthropic(base_url=daemon.url, max_retries=0, **given) as client:
+        for key, token in (("secret", None), (None, "secret")):
+            with anthropic.Anthropic(
+                base_url=daemon.url, max_retries=0, api_key=key, auth_token=token
+            ) as client:
                 assert client.models.list().data == []
 
 
