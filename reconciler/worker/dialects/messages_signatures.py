@@ -1,8 +1,8 @@
 """Signatures of reasoning: what a client sends back unread with a block whose text it did not get.
 
-Anthropic's signatures have the reasoning in them, encrypted. Here they have it as it is where the
-text of the block was left out, so that the model finds it in the next prompt; else they say
-nothing. They prove nothing, and nobody checks them: a client may as well send any reasoning as text.
+Anthropic's signatures have the reasoning in them, encrypted. Here it is in them as it is where the
+text of the block was left out, so that the model finds it in the next prompt. Others say nothing.
+They prove nothing and nobody checks them: a client may as well send any reasoning as text.
 """
 
 import base64
