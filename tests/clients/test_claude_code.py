@@ -8,17 +8,11 @@ import pytest
 
 from tests.clients import harness
 from tests.clients.acting import Rule, call
-from tests.clients.harness import Client, Clients, acted
+from tests.clients.harness import Clients, acted
+from tests.clients.test_launch import CLAUDE
 from tests.support import Daemon
 
 pytestmark = harness.long
-
-CLAUDE_CODE = Client(
-    "Claude Code",
-    "npm",
-    ("@anthropic-ai/claude-code@2.1.332",),
-    "`claude -p`: a tool's round trip, a search of its tools, a second turn, kept prompts",
-)
 
 SECRET = "quillwort 4711"
 KEY = "ANTHROPIC_API_KEY"
@@ -51,7 +45,7 @@ def ask(
     key: str = "ANTHROPIC_AUTH_TOKEN",
 ) -> Any:
     """What `claude -p` says at its end."""
-    installed = clients.installed(CLAUDE_CODE)
+    installed = clients.installed(CLAUDE)
     name, directory = model
     environ = {
         "ANTHROPIC_BASE_URL": daemon.url,
