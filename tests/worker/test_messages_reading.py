@@ -1,6 +1,8 @@
 """Requests to Anthropic's Messages, as the chat completions that they mean."""
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -582,3 +584,49 @@ class TestClaudeCode:
         other = said("x-anthropic-billing-header: cc_version=2.1.197.b07; cc_is_subagent=true;")
         assert billing["text"] != other["text"]
         assert anywhere.text(claude_code | {"system": [other, *rest]}) == anywhere.text(claude_code)
+
+
+ODD: tuple[Any, ...] = (None, True, 0, -1, 1.5, "", "x", [], {}, [[]], [{}], [5], {"type": "x"})
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a value, but the insides of schemas."""
+    yield path
+    if "input_schema" in path:
+        return
+    pairs: Any = enumerate(value) if isinstance(value, list) else ()
+    for key, inner in value.items() if isinstance(value, dict) else pairs:
+        yield from places(inner, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
+    if not path:
+        return odd
+    changed = copy.copy(value)
+    changed[path[0]] = replaced(value[path[0]], path[1:], odd)
+    return changed
+
+
+def refusal(body: Any) -> RequestError | None:
+    try:
+        of_keys(read(body).sent, chat=True)
+    except RequestError as error:
+        return error
+    return None
+
+
+def test_whatever_stands_wherever_is_taken_or_refused_with_its_place(claude_code: Any) -> None:
+    body = asked(
+        **claude_code | {"tools": claude_code["tools"][-3:], "tool_choice": {"type": "any"}}
+    )
+    body |= {"thinking": {"type": "enabled", "budget_tokens": 5}, "stop_sequences": ["a"]}
+    refusals = [
+        error
+        for path in list(places(body))[1:]
+        for odd in ODD
+        if (error := refusal(replaced(body, path, odd))) is not None
+    ]
+    assert len(refusals) > 300
+    for error in refusals:
+        assert error.param is None or error.param.partition("[")[0] in str(error)
+        assert len(str(error)) < 1100
