@@ -26,7 +26,7 @@ MESSAGE = {
     "stop_sequence": None,
     "usage": {"input_tokens": 1, "output_tokens": 0},
 }
-EVENTS = [{"type": "message_start", "message": MESSAGE}, {"type": "message_stop"}]
+EVENTS: list[Any] = [{"type": "message_start", "message": MESSAGE}, {"type": "message_stop"}]
 ANSWER = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in EVENTS]
 
 
