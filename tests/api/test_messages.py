@@ -16,7 +16,7 @@ from tests.test_openai import Answering
 
 ASKED: Any = {"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
 
-MESSAGE = {
+MESSAGE: dict[str, Any] = {
     "id": "msg_1",
     "type": "message",
     "role": "assistant",
