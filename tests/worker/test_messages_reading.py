@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -491,6 +492,14 @@ STRICT = """\
 """A template that takes one system turn, at the front, and roles that alternate."""
 
 
+PLAIN = """\
+{%- for message in messages %}
+{%- if message.role == 'system' and not loop.first %}{{ raise_exception('system') }}{% endif %}
+{%- if message.role != 'tool' %}<{{ message.role }}>{{ message.content }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<assistant>{% endif %}"""
+"""A template that takes one system turn, at the front, roles in any order, and no tools."""
+
+
 class TestPrompts:
     def test_a_late_system_message_is_where_it_was_sent(self, anywhere: Prepared) -> None:
         late = {"role": "system", "content": "It is night."}
@@ -576,6 +585,20 @@ class TestClaudeCode:
         before = first.rpartition("<|im_start|>assistant")[0]
         assert len(before) > 1000
         assert second.startswith(before)
+
+    @pytest.mark.parametrize("template", [PLAIN, STRICT])
+    def test_so_it_does_where_the_template_takes_no_tools(
+        self, claude_code: Any, template: str
+    ) -> None:
+        prepared = Prepared(template)
+        messages = claude_code["messages"]
+        texts = [
+            prepared.text(claude_code | {"messages": messages[:end]})
+            for end in range(2, len(messages) + 1, 2)
+        ]
+        assert len(texts) > 1
+        for before, after in pairwise(texts):
+            assert after.startswith(before.removesuffix("<assistant>"))
 
     def test_conversations_share_the_system_prompt(
         self, anywhere: Prepared, claude_code: Any
