@@ -34,7 +34,7 @@ CLAUDE = Client(
     "Claude Code",
     "npm",
     ("@anthropic-ai/claude-code@2.1.332",),
-    "`launch`: `-p` with a tool round trip",
+    "`launch`: `-p` with a tool round trip; a search of its tools, a second turn, kept prompts",
 )
 
 DONE = "The file is there now, as asked."
