@@ -29,7 +29,7 @@ def test_every_route_is_documented() -> None:
     router = build(None, "127.0.0.1", None).router  # type: ignore[arg-type]
     for route in router.routes():
         if route.method != "HEAD" and route.resource is not None:
-            path = route.resource.canonical.replace("{name}", "NAME").replace("{job_id}", "JOB_ID")
+            path = re.sub(r"{(\w+)}", lambda m: m[1].upper(), route.resource.canonical)
             assert f"{route.method} {path}`" in DOCS["http"]
 
 

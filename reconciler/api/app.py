@@ -20,6 +20,7 @@ from reconciler.api import (
     openapi,
     plans,
     records,
+    responses,
     sources,
     unsupported,
 )
@@ -50,6 +51,7 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         ollama,
         ollama_models,
         ollama_pull,
+        responses,
         messages,
         unsupported,
         node,

@@ -17,7 +17,6 @@ def _words(request: web.Request) -> str:
 
 
 @routes.post("/v1/embeddings")
-@routes.post("/v1/responses")
 @describe({})
 async def openai(request: web.Request) -> web.Response:
     """Not supported."""

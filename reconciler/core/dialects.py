@@ -15,6 +15,8 @@ class Dialect(StrEnum):
     CHAT = "chat/completions"
     """OpenAI's chat completions: the form into which every other one is translated."""
     TEXT = "completions"
+    RESPONSES = "responses"
+    """OpenAI's Responses, without the part that stores them."""
     OLLAMA_CHAT = "ollama/chat"
     OLLAMA_GENERATE = "ollama/generate"
     LM_STUDIO_CHAT = "lm-studio/chat"

@@ -217,6 +217,7 @@ def test_what_cannot_be_done_is_said_in_its_form(taught: Daemon) -> None:
         ),
         ("/api/generate", {"model": QUESTIONS, "prompt": "x", "context": [1]}, 400, "context"),
         ("/api/generate", {"model": QUESTIONS, "prompt": "x", "images": ["eA=="]}, 400, "images"),
+        ("/api/generate", {"model": QUESTIONS, "prompt": "x", "suffix": "y"}, 400, "suffix"),
         ("/api/pull", {"model": "../x"}, 400, "model"),
         ("/api/copy", {"source": "a", "destination": "b"}, 400, "/api/copy"),
         ("/api/create", {"model": "a"}, 400, "/api/create"),

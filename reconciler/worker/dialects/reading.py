@@ -6,6 +6,7 @@ from typing import Any
 from reconciler.core.dialects import Dialect
 from reconciler.worker.dialects import lm_studio_reading, ollama_reading
 from reconciler.worker.dialects import messages_reading as messages
+from reconciler.worker.dialects.responses import reading as responses
 from reconciler.worker.dialects.translated import Translated
 
 Read = Callable[[dict[str, Any]], Translated]
@@ -24,6 +25,7 @@ READERS: dict[Dialect, Read] = {
     Dialect.LM_STUDIO_CHAT: lm_studio_reading.read,
     Dialect.LM_STUDIO_V0_CHAT: Translated,
     Dialect.LM_STUDIO_V0_TEXT: _text,
+    Dialect.RESPONSES: responses.read,
     Dialect.MESSAGES: messages.read,
     Dialect.COUNT_TOKENS: messages.read_to_count,
 }

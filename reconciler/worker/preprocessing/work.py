@@ -50,7 +50,7 @@ def prepare(
             prompt = prompts.build(body, most, chat=body.chat)
     except RequestError as error:
         raise renamed(error, names) from None
-    body.echo, body.names = translated.echo, names
+    body.dialect_data, body.names = translated.echo, names
     own = [reworded(warning, names) for warning in body.warnings]
     body.warnings = [*translated.warnings, *own][: requests.WARNINGS]
     warnings = tuple(reworded(warning, names) for warning in prompt.warnings)
