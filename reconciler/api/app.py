@@ -4,6 +4,7 @@ from aiohttp import web
 
 from reconciler.api import (
     downloads,
+    embeddings,
     events,
     forward,
     health,
@@ -47,11 +48,12 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         logs,
         sources,
         openai,
+        responses,
         lm_studio,
         ollama,
         ollama_models,
         ollama_pull,
-        responses,
+        embeddings,
         messages,
         unsupported,
         node,

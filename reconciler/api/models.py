@@ -92,7 +92,7 @@ def _loaded(answer: RecordView, *, echo: bool) -> dict[str, Any]:
     """One answer for both forms of the request: clients look keys up by name."""
     status = answer.status
     told: dict[str, Any] = {
-        "type": "llm",
+        "type": answer.status.type or "llm",
         "status": "loaded",
         "model_instance_id": answer.record.name,
         "instance_id": answer.record.name,
@@ -149,6 +149,7 @@ def _row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[
         return row | {"error": facts.message}
     packed = facts.quantization
     return row | {
+        "type": facts.type,
         "architecture": facts.model_type,
         "quantization": {"name": packed.name, "bits_per_weight": packed.bits} if packed else None,
         "size_bytes": facts.weights_bytes,

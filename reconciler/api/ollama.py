@@ -31,6 +31,9 @@ from reconciler.core.records import HTTP, LoadRequest
 
 routes = web.RouteTableDef()
 
+SHORT = 100
+"""Bytes of a list without anything in it, with spaces."""
+
 _NOTHING = (b"", b"null", b'""', b"[]")
 
 
@@ -96,8 +99,7 @@ async def _answer(request: web.Request, way: Way, nothing: dict[str, Any]) -> we
     begin = time.monotonic()
     body = await receive(request, MAX_BYTES)
     asked = await parsed(body, routed)
-    sent = bytes(asked.messages if way.dialect is Dialect.OLLAMA_CHAT else asked.prompt)
-    if len(sent) > 10 or b"".join(sent.split()) not in _NOTHING:
+    if not _is_nothing(asked.messages if way.dialect is Dialect.OLLAMA_CHAT else asked.prompt):
         return await forward_body(request, way, body, asked, begin)
     controller = request.app[CONTROLLER]
     unload = asked.seconds == 0
@@ -116,6 +118,12 @@ async def _answer(request: web.Request, way: Way, nothing: dict[str, Any]) -> we
     )
 
 
+def _is_nothing(sent: msgspec.Raw) -> bool:
+    """True if there is nothing to answer. It may be megabytes long."""
+    view = memoryview(sent)
+    return view.nbytes <= SHORT and b"".join(view.tobytes().split()) in _NOTHING
+
+
 async def _load(controller: Controller, asked: Asked) -> None:
     """Have the model loaded, or what is idle of it. Raises `LoadError`."""
     model = local_name(controller, asked.model)
@@ -123,7 +131,7 @@ async def _load(controller: Controller, asked: Asked) -> None:
         await controller.ready_for(model)
         return
     seconds = asked.seconds
-    ttl = None if seconds is None or math.isinf(seconds) else max(1, math.ceil(seconds))
+    ttl = None if seconds is None or seconds > LONGEST_TTL else max(1, math.ceil(seconds))
     await controller.load(LoadRequest(model, idle_ttl_seconds=ttl))
 
 

@@ -13,15 +13,8 @@ OLLAMA = {"type": "object", "required": ["error"], "properties": {"error": {"typ
 
 
 def _words(request: web.Request) -> str:
-    return f"{request.path} is not supported; /v1/chat/completions and /v1/completions are"
-
-
-@routes.post("/v1/embeddings")
-@describe({})
-async def openai(request: web.Request) -> web.Response:
-    """Not supported."""
-    told = {"type": "invalid_request", "message": _words(request), "code": "not_supported"}
-    return reply({"error": told}, STATUS)
+    supported = "/v1/chat/completions, /v1/completions and /v1/embeddings are"
+    return f"{request.path} is not supported; {supported}"
 
 
 @routes.post("/api/embed")

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from reconciler.core.chat_template import Reasoning
 from reconciler.core.defaults import NO_DEFAULTS, Defaults
-from reconciler.core.records import SettingWarning
+from reconciler.core.embedder import Embedder
+from reconciler.core.records import ModelType, SettingWarning
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,19 @@ class Checkpoint:
     commit: str | None = None
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
     generation: GenerationConfig = GenerationConfig()
+    embedder: Embedder | None = None
+    """None: it generates."""
     adapter: Adapter | None = None
 
     @property
     def footprint(self) -> Shapes:
         """The shapes that were seen, else the bound that config.json gives."""
         return self.shapes or Shapes(self.kv_bytes_per_token)
+
+    @property
+    def type(self) -> ModelType:
+        """What it is for, in LM Studio's words."""
+        return "llm" if self.embedder is None else "embedding"
 
     @property
     def files(self) -> str:

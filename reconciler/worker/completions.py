@@ -189,6 +189,7 @@ class Completion:
                 stops=body.stops,
                 tools=prompt.tools,
                 chat=self.chat,
+                continues=body.continues,
             )
 
         self._choices = choices(body, prompt, parser, masks)

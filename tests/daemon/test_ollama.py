@@ -168,6 +168,7 @@ def test_an_empty_prompt_loads_and_no_time_unloads(shared: Daemon, ollamas: olla
     (running,) = [model for model in ollamas.ps().models if model.model == f"{name}:latest"]
     ends = running.expires_at or BEGIN
     assert BEGIN < ends <= datetime.now(UTC) + timedelta(minutes=5)
+    assert ollamas.generate(name, "", keep_alive=1e300).done_reason == "load"  # it is there
     gone = ollamas.chat(name, [], keep_alive=0)
     assert gone.done_reason == "unload"
     assert name not in shared.loaded()

@@ -20,12 +20,12 @@ def _text(sent: dict[str, Any]) -> Translated:
 READERS: dict[Dialect, Read] = {
     Dialect.CHAT: Translated,
     Dialect.TEXT: _text,
+    Dialect.RESPONSES: responses.read,
     Dialect.OLLAMA_CHAT: ollama_reading.read_chat,
     Dialect.OLLAMA_GENERATE: ollama_reading.read_generate,
     Dialect.LM_STUDIO_CHAT: lm_studio_reading.read,
     Dialect.LM_STUDIO_V0_CHAT: Translated,
     Dialect.LM_STUDIO_V0_TEXT: _text,
-    Dialect.RESPONSES: responses.read,
     Dialect.MESSAGES: messages.read,
     Dialect.COUNT_TOKENS: messages.read_to_count,
 }

@@ -8,12 +8,12 @@ from reconciler.worker.dialects.responses import writing as responses
 FORMS: dict[Dialect, Form] = {
     Dialect.CHAT: openai.FORM,
     Dialect.TEXT: openai.FORM,
+    Dialect.RESPONSES: responses.FORM,
     Dialect.OLLAMA_CHAT: ollama.CHAT,
     Dialect.OLLAMA_GENERATE: ollama.GENERATE,
     Dialect.LM_STUDIO_CHAT: lm_studio.FORM,
     Dialect.LM_STUDIO_V0_CHAT: lm_studio_v0.FORM,
     Dialect.LM_STUDIO_V0_TEXT: lm_studio_v0.FORM,
-    Dialect.RESPONSES: responses.FORM,
     Dialect.MESSAGES: messages.FORM,
     Dialect.COUNT_TOKENS: messages.COUNT_FORM,
 }
