@@ -100,7 +100,14 @@ def _claude(target: Target) -> Recipe:
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
-    return Recipe(("claude", "--model", target.model), environ, ("ANTHROPIC_API_KEY",))
+    if target.context_length is not None:
+        # Else it takes a model that it does not know for one with a million tokens.
+        environ["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(target.context_length)
+    # The variables of the user's settings.json win over those of the process; these win over them.
+    settings = {"env": environ | {"ANTHROPIC_API_KEY": ""}}
+    command = ("claude", "--settings", f"{DIRECTORY}/settings.json", "--model", target.model)
+    files = {"settings.json": json.dumps(settings, indent=2) + "\n"}
+    return Recipe(command, environ, ("ANTHROPIC_API_KEY",), files)
 
 
 def _codex(target: Target) -> Recipe:
