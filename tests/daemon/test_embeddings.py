@@ -84,7 +84,7 @@ def test_ollamas_texts_are_cut_off_unless_that_is_refused(embedding: Daemon) -> 
     with ollama.Client(embedding.url) as ours:
         cut = ours.embed(EMBEDDER, [long, "x"])
         assert len(cut.embeddings) == 2
-        with pytest.raises(ollama.ResponseError, match=r"input\[0\].*64") as caught:
+        with pytest.raises(ollama.ResponseError, match=rf"input\[0\].*{LONGEST}") as caught:
             ours.embed(EMBEDDER, [long, "x"], truncate=False)
         assert caught.value.status_code == 400
         for model, text, words in ((CHAT, "x", "generates text"), ("nobody/knows", "x", "nobody")):
@@ -98,12 +98,14 @@ def test_ollamas_clients_see_what_an_embedding_model_is(embedding: Daemon) -> No
     with ollama.Client(embedding.url) as ours:
         assert ours.show(EMBEDDER).capabilities == ["embedding"]
         assert ours.embed(EMBEDDER, "").embeddings == []  # that loads it
-    for body in ({"input": 5}, {"input": [5]}, {"input": "x", "keep_alive": "x"}):
+    wrong: list[dict[str, Any]]
+    wrong = [{"input": 5}, {"input": [5]}, {"input": "x", "keep_alive": "x"}]
+    for body in wrong:
         status, answer = embedding.request("POST", "/api/embed", {"model": EMBEDDER} | body)
         assert (status, list(answer)) == (400, ["error"])
         assert list(body)[-1] in answer["error"]
-    body = {"model": EMBEDDER, "prompt": "x", "inputs": 1}
-    _, answer = embedding.request("POST", "/api/embeddings", body)
+    unknown = {"model": EMBEDDER, "prompt": "x", "inputs": 1}
+    _, answer = embedding.request("POST", "/api/embeddings", unknown)
     assert answer["warnings"] == ["inputs: unknown key, ignored"]
 
 
