@@ -24,6 +24,7 @@ class Answering:
     """A controller whose one instance answers in two pieces, once a test says that it is ready."""
 
     stopping = False
+    machine = None
 
     def __init__(self) -> None:
         self.runner: web.AppRunner
@@ -39,6 +40,12 @@ class Answering:
     def ready(self) -> None:
         self.loading.set_result(None)
         self.starting.set_result(None)
+
+    def serves(self, _model: str) -> bool:
+        return False
+
+    def facts(self, _name: str) -> None:
+        return None
 
     async def ready_for(self, model: str, _idle_ttl_seconds: int | None = None) -> str:
         await self.loading

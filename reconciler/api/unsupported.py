@@ -9,41 +9,16 @@ routes = web.RouteTableDef()
 
 STATUS = web.HTTPNotImplemented.status_code
 
-ANTHROPIC = {
-    "type": "object",
-    "required": ["type", "error"],
-    "properties": {"type": {"const": "error"}, "error": {"type": "object"}},
-}
 OLLAMA = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
 def _words(request: web.Request) -> str:
-    return f"{request.path} is not supported; /v1/chat/completions and /v1/completions are"
+    supported = "/v1/chat/completions, /v1/completions and /v1/embeddings are"
+    return f"{request.path} is not supported; {supported}"
 
 
-@routes.post("/v1/embeddings")
-@routes.post("/v1/responses")
-@describe({})
-async def openai(request: web.Request) -> web.Response:
-    """Not supported."""
-    told = {"type": "invalid_request", "message": _words(request), "code": "not_supported"}
-    return reply({"error": told}, STATUS)
-
-
-@routes.post("/v1/messages")
-@routes.post("/v1/messages/count_tokens")
-@describe({STATUS: ANTHROPIC})
-async def anthropic(request: web.Request) -> web.Response:
-    """Anthropic's API is not supported."""
-    error = {"type": "invalid_request_error", "message": _words(request)}
-    return reply({"type": "error", "error": error}, STATUS)
-
-
-@routes.post("/api/chat")
-@routes.post("/api/generate")
 @routes.post("/api/embed")
 @routes.post("/api/embeddings")
-@routes.get("/api/tags")
 @describe({STATUS: OLLAMA})
 async def ollama(request: web.Request) -> web.Response:
     """Ollama's API is not supported."""

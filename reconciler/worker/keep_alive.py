@@ -6,7 +6,7 @@ write is one whole event, so that a comment never stands in the middle of one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -24,6 +24,12 @@ class Signs:
 
     content_type: str
     alive: bytes | None
+    alive_for: Callable[[str], bytes] | None = None
+    """Makes `alive` of the model's name, where it has to say it."""
+
+    def of(self, model: str) -> "Signs":
+        """The signs in an answer of that model."""
+        return self if self.alive_for is None else Signs(self.content_type, self.alive_for(model))
 
 
 SERVER_SENT_EVENTS = Signs("text/event-stream", b": keep-alive\n\n")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import Ledger
-from reconciler.core.protocol import Lease, Reply, Usage
+from reconciler.core.protocol import Lease, Reply, RequestContext, Usage
 from reconciler.core.records import (
     Instance,
     LoadReport,
@@ -206,7 +206,7 @@ class FaultyEngine:
 
     @asynccontextmanager
     async def request(
-        self, name: str, _path: str, body: bytes, lease: Lease
+        self, name: str, _path: str, body: bytes, lease: Lease, _context: RequestContext
     ) -> AsyncIterator[Reply]:
         request = FakeRequest(name, self.loaded[name].session, lease, int(body))
 

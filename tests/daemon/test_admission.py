@@ -171,18 +171,28 @@ def test_what_is_no_budget_is_refused_at_the_command_line(budget: str) -> None:
 
 
 def test_a_load_waits_for_memory_that_a_running_request_was_leased(
-    home: Home,
+    daemon: Daemon, home: Home
 ) -> None:
-    with Daemon(home) as daemon:
-        needs = [
-            daemon.request("POST", "/api/v1/models/estimate", {"model": model} | more)[1]
-            for model, more in (("tiny/llama", {}), ("tiny/qwen3", {"context_length": 64}))
-        ]
-    budget = round(sum(need["needed_bytes"] for need in needs) * 1.03)
-    with Daemon(home, "--memory-budget", f"{budget}B") as daemon:
-        daemon.load({"model": "tiny/llama"})
-        with answering(daemon, "tiny/llama"):  # more than what is reserved for a default context
+    first, second = {"model": "tiny/llama"}, {"model": "tiny/qwen3", "context_length": 64}
+    needs = [
+        daemon.request("POST", "/api/v1/models/estimate", body)[1]["needed_bytes"]
+        for body in (first, second)
+    ]
+    # Both fit, with 10 MB to spare. The answer takes 110 MB more than is reserved for it.
+    budget = round(sum(needs) * 1.03)
+    with Daemon(home, "--memory-budget", f"{budget}B") as leasing:
+
+        def events() -> list[tuple[str, str]]:
+            return [(e["type"], e["reason"]) for e in leasing.events() if e["name"] == "second"]
+
+        # So that no worker has to look at it while the answer goes on.
+        leasing.request("POST", "/api/v1/models/estimate", second)
+        leasing.load(first)
+        with answering(leasing, "tiny/llama"):
             manifest(home, "second", "tiny/qwen3", 0, context_length=64)
-            waits(daemon, "second")
-        daemon.ready("second")
-        assert daemon.loaded() == {"tiny/llama", "second"}
+            leasing.until(lambda: ("transition", "Loading") in events())
+            for _ in range(20):  # round trips: without the wait it would begin in the first one
+                assert events()[-1] == ("transition", "Loading")
+        leasing.ready("second")
+        assert ("phase", "weights") in events()
+        assert leasing.loaded() == {"tiny/llama", "second"}

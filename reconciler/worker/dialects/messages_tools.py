@@ -1,0 +1,73 @@
+"""The tools of Anthropic's API -> functions of a chat completion."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.worker.dialects.messages_shapes import ToolChoice
+from reconciler.worker.errors import RequestError
+
+_KNOWN = frozenset(
+    {
+        *("type", "name", "description", "input_schema", "strict", "cache_control"),
+        *("eager_input_streaming", "defer_loading", "allowed_callers"),
+    }
+)
+"""Keys of a tool that are acted on, or change nothing about what the model may do."""
+
+
+def functions(
+    tools: list[dict[str, Any]], names: dict[str, str], warnings: list[str]
+) -> list[dict[str, Any]]:
+    """The tools that a client runs, as functions. Raises `RequestError`.
+
+    `names` gets what the client calls each part; `warnings` what has no effect.
+    """
+    made: list[dict[str, Any]] = []
+    for index, tool in enumerate(tools):
+        place = f"tools[{index}]"
+        kind = tool.get("type")
+        if "input_schema" not in tool and kind not in (None, "custom"):
+            warnings.append(f"{place}: {str(kind)[:80]} is a tool of Anthropic's; ignored")
+            continue
+        number = len(made)
+        names[f"tools[{number}].function.parameters"] = f"{place}.input_schema"
+        names[f"tools[{number}].function"] = names[f"tools[{number}]"] = place
+        made.append({"type": "function", "function": _function(tool, place)})
+        warnings += [
+            f"{place}.{key[:80]}: has no effect; ignored"
+            for key, value in tool.items()
+            if key not in _KNOWN and value not in (None, [], {})
+        ]
+    return made
+
+
+def _function(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
+    name, schema = tool.get("name"), tool.get("input_schema")
+    if not isinstance(name, str) or not name:
+        raise RequestError(f"{place}.name: expected a text", "invalid_value", f"{place}.name")
+    if not isinstance(schema, dict):
+        where = f"{place}.input_schema"
+        raise RequestError(f"{where}: expected a JSON schema", "invalid_value", where)
+    function: dict[str, Any] = {"name": name}
+    for key, expected in (("description", str), ("strict", bool)):
+        value = tool.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, expected):
+            where = f"{place}.{key}"
+            words = f"{where}: expected {'a text' if expected is str else 'true or false'}"
+            raise RequestError(words, "invalid_value", where)
+        function[key] = value
+    return function | {"parameters": schema}
+
+
+def choice(asked: ToolChoice) -> dict[str, Any]:
+    """The keys of a chat completion that say the same. Raises `RequestError`."""
+    chosen: Any = {"auto": "auto", "any": "required", "none": "none"}.get(asked.type)
+    if asked.type == "tool":
+        if not asked.name:
+            words = "tool_choice.name is missing: the tool to call"
+            raise RequestError(words, "missing_required_parameter", "tool_choice.name")
+        chosen = {"type": "function", "function": {"name": asked.name}}
+    found = {"tool_choice": chosen}
+    return found | ({"parallel_tool_calls": False} if asked.disable_parallel_tool_use else {})
