@@ -1,7 +1,6 @@
 """What the api asks, and the life of the reconciler and the feeds."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -55,7 +54,6 @@ LOCK_POLL_SECONDS = 0.05
 
 STOPPING = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
 
-STREAMS = ("text/event-stream", "application/x-ndjson")
 """Types of answers that come in pieces."""
 
 PASSES_BETWEEN_TURNS = 6
@@ -437,16 +435,12 @@ class Controller:
             message = f"'{name}' is not loaded now"
             raise LoadError(Problem(Cause.NOT_LOADED, message, permanent=False, param="model"))
         state.begin_request()
-        begin = time.perf_counter()
         try:
             async with (
                 self._reconciler.leases.lease(name) as lease,
                 self._engine.request(name, path, body, lease, context) as reply,
             ):
                 self.metrics.answered(name, reply.status)
-                if reply.content_type in STREAMS:
-                    chunks = self.metrics.timed(name, begin, reply.chunks)
-                    reply = replace(reply, chunks=chunks)  # noqa: PLW2901
                 yield reply
         finally:
             state.end_request(self._clock.monotonic())

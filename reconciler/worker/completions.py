@@ -193,6 +193,7 @@ class Completion:
             )
 
         self._choices = choices(body, prompt, parser, masks)
+        self._choices[0].request.asked = self.timing.ready
         for choice in self._choices:
             self._listen(choice)
         self.timing.start()
