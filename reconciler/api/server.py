@@ -23,6 +23,7 @@ from reconciler.api.connections import Connections
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_http, reply
 from reconciler.api.frames import frames
+from reconciler.core.dialects import error_form
 
 log = structlog.get_logger()
 
@@ -110,7 +111,8 @@ class Connection(web.RequestHandler):
         """Send an answer, in the one form if aiohttp itself made it."""
         if isinstance(resp, web.HTTPException):
             failure = of_http(request, resp)
-            resp = reply({"error": failure.body}, failure.status)
+            form = error_form(request.path)
+            resp = reply(form(failure.body, failure.status), failure.status)
         if request.writer.output_size > 0 and not resp.prepared:
             raise ConnectionError("another answer was begun already")
         finished = await super().finish_response(request, resp, start_time)

@@ -23,6 +23,9 @@ _KNOWN = {"effort", "enabled", "summary", "generate_summary"}
 _ON = ("on", "enabled", "true")
 _OFF = ("off", "disabled", "false")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_NEAREST = {"minimal": "low", "xhigh": "high", "max": "high"}
+"""Efforts that few models know -> the nearest one of those that most do."""
+
 _OWN = ("auto", "adaptive")
 """The model's own way, as if nothing had been sent."""
 
@@ -71,15 +74,16 @@ def _word(word: str, asked: dict[str, Any]) -> Any:
 
 
 def variables(
-    body: "Body", tokenizer: Any, uses: Callable[[str], bool]
+    body: "Body", tokenizer: Any, uses: Callable[[str], bool], source: str = ""
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Variables of a template, and warnings about what has no effect on this model.
 
-    `uses` is true of the variables that the template has.
+    `uses` is true of the variables that the template has; `source` is its text, "" if it is code.
     """
     effort, thinks = body.reasoning_effort, body.enable_thinking
     if effort is None and thinks is None:
         return {}, ()
+    effort, replaced = _known(effort, source)
     if thinks is None:
         thinks = effort != "none"
     found: dict[str, Any] = {"enable_thinking": thinks, "thinking": thinks}
@@ -90,8 +94,20 @@ def variables(
     switches = ["enable_thinking", "thinking", "thinking_budget"]
     switches += ["reasoning_effort"] if effort is not None else []
     if any(uses(name) for name in switches):
-        return found, ()
+        return found, replaced if uses("reasoning_effort") else ()
     key = "reasoning_effort" if effort is not None else "enable_thinking"
     if tokenizer.has_thinking:
         return found, (f"{key}: the model's chat template has no such switch; ignored",)
     return found, (f"{key}: this model does not reason; ignored",) if thinks else ()
+
+
+def _known(effort: str | None, source: str) -> tuple[str | None, tuple[str, ...]]:
+    """The effort that a template is given, and a warning if it is not the one that was asked for.
+
+    Clients know more of them than models, most of which were trained with low, medium and high; a
+    template that knows another one compares with it.
+    """
+    near = _NEAREST.get(effort or "")
+    if near is None or not source or f"'{effort}'" in source or f'"{effort}"' in source:
+        return effort, ()
+    return near, (f"reasoning_effort: this model does not know {effort}; {near} is used",)

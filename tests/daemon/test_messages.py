@@ -255,6 +255,10 @@ class TestCounting:
         assert client.messages.count_tokens(**asked).input_tokens == length
         assert client.beta.messages.count_tokens(**asked).input_tokens == length
 
+    def test_there_is_no_stream_of_a_count(self, taught: Daemon) -> None:
+        status, answer = taught.request("POST", COUNT, body(stream=True))
+        assert (status, list(answer)) == (200, ["input_tokens"])
+
     def test_what_is_wrong_is_named_as_in_a_message(self, taught: Daemon) -> None:
         asked = {"model": QUESTIONS, "messages": [{"role": "user", "content": 5}]}
         status, answer = taught.request("POST", COUNT, asked)
@@ -327,6 +331,11 @@ def refused(
         answer = json.load(reply)
     assert answer["error"]["message"]
     return error.value.code, answer["type"], answer["error"]["type"]
+
+
+def test_what_no_middleware_sees_is_refused_in_anthropics_form(taught: Daemon) -> None:
+    found = refused(taught, "POST", PATH, {}, {"Expect": "a miracle"})
+    assert found == (417, "error", "invalid_request_error")
 
 
 def test_strangers_are_refused_in_anthropics_form(home: Home) -> None:
