@@ -179,6 +179,19 @@ class TestAnswers:
         assert thought["signature"]
         assert put_together(events(taught, **keys))["content"] == [thought, text]
 
+    def test_reasoning_ends_after_its_budget(self, taught: Daemon) -> None:
+        keys = {"thinking": {"type": "enabled", "budget_tokens": 3}, "max_tokens": 40}
+        answer = ask(taught, **THINKING | keys)
+        thought = answer["content"][0]
+        assert thought["type"] == "thinking"
+        assert "The capital of France.".startswith(thought["thinking"])
+        assert thought["thinking"] != "The capital of France."
+        assert answer["content"][1]["type"] == "text"
+        assert "warnings" not in answer
+        assert put_together(events(taught, **THINKING | keys))["content"] == answer["content"]
+        forced = ask(taught, tools=[WEATHER], tool_choice={"type": "any"}, **THINKING | keys)
+        assert [block["type"] for block in forced["content"]] == ["thinking", "tool_use"]
+
     def test_a_tool_is_called_and_its_result_answered_from(
         self, client: anthropic.Anthropic
     ) -> None:

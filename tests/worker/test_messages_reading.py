@@ -435,6 +435,12 @@ class TestKeys:
         found = {k: sent[k] for k in ("enable_thinking", "reasoning_effort") if k in sent}
         assert found == expected
 
+    def test_a_budget_counts_where_reasoning_is_enabled(self) -> None:
+        enabled = {"type": "enabled", "budget_tokens": 2000}
+        assert translated(thinking=enabled).reasoning_budget == 2000
+        for other in ({"type": "adaptive"}, {"type": "disabled"}, {"type": "enabled"}):
+            assert translated(thinking=other).reasoning_budget is None
+
     def test_structured_output_in_both_places(self) -> None:
         form = {"type": "json_schema", "schema": {"type": "object"}}
         for keys in ({"output_config": {"format": form}}, {"output_format": form}):
