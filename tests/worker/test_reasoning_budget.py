@@ -29,7 +29,8 @@ def written(tokenizer: Any, text: str, generation: str, budget: int, steps: int)
     for step in range(len(said) + steps):
         logits = mx.zeros((1, 100 + len(tokenizer)))
         logits[..., said[step] if step < len(said) else 7] = 1.0
-        found.append(int(mx.argmax(bound(mx.array(tokens), logits)).item()))
+        token: Any = mx.argmax(bound(mx.array(tokens), logits)).item()
+        found.append(token)
         tokens.append(found[-1])
     return found
 
