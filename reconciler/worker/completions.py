@@ -194,8 +194,8 @@ class Completion:
             )
 
         self._choices = choices(body, prompt, parser, masks)
-        if body.reasoning_budget:
-            self._bound_reasoning(body.reasoning_budget)
+        if body.thinking_budget:
+            self._bound_reasoning(body.thinking_budget)
         for choice in self._choices:
             self._listen(choice)
         self.timing.start()
@@ -212,9 +212,10 @@ class Completion:
             for choice in self._choices:
                 prompt = len(choice.request.prompt)
                 choice.budget = ReasoningBudget(tokenizer, form, generation, prompt, budget)
-        elif reasons(form):
-            words = "reasoning_budget: this model's reasoning cannot be bounded; ignored"
-            self.warnings.append(reworded(words, self.body.names))
+            return
+        why = "its reasoning cannot be bounded" if reasons(form) else "it does not reason"
+        words = f"thinking_budget: has no effect on this model, as {why}; ignored"
+        self.warnings.append(reworded(words, self.body.names))
 
     def _listen(self, choice: Choice) -> None:
         """Have what happens to a choice on the MLX thread told here."""

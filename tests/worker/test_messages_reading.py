@@ -437,9 +437,9 @@ class TestKeys:
 
     def test_a_budget_counts_where_reasoning_is_enabled(self) -> None:
         enabled = {"type": "enabled", "budget_tokens": 2000}
-        assert translated(thinking=enabled).reasoning_budget == 2000
+        assert translated(thinking=enabled).sent["thinking_budget"] == 2000
         for other in ({"type": "adaptive"}, {"type": "disabled"}, {"type": "enabled"}):
-            assert translated(thinking=other).reasoning_budget is None
+            assert translated(thinking=other).sent.get("thinking_budget") is None
 
     def test_structured_output_in_both_places(self) -> None:
         form = {"type": "json_schema", "schema": {"type": "object"}}

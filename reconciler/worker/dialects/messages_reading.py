@@ -60,7 +60,7 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         "stop": "stop_sequences",
         "reasoning_effort": "output_config.effort",
         "enable_thinking": "thinking",
-        "reasoning_budget": "thinking.budget_tokens",
+        "thinking_budget": "thinking.budget_tokens",
     }
     if asked.output_format is not None:
         names |= {
@@ -94,7 +94,6 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         names=names,
         reminders=_reminders(messages),
         deferred_tools=[*found.deferred.values()],
-        reasoning_budget=_budget(asked),
     )
 
 
@@ -117,18 +116,14 @@ def _without_effect(sent: dict[str, Any]) -> list[str]:
     return found
 
 
-def _budget(asked: Asked) -> int | None:
-    """Tokens after which reasoning is to end."""
-    thinking = asked.thinking
-    return thinking.budget_tokens if thinking and thinking.type == "enabled" else None
-
-
 def _reasoning(asked: Asked) -> dict[str, Any]:
     """Whether and how much the model is to reason. Without `thinking` that is up to the model."""
     thinking = asked.thinking or Thinking("adaptive")
     if thinking.type == "disabled":
         return {"enable_thinking": False}
-    made: dict[str, Any] = {"enable_thinking": True} if thinking.type == "enabled" else {}
+    made: dict[str, Any] = {}
+    if thinking.type == "enabled":
+        made = {"enable_thinking": True, "thinking_budget": thinking.budget_tokens}
     effort = asked.output_config.effort if asked.output_config else None
     return made | ({"reasoning_effort": effort} if effort else {})
 

@@ -52,7 +52,6 @@ def prepare(
         body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
         body.reminders = translated.reminders
         body.deferred_tools = translated.deferred_tools
-        body.reasoning_budget = translated.reasoning_budget
         with bounded.budget(RENDERING_SECONDS):
             prompt = prompts.build(body, most, chat=body.chat)
     except RequestError as error:
