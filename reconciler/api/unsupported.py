@@ -7,7 +7,8 @@ from reconciler.api.errors import reply
 
 routes = web.RouteTableDef()
 
-STATUS = web.HTTPNotImplemented.status_code
+STATUS = web.HTTPBadRequest.status_code
+"""What may be supported one day is no fault of the server: clients repeat requests after a 5xx."""
 
 OLLAMA = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
