@@ -5,6 +5,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ def listed(daemon: Daemon) -> dict[str, str]:
     """The state of each model that is listed."""
     with client_of(daemon) as client:
         return {one.id: getattr(one, "state", "") for one in client.models.list()}
+
+
+def is_there(daemon: Daemon, name: str) -> bool:
+    return daemon.request("GET", f"/api/v1/records/{name}")[0] == 200
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +54,7 @@ def test_a_declared_record_that_waits_is_listed_and_one_that_cannot_be_is_not(
     suspended = MANIFEST.format(name="resting", model=LLAMA, config="{}") + "  suspend: true\n"
     (shared.home.manifests / "resting.yaml").write_text(suspended, "utf-8")
     for name in ("none", "resting"):
-        path = f"/api/v1/records/{name}"
-        shared.until(lambda path=path: shared.request("GET", path)[0] == 200)
+        shared.until(partial(is_there, shared, name))
     shared.eventually("none", lambda r: conditions(r)["Stalled"] == "True")
     assert not {"none", "resting"} & set(listed(shared))
     for name in ("none", "resting"):
@@ -90,7 +94,7 @@ def test_with_jit_what_is_on_disk_can_be_asked_for(jit: Daemon) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/v1/messages", 405),
-        ("POST", "/v1/messages/batches", 404),
+        ("POST", "/v1/messages/batches", 400),
         ("POST", "/api/blobs", 404),
         ("DELETE", "/api/push", 404),
         ("POST", "/v1/images/generations", 404),
