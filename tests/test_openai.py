@@ -24,6 +24,7 @@ class Answering:
     """A controller whose one instance answers in two pieces, once a test says that it is ready."""
 
     stopping = False
+    machine = None
 
     def __init__(self) -> None:
         self.runner: web.AppRunner

@@ -14,22 +14,12 @@ OLLAMA = {"type": "object", "required": ["error"], "properties": {"error": {"typ
 
 
 def _words(request: web.Request) -> str:
-    return f"{request.path} is not supported; /v1/chat/completions and /v1/completions are"
+    supported = "/v1/chat/completions, /v1/completions and /v1/embeddings are"
+    return f"{request.path} is not supported; {supported}"
 
 
-@routes.post("/v1/embeddings")
-@describe({})
-async def openai(request: web.Request) -> web.Response:
-    """Not supported."""
-    told = {"type": "invalid_request", "message": _words(request), "code": "not_supported"}
-    return reply({"error": told}, STATUS)
-
-
-@routes.post("/api/chat")
-@routes.post("/api/generate")
 @routes.post("/api/embed")
 @routes.post("/api/embeddings")
-@routes.get("/api/tags")
 @describe({STATUS: OLLAMA})
 async def ollama(request: web.Request) -> web.Response:
     """Ollama's API is not supported."""

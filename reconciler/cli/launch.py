@@ -103,7 +103,7 @@ def _check_installed(tool: Tool) -> None:
 
 async def _only_loaded(client: Client) -> str:
     """The name of the one instance of a language model that is loaded."""
-    names = [name for name, _ in await _instances(client)]
+    names = sorted(name for name, _ in await _instances(client))
     if len(names) == 1:
         return names[0]
     if not names:
@@ -165,7 +165,9 @@ def run(recipe: Recipe, arguments: tuple[str, ...]) -> int:
         return _become(recipe, arguments)
     with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
         for name, content in recipe.files.items():
-            (Path(directory) / name).write_text(content, "utf-8")
+            path = Path(directory) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content, "utf-8")
         return _beside(recipe, arguments, directory)
 
 

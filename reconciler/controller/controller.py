@@ -399,6 +399,10 @@ class Controller:
         """True if a request for `model` would be answered, now or in a moment."""
         return not self.stopping and self._router.can_answer(model)
 
+    def records_of(self, model: str) -> tuple[Record, ...]:
+        """The record of that name, or else those that ask for that model."""
+        return tuple(state.record for state in self._registry.candidates(model))
+
     def serves(self, model: str) -> bool:
         """True if an instance that is loaded answers for `model`."""
         return self._router.serving(model) is not None

@@ -17,6 +17,8 @@ class Dialect(StrEnum):
     TEXT = "completions"
     RESPONSES = "responses"
     """OpenAI's Responses, without the part that stores them."""
+    EMBEDDINGS = "embeddings"
+    """OpenAI's embeddings: read and written in `worker.embedding`."""
     OLLAMA_CHAT = "ollama/chat"
     OLLAMA_GENERATE = "ollama/generate"
     LM_STUDIO_CHAT = "lm-studio/chat"

@@ -7,7 +7,7 @@
     POST   /leases            Recall       -> Recalled          lowers memory leases of sessions
     POST   /sessions/NAME/probe -> null    generates one token, if nothing else is going on
     GET    /pulse             -> Pulse     at once, whatever the MLX thread is doing
-    POST   /sessions/NAME/chat/completions, /sessions/NAME/completions   OpenAI's requests
+    POST   /sessions/NAME/DIALECT       a request in one of `core.dialects`
     any failure               -> WorkerFailure, status 500, or as the last line
 
 A worker prints one `Hello` line when it can be spoken to. It ends with `GENERATION_DIED` when the
@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Machine, Shapes
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 
@@ -49,6 +50,8 @@ class RequestContext:
     architecture: str = ""
     quantization: str | None = None
     """Name of the format of the weights; None: they are not quantised."""
+    runtime_version: str = ""
+    """Of MLX."""
 
     def header(self) -> str:
         """The value of `CONTEXT_HEADER`."""
@@ -130,6 +133,7 @@ class SeeShapes:
     """Build a model without its weights' bytes, and say what it works with."""
 
     path: str
+    embedder: Embedder | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ class LoadWeights:
     """Read a checkpoint. A worker does so once in its life."""
 
     path: str
+    embedder: Embedder | None = None
+    """How it makes vectors of texts; None: it generates."""
 
 
 class WeightsRead(msgspec.Struct, frozen=True, tag=True):

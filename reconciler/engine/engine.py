@@ -147,10 +147,11 @@ class Engine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         """What a checkpoint works with in memory. Raises `LoadError` where it cannot be built."""
+        command = SeeShapes(checkpoint.path, checkpoint.embedder)
         async with self._pool.lent() as worker:
             try:
                 async with asyncio.timeout(SHAPES_SECONDS):
-                    return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
+                    return await worker.ask("POST", "shapes", command, Shapes)
             except TimeoutError:
                 words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
                 problem = exit_reason.of_hang(worker.pid, words)
@@ -195,7 +196,7 @@ class Engine:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
-                defaults = in_force(spec.defaults, checkpoint.generation.defaults)
+                defaults = _defaults(spec, checkpoint)
                 opened = await self._open(
                     holder, session, spec.config, checkpoint, resolved, defaults
                 )
@@ -228,11 +229,13 @@ class Engine:
                 resolved.warnings
                 + checkpoint.generation.warnings
                 + _without_effect(spec.config, opened)
+                + _defaults_without_effect(spec, checkpoint)
                 + opened.warnings,
             ),
             tuple(d for d in defaults if d.key not in opened.unused_defaults),
             adapter.path if adapter is not None else None,
             session,
+            checkpoint.type,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
@@ -390,7 +393,7 @@ class Engine:
         phases["worker"] = Phase(0.0, start)
         try:
             loaded = await worker.load_weights(
-                LoadWeights(checkpoint.path),
+                LoadWeights(checkpoint.path, checkpoint.embedder),
                 lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
             )
         except BaseException:
@@ -541,6 +544,23 @@ class Engine:
         for instance in dead:
             self._on_death(instance, problem)
         await holder.worker.end()
+
+
+def _defaults(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[Default, ...]:
+    """Defaults for requests; none where nothing is generated."""
+    if checkpoint.embedder is not None:
+        return ()
+    return in_force(spec.defaults, checkpoint.generation.defaults)
+
+
+def _defaults_without_effect(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[SettingWarning, ...]:
+    if checkpoint.embedder is None:
+        return ()
+    reason = "this model makes embeddings and generates nothing"
+    return tuple(
+        SettingWarning(f"defaults.{key}", str(value)[:200], reason)
+        for key, value in spec.defaults.sent().items()
+    )
 
 
 def _without_effect(asked: RequestedSettings, opened: SessionOpened) -> tuple[SettingWarning, ...]:

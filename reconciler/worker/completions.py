@@ -104,8 +104,6 @@ class Completion:
         self.created = int(time.time())
         self.warnings: list[str] = []
         """What of the request has no effect."""
-        self.stopped = False
-        """True if a stop text ended it, or the first call where one was allowed."""
         self._news: asyncio.Queue[tuple[Choice, News]] = asyncio.Queue()
         self._choices: list[Choice] = []
         self._prompt = Prompt([])
@@ -191,6 +189,7 @@ class Completion:
                 stops=body.stops,
                 tools=prompt.tools,
                 chat=self.chat,
+                continues=body.continues,
             )
 
         self._choices = choices(body, prompt, parser, masks)
@@ -335,7 +334,6 @@ class Completion:
             if end is None:
                 self._cancel(choice)
             end = "stop"
-            self.stopped = True
         if end == "stop" and choice.parser.called:
             end = "tool_calls"
         choice.ended = end is not None

@@ -9,7 +9,7 @@ from reconciler.worker import reasoning
 from reconciler.worker.beginning import common
 from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.template import Rendered, Template, Templates, templates_of
-from reconciler.worker.chat.turns import Turn
+from reconciler.worker.chat.turns import REMINDS, Turn
 from reconciler.worker.errors import RequestError, unsupported
 from reconciler.worker.infill import infilling
 from reconciler.worker.request import MOST_PROMPTS, Body, no_variable, tools_as_sent
@@ -285,7 +285,10 @@ def _check_length(characters: int, most: int, key: str) -> None:
 
 def _turns(body: Body) -> list[Turn]:
     turns = [chats.turn(message) for message in body.messages or []]
-    if body.system_prompt and not any(t["role"] in ("system", "developer") for t in turns):
+    for index in body.reminders:
+        turns[index][REMINDS] = True
+    system = (t for t in turns if t["role"] in ("system", "developer") and REMINDS not in t)
+    if body.system_prompt and not any(system):
         turns.insert(0, {"role": "system", "content": body.system_prompt})
     return turns
 

@@ -13,9 +13,8 @@ from typing import Annotated, Any
 import msgspec
 
 from reconciler.core import request_json
-from reconciler.core.manifest import MAX_DEPTH
 from reconciler.core.request_keys import ACTS, BY_NAME, NOTHING, REFUSED, Kind, resembles
-from reconciler.core.template_variables import reserved
+from reconciler.core.template_variables import MAX_DEPTH, reserved
 from reconciler.worker import reasoning
 from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.messages import Message
@@ -121,6 +120,8 @@ class Body(Sampling):
     """True if the messages make the prompt."""
     dialect_data: dict[str, Any] = msgspec.field(default_factory=dict)
     """What the answer repeats of the request, or depends on, in its dialect."""
+    reminders: list[int] = msgspec.field(default_factory=list)
+    """Indices of system messages that belong where they stand."""
     names: dict[str, str] = msgspec.field(default_factory=dict)
     """Keys as the client knows them, where its dialect has other names."""
     warnings: list[str] = msgspec.field(default_factory=list)

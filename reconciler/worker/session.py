@@ -9,7 +9,8 @@ and at their own end, is kept for prompts that begin alike, as long as the memor
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -18,7 +19,7 @@ from mlx_lm.sample_utils import make_sampler
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Lease, Usage
 from reconciler.core.records import EffectiveSettings
-from reconciler.worker import company, experts, generators, overrides, random_state
+from reconciler.worker import company, generators, observing, overrides, random_state
 from reconciler.worker.generators import Batching, Generated, Job, Read
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
@@ -35,8 +36,6 @@ __all__ = [
     "Score",
     "Session",
 ]
-
-T = TypeVar("T")
 
 BATCH_SIZE = 32
 """Requests that generate together; more wait for a place. mlx-lm's default."""
@@ -473,23 +472,16 @@ class Session:
         Without `compute` nothing but the graph of a call is built, which takes milliseconds:
         settings act there. Raises what the model raises.
         """
-        with experts.observed() as routed, overrides.observed() as seen:
+
+        def call() -> None:
             if compute:
                 self.probe()
             else:
                 self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
-        self.routed = frozenset(routed or experts.listed(self._model))
-        used = {"flash_attention": seen.attention, "offload_kv_cache_to_gpu": seen.kv_on_gpu}
-        config = EffectiveSettings(
-            context_length=self.config.context_length,
-            eval_batch_size=self._generator.prefill_step,
-            # A model with an attention of its own computes it in one piece.
-            flash_attention=_only("ways of attention", seen.attention, otherwise=False),
-            num_experts=max(self.routed, default=0),
-            # What a model keeps in place of a KV cache stays where MLX computes.
-            offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=overrides.on_gpu()),
-        )
-        return config, tuple(key for key, values in used.items() if not values)
+
+        config = replace(self.config, eval_batch_size=self._generator.prefill_step)
+        observed, unused, self.routed = observing.observe(self._model, config, call)
+        return observed, unused
 
     def learn_batching(self) -> tuple[Batching, str | None]:
         """How requests can run beside each other, and why not together. Raises as `observe`."""
@@ -520,10 +512,3 @@ def _unasked(length: int, tokens: int, errors: list[Exception]) -> Request:
 
 def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:
     """Nobody wants to hear it."""
-
-
-def _only(what: str, seen: set[T], *, otherwise: T) -> T:
-    """The one value that was seen. Raises ValueError where layers differ."""
-    if len(seen) > 1:
-        raise ValueError(f"layers use different {what}: {sorted(map(str, seen))}")
-    return next(iter(seen), otherwise)

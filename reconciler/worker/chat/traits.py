@@ -65,6 +65,7 @@ def prepare(
 
     `described` are tools to describe in a system turn; `offered` is true if the template gets any.
     """
+    turns = rewriting.reminders(turns, taken=traits.system == "anywhere")
     calls = any(turn.get("tool_calls") or turn["role"] == "tool" for turn in turns)
     if calls:
         way = "text" if described else traits.calls if offered else traits.calls_without_tools

@@ -29,18 +29,27 @@ def chat(messages: Iterable[Message], system: Any, warnings: list[str]) -> list[
     """The messages of the chat. Raises `RequestError`; appends what has no effect."""
     made = [*_system(system, "system")]
     names: dict[str, str] = {}
+    texts: list[dict[str, Any]] = []
+    """The user's, until the results of tools that belong before them are there."""
     for index, message in enumerate(messages):
-        place = f"messages[{index}].content"
-        content = message.content
+        place, content = f"messages[{index}].content", message.content
+        if message.role == "user":
+            blocks = content if isinstance(content, list) else [_text_block(content or "")]
+            made += _results(blocks, place, names)
+            texts += _texts_of_user(blocks, place, warnings)
+            continue
+        made += texts
+        texts = []
         if message.role == "system":
             made += _system(content, place) or [{"role": "system", "content": ""}]
-        elif not isinstance(content, list):
-            made.append({"role": message.role, "content": content or ""})
-        elif message.role == "assistant":
-            made.append(_assistant(content, place, names, warnings))
         else:
-            made += _user(content, place, names, warnings)
-    return made
+            blocks = content if isinstance(content, list) else [_text_block(content or "")]
+            made.append(_assistant(blocks, place, names, warnings))
+    return made + texts
+
+
+def _text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
 
 
 def _system(content: Any, place: str) -> list[dict[str, Any]]:
@@ -50,19 +59,21 @@ def _system(content: Any, place: str) -> list[dict[str, Any]]:
     return [{"role": "system", "content": text}] if text else []
 
 
-def _user(
-    blocks: list[dict[str, Any]], place: str, names: Mapping[str, str], warnings: list[str]
+def _results(
+    blocks: list[dict[str, Any]], place: str, names: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    results = [i for i, block in enumerate(blocks) if block.get("type") == "tool_result"]
-    for index in results:
-        yield _result(blocks[index], f"{place}[{index}]", names)
+    for index, block in enumerate(blocks):
+        if block.get("type") == "tool_result":
+            yield _result(block, f"{place}[{index}]", names)
+
+
+def _texts_of_user(
+    blocks: list[dict[str, Any]], place: str, warnings: list[str]
+) -> Iterator[dict[str, Any]]:
+    """A message with what is no result, if there is anything, or nothing at all."""
     others = [(i, block) for i, block in enumerate(blocks) if block.get("type") != "tool_result"]
-    texts = [
-        text
-        for index, block in others
-        if (text := _text_of(block, f"{place}[{index}]", warnings)) is not None
-    ]
-    if texts or not results:
+    texts = [_text_of(block, f"{place}[{index}]", warnings) for index, block in others]
+    if others or not blocks:
         yield {"role": "user", "content": JOIN.join(filter(None, texts))}
 
 

@@ -72,7 +72,7 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         key: value for key, value in sent.items() if key in _SAMPLING and value is not None
     }
     made |= {"model": asked.model, "stream": asked.stream, "max_tokens": asked.max_tokens or 1}
-    made["messages"] = blocks.chat(asked.messages, asked.system, warnings)
+    made["messages"] = messages = blocks.chat(asked.messages, asked.system, warnings)
     if asked.stop_sequences:
         made["stop"] = asked.stop_sequences
     if asked.tools:
@@ -80,13 +80,15 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
     if asked.tool_choice is not None:
         made |= tools.choice(asked.tool_choice)
     made |= _reasoning(asked, warnings) | _format(asked)
-    if _continues(made["messages"]):
+    if _continues(messages):
         made["continue_final_message"] = True
     echo = {
         "max_tokens": asked.max_tokens,
         "omits_thinking": asked.thinking is not None and asked.thinking.display == "omitted",
     }
-    return Translated(made, echo=echo, warnings=warnings, names=names)
+    return Translated(
+        made, echo=echo, warnings=warnings, names=names, reminders=_reminders(messages)
+    )
 
 
 def _without_effect(sent: dict[str, Any]) -> list[str]:
@@ -131,6 +133,13 @@ def _format(asked: Asked) -> dict[str, Any]:
         return {}
     json_schema = {"name": "answer", "schema": wanted.schema}
     return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+
+
+def _reminders(messages: list[dict[str, Any]]) -> list[int]:
+    """Indices of the system messages that stand after others."""
+    roles = [message["role"] for message in messages]
+    begin = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
+    return [i for i, role in enumerate(roles) if role == "system" and i > begin]
 
 
 def _continues(messages: list[dict[str, Any]]) -> bool:
