@@ -16,7 +16,7 @@ from reconciler import boot, looks, node
 from reconciler.api.app import build
 from reconciler.api.connections import Connections, connections_within, raise_limit
 from reconciler.api.encode import whole
-from reconciler.api.guard import is_loopback
+from reconciler.api.origins import ANY, is_loopback
 from reconciler.api.server import listen
 from reconciler.cli import HOME, log
 from reconciler.cli.privacy import keep_state_private, warn_of_public_token
@@ -71,6 +71,10 @@ class Options:
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
     spare_worker: bool = True
     """True if a worker is started before it is needed."""
+    allow_origins: Sequence[str] = ()
+    """Pages that may use the daemon; see `Access`."""
+    allow_hosts: Sequence[str] = ()
+    """Names by which it may be spoken to; see `Access`."""
 
 
 def run(options: Options) -> None:
@@ -151,7 +155,13 @@ async def _serve(
         boot_id=boot.boot_id(run_program),
         memory=options.memory,
     )
-    app = build(controller, options.host, token)
+    app = build(
+        controller,
+        options.host,
+        token,
+        origins=options.allow_origins,
+        hosts=options.allow_hosts,
+    )
     runner = web.AppRunner(
         app,
         shutdown_timeout=SHUTDOWN_SECONDS,
@@ -190,6 +200,11 @@ def _token(options: Options) -> str | None:
             raise click.ClickException(
                 f"listening on {options.host} lets others load models here; "
                 "name a file with a token for them with --token-file"
+            )
+        if ANY in options.allow_origins:
+            raise click.ClickException(
+                "--allow-origin '*' lets every web page that you visit use this daemon; name the "
+                "pages, or a file with a token that they must send with --token-file"
             )
         return None
     try:
