@@ -18,6 +18,7 @@ from reconciler.api import (
     models,
     node,
     ollama,
+    ollama_embed,
     ollama_models,
     ollama_pull,
     openai,
@@ -26,7 +27,6 @@ from reconciler.api import (
     records,
     responses,
     sources,
-    unsupported,
 )
 from reconciler.api.context import CONTROLLER
 from reconciler.api.errors import errors
@@ -64,11 +64,11 @@ def build(
         responses,
         lm_studio,
         ollama,
+        ollama_embed,
         ollama_models,
         ollama_pull,
         embeddings,
         messages,
-        unsupported,
         node,
         metrics,
         health,
