@@ -96,7 +96,7 @@ def test_with_jit_what_is_on_disk_can_be_asked_for(jit: Daemon) -> None:
         ("GET", "/v1/messages", 405),
         ("POST", "/v1/messages/batches", 400),
         ("POST", "/api/blobs", 404),
-        ("DELETE", "/api/push", 404),
+        ("DELETE", "/api/nope", 404),
         ("POST", "/v1/images/generations", 404),
         ("POST", "/v1/audio/speech", 404),
     ],
