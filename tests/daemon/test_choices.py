@@ -82,6 +82,11 @@ def test_a_stream_has_the_choices_between_each_other(client: openai.OpenAI) -> N
     assert chunk.usage.completion_tokens == whole.usage.completion_tokens
 
 
+def test_without_a_seed_choices_differ(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=LLAMA, prompt="a", n=8, max_tokens=8)
+    assert len({choice.text for choice in answer.choices}) > 1
+
+
 def test_greedy_choices_are_the_same_and_all_count(client: openai.OpenAI) -> None:
     more: Any = {"model": QUESTIONS, "temperature": 0}
     one = client.chat.completions.create(messages=ASKED, **more)
