@@ -116,3 +116,17 @@ def test_a_route_that_is_not_there_says_so_as_its_clients_know_errors(
         assert (answer["type"], bool(error["message"])) == ("error", True)
     else:
         assert error["code"] == "route_not_found"
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/messages", "/v1/chat/completions"])
+def test_what_no_route_gets_to_see_is_refused_as_its_clients_know_errors(
+    shared: Daemon, path: str
+) -> None:
+    request = urllib.request.Request(shared.url + path, b"{}", {"Expect": "nonsense"})
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(request, timeout=30)
+    answer = json.load(raised.value)
+    error: Any = answer["error"]
+    assert raised.value.code == 417
+    assert "Expect" in (error if path == "/api/chat" else error["message"])
+    assert ("type" in answer) is (path == "/v1/messages")
