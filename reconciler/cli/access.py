@@ -1,8 +1,11 @@
 """Origins of pages and names of hosts, as people write them."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import click
 
-from reconciler.api.origins import host_of, origin_of
+from reconciler.api.origins import ANY, host_of, origin_of
 
 
 class Origin(click.ParamType[str]):
@@ -33,3 +36,12 @@ class Host(click.ParamType[str]):
             return host_of(str(value))
         except ValueError as error:
             self.fail(str(error), param, context)
+
+
+def check_pages(origins: Sequence[str], token_file: Path | None) -> None:
+    """Raise `click.ClickException` if all pages are allowed and none needs a token."""
+    if ANY in origins and token_file is None:
+        raise click.ClickException(
+            "--allow-origin '*' lets every web page that you visit use this daemon; name the "
+            "pages, or a file with a token that they must send with --token-file"
+        )

@@ -16,9 +16,10 @@ from reconciler import boot, looks, node
 from reconciler.api.app import build
 from reconciler.api.connections import Connections, connections_within, raise_limit
 from reconciler.api.encode import whole
-from reconciler.api.origins import ANY, is_loopback
+from reconciler.api.origins import is_loopback
 from reconciler.api.server import listen
 from reconciler.cli import HOME, log
+from reconciler.cli.access import check_pages
 from reconciler.cli.privacy import keep_state_private, warn_of_public_token
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
@@ -201,11 +202,7 @@ def _token(options: Options) -> str | None:
                 f"listening on {options.host} lets others load models here; "
                 "name a file with a token for them with --token-file"
             )
-        if ANY in options.allow_origins:
-            raise click.ClickException(
-                "--allow-origin '*' lets every web page that you visit use this daemon; name the "
-                "pages, or a file with a token that they must send with --token-file"
-            )
+        check_pages(options.allow_origins, options.token_file)
         return None
     try:
         token = options.token_file.read_text("utf-8").strip()
