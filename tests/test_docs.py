@@ -20,6 +20,7 @@ from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema
 from reconciler.models.catalog import Catalog
 from reconciler.store import Store
+from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked
 from tests.clients.harness import listed
 from tests.controller.fakes import FakeEngine
 
@@ -32,6 +33,12 @@ def test_every_route_is_documented() -> None:
         if route.method != "HEAD" and route.resource is not None:
             path = re.sub(r"{(\w+)}", lambda m: m[1].upper(), route.resource.canonical)
             assert f"{route.method} {path}`" in DOCS["http"]
+
+
+def test_every_key_of_messages_is_documented() -> None:
+    section = DOCS["http"].partition("## `POST /v1/messages`\n")[2].partition("\n## ")[0]
+    for key in (*Asked.__struct_fields__, *NO_EFFECT):
+        assert f"`{key}`" in section, key
 
 
 def test_every_option_and_variable_is_documented() -> None:

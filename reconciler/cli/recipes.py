@@ -105,6 +105,9 @@ def _claude(target: Target) -> Recipe:
         # prompt is of use.
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        # Milliseconds; else it gives a stream up whose pings come for 5 minutes without a word, as
+        # they do while a large model is loaded and reads a long prompt.
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "1800000",
     }
     if target.context_length is not None:
         # Else it takes a model that it does not know for one with a million tokens.

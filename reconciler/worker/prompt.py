@@ -182,7 +182,8 @@ class Prompts:
             raise RequestError(words, "unsupported_parameter", "messages")
         tools = tools_as_sent(body) if body.tool_choice != "none" else []
         template = self._templates.of(tools=bool(tools))
-        variables, warnings = reasoning.variables(body, self._tokenizer, template.uses)
+        source = "" if template.is_code else template.source
+        variables, warnings = reasoning.variables(body, self._tokenizer, template.uses, source)
         special = getattr(self._tokenizer, "special_tokens_map", {})
         for name in body.chat_template_kwargs or {}:
             if name in special:
