@@ -35,7 +35,7 @@ serve: install ## Run the daemon with its defaults
 	@$(BIN)/reconciler serve
 
 test: install ## The test suite: bounded and deterministic
-	$(BIN)/pytest -m "not long" -n $(TESTERS) --dist worksteal
+	$(BIN)/pytest -m "not long" --ignore tests/long -n $(TESTERS) --dist worksteal
 
 test-long: install ## Storms and fuzzing
 	$(BIN)/pytest -m long

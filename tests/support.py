@@ -21,6 +21,8 @@ import psutil
 from jsonschema import Draft202012Validator
 
 from reconciler.api import openapi
+from reconciler.api.ollama_names import OLLAMA_ERROR
+from reconciler.core.dialects import error_form, ollama_error
 from reconciler.core.schema import check
 
 MANIFEST = """\
@@ -250,6 +252,8 @@ def check_answer(method: str, path: str, status: int, answer: Any) -> None:
     plain = path.partition("?")[0]
     operations: Any = next((o for pattern, o in paths if pattern.fullmatch(plain)), {})
     schema = document["components"]["schemas"]["error"]
+    if error_form(plain) is ollama_error:
+        schema = OLLAMA_ERROR
     responses = operations.get(method.lower(), {"responses": {}})["responses"]
     if (described_as := responses.get(str(status), responses.get("default"))) is not None:
         schema = described_as["content"]["application/json"]["schema"]

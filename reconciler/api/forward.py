@@ -4,11 +4,12 @@ The body is looked at once, for where it goes; the worker that holds the instanc
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -40,6 +41,9 @@ LONGEST_PATIENCE = 3600.0
 LONGEST_TTL = 31_536_000
 
 
+R = TypeVar("R", bound="Routed")
+
+
 class Routed(msgspec.Struct):
     """What of a request says where it goes."""
 
@@ -52,16 +56,26 @@ class Routed(msgspec.Struct):
 
 def routed(body: bytes) -> Routed:
     """Where a request goes whose keys are OpenAI's. Raises `ApiError`."""
+    return looked_at(body, Routed)
+
+
+def looked_at(body: bytes, kind: type[R]) -> R:
+    """What a type holds of a request's body. Raises `ApiError`."""
     try:
-        return request_json.decode(body, Routed)
+        return request_json.decode(body, kind)
     except msgspec.ValidationError as error:
-        key = "ttl" if "$.ttl" in str(error) else "model"
+        place = _KEY.search(str(error))
+        key = "model" if place is None else place[1]
         missing = "missing" in str(error)
         code = "missing_required_parameter" if missing else "invalid_value"
         raise ApiError(400, "invalid_request", f"{key}: {error}", code, key) from None
     except (ValueError, RecursionError) as error:
         message = f"the body is not JSON: {error}"
         raise ApiError(400, "invalid_request", message, "invalid_json") from None
+
+
+_KEY = re.compile(r"`\$\.(\w+)")
+"""The key that msgspec's error is about."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +155,15 @@ async def _answer(
 
 
 def _context(controller: Controller, name: str, waited: float, *, loaded: bool) -> RequestContext:
-    facts = controller.facts(name)
-    if facts is None:
-        return RequestContext(waited, loaded)
-    packed = None if facts.quantization is None else facts.quantization.name
-    return RequestContext(waited, loaded, facts.model_type, packed)
+    facts, machine = controller.facts(name), controller.machine
+    packed = None if facts is None else facts.quantization
+    return RequestContext(
+        waited,
+        loaded,
+        "" if facts is None else facts.model_type,
+        None if packed is None else packed.name,
+        "" if machine is None else machine.mlx_version,
+    )
 
 
 async def _ready(controller: Controller, model: str, ttl: float | None, patience: float) -> str:

@@ -103,7 +103,7 @@ def _check_installed(tool: Tool) -> None:
 
 async def _only_loaded(client: Client) -> str:
     """The name of the one instance of a language model that is loaded."""
-    names = [name for name, _ in await _instances(client)]
+    names = sorted(name for name, _ in await _instances(client))
     if len(names) == 1:
         return names[0]
     if not names:
@@ -165,7 +165,9 @@ def run(recipe: Recipe, arguments: tuple[str, ...]) -> int:
         return _become(recipe, arguments)
     with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
         for name, content in recipe.files.items():
-            (Path(directory) / name).write_text(content, "utf-8")
+            path = Path(directory) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content, "utf-8")
         return _beside(recipe, arguments, directory)
 
 
@@ -176,7 +178,7 @@ def _environment(recipe: Recipe, directory: str = "") -> dict[str, str]:
 
 def _become(recipe: Recipe, arguments: tuple[str, ...]) -> int:
     """Put the program in this process's place."""
-    command = [*recipe.command, *arguments]
+    command = recipe.words(arguments)
     sys.stdout.flush()
     try:
         os.execvpe(command[0], command, _environment(recipe))  # noqa: S606
@@ -186,7 +188,7 @@ def _become(recipe: Recipe, arguments: tuple[str, ...]) -> int:
 
 def _beside(recipe: Recipe, arguments: tuple[str, ...], directory: str) -> int:
     """Run the program to its end, so that the directory can be removed after it."""
-    command = [word.replace(DIRECTORY, directory) for word in (*recipe.command, *arguments)]
+    command = [word.replace(DIRECTORY, directory) for word in recipe.words(arguments)]
     before: dict[int, Any] = {}
     try:
         # The terminal sends Ctrl-C to both. It is the program's to take it.

@@ -6,6 +6,7 @@ names of variables, options and keys are those of each tool's documentation and 
 """
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from dataclasses import dataclass, field
 PROVIDER = "reconciler"
 """What the daemon is called in tools that name their providers."""
 
-DIRECTORY = "\0directory\0"
+DIRECTORY = "{{directory}}"
 """Stands for the temporary directory in a recipe's command and environment."""
 
-TOKEN = "\0token\0"  # noqa: S105  no secret, but its place
+TOKEN = "{{token}}"  # noqa: S105  no secret, but its place
 """Stands for the token in a recipe that is printed."""
+
+LINE = 90
+"""Characters of a printed command that stands on one line."""
 
 KEY = "RECONCILER_TOKEN"
 """The variable of the token, for tools whose files and options name one."""
@@ -58,7 +62,13 @@ class Recipe:
     removed: tuple[str, ...] = ()
     """Variables that would turn the tool elsewhere."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Name -> content, in the temporary directory. They hold no token: `--print` shows them."""
+    """Path below the temporary directory -> content."""
+    alone: tuple[str, ...] = ()
+    """Arguments if the user gives none."""
+
+    def words(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """The whole command with the user's arguments."""
+        return (*self.command, *(arguments or self.alone))
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,14 @@ def _claude(target: Target) -> Recipe:
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
-    return Recipe(("claude", "--model", target.model), environ, ("ANTHROPIC_API_KEY",))
+    if target.context_length is not None:
+        # Else it takes a model that it does not know for one with a million tokens.
+        environ["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(target.context_length)
+    # The variables of the user's settings.json win over those of the process; these win over them.
+    settings = {"env": environ | {"ANTHROPIC_API_KEY": ""}}
+    command = ("claude", "--settings", f"{DIRECTORY}/settings.json", "--model", target.model)
+    files = {"settings.json": json.dumps(settings, indent=2) + "\n"}
+    return Recipe(command, environ, ("ANTHROPIC_API_KEY",), files)
 
 
 def _codex(target: Target) -> Recipe:
@@ -158,22 +175,24 @@ def _aider(target: Target) -> Recipe:
 
 
 def _llm(target: Target) -> Recipe:
-    # YAML, of which JSON is a part.
-    models = [
-        {
-            "model_id": target.model,
-            "model_name": target.model,
-            "api_base": target.openai,
-            "api_key_name": PROVIDER,
-            "supports_schema": True,
-            "supports_tools": True,
-        }
-    ]
+    model: dict[str, object] = {
+        "model_id": target.model,
+        "model_name": target.model,
+        "api_base": target.openai,
+        "supports_schema": True,
+        "supports_tools": True,
+    }
+    environ = {"LLM_USER_PATH": DIRECTORY}
+    if target.token:
+        # A key of that name is not kept in the temporary directory, so the variable's is taken.
+        model["api_key_name"] = PROVIDER
+        environ["OPENAI_API_KEY"] = target.token
     files = {
-        "extra-openai-models.yaml": json.dumps(models, indent=2) + "\n",
+        # YAML, of which JSON is a part.
+        "extra-openai-models.yaml": json.dumps([model], indent=2) + "\n",
         "default_model.txt": target.model,
     }
-    return Recipe(("llm",), {"LLM_USER_PATH": DIRECTORY}, files=files)
+    return Recipe(("llm",), environ, files=files)
 
 
 def _open_webui(target: Target) -> Recipe:
@@ -187,7 +206,7 @@ def _open_webui(target: Target) -> Recipe:
         "ENABLE_PERSISTENT_CONFIG": "false",
     }
     removed = ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS")
-    return Recipe(("open-webui", "serve"), environ, removed)
+    return Recipe(("open-webui",), environ, removed, alone=("serve",))
 
 
 def _goose(target: Target) -> Recipe:
@@ -200,7 +219,8 @@ def _goose(target: Target) -> Recipe:
     }
     if target.context_length is not None:
         environ["GOOSE_CONTEXT_LIMIT"] = str(target.context_length)
-    return Recipe(("goose",), environ)
+    # Without a word, it asks for the settings of a first start.
+    return Recipe(("goose",), environ, alone=("session",))
 
 
 def _crush(target: Target) -> Recipe:
@@ -231,6 +251,29 @@ def _qwen(target: Target) -> Recipe:
     return Recipe(("qwen", *options, "--model", target.model), environ)
 
 
+def _cline(target: Target) -> Recipe:
+    provider = "openai-compatible"
+    settings = {
+        "provider": provider,
+        "apiKey": target.key,
+        "model": target.model,
+        "baseUrl": target.openai,
+    }
+    entry = {
+        "settings": settings,
+        "updatedAt": "2026-01-01T00:00:00.000Z",  # an entry without one is ignored
+        "tokenSource": "manual",
+    }
+    kept = {
+        "version": 1,
+        "lastUsedProvider": provider,
+        "modes": {},
+        "providers": {provider: entry},
+    }
+    files = {"settings/providers.json": json.dumps(kept, indent=2) + "\n"}
+    return Recipe(("cline", "--data-dir", DIRECTORY, "--provider", provider), files=files)
+
+
 TOOLS = {
     tool.name: tool
     for tool in (
@@ -248,6 +291,7 @@ TOOLS = {
         Tool("open-webui", "Open WebUI", "pip install open-webui", _open_webui),
         Tool("goose", "goose", "brew install block-goose-cli", _goose, agent=True),
         Tool("crush", "Crush", "npm install -g @charmland/crush", _crush, agent=True),
+        Tool("cline", "Cline", "npm install -g cline", _cline, agent=True),
         Tool("qwen", "Qwen Code", "npm install -g @qwen-code/qwen-code", _qwen, agent=True),
     )
 }
@@ -258,15 +302,32 @@ def script(recipe: Recipe, arguments: tuple[str, ...], token_file: str = "") -> 
     """The recipe as commands of a POSIX shell; the token is read from its file."""
     changes = [f"-u {name}" for name in recipe.removed]
     changes += [f"{key}={_shell(value, token_file)}" for key, value in recipe.environ.items()]
-    command = " ".join(_shell(word, token_file) for word in (*recipe.command, *arguments))
+    command = _wrapped([_shell(word, token_file) for word in recipe.words(arguments)])
     lines = " \\\n  ".join([f"env {changes[0]}", *changes[1:], command] if changes else [command])
     if not recipe.files:
         return f"{lines}\n"
-    made = "".join(
-        f"cat > \"$directory/{name}\" <<'END'\n{content.rstrip()}\nEND\n"
-        for name, content in recipe.files.items()
-    )
+    made = "".join(_made(name, text, token_file) for name, text in recipe.files.items())
     return f'directory=$(mktemp -d)\n{made}{lines}\nrm -r "$directory"\n'
+
+
+def _wrapped(words: list[str]) -> str:
+    """A command, with a line for each option if it is long."""
+    short = " ".join(words)
+    if len(short) <= LINE:
+        return short
+    breaks = [" \\\n    " if word.startswith("-") else " " for word in words]
+    return "".join(f"{gap}{word}" for gap, word in zip(breaks, words, strict=True)).lstrip()
+
+
+def _made(name: str, content: str, token_file: str) -> str:
+    """Commands that write a file of the temporary directory."""
+    folder, _, _ = name.rpartition("/")
+    end = "'END'"
+    if TOKEN in content:
+        content = re.sub(r"[\\\\$`]", r"\\\g<0>", content)
+        content, end = content.replace(TOKEN, f"$(cat {shlex.quote(token_file)})"), "END"
+    made = f'mkdir -p "$directory/{folder}"\n' if folder else ""
+    return f'{made}cat > "$directory/{name}" <<{end}\n{content.rstrip()}\nEND\n'
 
 
 def _shell(word: str, token_file: str) -> str:

@@ -198,7 +198,7 @@ class Controller:
                     raise
 
         def take_up() -> RecordState:
-            record = self._put(self._registry.records(), name, spec)
+            record = self._put(self._registry.records, name, spec)
             if checkpoint is None:
                 state = self._registry.put(record)
             else:
@@ -262,7 +262,7 @@ class Controller:
         specs = [spec for _, spec in request.apply] + [d.spec for f in files for d in f.declared]
         refs = [spec.ref for spec in specs if not spec.suspend]
         checkpoints = await self._lookups.find_all(refs)
-        now = self._registry.records()
+        now = dict(self._registry.records)
         then, refused, not_selected = dict(now), {}, {}
         if request.source is not None:
             result = absorb(now, SourceState(), request.source, 0.0, self._clock.utc(), self.labels)
@@ -398,6 +398,10 @@ class Controller:
     def can_answer(self, model: str) -> bool:
         """True if a request for `model` would be answered, now or in a moment."""
         return not self.stopping and self._router.can_answer(model)
+
+    def records_of(self, model: str) -> tuple[Record, ...]:
+        """The record of that name, or else those that ask for that model."""
+        return tuple(state.record for state in self._registry.candidates(model))
 
     def serves(self, model: str) -> bool:
         """True if an instance that is loaded answers for `model`."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reconciler.core.chat_template import Reasoning
 from reconciler.core.defaults import NO_DEFAULTS, Defaults
 from reconciler.core.embedder import Embedder
 from reconciler.core.records import ModelType, SettingWarning
@@ -106,6 +107,10 @@ class Checkpoint:
     """Weights in number, without the scales of quantised ones."""
     tool_use: bool = False
     """True if one of its chat templates takes tools."""
+    reasoning: Reasoning | None = None
+    """Of its first chat template that has to do with reasoning."""
+    modified: float = 0.0
+    """When a file of it was last changed, in seconds since 1970."""
     commit: str | None = None
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
     generation: GenerationConfig = GenerationConfig()

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from reconciler.core.template_variables import MAX_DEPTH
+
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 50
 MAX_NODES = 50_000
 """Counted with every alias expanded."""
 MAX_DIGITS = 100

@@ -50,6 +50,8 @@ class RequestContext:
     architecture: str = ""
     quantization: str | None = None
     """Name of the format of the weights; None: they are not quantised."""
+    runtime_version: str = ""
+    """Of MLX."""
 
     def header(self) -> str:
         """The value of `CONTEXT_HEADER`."""

@@ -18,8 +18,9 @@ from referencing import Registry, Resource
 
 from reconciler.core import bounds, selector
 from reconciler.core.defaults import Defaults
-from reconciler.core.manifest import MAX_DEPTH, Path, dotted
+from reconciler.core.manifest import Path, dotted
 from reconciler.core.records import SETTINGS, LoadRequest, LoadSpec, RequestedSettings
+from reconciler.core.template_variables import MAX_DEPTH
 
 SchemaName = Literal[
     "action",

@@ -6,6 +6,9 @@ come from requests, load requests and manifests; all of them are held to this li
 `defaults.schema.json` repeats.
 """
 
+MAX_DEPTH = 50
+"""Levels of lists and mappings in a manifest, in a load request, and in variables of a request."""
+
 _FUNCTION = (
     # transformers' apply_chat_template, and what it hands on to the tokenizer
     *("self", "conversation", "conversations", "messages", "tools", "documents", "chat_template"),

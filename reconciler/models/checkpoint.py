@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.chat_template import takes_tools
+from reconciler.core.chat_template import reasoning, takes_tools
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Checkpoint
 from reconciler.models import architectures, embedder, generation_config
@@ -75,9 +75,11 @@ def parse_facts(path: Path) -> Checkpoint:
     embedding = embedder.read(path, config)
     dense = embedding.dense if embedding is not None else ()
     routed = bool(experts_key and total)
+    templates = chat_templates(path, tokenizer_config)
     return Checkpoint(
         path=str(path),
         fingerprint=fingerprint_of(files),
+        modified=max((status.st_mtime for status in files.values()), default=0.0),
         model_type=model_type,
         weights_bytes=sum(tensor.size for tensor in tensors.values())
         + sum(layer.weights_bytes for layer in dense),
@@ -90,7 +92,8 @@ def parse_facts(path: Path) -> Checkpoint:
         experts_most=_most_experts(config, model_type, experts, total) if routed else 0,
         quantization=weights.quantization,
         parameters=weights.parameters,
-        tool_use=any(map(takes_tools, chat_templates(path, tokenizer_config))),
+        tool_use=any(map(takes_tools, templates)),
+        reasoning=next(filter(None, map(reasoning, templates)), None),
         tokenizer_bytes=files["tokenizer.json"].st_size if "tokenizer.json" in files else 0,
         generation=generation_config.read(path / "generation_config.json"),
         embedder=embedding,

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from reconciler.worker import import_cache
+from reconciler.worker import hub_names, import_cache
 from reconciler.worker.import_cache import Structure
 
 SCANNER = "transformers.utils.import_utils"
@@ -30,18 +30,19 @@ Scan = Callable[[Any], Structure]
 
 
 def install() -> None:
-    """Patch the scanner when it is imported. Call it before anything imports transformers."""
+    """Patch modules when they are imported. Call it before anything imports transformers."""
     sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds the scanner alone, as it would be found anyway."""
+    """Finds the modules that are patched, as they would be found anyway."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The module's own spec, whose loader patches what it loaded."""
-        if fullname != SCANNER:
+        patched = _PATCHES.get(fullname)
+        if patched is None:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
@@ -49,7 +50,7 @@ class _Finder(MetaPathFinder):
 
             def run_and_patch(module: ModuleType) -> None:
                 run(module)
-                patch(module)
+                patched(module)
 
             spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]
         return spec
@@ -70,6 +71,9 @@ def patch(module: Any) -> None:
         version = getattr(sys.modules.get("transformers"), "__version__", "")
         structure = _kept_or_found(kept, models, version, once)
         module.create_import_structure_from_path = _within(models, structure, once)
+
+
+_PATCHES: dict[str, Callable[[Any], None]] = {SCANNER: patch, hub_names.PACKAGE: hub_names.patch}
 
 
 def _kept_or_found(file: Path, models: Path, version: str, scan: Scan) -> Structure:

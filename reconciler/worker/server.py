@@ -43,7 +43,7 @@ _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
 MAX_BODY = 16_000_000
 """Bytes of a completion request."""
 
-ERROR_FORM = "error_form"
+ERROR_FORM: web.RequestKey[ErrorForm] = web.RequestKey("error_form", Callable)  # type: ignore[arg-type]
 """Key of a request: the form of errors that its client knows."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

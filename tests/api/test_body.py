@@ -30,6 +30,7 @@ def bare(data: bytes) -> bytes:
         ("deflate", bare(TEXT)),
         ("gzip", b""),
     ],
+    ids=["gzip", "x-gzip", "deflate", "bare deflate", "empty"],
 )
 def test_a_compressed_body_is_unpacked(encoding: str, packed: bytes) -> None:
     assert body._unpacked(packed, encoding, 100) == (TEXT if packed else b"")
@@ -43,9 +44,8 @@ def test_a_compressed_body_is_unpacked(encoding: str, packed: bytes) -> None:
         ("gzip", gzip.compress(TEXT)[:-12], "invalid_encoding", 400),
         ("gzip", gzip.compress(TEXT) + b"more", "invalid_encoding", 400),
         ("gzip", gzip.compress(b" " * 101), "invalid_request", 413),
-        ("gzip", gzip.compress(b" " * 300_000_000), "invalid_request", 413),
     ],
-    ids=["gzip", "deflate", "cut", "more", "a byte too long", "bomb"],
+    ids=["gzip", "deflate", "cut", "more", "a byte too long"],
 )
 def test_a_broken_or_too_long_one_is_refused(
     encoding: str, packed: bytes, code: str, status: int
@@ -53,6 +53,12 @@ def test_a_broken_or_too_long_one_is_refused(
     with pytest.raises(ApiError) as raised:
         body._unpacked(packed, encoding, 100)
     assert (raised.value.body["code"], raised.value.status) == (code, status)
+
+
+def test_a_bomb_is_refused() -> None:
+    with pytest.raises(ApiError) as raised:
+        body._unpacked(gzip.compress(b" " * 300_000_000, 1), "gzip", 100)
+    assert (raised.value.body["code"], raised.value.status) == ("invalid_request", 413)
 
 
 async def test_a_large_body_is_parsed_beside_the_loop() -> None:

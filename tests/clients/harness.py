@@ -152,7 +152,6 @@ def _done(command: list[str]) -> None:
 def acted(
     daemon: Daemon, name: str, rules: Sequence[acting.Rule], otherwise: str = "Nothing to add."
 ) -> str:
-    """Load a model that plays a part; its name. See `acting`."""
+    """Load a model that plays a part; its name in requests, `acting/NAME`. See `acting`."""
     acting.make(Path(daemon.home.models) / "acting" / name, rules, otherwise)
-    daemon.load({"model": f"acting/{name}", "instance_id": name})
-    return name
+    return str(daemon.load({"model": f"acting/{name}"})["model_instance_id"])

@@ -16,6 +16,13 @@ OPENAI = Client(
     "chat, a stream, `parse` by json_schema, `runTools`",
 )
 
+AI = Client(
+    "AI SDK",
+    "npm",
+    ("ai@7.0.173", "@ai-sdk/openai-compatible@3.0.92", "zod@4.1.13"),
+    "`generateText`, `streamText`, `generateObject`, `streamObject`, a tool",
+)
+
 CITY = '{"name": "Paris", "people": 2100000}'
 
 
@@ -35,3 +42,12 @@ def test_openai_for_node(clients: Clients, shared: Daemon, model: str) -> None:
     assert found["parsed"] == {"name": "Paris", "people": 2100000}
     assert found["measured"] == ["Paris"]
     assert found["after"] == "It is 21 degrees in Paris."
+
+
+def test_ai_sdk(clients: Clients, shared: Daemon, model: str) -> None:
+    found = clients.installed(AI).program("ai_sdk.mjs", shared, model)
+    assert found["text"] == found["stream"] == "Hello to you."
+    for key in ("object", "noSchema", "partial", "streamed"):
+        assert found[key] == {"name": "Paris", "people": 2100000}
+    assert found["measured"] == ["Paris"]
+    assert (found["after"], found["steps"]) == ("It is 21 degrees in Paris.", 2)

@@ -75,9 +75,10 @@ class FakeCatalog:
     def __init__(self) -> None:
         self.weights = dict(WEIGHTS)
         self.version = 1
-        self.sick: dict[str, Exception] = {}
+        self.sick: dict[str, type[Exception]] = {}
         """What a look at a model raises, or every look at several of which it is one. A look at
-        several does not wait for a dead mount, as that of the real catalogue.
+        several does not wait for a dead mount, as that of the real catalogue. Each look raises an
+        error of its own: one that is raised again has the frames of all times before.
         """
 
     def find(self, ref: ModelRef) -> Checkpoint:

@@ -15,6 +15,7 @@ from reconciler.core.manifest import (
     parse_file,
     printable,
 )
+from reconciler.core.template_variables import MAX_DEPTH
 
 
 def value(text: str) -> object:
@@ -77,7 +78,7 @@ def test_an_alias_repeats_its_anchor() -> None:
         (b"? [complex]\n: 1\n", "plain string", SourceLocation(1, 3)),
         (b"\tk: 1\n", "not valid YAML", SourceLocation(1, 1)),
         (b"a: \xff\n", "not valid YAML", SourceLocation(1, 1)),
-        (b"[" * (manifest.MAX_DEPTH + 2), "deeper", SourceLocation(1, manifest.MAX_DEPTH + 2)),
+        (b"[" * (MAX_DEPTH + 2), "deeper", SourceLocation(1, MAX_DEPTH + 2)),
         (b"a: " + b"9" * 5000, "digits", SourceLocation(1, 4)),
         (b"a: 0x" + b"f" * 4000, "digits", SourceLocation(1, 4)),
     ],

@@ -185,6 +185,8 @@ def test_a_load_waits_for_memory_that_a_running_request_was_leased(
         def events() -> list[tuple[str, str]]:
             return [(e["type"], e["reason"]) for e in leasing.events() if e["name"] == "second"]
 
+        # So that no worker has to look at it while the answer goes on.
+        leasing.request("POST", "/api/v1/models/estimate", second)
         leasing.load(first)
         with answering(leasing, "tiny/llama"):
             manifest(home, "second", "tiny/qwen3", 0, context_length=64)

@@ -15,7 +15,7 @@ from tests.support import Daemon, Home
 
 SECRET = b"token-zirconium-4711"
 
-BOMB = gzip.compress(b" " * 50_000_000)
+BOMB = gzip.compress(b" " * 50_000_000, 1)
 UNLOAD = b"/api/v1/models/unload"
 LOAD = b"/api/v1/models/load"
 CHAT = b"/v1/chat/completions"

@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,33 +86,48 @@ def chat(*contents: Any, **more: Any) -> bytes:
     return json.dumps({"model": "tiny/llama", "messages": turns} | more).encode()
 
 
-def bodies() -> Iterator[Any]:
-    """What is heavy, and the error's param."""
+def heavy() -> Iterator[Any]:
+    """What makes a heavy body, and the error's param; made in the test, as they are megabytes."""
     tool = {"type": "function", "function": {"name": "f", "description": "d" * 50}}
-    heavy: dict[str, tuple[bytes, str]] = {
-        "text": (chat("word " * 3_000_000), "messages"),
-        "line breaks": (chat("\n" * 7_000_000), "messages"),
-        "messages": (chat(*["hello"] * 100_000), "messages"),
-        "stops": (chat("a", stop=[chr(97 + i) * 900_000 for i in range(16)]), "stop[0]"),
-        "tools": (chat("a", tools=[tool] * 10_000), "messages"),
-        "bias": (chat("a", logit_bias=dict.fromkeys(map(str, range(900_000)), 1)), "logit_bias"),
-        "lists": (b'{"model": "tiny/llama", "x": [' + b"[]," * 4_900_000 + b"1]}", "messages"),
-        "halves": (b'{"model": "tiny/llama", "x": "' + b"\\ud83d" * 900_000 + b'"}', "messages"),
-        "parts": (chat([{"type": "text", "text": "a"}] * 300_000), "messages"),
+    bodies: dict[str, tuple[Callable[[], bytes], str]] = {
+        "text": (lambda: chat("word " * 3_000_000), "messages"),
+        "line breaks": (lambda: chat("\n" * 7_000_000), "messages"),
+        "messages": (lambda: chat(*["hello"] * 100_000), "messages"),
+        "stops": (lambda: chat("a", stop=[chr(97 + i) * 900_000 for i in range(16)]), "stop[0]"),
+        "tools": (lambda: chat("a", tools=[tool] * 10_000), "messages"),
+        "bias": (
+            lambda: chat("a", logit_bias=dict.fromkeys(map(str, range(900_000)), 1)),
+            "logit_bias",
+        ),
+        "lists": (
+            lambda: b'{"model": "tiny/llama", "x": [' + b"[]," * 4_900_000 + b"1]}",
+            "messages",
+        ),
+        "halves": (
+            lambda: b'{"model": "tiny/llama", "x": "' + b"\\ud83d" * 900_000 + b'"}',
+            "messages",
+        ),
+        "parts": (lambda: chat([{"type": "text", "text": "a"}] * 300_000), "messages"),
         "ids": (
-            b'{"model": "tiny/llama", "messages": [' + b"1," * 7_000_000 + b"1]}",
+            lambda: b'{"model": "tiny/llama", "messages": [' + b"1," * 7_000_000 + b"1]}",
             "messages[0]",
         ),
-        "depth": (chat(chat_template_kwargs={"a": json.loads("[" * 60 + "]" * 60)}), "messages"),
+        "depth": (
+            lambda: chat(chat_template_kwargs={"a": json.loads("[" * 60 + "]" * 60)}),
+            "messages",
+        ),
     }
     quick = ("line breaks", "stops", "lists")
-    for name, (body, param) in heavy.items():
+    for name, (make, param) in bodies.items():
         marks = () if name in quick else (pytest.mark.long,)
-        yield pytest.param(body, param, id=name, marks=marks)
+        yield pytest.param(make, param, id=name, marks=marks)
 
 
-@pytest.mark.parametrize(("body", "param"), list(bodies()))
-def test_a_heavy_request_is_refused_beside_a_stream(llama: Daemon, body: bytes, param: str) -> None:
+@pytest.mark.parametrize(("make", "param"), list(heavy()))
+def test_a_heavy_request_is_refused_beside_a_stream(
+    llama: Daemon, make: Callable[[], bytes], param: str
+) -> None:
+    body = make()
     workers = [worker.pid for worker in llama.workers()]
     with streaming(llama, "tiny/llama") as stream:
         status, answer = llama.request("POST", CHAT, body)

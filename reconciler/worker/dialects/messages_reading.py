@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from reconciler.worker.dialects import messages_blocks as blocks
 from reconciler.worker.dialects import messages_tools as tools
+from reconciler.worker.dialects.messages_blocks import Chat
 from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked, Thinking
 from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError
@@ -20,8 +20,6 @@ _INSIDE = {
     "tool_choice": {"type", "name", "disable_parallel_tool_use"},
 }
 """Keys of objects that are acted on, or reported."""
-
-_EXPECTED = ("thinking", "output_config", "response_format", "reasoning_effort", "enable_thinking")
 
 
 def read(sent: dict[str, Any]) -> Translated:
@@ -72,21 +70,30 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         key: value for key, value in sent.items() if key in _SAMPLING and value is not None
     }
     made |= {"model": asked.model, "stream": asked.stream, "max_tokens": asked.max_tokens or 1}
-    made["messages"] = blocks.chat(asked.messages, asked.system, warnings)
+    found = tools.of_request(asked.tools or [], names, warnings)
+    if found.offered:
+        made["tools"] = found.offered
+    messages = Chat(found, warnings).messages(asked.messages, asked.system)
+    made["messages"] = messages
     if asked.stop_sequences:
         made["stop"] = asked.stop_sequences
-    if asked.tools:
-        made["tools"] = tools.functions(asked.tools, names, warnings)
     if asked.tool_choice is not None:
         made |= tools.choice(asked.tool_choice)
     made |= _reasoning(asked, warnings) | _format(asked)
-    if _continues(made["messages"]):
+    if _continues(messages):
         made["continue_final_message"] = True
     echo = {
         "max_tokens": asked.max_tokens,
         "omits_thinking": asked.thinking is not None and asked.thinking.display == "omitted",
     }
-    return Translated(made, echo=echo, warnings=warnings, names=names)
+    return Translated(
+        made,
+        echo=echo,
+        warnings=warnings,
+        names=names,
+        reminders=_reminders(messages),
+        deferred_tools=[*found.deferred.values()],
+    )
 
 
 def _without_effect(sent: dict[str, Any]) -> list[str]:
@@ -131,6 +138,13 @@ def _format(asked: Asked) -> dict[str, Any]:
         return {}
     json_schema = {"name": "answer", "schema": wanted.schema}
     return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+
+
+def _reminders(messages: list[dict[str, Any]]) -> list[int]:
+    """Indices of the system messages that stand after others."""
+    roles = [message["role"] for message in messages]
+    begin = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
+    return [i for i, role in enumerate(roles) if role == "system" and i > begin]
 
 
 def _continues(messages: list[dict[str, Any]]) -> bool:

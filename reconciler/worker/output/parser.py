@@ -77,6 +77,10 @@ class _Text:
         return rest
 
 
+_BEFORE = "."
+"""Stands for the text that an answer continues."""
+
+
 class OutputParser:
     """Parses one completion."""
 
@@ -89,14 +93,19 @@ class OutputParser:
         stops: Sequence[str] = (),
         tools: Iterable[Mapping[str, Any]] = (),
         chat: bool = True,
+        continues: bool = False,
     ) -> None:
         """Where `chat` is false the completion is text and nothing else.
 
         `generation`: what the chat template adds where the answer begins. `tools`: those that the
-        model may call, in OpenAI's form; without any there are no calls.
+        model may call, in OpenAI's form; without any there are no calls. With `continues` the
+        answer goes on where a message ends, and a space at its beginning is part of it.
         """
         self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer
+        if continues and "text" in vars(self._detokenizer):
+            # Those of mlx-lm that hold the text drop a space at the beginning of one.
+            self._detokenizer.text, self._detokenizer.offset = _BEFORE, len(_BEFORE)
         self._parser = TextParser(
             output_format if chat else OutputFormat(),
             generation=generation if chat else "",

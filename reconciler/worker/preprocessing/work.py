@@ -50,11 +50,13 @@ def prepare(
     names = translated.names
     try:
         body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
+        body.reminders = translated.reminders
+        body.deferred_tools = translated.deferred_tools
         with bounded.budget(RENDERING_SECONDS):
             prompt = prompts.build(body, most, chat=body.chat)
     except RequestError as error:
         raise renamed(error, names) from None
-    body.echo, body.names = translated.echo, names
+    body.dialect_data, body.names = translated.echo, names
     own = [reworded(warning, names) for warning in body.warnings]
     body.warnings = [*translated.warnings, *own][: requests.WARNINGS]
     warnings = tuple(reworded(warning, names) for warning in prompt.warnings)
@@ -132,9 +134,10 @@ class Work:
             self._bound(), request.body, request.defaults, request.most, request.dialect
         )
         # The worker has no use for what the prompt was made of.
+        body.continue_final_message = body.continues
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
         body.system_prompt = body.tool_choice = None
-        body.sent_tools, body.sent_variables = [], []
+        body.sent_tools, body.sent_variables, body.deferred_tools = [], [], []
         body.response_format = body.structured_outputs = None  # the constraint is made of them
         body.guided_json = body.guided_regex = body.guided_choice = body.guided_grammar = None
         tools = msgspec.json.encode(prompt.tools)
