@@ -244,7 +244,7 @@ def test_whatever_is_sent_becomes_tokens_or_an_error_in_words(
 ) -> None:
     for sent in (body, body | {"input": texts}, body | {"input": ["a", "b"]}):
         with suppress(RequestError):
-            made = build(**{"embedder": EMBEDDER, "most": MOST} | sent)
+            made = Tokenizing(Letters(), 100, EMBEDDER).build(openai.read(sent, PROMPTS), MOST)
             pairs = list(zip(made.tokens, made.skips, strict=True))
             assert pairs
             assert all(1 <= len(one) <= MOST and 0 <= skip < len(one) for one, skip in pairs)
