@@ -92,6 +92,14 @@ def test_what_a_model_wrote_between_two_turns_is_one_message() -> None:
     ]
 
 
+def test_a_developers_message_after_others_stays_where_it_is() -> None:
+    developer = {"role": "developer", "content": "x"}
+    user = {"role": "user", "content": "y"}
+    found = asked([developer, developer, user, developer, user], instructions="z")
+    assert found.reminders == [4]
+    assert asked([developer]).reminders == []
+
+
 def test_two_answers_in_a_row_stay_two() -> None:
     found = messages({"role": "assistant", "content": "a"}, said("b"), called("c"), said("d"))
     assert found == [
@@ -224,6 +232,7 @@ def test_every_choice_of_a_tool(choice: Any, chosen: Any, left: str) -> None:
         ({"tools": [{"name": "f"}]}, "tools[0].type"),
         ({"tools": {}}, "tools"),
         ({"tools": [3]}, "tools[0]"),
+        ({"tools": [{"type": "web_search"}] * 1001}, "tools"),
         ({"text": {"format": {}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
         ({"text": []}, "text"),

@@ -1,6 +1,7 @@
 """A stream of a response that a model breaks off."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -23,6 +24,9 @@ class Written:
 
     async def write(self, data: bytes) -> None:
         self.data += data
+
+    def make_signs(self, make: Callable[[], bytes]) -> None:
+        self.data += make()
 
 
 async def test_an_error_of_the_model_ends_a_stream_as_the_client_expects_it(
@@ -47,8 +51,9 @@ async def test_an_error_of_the_model_ends_a_stream_as_the_client_expects_it(
     error = events[-2].pop("error")
     typed = [strictly(ResponseStreamEvent, event) for event in events]
     assert [event.sequence_number for event in typed] == list(range(len(typed)))
-    assert [typed[0].type, typed[-2].type, typed[-1].type] == [
-        *("response.created", "error", "response.failed"),
+    assert [event.type for event in (*typed[:3], *typed[-2:])] == [
+        *("response.created", "response.in_progress", "response.in_progress"),
+        *("error", "response.failed"),
     ]
     assert (error["code"], error["message"]) == ("generation_failed", "ValueError: no words")
     failed = typed[-1].response

@@ -90,7 +90,23 @@ def read(sent: dict[str, Any]) -> Translated:
     warnings = [*conversation.warnings, *tools.warnings, *warnings]
     # What a client sent under a chat's name keeps it.
     names = {own: name for own, name in NAMES.items() if own.partition(".")[0] not in sent}
-    return Translated(chat, echo=echo, warnings=warnings, names=names | offered.names)
+    return Translated(
+        chat,
+        echo=echo,
+        warnings=warnings,
+        names=names | offered.names,
+        reminders=_reminders(chat["messages"]),
+    )
+
+
+def _reminders(messages: list[dict[str, Any]]) -> list[int]:
+    """Indices of the system and developer messages that stand after others.
+
+    They stay there: at the front a new one would change the beginning of an agent's long prompt.
+    """
+    system = [message["role"] in ("system", "developer") for message in messages]
+    begin = next((i for i, first in enumerate(system) if not first), len(system))
+    return [i for i, one in enumerate(system) if one and i > begin]
 
 
 def _conversation(sent: dict[str, Any]) -> Conversation:

@@ -34,6 +34,10 @@ class Response:
         kinds = ("response.created", "response.in_progress")
         return self._encoded([{"type": kind, "response": self._head} for kind in kinds])
 
+    def alive(self) -> bytes:
+        """A sign of life. Codex counts events alone: after 300 s of comments it asks again."""
+        return self._encoded([{"type": "response.in_progress", "response": self._head}])
+
     def feed(self, piece: Piece) -> bytes:
         """The events of a piece of the answer."""
         return self._encoded(self.add(piece))
@@ -144,6 +148,7 @@ async def _at_once(completion: Completion, model: str) -> web.Response:
 async def _stream(reply: Stream, completion: Completion, model: str) -> None:
     response = Response(completion, model)
     await reply.write(response.begin())
+    reply.make_signs(response.alive)
     try:
         async for piece in completion.pieces():
             if piece.read is None and (events := response.feed(piece)):
