@@ -15,6 +15,7 @@ from reconciler.api import (
     models,
     node,
     ollama,
+    ollama_embed,
     ollama_models,
     ollama_pull,
     openai,
@@ -23,7 +24,6 @@ from reconciler.api import (
     records,
     responses,
     sources,
-    unsupported,
 )
 from reconciler.api.context import CONTROLLER
 from reconciler.api.errors import errors
@@ -51,11 +51,11 @@ def build(controller: Controller, host: str, token: str | None) -> web.Applicati
         responses,
         lm_studio,
         ollama,
+        ollama_embed,
         ollama_models,
         ollama_pull,
         embeddings,
         messages,
-        unsupported,
         node,
         metrics,
         health,

@@ -198,7 +198,7 @@ class Controller:
                     raise
 
         def take_up() -> RecordState:
-            record = self._put(self._registry.records(), name, spec)
+            record = self._put(self._registry.records, name, spec)
             if checkpoint is None:
                 state = self._registry.put(record)
             else:
@@ -262,7 +262,7 @@ class Controller:
         specs = [spec for _, spec in request.apply] + [d.spec for f in files for d in f.declared]
         refs = [spec.ref for spec in specs if not spec.suspend]
         checkpoints = await self._lookups.find_all(refs)
-        now = self._registry.records()
+        now = dict(self._registry.records)
         then, refused, not_selected = dict(now), {}, {}
         if request.source is not None:
             result = absorb(now, SourceState(), request.source, 0.0, self._clock.utc(), self.labels)

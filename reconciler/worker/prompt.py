@@ -224,7 +224,7 @@ class Prompts:
             tokens,
             generation,
             places,
-            tools=tuple(tools),
+            tools=(*tools, *(body.deferred_tools if body.tool_choice != "none" else ())),
             described=rendered.described,
             warnings=warnings,
         )

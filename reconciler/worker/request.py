@@ -122,6 +122,8 @@ class Body(Sampling):
     """What the answer repeats of the request, or depends on, in its dialect."""
     reminders: list[int] = msgspec.field(default_factory=list)
     """Indices of system messages that belong where they stand."""
+    deferred_tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    """Tools that the messages tell of, besides those that the chat template is given."""
     names: dict[str, str] = msgspec.field(default_factory=dict)
     """Keys as the client knows them, where its dialect has other names."""
     warnings: list[str] = msgspec.field(default_factory=list)

@@ -14,28 +14,26 @@ from tests.support import Daemon
 
 pytestmark = harness.long
 
-AIDER = Client("aider", "PyPI", ("aider-chat==0.86.2",), "`launch`: an edit of a file")
-LLM = Client("llm", "PyPI", ("llm==0.36",), "`launch`: a prompt, `--schema`, a tool")
+AIDER = Client("launch aider", "PyPI", ("aider-chat==0.86.2",), "an edit of a file")
+LLM = Client("launch llm", "PyPI", ("llm==0.36",), "a prompt, `--schema`, a tool")
 OPENCODE = Client(
-    "opencode", "npm", ("opencode-ai@1.18.33",), "`launch`: `run` with a tool round trip"
+    "launch opencode", "npm", ("opencode-ai@1.18.33",), "`run` with a tool round trip"
 )
 QWEN = Client(
-    "Qwen Code",
+    "launch qwen",
     "npm",
     ("@qwen-code/qwen-code@0.24.4",),
-    "`launch`: a prompt with a tool round trip",
+    "a prompt with a tool round trip",
 )
 
-CLINE = Client("Cline", "npm", ("cline@3.0.65",), "`launch`: a prompt with a tool round trip")
+CLINE = Client("launch cline", "npm", ("cline@3.0.65",), "a prompt with a tool round trip")
 
-CODEX = Client(
-    "Codex", "npm", ("@openai/codex@0.171.0",), "`launch`: `exec` with a tool round trip"
-)
+CODEX = Client("launch codex", "npm", ("@openai/codex@0.171.0",), "`exec` with a tool round trip")
 CLAUDE = Client(
-    "Claude Code",
+    "launch claude",
     "npm",
     ("@anthropic-ai/claude-code@2.1.332",),
-    "`launch`: `-p` with a tool round trip",
+    "`-p` with a tool round trip; a search of its tools, a second turn, kept prompts",
 )
 
 DONE = "The file is there now, as asked."

@@ -15,7 +15,6 @@ MESSAGES = "messages, a stream, counted tokens, a tool round trip"
 CHATS = "chats, a stream, `generate`, `format`, a tool round trip, the lists"
 
 ANTHROPIC = Client("anthropic for Python", "PyPI", ("anthropic==2.14.0",), MESSAGES)
-ANTHROPIC_NODE = Client("anthropic for Node", "npm", ("@anthropic-ai/sdk@1.14.0",), MESSAGES)
 OLLAMA = Client("ollama for Python", "PyPI", ("ollama==0.6.3",), CHATS)
 OLLAMA_NODE = Client("ollama for Node", "npm", ("ollama@0.6.4",), CHATS)
 
@@ -51,10 +50,6 @@ def check_chats(found: Any, model: str) -> None:
 
 def test_anthropic_for_python(clients: Clients, shared: Daemon, model: str) -> None:
     check_messages(clients.installed(ANTHROPIC).program("with_anthropic.py", shared, model))
-
-
-def test_anthropic_for_node(clients: Clients, shared: Daemon, model: str) -> None:
-    check_messages(clients.installed(ANTHROPIC_NODE).program("anthropic.mjs", shared, model))
 
 
 def test_ollama_for_python(clients: Clients, shared: Daemon, model: str) -> None:

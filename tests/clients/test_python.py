@@ -47,7 +47,6 @@ LITELLM = Client(
     ("litellm==1.110.2",),
     "chat, a stream, `response_format` by a class, tools",
 )
-LLM = Client("llm", "PyPI", ("llm==0.36",), "a prompt, `--schema`, a tool")
 
 CITY = {"name": "Paris", "people": 2100000}
 WARM = "It is 21 degrees in Paris."

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from reconciler.worker.dialects import messages_blocks as blocks
 from reconciler.worker.dialects import messages_tools as tools
+from reconciler.worker.dialects.messages_blocks import Chat
 from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked, Thinking
 from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError
@@ -20,8 +20,6 @@ _INSIDE = {
     "tool_choice": {"type", "name", "disable_parallel_tool_use"},
 }
 """Keys of objects that are acted on, or reported."""
-
-_EXPECTED = ("thinking", "output_config", "response_format", "reasoning_effort", "enable_thinking")
 
 
 def read(sent: dict[str, Any]) -> Translated:
@@ -72,11 +70,13 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         key: value for key, value in sent.items() if key in _SAMPLING and value is not None
     }
     made |= {"model": asked.model, "stream": asked.stream, "max_tokens": asked.max_tokens or 1}
-    made["messages"] = messages = blocks.chat(asked.messages, asked.system, warnings)
+    found = tools.of_request(asked.tools or [], names, warnings)
+    if found.offered:
+        made["tools"] = found.offered
+    messages = Chat(found, warnings).messages(asked.messages, asked.system)
+    made["messages"] = messages
     if asked.stop_sequences:
         made["stop"] = asked.stop_sequences
-    if asked.tools:
-        made["tools"] = tools.functions(asked.tools, names, warnings)
     if asked.tool_choice is not None:
         made |= tools.choice(asked.tool_choice)
     made |= _reasoning(asked, warnings) | _format(asked)
@@ -87,7 +87,12 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         "omits_thinking": asked.thinking is not None and asked.thinking.display == "omitted",
     }
     return Translated(
-        made, echo=echo, warnings=warnings, names=names, reminders=_reminders(messages)
+        made,
+        echo=echo,
+        warnings=warnings,
+        names=names,
+        reminders=_reminders(messages),
+        deferred_tools=[*found.deferred.values()],
     )
 
 

@@ -205,14 +205,10 @@ def _echo(
     Large values are JSON: it has integers that MessagePack cannot have, and nobody reads it again.
     """
     metadata = sent.get("metadata")
-    number = sent.get("top_logprobs")
-    parallel = sent.get("parallel_tool_calls")
     return {
         "instructions": sent.get("instructions"),
         "metadata": {} if metadata is None else converted(metadata, Metadata, "metadata"),
         "reasoning": reasoning,
-        "parallel_tool_calls": parallel if isinstance(parallel, bool) else True,
-        "top_logprobs": number if isinstance(number, int) else 0,
         "format": msgspec.json.encode({"type": "text"} if form is None else form),
         "tools": msgspec.json.encode(tools.used),
         "tool_choice": msgspec.json.encode(sent.get("tool_choice") or "auto"),

@@ -115,7 +115,7 @@ def _head(completion: Completion, model: str) -> dict[str, Any]:
         "instructions": echo["instructions"],
         "max_output_tokens": body.limit,
         "metadata": echo["metadata"],
-        "parallel_tool_calls": echo["parallel_tool_calls"],
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
         "prompt_cache_key": echo.get("prompt_cache_key"),
         "reasoning": echo["reasoning"],
         "safety_identifier": echo.get("safety_identifier"),
@@ -124,7 +124,7 @@ def _head(completion: Completion, model: str) -> dict[str, Any]:
         "text": {"format": msgspec.Raw(echo["format"]), "verbosity": "medium"},
         "tool_choice": msgspec.Raw(echo["tool_choice"]),
         "tools": msgspec.Raw(echo["tools"]),
-        "top_logprobs": echo["top_logprobs"],
+        "top_logprobs": body.alternatives or 0,
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "user": echo.get("user"),
@@ -161,4 +161,11 @@ def _broken_off(error: dict[str, str]) -> bytes:
     return b"".join(map(response_events.encoded, events))
 
 
+async def _count(completion: Completion, _model: str) -> web.Response:
+    body = {"object": "response.input_tokens", "input_tokens": completion.prompt_tokens}
+    body |= {"warnings": completion.warnings} if completion.warnings else {}
+    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+
 FORM = Form(_at_once, _stream, _broken_off)
+COUNT_FORM = Form(_count, _stream, _broken_off, generates=False)
