@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.clients import harness
 from tests.clients.acting import Rule, call
 from tests.clients.harness import Client, Clients, Installed, acted
-from tests.support import Daemon
+from tests.support import Daemon, Home
 
 pytestmark = harness.long
 
@@ -64,6 +65,20 @@ def model(shared: Daemon) -> str:
         Rule("'Describe' in asked", '{"name": "Paris", "people": 2100000}'),
     ]
     return acted(shared, "agent", rules, otherwise="Hello to you.")
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, model: str
+) -> Iterator[tuple[Daemon, Path]]:
+    """A daemon that requires a token, and the token's file."""
+    assert model == MODEL
+    root = tmp_path_factory.mktemp("guarded")
+    token_file = root / "token"
+    token_file.write_text("secret-1")
+    token_file.chmod(0o600)
+    with Daemon(Home(root, models), "--token-file", str(token_file)) as daemon:
+        yield daemon, token_file
 
 
 def launched(
@@ -159,3 +174,30 @@ def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     assert DONE in done.stdout
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
     assert json.loads(file.read_text()) == settings
+
+
+@pytest.mark.parametrize(
+    ("client", "tool", "arguments"),
+    [
+        (LLM, "llm", ("Hello",)),
+        (OPENCODE, "opencode", ("run", "Hello")),
+        (QWEN, "qwen", ("-p", "Hello")),
+        (CLINE, "cline", ("Hello to the model.",)),
+        (CODEX, "codex", ("exec", "--skip-git-repo-check", "Hello")),
+        (CLAUDE, "claude", ("-p", "Hello", "--allowedTools", "Bash")),
+    ],
+)
+def test_the_token_is_passed_on(
+    clients: Clients,
+    guarded: tuple[Daemon, Path],
+    tmp_path: Path,
+    client: Client,
+    tool: str,
+    arguments: tuple[str, ...],
+) -> None:
+    daemon, token_file = guarded
+    launch = [sys.executable, "-m", "reconciler", "launch", tool, "--url", daemon.url]
+    launch += ["--token-file", str(token_file), "--model", MODEL, "--", *arguments]
+    done = clients.installed(client).run(launch, environ={}, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert any(said in done.stdout for said in ("Hello to you.", DONE)), done.stdout
