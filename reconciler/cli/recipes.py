@@ -206,7 +206,7 @@ def _open_webui(target: Target) -> Recipe:
         "ENABLE_PERSISTENT_CONFIG": "false",
     }
     removed = ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS")
-    return Recipe(("open-webui",), environ, removed, alone=("serve",))
+    return Recipe(("open-webui",), environ, removed, alone=("serve", "--host", "127.0.0.1"))
 
 
 def _goose(target: Target) -> Recipe:
@@ -242,7 +242,13 @@ def _crush(target: Target) -> Recipe:
         "models": {"large": chosen, "small": chosen},
     }
     files = {"crush.json": json.dumps(settings, indent=2) + "\n"}
-    return Recipe(("crush",), {"CRUSH_GLOBAL_CONFIG": DIRECTORY, KEY: target.key}, files=files)
+    environ = {
+        "CRUSH_GLOBAL_CONFIG": DIRECTORY,
+        # Where it keeps the model that was chosen last, which would win.
+        "CRUSH_GLOBAL_DATA": f"{DIRECTORY}/data",
+        KEY: target.key,
+    }
+    return Recipe(("crush",), environ, files=files)
 
 
 def _qwen(target: Target) -> Recipe:
