@@ -11,6 +11,7 @@ from reconciler.api.app import build
 from reconciler.api.errors import ROWS
 from reconciler.api.metrics import State
 from reconciler.cli import EXIT_CODES
+from reconciler.cli.editors import EDITORS
 from reconciler.cli.recipes import TOOLS
 from reconciler.cli.serve import serve
 from reconciler.controller import Controller
@@ -118,8 +119,9 @@ def test_every_listed_client_is_installed_by_a_test() -> None:
 
 
 def test_every_tool_that_can_be_launched_has_its_recipe() -> None:
-    for name, tool in TOOLS.items():
+    for name in (*TOOLS, *EDITORS):
         assert f"<!-- table: recipe {name} -->" in DOCS["clients"]
+    for tool in TOOLS.values():
         assert f"`{tool.install}`" in DOCS["clients"]
 
 

@@ -143,7 +143,7 @@ def _opencode(target: Target) -> Recipe:
     if target.context_length is not None:
         model["limit"] = {
             "context": target.context_length,
-            "output": _output(target.context_length),
+            "output": output_tokens(target.context_length),
         }
     settings = {
         "provider": {
@@ -161,7 +161,7 @@ def _opencode(target: Target) -> Recipe:
     return Recipe(("opencode",), environ)
 
 
-def _output(context_length: int) -> int:
+def output_tokens(context_length: int) -> int:
     """Tokens of an answer, for tools that reserve room for it."""
     return max(1, min(8192, context_length // 4))
 
@@ -227,7 +227,7 @@ def _crush(target: Target) -> Recipe:
     model: dict[str, object] = {"id": target.model, "name": target.model}
     if target.context_length is not None:
         model["context_window"] = target.context_length
-        model["default_max_tokens"] = _output(target.context_length)
+        model["default_max_tokens"] = output_tokens(target.context_length)
     chosen = {"provider": PROVIDER, "model": target.model}
     settings = {
         "providers": {

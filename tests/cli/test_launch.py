@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from reconciler.cli.editors import EDITORS
 from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, script
 from tests.support import Daemon, environment
 
@@ -95,6 +98,18 @@ def test_every_recipe_names_the_daemon_and_the_model(name: str) -> None:
     assert "it's/a $model" in everything
 
 
+@pytest.mark.parametrize("name", EDITORS)
+@pytest.mark.parametrize("token", ["", "TOKEN"])
+def test_what_an_editor_needs_is_json_or_yaml(name: str, token: str) -> None:
+    target = replace(TARGET, token=token)
+    text = EDITORS[name].settings(target)
+    assert yaml.safe_load(text)  # of which JSON is a part
+    everything = json.dumps(yaml.safe_load(text))
+    assert f"{target.url}/v1" in everything
+    assert target.model in everything
+    assert ("TOKEN" in text) == (token != "" and name != "zed")  # whose keys are in the keychain
+
+
 def launch(
     daemon: Daemon | None, programs: Path | None, *arguments: str, **more: str
 ) -> subprocess.CompletedProcess[str]:
@@ -148,6 +163,13 @@ def test_launch_says_what_is_missing(shared: Daemon, programs: Path) -> None:
     done = launch(None, programs, "aider", "--model", MODEL, "--print")
     assert done.returncode == 0
     assert f"# {MODEL} is not loaded" in done.stdout
+    done = launch(None, programs, "zed")
+    assert done.returncode == 1
+    assert "`reconciler launch zed --print` prints what to add to it" in done.stderr
+    done = launch(None, programs, "zed", "--model", MODEL, "--print")
+    assert "add to ~/.config/zed/settings.json:" in done.stderr
+    providers = json.loads(done.stdout)["language_models"]["openai_compatible"]
+    assert providers["reconciler"]["available_models"][0]["name"] == MODEL
     done = launch(shared, programs, "aider", "--model", "no/such")
     assert done.returncode == 4
     assert "Model no/such not found" in done.stderr
