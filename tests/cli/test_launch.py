@@ -19,7 +19,9 @@ MODEL = "reconciler/questions"
 
 FAKE = """\
 #!{python} -IS
-import json, os, sys
+import json, os, signal, sys
+if "FAKE_WAITS" in os.environ:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
 values = [*os.environ.values(), *sys.argv, *map(os.path.dirname, sys.argv)]
 made = next((v for v in values if os.path.basename(v)[:4] == "tmp."
     or os.path.basename(v)[:11] == "reconciler-"), None)
@@ -28,7 +30,9 @@ for place, _, names in os.walk(made) if made else ():
     for name in names:
         path = os.path.join(place, name)
         files[os.path.relpath(path, made)] = open(path).read()
-print(json.dumps([sys.argv, dict(os.environ), files, made]))
+print(json.dumps([sys.argv, dict(os.environ), files, made]), flush=True)
+if "FAKE_WAITS" in os.environ:
+    signal.pause()
 sys.exit(7)
 """
 
@@ -173,3 +177,22 @@ def test_launch_says_what_is_missing(shared: Daemon, programs: Path) -> None:
     done = launch(shared, programs, "aider", "--model", "no/such")
     assert done.returncode == 4
     assert "Model no/such not found" in done.stderr
+
+
+def test_a_signal_reaches_a_tool_that_has_a_temporary_directory(
+    shared: Daemon, programs: Path
+) -> None:
+    command = [sys.executable, "-m", "reconciler", "--url", shared.url, "launch", "llm"]
+    with subprocess.Popen(
+        [*command, "--model", MODEL],
+        env=environment(PATH=path_of(programs), FAKE_WAITS="1"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        directory = Path(json.loads(process.stdout.readline())[3])
+        assert directory.exists()
+        process.terminate()
+    assert process.returncode == 5
+    assert not directory.exists()
+    shared.unload(MODEL)

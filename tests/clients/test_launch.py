@@ -43,6 +43,11 @@ SAID = "written by a tool"
 
 COMMAND = f"echo '{SAID}' > note.txt; cat note.txt"
 
+UNGUARDED = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
+"""Options of codex: a sandbox in the sandbox of the tests may not be possible."""
+
+FAILED = "The tool failed."
+
 MODEL = "acting/agent"
 
 
@@ -52,6 +57,7 @@ def model(shared: Daemon) -> str:
         Rule(f"'{SAID}' in result", DONE),
         Rule("'llm_version' in names and not result", call("llm_version")),
         Rule("'llm_version' in names", "It is that version."),
+        Rule("result", FAILED),
         Rule("'bash' in names", call("bash", command=COMMAND, description="Write a note")),
         Rule(
             "'run_shell_command' in names",
@@ -155,8 +161,7 @@ def test_codex(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     codex = clients.installed(CODEX)
     settings = 'model = "another"\nmodel_provider = "lmstudio"\n'
     file = own(codex, ".codex/config.toml", settings)
-    options = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
-    done = launched(codex, shared, tmp_path, "codex", "exec", *options, "Write a note.")
+    done = launched(codex, shared, tmp_path, "codex", "exec", *UNGUARDED, "Write a note.")
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
@@ -183,7 +188,7 @@ def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
         (OPENCODE, "opencode", ("run", "Hello")),
         (QWEN, "qwen", ("-p", "Hello")),
         (CLINE, "cline", ("Hello to the model.",)),
-        (CODEX, "codex", ("exec", "--skip-git-repo-check", "Hello")),
+        (CODEX, "codex", ("exec", *UNGUARDED, "Hello")),
         (CLAUDE, "claude", ("-p", "Hello", "--allowedTools", "Bash")),
     ],
 )
