@@ -177,6 +177,7 @@ def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     done = launched(claude, shared, tmp_path, "claude", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
+    assert "context window" not in done.stderr  # it guesses one unless it is given
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
     assert json.loads(file.read_text()) == settings
 
