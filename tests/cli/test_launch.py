@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from reconciler.cli import main
 from reconciler.cli.editors import EDITORS
 from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, script
 from tests.support import Daemon, environment
@@ -112,6 +114,14 @@ def test_what_an_editor_needs_is_json_or_yaml(name: str, token: str) -> None:
     assert f"{target.url}/v1" in everything
     assert target.model in everything
     assert ("TOKEN" in text) == (token != "" and name != "zed")  # whose keys are in the keychain
+
+
+def test_a_shell_completes_the_names_of_tools() -> None:
+    words = {"COMP_WORDS": "reconciler launch c", "COMP_CWORD": "2"}
+    asked = {"_RECONCILER_COMPLETE": "bash_complete"} | words
+    result = CliRunner().invoke(main, [], prog_name="reconciler", env=asked)
+    found = [line.partition(",")[2] for line in result.output.splitlines()]
+    assert found == ["claude", "codex", "crush", "cline", "continue"]
 
 
 def launch(
