@@ -2,8 +2,11 @@
 
 `schema NAME` tabulates a published schema, `schema NAME PREFIX` with a prefix before each key;
 `keys KIND` lists keys of completion requests that are handled in that way;
+`embedding-keys KIND` lists those of requests for embeddings;
 `families` lists how families of models write reasoning and tool calls;
-`commands`, `exit-codes` and `variables` tell of the command line.
+`commands`, `exit-codes` and `variables` tell of the command line;
+`clients` lists the clients that the tests run, with their versions;
+`recipe TOOL` is what `launch TOOL --print` prints.
 """
 
 import json
@@ -13,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from docs import reference
+from reconciler.cli.client import DEFAULT_URL
+from reconciler.cli.recipes import TOOLS, Target, script
+from reconciler.core import embedding_keys
 from reconciler.core.request_keys import KEYS, NOTHING, Key, Kind
 from reconciler.core.schema import NAMES, schema
 from reconciler.worker.output.detect import documented
@@ -31,8 +37,14 @@ def _content(kind: str, *more: str) -> str:
         return _table(*more)
     if kind == "keys":
         return _keys(Kind(*more))
+    if kind == "embedding-keys":
+        return _embedding_keys(*more)
     if kind == "families":
         return _families()
+    if kind == "recipe":
+        return _recipe(*more)
+    if kind == "clients":
+        return _clients()
     return {
         "commands": reference.commands,
         "exit-codes": reference.exit_codes,
@@ -45,6 +57,19 @@ def _table(name: str, prefix: str = "") -> str:
         raise ValueError(f"there is no schema {name}")
     rows = ["| key | type | meaning |", "|---|---|---|"]
     rows += _rows(schema(name), prefix)
+    return "\n".join(rows) + "\n"
+
+
+def _recipe(tool: str) -> str:
+    target = Target(DEFAULT_URL, "openai/gpt-oss-20b", context_length=65_536)
+    return f"```sh\n{script(TOOLS[tool].recipe(target), ())}```\n"
+
+
+def _clients() -> str:
+    from tests.clients.harness import listed
+
+    rows = ["| client | registry | versions | what the tests do |", "|---|---|---|---|"]
+    rows += [f"| {one.name} | {one.registry} | {one.versions} | {one.runs} |" for one in listed()]
     return "\n".join(rows) + "\n"
 
 
@@ -80,6 +105,23 @@ def _keys(kind: Kind) -> str:
         names = ", ".join(f"`{name}`" for name in key.aliases)
         rows.append(f"| `{key.name}` | {key.meaning} | {names} | {route} |")
     return "\n".join(rows) + "\n"
+
+
+def _embedding_keys(kind: str) -> str:
+    if kind == "harmless":
+        return ", ".join(f"`{name}`" for name in embedding_keys.HARMLESS) + "\n"
+    if kind == "refused":
+        return ", ".join(_with_values(*pair) for pair in embedding_keys.REFUSED.items()) + "\n"
+    rows = ["| key | meaning | other names |", "|---|---|---|"]
+    for name, aliases in embedding_keys.ACTS.items():
+        others = ", ".join(f"`{alias}`" for alias in aliases)
+        rows.append(f"| `{name}` | {embedding_keys.MEANINGS[name]} | {others} |")
+    return "\n".join(rows) + "\n"
+
+
+def _with_values(name: str, neutral: tuple[Any, ...]) -> str:
+    values = ", ".join(f"`{json.dumps(value)}`" for value in neutral)
+    return f"`{name}`" + (f" (also {values})" if values else "")
 
 
 def _refused(key: Key) -> str:

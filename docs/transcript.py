@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler.cli.demo import DEMO_MODEL
@@ -75,6 +77,19 @@ def main() -> None:
 
 def written() -> str:
     """The page, from commands that are run now."""
+    with running() as (home, environ, ready):
+        page = HEAD.format(ready=re.sub(r":\d+$", ":1234", ready)) + _steps(home, environ)
+        return hidden(page, home)
+
+
+def hidden(text: str, home: Path) -> str:
+    """The text without the directories of this run."""
+    return text.replace(str(home), "~").replace(str(DEMO_MODEL), "~/models/questions")
+
+
+@contextmanager
+def running() -> Iterator[tuple[Path, dict[str, str], str]]:
+    """A daemon with the demo's model: its home, the environment of commands, its first line."""
     with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as directory:
         home = Path(directory).resolve()
         model = home / ".reconciler" / "models" / "demo" / "questions"
@@ -93,11 +108,26 @@ def written() -> str:
             assert daemon.stdout is not None  # noqa: S101  it is a pipe
             ready = daemon.stdout.readline().strip()
             try:
-                told = _steps(home, environ | {"RECONCILER_URL": ready.split()[-1]})
+                yield home, environ | {"RECONCILER_URL": ready.split()[-1]}, ready
             finally:
                 daemon.send_signal(signal.SIGTERM)
-        page = HEAD.format(ready=re.sub(r":\d+$", ":1234", ready)) + told
-        return page.replace(str(home), "~").replace(str(DEMO_MODEL), "~/models/questions")
+
+
+def output(command: str, home: Path, environ: dict[str, str]) -> str:
+    """What a command prints, as the user of that home sees it."""
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)]
+        if command.startswith("reconciler")
+        else shlex.split(command),
+        cwd=home,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.stdout.replace("python -m reconciler", "reconciler")
 
 
 def _steps(home: Path, environ: dict[str, str]) -> str:
@@ -105,19 +135,7 @@ def _steps(home: Path, environ: dict[str, str]) -> str:
     for words, command in STEPS:
         if words is not None:
             parts.append(f"\n{words}\n")
-        done = subprocess.run(
-            [sys.executable, "-m", *shlex.split(command)]
-            if command.startswith("reconciler")
-            else shlex.split(command),
-            cwd=home,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        out = done.stdout.replace("python -m reconciler", "reconciler")
+        out = output(command, home, environ)
         parts.append(f"\n```console\n$ {command}\n{out}```\n")
     return "".join(parts)
 

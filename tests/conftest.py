@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import structlog
 
 from reconciler.worker import quick_imports
 
@@ -32,8 +33,12 @@ quick_imports.install()
 # What is imported stays: garbage is looked for once all of it is there, and not in it.
 gc.disable()
 
+from reconciler.cli import log  # noqa: E402
 from reconciler.cli.demo import DEMO_MODEL  # noqa: E402
 from tests.support import Daemon, Home  # noqa: E402
+
+structlog.configure(processors=log.chain("text", colours=False))
+"""As a daemon does: the default one takes seconds to show the variables of a long traceback."""
 
 CHECKPOINTS = {
     "openai/gpt-oss-20b": "gpt_oss",

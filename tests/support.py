@@ -21,6 +21,8 @@ import psutil
 from jsonschema import Draft202012Validator
 
 from reconciler.api import openapi
+from reconciler.api.ollama_names import OLLAMA_ERROR
+from reconciler.core.dialects import error_form, ollama_error
 from reconciler.core.schema import check
 
 MANIFEST = """\
@@ -248,19 +250,22 @@ def check_answer(method: str, path: str, status: int, answer: Any) -> None:
     """Hold a real answer against its description."""
     plain = path.partition("?")[0]
     route = next((p.pattern for p, _ in described()[1] if p.fullmatch(plain)), "")
-    errors = answers_of(route, method.lower(), status).iter_errors(answer)
+    ollama = error_form(plain) is ollama_error
+    errors = answers_of(route, method.lower(), status, ollama=ollama).iter_errors(answer)
     assert [e.message for e in errors] == [], answer
 
 
 @cache
-def answers_of(route: str, method: str, status: int) -> Draft202012Validator:
+def answers_of(route: str, method: str, status: int, *, ollama: bool) -> Draft202012Validator:
     """What holds an answer against its description, else against an error's."""
     document, paths = described()
     operations: Any = next((o for pattern, o in paths if pattern.pattern == route), {})
     schema = document["components"]["schemas"]["error"]
+    if ollama:
+        schema = OLLAMA_ERROR
     responses = operations.get(method, {"responses": {}})["responses"]
-    if str(status) in responses:
-        schema = responses[str(status)]["content"]["application/json"]["schema"]
+    if (described_as := responses.get(str(status), responses.get("default"))) is not None:
+        schema = described_as["content"]["application/json"]["schema"]
     return Draft202012Validator(schema | {"components": document["components"]})
 
 

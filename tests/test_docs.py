@@ -11,6 +11,7 @@ from reconciler.api.app import build
 from reconciler.api.errors import ROWS
 from reconciler.api.metrics import State
 from reconciler.cli import EXIT_CODES
+from reconciler.cli.recipes import TOOLS
 from reconciler.cli.serve import serve
 from reconciler.controller import Controller
 from reconciler.core.conditions import REASONS
@@ -19,6 +20,7 @@ from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema
 from reconciler.models.catalog import Catalog
 from reconciler.store import Store
+from tests.clients.harness import listed
 from tests.controller.fakes import FakeEngine
 
 DOCS = {path.stem: path.read_text("utf-8") for path in Path("docs").glob("*.md")}
@@ -28,7 +30,7 @@ def test_every_route_is_documented() -> None:
     router = build(None, "127.0.0.1", None).router  # type: ignore[arg-type]
     for route in router.routes():
         if route.method != "HEAD" and route.resource is not None:
-            path = route.resource.canonical.replace("{name}", "NAME").replace("{job_id}", "JOB_ID")
+            path = re.sub(r"{(\w+)}", lambda m: m[1].upper(), route.resource.canonical)
             assert f"{route.method} {path}`" in DOCS["http"]
 
 
@@ -98,6 +100,20 @@ def test_the_tables_are_as_the_schemas_say() -> None:
         text = path.read_text("utf-8")
         assert tables.filled(text) == text, path
     assert "| `model` | string |" in DOCS["http"]
+
+
+def test_every_client_of_the_tests_is_listed_with_its_versions() -> None:
+    clients = listed()
+    assert len({client.name for client in clients}) == len(clients) > 0
+    for client in clients:
+        assert f"| {client.name} | {client.registry} | {client.versions} |" in DOCS["clients"]
+        assert all(re.search(r"(==|.@)\d[\w.]*$", package) for package in client.packages)
+
+
+def test_every_tool_that_can_be_launched_has_its_recipe() -> None:
+    for name, tool in TOOLS.items():
+        assert f"<!-- table: recipe {name} -->" in DOCS["clients"]
+        assert f"`{tool.install}`" in DOCS["clients"]
 
 
 def all_tests() -> set[str]:

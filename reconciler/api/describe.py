@@ -31,6 +31,8 @@ class Operation:
     body: SchemaName | None = None
     query: tuple[Query, ...] = ()
     content_type: str = "application/json"
+    error: dict[str, Any] | None = None
+    """The form of its errors, where it is another one."""
 
 
 OPERATIONS: dict[Any, Operation] = {}

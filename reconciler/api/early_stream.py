@@ -7,7 +7,7 @@ another after each further one. From then on an error can only be told as an eve
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +30,12 @@ class Signs:
     """The end of a stream by an error, with the HTTP status that it would have."""
     whole: Callable[[bytes], bytes]
     """An answer that is no stream, as the only piece of one."""
+    alive_for: Callable[[str], bytes] | None = None
+    """Makes `alive` of the model's name, where it has to say it."""
+
+    def of(self, model: str) -> "Signs":
+        """The signs in an answer of that model."""
+        return self if self.alive_for is None else replace(self, alive=self.alive_for(model))
 
 
 class EarlyStream:

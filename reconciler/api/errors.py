@@ -62,6 +62,9 @@ ROWS: dict[Cause, tuple[int, str, str]] = {
 """HTTP status, type and code of each cause."""
 
 
+ANTHROPIC_VERSION = "anthropic-version"
+"""The header that every request of Anthropic's clients has."""
+
 _UNAVAILABLE = web.HTTPServiceUnavailable.status_code
 
 
@@ -120,7 +123,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except Exception as error:  # noqa: BLE001  what is unforeseen is logged
         failure = of_exception(request, error)
-    return reply(error_form(request.path)(failure.body, failure.status), failure.status)
+    form = error_form(request.path, anthropic=ANTHROPIC_VERSION in request.headers)
+    return reply(form(failure.body, failure.status), failure.status)
 
 
 def of_exception(request: web.Request, error: Exception) -> ApiError:

@@ -4,10 +4,12 @@ The body is looked at once, for where it goes; the worker that holds the instanc
 """
 
 import asyncio
+import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -21,6 +23,7 @@ from reconciler.controller import Controller
 from reconciler.core import request_json
 from reconciler.core.dialects import Dialect
 from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.protocol import RequestContext
 
 INSTANCE = "X-Reconciler-Instance"
 """Header of an answer: the instance that gave it."""
@@ -38,6 +41,9 @@ LONGEST_PATIENCE = 3600.0
 LONGEST_TTL = 31_536_000
 
 
+R = TypeVar("R", bound="Routed")
+
+
 class Routed(msgspec.Struct):
     """What of a request says where it goes."""
 
@@ -50,16 +56,26 @@ class Routed(msgspec.Struct):
 
 def routed(body: bytes) -> Routed:
     """Where a request goes whose keys are OpenAI's. Raises `ApiError`."""
+    return looked_at(body, Routed)
+
+
+def looked_at(body: bytes, kind: type[R]) -> R:
+    """What a type holds of a request's body. Raises `ApiError`."""
     try:
-        return request_json.decode(body, Routed)
+        return request_json.decode(body, kind)
     except msgspec.ValidationError as error:
-        key = "ttl" if "$.ttl" in str(error) else "model"
+        place = _KEY.search(str(error))
+        key = "model" if place is None else place[1]
         missing = "missing" in str(error)
         code = "missing_required_parameter" if missing else "invalid_value"
         raise ApiError(400, "invalid_request", f"{key}: {error}", code, key) from None
     except (ValueError, RecursionError) as error:
         message = f"the body is not JSON: {error}"
         raise ApiError(400, "invalid_request", message, "invalid_json") from None
+
+
+_KEY = re.compile(r"`\$\.(\w+)")
+"""The key that msgspec's error is about."""
 
 
 @dataclass(frozen=True)
@@ -69,35 +85,53 @@ class Way:
     dialect: Dialect
     routed: Callable[[bytes], Routed] = routed
     signs: Signs = SERVER_SENT_EVENTS
+    named: Callable[[Controller, str], str] | None = None
+    """The model or instance that a name in a request stands for; None: it is written as it is."""
 
 
 async def forward(request: web.Request, way: Way) -> web.StreamResponse:
     """Have the instance that a request names answer it. Raises `ApiError` and `LoadError`."""
+    begin = time.monotonic()
     body = await receive(request, MAX_BYTES)
-    asked = await parsed(body, way.routed)
-    if asked.stream is not True or way.signs.alive is None:
-        return await _answer(request, way, body, asked)
-    async with EarlyStream(request, way.signs, early_stream.KEEP_ALIVE_SECONDS) as early:
+    return await forward_body(request, way, body, await parsed(body, way.routed), begin)
+
+
+async def forward_body(
+    request: web.Request, way: Way, body: bytes, asked: Routed, begin: float
+) -> web.StreamResponse:
+    """`forward` a request whose body was received and looked at; `begin` is when it came."""
+    signs = way.signs.of(asked.model)
+    if asked.stream is not True or signs.alive is None:
+        return await _answer(request, way, body, asked, begin)
+    async with EarlyStream(request, signs, early_stream.KEEP_ALIVE_SECONDS) as early:
         try:
-            return await _answer(request, way, body, asked, early)
+            return await _answer(request, way, body, asked, begin, early)
         except Exception as error:
             begun = await early.end()
             if begun is None:
                 raise
             failure = of_exception(request, error)
             with suppress(ConnectionResetError):
-                await begun.write(way.signs.error(failure.body, failure.status))
+                await begun.write(signs.error(failure.body, failure.status))
             return begun
 
 
 async def _answer(
-    request: web.Request, way: Way, body: bytes, asked: Routed, early: EarlyStream | None = None
+    request: web.Request,
+    way: Way,
+    body: bytes,
+    asked: Routed,
+    begin: float,
+    early: EarlyStream | None = None,
 ) -> web.StreamResponse:
     """Copy the answer of the instance, into the stream that the client has already, if it has."""
     controller = request.app[CONTROLLER]
-    name = await _ready(controller, asked, _patience(request))
+    model = asked.model if way.named is None else way.named(controller, asked.model)
+    loaded = not controller.serves(model)
+    name = await _ready(controller, model, asked.ttl, _patience(request))
+    context = _context(controller, name, time.monotonic() - begin, loaded=loaded)
     signs = way.signs
-    async with controller.request(name, way.dialect, body) as answer:
+    async with controller.request(name, way.dialect, body, context) as answer:
         begun = None if early is None else await early.end()
         if begun is not None and answer.content_type != signs.content_type:
             with suppress(ConnectionResetError):
@@ -120,12 +154,23 @@ async def _answer(
         return copy
 
 
-async def _ready(controller: Controller, asked: Routed, patience: float) -> str:
+def _context(controller: Controller, name: str, waited: float, *, loaded: bool) -> RequestContext:
+    facts, machine = controller.facts(name), controller.machine
+    packed = None if facts is None else facts.quantization
+    return RequestContext(
+        waited,
+        loaded,
+        "" if facts is None else facts.model_type,
+        None if packed is None else packed.name,
+        "" if machine is None else machine.mlx_version,
+    )
+
+
+async def _ready(controller: Controller, model: str, ttl: float | None, patience: float) -> str:
     """The instance that answers for a model, waited for while it is on its way."""
-    model, ttl = asked.model, None if asked.ttl is None else round(asked.ttl)
     try:
         async with asyncio.timeout(patience):
-            return await controller.ready_for(model, ttl)
+            return await controller.ready_for(model, None if ttl is None else round(ttl))
     except TimeoutError:
         message = f"{model} was not ready after {patience:g} s: {controller.why_not_ready(model)}"
         problem = Problem(Cause.NOT_READY, message, permanent=False, param="model")

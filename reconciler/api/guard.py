@@ -24,7 +24,9 @@ def guard(host: str, token: str | None) -> Middleware:
             # With a token any host is fine: a page cannot know it.
             _check_names(request, host)
         elif not _has_token(request, token):
-            message = "send the daemon's token as `Authorization: Bearer TOKEN`"
+            message = (
+                "send the daemon's token as `Authorization: Bearer TOKEN` or `x-api-key: TOKEN`"
+            )
             raise ApiError(401, "invalid_request", message, "invalid_api_key")
         return await handler(request)
 
@@ -66,10 +68,19 @@ _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z._-]+
 
 
 def _has_token(request: web.Request, token: str) -> bool:
-    sent = request.headers.getall("Authorization", [])
-    if len(sent) != 1:
-        return False
-    scheme, _, given = sent[0].partition(" ")
-    # As the bytes that were sent: what is no UTF-8 must not fail.
-    same = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
-    return scheme.lower() == "bearer" and same
+    """True if one of the headers has it: Anthropic's clients send `x-api-key`, some send both."""
+    given = [_only(request, "x-api-key")]
+    scheme, _, credentials = _only(request, "Authorization").partition(" ")
+    if scheme.lower() == "bearer":
+        given.append(credentials)
+    # As the bytes that were sent: what is no UTF-8 must not fail. All are compared, in even time.
+    same = [
+        hmac.compare_digest(one.encode("utf-8", "surrogateescape"), token.encode()) for one in given
+    ]
+    return any(same)
+
+
+def _only(request: web.Request, header: str) -> str:
+    """The value of a header that was sent once; else ""."""
+    sent = request.headers.getall(header, [])
+    return sent[0] if len(sent) == 1 else ""

@@ -13,6 +13,7 @@ from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.api.stream import Stream, streaming
 from reconciler.controller import Events, RecordView
 from reconciler.core.errors import LoadError, Problem
+from reconciler.core.facts import Checkpoint
 from reconciler.core.records import LoadRequest
 from reconciler.core.schema import check_name, contradictions, load_request
 from reconciler.models.catalog import CatalogEntry
@@ -91,7 +92,7 @@ def _loaded(answer: RecordView, *, echo: bool) -> dict[str, Any]:
     """One answer for both forms of the request: clients look keys up by name."""
     status = answer.status
     told: dict[str, Any] = {
-        "type": "llm",
+        "type": answer.status.type or "llm",
         "status": "loaded",
         "model_instance_id": answer.record.name,
         "instance_id": answer.record.name,
@@ -148,17 +149,26 @@ def _row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[
         return row | {"error": facts.message}
     packed = facts.quantization
     return row | {
+        "type": facts.type,
         "architecture": facts.model_type,
         "quantization": {"name": packed.name, "bits_per_weight": packed.bits} if packed else None,
         "size_bytes": facts.weights_bytes,
-        "params_string": _params_string(facts.parameters),
+        "params_string": params_string(facts.parameters),
         "max_context_length": facts.max_context,
         "format": "mlx",
-        "capabilities": {"vision": False, "trained_for_tool_use": facts.tool_use},
+        "capabilities": _capabilities(facts),
     }
 
 
-def _params_string(parameters: int) -> str:
+def _capabilities(facts: Checkpoint) -> dict[str, Any]:
+    found: dict[str, Any] = {"vision": False, "trained_for_tool_use": facts.tool_use}
+    if facts.reasoning is None or facts.embedder is not None:
+        return found
+    can = facts.reasoning
+    return found | {"reasoning": {"allowed_options": can.options, "default": can.default}}
+
+
+def params_string(parameters: int) -> str:
     """As models are named: `7B`, `1.5B`, `350M`, `90K`."""
     for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if parameters >= factor:

@@ -2,9 +2,10 @@
 
 from aiohttp import web
 
+from reconciler.api import model_pages
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
-from reconciler.api.errors import reply
+from reconciler.api.errors import ANTHROPIC_VERSION, reply
 from reconciler.api.forward import Way, forward
 from reconciler.core.dialects import Dialect
 
@@ -21,9 +22,9 @@ _TEXT = Way(Dialect.TEXT)
 
 
 @routes.get("/v1/models")
-@describe({200: LIST})
+@describe({200: {"anyOf": [LIST, model_pages.PAGE]}})
 async def models(request: web.Request) -> web.Response:
-    """The loaded instances, as OpenAI's clients list models."""
+    """The loaded instances, as OpenAI's or Anthropic's clients list models."""
     data = [
         {
             "id": answer.record.name,
@@ -34,6 +35,8 @@ async def models(request: web.Request) -> web.Response:
         for answer in request.app[CONTROLLER].answers()
         if answer.status.config is not None
     ]
+    if ANTHROPIC_VERSION in request.headers:
+        return reply(model_pages.page(data, request.query))
     return reply({"object": "list", "data": data})
 
 

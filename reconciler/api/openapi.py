@@ -53,10 +53,11 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
         str(status): _content("As described.", operation.content_type, answer)
         for status, answer in operation.answers.items()
     }
+    error = _content("An error.", "application/json", operation.error or ref("error"))
     told: dict[str, Any] = {
         "summary": operation.summary,
         "parameters": parameters,
-        "responses": answers | {"default": _content("An error.", "application/json", ref("error"))},
+        "responses": answers | {"default": error},
     }
     if operation.body is not None:
         content = {"application/json": {"schema": _localized(ref(operation.body))}}

@@ -4,13 +4,15 @@ import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import click
 from click.core import ParameterSource
 
 from reconciler import looks
+
+T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:1234"
 
@@ -53,8 +55,11 @@ class UnreachableError(click.ClickException):
 class Client:
     """The daemon's HTTP, as JSON. Raises `DaemonError` and `UnreachableError`."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, url: str, session: aiohttp.ClientSession, token_file: Path | None = None
+    ) -> None:
         self.url = url.rstrip("/")
+        self.token_file = token_file
         self._session = session
 
     async def get(self, path: str, **query: str) -> Any:
@@ -129,7 +134,7 @@ class Client:
             yield chunk["choices"][0]["delta"]
 
 
-def asks(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
     """Make a command of a coroutine function whose first argument is a client.
 
     Adds the options that say where the daemon is.
@@ -150,33 +155,36 @@ def asks(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         help="File with the token that the daemon requires.",
     )
     @functools.wraps(function)
-    def command(*, url: str, token_file: Path | None, **options: Any) -> None:
+    def command(*, url: str, token_file: Path | None, **options: Any) -> T:
         context = click.get_current_context()
         if context.get_parameter_source("url") is not ParameterSource.COMMANDLINE:
             url = context.obj or url  # `reconciler --url URL COMMAND`
-        looks.run(_ask(function, url, bearer(token_file), options))
+        return looks.run(_ask(function, url, token_file, options))
 
     return command
 
 
 def bearer(token_file: Path | None) -> dict[str, str]:
     """The header that shows a token. Raises `click.ClickException`."""
-    if token_file is None:
-        return {}
+    return {} if token_file is None else {"Authorization": f"Bearer {read_token(token_file)}"}
+
+
+def read_token(token_file: Path) -> str:
+    """The token of a file. Raises `click.ClickException`."""
     try:
-        return {"Authorization": f"Bearer {token_file.read_text('utf-8').strip()}"}
+        return token_file.read_text("utf-8").strip()
     except OSError as error:
         message = f"cannot read token file {token_file}: {error.strerror}"
         raise click.ClickException(message) from None
 
 
 async def _ask(
-    function: Callable[..., Awaitable[None]],
+    function: Callable[..., Awaitable[T]],
     url: str,
-    headers: dict[str, str],
+    token_file: Path | None,
     options: dict[str, Any],
-) -> None:
+) -> T:
     # Loads and chats take as long as they take; a daemon that dies closes the connection.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-        await function(Client(url, session), **options)
+    async with aiohttp.ClientSession(headers=bearer(token_file), timeout=timeout) as session:
+        return await function(Client(url, session, token_file), **options)

@@ -19,7 +19,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import readable_bytes
 from reconciler.core.plan import Action, Kind
-from reconciler.core.protocol import Lease, Reply, Usage
+from reconciler.core.protocol import Lease, Reply, RequestContext, Usage
 from reconciler.core.records import Instance, LoadSpec, Progress, Record
 from reconciler.core.settings import Resolved
 from reconciler.engine.log import Log
@@ -56,7 +56,7 @@ class Engine(Protocol):
     ) -> Instance: ...
     async def unload(self, name: str) -> None: ...
     def request(
-        self, name: str, path: str, body: bytes, lease: Lease
+        self, name: str, path: str, body: bytes, lease: Lease, context: RequestContext
     ) -> AbstractAsyncContextManager[Reply]: ...
     async def recall(self, leases: Mapping[str, Lease]) -> Mapping[str, int]: ...
     async def tokens(self) -> Mapping[str, Usage]: ...

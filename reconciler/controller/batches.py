@@ -6,6 +6,7 @@ answered make the next batch.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -36,6 +37,11 @@ class Batches(Generic[K, V]):
             raise answer
         return answer
 
+    @property
+    def idle(self) -> bool:
+        """True if nothing is asked and nothing is looked for."""
+        return not self._asked and (self._runner is None or self._runner.done())
+
     async def close(self) -> None:
         """Answer nobody any more."""
         if self._runner is not None:
@@ -58,3 +64,29 @@ class Batches(Generic[K, V]):
             finally:
                 for future in asked.values():
                     future.cancel()
+
+
+class Separate(Generic[K, V]):
+    """Asks `answer` about each key by itself, so that none waits for what another one needs.
+
+    Questions about one key still share an answer as they do in a batch.
+    """
+
+    def __init__(self, answer: Callable[[K], Awaitable[V]]) -> None:
+        self._answer = answer
+        self._by_key: dict[K, Batches[None, V]] = {}
+
+    async def ask(self, key: K) -> V:
+        """The answer for `key`; raises what `answer` raises."""
+        for other in [k for k, batches in self._by_key.items() if batches.idle]:
+            del self._by_key[other]
+        batches = self._by_key.setdefault(key, Batches(partial(self._one, key)))
+        return await batches.ask(None)
+
+    async def close(self) -> None:
+        """Answer nobody any more."""
+        for batches in list(self._by_key.values()):
+            await batches.close()
+
+    async def _one(self, key: K, asked: Sequence[None]) -> dict[None, V | Exception]:
+        return dict.fromkeys(asked, await self._answer(key))

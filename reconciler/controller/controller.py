@@ -28,7 +28,7 @@ from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, MemoryPolicy
-from reconciler.core.protocol import Reply, Usage
+from reconciler.core.protocol import NO_CONTEXT, Reply, RequestContext, Usage
 from reconciler.core.records import (
     HTTP,
     Generation,
@@ -54,6 +54,9 @@ LOCKED_SECONDS = 5.0
 LOCK_POLL_SECONDS = 0.05
 
 STOPPING = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+
+STREAMS = ("text/event-stream", "application/x-ndjson")
+"""Types of answers that come in pieces."""
 
 PASSES_BETWEEN_TURNS = 6
 """Of the event loop: as many as a short HTTP request takes from its connection to its answer."""
@@ -195,7 +198,7 @@ class Controller:
                     raise
 
         def take_up() -> RecordState:
-            record = self._put(self._registry.records(), name, spec)
+            record = self._put(self._registry.records, name, spec)
             if checkpoint is None:
                 state = self._registry.put(record)
             else:
@@ -259,7 +262,7 @@ class Controller:
         specs = [spec for _, spec in request.apply] + [d.spec for f in files for d in f.declared]
         refs = [spec.ref for spec in specs if not spec.suspend]
         checkpoints = await self._lookups.find_all(refs)
-        now = self._registry.records()
+        now = dict(self._registry.records)
         then, refused, not_selected = dict(now), {}, {}
         if request.source is not None:
             result = absorb(now, SourceState(), request.source, 0.0, self._clock.utc(), self.labels)
@@ -396,12 +399,36 @@ class Controller:
         """True if a request for `model` would be answered, now or in a moment."""
         return not self.stopping and self._router.can_answer(model)
 
+    def records_of(self, model: str) -> tuple[Record, ...]:
+        """The record of that name, or else those that ask for that model."""
+        return tuple(state.record for state in self._registry.candidates(model))
+
+    def serves(self, model: str) -> bool:
+        """True if an instance that is loaded answers for `model`."""
+        return self._router.serving(model) is not None
+
+    def facts(self, name: str) -> Checkpoint | None:
+        """What was last seen of the files of a record's model."""
+        state = self._registry.states.get(name)
+        return None if state is None else self._lookups.checkpoint(state.record.spec.ref)
+
+    def seconds_left(self, name: str) -> float | None:
+        """Until an instance is idle, if no request comes; None: its record sets no time."""
+        state = self._registry.states.get(name)
+        ttl = None if state is None else state.record.spec.idle_ttl_seconds
+        if state is None or ttl is None:
+            return None
+        used = self._clock.monotonic() if state.busy else state.used_at
+        return max(0.0, used + ttl - self._clock.monotonic())
+
     def why_not_ready(self, model: str) -> str:
         """What the record that would answer for `model` says."""
         return self._router.why_not_ready(model)
 
     @asynccontextmanager
-    async def request(self, name: str, path: str, body: bytes) -> AsyncIterator[Reply]:
+    async def request(
+        self, name: str, path: str, body: bytes, context: RequestContext = NO_CONTEXT
+    ) -> AsyncIterator[Reply]:
         """Have an instance answer a completion request. Raises `LoadError`."""
         if self.stopping:
             raise LoadError(STOPPING)
@@ -414,10 +441,10 @@ class Controller:
         try:
             async with (
                 self._reconciler.leases.lease(name) as lease,
-                self._engine.request(name, path, body, lease) as reply,
+                self._engine.request(name, path, body, lease, context) as reply,
             ):
                 self.metrics.answered(name, reply.status)
-                if reply.content_type == "text/event-stream":
+                if reply.content_type in STREAMS:
                     chunks = self.metrics.timed(name, begin, reply.chunks)
                     reply = replace(reply, chunks=chunks)  # noqa: PLW2901
                 yield reply

@@ -12,6 +12,10 @@ LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 PASS_SECONDS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1)
 TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+SIGNS_OF_LIFE = (b":", b" ")
+"""Beginnings of pieces that say nothing: a comment among server-sent events; a line of JSON that
+begins with a space, as the dialects of lines write it."""
+
 
 class Metrics:
     """Counters and histograms of one daemon."""
@@ -97,8 +101,8 @@ class Metrics:
         """The pieces of a streamed answer as they come; `begin` is when it was asked for."""
         first = True
         async for chunk in chunks:
-            comment = chunk.startswith(b":")  # a sign of life
-            if first and not comment and instance in self._asked:  # and not removed in between
+            sign = chunk.startswith(SIGNS_OF_LIFE)
+            if first and not sign and instance in self._asked:  # and not removed in between
                 self._first_token.labels(instance).observe(time.perf_counter() - begin)
-            first = first and comment
+            first = first and sign
             yield chunk

@@ -40,6 +40,10 @@ class Registry:
         self.clock = clock
         self.events = Events(clock)
         self.states: dict[str, RecordState] = {}
+        self.records: dict[str, Record] = {}
+        """By name, as they are in `states`."""
+        self._touched: list[set[str]] = []
+        """For each who compares records: names of those that came, changed or went."""
         self.active: set[str] = set()
         """Names of the records that the next pass looks at."""
         self._asked: Counter[str] = Counter()
@@ -82,6 +86,7 @@ class Registry:
         if action is not None:
             state.judge(status, action)
         self.states[record.name] = state
+        self.records[record.name] = record
         if not state.settled:
             self.active.add(record.name)
 
@@ -91,7 +96,7 @@ class Registry:
         for one in last.interrupted if last is not None else ():
             log.warning("an action was cut short", name=one.name, action=one.action)
         known = self.store.suspicions()
-        found = suspicion.after_start(self.records().values(), known, last, boot_id, at)
+        found = suspicion.after_start(self.records.values(), known, last, boot_id, at)
         self.store.begin_run(boot_id, at, found)
         for name, crashes in found.items():
             self.states[name].blame(crashes)
@@ -109,9 +114,17 @@ class Registry:
 
     # -- questions ---------------------------------------------------------------------------
 
-    def records(self) -> dict[str, Record]:
-        """The records by name."""
-        return {name: state.record for name, state in self.states.items()}
+    def touched(self) -> set[str]:
+        """A set to which the name of each record is added that comes, changes or goes from now on;
+        whoever asks empties it.
+        """
+        names: set[str] = set()
+        self._touched.append(names)
+        return names
+
+    def _touch(self, name: str) -> None:
+        for names in self._touched:
+            names.add(name)
 
     def active_states(self) -> list[RecordState]:
         """What a pass looks at."""
@@ -203,6 +216,8 @@ class Registry:
         """Take up a record and a status that are on disk."""
         now = self.clock.monotonic()
         state = self.states.get(record.name)
+        self.records[record.name] = record
+        self._touch(record.name)
         if state is None:
             stored = Stored(record, status)
             state = self.states[record.name] = RecordState(record, status, now, stored)
@@ -221,6 +236,8 @@ class Registry:
     def forget(self, name: str, problem: Problem) -> None:
         """Drop a record that is not on disk any more; whoever waits for it is told `problem`."""
         state = self.states.pop(name)
+        del self.records[name]
+        self._touch(name)
         self.active.discard(name)
         log.info("record removed", name=name, reason=problem.message)
         generation = state.record.generation

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.controller.batches import Batches
+from reconciler.controller.batches import Batches, Separate
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.records import ModelRef
@@ -49,8 +49,9 @@ class CheckpointResolver:
         """By path: how often in a row building failed in a way that may pass."""
         self._looks: dict[str, asyncio.Task[Checkpoint]] = {}
         """By path."""
-        self._finding = Batches[ModelRef, Checkpoint | Problem](self._find_batch)
-        self._patient = Batches[ModelRef, Checkpoint | Problem](self._find_each)
+        self._finding = Batches[ModelRef, Checkpoint | Problem | None](self._find_batch)
+        """None: a look at several models failed, so each is to be looked for by itself."""
+        self._patient = Separate[ModelRef, Checkpoint | Problem](self._find_one)
         self._listing = Batches[None, tuple[CatalogEntry, ...]](self._list)
         self._late: dict[ModelRef, asyncio.Task[Checkpoint | Problem]] = {}
         """Looks that took longer than somebody's patience."""
@@ -66,7 +67,7 @@ class CheckpointResolver:
 
     async def find(self, ref: ModelRef) -> Checkpoint:
         """The checkpoint that `ref` names. Raises `LoadError` as `Catalog.find`."""
-        found = await self._finding.ask(ref)
+        found = await self._found(ref)
         if isinstance(found, Problem) and not found.permanent:
             found = await self._patient.ask(ref)  # something does not answer; it may come
         if isinstance(found, Problem):
@@ -112,28 +113,27 @@ class CheckpointResolver:
     async def _found_complete(self, ref: ModelRef) -> Checkpoint | Problem:
         """What `ref` names, or why it cannot be loaded, whatever was raised."""
         try:
-            found = await self._finding.ask(ref)
+            found = await self._found(ref)
             return found if isinstance(found, Problem) else await self._complete(found)
         except Exception as error:
             log.exception("look failed unexpectedly", model=ref.model)
             return _failed(ref, error)
 
+    async def _found(self, ref: ModelRef) -> Checkpoint | Problem:
+        found = await self._finding.ask(ref)
+        return found if found is not None else await self._patient.ask(ref)
+
     async def _find_batch(
         self, refs: Sequence[ModelRef]
-    ) -> dict[ModelRef, Checkpoint | Problem | Exception]:
-        """With one look at the places; each on its own where that fails."""
+    ) -> dict[ModelRef, Checkpoint | Problem | Exception | None]:
+        """With one look at the places."""
         try:
             return dict(await look(self._catalog.find_all, refs, seconds=LOOK_SECONDS))
         except TimeoutError as error:
             return {ref: _failed(ref, error) for ref in refs}
         except Exception:
             log.exception("look failed unexpectedly", models=len(refs))
-            return await self._find_each(refs)
-
-    async def _find_each(
-        self, refs: Sequence[ModelRef]
-    ) -> dict[ModelRef, Checkpoint | Problem | Exception]:
-        return dict(zip(refs, await asyncio.gather(*map(self._find_one, refs)), strict=True))
+            return dict.fromkeys(refs)
 
     async def _find_one(self, ref: ModelRef) -> Checkpoint | Problem:
         try:

@@ -133,6 +133,7 @@ class SourceSync:
         if not registry.store.is_suspended(self.name):
             self._resumed.set()
         self._memory = SourceState()
+        self._touched = registry.touched()
         self._unwritten: Problem | None = None
         """Why what it says could not be taken up yet."""
         self._partly = False
@@ -248,7 +249,7 @@ class SourceSync:
             words = "; ".join(f"{name} is {why}" for name, why in list(twice.items())[:SHOWN])
             self._hold(commit, words)
             return
-        why = guard(self._registry.records(), self.name, selection)
+        why = guard(self._registry.records, self.name, selection)
         if why is None or commit.applied == self._confirmed:
             if commit.problem is None:  # else one that is held may still be confirmed
                 self.guarded = None
@@ -280,9 +281,17 @@ class SourceSync:
         self._forget_timer()
         clock = self._registry.clock
         at = clock.monotonic()
-        records = self._registry.records()
+        records, touched = self._registry.records, frozenset(self._touched)
         result = absorb(
-            records, self._memory, snapshot, at, clock.utc(), self._labels, self._to_go, PIECE
+            records,
+            self._memory,
+            snapshot,
+            at,
+            clock.utc(),
+            self._labels,
+            self._to_go,
+            PIECE,
+            touched,
         )
         removals = result.removals[:PIECE]
         removed = {name: f"{records[name].place} no longer declares it" for name in removals}
@@ -293,11 +302,11 @@ class SourceSync:
         self._partly = result.more or removals != result.removals
         if self._partly:  # the rest is found by absorbing it again
             if result.more:
-                self._memory = result.memory
+                self._remember(result.memory, touched)
             take = partial(self._when_writable, partial(self._absorb, snapshot))
             self._after_passes(PASSES_BETWEEN_PIECES, take)
             return
-        self._memory = result.memory
+        self._remember(result.memory, touched)
         self._to_go &= result.memory.missing.keys()
         before, self.view = (
             self.view,
@@ -312,6 +321,12 @@ class SourceSync:
             self._again = clock.call_later(
                 delay, partial(self._when_writable, partial(self._absorb, snapshot))
             )
+
+    def _remember(self, memory: SourceState, touched: frozenset[str]) -> None:
+        """Keep what was compared: records in `touched` as well, unless nothing was."""
+        if memory is not self._memory:
+            self._memory = memory
+            self._touched -= touched
 
     def _tell_changes(self, before: SourceView | None, after: SourceView) -> None:
         """An event and a log line where an error comes or goes, not at each look."""

@@ -3,16 +3,16 @@
 A source's snapshot is absorbed as a whole by one function, whoever took it, so that a watch and a
 rescan cannot disagree.
 
-What was compared with the records before, and has not changed since, is not compared again. Without
-that memory everything is, with the same outcome.
+What was compared with the records before, and has not changed since, is not compared again: files
+that are the same objects as in the last snapshot, and records that nobody touched. Without that
+memory everything is compared, with the same outcome.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 
-from reconciler.core.difference import difference
 from reconciler.core.records import HTTP, Record
 from reconciler.core.selection import SHOWN_NAMES, Selection, select
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
@@ -47,8 +47,6 @@ class Compared:
 
     source: str
     selection: Selection
-    records: Mapping[str, Record]
-    """As they were then; one that has not changed is the same object."""
     todo: tuple[str, ...] = ()
     """Names to compare again: they were not as declared."""
     gone: tuple[str, ...] = ()
@@ -102,20 +100,24 @@ def absorb(
     labels: Mapping[str, str] = NO_LABELS,
     confirmed: frozenset[str] = frozenset(),
     limit: int | None = None,
+    touched: Collection[str] | None = None,
 ) -> Absorbed:
     """Fit the records to what a source says to a node with these labels.
 
     `now` is monotonic seconds, for grace times; `at` is the creation time of new records;
     `confirmed` are names of which somebody said that they are to go; `limit` is how many upserts
-    there are at most, None: all.
+    there are at most, None: all; `touched` names every record that may have come, changed or gone
+    since the call that returned `memory`, None: all may have.
     """
     if snapshot.unreadable is not None:
         return Absorbed((), (), memory, {}, {}, {}, None)
     before = memory.compared
     if before is None or before.source != snapshot.source:
-        before = Compared(snapshot.source, Selection(labels), {})
+        before, touched = Compared(snapshot.source, Selection(labels)), None
     selection = select(snapshot, labels, before.selection)
-    upserts, compared = _compare(before, selection, records, at, limit)
+    if touched is None:
+        touched = (*selection.followed, *records)
+    upserts, compared = _compare(before, selection, records, touched, at, limit)
     if len(upserts) == limit:
         memory = replace(memory, compared=compared)
         return Absorbed(upserts, (), memory, {}, {}, {}, None, more=True)
@@ -143,16 +145,13 @@ def _compare(
     before: Compared,
     selection: Selection,
     records: Mapping[str, Record],
+    touched: Collection[str],
     at: datetime,
     limit: int | None,
 ) -> tuple[tuple[Record, ...], Compared]:
     """The records that are not as declared, at most `limit`, and what is known from here on."""
     source = before.source
-    names = tuple(
-        dict.fromkeys(
-            (*before.todo, *selection.changed, *before.gone, *_changed(before.records, records))
-        )
-    )
+    names = tuple(dict.fromkeys((*before.todo, *selection.changed, *before.gone, *touched)))
     upserts: list[Record] = []
     gone: list[str] = []
     kept_by_others = dict(before.kept_by_others)
@@ -171,14 +170,7 @@ def _compare(
         elif current is None or not _agrees(current, source, *placed):
             upserts.append(_upsert(current, source, *placed, at))
     todo = (*left, *(record.name for record in upserts))
-    compared = Compared(source, selection, dict(records), todo, tuple(gone), kept_by_others)
-    return tuple(upserts), compared
-
-
-def _changed(before: Mapping[str, Record], records: Mapping[str, Record]) -> list[str]:
-    """Names of the records that are not the same objects any more."""
-    gone, come = difference(tuple(before.values()), tuple(records.values()))
-    return [record.name for record in (*gone, *come)]
+    return tuple(upserts), Compared(source, selection, todo, tuple(gone), kept_by_others)
 
 
 class _Fates:

@@ -66,6 +66,7 @@ def derive(
         revision=instance.revision if instance is not None else None,
         revision_on_disk=on_disk.revision if on_disk is not None else None,
         worker_pid=instance.worker_pid if instance is not None else None,
+        type=instance.type if instance is not None else None,
         warnings=_warnings(status, instance, on_disk),
         **_report(instance.report if instance is not None else None),
     )

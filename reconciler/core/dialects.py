@@ -15,6 +15,31 @@ class Dialect(StrEnum):
     CHAT = "chat/completions"
     """OpenAI's chat completions: the form into which every other one is translated."""
     TEXT = "completions"
+    RESPONSES = "responses"
+    """OpenAI's Responses, without the part that stores them."""
+    RESPONSES_INPUT_TOKENS = "responses/input_tokens"
+    """The length of the prompt of a response."""
+    EMBEDDINGS = "embeddings"
+    """OpenAI's embeddings: read and written in `worker.embedding`."""
+    OLLAMA_CHAT = "ollama/chat"
+    OLLAMA_GENERATE = "ollama/generate"
+    OLLAMA_EMBED = "ollama/embed"
+    OLLAMA_EMBEDDINGS = "ollama/embeddings"
+    """Ollama's embeddings of one text, before there was the one above."""
+    LM_STUDIO_CHAT = "lm-studio/chat"
+    """LM Studio's own form, `/api/v1/chat`."""
+    LM_STUDIO_V0_CHAT = "lm-studio/v0-chat"
+    """OpenAI's form with statistics, as is the next."""
+    LM_STUDIO_V0_TEXT = "lm-studio/v0-text"
+    MESSAGES = "messages"
+    """Anthropic's messages."""
+    COUNT_TOKENS = "messages/count_tokens"
+    """The length of the prompt of Anthropic's messages."""
+
+    @property
+    def is_text(self) -> bool:
+        """True if its prompts never go through a chat template."""
+        return self in (Dialect.TEXT, Dialect.LM_STUDIO_V0_TEXT)
 
 
 ErrorForm = Callable[[dict[str, str], int], dict[str, Any]]
@@ -44,6 +69,7 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -52,9 +78,13 @@ def ollama_error(error: dict[str, str], _status: int) -> dict[str, Any]:
     return {"error": error["message"]}
 
 
-def error_form(path: str) -> ErrorForm:
-    """The form of errors that the clients of a route know."""
-    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+def error_form(path: str, *, anthropic: bool = False) -> ErrorForm:
+    """The form of errors that the clients of a route know.
+
+    `anthropic`: true if the client says that it speaks Anthropic's API, some paths of which are
+    OpenAI's too.
+    """
+    if f"{path}/".startswith("/v1/messages/") or (anthropic and path.startswith("/v1/")):
         return anthropic_error
     if path.startswith("/api/") and not path.startswith(("/api/v0/", "/api/v1/")):
         return ollama_error

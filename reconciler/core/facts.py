@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from reconciler.core.chat_template import Reasoning
 from reconciler.core.defaults import NO_DEFAULTS, Defaults
-from reconciler.core.records import SettingWarning
+from reconciler.core.embedder import Embedder
+from reconciler.core.records import ModelType, SettingWarning
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,26 @@ class Checkpoint:
     """Weights in number, without the scales of quantised ones."""
     tool_use: bool = False
     """True if one of its chat templates takes tools."""
+    reasoning: Reasoning | None = None
+    """Of its first chat template that has to do with reasoning."""
+    modified: float = 0.0
+    """When a file of it was last changed, in seconds since 1970."""
     commit: str | None = None
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
     generation: GenerationConfig = GenerationConfig()
+    embedder: Embedder | None = None
+    """None: it generates."""
     adapter: Adapter | None = None
 
     @property
     def footprint(self) -> Shapes:
         """The shapes that were seen, else the bound that config.json gives."""
         return self.shapes or Shapes(self.kv_bytes_per_token)
+
+    @property
+    def type(self) -> ModelType:
+        """What it is for, in LM Studio's words."""
+        return "llm" if self.embedder is None else "embedding"
 
     @property
     def files(self) -> str:

@@ -5,9 +5,10 @@ rest are sums over the arrays that mlx-lm's models have in memory at once, with 
 measured peaks of MLX's CPU backend (`tests/daemon/test_estimates.py` holds them to -5 % and +15 %).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.records import EffectiveSettings
 
@@ -79,6 +80,16 @@ def process_bytes(checkpoint: Checkpoint, machine: Machine) -> int:
 def adapter_bytes(checkpoint: Checkpoint) -> int:
     """The weights of the adapter that goes on the checkpoint's own."""
     return checkpoint.adapter.weights_bytes if checkpoint.adapter is not None else 0
+
+
+def reading_config(config: EffectiveSettings, embedder: Embedder | None) -> EffectiveSettings:
+    """The settings with the longest step of reading in place of the prefill step.
+
+    An embedding model whose tokens attend in both directions reads a text in one step.
+    """
+    if embedder is None or embedder.causal:
+        return config
+    return replace(config, eval_batch_size=max(config.eval_batch_size, config.context_length))
 
 
 def kv_bytes(shapes: Shapes, tokens: int) -> int:

@@ -7,19 +7,21 @@
     POST   /leases            Recall       -> Recalled          lowers memory leases of sessions
     POST   /sessions/NAME/probe -> null    generates one token, if nothing else is going on
     GET    /pulse             -> Pulse     at once, whatever the MLX thread is doing
-    POST   /sessions/NAME/chat/completions, /sessions/NAME/completions   OpenAI's requests
+    POST   /sessions/NAME/DIALECT       a request in one of `core.dialects`
     any failure               -> WorkerFailure, status 500, or as the last line
 
 A worker prints one `Hello` line when it can be spoken to. It ends with `GENERATION_DIED` when the
 thread that owns MLX does.
 """
 
+import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
 
+from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Machine, Shapes
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 
@@ -31,6 +33,37 @@ LEASE_HEADER = "X-Reconciler-Lease"
 
 GENERATION_DIED = 70
 """Exit code of a worker whose MLX thread ended: sysexits.h's EX_SOFTWARE."""
+
+
+CONTEXT_HEADER = "X-Reconciler-Context"
+"""Header of a completion request: its `RequestContext`."""
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """What the daemon knows of a request and its model, for dialects whose answers say so."""
+
+    waited_seconds: float = 0.0
+    """From the request's arrival until its model was ready."""
+    loaded: bool = False
+    """True if the model had to be loaded first."""
+    architecture: str = ""
+    quantization: str | None = None
+    """Name of the format of the weights; None: they are not quantised."""
+    runtime_version: str = ""
+    """Of MLX."""
+
+    def header(self) -> str:
+        """The value of `CONTEXT_HEADER`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, header: str | None) -> "RequestContext":
+        """From a header; the defaults if there is none."""
+        return msgspec.json.decode(header, type=cls) if header else cls()
+
+
+NO_CONTEXT = RequestContext()
 
 
 @dataclass(frozen=True)
@@ -100,6 +133,7 @@ class SeeShapes:
     """Build a model without its weights' bytes, and say what it works with."""
 
     path: str
+    embedder: Embedder | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +141,8 @@ class LoadWeights:
     """Read a checkpoint. A worker does so once in its life."""
 
     path: str
+    embedder: Embedder | None = None
+    """How it makes vectors of texts; None: it generates."""
 
 
 class WeightsRead(msgspec.Struct, frozen=True, tag=True):

@@ -14,6 +14,7 @@ ConditionType = Literal["Ready", "Progressing", "Stalled"]
 ConditionStatus = Literal["True", "False", "Unknown"]
 UpdateStrategy = Literal["auto", "load-first", "unload-first"]
 Download = Literal["never", "if-missing"]
+ModelType = Literal["llm", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ class Instance:
     """Directory of the adapter."""
     session: str = ""
     """Names it among all that were ever loaded by this daemon."""
+    type: ModelType = "llm"
+    """`embedding`: it makes vectors of texts, and generates nothing."""
 
     @property
     def shared_bytes(self) -> int:
@@ -286,6 +289,8 @@ class Status:
     revision_on_disk: str | None = None
     """Of what the model's name stands for now."""
     worker_pid: int | None = None
+    type: ModelType | None = None
+    """Of the model that is loaded."""
     restarts: int = 0
     """How often its worker died, ever."""
 

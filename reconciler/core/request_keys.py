@@ -67,7 +67,9 @@ _MAX_TOKENS = (
 ACTS = (
     _acts("model", "the instance, or a model of which one is loaded"),
     _acts("messages", "the conversation", route="chat"),
-    _acts("prompt", "a text, token ids, or a list with one of them", route="text"),
+    _acts("prompt", "a text, token ids, or a list of up to 64 of them", route="text"),
+    _acts("suffix", "the text after the answer, where the model has marks for it", route="text"),
+    _acts("echo", "true: the answer begins with the prompt, and so do `logprobs`", route="text"),
     _acts("max_tokens", "most tokens of the answer; -1: as many as fit", *_MAX_TOKENS),
     _acts("min_tokens", "tokens before which no end token may come", "min_new_tokens"),
     _acts("stop", "up to 16 texts that end the answer", "stop_sequences", "stop_strings"),
@@ -107,7 +109,8 @@ ACTS = (
     _acts("guided_regex", "a regular expression that the whole answer matches", "regex"),
     _acts("guided_choice", "texts of which the answer is one"),
     _acts("guided_grammar", "a grammar in GBNF or Lark", "grammar", "ebnf"),
-    _acts("n", "1; more is refused"),
+    _acts("n", "answers to the same prompt, up to 8"),
+    _acts("best_of", "the same number as `n`"),
     _acts("ttl", "seconds without a request after which a model that this one loads is unloaded"),
 )
 
@@ -132,9 +135,6 @@ REFUSED = (
     # OpenAI
     _refused("functions", route="chat"),
     _refused("function_call", "auto", "none", route="chat"),
-    _refused("best_of", 1),
-    _refused("suffix"),
-    _refused("echo"),
     _refused("audio"),
     _refused("modalities", ["text"]),
     _refused("prediction"),

@@ -15,6 +15,7 @@ from reconciler.core.footprint import (
     kv_bytes,
     most_tokens,
     process_bytes,
+    reading_config,
     working_bytes,
 )
 from reconciler.core.memory import readable_bytes
@@ -25,6 +26,10 @@ DEFAULT_EVAL_BATCH_SIZE = 512
 
 DEFAULT_CONTEXT_COUNTED = 8192
 """Tokens of KV cache counted for an instance whose context length is a limit, not a spec."""
+
+EMBEDDING_CONTEXT_COUNTED = 2048
+"""The same of an embedding model: most texts are much shorter, and no more than one that is longer
+than a step is read at a time."""
 
 UNNAMED_CONTEXT = 4096
 """Context of a checkpoint that names no maximum, in tokens."""
@@ -56,18 +61,28 @@ def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) 
         offload_kv_cache_to_gpu=_offload(asked, machine, warnings),
     )
     context = _context_length(asked, checkpoint, machine, config, warnings)
-    counted = context
-    if asked.context_length is None:
-        counted = min(context, DEFAULT_CONTEXT_COUNTED)
-    shapes = checkpoint.footprint
+    shapes, config = checkpoint.footprint, replace(config, context_length=context)
+    counted = _counted(asked, checkpoint, config)
+    reading = reading_config(config, checkpoint.embedder)
     need = Need(
         process_bytes(checkpoint, machine),
         checkpoint.weights_bytes,
         kv_bytes(shapes, counted),
-        working_bytes(shapes, config, counted),
+        working_bytes(shapes, reading, counted),
         adapter_bytes(checkpoint),
     )
-    return Resolved(replace(config, context_length=context), tuple(warnings), need)
+    return Resolved(config, tuple(warnings), need)
+
+
+def _counted(asked: RequestedSettings, checkpoint: Checkpoint, config: EffectiveSettings) -> int:
+    """Tokens whose memory is reserved."""
+    if asked.context_length is not None:
+        return config.context_length
+    embedder = checkpoint.embedder
+    if embedder is None:
+        return min(config.context_length, DEFAULT_CONTEXT_COUNTED)
+    step = reading_config(config, embedder).eval_batch_size
+    return min(config.context_length, max(EMBEDDING_CONTEXT_COUNTED, step))
 
 
 def _context_length(
@@ -79,6 +94,11 @@ def _context_length(
 ) -> int:
     shapes, requested = checkpoint.footprint, asked.context_length
     longest = checkpoint.max_context or UNNAMED_CONTEXT
+    own = longest
+    if checkpoint.embedder is not None:
+        own = min(longest, checkpoint.embedder.max_tokens or longest)
+        config = replace(config, context_length=longest)
+        config = reading_config(config, checkpoint.embedder)
     process = process_bytes(checkpoint, machine)
     adapter = adapter_bytes(checkpoint)
     room = machine.memory_budget - process - checkpoint.weights_bytes - adapter
@@ -96,10 +116,10 @@ def _context_length(
             )
         )
     if requested is None:
-        if longest > alone:
-            reason = f"the model's own {longest} would not fit in memory; capped to {alone}"
-            warnings.append(SettingWarning("context_length", longest, reason))
-        return min(longest, alone)
+        if own > alone:
+            reason = f"the model's own {own} would not fit in memory; capped to {alone}"
+            warnings.append(SettingWarning("context_length", own, reason))
+        return min(own, alone)
     if checkpoint.max_context and requested > longest:
         message = f"context_length {requested} exceeds the model's maximum of {longest} tokens"
         raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="context_length"))

@@ -18,8 +18,10 @@ from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
+    CONTEXT_HEADER,
     LEASE_HEADER,
     MODEL_HEADER,
+    NO_CONTEXT,
     Lease,
     LoadWeights,
     OpenSession,
@@ -27,6 +29,7 @@ from reconciler.core.protocol import (
     Recall,
     Recalled,
     Reply,
+    RequestContext,
     SeeShapes,
     SessionOpened,
     Usage,
@@ -144,10 +147,11 @@ class Engine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         """What a checkpoint works with in memory. Raises `LoadError` where it cannot be built."""
+        command = SeeShapes(checkpoint.path, checkpoint.embedder)
         async with self._pool.lent() as worker:
             try:
                 async with asyncio.timeout(SHAPES_SECONDS):
-                    return await worker.ask("POST", "shapes", SeeShapes(checkpoint.path), Shapes)
+                    return await worker.ask("POST", "shapes", command, Shapes)
             except TimeoutError:
                 words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
                 problem = exit_reason.of_hang(worker.pid, words)
@@ -192,7 +196,7 @@ class Engine:
             holder = await self._hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
-                defaults = in_force(spec.defaults, checkpoint.generation.defaults)
+                defaults = _defaults(spec, checkpoint)
                 opened = await self._open(
                     holder, session, spec.config, checkpoint, resolved, defaults
                 )
@@ -225,11 +229,13 @@ class Engine:
                 resolved.warnings
                 + checkpoint.generation.warnings
                 + _without_effect(spec.config, opened)
+                + _defaults_without_effect(spec, checkpoint)
                 + opened.warnings,
             ),
             tuple(d for d in defaults if d.key not in opened.unused_defaults),
             adapter.path if adapter is not None else None,
             session,
+            checkpoint.type,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)
@@ -243,7 +249,12 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def request(
-        self, name: str, path: str, body: bytes, lease: Lease
+        self,
+        name: str,
+        path: str,
+        body: bytes,
+        lease: Lease,
+        context: RequestContext = NO_CONTEXT,
     ) -> AsyncIterator[Reply]:
         """Have an instance answer a request. Raises `LoadError`: it is not there, or it died.
 
@@ -257,7 +268,11 @@ class Engine:
         self._requests += 1
         try:
             path = f"sessions/{loaded.session}/{path}"
-            headers = {MODEL_HEADER: name, LEASE_HEADER: lease.header()}
+            headers = {
+                MODEL_HEADER: name,
+                LEASE_HEADER: lease.header(),
+                CONTEXT_HEADER: context.header(),
+            }
             async with loaded.holder.worker.stream(path, body, headers) as reply:
                 yield reply
         finally:
@@ -378,7 +393,7 @@ class Engine:
         phases["worker"] = Phase(0.0, start)
         try:
             loaded = await worker.load_weights(
-                LoadWeights(checkpoint.path),
+                LoadWeights(checkpoint.path, checkpoint.embedder),
                 lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
             )
         except BaseException:
@@ -529,6 +544,23 @@ class Engine:
         for instance in dead:
             self._on_death(instance, problem)
         await holder.worker.end()
+
+
+def _defaults(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[Default, ...]:
+    """Defaults for requests; none where nothing is generated."""
+    if checkpoint.embedder is not None:
+        return ()
+    return in_force(spec.defaults, checkpoint.generation.defaults)
+
+
+def _defaults_without_effect(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[SettingWarning, ...]:
+    if checkpoint.embedder is None:
+        return ()
+    reason = "this model makes embeddings and generates nothing"
+    return tuple(
+        SettingWarning(f"defaults.{key}", str(value)[:200], reason)
+        for key, value in spec.defaults.sent().items()
+    )
 
 
 def _without_effect(asked: RequestedSettings, opened: SessionOpened) -> tuple[SettingWarning, ...]:

@@ -29,6 +29,12 @@ def chat_templates(path: Path, tokenizer_config: Mapping[str, Any]) -> list[str]
     )
 
 
+def first_template(path: Path) -> str | None:
+    """The template of a checkpoint that is used where there are no tools. Raises as `_text`."""
+    found = chat_templates(path, optional_object(path / "tokenizer_config.json"))
+    return found[0] if found else None
+
+
 def _texts(value: object) -> list[str]:
     if isinstance(value, dict):
         value = list(value.values())

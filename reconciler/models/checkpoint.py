@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.chat_template import takes_tools
+from reconciler.core.chat_template import reasoning, takes_tools
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Checkpoint
-from reconciler.models import architectures, generation_config
+from reconciler.models import architectures, embedder, generation_config
 from reconciler.models.chat_templates import chat_templates
 from reconciler.models.contents import files_of, fingerprint_of
 from reconciler.models.context import NESTED, max_context
@@ -72,12 +72,17 @@ def parse_facts(path: Path) -> Checkpoint:
     weights = read_weights(config, tensors, lenient_object(path / "hf_quant_config.json"))
     experts_key, experts = _of_architecture(config, fields, _EXPERT_KEYS)
     total = _of_architecture(config, fields, _EXPERT_TOTAL_KEYS)[1]
+    embedding = embedder.read(path, config)
+    dense = embedding.dense if embedding is not None else ()
     routed = bool(experts_key and total)
+    templates = chat_templates(path, tokenizer_config)
     return Checkpoint(
         path=str(path),
         fingerprint=fingerprint_of(files),
+        modified=max((status.st_mtime for status in files.values()), default=0.0),
         model_type=model_type,
-        weights_bytes=sum(tensor.size for tensor in tensors.values()),
+        weights_bytes=sum(tensor.size for tensor in tensors.values())
+        + sum(layer.weights_bytes for layer in dense),
         max_context=max_context(config, fields, tokenizer_config.get("model_max_length")),
         kv_bytes_per_token=_kv_bytes_per_token(config, tensors),
         experts_total=total if routed else 0,
@@ -87,9 +92,11 @@ def parse_facts(path: Path) -> Checkpoint:
         experts_most=_most_experts(config, model_type, experts, total) if routed else 0,
         quantization=weights.quantization,
         parameters=weights.parameters,
-        tool_use=any(map(takes_tools, chat_templates(path, tokenizer_config))),
+        tool_use=any(map(takes_tools, templates)),
+        reasoning=next(filter(None, map(reasoning, templates)), None),
         tokenizer_bytes=files["tokenizer.json"].st_size if "tokenizer.json" in files else 0,
         generation=generation_config.read(path / "generation_config.json"),
+        embedder=embedding,
     )
 
 
@@ -140,7 +147,10 @@ def _architecture(
     names = tuple(str(name) for name in listed)
     if not architectures.loadable(model_type, names):
         own = ", and its own code (auto_map) is never run" if config.get("auto_map") else ""
-        raise _invalid(path, f"mlx-lm has no architecture {model_type}{own}")
+        words = f"mlx-lm has no architecture {model_type}{own}"
+        if embedder.is_encoder(model_type):
+            words += "; embedding models that are decoders, such as Qwen3-Embedding, can be loaded"
+        raise _invalid(path, words)
     if not is_file(path / "tokenizer.json") and tokenizer_config.get("auto_map"):
         raise _invalid(path, "its tokenizer wants to run its own code (auto_map); refused")
     return model_type, names

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from reconciler.models.embedder import module_directories
 from reconciler.models.files import FaultyFileError, error_of, is_directory, names_in
 from reconciler.models.jsonfile import MAX_BYTES
 
@@ -92,9 +93,11 @@ def fingerprint_of(files: Mapping[str, os.stat_result]) -> str:
 
 
 def _names(path: Path) -> Iterator[str]:
-    yield from names_in(path)
-    if is_directory(path / TEMPLATES):
-        yield from (f"{TEMPLATES}/{name}" for name in names_in(path / TEMPLATES))
+    names = names_in(path)
+    yield from names
+    for directory in (TEMPLATES, *module_directories(names)):
+        if is_directory(path / directory):
+            yield from (f"{directory}/{name}" for name in names_in(path / directory))
 
 
 def _status(file: Path) -> os.stat_result | None:

@@ -67,11 +67,18 @@ class Job:
     began: float = 0.0
     completed_at: datetime | None = None
     problem: Problem | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the next step; then another one takes its place."""
     told: bool = False
     """Whether its problem was told to who wanted the model."""
     known: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the hub has said what there is to fetch, or that there is nothing."""
     task: "asyncio.Task[None] | None" = None
+
+    def note_change(self) -> None:
+        """Tell whoever waits that it got further, or has ended."""
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
 
     @property
     def bytes_per_second(self) -> float:
@@ -176,7 +183,12 @@ class Downloads:
         except OSError as error:
             self._fail(job, "died", f"the download could not be started: {error}")
         finally:
+            if job.status == "downloading":
+                self._fail(
+                    job, "died", "the daemon is stopping; the next download goes on from there"
+                )
             job.known.set()
+            job.note_change()
         log.info("download ended", model=job.ref.model, status=job.status)
         self._on_end(job)
 
@@ -197,6 +209,7 @@ class Downloads:
                 job.completed_at = datetime.now(UTC)
             elif told.error is not None:
                 self._fail(job, told.error, told.message)
+            job.note_change()
 
     @staticmethod
     def _fail(job: Job, code: str, message: str) -> None:

@@ -27,10 +27,12 @@ from typing import Any, Self
 from reconciler.durable import sync, write_whole
 
 WANTED = re.compile(
-    r"(model[^/]*|adapters)\.safetensors|[^/]+\.(json|jinja|txt|model|tiktoken)", re.IGNORECASE
+    r"(model[^/]*|adapters)\.safetensors|[^/]+\.(json|jinja|txt|model|tiktoken)"
+    r"|\d{1,2}_[a-z]{1,40}/(config\.json|model\.safetensors)",
+    re.IGNORECASE,
 )
-"""What MLX and the tokenizers read, LoRA adapters included. Nothing that could run, and nothing in
-folders."""
+"""What MLX and the tokenizers read, LoRA adapters included, and sentence-transformers' modules, in
+folders of their own. Nothing that could run, and nothing in other folders."""
 
 ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 """A git blob's SHA-1, or the SHA-256 of a large file."""
@@ -96,7 +98,7 @@ def _fetch(cache: Path, model: str, revision: str) -> None:
         for s in info.siblings or ()
         if WANTED.fullmatch(s.rfilename)
     ]
-    if not any(file.name.endswith(".safetensors") for file in files):
+    if not any(re.fullmatch(r"[^/]+\.safetensors", file.name) for file in files):
         raise FetchError("invalid_checkpoint", f"{model} has no model*.safetensors for MLX")
     if not (ETAG.fullmatch(commit) and all(ETAG.fullmatch(file.etag) for file in files)):
         raise FetchError("hub_unreachable", f"the hub's description of {model} makes no sense")
@@ -203,12 +205,17 @@ def _link(folder: Path, commit: str, files: list[Wanted]) -> None:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     for file in files:
-        (building / file.name).symlink_to(Path("../../blobs") / file.etag)
+        link, depth = building / file.name, file.name.count("/")
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(Path(*[".."] * (2 + depth), "blobs") / file.etag)
     if snapshot.is_dir():  # begun by another tool
-        for link in building.iterdir():
-            (snapshot / link.name).unlink(missing_ok=True)
-            link.rename(snapshot / link.name)
-        building.rmdir()
+        for file in files:
+            link = snapshot / file.name
+            if "/" in file.name:
+                inside(folder, link.parent).mkdir(exist_ok=True)
+            inside(folder, link).unlink(missing_ok=True)
+            (building / file.name).rename(link)
+        shutil.rmtree(building)
     else:
         building.rename(snapshot)
 

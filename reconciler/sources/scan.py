@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.core.snapshot import Snapshot
-from reconciler.sources.files import Progress, Walk, walk
+from reconciler.sources.rewalk import walk
+from reconciler.sources.walk import Progress, Walk
 
 T = TypeVar("T")
 

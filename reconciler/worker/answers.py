@@ -32,33 +32,41 @@ class Form:
     """What ends a stream with an error."""
     error: ErrorForm = openai_error
     signs: Signs = SERVER_SENT_EVENTS
+    generates: bool = True
+    """False if the answer is about the prompt alone, which is then only prepared."""
 
 
 async def answer(request: web.Request, completion: Completion, form: Form) -> web.StreamResponse:
     """Run a completion and write its answer. Raises `RequestError`."""
     model = request.headers.get(MODEL_HEADER, request.match_info["name"])
     try:
+        if not form.generates:
+            await completion.prepare()
+            return await form.at_once(completion, model)
         await completion.start()
         if not completion.stream:
             return await form.at_once(completion, model)
-        async with keep_alive.opened(request, form.signs) as reply:
+        signs = form.signs.of(completion.echo.get("model", model))
+        async with keep_alive.opened(request, signs) as reply:
             try:
                 await form.stream(reply, completion, model)
             except ConnectionResetError:
                 pass
             except Exception as error:  # noqa: BLE001  headers are sent: the stream itself says it
-                await reply.write(form.broken_off(_failure(error)))
+                await reply.write(form.broken_off(failure(error)))
             return reply
     except RequestError:
         raise
     except Exception as error:  # noqa: BLE001  whatever the model raised, the client gets to know
-        body = msgspec.json.encode(form.error(_failure(error), FAILED))
+        body = msgspec.json.encode(form.error(failure(error), FAILED))
         return web.Response(status=FAILED, body=body, content_type="application/json")
     finally:
-        completion.cancel()  # whatever went wrong, or the client went away: nobody reads it
+        if form.generates:
+            completion.cancel()  # whatever went wrong, or the client went away: nobody reads it
 
 
-def _failure(error: Exception) -> dict[str, str]:
+def failure(error: Exception) -> dict[str, str]:
+    """What a client gets to know of an error that nobody foresaw, which is logged."""
     logs.log_error(error)
     words = f"{type(error).__name__}: {error}"
     return {"type": "server_error", "code": "generation_failed", "message": words}

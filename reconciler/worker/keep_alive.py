@@ -6,7 +6,7 @@ write is one whole event, so that a comment never stands in the middle of one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -24,6 +24,12 @@ class Signs:
 
     content_type: str
     alive: bytes | None
+    alive_for: Callable[[str], bytes] | None = None
+    """Makes `alive` of the model's name, where it has to say it."""
+
+    def of(self, model: str) -> "Signs":
+        """The signs in an answer of that model."""
+        return self if self.alive_for is None else Signs(self.content_type, self.alive_for(model))
 
 
 SERVER_SENT_EVENTS = Signs("text/event-stream", b": keep-alive\n\n")
@@ -35,7 +41,12 @@ class Stream(web.StreamResponse):
     def __init__(self, signs: Signs) -> None:
         super().__init__(headers={"Content-Type": signs.content_type})
         self._alive = signs.alive
+        self._make: Callable[[], bytes] | None = None
         self._written = monotonic()
+
+    def make_signs(self, make: Callable[[], bytes]) -> None:
+        """Have each sign made from now on, where its readers know no fixed one."""
+        self._make = make
 
     async def write(self, data: Any) -> None:
         """Write a whole event or line. Raises ConnectionResetError if the client is gone."""
@@ -50,7 +61,7 @@ class Stream(web.StreamResponse):
             while True:
                 await asyncio.sleep(max(0.0, self._written + seconds - monotonic()))
                 if monotonic() >= self._written + seconds:
-                    await self.write(self._alive)
+                    await self.write(self._make() if self._make else self._alive)
 
 
 @asynccontextmanager

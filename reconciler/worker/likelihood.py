@@ -5,6 +5,7 @@ in a block whose maximum is among the `number` largest maxima: only those blocks
 only the answer leaves MLX.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -27,30 +28,51 @@ class Likelihood:
 
 def likelihood(token: int, logprobs: Any, number: int) -> Likelihood:
     """Of a token and of the `number` likeliest; logprobs: (vocabulary,). On the MLX thread."""
-    number = min(number, logprobs.size)
-    if number == 0:
-        return Likelihood(token, logprobs[token].item(), ())
-    ids = _likeliest(logprobs, number)
-    chosen, values = logprobs[token], logprobs[ids]
+    return likelihoods([token], logprobs[None], number)[0]
+
+
+def likelihoods(tokens: Sequence[int], logprobs: Any, number: int) -> list[Likelihood]:
+    """Of a token in each row, and of the `number` likeliest there; logprobs: (rows, vocabulary)."""
+    number = min(number, logprobs.shape[-1])
+    chosen = mx.take_along_axis(logprobs, mx.array(list(tokens))[:, None], axis=-1)[:, 0]
+    ids = _likeliest(logprobs, number) if number else mx.zeros((len(tokens), 0), mx.uint32)
+    values = mx.take_along_axis(logprobs, ids, axis=-1)
     mx.eval(chosen, ids, values)
-    found = zip(ids.tolist(), values.tolist(), strict=True)
+    columns: list[Any] = [chosen.tolist(), ids.tolist(), values.tolist()]
+    return [
+        Likelihood(token, max(LEAST, value), _best(zip(others, theirs, strict=True)))
+        for token, value, others, theirs in zip(tokens, *columns, strict=True)
+    ]
+
+
+LEAST = -9999.0
+"""What is said of a token that cannot be: minus infinity is no JSON. OpenAI's number."""
+
+
+def _best(found: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """Those that can be, the likeliest first."""
     # A token that a grammar forbids is no alternative, and minus infinity is no JSON.
     pairs = [pair for pair in found if pair[1] > -inf]
-    best = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
-    return Likelihood(token, chosen.item(), tuple(best))
+    return tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
 
 def _likeliest(logprobs: Any, number: int) -> Any:
-    """Ids of the `number` largest, in any order: (vocabulary,) -> (number,)."""
-    blocks = logprobs.size // BLOCK
+    """Ids of the `number` largest, in any order: (rows, vocabulary) -> (rows, number)."""
+    rows, size = logprobs.shape
+    blocks = size // BLOCK
     if blocks <= number:
         return _largest(logprobs, number)
     whole = blocks * BLOCK
-    rows = _largest(logprobs[:whole].reshape(blocks, BLOCK).max(axis=1), number)
-    ids = (rows[:, None] * BLOCK + mx.arange(BLOCK, dtype=rows.dtype)).reshape(-1)
-    ids = mx.concatenate([ids, mx.arange(whole, logprobs.size, dtype=rows.dtype)])
-    return ids[_largest(logprobs[ids], number)]
+    maxima = logprobs[:, :whole].reshape(rows, blocks, BLOCK).max(axis=-1)
+    best = _largest(maxima, number)
+    ids = (best[:, :, None] * BLOCK + mx.arange(BLOCK, dtype=best.dtype)).reshape(rows, -1)
+    rest = mx.arange(whole, size, dtype=best.dtype)
+    ids = mx.concatenate([ids, mx.broadcast_to(rest, (rows, size - whole))], axis=-1)
+    found = _largest(mx.take_along_axis(logprobs, ids, axis=-1), number)
+    return mx.take_along_axis(ids, found, axis=-1)
 
 
 def _largest(values: Any, number: int) -> Any:
-    return mx.argpartition(-values, kth=number - 1)[:number]
+    if number == 1:
+        return mx.argmax(values, axis=-1, keepdims=True)
+    return mx.argpartition(-values, kth=number - 1, axis=-1)[:, :number]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
 
+from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Shapes
+from reconciler.core.footprint import reading_config
 from reconciler.core.protocol import (
     LoadWeights,
     OpenSession,
@@ -26,15 +27,17 @@ from reconciler.core.protocol import (
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.constraints.enforcer import Enforcer
+from reconciler.worker.embedding import encoder
+from reconciler.worker.embedding.session import EmbeddingRequest, EmbeddingSession
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
-from reconciler.worker.modules import Modules
+from reconciler.worker.modules import Modules, build
 from reconciler.worker.output import OutputFormat, of_tokenizer
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Request, Session
-from reconciler.worker.shapes import vocabulary
+from reconciler.worker.shapes import embedding_rows, vocabulary
 
 if TYPE_CHECKING:
     from reconciler.worker.generators import Batching
@@ -56,7 +59,9 @@ class Model:
         self._modules: Modules | None = None
         self._adapters: dict[str, Adapter | None] = {}
         """Of each session."""
-        self._sessions: dict[str, Session] = {}
+        self.embedder: Embedder | None = None
+        """How it makes vectors of texts; None: it generates. Also for other threads."""
+        self._sessions: dict[str, Session | EmbeddingSession] = {}
         self.tokenizer: Any = None
         self.output_format = OutputFormat()
         """How it writes reasoning and tool calls."""
@@ -79,7 +84,7 @@ class Model:
 
     def see(self, command: SeeShapes) -> Shapes:
         """What a checkpoint works with in memory; nothing of it stays here. Raises as `load`."""
-        return shapes.see(Path(command.path))
+        return shapes.see(Path(command.path), command.embedder)
 
     def load(self, command: LoadWeights, tell: Callable[[WeightsRead], None]) -> WeightsLoaded:
         """Read weights and tokenizer, side by side: reading releases the GIL.
@@ -95,7 +100,7 @@ class Model:
         tokenizer.start()
         try:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
-                model, _ = load_model(path, lazy=True)
+                model = self._build(path, command.embedder)
                 self._read(model, tell)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
@@ -104,7 +109,12 @@ class Model:
         if tokenizer.error is not None:
             raise tokenizer.error
         phases["tokenizer"] = tokenizer.phase
-        self._path, self._modules, self.tokenizer = path, Modules(path, model), tokenizer.result
+        self._path, self.tokenizer = path, tokenizer.result
+        self._weights = mx.get_active_memory()
+        if self.embedder is not None:
+            self.vocabulary = embedding_rows(model)
+            self.preprocessor.bind_embedder(self.tokenizer, self.vocabulary, self.embedder)
+            return WeightsLoaded(phases, self._weights)
         self.output_format = tokenizer.output_format
         self.vocabulary = vocabulary(model)
         eos = self.tokenizer.eos_token_ids
@@ -112,8 +122,19 @@ class Model:
         self.enforcer = Enforcer(self.tokenizer, self.tokenizer.eos_token_ids, self.vocabulary)
         rewinds = always_rewindable(make_prompt_cache(model))
         self.preprocessor.bind(self.tokenizer, self.vocabulary, rewinds=rewinds)
-        self._weights = mx.get_active_memory()
         return WeightsLoaded(phases, self._weights)
+
+    def _build(self, path: Path, embedder: Embedder | None) -> Any:
+        """The lazy model, and what else of the same kind is built over its arrays."""
+        self.embedder, make = embedder, build
+        if embedder is not None:
+
+            def make(path: Path, config: dict[str, Any]) -> Any:
+                return encoder.load(path, embedder, config)[0]
+
+        model = make(path, {})
+        self._modules = Modules(path, model, make)
+        return model
 
     def open(self, name: str, command: OpenSession) -> SessionOpened:
         """Open a session; an older one of that name is replaced once the new one has answered."""
@@ -135,20 +156,26 @@ class Model:
         return defaults
 
     def _open(self, name: str, command: OpenSession) -> SessionOpened:
-        if self._modules is None:
+        if self._path is None or self._modules is None:
             raise RuntimeError("no checkpoint is loaded yet")
         begin = time.monotonic()
         before = mx.get_active_memory()
         eos = self.tokenizer.eos_token_ids
-        kv_budget = KVBudget(command.config, command.shapes, command.session_bytes)
-        module = self._modules.get(command)
-        session = Session(module, command.config, tuple(eos), kv_budget, self._heartbeat)
         config = command.config
+        budgeted = reading_config(config, self.embedder)
+        kv_budget = KVBudget(budgeted, command.shapes, command.session_bytes)
+        module = self._modules.get(command)
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
-        if way not in self._batching:
-            self._batching[way] = session.learn_batching()
-        batching, reason = self._batching[way]
-        session.run_requests(batching)
+        session: Session | EmbeddingSession
+        reason = None
+        if self.embedder is not None:
+            session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
+        else:
+            session = Session(module, config, tuple(eos), kv_budget, self._heartbeat)
+            if way not in self._batching:
+                self._batching[way] = session.learn_batching()
+            batching, reason = self._batching[way]
+            session.run_requests(batching)
         observed, unused = session.observe(
             compute=command.adapter is not None or way not in self._computed
         )
@@ -161,7 +188,7 @@ class Model:
         return SessionOpened(observed, unused, phases, memory, warnings)
 
     def _warnings(
-        self, config: EffectiveSettings, session: Session, apart: str | None
+        self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None
     ) -> tuple[SettingWarning, ...]:
         """What clients should know of the model; `apart`: why requests do not run together."""
         problem = self.output_format.problem
@@ -211,13 +238,31 @@ class Model:
         }
 
     def session(self, name: str) -> Session:
-        """An open session. Raises KeyError."""
-        return self._sessions[name]
+        """An open session that generates. Raises KeyError."""
+        session = self._sessions[name]
+        if isinstance(session, EmbeddingSession):
+            raise KeyError(name)
+        return session
 
-    def cancel(self, name: str, request: Request) -> None:
-        """Let go of a completion, if it is still there."""
+    def embedding_session(self, name: str) -> EmbeddingSession:
+        """An open session that makes vectors of texts. Raises KeyError."""
+        session = self._sessions[name]
+        if isinstance(session, Session):
+            raise KeyError(name)
+        return session
+
+    def context_length(self, name: str) -> int | None:
+        """Of a session, if it is still there. Also for other threads."""
         session = self._sessions.get(name)
-        if session is not None:
+        return None if session is None else session.config.context_length
+
+    def cancel(self, name: str, request: Request | EmbeddingRequest) -> None:
+        """Let go of a request, if it is still there."""
+        session = self._sessions.get(name)
+        if isinstance(session, EmbeddingSession):
+            if isinstance(request, EmbeddingRequest):
+                session.cancel(request)
+        elif session is not None and isinstance(request, Request):
             session.cancel(request)
 
     def step(self) -> bool:
@@ -238,7 +283,7 @@ class Model:
             mx.clear_cache()
         return True
 
-    def _set_limit(self, session: Session) -> None:
+    def _set_limit(self, session: Session | EmbeddingSession) -> None:
         """Tell MLX what it may take while this session is stepped.
 
         At its limit MLX gives back the buffers that it keeps for later use, and waits for what is

@@ -6,7 +6,7 @@ so any number of adapters and the model without one hold the weights once; an ad
 stay as long as a session uses them.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,14 @@ from mlx_lm.utils import load_adapters, load_config, load_model
 from reconciler.core.facts import Adapter
 from reconciler.core.protocol import OpenSession
 
+Build = Callable[[Path, dict[str, Any]], Any]
+"""Makes a lazy model of a checkpoint, with these keys of config.json replaced."""
+
+
+def build(path: Path, config: dict[str, Any]) -> Any:
+    """A model that generates."""
+    return load_model(path, lazy=True, model_config=config)[0]
+
 
 class AdapterError(ValueError):
     """The adapter does not fit the model, or mlx-lm cannot read it."""
@@ -25,9 +33,11 @@ class AdapterError(ValueError):
 class Modules:
     """The modules that sessions run. Used on the MLX thread only."""
 
-    def __init__(self, path: Path, model: Any) -> None:
+    def __init__(self, path: Path, model: Any, build: Build = build) -> None:
+        """`model` is what `build` made of the checkpoint in directory `path`."""
         self._path = path
         self._model = model
+        self._build = build
         self._widths: dict[int, Any] = {}
         """By number of experts per token, where that is not the model's own."""
         self._adapted: dict[tuple[int, Adapter], Any] = {}
@@ -76,7 +86,7 @@ class Modules:
     def _sibling(self, config: dict[str, Any] | None) -> Any:
         """Another module over the same arrays."""
         # load_model overrides top-level keys only, so the whole edited tree is passed.
-        sibling, _ = load_model(self._path, lazy=True, model_config=config or {})
+        sibling = self._build(self._path, config or {})
         sibling.update(self._model.parameters())
         return sibling
 

@@ -1,6 +1,7 @@
 """A request -> the prompt that the model reads."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,10 @@ from reconciler.worker import reasoning
 from reconciler.worker.beginning import common
 from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.template import Rendered, Template, Templates, templates_of
-from reconciler.worker.chat.turns import Turn
+from reconciler.worker.chat.turns import REMINDS, Turn
 from reconciler.worker.errors import RequestError, unsupported
-from reconciler.worker.request import Body, no_variable, tools_as_sent
+from reconciler.worker.infill import infilling
+from reconciler.worker.request import MOST_PROMPTS, Body, no_variable, tools_as_sent
 from reconciler.worker.sampling_parameters import no_token
 from reconciler.worker.segments import Segmenter
 from reconciler.worker.token_bounds import TokenBounds
@@ -47,6 +49,17 @@ class Prompt:
     """True if the tools are described in a system turn of ours."""
     warnings: tuple[str, ...] = ()
     """What of the request has no effect on this model."""
+    more: tuple[list[int], ...] = ()
+    """The tokens of further prompts of the same request, texts as the first one."""
+    texts: tuple[str, ...] = ()
+    """Each prompt as text, if the answer repeats it."""
+    ends: tuple[int, ...] = ()
+    """Tokens that end the answer besides those that end every answer."""
+
+    @property
+    def all_tokens(self) -> tuple[list[int], ...]:
+        """The tokens of each prompt."""
+        return (self.tokens, *self.more)
 
 
 class Prompts:
@@ -86,12 +99,13 @@ class Prompts:
         key = "messages" if chat else "prompt"
         self._check_bias(body)
         prompt = self._chat(body, most) if chat else self._text(body, most)
-        if most is not None and len(prompt.tokens) >= most:
-            raise too_long(len(prompt.tokens), most, key)
-        if not prompt.tokens:
-            raise RequestError("the prompt is empty", "invalid_value", key)
-        if any(not 0 <= token < self._vocabulary for token in prompt.tokens):
-            raise RequestError("a token id is beyond the vocabulary", "invalid_value", key)
+        for tokens in prompt.all_tokens:
+            if most is not None and len(tokens) >= most:
+                raise too_long(len(tokens), most, key)
+            if not tokens:
+                raise RequestError("the prompt is empty", "invalid_value", key)
+            if any(not 0 <= token < self._vocabulary for token in tokens):
+                raise RequestError("a token id is beyond the vocabulary", "invalid_value", key)
         return prompt
 
     def _check_bias(self, body: Body) -> None:
@@ -102,19 +116,57 @@ class Prompts:
             raise RequestError(words, "invalid_value", "logit_bias")
 
     def _text(self, body: Body, most: int | None) -> Prompt:
-        prompt: Any = body.prompt
-        if prompt is None:
-            raise RequestError("missing 'prompt'", "missing_required_parameter", "prompt")
-        if isinstance(prompt, list) and not all(isinstance(part, int) for part in prompt):
-            if len(prompt) > 1:
-                words = "several prompts in one request are not supported; send one request each"
-                raise unsupported("prompt", words)
-            prompt = prompt[0]
-        if isinstance(prompt, str):
-            plain = body.add_special_tokens is False
-            more = {"add_special_tokens": False} if plain else {}
-            prompt = self._encoded(prompt, most, "prompt", **more)
-        return Prompt([int(token) for token in prompt])
+        """One prompt, or several, as they stand."""
+        ends: tuple[int, ...] = ()
+        prompts, texts = [], []
+        for sent in _sent(body):
+            tokens = self._sent_tokens(sent, body, most)
+            if body.echo:
+                texts.append(sent if isinstance(sent, str) else self._decoded(tokens))
+            if body.suffix:
+                plain = body.add_special_tokens is False or not isinstance(sent, str)
+                begin = [] if plain else self._begin()
+                tokens, ends = self._between(begin, tokens, body.suffix, most)
+            prompts.append(tokens)
+        return Prompt(prompts[0], more=tuple(prompts[1:]), texts=tuple(texts), ends=ends)
+
+    def _sent_tokens(self, sent: str | list[int], body: Body, most: int | None) -> list[int]:
+        """The tokens of a prompt, without those that begin a text if a suffix follows."""
+        if not isinstance(sent, str):
+            return [int(token) for token in sent]
+        plain = body.add_special_tokens is False or bool(body.suffix)
+        more = {"add_special_tokens": False} if plain else {}
+        return self._encoded(sent, most, "prompt", **more)
+
+    def _decoded(self, tokens: list[int]) -> str:
+        if any(not 0 <= token < self._vocabulary for token in tokens):
+            raise RequestError("a token id is beyond the vocabulary", "invalid_value", "prompt")
+        return str(self._tokenizer.decode(tokens))
+
+    def _between(
+        self, begin: list[int], prefix: list[int], suffix: str, most: int | None
+    ) -> tuple[list[int], tuple[int, ...]]:
+        """The prompt of an answer between a prefix and a suffix, and what ends it."""
+
+        def encode(text: str) -> list[int]:
+            return self._encoded(text, most, "suffix", add_special_tokens=False)
+
+        found = infilling(self._tokenizer.get_vocab(), encode, begin, prefix, suffix)
+        if found is None:
+            words = (
+                "suffix: the tokenizer of this model has no marks for filling in the middle of a "
+                "text; leave it out, or ask a model for code such as Qwen2.5-Coder"
+            )
+            raise unsupported("suffix", words)
+        return found.tokens, tuple(end for end in found.ends if 0 <= end < self._vocabulary)
+
+    def _begin(self) -> list[int]:
+        """Tokens that the tokenizer puts before every text."""
+        whole, text = (
+            self._tokenizer.encode("a", add_special_tokens=special) for special in (True, False)
+        )
+        places = (at for at in range(len(whole)) if whole[at : at + len(text)] == text)
+        return [int(token) for token in whole[: next(places, 0)]]
 
     def _chat(self, body: Body, most: int | None) -> Prompt:
         """The messages through the model's chat template."""
@@ -172,7 +224,7 @@ class Prompts:
             tokens,
             generation,
             places,
-            tools=tuple(tools),
+            tools=(*tools, *(body.deferred_tools if body.tool_choice != "none" else ())),
             described=rendered.described,
             warnings=warnings,
         )
@@ -192,6 +244,23 @@ class Prompts:
                 )
                 raise RequestError(words, "context_length_exceeded", key)
         return [int(token) for token in self._tokenizer.encode(text, **more)]
+
+
+def _sent(body: Body) -> Sequence[str | list[int]]:
+    """The prompts of a text completion. Raises `RequestError`."""
+    prompt: Any = body.prompt
+    if prompt is None:
+        raise RequestError("missing 'prompt'", "missing_required_parameter", "prompt")
+    if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt):
+        prompt = [prompt]
+    elif any(isinstance(part, int) for part in prompt):
+        words = "prompt: token ids and texts are mixed; each prompt is a text or a list of ids"
+        raise RequestError(words, "invalid_value", "prompt")
+    if len(prompt) * (body.n or 1) > MOST_PROMPTS:
+        words = f"prompt: {len(prompt)} prompts with {body.n or 1} answers each are too many; "
+        raise RequestError(f"{words}{MOST_PROMPTS} answers are the most", "invalid_value", "prompt")
+    sent: Sequence[str | list[int]] = prompt
+    return sent
 
 
 def too_long(tokens: int, most: int, key: str) -> RequestError:
@@ -216,7 +285,10 @@ def _check_length(characters: int, most: int, key: str) -> None:
 
 def _turns(body: Body) -> list[Turn]:
     turns = [chats.turn(message) for message in body.messages or []]
-    if body.system_prompt and not any(t["role"] in ("system", "developer") for t in turns):
+    for index in body.reminders:
+        turns[index][REMINDS] = True
+    system = (t for t in turns if t["role"] in ("system", "developer") and REMINDS not in t)
+    if body.system_prompt and not any(system):
         turns.insert(0, {"role": "system", "content": body.system_prompt})
     return turns
 

@@ -34,10 +34,13 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 WARNINGS = 16
 """Most warnings of one answer."""
 
+MOST_CHOICES = 8
+"""Answers to one prompt."""
+
+MOST_PROMPTS = 64
+"""Prompts of one request, and answers to all of them together."""
+
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
-
-
-_PLAIN = (str, int, float, type(None))
 
 
 _PLAIN = (str, int, float, type(None))
@@ -74,14 +77,18 @@ class Body(Sampling):
     model: str | None = None
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)] | None = None
     prompt: str | list[int | str | list[int]] | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MOST)] | None = None
+    suffix: str | None = None
+    echo: bool | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+    """0: the prompt alone is wanted."""
     min_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
     stop: Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
     stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=64)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHOICES)] | None = None
+    best_of: int | None = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -111,8 +118,14 @@ class Body(Sampling):
     """What the answer has to be."""
     chat: bool = True
     """True if the messages make the prompt."""
-    echo: dict[str, Any] = msgspec.field(default_factory=dict)
+    dialect_data: dict[str, Any] = msgspec.field(default_factory=dict)
     """What the answer repeats of the request, or depends on, in its dialect."""
+    reminders: list[int] = msgspec.field(default_factory=list)
+    """Indices of system messages that belong where they stand."""
+    deferred_tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    """Tools that the messages tell of, besides those that the chat template is given."""
+    names: dict[str, str] = msgspec.field(default_factory=dict)
+    """Keys as the client knows them, where its dialect has other names."""
     warnings: list[str] = msgspec.field(default_factory=list)
     """What was sent and has no effect."""
 
@@ -275,7 +288,7 @@ def _neutral(asked: dict[str, Any]) -> None:
     for key, off in (("seed", -1), ("repetition_penalty", 0)):
         if asked.get(key) == off:
             asked[key] = None
-    for key in ("response_format", "structured_outputs", *GUIDED):
+    for key in ("response_format", "structured_outputs", "best_of", "suffix", *GUIDED):
         if asked.get(key) in NOTHING:
             asked[key] = None
 
@@ -309,6 +322,10 @@ def _check(body: Body, names: dict[str, str]) -> None:
         words = f"min_tokens {body.min_tokens} is more than max_tokens {body.max_tokens}"
         raise RequestError(words, "invalid_value", names.get("min_tokens", "min_tokens"))
     _check_variables(body.chat_template_kwargs or {})
+    _check_choices(body)
+    if body.max_tokens == 0 and not body.echo:
+        key = names.get("max_tokens", "max_tokens")
+        raise RequestError(f"{key}: Expected `int` >= 1", "invalid_value", key)
     if body.continues:
         if body.messages is None or body.messages[-1].role != "assistant":
             words = "continue_final_message: the last message is not the assistant's"
@@ -316,6 +333,20 @@ def _check(body: Body, names: dict[str, str]) -> None:
         if body.continue_final_message and body.add_generation_prompt:
             words = "continue_final_message and add_generation_prompt exclude each other"
             raise RequestError(words, "invalid_value", "continue_final_message")
+
+
+def _check_choices(body: Body) -> None:
+    """Raise `RequestError` for answers, or parts of one, that cannot be had."""
+    number = body.n or 1
+    if body.best_of not in (None, number):
+        words = f"best_of must be {number}, as n is: answers are not chosen among"
+        raise unsupported("best_of", words)
+    for key in ("echo", "suffix") if body.chat else ():
+        if getattr(body, key):
+            raise unsupported(key, f"{key} is for /v1/completions; leave it out")
+    if body.echo and body.suffix:
+        words = "echo and suffix exclude each other: the answer stands between prompt and suffix"
+        raise RequestError(words, "invalid_value", "echo")
 
 
 def _check_variables(variables: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Ca
     in the batch. `special` tokens are never excluded by XTC.
     """
     temperature = 1.0 if asked.temperature is None else asked.temperature
-    if temperature < COLDEST:
+    if is_greedy(asked):
         temperature = 0.0
     top_p, min_p, top_k = asked.top_p or 0.0, asked.min_p or 0.0, asked.top_k or 0
     if not 0 < top_k < vocabulary:
@@ -63,6 +63,11 @@ def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Ca
         return mx.random.categorical(logprobs / temperature, key=next_key())
 
     return Seeded(asked.seed, draw)
+
+
+def is_greedy(asked: Sampling) -> bool:
+    """True if the likeliest token is always chosen."""
+    return asked.temperature is not None and asked.temperature < COLDEST
 
 
 class Seeded:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from reconciler.core.dialects import Dialect, ErrorForm, openai_error
 from reconciler.core.protocol import (
+    CONTEXT_HEADER,
     LEASE_HEADER,
     Lease,
     LoadWeights,
@@ -20,6 +21,7 @@ from reconciler.core.protocol import (
     Pulse,
     Recall,
     Recalled,
+    RequestContext,
     SeeShapes,
     WeightsLoaded,
     WeightsRead,
@@ -29,9 +31,10 @@ from reconciler.worker import logs
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import Completion
 from reconciler.worker.dialects.writing import FORMS
+from reconciler.worker.embedding.answers import EMBEDDING_FORMS, embed
+from reconciler.worker.errors import RequestError
 from reconciler.worker.heartbeat import Heartbeat
 from reconciler.worker.model import Model
-from reconciler.worker.request import RequestError
 from reconciler.worker.thread import MlxThread
 
 _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
@@ -40,7 +43,7 @@ _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
 MAX_BODY = 16_000_000
 """Bytes of a completion request."""
 
-ERROR_FORM = "error_form"
+ERROR_FORM: web.RequestKey[ErrorForm] = web.RequestKey("error_form", Callable)  # type: ignore[arg-type]
 """Key of a request: the form of errors that its client knows."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -129,9 +132,7 @@ def _app(
         return await on_mlx(lambda: model.probe(name))
 
     app = web.Application(middlewares=[_failures], client_max_size=MAX_BODY)
-    for dialect in FORMS:
-        path = f"/sessions/{{name}}/{dialect}"
-        app.router.add_post(path, partial(_complete, model, mlx, dialect))
+    _add_dialects(app, model, mlx)
     app.router.add_post("/shapes", see)
     app.router.add_get("/pulse", partial(_pulse, model, mlx, heartbeat, memory))
     app.router.add_post("/checkpoint", load)
@@ -142,15 +143,40 @@ def _app(
     return app
 
 
+def _add_dialects(app: web.Application, model: Model, mlx: MlxThread) -> None:
+    """The routes by which clients' requests come."""
+    for dialect in FORMS:
+        path = f"/sessions/{{name}}/{dialect}"
+        app.router.add_post(path, partial(_complete, model, mlx, dialect))
+    for dialect in EMBEDDING_FORMS:
+        path = f"/sessions/{{name}}/{dialect}"
+        app.router.add_post(path, partial(_embed, model, mlx, dialect))
+
+
 async def _complete(
     model: Model, mlx: MlxThread, dialect: Dialect, request: web.Request
 ) -> web.StreamResponse:
     name, form = request.match_info["name"], FORMS[dialect]
     request[ERROR_FORM] = form.error
+    if model.embedder is not None:
+        words = (
+            "this model makes embeddings and generates no text: ask POST /v1/embeddings, or name "
+            "another model"
+        )
+        raise RequestError(words, "unsupported_model", "model")
     lease = Lease.parse(request.headers.get(LEASE_HEADER))
+    context = RequestContext.parse(request.headers.get(CONTEXT_HEADER))
     data = await _read(request)
-    completion = Completion(model, mlx, name, data, dialect=dialect, lease=lease)
+    completion = Completion(model, mlx, name, data, dialect=dialect, lease=lease, context=context)
     return await answer(request, completion, form)
+
+
+async def _embed(
+    model: Model, mlx: MlxThread, dialect: Dialect, request: web.Request
+) -> web.Response:
+    request[ERROR_FORM] = EMBEDDING_FORMS[dialect].error
+    lease = Lease.parse(request.headers.get(LEASE_HEADER))
+    return await embed(request, model, mlx, await _read(request), dialect, lease)
 
 
 async def _read(request: web.Request) -> bytes:

@@ -7,10 +7,10 @@ and at their own end, is kept for prompts that begin alike, as long as the memor
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -19,20 +19,23 @@ from mlx_lm.sample_utils import make_sampler
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Lease, Usage
 from reconciler.core.records import EffectiveSettings
-from reconciler.worker import company, experts, generators, overrides, random_state
+from reconciler.worker import company, generators, observing, overrides, random_state
 from reconciler.worker.generators import Batching, Generated, Job, Read
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.pending import Request, Score
 from reconciler.worker.prompt_cache import PromptCache, always_rewindable
 from reconciler.worker.sampling import Seeded
+from reconciler.worker.scoring import PromptScorer
 
-T = TypeVar("T")
-
-Tell = Callable[[int, str | None, Any], None]
-"""Hears each token id, "stop" or "length" at the last one, and the log-probabilities of the
-whole vocabulary that it was chosen by."""
-
-Fail = Callable[[Exception], None]
+__all__ = [
+    "ContextLengthExceededError",
+    "InsufficientMemoryError",
+    "OverloadedError",
+    "Request",
+    "Score",
+    "Session",
+]
 
 BATCH_SIZE = 32
 """Requests that generate together; more wait for a place. mlx-lm's default."""
@@ -54,53 +57,6 @@ class InsufficientMemoryError(RuntimeError):
 
 class OverloadedError(RuntimeError):
     """As many requests wait as may."""
-
-
-@dataclass(eq=False)
-class Request:
-    """One completion: the prompt, how it goes on, and who hears of it."""
-
-    prompt: list[int]
-    max_tokens: int | None
-    """None: until the context is full."""
-    tell: Tell
-    fail: Fail
-    sampler: Callable[[Any], Any] | None = None
-    processors: Sequence[Any] = ()
-    boundaries: tuple[int, ...] = ()
-    """Places in the prompt, in tokens, where later ones are likely to part from it, ascending; the
-    first one is the end of the system turns."""
-    ends: tuple[int, ...] | None = None
-    """Tokens that end it; None: those of the session."""
-    read: Callable[[int], None] | None = None
-    """Called with the tokens of the prompt that were read so far, after each step of them."""
-    kept: bool = True
-    """Whether its KV cache is kept for prompts that begin alike."""
-    counted: bool = True
-    """Whether it is a client's, whose tokens are counted."""
-    cached_tokens: int | None = None
-    """Of the prompt, found in a kept KV cache; None: it still waits."""
-    told: int = 0
-    """Tokens that were generated in all."""
-    left: int = 0
-    """Tokens that it may still generate."""
-    reserved: int = 0
-    """Tokens of KV cache that it has room for."""
-    unread: int = 0
-    """Prompt tokens that the generator has not computed yet."""
-    known: int = 0
-    """Prompt tokens that it was inserted with a cache of."""
-    cuts: tuple[int, ...] = ()
-    """Places in the prompt at which its cache is kept, since it was inserted."""
-    uid: int | None = None
-    """Its place in the generator, while it is there."""
-    generated: list[int] = field(default_factory=list)
-    """Since it took that place."""
-
-    @property
-    def length(self) -> int:
-        """Tokens so far."""
-        return len(self.prompt) + len(self.generated)
 
 
 class Session:
@@ -129,6 +85,10 @@ class Session:
         self.routed: frozenset[int] = frozenset()
         """Numbers of experts per token that layers were seen to use."""
         self._waiting: deque[Request] = deque()
+        self._following: list[Request] = []
+        """Requests whose prompt another one is about to read."""
+        self._scoring: deque[tuple[Request, PromptScorer]] = deque()
+        """Requests whose prompts are read for their log-probabilities, one after the other."""
         self._running: dict[int, Request] = {}
         self._begin()
 
@@ -151,28 +111,48 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether a request is running or waits."""
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._scoring or self._waiting)
 
     @property
     def reads_in_tiles(self) -> bool:
         """Whether a prompt is being read of which more than a tile of attention is left."""
-        return any(request.unread > TILE for request in self._running.values())
+        return any(request.unread > TILE for request in self._admitted)
+
+    @property
+    def _admitted(self) -> list[Request]:
+        """Requests that have a place and memory."""
+        return [*self._running.values(), *(request for request, _ in self._scoring)]
 
     def _lengths(self, *more: Request) -> list[int]:
-        """Tokens that running requests, and these, have room for."""
-        return [request.reserved for request in (*self._running.values(), *more)]
+        """Tokens that admitted requests, and these, have room for."""
+        return [request.reserved for request in (*self._admitted, *more)]
 
     @property
     def kept_bytes(self) -> int:
         """Size of the KV caches that are kept of finished requests."""
         return self._kept.nbytes
 
-    def start(self, request: Request) -> None:
-        """Take a request up.
+    def start(self, *requests: Request) -> None:
+        """Take requests up, all or none.
 
         Raises `ContextLengthExceededError`, `InsufficientMemoryError` or `OverloadedError` before
         anything is computed.
         """
+        for request in requests:
+            self._check(request)
+        if len(self._waiting) + len(self._following) + len(requests) > MAX_WAITING:
+            raise OverloadedError(
+                f"{len(self._admitted)} requests are being answered and "
+                f"{len(self._waiting) + len(self._following)} of {MAX_WAITING} wait"
+            )
+        for request in requests:
+            most = min(self.config.context_length, self.kv_budget.most_tokens())
+            request.left = request.max_tokens or most - request.length
+            (self._waiting if request.follows is None else self._following).append(request)
+        self._admit()
+
+    def _check(self, request: Request) -> None:
+        """Raise what `start` raises of a request that can never be answered."""
         asked, context = request.max_tokens, self.config.context_length
         if request.length + (asked or 1) > context:
             raise ContextLengthExceededError(
@@ -181,23 +161,29 @@ class Session:
             )
         if (problem := self._too_long(request, asked or 1)) is not None:
             raise problem
-        if len(self._waiting) >= MAX_WAITING:
-            raise OverloadedError(
-                f"{len(self._running)} requests are being answered and {MAX_WAITING} wait"
-            )
-        request.left = asked or min(context, self.kv_budget.most_tokens()) - request.length
-        self._waiting.append(request)
-        self._admit()
+
+    def _end_following(self) -> None:
+        """Let those wait for a place whose prompt was read, or is not going to be."""
+        ready = [r for r in self._following if not self._is_to_be_read(r.follows)]
+        self._following = [r for r in self._following if r not in ready]
+        self._waiting.extendleft(reversed(ready))  # they came with the one that they followed
+
+    def _is_to_be_read(self, request: Request | None) -> bool:
+        if request is None or request.told:
+            return False
+        return request in self._admitted or request in self._waiting
 
     def _admit(self) -> None:
         """Let requests in, in order, as far as there is a place and memory."""
-        while self._waiting and len(self._running) < self._batch_size:
+        if self._following:
+            self._end_following()
+        while self._waiting and len(self._admitted) < self._batch_size:
             request = self._waiting[0]
             request.reserved = request.length + (
                 request.left if request.max_tokens else min(request.left, OPEN_ENDED)
             )
             if not self._fits(request):
-                if self._running:
+                if self._admitted:
                     return
                 # What nobody held when it came is held now: it may be too long even alone.
                 more = request.left if request.max_tokens else 1
@@ -210,7 +196,10 @@ class Session:
                     request.reserved = min(request.reserved, request.length + request.left)
             self._waiting.popleft()
             try:
-                self._insert(request)
+                if request.score is not None:
+                    self._begin_scoring(request, request.score)
+                else:
+                    self._insert(request)
             except Exception as error:  # noqa: BLE001  it is this request's
                 request.fail(error)
 
@@ -227,6 +216,43 @@ class Session:
     def _fits(self, *more: Request) -> bool:
         return self.kv_budget.fits(self._lengths(*more))
 
+    def _begin_scoring(self, request: Request, score: Score) -> None:
+        """Have all of a prompt read, whatever is known of it."""
+        step = self.config.eval_batch_size
+        scorer = PromptScorer(self._model, request.prompt, score.alternatives, step)
+        request.unread = len(request.prompt)
+        if request.cached_tokens is None:
+            request.cached_tokens = 0
+            self._count(len(request.prompt), 0)
+        self._scoring.append((request, scorer))
+        self._trim()
+
+    def _score(self) -> None:
+        """Read a piece of the first prompt whose log-probabilities are asked for."""
+        request, scorer = self._scoring[0]
+        score = request.score
+        try:
+            if scorer.unread:
+                scorer.read()
+                request.unread = scorer.unread + 1
+                if request.read is not None:
+                    request.read(len(scorer.known))
+            if scorer.unread or score is None:
+                return
+            self._scoring.popleft()
+            if request.kept and scorer.known:
+                self._kept.keep(scorer.known, scorer.cache)
+            score.tell(scorer.found)
+            request.score = None
+            if score.alone:
+                self._trim()
+            else:
+                self._insert(request)
+        except Exception as error:  # noqa: BLE001  it is this request's
+            if self._scoring and self._scoring[0][0] is request:
+                self._scoring.popleft()
+            request.fail(error)
+
     def _insert(self, request: Request) -> None:
         """Give a request its place in the generator, with what is known of its prompt."""
         prompt, cache, known = request.prompt, None, 0
@@ -234,7 +260,7 @@ class Session:
             cache, known = self._kept.find(prompt)
         if request.cached_tokens is None:
             request.cached_tokens = known
-            if request.counted:
+            if request.counted and request.follows is None:
                 self._count(len(prompt), 0)
         request.unread, request.known = len(prompt) - known, known
         request.cuts = self._cuts(request)
@@ -260,6 +286,8 @@ class Session:
         places = request.boundaries if request.kept else ()
         if self._rewinds:  # what is kept at the end serves as well, once it is there
             places = places[:1]
+        if request.leads:  # those that follow begin there
+            places = (*places, len(request.prompt))
         # The last token is never read with the others: the first one generated comes from it.
         ends = {min(place, len(request.prompt) - 1) for place in places}
         return tuple(sorted(end for end in ends if end > request.known))
@@ -286,6 +314,11 @@ class Session:
             self._trim()
         elif request in self._waiting:
             self._waiting.remove(request)
+        elif request in self._following:
+            self._following.remove(request)
+        else:
+            kept = [one for one in self._scoring if one[0] is not request]
+            self._scoring = deque(kept)
         self._admit()
 
     def _leave(self, request: Request) -> None:
@@ -307,9 +340,9 @@ class Session:
         """Tokens that the next step computes, at most: a piece of each of some prompts, padded to
         the longest, and one of each of the other requests.
         """
-        pieces = [min(r.unread, self.config.eval_batch_size) for r in self._running.values()]
+        pieces = [min(r.unread, self.config.eval_batch_size) for r in self._admitted]
         together = PREFILL_BATCH if self.batching is Batching.TOGETHER else 1
-        reading = min(together, sum(piece > 0 for piece in pieces))
+        reading = min(together + bool(self._scoring), sum(piece > 0 for piece in pieces))
         return reading * max(pieces, default=0) + len(self._running)
 
     def step(self) -> None:
@@ -319,7 +352,8 @@ class Session:
 
     def _step(self) -> None:
         try:
-            self._advance()
+            if self._running:
+                self._advance()
         except Exception as error:  # noqa: BLE001  every request is told
             random_state.renew()
             running, self._running = self._running, {}
@@ -328,6 +362,8 @@ class Session:
             for request in running.values():
                 request.uid = None
                 request.fail(error)
+        if self._scoring:
+            self._score()
         self._admit()
 
     def _advance(self) -> None:
@@ -372,7 +408,7 @@ class Session:
             held = self._generator.extract(piece.uid)
             if held is not None:
                 cache, tokens = held
-                self._kept.keep(tokens, cache, root=place == request.boundaries[0])
+                self._kept.keep(tokens, cache, root=request.boundaries[:1] == (place,))
                 self._trim()
 
     def _finish(self, request: Request, last: Generated) -> None:
@@ -436,23 +472,16 @@ class Session:
         Without `compute` nothing but the graph of a call is built, which takes milliseconds:
         settings act there. Raises what the model raises.
         """
-        with experts.observed() as routed, overrides.observed() as seen:
+
+        def call() -> None:
             if compute:
                 self.probe()
             else:
                 self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
-        self.routed = frozenset(routed or experts.listed(self._model))
-        used = {"flash_attention": seen.attention, "offload_kv_cache_to_gpu": seen.kv_on_gpu}
-        config = EffectiveSettings(
-            context_length=self.config.context_length,
-            eval_batch_size=self._generator.prefill_step,
-            # A model with an attention of its own computes it in one piece.
-            flash_attention=_only("ways of attention", seen.attention, otherwise=False),
-            num_experts=max(self.routed, default=0),
-            # What a model keeps in place of a KV cache stays where MLX computes.
-            offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=overrides.on_gpu()),
-        )
-        return config, tuple(key for key, values in used.items() if not values)
+
+        config = replace(self.config, eval_batch_size=self._generator.prefill_step)
+        observed, unused, self.routed = observing.observe(self._model, config, call)
+        return observed, unused
 
     def learn_batching(self) -> tuple[Batching, str | None]:
         """How requests can run beside each other, and why not together. Raises as `observe`."""
@@ -467,9 +496,9 @@ class Session:
 
     def close(self) -> None:
         """Let go of the generator; what still runs or waits is told so."""
-        gone = [*self._running.values(), *self._waiting]
-        self._running.clear()
-        self._waiting.clear()
+        gone = [*self._admitted, *self._waiting, *self._following]
+        for those in (self._running, self._scoring, self._waiting, self._following):
+            those.clear()
         for request in gone:
             request.fail(RuntimeError("the instance was unloaded"))
         self._generator.close()
@@ -483,10 +512,3 @@ def _unasked(length: int, tokens: int, errors: list[Exception]) -> Request:
 
 def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:
     """Nobody wants to hear it."""
-
-
-def _only(what: str, seen: set[T], *, otherwise: T) -> T:
-    """The one value that was seen. Raises ValueError where layers differ."""
-    if len(seen) > 1:
-        raise ValueError(f"layers use different {what}: {sorted(map(str, seen))}")
-    return next(iter(seen), otherwise)

@@ -19,8 +19,10 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.utils import load_model
 
+from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Shapes
 from reconciler.worker import overrides
+from reconciler.worker.embedding import encoder
 
 TOKENS = 8
 """Of the call: few, as a recurrent model's graph grows with each."""
@@ -37,15 +39,20 @@ class _Output:
     features: int
 
 
-def see(path: Path) -> Shapes:
-    """The shapes of the checkpoint in directory `path`.
+def see(path: Path, embedder: Embedder | None = None) -> Shapes:
+    """The shapes of the checkpoint in directory `path`; of an embedding model without its head.
 
     Raises what mlx_lm raises on a checkpoint that it cannot load, and ValueError where the model
     keeps its cache in a way that is not known here.
     """
-    model, config = load_model(path, lazy=True)
+    if embedder is None:
+        model, config = load_model(path, lazy=True)
+        called = model
+    else:
+        model, config = encoder.load(path, embedder)
+        called = encoder.hidden_states(model)
     bound = overrides.ModelWithOverrides(
-        model, overrides.Overrides(flash_attention=True, kv_on_gpu=overrides.on_gpu())
+        called, overrides.Overrides(flash_attention=True, kv_on_gpu=overrides.on_gpu())
     )
     cache, longer = make_prompt_cache(model), make_prompt_cache(model)
     with overrides.observed() as seen, _linear_outputs() as outputs:
@@ -84,9 +91,14 @@ def vocabulary(model: Any) -> int:
     number of tokens nor config.json's `vocab_size` is a bound.
     """
     logits = model(mx.zeros((1, 1), dtype=mx.int32), cache=make_prompt_cache(model))
+    return int(min(logits.shape[-1], embedding_rows(model) or logits.shape[-1]))
+
+
+def embedding_rows(model: Any) -> int:
+    """Rows of a model's embedding of tokens; 0 if it has none of mlx's."""
     kinds = (nn.Embedding, nn.QuantizedEmbedding)
     rows = [m.weight.shape[0] for m in model.modules() if isinstance(m, kinds)]
-    return int(min(logits.shape[-1], max(rows, default=logits.shape[-1])))
+    return int(max(rows, default=0))
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def bare(data: bytes) -> bytes:
         ("deflate", bare(TEXT)),
         ("gzip", b""),
     ],
+    ids=["gzip", "x-gzip", "deflate", "bare deflate", "empty"],
 )
 def test_a_compressed_body_is_unpacked(encoding: str, packed: bytes) -> None:
     assert body._unpacked(packed, encoding, 100) == (TEXT if packed else b"")

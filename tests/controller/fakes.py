@@ -12,7 +12,7 @@ from reconciler.controller import Controller, RecordView
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.manifest import Diagnostic
-from reconciler.core.protocol import Lease, Reply, Usage
+from reconciler.core.protocol import Lease, Reply, RequestContext, Usage
 from reconciler.core.records import (
     Instance,
     LoadReport,
@@ -159,7 +159,7 @@ class FakeEngine:
 
     @asynccontextmanager
     async def request(
-        self, name: str, path: str, body: bytes, lease: Lease
+        self, name: str, path: str, body: bytes, lease: Lease, _context: RequestContext
     ) -> AsyncIterator[Reply]:
         assert name in self.loaded
         self.requests.append((name, path, body, lease.allowed))

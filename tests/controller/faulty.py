@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import Ledger
-from reconciler.core.protocol import Lease, Reply, Usage
+from reconciler.core.protocol import Lease, Reply, RequestContext, Usage
 from reconciler.core.records import (
     Instance,
     LoadReport,
@@ -75,9 +75,10 @@ class FakeCatalog:
     def __init__(self) -> None:
         self.weights = dict(WEIGHTS)
         self.version = 1
-        self.sick: dict[str, Exception] = {}
+        self.sick: dict[str, type[Exception]] = {}
         """What a look at a model raises, or every look at several of which it is one. A look at
-        several does not wait for a dead mount, as that of the real catalogue.
+        several does not wait for a dead mount, as that of the real catalogue. Each look raises an
+        error of its own: one that is raised again has the frames of all times before.
         """
 
     def find(self, ref: ModelRef) -> Checkpoint:
@@ -205,7 +206,7 @@ class FaultyEngine:
 
     @asynccontextmanager
     async def request(
-        self, name: str, _path: str, body: bytes, lease: Lease
+        self, name: str, _path: str, body: bytes, lease: Lease, _context: RequestContext
     ) -> AsyncIterator[Reply]:
         request = FakeRequest(name, self.loaded[name].session, lease, int(body))
 

@@ -129,8 +129,8 @@ class World:
             self.pass_time(WRITE_AGAIN_SECONDS)
             assert self.controller.problem is None
 
-    def sicken(self, model: str, error: Exception) -> None:
-        """From now on looks at a model raise that, or hang."""
+    def sicken(self, model: str, error: type[Exception]) -> None:
+        """From now on looks at a model raise such an error, or hang."""
         self.catalog.sick[model] = error
 
     def cure(self) -> None:
@@ -484,7 +484,7 @@ class World:
                 self.end(self.engine.pending[0], None)
             self.check()
             self.pass_time(max(LONGEST_SECONDS, EMPTY_SECONDS, VANISHED_SECONDS))
-            if not self.engine.pending:
+            if not (self.engine.pending or self.engine.sessions.recalls):
                 break
 
     def _check_settled(self) -> None:

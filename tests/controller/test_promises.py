@@ -155,7 +155,7 @@ class Promises(RuleBasedStateMachine):
 
     @rule(model=models, hangs=st.booleans())
     def sicken_a_model(self, model: str, hangs: bool) -> None:
-        self.world.sicken(model, DeadMountError() if hangs else ZeroDivisionError("a bug"))
+        self.world.sicken(model, DeadMountError if hangs else ZeroDivisionError)
 
     @rule()
     def cure_all_models(self) -> None:

@@ -122,6 +122,26 @@ async def test_what_is_raised_for_one_model_is_its_problem_alone(
     assert (await resolver.find(HEALTHY)).shapes == Shapes(1)
 
 
+async def test_a_healthy_model_waits_for_none_that_hangs_where_a_look_at_both_fails(
+    resolver: CheckpointResolver, catalog: FakeCatalog, gate: threading.Event
+) -> None:
+    def fail() -> Checkpoint:
+        raise ZeroDivisionError
+
+    def hang() -> Checkpoint:
+        gate.wait(60)
+        return checkpoint(SICK)
+
+    catalog.sick, catalog.patient = fail, hang
+    sick = asyncio.create_task(resolver.find(SICK))
+    assert (await resolver.find(HEALTHY)).path == "/healthy"
+    assert (await resolver.find(ModelRef("another"))).path == "/another"
+    assert catalog.looks == [["healthy", "sick"], ["another"]]
+    assert not sick.done()
+    gate.set()
+    assert (await sick).path == "/sick"
+
+
 async def test_a_model_whose_building_raises_anything_has_no_shapes(
     resolver: CheckpointResolver,
 ) -> None:

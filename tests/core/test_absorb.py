@@ -89,13 +89,18 @@ def change(records: dict[str, Record], kind: str, name: str) -> None:
 
 
 def follow(
-    records: dict[str, Record], memory: SourceState, snapshot: Snapshot, now: float, wanted: Any
+    records: dict[str, Record],
+    memory: SourceState,
+    snapshot: Snapshot,
+    now: float,
+    wanted: Any,
+    touched: frozenset[str] | None,
 ) -> Absorbed:
     """Absorb a snapshot until there is no more of it, as the feed does."""
     confirmed, limit = wanted["confirmed"], wanted["limit"]
     while True:
         before = dict(records)
-        result = absorb(records, memory, snapshot, now, AT, LABELS, confirmed, limit)
+        result = absorb(records, memory, snapshot, now, AT, LABELS, confirmed, limit, touched)
         assert records == before
         records |= {record.name: record for record in result.upserts}
         for name in result.removals:
@@ -104,6 +109,7 @@ def follow(
             return result
         assert (len(result.upserts), result.removals) == (limit, ())
         memory = result.memory
+        touched = None if touched is None else frozenset(r.name for r in result.upserts)
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
@@ -115,6 +121,7 @@ def test_absorbing_what_differs_does_what_absorbing_everything_does(
     mine: dict[str, Record] = {}
     theirs: dict[str, Record] = {}
     memory, plain = SourceState(), SourceState()
+    touched: set[str] = set()
     now = 0.0
     for wanted, changes in sequence:
         for kind, name in changes:
@@ -122,8 +129,10 @@ def test_absorbing_what_differs_does_what_absorbing_everything_does(
             change(theirs, kind, name)
         now += wanted["seconds"]
         snapshot = files.snapshot(wanted)
-        result = follow(mine, memory, snapshot, now, wanted)
-        whole = follow(theirs, plain, snapshot, now, {**wanted, "limit": None})
+        touched |= {name for _, name in changes}
+        result = follow(mine, memory, snapshot, now, wanted, frozenset(touched))
+        touched = {record.name for record in result.upserts} | {*result.removals}
+        whole = follow(theirs, plain, snapshot, now, {**wanted, "limit": None}, None)
         assert mine == theirs
         assert sorted(result.removals) == sorted(whole.removals)
         assert replace(_plain(result), upserts=(), removals=()) == replace(
@@ -150,14 +159,14 @@ def test_only_what_differs_is_compared() -> None:
     snapshot = Snapshot(HERE, tuple(files))
     records = ProbeState()
     memory, pieces = SourceState(), 0
-    while (result := absorb(records, memory, snapshot, 0.0, AT, limit=10)).more:
+    while (result := absorb(records, memory, snapshot, 0.0, AT, limit=10, touched=())).more:
         records |= {r.name: r for r in result.upserts}
         memory, pieces = result.memory, pieces + 1
     assert (len(records), pieces) == (100, 10)
     assert len(compared) <= 2 * 100 + pieces * 10
     compared.clear()
     files[7] = ManifestFile("7.yaml", (Declared("n7", LoadSpec("p/n"), 1),))
-    changed = absorb(records, result.memory, Snapshot(HERE, tuple(files)), 0.0, AT)
+    changed = absorb(records, result.memory, Snapshot(HERE, tuple(files)), 0.0, AT, touched=())
     assert ([r.name for r in changed.upserts], compared) == (["n7"], ["n7"])
 
 

@@ -199,7 +199,8 @@ def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPRespo
         (TEXT, {"prompt": "x", "temperature": -1}, "temperature"),
         (TEXT, {"prompt": "x", "top_p": 7}, "top_p"),
         (TEXT, {"prompt": "x", "max_tokens": 0}, "max_tokens"),
-        (TEXT, {"prompt": "x", "n": 5}, "n"),
+        (TEXT, {"prompt": "x", "n": 9}, "n"),
+        (TEXT, {"prompt": "x", "n": 2, "best_of": 4}, "best_of"),
         (TEXT, {"prompt": "x", "logprobs": 30}, "logprobs"),
         (TEXT, {"prompt": "x", "suffix": "y"}, "suffix"),
         (CHAT, {}, "messages"),
@@ -212,7 +213,12 @@ def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPRespo
         ),
         (CHAT, {"messages": messages(), "tools": [{}]}, "tools[0]"),
         (CHAT, {"messages": messages(), "tool_choice": "required"}, "tool_choice"),
-        (TEXT, {"prompt": ["x", "y"]}, "prompt"),
+        (TEXT, {"prompt": ["x", 5]}, "prompt"),
+        (TEXT, {"prompt": ["x", ""]}, "prompt"),
+        (TEXT, {"prompt": ["x"] * 9, "n": 8}, "prompt"),
+        (TEXT, {"prompt": "x", "echo": True, "suffix": "y"}, "echo"),
+        (CHAT, {"messages": messages(), "echo": True}, "echo"),
+        (CHAT, {"messages": messages(), "suffix": "y"}, "suffix"),
         (TEXT, {"prompt": "x", "grammar": "root ::= 'x'"}, "grammar"),
         (TEXT, {"prompt": "x", "ttl": 0}, "ttl"),
         (CHAT, {"messages": messages(), "response_format": {"type": "json"}}, "response_format"),
@@ -448,15 +454,7 @@ def test_more_requests_than_may_wait_are_told_to_come_again(llama: Daemon) -> No
 
 
 def test_what_is_not_supported_says_so_in_its_own_form(shared: Daemon) -> None:
-    for path in ("/v1/embeddings", "/v1/responses"):
-        status, answer = shared.request("POST", path, {"model": "x", "input": "y"})
-        assert (status, answer["error"]["code"]) == (501, "not_supported")
-    for path in ("/v1/messages", "/v1/messages/count_tokens"):
-        status, answer = shared.request("POST", path, {"model": "x"})
-        assert (status, answer["type"]) == (501, "error")
-        assert path in answer["error"]["message"]
-    ollama = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings")
-    for method, path in (*(("POST", p) for p in ollama), ("GET", "/api/tags")):
-        status, answer = shared.request(method, path)
+    for path in ("/api/embed", "/api/embeddings"):
+        status, answer = shared.request("POST", path)
         assert status == 501
         assert path in answer["error"]

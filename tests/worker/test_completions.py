@@ -52,7 +52,13 @@ class Scripted:
     def session(self, name: str) -> "Scripted":
         return {"1": self}[name]
 
-    def start(self, request: Request) -> None:
+    ends = ()
+
+    def start(self, *requests: Request) -> None:
+        for request in requests:
+            self._tell(request)
+
+    def _tell(self, request: Request) -> None:
         if self.end == "length":
             *script, last = self.script
         else:
@@ -124,7 +130,7 @@ async def test_what_nobody_reads_as_it_comes_is_told_a_few_tokens_at_a_time() ->
     for stream in (True, False):
         one, scripted = completion(text, stream=stream)
         await one.start()
-        wakes[stream] = one._items.qsize()
+        wakes[stream] = one._news.qsize()
         assert "".join([p.delta.content async for p in one.pieces()]) == text
         assert len(scripted.script) > 2 * TOGETHER
     assert wakes[True] == len(scripted.script) + 1
@@ -159,7 +165,7 @@ async def test_what_cannot_be_told_is_not_generated_on(
     request: Any = SimpleNamespace(headers={MODEL_HEADER: "m"}, match_info={"name": "1"})
     reply = await answer(request, one, FORMS[Dialect.CHAT])
     assert reply.status == 500
-    assert scripted.cancelled == [one._request]
+    assert scripted.cancelled == [one._choices[0].request]
 
 
 async def test_an_instance_that_has_just_gone_can_be_asked_again_later() -> None:

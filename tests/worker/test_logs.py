@@ -8,7 +8,7 @@ import pytest
 from reconciler.worker import answers, server
 
 
-@pytest.mark.parametrize("failure", [answers._failure, server._unforeseen])
+@pytest.mark.parametrize("failure", [answers.failure, server._unforeseen])
 def test_an_error_is_logged_without_its_words(
     failure: Callable[[Exception], Any], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ def command(path: Path, *, context_length: int = 64, num_experts: int | None = N
 
 
 def session(model: Model, name: str) -> Session:
-    return model._sessions[name]
+    return model.session(name)
 
 
 def test_weights_are_counted_as_the_headers_say(models: Path) -> None:

@@ -150,3 +150,13 @@ def test_a_token_that_the_tokenizer_does_not_have_adds_no_text(family: str) -> N
     ends = [None, None, None, "length"]
     said = [parser.feed(token, end).content for token, end in zip(tokens, ends, strict=True)]
     assert "".join(said) == "aa"
+
+
+@pytest.mark.parametrize("family", [BPEStreamingDetokenizer, NaiveStreamingDetokenizer])
+def test_an_answer_that_continues_a_text_keeps_the_space_between(family: Any) -> None:
+    tokenizer = TokenizerWrapper(new_tokenizer(), family)
+    tokens = tokenizer.encode(" is it", add_special_tokens=False)
+    parser = OutputParser(tokenizer, OutputFormat(), generation="What", continues=True)
+    ends = [None] * (len(tokens) - 1) + ["length"]
+    pieces = [parser.feed(token, end) for token, end in zip(tokens, ends, strict=True)]
+    assert "".join(piece.content for piece in pieces) == " is it"

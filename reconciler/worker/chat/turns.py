@@ -1,8 +1,9 @@
 """Turns of a chat, and how they are rewritten for a template that does not take them as sent.
 
 A turn is a dictionary as chat templates read it: `role`, `content` (text), and where sent
-`reasoning_content`, `tool_calls`, `tool_call_id`, `name`. Each function here returns new turns and
-leaves the others as they are; which of them apply is decided in `template.py`.
+`reasoning_content`, `tool_calls`, `tool_call_id`, `name`; `REMINDS` is a key of our own. Each
+function here returns new turns and leaves the others as they are; which of them apply is decided in
+`template.py`.
 """
 
 import hashlib
@@ -21,6 +22,9 @@ LFM2's expressions."""
 JOIN = "\n\n"
 """Between the texts of turns that are merged."""
 
+REMINDS = "reminds"
+"""Key of a system turn that belongs where it stands; templates do not get it."""
+
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 """An id of a tool call as Mistral's templates want it."""
 
@@ -37,6 +41,24 @@ def system_first(turns: list[Turn]) -> list[Turn]:
     return (
         [{"role": "system", "content": JOIN.join(filter(None, system))}, *rest] if system else rest
     )
+
+
+def reminders(turns: list[Turn], *, taken: bool) -> list[Turn]:
+    """Leave system turns that remind where they are; turns of the user if they are not `taken`.
+
+    At the front they would be out of place, and every new one would change the beginning of the
+    prompt, whose KV cache is kept. Their form is the one that coding agents tell models about.
+    """
+
+    def made(turn: Turn) -> Turn:
+        if REMINDS not in turn:
+            return turn
+        if taken:
+            return {key: value for key, value in turn.items() if key != REMINDS}
+        text = f"<system-reminder>\n{turn['content']}\n</system-reminder>"
+        return {"role": "user", "content": text}
+
+    return [made(turn) for turn in turns]
 
 
 def system_in_user(turns: list[Turn]) -> list[Turn]:

@@ -1,5 +1,6 @@
-"""A completion in OpenAI's form: JSON at once, or server-sent events as it comes."""
+"""Completions in OpenAI's form: JSON at once, or server-sent events as they come."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -7,43 +8,72 @@ from aiohttp import web
 
 from reconciler.worker.answers import Form
 from reconciler.worker.completions import Completion, Piece
+from reconciler.worker.dialects.openai_logprobs import TextLogprobs, of_chat
 from reconciler.worker.keep_alive import Stream
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.output import Delta
 
 
+@dataclass
+class _Answer:
+    """One answer, as far as it is written."""
+
+    logprobs: TextLogprobs
+    whole: Delta = field(default_factory=Delta)
+    likelihoods: list[Likelihood] = field(default_factory=list)
+    calls: int = 0
+    """Tool calls that were written."""
+    finish_reason: str | None = None
+
+
+def _answers(completion: Completion) -> list[_Answer]:
+    return [_Answer(TextLogprobs(completion.tokenizer)) for _ in range(completion.answers)]
+
+
 async def _at_once(completion: Completion, model: str) -> web.Response:
-    whole, likelihoods, last = Delta(), [], Piece(Delta(), 0)
-    async for last in completion.pieces():
-        whole.content += last.delta.content
-        whole.reasoning += last.delta.reasoning
-        whole.calls += last.delta.calls
-        likelihoods += last.likelihoods
-    choice: dict[str, Any] = {"index": 0, "finish_reason": last.finish_reason}
-    if completion.chat:
-        message: dict[str, Any] = {"role": "assistant", "content": whole.content}
-        if whole.reasoning:
-            message |= {"reasoning_content": whole.reasoning, "reasoning": whole.reasoning}
-        if whole.calls:
-            message |= {"tool_calls": whole.calls, "content": whole.content or None}
-        choice["message"] = message
-    else:
-        choice["text"] = whole.content
-    choice["logprobs"] = _logprobs(completion, likelihoods)
+    answers, tokens = _answers(completion), 0
+    async for piece in completion.pieces():
+        one, tokens = answers[piece.index], piece.tokens
+        one.whole.content += piece.delta.content
+        one.whole.reasoning += piece.delta.reasoning
+        one.whole.calls += piece.delta.calls
+        one.likelihoods += piece.likelihoods
+        one.finish_reason = piece.finish_reason
     kind = "chat.completion" if completion.chat else "text_completion"
     body = _head(completion, model, kind) | {
-        "choices": [choice],
-        "usage": _usage(completion, last.tokens),
+        "choices": [_choice(completion, index, one) for index, one in enumerate(answers)],
+        "usage": _usage(completion, tokens),
     }
     if completion.warnings:
         body["warnings"] = completion.warnings
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
 
+def _choice(completion: Completion, index: int, one: _Answer) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": index, "finish_reason": one.finish_reason}
+    whole = one.whole
+    if completion.chat:
+        message: dict[str, Any] = {"role": "assistant", "content": whole.content}
+        if whole.reasoning:
+            message |= {"reasoning_content": whole.reasoning, "reasoning": whole.reasoning}
+        if whole.calls:
+            message |= {"tool_calls": whole.calls, "content": whole.content or None}
+        return choice | {"message": message, "logprobs": _logprobs(completion, one.likelihoods)}
+    if not completion.body.echo:
+        logprobs = _logprobs(completion, one.likelihoods, one)
+        return choice | {"text": whole.content, "logprobs": logprobs}
+    text, logprobs = _prompt(completion, index, one)
+    if logprobs is not None:
+        more = one.logprobs.add(one.likelihoods)
+        logprobs = {key: values + more[key] for key, values in logprobs.items()}
+    return choice | {"text": text + whole.content, "logprobs": logprobs}
+
+
 async def _stream(reply: Stream, completion: Completion, model: str) -> None:
     kind = "chat.completion.chunk" if completion.chat else "text_completion"
     head = _head(completion, model, kind)
-    count = calls = 0
+    answers, count = _answers(completion), 0
+    unbegun = set(range(len(answers)))
 
     warnings = {"warnings": completion.warnings} if completion.warnings else {}
 
@@ -53,7 +83,9 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
 
     if completion.chat:
         first = {"role": "assistant", "content": ""}
-        await send(head | {"choices": [{"index": 0, "delta": first, "finish_reason": None}]})
+        for index in range(len(answers)):
+            choice = {"index": index, "delta": first, "finish_reason": None}
+            await send(head | {"choices": [choice]})
     async for piece in completion.pieces():
         count = piece.tokens
         if piece.read is not None:
@@ -63,16 +95,26 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
             }
             await send(head | {"choices": [], "progress": progress})
             continue
-        delta = piece.delta
-        content = _delta(delta, calls) if completion.chat else {"text": delta.content}
-        calls += len(delta.calls)
-        choice = {"index": 0, "finish_reason": piece.finish_reason} | content
-        choice |= {"logprobs": _logprobs(completion, piece.likelihoods)}
-        await send(head | {"choices": [choice]})
+        one = answers[piece.index]
+        if completion.body.echo and piece.index in unbegun:
+            unbegun.discard(piece.index)
+            text, logprobs = _prompt(completion, piece.index, one)
+            choice = {"index": piece.index, "finish_reason": None, "text": text}
+            await send(head | {"choices": [choice | {"logprobs": logprobs}]})
+        await send(head | {"choices": [_chunk(completion, piece, one)]})
     options = completion.body.stream_options
     if options is not None and options.include_usage:
         await send(head | {"choices": [], "usage": _usage(completion, count)})
     await reply.write(b"data: [DONE]\n\n")
+
+
+def _chunk(completion: Completion, piece: Piece, one: _Answer) -> dict[str, Any]:
+    """The choice of a chunk."""
+    delta = piece.delta
+    content = _delta(delta, one.calls) if completion.chat else {"text": delta.content}
+    one.calls += len(delta.calls)
+    choice = {"index": piece.index, "finish_reason": piece.finish_reason} | content
+    return choice | {"logprobs": _logprobs(completion, piece.likelihoods, one)}
 
 
 def _delta(delta: Delta, calls: int) -> dict[str, Any]:
@@ -87,36 +129,23 @@ def _delta(delta: Delta, calls: int) -> dict[str, Any]:
     return {"delta": added}
 
 
-def _logprobs(completion: Completion, likelihoods: list[Likelihood]) -> dict[str, Any] | None:
-    """Log-probabilities: chats and texts have them in forms of their own."""
+def _logprobs(
+    completion: Completion, likelihoods: list[Likelihood], one: _Answer | None = None
+) -> dict[str, Any] | None:
+    """Log-probabilities: chats and texts, which `one` is, have them in forms of their own."""
     if completion.body.alternatives is None:
         return None
+    if completion.chat or one is None:
+        return of_chat(completion.tokenizer, likelihoods)
+    return one.logprobs.add(likelihoods)
 
-    def text(token: int) -> str:
-        return str(completion.tokenizer.decode([token]))
 
-    if not completion.chat:
-        return {
-            "tokens": [text(one.token) for one in likelihoods],
-            "token_logprobs": [one.logprob for one in likelihoods],
-            "top_logprobs": [{text(t): p for t, p in one.alternatives} for one in likelihoods],
-        }
-
-    def told(token: int, logprob: float) -> dict[str, Any]:
-        words = text(token)
-        whole = "\ufffd" not in words  # else a part of a character, whose bytes are not known
-        return {
-            "token": words,
-            "logprob": logprob,
-            "bytes": list(words.encode()) if whole else None,
-        }
-
-    return {
-        "content": [
-            told(one.token, one.logprob) | {"top_logprobs": [told(*a) for a in one.alternatives]}
-            for one in likelihoods
-        ]
-    }
+def _prompt(completion: Completion, index: int, one: _Answer) -> tuple[str, dict[str, Any] | None]:
+    """The prompt that an answer begins with, and its log-probabilities, if they are asked for."""
+    text, tokens, likelihoods = completion.prompt_of(index)
+    if completion.body.alternatives is None:
+        return text, None
+    return text, one.logprobs.begin(tokens[0], likelihoods)
 
 
 def _broken_off(error: dict[str, str]) -> bytes:

@@ -1,24 +1,13 @@
 """What a request means: the chat or text completion that it is translated into."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.core.dialects import Dialect
-
-
-@dataclass(frozen=True)
-class Translated:
-    """A request as a completion of OpenAI's form."""
-
-    sent: dict[str, Any]
-    """The body, with the keys of `core.request_keys`."""
-    chat: bool = True
-    echo: dict[str, Any] = field(default_factory=dict)
-    """What the answer repeats of the request, or depends on, as plain JSON."""
-    warnings: list[str] = field(default_factory=list)
-    """What was sent and has no effect."""
-
+from reconciler.worker.dialects import lm_studio_reading, ollama_reading
+from reconciler.worker.dialects import messages_reading as messages
+from reconciler.worker.dialects.responses import reading as responses
+from reconciler.worker.dialects.translated import Translated
 
 Read = Callable[[dict[str, Any]], Translated]
 """Raises `RequestError` naming the key as the client knows it."""
@@ -31,4 +20,13 @@ def _text(sent: dict[str, Any]) -> Translated:
 READERS: dict[Dialect, Read] = {
     Dialect.CHAT: Translated,
     Dialect.TEXT: _text,
+    Dialect.RESPONSES: responses.read,
+    Dialect.RESPONSES_INPUT_TOKENS: responses.read,
+    Dialect.OLLAMA_CHAT: ollama_reading.read_chat,
+    Dialect.OLLAMA_GENERATE: ollama_reading.read_generate,
+    Dialect.LM_STUDIO_CHAT: lm_studio_reading.read,
+    Dialect.LM_STUDIO_V0_CHAT: Translated,
+    Dialect.LM_STUDIO_V0_TEXT: _text,
+    Dialect.MESSAGES: messages.read,
+    Dialect.COUNT_TOKENS: messages.read_to_count,
 }

@@ -27,6 +27,8 @@ class Delta:
     """Tool calls in OpenAI's form."""
     stopped: bool = False
     """True if the content reached a stop."""
+    stop: str = ""
+    """The stop that it reached."""
 
     def __bool__(self) -> bool:
         return bool(self.content or self.reasoning or self.calls or self.stopped)
@@ -75,6 +77,10 @@ class _Text:
         return rest
 
 
+_BEFORE = "."
+"""Stands for the text that an answer continues."""
+
+
 class OutputParser:
     """Parses one completion."""
 
@@ -87,14 +93,19 @@ class OutputParser:
         stops: Sequence[str] = (),
         tools: Iterable[Mapping[str, Any]] = (),
         chat: bool = True,
+        continues: bool = False,
     ) -> None:
         """Where `chat` is false the completion is text and nothing else.
 
         `generation`: what the chat template adds where the answer begins. `tools`: those that the
-        model may call, in OpenAI's form; without any there are no calls.
+        model may call, in OpenAI's form; without any there are no calls. With `continues` the
+        answer goes on where a message ends, and a space at its beginning is part of it.
         """
         self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer
+        if continues and "text" in vars(self._detokenizer):
+            # Those of mlx-lm that hold the text drop a space at the beginning of one.
+            self._detokenizer.text, self._detokenizer.offset = _BEFORE, len(_BEFORE)
         self._parser = TextParser(
             output_format if chat else OutputFormat(),
             generation=generation if chat else "",
@@ -166,7 +177,7 @@ class TextParser:
             self._add(delta, part, end if index == len(parts) - 1 else None)
         if end is not None:
             self._release(delta)
-        delta.stopped = self._stops.stopped
+        delta.stopped, delta.stop = self._stops.stopped, self._stops.found
         over = end is not None or delta.stopped
         if over and not (self.called or (self._reasoned and not self._content.written)):
             delta.content += self._content.rest()

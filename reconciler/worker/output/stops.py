@@ -14,7 +14,13 @@ class Stops:
         self._automata = [_Automaton(stop) for stop in dict.fromkeys(stops) if stop]
         self.held = ""
         """The end of the text, if it may become a stop."""
-        self.stopped = False
+        self.found = ""
+        """The stop that ended the text, once one did."""
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop ended the text."""
+        return bool(self.found)
 
     def feed(self, text: str) -> str:
         """The text that is certain."""
@@ -30,8 +36,9 @@ class Stops:
             character = whole[position]
             ends = [one.length for one in self._automata if one.step(character)]
             if ends:
-                self.stopped, self.held = True, ""
-                return whole[: position + 1 - max(ends)]
+                end = position + 1
+                self.found, self.held = whole[end - max(ends) : end], ""
+                return whole[: end - max(ends)]
         open_ = max(one.matched for one in self._automata)
         certain = len(whole) - open_
         self.held = whole[certain:]

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from reconciler.core.dialects import Dialect
+from reconciler.core.embedder import Embedder
+from reconciler.worker.embedding.request import Texts
 from reconciler.worker.prompt import Prompt
 from reconciler.worker.request import Body
 
@@ -40,6 +42,8 @@ class Bind(msgspec.Struct, tag=True):
 
     vocabulary: int
     rewinds: bool
+    embedder: Embedder | None = None
+    """With it texts are made into tokens for embeddings, and no prompts."""
 
 
 class Render(msgspec.Struct, tag=True):
@@ -66,6 +70,15 @@ class Prepare(msgspec.Struct, tag=True):
     dialect: Dialect
 
 
+class Embed(msgspec.Struct, tag=True):
+    """Parse the body of a request for embeddings and make the tokens of its texts."""
+
+    body: bytes
+    most: int | None
+    """Tokens of the longest text."""
+    dialect: Dialect
+
+
 class Done(msgspec.Struct, tag=True):
     """The answer to what has no result."""
 
@@ -85,6 +98,12 @@ class Prepared(msgspec.Struct, tag=True):
     """As JSON, which has integers of any size."""
 
 
+class Tokenized(msgspec.Struct, tag=True):
+    """A request for embeddings."""
+
+    texts: Texts
+
+
 class Refused(msgspec.Struct, tag=True):
     """A `RequestError`."""
 
@@ -101,8 +120,8 @@ class Failed(msgspec.Struct, tag=True):
     timed_out: bool = False
 
 
-Request = Setup | Bind | Render | Learn | Prepare
-Reply = Done | Text | Prepared | Refused | Failed
+Request = Setup | Bind | Render | Learn | Prepare | Embed
+Reply = Done | Text | Prepared | Tokenized | Refused | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 

@@ -15,18 +15,23 @@ from typing import Any
 import msgspec
 
 from reconciler.core.dialects import Dialect
+from reconciler.core.embedder import Embedder
 from reconciler.worker.chat import rendering
+from reconciler.worker.embedding.request import Texts, Tokenizing
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import work
 from reconciler.worker.preprocessing.lane import Facts, Lane
 from reconciler.worker.preprocessing.messages import (
     Bind,
+    Embed,
     Failed,
     Prepare,
     Prepared,
     Refused,
     Render,
+    Reply,
     Text,
+    Tokenized,
 )
 from reconciler.worker.preprocessing.process import ProcessEndedError, UnansweredError
 from reconciler.worker.preprocessing.tokenizer import describe
@@ -67,6 +72,7 @@ class Preprocessor:
         self._short = Lane(self._facts)
         self._long = Lane(self._facts, LINGER_SECONDS)
         self._local: Prompts | None = None
+        self._tokenizing: Tokenizing | None = None
         self._probing = PROBING_SECONDS
         """That renderings of our own may still take."""
         self._threads = ThreadPoolExecutor(4, "prompt")
@@ -138,6 +144,34 @@ class Preprocessor:
         self._facts.bind = Bind(vocabulary, rewinds)
         self._short.submit(self._short.learn)
 
+    def bind_embedder(self, tokenizer: Any, vocabulary: int, embedder: Embedder) -> None:
+        """Make tokens of texts for this embedding model."""
+        if self._facts.setup is None:
+            self._tokenizing = Tokenizing(tokenizer, vocabulary, embedder)
+            return
+        self._facts.bind = Bind(vocabulary, rewinds=False, embedder=embedder)
+        self._short.submit(self._short.inform)
+
+    def tokenize(
+        self, body: bytes, most: int | None = None, *, dialect: Dialect = Dialect.EMBEDDINGS
+    ) -> "Future[Texts]":
+        """Parse a request for embeddings and make the tokens of its texts, each of `most` at most.
+
+        The future raises `RequestError`.
+        """
+        if self._tokenizing is not None:
+            job = partial(work.tokenize, self._tokenizing, body, most, dialect)
+            return self._threads.submit(job)
+        lane = self._lane(body)
+        return lane.submit(partial(_tokenize, lane, Embed(body, most, dialect)))
+
+    def _lane(self, body: bytes) -> Lane:
+        """Where a request with this body goes. Raises `UnavailableError`."""
+        lane = self._long if len(body) >= LONG else self._short
+        if lane.waiting >= MAX_WAITING:
+            raise UnavailableError(f"{MAX_WAITING} requests wait to be read", "overloaded")
+        return lane
+
     def submit(
         self,
         body: bytes,
@@ -153,18 +187,36 @@ class Preprocessor:
         if self._local is not None:
             job = partial(work.prepare, self._local, body, defaults, most, dialect)
             return self._threads.submit(job)
-        lane = self._long if len(body) >= LONG else self._short
-        if lane.waiting >= MAX_WAITING:
-            raise UnavailableError(f"{MAX_WAITING} requests wait to be read", "overloaded")
+        lane = self._lane(body)
         request = Prepare(body, dict(defaults), most, dialect)
         return lane.submit(partial(_prepare, lane, request))
 
 
 def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
     """On the lane's thread. Raises `RequestError`."""
-    key = "prompt" if request.dialect is Dialect.TEXT else "messages"
+    text = request.dialect.is_text
+    reply = _asked(lane, request, "prompt" if text else "messages", learned=not text)
+    if isinstance(reply, Prepared):
+        tools = tuple(msgspec.json.decode(reply.tools))
+        return reply.body, replace(reply.prompt, tools=tools)
+    raise TypeError(type(reply).__name__)
+
+
+def _tokenize(lane: Lane, request: Embed) -> Texts:
+    """On the lane's thread. Raises `RequestError`."""
+    reply = _asked(lane, request, "input", learned=False)
+    if isinstance(reply, Tokenized):
+        return reply.texts
+    raise TypeError(type(reply).__name__)
+
+
+def _asked(lane: Lane, request: Prepare | Embed, key: str, *, learned: bool) -> Reply:
+    """The answer to a request, `key` being what it mostly consists of. Raises `RequestError`.
+
+    With `learned` the process has to know what the chat templates take.
+    """
     try:
-        if request.dialect is not Dialect.TEXT:
+        if learned:
             lane.learn()
         reply = lane.ask(request, SECONDS)
     except UnansweredError as error:
@@ -174,9 +226,6 @@ def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
         words = f"no prompt could be made of this request: {error}"
         raise RequestError(words, "invalid_value", key) from None
     match reply:
-        case Prepared():
-            tools = tuple(msgspec.json.decode(reply.tools))
-            return reply.body, replace(reply.prompt, tools=tools)
         case Refused(status=UnavailableError.status):
             raise UnavailableError(reply.message, reply.code, reply.param)
         case Refused():
@@ -184,4 +233,4 @@ def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
         case Failed():
             words = f"no prompt could be made of this request: {reply.message}"
             raise RequestError(words, "invalid_value", key)
-    raise TypeError(type(reply).__name__)
+    return reply

@@ -70,6 +70,11 @@ class BackendTokenizer:
         ids: list[int] = encoding.ids
         return ids
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, which are of the vocabulary; special tokens are text."""
+        text: str = self.backend_tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
     def get_vocab(self) -> dict[str, int]:
         """Token ids by text, added tokens included."""
         vocabulary: dict[str, int] = self.backend_tokenizer.get_vocab(with_added_tokens=True)

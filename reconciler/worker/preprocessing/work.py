@@ -9,11 +9,15 @@ import msgspec
 from reconciler.core.dialects import Dialect
 from reconciler.worker import request as requests
 from reconciler.worker.chat import bounded, rendering
+from reconciler.worker.dialects.naming import renamed, reworded
 from reconciler.worker.dialects.reading import READERS
+from reconciler.worker.embedding.reading import EMBEDDING_READERS
+from reconciler.worker.embedding.request import Texts, Tokenizing
 from reconciler.worker.errors import RequestError
 from reconciler.worker.preprocessing.messages import (
     Bind,
     Done,
+    Embed,
     Failed,
     Learn,
     Prepare,
@@ -24,6 +28,7 @@ from reconciler.worker.preprocessing.messages import (
     Request,
     Setup,
     Text,
+    Tokenized,
 )
 from reconciler.worker.preprocessing.tokenizer import BackendTokenizer
 from reconciler.worker.prompt import Prompt, Prompts
@@ -42,11 +47,26 @@ def prepare(
 ) -> tuple[Body, Prompt]:
     """Parse a request and make its prompt. Raises `RequestError`."""
     translated = READERS[dialect](requests.decoded(data))
-    body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
-    body.echo = translated.echo
-    body.warnings = [*translated.warnings, *body.warnings][: requests.WARNINGS]
-    with bounded.budget(RENDERING_SECONDS):
-        return body, prompts.build(body, most, chat=body.chat)
+    names = translated.names
+    try:
+        body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
+        body.reminders = translated.reminders
+        body.deferred_tools = translated.deferred_tools
+        with bounded.budget(RENDERING_SECONDS):
+            prompt = prompts.build(body, most, chat=body.chat)
+    except RequestError as error:
+        raise renamed(error, names) from None
+    body.dialect_data, body.names = translated.echo, names
+    own = [reworded(warning, names) for warning in body.warnings]
+    body.warnings = [*translated.warnings, *own][: requests.WARNINGS]
+    warnings = tuple(reworded(warning, names) for warning in prompt.warnings)
+    return body, replace(prompt, warnings=warnings)
+
+
+def tokenize(tokenizing: Tokenizing, data: bytes, most: int | None, dialect: Dialect) -> Texts:
+    """Parse a request for embeddings and make the tokens of its texts. Raises `RequestError`."""
+    sent = requests.decoded(data)
+    return tokenizing.build(EMBEDDING_READERS[dialect](sent, tokenizing.prompts), most)
 
 
 class Work:
@@ -55,6 +75,7 @@ class Work:
     def __init__(self) -> None:
         self._tokenizer: BackendTokenizer | None = None
         self._prompts: Prompts | None = None
+        self._tokenizing: Tokenizing | None = None
         self._renderers: dict[str, Callable[..., str]] = {}
         """By the text of a template: compiling one takes longer than rendering it."""
 
@@ -73,6 +94,8 @@ class Work:
         match request:
             case Setup():
                 self._tokenizer = BackendTokenizer(request)
+            case Bind(embedder=embedder) if embedder is not None:
+                self._tokenizing = Tokenizing(self._tokenizer, request.vocabulary, embedder)
             case Bind():
                 self._prompts = Prompts(
                     self._tokenizer, request.vocabulary, rewinds=request.rewinds, learn=False
@@ -84,6 +107,11 @@ class Work:
                 return self._render(request)
             case Prepare():
                 return self._prepare(request)
+            case Embed():
+                if self._tokenizing is None:
+                    raise RuntimeError("no embedding model is known yet")
+                texts = tokenize(self._tokenizing, request.body, request.most, request.dialect)
+                return Tokenized(texts)
         return Done()
 
     def _bound(self) -> Prompts:
@@ -106,9 +134,10 @@ class Work:
             self._bound(), request.body, request.defaults, request.most, request.dialect
         )
         # The worker has no use for what the prompt was made of.
+        body.continue_final_message = body.continues
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
         body.system_prompt = body.tool_choice = None
-        body.sent_tools, body.sent_variables = [], []
+        body.sent_tools, body.sent_variables, body.deferred_tools = [], [], []
         body.response_format = body.structured_outputs = None  # the constraint is made of them
         body.guided_json = body.guided_regex = body.guided_choice = body.guided_grammar = None
         tools = msgspec.json.encode(prompt.tools)

@@ -1,0 +1,130 @@
+"""Ollama's downloads, and what of its API has no counterpart here."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from reconciler.api.body import MAX_BYTES, parsed, receive
+from reconciler.api.context import CONTROLLER
+from reconciler.api.describe import describe
+from reconciler.api.early_stream import KEEP_ALIVE_SECONDS
+from reconciler.api.encode import encode
+from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
+from reconciler.api.ollama_names import OLLAMA_ERROR
+from reconciler.core.ollama import LINES, without_latest
+from reconciler.core.records import ModelRef
+from reconciler.core.schema import check
+from reconciler.models.download import Job
+
+routes = web.RouteTableDef()
+
+HUBS = ("hf.co/", "huggingface.co/")
+"""Hosts before a name, as Ollama has them for models of the hub."""
+
+PULLING = {"status": "pulling manifest"}
+SUCCESS = {"status": "success"}
+
+
+class Pull(msgspec.Struct):
+    """The body; `name` is what `model` was called before."""
+
+    model: str = ""
+    name: str = ""
+    stream: bool | None = None
+    insecure: bool | None = None
+    username: str | None = None
+    password: str | None = None
+
+
+@routes.post("/api/pull")
+@describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
+async def pull(request: web.Request) -> web.StreamResponse:
+    """Fetch a model from the hub, with lines that say how far it is."""
+    asked = await parsed(await receive(request, MAX_BYTES), _pull)
+    job = request.app[CONTROLLER].downloads.begin(_ref(asked.model or asked.name))
+    if asked.stream is False:
+        async for _ in _progress(job):
+            pass
+        if job.problem is not None:
+            raise of_problem(job.problem)
+        return reply(SUCCESS)
+    stream = web.StreamResponse(headers={"Content-Type": LINES})
+    await stream.prepare(request)
+    try:
+        await stream.write(_line(PULLING))
+        async for line in _progress(job):
+            await stream.write(_line(line))
+        last = SUCCESS if job.problem is None else {"error": job.problem.message}
+        await stream.write(_line(last))
+    except ConnectionResetError:
+        pass  # the download goes on
+    return stream
+
+
+def _pull(body: bytes) -> Pull:
+    try:
+        asked = msgspec.json.decode(body, type=Pull)
+    except (ValueError, RecursionError) as error:
+        message = f"the body is not what it should be: {error}"
+        raise ApiError(400, "invalid_request", message, "invalid_value") from None
+    if asked.insecure:
+        words = "insecure is not supported: models come from the hub, by HTTPS; leave it out"
+        raise ApiError(400, "invalid_request", words, "unsupported_parameter", "insecure")
+    return asked
+
+
+def _ref(name: str) -> ModelRef:
+    """The model of the hub that a name stands for; a tag is its revision. Raises `ApiError`."""
+    for hub in HUBS:
+        name = name.removeprefix(hub)
+    model, _, revision = without_latest(name).partition(":")
+    body = {"model": model} | ({"revision": revision} if revision else {})
+    if mistakes := check("download-request", body):
+        raise of_mistake(mistakes[0])
+    return ModelRef(model, revision or None)
+
+
+async def _progress(job: Job) -> AsyncIterator[dict[str, Any]]:
+    """How far a download is, after each step of it and now and then, until it has ended."""
+    named = f"{job.ref.model}@{job.ref.revision or ''}"
+    digest = f"sha256:{hashlib.sha256(named.encode()).hexdigest()}"
+    while job.status == "downloading":
+        changed = job.changed
+        if job.total is not None:
+            yield {
+                "status": f"pulling {job.ref.model}",
+                "digest": digest,
+                "total": job.total,
+                "completed": job.downloaded,
+            }
+        else:
+            yield PULLING
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                await changed.wait()
+        except TimeoutError:
+            continue
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return encode(value) + b"\n"
+
+
+@routes.post("/api/create")
+@routes.post("/api/copy")
+@routes.post("/api/push")
+@routes.delete("/api/delete")
+@routes.post("/api/blobs/{digest}")
+@describe({}, error=OLLAMA_ERROR)
+async def unsupported(request: web.Request) -> web.Response:
+    """Not supported: models are directories of files, which nothing here changes."""
+    message = (
+        f"{request.path} is not supported: models are directories of files, which are added by "
+        "/api/pull or by hand, and removed by hand; instances are loaded by "
+        "/api/v1/models/load or a manifest"
+    )
+    raise ApiError(400, "invalid_request", message, "not_supported")

@@ -1,0 +1,209 @@
+"""`launch`: load a model, then start a tool of another maker that uses it."""
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.cli.client import Client, UnreachableError, asks, read_token
+from reconciler.cli.progress import loaded
+from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, Tool, script
+from reconciler.cli.settings import body, settings
+
+AGENTS_NEED = 32_768
+"""Tokens of context with which coding agents can work: their prompts begin with up to 20,000."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is to be started once the daemon has answered."""
+
+    recipe: Recipe
+    arguments: tuple[str, ...]
+
+
+def _then_start(command: Callable[..., Start | None]) -> Callable[..., None]:
+    """Start the tool after the connection to the daemon is closed."""
+
+    @functools.wraps(command)
+    def started(**options: Any) -> None:
+        start = command(**options)
+        if start is not None:
+            sys.exit(run(start.recipe, start.arguments))
+
+    return started
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  reconciler launch codex --model openai/gpt-oss-20b\n"
+    "  reconciler launch claude -- -p 'What does this repository do?'\n"
+    "  reconciler launch opencode --print"
+)
+@click.argument("tool", type=click.Choice(list(TOOLS)))
+@click.argument("arguments", nargs=-1, metavar="[-- ARGUMENT]...")
+@click.option("--model", help="Model or instance.  [default: the only one that is loaded]")
+@settings
+@click.option("--print", "only_print", is_flag=True, help="Print the recipe; start nothing.")
+@_then_start
+@asks
+async def launch(
+    client: Client,
+    *,
+    tool: str,
+    arguments: tuple[str, ...],
+    model: str | None,
+    only_print: bool,
+    **asked: Any,
+) -> Start | None:
+    """Load MODEL if it is not, and start TOOL with settings for it and this daemon.
+
+    What stands after -- goes to TOOL. Its own files of settings stay as they are.
+    """
+    chosen = TOOLS[tool]
+    if only_print:
+        target = await _known(client, model)
+        click.echo(_printed(client, chosen, target, arguments), nl=False)
+        return None
+    _check_installed(chosen)
+    name = model or await _only_loaded(client)
+    answer = await loaded(client, await _request(client, name, asked))
+    for warning in answer["warnings"]:
+        click.echo(f"warning: {warning['key']}: {warning['reason']}", err=True)
+    context = answer["config"]["context_length"]
+    if chosen.agent and context < AGENTS_NEED:
+        click.echo(
+            f"warning: context_length {context} is short for {chosen.title}, whose prompts begin "
+            f"with up to 20,000 tokens; load the model with --context-length {AGENTS_NEED} or more",
+            err=True,
+        )
+    token = read_token(client.token_file) if client.token_file else ""
+    target = Target(client.url, answer["model_instance_id"], token, context)
+    return Start(chosen.recipe(target), arguments)
+
+
+def _check_installed(tool: Tool) -> None:
+    """Raise `click.ClickException` if the tool's program is not found."""
+    program = tool.recipe(Target("", "")).command[0]
+    if shutil.which(program) is None:
+        raise click.ClickException(
+            f"{tool.title} is not installed: there is no `{program}` on PATH; "
+            f"install it with `{tool.install}`"
+        )
+
+
+async def _only_loaded(client: Client) -> str:
+    """The name of the one instance of a language model that is loaded."""
+    names = sorted(name for name, _ in await _instances(client))
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        words = "no model is loaded; name one with --model (`reconciler ls` lists what there is)"
+        raise click.ClickException(words)
+    listed = ", ".join(names[:10])
+    raise click.ClickException(f"{len(names)} models are loaded; name one with --model: {listed}")
+
+
+async def _instances(client: Client) -> list[tuple[str, int]]:
+    """Names and context lengths of the loaded instances of language models."""
+    models = (await client.get("/api/v1/models"))["models"]
+    return [
+        (instance["id"], instance["config"]["context_length"])
+        for model in models
+        if model["type"] == "llm"
+        for instance in model["loaded_instances"]
+    ]
+
+
+async def _request(client: Client, name: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """The load request for a model, or for the record of that name."""
+    records = (await client.get("/api/v1/records"))["records"]
+    record = next((record for record in records if record["name"] == name), None)
+    if record is None:
+        return body(name, None, asked)
+    return body(record["spec"]["model"], name, asked)
+
+
+async def _known(client: Client, model: str | None) -> Target:
+    """What a recipe can be printed for, without a load, and without a daemon if MODEL is given."""
+    token = TOKEN if client.token_file else ""
+    try:
+        instances = dict(await _instances(client))
+        name = model or await _only_loaded(client)
+    except UnreachableError:
+        if model is None:
+            raise
+        return Target(client.url, model, token)
+    return Target(client.url, name, token, instances.get(name))
+
+
+def _printed(client: Client, tool: Tool, target: Target, arguments: tuple[str, ...]) -> str:
+    token_file = str(client.token_file or "")
+    commands = script(tool.recipe(target), arguments, token_file)
+    if target.context_length is not None:
+        return commands
+    return f"# {target.model} is not loaded: `reconciler load` it first, or serve with --jit.\n" + (
+        commands
+    )
+
+
+def run(recipe: Recipe, arguments: tuple[str, ...]) -> int:
+    """Start the recipe's program; its exit status, where this process does not become it.
+
+    Raises `click.ClickException` if it cannot be started.
+    """
+    if not recipe.files:
+        return _become(recipe, arguments)
+    with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
+        for name, content in recipe.files.items():
+            path = Path(directory) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content, "utf-8")
+        return _beside(recipe, arguments, directory)
+
+
+def _environment(recipe: Recipe, directory: str = "") -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in recipe.removed}
+    return kept | {k: v.replace(DIRECTORY, directory) for k, v in recipe.environ.items()}
+
+
+def _become(recipe: Recipe, arguments: tuple[str, ...]) -> int:
+    """Put the program in this process's place."""
+    command = recipe.words(arguments)
+    sys.stdout.flush()
+    try:
+        os.execvpe(command[0], command, _environment(recipe))  # noqa: S606
+    except OSError as error:
+        raise _not_started(command[0], error) from None
+
+
+def _beside(recipe: Recipe, arguments: tuple[str, ...], directory: str) -> int:
+    """Run the program to its end, so that the directory can be removed after it."""
+    command = [word.replace(DIRECTORY, directory) for word in recipe.words(arguments)]
+    before: dict[int, Any] = {}
+    try:
+        # The terminal sends Ctrl-C to both. It is the program's to take it.
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+        with subprocess.Popen(command, env=_environment(recipe, directory)) as child:
+            for ends in (signal.SIGTERM, signal.SIGHUP):
+                before[ends] = signal.signal(ends, lambda number, _: child.send_signal(number))
+            status = child.wait()
+    except OSError as error:
+        raise _not_started(command[0], error) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
+
+
+def _not_started(program: str, error: OSError) -> click.ClickException:
+    return click.ClickException(f"{program} cannot be started: {error.strerror}")

@@ -1,0 +1,341 @@
+"""How tools of others are started so that they use this daemon and one model.
+
+A recipe is a command with its environment and, where a tool takes its settings from a file alone,
+files for a temporary directory. None of the user's own files is read or written for it; the
+names of variables, options and keys are those of each tool's documentation and code.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+PROVIDER = "reconciler"
+"""What the daemon is called in tools that name their providers."""
+
+DIRECTORY = "{{directory}}"
+"""Stands for the temporary directory in a recipe's command and environment."""
+
+TOKEN = "{{token}}"  # noqa: S105  no secret, but its place
+"""Stands for the token in a recipe that is printed."""
+
+LINE = 90
+"""Characters of a printed command that stands on one line."""
+
+KEY = "RECONCILER_TOKEN"
+"""The variable of the token, for tools whose files and options name one."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a tool is started for."""
+
+    url: str
+    """The daemon's address, without a path."""
+    model: str
+    """As requests name it."""
+    token: str = ""
+    """What the daemon requires; "" if it requires none."""
+    context_length: int | None = None
+    """Most tokens of prompt and completion; None if that is not known."""
+
+    @property
+    def openai(self) -> str:
+        """The base of OpenAI's routes."""
+        return f"{self.url}/v1"
+
+    @property
+    def key(self) -> str:
+        """A key for tools that do not start without one."""
+        return self.token or "none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to start a tool."""
+
+    command: tuple[str, ...]
+    """The program and its first arguments; the user's follow."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """Variables to set."""
+    removed: tuple[str, ...] = ()
+    """Variables that would turn the tool elsewhere."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Path below the temporary directory -> content."""
+    alone: tuple[str, ...] = ()
+    """Arguments if the user gives none."""
+
+    def words(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """The whole command with the user's arguments."""
+        return (*self.command, *(arguments or self.alone))
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program that can be started."""
+
+    name: str
+    """On the command line."""
+    title: str
+    """As its makers write it."""
+    install: str
+    """A command that installs it."""
+    recipe: Callable[[Target], Recipe]
+    agent: bool = False
+    """True if it begins its prompts with thousands of tokens of instructions and tools."""
+
+
+def _claude(target: Target) -> Recipe:
+    models = dict.fromkeys(
+        (
+            "ANTHROPIC_MODEL",
+            "ANTHROPIC_DEFAULT_OPUS_MODEL",
+            "ANTHROPIC_DEFAULT_SONNET_MODEL",
+            "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+            "CLAUDE_CODE_SUBAGENT_MODEL",
+        ),
+        target.model,
+    )
+    environ = {
+        "ANTHROPIC_BASE_URL": target.url,
+        "ANTHROPIC_AUTH_TOKEN": target.key,
+        **models,
+        # Else the system prompt begins with a number that differs in each request, and no kept
+        # prompt is of use.
+        "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    }
+    if target.context_length is not None:
+        # Else it takes a model that it does not know for one with a million tokens.
+        environ["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(target.context_length)
+    # The variables of the user's settings.json win over those of the process; these win over them.
+    settings = {"env": environ | {"ANTHROPIC_API_KEY": ""}}
+    command = ("claude", "--settings", f"{DIRECTORY}/settings.json", "--model", target.model)
+    files = {"settings.json": json.dumps(settings, indent=2) + "\n"}
+    return Recipe(command, environ, ("ANTHROPIC_API_KEY",), files)
+
+
+def _codex(target: Target) -> Recipe:
+    provider = f"model_providers.{PROVIDER}"
+    settings: dict[str, str | int] = {
+        "model": target.model,
+        "model_provider": PROVIDER,
+        f"{provider}.name": PROVIDER,
+        f"{provider}.base_url": target.openai,
+        f"{provider}.wire_api": "responses",
+    }
+    if target.token:
+        settings[f"{provider}.env_key"] = KEY
+    if target.context_length is not None:
+        settings["model_context_window"] = target.context_length
+    # Strings of TOML are those of JSON, and codex takes what is not TOML as it is.
+    options = [part for key, value in settings.items() for part in ("-c", f"{key}={_toml(value)}")]
+    return Recipe(("codex", *options), {KEY: target.token} if target.token else {})
+
+
+def _toml(value: str | int) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _opencode(target: Target) -> Recipe:
+    model: dict[str, object] = {"name": target.model}
+    if target.context_length is not None:
+        model["limit"] = {
+            "context": target.context_length,
+            "output": _output(target.context_length),
+        }
+    settings = {
+        "provider": {
+            PROVIDER: {
+                "npm": "@ai-sdk/openai-compatible",
+                "name": PROVIDER,
+                "options": {"baseURL": target.openai, "apiKey": f"{{env:{KEY}}}"},
+                "models": {target.model: model},
+            }
+        },
+        "model": f"{PROVIDER}/{target.model}",
+        "small_model": f"{PROVIDER}/{target.model}",
+    }
+    environ = {"OPENCODE_CONFIG_CONTENT": json.dumps(settings), KEY: target.key}
+    return Recipe(("opencode",), environ)
+
+
+def _output(context_length: int) -> int:
+    """Tokens of an answer, for tools that reserve room for it."""
+    return max(1, min(8192, context_length // 4))
+
+
+def _aider(target: Target) -> Recipe:
+    # A first `openai/` is litellm's, and not part of the model's name. Options win over the files
+    # of settings that aider reads, its variables over .env files that set OPENAI_API_KEY.
+    options = ("--model", f"openai/{target.model}", "--openai-api-base", target.openai)
+    environ = {"AIDER_OPENAI_API_KEY": target.key}
+    return Recipe(("aider", *options, "--no-show-model-warnings"), environ)
+
+
+def _llm(target: Target) -> Recipe:
+    model: dict[str, object] = {
+        "model_id": target.model,
+        "model_name": target.model,
+        "api_base": target.openai,
+        "supports_schema": True,
+        "supports_tools": True,
+    }
+    environ = {"LLM_USER_PATH": DIRECTORY}
+    if target.token:
+        # A key of that name is not kept in the temporary directory, so the variable's is taken.
+        model["api_key_name"] = PROVIDER
+        environ["OPENAI_API_KEY"] = target.token
+    files = {
+        # YAML, of which JSON is a part.
+        "extra-openai-models.yaml": json.dumps([model], indent=2) + "\n",
+        "default_model.txt": target.model,
+    }
+    return Recipe(("llm",), environ, files=files)
+
+
+def _open_webui(target: Target) -> Recipe:
+    environ = {
+        "OPENAI_API_BASE_URL": target.openai,
+        "OPENAI_API_KEY": target.key,
+        "ENABLE_OPENAI_API": "true",
+        "ENABLE_OLLAMA_API": "false",
+        "DEFAULT_MODELS": target.model,
+        # Else what it kept in its database at its first start wins.
+        "ENABLE_PERSISTENT_CONFIG": "false",
+    }
+    removed = ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS")
+    return Recipe(("open-webui",), environ, removed, alone=("serve",))
+
+
+def _goose(target: Target) -> Recipe:
+    environ = {
+        "GOOSE_PROVIDER": "openai",
+        "GOOSE_MODEL": target.model,
+        "OPENAI_HOST": target.url,
+        "OPENAI_BASE_PATH": "v1/chat/completions",
+        "OPENAI_API_KEY": target.key,
+    }
+    if target.context_length is not None:
+        environ["GOOSE_CONTEXT_LIMIT"] = str(target.context_length)
+    # Without a word, it asks for the settings of a first start.
+    return Recipe(("goose",), environ, alone=("session",))
+
+
+def _crush(target: Target) -> Recipe:
+    model: dict[str, object] = {"id": target.model, "name": target.model}
+    if target.context_length is not None:
+        model["context_window"] = target.context_length
+        model["default_max_tokens"] = _output(target.context_length)
+    chosen = {"provider": PROVIDER, "model": target.model}
+    settings = {
+        "providers": {
+            PROVIDER: {
+                "name": PROVIDER,
+                "type": "openai-compat",
+                "base_url": target.openai,
+                "api_key": f"${KEY}",
+                "models": [model],
+            }
+        },
+        "models": {"large": chosen, "small": chosen},
+    }
+    files = {"crush.json": json.dumps(settings, indent=2) + "\n"}
+    return Recipe(("crush",), {"CRUSH_GLOBAL_CONFIG": DIRECTORY, KEY: target.key}, files=files)
+
+
+def _qwen(target: Target) -> Recipe:
+    options = ("--auth-type", "openai", "--openai-base-url", target.openai)
+    environ = {"OPENAI_API_KEY": target.key, "OPENAI_BASE_URL": target.openai}
+    return Recipe(("qwen", *options, "--model", target.model), environ)
+
+
+def _cline(target: Target) -> Recipe:
+    provider = "openai-compatible"
+    settings = {
+        "provider": provider,
+        "apiKey": target.key,
+        "model": target.model,
+        "baseUrl": target.openai,
+    }
+    entry = {
+        "settings": settings,
+        "updatedAt": "2026-01-01T00:00:00.000Z",  # an entry without one is ignored
+        "tokenSource": "manual",
+    }
+    kept = {
+        "version": 1,
+        "lastUsedProvider": provider,
+        "modes": {},
+        "providers": {provider: entry},
+    }
+    files = {"settings/providers.json": json.dumps(kept, indent=2) + "\n"}
+    return Recipe(("cline", "--data-dir", DIRECTORY, "--provider", provider), files=files)
+
+
+TOOLS = {
+    tool.name: tool
+    for tool in (
+        Tool(
+            "claude",
+            "Claude Code",
+            "npm install -g @anthropic-ai/claude-code",
+            _claude,
+            agent=True,
+        ),
+        Tool("codex", "Codex", "npm install -g @openai/codex", _codex, agent=True),
+        Tool("opencode", "opencode", "npm install -g opencode-ai", _opencode, agent=True),
+        Tool("aider", "aider", "python -m pip install aider-install && aider-install", _aider),
+        Tool("llm", "llm", "pipx install llm", _llm),
+        Tool("open-webui", "Open WebUI", "pip install open-webui", _open_webui),
+        Tool("goose", "goose", "brew install block-goose-cli", _goose, agent=True),
+        Tool("crush", "Crush", "npm install -g @charmland/crush", _crush, agent=True),
+        Tool("cline", "Cline", "npm install -g cline", _cline, agent=True),
+        Tool("qwen", "Qwen Code", "npm install -g @qwen-code/qwen-code", _qwen, agent=True),
+    )
+}
+"""By name, in the order of the help."""
+
+
+def script(recipe: Recipe, arguments: tuple[str, ...], token_file: str = "") -> str:
+    """The recipe as commands of a POSIX shell; the token is read from its file."""
+    changes = [f"-u {name}" for name in recipe.removed]
+    changes += [f"{key}={_shell(value, token_file)}" for key, value in recipe.environ.items()]
+    command = _wrapped([_shell(word, token_file) for word in recipe.words(arguments)])
+    lines = " \\\n  ".join([f"env {changes[0]}", *changes[1:], command] if changes else [command])
+    if not recipe.files:
+        return f"{lines}\n"
+    made = "".join(_made(name, text, token_file) for name, text in recipe.files.items())
+    return f'directory=$(mktemp -d)\n{made}{lines}\nrm -r "$directory"\n'
+
+
+def _wrapped(words: list[str]) -> str:
+    """A command, with a line for each option if it is long."""
+    short = " ".join(words)
+    if len(short) <= LINE:
+        return short
+    breaks = [" \\\n    " if word.startswith("-") else " " for word in words]
+    return "".join(f"{gap}{word}" for gap, word in zip(breaks, words, strict=True)).lstrip()
+
+
+def _made(name: str, content: str, token_file: str) -> str:
+    """Commands that write a file of the temporary directory."""
+    folder, _, _ = name.rpartition("/")
+    end = "'END'"
+    if TOKEN in content:
+        content = re.sub(r"[\\\\$`]", r"\\\g<0>", content)
+        content, end = content.replace(TOKEN, f"$(cat {shlex.quote(token_file)})"), "END"
+    made = f'mkdir -p "$directory/{folder}"\n' if folder else ""
+    return f'{made}cat > "$directory/{name}" <<{end}\n{content.rstrip()}\nEND\n'
+
+
+def _shell(word: str, token_file: str) -> str:
+    """A word of a shell command."""
+    read = f'"$(cat {shlex.quote(token_file)})"'
+    parts = {DIRECTORY: '"$directory"', TOKEN: read}
+    for place, written in parts.items():
+        if place in word:
+            before, _, after = word.partition(place)
+            return "".join([before and shlex.quote(before), written, after and shlex.quote(after)])
+    return shlex.quote(word)

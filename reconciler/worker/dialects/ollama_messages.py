@@ -1,0 +1,108 @@
+"""Messages of Ollama's chats -> OpenAI's, whose calls and results are paired by identifiers.
+
+Ollama's clients send results of tools in the order of the calls, or with the name of the tool; few
+send the identifiers of calls.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import msgspec
+
+from reconciler.worker.dialects.checking import unknown
+from reconciler.worker.errors import unsupported
+
+
+class Called(msgspec.Struct):
+    """The function of a call; `arguments` are an object."""
+
+    name: str
+    arguments: Any = None
+    index: int | None = None
+
+
+class ToolCall(msgspec.Struct):
+    """A call that an earlier answer made."""
+
+    function: Called
+    id: str | None = None
+    type: str | None = None
+
+
+class Message(msgspec.Struct):
+    """One message of a chat."""
+
+    role: str
+    content: str | None = None
+    thinking: str | None = None
+    images: list[Any] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+def turns(messages: Sequence[Message], sent: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The messages as OpenAI's, and warnings about unknown keys of `sent`, the same as they came.
+
+    Raises `RequestError`.
+    """
+    made, pending = [], _Pending()
+    for index, message in enumerate(messages):
+        if message.images:
+            words = f"messages[{index}].images is not supported; only text is"
+            raise unsupported("messages", words)
+        made.append(_turn(message, pending))
+    raw: Iterable[Any] = sent if isinstance(sent, list) else ()
+    known = frozenset(Message.__struct_fields__)
+    warnings = chain.from_iterable(
+        unknown(one, known, f"messages[{index}].")
+        for index, one in enumerate(raw)
+        if isinstance(one, dict)
+    )
+    return made, list(islice(warnings, 16))
+
+
+def _turn(message: Message, pending: "_Pending") -> dict[str, Any]:
+    role = message.role.lower()
+    made: dict[str, Any] = {"role": role, "content": message.content or ""}
+    if message.thinking:
+        made["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        made["tool_calls"] = [
+            {
+                "id": pending.add(call),
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": call.function.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    if role == "tool":
+        name = message.tool_name or message.name
+        made["tool_call_id"] = pending.answered(message.tool_call_id, name)
+        if name:
+            made["name"] = name
+    return made
+
+
+class _Pending:
+    """Calls without a result yet, by identifier, in their order."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._count = 0
+
+    def add(self, call: ToolCall) -> str:
+        """The identifier of a call, made where none was sent."""
+        self._count += 1
+        id_ = call.id or f"call_{self._count}"
+        self._names[id_] = call.function.name
+        return id_
+
+    def answered(self, sent: str | None, name: str | None) -> str:
+        """The identifier of the call that a result belongs to."""
+        same = (id_ for id_, called in self._names.items() if called == name)
+        id_ = sent or next(same, None) or next(iter(self._names), "call_0")
+        self._names.pop(id_, None)
+        return id_

@@ -1,0 +1,204 @@
+"""Runs a request for embeddings and writes the vectors in a dialect's form."""
+
+import asyncio
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+from aiohttp import web
+
+from reconciler.core.dialects import Dialect, ErrorForm, ollama_error, openai_error
+from reconciler.core.protocol import CONTEXT_HEADER, MODEL_HEADER, Lease, RequestContext
+from reconciler.worker import logs
+from reconciler.worker.embedding.request import Texts
+from reconciler.worker.embedding.session import EmbeddingRequest
+from reconciler.worker.errors import RequestError, UnavailableError
+from reconciler.worker.model import Model
+from reconciler.worker.session import InsufficientMemoryError, OverloadedError
+from reconciler.worker.thread import MlxThread
+from reconciler.worker.timing import Timing
+
+SMALLEST_LENGTH = 1e-12
+"""Of a vector that is brought to length 1; torch's `normalize` has the same."""
+
+FAILED = 500
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an answer is written of."""
+
+    model: str
+    """As the client knows it."""
+    texts: Texts
+    vectors: list[Any]
+    """A float32 numpy array (dimensions,) for each text."""
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class EmbeddingForm:
+    """How a dialect writes vectors and errors. `write` may take as long as the answer is long."""
+
+    write: Callable[[Answer], bytes]
+    error: ErrorForm = openai_error
+
+
+async def embed(
+    request: web.Request,
+    model: Model,
+    mlx: MlxThread,
+    data: bytes,
+    dialect: Dialect,
+    lease: Lease,
+) -> web.Response:
+    """Answer a request for embeddings. Raises `RequestError`."""
+    name, form = request.match_info["name"], EMBEDDING_FORMS[dialect]
+    if model.embedder is None:
+        words = (
+            "this model generates text and makes no embeddings; name an embedding model (`type` "
+            '"embedding" in GET /api/v1/models)'
+        )
+        raise RequestError(words, "unsupported_model", "model")
+    context = RequestContext.parse(request.headers.get(CONTEXT_HEADER))
+    timing = Timing(context.waited_seconds)
+    most = model.context_length(name)
+    texts = await asyncio.wrap_future(model.preprocessor.tokenize(data, most, dialect=dialect))
+    try:
+        vectors = await _computed(model, mlx, name, texts, lease)
+        told = request.headers.get(MODEL_HEADER, name)
+        answer = Answer(told, texts, vectors, timing)
+        body = await asyncio.to_thread(_written, form, answer)
+    except RequestError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever the model raised, the client gets to know
+        logs.log_error(error)
+        words = f"{type(error).__name__}: {error}"
+        failure = {"type": "server_error", "code": "embedding_failed", "message": words}
+        body = msgspec.json.encode(form.error(failure, FAILED))
+        return web.Response(status=FAILED, body=body, content_type="application/json")
+    return web.Response(body=body, content_type="application/json")
+
+
+async def _computed(
+    model: Model, mlx: MlxThread, name: str, texts: Texts, lease: Lease
+) -> list[Any]:
+    """The vectors of the texts, as the model makes them."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[list[Any]] = loop.create_future()
+
+    def settle(vectors: list[Any] | None, error: Exception | None) -> None:
+        if outcome.done():
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(vectors or [])
+
+    def tell(vectors: list[Any] | None, error: Exception | None) -> None:
+        loop.call_soon_threadsafe(settle, vectors, error)
+
+    wanted = EmbeddingRequest(
+        texts.tokens,
+        texts.skips,
+        lambda vectors: tell(vectors, None),
+        lambda error: tell(None, error),
+    )
+    try:
+        await asyncio.wrap_future(mlx.submit(lambda: _begin(model, name, wanted, lease)))
+        return await outcome
+    except BaseException:  # the client went away, or it failed
+        mlx.submit(lambda: model.cancel(name, wanted))
+        raise
+
+
+def _begin(model: Model, name: str, request: EmbeddingRequest, lease: Lease) -> None:
+    """On the MLX thread. Raises `RequestError`."""
+    try:
+        session = model.embedding_session(name)
+    except KeyError:  # it went between being chosen and being asked
+        message = "the instance has just been unloaded; ask again"
+        raise UnavailableError(message, "model_unloaded") from None
+    session.kv_budget.take(lease)
+    try:
+        session.start(request)
+    except OverloadedError as error:
+        raise UnavailableError(str(error), "overloaded") from None
+    except InsufficientMemoryError as error:
+        raise UnavailableError(str(error), "insufficient_memory") from None
+
+
+def _written(form: EmbeddingForm, answer: Answer) -> bytes:
+    """The body. Raises ValueError where the model computed no numbers."""
+    texts = answer.texts
+    finished = [
+        finished_vector(vector, texts.dimensions, normalized=texts.normalized, index=index)
+        for index, vector in enumerate(answer.vectors)
+    ]
+    return form.write(replace(answer, vectors=finished))
+
+
+def finished_vector(vector: Any, dimensions: int, *, normalized: bool, index: int = 0) -> Any:
+    """The first `dimensions` numbers, of length 1 if `normalized`.
+
+    Raises ValueError where they are no numbers; `index` is the text's.
+    """
+    short = vector[:dimensions]
+    if normalized:
+        short = short / max(float(np.linalg.norm(short.astype(np.float64))), SMALLEST_LENGTH)
+    short = short.astype(np.float32)
+    if not np.isfinite(short).all():
+        raise ValueError(f"what the model computed for text {index} is no number")
+    return short
+
+
+def _openai(answer: Answer) -> bytes:
+    texts = answer.texts
+    data = [
+        msgspec.json.encode({"object": "embedding", "index": index, "embedding": embedding})
+        for index, embedding in enumerate(
+            base64.b64encode(vector.astype("<f4").tobytes()).decode()
+            if texts.base64
+            else vector.tolist()
+            for vector in answer.vectors
+        )
+    ]
+    rest: dict[str, Any] = {
+        "model": answer.model,
+        "usage": {"prompt_tokens": texts.count, "total_tokens": texts.count},
+    }
+    if texts.warnings:
+        rest["warnings"] = texts.warnings
+    return b'{"object":"list","data":[%b],%b' % (b",".join(data), msgspec.json.encode(rest)[1:])
+
+
+def _ollama(answer: Answer) -> bytes:
+    """Durations in nanoseconds, at least 1: clients divide by them."""
+    texts, timing = answer.texts, answer.timing
+    made: dict[str, Any] = {
+        "model": texts.echo["model"],
+        "embeddings": [vector.tolist() for vector in answer.vectors],
+        "total_duration": max(1, round(timing.total * 1e9)),
+        "load_duration": max(1, round(timing.waited * 1e9)),
+        "prompt_eval_count": texts.count,
+    }
+    return msgspec.json.encode(made | _warnings(texts))
+
+
+def _ollama_of_one(answer: Answer) -> bytes:
+    (vector,) = answer.vectors
+    return msgspec.json.encode({"embedding": vector.tolist()} | _warnings(answer.texts))
+
+
+def _warnings(texts: Texts) -> dict[str, Any]:
+    return {"warnings": texts.warnings} if texts.warnings else {}
+
+
+EMBEDDING_FORMS: dict[Dialect, EmbeddingForm] = {
+    Dialect.EMBEDDINGS: EmbeddingForm(_openai),
+    Dialect.OLLAMA_EMBED: EmbeddingForm(_ollama, ollama_error),
+    Dialect.OLLAMA_EMBEDDINGS: EmbeddingForm(_ollama_of_one, ollama_error),
+}

@@ -1,0 +1,242 @@
+"""What a request for embeddings asks for -> the tokens of its texts.
+
+A reader makes a `Wanted` of a body, in the names of its API; what comes after is the same for all.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from reconciler.core.embedder import QUERY, Embedder
+from reconciler.worker.errors import RequestError
+from reconciler.worker.request import WARNINGS
+from reconciler.worker.token_bounds import TokenBounds
+
+MAX_INPUTS = 2048
+"""Texts of one request, as OpenAI has it."""
+
+CHARACTERS_PER_TOKEN = 32
+SHORT = 1_000_000
+"""Characters that are tokenized: as in `worker.prompt`."""
+
+
+class Wanted(msgspec.Struct, kw_only=True):
+    """A request for embeddings, checked as far as its own API goes."""
+
+    inputs: list[str | list[int]]
+    key: str = "input"
+    """Of the texts, as the client named it."""
+    listed: bool = True
+    """True if the client sent a list of texts, so that errors name one of them."""
+    dimensions: int | None = None
+    base64: bool = False
+    normalize: bool | None = None
+    """None: as the checkpoint says."""
+    prompt: str | None = None
+    """A text before each of the inputs."""
+    prompt_name: str | None = None
+    """Which of the checkpoint's prompts goes before each of the inputs."""
+    prompt_key: str = "prompt_name"
+    """As the client named it."""
+    instruction: str | None = None
+    """In the place of the task that the checkpoint's prompt for queries names."""
+    truncate: int | None = None
+    """Tokens after which a text is cut off; 0: as many as the context has. None: a longer text is
+    refused."""
+    add_special_tokens: bool = True
+    allow_empty: bool = False
+    """True if a text may be empty."""
+    echo: dict[str, Any] = msgspec.field(default_factory=dict)
+    """What the answer repeats of the request, or depends on, as plain JSON."""
+    warnings: list[str] = msgspec.field(default_factory=list)
+    """What was sent and has no effect."""
+
+
+class Texts(msgspec.Struct):
+    """What a model computes, and how the answer is written."""
+
+    tokens: list[list[int]]
+    skips: list[int]
+    """Tokens at the beginning of each text that are not pooled."""
+    dimensions: int
+    normalized: bool
+    base64: bool = False
+    echo: dict[str, Any] = msgspec.field(default_factory=dict)
+    warnings: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Tokens of all texts."""
+        return sum(map(len, self.tokens))
+
+
+Token = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+Input = str | list[str | Token | list[Token]]
+
+
+def inputs_of(value: Input, key: str) -> tuple[list[str | list[int]], bool]:
+    """The texts of a text, of token ids, or of a list of either; True if it is a list of texts.
+
+    Raises `RequestError`.
+    """
+    if isinstance(value, str):
+        return [value], False
+    if value and all(isinstance(one, int) for one in value):
+        return [[one for one in value if isinstance(one, int)]], False
+    if any(isinstance(one, int) for one in value):
+        words = f"{key}: a list has texts, token ids, or lists of token ids, and not several kinds"
+        raise RequestError(words, "invalid_value", key)
+    return [one for one in value if not isinstance(one, int)], True
+
+
+class Tokenizing:
+    """Makes tokens of the texts for one checkpoint."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, embedder: Embedder) -> None:
+        """`tokenizer` is mlx-lm's or a `BackendTokenizer`; token ids are below `vocabulary`."""
+        self._tokenizer, self._vocabulary, self._embedder = tokenizer, vocabulary, embedder
+        self._bounds = TokenBounds(tokenizer)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The checkpoint's prompts, by name."""
+        return self._embedder.prompts
+
+    def build(self, wanted: Wanted, most: int | None) -> Texts:
+        """The tokens of all texts, each of at most `most`. Raises `RequestError`."""
+        embedder, key = self._embedder, wanted.key
+        dimensions = wanted.dimensions or embedder.dimensions
+        if dimensions > embedder.dimensions:
+            words = f"dimensions {dimensions}: this model's vectors have {embedder.dimensions}"
+            raise RequestError(words, "invalid_value", "dimensions")
+        if not 1 <= len(wanted.inputs) <= MAX_INPUTS:
+            words = f"{key}: {len(wanted.inputs)} texts; 1 to {MAX_INPUTS} can be sent"
+            raise RequestError(words, "invalid_value", key)
+        prompt = self._prompt(wanted)
+        skip = 0 if embedder.pools_prompt or not prompt else self._length_of_prompt(prompt, wanted)
+        tokens, skips = [], []
+        for index, one in enumerate(wanted.inputs):
+            name = f"{key}[{index}]" if wanted.listed else key
+            if isinstance(one, str):
+                tokens.append(self._tokens(one, prompt, wanted, most, name))
+                skips.append(min(skip, len(tokens[-1]) - 1))
+            else:
+                tokens.append(self._as_sent(one, wanted, most, name))
+                skips.append(0)
+        warnings = list(wanted.warnings)
+        if prompt and not all(isinstance(one, str) for one in wanted.inputs):
+            warnings.append(f"{key}: no prompt goes before token ids")
+        normalized = embedder.normalized if wanted.normalize is None else wanted.normalize
+        return Texts(
+            tokens,
+            skips,
+            dimensions,
+            normalized,
+            wanted.base64,
+            wanted.echo,
+            warnings[:WARNINGS],
+        )
+
+    def _prompt(self, wanted: Wanted) -> str:
+        """The text that goes before each of the inputs."""
+        prompts = self._embedder.prompts
+        if wanted.prompt is not None:
+            return wanted.prompt
+        if wanted.instruction is not None:
+            return _instructed(prompts.get(QUERY, ""), wanted.instruction)
+        name = wanted.prompt_name
+        if name is None:
+            name = self._embedder.default_prompt
+            return prompts[name] if name is not None else ""
+        if name not in prompts:
+            has = f"it has {', '.join(prompts)}" if prompts else "it has none"
+            words = f"{wanted.prompt_key}: {name[:80]!r} is no prompt of this model; {has[:500]}"
+            raise RequestError(words, "invalid_value", wanted.prompt_key)
+        return prompts[name]
+
+    def _length_of_prompt(self, prompt: str, wanted: Wanted) -> int:
+        """Tokens of the prompt alone, without what the tokenizer adds at the end."""
+        alone = self._encode(prompt, wanted)
+        return len(alone) - self._added_at_end(alone, wanted)
+
+    def _added_at_end(self, tokens: list[int], wanted: Wanted) -> int:
+        """How many of a text's tokens the tokenizer adds at the end of any text."""
+        added = self._encode("", wanted)
+        end = 0
+        while end < min(len(added), len(tokens)) and added[-1 - end] == tokens[-1 - end]:
+            end += 1
+        return end
+
+    def _tokens(
+        self, text: str, prompt: str, wanted: Wanted, most: int | None, name: str
+    ) -> list[int]:
+        if not text and not wanted.allow_empty:
+            raise RequestError(f"{name}: the text is empty", "invalid_value", name)
+        text = prompt + text
+        if self._embedder.lowercase:
+            text = text.lower()
+        limit = _smaller(most, wanted.truncate or None)
+        if limit is not None:
+            longest = max(SHORT, CHARACTERS_PER_TOKEN * limit)
+            if wanted.truncate is not None:
+                text = text[:longest]
+            elif len(text) > longest or self._bounds.least(text) > limit:
+                words = f"{name} has {len(text)} characters: more than {limit} tokens"
+                raise _too_long(words, limit, name)
+        tokens = self._encode(text, wanted)
+        if limit is not None and len(tokens) > limit:
+            if wanted.truncate is None:
+                raise _too_long(f"{name} has {len(tokens)} tokens", limit, name)
+            tokens = self._cut_off(tokens, limit, wanted)
+        if not tokens:
+            raise RequestError(f"{name}: the text has no tokens", "invalid_value", name)
+        return self._checked(tokens, name)
+
+    def _as_sent(self, tokens: list[int], wanted: Wanted, most: int | None, name: str) -> list[int]:
+        """Token ids of the client's, to which nothing is added."""
+        if not tokens:
+            raise RequestError(f"{name}: there is no token", "invalid_value", name)
+        limit = _smaller(most, wanted.truncate or None)
+        if limit is not None and len(tokens) > limit:
+            if wanted.truncate is None:
+                raise _too_long(f"{name} has {len(tokens)} tokens", limit, name)
+            tokens = tokens[:limit]
+        return self._checked(tokens, name)
+
+    def _checked(self, tokens: list[int], name: str) -> list[int]:
+        if any(not 0 <= token < self._vocabulary for token in tokens):
+            words = f"{name}: a token id is not below the vocabulary's size, {self._vocabulary}"
+            raise RequestError(words, "invalid_value", name)
+        return tokens
+
+    def _encode(self, text: str, wanted: Wanted) -> list[int]:
+        special = wanted.add_special_tokens
+        return [int(t) for t in self._tokenizer.encode(text, add_special_tokens=special)]
+
+    def _cut_off(self, tokens: list[int], limit: int, wanted: Wanted) -> list[int]:
+        """The first tokens, and those that the tokenizer adds at the end of any text."""
+        end = min(self._added_at_end(tokens, wanted), limit - 1)
+        return tokens[: limit - end] + tokens[len(tokens) - end :]
+
+
+def _instructed(prompt: str, instruction: str) -> str:
+    """The prompt for queries with another task: `Instruct: TASK\\nQuery:`, as E5, Qwen3 and others
+    have it. Raises `RequestError` for a model without such a prompt.
+    """
+    before, colon, rest = prompt.partition("Instruct: ")
+    _, newline, after = rest.partition("\n")
+    if before or not colon or not newline:
+        words = "instruction: this model has no prompt 'Instruct: ...'; send `prompt`"
+        raise RequestError(words, "unsupported_parameter", "instruction")
+    return f"{colon}{instruction}{newline}{after}"
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    both = [n for n in (one, other) if n is not None]
+    return min(both, default=None)
+
+
+def _too_long(words: str, limit: int, name: str) -> RequestError:
+    words = f"{words}; the longest text of this instance has {limit} (`truncate` cuts texts off)"
+    return RequestError(words, "context_length_exceeded", name)

@@ -1,0 +1,153 @@
+"""`launch` with programs that say how they were started, in place of the real tools."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, script
+from tests.support import Daemon, environment
+
+MODEL = "reconciler/questions"
+
+FAKE = """\
+#!{python} -IS
+import json, os, sys
+values = [*os.environ.values(), *sys.argv, *map(os.path.dirname, sys.argv)]
+made = next((v for v in values if os.path.basename(v)[:4] == "tmp."
+    or os.path.basename(v)[:11] == "reconciler-"), None)
+files = {{}}
+for place, _, names in os.walk(made) if made else ():
+    for name in names:
+        path = os.path.join(place, name)
+        files[os.path.relpath(path, made)] = open(path).read()
+print(json.dumps([sys.argv, dict(os.environ), files, made]))
+sys.exit(7)
+"""
+
+TARGET = Target("http://127.0.0.1:1234", "it's/a $model", "", 40_000)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A directory with a program of the name of each tool's."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    for tool in TOOLS.values():
+        path = directory / tool.recipe(TARGET).command[0]
+        path.write_text(FAKE.format(python=sys.executable))
+        path.chmod(0o755)
+    return directory
+
+
+def path_of(programs: Path) -> str:
+    return f"{programs}{os.pathsep}{os.environ['PATH']}"
+
+
+def as_started(recipe: Recipe, printed: str) -> Any:
+    """Hold what a fake printed against the recipe; its variables."""
+    argv, variables, files, directory = json.loads(printed)
+    placed = [word.replace(DIRECTORY, directory or "") for word in recipe.command[1:]]
+    assert argv[1 : 1 + len(placed)] == placed
+    for key, value in recipe.environ.items():
+        assert variables[key] == value.replace(DIRECTORY, directory or "")
+    assert not set(recipe.removed) & set(variables)
+    assert {name: text.rstrip() for name, text in files.items()} == {
+        name: text.rstrip() for name, text in recipe.files.items()
+    }
+    assert directory is None or not Path(directory).exists()
+    return argv[1 + len(placed) :]
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_printed_recipe_starts_the_tool_as_launch_does(
+    name: str, programs: Path, tmp_path: Path
+) -> None:
+    secret = "to`k$en'1"
+    token_file = tmp_path / "a token"
+    token_file.write_text(secret)
+    make = TOOLS[name].recipe
+    printed = Target(TARGET.url, TARGET.model, TOKEN, TARGET.context_length)
+    commands = script(make(printed), ("-p", "two words"), str(token_file))
+    assert secret not in commands
+    recipe = make(Target(TARGET.url, TARGET.model, secret, TARGET.context_length))
+    others = dict.fromkeys(recipe.removed, "elsewhere")
+    done = subprocess.run(
+        ["sh", "-c", commands],
+        env=environment(PATH=path_of(programs), TMPDIR=str(tmp_path), **others),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert as_started(recipe, done.stdout) == ["-p", "two words"]
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_recipe_names_the_daemon_and_the_model(name: str) -> None:
+    recipe = TOOLS[name].recipe(TARGET)
+    everything = json.dumps([recipe.command, dict(recipe.environ), dict(recipe.files)])
+    assert "http://127.0.0.1:1234" in everything
+    assert "it's/a $model" in everything
+
+
+def launch(
+    daemon: Daemon | None, programs: Path | None, *arguments: str, **more: str
+) -> subprocess.CompletedProcess[str]:
+    where = daemon.url if daemon else "http://127.0.0.1:1"
+    path = os.defpath if programs is None else path_of(programs)
+    return subprocess.run(
+        [sys.executable, "-m", "reconciler", "--url", where, "launch", *arguments],
+        env=environment(PATH=path, **more),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_launch_loads_the_model_and_becomes_the_tool(shared: Daemon, programs: Path) -> None:
+    options = ("--model", MODEL, "--context-length", "2000")
+    done = launch(shared, programs, "codex", *options, "--", "exec", "Hi")
+    recipe = TOOLS["codex"].recipe(Target(shared.url, MODEL, "", 2000))
+    assert as_started(recipe, done.stdout) == ["exec", "Hi"]
+    assert done.returncode == 7
+    assert "context_length 2000 is short for Codex" in done.stderr
+    assert shared.loaded() == {MODEL}
+    # The only model that is loaded need not be named, and a file's directory is removed.
+    done = launch(shared, programs, "claude", ANTHROPIC_API_KEY="x")
+    as_started(TOOLS["claude"].recipe(Target(shared.url, MODEL, "", 2000)), done.stdout)
+    assert done.returncode == 7
+    printed = launch(shared, programs, "llm", "--print")
+    assert printed.returncode == 0
+    assert printed.stdout.startswith("directory=$(mktemp -d)\n")
+    shared.load({"model": MODEL, "instance_id": "second"})
+    done = launch(shared, programs, "llm")
+    assert done.returncode == 1
+    assert f"2 models are loaded; name one with --model: {MODEL}, second" in done.stderr
+    # A record's name is as good as a model's.
+    done = launch(shared, programs, "llm", "--model", "second")
+    assert json.loads(done.stdout)[2]["default_model.txt"] == "second"
+    for name in ("second", MODEL):
+        shared.unload(name)
+    done = launch(shared, programs, "llm")
+    assert "no model is loaded; name one with --model" in done.stderr
+
+
+def test_launch_says_what_is_missing(shared: Daemon, programs: Path) -> None:
+    done = launch(shared, None, "aider", "--model", MODEL)
+    assert done.returncode == 1
+    assert "aider is not installed: there is no `aider` on PATH; install it with" in done.stderr
+    assert shared.loaded() == set()
+    done = launch(None, programs, "aider", "--model", MODEL)
+    assert done.returncode == 3
+    assert "start the daemon with `reconciler serve`" in done.stderr
+    done = launch(None, programs, "aider", "--model", MODEL, "--print")
+    assert done.returncode == 0
+    assert f"# {MODEL} is not loaded" in done.stdout
+    done = launch(shared, programs, "aider", "--model", "no/such")
+    assert done.returncode == 4
+    assert "Model no/such not found" in done.stderr

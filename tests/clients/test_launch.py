@@ -1,0 +1,163 @@
+"""`reconciler launch` with the real tools."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clients import harness
+from tests.clients.acting import Rule, call
+from tests.clients.harness import Client, Clients, Installed, acted
+from tests.support import Daemon
+
+pytestmark = harness.long
+
+AIDER = Client("aider", "PyPI", ("aider-chat==0.86.2",), "`launch`: an edit of a file")
+LLM = Client("llm", "PyPI", ("llm==0.36",), "`launch`: a prompt, `--schema`, a tool")
+OPENCODE = Client(
+    "opencode", "npm", ("opencode-ai@1.18.33",), "`launch`: `run` with a tool round trip"
+)
+QWEN = Client(
+    "Qwen Code",
+    "npm",
+    ("@qwen-code/qwen-code@0.24.4",),
+    "`launch`: a prompt with a tool round trip",
+)
+
+CLINE = Client("Cline", "npm", ("cline@3.0.65",), "`launch`: a prompt with a tool round trip")
+
+CODEX = Client(
+    "Codex", "npm", ("@openai/codex@0.171.0",), "`launch`: `exec` with a tool round trip"
+)
+CLAUDE = Client(
+    "Claude Code",
+    "npm",
+    ("@anthropic-ai/claude-code@2.1.332",),
+    "`launch`: `-p` with a tool round trip; a search of its tools, a second turn, kept prompts",
+)
+
+DONE = "The file is there now, as asked."
+SAID = "written by a tool"
+"""What the tools print, so that the model knows their result."""
+
+COMMAND = f"echo '{SAID}' > note.txt; cat note.txt"
+
+MODEL = "acting/agent"
+
+
+@pytest.fixture(scope="module")
+def model(shared: Daemon) -> str:
+    rules = [
+        Rule(f"'{SAID}' in result", DONE),
+        Rule("'llm_version' in names and not result", call("llm_version")),
+        Rule("'llm_version' in names", "It is that version."),
+        Rule("'bash' in names", call("bash", command=COMMAND, description="Write a note")),
+        Rule(
+            "'run_shell_command' in names",
+            call("run_shell_command", command=COMMAND, is_background=False),
+        ),
+        Rule("'exec_command' in names", call("exec_command", cmd=COMMAND)),
+        Rule("'shell_command' in names", call("shell_command", command=COMMAND)),
+        Rule("'Bash' in names", call("Bash", command=COMMAND, description="Write a note")),
+        Rule("'run_commands' in names", call("run_commands", commands=[COMMAND])),
+        Rule("'file listing' in asked", f"note.txt\n```\n{SAID}\n```\n"),
+        Rule("'Describe' in asked", '{"name": "Paris", "people": 2100000}'),
+    ]
+    return acted(shared, "agent", rules, otherwise="Hello to you.")
+
+
+def launched(
+    installed: Installed, daemon: Daemon, cwd: Path, tool: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    launch = (sys.executable, "-m", "reconciler", "launch", tool)
+    return installed.run(
+        [*launch, "--url", daemon.url, "--model", MODEL, "--", *arguments], environ={}, cwd=cwd
+    )
+
+
+@pytest.mark.usefixtures("model")
+def test_llm(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    llm = clients.installed(LLM)
+    for arguments, said in (
+        (("Hello",), "Hello to you."),
+        (("--schema", "name, people int", "Describe the city."), '"Paris"'),
+        (("--tool", "llm_version", "Which version is it?"), "It is that version."),
+    ):
+        done = launched(llm, shared, tmp_path, "llm", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    assert not list((llm.directory / "home").rglob("*llm*"))
+
+
+@pytest.mark.usefixtures("model")
+def test_aider(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    arguments = ("--no-git", "--yes-always", "--no-check-update", "--no-analytics")
+    aider = clients.installed(AIDER)
+    done = launched(
+        aider, shared, tmp_path, "aider", *arguments, "--message", "Write it.", "note.txt"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n", done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("model")
+def test_opencode(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    opencode = clients.installed(OPENCODE)
+    done = launched(opencode, shared, tmp_path, "opencode", "run", "--auto", "Write a note.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+@pytest.mark.usefixtures("model")
+def test_qwen_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    qwen = clients.installed(QWEN)
+    done = launched(qwen, shared, tmp_path, "qwen", "--yolo", "-p", "Write a note.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+@pytest.mark.usefixtures("model")
+def test_cline(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    cline = clients.installed(CLINE)
+    done = launched(cline, shared, tmp_path, "cline", "Write a note.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+def own(installed: Installed, path: str, text: str) -> Path:
+    """A file of settings of the user's own, which sends a tool elsewhere."""
+    file = installed.directory / "home" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.usefixtures("model")
+def test_codex(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    codex = clients.installed(CODEX)
+    settings = 'model = "another"\nmodel_provider = "lmstudio"\n'
+    file = own(codex, ".codex/config.toml", settings)
+    options = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
+    done = launched(codex, shared, tmp_path, "codex", "exec", *options, "Write a note.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    assert file.read_text() == settings
+
+
+@pytest.mark.usefixtures("model")
+def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    claude = clients.installed(CLAUDE)
+    settings = {"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}, "model": "opus"}
+    file = own(claude, ".claude/settings.json", json.dumps(settings))
+    options = ("-p", "Write a note.", "--allowedTools", "Bash")
+    done = launched(claude, shared, tmp_path, "claude", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    assert json.loads(file.read_text()) == settings

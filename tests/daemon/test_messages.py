@@ -1,0 +1,362 @@
+"""Anthropic's Messages by the official client of a real daemon, with a model that has learnt."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import pydantic
+import pytest
+from anthropic.types import Message, RawMessageStreamEvent
+from anthropic.types.beta import BetaRawMessageStreamEvent
+
+from tests.conftest import QUESTIONS
+from tests.support import Daemon, Home, parse_stream
+
+PATH, COUNT = "/v1/messages", "/v1/messages/count_tokens"
+FRANCE = "The capital of France is Paris."
+WEATHER: Any = {
+    "name": "weather",
+    "description": "The weather in a city.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+THINKING: Any = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}
+EVENTS = pydantic.TypeAdapter[Any](RawMessageStreamEvent)
+BETA_EVENTS = pydantic.TypeAdapter[Any](BetaRawMessageStreamEvent)
+
+
+class Pet(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=12)
+    legs: int
+
+
+@pytest.fixture
+def client(taught: Daemon) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=taught.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def user(content: Any = "What is the capital of France?") -> Any:
+    return [{"role": "user", "content": content}]
+
+
+def body(content: Any = "What is the capital of France?", **keys: Any) -> dict[str, Any]:
+    """A greedy request."""
+    asked = {"model": QUESTIONS, "max_tokens": 100, "temperature": 0, "messages": user(content)}
+    return asked | keys
+
+
+def ask(daemon: Daemon, content: Any = "What is the capital of France?", **keys: Any) -> Any:
+    """A message, held against the client's type."""
+    status, answer = daemon.request("POST", PATH, body(content, **keys))
+    assert status == 200, answer
+    Message.model_validate(answer, strict=True)
+    return answer
+
+
+def events(daemon: Daemon, **keys: Any) -> list[Any]:
+    """The events of a stream, each held against the client's types."""
+    found = []
+    with daemon.stream(f"{PATH}?beta=true", body(stream=True) | keys) as reply:
+        assert reply.headers["Content-Type"].startswith("text/event-stream")
+        for kind, data in parse_stream(reply):
+            assert kind == data["type"]
+            if kind != "ping":
+                EVENTS.validate_python(data, strict=True)
+                BETA_EVENTS.validate_python(data, strict=True)
+            found.append(data)
+    return found
+
+
+def put_together(found: list[Any]) -> Any:
+    """The message of a stream whose events come in order."""
+    assert [event["type"] for event in found[:2]] == ["message_start", "ping"]
+    assert [event["type"] for event in found[-2:]] == ["message_delta", "message_stop"]
+    message, blocks, is_open = found[0]["message"], [], False
+    assert (message["content"], message["stop_reason"]) == ([], None)
+    assert message["usage"]["output_tokens"] == 0
+    for event in found[2:-2]:
+        if event["type"] == "ping":
+            continue
+        if event["type"] == "content_block_start":
+            assert not is_open
+            blocks.append(event["content_block"] | {"partial_json": ""})
+        assert event["index"] == len(blocks) - 1
+        is_open = event["type"] != "content_block_stop"
+        for key, piece in event.get("delta", {}).items():
+            if key != "type":
+                blocks[-1][key] += piece
+    assert not is_open
+    for block in blocks:
+        written = block.pop("partial_json")
+        if block["type"] == "tool_use":
+            assert block["input"] == {}
+            block["input"] = json.loads(written)
+    delta = {key: found[-2][key] for key in ("usage",)} | found[-2]["delta"]
+    return message | {"content": blocks} | delta
+
+
+def without_names(answer: Any) -> Any:
+    """An answer without what is different each time, or depends on what was kept."""
+    usage = answer["usage"]
+    length = usage["input_tokens"] + usage["cache_read_input_tokens"]
+    content = [{k: v for k, v in block.items() if k != "id"} for block in answer["content"]]
+    return answer | {"id": "", "content": content, "usage": [length, usage["output_tokens"]]}
+
+
+class TestAnswers:
+    def test_a_text(self, client: anthropic.Anthropic) -> None:
+        answer = client.messages.create(
+            model=QUESTIONS, max_tokens=100, messages=user(), extra_body={"temperature": 0}
+        )
+        (block,) = answer.content
+        assert block.type == "text"
+        assert block.text == FRANCE
+        assert (answer.stop_reason, answer.stop_sequence) == ("end_turn", None)
+        assert (answer.model, answer.role, answer.type) == (QUESTIONS, "assistant", "message")
+        assert answer.id.startswith("msg_")
+        assert answer.usage.output_tokens > 5
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {},
+            THINKING,
+            {"messages": user("What is the weather in Paris?"), "tools": [WEATHER]},
+            {"stop_sequences": ["of"]},
+            {"max_tokens": 3},
+        ],
+    )
+    def test_a_stream_has_what_an_answer_at_once_has(self, taught: Daemon, keys: Any) -> None:
+        at_once = ask(taught, **keys)
+        assert without_names(put_together(events(taught, **keys))) == without_names(at_once)
+
+    def test_the_clients_own_stream(self, client: anthropic.Anthropic) -> None:
+        asked: Any = {"model": QUESTIONS, "max_tokens": 100, "messages": user()}
+        with client.messages.stream(**asked, extra_body={"temperature": 0}) as stream:
+            assert "".join(stream.text_stream) == FRANCE
+            final = stream.get_final_message()
+        assert final.stop_reason == "end_turn"
+        assert final.usage.output_tokens > 5
+        beta = client.beta.messages.create(
+            **asked, betas=["interleaved-thinking-2025-05-14"], extra_body={"temperature": 0}
+        )
+        assert beta.content[0].type == "text"
+        with client.beta.messages.stream(**asked, extra_body={"temperature": 0}) as betas:
+            assert betas.get_final_text() == FRANCE
+
+    def test_reasoning_is_a_block_of_its_own_with_a_signature(
+        self, client: anthropic.Anthropic
+    ) -> None:
+        asked: Any = {"model": QUESTIONS, "max_tokens": 100, "messages": user(), **THINKING}
+        with client.messages.stream(**asked, extra_body={"temperature": 0}) as stream:
+            kinds = {event.type for event in stream}
+            thought, text = stream.get_final_message().content
+        assert {"thinking", "signature", "text"} <= kinds
+        assert thought.type == "thinking"
+        assert thought.thinking == "The capital of France."
+        assert thought.signature
+        assert text.type == "text"
+        again = client.messages.create(
+            model=QUESTIONS,
+            max_tokens=100,
+            messages=[*user(), {"role": "assistant", "content": [thought, text]}, *user()],
+            extra_body={"temperature": 0},
+        )
+        assert again.content[0].type == "text"
+
+    def test_reasoning_that_is_to_be_omitted(self, taught: Daemon) -> None:
+        keys = THINKING | {"thinking": {"type": "adaptive", "display": "omitted"}}
+        thought, text = ask(taught, **keys)["content"]
+        assert (thought["type"], thought["thinking"], text["text"]) == ("thinking", "", FRANCE)
+        assert thought["signature"]
+        assert put_together(events(taught, **keys))["content"] == [thought, text]
+
+    def test_a_tool_is_called_and_its_result_answered_from(
+        self, client: anthropic.Anthropic
+    ) -> None:
+        asked: Any = {"model": QUESTIONS, "max_tokens": 100, "tools": [WEATHER]}
+        asked["extra_body"] = {"temperature": 0}
+        messages = user("What is the weather in Paris?")
+        with client.messages.stream(messages=messages, **asked) as stream:
+            called = stream.get_final_message()
+        (block,) = called.content
+        assert called.stop_reason == "tool_use"
+        assert block.type == "tool_use"
+        assert (block.name, block.input) == ("weather", {"city": "Paris"})
+        result: Any = {"type": "tool_result", "tool_use_id": block.id, "content": "rainy"}
+        messages += [called.to_param(), {"role": "user", "content": [result]}]
+        answer = client.messages.create(messages=messages, **asked)
+        assert [b.text for b in answer.content if b.type == "text"] == ["It is rainy in Paris."]
+        assert answer.usage.cache_read_input_tokens
+
+    def test_a_call_that_is_forced(self, taught: Daemon) -> None:
+        for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):
+            answer = ask(taught, tools=[WEATHER], tool_choice=choice)
+            (block,) = answer["content"]
+            assert (block["type"], block["name"]) == ("tool_use", "weather")
+            assert isinstance(block["input"]["city"], str)
+            assert answer["stop_reason"] == "tool_use"
+
+    def test_structured_output(self, client: anthropic.Anthropic) -> None:
+        asked: Any = {"model": QUESTIONS, "max_tokens": 200, "messages": user()}
+        answer = client.messages.parse(**asked, output_format=Pet, extra_body={"temperature": 0})
+        assert isinstance(answer.parsed_output, Pet)
+
+    def test_stop_reasons(self, taught: Daemon) -> None:
+        found = ask(taught, stop_sequences=["of", "capital"])
+        assert (found["stop_reason"], found["stop_sequence"]) == ("stop_sequence", "capital")
+        assert found["content"][0]["text"] == "The "
+        found = ask(taught, max_tokens=3)
+        assert (found["stop_reason"], found["usage"]["output_tokens"]) == ("max_tokens", 3)
+        assert ask(taught)["stop_reason"] == "end_turn"
+
+    def test_an_answer_that_is_begun_is_continued(self, taught: Daemon) -> None:
+        begun = [*user(), {"role": "assistant", "content": "The capital of"}]
+        (block,) = ask(taught, messages=begun)["content"]
+        assert block["text"] == " France is Paris."
+
+    def test_no_tokens_read_the_prompt_for_later(self, taught: Daemon) -> None:
+        content = "What colour is grass? " * 20
+        for keys in ({}, {"stream": True}):
+            if keys:
+                found = put_together(events(taught, messages=user(content), max_tokens=0))
+            else:
+                found = ask(taught, content, max_tokens=0)
+            assert (found["content"], found["stop_reason"]) == ([], "max_tokens")
+            assert found["usage"]["output_tokens"] == 0
+        assert ask(taught, content)["usage"]["cache_read_input_tokens"] > 100
+
+
+class TestCounting:
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {},
+            {"system": "Be kind."},
+            {"tools": [WEATHER]},
+            THINKING,
+            {"messages": [*user(), {"role": "assistant", "content": "The"}]},
+        ],
+    )
+    def test_it_is_the_length_of_the_prompt(
+        self, taught: Daemon, client: anthropic.Anthropic, keys: Any
+    ) -> None:
+        usage = ask(taught, **keys)["usage"]
+        length = usage["input_tokens"] + usage["cache_read_input_tokens"]
+        asked = {"model": QUESTIONS, "messages": user()} | keys
+        assert client.messages.count_tokens(**asked).input_tokens == length
+        assert client.beta.messages.count_tokens(**asked).input_tokens == length
+
+    def test_what_is_wrong_is_named_as_in_a_message(self, taught: Daemon) -> None:
+        asked = {"model": QUESTIONS, "messages": [{"role": "user", "content": 5}]}
+        status, answer = taught.request("POST", COUNT, asked)
+        assert status == 400
+        assert answer["error"]["param"] == "messages[0].content"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("keys", "raised", "words"),
+        [
+            ({"model": "no/such"}, anthropic.NotFoundError, "no instance of no/such"),
+            ({"messages": user([{"type": "image"}])}, anthropic.BadRequestError, "images"),
+            ({"max_tokens": -1}, anthropic.BadRequestError, "max_tokens"),
+            ({"messages": user("word " * 9000)}, anthropic.BadRequestError, "context length"),
+        ],
+    )
+    def test_the_client_raises_what_it_raises_for_anthropics_own(
+        self, client: anthropic.Anthropic, keys: Any, raised: type[Exception], words: str
+    ) -> None:
+        with pytest.raises(raised, match=words):
+            client.messages.create(
+                **({"model": QUESTIONS, "max_tokens": 5, "messages": user()} | keys)
+            )
+
+    @pytest.mark.parametrize(
+        ("method", "path", "sent", "status", "kind"),
+        [
+            ("POST", PATH, b"{", 400, "invalid_request_error"),
+            ("POST", PATH, {"messages": []}, 400, "invalid_request_error"),
+            ("POST", PATH, {"model": "x" * 501}, 400, "invalid_request_error"),
+            ("POST", COUNT, {"model": "no/such"}, 404, "not_found_error"),
+            ("GET", PATH, None, 405, "invalid_request_error"),
+            ("POST", "/v1/messages/batches", {}, 400, "invalid_request_error"),
+            ("GET", "/v1/messages/batches", None, 400, "invalid_request_error"),
+            ("GET", "/v1/messages/batches/x/results", None, 404, "not_found_error"),
+            ("POST", "/v1/messages/nothing", {}, 404, "not_found_error"),
+        ],
+    )
+    def test_every_error_has_anthropics_form(
+        self, taught: Daemon, method: str, path: str, sent: Any, status: int, kind: str
+    ) -> None:
+        answer = refused(taught, method, path, sent)
+        assert answer == (status, "error", kind)
+
+    def test_a_client_of_anthropics_gets_its_form_on_other_routes_too(self, taught: Daemon) -> None:
+        headers = {"anthropic-version": "2023-06-01"}
+        assert refused(taught, "GET", "/v1/files", None, headers) == (
+            404,
+            "error",
+            "not_found_error",
+        )
+
+    def test_a_stream_that_cannot_be_is_refused_with_its_status(self, taught: Daemon) -> None:
+        with pytest.raises(urllib.error.HTTPError) as error:
+            taught.stream(PATH, body([{"type": "image"}], stream=True))
+        with error.value as reply:
+            assert (reply.code, json.load(reply)["type"]) == (400, "error")
+
+
+def refused(
+    daemon: Daemon, method: str, path: str, sent: Any, headers: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Status, and the types of an error's body."""
+    data = sent if isinstance(sent, bytes) or sent is None else json.dumps(sent).encode()
+    request = urllib.request.Request(daemon.url + path, data, headers or {}, method=method)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=90)
+    with error.value as reply:
+        answer = json.load(reply)
+    assert answer["error"]["message"]
+    return error.value.code, answer["type"], answer["error"]["type"]
+
+
+def test_strangers_are_refused_in_anthropics_form(home: Home) -> None:
+    (home.root / "token").write_text("secret\n", "utf-8")
+    with Daemon(home, "--token-file", str(home.root / "token")) as daemon:
+        expected = (401, "error", "authentication_error")
+        assert refused(daemon, "POST", PATH, {}) == expected
+        assert refused(daemon, "POST", PATH, {}, {"x-api-key": "wrong"}) == expected
+        known = {"x-api-key": "secret"}
+        assert refused(daemon, "POST", PATH, {}, known) == (400, "error", "invalid_request_error")
+        for key, token in (("secret", None), (None, "secret")):
+            with anthropic.Anthropic(
+                base_url=daemon.url, max_retries=0, api_key=key, auth_token=token
+            ) as client:
+                assert client.models.list().data == []
+
+
+def test_hosts_that_are_not_served_are_refused_in_anthropics_form(taught: Daemon) -> None:
+    found = refused(taught, "POST", PATH, {}, {"Host": "evil.example"})
+    assert found == (403, "error", "permission_error")
+
+
+def test_the_models_are_listed_as_anthropics_client_reads_them(
+    client: anthropic.Anthropic,
+) -> None:
+    listed = list(client.models.list(limit=1))
+    assert [model.id for model in listed] == [QUESTIONS]
+    assert (listed[0].type, listed[0].display_name, listed[0].lifecycle) == (
+        "model",
+        QUESTIONS,
+        "active",
+    )
+    assert listed[0].created_at.year > 2000

@@ -1,0 +1,152 @@
+"""Several answers to one prompt: it is read once, and each answer is as if it were alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlx_lm.utils import load_model
+
+from reconciler.core.records import EffectiveSettings
+from reconciler.worker import overrides
+from reconciler.worker import session as module
+from reconciler.worker.pending import Request
+from reconciler.worker.sampling import sampler
+from reconciler.worker.sampling_parameters import Sampling
+from reconciler.worker.session import OverloadedError, Session
+from tests.conftest import CHECKPOINTS
+
+CONFIG = EffectiveSettings(
+    4096, 16, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
+)
+PROMPT = [9, 8, 7, 6, 5] * 12
+
+
+class Answers:
+    """Requests with one prompt, and what they heard."""
+
+    def __init__(self, number: int, max_tokens: int = 6, prompt: Sequence[int] = PROMPT) -> None:
+        self.tokens: list[list[int]] = [[] for _ in range(number)]
+        self.requests: list[Request] = []
+        for index in range(number):
+            leader = self.requests[0] if index else None
+            request = Request(list(prompt), max_tokens, self._tell(index), self._fail)
+            request.follows, request.leads = leader, index == 0 and number > 1
+            request.sampler = seeded(index)
+            self.requests.append(request)
+
+    def _tell(self, index: int) -> Any:
+        return lambda token, *_: self.tokens[index].append(token)
+
+    def _fail(self, error: Exception) -> None:
+        raise error
+
+
+def seeded(seed: int) -> Any:
+    return sampler(Sampling(seed=seed, temperature=1.5), 10**6)
+
+
+def run(session: Session) -> None:
+    while session.busy:
+        session.step()
+
+
+def read(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens that each call of the model takes, from now on."""
+    inner = session._model
+    taken: list[int] = []
+
+    class Counting:
+        def __call__(self, tokens: Any, *more: Any, **keys: Any) -> Any:
+            taken.append(tokens.size)
+            return inner(tokens, *more, **keys)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(inner, name)
+
+    monkeypatch.setattr(session, "_model", Counting())
+    session._begin()
+    return taken
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_prompt_is_read_once_and_each_answer_is_as_if_it_were_alone(
+    models: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = load_model(models / name)
+    session = Session(model, CONFIG)
+    session.run_requests(session.learn_batching()[0])
+    taken = read(session, monkeypatch)
+    answers = Answers(4)
+    session.start(*answers.requests)
+    run(session)
+    # The prompt, then its last token for each of those that follow, and each generated token.
+    assert sum(taken) <= len(PROMPT) + 3 + 4 * 6
+    for index in range(4):
+        alone = Answers(1)
+        alone.requests[0].sampler = seeded(index)
+        fresh = Session(model, CONFIG)
+        fresh.start(*alone.requests)
+        run(fresh)
+        assert answers.tokens[index] == alone.tokens[0]
+    assert len({tuple(tokens) for tokens in answers.tokens}) > 1
+    assert session.usage.prompt_tokens == len(PROMPT)
+    assert session.usage.completion_tokens == 4 * 6
+
+
+@pytest.fixture
+def llama(models: Path) -> Session:
+    return Session(load_model(models / "tiny/llama")[0], CONFIG)
+
+
+def test_who_follows_one_that_goes_before_it_was_read_is_answered(llama: Session) -> None:
+    answers = Answers(3)
+    llama.start(*answers.requests)
+    llama.step()
+    llama.cancel(answers.requests[0])
+    run(llama)
+    assert [len(tokens) for tokens in answers.tokens] == [0, 6, 6]
+
+
+def test_all_go_at_once(llama: Session) -> None:
+    for steps in (0, 1, 5):
+        answers = Answers(3, max_tokens=100)
+        llama.start(*answers.requests)
+        for _ in range(steps):
+            llama.step()
+        for request in reversed(answers.requests):
+            llama.cancel(request)
+        assert not llama.busy
+
+
+def test_all_or_none_wait(llama: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 5)
+    monkeypatch.setattr(module, "BATCH_SIZE", 1)
+    first, second = Answers(4), Answers(4)
+    llama.start(*first.requests)
+    with pytest.raises(OverloadedError):
+        llama.start(*second.requests)
+    run(llama)
+    assert [len(tokens) for tokens in first.tokens + second.tokens] == [6] * 4 + [0] * 4
+
+
+def test_others_are_answered_while_a_prompt_is_read_for_several(llama: Session) -> None:
+    long, short = Answers(8, prompt=PROMPT * 10), Answers(1, max_tokens=1, prompt=[5, 6])
+    llama.start(*long.requests)
+    llama.start(*short.requests)
+    while not short.tokens[0]:
+        llama.step()
+    assert long.tokens == [[]] * 8
+    run(llama)
+    assert [len(tokens) for tokens in long.tokens] == [6] * 8
+
+
+def test_an_unloaded_instance_tells_those_that_follow(llama: Session) -> None:
+    answers = Answers(3)
+    errors: list[Exception] = []
+    for request in answers.requests:
+        request.fail = errors.append
+    llama.start(*answers.requests)
+    llama.step()
+    llama.close()
+    assert [str(error) for error in errors] == ["the instance was unloaded"] * 3
