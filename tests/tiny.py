@@ -27,7 +27,7 @@ _CHAT_TEMPLATE = (
 )
 _SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
-BASE: dict[str, Any] = {
+_BASE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
@@ -95,7 +95,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def make(name: str, directory: Path) -> None:
     """Write the checkpoint `name`, a key of CONFIGS, into `directory`."""
-    write(BASE | CONFIGS[name], directory, bits=4 if name.endswith("-4bit") else None)
+    write(_BASE | CONFIGS[name], directory, bits=4 if name.endswith("-4bit") else None)
 
 
 def write(config: dict[str, Any], directory: Path, bits: int | None = None) -> None:

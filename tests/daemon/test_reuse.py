@@ -92,7 +92,7 @@ WIDE = {"model_type": "llama", "hidden_size": 32, "head_dim": 128} | dict.fromke
 
 def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
     home.lm_studio = shared.home.lm_studio
-    tiny.write(tiny.BASE | WIDE, home.lm_studio / "models" / "own" / "wide")
+    tiny.write(tiny._BASE | WIDE, home.lm_studio / "models" / "own" / "wide")
     wide = {"model": "own/wide", "context_length": 128}
     big = {"model": "tiny/qwen3", "context_length": 8192}
     for name in shared.loaded():  # over weights in memory there is less to need
