@@ -23,8 +23,8 @@ from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
 
-PIECE = 100
-"""Records that are taken up, or removed, before the event loop does other things: some 20 ms."""
+PIECE = 50
+"""Records that are taken up, or removed, before the event loop does other things: some 10 ms."""
 
 PASSES_BETWEEN_PIECES = 6
 """Of the event loop: as many as a short HTTP request takes from its connection to its answer. If
