@@ -5,7 +5,8 @@
 `embedding-keys KIND` lists those of requests for embeddings;
 `families` lists how families of models write reasoning and tool calls;
 `commands`, `exit-codes` and `variables` tell of the command line;
-`clients` lists the clients that the tests run, with their versions.
+`clients` lists the clients that the tests run, with their versions;
+`recipe TOOL` is what `launch TOOL --print` prints.
 """
 
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from docs import reference
+from reconciler.cli.client import DEFAULT_URL
+from reconciler.cli.recipes import TOOLS, Target, script
 from reconciler.core import embedding_keys
 from reconciler.core.request_keys import KEYS, NOTHING, Key, Kind
 from reconciler.core.schema import NAMES, schema
@@ -38,6 +41,8 @@ def _content(kind: str, *more: str) -> str:
         return _embedding_keys(*more)
     if kind == "families":
         return _families()
+    if kind == "recipe":
+        return _recipe(*more)
     if kind == "clients":
         return _clients()
     return {
@@ -53,6 +58,11 @@ def _table(name: str, prefix: str = "") -> str:
     rows = ["| key | type | meaning |", "|---|---|---|"]
     rows += _rows(schema(name), prefix)
     return "\n".join(rows) + "\n"
+
+
+def _recipe(tool: str) -> str:
+    target = Target(DEFAULT_URL, "openai/gpt-oss-20b", context_length=65_536)
+    return f"```sh\n{script(TOOLS[tool].recipe(target), ())}```\n"
 
 
 def _clients() -> str:

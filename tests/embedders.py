@@ -71,10 +71,8 @@ def make(
         kind = f"{sentences}.{module}"
         listed.append({"idx": place, "name": str(place), "path": folder, "type": kind})
         if module == "Dense":
-            _write_dense(
-                directory / folder, width, 48 if width == tiny._BASE["hidden_size"] else 32
-            )
-            width = 48
+            _write_dense(directory / folder, width, width // 2)
+            width //= 2
     _write(directory / "modules.json", listed)
     modes = dict.fromkeys(("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens"), False)
     modes |= dict.fromkeys(("weightedmean_tokens", "lasttoken"), False)
@@ -143,13 +141,13 @@ def reference(directory: Path, text: str) -> Any:
     """The vector of one text by mlx_lm's model, alone and without padding: the last token's hidden
     state, of length 1.
     """
-    model = _decoder(directory)
+    model = decoder(directory)
     hidden = model.model(mx.array([tokens_of(directory, text)]))[0, -1]
     return np.array(hidden / mx.linalg.norm(hidden))
 
 
 @cache
-def _decoder(directory: Path) -> Any:
+def decoder(directory: Path) -> Any:
     """mlx_lm's model with the weights of the checkpoint, whatever its tensors are called."""
     config = load_config(directory)
     model_class, args_class = _get_classes(config)

@@ -11,6 +11,7 @@ from reconciler.api.app import build
 from reconciler.api.errors import ROWS
 from reconciler.api.metrics import State
 from reconciler.cli import EXIT_CODES
+from reconciler.cli.recipes import TOOLS
 from reconciler.cli.serve import serve
 from reconciler.controller import Controller
 from reconciler.core.conditions import REASONS
@@ -19,6 +20,7 @@ from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema
 from reconciler.models.catalog import Catalog
 from reconciler.store import Store
+from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked
 from tests.clients.harness import listed
 from tests.controller.fakes import FakeEngine
 
@@ -31,6 +33,12 @@ def test_every_route_is_documented() -> None:
         if route.method != "HEAD" and route.resource is not None:
             path = re.sub(r"{(\w+)}", lambda m: m[1].upper(), route.resource.canonical)
             assert f"{route.method} {path}`" in DOCS["http"]
+
+
+def test_every_key_of_messages_is_documented() -> None:
+    section = DOCS["http"].partition("## `POST /v1/messages`\n")[2].partition("\n## ")[0]
+    for key in (*Asked.__struct_fields__, *NO_EFFECT):
+        assert f"`{key}`" in section, key
 
 
 def test_every_option_and_variable_is_documented() -> None:
@@ -107,6 +115,12 @@ def test_every_client_of_the_tests_is_listed_with_its_versions() -> None:
     for client in clients:
         assert f"| {client.name} | {client.registry} | {client.versions} |" in DOCS["clients"]
         assert all(re.search(r"(==|.@)\d[\w.]*$", package) for package in client.packages)
+
+
+def test_every_tool_that_can_be_launched_has_its_recipe() -> None:
+    for name, tool in TOOLS.items():
+        assert f"<!-- table: recipe {name} -->" in DOCS["clients"]
+        assert f"`{tool.install}`" in DOCS["clients"]
 
 
 def all_tests() -> set[str]:

@@ -41,6 +41,9 @@ class Answering:
         self.loading.set_result(None)
         self.starting.set_result(None)
 
+    def records_of(self, _model: str) -> tuple[()]:
+        return ()
+
     def serves(self, _model: str) -> bool:
         return False
 
@@ -78,9 +81,11 @@ async def controller() -> AsyncIterator[Answering]:
 
 
 @asynccontextmanager
-async def asked(controller: Answering, body: Any) -> AsyncIterator[ClientResponse]:
+async def asked(
+    controller: Answering, body: Any, path: str = "/v1/completions"
+) -> AsyncIterator[ClientResponse]:
     host, port = controller.runner.addresses[0]
-    url = f"http://{host}:{port}/v1/completions"
+    url = f"http://{host}:{port}{path}"
     async with ClientSession() as client, client.post(url, json=body) as reply:
         yield reply
 
@@ -189,3 +194,51 @@ async def test_a_client_that_goes_away_while_it_waits_is_no_error(
         controller.loading.set_exception(LoadError(Problem(Cause.STOPPING, "the daemon stops")))
         await controller.runner.cleanup()
     assert logs == []
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "nothing"),
+    [
+        ("/api/chat", "messages", {"message": {"role": "assistant", "content": ""}}),
+        ("/api/generate", "prompt", {"response": ""}),
+    ],
+)
+async def test_lines_of_ollama_that_say_nothing_keep_a_client_that_waits(
+    controller: Answering, monkeypatch: pytest.MonkeyPatch, path: str, key: str, nothing: Any
+) -> None:
+    monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
+    body = {"model": "a:latest", key: "something"}
+    problem = Problem(Cause.LOAD_FAILED, "no weights")
+    async with asked(controller, body, path) as reply:
+        assert (reply.status, reply.content_type) == (200, "application/x-ndjson")
+        for _ in range(3):
+            line = json.loads(await reply.content.readline())
+            assert line.pop("created_at")
+            assert line == {"model": "a:latest", "done": False} | nothing
+        controller.loading.set_exception(LoadError(problem))
+        lines = [line async for line in reply.content]
+    assert json.loads(lines[-1]) == {"error": "no weights"}
+    assert all(line.startswith(b" ") for line in lines[:-1])
+
+
+async def test_a_load_that_fails_for_lm_studios_chat_is_one_of_its_events(
+    controller: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
+    body = {"model": "a", "input": "x", "stream": True}
+    controller.status, controller.content_type = 400, "application/json"
+    controller.pieces = [b'{"error": {"type": "invalid_request"}}']
+    for ends in ("daemon", "worker"):
+        async with asked(controller, body, "/api/v1/chat") as reply:
+            await reply.content.readexactly(len(COMMENT))
+            if ends == "worker":
+                controller.ready()
+            else:
+                problem = Problem(Cause.LOAD_FAILED, "no weights")
+                controller.loading.set_exception(LoadError(problem))
+            told = await rest(reply)
+        controller.loading = asyncio.get_running_loop().create_future()
+        assert told.startswith(b"event: error\ndata: ")
+        data = json.loads(told.partition(b"data: ")[2])
+        assert data["type"] == "error"
+        assert data["error"]["type"] in ("model_load_failed", "invalid_request")

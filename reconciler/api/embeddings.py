@@ -21,11 +21,11 @@ def _routed(body: bytes) -> Routed:
     return msgspec.structs.replace(routed(body), stream=None)
 
 
-_EMBEDDINGS = Way(Dialect.EMBEDDINGS, _routed)
+WAY = Way(Dialect.EMBEDDINGS, _routed)
 
 
 @routes.post("/v1/embeddings")
 @describe({200: ANSWER})
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """Vectors of texts by a loaded embedding model."""
-    return await forward(request, _EMBEDDINGS)
+    return await forward(request, WAY)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from reconciler.api import embeddings
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.api.early_stream import SERVER_SENT_EVENTS, Signs
@@ -91,6 +92,13 @@ async def v0_completions(request: web.Request) -> web.StreamResponse:
     return await forward(request, _V0_TEXT)
 
 
+@routes.post("/api/v0/embeddings")
+@describe({200: embeddings.ANSWER})
+async def v0_embeddings(request: web.Request) -> web.StreamResponse:
+    """OpenAI's embeddings."""
+    return await forward(request, embeddings.WAY)
+
+
 @routes.get("/api/v0/models")
 @describe({200: LIST})
 async def models(request: web.Request) -> web.Response:
@@ -131,7 +139,7 @@ def _row(name: str, facts: Checkpoint, loaded: int | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": name,
         "object": "model",
-        "type": "llm",
+        "type": "llm" if facts.embedder is None else "embeddings",
         "publisher": name.rpartition("/")[0],
         "arch": facts.model_type,
         "compatibility_type": "mlx",

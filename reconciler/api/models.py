@@ -162,7 +162,7 @@ def _row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[
 
 def _capabilities(facts: Checkpoint) -> dict[str, Any]:
     found: dict[str, Any] = {"vision": False, "trained_for_tool_use": facts.tool_use}
-    if facts.reasoning is None:
+    if facts.reasoning is None or facts.embedder is not None:
         return found
     can = facts.reasoning
     return found | {"reasoning": {"allowed_options": can.options, "default": can.default}}

@@ -3,7 +3,7 @@
 import math
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -31,6 +31,9 @@ from reconciler.core.records import HTTP, LoadRequest
 
 routes = web.RouteTableDef()
 
+SHORT = 100
+"""Bytes of a list without anything in it, with spaces."""
+
 _NOTHING = (b"", b"null", b'""', b"[]")
 
 
@@ -47,9 +50,12 @@ class Asked(Routed):
         return keep_alive_seconds(self.keep_alive)
 
 
-def routed(body: bytes) -> Asked:
+A = TypeVar("A", bound=Asked)
+
+
+def routed(body: bytes, kind: type[A]) -> A:
     """Where a request goes. Raises `ApiError`."""
-    asked = looked_at(body, Asked)
+    asked = looked_at(body, kind)
     if not asked.model:
         raise ApiError(400, "invalid_request", "model is required", "invalid_value", "model")
     try:
@@ -62,6 +68,10 @@ def routed(body: bytes) -> Asked:
     return asked
 
 
+def _routed(body: bytes) -> Asked:
+    return routed(body, Asked)
+
+
 def _error_line(error: dict[str, str], status: int) -> bytes:
     return encode(ollama_error(error, status)) + b"\n"
 
@@ -71,7 +81,7 @@ def _way(dialect: Dialect, nothing: dict[str, Any]) -> Way:
         return sign_of_life(model, nothing, datetime.now(UTC))
 
     signs = Signs(LINES, None, _error_line, lambda body: body + b"\n", alive)
-    return Way(dialect, routed, signs, local_name)
+    return Way(dialect, _routed, signs, local_name)
 
 
 _CHAT = _way(Dialect.OLLAMA_CHAT, NO_MESSAGE)
@@ -95,13 +105,12 @@ async def generate(request: web.Request) -> web.StreamResponse:
 async def _answer(request: web.Request, way: Way, nothing: dict[str, Any]) -> web.StreamResponse:
     begin = time.monotonic()
     body = await receive(request, MAX_BYTES)
-    asked = await parsed(body, routed)
-    sent = bytes(asked.messages if way.dialect is Dialect.OLLAMA_CHAT else asked.prompt)
-    if len(sent) > 10 or b"".join(sent.split()) not in _NOTHING:
+    asked = await parsed(body, _routed)
+    if not is_nothing(asked.messages if way.dialect is Dialect.OLLAMA_CHAT else asked.prompt):
         return await forward_body(request, way, body, asked, begin)
     controller = request.app[CONTROLLER]
     unload = asked.seconds == 0
-    await (_unload if unload else _load)(controller, asked)
+    await (_unload if unload else load)(controller, asked)
     nanoseconds = round((time.monotonic() - begin) * 1e9)
     return reply(
         {
@@ -116,14 +125,20 @@ async def _answer(request: web.Request, way: Way, nothing: dict[str, Any]) -> we
     )
 
 
-async def _load(controller: Controller, asked: Asked) -> None:
+def is_nothing(sent: msgspec.Raw) -> bool:
+    """True if there is nothing to answer. It may be megabytes long."""
+    view = memoryview(sent)
+    return view.nbytes <= SHORT and b"".join(view.tobytes().split()) in _NOTHING
+
+
+async def load(controller: Controller, asked: Asked) -> None:
     """Have the model loaded, or what is idle of it. Raises `LoadError`."""
     model = local_name(controller, asked.model)
     if controller.records_of(model):
         await controller.ready_for(model)
         return
     seconds = asked.seconds
-    ttl = None if seconds is None or math.isinf(seconds) else max(1, math.ceil(seconds))
+    ttl = None if seconds is None or seconds > LONGEST_TTL else max(1, math.ceil(seconds))
     await controller.load(LoadRequest(model, idle_ttl_seconds=ttl))
 
 

@@ -183,6 +183,8 @@ def _details(facts: Checkpoint | None) -> dict[str, Any]:
 
 
 def _capabilities(facts: Checkpoint) -> list[str]:
+    if facts.embedder is not None:
+        return ["embedding"]
     found = ["completion"]
     found += ["tools"] if facts.tool_use else []
     found += ["thinking"] if facts.reasoning is not None else []

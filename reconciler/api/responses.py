@@ -1,12 +1,13 @@
 """OpenAI's Responses: answers, of which none is stored."""
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 from aiohttp import web
 
 from reconciler.api.describe import describe
 from reconciler.api.early_stream import Signs
+from reconciler.api.encode import whole
 from reconciler.api.errors import ApiError
 from reconciler.api.forward import Way, forward
 from reconciler.core import response_events
@@ -18,29 +19,63 @@ _UPGRADE_REQUIRED = 426
 """Codex tries a websocket first where its provider says so, and asks by HTTP at once after this."""
 
 
+RESPONSE = {
+    "type": "object",
+    "required": ["id", "object", "status", "output", "store", "usage"],
+    "properties": {
+        "object": {"const": "response"},
+        "status": {"enum": ["completed", "incomplete"]},
+        "output": {"type": "array", "items": {"type": "object", "required": ["id", "type"]}},
+        "store": {"const": False},
+    },
+}
+COUNT = {
+    "type": "object",
+    "required": ["object", "input_tokens"],
+    "properties": {
+        "object": {"const": "response.input_tokens"},
+        "input_tokens": {"type": "integer"},
+    },
+}
+
+
 def _error(error: dict[str, str], status: int) -> bytes:
+    error = {key: whole(value) for key, value in error.items()}
     response = response_events.begun("resp_0", 0, "")
     events = response_events.failure(error, status, response, 0)
     return b"".join(map(response_events.encoded, events))
 
 
-def _whole(body: bytes) -> bytes:
-    """The refusal of a worker as events."""
-    error: dict[str, Any] = msgspec.json.decode(body)["error"]
-    unavailable = error.get("type") == "unavailable"
-    return _error(error, 503 if unavailable else 400)
+def _refusal(body: bytes) -> bytes:
+    """The error of a worker as events."""
+    error = msgspec.json.decode(body, type=_Refused).error
+    status = {"invalid_request": 400, "unavailable": 503}.get(error["type"], 500)
+    return _error(error, status)
 
 
-SIGNS = Signs("text/event-stream", b": keep-alive\n\n", _error, _whole)
+class _Refused(msgspec.Struct):
+    """The body of a worker's error; what it did not foresee has another form."""
 
-_WAY = Way(Dialect.RESPONSES, signs=SIGNS)
+    error: dict[str, str] = msgspec.field(
+        default_factory=lambda: {
+            "type": "internal_error",
+            "code": "internal_error",
+            "message": "internal error; the log has the details",
+        }
+    )
+
+
+SIGNS = Signs("text/event-stream", b": keep-alive\n\n", _error, _refusal)
+
+_RESPONSES = Way(Dialect.RESPONSES, signs=SIGNS)
+_COUNT = Way(Dialect.RESPONSES_INPUT_TOKENS)
 
 
 @routes.post("/v1/responses")
-@describe({200: {"type": "object"}})
+@describe({200: RESPONSE})
 async def create(request: web.Request) -> web.StreamResponse:
     """A response by a loaded instance, at once or as server-sent events; nothing is stored."""
-    return await forward(request, _WAY)
+    return await forward(request, _RESPONSES)
 
 
 @routes.get("/v1/responses", allow_head=False)
@@ -67,10 +102,16 @@ async def stored(request: web.Request) -> NoReturn:
     raise ApiError(404, "invalid_request", message, "response_not_found")
 
 
-@routes.post("/v1/responses/compact")
 @routes.post("/v1/responses/input_tokens")
+@describe({200: COUNT})
+async def input_tokens(request: web.Request) -> web.StreamResponse:
+    """The number of tokens of the prompt of a response."""
+    return await forward(request, _COUNT)
+
+
+@routes.post("/v1/responses/compact")
 @describe({})
-async def unsupported(request: web.Request) -> NoReturn:
+async def compact(_request: web.Request) -> NoReturn:
     """Not supported."""
-    message = f"{request.path} is not supported; POST /v1/responses is"
+    message = "compaction is not supported; ask for a summary by POST /v1/responses"
     raise ApiError(400, "invalid_request", message, "not_supported")

@@ -90,6 +90,7 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
             mode=facts.mode(state),
         ),
         findings.token(token_file, facts.mode(token_file)),
+        findings.access(options["allow_origins"], options["allow_hosts"], token_file),
         findings.port(await _port(options["host"], options["port"])),
         findings.service([service.state() for service in services()]),
         findings.git(facts.first_line(run_program, ("git", "--version"))),

@@ -178,7 +178,7 @@ def _environment(recipe: Recipe, directory: str = "") -> dict[str, str]:
 
 def _become(recipe: Recipe, arguments: tuple[str, ...]) -> int:
     """Put the program in this process's place."""
-    command = [*recipe.command, *arguments]
+    command = recipe.words(arguments)
     sys.stdout.flush()
     try:
         os.execvpe(command[0], command, _environment(recipe))  # noqa: S606
@@ -188,7 +188,7 @@ def _become(recipe: Recipe, arguments: tuple[str, ...]) -> int:
 
 def _beside(recipe: Recipe, arguments: tuple[str, ...], directory: str) -> int:
     """Run the program to its end, so that the directory can be removed after it."""
-    command = [word.replace(DIRECTORY, directory) for word in (*recipe.command, *arguments)]
+    command = [word.replace(DIRECTORY, directory) for word in recipe.words(arguments)]
     before: dict[int, Any] = {}
     try:
         # The terminal sends Ctrl-C to both. It is the program's to take it.

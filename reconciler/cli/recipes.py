@@ -63,6 +63,12 @@ class Recipe:
     """Variables that would turn the tool elsewhere."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Path below the temporary directory -> content."""
+    alone: tuple[str, ...] = ()
+    """Arguments if the user gives none."""
+
+    def words(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """The whole command with the user's arguments."""
+        return (*self.command, *(arguments or self.alone))
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,18 @@ def _claude(target: Target) -> Recipe:
         # prompt is of use.
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        # Milliseconds; else it gives a stream up whose pings come for 5 minutes without a word, as
+        # they do while a large model is loaded and reads a long prompt.
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "1800000",
     }
-    return Recipe(("claude", "--model", target.model), environ, ("ANTHROPIC_API_KEY",))
+    if target.context_length is not None:
+        # Else it takes a model that it does not know for one with a million tokens.
+        environ["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(target.context_length)
+    # The variables of the user's settings.json win over those of the process; these win over them.
+    settings = {"env": environ | {"ANTHROPIC_API_KEY": ""}}
+    command = ("claude", "--settings", f"{DIRECTORY}/settings.json", "--model", target.model)
+    files = {"settings.json": json.dumps(settings, indent=2) + "\n"}
+    return Recipe(command, environ, ("ANTHROPIC_API_KEY",), files)
 
 
 def _codex(target: Target) -> Recipe:
@@ -193,7 +209,7 @@ def _open_webui(target: Target) -> Recipe:
         "ENABLE_PERSISTENT_CONFIG": "false",
     }
     removed = ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS")
-    return Recipe(("open-webui", "serve"), environ, removed)
+    return Recipe(("open-webui",), environ, removed, alone=("serve",))
 
 
 def _goose(target: Target) -> Recipe:
@@ -206,7 +222,8 @@ def _goose(target: Target) -> Recipe:
     }
     if target.context_length is not None:
         environ["GOOSE_CONTEXT_LIMIT"] = str(target.context_length)
-    return Recipe(("goose",), environ)
+    # Without a word, it asks for the settings of a first start.
+    return Recipe(("goose",), environ, alone=("session",))
 
 
 def _crush(target: Target) -> Recipe:
@@ -288,7 +305,7 @@ def script(recipe: Recipe, arguments: tuple[str, ...], token_file: str = "") -> 
     """The recipe as commands of a POSIX shell; the token is read from its file."""
     changes = [f"-u {name}" for name in recipe.removed]
     changes += [f"{key}={_shell(value, token_file)}" for key, value in recipe.environ.items()]
-    command = _wrapped([_shell(word, token_file) for word in (*recipe.command, *arguments)])
+    command = _wrapped([_shell(word, token_file) for word in recipe.words(arguments)])
     lines = " \\\n  ".join([f"env {changes[0]}", *changes[1:], command] if changes else [command])
     if not recipe.files:
         return f"{lines}\n"

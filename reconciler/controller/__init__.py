@@ -30,10 +30,12 @@ and used after it.
 from reconciler.controller.controller import Controller
 from reconciler.controller.dry_run import Change, DryRun, Estimate, PlanRequest
 from reconciler.controller.events import Events
+from reconciler.controller.routing import Availability
 from reconciler.controller.source_sync import Source, SourceError, SourceSync, SourceView
 from reconciler.controller.state import RecordView
 
 __all__ = [
+    "Availability",
     "Change",
     "Controller",
     "DryRun",

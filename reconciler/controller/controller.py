@@ -19,7 +19,7 @@ from reconciler.controller.mutations import Mutations
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.resolver import CheckpointResolver
-from reconciler.controller.routing import Router
+from reconciler.controller.routing import Availability, Router
 from reconciler.controller.source_sync import Source, SourceError, SourceSync
 from reconciler.controller.state import RecordView
 from reconciler.core.absorb import NO_LABELS
@@ -255,6 +255,15 @@ class Controller:
             return None
         used = self._clock.monotonic() if state.busy else state.used_at
         return max(0.0, used + ttl - self._clock.monotonic())
+
+    def availability(self, model: str) -> Availability | None:
+        """What a request for `model` would meet; None: an error."""
+        return self._router.availability(model)
+
+    @property
+    def jit(self) -> bool:
+        """True if a request for a model that nobody asked to load loads it."""
+        return self._router.jit
 
     def why_not_ready(self, model: str) -> str:
         """What the record that would answer for `model` says."""

@@ -193,6 +193,20 @@ def token(path: Path | None, mode: int | None) -> Finding | None:
     return Finding("token", "ok", f"{path}")
 
 
+def access(origins: Sequence[str], hosts: Sequence[str], token: Path | None) -> Finding | None:
+    """What pages and names may use the daemon."""
+    if "*" in origins and token is None:
+        mend = "reconciler serve --token-file FILE --allow-origin '*'"
+        return Finding(
+            "access", "problem", "all web pages are allowed, and there is no token", mend
+        )
+    if hosts and token is not None:
+        message = "--allow-host has no effect: with a token every name is served"
+        return Finding("access", "warning", message)
+    told = [*(f"pages of {origin}" for origin in origins), *(f"the name {host}" for host in hosts)]
+    return Finding("access", "ok", f"allowed: {', '.join(told)}") if told else None
+
+
 def port(found: Port) -> Finding:
     """Whether the daemon answers, or could."""
     if found.problem is not None:

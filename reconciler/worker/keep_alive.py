@@ -41,7 +41,12 @@ class Stream(web.StreamResponse):
     def __init__(self, signs: Signs) -> None:
         super().__init__(headers={"Content-Type": signs.content_type})
         self._alive = signs.alive
+        self._make: Callable[[], bytes] | None = None
         self._written = monotonic()
+
+    def make_signs(self, make: Callable[[], bytes]) -> None:
+        """Have each sign made from now on, where its readers know no fixed one."""
+        self._make = make
 
     async def write(self, data: Any) -> None:
         """Write a whole event or line. Raises ConnectionResetError if the client is gone."""
@@ -56,7 +61,7 @@ class Stream(web.StreamResponse):
             while True:
                 await asyncio.sleep(max(0.0, self._written + seconds - monotonic()))
                 if monotonic() >= self._written + seconds:
-                    await self.write(self._alive)
+                    await self.write(self._make() if self._make else self._alive)
 
 
 @asynccontextmanager

@@ -102,6 +102,8 @@ class Body(Sampling):
     guided_grammar: str | None = None
     reasoning_effort: Annotated[str, msgspec.Meta(max_length=50)] | None = None
     enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+    """Tokens after which reasoning is to end."""
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -122,6 +124,8 @@ class Body(Sampling):
     """What the answer repeats of the request, or depends on, in its dialect."""
     reminders: list[int] = msgspec.field(default_factory=list)
     """Indices of system messages that belong where they stand."""
+    deferred_tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    """Tools that the messages tell of, besides those that the chat template is given."""
     names: dict[str, str] = msgspec.field(default_factory=dict)
     """Keys as the client knows them, where its dialect has other names."""
     warnings: list[str] = msgspec.field(default_factory=list)

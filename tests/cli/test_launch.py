@@ -17,7 +17,8 @@ MODEL = "reconciler/questions"
 FAKE = """\
 #!{python} -IS
 import json, os, sys
-made = next((v for v in [*os.environ.values(), *sys.argv] if os.path.basename(v)[:4] == "tmp."
+values = [*os.environ.values(), *sys.argv, *map(os.path.dirname, sys.argv)]
+made = next((v for v in values if os.path.basename(v)[:4] == "tmp."
     or os.path.basename(v)[:11] == "reconciler-"), None)
 files = {{}}
 for place, _, names in os.walk(made) if made else ():
@@ -110,15 +111,15 @@ def launch(
 
 def test_launch_loads_the_model_and_becomes_the_tool(shared: Daemon, programs: Path) -> None:
     options = ("--model", MODEL, "--context-length", "2000")
-    done = launch(shared, programs, "claude", *options, "--", "-p", "Hi", ANTHROPIC_API_KEY="x")
-    recipe = TOOLS["claude"].recipe(Target(shared.url, MODEL))
-    assert as_started(recipe, done.stdout) == ["-p", "Hi"]
+    done = launch(shared, programs, "codex", *options, "--", "exec", "Hi")
+    recipe = TOOLS["codex"].recipe(Target(shared.url, MODEL, "", 2000))
+    assert as_started(recipe, done.stdout) == ["exec", "Hi"]
     assert done.returncode == 7
-    assert "context_length 2000 is short for Claude Code" in done.stderr
+    assert "context_length 2000 is short for Codex" in done.stderr
     assert shared.loaded() == {MODEL}
     # The only model that is loaded need not be named, and a file's directory is removed.
-    done = launch(shared, programs, "crush")
-    as_started(TOOLS["crush"].recipe(Target(shared.url, MODEL, "", 2000)), done.stdout)
+    done = launch(shared, programs, "claude", ANTHROPIC_API_KEY="x")
+    as_started(TOOLS["claude"].recipe(Target(shared.url, MODEL, "", 2000)), done.stdout)
     assert done.returncode == 7
     printed = launch(shared, programs, "llm", "--print")
     assert printed.returncode == 0

@@ -1,5 +1,6 @@
 """`reconciler launch` with the real tools."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ CLAUDE = Client(
     "Claude Code",
     "npm",
     ("@anthropic-ai/claude-code@2.1.332",),
-    "`launch`: `-p` with a tool round trip",
+    "`launch`: `-p` with a tool round trip; a search of its tools, a second turn, kept prompts",
 )
 
 DONE = "The file is there now, as asked."
@@ -128,21 +129,35 @@ def test_cline(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
 
 
+def own(installed: Installed, path: str, text: str) -> Path:
+    """A file of settings of the user's own, which sends a tool elsewhere."""
+    file = installed.directory / "home" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
 @pytest.mark.usefixtures("model")
 def test_codex(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     codex = clients.installed(CODEX)
+    settings = 'model = "another"\nmodel_provider = "lmstudio"\n'
+    file = own(codex, ".codex/config.toml", settings)
     options = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
     done = launched(codex, shared, tmp_path, "codex", "exec", *options, "Write a note.")
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    assert file.read_text() == settings
 
 
 @pytest.mark.usefixtures("model")
 def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     claude = clients.installed(CLAUDE)
+    settings = {"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}, "model": "opus"}
+    file = own(claude, ".claude/settings.json", json.dumps(settings))
     options = ("-p", "Write a note.", "--allowedTools", "Bash")
     done = launched(claude, shared, tmp_path, "claude", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    assert json.loads(file.read_text()) == settings

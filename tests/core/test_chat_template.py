@@ -1,8 +1,12 @@
 """What the text of a chat template says."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from reconciler.core.chat_template import takes_tools, uses
+from reconciler.core.chat_template import Reasoning, reasoning, takes_tools, uses
+from tests.rendering import OWN, PUBLISHED, Template
 
 
 @pytest.mark.parametrize(
@@ -44,8 +48,70 @@ def test_a_variable_is_no_attribute_and_no_text(template: str, has: bool) -> Non
     assert uses(template, "thinking") is has
 
 
+SWITCH = Reasoning(("off", "on"), "on")
+
+
 @pytest.mark.parametrize(
-    "text", ["{{", "{%", "{#", "{{'\\'", "\"'", "{{'\"}}", "{{[ ", ".get(", "{{" + "a" * 50]
+    ("template", "can"),
+    [
+        ("{% if enable_thinking is defined and not enable_thinking %}{% endif %}", SWITCH),
+        ("{% if enable_thinking is defined and enable_thinking is false %}{% endif %}", SWITCH),
+        ("{% if enable_thinking is not defined or enable_thinking %}{% endif %}", SWITCH),
+        ("{% set t = enable_thinking if enable_thinking is defined else True %}", SWITCH),
+        ("{% if thinking | default(true) %}{% endif %}", SWITCH),
+        ("{{ thinking_budget }}", SWITCH),
+        ("{% if thinking %}{% endif %}", Reasoning(("off", "on"), "off")),
+        ("{{ reasoning_effort }}", Reasoning(("low", "medium", "high"), "medium")),
+        (
+            "{% if thinking %}{{ reasoning_effort }}{% endif %}",
+            Reasoning(("off", "on", "low", "medium", "high"), "off"),
+        ),
+        ("{{ messages }}<think>", Reasoning(("on",), "on")),
+        ("{{ message.thinking }}", None),
+        ("{{ messages }}", None),
+    ],
+)
+def test_what_can_be_said_about_reasoning(template: str, can: Reasoning | None) -> None:
+    assert reasoning(template) == can
+
+
+TEMPLATES = [path for folder in (PUBLISHED, OWN) for path in sorted(folder.glob("*.jinja"))]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=[path.stem for path in TEMPLATES])
+def test_a_template_reasons_by_default_as_it_is_said_to(path: Path) -> None:
+    """Rendered without a switch, it gives what it gives with the switch at the default."""
+    can = reasoning(path.read_text("utf-8"))
+    if can is None or "off" not in can.options or path.stem == "llama-cpp-rwkv-world":
+        return  # that one has a third way: the model decides
+
+    def rendered(**switches: Any) -> str:
+        turns = [{"role": "user", "content": "hi"}]
+        return Template(path)(turns, add_generation_prompt=True, **switches)
+
+    on, off = (
+        rendered(enable_thinking=True, thinking=True),
+        rendered(enable_thinking=False, thinking=False, thinking_budget=0),
+    )
+    assert on != off
+    assert rendered() == (on if can.default == "on" else off)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "thinking ",
+        "{{thinking ",
+        "{{",
+        "{%",
+        "{#",
+        "{{'\\'",
+        "\"'",
+        "{{'\"}}",
+        "{{[ ",
+        ".get(",
+        "{{" + "a" * 50,
+    ],
 )
 def test_a_hostile_template_takes_time_in_proportion_to_its_length(text: str) -> None:
     """In proportion to the square of it, this would take hours."""
@@ -53,3 +119,4 @@ def test_a_hostile_template_takes_time_in_proportion_to_its_length(text: str) ->
     assert not takes_tools(template)
     assert not takes_tools("{{ '" + template)
     assert not uses(template, "tools")
+    assert (reasoning(template) is not None) == text.startswith("{{thinking")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import ollama
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -343,3 +344,38 @@ def test_a_file_is_known_by_its_hash(tmp_path: Path) -> None:
     for etag, right in ((sha1, True), (sha256, True), ("0" * 40, False), ("0" * 64, False)):
         assert matches(path, Wanted("x", 6, etag)) is right
     assert not matches(path, Wanted("x", 7, sha1))
+
+
+def test_ollamas_client_pulls_a_model_and_sees_how_far_it_is(
+    daemon: Daemon, hub: Hub, name: str
+) -> None:
+    with ollama.Client(daemon.url) as client:
+        lines = list(client.pull(f"hf.co/{name}:latest", stream=True))
+        assert [line.status for line in (lines[0], lines[-1])] == ["pulling manifest", "success"]
+        sizes = [line for line in lines if line.total]
+        assert sizes[-1].completed == sizes[-1].total
+        assert {(line.digest or "")[:7] for line in sizes} == {"sha256:"}
+        fetched = hub.fetched()
+        assert fetched
+        assert client.pull(name).status == "success"  # it is there
+        assert hub.fetched() == fetched
+        assert client.generate(name, "").done_reason == "load"
+        assert f"{name}:latest" in {model.model for model in client.list().models}
+        assert client.pull(f"{name}:v1").status == "success"  # a revision
+
+
+def test_ollamas_client_hears_why_a_model_cannot_be_pulled(
+    daemon: Daemon, hub: Hub, name: str
+) -> None:
+    assert hub.url
+    with ollama.Client(daemon.url) as client:
+        for stream in (False, True):
+            with pytest.raises(ollama.ResponseError, match="maker/none"):
+                list(client.pull("maker/none", stream=stream))
+        with pytest.raises(ollama.ResponseError, match="v9"):
+            client.pull(f"{name}:v9")
+        with pytest.raises(ollama.ResponseError, match="insecure") as caught:
+            client.pull(name, insecure=True)
+        assert caught.value.status_code == 400
+    status, answer = daemon.request("POST", "/api/pull", {"model": "maker/none", "stream": False})
+    assert (status, list(answer)) == (404, ["error"])

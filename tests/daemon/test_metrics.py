@@ -81,6 +81,9 @@ def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:
         data = json.dumps(body).encode()
         with urllib.request.urlopen(f"{daemon.url}/v1/completions", data=data, timeout=90) as reply:
             reply.read()
+    lines = {"model": "a", "prompt": "x", "raw": True, "options": {"num_predict": 2}}
+    with daemon.stream("/api/generate", lines) as reply:
+        assert json.loads(reply.read().splitlines()[-1])["eval_count"] == 2
     pid = daemon.ready("a")["status"]["worker_pid"]
     os.kill(pid, signal.SIGKILL)
     for name in "ab":
@@ -96,8 +99,8 @@ def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:
     assert found["reconciler_load_seconds_count", ("Attach", "all")] == 2
     assert found["reconciler_actions_total", ("Load", "succeeded")] == 2
     assert found["reconciler_restarts_total", ("WorkerKilled",)] == 2
-    assert found["reconciler_requests_total", ("a", "200")] == 2
-    assert found["reconciler_first_token_seconds_count", ("a",)] == 1
+    assert found["reconciler_requests_total", ("a", "200")] == 3
+    assert found["reconciler_first_token_seconds_count", ("a",)] == 2
     assert found["reconciler_reconcile_seconds_count", ()] > 4
     assert found["reconciler_tasks", ()] > 2
     memory = found["reconciler_instance_memory_bytes", ("a",)]

@@ -16,6 +16,8 @@ from tests.support import Daemon
 
 FRANCE: list[dict[str, Any]] = [{"role": "user", "content": "What is the capital of France?"}]
 
+BEGIN = datetime.now(UTC)
+
 GREEDY = {"temperature": 0}
 
 
@@ -38,9 +40,8 @@ def is_complete(answer: ollama.ChatResponse | ollama.GenerateResponse) -> None:
     parts = answer.load_duration, answer.prompt_eval_duration, answer.eval_duration
     assert all(part >= 1 for part in parts)  # type: ignore[operator]
     assert answer.total_duration >= max(parts)  # type: ignore[type-var, operator]
-    assert answer.total_duration < 60e9  # type: ignore[operator]
     made = datetime.fromisoformat(answer.created_at or "")
-    assert abs(datetime.now(UTC) - made) < timedelta(minutes=1)
+    assert BEGIN <= made <= datetime.now(UTC)
 
 
 def test_its_client_chats(ollamas: ollama.Client) -> None:
@@ -165,8 +166,9 @@ def test_an_empty_prompt_loads_and_no_time_unloads(shared: Daemon, ollamas: olla
     record = shared.get(f"/api/v1/records/{name}")
     assert record["spec"]["idle_ttl_seconds"] == 300
     (running,) = [model for model in ollamas.ps().models if model.model == f"{name}:latest"]
-    left = (running.expires_at or datetime.now(UTC)) - datetime.now(UTC)
-    assert timedelta(minutes=4) < left <= timedelta(minutes=5)
+    ends = running.expires_at or BEGIN
+    assert BEGIN < ends <= datetime.now(UTC) + timedelta(minutes=5)
+    assert ollamas.generate(name, "", keep_alive=1e300).done_reason == "load"  # it is there
     gone = ollamas.chat(name, [], keep_alive=0)
     assert gone.done_reason == "unload"
     assert name not in shared.loaded()
@@ -216,6 +218,7 @@ def test_what_cannot_be_done_is_said_in_its_form(taught: Daemon) -> None:
         ),
         ("/api/generate", {"model": QUESTIONS, "prompt": "x", "context": [1]}, 400, "context"),
         ("/api/generate", {"model": QUESTIONS, "prompt": "x", "images": ["eA=="]}, 400, "images"),
+        ("/api/generate", {"model": QUESTIONS, "prompt": "x", "suffix": "y"}, 400, "suffix"),
         ("/api/pull", {"model": "../x"}, 400, "model"),
         ("/api/copy", {"source": "a", "destination": "b"}, 400, "/api/copy"),
         ("/api/create", {"model": "a"}, 400, "/api/create"),

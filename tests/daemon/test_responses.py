@@ -255,6 +255,16 @@ def test_nothing_is_stored(client: openai.OpenAI, taught: Daemon) -> None:
     assert (status, answer["error"]["code"]) == (426, "not_supported")
 
 
+def test_the_length_of_a_prompt_without_an_answer(client: openai.OpenAI, taught: Daemon) -> None:
+    asked: Any = {"input": "What is the weather in Rome?", "tools": [WEATHER]}
+    counted = client.responses.input_tokens.count(model=QUESTIONS, **asked)
+    assert strictly(type(counted), counted.model_dump()).input_tokens == (
+        ask(taught, asked["input"], tools=[WEATHER]).usage.input_tokens
+    )
+    with pytest.raises(openai.BadRequestError, match="compaction is not supported"):
+        client.responses.compact(model=QUESTIONS, input="x")
+
+
 def test_what_has_no_effect_is_named_in_the_warnings(taught: Daemon) -> None:
     asked = body(
         tools=[{"type": "web_search"}, WEATHER],

@@ -149,6 +149,22 @@ def test_state_needs_a_place_and_space(tmp_path: Path) -> None:
     assert facts.free_space(tmp_path / "not" / "yet") > 0
 
 
+def test_who_may_use_the_daemon_besides_is_told() -> None:
+    token = Path("token")
+    assert findings.access((), (), None) is None
+    open_to_all, useless, fine = (
+        findings.access(("*",), (), None),
+        findings.access((), (".local",), token),
+        findings.access(("https://chat.example",), (".local",), None),
+    )
+    assert open_to_all is not None
+    assert useless is not None
+    assert fine is not None
+    assert (open_to_all.level, useless.level, fine.level) == ("problem", "warning", "ok")
+    assert "pages of https://chat.example, the name .local" in fine.message
+    assert findings.access(("*",), (), token) is not None
+
+
 def test_a_token_is_for_its_owners_eyes(tmp_path: Path) -> None:
     path = tmp_path / "token"
     assert findings.token(None, facts.mode(None)) is None

@@ -88,6 +88,49 @@ BODY = {
     "top_logprobs": 2,
 }
 
+RESPONSE = {
+    "model": "m",
+    "instructions": "Be brief.",
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "Hello \U0001f600"}]},
+        {
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": "why"}],
+            "content": None,
+        },
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
+        {"type": "function_call", "call_id": "a", "name": "f", "arguments": '{"x": 1}'},
+        {"type": "function_call_output", "call_id": "a", "output": [{"type": "input_image"}]},
+        {"type": "custom_tool_call", "call_id": "b", "name": "g", "input": "x"},
+        {"type": "custom_tool_call_output", "call_id": "b", "output": "y"},
+        {"type": "web_search_call", "id": "c"},
+    ],
+    "tools": [
+        {
+            "type": "function",
+            "name": "f",
+            "parameters": {"type": "object", "properties": {"x": {"type": ["string", "null"]}}},
+            "strict": False,
+        },
+        {"type": "custom", "name": "g", "format": {"type": "grammar", "syntax": "lark"}},
+        {"type": "namespace", "name": "n", "tools": []},
+    ],
+    "tool_choice": {
+        "type": "allowed_tools",
+        "mode": "auto",
+        "tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "g"}],
+    },
+    "parallel_tool_calls": True,
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}, "verbosity": "low"},
+    "include": ["message.output_text.logprobs"],
+    "top_logprobs": 2,
+    "metadata": {"a": "b"},
+    "stream_options": {"include_obfuscation": False},
+    "max_output_tokens": 3,
+    "temperature": 0.5,
+}
+
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.5, 1e308),
     *("", "a", "\x00", "\U0001f600", "a" * 5000, "NaN", "user", "\ufffd"),
@@ -103,9 +146,9 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from paths(item, (*path, key))
 
 
-def mutated_body(draw: random.Random) -> dict[str, Any]:
+def mutated_body(draw: random.Random, of: dict[str, Any] = BODY) -> dict[str, Any]:
     """The body with one to three places changed, taken out or doubled."""
-    body: dict[str, Any] = json.loads(json.dumps(BODY))
+    body: dict[str, Any] = json.loads(json.dumps(of))
     for _ in range(draw.randint(1, 3)):
         *path, key = draw.choice(list(paths(body)))
         owner: Any = body
@@ -124,9 +167,9 @@ def mutated_body(draw: random.Random) -> dict[str, Any]:
     return body
 
 
-def mutated_bytes(draw: random.Random) -> bytes:
+def mutated_bytes(draw: random.Random, of: dict[str, Any] = BODY) -> bytes:
     """The body, mutated as a value and in some cases as bytes."""
-    data = bytearray(json.dumps(mutated_body(draw)).encode())
+    data = bytearray(json.dumps(mutated_body(draw, of)).encode())
     for _ in range(draw.choice((0, 0, 0, 1, 5))):
         at = draw.randrange(len(data))
         data[at : at + draw.randint(0, 3)] = draw.choice(
@@ -150,8 +193,10 @@ def mutated_template(draw: random.Random) -> str:
     return source
 
 
-def check_refusal(error: RequestError) -> None:
+def check_refusal(error: RequestError, *others: str) -> None:
+    """`others`: keys that the client's dialect does not have."""
     assert error.status == 400
+    assert not (error.param or "").startswith(others or ("input",))
     assert len(str(error)) < 2000
     # What the code has no words for.
     assert "no prompt could be made" not in str(error)
@@ -182,6 +227,25 @@ def test_a_mutated_body_is_answered_or_refused(preprocessor: Preprocessor, seed:
             else:
                 assert prompt.tokens
                 assert body.messages is None
+    assert preprocessor._short._process is process
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mutated_request_for_a_response_is_answered_or_refused(
+    preprocessor: Preprocessor, seed: int
+) -> None:
+    draw = random.Random(seed)
+    process = preprocessor._short._process
+    for _ in range(1000):
+        data = mutated_bytes(draw, RESPONSE)
+        try:
+            submitted = preprocessor.submit(data, {}, 4096, dialect=Dialect.RESPONSES)
+            body, prompt = submitted.result()
+        except RequestError as error:
+            check_refusal(error, "messages", "response_format")
+        else:
+            assert prompt.tokens
+            assert json.loads(body.dialect_data["tools"]) is not None
     assert preprocessor._short._process is process
 
 

@@ -1,7 +1,8 @@
 """Signs of life of a stream that has nothing to say."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -20,12 +21,15 @@ class Worker:
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
+        self.make: Callable[[], bytes] | None = None
         self.gone = asyncio.Event()
         """Set when the client went away as it waited."""
         self.runner: Any = None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         async with opened(request, SERVER_SENT_EVENTS) as stream:
+            if self.make is not None:
+                stream.make_signs(self.make)
             try:
                 await self.go_on.wait()
             except asyncio.CancelledError:
@@ -60,6 +64,16 @@ async def test_comments_come_until_there_is_something_to_say(worker: Worker) -> 
         assert await reply.content.readexactly(3 * len(COMMENT)) == 3 * COMMENT
         worker.go_on.set()
         assert (await reply.read()).replace(COMMENT, b"") == 2 * EVENT
+
+
+async def test_a_sign_may_be_made_each_time(worker: Worker) -> None:
+    numbers = count()
+    worker.make = lambda: b"data: %d\n\n" % next(numbers)
+    async with ClientSession() as client, client.get(url(worker)) as reply:
+        signs = await reply.content.readexactly(3 * len(EVENT))
+        assert signs == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
+        worker.go_on.set()
+        assert (await reply.read()).endswith(2 * EVENT)
 
 
 async def test_a_client_that_goes_away_ends_them(worker: Worker) -> None:

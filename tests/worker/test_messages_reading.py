@@ -1,6 +1,9 @@
 """Requests to Anthropic's Messages, as the chat completions that they mean."""
 
+import copy
 import json
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from mlx_lm.utils import load_tokenizer
 from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
 from reconciler.worker.dialects.messages_reading import read, read_to_count
+from reconciler.worker.dialects.messages_signatures import of_text
 from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError
 from reconciler.worker.preprocessing.work import prepare
@@ -156,6 +160,21 @@ class TestMessages:
             "messages[1].content[3]",
         ]
 
+    def test_reasoning_without_its_text_is_in_the_signature(self) -> None:
+        for text in ("Hm. \u00e9 \U0001f600", "half \ud83d"):
+            sent = {"type": "thinking", "thinking": "", "signature": of_text(text, omitted=True)}
+            blocks = [sent, said("Hi.")]
+            found = chat([*HELLO, {"role": "assistant", "content": blocks}, *HELLO])
+            assert found[1]["reasoning_content"] == text.replace("\ud83d", "?")
+
+    @pytest.mark.parametrize(
+        "signature", [None, 5, "", "EqQB", "text.%", "text./w==", of_text("Hm.", omitted=False)]
+    )
+    def test_other_signatures_say_nothing(self, signature: Any) -> None:
+        blocks = [{"type": "thinking", "thinking": "", "signature": signature}, said("Hi.")]
+        found = chat([*HELLO, {"role": "assistant", "content": blocks}, *HELLO])
+        assert "reasoning_content" not in found[1]
+
     def test_texts_around_calls_are_apart_as_the_model_wrote_them(self) -> None:
         blocks = [said("One."), used("weather", "1"), said("Two.")]
         messages = [*HELLO, {"role": "assistant", "content": blocks}, *HELLO]
@@ -245,7 +264,45 @@ class TestTools:
         found = translated(tools=[SEARCH, TOOL])
         assert [tool["function"]["name"] for tool in found.sent["tools"]] == ["weather"]
         assert found.warnings == ["tools[0]: web_search_20250305 is a tool of Anthropic's; ignored"]
-        assert translated(tools=[SEARCH]).sent["tools"] == []
+        assert "tools" not in translated(tools=[SEARCH]).sent
+
+    def test_a_deferred_tool_is_told_of_where_it_is_referred_to(self) -> None:
+        deferred = TOOL | {"name": "later", "defer_loading": True}
+        search = TOOL | {"name": "search"}
+        reference = {"type": "tool_reference", "tool_name": "later"}
+        messages = [
+            *HELLO,
+            {"role": "assistant", "content": [used("search", "1")]},
+            {"role": "user", "content": [result("1", [reference])]},
+        ]
+        found = translated(messages, tools=[deferred, search])
+        assert [tool["function"]["name"] for tool in found.sent["tools"]] == ["search"]
+        assert [tool["function"]["name"] for tool in found.deferred_tools] == ["later"]
+        text = found.sent["messages"][-1]["content"]
+        assert text.startswith('<functions>\n<function>{"description": "The weather in a city.", ')
+        assert text.endswith("}</function>\n</functions>")
+        assert found.names["tools[0].function"] == "tools[1]"
+        unknown = [*messages[:2], {"role": "user", "content": [result("1", [reference])]}]
+        assert "later is available" in translated(unknown).sent["messages"][-1]["content"]
+
+    def test_tools_that_come_and_go_in_the_middle_of_a_chat(self) -> None:
+        deferred = TOOL | {"name": "later", "defer_loading": True}
+        reference = {"type": "tool_reference", "name": "later"}
+        definition = {"type": "tool_definition", "definition": TOOL}
+        changes = [
+            {"type": "tool_addition", "tool": reference},
+            {"type": "tool_addition", "tool": definition},
+            {"type": "tool_removal", "tool": reference},
+            {"type": "tool_addition", "tool": {"type": "mcp_toolset_reference"}},
+        ]
+        found = translated([*HELLO, {"role": "system", "content": changes}], tools=[deferred])
+        text = found.sent["messages"][-1]["content"]
+        assert text.count("<function>") == 2
+        assert text.endswith("The tool later is not available any more.")
+        assert [tool["function"]["name"] for tool in found.deferred_tools] == ["later", "weather"]
+        assert found.warnings == [
+            "messages[1].content[3].tool: mcp_toolset_reference is not known; left out"
+        ]
 
     def test_keys_of_tools_without_effect_are_named(self) -> None:
         found = translated(tools=[TOOL | {"input_examples": [{"city": "Rome"}]}])
@@ -378,6 +435,12 @@ class TestKeys:
         found = {k: sent[k] for k in ("enable_thinking", "reasoning_effort") if k in sent}
         assert found == expected
 
+    def test_a_budget_counts_where_reasoning_is_enabled(self) -> None:
+        enabled = {"type": "enabled", "budget_tokens": 2000}
+        assert translated(thinking=enabled).sent["thinking_budget"] == 2000
+        for other in ({"type": "adaptive"}, {"type": "disabled"}, {"type": "enabled"}):
+            assert translated(thinking=other).sent.get("thinking_budget") is None
+
     def test_structured_output_in_both_places(self) -> None:
         form = {"type": "json_schema", "schema": {"type": "object"}}
         for keys in ({"output_config": {"format": form}}, {"output_format": form}):
@@ -435,6 +498,19 @@ STRICT = """\
 """A template that takes one system turn, at the front, and roles that alternate."""
 
 
+EFFORT = """\
+{{ reasoning_effort }}{% if reasoning_effort == 'xhigh' %}!{% endif %}
+{%- for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"""
+"""A template that writes an effort, and knows one that most do not."""
+
+PLAIN = """\
+{%- for message in messages %}
+{%- if message.role == 'system' and not loop.first %}{{ raise_exception('system') }}{% endif %}
+{%- if message.role != 'tool' %}<{{ message.role }}>{{ message.content }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<assistant>{% endif %}"""
+"""A template that takes one system turn, at the front, roles in any order, and no tools."""
+
+
 class TestPrompts:
     def test_a_late_system_message_is_where_it_was_sent(self, anywhere: Prepared) -> None:
         late = {"role": "system", "content": "It is night."}
@@ -459,6 +535,20 @@ class TestPrompts:
             assert error.value.param == name
             assert str(error.value).startswith(f"{name} cannot be enforced")
 
+    @pytest.mark.parametrize(
+        ("effort", "expected", "warned"),
+        [("low", "low", False), ("xhigh", "xhigh!", False), ("max", "high", True)],
+    )
+    def test_an_effort_that_the_model_does_not_know_becomes_the_nearest(
+        self, effort: str, expected: str, warned: bool
+    ) -> None:
+        sent = msgspec.json.encode(asked(output_config={"effort": effort}))
+        prepared = Prepared(EFFORT)
+        _, prompt = prepare(prepared.prompts, sent, {}, None, Dialect.MESSAGES)
+        assert prepared.tokenizer.decode(prompt.tokens).startswith(f"{expected}<user>")
+        words = "output_config.effort: this model does not know max; high is used"
+        assert prompt.warnings == ((words,) if warned else ())
+
     def test_warnings_name_the_keys_that_the_client_sent(self) -> None:
         _, prompt = prepare(
             Prepared(STRICT).prompts,
@@ -470,35 +560,121 @@ class TestPrompts:
         assert [w.partition(":")[0] for w in prompt.warnings] == ["output_config.effort"]
 
 
-CLAUDE_CODE = json.loads(Path(__file__).with_name("claude_code_request.json").read_text("utf-8"))
-"""The shape of what Claude Code 2.1.197 sends in the second turn of `claude -p`: its texts are
-others, its keys, blocks and tools as they came."""
+def recorded(version: str) -> Any:
+    """The shape of the last request of a `claude -p` that read a file: its texts are others, its
+    keys, blocks and tools as Claude Code sent them."""
+    name = f"claude_code_{version.replace('.', '_')}.json"
+    return json.loads(Path(__file__).with_name(name).read_text("utf-8"))
+
+
+@pytest.fixture(scope="module", params=["2.1.197", "2.1.332"])
+def claude_code(request: pytest.FixtureRequest) -> Any:
+    return recorded(request.param)
 
 
 class TestClaudeCode:
-    def test_its_request_is_read_without_a_warning(self) -> None:
-        found = translated(**CLAUDE_CODE)
-        sent = found.sent
+    def test_its_request_is_read_without_a_warning(self, claude_code: Any) -> None:
+        found = translated(**claude_code)
         assert found.warnings == []
+        assert found.reminders == [2]
+        assert "x-anthropic-billing-header" not in json.dumps(found.sent)
+        assert found.sent["reasoning_effort"] == "high"
+        assert found.sent["stream"] is True
+
+    def test_the_one_with_all_its_tools(self) -> None:
+        sent = translated(**recorded("2.1.197")).sent
         roles = [message["role"] for message in sent["messages"]]
         assert roles == ["system", "user", "system", "assistant", "tool"]
-        assert found.reminders == [2]
-        assert "x-anthropic-billing-header" not in json.dumps(sent)
-        assert len(sent["tools"]) == len(CLAUDE_CODE["tools"]) == 24
-        assert sent["reasoning_effort"] == "high"
-        assert sent["stream"] is True
+        assert len(sent["tools"]) == 24
+
+    def test_the_one_that_searches_its_tools(self) -> None:
+        found = translated(**recorded("2.1.332"))
+        roles = [message["role"] for message in found.sent["messages"]]
+        assert roles == ["system", "user", "system", "assistant", "tool", "assistant", "tool"]
+        assert found.echo["omits_thinking"]
+        assert found.sent["messages"][3]["reasoning_content"] == "I look for it."
+        offered = [tool["function"]["name"] for tool in found.sent["tools"]]
+        deferred = [tool["function"]["name"] for tool in found.deferred_tools]
+        assert deferred == ["Monitor", "WebFetch", "DeferredToolPlaceholder"]
+        assert len(offered) == 11
+        assert not set(offered) & set(deferred)
+        first, *lines, last = found.sent["messages"][4]["content"].splitlines()
+        assert (first, last) == ("<functions>", "</functions>")
+        assert [json.loads(line[10:-11])["name"] for line in lines] == ["WebFetch", "Monitor"]
 
     def test_the_prompt_of_a_turn_begins_with_that_of_the_turn_before(
-        self, anywhere: Prepared
+        self, anywhere: Prepared, claude_code: Any
     ) -> None:
-        second = anywhere.text(CLAUDE_CODE)
-        first = anywhere.text(CLAUDE_CODE | {"messages": CLAUDE_CODE["messages"][:2]})
+        second = anywhere.text(claude_code)
+        first = anywhere.text(claude_code | {"messages": claude_code["messages"][:2]})
         before = first.rpartition("<|im_start|>assistant")[0]
         assert len(before) > 1000
         assert second.startswith(before)
 
-    def test_conversations_share_the_system_prompt(self, anywhere: Prepared) -> None:
-        billing, *rest = CLAUDE_CODE["system"]
+    @pytest.mark.parametrize("template", [PLAIN, STRICT])
+    def test_so_it_does_where_the_template_takes_no_tools(
+        self, claude_code: Any, template: str
+    ) -> None:
+        prepared = Prepared(template)
+        messages = claude_code["messages"]
+        texts = [
+            prepared.text(claude_code | {"messages": messages[:end]})
+            for end in range(2, len(messages) + 1, 2)
+        ]
+        assert len(texts) > 1
+        for before, after in pairwise(texts):
+            assert after.startswith(before.removesuffix("<assistant>"))
+
+    def test_conversations_share_the_system_prompt(
+        self, anywhere: Prepared, claude_code: Any
+    ) -> None:
+        billing, *rest = claude_code["system"]
         other = said("x-anthropic-billing-header: cc_version=2.1.197.b07; cc_is_subagent=true;")
         assert billing["text"] != other["text"]
-        assert anywhere.text(CLAUDE_CODE | {"system": [other, *rest]}) == anywhere.text(CLAUDE_CODE)
+        assert anywhere.text(claude_code | {"system": [other, *rest]}) == anywhere.text(claude_code)
+
+
+ODD: tuple[Any, ...] = (None, True, 0, -1, 1.5, "", "x", [], {}, [[]], [{}], [5], {"type": "x"})
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a value, but the insides of schemas."""
+    yield path
+    if "input_schema" in path:
+        return
+    pairs: Any = enumerate(value) if isinstance(value, list) else ()
+    for key, inner in value.items() if isinstance(value, dict) else pairs:
+        yield from places(inner, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
+    if not path:
+        return odd
+    changed = copy.copy(value)
+    changed[path[0]] = replaced(value[path[0]], path[1:], odd)
+    return changed
+
+
+def refusal(body: Any) -> RequestError | None:
+    try:
+        of_keys(read(body).sent, chat=True)
+    except RequestError as error:
+        return error
+    return None
+
+
+def test_whatever_stands_wherever_is_taken_or_refused_with_its_place(claude_code: Any) -> None:
+    body = asked(
+        **claude_code | {"tools": claude_code["tools"][-3:], "tool_choice": {"type": "any"}}
+    )
+    body |= {"thinking": {"type": "enabled", "budget_tokens": 5}, "stop_sequences": ["a"]}
+    refusals = [
+        error
+        for path in list(places(body))[1:]
+        for odd in ODD
+        if (error := refusal(replaced(body, path, odd))) is not None
+    ]
+    assert len(refusals) > 300
+    for error in refusals:
+        assert error.param is None or error.param.partition("[")[0] in str(error)
+        assert len(str(error)) < 1100

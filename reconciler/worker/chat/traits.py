@@ -67,9 +67,11 @@ def prepare(
     """
     turns = rewriting.reminders(turns, taken=traits.system == "anywhere")
     calls = any(turn.get("tool_calls") or turn["role"] == "tool" for turn in turns)
+    way = "text" if described else traits.calls if offered else traits.calls_without_tools
     if calls:
-        way = "text" if described else traits.calls if offered else traits.calls_without_tools
         turns = with_calls(turns, traits, way)
+    elif offered and way == "text":  # as it will be once there are calls: the KV cache is kept
+        turns = rewriting.merge_same_role(turns)
     developer = [turn for turn in turns if turn["role"] == "developer"]
     system = [turn for turn in turns if turn["role"] == "system"]
     kept = traits.developer and len(developer) == 1 and not system

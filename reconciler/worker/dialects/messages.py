@@ -5,7 +5,6 @@ them. `Blocks` makes the events of a stream; an answer at once is put together f
 Source of the forms: the types of the `anthropic` package.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from aiohttp import web
 from reconciler.core.dialects import anthropic_error
 from reconciler.worker.answers import Form
 from reconciler.worker.completions import Completion, Piece
+from reconciler.worker.dialects import messages_signatures as signatures
 from reconciler.worker.keep_alive import Signs, Stream
 from reconciler.worker.output import Delta
 
@@ -32,13 +32,13 @@ class Blocks:
         self._index = -1
         self._open = ""
         """Type of the block that is open."""
-        self._thoughts = hashlib.sha256()
+        self._thoughts: list[str] = []
 
     def add(self, delta: Delta) -> Iterator[Event]:
         """The events of what the model wrote."""
         if delta.reasoning:
             yield from self._enter("thinking", {"thinking": "", "signature": ""})
-            self._thoughts.update(delta.reasoning.encode("utf-8", "replace"))
+            self._thoughts.append(delta.reasoning)
             if not self._omits_thinking:
                 yield self._delta("thinking_delta", thinking=delta.reasoning)
         text = delta.content
@@ -60,7 +60,10 @@ class Blocks:
         if not self._open:
             return
         if self._open == "thinking":
-            yield self._delta("signature_delta", signature=self._signature())
+            text = "".join(self._thoughts)
+            self._thoughts.clear()
+            signature = signatures.of_text(text, omitted=self._omits_thinking)
+            yield self._delta("signature_delta", signature=signature)
         yield {"type": "content_block_stop", "index": self._index}
         self._open = ""
 
@@ -79,10 +82,6 @@ class Blocks:
     def _delta(self, kind: str, **added: str) -> Event:
         delta = {"type": kind} | added
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
-
-    def _signature(self) -> str:
-        """Clients want one and send it back unread; nobody checks it."""
-        return self._thoughts.hexdigest()
 
 
 def _object(arguments: str) -> str:

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from reconciler.worker.dialects import messages_blocks as blocks
 from reconciler.worker.dialects import messages_tools as tools
+from reconciler.worker.dialects.messages_blocks import Chat
 from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked, Thinking
 from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError
@@ -20,8 +20,6 @@ _INSIDE = {
     "tool_choice": {"type", "name", "disable_parallel_tool_use"},
 }
 """Keys of objects that are acted on, or reported."""
-
-_EXPECTED = ("thinking", "output_config", "response_format", "reasoning_effort", "enable_thinking")
 
 
 def read(sent: dict[str, Any]) -> Translated:
@@ -62,6 +60,7 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         "stop": "stop_sequences",
         "reasoning_effort": "output_config.effort",
         "enable_thinking": "thinking",
+        "thinking_budget": "thinking.budget_tokens",
     }
     if asked.output_format is not None:
         names |= {
@@ -72,14 +71,16 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         key: value for key, value in sent.items() if key in _SAMPLING and value is not None
     }
     made |= {"model": asked.model, "stream": asked.stream, "max_tokens": asked.max_tokens or 1}
-    made["messages"] = messages = blocks.chat(asked.messages, asked.system, warnings)
+    found = tools.of_request(asked.tools or [], names, warnings)
+    if found.offered:
+        made["tools"] = found.offered
+    messages = Chat(found, warnings).messages(asked.messages, asked.system)
+    made["messages"] = messages
     if asked.stop_sequences:
         made["stop"] = asked.stop_sequences
-    if asked.tools:
-        made["tools"] = tools.functions(asked.tools, names, warnings)
     if asked.tool_choice is not None:
         made |= tools.choice(asked.tool_choice)
-    made |= _reasoning(asked, warnings) | _format(asked)
+    made |= _reasoning(asked) | _format(asked)
     if _continues(messages):
         made["continue_final_message"] = True
     echo = {
@@ -87,7 +88,12 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         "omits_thinking": asked.thinking is not None and asked.thinking.display == "omitted",
     }
     return Translated(
-        made, echo=echo, warnings=warnings, names=names, reminders=_reminders(messages)
+        made,
+        echo=echo,
+        warnings=warnings,
+        names=names,
+        reminders=_reminders(messages),
+        deferred_tools=[*found.deferred.values()],
     )
 
 
@@ -110,14 +116,14 @@ def _without_effect(sent: dict[str, Any]) -> list[str]:
     return found
 
 
-def _reasoning(asked: Asked, warnings: list[str]) -> dict[str, Any]:
+def _reasoning(asked: Asked) -> dict[str, Any]:
     """Whether and how much the model is to reason. Without `thinking` that is up to the model."""
     thinking = asked.thinking or Thinking("adaptive")
-    if thinking.budget_tokens:
-        warnings.append("thinking.budget_tokens: has no effect; max_tokens bounds the whole answer")
     if thinking.type == "disabled":
         return {"enable_thinking": False}
-    made: dict[str, Any] = {"enable_thinking": True} if thinking.type == "enabled" else {}
+    made: dict[str, Any] = {}
+    if thinking.type == "enabled":
+        made = {"enable_thinking": True, "thinking_budget": thinking.budget_tokens}
     effort = asked.output_config.effort if asked.output_config else None
     return made | ({"reasoning_effort": effort} if effort else {})
 

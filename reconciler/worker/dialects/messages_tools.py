@@ -1,6 +1,13 @@
-"""The tools of Anthropic's API -> functions of a chat completion."""
+"""The tools of Anthropic's API -> functions of a chat completion.
 
+A tool with `defer_loading` is not offered from the beginning: a client that searches its tools
+refers to it by name later, and the model gets to know it there, by its definition in the text. So
+the beginning of the prompt stays the same.
+"""
+
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.worker.dialects.messages_shapes import ToolChoice
@@ -15,40 +22,63 @@ _KNOWN = frozenset(
 """Keys of a tool that are acted on, or change nothing about what the model may do."""
 
 
-def functions(
-    tools: list[dict[str, Any]], names: dict[str, str], warnings: list[str]
-) -> list[dict[str, Any]]:
-    """The tools that a client runs, as functions. Raises `RequestError`.
+@dataclass
+class Tools:
+    """The tools that a client runs, as functions."""
+
+    offered: list[dict[str, Any]] = field(default_factory=list)
+    """Those that the model knows from the beginning."""
+    deferred: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Those that it gets to know later, by name."""
+
+    def definition(self, name: str) -> str:
+        """How a text tells the model of a tool, in the form that Claude Code announces."""
+        tool = self.deferred.get(name)
+        if tool is None:
+            return f"The tool {name} is available."
+        function = {"description": "", **tool["function"]}
+        shown = {key: function[key] for key in ("description", "name", "parameters")}
+        return f"<function>{json.dumps(shown, ensure_ascii=False)}</function>"
+
+
+def of_request(tools: list[dict[str, Any]], names: dict[str, str], warnings: list[str]) -> Tools:
+    """The tools of a request. Raises `RequestError`.
 
     `names` gets what the client calls each part; `warnings` what has no effect.
     """
-    made: list[dict[str, Any]] = []
+    found = Tools()
     for index, tool in enumerate(tools):
         place = f"tools[{index}]"
         kind = tool.get("type")
         if "input_schema" not in tool and kind not in (None, "custom"):
             warnings.append(f"{place}: {str(kind)[:80]} is a tool of Anthropic's; ignored")
             continue
-        number = len(made)
-        names[f"tools[{number}].function.parameters"] = f"{place}.input_schema"
-        names[f"tools[{number}].function"] = names[f"tools[{number}]"] = place
-        made.append({"type": "function", "function": _function(tool, place)})
+        described = function(tool, place)
+        made = {"type": "function", "function": described}
+        if tool.get("defer_loading") is True:
+            found.deferred[described["name"]] = made
+        else:
+            number = len(found.offered)
+            names[f"tools[{number}].function.parameters"] = f"{place}.input_schema"
+            names[f"tools[{number}].function"] = names[f"tools[{number}]"] = place
+            found.offered.append(made)
         warnings += [
             f"{place}.{key[:80]}: has no effect; ignored"
             for key, value in tool.items()
             if key not in _KNOWN and value not in (None, [], {})
         ]
-    return made
+    return found
 
 
-def _function(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
+def function(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A tool with a schema, as a function. Raises `RequestError`."""
     name, schema = tool.get("name"), tool.get("input_schema")
     if not isinstance(name, str) or not name:
         raise RequestError(f"{place}.name: expected a text", "invalid_value", f"{place}.name")
     if not isinstance(schema, dict):
         where = f"{place}.input_schema"
         raise RequestError(f"{where}: expected a JSON schema", "invalid_value", where)
-    function: dict[str, Any] = {"name": name}
+    made: dict[str, Any] = {"name": name}
     for key, expected in (("description", str), ("strict", bool)):
         value = tool.get(key)
         if value is None:
@@ -57,8 +87,8 @@ def _function(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
             where = f"{place}.{key}"
             words = f"{where}: expected {'a text' if expected is str else 'true or false'}"
             raise RequestError(words, "invalid_value", where)
-        function[key] = value
-    return function | {"parameters": schema}
+        made[key] = value
+    return made | {"parameters": schema}
 
 
 def choice(asked: ToolChoice) -> dict[str, Any]:

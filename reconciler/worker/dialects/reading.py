@@ -21,6 +21,7 @@ READERS: dict[Dialect, Read] = {
     Dialect.CHAT: Translated,
     Dialect.TEXT: _text,
     Dialect.RESPONSES: responses.read,
+    Dialect.RESPONSES_INPUT_TOKENS: responses.read,
     Dialect.OLLAMA_CHAT: ollama_reading.read_chat,
     Dialect.OLLAMA_GENERATE: ollama_reading.read_generate,
     Dialect.LM_STUDIO_CHAT: lm_studio_reading.read,

@@ -19,3 +19,5 @@ class Translated:
     """Keys of `sent` as the client knows them, for errors and warnings; see `naming`."""
     reminders: list[int] = field(default_factory=list)
     """Indices of system messages that belong where they stand, in the middle of the chat."""
+    deferred_tools: list[dict[str, Any]] = field(default_factory=list)
+    """Tools that the model may call, which the messages tell it of and `tools` does not."""

@@ -9,6 +9,7 @@ FORMS: dict[Dialect, Form] = {
     Dialect.CHAT: openai.FORM,
     Dialect.TEXT: openai.FORM,
     Dialect.RESPONSES: responses.FORM,
+    Dialect.RESPONSES_INPUT_TOKENS: responses.COUNT_FORM,
     Dialect.OLLAMA_CHAT: ollama.CHAT,
     Dialect.OLLAMA_GENERATE: ollama.GENERATE,
     Dialect.LM_STUDIO_CHAT: lm_studio.FORM,

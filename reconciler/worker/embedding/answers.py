@@ -3,15 +3,15 @@
 import asyncio
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 from aiohttp import web
 
-from reconciler.core.dialects import Dialect, ErrorForm, openai_error
-from reconciler.core.protocol import MODEL_HEADER, Lease
+from reconciler.core.dialects import Dialect, ErrorForm, ollama_error, openai_error
+from reconciler.core.protocol import CONTEXT_HEADER, MODEL_HEADER, Lease, RequestContext
 from reconciler.worker import logs
 from reconciler.worker.embedding.request import Texts
 from reconciler.worker.embedding.session import EmbeddingRequest
@@ -19,6 +19,7 @@ from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.model import Model
 from reconciler.worker.session import InsufficientMemoryError, OverloadedError
 from reconciler.worker.thread import MlxThread
+from reconciler.worker.timing import Timing
 
 SMALLEST_LENGTH = 1e-12
 """Of a vector that is brought to length 1; torch's `normalize` has the same."""
@@ -35,6 +36,7 @@ class Answer:
     texts: Texts
     vectors: list[Any]
     """A float32 numpy array (dimensions,) for each text."""
+    timing: Timing
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,14 @@ async def embed(
             '"embedding" in GET /api/v1/models)'
         )
         raise RequestError(words, "unsupported_model", "model")
+    context = RequestContext.parse(request.headers.get(CONTEXT_HEADER))
+    timing = Timing(context.waited_seconds)
     most = model.context_length(name)
     texts = await asyncio.wrap_future(model.preprocessor.tokenize(data, most, dialect=dialect))
     try:
         vectors = await _computed(model, mlx, name, texts, lease)
         told = request.headers.get(MODEL_HEADER, name)
-        answer = Answer(told, texts, vectors)
+        answer = Answer(told, texts, vectors, timing)
         body = await asyncio.to_thread(_written, form, answer)
     except RequestError:
         raise
@@ -134,7 +138,7 @@ def _written(form: EmbeddingForm, answer: Answer) -> bytes:
         finished_vector(vector, texts.dimensions, normalized=texts.normalized, index=index)
         for index, vector in enumerate(answer.vectors)
     ]
-    return form.write(Answer(answer.model, texts, finished))
+    return form.write(replace(answer, vectors=finished))
 
 
 def finished_vector(vector: Any, dimensions: int, *, normalized: bool, index: int = 0) -> Any:
@@ -171,4 +175,30 @@ def _openai(answer: Answer) -> bytes:
     return b'{"object":"list","data":[%b],%b' % (b",".join(data), msgspec.json.encode(rest)[1:])
 
 
-EMBEDDING_FORMS: dict[Dialect, EmbeddingForm] = {Dialect.EMBEDDINGS: EmbeddingForm(_openai)}
+def _ollama(answer: Answer) -> bytes:
+    """Durations in nanoseconds, at least 1: clients divide by them."""
+    texts, timing = answer.texts, answer.timing
+    made: dict[str, Any] = {
+        "model": texts.echo["model"],
+        "embeddings": [vector.tolist() for vector in answer.vectors],
+        "total_duration": max(1, round(timing.total * 1e9)),
+        "load_duration": max(1, round(timing.waited * 1e9)),
+        "prompt_eval_count": texts.count,
+    }
+    return msgspec.json.encode(made | _warnings(texts))
+
+
+def _ollama_of_one(answer: Answer) -> bytes:
+    (vector,) = answer.vectors
+    return msgspec.json.encode({"embedding": vector.tolist()} | _warnings(answer.texts))
+
+
+def _warnings(texts: Texts) -> dict[str, Any]:
+    return {"warnings": texts.warnings} if texts.warnings else {}
+
+
+EMBEDDING_FORMS: dict[Dialect, EmbeddingForm] = {
+    Dialect.EMBEDDINGS: EmbeddingForm(_openai),
+    Dialect.OLLAMA_EMBED: EmbeddingForm(_ollama, ollama_error),
+    Dialect.OLLAMA_EMBEDDINGS: EmbeddingForm(_ollama_of_one, ollama_error),
+}

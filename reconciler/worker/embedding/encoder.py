@@ -32,6 +32,10 @@ _BIDIRECTIONAL = ("gemma3_text", "qwen2", "qwen3")
 alone has layers with a window."""
 
 
+_UNEQUAL = ("phi3small", "plamo3")
+"""mlx-lm's modules that compute something else of a text in company, or in pieces, than alone."""
+
+
 def load(
     path: Path, embedder: Embedder, model_config: dict[str, Any] | None = None
 ) -> tuple[Any, dict[str, Any]]:
@@ -44,12 +48,17 @@ def load(
     model, config = load_model(
         path, lazy=True, model_config=model_config, get_model_classes=_classes
     )
-    if not hasattr(model, "model"):
-        raise ValueError(f"{_architecture(model)} has no hidden states that mlx-lm gives away")
+    if not hasattr(model, "model") or _architecture(model) in _UNEQUAL:
+        words = "mlx-lm's model gives no hidden states from which embeddings could be made"
+        raise ValueError(f"{_architecture(model)}: {words}")
     if not embedder.causal:
         _check_both_ways(model)
     model.dense = [_dense(layer) for layer in embedder.dense]
-    hidden = hidden_states(model)(mx.zeros((1, 1), dtype=mx.int32))
+    try:
+        hidden = hidden_states(model)(mx.zeros((1, 1), dtype=mx.int32))
+    except Exception as error:
+        words = f"hidden states cannot be computed: {type(error).__name__}: {error}"
+        raise ValueError(f"{_architecture(model)}: {words}") from error
     before = embedder.dense[0].inputs if embedder.dense else embedder.dimensions
     width = before // len(embedder.pooling)
     if not isinstance(hidden, mx.array) or hidden.ndim != 3 or hidden.shape[-1] != width:

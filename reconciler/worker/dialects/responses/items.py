@@ -123,18 +123,21 @@ class Conversation:
         kind = item.get("type")
         if kind is None:
             kind = "message" if "role" in item else "item_reference"
+        if not isinstance(kind, str):
+            words = f"{place}.type: Expected `str`"
+            raise RequestError(words, "invalid_value", f"{place}.type")
         if kind in self._readers:
             self._readers[kind](item, place)
         elif kind in _IGNORED:
             self.warnings.append(f"{place}: items of type {kind} are ignored")
         elif kind in _STORED:
             words = (
-                f"{place}: an item of type {kind} cannot be read here; nothing is stored, send the "
-                "items themselves"
+                f"{place}: an item of type {kind} cannot be read here: nothing is stored; send the "
+                "items themselves, as clients do with store: false"
             )
             raise unsupported(place, words)
         else:
-            words = f"{place}.type: {str(kind)[:80]!r} is no type of an item"
+            words = f"{place}.type: {kind[:80]!r} is no type of an item"
             raise RequestError(words, "invalid_value", f"{place}.type")
 
     def end(self) -> list[dict[str, Any]]:

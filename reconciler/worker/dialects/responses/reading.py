@@ -90,7 +90,23 @@ def read(sent: dict[str, Any]) -> Translated:
     warnings = [*conversation.warnings, *tools.warnings, *warnings]
     # What a client sent under a chat's name keeps it.
     names = {own: name for own, name in NAMES.items() if own.partition(".")[0] not in sent}
-    return Translated(chat, echo=echo, warnings=warnings, names=names | offered.names)
+    return Translated(
+        chat,
+        echo=echo,
+        warnings=warnings,
+        names=names | offered.names,
+        reminders=_reminders(chat["messages"]),
+    )
+
+
+def _reminders(messages: list[dict[str, Any]]) -> list[int]:
+    """Indices of the system and developer messages that stand after others.
+
+    They stay there: at the front a new one would change the beginning of an agent's long prompt.
+    """
+    system = [message["role"] in ("system", "developer") for message in messages]
+    begin = next((i for i, first in enumerate(system) if not first), len(system))
+    return [i for i, one in enumerate(system) if one and i > begin]
 
 
 def _conversation(sent: dict[str, Any]) -> Conversation:
@@ -205,14 +221,10 @@ def _echo(
     Large values are JSON: it has integers that MessagePack cannot have, and nobody reads it again.
     """
     metadata = sent.get("metadata")
-    number = sent.get("top_logprobs")
-    parallel = sent.get("parallel_tool_calls")
     return {
         "instructions": sent.get("instructions"),
         "metadata": {} if metadata is None else converted(metadata, Metadata, "metadata"),
         "reasoning": reasoning,
-        "parallel_tool_calls": parallel if isinstance(parallel, bool) else True,
-        "top_logprobs": number if isinstance(number, int) else 0,
         "format": msgspec.json.encode({"type": "text"} if form is None else form),
         "tools": msgspec.json.encode(tools.used),
         "tool_choice": msgspec.json.encode(sent.get("tool_choice") or "auto"),

@@ -12,6 +12,9 @@ import msgspec
 from reconciler.worker.dialects.responses.checking import converted
 from reconciler.worker.errors import RequestError, unsupported
 
+MOST = 1000
+"""Tools of a request. OpenAI takes 128; what is kept of each is read on the worker's event loop."""
+
 INPUT = "input"
 """The argument of a custom tool."""
 
@@ -75,6 +78,9 @@ def read_tools(sent: Any) -> Tools:
     tools = Tools()
     if sent is None:
         return tools
+    if isinstance(sent, list) and len(sent) > MOST:
+        words = f"tools: there are {len(sent)}; at most {MOST} are taken"
+        raise RequestError(words, "invalid_value", "tools")
     for index, tool in enumerate(converted(sent, list[dict[str, Any]], "tools")):
         place = f"tools[{index}]"
         kind = tool.get("type")

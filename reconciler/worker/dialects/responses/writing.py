@@ -34,6 +34,10 @@ class Response:
         kinds = ("response.created", "response.in_progress")
         return self._encoded([{"type": kind, "response": self._head} for kind in kinds])
 
+    def alive(self) -> bytes:
+        """A sign of life. Codex counts events alone: after 300 s of comments it asks again."""
+        return self._encoded([{"type": "response.in_progress", "response": self._head}])
+
     def feed(self, piece: Piece) -> bytes:
         """The events of a piece of the answer."""
         return self._encoded(self.add(piece))
@@ -115,7 +119,7 @@ def _head(completion: Completion, model: str) -> dict[str, Any]:
         "instructions": echo["instructions"],
         "max_output_tokens": body.limit,
         "metadata": echo["metadata"],
-        "parallel_tool_calls": echo["parallel_tool_calls"],
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
         "prompt_cache_key": echo.get("prompt_cache_key"),
         "reasoning": echo["reasoning"],
         "safety_identifier": echo.get("safety_identifier"),
@@ -124,7 +128,7 @@ def _head(completion: Completion, model: str) -> dict[str, Any]:
         "text": {"format": msgspec.Raw(echo["format"]), "verbosity": "medium"},
         "tool_choice": msgspec.Raw(echo["tool_choice"]),
         "tools": msgspec.Raw(echo["tools"]),
-        "top_logprobs": echo["top_logprobs"],
+        "top_logprobs": body.alternatives or 0,
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "user": echo.get("user"),
@@ -144,6 +148,7 @@ async def _at_once(completion: Completion, model: str) -> web.Response:
 async def _stream(reply: Stream, completion: Completion, model: str) -> None:
     response = Response(completion, model)
     await reply.write(response.begin())
+    reply.make_signs(response.alive)
     try:
         async for piece in completion.pieces():
             if piece.read is None and (events := response.feed(piece)):
@@ -161,4 +166,11 @@ def _broken_off(error: dict[str, str]) -> bytes:
     return b"".join(map(response_events.encoded, events))
 
 
+async def _count(completion: Completion, _model: str) -> web.Response:
+    body = {"object": "response.input_tokens", "input_tokens": completion.prompt_tokens}
+    body |= {"warnings": completion.warnings} if completion.warnings else {}
+    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+
 FORM = Form(_at_once, _stream, _broken_off)
+COUNT_FORM = Form(_count, _stream, _broken_off, generates=False)

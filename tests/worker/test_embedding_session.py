@@ -1,0 +1,422 @@
+"""Embedding sessions over real tiny checkpoints: numbers, steps, and what befalls requests."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.utils import load_model
+
+from reconciler.core.embedder import POOLINGS, Embedder
+from reconciler.core.facts import Shapes
+from reconciler.core.protocol import Lease, LoadWeights, OpenSession, SeeShapes
+from reconciler.core.records import EffectiveSettings
+from reconciler.models.checkpoint import read_facts
+from reconciler.worker import overrides
+from reconciler.worker.embedding import encoder
+from reconciler.worker.embedding.answers import finished_vector
+from reconciler.worker.embedding.session import MAX_WAITING, EmbeddingRequest, EmbeddingSession
+from reconciler.worker.heartbeat import Heartbeat
+from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.model import Model
+from reconciler.worker.session import InsufficientMemoryError, OverloadedError
+from tests import architectures, embedders, tiny
+
+STEP = 16
+FEW = ("qwen3", "gemma3_text", "gpt_oss", "qwen3_next", "deepseek_v3")
+WITHOUT = {
+    *("bitnet", "dbrx", "exaone", "gemma3", "gemma3n", "gemma4", "gpt_bigcode", "gpt_neox"),
+    *("kimi_vl", "lfm2-vl", "lille-130m", "llama4", "mamba", "mamba2", "mistral3", "muse_spark"),
+    *("nanochat", "nemotron_h", "openelm", "phi", "phi3small", "phixtral", "pixtral", "plamo3"),
+    *("prism_hadamard_qwen35", "qwen", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "rwkv7"),
+    *("stablelm", "talkie"),
+}
+"""Architectures whose hidden states mlx-lm's models do not give, or not alike in company."""
+
+
+def tokens(length: int, seed: int = 7) -> list[int]:
+    return [(seed * n + seed) % 300 + 5 for n in range(length)]
+
+
+TEXTS = [tokens(5), tokens(37, 3), tokens(1), tokens(70, 11), tokens(12, 5), tokens(16, 9)]
+
+
+def settings(step: int = STEP, context: int = 1024) -> EffectiveSettings:
+    gpu = overrides.on_gpu()
+    return EffectiveSettings(context, step, True, 0, gpu)
+
+
+def loaded(path: Path) -> Model:
+    model = Model()
+    model.load(LoadWeights(str(path), read_facts(path).embedder), lambda _: None)
+    return model
+
+
+def opened(model: Model, config: EffectiveSettings, **more: Any) -> EmbeddingSession:
+    model.open("a", OpenSession(config, **more))
+    return model.embedding_session("a")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedders.make("qwen3", tmp_path_factory.mktemp("models") / "qwen3", bare=True)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> Model:
+    overrides.install()
+    return loaded(checkpoint)
+
+
+@pytest.fixture
+def session(model: Model) -> EmbeddingSession:
+    return opened(model, settings())
+
+
+def last_states(path: Path, texts: Sequence[list[int]]) -> Any:
+    """The hidden state of the last token of each text by mlx_lm, alone and without padding."""
+    decoder = embedders.decoder(path)
+    return np.array([np.array(decoder.model(mx.array([one]))[0, -1]) for one in texts])
+
+
+def close(one: Any, other: Any, tolerance: float = 1e-5) -> bool:
+    one, other = np.array(one), np.array(other)
+    return bool(np.abs(one - other).max() <= tolerance * np.abs(other).max())
+
+
+@pytest.mark.parametrize("step", [4, STEP, 512])
+def test_each_text_is_computed_as_if_it_were_alone(
+    step: int, model: Model, checkpoint: Path
+) -> None:
+    """In batches, padded, and in pieces."""
+    vectors = opened(model, settings(step)).embed(TEXTS, [0] * len(TEXTS))
+    assert close(vectors, last_states(checkpoint, TEXTS))
+
+
+def by_hand(hidden: Any, skip: int) -> dict[str, Any]:
+    """sentence-transformers' ways of pooling, as they are defined: hidden (length, width)."""
+    kept = hidden[skip:]
+    weights = np.arange(1, len(hidden) + 1)[skip:, None]
+    return {
+        "cls": hidden[0],
+        "max": kept.max(axis=0),
+        "mean": kept.mean(axis=0),
+        "mean_sqrt_len_tokens": kept.sum(axis=0) / np.sqrt(len(kept)),
+        "weightedmean": (kept * weights).sum(axis=0) / weights.sum(),
+        "lasttoken": hidden[-1],
+    }
+
+
+@pytest.mark.parametrize("skip", [0, 4])
+@pytest.mark.parametrize("step", [STEP, 512])
+def test_ways_of_pooling(step: int, skip: int, model: Model, checkpoint: Path) -> None:
+    embedder = Embedder(POOLINGS, 64 * len(POOLINGS))
+    config = settings(step)
+    module = opened(model, config)._model
+    session = EmbeddingSession(module, embedder, config, KVBudget(config), Heartbeat())
+    texts = [text for text in TEXTS if len(text) > skip]
+    vectors = session.embed(texts, [skip] * len(texts))
+    decoder = embedders.decoder(checkpoint)
+    for text, vector in zip(texts, vectors, strict=True):
+        expected = by_hand(np.array(decoder.model(mx.array([text]))[0]), skip)
+        assert close(vector, np.concatenate([expected[mode] for mode in POOLINGS]))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3_text"])
+def test_architectures_of_published_embedding_models(name: str, tmp_path: Path) -> None:
+    path = embedders.make(name, tmp_path / name)
+    vectors = opened(loaded(path), settings()).embed(TEXTS, [0] * len(TEXTS))
+    assert close(vectors, last_states(path, TEXTS))
+
+
+def test_a_quantized_checkpoint(tmp_path: Path) -> None:
+    tiny.write(tiny._BASE | {"model_type": "qwen3"}, tmp_path / "Qwen3-Embedding", bits=4)
+    path = tmp_path / "Qwen3-Embedding"
+    decoder, _ = load_model(path)
+    expected = [np.array(decoder.model(mx.array([one]))[0, -1]) for one in TEXTS]
+    vectors = opened(loaded(path), settings()).embed(TEXTS, [0] * len(TEXTS))
+    assert close(vectors, expected, 1e-4)
+
+
+def attended_both_ways(path: Path, window: int, text: list[int]) -> Any:
+    """Gemma 3's hidden states with every token attending in both directions: (length, width).
+
+    Written out over mlx_lm's layers, with masks as transformers defines them for EmbeddingGemma:
+    a layer with a window sees what is less than window // 2 + 1 away.
+    """
+    inner = embedders.decoder(path).model
+    h = inner.embed_tokens(mx.array([text])) * inner.args.hidden_size**0.5
+    far = abs(np.arange(len(text))[:, None] - np.arange(len(text))[None])
+    near = mx.array(far < window // 2 + 1)
+    for number, layer in enumerate(inner.layers):
+        is_global = (number + 1) % inner.sliding_window_pattern == 0
+        h = layer(h, mx.ones_like(near) if is_global else near, None)
+    return np.array(inner.norm(h)[0])
+
+
+def test_tokens_attend_in_both_directions_where_the_model_is_made_so(tmp_path: Path) -> None:
+    path = embedders.make(
+        "gemma3_text", tmp_path / "m", pooling="mean", use_bidirectional_attention=True
+    )
+    session = opened(loaded(path), settings(context=128))
+    vectors = session.embed(TEXTS, [0] * len(TEXTS))
+    expected = [attended_both_ways(path, 8, text).mean(axis=0) for text in TEXTS]
+    assert close(vectors, expected)
+    causal = embedders.decoder(path).model(mx.array([TEXTS[1]]))[0].mean(axis=0)
+    assert not close(vectors[1], causal, 0.01)
+
+
+def test_attention_in_both_directions_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    path = embedders.make("llama", tmp_path / "llama", is_causal=False)
+    with pytest.raises(ValueError, match="llama: its tokens attend in both directions"):
+        loaded(path)
+
+
+def test_dense_modules_come_after_pooling(tmp_path: Path) -> None:
+    path = embedders.make("qwen3", tmp_path / "m", modules=("Dense", "Dense", "Normalize"))
+    vectors = opened(loaded(path), settings()).embed(TEXTS, [0] * len(TEXTS))
+    expected = last_states(path, TEXTS)
+    for folder in ("2_Dense", "3_Dense"):
+        weights: Any = mx.load(str(path / folder / "model.safetensors"))
+        expected = expected @ np.array(weights["linear.weight"]).T
+    assert close(vectors, expected)
+    assert len(vectors[0]) == 16
+
+
+def test_hidden_states_of_another_width_are_refused(tmp_path: Path) -> None:
+    path = embedders.make("qwen3", tmp_path / "m")
+    embedder = read_facts(path).embedder
+    assert embedder is not None
+    with pytest.raises(ValueError, match="hidden states of 32 numbers were expected of qwen3"):
+        encoder.load(path, replace(embedder, dimensions=32))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in FEW else pytest.param(n, marks=pytest.mark.long) for n in architectures.NAMES],
+)
+def test_every_architecture_computes_texts_alike_in_company_or_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    config = architectures.config(name)
+    tiny.write(config, tmp_path / name)
+    embedder = Embedder(("lasttoken",), config.get("hidden_size", 64))
+    if name in WITHOUT:
+        with pytest.raises((ValueError, RuntimeError)):
+            encoder.load(tmp_path / name, embedder)
+        return
+    module, _ = encoder.load(tmp_path / name, embedder)
+    config_ = settings()
+    session = EmbeddingSession(module, embedder, config_, KVBudget(config_), Heartbeat())
+    expected = [np.array(module.model(mx.array([text]))[0, -1]) for text in TEXTS]
+    assert close(session.embed(TEXTS, [0] * len(TEXTS)), expected, 1e-4)
+
+
+# -- steps ---------------------------------------------------------------------------------
+
+
+class Calls:
+    """Counts the tokens that each call of a session's model computes, padding included."""
+
+    def __init__(self, session: EmbeddingSession, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: list[tuple[int, int]] = []
+        original = session._hidden
+
+        def noted(rows: Any, **more: Any) -> Any:
+            self.shapes.append(tuple(rows.shape))
+            return original(rows, **more)
+
+        monkeypatch.setattr(session, "_hidden", noted)
+
+
+@dataclass
+class Started:
+    """A request, and its vectors or its error once it has ended."""
+
+    texts: list[list[int]]
+
+    def __post_init__(self) -> None:
+        self.ended: list[Any] = []
+        skips = [0] * len(self.texts)
+        self.request = EmbeddingRequest(self.texts, skips, self.ended.append, self.ended.append)
+
+
+Start = Callable[[list[list[int]]], Started]
+
+
+@pytest.fixture
+def start(session: EmbeddingSession) -> Start:
+    def start(texts: list[list[int]]) -> Started:
+        started = Started(texts)
+        session.start(started.request)
+        return started
+
+    return start
+
+
+def test_no_step_computes_more_than_the_prefill_step(
+    session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(session, monkeypatch)
+    request = start([*TEXTS, *([tokens(2)] * 20)])
+    while session.busy:
+        session.step()
+    assert len(request.ended) == 1
+    assert max(rows * length for rows, length in calls.shapes) <= STEP
+    assert (8, 2) in calls.shapes
+
+
+def test_texts_of_very_different_lengths_are_not_padded_to_each_other(
+    session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(session, monkeypatch)
+    start([tokens(8), tokens(5), tokens(3), tokens(1)])
+    while session.busy:
+        session.step()
+    assert calls.shapes == [(2, 8), (2, 3)] or calls.shapes == [(2, 8), (1, 3), (1, 1)]
+
+
+def test_texts_of_several_requests_are_computed_together(
+    session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(session, monkeypatch)
+    requests = [start([tokens(4, seed)]) for seed in (3, 5, 7, 11)]
+    session.step()
+    assert calls.shapes == [(4, 4)]
+    assert all(len(request.ended) == 1 for request in requests)
+
+
+def test_a_small_request_does_not_wait_for_a_large_one(
+    session: EmbeddingSession, start: Start
+) -> None:
+    large = start([tokens(16)] * 50)
+    session.step()
+    small = start([tokens(3)])
+    session.step()
+    session.step()
+    assert (len(small.ended), len(large.ended)) == (1, 0)
+
+
+def test_short_texts_are_computed_between_the_pieces_of_a_long_one(
+    session: EmbeddingSession, start: Start
+) -> None:
+    long = start([tokens(1000)])
+    session.step()
+    short = start([tokens(3)])
+    session.step()
+    session.step()
+    assert (len(short.ended), len(long.ended)) == (1, 0)
+
+
+def test_a_second_long_text_waits_for_the_first(
+    session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(session, monkeypatch)
+    requests = [start([tokens(40)]), start([tokens(33), tokens(40)])]
+    while session.busy:
+        session.step()
+    assert [len(request.ended) for request in requests] == [1, 1]
+    assert [length for _, length in calls.shapes] == [16, 16, 8, 16, 16, 1, 16, 16, 8]
+
+
+def test_a_cancelled_request_is_computed_no_more(session: EmbeddingSession, start: Start) -> None:
+    requests = [start([tokens(1000)]), start([tokens(16)] * 9)]
+    session.step()
+    for request in requests:
+        session.cancel(request.request)
+    assert not session.busy
+    assert [request.ended for request in requests] == [[], []]
+
+
+def test_an_error_is_that_of_the_requests_in_the_step(
+    session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = session._hidden
+
+    def fails(rows: Any, **more: Any) -> Any:
+        if rows.shape[1] == 9:
+            raise RuntimeError("no")
+        return original(rows, **more)
+
+    monkeypatch.setattr(session, "_hidden", fails)
+    bad, good = start([tokens(9), tokens(2)]), start([tokens(3)])
+    while session.busy:
+        session.step()
+    assert isinstance(bad.ended[0], RuntimeError)
+    assert len(bad.ended) == 1
+    assert len(good.ended[0]) == 1
+
+
+def test_too_many_requests_are_refused(session: EmbeddingSession, start: Start) -> None:
+    for _ in range(MAX_WAITING):
+        start([tokens(2)])
+    with pytest.raises(OverloadedError):
+        start([tokens(2)])
+    session.close()
+    assert not session.busy
+
+
+def test_a_text_that_does_not_fit_in_memory_is_refused_until_there_is_some(model: Model) -> None:
+    config = settings()
+    shapes = Shapes(1000)
+    session = opened(model, config, shapes=shapes, session_bytes=50_000)
+    with pytest.raises(InsufficientMemoryError, match="a text of 70 tokens"):
+        session.embed([tokens(70)], [0])
+    session.kv_budget.take(Lease(1, 50_000))
+    assert len(session.embed([tokens(70)], [0])) == 1
+
+
+def test_memory_that_is_recalled_meanwhile_fails_the_text_that_needs_it(model: Model) -> None:
+    session = opened(model, settings(), shapes=Shapes(1000), session_bytes=50_000)
+    session.kv_budget.take(Lease(1, 50_000))
+    errors: list[Exception] = []
+    request = EmbeddingRequest([tokens(70)], [0], lambda _: None, errors.append)
+    session.start(request)
+    session.recall(Lease(2, 0))
+    session.step()
+    assert isinstance(errors[0], InsufficientMemoryError)
+    assert not session.busy
+
+
+def test_tokens_are_counted_and_each_step_beats(model: Model) -> None:
+    session = opened(model, settings())
+    heartbeat = Heartbeat()
+    session._heartbeat = heartbeat
+    session.embed(TEXTS, [0] * len(TEXTS))
+    assert session.usage.prompt_tokens == sum(map(len, TEXTS))
+    assert heartbeat.beats >= 8
+    session.probe()
+    assert session.usage.prompt_tokens == sum(map(len, TEXTS))
+
+
+def test_a_session_tells_the_settings_in_force(model: Model) -> None:
+    config = replace(settings(), flash_attention=False)
+    answer = model.open("b", OpenSession(config))
+    assert answer.observed == config
+    model.close("b")
+
+
+def test_shapes_and_weights_are_those_without_the_head(checkpoint: Path) -> None:
+    facts = read_facts(checkpoint)
+    seen = Model().see(SeeShapes(str(checkpoint), facts.embedder))
+    assert seen.weights == facts.weights_bytes
+    assert seen.growing == 2 * 2 * 16 * 2 * 4
+
+
+# -- vectors -------------------------------------------------------------------------------
+
+
+def test_vectors_are_shortened_before_they_are_brought_to_length_1() -> None:
+    vector = np.array([3.0, 4.0, 12.0], dtype=np.float32)
+    assert close(finished_vector(vector, 3, normalized=True), vector / 13)
+    assert close(finished_vector(vector, 2, normalized=True), [0.6, 0.8])
+    assert close(finished_vector(vector, 2, normalized=False), [3.0, 4.0])
+    assert finished_vector(np.zeros(2, np.float32), 2, normalized=True).tolist() == [0.0, 0.0]
+
+
+def test_what_is_no_number_is_an_error() -> None:
+    with pytest.raises(ValueError, match="for text 3 is no number"):
+        finished_vector(np.array([np.nan], np.float32), 1, normalized=False, index=3)

@@ -1,0 +1,202 @@
+"""Requests in Ollama's form, as the completions that they mean."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.worker.dialects import ollama_reading
+from reconciler.worker.dialects.ollama_reading import read_chat, read_generate
+from reconciler.worker.dialects.translated import Translated
+from reconciler.worker.errors import RequestError
+
+HELLO = {"role": "user", "content": "Hello"}
+
+
+def chat(*messages: dict[str, Any], **more: Any) -> Translated:
+    return read_chat({"model": "m", "messages": list(messages or (HELLO,))} | more)
+
+
+def generate(**more: Any) -> Translated:
+    return read_generate({"model": "m", "prompt": "Hello"} | more)
+
+
+def sent(read: Translated) -> dict[str, Any]:
+    """What is asked for beside the model, the messages and the stream."""
+    left_out = ("model", "messages", "stream", "prompt")
+    return {k: v for k, v in read.sent.items() if k not in left_out}
+
+
+def test_a_chat_streams_unless_it_says_no() -> None:
+    assert chat().sent == {"model": "m", "messages": [HELLO], "stream": True}
+    assert chat(stream=None).sent["stream"] is True
+    assert chat(stream=False).sent["stream"] is False
+
+
+def test_options_are_keys_of_a_completion() -> None:
+    options: dict[str, Any] = {
+        "num_predict": 5,
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.9,
+        "min_p": 0.1,
+    }
+    options |= {"seed": 7, "stop": ["x"], "repeat_penalty": 1.2}
+    read = chat(options=options)
+    same = {key: options[key] for key in options.keys() - {"num_predict", "repeat_penalty"}}
+    assert sent(read) == same | {"max_tokens": 5, "repetition_penalty": 1.2}
+    assert read.names["max_tokens"] == "options.num_predict"
+    assert read.names["repetition_penalty"] == "options.repeat_penalty"
+    assert read.warnings == []
+    for unlimited in (0, -1, -2):
+        assert sent(chat(options={"num_predict": unlimited})) == {"max_tokens": -1}
+
+
+def test_penalties_look_at_the_last_tokens_that_are_asked_for() -> None:
+    keys = ("repetition_context_size", "presence_context_size", "frequency_context_size")
+    read = chat(options={"repeat_last_n": 9})
+    assert sent(read) == dict.fromkeys(keys, 9)
+    assert {read.names[key] for key in keys} == {"options.repeat_last_n"}
+    off = chat(options={"repeat_last_n": 0, "repeat_penalty": 1.5, "presence_penalty": 1})
+    assert sent(off) == {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+
+
+def test_every_option_of_the_client_is_known() -> None:
+    import ollama
+
+    known = {*ollama_reading.OPTIONS, *ollama_reading.REFUSED_OPTIONS, "num_ctx", "repeat_last_n"}
+    known |= ollama_reading.HARMLESS_OPTIONS
+    assert set(ollama.Options.model_fields) <= known
+
+
+def test_every_key_of_the_client_is_known() -> None:
+    import ollama._types as types
+
+    read = chat(**dict.fromkeys(set(types.ChatRequest.model_fields) - {"model", "messages"}))
+    assert read.warnings == []
+    fields = set(types.GenerateRequest.model_fields) - {"model", "prompt"}
+    assert generate(**dict.fromkeys(fields)).warnings == []
+    keys = set(types.Message.model_fields) - {"role", "content"}
+    assert chat(HELLO | dict.fromkeys(keys)).warnings == []
+
+
+def test_every_option_is_documented() -> None:
+    text = Path("docs/http.md").read_text("utf-8")
+    section = text.partition("## Ollama's API")[2].partition("\n## ")[0]
+    options = {*ollama_reading.OPTIONS, *ollama_reading.REFUSED_OPTIONS}
+    options |= ollama_reading.HARMLESS_OPTIONS
+    assert [option for option in options if f"`{option}`" not in section] == []
+
+
+@pytest.mark.parametrize(
+    ("format_", "asked"),
+    [
+        (None, None),
+        ("", None),
+        ("json", {"type": "json_object"}),
+        ({"type": "array"}, {"type": "json_schema", "json_schema": {"schema": {"type": "array"}}}),
+        ({}, {"type": "json_schema", "json_schema": {"schema": {}}}),
+    ],
+)
+def test_a_format_is_structured_output(format_: Any, asked: Any) -> None:
+    for read in (chat(format=format_), generate(format=format_)):
+        assert read.sent.get("response_format") == asked
+
+
+def test_calls_and_results_are_paired() -> None:
+    def call(name: str, **more: Any) -> dict[str, Any]:
+        return {"function": {"name": name, "arguments": {"x": 1}}} | more
+
+    def result(**more: Any) -> dict[str, Any]:
+        return {"role": "tool", "content": "r"} | more
+
+    calls = [call("a"), call("b"), call("a"), call("c", id="own")]
+    read = chat(
+        HELLO,
+        {"role": "assistant", "tool_calls": calls, "thinking": "hm"},
+        result(tool_name="b"),
+        result(),
+        result(tool_name="c"),
+        result(tool_name="a"),
+        result(tool_name="unknown"),
+    )
+    assistant, *results = read.sent["messages"][1:]
+    assert assistant["reasoning_content"] == "hm"
+    ids = [made["id"] for made in assistant["tool_calls"]]
+    assert len(set(ids)) == 4
+    a, b, second_a, c = ids
+    assert c == "own"
+    assert assistant["tool_calls"][0]["function"] == {"name": "a", "arguments": {"x": 1}}
+    assert [one["tool_call_id"] for one in results] == [b, a, c, second_a, "call_0"]
+    assert [one.get("name") for one in results] == ["b", None, "c", "a", "unknown"]
+    given = chat(HELLO, {"role": "assistant", "tool_calls": calls}, result(tool_call_id="own"))
+    assert given.sent["messages"][-1]["tool_call_id"] == "own"
+
+
+def test_a_last_message_of_the_assistant_is_continued() -> None:
+    begun = {"role": "ASSISTANT", "content": "The"}
+    assert chat(HELLO, begun).sent["continue_final_message"] is True
+    assert "continue_final_message" not in chat(begun, HELLO).sent
+    assert "continue_final_message" not in chat(HELLO, begun, format="json").sent
+
+
+def test_a_prompt_is_a_chat_of_one_turn_unless_it_is_raw() -> None:
+    read = generate(system="Be kind.")
+    assert read.chat
+    assert read.sent["messages"] == [{"role": "system", "content": "Be kind."}, HELLO]
+    for more in ({"raw": True}, {"suffix": "end"}):
+        read = generate(think=True, logprobs=True, top_logprobs=3, **more)
+        assert not read.chat
+        assert read.sent["prompt"] == "Hello"
+        assert sent(read) == {"logprobs": 3} | {k: v for k, v in more.items() if k == "suffix"}
+    assert sent(chat(logprobs=True)) == {"logprobs": True, "top_logprobs": 0}
+
+
+def test_what_has_no_effect_is_named() -> None:
+    read = chat(HELLO | {"nme": 1}, {"role": "user", "content": "", "x": 2}, truncate=True, y=3)
+    assert [words.partition(":")[0] for words in read.warnings] == [
+        *("y", "truncate", "messages[0].nme", "messages[1].x")
+    ]
+    many = chat(options={f"o{i}": 1 for i in range(1000)})
+    assert len(many.warnings) <= 32
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"images": ["x"]}, "images"),
+        ({"template": "x"}, "template"),
+        ({"context": [1]}, "context"),
+        ({"raw": True, "system": "x"}, "raw"),
+        ({"think": "very"}, "think"),
+        ({"think": []}, "think"),
+        ({"format": "xml"}, "format"),
+        ({"format": 5}, "format"),
+        ({"keep_alive": "x"}, "keep_alive"),
+        ({"options": {"typical_p": 0.5}}, "options.typical_p"),
+        ({"options": {"mirostat": 1}}, "options.mirostat"),
+        ({"options": []}, "options"),
+        ({"prompt": 5}, "prompt"),
+        ({"stream": "yes"}, "stream"),
+        ({"_debug_render_only": True}, "_debug_render_only"),
+        ({"width": 5}, "width"),
+    ],
+)
+def test_what_cannot_be_done_names_the_key_that_was_sent(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        generate(**body)
+    assert caught.value.param == param
+    assert param in str(caught.value)
+
+
+def test_a_wrong_message_is_named_by_its_place() -> None:
+    for wrong, param in (
+        ({"role": "user", "content": 5}, "messages[1].content"),
+        ({"content": "x"}, "messages[1]"),
+        (HELLO | {"images": ["x"]}, "messages"),
+        ({"role": "assistant", "tool_calls": [{}]}, "messages[1].tool_calls[0]"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            chat(HELLO, wrong)
+        assert caught.value.param == param
+        assert "messages[1]" in str(caught.value)

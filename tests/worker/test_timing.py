@@ -1,0 +1,39 @@
+"""How long the parts of a completion take, on a clock that a test turns."""
+
+from reconciler.worker.timing import Timing
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_parts_begin_and_end_where_they_are_noted() -> None:
+    clock = Clock()
+    timing = Timing(3.0, clock)
+    assert (timing.prompt, timing.first_token, timing.generation) == (0, 0, 0)
+    for seconds, note in (
+        (1, timing.start),
+        (2, timing.note_read),
+        (4, timing.note_read),
+        (5, timing.note_token),
+        (9, timing.note_read),  # a request that made room reads its own answer again
+        (10, timing.note_token),
+    ):
+        clock.now = 100.0 + seconds
+        note()
+    clock.now = 111.0
+    assert (timing.waited, timing.total) == (3, 14)
+    assert (timing.prompt, timing.first_token, timing.generation) == (3, 4, 6)
+
+
+def test_a_prompt_that_was_known_takes_until_the_first_token() -> None:
+    clock = Clock()
+    timing = Timing(clock=clock)
+    timing.start()
+    clock.now += 2
+    timing.note_token()
+    assert (timing.prompt, timing.first_token, timing.generation) == (2, 2, 2)
