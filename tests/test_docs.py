@@ -80,7 +80,7 @@ def test_every_metric_is_documented(tmp_path: Path) -> None:
     controller = Controller(store, catalog, lambda _: FakeEngine(1), [], hub_cache=tmp_path)
     families = [
         *controller.metrics.registry.collect(),
-        *State(controller, {"a": Usage()}).collect(),
+        *State(controller, {}, {"a": Usage()}).collect(),
     ]
     store.close()
     assert len(families) > 10

@@ -1,4 +1,4 @@
-"""`doctor`: look at this machine, and say what is wrong and how to mend it."""
+"""`doctor`: look at this machine, and say what is wrong and how to fix it."""
 
 import asyncio
 import json
@@ -56,8 +56,8 @@ def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
 def _tell(finding: Finding) -> None:
     word, colour = MARKS[finding.level]
     click.echo(f"{click.style(f'{word:8}', fg=colour)} {finding.what}: {finding.message}")
-    if finding.mend is not None:
-        click.echo(f"{'':8} mend: {finding.mend}")
+    if finding.fix is not None:
+        click.echo(f"{'':8} fix: {finding.fix}")
 
 
 async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
