@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from reconciler.core.embedder import ACTIVATIONS, POOLINGS, Dense, Embedder
+from reconciler.core.reranker import QWEN3, Reranker
 from reconciler.models.files import FaultyFileError, exists, faulty, read_bytes
 from reconciler.models.jsonfile import MAX_BYTES, optional_object
 from reconciler.models.weights import read_tensors
@@ -81,6 +82,8 @@ _FAMILIES = (
 """Sources: the files of Qwen/Qwen3-Embedding-0.6B, -4B and -8B, intfloat/e5-mistral-7b-instruct,
 Salesforce/SFR-Embedding-Mistral and Linq-AI-Research/Linq-Embed-Mistral."""
 
+_QWEN3_RERANKER = re.compile(r"qwen3[-_.]reranker", re.IGNORECASE)
+
 _ENCODER = re.compile(r"bert|mpnet|^t5|xlm|new$", re.IGNORECASE)
 """bert, roberta, xlm-roberta, modernbert, nomic_bert, distilbert, deberta, camembert, ...; `new` is
 Alibaba's GTE."""
@@ -100,6 +103,16 @@ def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
         return None
     found = replace(found, causal=_is_causal(config))
     return _with_settings(path, found)
+
+
+def reranker(path: Path, config: Mapping[str, Any]) -> Reranker | None:
+    """How the checkpoint in directory `path` judges documents; None if it is no known reranker.
+
+    Nothing in the files of Qwen3-Reranker tells it from a model for chats, so that its name does.
+    """
+    if config.get("model_type") == "qwen3" and _QWEN3_RERANKER.search(_name(path)):
+        return QWEN3
+    return None
 
 
 def is_encoder(model_type: str) -> bool:
@@ -208,11 +221,15 @@ def _dense(directory: Path) -> Dense:
 
 
 def _of_name(path: Path, config: Mapping[str, Any]) -> Embedder | None:
-    named = "/".join(path.parts[-_NAMED_PARTS:])
+    named = _name(path)
     for family in _FAMILIES:
         if config.get("model_type") == family.model_type and family.name.search(named):
             return replace(family.embedder, dimensions=_width(config))
     return None
+
+
+def _name(path: Path) -> str:
+    return "/".join(path.parts[-_NAMED_PARTS:])
 
 
 def _is_causal(config: Mapping[str, Any]) -> bool:

@@ -192,3 +192,14 @@ def test_an_encoder_is_refused_with_a_way_out(checkpoint: Path) -> None:
     assert "mlx-lm has no architecture bert; embedding models that are decoders" in refusal(
         checkpoint
     )
+
+
+def test_a_reranker_is_known_by_its_name_and_architecture(tmp_path: Path) -> None:
+    for name, model_type, known in (
+        ("Qwen/Qwen3-Reranker-0.6B", "qwen3", True),
+        ("Qwen3-Reranker", "llama", False),
+        ("Qwen3-0.6B", "qwen3", False),
+    ):
+        tiny.write(tiny._BASE | {"model_type": model_type}, tmp_path / name)
+        found = read_facts(tmp_path / name)
+        assert (found.reranker is not None, found.type) == (known, "llm")
