@@ -100,6 +100,11 @@ def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
     """
     found = _of_modules(path, config) if exists(path / MODULES) else _of_name(path, config)
     if found is None:
+        if _is_bidirectional(config):
+            words = (
+                "its tokens attend in both directions, as those of embedding models; modules.json "
+            )
+            raise FaultyFileError(path, f"{words}and the directories that it names are missing")
         return None
     found = replace(found, causal=_is_causal(config))
     return _with_settings(path, found)
@@ -233,7 +238,11 @@ def _name(path: Path) -> str:
 
 
 def _is_causal(config: Mapping[str, Any]) -> bool:
-    return not config.get("use_bidirectional_attention") and config.get("is_causal") is not False
+    return not _is_bidirectional(config) and config.get("is_causal") is not False
+
+
+def _is_bidirectional(config: Mapping[str, Any]) -> bool:
+    return config.get("use_bidirectional_attention") is True  # `vision`: of images alone
 
 
 def _with_settings(path: Path, found: Embedder) -> Embedder:

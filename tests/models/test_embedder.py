@@ -112,6 +112,16 @@ def test_tokens_that_attend_in_both_directions_are_noticed(checkpoint: Path) -> 
     assert not facts(checkpoint).causal
 
 
+def test_an_embedding_model_whose_modules_are_missing_is_no_model_for_chats(
+    checkpoint: Path,
+) -> None:
+    edit(checkpoint / "config.json", use_bidirectional_attention=True)
+    (checkpoint / "modules.json").unlink()
+    assert "modules.json and the directories that it names are missing" in refusal(checkpoint)
+    edit(checkpoint / "config.json", use_bidirectional_attention="vision")
+    assert read_facts(checkpoint).type == "llm"
+
+
 @pytest.mark.parametrize("kind", ["CrossEncoder", "SparseEncoder"])
 def test_what_makes_no_vectors_of_texts_is_no_embedding_model(kind: str, checkpoint: Path) -> None:
     edit(checkpoint / "config_sentence_transformers.json", model_type=kind)
