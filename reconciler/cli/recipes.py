@@ -105,6 +105,9 @@ def _claude(target: Target) -> Recipe:
         # prompt is of use.
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        # Milliseconds; else it gives a stream up whose pings come for 5 minutes without a word, as
+        # they do while a large model is loaded and reads a long prompt.
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "1800000",
     }
     if target.context_length is not None:
         # Else it takes a model that it does not know for one with a million tokens.
@@ -143,7 +146,7 @@ def _opencode(target: Target) -> Recipe:
     if target.context_length is not None:
         model["limit"] = {
             "context": target.context_length,
-            "output": _output(target.context_length),
+            "output": output_tokens(target.context_length),
         }
     settings = {
         "provider": {
@@ -161,7 +164,7 @@ def _opencode(target: Target) -> Recipe:
     return Recipe(("opencode",), environ)
 
 
-def _output(context_length: int) -> int:
+def output_tokens(context_length: int) -> int:
     """Tokens of an answer, for tools that reserve room for it."""
     return max(1, min(8192, context_length // 4))
 
@@ -206,7 +209,7 @@ def _open_webui(target: Target) -> Recipe:
         "ENABLE_PERSISTENT_CONFIG": "false",
     }
     removed = ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS")
-    return Recipe(("open-webui",), environ, removed, alone=("serve",))
+    return Recipe(("open-webui",), environ, removed, alone=("serve", "--host", "127.0.0.1"))
 
 
 def _goose(target: Target) -> Recipe:
@@ -227,7 +230,7 @@ def _crush(target: Target) -> Recipe:
     model: dict[str, object] = {"id": target.model, "name": target.model}
     if target.context_length is not None:
         model["context_window"] = target.context_length
-        model["default_max_tokens"] = _output(target.context_length)
+        model["default_max_tokens"] = output_tokens(target.context_length)
     chosen = {"provider": PROVIDER, "model": target.model}
     settings = {
         "providers": {
@@ -242,7 +245,13 @@ def _crush(target: Target) -> Recipe:
         "models": {"large": chosen, "small": chosen},
     }
     files = {"crush.json": json.dumps(settings, indent=2) + "\n"}
-    return Recipe(("crush",), {"CRUSH_GLOBAL_CONFIG": DIRECTORY, KEY: target.key}, files=files)
+    environ = {
+        "CRUSH_GLOBAL_CONFIG": DIRECTORY,
+        # Where it keeps the model that was chosen last, which would win.
+        "CRUSH_GLOBAL_DATA": f"{DIRECTORY}/data",
+        KEY: target.key,
+    }
+    return Recipe(("crush",), environ, files=files)
 
 
 def _qwen(target: Target) -> Recipe:

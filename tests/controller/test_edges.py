@@ -398,7 +398,8 @@ async def test_decisions_that_come_at_once_leave_the_loop_to_others(bench: Bench
             await asyncio.sleep(0)
 
     going_on = asyncio.create_task(others())
-    seen = await asyncio.gather(*(bench.controller._turn(lambda: passes) for _ in range(100)))
+    turn = bench.controller._mutations._turn
+    seen = await asyncio.gather(*(turn(lambda: passes) for _ in range(100)))
     over.set()
     await going_on
     assert seen == sorted(seen)
@@ -406,6 +407,6 @@ async def test_decisions_that_come_at_once_leave_the_loop_to_others(bench: Bench
 
 
 async def test_a_decision_alone_waits_for_nobody(bench: Bench) -> None:
-    deciding = bench.controller._turn(lambda: "decided")
+    deciding = bench.controller._mutations._turn(lambda: "decided")
     with pytest.raises(StopIteration, match="decided"):  # it ends at its first step
         deciding.send(None)

@@ -1,8 +1,9 @@
 """A worker's preprocessing: where each request goes, and what becomes of failures.
 
 Short requests have one process, long ones another, which is started when it is needed: no short one
-waits for a long one. A tokenizer or a chat template that is Python code, of mlx_lm or transformers,
-is used in the worker's own process.
+waits for a long one. One that comes while a short one takes long goes to the other process, too. A
+tokenizer or a chat template that is Python code, of mlx_lm or transformers, is used in the worker's
+own process.
 """
 
 import time
@@ -63,6 +64,9 @@ LINGER_SECONDS = 60.0
 
 MAX_WAITING = 128
 """Requests that wait for one process."""
+
+MAX_WAITING_BYTES = 64_000_000
+"""Of the bodies of all requests that wait: four of the largest."""
 
 Renderer = Callable[..., str]
 
@@ -171,7 +175,7 @@ class Preprocessor:
             job = partial(work.tokenize, self._tokenizing, body, most, dialect)
             return self._threads.submit(job)
         lane = self._lane(body)
-        return lane.submit(partial(_tokenize, lane, Embed(body, most, dialect)))
+        return lane.submit(partial(_tokenize, lane, Embed(body, most, dialect)), len(body))
 
     def rank(self, body: bytes, reranker: Reranker, most: int | None = None) -> "Future[Pairs]":
         """Parse a request for reranking and make its prompts, each of less than `most` tokens.
@@ -186,9 +190,14 @@ class Preprocessor:
 
     def _lane(self, body: bytes) -> Lane:
         """Where a request with this body goes. Raises `UnavailableError`."""
-        lane = self._long if len(body) >= LONG else self._short
+        short, long = self._short, self._long
+        lane = long if len(body) >= LONG or (short.slow and not long.slow) else short
         if lane.waiting >= MAX_WAITING:
             raise UnavailableError(f"{MAX_WAITING} requests wait to be read", "overloaded")
+        waiting = short.waiting_bytes + long.waiting_bytes
+        if waiting and waiting + len(body) > MAX_WAITING_BYTES:
+            words = f"requests of {waiting} bytes wait to be read; ask again in a moment"
+            raise UnavailableError(words, "overloaded")
         return lane
 
     def submit(
@@ -208,7 +217,7 @@ class Preprocessor:
             return self._threads.submit(job)
         lane = self._lane(body)
         request = Prepare(body, dict(defaults), most, dialect)
-        return lane.submit(partial(_prepare, lane, request))
+        return lane.submit(partial(_prepare, lane, request), len(body))
 
 
 def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:

@@ -141,7 +141,7 @@ class Work:
         )
         # The worker has no use for what the prompt was made of.
         body.continue_final_message = body.continues
-        body.messages = body.prompt = body.tools = body.chat_template_kwargs = None
+        body.messages = body.prompt = body.tools = body.chat_template_kwargs = body.suffix = None
         body.system_prompt = body.tool_choice = None
         body.sent_tools, body.sent_variables, body.deferred_tools = [], [], []
         body.response_format = body.structured_outputs = None  # the constraint is made of them
