@@ -183,6 +183,8 @@ def _json_list(file: Path) -> list[dict[str, Any]]:
 
 
 def _pooling(file: Path, config: Mapping[str, Any]) -> Embedder:
+    if not exists(file):
+        raise FaultyFileError(file, "it is missing; fetch the model again")
     found = optional_object(file)
     named = found.get("pooling_mode")
     if named is None:

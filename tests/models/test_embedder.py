@@ -184,6 +184,11 @@ def test_modules_that_are_not_supported_are_refused(
     assert words in message
 
 
+def test_a_module_that_was_not_fetched_is_named(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint / "1_Pooling")
+    assert "1_Pooling/config.json: it is missing; fetch the model again" in refusal(checkpoint)
+
+
 def test_a_pipe_in_place_of_a_dense_module_is_not_waited_for(checkpoint: Path) -> None:
     weights = checkpoint / "2_Dense/model.safetensors"
     weights.unlink()
