@@ -88,10 +88,6 @@ _ENCODER = re.compile(r"bert|mpnet|^t5|xlm|new$", re.IGNORECASE)
 """bert, roberta, xlm-roberta, modernbert, nomic_bert, distilbert, deberta, camembert, ...; `new` is
 Alibaba's GTE."""
 
-_NAMED_PARTS = 4
-"""Last parts of a path among which a family's name is looked for: a snapshot of the hub's cache
-lies two below the directory of its repository."""
-
 
 def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
     """How the checkpoint in directory `path` embeds texts; None if it is no embedding model.
@@ -236,7 +232,8 @@ def _of_name(path: Path, config: Mapping[str, Any]) -> Embedder | None:
 
 
 def _name(path: Path) -> str:
-    return "/".join(path.parts[-_NAMED_PARTS:])
+    """The name of a checkpoint's directory; of a snapshot in the hub's cache, its repository's."""
+    return path.parents[1].name if path.parent.name == "snapshots" else path.name
 
 
 def _is_causal(config: Mapping[str, Any]) -> bool:

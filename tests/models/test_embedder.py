@@ -71,7 +71,7 @@ def test_a_model_without_these_files_generates(checkpoint: Path) -> None:
         ("models--mlx-community--Qwen3-Embedding-8B-mxfp8/snapshots/0123", "qwen3", "embedding"),
         ("Qwen3-Embedding-0.6B", "llama", "llm"),
         ("someone/qwen3-chat", "qwen3", "llm"),
-        ("Qwen3-Embedding-0.6B/one/two/three/four", "qwen3", "llm"),
+        ("Qwen3-Embedding-0.6B/chat", "qwen3", "llm"),
     ],
 )
 def test_a_conversion_without_the_files_is_known_by_family_and_architecture(
