@@ -196,7 +196,7 @@ def test_codex(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("model")
 def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     claude = clients.installed(CLAUDE)
-    settings = {"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}, "model": "opus"}
+    settings = {"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}, "model": "another"}
     file = own(claude, ".claude/settings.json", json.dumps(settings))
     options = ("-p", "Write a note.", "--allowedTools", "Bash")
     done = launched(claude, shared, tmp_path, "claude", *options)
