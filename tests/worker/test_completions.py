@@ -34,6 +34,7 @@ class Scripted:
     """A model with one session, "1", that generates what it was told to, and its MLX thread."""
 
     config = SimpleNamespace(context_length=4096)
+    embedder = None
 
     def __init__(self, text: str) -> None:
         self.end = "stop"
