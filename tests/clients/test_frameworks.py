@@ -78,6 +78,7 @@ def model(shared: Daemon) -> str:
         Rule("'21' in result", WARM),
         Rule("'measure' in names", call("measure", city="Paris")),
         Rule("'City' in names", call("City", **CITY)),
+        Rule("'json' in names", call("json", **CITY)),  # the AI SDK's tool for objects
         Rule("'Describe' in asked", json.dumps(CITY)),
     ]
     return acted(shared, "frameworks", rules, otherwise=HELLO)
