@@ -88,10 +88,6 @@ _ENCODER = re.compile(r"bert|mpnet|^t5|xlm|new$", re.IGNORECASE)
 """bert, roberta, xlm-roberta, modernbert, nomic_bert, distilbert, deberta, camembert, ...; `new` is
 Alibaba's GTE."""
 
-_NAMED_PARTS = 4
-"""Last parts of a path among which a family's name is looked for: a snapshot of the hub's cache
-lies two below the directory of its repository."""
-
 
 def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
     """How the checkpoint in directory `path` embeds texts; None if it is no embedding model.
@@ -100,6 +96,11 @@ def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
     """
     found = _of_modules(path, config) if exists(path / MODULES) else _of_name(path, config)
     if found is None:
+        if _is_bidirectional(config):
+            words = (
+                "its tokens attend in both directions, as those of embedding models; modules.json "
+            )
+            raise FaultyFileError(path, f"{words}and the directories that it names are missing")
         return None
     found = replace(found, causal=_is_causal(config))
     return _with_settings(path, found)
@@ -178,6 +179,8 @@ def _json_list(file: Path) -> list[dict[str, Any]]:
 
 
 def _pooling(file: Path, config: Mapping[str, Any]) -> Embedder:
+    if not exists(file):
+        raise FaultyFileError(file, "it is missing; fetch the model again")
     found = optional_object(file)
     named = found.get("pooling_mode")
     if named is None:
@@ -229,11 +232,16 @@ def _of_name(path: Path, config: Mapping[str, Any]) -> Embedder | None:
 
 
 def _name(path: Path) -> str:
-    return "/".join(path.parts[-_NAMED_PARTS:])
+    """The name of a checkpoint's directory; of a snapshot in the hub's cache, its repository's."""
+    return path.parents[1].name if path.parent.name == "snapshots" else path.name
 
 
 def _is_causal(config: Mapping[str, Any]) -> bool:
-    return not config.get("use_bidirectional_attention") and config.get("is_causal") is not False
+    return not _is_bidirectional(config) and config.get("is_causal") is not False
+
+
+def _is_bidirectional(config: Mapping[str, Any]) -> bool:
+    return config.get("use_bidirectional_attention") is True  # `vision`: of images alone
 
 
 def _with_settings(path: Path, found: Embedder) -> Embedder:
