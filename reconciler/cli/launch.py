@@ -17,7 +17,8 @@ import click
 from reconciler.cli.client import Client, UnreachableError, asks, read_token
 from reconciler.cli.editors import EDITORS, Editor
 from reconciler.cli.progress import loaded
-from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, Tool, script
+from reconciler.cli.recipe_script import script
+from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, Tool
 from reconciler.cli.settings import body, settings
 
 AGENTS_NEED = 32_768

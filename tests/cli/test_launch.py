@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from reconciler.cli import main
 from reconciler.cli.editors import EDITORS
-from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, script
+from reconciler.cli.recipe_script import script
+from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target
 from tests.support import Daemon, environment
 
 MODEL = "reconciler/questions"
@@ -121,7 +122,7 @@ def test_a_shell_completes_the_names_of_tools() -> None:
     asked = {"_RECONCILER_COMPLETE": "bash_complete"} | words
     result = CliRunner().invoke(main, [], prog_name="reconciler", env=asked)
     found = [line.partition(",")[2] for line in result.output.splitlines()]
-    assert found == ["claude", "codex", "crush", "cline", "continue"]
+    assert found == ["claude", "codex", "crush", "copilot", "cline", "continue"]
 
 
 def launch(daemon: Daemon, programs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -37,6 +37,13 @@ CLAUDE = Client(
     "`-p` with a tool round trip; a search of its tools, a second turn, kept prompts",
 )
 
+COPILOT = Client(
+    "launch copilot", "npm", ("@github/copilot@1.0.102",), "`-p` with a tool round trip"
+)
+PI = Client(
+    "launch pi", "npm", ("@mariozechner/pi-coding-agent@0.73.1",), "`-p` with a tool round trip"
+)
+
 DONE = "The file is there now, as asked."
 SAID = "written by a tool"
 """What the tools print, so that the model knows their result."""
@@ -140,6 +147,24 @@ def test_qwen_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("model")
+def test_copilot(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    copilot = clients.installed(COPILOT)
+    options = ("-p", "Write a note.", "--allow-all-tools")
+    done = launched(copilot, shared, tmp_path, "copilot", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+@pytest.mark.usefixtures("model")
+def test_pi(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    done = launched(clients.installed(PI), shared, tmp_path, "pi", "-p", "Write a note.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+@pytest.mark.usefixtures("model")
 def test_cline(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     cline = clients.installed(CLINE)
     done = launched(cline, shared, tmp_path, "cline", "Write a note.")
@@ -189,6 +214,8 @@ def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
         (OPENCODE, "opencode", ("run", "Hello")),
         (QWEN, "qwen", ("-p", "Hello")),
         (CLINE, "cline", ("Hello to the model.",)),
+        (COPILOT, "copilot", ("-p", "Hello", "--allow-all-tools")),
+        (PI, "pi", ("-p", "Hello")),
         (CODEX, "codex", ("exec", *UNGUARDED, "Hello")),
         (CLAUDE, "claude", ("-p", "Hello", "--allowedTools", "Bash")),
     ],

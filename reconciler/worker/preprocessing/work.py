@@ -50,6 +50,9 @@ def prepare(
 ) -> tuple[Body, Prompt]:
     """Parse a request and make its prompt. Raises `RequestError`."""
     translated = READERS[dialect](requests.decoded(data))
+    if translated.untemplated is not None:
+        with bounded.budget(RENDERING_SECONDS):
+            translated = translated if prompts.takes_chats else translated.untemplated
     names = translated.names
     try:
         body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
