@@ -11,6 +11,7 @@ from reconciler.api.app import build
 from reconciler.api.errors import ROWS
 from reconciler.api.metrics import State
 from reconciler.cli import EXIT_CODES
+from reconciler.cli.editors import EDITORS
 from reconciler.cli.recipes import TOOLS
 from reconciler.cli.serve import serve
 from reconciler.controller import Controller
@@ -20,6 +21,7 @@ from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema
 from reconciler.models.catalog import Catalog
 from reconciler.store import Store
+from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked
 from tests.clients.harness import listed
 from tests.controller.fakes import FakeEngine
 
@@ -32,6 +34,12 @@ def test_every_route_is_documented() -> None:
         if route.method != "HEAD" and route.resource is not None:
             path = re.sub(r"{(\w+)}", lambda m: m[1].upper(), route.resource.canonical)
             assert f"{route.method} {path}`" in DOCS["http"]
+
+
+def test_every_key_of_messages_is_documented() -> None:
+    section = DOCS["http"].partition("## `POST /v1/messages`\n")[2].partition("\n## ")[0]
+    for key in (*Asked.__struct_fields__, *NO_EFFECT):
+        assert f"`{key}`" in section, key
 
 
 def test_every_option_and_variable_is_documented() -> None:
@@ -72,7 +80,7 @@ def test_every_metric_is_documented(tmp_path: Path) -> None:
     controller = Controller(store, catalog, lambda _: FakeEngine(1), [], hub_cache=tmp_path)
     families = [
         *controller.metrics.registry.collect(),
-        *State(controller, {"a": Usage()}).collect(),
+        *State(controller, {}, {"a": Usage()}).collect(),
     ]
     store.close()
     assert len(families) > 10
@@ -104,15 +112,23 @@ def test_the_tables_are_as_the_schemas_say() -> None:
 
 def test_every_client_of_the_tests_is_listed_with_its_versions() -> None:
     clients = listed()
-    assert len({client.name for client in clients}) == len(clients) > 0
+    assert len(clients) > 20
     for client in clients:
         assert f"| {client.name} | {client.registry} | {client.versions} |" in DOCS["clients"]
         assert all(re.search(r"(==|.@)\d[\w.]*$", package) for package in client.packages)
 
 
+def test_every_listed_client_is_installed_by_a_test() -> None:
+    sources = [path.read_text("utf-8") for path in Path("tests/clients").glob("test_*.py")]
+    for source in sources:
+        for name in re.findall(r"^([A-Z_]+) = Client\(", source, re.MULTILINE):
+            assert re.search(rf"installed\({name}\)|[( ]{name},", source), name
+
+
 def test_every_tool_that_can_be_launched_has_its_recipe() -> None:
-    for name, tool in TOOLS.items():
+    for name in (*TOOLS, *EDITORS):
         assert f"<!-- table: recipe {name} -->" in DOCS["clients"]
+    for tool in TOOLS.values():
         assert f"`{tool.install}`" in DOCS["clients"]
 
 

@@ -24,7 +24,14 @@ from reconciler.core.records import (
     Status,
 )
 from reconciler.core.suspicion import CrashRecord, InterruptedAttempt, LastRun
-from reconciler.store import KEPT_ATTEMPTS, SCHEMA_VERSION, Store, StoreError, UnwritableError
+from reconciler.store import (
+    KEPT_ATTEMPTS,
+    SCHEMA_VERSION,
+    Store,
+    StoreError,
+    UnwritableError,
+    history,
+)
 from reconciler.store import store as store_module
 from reconciler.store.broken import left_in
 from reconciler.store.database import JOURNAL_BYTES, NAME
@@ -149,7 +156,7 @@ def test_the_files_stay_bounded_however_much_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages that are freed are used again, and the log is cut back at checkpoints."""
-    monkeypatch.setattr(store_module, "KEPT_HISTORY", 100)
+    monkeypatch.setattr(history, "KEPT_HISTORY", 100)
     monkeypatch.setattr(store_module, "KEPT_ALL_ATTEMPTS", 100)
     store = Store(tmp_path)
     store._db.execute("PRAGMA synchronous = OFF")  # what is measured is size, not safety

@@ -1,8 +1,11 @@
 """The application: routes, guard, and the one form of errors."""
 
+from collections.abc import Iterable
+
 from aiohttp import web
 
 from reconciler.api import (
+    cors,
     downloads,
     embeddings,
     events,
@@ -28,16 +31,26 @@ from reconciler.api import (
 from reconciler.api.context import CONTROLLER
 from reconciler.api.errors import errors
 from reconciler.api.guard import guard
+from reconciler.api.origins import Access
 from reconciler.api.stopping import refuse_while_stopping
 from reconciler.controller import Controller
 
 
-def build(controller: Controller, host: str, token: str | None) -> web.Application:
-    """The application that serves `controller` on `host`."""
+def build(
+    controller: Controller,
+    host: str,
+    token: str | None,
+    *,
+    origins: Iterable[str] = (),
+    hosts: Iterable[str] = (),
+) -> web.Application:
+    """The application that serves `controller` on `host`; see `Access`."""
+    access = Access(host, token, frozenset(origins), tuple(hosts))
     app = web.Application(
-        middlewares=[errors, guard(host, token), refuse_while_stopping],
+        middlewares=[errors, guard(access), refuse_while_stopping],
         client_max_size=forward.MAX_BYTES,
     )
+    app.on_response_prepare.append(cors.telling(access))
     app[CONTROLLER] = controller
     groups = (
         models,

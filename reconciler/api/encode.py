@@ -14,7 +14,9 @@ def encode(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        return msgspec.json.encode(_whole(msgspec.to_builtins(value)))
+        # Of the values that `to_builtins` does not know, only what is JSON already comes here.
+        plain = msgspec.to_builtins(value, enc_hook=msgspec.json.decode)
+        return msgspec.json.encode(_whole(plain))
 
 
 def whole(text: str) -> str:

@@ -123,6 +123,11 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except Exception as error:  # noqa: BLE001  what is unforeseen is logged
         failure = of_exception(request, error)
+    return refused(request, failure)
+
+
+def refused(request: web.BaseRequest, failure: ApiError) -> web.Response:
+    """An error in the form that clients of the route know."""
     form = error_form(request.path, anthropic=ANTHROPIC_VERSION in request.headers)
     return reply(form(failure.body, failure.status), failure.status)
 

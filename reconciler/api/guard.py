@@ -1,29 +1,44 @@
-"""Who may speak to the daemon: the token, and the Host and Origin of browsers.
+"""Who may speak to the daemon: the token, and the Host, Origin and site of browsers.
 
-A page that a browser shows can send requests to loopback, and a name under an attacker's
-control can resolve to it; so the host must be one that the daemon serves, and an Origin must be
-the daemon's own.
+A page that a browser shows can send requests to loopback, and a name under an attacker's control
+can resolve to it. Without a token:
+
+- the `Host` is one that the daemon serves, else a name that resolves here (DNS rebinding) would do;
+- an `Origin` is the daemon's own, or one that `serve` was told to allow;
+- `Sec-Fetch-Site` is not `cross-site`, unless such an Origin comes with it. It is there for
+  requests without an Origin: images, scripts, and links from other sites. `same-site` and `none`
+  pass: without an Origin they are a GET that no page can read.
+
+With a token none of this matters: a page cannot know it. Preflights are answered before it is asked
+for, as browsers send none with them.
 """
 
 import hmac
 import re
-from ipaddress import ip_address
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from reconciler.api import cors
 from reconciler.api.errors import ApiError, Handler
+from reconciler.api.origins import Access, is_loopback
+
+__all__ = ["guard", "is_loopback"]
+
+_FORBIDDEN = web.HTTPForbidden.status_code
 
 
-def guard(host: str, token: str | None) -> Middleware:
-    """A middleware that refuses strangers. `host` is the address that is listened on."""
+def guard(access: Access) -> Middleware:
+    """A middleware that refuses strangers, and answers the preflights of pages."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token is None:
-            # With a token any host is fine: a page cannot know it.
-            _check_names(request, host)
-        elif not _has_token(request, token):
+        if access.token is None:
+            _check_host(request, access)
+            _check_page(request, access)
+        if cors.is_preflight(request):
+            return cors.preflight(request, access)
+        if access.token is not None and not _has_token(request, access.token):
             message = (
                 "send the daemon's token as `Authorization: Bearer TOKEN` or `x-api-key: TOKEN`"
             )
@@ -33,29 +48,34 @@ def guard(host: str, token: str | None) -> Middleware:
     return check
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _check_names(request: web.Request, host: str) -> None:
+def _check_host(request: web.Request, access: Access) -> None:
     # Browsers always send the header; health checks in HTTP/1.0 do not, and for them `request.host`
     # would ask the network for a name.
-    named = request.host if "Host" in request.headers else None
-    asked = None if named is None else _hostname(named)
-    if asked is not None and asked != host and not is_loopback(asked):
-        message = f"host {asked or named} is not served"
-        raise ApiError(403, "invalid_request", message, "host_not_allowed")
-    for origin in request.headers.getall("Origin", []):
-        scheme, _, place = origin.partition("://")
-        if scheme not in ("http", "https") or place != named:
-            message = f"origin {origin} is not allowed"
-            raise ApiError(403, "invalid_request", message, "origin_not_allowed")
+    if "Host" not in request.headers:
+        return
+    named = request.host
+    asked = _hostname(named)
+    if access.serves(asked):
+        return
+    message = f"host {asked or named} is not served"
+    if asked:
+        message += f"; if it is a name of this machine, start the daemon with --allow-host {asked}"
+    raise ApiError(_FORBIDDEN, "invalid_request", message, "host_not_allowed")
+
+
+def _check_page(request: web.Request, access: Access) -> None:
+    origins = request.headers.getall("Origin", [])
+    for origin in origins:
+        if not cors.is_own(request, origin) and not access.allows_origin(origin):
+            raise cors.refusal(origin)
+    sites = [site.strip().lower() for site in request.headers.getall("Sec-Fetch-Site", [])]
+    if "cross-site" in sites and not any(access.allows_origin(origin) for origin in origins):
+        message = (
+            "a page of another site asked for this (Sec-Fetch-Site: cross-site) without saying "
+            "which; type the address, or have the page fetch it from an origin that the daemon "
+            "allows by --allow-origin"
+        )
+        raise ApiError(_FORBIDDEN, "invalid_request", message, "origin_not_allowed")
 
 
 def _hostname(host: str) -> str:

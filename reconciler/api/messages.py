@@ -1,5 +1,7 @@
 """Anthropic's routes."""
 
+from dataclasses import replace
+
 from aiohttp import web
 
 from reconciler.api.describe import describe
@@ -51,7 +53,7 @@ def _whole(answer: bytes) -> bytes:
 PING = _event(b"ping", b'{"type": "ping"}')
 
 _MESSAGES = Way(Dialect.MESSAGES, signs=Signs("text/event-stream", PING, _error_event, _whole))
-_COUNT = Way(Dialect.COUNT_TOKENS)
+_COUNT = Way(Dialect.COUNT_TOKENS, signs=replace(_MESSAGES.signs, alive=None))
 
 
 @routes.post("/v1/messages")

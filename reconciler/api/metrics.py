@@ -12,7 +12,8 @@ from prometheus_client.registry import Collector
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.api.encode import whole
-from reconciler.controller import Controller, SourceSync
+from reconciler.api.pieces import each
+from reconciler.controller import Controller, RecordView, SourceSync
 from reconciler.core.plan import Why
 from reconciler.core.protocol import Usage
 
@@ -29,7 +30,8 @@ async def metrics(request: web.Request) -> web.Response:
     controller = request.app[CONTROLLER]
     now = CollectorRegistry()
     tokens = await controller.tokens()
-    now.register(State(controller, tokens, len(asyncio.all_tasks())))
+    states = Counter(await each(controller.each_answer(), _state))
+    now.register(State(controller, states, tokens, len(asyncio.all_tasks())))
     body = generate_latest(controller.metrics.registry) + generate_latest(now)
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
@@ -37,9 +39,18 @@ async def metrics(request: web.Request) -> web.Response:
 class State(Collector):
     """What is so at the moment when it is asked."""
 
-    def __init__(self, controller: Controller, tokens: Mapping[str, Usage], tasks: int = 0) -> None:
-        """`tokens` by instance; `tasks` run on the event loop."""
+    def __init__(
+        self,
+        controller: Controller,
+        states: Mapping[tuple[str, bool], int],
+        tokens: Mapping[str, Usage],
+        tasks: int = 0,
+    ) -> None:
+        """`states` are numbers of records by state, and whether they are queued; `tokens` by
+        instance; `tasks` run on the event loop.
+        """
         self._controller = controller
+        self._states = states
         self._tokens = tokens
         self._tasks = tasks
 
@@ -53,22 +64,17 @@ class State(Collector):
         yield GaugeMetricFamily("reconciler_tasks", words, value=self._tasks)
 
     def _records(self) -> Iterator[Metric]:
-        states: Counter[str] = Counter()
-        queued = 0
-        for answer in self._controller.answers():
-            conditions = answer.status.conditions
-            true = [c.type for c in conditions if c.status == "True"]
-            states[true[0] if true else "Resting"] += 1
-            queued += any(c.reason == Why.QUEUED for c in conditions)
         family = GaugeMetricFamily(
             "reconciler_records",
             "Records by state; Resting: suspended or idle.",
             labels=["state"],
         )
         for state in STATES:
-            family.add_metric([state], states[state])
+            count = sum(n for (name, _), n in self._states.items() if name == state)
+            family.add_metric([state], count)
         yield family
         words = "Records that wait for another one's load."
+        queued = sum(n for (_, queued), n in self._states.items() if queued)
         yield GaugeMetricFamily("reconciler_queue_depth", words, value=queued)
 
     def _computed(self) -> Metric:
@@ -124,6 +130,13 @@ class State(Collector):
             if commit is not None and commit.applied is not None:
                 commits.add_metric([whole(feed.name), commit.applied], 1)
         yield from (errors, synced, commits)
+
+
+def _state(answer: RecordView) -> tuple[str, bool]:
+    """The state of a record, and whether it is queued."""
+    conditions = answer.status.conditions
+    true = next((c.type for c in conditions if c.status == "True"), "Resting")
+    return true, any(c.reason == Why.QUEUED for c in conditions)
 
 
 def _errors(feed: SourceSync) -> int:

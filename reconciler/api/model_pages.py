@@ -16,6 +16,12 @@ PAGE = {
     "properties": {"data": {"type": "array"}, "has_more": {"type": "boolean"}},
 }
 
+INFO = {
+    "type": "object",
+    "required": ["type", "id", "display_name", "created_at"],
+    "properties": {"type": {"const": "model"}, "id": {"type": "string"}},
+}
+
 
 def page(models: list[dict[str, Any]], query: MultiMapping[str]) -> dict[str, Any]:
     """A page of models that are given in OpenAI's form. Raises `ApiError`."""

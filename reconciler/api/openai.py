@@ -3,10 +3,12 @@
 from aiohttp import web
 
 from reconciler.api import model_pages
+from reconciler.api.askable import askable, askable_one
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
-from reconciler.api.errors import ANTHROPIC_VERSION, reply
+from reconciler.api.errors import ANTHROPIC_VERSION, ApiError, reply
 from reconciler.api.forward import Way, forward
+from reconciler.controller import Availability
 from reconciler.core.dialects import Dialect
 
 routes = web.RouteTableDef()
@@ -17,6 +19,17 @@ LIST = {
     "properties": {"object": {"const": "list"}, "data": {"type": "array"}},
 }
 
+MODEL = {
+    "type": "object",
+    "required": ["id", "object", "created", "owned_by", "state"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "model"},
+        "created": {"type": "integer"},
+        "state": {"enum": list(Availability)},
+    },
+}
+
 _CHAT = Way(Dialect.CHAT)
 _TEXT = Way(Dialect.TEXT)
 
@@ -24,20 +37,23 @@ _TEXT = Way(Dialect.TEXT)
 @routes.get("/v1/models")
 @describe({200: {"anyOf": [LIST, model_pages.PAGE]}})
 async def models(request: web.Request) -> web.Response:
-    """The loaded instances, as OpenAI's or Anthropic's clients list models."""
-    data = [
-        {
-            "id": answer.record.name,
-            "object": "model",
-            "created": int(answer.record.created_at.timestamp()),
-            "owned_by": "reconciler",
-        }
-        for answer in request.app[CONTROLLER].answers()
-        if answer.status.config is not None
-    ]
+    """The models that a request can name, as OpenAI's or Anthropic's clients list them."""
+    data = await askable(request.app[CONTROLLER])
     if ANTHROPIC_VERSION in request.headers:
         return reply(model_pages.page(data, request.query))
     return reply({"object": "list", "data": data})
+
+
+@routes.get("/v1/models/{name:.+}")
+@describe({200: {"anyOf": [MODEL, model_pages.INFO]}})
+async def model(request: web.Request) -> web.Response:
+    """One of the models that a request can name."""
+    name = request.match_info["name"]
+    found = await askable_one(request.app[CONTROLLER], name)
+    if found is None:
+        message = f"there is no model {name} that can be asked; GET /v1/models lists those"
+        raise ApiError(404, "model_not_found", message, "model_not_found", "model")
+    return reply(model_pages.info(found) if ANTHROPIC_VERSION in request.headers else found)
 
 
 @routes.post("/v1/chat/completions")

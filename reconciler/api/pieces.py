@@ -4,13 +4,26 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import msgspec
+
+from reconciler.api.encode import encode
+
 T = TypeVar("T")
+V = TypeVar("V")
 
 AT_ONCE = 100
 """Items that are serialized without a pause: about 3 ms."""
 
 
-async def each(items: Iterable[T], serialize: Callable[[T], Any]) -> list[Any]:
+async def encoded(items: Iterable[T], serialize: Callable[[T], Any]) -> list[msgspec.Raw]:
+    """What `serialize` makes of each item, as JSON that an answer only has to be put together from.
+
+    Pauses and items are as those of `each`.
+    """
+    return await each(items, lambda item: msgspec.Raw(encode(serialize(item))))
+
+
+async def each(items: Iterable[T], serialize: Callable[[T], V]) -> list[V]:
     """What `serialize` makes of each item, with pauses in which the event loop does other things.
 
     `items` is iterated meanwhile, so it must not change.

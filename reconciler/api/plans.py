@@ -9,7 +9,7 @@ from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
 from reconciler.api.errors import of_mistake, reply, told_problem
-from reconciler.api.pieces import each
+from reconciler.api.pieces import encoded
 from reconciler.controller import Change, DryRun, PlanRequest, SourceError
 from reconciler.core.plan import Action
 from reconciler.core.schema import contradictions, load_request, load_spec, told_spec
@@ -78,16 +78,16 @@ def _snapshot(source: Any) -> Snapshot:
 
 
 async def _told(dry_run: DryRun) -> dict[str, Any]:
-    actions = [_action(a, running=True) for a in dry_run.running]
-    actions += await each(dry_run.actions, lambda action: _action(action, running=False))
-    changes = await each(dry_run.changes, _change)
+    actions = await encoded(dry_run.running, lambda action: _action(action, running=True))
+    actions += await encoded(dry_run.actions, lambda action: _action(action, running=False))
+    changes = await encoded(dry_run.changes, _change)
     refused = [{"name": name, **told_problem(p)} for name, p in dry_run.refused.items()]
     return {
         "actions": actions,
         "changes": changes,
         "refused": refused,
         "not_selected": dry_run.not_selected,
-        "source_errors": await each(dry_run.source_errors, lambda one: _source_error(*one)),
+        "source_errors": await encoded(dry_run.source_errors, lambda one: _source_error(*one)),
     }
 
 

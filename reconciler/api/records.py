@@ -12,7 +12,7 @@ from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, many, ref
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
-from reconciler.api.pieces import each
+from reconciler.api.pieces import encoded
 from reconciler.controller import Controller, RecordView, SourceError
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.records import Generation
@@ -32,7 +32,7 @@ LONGEST_TIMEOUT = 3600.0
 async def records(request: web.Request) -> web.Response:
     """All records."""
     controller = request.app[CONTROLLER]
-    told = await each(controller.answers(), lambda view: _record(view, controller))
+    told = await encoded(controller.each_answer(), lambda view: _record(view, controller))
     return reply({"records": told})
 
 
@@ -148,7 +148,7 @@ def _number(request: web.Request, key: str, default: float) -> float:
 async def history(request: web.Request) -> web.Response:
     """What was wanted and what became of it, the newest first; removed records included."""
     kept = request.app[CONTROLLER].history(request.query.get("name"))
-    return reply({"history": await each(kept, _generation)})
+    return reply({"history": await encoded(kept, _generation)})
 
 
 def _generation(generation: Generation) -> dict[str, Any]:

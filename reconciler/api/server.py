@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError, LineTo
 
 from reconciler.api.connections import Connections
 from reconciler.api.encode import encode
-from reconciler.api.errors import ApiError, of_http, reply
+from reconciler.api.errors import ApiError, of_http, refused
 from reconciler.api.frames import frames
 
 log = structlog.get_logger()
@@ -110,7 +110,7 @@ class Connection(web.RequestHandler):
         """Send an answer, in the one form if aiohttp itself made it."""
         if isinstance(resp, web.HTTPException):
             failure = of_http(request, resp)
-            resp = reply({"error": failure.body}, failure.status)
+            resp = refused(request, failure)
         if request.writer.output_size > 0 and not resp.prepared:
             raise ConnectionError("another answer was begun already")
         finished = await super().finish_response(request, resp, start_time)
@@ -136,7 +136,7 @@ class Connection(web.RequestHandler):
                 self.log_exception(exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("another answer was begun already")
-        answer = reply({"error": failure.body}, failure.status)
+        answer = refused(request, failure)
         answer.force_close()
         return answer
 

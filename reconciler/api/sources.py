@@ -8,7 +8,7 @@ from aiohttp import web
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, many, ref
 from reconciler.api.errors import reply
-from reconciler.api.pieces import each
+from reconciler.api.pieces import each, encoded
 from reconciler.controller import Controller, RecordView, SourceSync
 from reconciler.core.manifest import Diagnostic
 from reconciler.core.plan import Why
@@ -70,30 +70,30 @@ async def _source(feed: SourceSync, controller: Controller) -> dict[str, Any]:
     view, held, suspended = feed.view, feed.guarded, feed.suspended
     snapshot = view.snapshot if view is not None else None
     commit = snapshot.commit if snapshot is not None else None
-    owned = [a for a in controller.answers() if a.record.owner == feed.name]
-    drifts = await each(owned, _drifts)
+    drifts = await each(controller.each_answer(), lambda a: _drift(a, feed.name))
     return {
         "name": feed.name,
         "readable": snapshot.unreadable is None if snapshot is not None else None,
         "message": snapshot.problem if snapshot is not None else None,
-        "files": await each(snapshot.files, _file) if snapshot is not None else [],
+        "files": await encoded(snapshot.files, _file) if snapshot is not None else [],
         "not_followed": view.flagged if view is not None else {},
         "held": view.held if view is not None else {},
         "unconfirmed": sorted(view.unconfirmed) if view is not None else [],
         "not_selected": view.not_selected if view is not None else {},
         "suspended": suspended,
-        "drift": [a.record.name for a, does in zip(owned, drifts, strict=True) if does],
+        "drift": [name for name in drifts if name is not None],
         "commit": asdict(commit) | {"held": held.commit.applied if held and held.commit else None}
         if commit is not None
         else None,
     }
 
 
-def _drifts(answer: RecordView) -> bool:
-    """Whether a record is not as declared; one that is idle is."""
+def _drift(answer: RecordView, owner: str) -> str | None:
+    """The name of a record of that owner that is not as declared; one that is idle is."""
     ready = answer.status.condition("Ready")
     idle = ready is not None and ready.reason == Why.IDLE
-    return not (answer.status.ready or answer.record.spec.suspend or idle)
+    as_declared = answer.status.ready or answer.record.spec.suspend or idle
+    return answer.record.name if answer.record.owner == owner and not as_declared else None
 
 
 def _file(file: ManifestFile) -> dict[str, Any]:

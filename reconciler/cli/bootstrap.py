@@ -16,9 +16,10 @@ from reconciler import boot, looks, node
 from reconciler.api.app import build
 from reconciler.api.connections import Connections, connections_within, raise_limit
 from reconciler.api.encode import whole
-from reconciler.api.guard import is_loopback
+from reconciler.api.origins import is_loopback
 from reconciler.api.server import listen
 from reconciler.cli import HOME, log
+from reconciler.cli.access import check_pages
 from reconciler.cli.privacy import keep_state_private, warn_of_public_token
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
@@ -71,6 +72,10 @@ class Options:
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
     spare_worker: bool = True
     """True if a worker is started before it is needed."""
+    allow_origins: Sequence[str] = ()
+    """Pages that may use the daemon; see `Access`."""
+    allow_hosts: Sequence[str] = ()
+    """Names by which it may be spoken to; see `Access`."""
 
 
 def run(options: Options) -> None:
@@ -151,7 +156,13 @@ async def _serve(
         boot_id=boot.boot_id(run_program),
         memory=options.memory,
     )
-    app = build(controller, options.host, token)
+    app = build(
+        controller,
+        options.host,
+        token,
+        origins=options.allow_origins,
+        hosts=options.allow_hosts,
+    )
     runner = web.AppRunner(
         app,
         shutdown_timeout=SHUTDOWN_SECONDS,
@@ -191,6 +202,7 @@ def _token(options: Options) -> str | None:
                 f"listening on {options.host} lets others load models here; "
                 "name a file with a token for them with --token-file"
             )
+        check_pages(options.allow_origins, options.token_file)
         return None
     try:
         token = options.token_file.read_text("utf-8").strip()

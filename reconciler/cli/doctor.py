@@ -1,4 +1,4 @@
-"""`doctor`: look at this machine, and say what is wrong and how to mend it."""
+"""`doctor`: look at this machine, and say what is wrong and how to fix it."""
 
 import asyncio
 import json
@@ -56,8 +56,8 @@ def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
 def _tell(finding: Finding) -> None:
     word, colour = MARKS[finding.level]
     click.echo(f"{click.style(f'{word:8}', fg=colour)} {finding.what}: {finding.message}")
-    if finding.mend is not None:
-        click.echo(f"{'':8} mend: {finding.mend}")
+    if finding.fix is not None:
+        click.echo(f"{'':8} fix: {finding.fix}")
 
 
 async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
@@ -90,6 +90,7 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
             mode=facts.mode(state),
         ),
         findings.token(token_file, facts.mode(token_file)),
+        findings.access(options["allow_origins"], options["allow_hosts"], token_file),
         findings.port(await _port(options["host"], options["port"])),
         findings.service([service.state() for service in services()]),
         findings.git(facts.first_line(run_program, ("git", "--version"))),

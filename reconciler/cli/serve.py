@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from reconciler.cli import HOME
+from reconciler.cli.access import Host, Origin
 from reconciler.cli.duration import Duration
 from reconciler.cli.git_options import followed, followings, label, labelled
 from reconciler.cli.sizes import MemoryBudget, WiredLimit
@@ -99,6 +100,25 @@ def _hub_cache() -> Path:
     help="File with the token that clients must send.",
 )
 @click.option(
+    "--allow-origin",
+    "allow_origins",
+    type=Origin(),
+    multiple=True,
+    envvar="RECONCILER_ALLOW_ORIGIN",
+    show_envvar=True,
+    help="Web page that may use the daemon, as https://HOST:PORT; several times. * takes a token.",
+)
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    type=Host(),
+    multiple=True,
+    envvar="RECONCILER_ALLOW_HOST",
+    show_envvar=True,
+    help="Name by which it may be asked too, such as host.docker.internal or *.local; several "
+    "times.",
+)
+@click.option(
     "--jit",
     is_flag=True,
     envvar="RECONCILER_JIT",
@@ -178,6 +198,8 @@ def serve(
     port: int,
     token_file: Path | None,
     *,
+    allow_origins: tuple[str, ...],
+    allow_hosts: tuple[str, ...],
     jit: bool,
     probe_interval: float,
     memory_budget: Budget,
@@ -227,5 +249,7 @@ def serve(
             wired_limit,
             MemoryPolicy(memory_budget, evict_idle=memory_policy == "evict-idle"),
             spare_worker=spare_workers == 1,
+            allow_origins=allow_origins,
+            allow_hosts=allow_hosts,
         )
     )

@@ -12,6 +12,7 @@ import click
 import psutil
 
 from reconciler import children
+from reconciler.cli.access import check_pages
 from reconciler.cli.serve import serve
 from reconciler.service.job import Job, Service, ServiceError, kept, run_program
 from reconciler.service.launchd import Launchd
@@ -44,7 +45,8 @@ def service() -> None:
 def install(*, system: bool, only_print: bool, options: tuple[str, ...]) -> None:
     """Write the service's file and start it; what stands after -- goes to `serve`."""
     # What `serve` would refuse is refused before anything is written.
-    serve.make_context("serve", list(options)).close()
+    with serve.make_context("serve", list(options)) as context:
+        check_pages(context.params["allow_origins"], context.params["token_file"])
     found, job = _service(system=system), _job(options, system=system)
     if only_print:
         click.echo(found.text(job), nl=False)

@@ -67,6 +67,11 @@ async def confirm(client: Client, *, source: str | None) -> None:
     a file that is there declares nothing any more.
     """
     held = await _named(client, source, _waits)
+    suspended = await _named(client, None, lambda s: s["suspended"])
+    if not held and suspended and source is None:
+        names = " and ".join(suspended)
+        words = f"{names}: suspended, so nothing is taken up; `reconciler resume` follows it again"
+        raise click.ClickException(words)
     if not held:
         raise click.ClickException("nothing waits to be confirmed")
     for name in held:

@@ -12,26 +12,30 @@ and used after it.
     planning.py    the plan, for the pass, for admission and for dry runs
     report.py      what a pass found -> statuses, history, answers
     actions.py     actions under way
+    outcomes.py    how they ended -> states of records
     attempts.py    what the next start must know
     lookups.py     what files of models say, looked up beside the passes
     batches.py     questions that are answered together
     clock.py       time, handed in
     events.py      what happened, for whoever listens
-    feed.py        sources -> registry
+    source_sync.py sources -> registry
     routing.py     which instance answers a request
     leases.py      memory that nobody reserves, leased to instances that answer
-    inspector.py   model files -> facts
+    resolver.py    model files -> facts
     controller.py  what the api asks
-    forecast.py    what would happen
+    mutations.py   loads, puts, unloads that callers ask for
+    dry_run.py     what would happen
 """
 
 from reconciler.controller.controller import Controller
 from reconciler.controller.dry_run import Change, DryRun, Estimate, PlanRequest
 from reconciler.controller.events import Events
+from reconciler.controller.routing import Availability
 from reconciler.controller.source_sync import Source, SourceError, SourceSync, SourceView
 from reconciler.controller.state import RecordView
 
 __all__ = [
+    "Availability",
     "Change",
     "Controller",
     "DryRun",

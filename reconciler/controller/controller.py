@@ -6,24 +6,23 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
 from reconciler.controller.actions import Engine
-from reconciler.controller.clock import Clock, SystemClock, sleep
-from reconciler.controller.dry_run import Change, DryRun, Estimate, PlanRequest
+from reconciler.controller.clock import Clock, SystemClock
+from reconciler.controller.dry_run import DryRun, DryRuns, Estimate, PlanRequest
 from reconciler.controller.events import Events
 from reconciler.controller.lookups import Lookups
 from reconciler.controller.metrics import Metrics
+from reconciler.controller.mutations import Mutations
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.resolver import CheckpointResolver
-from reconciler.controller.routing import Router
+from reconciler.controller.routing import Availability, Router
 from reconciler.controller.source_sync import Source, SourceError, SourceSync
-from reconciler.controller.state import RecordState, RecordView
-from reconciler.core.absorb import NO_LABELS, SourceState, absorb
-from reconciler.core.desired import Join, Put, View, decide, put
+from reconciler.controller.state import RecordView
+from reconciler.core.absorb import NO_LABELS
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
@@ -35,31 +34,18 @@ from reconciler.core.records import (
     Instance,
     LoadRequest,
     LoadSpec,
-    ModelRef,
     Record,
 )
-from reconciler.core.selector import unmet
-from reconciler.core.settings import resolve
 from reconciler.models.catalog import Catalog, CatalogEntry
 from reconciler.models.download import Downloads, Job
 from reconciler.store import Store, UnwritableError
 
-T = TypeVar("T")
-
 log = structlog.get_logger()
-
-LOCKED_SECONDS = 5.0
-"""That a caller waits for another program to unlock the database."""
-
-LOCK_POLL_SECONDS = 0.05
 
 STOPPING = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
 
 STREAMS = ("text/event-stream", "application/x-ndjson")
 """Types of answers that come in pieces."""
-
-PASSES_BETWEEN_TURNS = 6
-"""Of the event loop: as many as a short HTTP request takes from its connection to its answer."""
 
 
 class Controller:
@@ -98,14 +84,19 @@ class Controller:
         self._reconciler = Reconciler(
             self._registry, self._lookups, self._engine, self.metrics, policy
         )
+        self._mutations = Mutations(
+            self._registry, self._lookups, self._reconciler, self._engine, labels
+        )
         self._router = Router(self._registry, self._reconciler, self._engine, self.load, jit=jit)
         self._looks: set[asyncio.Task[None]] = set()
         """At sources, that nobody waits for."""
         self._feeds = [SourceSync(source, self._registry, labels) for source in sources]
+        self._dry_runs = DryRuns(
+            self._registry, self._lookups, self._reconciler, self._feeds, labels
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
         self._evicts = policy.evict_idle
-        self._turns = asyncio.Lock()
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
@@ -142,7 +133,7 @@ class Controller:
     async def _note_stop(self) -> None:
         """Write that the run ends as it should: else its end counts as a crash."""
         try:
-            await self._when_unlocked(self._registry.close)
+            await self._mutations.when_unlocked(self._registry.close)
         except UnwritableError as error:
             log.warning("the stop could not be written down", why=error.problem.message)
 
@@ -153,190 +144,30 @@ class Controller:
 
         `tell` hears which record serves it as soon as that is decided.
         """
-        machine = await self._known_machine()
-        ref = request.ref
-        wanted = checkpoint = await self._lookups.find(ref)
-
-        def take_up() -> tuple[RecordState, Join | Put] | ModelRef:
-            """The record that serves it; or the model to look for first."""
-            decision = decide(self._decision_views(), request, wanted, self._clock.utc())
-            if isinstance(decision, Join):
-                state = self._registry.states[decision.name]
-            elif decision.record.spec.ref != ref:
-                return decision.record.spec.ref
-            else:
-                self._reconciler.planning.admit(decision.record, checkpoint, machine)
-                state = self._take_up(decision.record, checkpoint)
-            self._registry.wake_up(state.record.name)  # where that cannot be written, nobody waits
-            return state, decision
-
-        while isinstance(taken := await self._when_unlocked(take_up), ModelRef):
-            ref = taken  # it keeps the adapter of a record that it updates
-            checkpoint = await self._lookups.find(ref)
-        state, decision = taken
-        tell(state.record.name)
-        view = await self._settled(state)
-        if isinstance(decision, Join):
-            return replace(view, joined=True)
-        return replace(view, warnings=decision.warnings)
+        return await self._mutations.load(request, tell)
 
     async def put(self, name: str, spec: LoadSpec, *, wait: bool = False) -> RecordView:
         """Take up a spec as it stands, in place of the http record of that name.
 
         Answers at once, or with `wait` when it is loaded. Raises `LoadError`.
         """
-        machine = await self._known_machine()
-        if (why := unmet(spec.node_selector, self.labels)) is not None:
-            raise LoadError(Problem(Cause.NOT_SELECTED, f"'{name}' is {why}", param="spec"))
-        checkpoint: Checkpoint | None = None
-        if not spec.suspend:
-            try:
-                checkpoint = await self._lookups.find(spec.ref)
-            except LoadError as error:
-                missing = error.problem.cause is Cause.MODEL_NOT_FOUND
-                if not (missing and spec.download == "if-missing"):
-                    raise
-
-        def take_up() -> RecordState:
-            record = self._put(self._registry.records, name, spec)
-            if checkpoint is None:
-                state = self._registry.put(record)
-            else:
-                self._reconciler.planning.admit(record, checkpoint, machine)
-                state = self._take_up(record, checkpoint)
-            if wait and not spec.suspend:
-                self._registry.wake_up(name)
-            return state
-
-        state = await self._when_unlocked(take_up)
-        if wait and not spec.suspend:
-            return await self._settled(state)
-        return state.view
-
-    def _put(self, records: Mapping[str, Record], name: str, spec: LoadSpec) -> Record:
-        return put(records.get(name), name, spec, self._clock.utc())
-
-    def _take_up(self, record: Record, checkpoint: Checkpoint) -> RecordState:
-        state = self._registry.put(record)
-        self._lookups.note(record.spec.ref, checkpoint)
-        return state
-
-    async def _settled(self, state: RecordState) -> RecordView:
-        """The view, once the record is ready. Raises `LoadError` where it will not be."""
-        waiter = state.wait()
-        self._registry.activate(state.record.name)
-        return await waiter
-
-    async def _turn(self, decide: Callable[[], T]) -> T:
-        """What `decide` returns, which looks at all records: that takes milliseconds of many.
-
-        Callers that come at once take turns, and between two of them others get their answers.
-        """
-        crowded = self._turns.locked()
-        await self._turns.acquire()
-        try:
-            for _ in range(PASSES_BETWEEN_TURNS if crowded else 0):
-                await asyncio.sleep(0)
-            return decide()
-        finally:  # not at once: who comes in the same pass of the loop finds it taken
-            asyncio.get_running_loop().call_soon(self._turns.release)
-
-    async def _when_unlocked(self, change: Callable[[], T]) -> T:
-        """Make a change of desired state, as soon as no other program locks the database.
-
-        `change` looks at everything anew each time. Raises `LoadError`.
-        """
-        deadline = self._clock.monotonic() + LOCKED_SECONDS
-        while True:
-            try:
-                return await self._turn(change)
-            except UnwritableError as error:
-                if not error.locked or self._clock.monotonic() >= deadline:
-                    raise
-            await sleep(self._clock, LOCK_POLL_SECONDS)
-
-    async def dry_run(self, request: PlanRequest) -> DryRun:
-        """What would be done if `specs` were taken up; they are not. Raises `LoadError`."""
-        machine = await self._known_machine()
-        files = request.source.files if request.source is not None else ()
-        specs = [spec for _, spec in request.apply] + [d.spec for f in files for d in f.declared]
-        refs = [spec.ref for spec in specs if not spec.suspend]
-        checkpoints = await self._lookups.find_all(refs)
-        now = dict(self._registry.records)
-        then, refused, not_selected = dict(now), {}, {}
-        if request.source is not None:
-            result = absorb(now, SourceState(), request.source, 0.0, self._clock.utc(), self.labels)
-            gone = frozenset(result.removals)
-            then = {n: r for n, r in now.items() if n not in gone}
-            then |= {record.name: record for record in result.upserts}
-            not_selected = dict(result.not_selected)
-            for name, why in result.flagged.items():
-                refused[name] = Problem(Cause.MANAGED_BY_MANIFEST, f"'{name}' is {why}")
-        for name in request.delete:
-            try:
-                self._removable(name)
-                del then[name]
-            except LoadError as error:
-                refused[name] = error.problem
-        for name, spec in request.apply:
-            try:
-                then[name] = self._put(then, name, spec)
-            except LoadError as error:
-                refused[name] = error.problem
-        changes = tuple(
-            Change(name, _spec(now.get(name)), _spec(then.get(name)))
-            for name in sorted(now.keys() | then.keys())
-            if _spec(now.get(name)) != _spec(then.get(name))
-        )
-        actions = self._reconciler.planning.preview(then, checkpoints, machine)
-        return DryRun(
-            actions,
-            tuple(self._reconciler.running.values()),
-            changes,
-            refused,
-            not_selected,
-            [(f.name, error) for f in self._feeds if f.view is not None for error in f.view.errors],
-        )
-
-    async def estimate(self, request: LoadRequest) -> Estimate:
-        """What a load would need; nothing is loaded. Raises `LoadError`."""
-        machine = await self._known_machine()
-        checkpoint = await self._lookups.find(request.ref)
-        resolved = resolve(request.config, checkpoint, machine)
-        ledger = self._reconciler.planning.held_memory(machine)
-        free = ledger.budget - ledger.used
-        short = ledger.missing(checkpoint.path, resolved.need.shared, resolved.need.own)
-        return Estimate(checkpoint, resolved, short + free, free, ledger.budget)
+        return await self._mutations.put(name, spec, wait=wait)
 
     async def unload(self, name: str) -> None:
         """Remove an http record, and return when its instance is gone. Raises `LoadError`."""
-
-        def remove() -> None:
-            self._removable(name)
-            unloaded = Problem(Cause.REMOVED, f"'{name}' was unloaded", permanent=False)
-            self._registry.remove(name, unloaded)
-
-        await self._when_unlocked(remove)
-        await self.until(lambda: name in self._registry.states or self.is_gone(name))
+        await self._mutations.unload(name)
 
     def clear(self, name: str) -> RecordView:
         """Forget what is held against a record, so that it is tried at once. Raises `LoadError`."""
-        state = self._registry.states.get(name)
-        if state is None:
-            raise LoadError(Problem(Cause.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
-        self._registry.clear(state)
-        self._lookups.forget(state.record.spec.ref.base)
-        return state.view
+        return self._mutations.clear(name)
 
-    def _removable(self, name: str) -> None:
-        """Raises `LoadError` where there is no such record, or a manifest owns it."""
-        state = self._registry.states.get(name)
-        if state is None:
-            message = f"no instance is named '{name}'"
-            raise LoadError(Problem(Cause.UNKNOWN_INSTANCE, message, param="instance_id"))
-        if state.record.owner != HTTP:
-            message = f"'{name}' is managed by {state.record.place}; set `suspend: true` there"
-            raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
+    async def dry_run(self, request: PlanRequest) -> DryRun:
+        """What would be done if `specs` were taken up; they are not. Raises `LoadError`."""
+        return await self._dry_runs.dry_run(request)
+
+    async def estimate(self, request: LoadRequest) -> Estimate:
+        """What a load would need; nothing is loaded. Raises `LoadError`."""
+        return await self._dry_runs.estimate(request)
 
     def answer(self, name: str) -> RecordView | None:
         """A record and its status now."""
@@ -345,12 +176,16 @@ class Controller:
 
     def answers(self) -> tuple[RecordView, ...]:
         """All records with their status, by name."""
-        return tuple(state.view for _, state in sorted(self._registry.states.items()))
+        return tuple(self.each_answer())
+
+    def each_answer(self) -> Iterator[RecordView]:
+        """The same one after the other, each as it is when it is asked for."""
+        states = self._registry.states
+        return (state.view for name in sorted(states) if (state := states.get(name)) is not None)
 
     def is_gone(self, name: str) -> bool:
-        """Whether no record, no instance and no action has that name."""
-        held = any(i.name == name for i in self._engine.instances())
-        return not (name in self._registry.states or name in self._reconciler.running or held)
+        """True if no record, no instance and no action has that name."""
+        return self._reconciler.is_gone(name)
 
     @property
     def sources(self) -> tuple[SourceSync, ...]:
@@ -420,6 +255,15 @@ class Controller:
             return None
         used = self._clock.monotonic() if state.busy else state.used_at
         return max(0.0, used + ttl - self._clock.monotonic())
+
+    def availability(self, model: str) -> Availability | None:
+        """What a request for `model` would meet; None: an error."""
+        return self._router.availability(model)
+
+    @property
+    def jit(self) -> bool:
+        """True if a request for a model that nobody asked to load loads it."""
+        return self._router.jit
 
     def why_not_ready(self, model: str) -> str:
         """What the record that would answer for `model` says."""
@@ -524,28 +368,3 @@ class Controller:
 
     def _worker_died(self, instance: Instance, problem: Problem) -> None:
         self._reconciler.worker_died(instance, problem)
-
-    async def _known_machine(self) -> Machine:
-        """The facts of the machine. Raises `LoadError` while no worker can be started."""
-        await self.until(lambda: self._reconciler.machine is not None)
-        machine = self._reconciler.machine
-        if isinstance(machine, Problem):
-            raise LoadError(machine)
-        assert machine is not None  # noqa: S101  awaited above
-        return machine
-
-    def _decision_views(self) -> list[View]:
-        loaded = {i.name: i.config for i in self._engine.instances()}
-        return [
-            View(
-                state.record,
-                self._lookups.checkpoint(state.record.spec.ref),
-                loaded.get(name),
-                state.status.ready,
-            )
-            for name, state in self._registry.states.items()
-        ]
-
-
-def _spec(record: Record | None) -> LoadSpec | None:
-    return record.spec if record is not None else None

@@ -4,8 +4,8 @@ All of them ask the same function about the same facts, so nothing is admitted t
 would refuse.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from reconciler.controller.actions import Engine
 from reconciler.controller.lookups import Lookups
@@ -15,7 +15,7 @@ from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger
 from reconciler.core.plan import Action, Facts, held_memory, plan
-from reconciler.core.records import ModelRef, Record
+from reconciler.core.records import Instance, ModelRef, Record
 
 
 class Planning:
@@ -49,34 +49,21 @@ class Planning:
         """Refuse at once what the next pass would not load. Raises `LoadError`."""
         records = {s.record.name: s.record for s in self._registry.active_states()}
         records[record.name] = record
-        for action in self.preview(records, {record.spec.ref: checkpoint}, machine):
+        preview = self.preview(records, machine)
+        for action in preview(records, {record.spec.ref: checkpoint}):
             if action.name == record.name and action.problem is not None:
                 raise LoadError(action.problem)
 
-    def preview(
-        self,
-        records: Mapping[str, Record],
-        checkpoints: Mapping[ModelRef, Checkpoint | Problem],
-        machine: Machine,
-    ) -> tuple[Action, ...]:
-        """What the next pass would do if these were the records."""
-        facts, states = self.facts(), self._registry.states
-        changed = {
-            name
-            for name, record in records.items()
-            if (state := states.get(name)) is None or state.record != record
-        }
-        idle = {name for name in records if (s := states.get(name)) is not None and s.idle}
-        facts = replace(
-            facts,
-            checkpoints={**facts.checkpoints, **checkpoints},
-            idle=frozenset(idle - changed),
-            suspected={n: p for n, p in facts.suspected.items() if n not in changed},
-        )
-        instances = self._engine.instances()
-        return plan(
-            list(records.values()), instances, facts, machine, self._registry.clock.monotonic()
-        )
+    def preview(self, names: Iterable[str], machine: Machine) -> "Preview":
+        """What answers what the next pass would do if there were other records.
+
+        `names` are those of records that it may be asked about.
+        """
+        states, records = self._registry.states, self._registry.records
+        known = {name: records[name] for name in names if name in records}
+        idle = frozenset(name for name in known if states[name].idle)
+        facts, instances = self.facts(), self._engine.instances()
+        return Preview(known, idle, facts, instances, machine, self._registry.clock.monotonic())
 
     def held_memory(self, machine: Machine) -> Ledger:
         """Who holds what now."""
@@ -99,3 +86,32 @@ class Planning:
             evicts=self._evicts,
             suspected={name: problem for name, problem in crashes.items() if problem is not None},
         )
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The plan, from the facts of one moment. May be asked on any thread."""
+
+    known: Mapping[str, Record]
+    idle: frozenset[str]
+    facts: Facts
+    instances: tuple[Instance, ...]
+    machine: Machine
+    now: float
+
+    def __call__(
+        self, records: Mapping[str, Record], checkpoints: Mapping[ModelRef, Checkpoint | Problem]
+    ) -> tuple[Action, ...]:
+        """What the next pass would do if these were the records."""
+        changed = {
+            name
+            for name, record in records.items()
+            if (known := self.known.get(name)) is not record and known != record
+        }
+        facts = replace(
+            self.facts,
+            checkpoints={**self.facts.checkpoints, **checkpoints},
+            idle=self.idle & records.keys() - changed,
+            suspected={n: p for n, p in self.facts.suspected.items() if n not in changed},
+        )
+        return plan(list(records.values()), self.instances, facts, self.machine, self.now)

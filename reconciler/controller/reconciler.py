@@ -20,22 +20,22 @@ from collections.abc import Collection, Mapping
 
 import structlog
 
-from reconciler.controller.actions import RETRY_SECONDS, Actions, Ended, Engine
+from reconciler.controller.actions import RETRY_SECONDS, Actions, Engine
 from reconciler.controller.attempts import AttemptLog
 from reconciler.controller.leases import MemoryLeases
 from reconciler.controller.lookups import PATIENCE_SECONDS, RECHECK_SECONDS, Lookups
 from reconciler.controller.machine import learn
 from reconciler.controller.metrics import Metrics
+from reconciler.controller.outcomes import Outcomes
 from reconciler.controller.planning import Planning
 from reconciler.controller.registry import Registry
 from reconciler.controller.report import Report, judge_safely, take, write
 from reconciler.controller.state import Phase, RecordState
-from reconciler.core import backoff
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Machine
 from reconciler.core.memory import MemoryPolicy
 from reconciler.core.plan import Action, Kind, Why, put_off
-from reconciler.core.records import Instance, LoadSpec, ModelRef, Record
+from reconciler.core.records import Instance, ModelRef
 from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
@@ -81,6 +81,7 @@ class Reconciler:
             registry.wake.set,
             self._is_still_right,
         )
+        self._outcomes = Outcomes(registry, self._actions, self._attempts, metrics)
         self.planning = Planning(
             registry, lookups, engine, self._actions.running, evicts=memory.evict_idle
         )
@@ -92,6 +93,19 @@ class Reconciler:
     def running(self) -> Mapping[str, Action]:
         """The actions under way, by name."""
         return self._actions.running()
+
+    async def known_machine(self) -> Machine:
+        """The facts of the machine, once known. Raises `LoadError` if no worker can be started."""
+        await self._registry.until(lambda: self.machine is not None)
+        if isinstance(self.machine, Problem):
+            raise LoadError(self.machine)
+        assert self.machine is not None  # noqa: S101  awaited above
+        return self.machine
+
+    def is_gone(self, name: str) -> bool:
+        """True if no record, no instance and no action has that name."""
+        held = any(i.name == name for i in self._engine.instances())
+        return not (name in self._registry.states or name in self._actions or held)
 
     async def run(self) -> None:
         """Reconcile for ever."""
@@ -150,7 +164,7 @@ class Reconciler:
         """One pass. Returns after how many seconds time alone calls for the next."""
         at = self._clock.monotonic()
         instances = {i.name: i for i in self._engine.instances()}
-        self._collect(at)
+        self._outcomes.take_up(at)
         next_idle = self._observe(instances, at)
         states = self._registry.active_states()
         self._refresh_lookups(states)
@@ -168,53 +182,6 @@ class Reconciler:
 
     # -- observe -----------------------------------------------------------------------------
 
-    def _collect(self, at: float) -> None:
-        """Take up how actions have ended since the last pass."""
-        for end in self._actions.collect():
-            try:
-                self._take_end(end, at)
-            except Exception:
-                log.exception("the end of an action cannot be taken up", name=end.action.name)
-            self._registry.announce()
-
-    def _take_end(self, end: Ended, at: float) -> None:
-        self._attempts.end(end.attempt, end.outcome)
-        self._metrics.action_ended(end.action.kind.value, failed=end.problem is not None)
-        if end.instance is not None and end.instance.report is not None:
-            self._metrics.loaded(end.action.kind.value, end.instance.report)
-        state = self._registry.states.get(end.action.name)
-        if state is not None and end.record is not None:
-            self._registry.active.add(end.action.name)
-            self._settle(state, end, end.record, at)
-
-    def _settle(self, state: RecordState, end: Ended, record: Record, at: float) -> None:
-        """Note the outcome of an action in the state of its record."""
-        spec = end.action.spec
-        if spec is None:
-            if end.problem is None:
-                state.unloaded(record)
-        elif end.problem is not None:
-            checkpoint = end.action.checkpoint
-            files = checkpoint.files if checkpoint is not None else None
-            if state.record.created_at == record.created_at:
-                self._fail(state, record, spec, files, end.problem)
-        elif not end.cancelled:
-            state.succeed(end.action, record, end.queued, self._clock.utc(), at)
-
-    def _fail(
-        self,
-        state: RecordState,
-        record: Record,
-        spec: LoadSpec,
-        files: str | None,
-        problem: Problem,
-    ) -> None:
-        """Count a failure of what is wanted, or of the last good spec in its place."""
-        before, now = state.last_failure(record, spec), self._clock.monotonic()
-        chance = self._clock.chance()
-        retry = backoff.after(before, record.generation, files, problem, now, chance)
-        state.fail(record, spec, retry)
-
     def _observe(self, instances: Mapping[str, Instance], at: float) -> float | None:
         """Note what is loaded and who is idle, and cancel what is not wanted any more.
 
@@ -222,7 +189,7 @@ class Reconciler:
         """
         registry = self._registry
         registry.active |= instances.keys() & registry.states.keys()
-        self._cancel_unwanted(instances)
+        self._outcomes.cancel_unwanted(instances)
         busy = registry.busy()
         ends = []
         for state in registry.active_states():
@@ -231,20 +198,6 @@ class Reconciler:
             usable = name in instances and name not in busy and name not in self._actions
             ends.append(state.note_idle(at, usable=usable))
         return min((end for end in ends if end is not None), default=None)
-
-    def _cancel_unwanted(self, instances: Mapping[str, Instance]) -> None:
-        """End loads whose record has been removed or suspended, unless they only drain."""
-        for name, action in self._actions.running().items():
-            if action.spec is None or action.checkpoint is None:
-                continue
-            state, instance = self._registry.states.get(name), instances.get(name)
-            wanted = state is not None and not state.record.spec.suspend
-            in_place = instance is not None and (instance.spec, instance.checkpoint) == (
-                action.spec,
-                action.checkpoint.path,
-            )
-            if not wanted and not in_place:
-                self._actions.cancel(name)
 
     def _is_still_right(self, action: Action) -> bool:
         """True if a record still asks for what a load brings about, and its weights are there."""
@@ -386,7 +339,7 @@ class Reconciler:
         if state is not None:
             record, at = state.record, self._clock.utc()
             state.die(self._clock.monotonic())
-            self._fail(state, record, instance.spec, None, problem)
+            self._outcomes.fail(state, record, instance.spec, None, problem)
             action = self._actions.running().get(name) or Action(
                 Kind.WAIT, name, problem.message, why=Why.BACKING_OFF, problem=problem
             )

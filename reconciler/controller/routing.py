@@ -7,17 +7,31 @@ loading, so is a model that no record speaks of.
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from enum import StrEnum
 
 from reconciler.controller.actions import Engine
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
-from reconciler.controller.state import RecordView
+from reconciler.controller.state import RecordState, RecordView
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.plan import Kind
 from reconciler.core.records import LoadRequest
 
 JIT_IDLE_TTL_SECONDS = 3600
 """Of a record that a request for a model made; LM Studio's default."""
+
+
+class Availability(StrEnum):
+    """What a request for a model would meet."""
+
+    LOADED = "loaded"
+    LOADING = "loading"
+    """It is on its way, or waits for its turn or for memory; the request waits for it."""
+    IDLE = "idle"
+    """It was unloaded as nobody used it; the request has it loaded again."""
+    NOT_LOADED = "not-loaded"
+    """No record speaks of it; with just-in-time loading, the request loads it."""
+
 
 Load = Callable[[LoadRequest], Coroutine[None, None, RecordView]]
 
@@ -33,7 +47,7 @@ class Router:
         self._reconciler = reconciler
         self._engine = engine
         self._load = load
-        self._jit = jit
+        self.jit = jit
         self._jit_loads: dict[str, asyncio.Task[RecordView]] = {}
 
     async def close(self) -> None:
@@ -49,7 +63,7 @@ class Router:
         A record that a request makes is unloaded when it is not used, after `idle_ttl_seconds` if
         they are given. Raises `LoadError`.
         """
-        if self._jit and not self._registry.candidates(model):
+        if self.jit and not self._registry.candidates(model):
             loading = self._jit_loads.get(model)
             if loading is None:
                 ttl = idle_ttl_seconds or JIT_IDLE_TTL_SECONDS
@@ -70,6 +84,19 @@ class Router:
         if self.serving(model) is not None:
             return True
         return any(state.idle for state in self._registry.candidates(model))
+
+    def availability(self, model: str) -> Availability | None:
+        """What a request for `model` would meet; None: an error, as its record cannot be loaded or
+        is suspended. Whether a model that no record speaks of is there is not looked at.
+        """
+        if self.serving(model) is not None:
+            return Availability.LOADED
+        candidates = self._registry.candidates(model)
+        if any(state.idle for state in candidates):
+            return Availability.IDLE
+        if any(_is_on_its_way(state) for state in candidates):
+            return Availability.LOADING
+        return Availability.NOT_LOADED if self.jit and not candidates else None
 
     def why_not_ready(self, model: str) -> str:
         """What the record that would answer for `model` says."""
@@ -108,8 +135,7 @@ class Router:
         candidates = self._registry.candidates(model)
         for state in candidates:
             self._registry.wake_up(state.record.name)
-            progressing = state.status.condition("Progressing")
-            if progressing is not None and progressing.status == "True":
+            if _is_on_its_way(state):
                 return None
         message = (
             f"no instance of {model} is loaded; load it by "
@@ -120,3 +146,8 @@ class Router:
             if why is not None:
                 message = f"'{state.record.name}' is not loaded: {why.message}"
         raise LoadError(Problem(Cause.NOT_LOADED, message, param="model"))
+
+
+def _is_on_its_way(state: RecordState) -> bool:
+    progressing = state.status.condition("Progressing")
+    return progressing is not None and progressing.status == "True"

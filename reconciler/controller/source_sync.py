@@ -23,8 +23,8 @@ from reconciler.store import UnwritableError
 
 log = structlog.get_logger()
 
-PIECE = 200
-"""Records that are taken up, or removed, before the event loop does other things: some 40 ms."""
+PIECE = 50
+"""Records that are taken up, or removed, before the event loop does other things: some 10 ms."""
 
 PASSES_BETWEEN_PIECES = 6
 """Of the event loop: as many as a short HTTP request takes from its connection to its answer. If
@@ -184,7 +184,7 @@ class SourceSync:
     async def sync(self) -> None:
         """Look now; return when what was seen was taken up. Raises `LoadError`."""
         if self.suspended:
-            words = f"{self.name} is suspended; resume it first"
+            words = f"{self.name} is suspended; `reconciler resume` follows it again"
             raise LoadError(Problem(Cause.SUSPENDED, words))
         await self._source.sync()
         await self._registry.until(
@@ -202,7 +202,7 @@ class SourceSync:
     def confirm(self) -> None:
         """Take up what is held until it is confirmed. Raises `LoadError` where nothing is."""
         if self.suspended:
-            words = f"{self.name} is suspended; resume it first"
+            words = f"{self.name} is suspended; `reconciler resume` follows it again"
             raise LoadError(Problem(Cause.SUSPENDED, words))
         if self.view is not None and self.view.unconfirmed:
             self._to_go = self.view.unconfirmed

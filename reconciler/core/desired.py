@@ -4,7 +4,7 @@ Desired state changes here and in `absorb` and nowhere else, and only as its own
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -102,6 +102,21 @@ def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Reco
         message = f"'{name}' is managed by {current.place}; change it there"
         raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="name"))
     return current.with_spec(spec)
+
+
+def removable(records: Mapping[str, Record], name: str) -> Record:
+    """The http record of that name, which its caller may remove.
+
+    Raises `LoadError` if there is no such record, or a manifest owns it.
+    """
+    record = records.get(name)
+    if record is None:
+        message = f"no instance is named '{name}'"
+        raise LoadError(Problem(Cause.UNKNOWN_INSTANCE, message, param="instance_id"))
+    if record.owner != HTTP:
+        message = f"'{name}' is managed by {record.place}; set `suspend: true` there"
+        raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
+    return record
 
 
 def _changes(before: Record, after: Record) -> tuple[SettingWarning, ...]:

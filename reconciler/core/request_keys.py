@@ -97,6 +97,12 @@ ACTS = (
     _acts("reasoning_effort", "`none` turns reasoning off", route="chat"),
     _acts("enable_thinking", "whether to reason", "think", "thinking", route="chat"),
     _acts("reasoning", "`{effort, enabled}`", route="chat"),
+    _acts(
+        "thinking_budget",
+        "most tokens of reasoning; -1: as many as it takes, 0: none",
+        *("thinking_budget_tokens", "thinking_token_budget"),
+        route="chat",
+    ),
     _acts("chat_template_kwargs", "variables of the chat template", route="chat"),
     _acts("add_generation_prompt", "false: no beginning of an answer", route="chat"),
     _acts("continue_final_message", "go on with the last, an assistant's, message", route="chat"),
@@ -182,9 +188,6 @@ REFUSED = (
     _refused("mm_processor_kwargs"),
     _refused("previous_response_id"),
     # Bounds and weights
-    _refused("thinking_budget", only=(-1,), route="chat"),
-    _refused("thinking_budget_tokens", only=(-1,), route="chat"),
-    _refused("thinking_token_budget", only=(-1,), route="chat"),
     *map(_refused, ("t_max_predict_ms", "adapters", "lora", "lora_path", "cache_salt")),
     *map(_refused, ("kv_transfer_params", "vllm_xargs", "session_params")),
 )

@@ -1,4 +1,4 @@
-"""Facts -> findings: fine, or what is wrong and the command that mends it."""
+"""Facts -> findings: fine, or what is wrong and the command that fixes it."""
 
 import errno
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,8 @@ class Finding:
     what: str
     level: Level
     message: str
-    mend: str | None = None
-    """The command that mends it."""
+    fix: str | None = None
+    """The command that fixes it."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def mlx(found: Machine | Problem, system: str) -> Finding:
     """Whether a worker process starts, and on what it computes."""
     if isinstance(found, Problem):
         extra = "mlx-reconciler[cpu]" if system == "Linux" else "mlx-reconciler"
-        mend = f"python -m pip install --force-reinstall '{extra}'"
-        return Finding("mlx", "problem", f"no worker can be started: {found.message}", mend)
+        fix = f"python -m pip install --force-reinstall '{extra}'"
+        return Finding("mlx", "problem", f"no worker can be started: {found.message}", fix)
     budget = readable_bytes(found.memory_budget)
     told = (
         f"mlx {found.mlx_version} on the {found.device} ({found.device_name}), {budget} for models"
@@ -123,8 +123,8 @@ def models(listed: Sequence[CatalogEntry]) -> list[Finding]:
     good = len(listed) - len(bad)
     findings = [Finding("models", "ok", f"{good} can be loaded")]
     if not good:
-        mend = "reconciler pull mlx-community/Qwen3-0.6B-4bit"
-        findings = [Finding("models", "warning", "none can be loaded yet", mend)]
+        fix = "reconciler pull mlx-community/Qwen3-0.6B-4bit"
+        findings = [Finding("models", "warning", "none can be loaded yet", fix)]
     for model in bad[:SHOWN]:
         why = model.facts.message if isinstance(model.facts, Problem) else ""
         findings.append(Finding("models", "warning", f"{model.key}: {why}"))
@@ -146,15 +146,15 @@ def manifests(
     for file in invalid[:SHOWN]:
         flaw = file.flaws[0]
         message = f"{file.path}:{flaw.position.line}:{flaw.position.column}: {flaw.message}"
-        mend = f"reconciler validate {directory / file.path}"
-        findings.append(Finding("manifests", "problem", message, mend))
+        fix = f"reconciler validate {directory / file.path}"
+        findings.append(Finding("manifests", "problem", message, fix))
     if len(invalid) > SHOWN:
         more = f"{len(invalid) - SHOWN} more files are invalid"
         findings.append(Finding("manifests", "problem", more, f"reconciler validate {directory}"))
     twice = select(snapshot, labels).flagged
     for name, why in list(twice.items())[:SHOWN]:
-        mend = f"reconciler validate {directory}"
-        findings.append(Finding("manifests", "problem", f"'{name}' is {why}", mend))
+        fix = f"reconciler validate {directory}"
+        findings.append(Finding("manifests", "problem", f"'{name}' is {why}", fix))
     return findings
 
 
@@ -168,8 +168,8 @@ def state(
 ) -> list[Finding]:
     """Whether the daemon can keep what it knows, and which databases of it were damaged."""
     if not writable:
-        mend = f"sudo chown -R $(whoami) {directory}"
-        return [Finding("state", "problem", f"{directory} cannot be written", mend)]
+        fix = f"sudo chown -R $(whoami) {directory}"
+        return [Finding("state", "problem", f"{directory} cannot be written", fix)]
     told = f"{directory}, {readable_bytes(free)} free"
     found = [Finding("state", "ok" if free >= LITTLE_SPACE else "warning", told)]
     if mode is not None and mode & 0o077:
@@ -186,11 +186,25 @@ def token(path: Path | None, mode: int | None) -> Finding | None:
     if path is None:
         return None
     if mode is None:
-        mend = f"umask 077 && openssl rand -hex 32 > {path}"
-        return Finding("token", "problem", f"{path} cannot be read", mend)
+        fix = f"umask 077 && openssl rand -hex 32 > {path}"
+        return Finding("token", "problem", f"{path} cannot be read", fix)
     if mode & 0o077:
         return Finding("token", "warning", f"others can read {path}", f"chmod 600 {path}")
     return Finding("token", "ok", f"{path}")
+
+
+def access(origins: Sequence[str], hosts: Sequence[str], token: Path | None) -> Finding | None:
+    """What pages and names may use the daemon."""
+    if "*" in origins and token is None:
+        mend = "reconciler serve --token-file FILE --allow-origin '*'"
+        return Finding(
+            "access", "problem", "all web pages are allowed, and there is no token", mend
+        )
+    if hosts and token is not None:
+        message = "--allow-host has no effect: with a token every name is served"
+        return Finding("access", "warning", message)
+    told = [*(f"pages of {origin}" for origin in origins), *(f"the name {host}" for host in hosts)]
+    return Finding("access", "ok", f"allowed: {', '.join(told)}") if told else None
 
 
 def port(found: Port) -> Finding:
@@ -229,8 +243,8 @@ def local_network(error: int | None) -> Finding:
         return Finding("local network", "ok", "can be reached from here")
     if error in (errno.EHOSTUNREACH, 65):
         message = "macOS' local-network privacy keeps this process from other machines"
-        mend = "sudo reconciler service install --system"
-        return Finding("local network", "warning", message, mend)
+        fix = "sudo reconciler service install --system"
+        return Finding("local network", "warning", message, fix)
     return Finding("local network", "warning", f"the router cannot be reached: errno {error}")
 
 

@@ -8,13 +8,12 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
-from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
@@ -23,33 +22,24 @@ from reconciler.core.protocol import (
     MODEL_HEADER,
     NO_CONTEXT,
     Lease,
-    LoadWeights,
-    OpenSession,
-    Pulse,
-    Recall,
-    Recalled,
     Reply,
     RequestContext,
     SeeShapes,
-    SessionOpened,
     Usage,
 )
 from reconciler.core.records import (
-    SETTINGS,
     Instance,
     LoadReport,
     LoadSpec,
     Phase,
     Progress,
-    RequestedSettings,
-    SettingWarning,
 )
 from reconciler.core.settings import Resolved
 from reconciler.engine import exit_reason
-from reconciler.engine.liveness import watch
+from reconciler.engine.holders import ABANDON_SECONDS, Holder, Holders
 from reconciler.engine.log import Log
+from reconciler.engine.opening import open_session, request_defaults, warnings
 from reconciler.engine.pool import Pool
-from reconciler.engine.process import WorkerProcess
 from reconciler.engine.tokens import Tokens
 
 log = structlog.get_logger()
@@ -63,39 +53,11 @@ PROBE_SECONDS = 30.0
 PULSE_SECONDS = 1.0
 """For a worker to say how many tokens it computed; who asks for metrics must not wait for long."""
 
-ABANDON_SECONDS = 5.0
-"""For a worker that others use to close a session that nobody wants any more."""
-
 SHAPES_SECONDS = 10.0
 """To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
 
 TELL_SECONDS = 3.0
 """For clients whose requests are cut off to be told why; one that does not read never is."""
-
-RECALL_SECONDS = 10.0
-"""For a worker to lower leases, between two steps; that one hangs is noticed elsewhere."""
-
-KEPT_LOGS = 200
-"""Instances whose log is kept, those that are gone included."""
-
-
-@dataclass(eq=False)
-class _Holder:
-    """A worker that holds a checkpoint. It lives as long as it has sessions."""
-
-    worker: WorkerProcess
-    path: str
-    revision: str
-    """Of the checkpoint when it was read."""
-    sessions: set[str] = field(default_factory=set)
-    """Open, or about to be."""
-    weights_bytes: int = 0
-    """As observed after the load."""
-    live_bytes: int = 0
-    """That the worker was last seen to take, without what it keeps as long as nobody needs it."""
-    watch: asyncio.Task[None] | None = None
-    gone: bool = False
-    """Ended on purpose or died; nothing new may be put on it."""
 
 
 @dataclass(eq=False)
@@ -103,7 +65,7 @@ class _Loaded:
     """An instance, where it is, and how many requests it answers."""
 
     instance: Instance
-    holder: _Holder
+    holder: Holder
     session: str
     requests: int = 0
     draining: bool = False
@@ -128,13 +90,11 @@ class Engine:
         """
         self._pool = Pool(sockets, wired_limit, spare=spare)
         self._on_death = on_death
-        self._probe_interval = probe_interval
         self._tokens = Tokens()
-        self._holders: dict[str, _Holder] = {}
+        self._holders = Holders(self._pool, probe_interval, self._tokens.read, self._died)
         self._loaded: dict[str, _Loaded] = {}
         self._outgoing: dict[str, Instance] = {}
         """By session."""
-        self._logs: dict[str, Log] = {}
         self._serial = itertools.count(1)
         self._requests = 0
         """That run, of all instances, those that were replaced included."""
@@ -189,19 +149,19 @@ class Engine:
             try:
                 await self._end_session(old)
             except BaseException:
-                await self._release(old.holder, session)
+                await self._holders.release(old.holder, session)
                 raise
         phases: dict[str, Phase] = {}
         try:
-            holder = await self._hold(name, checkpoint, session, begin, phases, progress)
+            holder = await self._holders.hold(name, checkpoint, session, begin, phases, progress)
             try:
                 progress(Progress("warm_up"))
-                defaults = _defaults(spec, checkpoint)
-                opened = await self._open(
+                defaults = request_defaults(spec, checkpoint)
+                opened = await open_session(
                     holder, session, spec.config, checkpoint, resolved, defaults
                 )
             except BaseException:
-                await self._abandon(holder, session)
+                await self._holders.abandon(holder, session)
                 raise
         finally:
             self._pool.warm()
@@ -226,11 +186,7 @@ class Engine:
                 elapsed,
                 phases,
                 weights + opened.memory_bytes,
-                resolved.warnings
-                + checkpoint.generation.warnings
-                + _without_effect(spec.config, opened)
-                + _defaults_without_effect(spec, checkpoint)
-                + opened.warnings,
+                warnings(spec, checkpoint, resolved, opened),
             ),
             tuple(d for d in defaults if d.key not in opened.unused_defaults),
             adapter.path if adapter is not None else None,
@@ -294,24 +250,7 @@ class Engine:
 
         Left out is a session whose worker does not answer: how much it takes is not known.
         """
-        asked: dict[_Holder, dict[str, Lease]] = {}
-        for holder in self._holders.values():
-            theirs = {s: lease for s, lease in leases.items() if s in holder.sessions}
-            if theirs and not holder.gone:
-                asked[holder] = theirs
-        answers = await asyncio.gather(*(self._recall(h, theirs) for h, theirs in asked.items()))
-        return {session: size for answer in answers for session, size in answer.items()}
-
-    async def _recall(self, holder: _Holder, leases: dict[str, Lease]) -> dict[str, int]:
-        try:
-            async with asyncio.timeout(RECALL_SECONDS):
-                answer = await holder.worker.ask("POST", "leases", Recall(leases), Recalled)
-        except (LoadError, TimeoutError) as error:
-            reason = error.problem.message if isinstance(error, LoadError) else "it is busy"
-            log.warning("memory was not given back", pid=holder.worker.pid, reason=reason)
-            return {}
-        holder.live_bytes = answer.live_bytes
-        return answer.in_use
+        return await self._holders.recall(leases)
 
     def outgoing(self) -> tuple[Instance, ...]:
         """What was replaced and finishes what it was asked; its memory is not free yet."""
@@ -319,14 +258,15 @@ class Engine:
 
     def live_memory(self) -> Mapping[str, int]:
         """Bytes that the worker of each checkpoint was last seen to take, by path."""
-        return {path: holder.live_bytes for path, holder in self._holders.items()}
+        return self._holders.live_memory()
 
     async def tokens(self) -> dict[str, Usage]:
         """What instances computed since the daemon started, by name; what a worker that does not
         answer computed since it last did is left out.
         """
-        workers = [holder.worker for holder in self._holders.values()]
-        pulses = await asyncio.gather(*(worker.pulse(PULSE_SECONDS) for worker in workers))
+        pulses = await asyncio.gather(
+            *(worker.pulse(PULSE_SECONDS) for worker in self._holders.workers())
+        )
         for pulse in pulses:
             if pulse is not None:
                 self._tokens.read(pulse)
@@ -338,7 +278,7 @@ class Engine:
 
     def log(self, name: str) -> Log | None:
         """What the latest worker of an instance wrote; None: it never had one."""
-        return self._logs.get(name)
+        return self._holders.log(name)
 
     async def drain(self, at_once: asyncio.Event) -> None:
         """Wait until no request runs, for as long as one that goes waits, or until `at_once`."""
@@ -358,94 +298,14 @@ class Engine:
     async def close(self) -> None:
         """End all workers; requests that still run hear that the daemon is stopping."""
         await self._pool.close()
-        holders, self._holders = list(self._holders.values()), {}
         self._loaded.clear()
         stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
-        await asyncio.gather(*(self._end(holder, stopping) for holder in holders))
+        await self._holders.close(stopping)
         if self._requests:
             self._quiet.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TELL_SECONDS):
                     await self._quiet.wait()
-
-    async def _hold(
-        self,
-        name: str,
-        checkpoint: Checkpoint,
-        session: str,
-        begin: float,
-        phases: dict[str, Phase],
-        progress: Callable[[Progress], None],
-    ) -> _Holder:
-        """A worker that holds the checkpoint, with room kept for `session`."""
-        holder = self._holders.get(checkpoint.path)
-        if holder is not None:
-            holder.sessions.add(session)
-            self._note_log(name, holder.worker)
-            return holder
-        progress(Progress("worker"))
-        worker = await self._pool.take()
-        self._note_log(name, worker)
-        holder = _Holder(worker, checkpoint.path, checkpoint.base_revision, {session})
-        self._holders[checkpoint.path] = holder
-        holder.watch = asyncio.create_task(self._watch(holder))
-        start = time.monotonic() - begin
-        phases["worker"] = Phase(0.0, start)
-        try:
-            loaded = await worker.load_weights(
-                LoadWeights(checkpoint.path, checkpoint.embedder),
-                lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
-            )
-        except BaseException:
-            await self._release(holder, session)
-            raise
-        for key, phase in loaded.phases.items():
-            phases[key] = Phase(start + phase.start, phase.duration)
-        holder.weights_bytes = loaded.weights_bytes
-        return holder
-
-    def _note_log(self, name: str, worker: WorkerProcess) -> None:
-        """The log of an instance is that of its latest worker, and outlives it."""
-        self._logs.pop(name, None)
-        self._logs[name] = worker.log
-        if len(self._logs) > KEPT_LOGS:
-            del self._logs[next(iter(self._logs))]
-
-    async def _open(
-        self,
-        holder: _Holder,
-        session: str,
-        asked: RequestedSettings,
-        checkpoint: Checkpoint,
-        resolved: Resolved,
-        defaults: Iterable[Default],
-    ) -> SessionOpened:
-        own = resolved.config.num_experts == checkpoint.experts_per_token
-        command = OpenSession(
-            resolved.config,
-            () if own else checkpoint.experts_key,
-            checkpoint.footprint,
-            resolved.need.session,
-            for_requests(defaults),
-            checkpoint.adapter,
-        )
-        opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
-        differing = [
-            key
-            for key in SETTINGS
-            if getattr(opened.observed, key) != getattr(resolved.config, key)
-        ]
-        allowed = set(opened.unused)
-        if not (asked.num_experts and opened.observed.num_experts):
-            allowed.add("num_experts")  # config.json does not always say what a model does
-        if not set(differing) <= allowed:
-            message = f"the worker observed {opened.observed}, not {resolved.config}"
-            raise LoadError(Problem(Cause.SETTING_MISMATCH, message))
-        if holder.gone:
-            raise LoadError(holder.worker.died())
-        sent = asked.sent()
-        found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
-        return replace(opened, warnings=found)
 
     async def _end_session(self, loaded: _Loaded) -> None:
         """No new requests; those that are running get some time, and then it is closed.
@@ -479,7 +339,7 @@ class Engine:
     async def _let_go(self, loaded: _Loaded) -> None:
         """Close an instance; it stays listed until its memory is free."""
         self._tokens.close(loaded.session, await self._close_session(loaded))
-        await self._release(loaded.holder, loaded.session)
+        await self._holders.release(loaded.holder, loaded.session)
         name = loaded.instance.name
         if self._loaded.get(name) is loaded:
             del self._loaded[name]
@@ -499,40 +359,8 @@ class Engine:
             log.warning("session did not end", reason=error.problem.message)
             return None
 
-    async def _abandon(self, holder: _Holder, session: str) -> None:
-        """Give up a session that may be open in its worker, which others use."""
-        if holder.sessions - {session} and not holder.gone:
-            with contextlib.suppress(LoadError, TimeoutError):
-                async with asyncio.timeout(ABANDON_SECONDS):
-                    await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
-        await self._release(holder, session)
-
-    async def _release(self, holder: _Holder, session: str) -> None:
-        """One session less; the worker ends with its last, which gives back all its memory."""
-        holder.sessions.discard(session)
-        holder.live_bytes = 0  # until it is seen again
-        if not holder.sessions and not holder.gone:
-            if self._holders.get(holder.path) is holder:
-                del self._holders[holder.path]
-            await self._end(holder)
-
-    async def _end(self, holder: _Holder, problem: Problem | None = None) -> None:
-        holder.gone = True
-        if holder.watch is not None:
-            holder.watch.cancel()
-        await holder.worker.end(problem)
-
-    async def _watch(self, holder: _Holder) -> None:
-        """Notice the death of a worker, or that it hangs."""
-
-        def heard(pulse: Pulse) -> None:
-            self._tokens.read(pulse)
-            holder.live_bytes = max(0, pulse.memory_bytes - pulse.kept_bytes)
-
-        await watch(holder.worker, self._probe_interval, heard)
-        holder.gone = True
-        if self._holders.get(holder.path) is holder:
-            del self._holders[holder.path]
+    def _died(self, holder: Holder) -> None:
+        """Take the instances of a worker that ended by itself off the list, and say so."""
         held = [loaded for loaded in self._loaded.values() if loaded.holder is holder]
         for loaded in held:
             del self._loaded[loaded.instance.name]
@@ -543,33 +371,3 @@ class Engine:
         log.warning("worker died", pid=holder.worker.pid, instances=names, reason=problem.message)
         for instance in dead:
             self._on_death(instance, problem)
-        await holder.worker.end()
-
-
-def _defaults(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[Default, ...]:
-    """Defaults for requests; none where nothing is generated."""
-    if checkpoint.embedder is not None:
-        return ()
-    return in_force(spec.defaults, checkpoint.generation.defaults)
-
-
-def _defaults_without_effect(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[SettingWarning, ...]:
-    if checkpoint.embedder is None:
-        return ()
-    reason = "this model makes embeddings and generates nothing"
-    return tuple(
-        SettingWarning(f"defaults.{key}", str(value)[:200], reason)
-        for key, value in spec.defaults.sent().items()
-    )
-
-
-def _without_effect(asked: RequestedSettings, opened: SessionOpened) -> tuple[SettingWarning, ...]:
-    """Specs that the model has no use for, as the worker found when it ran."""
-    unused = {key: requested for key, requested in asked.sent().items() if key in opened.unused}
-    return tuple(
-        SettingWarning(
-            key, requested, "this model has no attention or KV cache that it could act on"
-        )
-        for key, requested in unused.items()
-        if requested != getattr(opened.observed, key)
-    )

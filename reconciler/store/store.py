@@ -17,7 +17,7 @@ from pathlib import Path
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.records import Generation, Outcome, Record, Status
 from reconciler.core.suspicion import CrashRecord, InterruptedAttempt, LastRun
-from reconciler.store import rows
+from reconciler.store import history, rows
 from reconciler.store.broken import Quarantined, quarantine
 from reconciler.store.database import NAME, BrokenError, StoreError, connect, is_damage
 
@@ -26,13 +26,6 @@ KEPT_ATTEMPTS = 20
 
 KEPT_ALL_ATTEMPTS = 2_000
 """Of all names together, those of removed records included."""
-
-KEPT_GENERATIONS = 20
-"""Of a record's history."""
-
-KEPT_HISTORY = 10_000
-"""Generations of all names together, those of removed records included."""
-
 
 ROOM_BYTES = 64 * 1024
 """What must be there before a disk that was full is taken to have room again."""
@@ -128,7 +121,7 @@ class Store:
         writes.
         """
         with self.transaction() as db:
-            _enter(db, record, at)
+            history.enter(db, record, at)
             rows.put_record(db, record, status)
 
     def put_status(self, name: str, status: Status) -> None:
@@ -139,7 +132,7 @@ class Store:
     def remove(self, name: str, at: datetime) -> None:
         """Forget a record and its status; its attempts and its history stay."""
         with self.transaction() as db:
-            _end(db, name, "Removed", at)
+            history.end(db, name, "Removed", at)
             db.execute("DELETE FROM records WHERE name = ?", (name,))
 
     def note_outcome(
@@ -147,23 +140,14 @@ class Store:
     ) -> None:
         """Write into the history what became of the record's generation."""
         with self.transaction() as db:
-            db.execute(
-                "UPDATE history SET outcome = ?, message = ?, settled_at = ?, "
-                "load_time_seconds = ? WHERE name = ? AND created_at = ? AND generation = ?",
-                (
-                    *(outcome, message, at.isoformat(), load_time),
-                    *(record.name, record.created_at.isoformat(), record.generation),
-                ),
-            )
+            history.note_outcome(db, record, outcome, message, at, load_time)
 
     def history(self, name: str | None = None) -> Iterator[Generation]:
-        """The kept generations of a record, or of all, the newest first; as they are now, and each
-        made when it is asked for.
+        """The kept generations of a record, or of all, the newest first.
+
+        They are read while they are iterated: those that come meanwhile are left out.
         """
-        kept = self._db.execute(
-            "SELECT * FROM history WHERE ? IS NULL OR name = ? ORDER BY id DESC", (name, name)
-        )
-        return map(rows.to_generation, kept.fetchall())
+        return history.read(self._db, name)
 
     def is_suspended(self, source: str) -> bool:
         """Whether somebody said not to follow a source."""
@@ -356,42 +340,6 @@ def _is_lock(error: sqlite3.Error) -> bool:
     """True if another program locks the database."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _enter(db: sqlite3.Connection, record: Record, at: datetime) -> None:
-    """Begin a generation in the history, unless it is there already."""
-    key = (record.name, record.created_at.isoformat(), record.generation)
-    known = db.execute(
-        "SELECT 1 FROM history WHERE name = ? AND created_at = ? AND generation = ?", key
-    ).fetchone()
-    if known:
-        return
-    _end(db, record.name, "Superseded", at)
-    db.execute(
-        "INSERT INTO history (name, created_at, generation, owner, file, line, spec, wanted_at, "
-        "outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'Pending')",
-        (*key, record.owner, record.file, record.line, rows.to_json(record.spec), at.isoformat()),
-    )
-    db.execute(
-        "DELETE FROM history WHERE name = ? AND id NOT IN "
-        "(SELECT id FROM history WHERE name = ? ORDER BY id DESC LIMIT ?)",
-        (record.name, record.name, KEPT_GENERATIONS),
-    )
-    db.execute(
-        "DELETE FROM history WHERE ended_at IS NOT NULL AND id <= "
-        "(SELECT max(id) FROM history) - ?",
-        (KEPT_HISTORY,),
-    )
-
-
-def _end(db: sqlite3.Connection, name: str, outcome: Outcome, at: datetime) -> None:
-    """End the generation that is wanted now; `outcome` is its own if it never had another."""
-    db.execute(
-        "UPDATE history SET ended_at = ?, "
-        "outcome = CASE outcome WHEN 'Pending' THEN ? ELSE outcome END "
-        "WHERE name = ? AND ended_at IS NULL",
-        (at.isoformat(), outcome, name),
-    )
 
 
 def _suspect(db: sqlite3.Connection, name: str, suspicion: CrashRecord | None) -> None:

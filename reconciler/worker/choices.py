@@ -17,6 +17,7 @@ from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.output import OutputParser
 from reconciler.worker.pending import Request
 from reconciler.worker.prompt import Prompt
+from reconciler.worker.reasoning_budget import ReasoningBudget
 from reconciler.worker.request import Body, RequestError
 
 
@@ -34,6 +35,8 @@ class Choice:
     parser: OutputParser
     mask: Mask | None = None
     """What keeps it to its grammar, if it has one."""
+    budget: ReasoningBudget | None = None
+    """What ends its reasoning, if it may not go on for ever."""
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)
     """Of its prompt's tokens but the first, once they are known, if they were asked for."""
     ended: bool = False
@@ -92,6 +95,8 @@ def prepare(
     special: list[int] = []
     if body.xtc_probability:
         special = [*tokenizer.encode("\n", add_special_tokens=False), *ends]
+    if choice.budget is not None:
+        processors.append(choice.budget)
     if choice.mask is not None:
         processors.append(choice.mask)  # last: no bias may allow what it forbids
     request.processors = processors

@@ -20,6 +20,7 @@ from reconciler.worker.model import Model
 from reconciler.worker.output import Delta, OutputFormat, OutputParser, described
 from reconciler.worker.pending import Score
 from reconciler.worker.prompt import Prompt, too_long
+from reconciler.worker.reasoning_budget import ReasoningBudget, closing_mark, reasons
 from reconciler.worker.request import Body, RequestError, UnavailableError
 from reconciler.worker.session import InsufficientMemoryError, OverloadedError
 from reconciler.worker.thread import MlxThread
@@ -193,10 +194,28 @@ class Completion:
             )
 
         self._choices = choices(body, prompt, parser, masks)
+        if body.thinking_budget:
+            self._bound_reasoning(body.thinking_budget)
         for choice in self._choices:
             self._listen(choice)
         self.timing.start()
         await asyncio.wrap_future(self._mlx.submit(self._begin))
+
+    def _bound_reasoning(self, budget: int) -> None:
+        """Have reasoning end after so many tokens."""
+        form, tokenizer, generation = (
+            self._model.output_format,
+            self.tokenizer,
+            self._prompt.generation,
+        )
+        if closing_mark(form):
+            for choice in self._choices:
+                prompt = len(choice.request.prompt)
+                choice.budget = ReasoningBudget(tokenizer, form, generation, prompt, budget)
+            return
+        why = "its reasoning cannot be bounded" if reasons(form) else "it does not reason"
+        words = f"thinking_budget: has no effect on this model, as {why}; ignored"
+        self.warnings.append(reworded(words, self.body.names))
 
     def _listen(self, choice: Choice) -> None:
         """Have what happens to a choice on the MLX thread told here."""

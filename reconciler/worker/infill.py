@@ -76,32 +76,34 @@ class Infilling:
     """Tokens that end it besides the model's own."""
 
 
-def family(vocabulary: Mapping[str, int]) -> Family | None:
-    """The family whose marks a vocabulary has; None: it has none."""
-    found = (one for one in FAMILIES.values() if all(mark in vocabulary for mark in one.marks))
-    return next(found, None)
+def marks_of(vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """What of a vocabulary matters here: the tokens of marks that it has."""
+    known = (mark for one in FAMILIES.values() for mark in (*one.marks, *one.ends))
+    return {mark: vocabulary[mark] for mark in known if mark in vocabulary}
 
 
 def infilling(
-    vocabulary: Mapping[str, int],
+    marks: Mapping[str, int],
     encode: Encode,
     begin: Sequence[int],
     prefix: Sequence[int],
     suffix: str,
 ) -> Infilling | None:
-    """The prompt of an answer between `prefix`, in tokens, and `suffix`. None: there are no marks.
+    """The prompt of an answer between `prefix`, in tokens, and `suffix`; None: no family has these
+    marks, which are those of a vocabulary.
 
     `begin`: tokens that every text begins with.
     """
-    found = family(vocabulary)
+    families = (one for one in FAMILIES.values() if all(mark in marks for mark in one.marks))
+    found = next(families, None)
     if found is None:
         return None
     after = _bare(encode, suffix) if found.bare_suffix else encode(suffix)
     texts = {PREFIX: list(prefix), SUFFIX: after}
     tokens = list(begin)
     for part in found.parts:
-        tokens += texts[part] if part in texts else [vocabulary[part]]
-    return Infilling(tokens, tuple(vocabulary[end] for end in found.ends if end in vocabulary))
+        tokens += texts[part] if part in texts else [marks[part]]
+    return Infilling(tokens, tuple(marks[end] for end in found.ends if end in marks))
 
 
 def _bare(encode: Encode, text: str) -> list[int]:

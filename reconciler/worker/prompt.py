@@ -11,7 +11,7 @@ from reconciler.worker.chat import messages as chats
 from reconciler.worker.chat.template import Rendered, Template, Templates, templates_of
 from reconciler.worker.chat.turns import REMINDS, Turn
 from reconciler.worker.errors import RequestError, unsupported
-from reconciler.worker.infill import infilling
+from reconciler.worker.infill import infilling, marks_of
 from reconciler.worker.request import MOST_PROMPTS, Body, no_variable, tools_as_sent
 from reconciler.worker.sampling_parameters import no_token
 from reconciler.worker.segments import Segmenter
@@ -78,6 +78,8 @@ class Prompts:
         self._templates: Templates | None = None
         self._segmenter = Segmenter(self._tokens, rewinds=rewinds)
         self._bounds = TokenBounds(tokenizer)
+        self._marks: dict[str, int] | None = None
+        """Of fill-in-the-middle, once they are asked for."""
         self._lock = threading.Lock()
         self._learned = False
         if learn:
@@ -89,6 +91,12 @@ class Prompts:
             if not self._learned:
                 self._templates = templates_of(self._tokenizer)
                 self._learned = True
+
+    @property
+    def takes_chats(self) -> bool:
+        """True if the model has a chat template."""
+        self.learn()
+        return self._templates is not None
 
     def build(self, body: Body, most: int | None = None, *, chat: bool) -> Prompt:
         """The prompt, refused early if it is certainly longer than `most` tokens.
@@ -151,7 +159,9 @@ class Prompts:
         def encode(text: str) -> list[int]:
             return self._encoded(text, most, "suffix", add_special_tokens=False)
 
-        found = infilling(self._tokenizer.get_vocab(), encode, begin, prefix, suffix)
+        if self._marks is None:  # a vocabulary takes a tenth of a second to be listed
+            self._marks = marks_of(self._tokenizer.get_vocab())
+        found = infilling(self._marks, encode, begin, prefix, suffix)
         if found is None:
             words = (
                 "suffix: the tokenizer of this model has no marks for filling in the middle of a "
@@ -178,7 +188,8 @@ class Prompts:
             raise RequestError(words, "unsupported_parameter", "messages")
         tools = tools_as_sent(body) if body.tool_choice != "none" else []
         template = self._templates.of(tools=bool(tools))
-        variables, warnings = reasoning.variables(body, self._tokenizer, template.uses)
+        source = "" if template.is_code else template.source
+        variables, warnings = reasoning.variables(body, self._tokenizer, template.uses, source)
         special = getattr(self._tokenizer, "special_tokens_map", {})
         for name in body.chat_template_kwargs or {}:
             if name in special:

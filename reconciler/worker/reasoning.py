@@ -3,7 +3,7 @@
 Clients say it in many ways: `reasoning_effort` (OpenAI), `enable_thinking` (Qwen's template),
 `reasoning: {effort, enabled}` (Responses, OpenRouter), `thinking: {type}` (Anthropic, DeepSeek,
 Z.ai), `think` (Ollama). Templates as well: `enable_thinking`, `thinking`, `reasoning_effort`,
-`thinking_budget`.
+`thinking_budget`. A budget of tokens, `thinking_budget`, is kept by `reasoning_budget` too.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 SWITCHES = ("reasoning_effort", "enable_thinking", "reasoning")
 """Keys that say it; if one of them is sent, no default for another one counts."""
 
-_KNOWN = {"effort", "enabled", "summary", "generate_summary"}
+_KNOWN = {"effort", "enabled", "max_tokens", "summary", "generate_summary"}
 """Keys of `reasoning`; summaries are for models that hide what they think, as ours do not."""
 
 _ON = ("on", "enabled", "true")
 _OFF = ("off", "disabled", "false")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_NEAREST = {"minimal": "low", "xhigh": "high", "max": "high"}
+"""Efforts that few models know -> the nearest one of those that most do."""
+
+UNBOUNDED = -1
+"""The budget of a client that wants none."""
+
 _OWN = ("auto", "adaptive")
 """The model's own way, as if nothing had been sent."""
 
@@ -30,7 +36,7 @@ _OWN = ("auto", "adaptive")
 def fold(asked: dict[str, Any], names: dict[str, str]) -> None:
     """Bring all ways to `reasoning_effort` and `enable_thinking`.
 
-    `names` has for each key the name that was sent. Raises `RequestError` for bounds on reasoning.
+    `names` has for each key the name that was sent. Raises `RequestError`.
     """
     reasoning = asked.pop("reasoning", None)
     if isinstance(reasoning, dict):
@@ -40,25 +46,35 @@ def fold(asked: dict[str, Any], names: dict[str, str]) -> None:
     if "enable_thinking" in asked:
         thinking = asked["enable_thinking"]
         if isinstance(thinking, dict):
-            thinking = _type(thinking, names["enable_thinking"])
+            thinking = _type(thinking, asked, names)
         if isinstance(thinking, str):
             thinking = _word(thinking, asked)
         asked["enable_thinking"] = thinking
+    if asked.get("thinking_budget") == UNBOUNDED:
+        del asked["thinking_budget"]
+    elif asked.get("thinking_budget") == 0 and "enable_thinking" not in asked:
+        asked["enable_thinking"], names["enable_thinking"] = False, names["thinking_budget"]
 
 
 def _object(reasoning: dict[str, Any], asked: dict[str, Any], names: dict[str, str]) -> None:
     for key, value in reasoning.items():
         if key not in _KNOWN and value not in (None, False):
             raise unsupported("reasoning", f"reasoning.{key} is not supported; leave it out")
-    for key, name in (("effort", "reasoning_effort"), ("enabled", "enable_thinking")):
+    for key, name in (
+        ("effort", "reasoning_effort"),
+        ("enabled", "enable_thinking"),
+        ("max_tokens", "thinking_budget"),
+    ):
         if reasoning.get(key) is not None and name not in asked:
             asked[name], names[name] = reasoning[key], f"reasoning.{key}"
 
 
-def _type(thinking: dict[str, Any], name: str) -> Any:
-    if thinking.get("budget_tokens"):
-        raise unsupported(name, f"{name}.budget_tokens is not supported; leave it out")
-    return thinking.get("type")
+def _type(thinking: dict[str, Any], asked: dict[str, Any], names: dict[str, str]) -> Any:
+    kind, budget = thinking.get("type"), thinking.get("budget_tokens")
+    if budget is not None and kind not in _OFF and "thinking_budget" not in asked:
+        asked["thinking_budget"] = budget
+        names["thinking_budget"] = f"{names['enable_thinking']}.budget_tokens"
+    return kind
 
 
 def _word(word: str, asked: dict[str, Any]) -> Any:
@@ -71,18 +87,22 @@ def _word(word: str, asked: dict[str, Any]) -> Any:
 
 
 def variables(
-    body: "Body", tokenizer: Any, uses: Callable[[str], bool]
+    body: "Body", tokenizer: Any, uses: Callable[[str], bool], source: str = ""
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Variables of a template, and warnings about what has no effect on this model.
 
-    `uses` is true of the variables that the template has.
+    `uses` is true of the variables that the template has; `source` is its text, "" if it is code.
     """
     effort, thinks = body.reasoning_effort, body.enable_thinking
+    budget = {"thinking_budget": body.thinking_budget} if body.thinking_budget else {}
+    if not uses("thinking_budget"):
+        budget = {}
     if effort is None and thinks is None:
-        return {}, ()
+        return budget, ()
+    effort, replaced = _known(effort, source)
     if thinks is None:
         thinks = effort != "none"
-    found: dict[str, Any] = {"enable_thinking": thinks, "thinking": thinks}
+    found: dict[str, Any] = {"enable_thinking": thinks, "thinking": thinks, **budget}
     if effort is not None:
         found["reasoning_effort"] = effort
     if not thinks and uses("thinking_budget"):
@@ -90,8 +110,20 @@ def variables(
     switches = ["enable_thinking", "thinking", "thinking_budget"]
     switches += ["reasoning_effort"] if effort is not None else []
     if any(uses(name) for name in switches):
-        return found, ()
+        return found, replaced if uses("reasoning_effort") else ()
     key = "reasoning_effort" if effort is not None else "enable_thinking"
     if tokenizer.has_thinking:
         return found, (f"{key}: the model's chat template has no such switch; ignored",)
     return found, (f"{key}: this model does not reason; ignored",) if thinks else ()
+
+
+def _known(effort: str | None, source: str) -> tuple[str | None, tuple[str, ...]]:
+    """The effort that a template is given, and a warning if it is not the one that was asked for.
+
+    Clients know more of them than models, most of which were trained with low, medium and high; a
+    template that knows another one compares with it.
+    """
+    near = _NEAREST.get(effort or "")
+    if near is None or not source or f"'{effort}'" in source or f'"{effort}"' in source:
+        return effort, ()
+    return near, (f"reasoning_effort: this model does not know {effort}; {near} is used",)

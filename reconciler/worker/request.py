@@ -102,6 +102,8 @@ class Body(Sampling):
     guided_grammar: str | None = None
     reasoning_effort: Annotated[str, msgspec.Meta(max_length=50)] | None = None
     enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+    """Tokens after which reasoning is to end."""
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

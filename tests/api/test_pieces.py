@@ -2,7 +2,10 @@
 
 import asyncio
 
-from reconciler.api.pieces import AT_ONCE, each
+import msgspec
+
+from reconciler.api.encode import encode
+from reconciler.api.pieces import AT_ONCE, each, encoded
 
 
 async def test_others_run_between_the_pieces_of_a_long_answer() -> None:
@@ -23,3 +26,12 @@ async def test_others_run_between_the_pieces_of_a_long_answer() -> None:
     running.cancel()
     assert answer == [-item for item in range(5 * AT_ONCE)]
     assert seen == [AT_ONCE * n for n in range(1, 6)]
+
+
+async def test_items_are_json_before_the_answer_is_put_together() -> None:
+    items = await encoded(["a", "\udcff"], lambda text: {"name": text})
+    assert [type(item) for item in items] == [msgspec.Raw, msgspec.Raw]
+    whole = b'[{"name":"a"},{"name":"\xef\xbf\xbd"}]'
+    assert encode({"items": items}) == b'{"items":' + whole + b"}"
+    broken = encode({"\udcff": items})  # also where the rest of it cannot be encoded at once
+    assert broken == b'{"\xef\xbf\xbd":' + whole + b"}"

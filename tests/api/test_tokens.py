@@ -7,6 +7,7 @@ from multidict import CIMultiDict
 
 from reconciler.api.errors import ApiError
 from reconciler.api.guard import guard
+from reconciler.api.origins import Access
 
 TOKEN = "zirconium"
 BEARER = "Authorization"
@@ -19,7 +20,7 @@ async def ask(*headers: tuple[str, str]) -> web.StreamResponse:
         return web.Response()
 
     request = make_mocked_request("GET", "/health", CIMultiDict(headers))
-    return await guard("127.0.0.1", TOKEN)(request, handler)
+    return await guard(Access("127.0.0.1", TOKEN))(request, handler)
 
 
 @pytest.mark.parametrize(

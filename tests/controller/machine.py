@@ -17,9 +17,8 @@ from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
 from reconciler.core.backoff import FIRST_SECONDS, LONGEST_SECONDS
 from reconciler.core.errors import LoadError, Problem
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Checkpoint
 from reconciler.core.manifest import Diagnostic, SourceLocation
-from reconciler.core.memory import Ledger
 from reconciler.core.records import (
     HTTP,
     Instance,
@@ -27,11 +26,11 @@ from reconciler.core.records import (
     LoadSpec,
     Record,
 )
-from reconciler.core.settings import resolve
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
-from reconciler.store import KEPT_GENERATIONS, Store
+from reconciler.store import Store
+from tests.controller import promises
 from tests.controller.fakes import FakeClock, FakeSource
-from tests.controller.faulty import BUDGET, DIED, FakeCatalog, FaultyEngine, Inline, Pending
+from tests.controller.faulty import DIED, FakeCatalog, FaultyEngine, Inline, Pending
 from tests.controller.leasing import FakeRequest
 
 FLAW = Diagnostic("bad", SourceLocation(1, 1))
@@ -361,105 +360,7 @@ class World:
 
     def check(self) -> None:
         self._collect()
-        assert not self.violations, self.violations
-        answers = {a.record.name: a for a in self.controller.answers()}
-        assert self.engine.used() <= BUDGET
-        assert self.engine.used() + self.engine.leased() <= BUDGET, "memory is promised twice"
-        self._check_desired({name: a.record for name, a in answers.items()})
-        for answer in answers.values():
-            self._check_status(answer)
-            self._check_history(answer)
-        self._check_callers(answers)
-
-    def _check_desired(self, records: dict[str, Record]) -> None:
-        """Desired state is what its owners say."""
-        for record in records.values():
-            key = (record.name, record.created_at)
-            before = self.generations.get(key, record)
-            assert record.generation >= before.generation
-            if record.generation == before.generation:
-                assert record.spec == before.spec, "a change of spec without a generation"
-            self.generations[key] = record
-            assert not (record.provisional and record.owner != HTTP)
-        declared = self._declared()
-        for name, specs in declared.items():
-            if len(specs) == 1 and not self.unreadable and self.writable:
-                assert records[name].owner == self.source.name
-                assert records[name].spec == specs[0]
-        self.acknowledged -= {r.name for r in records.values() if r.owner != HTTP}
-        assert self.acknowledged <= records.keys(), "what was acknowledged is gone"
-
-    def _declared(self) -> dict[str, list[LoadSpec]]:
-        declared: dict[str, list[LoadSpec]] = {}
-        for documents in self.files.values():
-            for name, spec in documents or ():
-                declared.setdefault(name, []).append(spec)
-        return declared
-
-    def _check_status(self, answer: RecordView) -> None:
-        """What is reported is what is so."""
-        record, status = answer.record, answer.status
-        instance = self.engine.loaded.get(record.name)
-        states = {c.type: c.status == "True" for c in status.conditions}
-        assert states["Ready"] + states["Progressing"] + states["Stalled"] <= 1
-        assert status.config == (instance.config if instance is not None else None)
-        if states["Ready"]:
-            assert instance is not None
-            assert instance.spec.loads_like(record.spec)
-            assert status.observed_generation == record.generation
-            # That it was good is noted as soon as it can be.
-            assert record.last_good is not None or not self.writable
-            assert not record.provisional or not self.writable
-        undone = states["Stalled"] and not _held(answer) and self.writable
-        if undone and record.owner == HTTP and record.last_good is not None:
-            assert record.last_good.loads_like(record.spec), "a failed update was not undone"
-        busy = record.name in self.controller._reconciler.running
-        if not (states["Ready"] or states["Stalled"] or _rests(answer)):
-            assert states["Progressing"]
-        if instance is not None and instance.spec.loads_like(record.spec) and not busy:
-            assert states["Ready"] or _rests(answer)
-        if _rests(answer) and not record.spec.suspend:
-            assert record.spec.idle_ttl_seconds is not None
-            assert instance is None or busy
-
-    def _check_history(self, answer: RecordView) -> None:
-        kept = list(self.store.history(answer.record.name))
-        assert len(kept) <= KEPT_GENERATIONS
-        newest = kept[0]
-        assert (newest.generation, newest.spec) == (answer.record.generation, answer.record.spec)
-        assert newest.ended_at is None
-        if answer.status.ready and self.writable:
-            assert newest.outcome == "Loaded"
-
-    def _check_callers(self, answers: dict[str, RecordView]) -> None:
-        """Nobody waits for what nothing works on."""
-        for name, entry in self.controller._registry.states.items():
-            if entry.awaited:
-                progressing = answers[name].status.condition("Progressing")
-                assert progressing is not None
-                assert progressing.status == "True", f"somebody waits for {name} in vain"
-
-    def _check_restored(self, record: Record) -> None:
-        """Where a spec cannot be, the last good spec serves, if it can."""
-        good = record.last_good
-        if record.name in self.engine.loaded or good is None:
-            return
-        same = (record.name, record.created_at, record.generation)
-        try:
-            found = self.catalog.find(good.ref)
-            resolved = resolve(good.config, found, Machine("cpu", "fake", BUDGET, "0"))
-        except LoadError:
-            return
-        if any(
-            (r.name, r.created_at, r.generation) == same
-            and spec.loads_like(good)
-            and fingerprint == found.fingerprint
-            for r, spec, fingerprint in self.given_up
-        ):
-            return
-        ledger = Ledger.of(BUDGET, self.engine.loaded.values())
-        short = ledger.missing(found.path, found.weights_bytes, resolved.need.own)
-        assert short > 0, f"{record.name} could be served as it was"
+        promises.check(self)
 
     def converge(self) -> None:
         """Without further faults everything that can be loaded is loaded."""
@@ -468,11 +369,11 @@ class World:
         self.scan()
         self._come_to_rest()
         if self.catalog.sick:  # whatever is healthy needs no cure of what is not
-            self._check_settled()
+            promises.check_settled(self)
             self.cure()
             self._come_to_rest()
         assert not self.calls
-        self._check_settled()
+        promises.check_settled(self)
 
     def _come_to_rest(self) -> None:
         for _ in range(60):
@@ -486,33 +387,3 @@ class World:
             self.pass_time(max(LONGEST_SECONDS, EMPTY_SECONDS, VANISHED_SECONDS))
             if not (self.engine.pending or self.engine.sessions.recalls):
                 break
-
-    def _check_settled(self) -> None:
-        """What can be loaded is, but for records whose models cannot be looked at."""
-        for answer in self.controller.answers():
-            if _rests(answer) or _held(answer) or self.is_sick(answer.record):
-                continue
-            self._check_restored(answer.record)
-            ready = answer.status.condition("Ready")
-            stalled = answer.status.condition("Stalled")
-            assert ready is not None
-            assert stalled is not None
-            assert (
-                ready.status == "True"
-                or stalled.status == "True"
-                or "WaitingForMemory" in {c.reason for c in answer.status.conditions}
-            ), answer
-
-
-def _held(answer: RecordView) -> bool:
-    """Whether crashes are held against it."""
-    stalled = answer.status.condition("Stalled")
-    if stalled is None or stalled.reason != "SuspectedHostCrash":
-        return False
-    return stalled.status == "True"
-
-
-def _rests(answer: RecordView) -> bool:
-    """Whether it is not loaded because that is asked for."""
-    ready = answer.status.condition("Ready")
-    return answer.record.spec.suspend or (ready is not None and ready.reason == "Idle")

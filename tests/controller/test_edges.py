@@ -385,27 +385,3 @@ async def test_weights_whose_only_instance_is_being_replaced_are_not_read_a_seco
     await bench.engine.let_load()
     answer = await bench.ready("b")
     assert answer.status.loaded_by == "Attach"
-
-
-async def test_decisions_that_come_at_once_leave_the_loop_to_others(bench: Bench) -> None:
-    passes = 0
-    over = asyncio.Event()
-
-    async def others() -> None:
-        nonlocal passes
-        while not over.is_set():
-            passes += 1
-            await asyncio.sleep(0)
-
-    going_on = asyncio.create_task(others())
-    seen = await asyncio.gather(*(bench.controller._turn(lambda: passes) for _ in range(100)))
-    over.set()
-    await going_on
-    assert seen == sorted(seen)
-    assert len(set(seen)) == len(seen)
-
-
-async def test_a_decision_alone_waits_for_nobody(bench: Bench) -> None:
-    deciding = bench.controller._turn(lambda: "decided")
-    with pytest.raises(StopIteration, match="decided"):  # it ends at its first step
-        deciding.send(None)

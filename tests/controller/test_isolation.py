@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reconciler import controller
-from reconciler.controller.controller import LOCKED_SECONDS
+from reconciler.controller.mutations import LOCKED_SECONDS
 from reconciler.controller.reconciler import UNHEALTHY_PASSES, UNLOCKED_SECONDS
 from reconciler.controller.state import RecordState
 from reconciler.core import plan as planning

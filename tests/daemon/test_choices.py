@@ -3,20 +3,28 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import ollama
 import openai
 import pytest
+from mlx_lm import generate
 from mlx_lm.utils import load, load_tokenizer
+from transformers import AutoTokenizer
 
+from reconciler.worker.infill import FAMILIES
 from reconciler.worker.session import BATCH_SIZE
+from tests import tiny
 from tests.conftest import QUESTIONS
 from tests.support import Daemon
 
 ASKED: Any = [{"role": "user", "content": "What is the capital of Japan?"}]
 PROMPT = "The capital of Japan is"
 LLAMA = "tiny/llama"
+CODER = "tiny/coder"
+MARKS = FAMILIES["Qwen2.5-Coder, CodeGemma, Granite"].marks
 CITY = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 10}},
@@ -73,6 +81,11 @@ def test_a_stream_has_the_choices_between_each_other(client: openai.OpenAI) -> N
     assert whole.usage is not None
     assert chunk.usage is not None
     assert chunk.usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_without_a_seed_choices_differ(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=LLAMA, prompt="a", n=8, max_tokens=8)
+    assert len({choice.text for choice in answer.choices}) > 1
 
 
 def test_greedy_choices_are_the_same_and_all_count(client: openai.OpenAI) -> None:
@@ -206,3 +219,36 @@ def test_a_model_without_marks_for_it_takes_no_suffix(client: openai.OpenAI) -> 
     with pytest.raises(openai.BadRequestError, match="filling in the middle") as raised:
         client.completions.create(model=LLAMA, prompt="a", suffix="b")
     assert (raised.value.param, raised.value.code) == ("suffix", "unsupported_parameter")
+
+
+@pytest.fixture
+def coder(both: Daemon) -> Path:
+    """A checkpoint with random weights and the marks of Qwen2.5-Coder."""
+    path = Path(both.home.models) / CODER
+    config = json.loads((both.home.models / LLAMA / "config.json").read_text("utf-8"))
+    tiny.write(config | {"vocab_size": tiny.VOCABULARY + len(MARKS)}, path)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(MARKS)})
+    tokenizer.save_pretrained(path)
+    both.load({"model": CODER})
+    return path
+
+
+def test_the_answer_before_a_suffix_is_that_to_the_prompt_of_the_family(
+    both: Daemon, coder: Path, client: openai.OpenAI
+) -> None:
+    prompt, suffix = "def f(x):\n    ", "\n    return x"
+    model, tokenizer, *_ = load(str(coder))
+    pre, suf, mid = MARKS
+    whole = tokenizer.encode(f"{pre}{prompt}{suf}{suffix}{mid}")
+    expected = generate(model, tokenizer, whole, max_tokens=12)
+    answer = client.completions.create(
+        model=CODER, prompt=prompt, suffix=suffix, max_tokens=12, temperature=0
+    )
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len(whole)
+    assert answer.choices[0].text == expected
+    with ollama.Client(both.url) as ours:
+        short = {"num_predict": 12, "temperature": 0}
+        filled = ours.generate(CODER, prompt, suffix=suffix, options=short)
+    assert (filled.response, filled.prompt_eval_count) == (expected, len(whole))

@@ -117,7 +117,7 @@ HOSTILE: dict[str, tuple[int, bytes]] = {
     "zeros to delete": (400, post(b"/api/v1/plan", b'{"delete":[' + b"0," * 480_000 + b"0]}")),
     "wrong records": (400, post(b"/api/v1/plan", b'{"apply":[' + b'{"a":1},' * 99_999 + b"{}]}")),
     # Methods
-    "TRACE": (404, head(b"TRACE", b"/")),
+    "TRACE": (405, head(b"TRACE", b"/")),
     "OPTIONS *": (404, head(b"OPTIONS", b"*")),
     "CONNECT": (403, head(b"CONNECT", b"evil.example:443")),
     "a page for browsers": (404, get(b"/nope", b"Accept: text/html")),

@@ -179,6 +179,19 @@ class TestAnswers:
         assert thought["signature"]
         assert put_together(events(taught, **keys))["content"] == [thought, text]
 
+    def test_reasoning_ends_after_its_budget(self, taught: Daemon) -> None:
+        keys = {"thinking": {"type": "enabled", "budget_tokens": 3}, "max_tokens": 40}
+        answer = ask(taught, **THINKING | keys)
+        thought = answer["content"][0]
+        assert thought["type"] == "thinking"
+        assert "The capital of France.".startswith(thought["thinking"])
+        assert thought["thinking"] != "The capital of France."
+        assert answer["content"][1]["type"] == "text"
+        assert "warnings" not in answer
+        assert put_together(events(taught, **THINKING | keys))["content"] == answer["content"]
+        forced = ask(taught, tools=[WEATHER], tool_choice={"type": "any"}, **THINKING | keys)
+        assert [block["type"] for block in forced["content"]] == ["thinking", "tool_use"]
+
     def test_a_tool_is_called_and_its_result_answered_from(
         self, client: anthropic.Anthropic
     ) -> None:
@@ -255,6 +268,10 @@ class TestCounting:
         assert client.messages.count_tokens(**asked).input_tokens == length
         assert client.beta.messages.count_tokens(**asked).input_tokens == length
 
+    def test_there_is_no_stream_of_a_count(self, taught: Daemon) -> None:
+        status, answer = taught.request("POST", COUNT, body(stream=True))
+        assert (status, list(answer)) == (200, ["input_tokens"])
+
     def test_what_is_wrong_is_named_as_in_a_message(self, taught: Daemon) -> None:
         asked = {"model": QUESTIONS, "messages": [{"role": "user", "content": 5}]}
         status, answer = taught.request("POST", COUNT, asked)
@@ -329,6 +346,11 @@ def refused(
     return error.value.code, answer["type"], answer["error"]["type"]
 
 
+def test_what_no_middleware_sees_is_refused_in_anthropics_form(taught: Daemon) -> None:
+    found = refused(taught, "POST", PATH, {}, {"Expect": "a miracle"})
+    assert found == (417, "error", "invalid_request_error")
+
+
 def test_strangers_are_refused_in_anthropics_form(home: Home) -> None:
     (home.root / "token").write_text("secret\n", "utf-8")
     with Daemon(home, "--token-file", str(home.root / "token")) as daemon:
@@ -360,3 +382,6 @@ def test_the_models_are_listed_as_anthropics_client_reads_them(
         "active",
     )
     assert listed[0].created_at.year > 2000
+    assert client.models.retrieve(QUESTIONS) == listed[0]
+    with pytest.raises(anthropic.NotFoundError, match="no/such"):
+        client.models.retrieve("no/such")

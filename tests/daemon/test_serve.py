@@ -112,6 +112,11 @@ def test_a_public_address_requires_a_token(home: Home) -> None:
     assert "--token-file" in refuse(*arguments)
 
 
+def test_all_pages_are_allowed_with_a_token_only(home: Home) -> None:
+    arguments = [*home.arguments(), "--port", "0", "--allow-origin", "*"]
+    assert "--token-file" in refuse(*arguments)
+
+
 def test_with_a_token_strangers_are_refused(home: Home) -> None:
     (home.root / "token").write_text("secret\n", "utf-8")
     with Daemon(home, "--token-file", str(home.root / "token")) as daemon:
@@ -140,9 +145,14 @@ def test_every_option_is_also_an_environment_variable(home: Home) -> None:
         "RECONCILER_HOST": "localhost",
         "RECONCILER_PORT": "0",
         "RECONCILER_LOG_LEVEL": "warning",
+        "RECONCILER_ALLOW_ORIGIN": "https://chat.example http://localhost:3000",
+        "RECONCILER_ALLOW_HOST": "host.docker.internal *.local",
     }
     with Daemon(home, environ=variables) as daemon:
         daemon.ready("assistant")
+        allowed = {"Origin": "http://localhost:3000", "Host": "mac.local"}
+        assert daemon.request("GET", "/health", headers=allowed)[0] == 200
+        assert daemon.request("GET", "/health", headers={"Origin": "null"})[0] == 403
         assert "record changed" not in daemon.log()
     assert home.state.joinpath("reconciler.db").is_file()
 

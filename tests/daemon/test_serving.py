@@ -451,10 +451,3 @@ def test_more_requests_than_may_wait_are_told_to_come_again(llama: Daemon) -> No
     with ThreadPoolExecutor(200) as pool:
         answers = set(pool.map(ask, range(200)))
     assert answers == {(200, None, None), (503, "overloaded", "1")}
-
-
-def test_what_is_not_supported_says_so_in_its_own_form(shared: Daemon) -> None:
-    for path in ("/api/embed", "/api/embeddings"):
-        status, answer = shared.request("POST", path)
-        assert status == 501
-        assert path in answer["error"]

@@ -54,7 +54,7 @@ def test_the_platform_is_a_mac_or_for_development() -> None:
     assert findings.platform(Platform("Darwin", "x86_64", "15")).level == "problem"
     rosetta = findings.platform(Platform("Darwin", "x86_64", "15", translated=True))
     assert (rosetta.level, "Rosetta" in rosetta.message) == ("problem", True)
-    assert rosetta.mend
+    assert rosetta.fix
 
 
 def test_a_macs_facts_are_asked_of_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_mlx_is_there_with_metal_or_it_is_a_problem() -> None:
     missing = Problem(Cause.WORKER_DIED, "No module named 'mlx'", permanent=False)
     for system in ("Darwin", "Linux"):
         found = findings.mlx(missing, system)
-        assert (found.level, "[cpu]" in (found.mend or "")) == ("problem", system == "Linux")
+        assert (found.level, "[cpu]" in (found.fix or "")) == ("problem", system == "Linux")
 
 
 def test_the_wired_limit_is_told_on_a_mac_alone() -> None:
@@ -127,7 +127,7 @@ def test_manifests_are_counted_and_what_is_wrong_is_told_with_its_place(tmp_path
     found = of(Snapshot("s", (right, wrong)))
     assert levels(found) == ["ok", "problem"]
     assert found[1].message == "b.yaml:3:5: no such key"
-    assert found[1].mend == f"reconciler validate {tmp_path}/b.yaml"
+    assert found[1].fix == f"reconciler validate {tmp_path}/b.yaml"
     twice = of(Snapshot("s", (right, right)))
     assert levels(twice) == ["ok", "problem"]
     assert twice[1].message == "'a' is declared more than once: a.yaml:1, a.yaml:1"
@@ -147,6 +147,22 @@ def test_state_needs_a_place_and_space(tmp_path: Path) -> None:
     assert found(mode=0o700) == ["ok"]
     assert facts.writable(tmp_path / "not" / "yet")
     assert facts.free_space(tmp_path / "not" / "yet") > 0
+
+
+def test_who_may_use_the_daemon_besides_is_told() -> None:
+    token = Path("token")
+    assert findings.access((), (), None) is None
+    open_to_all, useless, fine = (
+        findings.access(("*",), (), None),
+        findings.access((), (".local",), token),
+        findings.access(("https://chat.example",), (".local",), None),
+    )
+    assert open_to_all is not None
+    assert useless is not None
+    assert fine is not None
+    assert (open_to_all.level, useless.level, fine.level) == ("problem", "warning", "ok")
+    assert "pages of https://chat.example, the name .local" in fine.message
+    assert findings.access(("*",), (), token) is not None
 
 
 def test_a_token_is_for_its_owners_eyes(tmp_path: Path) -> None:
@@ -177,7 +193,7 @@ def test_a_service_that_is_installed_has_to_run(tmp_path: Path) -> None:
     assert findings.service([absent, State("daemon", tmp_path, True, 7)]).level == "ok"
     stopped = State("launchd daemon", tmp_path / "LaunchDaemons" / "x.plist", installed=True)
     found = findings.service([absent, stopped])
-    assert (found.level, found.mend) == ("problem", "reconciler service install --system")
+    assert (found.level, found.fix) == ("problem", "reconciler service install --system")
 
 
 def test_local_network_privacy_is_told_from_other_troubles() -> None:
@@ -191,7 +207,7 @@ def test_local_network_privacy_is_told_from_other_troubles() -> None:
 
 def test_git_and_hub() -> None:
     assert findings.git("git version 2").level == "ok"
-    assert findings.git(None).mend == "xcode-select --install"
+    assert findings.git(None).fix == "xcode-select --install"
     assert findings.hub("h", None, offline=False).level == "ok"
     assert findings.hub("h", "refused", offline=False).level == "problem"
     assert findings.hub("h", None, offline=True).level == "ok"

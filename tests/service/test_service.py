@@ -191,3 +191,14 @@ def test_a_service_of_the_system_needs_root(monkeypatch: pytest.MonkeyPatch) -> 
         refused = CliRunner().invoke(main, ["service", command, "--system"])
         assert refused.exit_code == 1
         assert "needs root: sudo " in refused.output
+
+
+def test_what_serve_would_refuse_is_not_installed() -> None:
+    for options, words in (
+        (("--allow-origin", "*"), "--token-file"),
+        (("--allow-origin", "http://a.example/"), "write http://a.example"),
+        (("--allow-host", "*.com"), "name the hosts"),
+    ):
+        done = CliRunner().invoke(main, ["service", "install", "--print", "--", *options])
+        assert done.exit_code != 0
+        assert words in done.output

@@ -340,6 +340,7 @@ class TestTools:
             ({"tools": [TOOL | {"strict": "yes"}]}, "tools[0].strict"),
             ({"tools": [TOOL | {"description": 5}]}, "tools[0].description"),
             ({"tools": [5]}, "tools[0]"),
+            ({"tools": [{"type": "function", "function": {"name": "a"}}]}, "tools[0]"),
             ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
             ({"tools": [TOOL], "tool_choice": {"type": "some"}}, "tool_choice.type"),
             ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),
@@ -435,6 +436,12 @@ class TestKeys:
         found = {k: sent[k] for k in ("enable_thinking", "reasoning_effort") if k in sent}
         assert found == expected
 
+    def test_a_budget_counts_where_reasoning_is_enabled(self) -> None:
+        enabled = {"type": "enabled", "budget_tokens": 2000}
+        assert translated(thinking=enabled).sent["thinking_budget"] == 2000
+        for other in ({"type": "adaptive"}, {"type": "disabled"}, {"type": "enabled"}):
+            assert translated(thinking=other).sent.get("thinking_budget") is None
+
     def test_structured_output_in_both_places(self) -> None:
         form = {"type": "json_schema", "schema": {"type": "object"}}
         for keys in ({"output_config": {"format": form}}, {"output_format": form}):
@@ -492,6 +499,11 @@ STRICT = """\
 """A template that takes one system turn, at the front, and roles that alternate."""
 
 
+EFFORT = """\
+{{ reasoning_effort }}{% if reasoning_effort == 'xhigh' %}!{% endif %}
+{%- for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"""
+"""A template that writes an effort, and knows one that most do not."""
+
 PLAIN = """\
 {%- for message in messages %}
 {%- if message.role == 'system' and not loop.first %}{{ raise_exception('system') }}{% endif %}
@@ -523,6 +535,20 @@ class TestPrompts:
                 anywhere.body(asked(**keys))
             assert error.value.param == name
             assert str(error.value).startswith(f"{name} cannot be enforced")
+
+    @pytest.mark.parametrize(
+        ("effort", "expected", "warned"),
+        [("low", "low", False), ("xhigh", "xhigh!", False), ("max", "high", True)],
+    )
+    def test_an_effort_that_the_model_does_not_know_becomes_the_nearest(
+        self, effort: str, expected: str, warned: bool
+    ) -> None:
+        sent = msgspec.json.encode(asked(output_config={"effort": effort}))
+        prepared = Prepared(EFFORT)
+        _, prompt = prepare(prepared.prompts, sent, {}, None, Dialect.MESSAGES)
+        assert prepared.tokenizer.decode(prompt.tokens).startswith(f"{expected}<user>")
+        words = "output_config.effort: this model does not know max; high is used"
+        assert prompt.warnings == ((words,) if warned else ())
 
     def test_warnings_name_the_keys_that_the_client_sent(self) -> None:
         _, prompt = prepare(

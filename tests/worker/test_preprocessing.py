@@ -21,6 +21,7 @@ from reconciler.core.dialects import Dialect
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
 from reconciler.worker.preprocessing import pool
+from reconciler.worker.preprocessing.__main__ import end_without
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.preprocessing.process import Process, UnansweredError, kill_all
 from reconciler.worker.preprocessing.tokenizer import BackendTokenizer, describe
@@ -172,6 +173,12 @@ class TestIsolation:
         kill_all()
         assert one._child.wait(10) == -signal.SIGKILL
 
+    def test_one_ends_once_its_worker_is_gone_where_no_kernel_sees_to_it(self) -> None:
+        parents = [7, 7, 1]
+        ended: list[int] = []
+        end_without(7, lambda: parents.pop(0), lambda _: None, ended.append)
+        assert (parents, ended) == ([], [0])
+
     def test_one_that_takes_too_long_is_ended_by_the_kernel(
         self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -207,6 +214,36 @@ class TestIsolation:
         own.submit(long, {}, dialect=Dialect.TEXT).result()
         assert own._long.memory() > 0
         assert own.memory() > own._short.memory() > 0
+
+    def test_who_comes_while_a_short_request_takes_long_does_not_wait_for_it(
+        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lanes, "SLOW_SECONDS", 0.0)
+        begun, gate = threading.Event(), threading.Event()
+
+        def slow() -> None:
+            begun.set()
+            gate.wait(60)
+
+        taking_long = own._short.submit(slow)
+        begun.wait(60)
+        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
+        assert not taking_long.done()
+        gate.set()
+
+    def test_bodies_that_wait_take_bounded_memory(
+        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool, "MAX_WAITING_BYTES", 3 * len(body()))
+        gate = threading.Event()
+        for lane in (own._short, own._long):
+            lane.submit(lambda: gate.wait(60))
+        waiting = [own.submit(body(), {}, CONTEXT) for _ in range(3)]
+        with pytest.raises(UnavailableError, match=f"{3 * len(body())} bytes wait"):
+            own.submit(body(), {}, CONTEXT)
+        gate.set()
+        assert all(one.result()[1].tokens for one in waiting)
+        assert own.submit(body(), {}, CONTEXT).result()[1].tokens  # a single one may be larger
 
     def test_many_at_once(self, shared: Preprocessor) -> None:
         with ThreadPoolExecutor(8) as threads:

@@ -98,6 +98,10 @@ def test_harmless_keys_pass_whatever_they_say(key: Any) -> None:
 @pytest.mark.parametrize(
     ("keys", "param"),
     [
+        ({"thinking_budget": -2}, "thinking_budget"),
+        ({"thinking_token_budget": "x"}, "thinking_token_budget"),
+        ({"thinking": {"type": "enabled", "budget_tokens": -5}}, "thinking.budget_tokens"),
+        ({"reasoning": {"max_tokens": 1.5}}, "reasoning.max_tokens"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
@@ -110,8 +114,6 @@ def test_harmless_keys_pass_whatever_they_say(key: Any) -> None:
         ({"best_of": 3}, "best_of"),
         ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking"),
-        ({"reasoning": {"max_tokens": 9}}, "reasoning"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
         ({"temperature": 2.1}, "temperature"),
@@ -323,3 +325,25 @@ def test_a_long_value_is_not_repeated_in_an_error(key: str) -> None:
     long = "a" * 1_000_000
     error = refused(**{"messages": [{"role": long}]} if key == "role" else {key: long})
     assert len(str(error)) < 1100
+
+
+@pytest.mark.parametrize(
+    ("keys", "budget", "thinks"),
+    [
+        ({"thinking_budget": 9}, 9, None),
+        ({"thinking_budget_tokens": 9}, 9, None),
+        ({"thinking_token_budget": 9}, 9, None),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, 9, True),
+        ({"thinking": {"type": "disabled", "budget_tokens": 9}}, None, False),
+        ({"thinking_budget": 5, "thinking": {"type": "enabled", "budget_tokens": 9}}, 5, True),
+        ({"reasoning": {"max_tokens": 9}}, 9, None),
+        ({"thinking_budget": -1}, None, None),
+        ({"reasoning": {"max_tokens": -1}}, None, None),
+        ({"thinking_budget": 0}, 0, False),
+        ({"thinking_budget": 0, "enable_thinking": True}, 0, True),
+    ],
+)
+def test_budgets_of_reasoning(keys: Any, budget: int | None, thinks: bool | None) -> None:
+    body = parsed(**keys)
+    assert (body.thinking_budget, body.enable_thinking) == (budget, thinks)
+    assert body.warnings == []

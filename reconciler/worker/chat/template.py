@@ -50,7 +50,7 @@ class Template:
         """
         self._render = render
         self.source = source
-        self._code = code
+        self.is_code = code
         self._taken: dict[str, bool] = {}
         self._problem: Exception | None = None
         try:
@@ -106,7 +106,7 @@ class Template:
 
     def uses(self, variable: str) -> bool:
         """True if the template has a variable of that name."""
-        if not self._code:
+        if not self.is_code:
             return uses(self.source, variable)
         if variable not in self._taken:
             self._taken[variable] = takes(self._render, self.traits, variable)
@@ -114,7 +114,7 @@ class Template:
 
     def known(self, variables: dict[str, Any]) -> dict[str, Any]:
         """The variables without those that the template would refuse."""
-        if not self._code:
+        if not self.is_code:
             return variables
         return {name: value for name, value in variables.items() if self.uses(name)}
 

@@ -60,6 +60,7 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         "stop": "stop_sequences",
         "reasoning_effort": "output_config.effort",
         "enable_thinking": "thinking",
+        "thinking_budget": "thinking.budget_tokens",
     }
     if asked.output_format is not None:
         names |= {
@@ -79,7 +80,7 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
         made["stop"] = asked.stop_sequences
     if asked.tool_choice is not None:
         made |= tools.choice(asked.tool_choice)
-    made |= _reasoning(asked, warnings) | _format(asked)
+    made |= _reasoning(asked) | _format(asked)
     if _continues(messages):
         made["continue_final_message"] = True
     echo = {
@@ -115,14 +116,14 @@ def _without_effect(sent: dict[str, Any]) -> list[str]:
     return found
 
 
-def _reasoning(asked: Asked, warnings: list[str]) -> dict[str, Any]:
+def _reasoning(asked: Asked) -> dict[str, Any]:
     """Whether and how much the model is to reason. Without `thinking` that is up to the model."""
     thinking = asked.thinking or Thinking("adaptive")
-    if thinking.budget_tokens:
-        warnings.append("thinking.budget_tokens: has no effect; max_tokens bounds the whole answer")
     if thinking.type == "disabled":
         return {"enable_thinking": False}
-    made: dict[str, Any] = {"enable_thinking": True} if thinking.type == "enabled" else {}
+    made: dict[str, Any] = {}
+    if thinking.type == "enabled":
+        made = {"enable_thinking": True, "thinking_budget": thinking.budget_tokens}
     effort = asked.output_config.effort if asked.output_config else None
     return made | ({"reasoning_effort": effort} if effort else {})
 

@@ -1,5 +1,6 @@
 """Completions in OpenAI's form: JSON at once, or server-sent events as they come."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ from aiohttp import web
 
 from reconciler.worker.answers import Form
 from reconciler.worker.completions import Completion, Piece
-from reconciler.worker.dialects.openai_logprobs import TextLogprobs, of_chat
+from reconciler.worker.dialects.openai_logprobs import TextLogprobs, TokenTexts, of_chat
 from reconciler.worker.keep_alive import Stream
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.output import Delta
@@ -27,7 +28,28 @@ class _Answer:
 
 
 def _answers(completion: Completion) -> list[_Answer]:
-    return [_Answer(TextLogprobs(completion.tokenizer)) for _ in range(completion.answers)]
+    texts = TokenTexts(completion.tokenizer)
+    return [_Answer(TextLogprobs(texts)) for _ in range(completion.answers)]
+
+
+class _Prompts:
+    """The prompts that answers begin with, each written once for all answers to it."""
+
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
+        self._written: dict[int, tuple[str, dict[str, Any] | None, int]] = {}
+
+    async def begin(self, index: int, one: _Answer) -> tuple[str, dict[str, Any] | None]:
+        """The prompt of an answer, and its log-probabilities if they are asked for."""
+        place = index // (self._completion.body.n or 1)
+        if place not in self._written:
+            text, tokens, likelihoods = self._completion.prompt_of(index)
+            logprobs = None
+            if self._completion.body.alternatives is not None:
+                logprobs = await asyncio.to_thread(one.logprobs.begin, tokens[0], likelihoods)
+            self._written[place] = text, logprobs, one.logprobs.offset
+        text, logprobs, one.logprobs.offset = self._written[place]
+        return text, logprobs
 
 
 async def _at_once(completion: Completion, model: str) -> web.Response:
@@ -39,9 +61,17 @@ async def _at_once(completion: Completion, model: str) -> web.Response:
         one.whole.calls += piece.delta.calls
         one.likelihoods += piece.likelihoods
         one.finish_reason = piece.finish_reason
+    prompts = _Prompts(completion)
+    choices = []
+    for index, one in enumerate(answers):
+        if completion.body.echo:
+            text, logprobs = await prompts.begin(index, one)
+            choices.append(_after_prompt(completion, index, one, text, logprobs))
+        else:
+            choices.append(_choice(completion, index, one))
     kind = "chat.completion" if completion.chat else "text_completion"
     body = _head(completion, model, kind) | {
-        "choices": [_choice(completion, index, one) for index, one in enumerate(answers)],
+        "choices": choices,
         "usage": _usage(completion, tokens),
     }
     if completion.warnings:
@@ -59,20 +89,32 @@ def _choice(completion: Completion, index: int, one: _Answer) -> dict[str, Any]:
         if whole.calls:
             message |= {"tool_calls": whole.calls, "content": whole.content or None}
         return choice | {"message": message, "logprobs": _logprobs(completion, one.likelihoods)}
-    if not completion.body.echo:
-        logprobs = _logprobs(completion, one.likelihoods, one)
-        return choice | {"text": whole.content, "logprobs": logprobs}
-    text, logprobs = _prompt(completion, index, one)
+    return choice | {
+        "text": whole.content,
+        "logprobs": _logprobs(completion, one.likelihoods, one),
+    }
+
+
+def _after_prompt(
+    completion: Completion,
+    index: int,
+    one: _Answer,
+    prompt: str,
+    logprobs: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """A choice that begins with the prompt and, if there are any, its log-probabilities."""
+    choice = _choice(completion, index, one)
     if logprobs is not None:
-        more = one.logprobs.add(one.likelihoods)
-        logprobs = {key: values + more[key] for key, values in logprobs.items()}
-    return choice | {"text": text + whole.content, "logprobs": logprobs}
+        more = choice["logprobs"]
+        choice["logprobs"] = {key: values + more[key] for key, values in logprobs.items()}
+    return choice | {"text": prompt + choice["text"]}
 
 
 async def _stream(reply: Stream, completion: Completion, model: str) -> None:
     kind = "chat.completion.chunk" if completion.chat else "text_completion"
     head = _head(completion, model, kind)
     answers, count = _answers(completion), 0
+    prompts = _Prompts(completion)
     unbegun = set(range(len(answers)))
 
     warnings = {"warnings": completion.warnings} if completion.warnings else {}
@@ -98,7 +140,7 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
         one = answers[piece.index]
         if completion.body.echo and piece.index in unbegun:
             unbegun.discard(piece.index)
-            text, logprobs = _prompt(completion, piece.index, one)
+            text, logprobs = await prompts.begin(piece.index, one)
             choice = {"index": piece.index, "finish_reason": None, "text": text}
             await send(head | {"choices": [choice | {"logprobs": logprobs}]})
         await send(head | {"choices": [_chunk(completion, piece, one)]})
@@ -138,14 +180,6 @@ def _logprobs(
     if completion.chat or one is None:
         return of_chat(completion.tokenizer, likelihoods)
     return one.logprobs.add(likelihoods)
-
-
-def _prompt(completion: Completion, index: int, one: _Answer) -> tuple[str, dict[str, Any] | None]:
-    """The prompt that an answer begins with, and its log-probabilities, if they are asked for."""
-    text, tokens, likelihoods = completion.prompt_of(index)
-    if completion.body.alternatives is None:
-        return text, None
-    return text, one.logprobs.begin(tokens[0], likelihoods)
 
 
 def _broken_off(error: dict[str, str]) -> bytes:

@@ -25,20 +25,38 @@ def of_chat(tokenizer: Any, likelihoods: list[Likelihood]) -> dict[str, Any]:
     }
 
 
+class TokenTexts:
+    """The text of each token by itself, decoded once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
+
+    def __getitem__(self, token: int) -> str:
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = str(self._tokenizer.decode([token]))
+        return text
+
+
 class TextLogprobs:
     """The `logprobs` of one text, in pieces.
 
     As in vLLM `text_offset` counts the characters of the tokens before, each decoded by itself.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._offset = 0
+    def __init__(self, texts: TokenTexts, offset: int = 0) -> None:
+        """The next token comes after `offset` characters."""
+        self.texts = texts
+        self.offset = offset
 
     def begin(self, first: int, likelihoods: list[Likelihood]) -> dict[str, Any]:
-        """Those of a prompt, of whose `first` token nothing is known."""
-        text = self._text(first)
-        self._offset = len(text)
+        """Those of a prompt, of whose `first` token nothing is known.
+
+        Takes seconds for a long prompt: not for a thread that others wait for.
+        """
+        text = self.texts[first]
+        self.offset = len(text)
         more = self.add(likelihoods)
         return {
             "tokens": [text, *more["tokens"]],
@@ -51,10 +69,10 @@ class TextLogprobs:
         """Those of further tokens."""
         tokens, offsets = [], []
         for one in likelihoods:
-            text = self._text(one.token)
+            text = self.texts[one.token]
             tokens.append(text)
-            offsets.append(self._offset)
-            self._offset += len(text)
+            offsets.append(self.offset)
+            self.offset += len(text)
         return {
             "tokens": tokens,
             "token_logprobs": [one.logprob for one in likelihoods],
@@ -66,8 +84,5 @@ class TextLogprobs:
         """By their texts; of those with the same text (parts of characters) the likeliest."""
         found: dict[str, float] = {}
         for token, logprob in one.alternatives:
-            found.setdefault(self._text(token), logprob)
+            found.setdefault(self.texts[token], logprob)
         return found
-
-    def _text(self, token: int) -> str:
-        return str(self._tokenizer.decode([token]))

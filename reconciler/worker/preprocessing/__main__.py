@@ -3,7 +3,9 @@
 It reads requests from stdin and writes the answers to stdout, one after the other, until stdin is
 closed. A request that takes too long ends the process by the kernel's alarm, which needs no lock of
 Python's. It is not to outlive its worker, whose process id is PID, however busy it is: the worker
-kills it, the daemon kills what a dead worker leaves, and on Linux the kernel does.
+kills it, the daemon kills what a dead worker leaves, and on Linux the kernel does. Elsewhere a
+thread looks whether the worker is there, which works unless C code holds Python's lock: then the
+alarm ends it.
 """
 
 import ctypes
@@ -11,6 +13,9 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.worker.preprocessing.messages import HEADER, MEMORY, Failed, decode_request, encode
@@ -18,6 +23,9 @@ from reconciler.worker.preprocessing.work import Work
 
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
+
+LOOK_SECONDS = 1.0
+"""Between looks whether the worker is there."""
 
 
 def main() -> None:
@@ -44,14 +52,25 @@ def main() -> None:
 
 
 def _end_with(worker: int) -> None:
-    """Have the kernel kill this process when the thread of the worker that started it ends.
-
-    Elsewhere than on Linux no kernel does so.
-    """
+    """Have this process end when the worker does: by the kernel on Linux, by a thread elsewhere."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=end_without, args=(worker,), daemon=True).start()
     if os.getppid() != worker:
         os._exit(0)
+
+
+def end_without(
+    worker: int,
+    parent: Callable[[], int] = os.getppid,
+    wait: Callable[[float], object] = time.sleep,
+    end: Callable[[int], object] = os._exit,
+) -> None:
+    """End this process once its parent is not the worker any more."""
+    while parent() == worker:
+        wait(LOOK_SECONDS)
+    end(0)
 
 
 def _limit_memory() -> None:

@@ -18,6 +18,9 @@ SETUP_SECONDS = 60.0
 LEARN_SECONDS = 30.0
 """For learning what the chat templates take; the renderings end themselves before."""
 
+SLOW_SECONDS = 1.0
+"""A job that runs longer keeps others waiting."""
+
 RETRY_SECONDS = 60.0
 """After which a chat template is tried again that ended a process."""
 
@@ -45,6 +48,8 @@ class Lane:
         self._learned = False
         self._timer: threading.Timer | None = None
         self._waiting = 0
+        self._waiting_bytes = 0
+        self._busy_since: float | None = None
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "preprocessing")
 
@@ -53,17 +58,37 @@ class Lane:
         """Jobs that are not done. Thread-safe."""
         return self._waiting
 
-    def submit(self, job: Callable[[], T]) -> "Future[T]":
-        """Have the thread do a job. Thread-safe."""
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the bodies of jobs that are not done. Thread-safe."""
+        return self._waiting_bytes
+
+    @property
+    def slow(self) -> bool:
+        """True if its job takes long, so that whoever comes next waits. Thread-safe."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > SLOW_SECONDS
+
+    def submit(self, job: Callable[[], T], size: int = 0) -> "Future[T]":
+        """Have the thread do a job that holds a body of `size` bytes. Thread-safe."""
         with self._lock:
             self._waiting += 1
-        future = self._thread.submit(job)
-        future.add_done_callback(self._finish)
+            self._waiting_bytes += size
+        future = self._thread.submit(self._timed, job)
+        future.add_done_callback(lambda _: self._finish(size))
         return future
 
-    def _finish(self, _: "Future[T]") -> None:
+    def _timed(self, job: Callable[[], T]) -> T:
+        self._busy_since = time.monotonic()
+        try:
+            return job()
+        finally:
+            self._busy_since = None
+
+    def _finish(self, size: int) -> None:
         with self._lock:
             self._waiting -= 1
+            self._waiting_bytes -= size
 
     def memory(self) -> int:
         """Bytes that its process takes. Thread-safe."""

@@ -1,8 +1,9 @@
 """A worker's preprocessing: where each request goes, and what becomes of failures.
 
 Short requests have one process, long ones another, which is started when it is needed: no short one
-waits for a long one. A tokenizer or a chat template that is Python code, of mlx_lm or transformers,
-is used in the worker's own process.
+waits for a long one. One that comes while a short one takes long goes to the other process, too. A
+tokenizer or a chat template that is Python code, of mlx_lm or transformers, is used in the worker's
+own process.
 """
 
 import time
@@ -16,6 +17,8 @@ import msgspec
 
 from reconciler.core.dialects import Dialect
 from reconciler.core.embedder import Embedder
+from reconciler.core.reranker import Reranker
+from reconciler.worker import request as requests
 from reconciler.worker.chat import rendering
 from reconciler.worker.embedding.request import Texts, Tokenizing
 from reconciler.worker.errors import RequestError, UnavailableError
@@ -25,8 +28,10 @@ from reconciler.worker.preprocessing.messages import (
     Bind,
     Embed,
     Failed,
+    Paired,
     Prepare,
     Prepared,
+    Rank,
     Refused,
     Render,
     Reply,
@@ -36,6 +41,7 @@ from reconciler.worker.preprocessing.messages import (
 from reconciler.worker.preprocessing.process import ProcessEndedError, UnansweredError
 from reconciler.worker.preprocessing.tokenizer import describe
 from reconciler.worker.prompt import Prompt, Prompts
+from reconciler.worker.ranking.request import Pairs, Ranking
 from reconciler.worker.request import Body
 
 LONG = 256_000
@@ -59,6 +65,9 @@ LINGER_SECONDS = 60.0
 MAX_WAITING = 128
 """Requests that wait for one process."""
 
+MAX_WAITING_BYTES = 64_000_000
+"""Of the bodies of all requests that wait: four of the largest."""
+
 Renderer = Callable[..., str]
 
 
@@ -73,6 +82,8 @@ class Preprocessor:
         self._long = Lane(self._facts, LINGER_SECONDS)
         self._local: Prompts | None = None
         self._tokenizing: Tokenizing | None = None
+        self._tokenizer: Any = None
+        """Of `_local`."""
         self._probing = PROBING_SECONDS
         """That renderings of our own may still take."""
         self._threads = ThreadPoolExecutor(4, "prompt")
@@ -140,6 +151,7 @@ class Preprocessor:
         """Make prompts for this model; see `Prompts`. Begins to learn its chat templates."""
         if self._facts.setup is None:
             self._local = Prompts(tokenizer, vocabulary, rewinds=rewinds)
+            self._tokenizer = tokenizer
             return
         self._facts.bind = Bind(vocabulary, rewinds)
         self._short.submit(self._short.learn)
@@ -163,13 +175,29 @@ class Preprocessor:
             job = partial(work.tokenize, self._tokenizing, body, most, dialect)
             return self._threads.submit(job)
         lane = self._lane(body)
-        return lane.submit(partial(_tokenize, lane, Embed(body, most, dialect)))
+        return lane.submit(partial(_tokenize, lane, Embed(body, most, dialect)), len(body))
+
+    def rank(self, body: bytes, reranker: Reranker, most: int | None = None) -> "Future[Pairs]":
+        """Parse a request for reranking and make its prompts, each of less than `most` tokens.
+
+        The future raises `RequestError`.
+        """
+        if self._local is not None:
+            ranking = Ranking(self._tokenizer, reranker)
+            return self._threads.submit(lambda: ranking.build(requests.decoded(body), most))
+        lane = self._lane(body)
+        return lane.submit(partial(_rank, lane, Rank(body, reranker, most)))
 
     def _lane(self, body: bytes) -> Lane:
         """Where a request with this body goes. Raises `UnavailableError`."""
-        lane = self._long if len(body) >= LONG else self._short
+        short, long = self._short, self._long
+        lane = long if len(body) >= LONG or (short.slow and not long.slow) else short
         if lane.waiting >= MAX_WAITING:
             raise UnavailableError(f"{MAX_WAITING} requests wait to be read", "overloaded")
+        waiting = short.waiting_bytes + long.waiting_bytes
+        if waiting and waiting + len(body) > MAX_WAITING_BYTES:
+            words = f"requests of {waiting} bytes wait to be read; ask again in a moment"
+            raise UnavailableError(words, "overloaded")
         return lane
 
     def submit(
@@ -189,7 +217,7 @@ class Preprocessor:
             return self._threads.submit(job)
         lane = self._lane(body)
         request = Prepare(body, dict(defaults), most, dialect)
-        return lane.submit(partial(_prepare, lane, request))
+        return lane.submit(partial(_prepare, lane, request), len(body))
 
 
 def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
@@ -210,7 +238,15 @@ def _tokenize(lane: Lane, request: Embed) -> Texts:
     raise TypeError(type(reply).__name__)
 
 
-def _asked(lane: Lane, request: Prepare | Embed, key: str, *, learned: bool) -> Reply:
+def _rank(lane: Lane, request: Rank) -> Pairs:
+    """On the lane's thread. Raises `RequestError`."""
+    reply = _asked(lane, request, "documents", learned=False)
+    if isinstance(reply, Paired):
+        return reply.pairs
+    raise TypeError(type(reply).__name__)
+
+
+def _asked(lane: Lane, request: Prepare | Embed | Rank, key: str, *, learned: bool) -> Reply:
     """The answer to a request, `key` being what it mostly consists of. Raises `RequestError`.
 
     With `learned` the process has to know what the chat templates take.

@@ -1,0 +1,193 @@
+"""Workers that hold a checkpoint: one for each, for as long as it has sessions.
+
+A worker ends with its last session, which gives back all its memory. One that dies or hangs is
+taken off the list before anybody hears of it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from reconciler.core.errors import LoadError, Problem
+from reconciler.core.facts import Checkpoint
+from reconciler.core.protocol import Lease, LoadWeights, Pulse, Recall, Recalled, Usage
+from reconciler.core.records import Phase, Progress
+from reconciler.engine.liveness import watch
+from reconciler.engine.log import Log
+from reconciler.engine.pool import Pool
+from reconciler.engine.process import WorkerProcess
+
+log = structlog.get_logger()
+
+ABANDON_SECONDS = 5.0
+"""For a worker that others use to close a session that nobody wants any more."""
+
+RECALL_SECONDS = 10.0
+"""For a worker to lower leases, between two steps; that one hangs is noticed elsewhere."""
+
+KEPT_LOGS = 200
+"""Instances whose log is kept, those that are gone included."""
+
+
+@dataclass(eq=False)
+class Holder:
+    """A worker that holds a checkpoint. It lives as long as it has sessions."""
+
+    worker: WorkerProcess
+    path: str
+    revision: str
+    """Of the checkpoint when it was read."""
+    sessions: set[str] = field(default_factory=set)
+    """Open, or about to be."""
+    weights_bytes: int = 0
+    """As observed after the load."""
+    live_bytes: int = 0
+    """That the worker was last seen to take, without what it keeps as long as nobody needs it."""
+    watch: asyncio.Task[None] | None = None
+    gone: bool = False
+    """Ended on purpose or died; nothing new may be put on it."""
+
+
+class Holders:
+    """By checkpoint path. Used on the event loop only."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        probe_interval: float,
+        on_pulse: Callable[[Pulse], None],
+        on_end: Callable[[Holder], None],
+    ) -> None:
+        """`on_pulse` hears what workers say of themselves; `on_end` is told of one that ended by
+        itself. The interval is in seconds.
+        """
+        self._pool = pool
+        self._probe_interval = probe_interval
+        self._on_pulse, self._on_end = on_pulse, on_end
+        self._holders: dict[str, Holder] = {}
+        self._logs: dict[str, Log] = {}
+
+    def workers(self) -> list[WorkerProcess]:
+        """Those that hold a checkpoint."""
+        return [holder.worker for holder in self._holders.values()]
+
+    def live_memory(self) -> dict[str, int]:
+        """Bytes that the worker of each checkpoint was last seen to take, by path."""
+        return {path: holder.live_bytes for path, holder in self._holders.items()}
+
+    def log(self, name: str) -> Log | None:
+        """What the latest worker of an instance wrote; None: it never had one."""
+        return self._logs.get(name)
+
+    async def close(self, problem: Problem) -> None:
+        """End all workers; requests that still run hear `problem`."""
+        holders, self._holders = list(self._holders.values()), {}
+        await asyncio.gather(*(self._end(holder, problem) for holder in holders))
+
+    async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
+        """Lower the leases of sessions; the bytes of each that running requests take all the same.
+
+        Left out is a session whose worker does not answer: how much it takes is not known.
+        """
+        asked: dict[Holder, dict[str, Lease]] = {}
+        for holder in self._holders.values():
+            theirs = {s: lease for s, lease in leases.items() if s in holder.sessions}
+            if theirs and not holder.gone:
+                asked[holder] = theirs
+        answers = await asyncio.gather(*(self._recall(h, theirs) for h, theirs in asked.items()))
+        return {session: size for answer in answers for session, size in answer.items()}
+
+    async def _recall(self, holder: Holder, leases: dict[str, Lease]) -> dict[str, int]:
+        try:
+            async with asyncio.timeout(RECALL_SECONDS):
+                answer = await holder.worker.ask("POST", "leases", Recall(leases), Recalled)
+        except (LoadError, TimeoutError) as error:
+            reason = error.problem.message if isinstance(error, LoadError) else "it is busy"
+            log.warning("memory was not given back", pid=holder.worker.pid, reason=reason)
+            return {}
+        holder.live_bytes = answer.live_bytes
+        return answer.in_use
+
+    async def hold(
+        self,
+        name: str,
+        checkpoint: Checkpoint,
+        session: str,
+        begin: float,
+        phases: dict[str, Phase],
+        progress: Callable[[Progress], None],
+    ) -> Holder:
+        """A worker that holds the checkpoint, with room kept for `session`."""
+        holder = self._holders.get(checkpoint.path)
+        if holder is not None:
+            holder.sessions.add(session)
+            self._note_log(name, holder.worker)
+            return holder
+        progress(Progress("worker"))
+        worker = await self._pool.take()
+        self._note_log(name, worker)
+        holder = Holder(worker, checkpoint.path, checkpoint.base_revision, {session})
+        self._holders[checkpoint.path] = holder
+        holder.watch = asyncio.create_task(self._watch(holder))
+        start = time.monotonic() - begin
+        phases["worker"] = Phase(0.0, start)
+        try:
+            loaded = await worker.load_weights(
+                LoadWeights(checkpoint.path, checkpoint.embedder, checkpoint.reranker),
+                lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
+            )
+        except BaseException:
+            await self.release(holder, session)
+            raise
+        for key, phase in loaded.phases.items():
+            phases[key] = Phase(start + phase.start, phase.duration)
+        holder.weights_bytes = loaded.weights_bytes
+        return holder
+
+    def _note_log(self, name: str, worker: WorkerProcess) -> None:
+        """The log of an instance is that of its latest worker, and outlives it."""
+        self._logs.pop(name, None)
+        self._logs[name] = worker.log
+        if len(self._logs) > KEPT_LOGS:
+            del self._logs[next(iter(self._logs))]
+
+    async def abandon(self, holder: Holder, session: str) -> None:
+        """Give up a session that may be open in its worker, which others use."""
+        if holder.sessions - {session} and not holder.gone:
+            with contextlib.suppress(LoadError, TimeoutError):
+                async with asyncio.timeout(ABANDON_SECONDS):
+                    await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
+        await self.release(holder, session)
+
+    async def release(self, holder: Holder, session: str) -> None:
+        """One session less; the worker ends with its last, which gives back all its memory."""
+        holder.sessions.discard(session)
+        holder.live_bytes = 0  # until it is seen again
+        if not holder.sessions and not holder.gone:
+            if self._holders.get(holder.path) is holder:
+                del self._holders[holder.path]
+            await self._end(holder)
+
+    async def _end(self, holder: Holder, problem: Problem | None = None) -> None:
+        holder.gone = True
+        if holder.watch is not None:
+            holder.watch.cancel()
+        await holder.worker.end(problem)
+
+    async def _watch(self, holder: Holder) -> None:
+        """Notice the death of a worker, or that it hangs."""
+
+        def heard(pulse: Pulse) -> None:
+            self._on_pulse(pulse)
+            holder.live_bytes = max(0, pulse.memory_bytes - pulse.kept_bytes)
+
+        await watch(holder.worker, self._probe_interval, heard)
+        holder.gone = True
+        if self._holders.get(holder.path) is holder:
+            del self._holders[holder.path]
+        self._on_end(holder)
+        await holder.worker.end()

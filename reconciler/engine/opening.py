@@ -1,0 +1,89 @@
+"""Opening a session: the settings of an instance, and what the worker observed of them."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from reconciler.core.defaults import Default, for_requests, in_force
+from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.facts import Checkpoint
+from reconciler.core.protocol import OpenSession, SessionOpened
+from reconciler.core.records import SETTINGS, LoadSpec, RequestedSettings, SettingWarning
+from reconciler.core.settings import Resolved
+from reconciler.engine.holders import Holder
+
+
+async def open_session(
+    holder: Holder,
+    session: str,
+    asked: RequestedSettings,
+    checkpoint: Checkpoint,
+    resolved: Resolved,
+    defaults: Iterable[Default],
+) -> SessionOpened:
+    """Open a session in a worker. Raises `LoadError`, `SettingMismatch` if it observed others."""
+    own = resolved.config.num_experts == checkpoint.experts_per_token
+    command = OpenSession(
+        resolved.config,
+        () if own else checkpoint.experts_key,
+        checkpoint.footprint,
+        resolved.need.session,
+        for_requests(defaults),
+        checkpoint.adapter,
+    )
+    opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
+    differing = [
+        key for key in SETTINGS if getattr(opened.observed, key) != getattr(resolved.config, key)
+    ]
+    allowed = set(opened.unused)
+    if not (asked.num_experts and opened.observed.num_experts):
+        allowed.add("num_experts")  # config.json does not always say what a model does
+    if not set(differing) <= allowed:
+        message = f"the worker observed {opened.observed}, not {resolved.config}"
+        raise LoadError(Problem(Cause.SETTING_MISMATCH, message))
+    if holder.gone:
+        raise LoadError(holder.worker.died())
+    sent = asked.sent()
+    found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
+    return replace(opened, warnings=found)
+
+
+def warnings(
+    spec: LoadSpec, checkpoint: Checkpoint, resolved: Resolved, opened: SessionOpened
+) -> tuple[SettingWarning, ...]:
+    """What of a spec is not in force, and why."""
+    return (
+        resolved.warnings
+        + checkpoint.generation.warnings
+        + _without_effect(spec.config, opened)
+        + _defaults_without_effect(spec, checkpoint)
+        + opened.warnings
+    )
+
+
+def request_defaults(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[Default, ...]:
+    """Defaults for requests; none where nothing is generated."""
+    if checkpoint.embedder is not None:
+        return ()
+    return in_force(spec.defaults, checkpoint.generation.defaults)
+
+
+def _defaults_without_effect(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[SettingWarning, ...]:
+    if checkpoint.embedder is None:
+        return ()
+    reason = "this model makes embeddings and generates nothing"
+    return tuple(
+        SettingWarning(f"defaults.{key}", str(value)[:200], reason)
+        for key, value in spec.defaults.sent().items()
+    )
+
+
+def _without_effect(asked: RequestedSettings, opened: SessionOpened) -> tuple[SettingWarning, ...]:
+    """Specs that the model has no use for, as the worker found when it ran."""
+    unused = {key: requested for key, requested in asked.sent().items() if key in opened.unused}
+    return tuple(
+        SettingWarning(
+            key, requested, "this model has no attention or KV cache that it could act on"
+        )
+        for key, requested in unused.items()
+        if requested != getattr(opened.observed, key)
+    )

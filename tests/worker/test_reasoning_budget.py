@@ -1,0 +1,70 @@
+"""Reasoning that is ended after so many tokens."""
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_lm.utils import load_tokenizer
+
+from reconciler.cli.demo import DEMO_MODEL
+from reconciler.worker.output import OutputFormat, of_tokenizer
+from reconciler.worker.output.families.reasoning import REASONING
+from reconciler.worker.reasoning_budget import ReasoningBudget, closing_mark, reasons
+
+PROMPT = 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer(DEMO_MODEL)
+
+
+def written(tokenizer: Any, text: str, generation: str, budget: int, steps: int) -> list[int]:
+    """What follows `text` where the model would always write token 7."""
+    form = of_tokenizer(tokenizer)
+    bound = ReasoningBudget(tokenizer, form, generation, PROMPT, budget)
+    tokens = [0] * PROMPT
+    said = tokenizer.encode(text, add_special_tokens=False)
+    found: list[int] = []
+    for step in range(len(said) + steps):
+        logits = mx.zeros((1, 100 + len(tokenizer)))
+        logits[..., said[step] if step < len(said) else 7] = 1.0
+        token: Any = mx.argmax(bound(mx.array(tokens), logits)).item()
+        found.append(token)
+        tokens.append(found[-1])
+    return found
+
+
+def test_the_mark_is_forced_after_so_many_tokens(tokenizer: Any) -> None:
+    (mark,) = tokenizer.encode("</think>", add_special_tokens=False)
+    found = written(tokenizer, "", "<think>\n", 4, 8)
+    assert found == [7, 7, 7, 7, mark, 7, 7, 7]
+    opened = written(tokenizer, "<think>", "", 4, 6)
+    assert opened[1:] == [7, 7, 7, mark, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "generation"),
+    [
+        ("", ""),
+        ("<think>a</think>", ""),
+        ("a</think>", "<think>\n"),
+        ('<think>a</think><tool_call>{"name"', ""),
+    ],
+)
+def test_nothing_is_forced_outside_of_reasoning(tokenizer: Any, text: str, generation: str) -> None:
+    said = tokenizer.encode(text, add_special_tokens=False)
+    found = written(tokenizer, text, generation, len(said) + 1, 4)
+    assert found == [*said, 7, 7, 7, 7]
+
+
+def test_which_reasoning_can_be_bounded() -> None:
+    marks = {
+        one.name: closing_mark(OutputFormat(one.name, regions=one.regions)) for one in REASONING
+    }
+    assert marks["think"] == "</think>"
+    assert marks["[THINK]"] == "[/THINK]"
+    assert marks["thought channel"] == "<channel|>"
+    assert marks["response"] == ""
+    assert not reasons(OutputFormat())
+    assert closing_mark(OutputFormat()) == ""
