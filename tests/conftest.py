@@ -70,7 +70,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory with every tiny checkpoint, of this process alone: some tests change files."""
+    """A model directory with every tiny checkpoint, of this process alone: tests change files."""
     directory = tmp_path_factory.mktemp("models")
     shutil.copytree(_checkpoints(tmp_path_factory), directory, dirs_exist_ok=True)
     (directory / QUESTIONS).parent.mkdir()
