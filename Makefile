@@ -8,8 +8,8 @@ ifeq ($(shell uname -s),Linux)
 EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda13,cpu)
 endif
 
-# Tests wait for daemons for a third of their time: half as many more processes as cores.
-TESTERS ?= $(shell $(PYTHON) -c 'import os; n = os.cpu_count() or 1; print(n + n // 2)')
+# Tests wait for daemons and for time to pass: twice as many processes as cores.
+TESTERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .PHONY: help install demo serve test test-long soak bench bench-quick demo-model docs check format clean
 .DEFAULT_GOAL := help

@@ -17,7 +17,9 @@ from typing import Any
 
 from docs import reference
 from reconciler.cli.client import DEFAULT_URL
-from reconciler.cli.recipes import TOOLS, Target, script
+from reconciler.cli.editors import EDITORS
+from reconciler.cli.recipe_script import script
+from reconciler.cli.recipes import TOOLS, Target
 from reconciler.core import embedding_keys
 from reconciler.core.request_keys import KEYS, NOTHING, Key, Kind
 from reconciler.core.schema import NAMES, schema
@@ -62,6 +64,8 @@ def _table(name: str, prefix: str = "") -> str:
 
 def _recipe(tool: str) -> str:
     target = Target(DEFAULT_URL, "openai/gpt-oss-20b", context_length=65_536)
+    if tool in EDITORS:
+        return f"```\n{EDITORS[tool].settings(target)}```\n"
     return f"```sh\n{script(TOOLS[tool].recipe(target), ())}```\n"
 
 

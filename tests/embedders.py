@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.utils import _get_classes, load_config
+from mlx_lm.utils import _get_classes, load_config, load_model
 from tokenizers import processors
 from transformers import AutoTokenizer
 
@@ -156,3 +156,24 @@ def decoder(directory: Path) -> Any:
     inner = [(name.removeprefix("model."), weight) for name, weight in weights.items()]
     model.model.load_weights([(k, w) for k, w in inner if not k.startswith("lm_head")])
     return model
+
+
+def make_reranker(directory: Path) -> Path:
+    """Write a reranker: its directory is to be named as one; yes and no are tokens."""
+    config = {"vocab_size": tiny.VOCABULARY + 2}
+    tiny.write(tiny._BASE | ARCHITECTURES["qwen3"] | config, directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    assert tokenizer.add_tokens(["yes", "no"]) == 2
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def relevance(directory: Path, prompt: list[str]) -> float:
+    """The probability of yes beside no after the parts of a prompt, by mlx_lm's model alone."""
+    model, _ = load_model(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in prompt]
+    tokens = [token for part in parts for token in part]
+    logits = model(mx.array([tokens]))[0, -1]
+    answers = [tokenizer.convert_tokens_to_ids(word) for word in ("no", "yes")]
+    return float(np.array(mx.softmax(logits[mx.array(answers)]))[1])

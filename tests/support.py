@@ -248,17 +248,25 @@ def described() -> tuple[Any, list[tuple[re.Pattern[str], Any]]]:
 
 def check_answer(method: str, path: str, status: int, answer: Any) -> None:
     """Hold a real answer against its description."""
-    document, paths = described()
     plain = path.partition("?")[0]
-    operations: Any = next((o for pattern, o in paths if pattern.fullmatch(plain)), {})
+    route = next((p.pattern for p, _ in described()[1] if p.fullmatch(plain)), "")
+    ollama = error_form(plain) is ollama_error
+    errors = answers_of(route, method.lower(), status, ollama=ollama).iter_errors(answer)
+    assert [e.message for e in errors] == [], answer
+
+
+@cache
+def answers_of(route: str, method: str, status: int, *, ollama: bool) -> Draft202012Validator:
+    """What holds an answer against its description, else against an error's."""
+    document, paths = described()
+    operations: Any = next((o for pattern, o in paths if pattern.pattern == route), {})
     schema = document["components"]["schemas"]["error"]
-    if error_form(plain) is ollama_error:
+    if ollama:
         schema = OLLAMA_ERROR
-    responses = operations.get(method.lower(), {"responses": {}})["responses"]
+    responses = operations.get(method, {"responses": {}})["responses"]
     if (described_as := responses.get(str(status), responses.get("default"))) is not None:
         schema = described_as["content"]["application/json"]["schema"]
-    validator = Draft202012Validator(schema | {"components": document["components"]})
-    assert [e.message for e in validator.iter_errors(answer)] == [], answer
+    return Draft202012Validator(schema | {"components": document["components"]})
 
 
 def parse_stream(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
@@ -286,9 +294,11 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[Any]:
 def eventually(condition: Callable[[], bool], story: Callable[[], str]) -> None:
     """Wait until `condition` holds; if it never does, fail with `story`."""
     deadline = time.monotonic() + 60
+    pause = 0.02
     while not condition():
         assert time.monotonic() < deadline, story()
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.1)  # what takes long is not asked for without pause
 
 
 def _is_worker(process: psutil.Process) -> bool:

@@ -11,6 +11,7 @@ from reconciler.api.app import build
 from reconciler.api.errors import ROWS
 from reconciler.api.metrics import State
 from reconciler.cli import EXIT_CODES
+from reconciler.cli.editors import EDITORS
 from reconciler.cli.recipes import TOOLS
 from reconciler.cli.serve import serve
 from reconciler.controller import Controller
@@ -111,15 +112,23 @@ def test_the_tables_are_as_the_schemas_say() -> None:
 
 def test_every_client_of_the_tests_is_listed_with_its_versions() -> None:
     clients = listed()
-    assert len({client.name for client in clients}) == len(clients) > 0
+    assert len(clients) > 20
     for client in clients:
         assert f"| {client.name} | {client.registry} | {client.versions} |" in DOCS["clients"]
         assert all(re.search(r"(==|.@)\d[\w.]*$", package) for package in client.packages)
 
 
+def test_every_listed_client_is_installed_by_a_test() -> None:
+    sources = [path.read_text("utf-8") for path in Path("tests/clients").glob("test_*.py")]
+    for source in sources:
+        for name in re.findall(r"^([A-Z_]+) = Client\(", source, re.MULTILINE):
+            assert re.search(rf"installed\({name}\)|[( ]{name},", source), name
+
+
 def test_every_tool_that_can_be_launched_has_its_recipe() -> None:
-    for name, tool in TOOLS.items():
+    for name in (*TOOLS, *EDITORS):
         assert f"<!-- table: recipe {name} -->" in DOCS["clients"]
+    for tool in TOOLS.values():
         assert f"`{tool.install}`" in DOCS["clients"]
 
 

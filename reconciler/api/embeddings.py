@@ -21,7 +21,15 @@ def _routed(body: bytes) -> Routed:
     return msgspec.structs.replace(routed(body), stream=None)
 
 
+RANKED = {
+    "type": "object",
+    "required": ["id", "model", "results", "usage"],
+    "properties": {"results": {"type": "array"}},
+}
+
 WAY = Way(Dialect.EMBEDDINGS, _routed)
+
+_RERANK = Way(Dialect.RERANK, _routed)
 
 
 @routes.post("/v1/embeddings")
@@ -29,3 +37,11 @@ WAY = Way(Dialect.EMBEDDINGS, _routed)
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """Vectors of texts by a loaded embedding model."""
     return await forward(request, WAY)
+
+
+@routes.post("/v1/rerank")
+@routes.post("/v2/rerank")
+@describe({200: RANKED})
+async def rerank(request: web.Request) -> web.StreamResponse:
+    """How relevant documents are to a query, by a loaded reranker."""
+    return await forward(request, _RERANK)

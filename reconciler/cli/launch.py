@@ -8,15 +8,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reconciler.cli.client import Client, UnreachableError, asks, read_token
+from reconciler.cli.editors import EDITORS, Editor
 from reconciler.cli.progress import loaded
-from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, Tool, script
+from reconciler.cli.recipe_script import script
+from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, Tool
 from reconciler.cli.settings import body, settings
 
 AGENTS_NEED = 32_768
@@ -49,7 +51,7 @@ def _then_start(command: Callable[..., Start | None]) -> Callable[..., None]:
     "  reconciler launch claude -- -p 'What does this repository do?'\n"
     "  reconciler launch opencode --print"
 )
-@click.argument("tool", type=click.Choice(list(TOOLS)))
+@click.argument("tool", type=click.Choice([*TOOLS, *EDITORS]))
 @click.argument("arguments", nargs=-1, metavar="[-- ARGUMENT]...")
 @click.option("--model", help="Model or instance.  [default: the only one that is loaded]")
 @settings
@@ -67,8 +69,14 @@ async def launch(
 ) -> Start | None:
     """Load MODEL if it is not, and start TOOL with settings for it and this daemon.
 
-    What stands after -- goes to TOOL. Its own files of settings stay as they are.
+    What stands after -- goes to TOOL. Its own files of settings stay as they are. Editors take
+    their settings from such files alone; for them --print prints what to add.
     """
+    if tool in EDITORS:
+        if not only_print:
+            raise _not_startable(EDITORS[tool])
+        _print_settings(EDITORS[tool], await _known(client, model))
+        return None
     chosen = TOOLS[tool]
     if only_print:
         target = await _known(client, model)
@@ -144,6 +152,21 @@ async def _known(client: Client, model: str | None) -> Target:
             raise
         return Target(client.url, model, token)
     return Target(client.url, name, token, instances.get(name))
+
+
+def _not_startable(editor: Editor) -> click.ClickException:
+    return click.ClickException(
+        f"{editor.title} cannot be started with settings of one session: they stand in a file of "
+        f"yours; `reconciler launch {editor.name} --print` prints what to add to it"
+    )
+
+
+def _print_settings(editor: Editor, target: Target) -> None:
+    """Print what to add to a file of settings; to stderr, to which one."""
+    token = "; TOKEN stands for the daemon's token" if target.token else ""
+    click.echo(f"add to {editor.place}{token}:", err=True)
+    shown = replace(target, token="TOKEN" if target.token else "")
+    click.echo(editor.settings(shown), nl=False)
 
 
 def _printed(client: Client, tool: Tool, target: Target, arguments: tuple[str, ...]) -> str:

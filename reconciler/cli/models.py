@@ -20,6 +20,7 @@ MODELS = (
     Column("SIZE", lambda m: m["size_bytes"] and readable_bytes(m["size_bytes"])),
     Column("CONTEXT", lambda m: m["max_context_length"]),
     Column("LOADED", lambda m: ", ".join(i["id"] for i in m["loaded_instances"])),
+    Column("TYPE", lambda m: m["type"], wide=True),
     Column("PROBLEM", lambda m: m.get("error"), wide=True),
 )
 

@@ -6,8 +6,6 @@ names of variables, options and keys are those of each tool's documentation and 
 """
 
 import json
-import re
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -19,9 +17,6 @@ DIRECTORY = "{{directory}}"
 
 TOKEN = "{{token}}"  # noqa: S105  no secret, but its place
 """Stands for the token in a recipe that is printed."""
-
-LINE = 90
-"""Characters of a printed command that stands on one line."""
 
 KEY = "RECONCILER_TOKEN"
 """The variable of the token, for tools whose files and options name one."""
@@ -146,7 +141,7 @@ def _opencode(target: Target) -> Recipe:
     if target.context_length is not None:
         model["limit"] = {
             "context": target.context_length,
-            "output": _output(target.context_length),
+            "output": output_tokens(target.context_length),
         }
     settings = {
         "provider": {
@@ -164,7 +159,7 @@ def _opencode(target: Target) -> Recipe:
     return Recipe(("opencode",), environ)
 
 
-def _output(context_length: int) -> int:
+def output_tokens(context_length: int) -> int:
     """Tokens of an answer, for tools that reserve room for it."""
     return max(1, min(8192, context_length // 4))
 
@@ -209,7 +204,7 @@ def _open_webui(target: Target) -> Recipe:
         "ENABLE_PERSISTENT_CONFIG": "false",
     }
     removed = ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS")
-    return Recipe(("open-webui",), environ, removed, alone=("serve",))
+    return Recipe(("open-webui",), environ, removed, alone=("serve", "--host", "127.0.0.1"))
 
 
 def _goose(target: Target) -> Recipe:
@@ -230,7 +225,7 @@ def _crush(target: Target) -> Recipe:
     model: dict[str, object] = {"id": target.model, "name": target.model}
     if target.context_length is not None:
         model["context_window"] = target.context_length
-        model["default_max_tokens"] = _output(target.context_length)
+        model["default_max_tokens"] = output_tokens(target.context_length)
     chosen = {"provider": PROVIDER, "model": target.model}
     settings = {
         "providers": {
@@ -245,7 +240,55 @@ def _crush(target: Target) -> Recipe:
         "models": {"large": chosen, "small": chosen},
     }
     files = {"crush.json": json.dumps(settings, indent=2) + "\n"}
-    return Recipe(("crush",), {"CRUSH_GLOBAL_CONFIG": DIRECTORY, KEY: target.key}, files=files)
+    environ = {
+        "CRUSH_GLOBAL_CONFIG": DIRECTORY,
+        # Where it keeps the model that was chosen last, which would win.
+        "CRUSH_GLOBAL_DATA": f"{DIRECTORY}/data",
+        KEY: target.key,
+    }
+    return Recipe(("crush",), environ, files=files)
+
+
+def _copilot(target: Target) -> Recipe:
+    environ = {
+        "COPILOT_PROVIDER_BASE_URL": target.openai,
+        "COPILOT_PROVIDER_TYPE": "openai",
+        "COPILOT_PROVIDER_WIRE_API": "completions",
+        "COPILOT_PROVIDER_API_KEY": target.key,
+        "COPILOT_MODEL": target.model,
+    }
+    if target.context_length is not None:
+        answer = output_tokens(target.context_length)
+        environ["COPILOT_PROVIDER_MAX_PROMPT_TOKENS"] = str(target.context_length - answer)
+        environ["COPILOT_PROVIDER_MAX_OUTPUT_TOKENS"] = str(answer)
+    others = ("BEARER_TOKEN", "API_KEY_COMMAND", "MODEL_ID", "WIRE_MODEL", "TRANSPORT")
+    removed = tuple(f"COPILOT_PROVIDER_{name}" for name in others)
+    return Recipe(("copilot",), environ, removed)
+
+
+def _pi(target: Target) -> Recipe:
+    context = target.context_length or 32_768
+    model = {
+        "id": target.model,
+        "name": target.model,
+        "reasoning": False,
+        "input": ["text"],
+        "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
+        "contextWindow": context,
+        "maxTokens": output_tokens(context),
+    }
+    provider = {
+        "name": PROVIDER,
+        "baseUrl": target.openai,
+        "apiKey": KEY,  # a variable's name
+        "api": "openai-completions",
+        "models": [model],
+    }
+    written = json.dumps(provider, indent=2)
+    extension = f'export default (pi) => pi.registerProvider("{PROVIDER}", {written});\n'
+    command = ("pi", "--extension", f"{DIRECTORY}/{PROVIDER}.js", "--provider", PROVIDER)
+    files = {f"{PROVIDER}.js": extension}
+    return Recipe((*command, "--model", target.model), {KEY: target.key}, files=files)
 
 
 def _qwen(target: Target) -> Recipe:
@@ -294,51 +337,12 @@ TOOLS = {
         Tool("open-webui", "Open WebUI", "pip install open-webui", _open_webui),
         Tool("goose", "goose", "brew install block-goose-cli", _goose, agent=True),
         Tool("crush", "Crush", "npm install -g @charmland/crush", _crush, agent=True),
+        Tool(
+            "copilot", "GitHub Copilot CLI", "npm install -g @github/copilot", _copilot, agent=True
+        ),
+        Tool("pi", "pi", "npm install -g @mariozechner/pi-coding-agent", _pi, agent=True),
         Tool("cline", "Cline", "npm install -g cline", _cline, agent=True),
         Tool("qwen", "Qwen Code", "npm install -g @qwen-code/qwen-code", _qwen, agent=True),
     )
 }
 """By name, in the order of the help."""
-
-
-def script(recipe: Recipe, arguments: tuple[str, ...], token_file: str = "") -> str:
-    """The recipe as commands of a POSIX shell; the token is read from its file."""
-    changes = [f"-u {name}" for name in recipe.removed]
-    changes += [f"{key}={_shell(value, token_file)}" for key, value in recipe.environ.items()]
-    command = _wrapped([_shell(word, token_file) for word in recipe.words(arguments)])
-    lines = " \\\n  ".join([f"env {changes[0]}", *changes[1:], command] if changes else [command])
-    if not recipe.files:
-        return f"{lines}\n"
-    made = "".join(_made(name, text, token_file) for name, text in recipe.files.items())
-    return f'directory=$(mktemp -d)\n{made}{lines}\nrm -r "$directory"\n'
-
-
-def _wrapped(words: list[str]) -> str:
-    """A command, with a line for each option if it is long."""
-    short = " ".join(words)
-    if len(short) <= LINE:
-        return short
-    breaks = [" \\\n    " if word.startswith("-") else " " for word in words]
-    return "".join(f"{gap}{word}" for gap, word in zip(breaks, words, strict=True)).lstrip()
-
-
-def _made(name: str, content: str, token_file: str) -> str:
-    """Commands that write a file of the temporary directory."""
-    folder, _, _ = name.rpartition("/")
-    end = "'END'"
-    if TOKEN in content:
-        content = re.sub(r"[\\\\$`]", r"\\\g<0>", content)
-        content, end = content.replace(TOKEN, f"$(cat {shlex.quote(token_file)})"), "END"
-    made = f'mkdir -p "$directory/{folder}"\n' if folder else ""
-    return f'{made}cat > "$directory/{name}" <<{end}\n{content.rstrip()}\nEND\n'
-
-
-def _shell(word: str, token_file: str) -> str:
-    """A word of a shell command."""
-    read = f'"$(cat {shlex.quote(token_file)})"'
-    parts = {DIRECTORY: '"$directory"', TOKEN: read}
-    for place, written in parts.items():
-        if place in word:
-            before, _, after = word.partition(place)
-            return "".join([before and shlex.quote(before), written, after and shlex.quote(after)])
-    return shlex.quote(word)

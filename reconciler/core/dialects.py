@@ -19,6 +19,8 @@ class Dialect(StrEnum):
     """OpenAI's Responses, without the part that stores them."""
     RESPONSES_INPUT_TOKENS = "responses/input_tokens"
     """The length of the prompt of a response."""
+    RERANK = "rerank"
+    """Jina's and Cohere's reranking: read and written in `worker.ranking`."""
     EMBEDDINGS = "embeddings"
     """OpenAI's embeddings: read and written in `worker.embedding`."""
     OLLAMA_CHAT = "ollama/chat"

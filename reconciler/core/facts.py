@@ -6,6 +6,7 @@ from reconciler.core.chat_template import Reasoning
 from reconciler.core.defaults import NO_DEFAULTS, Defaults
 from reconciler.core.embedder import Embedder
 from reconciler.core.records import ModelType, SettingWarning
+from reconciler.core.reranker import Reranker
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Checkpoint:
     generation: GenerationConfig = GenerationConfig()
     embedder: Embedder | None = None
     """None: it generates."""
+    reranker: Reranker | None = None
+    """How it judges documents, if it is made for that."""
     adapter: Adapter | None = None
 
     @property

@@ -24,6 +24,7 @@ import msgspec
 from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Machine, Shapes
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
+from reconciler.core.reranker import Reranker
 
 MODEL_HEADER = "X-Reconciler-Model"
 """Header of a completion request: the name to answer with."""
@@ -143,6 +144,8 @@ class LoadWeights:
     path: str
     embedder: Embedder | None = None
     """How it makes vectors of texts; None: it generates."""
+    reranker: Reranker | None = None
+    """How it judges documents, if it is made for that."""
 
 
 class WeightsRead(msgspec.Struct, frozen=True, tag=True):

@@ -137,7 +137,7 @@ class Holders:
         phases["worker"] = Phase(0.0, start)
         try:
             loaded = await worker.load_weights(
-                LoadWeights(checkpoint.path, checkpoint.embedder),
+                LoadWeights(checkpoint.path, checkpoint.embedder, checkpoint.reranker),
                 lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
             )
         except BaseException:

@@ -97,6 +97,7 @@ def parse_facts(path: Path) -> Checkpoint:
         tokenizer_bytes=files["tokenizer.json"].st_size if "tokenizer.json" in files else 0,
         generation=generation_config.read(path / "generation_config.json"),
         embedder=embedding,
+        reranker=embedder.reranker(path, config) if embedding is None else None,
     )
 
 

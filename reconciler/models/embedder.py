@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from reconciler.core.embedder import ACTIVATIONS, POOLINGS, Dense, Embedder
+from reconciler.core.reranker import QWEN3, Reranker
 from reconciler.models.files import FaultyFileError, exists, faulty, read_bytes
 from reconciler.models.jsonfile import MAX_BYTES, optional_object
 from reconciler.models.weights import read_tensors
@@ -81,13 +82,11 @@ _FAMILIES = (
 """Sources: the files of Qwen/Qwen3-Embedding-0.6B, -4B and -8B, intfloat/e5-mistral-7b-instruct,
 Salesforce/SFR-Embedding-Mistral and Linq-AI-Research/Linq-Embed-Mistral."""
 
+_QWEN3_RERANKER = re.compile(r"qwen3[-_.]reranker", re.IGNORECASE)
+
 _ENCODER = re.compile(r"bert|mpnet|^t5|xlm|new$", re.IGNORECASE)
 """bert, roberta, xlm-roberta, modernbert, nomic_bert, distilbert, deberta, camembert, ...; `new` is
 Alibaba's GTE."""
-
-_NAMED_PARTS = 4
-"""Last parts of a path among which a family's name is looked for: a snapshot of the hub's cache
-lies two below the directory of its repository."""
 
 
 def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
@@ -97,9 +96,24 @@ def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
     """
     found = _of_modules(path, config) if exists(path / MODULES) else _of_name(path, config)
     if found is None:
+        if _is_bidirectional(config):
+            words = (
+                "its tokens attend in both directions, as those of embedding models; modules.json "
+            )
+            raise FaultyFileError(path, f"{words}and the directories that it names are missing")
         return None
     found = replace(found, causal=_is_causal(config))
     return _with_settings(path, found)
+
+
+def reranker(path: Path, config: Mapping[str, Any]) -> Reranker | None:
+    """How the checkpoint in directory `path` judges documents; None if it is no known reranker.
+
+    Nothing in the files of Qwen3-Reranker tells it from a model for chats, so that its name does.
+    """
+    if config.get("model_type") == "qwen3" and _QWEN3_RERANKER.search(_name(path)):
+        return QWEN3
+    return None
 
 
 def is_encoder(model_type: str) -> bool:
@@ -165,6 +179,8 @@ def _json_list(file: Path) -> list[dict[str, Any]]:
 
 
 def _pooling(file: Path, config: Mapping[str, Any]) -> Embedder:
+    if not exists(file):
+        raise FaultyFileError(file, "it is missing; fetch the model again")
     found = optional_object(file)
     named = found.get("pooling_mode")
     if named is None:
@@ -208,15 +224,24 @@ def _dense(directory: Path) -> Dense:
 
 
 def _of_name(path: Path, config: Mapping[str, Any]) -> Embedder | None:
-    named = "/".join(path.parts[-_NAMED_PARTS:])
+    named = _name(path)
     for family in _FAMILIES:
         if config.get("model_type") == family.model_type and family.name.search(named):
             return replace(family.embedder, dimensions=_width(config))
     return None
 
 
+def _name(path: Path) -> str:
+    """The name of a checkpoint's directory; of a snapshot in the hub's cache, its repository's."""
+    return path.parents[1].name if path.parent.name == "snapshots" else path.name
+
+
 def _is_causal(config: Mapping[str, Any]) -> bool:
-    return not config.get("use_bidirectional_attention") and config.get("is_causal") is not False
+    return not _is_bidirectional(config) and config.get("is_causal") is not False
+
+
+def _is_bidirectional(config: Mapping[str, Any]) -> bool:
+    return config.get("use_bidirectional_attention") is True  # `vision`: of images alone
 
 
 def _with_settings(path: Path, found: Embedder) -> Embedder:

@@ -40,6 +40,7 @@ from reconciler.worker.session import Request, Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
 
 if TYPE_CHECKING:
+    from reconciler.core.reranker import Reranker
     from reconciler.worker.generators import Batching
 
 STEPS = 50
@@ -61,6 +62,8 @@ class Model:
         """Of each session."""
         self.embedder: Embedder | None = None
         """How it makes vectors of texts; None: it generates. Also for other threads."""
+        self.reranker: Reranker | None = None
+        """How it judges documents, if it is made for that. Also for other threads."""
         self._sessions: dict[str, Session | EmbeddingSession] = {}
         self.tokenizer: Any = None
         self.output_format = OutputFormat()
@@ -101,6 +104,7 @@ class Model:
         try:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
                 model = self._build(path, command.embedder)
+                self.reranker = command.reranker
                 self._read(model, tell)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:

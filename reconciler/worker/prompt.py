@@ -92,6 +92,12 @@ class Prompts:
                 self._templates = templates_of(self._tokenizer)
                 self._learned = True
 
+    @property
+    def takes_chats(self) -> bool:
+        """True if the model has a chat template."""
+        self.learn()
+        return self._templates is not None
+
     def build(self, body: Body, most: int | None = None, *, chat: bool) -> Prompt:
         """The prompt, refused early if it is certainly longer than `most` tokens.
 

@@ -25,6 +25,8 @@ SCANNER = "transformers.utils.import_utils"
 
 _NAMES = "\n__all__"
 
+_SPREAD = "spread_import_structure"
+
 Scan = Callable[[Any], Structure]
 """The path of a folder, or of a file in it -> the names that the folder exports."""
 
@@ -60,7 +62,7 @@ def patch(module: Any) -> None:
     """Have the scanner use kept names, remember all folders, and split no needless lines."""
     names = getattr(module, "fetch__all__", None)
     scan: Any = getattr(module, "create_import_structure_from_path", None)
-    if names is None or not hasattr(scan, "__wrapped__"):
+    if names is None or not hasattr(scan, "__wrapped__") or not hasattr(module, _SPREAD):
         return
     module.fetch__all__ = lambda source: names(source[source.rfind(_NAMES) + 1 :])
     once = lru_cache(maxsize=None)(scan.__wrapped__)
@@ -71,6 +73,7 @@ def patch(module: Any) -> None:
         version = getattr(sys.modules.get("transformers"), "__version__", "")
         structure = _kept_or_found(kept, models, version, once)
         module.create_import_structure_from_path = _within(models, structure, once)
+        setattr(module, _SPREAD, _spread_once(structure, getattr(module, _SPREAD)))
 
 
 _PATCHES: dict[str, Callable[[Any], None]] = {SCANNER: patch, hub_names.PACKAGE: hub_names.patch}
@@ -83,6 +86,20 @@ def _kept_or_found(file: Path, models: Path, version: str, scan: Scan) -> Struct
         structure = scan(str(models))
         import_cache.write(file, folders, version, structure)
     return structure
+
+
+def _spread_once(
+    structure: Structure, spread: Callable[[Structure], Structure]
+) -> Callable[[Structure], Structure]:
+    """As `spread`, which transformers calls twice with all that its models export."""
+    kept = spread(structure)
+
+    def find(nested: Structure) -> Structure:
+        if nested is not structure:
+            return spread(nested)
+        return {backends: dict(modules) for backends, modules in kept.items()}
+
+    return find
 
 
 def _within(models: Path, structure: Structure, scan: Scan) -> Scan:

@@ -35,6 +35,7 @@ from reconciler.worker.embedding.answers import EMBEDDING_FORMS, embed
 from reconciler.worker.errors import RequestError
 from reconciler.worker.heartbeat import Heartbeat
 from reconciler.worker.model import Model
+from reconciler.worker.ranking.answers import rank
 from reconciler.worker.thread import MlxThread
 
 _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
@@ -148,6 +149,7 @@ def _add_dialects(app: web.Application, model: Model, mlx: MlxThread) -> None:
     for dialect in FORMS:
         path = f"/sessions/{{name}}/{dialect}"
         app.router.add_post(path, partial(_complete, model, mlx, dialect))
+    app.router.add_post(f"/sessions/{{name}}/{Dialect.RERANK}", partial(_rank, model, mlx))
     for dialect in EMBEDDING_FORMS:
         path = f"/sessions/{{name}}/{dialect}"
         app.router.add_post(path, partial(_embed, model, mlx, dialect))
@@ -169,6 +171,11 @@ async def _complete(
     data = await _read(request)
     completion = Completion(model, mlx, name, data, dialect=dialect, lease=lease, context=context)
     return await answer(request, completion, form)
+
+
+async def _rank(model: Model, mlx: MlxThread, request: web.Request) -> web.Response:
+    lease = Lease.parse(request.headers.get(LEASE_HEADER))
+    return await rank(request, model, mlx, await _read(request), lease)
 
 
 async def _embed(

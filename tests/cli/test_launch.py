@@ -4,19 +4,27 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from click.testing import CliRunner, Result
 
-from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, script
+from reconciler.cli import main
+from reconciler.cli.editors import EDITORS
+from reconciler.cli.recipe_script import script
+from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target
 from tests.support import Daemon, environment
 
 MODEL = "reconciler/questions"
 
 FAKE = """\
 #!{python} -IS
-import json, os, sys
+import json, os, signal, sys
+if "FAKE_WAITS" in os.environ:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
 values = [*os.environ.values(), *sys.argv, *map(os.path.dirname, sys.argv)]
 made = next((v for v in values if os.path.basename(v)[:4] == "tmp."
     or os.path.basename(v)[:11] == "reconciler-"), None)
@@ -25,7 +33,9 @@ for place, _, names in os.walk(made) if made else ():
     for name in names:
         path = os.path.join(place, name)
         files[os.path.relpath(path, made)] = open(path).read()
-print(json.dumps([sys.argv, dict(os.environ), files, made]))
+print(json.dumps([sys.argv, dict(os.environ), files, made]), flush=True)
+if "FAKE_WAITS" in os.environ:
+    signal.pause()
 sys.exit(7)
 """
 
@@ -95,18 +105,43 @@ def test_every_recipe_names_the_daemon_and_the_model(name: str) -> None:
     assert "it's/a $model" in everything
 
 
-def launch(
-    daemon: Daemon | None, programs: Path | None, *arguments: str, **more: str
-) -> subprocess.CompletedProcess[str]:
-    where = daemon.url if daemon else "http://127.0.0.1:1"
-    path = os.defpath if programs is None else path_of(programs)
+@pytest.mark.parametrize("name", EDITORS)
+@pytest.mark.parametrize("token", ["", "TOKEN"])
+def test_what_an_editor_needs_is_json_or_yaml(name: str, token: str) -> None:
+    target = replace(TARGET, token=token)
+    text = EDITORS[name].settings(target)
+    assert yaml.safe_load(text)  # of which JSON is a part
+    everything = json.dumps(yaml.safe_load(text))
+    assert f"{target.url}/v1" in everything
+    assert target.model in everything
+    assert ("TOKEN" in text) == (token != "" and name != "zed")  # whose keys are in the keychain
+
+
+def test_a_shell_completes_the_names_of_tools() -> None:
+    words = {"COMP_WORDS": "reconciler launch c", "COMP_CWORD": "2"}
+    asked = {"_RECONCILER_COMPLETE": "bash_complete"} | words
+    result = CliRunner().invoke(main, [], prog_name="reconciler", env=asked)
+    found = [line.partition(",")[2] for line in result.output.splitlines()]
+    assert found == ["claude", "codex", "crush", "copilot", "cline", "continue"]
+
+
+def launch(daemon: Daemon, programs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process, which becomes the tool."""
     return subprocess.run(
-        [sys.executable, "-m", "reconciler", "--url", where, "launch", *arguments],
-        env=environment(PATH=path, **more),
+        [sys.executable, "-m", "reconciler", "--url", daemon.url, "launch", *arguments],
+        env=environment(PATH=path_of(programs), ANTHROPIC_API_KEY="elsewhere"),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def asked(daemon: Daemon | None, programs: Path | None, *arguments: str) -> Result:
+    """The command where it starts nothing."""
+    where = daemon.url if daemon else "http://127.0.0.1:1"
+    path = "/nowhere" if programs is None else path_of(programs)
+    command = ["--url", where, "launch", *arguments]
+    return CliRunner().invoke(main, command, env={"PATH": path})
 
 
 def test_launch_loads_the_model_and_becomes_the_tool(shared: Daemon, programs: Path) -> None:
@@ -118,36 +153,62 @@ def test_launch_loads_the_model_and_becomes_the_tool(shared: Daemon, programs: P
     assert "context_length 2000 is short for Codex" in done.stderr
     assert shared.loaded() == {MODEL}
     # The only model that is loaded need not be named, and a file's directory is removed.
-    done = launch(shared, programs, "claude", ANTHROPIC_API_KEY="x")
+    done = launch(shared, programs, "claude")
     as_started(TOOLS["claude"].recipe(Target(shared.url, MODEL, "", 2000)), done.stdout)
     assert done.returncode == 7
-    printed = launch(shared, programs, "llm", "--print")
-    assert printed.returncode == 0
+    printed = asked(shared, programs, "llm", "--print")
+    assert printed.exit_code == 0
     assert printed.stdout.startswith("directory=$(mktemp -d)\n")
     shared.load({"model": MODEL, "instance_id": "second"})
-    done = launch(shared, programs, "llm")
-    assert done.returncode == 1
-    assert f"2 models are loaded; name one with --model: {MODEL}, second" in done.stderr
+    refused = asked(shared, programs, "llm")
+    assert refused.exit_code == 1
+    assert f"2 models are loaded; name one with --model: {MODEL}, second" in refused.stderr
     # A record's name is as good as a model's.
     done = launch(shared, programs, "llm", "--model", "second")
     assert json.loads(done.stdout)[2]["default_model.txt"] == "second"
     for name in ("second", MODEL):
         shared.unload(name)
-    done = launch(shared, programs, "llm")
-    assert "no model is loaded; name one with --model" in done.stderr
+    refused = asked(shared, programs, "llm")
+    assert "no model is loaded; name one with --model" in refused.stderr
 
 
 def test_launch_says_what_is_missing(shared: Daemon, programs: Path) -> None:
-    done = launch(shared, None, "aider", "--model", MODEL)
-    assert done.returncode == 1
+    done = asked(shared, None, "aider", "--model", MODEL)
+    assert done.exit_code == 1
     assert "aider is not installed: there is no `aider` on PATH; install it with" in done.stderr
     assert shared.loaded() == set()
-    done = launch(None, programs, "aider", "--model", MODEL)
-    assert done.returncode == 3
+    done = asked(None, programs, "aider", "--model", MODEL)
+    assert done.exit_code == 3
     assert "start the daemon with `reconciler serve`" in done.stderr
-    done = launch(None, programs, "aider", "--model", MODEL, "--print")
-    assert done.returncode == 0
+    done = asked(None, programs, "aider", "--model", MODEL, "--print")
+    assert done.exit_code == 0
     assert f"# {MODEL} is not loaded" in done.stdout
-    done = launch(shared, programs, "aider", "--model", "no/such")
-    assert done.returncode == 4
+    done = asked(None, programs, "zed")
+    assert done.exit_code == 1
+    assert "`reconciler launch zed --print` prints what to add to it" in done.stderr
+    done = asked(None, programs, "zed", "--model", MODEL, "--print")
+    assert "add to ~/.config/zed/settings.json:" in done.stderr
+    providers = json.loads(done.stdout)["language_models"]["openai_compatible"]
+    assert providers["reconciler"]["available_models"][0]["name"] == MODEL
+    done = asked(shared, programs, "aider", "--model", "no/such")
+    assert done.exit_code == 4
     assert "Model no/such not found" in done.stderr
+
+
+def test_a_signal_reaches_a_tool_that_has_a_temporary_directory(
+    shared: Daemon, programs: Path
+) -> None:
+    command = [sys.executable, "-m", "reconciler", "--url", shared.url, "launch", "llm"]
+    with subprocess.Popen(
+        [*command, "--model", MODEL],
+        env=environment(PATH=path_of(programs), FAKE_WAITS="1"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        directory = Path(json.loads(process.stdout.readline())[3])
+        assert directory.exists()
+        process.terminate()
+    assert process.returncode == 5
+    assert not directory.exists()
+    shared.unload(MODEL)

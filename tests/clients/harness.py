@@ -63,7 +63,7 @@ def listed() -> list[Client]:
         module = importlib.import_module(f"tests.clients.{path.stem}")
         for value in vars(module).values():
             if isinstance(value, Client):
-                found[value.name] = value
+                assert found.setdefault(value.name, value) == value
     return sorted(found.values(), key=lambda client: client.name.lower())
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,32 +11,37 @@ import pytest
 from tests.clients import harness
 from tests.clients.acting import Rule, call
 from tests.clients.harness import Client, Clients, Installed, acted
-from tests.support import Daemon
+from tests.support import Daemon, Home
 
 pytestmark = harness.long
 
-AIDER = Client("aider", "PyPI", ("aider-chat==0.86.2",), "`launch`: an edit of a file")
-LLM = Client("llm", "PyPI", ("llm==0.36",), "`launch`: a prompt, `--schema`, a tool")
+AIDER = Client("launch aider", "PyPI", ("aider-chat==0.86.2",), "an edit of a file")
+LLM = Client("launch llm", "PyPI", ("llm==0.36",), "a prompt, `--schema`, a tool")
 OPENCODE = Client(
-    "opencode", "npm", ("opencode-ai@1.18.33",), "`launch`: `run` with a tool round trip"
+    "launch opencode", "npm", ("opencode-ai@1.18.33",), "`run` with a tool round trip"
 )
 QWEN = Client(
-    "Qwen Code",
+    "launch qwen",
     "npm",
     ("@qwen-code/qwen-code@0.24.4",),
-    "`launch`: a prompt with a tool round trip",
+    "a prompt with a tool round trip",
 )
 
-CLINE = Client("Cline", "npm", ("cline@3.0.65",), "`launch`: a prompt with a tool round trip")
+CLINE = Client("launch cline", "npm", ("cline@3.0.65",), "a prompt with a tool round trip")
 
-CODEX = Client(
-    "Codex", "npm", ("@openai/codex@0.171.0",), "`launch`: `exec` with a tool round trip"
-)
+CODEX = Client("launch codex", "npm", ("@openai/codex@0.171.0",), "`exec` with a tool round trip")
 CLAUDE = Client(
-    "Claude Code",
+    "launch claude",
     "npm",
     ("@anthropic-ai/claude-code@2.1.332",),
-    "`launch`: `-p` with a tool round trip; a search of its tools, a second turn, kept prompts",
+    "`-p` with a tool round trip; a search of its tools, a second turn, kept prompts",
+)
+
+COPILOT = Client(
+    "launch copilot", "npm", ("@github/copilot@1.0.102",), "`-p` with a tool round trip"
+)
+PI = Client(
+    "launch pi", "npm", ("@mariozechner/pi-coding-agent@0.73.1",), "`-p` with a tool round trip"
 )
 
 DONE = "The file is there now, as asked."
@@ -43,6 +49,11 @@ SAID = "written by a tool"
 """What the tools print, so that the model knows their result."""
 
 COMMAND = f"echo '{SAID}' > note.txt; cat note.txt"
+
+UNGUARDED = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
+"""Options of codex: a sandbox in the sandbox of the tests may not be possible."""
+
+FAILED = "The tool failed."
 
 MODEL = "acting/agent"
 
@@ -53,6 +64,7 @@ def model(shared: Daemon) -> str:
         Rule(f"'{SAID}' in result", DONE),
         Rule("'llm_version' in names and not result", call("llm_version")),
         Rule("'llm_version' in names", "It is that version."),
+        Rule("result", FAILED),
         Rule("'bash' in names", call("bash", command=COMMAND, description="Write a note")),
         Rule(
             "'run_shell_command' in names",
@@ -66,6 +78,20 @@ def model(shared: Daemon) -> str:
         Rule("'Describe' in asked", '{"name": "Paris", "people": 2100000}'),
     ]
     return acted(shared, "agent", rules, otherwise="Hello to you.")
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, model: str
+) -> Iterator[tuple[Daemon, Path]]:
+    """A daemon that requires a token, and the token's file."""
+    assert model == MODEL
+    root = tmp_path_factory.mktemp("guarded")
+    token_file = root / "token"
+    token_file.write_text("secret-1")
+    token_file.chmod(0o600)
+    with Daemon(Home(root, models), "--token-file", str(token_file)) as daemon:
+        yield daemon, token_file
 
 
 def launched(
@@ -121,6 +147,24 @@ def test_qwen_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("model")
+def test_copilot(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    copilot = clients.installed(COPILOT)
+    options = ("-p", "Write a note.", "--allow-all-tools")
+    done = launched(copilot, shared, tmp_path, "copilot", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+@pytest.mark.usefixtures("model")
+def test_pi(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
+    done = launched(clients.installed(PI), shared, tmp_path, "pi", "-p", "Write a note.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+
+
+@pytest.mark.usefixtures("model")
 def test_cline(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     cline = clients.installed(CLINE)
     done = launched(cline, shared, tmp_path, "cline", "Write a note.")
@@ -142,8 +186,7 @@ def test_codex(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     codex = clients.installed(CODEX)
     settings = 'model = "another"\nmodel_provider = "lmstudio"\n'
     file = own(codex, ".codex/config.toml", settings)
-    options = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
-    done = launched(codex, shared, tmp_path, "codex", "exec", *options, "Write a note.")
+    done = launched(codex, shared, tmp_path, "codex", "exec", *UNGUARDED, "Write a note.")
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
@@ -153,11 +196,41 @@ def test_codex(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("model")
 def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     claude = clients.installed(CLAUDE)
-    settings = {"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}, "model": "opus"}
+    settings = {"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}, "model": "another"}
     file = own(claude, ".claude/settings.json", json.dumps(settings))
     options = ("-p", "Write a note.", "--allowedTools", "Bash")
     done = launched(claude, shared, tmp_path, "claude", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
+    assert "context window" not in done.stderr  # it guesses one unless it is given
     assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
     assert json.loads(file.read_text()) == settings
+
+
+@pytest.mark.parametrize(
+    ("client", "tool", "arguments"),
+    [
+        (LLM, "llm", ("Hello",)),
+        (OPENCODE, "opencode", ("run", "Hello")),
+        (QWEN, "qwen", ("-p", "Hello")),
+        (CLINE, "cline", ("Hello to the model.",)),
+        (COPILOT, "copilot", ("-p", "Hello", "--allow-all-tools")),
+        (PI, "pi", ("-p", "Hello")),
+        (CODEX, "codex", ("exec", *UNGUARDED, "Hello")),
+        (CLAUDE, "claude", ("-p", "Hello", "--allowedTools", "Bash")),
+    ],
+)
+def test_the_token_is_passed_on(
+    clients: Clients,
+    guarded: tuple[Daemon, Path],
+    tmp_path: Path,
+    client: Client,
+    tool: str,
+    arguments: tuple[str, ...],
+) -> None:
+    daemon, token_file = guarded
+    launch = [sys.executable, "-m", "reconciler", "launch", tool, "--url", daemon.url]
+    launch += ["--token-file", str(token_file), "--model", MODEL, "--", *arguments]
+    done = clients.installed(client).run(launch, environ={}, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert any(said in done.stdout for said in ("Hello to you.", DONE)), done.stdout

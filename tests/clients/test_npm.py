@@ -13,14 +13,14 @@ OPENAI = Client(
     "openai for Node",
     "npm",
     ("openai@7.57.0",),
-    "chat, a stream, `parse` by json_schema, `runTools`",
+    "chat, a stream, `parse` by json_schema, `runTools`; embeddings",
 )
 
 AI = Client(
     "AI SDK",
     "npm",
     ("ai@7.0.173", "@ai-sdk/openai-compatible@3.0.92", "zod@4.1.13"),
-    "`generateText`, `streamText`, `generateObject`, `streamObject`, a tool",
+    "`generateText`, `streamText`, `generateObject`, `streamObject`, a tool; embeddings",
 )
 
 CITY = '{"name": "Paris", "people": 2100000}'

@@ -21,7 +21,7 @@ LANGCHAIN = Client(
     "langchain-openai",
     "PyPI",
     ("langchain-openai==1.7.4",),
-    "`with_structured_output` by function_calling, json_mode and json_schema; tools; a stream",
+    "structured output by function_calling, json_mode and json_schema; tools, a stream, embeddings",
 )
 PYDANTIC_AI = Client(
     "pydantic-ai",
@@ -45,9 +45,8 @@ LITELLM = Client(
     "litellm",
     "PyPI",
     ("litellm==1.110.2",),
-    "chat, a stream, `response_format` by a class, tools",
+    "chat, a stream, `response_format` by a class, tools; embeddings",
 )
-LLM = Client("llm", "PyPI", ("llm==0.36",), "a prompt, `--schema`, a tool")
 
 CITY = {"name": "Paris", "people": 2100000}
 WARM = "It is 21 degrees in Paris."

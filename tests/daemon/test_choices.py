@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import ollama
 import openai
 import pytest
 from mlx_lm import generate
@@ -234,7 +235,7 @@ def coder(both: Daemon) -> Path:
 
 
 def test_the_answer_before_a_suffix_is_that_to_the_prompt_of_the_family(
-    coder: Path, client: openai.OpenAI
+    both: Daemon, coder: Path, client: openai.OpenAI
 ) -> None:
     prompt, suffix = "def f(x):\n    ", "\n    return x"
     model, tokenizer, *_ = load(str(coder))
@@ -247,3 +248,7 @@ def test_the_answer_before_a_suffix_is_that_to_the_prompt_of_the_family(
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len(whole)
     assert answer.choices[0].text == expected
+    with ollama.Client(both.url) as ours:
+        short = {"num_predict": 12, "temperature": 0}
+        filled = ours.generate(CODER, prompt, suffix=suffix, options=short)
+    assert (filled.response, filled.prompt_eval_count) == (expected, len(whole))

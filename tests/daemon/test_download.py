@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from reconciler.cli import main
 from reconciler.models.fetch import FetchError, Wanted, check_space, matches
+from tests import embedders
 from tests.hub import Hub
 from tests.support import Daemon, Home, conditions, environment
 
@@ -119,6 +120,24 @@ def test_a_revision_is_pinned_and_can_be_loaded(daemon: Daemon, hub: Hub, name: 
             f"{text}  revision: {revision}\n", "utf-8"
         )
         daemon.ready("pinned")
+
+
+def test_the_modules_of_an_embedding_model_are_fetched_with_it(
+    daemon: Daemon, hub: Hub, tmp_path: Path
+) -> None:
+    made = embedders.make("qwen3", tmp_path / "made", modules=("Dense", "Normalize"))
+    files = hub.add("maker/embedding", made).files
+    for file in ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
+        files[file] = (made / file).read_bytes()
+    others = ("onnx/model.onnx", "openvino/config.json", "1_Pooling/code.py")
+    files.update(dict.fromkeys(others, b"{}"))
+    _, job = download(daemon, "maker/embedding")
+    assert ended(daemon, job["job_id"])["error"] is None
+    assert set(others).isdisjoint(hub.fetched())
+    assert daemon.load({"model": "maker/embedding"})["type"] == "embedding"
+    asked = {"model": "maker/embedding", "input": "a record"}
+    status, answer = daemon.request("POST", "/v1/embeddings", asked)
+    assert (status, len(answer["data"][0]["embedding"])) == (200, 32)
 
 
 def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path, name: str) -> None:

@@ -12,11 +12,13 @@ import ollama
 import openai
 import pytest
 
+from reconciler.core.reranker import QWEN3
 from tests import embedders, tiny
 from tests.support import Daemon, Home
 
 EMBEDDER = "tiny/qwen3-embedding"
 CHAT = "tiny/qwen3"
+RERANKER = "tiny/qwen3-reranker"
 LONGEST = 128
 TEXTS = ["a record", "What is asked for is honoured, or the answer says why it is not.", "x"]
 
@@ -26,9 +28,11 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     models = tmp_path_factory.mktemp("models")
     embedders.make("qwen3", models / EMBEDDER, bare=True, max_tokens=LONGEST)
     tiny.make("qwen3", models / CHAT)
+    embedders.make_reranker(models / RERANKER)
     with Daemon(Home(tmp_path_factory.mktemp("home"), models)) as running:
         running.load({"model": EMBEDDER})
         running.load({"model": CHAT})
+        running.load({"model": RERANKER})
         yield running
 
 
@@ -114,7 +118,7 @@ def test_lm_studios_older_route_gives_openais_vectors(embedding: Daemon) -> None
     answers = [embedding.request("POST", f"{v}/embeddings", body)[1] for v in ("/v1", "/api/v0")]
     assert answers[0] == answers[1]
     rows = {row["id"]: row["type"] for row in embedding.get("/api/v0/models")["data"]}
-    assert rows == {EMBEDDER: "embeddings", CHAT: "llm"}
+    assert rows == {EMBEDDER: "embeddings", CHAT: "llm", RERANKER: "llm"}
 
 
 def test_numbers_as_base64_and_as_json_are_the_same(embedding: Daemon) -> None:
@@ -186,7 +190,7 @@ def test_a_model_of_the_other_kind_is_refused_in_words(client: openai.OpenAI) ->
 
 def test_the_lists_say_what_a_model_is_for(embedding: Daemon) -> None:
     rows = {row["key"]: row["type"] for row in embedding.get("/api/v1/models")["models"]}
-    assert rows == {EMBEDDER: "embedding", CHAT: "llm"}
+    assert rows == {EMBEDDER: "embedding", CHAT: "llm", RERANKER: "llm"}
     for name, type_ in rows.items():
         assert embedding.load({"model": name})["type"] == type_
         assert embedding.get(f"/api/v1/records/{name}")["status"]["type"] == type_
@@ -249,3 +253,48 @@ def test_tokens_are_in_the_metrics(embedding: Daemon, client: openai.OpenAI) -> 
     before = counted()
     used = client.embeddings.create(model=EMBEDDER, input=TEXTS).usage.prompt_tokens
     assert counted() - before == used
+
+
+# -- reranking -----------------------------------------------------------------------------
+
+QUESTION = "what is loaded?"
+DOCUMENTS = ["a record", "an instance is what is loaded", "x", "the loop compares"] * 10
+
+
+def prompt_of(document: str) -> list[str]:
+    parts = {"instruction": QWEN3.instruction, "query": QUESTION, "document": document}
+    return [QWEN3.before, QWEN3.pair.format(**parts), QWEN3.after]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+def test_documents_are_ranked_by_what_mlx_lm_computes_of_each_alone(
+    path: str, embedding: Daemon
+) -> None:
+    body = {"model": RERANKER, "query": QUESTION, "documents": DOCUMENTS}
+    status, answer = embedding.request("POST", path, body)
+    assert status == 200
+    directory = embedding.home.models / RERANKER
+    expected = {d: embedders.relevance(directory, prompt_of(d)) for d in set(DOCUMENTS)}
+    results = answer["results"]
+    assert sorted(row["index"] for row in results) == list(range(len(DOCUMENTS)))
+    for row in results:
+        document = row["document"]["text"]
+        assert document == DOCUMENTS[row["index"]]
+        assert row["relevance_score"] == pytest.approx(expected[document], abs=1e-5)
+    scores = [row["relevance_score"] for row in results]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > scores[-1]
+    assert answer["usage"]["total_tokens"] > 1000
+    _, few = embedding.request("POST", path, body | {"top_n": 3, "return_documents": False})
+    assert len(few["results"]) == 3
+    assert few["results"][0].keys() == {"index", "relevance_score"}
+
+
+def test_what_is_no_reranker_is_refused_in_words(embedding: Daemon) -> None:
+    for model in (CHAT, EMBEDDER):
+        body = {"model": model, "query": "q", "documents": ["a"]}
+        status, answer = embedding.request("POST", "/v1/rerank", body)
+        assert (status, answer["error"]["code"]) == (400, "unsupported_model")
+    body = {"model": RERANKER, "query": "q", "documents": ["a", ""]}
+    status, answer = embedding.request("POST", "/v1/rerank", body)
+    assert (status, answer["error"]["param"]) == (400, "documents[1]")

@@ -62,7 +62,11 @@ def test_hostile_checkpoints_harm_nobody_at_any_door(hostile: Daemon) -> None:
         refused(daemon.request("POST", "/api/v1/models/estimate", body))
         refused(daemon.request("PUT", "/api/v1/records/put", {"spec": body}))
     assert daemon.load({"model": "tiny/llama"})["joined"]
-    for _ in range(2):
+    for restarted in (False, True):
+        if restarted:
+            assert daemon.stop() == 0
+            daemon.start()
+            daemon.ready("good")
         for number in range(len(SPECIMENS)):
             record = daemon.eventually(
                 f"bad-{number}", lambda r: conditions(r)["Stalled"] == "True"
@@ -77,9 +81,6 @@ def test_hostile_checkpoints_harm_nobody_at_any_door(hostile: Daemon) -> None:
         problems = {a["name"]: a["problem"]["code"] for a in plan["actions"]}
         assert problems == {f"bad-{n}": "invalid_checkpoint" for n in range(len(SPECIMENS))}
         assert daemon.get("/health")["status"] == "ok"
-        assert daemon.stop() == 0
-        daemon.start()
-        daemon.ready("good")
     listed = reconciler(daemon, "ls")
     assert listed.returncode == 0
     assert key(SPECIMENS[0]) in listed.stdout

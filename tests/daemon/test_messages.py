@@ -382,3 +382,6 @@ def test_the_models_are_listed_as_anthropics_client_reads_them(
         "active",
     )
     assert listed[0].created_at.year > 2000
+    assert client.models.retrieve(QUESTIONS) == listed[0]
+    with pytest.raises(anthropic.NotFoundError, match="no/such"):
+        client.models.retrieve("no/such")

@@ -70,15 +70,32 @@ def test_sick_files_harm_nobody_else_and_every_view_says_so(daemon: Daemon) -> N
         assert "fifo.yaml:1:1: cannot be read: it is a FIFO" in told.output, words
 
 
+@pytest.fixture(scope="module")
+def following(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    with Daemon(Home(tmp_path_factory.mktemp("home"), models)) as daemon:
+        yield daemon
+
+
 @pytest.fixture
-def three(home: Home) -> Iterator[Daemon]:
-    """One that follows a, b and c in one file, and d in another."""
+def three(following: Daemon) -> Daemon:
+    """One that follows a, b and c in one file, and d in another, whatever a test left."""
+    home = following.home
+    (home.manifests / "e.yaml").unlink(missing_ok=True)
     (home.manifests / "all.yaml").write_text("---\n".join(map(document, "abc")), "utf-8")
     (home.manifests / "d.yaml").write_text(document("d"), "utf-8")
-    with Daemon(home) as daemon:
-        for name in "abcd":
-            daemon.ready(name)
-        yield daemon
+    following.until(lambda: settled(following))
+    for name in "abcd":
+        following.ready(name)
+    return following
+
+
+def settled(daemon: Daemon) -> bool:
+    """True if its files are those of `three`, and nothing of them is held or wrong."""
+    found = source(daemon)
+    files = {one["path"]: one["valid"] for one in found["files"]}
+    names = {record["name"] for record in daemon.get("/api/v1/records")["records"]}
+    clean = not (found["held"] or found["unconfirmed"] or found["not_followed"])
+    return clean and files == {"all.yaml": True, "d.yaml": True} and names == set("abcd")
 
 
 def test_a_file_that_stops_declaring_without_a_word_keeps_what_is_loaded(three: Daemon) -> None:

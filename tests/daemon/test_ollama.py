@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -263,3 +264,28 @@ def test_its_clients_find_a_server_that_runs(shared: Daemon) -> None:
             assert "is running" in text or method == "HEAD"
     version = shared.get("/api/version")["version"]
     assert [int(part) for part in version.split(".")] > [0, 6, 4]  # that Copilot asks for
+
+
+def test_a_model_without_a_chat_template_is_given_the_prompt_as_it_is(
+    shared: Daemon, ollamas: ollama.Client
+) -> None:
+    name = "tiny/untemplated"
+    path = shared.home.lm_studio / "models" / name
+    shutil.copytree(shared.home.models / "tiny/llama", path)
+    for file in path.glob("*.jinja"):
+        file.unlink()
+    config = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    config.pop("chat_template", None)
+    (path / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    shared.load({"model": name})
+    short = {"num_predict": 3, "temperature": 0}
+    raw = ollamas.generate(name, "a b c", raw=True, options=short)
+    plain = ollamas.generate(name, "a b c", think=True, options=short)
+    assert plain.response == raw.response
+    assert plain.prompt_eval_count == raw.prompt_eval_count
+    assert ollamas.show(name).template == ""
+    body = {"model": name, "prompt": "a", "system": "Be kind.", "stream": False, "options": short}
+    _, answer = shared.request("POST", "/api/generate", body)
+    assert answer["warnings"] == ["system: has no effect on a model without a chat template"]
+    with pytest.raises(ollama.ResponseError, match="no chat template"):
+        ollamas.chat(name, FRANCE)

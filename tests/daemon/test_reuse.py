@@ -84,25 +84,33 @@ def kept_bytes(daemon: Daemon, model: str) -> int:
     return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=Pulse).kept_bytes
 
 
+WIDE = {"model_type": "llama", "hidden_size": 32, "head_dim": 128} | dict.fromkeys(
+    ("num_attention_heads", "num_key_value_heads"), 32
+)
+"""A KV cache of 64 kB for each token: few prompts take much memory."""
+
+
 def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
-    small = {"model": "tiny/llama", "context_length": 1024}
+    home.lm_studio = shared.home.lm_studio
+    tiny.write(tiny._BASE | WIDE, home.lm_studio / "models" / "own" / "wide")
+    wide = {"model": "own/wide", "context_length": 128}
     big = {"model": "tiny/qwen3", "context_length": 8192}
     for name in shared.loaded():  # over weights in memory there is less to need
         shared.unload(name)
-    needed = sum(
-        shared.request("POST", "/api/v1/models/estimate", body)[1]["needed_bytes"]
-        for body in (small, big)
-    )
-    with Daemon(home, "--memory-budget", f"{needed * 1.03 / 10**6:.2f}MB") as daemon:
-        daemon.load(small)
-        kept = [0]
-        # Until they take all that there is; a prompt is kept after its answer was sent.
-        while len(kept) < 4 or kept[-1] > kept[-4]:
-            text = {"model": "tiny/llama", "prompt": [len(kept)] * 900, "max_tokens": 2}
+    told = [shared.request("POST", "/api/v1/models/estimate", body)[1] for body in (wide, big)]
+    needed = sum(one["needed_bytes"] for one in told)
+    budget = round(needed * 1.03)
+    # What prompts may take beside both: the wide one's own memory, and what is left over.
+    beside = told[0]["kv_cache_bytes"] + told[0]["prefill_bytes"] + budget - needed
+    with Daemon(home, "--memory-budget", f"{budget}B") as daemon:
+        daemon.load(wide)
+        number = 0
+        while kept_bytes(daemon, "own/wide") < 1.1 * beside:
+            number += 1
+            text = {"model": "own/wide", "prompt": [number % 256] * 100, "max_tokens": 2}
             assert daemon.request("POST", "/v1/completions", text)[0] == 200
-            kept.append(kept_bytes(daemon, "tiny/llama"))
         daemon.load(big)
-        assert kept_bytes(daemon, "tiny/llama") < kept[-1]
+        assert kept_bytes(daemon, "own/wide") <= beside
 
 
 @pytest.mark.parametrize(

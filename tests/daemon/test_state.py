@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from reconciler.doctor import facts
 from tests.daemon.test_serve import refuse
 from tests.support import Daemon, Home, environment
 
@@ -54,7 +55,7 @@ def test_a_damaged_database_is_set_aside_and_what_is_declared_comes_back(home: H
         daemon.stop()
         assert f"{kept}" in doctor(home)
         kept.unlink()
-        assert "broken" not in doctor(home)
+        assert facts.broken(home.state) == ()
 
 
 def test_http_records_that_can_still_be_read_are_loaded_again(home: Home) -> None:

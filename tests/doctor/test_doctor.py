@@ -237,18 +237,26 @@ def test_a_real_machine_and_a_daemon_that_runs_on_it(daemon: Daemon) -> None:
     assert found["wired memory"]["message"].startswith("off")
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="there it can be wired")
-def test_memory_that_cannot_be_wired_is_told(home: Home) -> None:
-    _, found = doctor(home, "--port", "0", "--wired-limit", "24GiB")
-    assert found["wired memory"]["level"] == "warning"
-    assert "MLX has no Metal here" in found["wired memory"]["message"]
-
-
-def test_what_is_wrong_is_found_and_the_exit_code_says_so(home: Home) -> None:
+@pytest.fixture(scope="module")
+def sick(tmp_path_factory: pytest.TempPathFactory, models: Path) -> tuple[int, dict[str, Any]]:
+    """What is said where a manifest is wrong, the port taken, and memory cannot be wired."""
+    home = Home(tmp_path_factory.mktemp("home"), models)
     (home.manifests / "bad.yaml").write_text("apiVersion: [", "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(0)
-        code, found = doctor(home, "--port", str(other.getsockname()[1]))
+        port = str(other.getsockname()[1])
+        return doctor(home, "--port", port, "--wired-limit", "24GiB")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there it can be wired")
+def test_memory_that_cannot_be_wired_is_told(sick: tuple[int, dict[str, Any]]) -> None:
+    found = sick[1]["wired memory"]
+    assert found["level"] == "warning"
+    assert "MLX has no Metal here" in found["message"]
+
+
+def test_what_is_wrong_is_found_and_the_exit_code_says_so(sick: tuple[int, dict[str, Any]]) -> None:
+    code, found = sick
     assert code == 1
     assert found["manifests"]["level"] == "problem"
     assert found["port"]["level"] == "problem"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.errors import Cause, LoadError
+from reconciler.core.facts import Machine
 from reconciler.core.protocol import Lease
 from reconciler.core.records import LoadSpec, RequestedSettings
 from reconciler.core.settings import resolve
@@ -28,13 +29,20 @@ ENDLESS = json.dumps(
 async def engine(tmp_path: Path, models: Path) -> AsyncIterator[Engine]:
     """One with `a` loaded."""
     directory = sockets.prepare(tmp_path)
-    engine = Engine(directory, lambda _instance, _problem: None)
+    engine = Engine(directory, lambda _instance, _problem: None, spare=False)
     checkpoint = read_facts((models / "tiny/llama").resolve())
     resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
     await engine.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
     yield engine
     await engine.close()
     sockets.remove(directory)
+
+
+def _machine(engine: Engine) -> Machine:
+    """As the worker of `a` describes it; another worker would have to be started to be asked."""
+    hello = engine._loaded["a"].holder.worker.hello
+    assert hello is not None
+    return hello.machine
 
 
 async def _rest(chunks: AsyncIterator[bytes]) -> int:
@@ -54,7 +62,7 @@ async def test_a_session_that_is_not_what_was_asked_for_is_closed(
 
     monkeypatch.setattr(WorkerProcess, "ask", asked)
     checkpoint = read_facts((models / "tiny/llama").resolve())
-    resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
+    resolved = resolve(RequestedSettings(), checkpoint, _machine(engine))
     with pytest.raises(LoadError, match="the worker observed"):
         await engine.load("b", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
     loaded = engine._loaded["a"]
@@ -100,7 +108,7 @@ async def _replace(engine: Engine, models: Path) -> None:
     """Another context length for `a`, which goes first."""
     checkpoint = read_facts((models / "tiny/llama").resolve())
     asked = RequestedSettings(context_length=64)
-    resolved = resolve(asked, checkpoint, await engine.machine())
+    resolved = resolve(asked, checkpoint, _machine(engine))
     spec = LoadSpec("tiny/llama", asked)
     await engine.load("a", spec, checkpoint, resolved, lambda _: None, unload_first=True)
 
@@ -162,7 +170,7 @@ async def test_a_session_is_closed_though_another_came_as_its_worker_was_about_t
     unloading = asyncio.create_task(engine.unload("a"))
     await asked.wait()
     checkpoint = read_facts((models / "tiny/llama").resolve())
-    resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
+    resolved = resolve(RequestedSettings(), checkpoint, _machine(engine))
     await engine.load("b", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
     goes_on.set()
     await unloading

@@ -71,7 +71,7 @@ def test_a_model_without_these_files_generates(checkpoint: Path) -> None:
         ("models--mlx-community--Qwen3-Embedding-8B-mxfp8/snapshots/0123", "qwen3", "embedding"),
         ("Qwen3-Embedding-0.6B", "llama", "llm"),
         ("someone/qwen3-chat", "qwen3", "llm"),
-        ("Qwen3-Embedding-0.6B/one/two/three/four", "qwen3", "llm"),
+        ("Qwen3-Embedding-0.6B/chat", "qwen3", "llm"),
     ],
 )
 def test_a_conversion_without_the_files_is_known_by_family_and_architecture(
@@ -110,6 +110,16 @@ def test_tokens_that_attend_in_both_directions_are_noticed(checkpoint: Path) -> 
     assert not facts(checkpoint).causal
     edit(checkpoint / "config.json", use_bidirectional_attention=False, is_causal=False)
     assert not facts(checkpoint).causal
+
+
+def test_an_embedding_model_whose_modules_are_missing_is_no_model_for_chats(
+    checkpoint: Path,
+) -> None:
+    edit(checkpoint / "config.json", use_bidirectional_attention=True)
+    (checkpoint / "modules.json").unlink()
+    assert "modules.json and the directories that it names are missing" in refusal(checkpoint)
+    edit(checkpoint / "config.json", use_bidirectional_attention="vision")
+    assert read_facts(checkpoint).type == "llm"
 
 
 @pytest.mark.parametrize("kind", ["CrossEncoder", "SparseEncoder"])
@@ -174,6 +184,11 @@ def test_modules_that_are_not_supported_are_refused(
     assert words in message
 
 
+def test_a_module_that_was_not_fetched_is_named(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint / "1_Pooling")
+    assert "1_Pooling/config.json: it is missing; fetch the model again" in refusal(checkpoint)
+
+
 def test_a_pipe_in_place_of_a_dense_module_is_not_waited_for(checkpoint: Path) -> None:
     weights = checkpoint / "2_Dense/model.safetensors"
     weights.unlink()
@@ -192,3 +207,14 @@ def test_an_encoder_is_refused_with_a_way_out(checkpoint: Path) -> None:
     assert "mlx-lm has no architecture bert; embedding models that are decoders" in refusal(
         checkpoint
     )
+
+
+def test_a_reranker_is_known_by_its_name_and_architecture(tmp_path: Path) -> None:
+    for name, model_type, known in (
+        ("Qwen/Qwen3-Reranker-0.6B", "qwen3", True),
+        ("Qwen3-Reranker", "llama", False),
+        ("Qwen3-0.6B", "qwen3", False),
+    ):
+        tiny.write(tiny._BASE | {"model_type": model_type}, tmp_path / name)
+        found = read_facts(tmp_path / name)
+        assert (found.reranker is not None, found.type) == (known, "llm")

@@ -1,8 +1,11 @@
 """Requests for embeddings: what is read of a body, and the tokens that texts become."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reconciler.core.embedder import Embedder
 from reconciler.core.embedding_keys import ACTS, HARMLESS, MEANINGS, REFUSED
@@ -226,3 +229,22 @@ def test_how_the_answer_is_written() -> None:
 def test_texts_are_lower_cased_where_the_model_says_so() -> None:
     embedder = Embedder(("mean",), 8, lowercase=True)
     assert build(embedder, input="AB").tokens == [letters("ab")]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*ACTS, *REFUSED, *HARMLESS, "x"]), JSON), JSON)
+def test_whatever_is_sent_becomes_tokens_or_an_error_in_words(
+    body: dict[str, Any], texts: Any
+) -> None:
+    for sent in (body, body | {"input": texts}, body | {"input": ["a", "b"]}):
+        with suppress(RequestError):
+            made = Tokenizing(Letters(), 100, EMBEDDER).build(openai.read(sent, PROMPTS), MOST)
+            pairs = list(zip(made.tokens, made.skips, strict=True))
+            assert pairs
+            assert all(1 <= len(one) <= MOST and 0 <= skip < len(one) for one, skip in pairs)

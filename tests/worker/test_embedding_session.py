@@ -8,12 +8,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.utils import load_model
+from mlx_lm.utils import load_adapters, load_model
 
 from reconciler.core.embedder import POOLINGS, Embedder
 from reconciler.core.facts import Shapes
 from reconciler.core.protocol import Lease, LoadWeights, OpenSession, SeeShapes
 from reconciler.core.records import EffectiveSettings
+from reconciler.models.adapter import read_adapter
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import overrides
 from reconciler.worker.embedding import encoder
@@ -23,7 +24,7 @@ from reconciler.worker.heartbeat import Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.model import Model
 from reconciler.worker.session import InsufficientMemoryError, OverloadedError
-from tests import architectures, embedders, tiny
+from tests import adapters, architectures, embedders, tiny
 
 STEP = 16
 FEW = ("qwen3", "gemma3_text", "gpt_oss", "qwen3_next", "deepseek_v3")
@@ -184,6 +185,49 @@ def test_dense_modules_come_after_pooling(tmp_path: Path) -> None:
         expected = expected @ np.array(weights["linear.weight"]).T
     assert close(vectors, expected)
     assert len(vectors[0]) == 16
+
+
+def test_a_copy_of_dense_modules_among_the_models_weights_is_left_out(tmp_path: Path) -> None:
+    path = embedders.make("qwen3", tmp_path / "m", modules=("Dense", "Normalize"))
+    file = path / "model.safetensors"
+    weights: Any = mx.load(str(file))
+    weights["dense.0.weight"] = mx.zeros((32, 64))
+    mx.eval(weights)
+    file.unlink()
+    mx.save_safetensors(str(file), weights, metadata={"format": "mlx"})
+    assert len(opened(loaded(path), settings()).embed([tokens(5)], [0])[0]) == 32
+
+
+def test_an_adapter_goes_on_the_model_and_its_dense_modules_stay(tmp_path: Path) -> None:
+    path = embedders.make("qwen3", tmp_path / "m", modules=("Dense", "Normalize"))
+    folder = adapters.make(path, tmp_path / "adapter", seed=1)
+    with_adapter, _ = load_model(path)
+    load_adapters(with_adapter, str(folder))
+    with_adapter.eval()
+    states = [np.array(with_adapter.model(mx.array([one]))[0, -1]) for one in TEXTS]
+    weights: Any = mx.load(str(path / "2_Dense/model.safetensors"))
+    expected = np.array(states) @ np.array(weights["linear.weight"]).T
+    model = loaded(path)
+    plain = opened(model, settings()).embed(TEXTS, [0] * len(TEXTS))
+    session = opened(model, settings(), adapter=read_adapter(folder))
+    vectors = session.embed(TEXTS, [0] * len(TEXTS))
+    assert close(vectors, expected)
+    assert not close(vectors, plain, 0.01)
+
+
+def test_another_number_of_experts(tmp_path: Path) -> None:
+    """Only of models that are experts, whose hidden states depend on it."""
+    directory = tmp_path / "m"
+    embedders.make("qwen3", directory, **tiny.CONFIGS["qwen3_moe"])
+    facts = read_facts(directory)
+    model = loaded(directory)
+    one = replace(settings(), num_experts=1)
+    answer = model.open("a", OpenSession(one, facts.experts_key))
+    assert answer.observed.num_experts == 1
+    vectors = model.embedding_session("a").embed(TEXTS, [0] * len(TEXTS))
+    decoder, _ = load_model(directory, model_config={"num_experts_per_tok": 1})
+    expected = [np.array(decoder.model(mx.array([text]))[0, -1]) for text in TEXTS]
+    assert close(vectors, expected)
 
 
 def test_hidden_states_of_another_width_are_refused(tmp_path: Path) -> None:

@@ -340,6 +340,7 @@ class TestTools:
             ({"tools": [TOOL | {"strict": "yes"}]}, "tools[0].strict"),
             ({"tools": [TOOL | {"description": 5}]}, "tools[0].description"),
             ({"tools": [5]}, "tools[0]"),
+            ({"tools": [{"type": "function", "function": {"name": "a"}}]}, "tools[0]"),
             ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
             ({"tools": [TOOL], "tool_choice": {"type": "some"}}, "tool_choice.type"),
             ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),

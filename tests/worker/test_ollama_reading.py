@@ -200,3 +200,15 @@ def test_a_wrong_message_is_named_by_its_place() -> None:
             chat(HELLO, wrong)
         assert caught.value.param == param
         assert "messages[1]" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a", "other", None])
+def test_as_many_calls_and_results_as_fit_in_a_body_are_paired_in_time(name: str | None) -> None:
+    """In time in proportion to the square of their number, this would take hours."""
+    number = 100_000
+    call = {"function": {"name": "a"}}
+    result = {"role": "tool", "content": "", "tool_name": name}
+    assistant = {"role": "assistant", "tool_calls": [call] * number}
+    read = chat(HELLO, assistant, *[result] * (number + 1))
+    ids = [made["id"] for made in read.sent["messages"][1]["tool_calls"]]
+    assert [made["tool_call_id"] for made in read.sent["messages"][2:]] == [*ids, "call_0"]

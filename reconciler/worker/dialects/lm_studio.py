@@ -21,15 +21,25 @@ class _Outputs:
     """What was said, in order: reasoning and messages."""
 
     def __init__(self) -> None:
-        self.items: list[dict[str, Any]] = []
+        self._parts: list[tuple[str, list[str]]] = []
         self.tokens = 0
+
+    @property
+    def kind(self) -> str | None:
+        """Of the output that was begun last."""
+        return self._parts[-1][0] if self._parts else None
+
+    @property
+    def items(self) -> list[dict[str, str]]:
+        """As the answer has them."""
+        return [{"type": kind, "content": "".join(texts)} for kind, texts in self._parts]
 
     def add(self, kind: str, text: str) -> bool:
         """Take up a part of an output; true if it begins a new one."""
-        begins = not self.items or self.items[-1]["type"] != kind
+        begins = self.kind != kind
         if begins:
-            self.items.append({"type": kind, "content": ""})
-        self.items[-1]["content"] += text
+            self._parts.append((kind, []))
+        self._parts[-1][1].append(text)
         return begins
 
 
@@ -84,14 +94,14 @@ async def _tell(send: Any, completion: Completion, outputs: _Outputs) -> None:
             await send("prompt_processing.end")
         outputs.tokens = piece.tokens
         for kind, text in _parts(piece.delta):
-            before = outputs.items[-1]["type"] if outputs.items else None
+            before = outputs.kind
             if outputs.add(kind, text):
                 if before is not None:
                     await send(f"{before}.end")
                 await send(f"{kind}.start")
             await send(f"{kind}.delta", content=text)
-    if outputs.items:
-        await send(f"{outputs.items[-1]['type']}.end")
+    if outputs.kind is not None:
+        await send(f"{outputs.kind}.end")
 
 
 def _result(completion: Completion, model: str, outputs: _Outputs) -> dict[str, Any]:

@@ -50,6 +50,9 @@ def of_request(tools: list[dict[str, Any]], names: dict[str, str], warnings: lis
     for index, tool in enumerate(tools):
         place = f"tools[{index}]"
         kind = tool.get("type")
+        if kind == "function":
+            words = f"{place}: 'function' is the form of another API; send name and input_schema"
+            raise RequestError(words, "invalid_value", place)
         if "input_schema" not in tool and kind not in (None, "custom"):
             warnings.append(f"{place}: {str(kind)[:80]} is a tool of Anthropic's; ignored")
             continue

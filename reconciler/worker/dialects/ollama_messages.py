@@ -4,6 +4,7 @@ Ollama's clients send results of tools in the order of the calls, or with the na
 send the identifiers of calls.
 """
 
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -87,10 +88,13 @@ def _turn(message: Message, pending: "_Pending") -> dict[str, Any]:
 
 
 class _Pending:
-    """Calls without a result yet, by identifier, in their order."""
+    """Calls without a result yet, in their order; there may be a hundred thousand."""
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}
+        self._names: OrderedDict[str, str] = OrderedDict()
+        """By identifier."""
+        self._ids: defaultdict[str, deque[str]] = defaultdict(deque)
+        """By name, those that got a result by their identifier included."""
         self._count = 0
 
     def add(self, call: ToolCall) -> str:
@@ -98,11 +102,20 @@ class _Pending:
         self._count += 1
         id_ = call.id or f"call_{self._count}"
         self._names[id_] = call.function.name
+        self._ids[call.function.name].append(id_)
         return id_
 
     def answered(self, sent: str | None, name: str | None) -> str:
         """The identifier of the call that a result belongs to."""
-        same = (id_ for id_, called in self._names.items() if called == name)
-        id_ = sent or next(same, None) or next(iter(self._names), "call_0")
+        id_ = sent or self._next(name) or next(iter(self._names), "call_0")
         self._names.pop(id_, None)
         return id_
+
+    def _next(self, name: str | None) -> str | None:
+        """The first call of that name without a result."""
+        ids = self._ids.get(name or "")
+        while ids:
+            id_ = ids.popleft()
+            if id_ in self._names:
+                return id_
+        return None

@@ -4,6 +4,7 @@ Source of the keys: Ollama's API reference and `api/types.go`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -118,19 +119,34 @@ def read_generate(sent: dict[str, Any]) -> Translated:
         words = "raw: a prompt that is taken as it is has no system; leave one of them out"
         raise RequestError(words, "invalid_value", "raw")
     made, names, warnings = _common(sent, asked, Generate)
-    chat = not (asked.raw or asked.suffix)
-    if chat:
-        system = [{"role": "system", "content": asked.system}] if asked.system else []
-        made["messages"] = [*system, {"role": "user", "content": asked.prompt or ""}]
-        names["messages"] = "prompt"
-    else:
-        made["prompt"] = asked.prompt or ""
-        if asked.suffix:
-            made["suffix"] = asked.suffix
-        if asked.logprobs:
-            made["logprobs"] = made.pop("top_logprobs", 0)
-        made.pop("think", None)
-    return Translated(made, chat, _echo(asked), warnings, names)
+    text = _text(asked, made)
+    plain = Translated(text, False, _echo(asked), warnings, names)  # noqa: FBT003
+    if asked.raw or asked.suffix:
+        return plain
+    if asked.system:
+        words = "system: has no effect on a model without a chat template"
+        plain = replace(plain, warnings=[words, *warnings])
+    system = [{"role": "system", "content": asked.system}] if asked.system else []
+    messages = [*system, {"role": "user", "content": asked.prompt or ""}]
+    return Translated(
+        made | {"messages": messages},
+        echo=_echo(asked),
+        warnings=warnings,
+        names=names | {"messages": "prompt"},
+        untemplated=plain,
+    )
+
+
+def _text(asked: Generate, made: dict[str, Any]) -> dict[str, Any]:
+    """The text completion with what `made` asks for."""
+    left_out = ("think", "top_logprobs")
+    text = {key: value for key, value in made.items() if key not in left_out}
+    text["prompt"] = asked.prompt or ""
+    if asked.suffix:
+        text["suffix"] = asked.suffix
+    if asked.logprobs:
+        text["logprobs"] = asked.top_logprobs or 0
+    return text
 
 
 def _echo(asked: _Common) -> dict[str, Any]:

@@ -21,3 +21,5 @@ class Translated:
     """Indices of system messages that belong where they stand, in the middle of the chat."""
     deferred_tools: list[dict[str, Any]] = field(default_factory=list)
     """Tools that the model may call, which the messages tell it of and `tools` does not."""
+    untemplated: "Translated | None" = None
+    """What a chat means to a model without a chat template; None: nothing, it is refused."""

@@ -27,6 +27,10 @@ _BARE = ("embed_tokens.", "layers.", "norm.")
 
 _HEAD = "lm_head"
 
+_OTHERS = (f"{_HEAD}.", "dense.")
+"""Beginnings of names of tensors that are not used: mlx-embeddings stores a second copy of Dense
+modules among the model's own weights."""
+
 _BIDIRECTIONAL = ("gemma3_text", "qwen2", "qwen3")
 """mlx-lm's modules that have all of their masks from `create_attention_mask`; of them gemma3_text
 alone has layers with a window."""
@@ -93,7 +97,7 @@ def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
         if hasattr(model_class, "sanitize"):
             weights = model_class.sanitize(self, weights)
         self.pop(_HEAD, None)
-        return {k: w for k, w in weights.items() if not k.startswith(f"{_HEAD}.")}
+        return {k: w for k, w in weights.items() if not k.startswith(_OTHERS)}
 
     return type("Headless", (model_class,), {"sanitize": sanitize}), args_class
 

@@ -11,8 +11,10 @@ import msgspec
 
 from reconciler.core.dialects import Dialect
 from reconciler.core.embedder import Embedder
+from reconciler.core.reranker import Reranker
 from reconciler.worker.embedding.request import Texts
 from reconciler.worker.prompt import Prompt
+from reconciler.worker.ranking.request import Pairs
 from reconciler.worker.request import Body
 
 HEADER = struct.Struct("<Qd")
@@ -79,6 +81,15 @@ class Embed(msgspec.Struct, tag=True):
     dialect: Dialect
 
 
+class Rank(msgspec.Struct, tag=True):
+    """Parse the body of a request for reranking and make its prompts."""
+
+    body: bytes
+    reranker: Reranker
+    most: int | None
+    """The context length, in tokens."""
+
+
 class Done(msgspec.Struct, tag=True):
     """The answer to what has no result."""
 
@@ -104,6 +115,12 @@ class Tokenized(msgspec.Struct, tag=True):
     texts: Texts
 
 
+class Paired(msgspec.Struct, tag=True):
+    """A request for reranking."""
+
+    pairs: Pairs
+
+
 class Refused(msgspec.Struct, tag=True):
     """A `RequestError`."""
 
@@ -120,8 +137,8 @@ class Failed(msgspec.Struct, tag=True):
     timed_out: bool = False
 
 
-Request = Setup | Bind | Render | Learn | Prepare | Embed
-Reply = Done | Text | Prepared | Tokenized | Refused | Failed
+Request = Setup | Bind | Render | Learn | Prepare | Embed | Rank
+Reply = Done | Text | Prepared | Tokenized | Paired | Refused | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 

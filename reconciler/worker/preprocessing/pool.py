@@ -17,6 +17,8 @@ import msgspec
 
 from reconciler.core.dialects import Dialect
 from reconciler.core.embedder import Embedder
+from reconciler.core.reranker import Reranker
+from reconciler.worker import request as requests
 from reconciler.worker.chat import rendering
 from reconciler.worker.embedding.request import Texts, Tokenizing
 from reconciler.worker.errors import RequestError, UnavailableError
@@ -26,8 +28,10 @@ from reconciler.worker.preprocessing.messages import (
     Bind,
     Embed,
     Failed,
+    Paired,
     Prepare,
     Prepared,
+    Rank,
     Refused,
     Render,
     Reply,
@@ -37,6 +41,7 @@ from reconciler.worker.preprocessing.messages import (
 from reconciler.worker.preprocessing.process import ProcessEndedError, UnansweredError
 from reconciler.worker.preprocessing.tokenizer import describe
 from reconciler.worker.prompt import Prompt, Prompts
+from reconciler.worker.ranking.request import Pairs, Ranking
 from reconciler.worker.request import Body
 
 LONG = 256_000
@@ -77,6 +82,8 @@ class Preprocessor:
         self._long = Lane(self._facts, LINGER_SECONDS)
         self._local: Prompts | None = None
         self._tokenizing: Tokenizing | None = None
+        self._tokenizer: Any = None
+        """Of `_local`."""
         self._probing = PROBING_SECONDS
         """That renderings of our own may still take."""
         self._threads = ThreadPoolExecutor(4, "prompt")
@@ -144,6 +151,7 @@ class Preprocessor:
         """Make prompts for this model; see `Prompts`. Begins to learn its chat templates."""
         if self._facts.setup is None:
             self._local = Prompts(tokenizer, vocabulary, rewinds=rewinds)
+            self._tokenizer = tokenizer
             return
         self._facts.bind = Bind(vocabulary, rewinds)
         self._short.submit(self._short.learn)
@@ -168,6 +176,17 @@ class Preprocessor:
             return self._threads.submit(job)
         lane = self._lane(body)
         return lane.submit(partial(_tokenize, lane, Embed(body, most, dialect)), len(body))
+
+    def rank(self, body: bytes, reranker: Reranker, most: int | None = None) -> "Future[Pairs]":
+        """Parse a request for reranking and make its prompts, each of less than `most` tokens.
+
+        The future raises `RequestError`.
+        """
+        if self._local is not None:
+            ranking = Ranking(self._tokenizer, reranker)
+            return self._threads.submit(lambda: ranking.build(requests.decoded(body), most))
+        lane = self._lane(body)
+        return lane.submit(partial(_rank, lane, Rank(body, reranker, most)))
 
     def _lane(self, body: bytes) -> Lane:
         """Where a request with this body goes. Raises `UnavailableError`."""
@@ -219,7 +238,15 @@ def _tokenize(lane: Lane, request: Embed) -> Texts:
     raise TypeError(type(reply).__name__)
 
 
-def _asked(lane: Lane, request: Prepare | Embed, key: str, *, learned: bool) -> Reply:
+def _rank(lane: Lane, request: Rank) -> Pairs:
+    """On the lane's thread. Raises `RequestError`."""
+    reply = _asked(lane, request, "documents", learned=False)
+    if isinstance(reply, Paired):
+        return reply.pairs
+    raise TypeError(type(reply).__name__)
+
+
+def _asked(lane: Lane, request: Prepare | Embed | Rank, key: str, *, learned: bool) -> Reply:
     """The answer to a request, `key` being what it mostly consists of. Raises `RequestError`.
 
     With `learned` the process has to know what the chat templates take.

@@ -20,8 +20,10 @@ from reconciler.worker.preprocessing.messages import (
     Embed,
     Failed,
     Learn,
+    Paired,
     Prepare,
     Prepared,
+    Rank,
     Refused,
     Render,
     Reply,
@@ -32,6 +34,7 @@ from reconciler.worker.preprocessing.messages import (
 )
 from reconciler.worker.preprocessing.tokenizer import BackendTokenizer
 from reconciler.worker.prompt import Prompt, Prompts
+from reconciler.worker.ranking.request import Ranking
 from reconciler.worker.request import Body
 
 RENDERING_SECONDS = 20.0
@@ -47,6 +50,9 @@ def prepare(
 ) -> tuple[Body, Prompt]:
     """Parse a request and make its prompt. Raises `RequestError`."""
     translated = READERS[dialect](requests.decoded(data))
+    if translated.untemplated is not None:
+        with bounded.budget(RENDERING_SECONDS):
+            translated = translated if prompts.takes_chats else translated.untemplated
     names = translated.names
     try:
         body = requests.of_keys(translated.sent, defaults, chat=translated.chat)
@@ -112,6 +118,9 @@ class Work:
                     raise RuntimeError("no embedding model is known yet")
                 texts = tokenize(self._tokenizing, request.body, request.most, request.dialect)
                 return Tokenized(texts)
+            case Rank():
+                ranking = Ranking(self._tokenizer, request.reranker)
+                return Paired(ranking.build(requests.decoded(request.body), request.most))
         return Done()
 
     def _bound(self) -> Prompts:

@@ -1,0 +1,16 @@
+"""LangChain: vectors of texts and of a question."""
+
+import json
+import os
+
+from langchain_openai import OpenAIEmbeddings
+
+# Else it sends tokens of OpenAI's vocabulary in place of texts.
+client = OpenAIEmbeddings(
+    base_url=os.environ["URL"] + "/v1",
+    api_key="none",
+    model=os.environ["MODEL"],
+    check_embedding_ctx_length=False,
+    max_retries=0,
+)
+print(json.dumps([*client.embed_documents(["a record", "x"]), client.embed_query("a record")]))
