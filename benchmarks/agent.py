@@ -72,7 +72,7 @@ async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
                 ours.seconds,
                 "mlx_lm.server",
                 theirs.seconds,
-                turns=3 if quick else 9,
+                turns=3 if quick else 25,
                 target="≤ 1.05",
             )
             results += [result, _cached(title, ours, theirs, result.turns)]

@@ -70,10 +70,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory with every tiny checkpoint; its files are shared with other processes."""
+    """A model directory with every tiny checkpoint, of this process alone: tests change files."""
     directory = tmp_path_factory.mktemp("models")
-    made = _checkpoints(tmp_path_factory)
-    shutil.copytree(made, directory, copy_function=os.link, dirs_exist_ok=True)
+    shutil.copytree(_checkpoints(tmp_path_factory), directory, dirs_exist_ok=True)
     (directory / QUESTIONS).parent.mkdir()
     (directory / QUESTIONS).symlink_to(DEMO_MODEL)
     return directory

@@ -5,6 +5,8 @@ its weights. Both are kept for as long as the files stay as they are.
 """
 
 import asyncio
+import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -14,6 +16,7 @@ import structlog
 from reconciler.controller.batches import Batches, Separate
 from reconciler.core.errors import Cause, LoadError, Problem
 from reconciler.core.facts import Checkpoint, Shapes
+from reconciler.core.ratelimit import RateLimit
 from reconciler.core.records import ModelRef
 from reconciler.looks import look
 from reconciler.models.catalog import Catalog, CatalogEntry
@@ -30,6 +33,9 @@ class Builder(Protocol):
 LOOK_SECONDS = 60.0
 """For one look at all places. What hangs in them is given up long before; this bounds a walk
 through more than anybody has."""
+
+REPEAT_SECONDS = 3600.0
+"""Between log lines about looks that fail for the same reason."""
 
 ATTEMPTS = 2
 """To see the shapes of a model: one whose building ends workers must not do so for ever."""
@@ -53,6 +59,7 @@ class CheckpointResolver:
         """None: a look at several models failed, so each is to be looked for by itself."""
         self._patient = Separate[ModelRef, Checkpoint | Problem](self._find_one)
         self._listing = Batches[None, tuple[CatalogEntry, ...]](self._list)
+        self._lines = RateLimit(REPEAT_SECONDS, time.monotonic)
         self._late: dict[ModelRef, asyncio.Task[Checkpoint | Problem]] = {}
         """Looks that took longer than somebody's patience."""
 
@@ -131,8 +138,10 @@ class CheckpointResolver:
             return dict(await look(self._catalog.find_all, refs, seconds=LOOK_SECONDS))
         except TimeoutError as error:
             return {ref: _failed(ref, error) for ref in refs}
-        except Exception:
-            log.exception("look failed unexpectedly", models=len(refs))
+        except Exception as error:
+            left_out = self._lines.passes(_origin(error))  # looks are made every 30 s
+            if left_out is not None:
+                log.exception("look failed unexpectedly", models=len(refs), left_out=left_out)
             return dict.fromkeys(refs)
 
     async def _find_one(self, ref: ModelRef) -> Checkpoint | Problem:
@@ -191,6 +200,12 @@ class CheckpointResolver:
             self._seen[path] = (checkpoint.fingerprint, shapes)
             del self._failed[path]
         return _with_shapes(checkpoint, shapes)
+
+
+def _origin(error: Exception) -> tuple[str, str, int]:
+    """What an error is, and the line of code that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return type(error).__name__, frame.filename, frame.lineno or 0
 
 
 def _failed(ref: ModelRef, error: Exception) -> Problem:

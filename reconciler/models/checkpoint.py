@@ -2,17 +2,27 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reconciler.core.chat_template import reasoning, takes_tools
 from reconciler.core.errors import Cause, LoadError
-from reconciler.core.facts import Checkpoint
+from reconciler.core.facts import Checkpoint, GenerationConfig
+from reconciler.core.records import SettingWarning
 from reconciler.models import architectures, embedder, generation_config
 from reconciler.models.chat_templates import chat_templates
 from reconciler.models.contents import files_of, fingerprint_of
 from reconciler.models.context import NESTED, max_context
-from reconciler.models.files import FaultyFileError, error_of, faulty, invalid, is_file, read_bytes
+from reconciler.models.files import (
+    MAX_MESSAGE,
+    FaultyFileError,
+    error_of,
+    faulty,
+    invalid,
+    is_file,
+    read_bytes,
+)
 from reconciler.models.jsonfile import MAX_BYTES, lenient_object, optional_object, read_object
 from reconciler.models.quantization import read_weights
 from reconciler.models.weights import Tensor, read_tensors
@@ -95,10 +105,20 @@ def parse_facts(path: Path) -> Checkpoint:
         tool_use=any(map(takes_tools, templates)),
         reasoning=next(filter(None, map(reasoning, templates)), None),
         tokenizer_bytes=files["tokenizer.json"].st_size if "tokenizer.json" in files else 0,
-        generation=generation_config.read(path / "generation_config.json"),
+        generation=_generation(path),
         embedder=embedding,
         reranker=embedder.reranker(path, config) if embedding is None else None,
     )
+
+
+def _generation(path: Path) -> GenerationConfig:
+    """generation_config.json, and a warning of a model that may be meant for something else."""
+    found = generation_config.read(path / "generation_config.json")
+    if (problem := embedder.unreadable(path)) is None:
+        return found
+    reason = f"{problem}; if this is an embedding model, fix the file"
+    warning = SettingWarning(embedder.MODULES, None, reason[:MAX_MESSAGE])
+    return replace(found, warnings=(*found.warnings, warning))
 
 
 def _invalid(path: Path, words: str) -> LoadError:

@@ -94,7 +94,8 @@ def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
 
     Raises `FaultyFileError` naming the file with what cannot be honoured, or OSError.
     """
-    found = _of_modules(path, config) if exists(path / MODULES) else _of_name(path, config)
+    listed = exists(path / MODULES) and unreadable(path) is None
+    found = _of_modules(path, config) if listed else _of_name(path, config)
     if found is None:
         if _is_bidirectional(config):
             words = (
@@ -104,6 +105,20 @@ def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
         return None
     found = replace(found, causal=_is_causal(config))
     return _with_settings(path, found)
+
+
+def unreadable(path: Path) -> str | None:
+    """Why modules.json says nothing; None if it can be read, or is not there.
+
+    mlx_lm does not read it: a checkpoint that generates is loaded whatever it holds.
+    """
+    if not exists(path / MODULES):
+        return None
+    try:
+        _json_list(path / MODULES)
+    except FaultyFileError as error:
+        return str(error)
+    return None
 
 
 def reranker(path: Path, config: Mapping[str, Any]) -> Reranker | None:

@@ -190,7 +190,7 @@ class Completion:
                 stops=body.stops,
                 tools=prompt.tools,
                 chat=self.chat,
-                continues=body.continues,
+                continues=body.continues or not self.chat,  # a text goes on from its prompt
             )
 
         self._choices = choices(body, prompt, parser, masks)

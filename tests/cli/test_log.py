@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,3 +103,23 @@ async def test_what_the_loop_reports_has_no_values(caplog: pytest.LogCaptureFixt
     told = json.loads(log.Lines(log.chain("json", colours=False)).format(found))
     assert (told["error"], told["logger"]) == ("ValueError", "asyncio")
     assert "zirconium" not in json.dumps(told)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_an_error_of_ours_is_logged_without_the_values_of_variables(form: str) -> None:
+    """The default of structlog, where rich is installed, shows what each frame knows."""
+    token = "a value of " + "zirconium"
+
+    def fail() -> None:
+        kept = token * 2
+        raise ValueError(len(kept))
+
+    with pytest.raises(ValueError, match=r"^\d+$") as raised:
+        fail()
+    error = raised.value
+    line: Any = {"event": "failed", "exc_info": (type(error), error, error.__traceback__)}
+    for processor in log.chain(form, colours=False):
+        line = processor(None, "error", line)
+    assert "ValueError" in line
+    assert "fail" in line
+    assert token not in line

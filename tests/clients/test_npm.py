@@ -1,5 +1,7 @@
 """Clients for JavaScript."""
 
+import json
+
 import pytest
 
 from tests.clients import harness
@@ -23,6 +25,13 @@ AI = Client(
     "`generateText`, `streamText`, `generateObject`, `streamObject`, a tool; embeddings",
 )
 
+LANGCHAIN = Client(
+    "LangChain for JavaScript",
+    "npm",
+    ("@langchain/openai@1.6.0", "@langchain/core@1.4.0", "zod@4.1.13"),
+    "structured output by functionCalling, jsonMode and jsonSchema; tools, a stream",
+)
+
 CITY = '{"name": "Paris", "people": 2100000}'
 
 
@@ -31,6 +40,7 @@ def model(shared: Daemon) -> str:
     rules = [
         Rule("'21' in result", "It is 21 degrees in Paris."),
         Rule("'measure' in names", call("measure", city="Paris")),
+        Rule("'City' in names", call("City", **json.loads(CITY))),
         Rule("'Describe' in asked", CITY),
     ]
     return acted(shared, "npm", rules, otherwise="Hello to you.")
@@ -51,3 +61,12 @@ def test_ai_sdk(clients: Clients, shared: Daemon, model: str) -> None:
         assert found[key] == {"name": "Paris", "people": 2100000}
     assert found["measured"] == ["Paris"]
     assert (found["after"], found["steps"]) == ("It is 21 degrees in Paris.", 2)
+
+
+def test_langchain_for_javascript(clients: Clients, shared: Daemon, model: str) -> None:
+    found = clients.installed(LANGCHAIN).program("with_langchain.mjs", shared, model)
+    assert found["text"] == found["stream"] == "Hello to you."
+    for method in ("functionCalling", "jsonMode", "jsonSchema"):
+        assert found[method] == json.loads(CITY)
+    assert found["called"] == [["measure", {"city": "Paris"}]]
+    assert found["after"] == "It is 21 degrees in Paris."

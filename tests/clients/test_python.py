@@ -47,10 +47,12 @@ LITELLM = Client(
     ("litellm==1.110.2",),
     "chat, a stream, `response_format` by a class, tools; embeddings",
 )
+DSPY = Client("DSPy", "PyPI", ("dspy==3.4.1",), "a typed signature by `JSONAdapter`, `ChatAdapter`")
 
 CITY = {"name": "Paris", "people": 2100000}
 WARM = "It is 21 degrees in Paris."
 HELLO = "Hello to you."
+FIELDS = "[[ ## name ## ]]\nParis\n\n[[ ## people ## ]]\n2100000\n\n[[ ## completed ## ]]"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,8 @@ def model(shared: Daemon) -> str:
         Rule("'measure' in names", call("measure", city="Paris")),
         Rule("'City' in names", call("City", **CITY)),
         Rule("'final_result' in names", call("final_result", **CITY)),
+        # DSPy's own form, which its instructions show.
+        Rule("'[[ ## completed ## ]]' in asked", FIELDS),
         Rule("'markdown' in asked or 'codeblock' in asked", f"Here it is:\n```json\n{city}\n```"),
         Rule("'Describe' in asked", city),
     ]
@@ -110,3 +114,8 @@ def test_litellm(clients: Clients, shared: Daemon, model: str) -> None:
     assert found["parsed"] == CITY
     assert found["called"] == ["measure", {"city": "Paris"}]
     assert found["after"] == WARM
+
+
+def test_dspy(clients: Clients, shared: Daemon, model: str) -> None:
+    found = clients.installed(DSPY).program("with_dspy.py", shared, model)
+    assert found == {"JSONAdapter": CITY, "ChatAdapter": CITY}

@@ -246,14 +246,21 @@ async def test_a_record_recreated_during_its_load_is_loaded_at_once(bench: Bench
 
 async def test_100_records_changed_at_once_are_all_followed(bench: Bench) -> None:
     names = [f"n{i:02}" for i in range(100)]
-    bench.source.declare(*((name, spec(context_length=10)) for name in names))
-    for _ in names:
-        await bench.engine.let_load()
+
+    async def declare(generation: int) -> None:
+        length = 10 * generation
+        bench.source.declare(*((name, spec(context_length=length)) for name in names))
+        records = bench.controller._registry.records
+        while [r.generation for r in records.values()] != [generation] * len(names):
+            bench.clock.advance(0.0)  # they are taken up piece by piece
+            await asyncio.sleep(0)
+        for _ in names:
+            await bench.engine.let_load()
+
+    await declare(1)
     for name in names:
         await bench.ready(name)
-    bench.source.declare(*((name, spec(context_length=20)) for name in names))
-    for _ in names:
-        await bench.engine.let_load()
+    await declare(2)
     for name in names:
         await bench.ready(name, 2)
         await is_loaded(bench, name, context_length=20)

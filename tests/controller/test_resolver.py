@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from reconciler.controller.resolver import CheckpointResolver
 from reconciler.core.errors import Cause, LoadError, Problem
@@ -120,6 +121,20 @@ async def test_what_is_raised_for_one_model_is_its_problem_alone(
     with pytest.raises(LoadError):
         await resolver.find(SICK)
     assert (await resolver.find(HEALTHY)).shapes == Shapes(1)
+
+
+async def test_looks_that_fail_for_the_same_reason_are_logged_once(
+    resolver: CheckpointResolver, catalog: FakeCatalog
+) -> None:
+    def fail() -> Checkpoint:
+        raise ZeroDivisionError
+
+    catalog.sick = catalog.patient = fail
+    with capture_logs() as lines:
+        for _ in range(3):
+            with pytest.raises(LoadError):
+                await resolver.find(SICK)
+    assert [line["event"] for line in lines] == ["look failed unexpectedly"]
 
 
 async def test_a_healthy_model_waits_for_none_that_hangs_where_a_look_at_both_fails(

@@ -62,6 +62,13 @@ async def test_who_asks_a_worker_after_others_found_it_dead_is_told_that_it_died
         assert raised.value.problem.cause is Cause.WORKER_KILLED
 
 
+async def test_a_signal_to_the_daemons_group_does_not_reach_a_worker(
+    worker: WorkerProcess,
+) -> None:
+    """A terminal's Ctrl-C, or `kill -- -GROUP`: the daemon drains its workers itself."""
+    assert os.getpgid(worker.pid) == os.getsid(worker.pid) == worker.pid
+
+
 async def test_a_killed_worker_is_not_alive_until_the_kernel_has_ended_it(
     worker: WorkerProcess,
 ) -> None:

@@ -172,8 +172,6 @@ def module(kind: str, path: str) -> dict[str, str]:
         ([module("Transformer", ""), module("Pooling", "../1_Pooling")], "is not N_NAME"),
         ([module("Transformer", "/etc")], "is not N_NAME"),
         ([{"name": "x"}], "no type or path"),
-        ({}, "modules.json: cannot be read"),
-        ([1], "modules.json: cannot be read"),
     ],
 )
 def test_modules_that_are_not_supported_are_refused(
@@ -182,6 +180,17 @@ def test_modules_that_are_not_supported_are_refused(
     (checkpoint / "modules.json").write_text(json.dumps(modules), "utf-8")
     message = refusal(checkpoint)
     assert words in message
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "[" * 100_000, "", "\0"])
+def test_a_list_of_modules_that_cannot_be_read_is_a_warning(text: str, checkpoint: Path) -> None:
+    """mlx_lm loads such a checkpoint, as a model that generates."""
+    (checkpoint / "modules.json").write_text(text, "utf-8")
+    found = read_facts(checkpoint)
+    assert found.type == "llm"
+    (warning,) = found.generation.warnings
+    assert warning.key == "modules.json"
+    assert "if this is an embedding model, fix the file" in warning.reason
 
 
 def test_a_module_that_was_not_fetched_is_named(checkpoint: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
 from reconciler.worker.preprocessing import pool
 from reconciler.worker.preprocessing.__main__ import end_without
+from reconciler.worker.preprocessing.messages import Render, Text
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.preprocessing.process import Process, UnansweredError, kill_all
 from reconciler.worker.preprocessing.tokenizer import BackendTokenizer, describe
@@ -166,6 +168,17 @@ class TestIsolation:
             own.set_up(load_tokenizer(DEMO_MODEL))
         monkeypatch.undo()
         assert own.submit(body(), {}, CONTEXT).result()[1].tokens
+
+    def test_modules_in_the_working_directory_do_not_take_the_place_of_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("reconciler", "msgspec"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "__init__.py").write_text("raise SystemExit(3)", "utf-8")
+        monkeypatch.chdir(tmp_path)
+        process = Process()
+        assert process.ask(Render("{{ 7 }}", [], {}, 10), 60) == Text("7")
+        process.end()
 
     def test_who_is_about_to_end_kills_its_processes(self) -> None:
         one = Process()
