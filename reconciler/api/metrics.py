@@ -3,11 +3,18 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
@@ -15,7 +22,7 @@ from reconciler.api.encode import whole
 from reconciler.api.pieces import each
 from reconciler.controller import Controller, RecordView, SourceSync
 from reconciler.core.plan import Why
-from reconciler.core.protocol import Usage
+from reconciler.core.protocol import FIRST_TOKEN_SECONDS, Usage
 
 routes = web.RouteTableDef()
 
@@ -58,6 +65,7 @@ class State(Collector):
         """Every gauge, and what workers count."""
         yield from self._records()
         yield self._computed()
+        yield self._first_tokens()
         yield from self._memory()
         yield from self._sources()
         words = "Tasks of the daemon's event loop; constant while nothing happens."
@@ -87,6 +95,19 @@ class State(Collector):
         for name, usage in self._tokens.items():
             family.add_metric([name, "prompt"], usage.prompt_tokens)
             family.add_metric([name, "completion"], usage.completion_tokens)
+        return family
+
+    def _first_tokens(self) -> Metric:
+        family = HistogramMetricFamily(
+            "reconciler_first_token_seconds",
+            "From a request to its first generated token; loading its model does not count.",
+            labels=["instance"],
+        )
+        bounds = [*map(floatToGoString, FIRST_TOKEN_SECONDS), "+Inf"]
+        for name, usage in self._tokens.items():
+            first = usage.first_tokens
+            buckets = list(zip(bounds, map(float, accumulate(first.counts)), strict=True))
+            family.add_metric([name], buckets, first.seconds)
         return family
 
     def _memory(self) -> Iterator[Metric]:

@@ -1,10 +1,8 @@
 """What the api asks, and the life of the reconciler and the feeds."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -44,7 +42,6 @@ log = structlog.get_logger()
 
 STOPPING = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
 
-STREAMS = ("text/event-stream", "application/x-ndjson")
 """Types of answers that come in pieces."""
 
 
@@ -281,16 +278,12 @@ class Controller:
             message = f"'{name}' is not loaded now"
             raise LoadError(Problem(Cause.NOT_LOADED, message, permanent=False, param="model"))
         state.begin_request()
-        begin = time.perf_counter()
         try:
             async with (
                 self._reconciler.leases.lease(name) as lease,
                 self._engine.request(name, path, body, lease, context) as reply,
             ):
                 self.metrics.answered(name, reply.status)
-                if reply.content_type in STREAMS:
-                    chunks = self.metrics.timed(name, begin, reply.chunks)
-                    reply = replace(reply, chunks=chunks)  # noqa: PLW2901
                 yield reply
         finally:
             state.end_request(self._clock.monotonic())

@@ -1,7 +1,6 @@
 """What is counted and timed while the daemon runs; `/metrics` tells it, and what is so."""
 
-import time
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -10,11 +9,6 @@ from reconciler.core.records import LoadReport
 
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 PASS_SECONDS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1)
-TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-SIGNS_OF_LIFE = (b":", b" ")
-"""Beginnings of pieces that say nothing: a comment among server-sent events; a line of JSON that
-begins with a space, as the dialects of lines write it."""
 
 
 class Metrics:
@@ -53,13 +47,6 @@ class Metrics:
             ["instance", "status"],
             registry=registry,
         )
-        self._first_token = Histogram(
-            "reconciler_first_token_seconds",
-            "From a request that asks for a stream to the first piece of its answer.",
-            ["instance"],
-            buckets=TOKEN_SECONDS,
-            registry=registry,
-        )
         self._asked: dict[str, set[str]] = {}
         """Statuses that were told, by instance."""
 
@@ -93,16 +80,3 @@ class Metrics:
         for gone in [name for name in self._asked if name not in instances]:
             for status in self._asked.pop(gone):
                 self._requests.remove(gone, status)
-            self._first_token.remove(gone)
-
-    async def timed(
-        self, instance: str, begin: float, chunks: AsyncIterator[bytes]
-    ) -> AsyncIterator[bytes]:
-        """The pieces of a streamed answer as they come; `begin` is when it was asked for."""
-        first = True
-        async for chunk in chunks:
-            sign = chunk.startswith(SIGNS_OF_LIFE)
-            if first and not sign and instance in self._asked:  # and not removed in between
-                self._first_token.labels(instance).observe(time.perf_counter() - begin)
-            first = first and sign
-            yield chunk

@@ -15,6 +15,7 @@ thread that owns MLX does.
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -193,12 +194,42 @@ class SessionOpened:
     """Keys of defaults that no request to this model can have; `warnings` say why."""
 
 
+FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the buckets of `FirstTokens`; what is longer is in one more."""
+
+
+@dataclass(frozen=True)
+class FirstTokens:
+    """How long requests waited for their first token: a histogram."""
+
+    counts: tuple[int, ...] = (0,) * (len(FIRST_TOKEN_SECONDS) + 1)
+    """Requests in each bucket of `FIRST_TOKEN_SECONDS`, and the longer ones."""
+    seconds: float = 0.0
+    """Of all of them together."""
+
+    def with_one(self, seconds: float) -> "FirstTokens":
+        """These, and a request that waited so long."""
+        bucket = bisect_left(FIRST_TOKEN_SECONDS, seconds)
+        counts = tuple(n + (i == bucket) for i, n in enumerate(self.counts))
+        return FirstTokens(counts, self.seconds + seconds)
+
+    def plus(self, other: "FirstTokens") -> "FirstTokens":
+        """These and others."""
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
+        return FirstTokens(counts, self.seconds + other.seconds)
+
+    def latest(self, other: "FirstTokens") -> "FirstTokens":
+        """The later one of two states of the same histogram."""
+        return max(self, other, key=lambda one: sum(one.counts))
+
+
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of clients' requests, since the session was opened."""
+    """What clients' requests took, since the session was opened."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    first_tokens: FirstTokens = FirstTokens()
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 Clients that cut a text in the middle of an emoji send half a surrogate pair, as `\\ud83d`. It is
 no text, so that JSON decoders refuse it; a conversation with one in its history could never go on.
-It becomes U+FFFD, as in a browser.
+It becomes U+FFFD, as in a browser. Clients on Windows may put a byte order mark before the body,
+which RFC 8259 lets a reader ignore.
 """
 
+import codecs
 import re
 from typing import TypeVar
 
@@ -26,6 +28,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     Raises `msgspec.ValidationError` if it is of another one, `ValueError` or `RecursionError` if it
     is not JSON.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""Tokens by instance name, through all its sessions and workers."""
+"""Tokens and waits for first tokens by instance name, through all its sessions and workers."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -58,8 +58,13 @@ class Tokens:
             known.usage = Usage(
                 max(known.usage.prompt_tokens, usage.prompt_tokens),
                 max(known.usage.completion_tokens, usage.completion_tokens),
+                known.usage.first_tokens.latest(usage.first_tokens),
             )
 
 
 def _sum(a: Usage, b: Usage) -> Usage:
-    return Usage(a.prompt_tokens + b.prompt_tokens, a.completion_tokens + b.completion_tokens)
+    return Usage(
+        a.prompt_tokens + b.prompt_tokens,
+        a.completion_tokens + b.completion_tokens,
+        a.first_tokens.plus(b.first_tokens),
+    )

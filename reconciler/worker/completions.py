@@ -194,6 +194,7 @@ class Completion:
             )
 
         self._choices = choices(body, prompt, parser, masks)
+        self._choices[0].request.asked = self.timing.ready
         if body.thinking_budget:
             self._bound_reasoning(body.thinking_budget)
         for choice in self._choices:

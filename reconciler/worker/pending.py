@@ -53,6 +53,9 @@ class Request:
     """Whether its KV cache is kept for prompts that begin alike."""
     counted: bool = True
     """Whether it is a client's, whose tokens are counted."""
+    asked: float | None = None
+    """When its client's request came, by `time.monotonic`; None: another `Request` of the same one
+    says so."""
     cached_tokens: int | None = None
     """Of the prompt, found in a kept KV cache; None: it still waits."""
     told: int = 0

@@ -40,6 +40,9 @@ MOST_CHOICES = 8
 MOST_PROMPTS = 64
 """Prompts of one request, and answers to all of them together."""
 
+INSTEAD = {"functions": "tools", "function_call": "tool_choice"}
+"""Keys that are refused -> the ones that took their place in OpenAI's API."""
+
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -224,7 +227,9 @@ def _refuse(sent: dict[str, Any]) -> None:
     """Raise `RequestError` for a key that cannot be honoured, unless it asks for nothing."""
     for key in REFUSED:
         if key.name in sent and not key.is_neutral(sent[key.name]):
-            raise unsupported(key.name, f"{key.name} is not supported; leave it out")
+            instead = INSTEAD.get(key.name)
+            advice = f"use {instead} instead" if instead else "leave it out"
+            raise unsupported(key.name, f"{key.name} is not supported; {advice}")
 
 
 def _unknown(sent: dict[str, Any], chat: bool | None) -> Iterator[str]:  # noqa: FBT001

@@ -6,6 +6,7 @@ is something to do. What requests leave in the KV cache, at the ends of segments
 and at their own end, is kept for prompts that begin alike, as long as the memory is not needed.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -334,7 +335,17 @@ class Session:
 
     def _count(self, prompt: int, completion: int) -> None:
         before = self.usage
-        self.usage = Usage(before.prompt_tokens + prompt, before.completion_tokens + completion)
+        self.usage = replace(
+            before,
+            prompt_tokens=before.prompt_tokens + prompt,
+            completion_tokens=before.completion_tokens + completion,
+        )
+
+    def _count_first(self, request: Request) -> None:
+        """Note how long a client waited for the first token of its request."""
+        if request.asked is not None:
+            first = self.usage.first_tokens.with_one(time.monotonic() - request.asked)
+            self.usage = replace(self.usage, first_tokens=first)
 
     def _next_tokens(self) -> int:
         """Tokens that the next step computes, at most: a piece of each of some prompts, padded to
@@ -376,6 +387,8 @@ class Session:
             request.told += 1
             if request.counted:
                 self._count(0, 1)
+                if request.told == 1:
+                    self._count_first(request)
             request.generated.append(one.token)
             end = one.finish_reason or self._end_of_room(request)
             try:

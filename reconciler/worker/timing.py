@@ -17,7 +17,9 @@ class Timing:
         """The request came `waited` seconds ago, and waited for its model since."""
         self._clock = clock
         self.waited = waited
-        self._asked = clock() - waited
+        self.ready = clock()
+        """When its model was loaded and the request here."""
+        self._asked = self.ready - waited
         self._started: float | None = None
         self._read: float | None = None
         self._first: float | None = None

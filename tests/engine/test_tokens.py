@@ -1,6 +1,8 @@
 """Counts of tokens that outlive sessions and workers."""
 
-from reconciler.core.protocol import Pulse, Usage
+import pytest
+
+from reconciler.core.protocol import FirstTokens, Pulse, Usage
 from reconciler.engine.tokens import Tokens
 
 
@@ -55,3 +57,17 @@ def test_what_is_kept_goes_with_its_record_once_its_session_is_closed() -> None:
     tokens.close("3", Usage(10, 7))
     tokens.retain_only({"idle"})
     assert tokens.totals() == {"idle": Usage(10, 3)}
+
+
+def test_waits_for_first_tokens_add_up_and_never_go_back() -> None:
+    tokens = Tokens()
+    for session in "12":
+        tokens.open(session, "a")
+    early = FirstTokens().with_one(0.03)
+    late = early.with_one(0.05).with_one(99)
+    tokens.read(pulse(**{"1": Usage(first_tokens=late)}))
+    tokens.read(pulse(**{"1": Usage(first_tokens=early)}))
+    tokens.close("2", Usage(first_tokens=FirstTokens().with_one(7)))
+    total = tokens.totals()["a"].first_tokens
+    assert total.counts == (0, 0, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1)
+    assert total.seconds == pytest.approx(0.03 + 0.05 + 99 + 7)

@@ -679,3 +679,14 @@ def test_whatever_stands_wherever_is_taken_or_refused_with_its_place(claude_code
     for error in refusals:
         assert error.param is None or error.param.partition("[")[0] in str(error)
         assert len(str(error)) < 1100
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    thinking = {"type": "enabled", "budget_tokens": 1024.0}
+    call = used("weather", "1", degrees=21.0)
+    messages = [HELLO[0], {"role": "assistant", "content": [call]}]
+    sent = translated(messages, max_tokens=2000.0, top_k=5.0, thinking=thinking).sent
+    assert (sent["max_tokens"], sent["top_k"]) == (2000, 5)
+    # What a model reads stays as it was written.
+    assert '"degrees": 21.0' in json.dumps(sent["messages"][1])
+    assert refused(max_tokens=1.5)[1] == "max_tokens"

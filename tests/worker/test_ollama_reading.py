@@ -212,3 +212,7 @@ def test_as_many_calls_and_results_as_fit_in_a_body_are_paired_in_time(name: str
     read = chat(HELLO, assistant, *[result] * (number + 1))
     ids = [made["id"] for made in read.sent["messages"][1]["tool_calls"]]
     assert [made["tool_call_id"] for made in read.sent["messages"][2:]] == [*ids, "call_0"]
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    assert chat(logprobs=True, top_logprobs=2.0).sent["top_logprobs"] == 2

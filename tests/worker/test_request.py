@@ -347,3 +347,12 @@ def test_budgets_of_reasoning(keys: Any, budget: int | None, thinks: bool | None
     body = parsed(**keys)
     assert (body.thinking_budget, body.enable_thinking) == (budget, thinks)
     assert body.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"), [("functions", "tools"), ("function_call", "tool_choice")]
+)
+def test_keys_that_others_took_the_place_of_are_refused_with_their_names(
+    key: str, instead: str
+) -> None:
+    assert str(refused(**{key: [{"name": "a"}]})).endswith(f"use {instead} instead")

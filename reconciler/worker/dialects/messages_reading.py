@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from reconciler.worker.dialects import messages_tools as tools
+from reconciler.worker.dialects.checking import with_integers
 from reconciler.worker.dialects.messages_blocks import Chat
 from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked, Thinking
 from reconciler.worker.dialects.translated import Translated
@@ -40,7 +41,7 @@ def read_to_count(sent: dict[str, Any]) -> Translated:
 
 def _checked(sent: dict[str, Any]) -> Asked:
     try:
-        return msgspec.convert(sent, Asked)
+        return msgspec.convert(with_integers(sent, "thinking"), Asked)
     except msgspec.ValidationError as error:
         words, _, path = str(error).partition(" - at `$")
         param = path.rstrip("`").lstrip(".")

@@ -9,7 +9,7 @@ so that none waits for the end of a large one; batches are filled up with texts 
 import bisect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -265,9 +265,8 @@ class EmbeddingSession:
         """Give a text its vector, and the client all of them once they are there."""
         if request not in self._running:
             return
-        before = self.usage
-        tokens = before.prompt_tokens + len(request.tokens[index])
-        self.usage = Usage(tokens, before.completion_tokens)
+        tokens = self.usage.prompt_tokens + len(request.tokens[index])
+        self.usage = replace(self.usage, prompt_tokens=tokens)
         request.vectors[index] = vector
         request.missing -= 1
         if not request.missing:
