@@ -21,7 +21,7 @@ import psutil
 from jsonschema import Draft202012Validator
 
 from reconciler.api import openapi
-from reconciler.api.ollama_names import OLLAMA_ERROR
+from reconciler.api.ollama.names import OLLAMA_ERROR
 from reconciler.core.dialects import error_form, ollama_error
 from reconciler.core.schema import check
 

@@ -21,7 +21,7 @@ from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema
 from reconciler.models.catalog import Catalog
 from reconciler.store import Store
-from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked
+from reconciler.worker.dialects.messages.shapes import NO_EFFECT, Asked
 from tests.clients.harness import listed
 from tests.controller.fakes import FakeEngine
 

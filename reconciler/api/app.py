@@ -17,10 +17,6 @@ from reconciler.api import (
     metrics,
     models,
     node,
-    ollama,
-    ollama_embed,
-    ollama_models,
-    ollama_pull,
     openai,
     openapi,
     plans,
@@ -31,6 +27,10 @@ from reconciler.api import (
 from reconciler.api.context import CONTROLLER
 from reconciler.api.errors import errors
 from reconciler.api.guard import guard
+from reconciler.api.ollama import chats as ollama
+from reconciler.api.ollama import embed as ollama_embed
+from reconciler.api.ollama import models as ollama_models
+from reconciler.api.ollama import pull as ollama_pull
 from reconciler.api.origins import Access
 from reconciler.api.stopping import refuse_while_stopping
 from reconciler.controller import Controller

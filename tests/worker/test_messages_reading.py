@@ -13,8 +13,8 @@ from mlx_lm.utils import load_tokenizer
 
 from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
-from reconciler.worker.dialects.messages_reading import read, read_to_count
-from reconciler.worker.dialects.messages_signatures import of_text
+from reconciler.worker.dialects.messages.reading import read, read_to_count
+from reconciler.worker.dialects.messages.signatures import of_text
 from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError
 from reconciler.worker.preprocessing.work import prepare

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from reconciler.worker.dialects.messages import Blocks
-from reconciler.worker.dialects.messages_signatures import carried
+from reconciler.worker.dialects.messages.signatures import carried
+from reconciler.worker.dialects.messages.writing import Blocks
 from reconciler.worker.output import Delta
 
 

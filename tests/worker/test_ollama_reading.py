@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from reconciler.worker.dialects import ollama_reading
-from reconciler.worker.dialects.ollama_reading import read_chat, read_generate
+from reconciler.worker.dialects.ollama import reading as ollama_reading
+from reconciler.worker.dialects.ollama.reading import read_chat, read_generate
 from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError
 

@@ -5,8 +5,8 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from reconciler.worker.dialects.openai import _answers, _Prompts
-from reconciler.worker.dialects.openai_logprobs import TextLogprobs, TokenTexts
+from reconciler.worker.dialects.openai.logprobs import TextLogprobs, TokenTexts
+from reconciler.worker.dialects.openai.writing import _answers, _Prompts
 from reconciler.worker.likelihood import Likelihood
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from reconciler.core.dialects import Dialect
-from reconciler.worker.dialects import lm_studio_reading, ollama_reading
-from reconciler.worker.dialects import messages_reading as messages
+from reconciler.worker.dialects.lm_studio import reading as lm_studio_reading
+from reconciler.worker.dialects.messages import reading as messages
+from reconciler.worker.dialects.ollama import reading as ollama_reading
 from reconciler.worker.dialects.responses import reading as responses
 from reconciler.worker.dialects.translated import Translated
 

@@ -2,7 +2,11 @@
 
 from reconciler.core.dialects import Dialect
 from reconciler.worker.answers import Form
-from reconciler.worker.dialects import lm_studio, lm_studio_v0, messages, ollama, openai
+from reconciler.worker.dialects.lm_studio import v0 as lm_studio_v0
+from reconciler.worker.dialects.lm_studio import writing as lm_studio
+from reconciler.worker.dialects.messages import writing as messages
+from reconciler.worker.dialects.ollama import writing as ollama
+from reconciler.worker.dialects.openai import writing as openai
 from reconciler.worker.dialects.responses import writing as responses
 
 FORMS: dict[Dialect, Form] = {

@@ -12,7 +12,7 @@ import msgspec
 
 from reconciler.core.ollama import keep_alive_seconds
 from reconciler.worker.dialects.checking import checked, unknown
-from reconciler.worker.dialects.ollama_messages import Message, turns
+from reconciler.worker.dialects.ollama.messages import Message, turns
 from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError, unsupported
 

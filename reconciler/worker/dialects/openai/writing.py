@@ -9,7 +9,7 @@ from aiohttp import web
 
 from reconciler.worker.answers import Form
 from reconciler.worker.completions import Completion, Piece
-from reconciler.worker.dialects.openai_logprobs import TextLogprobs, TokenTexts, of_chat
+from reconciler.worker.dialects.openai.logprobs import TextLogprobs, TokenTexts, of_chat
 from reconciler.worker.keep_alive import Stream
 from reconciler.worker.likelihood import Likelihood
 from reconciler.worker.output import Delta

@@ -14,7 +14,7 @@ from reconciler.api.describe import describe
 from reconciler.api.early_stream import KEEP_ALIVE_SECONDS
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
-from reconciler.api.ollama_names import OLLAMA_ERROR
+from reconciler.api.ollama.names import OLLAMA_ERROR
 from reconciler.core.ollama import LINES, without_latest
 from reconciler.core.records import ModelRef
 from reconciler.core.schema import check

@@ -15,7 +15,7 @@ from reconciler.api.early_stream import Signs
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, reply
 from reconciler.api.forward import LONGEST_TTL, MAX_BYTES, Routed, Way, forward_body, looked_at
-from reconciler.api.ollama_names import OLLAMA_ERROR, local_name, on_disk
+from reconciler.api.ollama.names import OLLAMA_ERROR, local_name, on_disk
 from reconciler.controller import Controller
 from reconciler.core.dialects import Dialect, ollama_error
 from reconciler.core.errors import Cause, LoadError, Problem

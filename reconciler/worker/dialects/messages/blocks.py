@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.worker.chat.turns import JOIN
-from reconciler.worker.dialects import messages_signatures as signatures
-from reconciler.worker.dialects.messages_shapes import Message
-from reconciler.worker.dialects.messages_tools import Tools, function
+from reconciler.worker.dialects.messages import signatures
+from reconciler.worker.dialects.messages.shapes import Message
+from reconciler.worker.dialects.messages.tools import Tools, function
 from reconciler.worker.errors import RequestError, unsupported
 
 ATTRIBUTION = "x-anthropic-billing-header:"

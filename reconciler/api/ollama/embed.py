@@ -11,8 +11,8 @@ from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.api.errors import reply
 from reconciler.api.forward import MAX_BYTES, Way, forward_body
-from reconciler.api.ollama import Asked, is_nothing, load, routed
-from reconciler.api.ollama_names import OLLAMA_ERROR, local_name
+from reconciler.api.ollama.chats import Asked, is_nothing, load, routed
+from reconciler.api.ollama.names import OLLAMA_ERROR, local_name
 from reconciler.core.dialects import Dialect
 
 routes = web.RouteTableDef()

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from reconciler.worker.answers import Form, failure
 from reconciler.worker.completions import Completion, Piece
-from reconciler.worker.dialects.lm_studio_v0 import tokens_per_second
+from reconciler.worker.dialects.lm_studio.v0 import tokens_per_second
 from reconciler.worker.keep_alive import Stream
 from reconciler.worker.output import Delta
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from reconciler.worker.dialects import messages_tools as tools
 from reconciler.worker.dialects.checking import with_integers
-from reconciler.worker.dialects.messages_blocks import Chat
-from reconciler.worker.dialects.messages_shapes import NO_EFFECT, Asked, Thinking
+from reconciler.worker.dialects.messages import tools
+from reconciler.worker.dialects.messages.blocks import Chat
+from reconciler.worker.dialects.messages.shapes import NO_EFFECT, Asked, Thinking
 from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError
 from reconciler.worker.sampling_parameters import Sampling

@@ -14,7 +14,7 @@ from aiohttp import web
 from reconciler.core.dialects import anthropic_error
 from reconciler.worker.answers import Form
 from reconciler.worker.completions import Completion, Piece
-from reconciler.worker.dialects import messages_signatures as signatures
+from reconciler.worker.dialects.messages import signatures
 from reconciler.worker.keep_alive import Signs, Stream
 from reconciler.worker.output import Delta
 

@@ -14,7 +14,7 @@ from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.api.errors import ApiError, of_problem, reply
 from reconciler.api.models import params_string
-from reconciler.api.ollama_names import OLLAMA_ERROR, facts_of, local_name, on_disk
+from reconciler.api.ollama.names import OLLAMA_ERROR, facts_of, local_name, on_disk
 from reconciler.controller import Controller
 from reconciler.core.errors import Cause, Problem
 from reconciler.core.facts import Checkpoint

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.worker.dialects.messages_shapes import ToolChoice
+from reconciler.worker.dialects.messages.shapes import ToolChoice
 from reconciler.worker.errors import RequestError
 
 _KNOWN = frozenset(

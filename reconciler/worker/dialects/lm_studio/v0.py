@@ -12,7 +12,7 @@ from aiohttp import web
 
 from reconciler.worker.answers import Form
 from reconciler.worker.completions import Completion, Piece
-from reconciler.worker.dialects import openai
+from reconciler.worker.dialects.openai import writing as openai
 from reconciler.worker.keep_alive import Stream
 from reconciler.worker.output import Delta
 

@@ -1,0 +1,1 @@
+"""Ollama's chats and generated texts."""
