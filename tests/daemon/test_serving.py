@@ -56,7 +56,7 @@ def test_greedy_output_is_mlx_lms_own_alone_and_in_a_batch(
 ) -> None:
     network, tokenizer = load_with_mlx_lm(str(models / model))
     expected = [generate(network, tokenizer, list(p), max_tokens=12) for p in PROMPTS]
-    shared.load({"model": model})
+    shared.load({"model": model, "context_length": 512})
 
     def ask(prompt: list[int]) -> str:
         return str(text(shared, model, prompt, max_tokens=12)["text"])
