@@ -189,6 +189,8 @@ def take(registry: Registry, report: Report, *, written: bool) -> None:
     if report.answer is not None:
         state.fail_waiters(report.answer)
     elif report.status.ready:
+        if state.awaited and report.record.spec.idle_ttl_seconds is not None:
+            registry.wake.set()  # from now on nobody waits for it: its idle time can end
         state.answer_waiters()
     if undone:
         registry.wake.set()

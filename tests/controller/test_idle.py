@@ -36,6 +36,13 @@ async def test_what_nobody_asks_anything_goes_idle_and_a_request_loads_it_again(
     assert [g.outcome for g in bench.controller.history("a")] == ["Loaded"]
 
 
+async def test_what_was_loaded_for_somebody_goes_idle_on_time(bench: Bench) -> None:
+    """Sooner than records are looked at for no reason at all."""
+    await load(bench, replace(request(), idle_ttl_seconds=5))
+    bench.clock.advance(5)
+    await bench.reason("tiny/llama", "Idle")
+
+
 async def test_a_request_under_way_keeps_it_loaded_and_the_time_runs_from_its_end(
     bench: Bench,
 ) -> None:
