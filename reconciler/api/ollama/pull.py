@@ -92,22 +92,24 @@ async def _progress(job: Job) -> AsyncIterator[dict[str, Any]]:
     """How far a download is, after each step of it and now and then, until it has ended."""
     named = f"{job.ref.model}@{job.ref.revision or ''}"
     digest = f"sha256:{hashlib.sha256(named.encode()).hexdigest()}"
+
+    def line() -> dict[str, Any]:
+        if job.total is None:
+            return PULLING
+        status = f"pulling {job.ref.model}"
+        sizes = {"total": job.total, "completed": job.downloaded}
+        return {"status": status, "digest": digest, **sizes}
+
     while job.status == "downloading":
         changed = job.changed
-        if job.total is not None:
-            yield {
-                "status": f"pulling {job.ref.model}",
-                "digest": digest,
-                "total": job.total,
-                "completed": job.downloaded,
-            }
-        else:
-            yield PULLING
+        yield line()
         try:
             async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                 await changed.wait()
         except TimeoutError:
             continue
+    if job.status == "completed":  # it may have ended together with its last step
+        yield line()
 
 
 def _line(value: dict[str, Any]) -> bytes:
