@@ -14,6 +14,7 @@ from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.api.errors import ApiError, of_problem, reply
 from reconciler.api.models import params_string
+from reconciler.api.ollama.bodies import decoded
 from reconciler.api.ollama.names import OLLAMA_ERROR, facts_of, local_name, on_disk
 from reconciler.controller import Controller
 from reconciler.core.errors import Cause, Problem
@@ -125,11 +126,7 @@ async def show(request: web.Request) -> web.Response:
 
 
 def _show(body: bytes) -> Show:
-    try:
-        asked = msgspec.json.decode(body, type=Show)
-    except (ValueError, RecursionError) as error:
-        message = f"the body is not what it should be: {error}"
-        raise ApiError(400, "invalid_request", message, "invalid_value") from None
+    asked = decoded(body, Show)
     if not (asked.model or asked.name):
         raise ApiError(400, "invalid_request", "model is required", "invalid_value", "model")
     return asked

@@ -14,6 +14,7 @@ from reconciler.api.describe import describe
 from reconciler.api.early_stream import KEEP_ALIVE_SECONDS
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
+from reconciler.api.ollama.bodies import decoded
 from reconciler.api.ollama.names import OLLAMA_ERROR
 from reconciler.core.ollama import LINES, without_latest
 from reconciler.core.records import ModelRef
@@ -66,11 +67,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
 
 
 def _pull(body: bytes) -> Pull:
-    try:
-        asked = msgspec.json.decode(body, type=Pull)
-    except (ValueError, RecursionError) as error:
-        message = f"the body is not what it should be: {error}"
-        raise ApiError(400, "invalid_request", message, "invalid_value") from None
+    asked = decoded(body, Pull)
     if asked.insecure:
         words = "insecure is not supported: models come from the hub, by HTTPS; leave it out"
         raise ApiError(400, "invalid_request", words, "unsupported_parameter", "insecure")
