@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,10 @@ CITY = {
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def both(taught: Daemon) -> Daemon:
     taught.load({"model": LLAMA})
     return taught
-
-
-@pytest.fixture
-def client(both: Daemon) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{both.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_each_choice_is_the_answer_to_a_seed_of_its_own(client: openai.OpenAI) -> None:
