@@ -9,6 +9,7 @@ from typing import Any
 
 from reconciler.core.dialects import Dialect
 from reconciler.core.protocol import NO_CONTEXT, NO_LEASE, Lease, RequestContext
+from reconciler.worker.admission import admitting, session_of
 from reconciler.worker.choices import Choice, choices, prepare, repeats
 from reconciler.worker.constraints.asked import Constraint
 from reconciler.worker.constraints.enforcer import reading_form
@@ -21,8 +22,7 @@ from reconciler.worker.output import Delta, OutputFormat, OutputParser, describe
 from reconciler.worker.pending import Score
 from reconciler.worker.prompt import Prompt, too_long
 from reconciler.worker.reasoning_budget import ReasoningBudget, closing_mark, reasons
-from reconciler.worker.request import Body, RequestError, UnavailableError
-from reconciler.worker.session import InsufficientMemoryError, OverloadedError
+from reconciler.worker.request import Body, RequestError
 from reconciler.worker.thread import MlxThread
 from reconciler.worker.timing import Timing
 
@@ -282,11 +282,7 @@ class Completion:
 
     def _begin(self) -> None:
         """On the MLX thread. Raises `RequestError`."""
-        try:
-            session = self._model.session(self._name)
-        except KeyError:  # it went between being chosen and being asked
-            message = "the instance has just been unloaded; ask again"
-            raise UnavailableError(message, "model_unloaded") from None
+        session = session_of(self._model.session, self._name)
         most = session.config.context_length
         for choice in self._choices:
             request = choice.request
@@ -300,12 +296,8 @@ class Completion:
         session.kv_budget.take(self._lease)
         if self.body.max_tokens == 0 and self.body.alternatives is None:
             return  # nothing is asked of the model
-        try:
+        with admitting():
             session.start(*(choice.request for choice in self._choices))
-        except OverloadedError as error:
-            raise UnavailableError(str(error), "overloaded") from None
-        except InsufficientMemoryError as error:
-            raise UnavailableError(str(error), "insufficient_memory") from None
 
     def _most(self) -> int | None:
         """The context length of the session, if it is still there."""

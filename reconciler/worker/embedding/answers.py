@@ -13,11 +13,11 @@ from aiohttp import web
 from reconciler.core.dialects import Dialect, ErrorForm, ollama_error, openai_error
 from reconciler.core.protocol import CONTEXT_HEADER, MODEL_HEADER, Lease, RequestContext
 from reconciler.worker import logs
+from reconciler.worker.admission import admitting, session_of
 from reconciler.worker.embedding.request import Texts
 from reconciler.worker.embedding.session import EmbeddingRequest
-from reconciler.worker.errors import RequestError, UnavailableError
+from reconciler.worker.errors import RequestError
 from reconciler.worker.model import Model
-from reconciler.worker.session import InsufficientMemoryError, OverloadedError
 from reconciler.worker.thread import MlxThread
 from reconciler.worker.timing import Timing
 
@@ -117,18 +117,10 @@ async def _computed(
 
 def _begin(model: Model, name: str, request: EmbeddingRequest, lease: Lease) -> None:
     """On the MLX thread. Raises `RequestError`."""
-    try:
-        session = model.embedding_session(name)
-    except KeyError:  # it went between being chosen and being asked
-        message = "the instance has just been unloaded; ask again"
-        raise UnavailableError(message, "model_unloaded") from None
+    session = session_of(model.embedding_session, name)
     session.kv_budget.take(lease)
-    try:
+    with admitting():
         session.start(request)
-    except OverloadedError as error:
-        raise UnavailableError(str(error), "overloaded") from None
-    except InsufficientMemoryError as error:
-        raise UnavailableError(str(error), "insufficient_memory") from None
 
 
 def _written(form: EmbeddingForm, answer: Answer) -> bytes:

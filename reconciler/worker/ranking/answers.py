@@ -11,11 +11,12 @@ from aiohttp import web
 
 from reconciler.core.protocol import MODEL_HEADER, Lease
 from reconciler.worker import logs
-from reconciler.worker.errors import RequestError, UnavailableError
+from reconciler.worker.admission import admitting, session_of
+from reconciler.worker.errors import RequestError
 from reconciler.worker.model import Model
 from reconciler.worker.pending import Request
 from reconciler.worker.ranking.request import Pairs
-from reconciler.worker.session import BATCH_SIZE, InsufficientMemoryError, OverloadedError
+from reconciler.worker.session import BATCH_SIZE
 from reconciler.worker.thread import MlxThread
 
 FAILED = 500
@@ -97,18 +98,10 @@ def _cancel(model: Model, name: str, requests: Sequence[Request]) -> None:
 
 def _start(model: Model, name: str, requests: Sequence[Request], lease: Lease) -> None:
     """On the MLX thread. Raises `RequestError`."""
-    try:
-        session = model.session(name)
-    except KeyError:  # it went between being chosen and being asked
-        message = "the instance has just been unloaded; ask again"
-        raise UnavailableError(message, "model_unloaded") from None
+    session = session_of(model.session, name)
     session.kv_budget.take(lease)
-    try:
+    with admitting():
         session.start(*requests)
-    except OverloadedError as error:
-        raise UnavailableError(str(error), "overloaded") from None
-    except InsufficientMemoryError as error:
-        raise UnavailableError(str(error), "insufficient_memory") from None
 
 
 def _answer(model: str, pairs: Pairs, scores: Sequence[float]) -> dict[str, Any]:
