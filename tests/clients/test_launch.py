@@ -103,6 +103,13 @@ def launched(
     )
 
 
+def check_note(done: "subprocess.CompletedProcess[str]", directory: Path) -> None:
+    """The tool has written its note, said so, and ended well."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert DONE in done.stdout
+    assert (directory / "note.txt").read_text() == f"{SAID}\n"
+
+
 @pytest.mark.usefixtures("model")
 def test_llm(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     llm = clients.installed(LLM)
@@ -132,18 +139,14 @@ def test_aider(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
 def test_opencode(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     opencode = clients.installed(OPENCODE)
     done = launched(opencode, shared, tmp_path, "opencode", "run", "--auto", "Write a note.")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert DONE in done.stdout
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    check_note(done, tmp_path)
 
 
 @pytest.mark.usefixtures("model")
 def test_qwen_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     qwen = clients.installed(QWEN)
     done = launched(qwen, shared, tmp_path, "qwen", "--yolo", "-p", "Write a note.")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert DONE in done.stdout
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    check_note(done, tmp_path)
 
 
 @pytest.mark.usefixtures("model")
@@ -151,26 +154,20 @@ def test_copilot(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     copilot = clients.installed(COPILOT)
     options = ("-p", "Write a note.", "--allow-all-tools")
     done = launched(copilot, shared, tmp_path, "copilot", *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert DONE in done.stdout
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    check_note(done, tmp_path)
 
 
 @pytest.mark.usefixtures("model")
 def test_pi(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     done = launched(clients.installed(PI), shared, tmp_path, "pi", "-p", "Write a note.")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert DONE in done.stdout
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    check_note(done, tmp_path)
 
 
 @pytest.mark.usefixtures("model")
 def test_cline(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     cline = clients.installed(CLINE)
     done = launched(cline, shared, tmp_path, "cline", "Write a note.")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert DONE in done.stdout
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    check_note(done, tmp_path)
 
 
 def own(installed: Installed, path: str, text: str) -> Path:
@@ -187,9 +184,7 @@ def test_codex(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     settings = 'model = "another"\nmodel_provider = "lmstudio"\n'
     file = own(codex, ".codex/config.toml", settings)
     done = launched(codex, shared, tmp_path, "codex", "exec", *UNGUARDED, "Write a note.")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert DONE in done.stdout
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    check_note(done, tmp_path)
     assert file.read_text() == settings
 
 

@@ -9,7 +9,6 @@ from reconciler.core.defaults import Defaults
 from reconciler.core.desired import Join, Put, View, agrees, decide
 from reconciler.core.errors import Cause, LoadError
 from reconciler.core.facts import Adapter, Checkpoint, GenerationConfig
-from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import (
     HTTP,
     EffectiveSettings,
@@ -22,8 +21,6 @@ from reconciler.core.records import (
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 HERE = "directory:/m"
 SPEC = LoadSpec("p/m", RequestedSettings(context_length=10))
-OTHER = LoadSpec("p/m", RequestedSettings(context_length=20))
-FLAW = Diagnostic("bad", SourceLocation(1, 1))
 
 
 NO_OPINION = RequestedSettings()
