@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from reconciler.api import early_stream
 from reconciler.api.app import build
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.protocol import Reply
 
 COMMENT = b": keep-alive\n\n"
@@ -151,7 +151,7 @@ async def test_an_error_after_the_first_sign_of_life_is_an_event(
     controller: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
-    problem = Problem(Cause.LOAD_FAILED, "no weights")
+    problem = Problem(Reason.LOAD_FAILED, "no weights")
     async with asked(controller, STREAM) as reply:
         await reply.content.readexactly(len(COMMENT))
         controller.loading.set_exception(LoadError(problem))
@@ -179,7 +179,7 @@ async def test_a_workers_refusal_after_the_first_sign_of_life_is_an_event(
 async def test_an_error_before_the_first_sign_of_life_has_its_status(
     controller: Answering,
 ) -> None:
-    controller.loading.set_exception(LoadError(Problem(Cause.NOT_LOADED, "it is not")))
+    controller.loading.set_exception(LoadError(Problem(Reason.NOT_LOADED, "it is not")))
     async with asked(controller, STREAM) as reply:
         assert (reply.status, reply.content_type) == (404, "application/json")
 
@@ -191,7 +191,7 @@ async def test_a_client_that_goes_away_while_it_waits_is_no_error(
     with capture_logs() as logs:
         async with asked(controller, STREAM) as reply:
             await reply.content.readexactly(len(COMMENT))
-        controller.loading.set_exception(LoadError(Problem(Cause.STOPPING, "the daemon stops")))
+        controller.loading.set_exception(LoadError(Problem(Reason.STOPPING, "the daemon stops")))
         await controller.runner.cleanup()
     assert logs == []
 
@@ -208,7 +208,7 @@ async def test_lines_of_ollama_that_say_nothing_keep_a_client_that_waits(
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
     body = {"model": "a:latest", key: "something"}
-    problem = Problem(Cause.LOAD_FAILED, "no weights")
+    problem = Problem(Reason.LOAD_FAILED, "no weights")
     async with asked(controller, body, path) as reply:
         assert (reply.status, reply.content_type) == (200, "application/x-ndjson")
         for _ in range(3):
@@ -234,7 +234,7 @@ async def test_a_load_that_fails_for_lm_studios_chat_is_one_of_its_events(
             if ends == "worker":
                 controller.ready()
             else:
-                problem = Problem(Cause.LOAD_FAILED, "no weights")
+                problem = Problem(Reason.LOAD_FAILED, "no weights")
                 controller.loading.set_exception(LoadError(problem))
             told = await rest(reply)
         controller.loading = asyncio.get_running_loop().create_future()

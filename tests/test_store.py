@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.records import (
     HTTP,
     Condition,
@@ -347,7 +347,7 @@ def test_what_cannot_be_written_is_an_error_in_words_and_told_once(tmp_path: Pat
         for _ in range(2):
             with pytest.raises(UnwritableError, match=str(tmp_path)) as raised:
                 store.put(RECORD, STATUS, AT)
-        assert raised.value.problem.cause is Cause.STATE_UNWRITABLE
+        assert raised.value.problem.reason is Reason.STATE_UNWRITABLE
         assert store.try_to_write() == store.problem is not None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

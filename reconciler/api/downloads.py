@@ -8,7 +8,7 @@ from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
 from reconciler.api.errors import of_problem, reply, told_problem
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.records import ModelRef
 from reconciler.models.download import Job
 
@@ -35,7 +35,7 @@ async def status(request: web.Request) -> web.Response:
     id_ = request.match_info["job_id"]
     job = request.app[CONTROLLER].downloads.job(id_)
     if job is None:
-        raise of_problem(Problem(Cause.UNKNOWN_JOB, f"there is no download {id_}"))
+        raise of_problem(Problem(Reason.UNKNOWN_JOB, f"there is no download {id_}"))
     return reply(_told(job))
 
 

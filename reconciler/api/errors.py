@@ -3,7 +3,7 @@
 Routes whose clients know another form have that: `core.dialects`.
 
 ApiError          raised by handlers for a request that cannot be understood
-LoadError         raised by the controller; its cause maps to a row of ROWS
+LoadError         raised by the controller; its reason maps to a row of ROWS
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,51 +15,51 @@ from aiohttp import web
 from reconciler.api.encode import encode
 from reconciler.api.frames import frames
 from reconciler.core.dialects import error_form
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.schema import Violation
 
 log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-ROWS: dict[Cause, tuple[int, str, str]] = {
-    Cause.MODEL_NOT_FOUND: (404, "model_not_found", "model_not_found"),
-    Cause.MODEL_GATED: (403, "model_gated", "model_gated"),
-    Cause.REVISION_NOT_FOUND: (404, "model_not_found", "revision_not_found"),
-    Cause.AMBIGUOUS_MODEL: (400, "invalid_request", "ambiguous_model"),
-    Cause.INVALID_CHECKPOINT: (400, "invalid_request", "invalid_checkpoint"),
-    Cause.ADAPTER_NOT_FOUND: (404, "model_not_found", "adapter_not_found"),
-    Cause.INVALID_ADAPTER: (400, "invalid_request", "invalid_adapter"),
-    Cause.IMPOSSIBLE_SETTING: (400, "invalid_request", "impossible_setting"),
-    Cause.INSUFFICIENT_MEMORY: (503, "insufficient_memory", "insufficient_memory"),
-    Cause.LOAD_FAILED: (500, "model_load_failed", "model_load_failed"),
-    Cause.SETTING_MISMATCH: (500, "model_load_failed", "setting_mismatch"),
-    Cause.WORKER_DIED: (500, "model_load_failed", "worker_died"),
-    Cause.WORKER_KILLED: (500, "model_load_failed", "worker_killed"),
-    Cause.WORKER_HUNG: (500, "model_load_failed", "worker_hung"),
-    Cause.GENERATION_DIED: (500, "model_load_failed", "generation_died"),
-    Cause.DOWNLOADING: (503, "unavailable", "model_downloading"),
-    Cause.OFFLINE: (503, "unavailable", "offline"),
-    Cause.DOWNLOAD_FAILED: (502, "download_failed", "download_failed"),
-    Cause.HASH_MISMATCH: (502, "download_failed", "hash_mismatch"),
-    Cause.INSUFFICIENT_DISK_SPACE: (507, "download_failed", "insufficient_disk_space"),
-    Cause.UNKNOWN_JOB: (404, "invalid_request", "job_not_found"),
-    Cause.ENGINE_UNAVAILABLE: (503, "engine_unavailable", "engine_unavailable"),
-    Cause.MANAGED_BY_MANIFEST: (409, "conflict", "managed_by_manifest"),
-    Cause.NOT_LOADED: (404, "model_not_found", "model_not_loaded"),
-    Cause.NOT_READY: (503, "unavailable", "model_loading"),
-    Cause.UNKNOWN_INSTANCE: (404, "model_not_found", "model_not_found"),
-    Cause.NOT_SELECTED: (409, "conflict", "not_selected"),
-    Cause.UNKNOWN_SOURCE: (404, "invalid_request", "source_not_found"),
-    Cause.NOTHING_HELD: (409, "conflict", "nothing_held"),
-    Cause.REMOVED: (409, "conflict", "removed"),
-    Cause.SUSPENDED: (409, "conflict", "suspended"),
-    Cause.STOPPING: (503, "unavailable", "stopping"),
-    Cause.SUSPECTED_HOST_CRASH: (409, "conflict", "suspected_host_crash"),
-    Cause.STATE_UNWRITABLE: (507, "unavailable", "state_unwritable"),
-    Cause.INTERNAL_ERROR: (500, "internal_error", "internal_error"),
+ROWS: dict[Reason, tuple[int, str, str]] = {
+    Reason.MODEL_NOT_FOUND: (404, "model_not_found", "model_not_found"),
+    Reason.MODEL_GATED: (403, "model_gated", "model_gated"),
+    Reason.REVISION_NOT_FOUND: (404, "model_not_found", "revision_not_found"),
+    Reason.AMBIGUOUS_MODEL: (400, "invalid_request", "ambiguous_model"),
+    Reason.INVALID_CHECKPOINT: (400, "invalid_request", "invalid_checkpoint"),
+    Reason.ADAPTER_NOT_FOUND: (404, "model_not_found", "adapter_not_found"),
+    Reason.INVALID_ADAPTER: (400, "invalid_request", "invalid_adapter"),
+    Reason.IMPOSSIBLE_SETTING: (400, "invalid_request", "impossible_setting"),
+    Reason.INSUFFICIENT_MEMORY: (503, "insufficient_memory", "insufficient_memory"),
+    Reason.LOAD_FAILED: (500, "model_load_failed", "model_load_failed"),
+    Reason.SETTING_MISMATCH: (500, "model_load_failed", "setting_mismatch"),
+    Reason.WORKER_DIED: (500, "model_load_failed", "worker_died"),
+    Reason.WORKER_KILLED: (500, "model_load_failed", "worker_killed"),
+    Reason.WORKER_HUNG: (500, "model_load_failed", "worker_hung"),
+    Reason.GENERATION_DIED: (500, "model_load_failed", "generation_died"),
+    Reason.DOWNLOADING: (503, "unavailable", "model_downloading"),
+    Reason.OFFLINE: (503, "unavailable", "offline"),
+    Reason.DOWNLOAD_FAILED: (502, "download_failed", "download_failed"),
+    Reason.HASH_MISMATCH: (502, "download_failed", "hash_mismatch"),
+    Reason.INSUFFICIENT_DISK_SPACE: (507, "download_failed", "insufficient_disk_space"),
+    Reason.UNKNOWN_JOB: (404, "invalid_request", "job_not_found"),
+    Reason.ENGINE_UNAVAILABLE: (503, "engine_unavailable", "engine_unavailable"),
+    Reason.MANAGED_BY_MANIFEST: (409, "conflict", "managed_by_manifest"),
+    Reason.NOT_LOADED: (404, "model_not_found", "model_not_loaded"),
+    Reason.NOT_READY: (503, "unavailable", "model_loading"),
+    Reason.UNKNOWN_INSTANCE: (404, "model_not_found", "model_not_found"),
+    Reason.NOT_SELECTED: (409, "conflict", "not_selected"),
+    Reason.UNKNOWN_SOURCE: (404, "invalid_request", "source_not_found"),
+    Reason.NOTHING_HELD: (409, "conflict", "nothing_held"),
+    Reason.REMOVED: (409, "conflict", "removed"),
+    Reason.SUSPENDED: (409, "conflict", "suspended"),
+    Reason.STOPPING: (503, "unavailable", "stopping"),
+    Reason.SUSPECTED_HOST_CRASH: (409, "conflict", "suspected_host_crash"),
+    Reason.STATE_UNWRITABLE: (507, "unavailable", "state_unwritable"),
+    Reason.INTERNAL_ERROR: (500, "internal_error", "internal_error"),
 }
-"""HTTP status, type and code of each cause."""
+"""HTTP status, type and code of each reason."""
 
 
 ANTHROPIC_VERSION = "anthropic-version"
@@ -94,13 +94,13 @@ def _clipped(text: str, length: int) -> str:
 
 def of_problem(problem: Problem) -> ApiError:
     """The error that tells a problem of the controller's."""
-    status, type_, code = ROWS[problem.cause]
+    status, type_, code = ROWS[problem.reason]
     return ApiError(status, type_, problem.message, code, problem.param)
 
 
 def told_problem(problem: Problem) -> dict[str, str]:
     """A problem as a part of an answer."""
-    return {"code": ROWS[problem.cause][2], "message": problem.message}
+    return {"code": ROWS[problem.reason][2], "message": problem.message}
 
 
 def of_mistake(mistake: Violation) -> ApiError:

@@ -22,7 +22,7 @@ from reconciler.api.errors import ApiError, of_exception, of_problem, told_probl
 from reconciler.controller import Controller
 from reconciler.core import request_json
 from reconciler.core.dialects import Dialect
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.protocol import RequestContext
 
 INSTANCE = "X-Reconciler-Instance"
@@ -173,7 +173,7 @@ async def _ready(controller: Controller, model: str, ttl: float | None, patience
             return await controller.ready_for(model, None if ttl is None else round(ttl))
     except TimeoutError:
         message = f"{model} was not ready after {patience:g} s: {controller.why_not_ready(model)}"
-        problem = Problem(Cause.NOT_READY, message, permanent=False, param="model")
+        problem = Problem(Reason.NOT_READY, message, permanent=False, param="model")
         raise of_problem(problem) from None
 
 

@@ -17,7 +17,7 @@ from reconciler.api.errors import of_problem, reply
 from reconciler.api.forward import Way, forward
 from reconciler.controller import Controller
 from reconciler.core.dialects import Dialect
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.facts import Checkpoint
 
 routes = web.RouteTableDef()
@@ -115,7 +115,7 @@ async def model(request: web.Request) -> web.Response:
         if row["id"] == name:
             return reply(row)
     words = f"Model {name} not found in downloaded models"
-    raise of_problem(Problem(Cause.MODEL_NOT_FOUND, words, param="model"))
+    raise of_problem(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))
 
 
 async def _models(controller: Controller) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from reconciler.api.describe import Query, describe, many, ref
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_problem, reply
 from reconciler.api.stream import Stream, streaming
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.events import LogLine
 
 routes = web.RouteTableDef()
@@ -46,5 +46,5 @@ def _lines(request: web.Request, *, follow: bool) -> AsyncIterator[LogLine]:
     lines = request.app[CONTROLLER].log(name, follow=follow)
     if lines is None:
         message = f"no worker process of '{name}' is known since the daemon started"
-        raise of_problem(Problem(Cause.UNKNOWN_INSTANCE, message))
+        raise of_problem(Problem(Reason.UNKNOWN_INSTANCE, message))
     return lines

@@ -21,7 +21,7 @@ from reconciler.api.describe import describe
 from reconciler.api.encode import whole
 from reconciler.api.pieces import each
 from reconciler.controller import Controller, RecordView, SourceSync
-from reconciler.core.plan import Why
+from reconciler.core.errors import Reason
 from reconciler.core.protocol import FIRST_TOKEN_SECONDS, Usage
 
 routes = web.RouteTableDef()
@@ -157,7 +157,7 @@ def _state(answer: RecordView) -> tuple[str, bool]:
     """The state of a record, and whether it is queued."""
     conditions = answer.status.conditions
     true = next((c.type for c in conditions if c.status == "True"), "Resting")
-    return true, any(c.reason == Why.QUEUED for c in conditions)
+    return true, any(c.reason == Reason.QUEUED for c in conditions)
 
 
 def _errors(feed: SourceSync) -> int:

@@ -111,7 +111,7 @@ def _action(action: Action, *, running: bool) -> dict[str, Any]:
         "name": action.name,
         "action": action.kind,
         "reason": action.reason,
-        "why": action.why,
+        "message": action.message,
         "problem": told_problem(action.problem) if action.problem else None,
         "config": resolved.config if resolved else None,
         "memory_bytes": resolved.need.own if resolved else None,

@@ -10,8 +10,8 @@ from reconciler.api.describe import describe, many, ref
 from reconciler.api.errors import reply
 from reconciler.api.pieces import each, encoded
 from reconciler.controller import Controller, RecordView, SourceSync
+from reconciler.core.errors import Reason
 from reconciler.core.manifest import Diagnostic
-from reconciler.core.plan import Why
 from reconciler.core.snapshot import ManifestFile
 
 routes = web.RouteTableDef()
@@ -91,7 +91,7 @@ async def _source(feed: SourceSync, controller: Controller) -> dict[str, Any]:
 def _drift(answer: RecordView, owner: str) -> str | None:
     """The name of a record of that owner that is not as declared; one that is idle is."""
     ready = answer.status.condition("Ready")
-    idle = ready is not None and ready.reason == Why.IDLE
+    idle = ready is not None and ready.reason == Reason.IDLE
     as_declared = answer.status.ready or answer.record.spec.suspend or idle
     return answer.record.name if answer.record.owner == owner and not as_declared else None
 

@@ -225,7 +225,7 @@ def _tell_plan(answer: Any) -> None:
     for action in answer["actions"]:
         mark = MARKS.get(action["action"], "!" if action["problem"] else " ")
         under_way = " (under way)" if action["running"] else ""
-        line = f"{mark} {action['action']:11} {action['name']:{width}}  {action['reason']}"
+        line = f"{mark} {action['action']:11} {action['name']:{width}}  {action['message']}"
         click.secho(line + under_way, fg=COLOURS.get(mark))
     _tell_others(answer["not_selected"])
 

@@ -15,7 +15,7 @@ import structlog
 from reconciler.controller.clock import Clock, sleep
 from reconciler.controller.events import Events
 from reconciler.controller.leases import MemoryLeases
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import readable_bytes
 from reconciler.core.plan import Action, Kind
@@ -164,7 +164,7 @@ class Actions:
         action, record = running.action, running.record
         kind, name = action.kind.value, action.name
         structlog.contextvars.bind_contextvars(reconcile=running.attempt)
-        log.info("action started", action=kind, name=name, reason=action.reason)
+        log.info("action started", action=kind, name=name, reason=action.message)
         instance: Instance | None = None
         problem: Problem | None = None
         try:
@@ -175,17 +175,17 @@ class Actions:
             problem = error.problem
         except asyncio.CancelledError:
             if not running.cancelled:
-                problem = Problem(Cause.STOPPING, INTERRUPTED, permanent=False)
+                problem = Problem(Reason.STOPPING, INTERRUPTED, permanent=False)
         except Exception as error:
             log.exception("action failed unexpectedly", name=name)
             words = f"{type(error).__name__}: {error}"
-            problem = Problem(Cause.LOAD_FAILED, words, permanent=False)
+            problem = Problem(Reason.LOAD_FAILED, words, permanent=False)
         end = Ended(
             action, record, running.attempt, running.queued, instance, problem, running.cancelled
         )
         log.info("action ended", action=kind, name=name, outcome=end.outcome)
         try:
-            stopped = problem is None or problem.cause is Cause.STOPPING
+            stopped = problem is None or problem.reason is Reason.STOPPING
             if action.kind is Kind.UNLOAD and not stopped:
                 await sleep(self._clock, RETRY_SECONDS)
         finally:

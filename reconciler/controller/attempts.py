@@ -40,7 +40,7 @@ class AttemptLog:
         """
         at = self._clock.utc()
         return {
-            a.name: self._store.begin_attempt(a.name, a.kind.value, a.reason, at, record)
+            a.name: self._store.begin_attempt(a.name, a.kind.value, a.message, at, record)
             for a, record in actions
         }
 

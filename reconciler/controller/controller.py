@@ -21,7 +21,7 @@ from reconciler.controller.routing import Availability, Router
 from reconciler.controller.source_sync import Source, SourceError, SourceSync
 from reconciler.controller.state import RecordView
 from reconciler.core.absorb import NO_LABELS
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, MemoryPolicy
@@ -40,7 +40,7 @@ from reconciler.store import Store, UnwritableError
 
 log = structlog.get_logger()
 
-STOPPING = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+STOPPING = Problem(Reason.STOPPING, "the daemon is stopping", permanent=False)
 
 """Types of answers that come in pieces."""
 
@@ -203,7 +203,7 @@ class Controller:
             if feed.name == name:
                 return feed
         words = f"there is no source '{name}'"
-        raise LoadError(Problem(Cause.UNKNOWN_SOURCE, words, param="name"))
+        raise LoadError(Problem(Reason.UNKNOWN_SOURCE, words, param="name"))
 
     async def ready_for(self, model: str, idle_ttl_seconds: int | None = None) -> str:
         """The instance that answers for `model`, once there is one. Raises `LoadError`.
@@ -276,7 +276,7 @@ class Controller:
         state = self._registry.states.get(name)
         if state is None:
             message = f"'{name}' is not loaded now"
-            raise LoadError(Problem(Cause.NOT_LOADED, message, permanent=False, param="model"))
+            raise LoadError(Problem(Reason.NOT_LOADED, message, permanent=False, param="model"))
         state.begin_request()
         try:
             async with (

@@ -16,7 +16,7 @@ from reconciler.controller.registry import Registry
 from reconciler.controller.source_sync import SourceError, SourceSync
 from reconciler.core.absorb import SourceState, absorb
 from reconciler.core.desired import put, removable
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action
 from reconciler.core.records import LoadRequest, LoadSpec, ModelRef, Record
@@ -142,7 +142,7 @@ def _work_out(
         then |= {record.name: record for record in result.upserts}
         not_selected = result.not_selected
         for name, why in result.flagged.items():
-            refused[name] = Problem(Cause.MANAGED_BY_MANIFEST, f"'{name}' is {why}")
+            refused[name] = Problem(Reason.MANAGED_BY_MANIFEST, f"'{name}' is {why}")
     for name in request.delete:
         try:
             removable(now, name)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.controller.clock import Clock
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.memory import readable_bytes
 from reconciler.core.protocol import NO_LEASE, Lease
 from reconciler.core.records import Instance
@@ -207,4 +207,4 @@ def _not_given_back(holders: Iterable[_Leased]) -> Problem:
         f"running requests did not give back the memory that they were lent in {WAIT_SECONDS:g} s: "
         f"{each}; try again when they have ended"
     )
-    return Problem(Cause.INSUFFICIENT_MEMORY, message, permanent=False)
+    return Problem(Reason.INSUFFICIENT_MEMORY, message, permanent=False)

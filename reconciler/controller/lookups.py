@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from reconciler.controller.clock import Clock
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.download import Downloads, Job
@@ -170,7 +170,9 @@ class Lookups:
                 again.append(ref)
                 continue
             checkpoint = found[ref]
-            missing = isinstance(checkpoint, Problem) and checkpoint.cause is Cause.MODEL_NOT_FOUND
+            missing = (
+                isinstance(checkpoint, Problem) and checkpoint.reason is Reason.MODEL_NOT_FOUND
+            )
             if missing and ref in downloadable:
                 checkpoint = self._downloads.missing(ref.base)
             self._cached[ref] = CachedLookup(checkpoint, look.began)
@@ -188,7 +190,7 @@ class Lookups:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+            stopping = Problem(Reason.STOPPING, "the daemon is stopping", permanent=False)
             raise LoadError(stopping) from None
         except Exception as error:
             raise LoadError(_problem(ref, error)) from error
@@ -238,4 +240,4 @@ def _problem(ref: ModelRef, error: Exception) -> Problem:
     else:
         log.error("a model cannot be looked for", model=ref.model, exc_info=error)
         words = f"looking for {ref.model} failed: {Problem.of_error(error).message}"
-    return Problem(Cause.INVALID_CHECKPOINT, words, permanent=False, param="model")
+    return Problem(Reason.INVALID_CHECKPOINT, words, permanent=False, param="model")

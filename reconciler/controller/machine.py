@@ -7,7 +7,7 @@ import structlog
 
 from reconciler.controller.actions import Engine
 from reconciler.controller.clock import Clock, sleep
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Machine, Wired
 from reconciler.core.memory import MemoryPolicy
 
@@ -37,7 +37,7 @@ async def learn(
             if not failed:
                 log.error("no worker can be started", reason=error.problem.message)
             failed = True
-            note(Problem(Cause.ENGINE_UNAVAILABLE, message, permanent=False))
+            note(Problem(Reason.ENGINE_UNAVAILABLE, message, permanent=False))
             await sleep(clock, ENGINE_RETRY_SECONDS)
         else:
             offered = machine.memory_budget

@@ -18,7 +18,7 @@ from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.state import RecordState, RecordView
 from reconciler.core.desired import Join, Put, View, decide, put, removable
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import LoadRequest, LoadSpec, ModelRef, Record
 from reconciler.core.selector import unmet
@@ -96,13 +96,13 @@ class Mutations:
         """
         machine = await self._reconciler.known_machine()
         if (why := unmet(spec.node_selector, self._labels)) is not None:
-            raise LoadError(Problem(Cause.NOT_SELECTED, f"'{name}' is {why}", param="spec"))
+            raise LoadError(Problem(Reason.NOT_SELECTED, f"'{name}' is {why}", param="spec"))
         checkpoint: Checkpoint | None = None
         if not spec.suspend:
             try:
                 checkpoint = await self._lookups.find(spec.ref)
             except LoadError as error:
-                missing = error.problem.cause is Cause.MODEL_NOT_FOUND
+                missing = error.problem.reason is Reason.MODEL_NOT_FOUND
                 if not (missing and spec.download == "if-missing"):
                     raise
 
@@ -166,7 +166,7 @@ class Mutations:
 
         def remove() -> None:
             removable(self._registry.records, name)
-            unloaded = Problem(Cause.REMOVED, f"'{name}' was unloaded", permanent=False)
+            unloaded = Problem(Reason.REMOVED, f"'{name}' was unloaded", permanent=False)
             self._registry.remove(name, unloaded)
 
         await self.when_unlocked(remove)
@@ -178,7 +178,7 @@ class Mutations:
         """Forget what is held against a record, so that it is tried at once. Raises `LoadError`."""
         state = self._registry.states.get(name)
         if state is None:
-            raise LoadError(Problem(Cause.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
+            raise LoadError(Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
         self._registry.clear(state)
         self._lookups.forget(state.record.spec.ref.base)
         return state.view

@@ -31,10 +31,10 @@ from reconciler.controller.planning import Planning
 from reconciler.controller.registry import Registry
 from reconciler.controller.report import Report, judge_safely, take, write
 from reconciler.controller.state import Phase, RecordState
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Machine
 from reconciler.core.memory import MemoryPolicy
-from reconciler.core.plan import Action, Kind, Why, put_off
+from reconciler.core.plan import Action, Kind, put_off
 from reconciler.core.records import Instance, ModelRef
 from reconciler.store import UnwritableError
 
@@ -145,7 +145,7 @@ class Reconciler:
                 log.exception("pass failed; it is tried again")
             if self._failed_passes >= UNHEALTHY_PASSES and self.problem is None:
                 words = f"records are not reconciled: {Problem.of_error(error).message}"
-                self.problem = Problem(Cause.INTERNAL_ERROR, words, permanent=False)
+                self.problem = Problem(Reason.INTERNAL_ERROR, words, permanent=False)
                 log.error("passes fail", passes=self._failed_passes, why=words)
                 self._registry.announce()
             return RETRY_SECONDS
@@ -278,7 +278,7 @@ class Reconciler:
         for state in states:
             record = state.record
             action, instance = actions.get(record.name), instances.get(record.name)
-            reading = action is not None and action.why is Why.READING_CHECKPOINT
+            reading = action is not None and action.reason is Reason.READING_CHECKPOINT
             if reading and state.phase is Phase.NEW and self._lookups.is_fresh(record.spec.ref):
                 continue  # that it is new is all there is to say
             resting = record.spec.suspend and instance is None
@@ -333,7 +333,7 @@ class Reconciler:
 
     def worker_died(self, instance: Instance, problem: Problem) -> None:
         """Take note that an instance is gone, and say so at once; the next pass sees to it."""
-        self._metrics.worker_died(problem.cause.value)
+        self._metrics.worker_died(problem.reason.value)
         registry, name = self._registry, instance.name
         state = registry.states.get(name)
         if state is not None:
@@ -341,7 +341,7 @@ class Reconciler:
             state.die(self._clock.monotonic())
             self._outcomes.fail(state, record, instance.spec, None, problem)
             action = self._actions.running().get(name) or Action(
-                Kind.WAIT, name, problem.message, why=Why.BACKING_OFF, problem=problem
+                Kind.WAIT, name, problem.message, reason=Reason.BACKING_OFF, problem=problem
             )
             on_disk = self._lookups.checkpoint(record.spec.ref)
             report = judge_safely(state, None, action, at, on_disk, None)

@@ -19,8 +19,8 @@ from reconciler.controller.events import Events
 from reconciler.controller.state import RecordState, Stored
 from reconciler.core import suspicion
 from reconciler.core.conditions import derive, pending
-from reconciler.core.errors import Cause, LoadError, Problem
-from reconciler.core.plan import Why, rest
+from reconciler.core.errors import LoadError, Problem, Reason
+from reconciler.core.plan import rest
 from reconciler.core.records import Record, Status
 from reconciler.store import Store
 
@@ -76,7 +76,7 @@ class Registry:
         """Take up a stored record; nothing is loaded yet."""
         ready = stored.condition("Ready")
         ttl = record.spec.idle_ttl_seconds
-        idle = ttl is not None and ready is not None and ready.reason == Why.IDLE
+        idle = ttl is not None and ready is not None and ready.reason == Reason.IDLE
         action = rest(record, idle=idle)
         status = derive(record, stored, None, action, self.clock.utc())
         on_disk = Stored(record, stored)
@@ -191,7 +191,7 @@ class Registry:
                     with self.store.transaction():
                         self.store.put(record, status, at)
                         if resting is not None:
-                            self.store.note_outcome(record, "Suspended", resting.reason, at, None)
+                            self.store.note_outcome(record, "Suspended", resting.message, at, None)
                 except (TypeError, ValueError) as error:
                     failed[record.name] = _not_stored(record, error)
                 else:
@@ -343,7 +343,7 @@ class Registry:
 def _not_stored(record: Record, error: Exception) -> Problem:
     """Why a record cannot be stored, as text that is no Unicode cannot."""
     words = f"{record.name!a} ({record.place!a}) cannot be stored: {error}"
-    return Problem(Cause.IMPOSSIBLE_SETTING, words)
+    return Problem(Reason.IMPOSSIBLE_SETTING, words)
 
 
 def _states(status: Status) -> list[tuple[str, str, str]]:

@@ -14,19 +14,19 @@ import structlog
 from reconciler.controller.registry import Registry
 from reconciler.controller.state import RecordState, Stored
 from reconciler.core.conditions import broken, derive, pending
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.facts import Checkpoint
-from reconciler.core.plan import Action, Kind, Why
+from reconciler.core.plan import Action, Kind
 from reconciler.core.records import HTTP, Instance, Outcome, Record, Status
 
 log = structlog.get_logger()
 
 _UNDECIDED = (
-    Why.QUEUED,
-    Why.READING_CHECKPOINT,
-    Why.DOWNLOADING,
-    Why.WAITING_FOR_MEMORY,
-    Why.IDLE,
+    Reason.QUEUED,
+    Reason.READING_CHECKPOINT,
+    Reason.DOWNLOADING,
+    Reason.WAITING_FOR_MEMORY,
+    Reason.IDLE,
 )
 """Waits that say nothing about the spec itself."""
 
@@ -92,7 +92,7 @@ def judge(
     if not status.ready and action is not None:
         answer = action.problem
         if answer is None and action.kind is Kind.HOLD:
-            answer = Problem(Cause.SUSPENDED, f"'{record.name}' is {action.reason}")
+            answer = Problem(Reason.SUSPENDED, f"'{record.name}' is {action.message}")
     good = record if instance is None else _noted_good(record, instance)
     undo = state.undo
     if undo is None and answer is not None and answer is (action and action.problem):
@@ -209,7 +209,7 @@ def _noted_good(record: Record, instance: Instance) -> Record:
 def _is_undone(state: RecordState, problem: Problem) -> bool:
     """True if the spec goes because of `problem`: an http record's; a manifest's is tried on."""
     record, previous = state.record, state.record.last_good
-    if problem.cause is Cause.STATE_UNWRITABLE and state.undo is None and not state.awaited:
+    if problem.reason is Reason.STATE_UNWRITABLE and state.undo is None and not state.awaited:
         return False  # a spec that nobody was told has failed can wait
     if record.provisional:
         return True
@@ -217,7 +217,7 @@ def _is_undone(state: RecordState, problem: Problem) -> bool:
         record.owner == HTTP
         and previous is not None
         and not previous.loads_like(record.spec)
-        and problem.cause is not Cause.SUSPECTED_HOST_CRASH  # of the record, not of its spec
+        and problem.reason is not Reason.SUSPECTED_HOST_CRASH  # of the record, not of its spec
     )
 
 
@@ -225,8 +225,8 @@ def _settled(status: Status, action: Action | None) -> Settled | None:
     """What became of the spec, once that is known."""
     if status.ready:
         return Settled("Loaded", "", status.load_time_seconds)
-    if action is None or action.acts or action.why in _UNDECIDED:
+    if action is None or action.acts or action.reason in _UNDECIDED:
         return None
     if action.problem is not None:
         return Settled("Failed", action.problem.message)
-    return Settled("Suspended", action.reason)
+    return Settled("Suspended", action.message)

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from reconciler.controller.batches import Batches, Separate
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.ratelimit import RateLimit
 from reconciler.core.records import ModelRef
@@ -161,7 +161,7 @@ class CheckpointResolver:
             )
         except TimeoutError:
             words = f"the models on disk cannot be listed within {LOOK_SECONDS:.0f} s"
-            answer = LoadError(Problem(Cause.ENGINE_UNAVAILABLE, words, permanent=False))
+            answer = LoadError(Problem(Reason.ENGINE_UNAVAILABLE, words, permanent=False))
         except Exception as error:  # noqa: BLE001  whoever asked is told
             answer = error
         return dict.fromkeys(asked, answer)
@@ -210,7 +210,7 @@ def _origin(error: Exception) -> tuple[str, str, int]:
 
 def _failed(ref: ModelRef, error: Exception) -> Problem:
     words = f"{ref.model} cannot be looked at: {str(error)[:200] or type(error).__name__}"
-    return Problem(Cause.INVALID_CHECKPOINT, words, permanent=False, param="model")
+    return Problem(Reason.INVALID_CHECKPOINT, words, permanent=False, param="model")
 
 
 def _with_shapes(checkpoint: Checkpoint, shapes: Shapes | None) -> Checkpoint:

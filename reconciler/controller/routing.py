@@ -13,7 +13,7 @@ from reconciler.controller.actions import Engine
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.state import RecordState, RecordView
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.plan import Kind
 from reconciler.core.records import LoadRequest
 
@@ -145,7 +145,7 @@ class Router:
             why = state.status.condition("Ready")
             if why is not None:
                 message = f"'{state.record.name}' is not loaded: {why.message}"
-        raise LoadError(Problem(Cause.NOT_LOADED, message, param="model"))
+        raise LoadError(Problem(Reason.NOT_LOADED, message, param="model"))
 
 
 def _is_on_its_way(state: RecordState) -> bool:

@@ -13,7 +13,7 @@ from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
 from reconciler.controller.registry import Registry
 from reconciler.core.absorb import SourceState, absorb, guard
 from reconciler.core.difference import difference
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.events import FileLocation
 from reconciler.core.manifest import Diagnostic
 from reconciler.core.records import Record
@@ -185,7 +185,7 @@ class SourceSync:
         """Look now; return when what was seen was taken up. Raises `LoadError`."""
         if self.suspended:
             words = f"{self.name} is suspended; `reconciler resume` follows it again"
-            raise LoadError(Problem(Cause.SUSPENDED, words))
+            raise LoadError(Problem(Reason.SUSPENDED, words))
         await self._source.sync()
         await self._registry.until(
             lambda: not self._partly or self.suspended or self._unwritten is not None
@@ -203,7 +203,7 @@ class SourceSync:
         """Take up what is held until it is confirmed. Raises `LoadError` where nothing is."""
         if self.suspended:
             words = f"{self.name} is suspended; `reconciler resume` follows it again"
-            raise LoadError(Problem(Cause.SUSPENDED, words))
+            raise LoadError(Problem(Reason.SUSPENDED, words))
         if self.view is not None and self.view.unconfirmed:
             self._to_go = self.view.unconfirmed
             self._emit("Confirmed", f"{', '.join(sorted(self._to_go))} are to go")
@@ -212,7 +212,7 @@ class SourceSync:
             return
         if self.guarded is None or self.guarded.commit is None:
             words = f"nothing of {self.name} waits to be confirmed"
-            raise LoadError(Problem(Cause.NOTHING_HELD, words))
+            raise LoadError(Problem(Reason.NOTHING_HELD, words))
         self._confirmed = self.guarded.commit.applied
         self._emit("Confirmed", f"commit {self._confirmed} is followed")
         self._when_writable(partial(self._take, self.guarded))
@@ -297,7 +297,7 @@ class SourceSync:
         removed = {name: f"{records[name].place} no longer declares it" for name in removals}
         self._registry.put_all(
             result.upserts,
-            {name: Problem(Cause.REMOVED, w, permanent=False) for name, w in removed.items()},
+            {name: Problem(Reason.REMOVED, w, permanent=False) for name, w in removed.items()},
         )
         self._partly = result.more or removals != result.removals
         if self._partly:  # the rest is found by absorbing it again

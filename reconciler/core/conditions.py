@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from reconciler.core.errors import DEATHS, Cause, Problem
+from reconciler.core.errors import DEATHS, Problem, Reason
 from reconciler.core.facts import Checkpoint
-from reconciler.core.plan import Action, Kind, Why
+from reconciler.core.plan import Action, Kind
 from reconciler.core.records import (
     Condition,
     ConditionStatus,
@@ -41,7 +41,7 @@ def derive(
     ready = met and action is None
     reason, message = _why(record, action, ready=ready, serving=instance is not None and not met)
     failed = action is not None and action.problem is not None
-    waits_for_memory = action is not None and action.why is Why.WAITING_FOR_MEMORY
+    waits_for_memory = action is not None and action.reason is Reason.WAITING_FOR_MEMORY
     rolled_back = instance is not None and not met and failed and not waits_for_memory
     resting = action is not None and action.kind is Kind.HOLD
     stalled = resting and action is not None and action.problem is not None
@@ -112,7 +112,7 @@ def pending(status: Status, at: datetime) -> Status:
 
 def broken(status: Status, problem: Problem, at: datetime) -> Status:
     """The status of a record that cannot be reported because of an error in this program."""
-    reason, message = problem.cause.value, problem.message
+    reason, message = problem.reason.value, problem.message
     conditions = _conditions(
         status, reason, reason, message, at, ready=False, progressing=True, stalled=False
     )
@@ -121,9 +121,9 @@ def broken(status: Status, problem: Problem, at: datetime) -> Status:
 
 def _death(action: Action | None) -> str | None:
     """How the worker ended, while the next attempt is waited for because of that."""
-    if action is None or action.why is not Why.BACKING_OFF or action.problem is None:
+    if action is None or action.reason is not Reason.BACKING_OFF or action.problem is None:
         return None
-    return action.problem.cause.value if action.problem.cause in DEATHS else None
+    return action.problem.reason.value if action.problem.reason in DEATHS else None
 
 
 def _why(record: Record, action: Action | None, *, ready: bool, serving: bool) -> tuple[str, str]:
@@ -132,15 +132,15 @@ def _why(record: Record, action: Action | None, *, ready: bool, serving: bool) -
         return "Loaded", f"generation {record.generation} is loaded and answers"
     if action is None:
         return "Pending", PENDING
-    message = action.reason
+    message = action.message
     if serving:
         message += "; the previous settings are still in force"
     if action.spec is not None and not action.spec.loads_like(record.spec):
         return "RollingBack", message
-    if action.why is not None:
-        return action.why.value, message
+    if action.reason is not None:
+        return action.reason.value, message
     if action.problem is not None:
-        return action.problem.cause.value, message
+        return action.problem.reason.value, message
     return _UNDER_WAY[action.kind], message
 
 
@@ -155,8 +155,7 @@ _UNDER_WAY = {
 REASONS = (
     {"Loaded", "Pending", "RolledBack", "RollingBack"}
     | set(_UNDER_WAY.values())
-    | {why.value for why in Why}
-    | {cause.value for cause in Cause}
+    | {reason.value for reason in Reason}
 )
 """Every reason that a condition can have."""
 

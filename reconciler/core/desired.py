@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from reconciler.core.defaults import DEFAULTS, Defaults
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import (
     HTTP,
@@ -86,7 +86,7 @@ def decide(
             f"'{name}' is managed by {current.place}, which {words}; "
             "change the manifest, or send another instance_id"
         )
-        raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
+        raise LoadError(Problem(Reason.MANAGED_BY_MANIFEST, message, param="instance_id"))
     record = current.with_spec(_merged(current.spec, request))
     return Put(record, _changes(current, record))
 
@@ -100,7 +100,7 @@ def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Reco
         return Record(name, HTTP, spec, at, provisional=not spec.suspend)
     if current.owner != HTTP:
         message = f"'{name}' is managed by {current.place}; change it there"
-        raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="name"))
+        raise LoadError(Problem(Reason.MANAGED_BY_MANIFEST, message, param="name"))
     return current.with_spec(spec)
 
 
@@ -112,10 +112,10 @@ def removable(records: Mapping[str, Record], name: str) -> Record:
     record = records.get(name)
     if record is None:
         message = f"no instance is named '{name}'"
-        raise LoadError(Problem(Cause.UNKNOWN_INSTANCE, message, param="instance_id"))
+        raise LoadError(Problem(Reason.UNKNOWN_INSTANCE, message, param="instance_id"))
     if record.owner != HTTP:
         message = f"'{name}' is managed by {record.place}; set `suspend: true` there"
-        raise LoadError(Problem(Cause.MANAGED_BY_MANIFEST, message, param="instance_id"))
+        raise LoadError(Problem(Reason.MANAGED_BY_MANIFEST, message, param="instance_id"))
     return record
 
 

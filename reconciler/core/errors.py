@@ -11,8 +11,8 @@ from pathlib import PurePath
 from typing import Self
 
 
-class Cause(StrEnum):
-    """Why: the machine-readable `reason` of conditions and the key to an HTTP error."""
+class Reason(StrEnum):
+    """The machine-readable `reason` of conditions, and of the errors of HTTP that have one."""
 
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_GATED = "ModelGated"
@@ -49,10 +49,27 @@ class Cause(StrEnum):
     SUSPECTED_HOST_CRASH = "SuspectedHostCrash"
     STATE_UNWRITABLE = "StateUnwritable"
     INTERNAL_ERROR = "InternalError"
+    QUEUED = "Queued"
+    WAITING_FOR_MEMORY = "WaitingForMemory"
+    BACKING_OFF = "BackingOff"
+    READING_CHECKPOINT = "ReadingCheckpoint"
+    IDLE = "Idle"
+
+
+WAITS = frozenset(
+    {
+        Reason.QUEUED,
+        Reason.WAITING_FOR_MEMORY,
+        Reason.BACKING_OFF,
+        Reason.READING_CHECKPOINT,
+        Reason.IDLE,
+    }
+)
+"""Reasons of waits and of idle records: states of a record, never problems."""
 
 
 DEATHS = frozenset(
-    {Cause.WORKER_DIED, Cause.WORKER_KILLED, Cause.WORKER_HUNG, Cause.GENERATION_DIED}
+    {Reason.WORKER_DIED, Reason.WORKER_KILLED, Reason.WORKER_HUNG, Reason.GENERATION_DIED}
 )
 """Ends of a worker: it crashed, was killed from outside, hung, or cannot generate any more."""
 
@@ -65,7 +82,7 @@ class Problem:
     `param` is the request's key that the problem is about.
     """
 
-    cause: Cause
+    reason: Reason
     message: str
     permanent: bool = True
     param: str | None = None
@@ -77,7 +94,7 @@ class Problem:
         place = f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         words = f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]
         message = f"internal error, please report it: {words}{place}"
-        return cls(Cause.INTERNAL_ERROR, message, permanent=False)
+        return cls(Reason.INTERNAL_ERROR, message, permanent=False)
 
 
 LONGEST_MESSAGE = 300

@@ -1,4 +1,4 @@
-"""plan(records, instances, facts, machine, now) -> actions, each with its reason in words.
+"""plan(records, instances, facts, machine, now) -> actions, each with its reason and message.
 
 Level-triggered: it looks at what is, not at what happened, so it can be called at any time and
 any number of times. It decides; the controller acts. It never plans beyond the memory that it
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from reconciler.core.backoff import Retry
 from reconciler.core.changes import changes, model_name
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.eviction import rank, victims
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, readable_bytes
@@ -31,32 +31,20 @@ class Kind(StrEnum):
     HOLD = "Hold"
 
 
-class Why(StrEnum):
-    """The machine-readable reason of a wait, or of a hold without a problem."""
-
-    QUEUED = "Queued"
-    WAITING_FOR_MEMORY = "WaitingForMemory"
-    BACKING_OFF = "BackingOff"
-    READING_CHECKPOINT = "ReadingCheckpoint"
-    DOWNLOADING = "Downloading"
-    SUSPENDED = "Suspended"
-    IDLE = "Idle"
-
-
 @dataclass(frozen=True)
 class Action:
     """One step for one record. A record gets at most one action at a time."""
 
     kind: Kind
     name: str
-    reason: str
+    message: str
     spec: LoadSpec | None = None
     """What is loaded by it; another one than the record's where a failed update is undone."""
     checkpoint: Checkpoint | None = None
     resolved: Resolved | None = None
     unload_first: bool = False
     """For Reload and Reconfigure: old and new do not fit in memory together."""
-    why: Why | None = None
+    reason: Reason | None = None
     """For Wait, and for a Hold that is asked for."""
     until: float | None = None
     """For Wait: when to look again, if time alone can end it; monotonic seconds."""
@@ -199,7 +187,7 @@ class _Planner:
         instance = self.instances.get(record.name)
         resting = rest(record, idle=record.name in self.facts.idle)
         if resting is not None:  # the record stays and its instance goes
-            return resting if instance is None else self.unload(record.name, resting.reason)
+            return resting if instance is None else self.unload(record.name, resting.message)
         if instance is not None and instance.spec.loads_like(record.spec):
             return None
         if instance is None and record.name in self.facts.suspected:
@@ -221,9 +209,9 @@ class _Planner:
         """The next step towards `spec`."""
         checkpoint = self.facts.checkpoints.get(spec.ref)
         if checkpoint is None:
-            return self._wait(record, Why.READING_CHECKPOINT, "its checkpoint is being read")
-        if isinstance(checkpoint, Problem) and checkpoint.cause is Cause.DOWNLOADING:
-            return self._wait(record, Why.DOWNLOADING, checkpoint.message)
+            return self._wait(record, Reason.READING_CHECKPOINT, "its checkpoint is being read")
+        if isinstance(checkpoint, Problem) and checkpoint.reason is Reason.DOWNLOADING:
+            return self._wait(record, Reason.DOWNLOADING, checkpoint.message)
         if isinstance(checkpoint, Problem):
             return _hold(record, checkpoint)
         retry = self._retry(record, checkpoint, retries.get(record.name))
@@ -242,13 +230,13 @@ class _Planner:
             return failed
         action = self._attempt(record, good, None, self.facts.restores)
         if action.acts:
-            reason = f"the last good settings are loaded again: {failed.reason}"
-            return replace(action, reason=reason)
+            message = f"the last good settings are loaded again: {failed.message}"
+            return replace(action, message=message)
         ends = [a.until for a in (failed, action) if a.until is not None]
         return replace(failed, until=min(ends, default=None))
 
-    def unload(self, name: str, reason: str = "no record wants it") -> Action:
-        action = Action(Kind.UNLOAD, name, reason)
+    def unload(self, name: str, message: str = "no record wants it") -> Action:
+        action = Action(Kind.UNLOAD, name, message)
         self._deal(action)
         return action
 
@@ -262,7 +250,7 @@ class _Planner:
         if retry.not_before > self.now:
             words = f"attempt {retry.failures} failed: {retry.problem.message}"
             return self._wait(
-                record, Why.BACKING_OFF, words, until=retry.not_before, problem=retry.problem
+                record, Reason.BACKING_OFF, words, until=retry.not_before, problem=retry.problem
             )
         return None
 
@@ -276,19 +264,19 @@ class _Planner:
     ) -> Action:
         """The action that brings the record's instance about, memory permitting."""
         if instance is not None and instance.checkpoint == checkpoint.path:
-            kind, reason = Kind.RECONFIGURE, changes(instance.spec, spec)
+            kind, message = Kind.RECONFIGURE, changes(instance.spec, spec)
         elif instance is not None:
             kind = Kind.RELOAD
-            reason = f"the model changes from {model_name(instance.spec)} to {model_name(spec)}"
+            message = f"the model changes from {model_name(instance.spec)} to {model_name(spec)}"
         elif self._is_loaded(checkpoint):
-            kind, reason = Kind.ATTACH, "its weights are in memory already"
+            kind, message = Kind.ATTACH, "its weights are in memory already"
         else:
-            kind, reason = Kind.LOAD, "it is not loaded"
+            kind, message = Kind.LOAD, "it is not loaded"
         if kind is not Kind.RECONFIGURE and self._is_in_transit(checkpoint):
             words = "another instance's action on the same weights is under way"
-            return self._wait(record, Why.QUEUED, words)
+            return self._wait(record, Reason.QUEUED, words)
         if kind in (Kind.LOAD, Kind.RELOAD) and self.reading is not None:
-            return self._wait(record, Why.QUEUED, f"{self.reading} is being loaded first")
+            return self._wait(record, Reason.QUEUED, f"{self.reading} is being loaded first")
         need = (checkpoint.path, resolved.need.shared, resolved.need.own)
         short = self.ledger.missing(*need)
         strategy = spec.update_strategy
@@ -300,7 +288,7 @@ class _Planner:
             return waiting or self._short_of_memory(record.name, short)
         unload_first = instance is not None and (short > 0 or strategy == "unload-first")
         return Action(
-            kind, record.name, reason, spec, checkpoint, resolved, unload_first=unload_first
+            kind, record.name, message, spec, checkpoint, resolved, unload_first=unload_first
         )
 
     def _wait_for_room(
@@ -326,7 +314,7 @@ class _Planner:
             leaving = chosen
         self.ledger.hold(f"{record.name} (waiting)", *need)  # nobody who comes later takes it
         words = f"waits for the memory of {', '.join(leaving)}, which is being unloaded"
-        return self._wait(record, Why.WAITING_FOR_MEMORY, words)
+        return self._wait(record, Reason.WAITING_FOR_MEMORY, words)
 
     def _idle_records(self) -> list[Record]:
         """Records whose instance nobody uses and nothing changes."""
@@ -339,8 +327,8 @@ class _Planner:
         words = (
             f"{missing} short of the {budget} that models may take; in use: {holders or 'nothing'}"
         )
-        problem = Problem(Cause.INSUFFICIENT_MEMORY, words, permanent=False)
-        return Action(Kind.WAIT, name, words, why=Why.WAITING_FOR_MEMORY, problem=problem)
+        problem = Problem(Reason.INSUFFICIENT_MEMORY, words, permanent=False)
+        return Action(Kind.WAIT, name, words, reason=Reason.WAITING_FOR_MEMORY, problem=problem)
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         """Whether an instance holds these weights and is not about to let go of them."""
@@ -369,13 +357,13 @@ class _Planner:
     def _wait(
         self,
         record: Record,
-        why: Why,
+        reason: Reason,
         words: str,
         *,
         until: float | None = None,
         problem: Problem | None = None,
     ) -> Action:
-        return Action(Kind.WAIT, record.name, words, why=why, until=until, problem=problem)
+        return Action(Kind.WAIT, record.name, words, reason=reason, until=until, problem=problem)
 
 
 def put_off(name: str, problem: Problem, until: float) -> Action:
@@ -387,10 +375,10 @@ def rest(record: Record, *, idle: bool) -> Action | None:
     """Why a record rests that nothing is loaded of: it is suspended, or idle. None: it does not."""
     if record.spec.suspend:
         words = f"suspended by {record.place}"
-        return Action(Kind.HOLD, record.name, words, why=Why.SUSPENDED)
+        return Action(Kind.HOLD, record.name, words, reason=Reason.SUSPENDED)
     if idle:
         words = f"no request for {record.spec.idle_ttl_seconds} s; the next one loads it again"
-        return Action(Kind.HOLD, record.name, words, why=Why.IDLE)
+        return Action(Kind.HOLD, record.name, words, reason=Reason.IDLE)
     return None
 
 

@@ -6,7 +6,7 @@ compared with what was decided here.
 
 from dataclasses import dataclass, replace
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.footprint import (
     Need,
@@ -108,7 +108,7 @@ def _context_length(
         total = checkpoint.weights_bytes + process + adapter + token
         raise LoadError(
             Problem(
-                Cause.INSUFFICIENT_MEMORY,
+                Reason.INSUFFICIENT_MEMORY,
                 f"the weights take {readable_bytes(checkpoint.weights_bytes)}, with process and "
                 f"the first token {readable_bytes(total)}: more than the "
                 f"{readable_bytes(machine.memory_budget)} that models may take on this machine",
@@ -122,14 +122,14 @@ def _context_length(
         return min(own, alone)
     if checkpoint.max_context and requested > longest:
         message = f"context_length {requested} exceeds the model's maximum of {longest} tokens"
-        raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="context_length"))
+        raise LoadError(Problem(Reason.IMPOSSIBLE_SETTING, message, param="context_length"))
     if requested > alone:
         needed = readable_bytes(batch_bytes(shapes, config, 1, requested))
         message = (
             f"context_length {requested} needs {needed} for KV cache and prefill; "
             f"beside the weights this machine has room for {alone} tokens"
         )
-        raise LoadError(Problem(Cause.INSUFFICIENT_MEMORY, message, param="context_length"))
+        raise LoadError(Problem(Reason.INSUFFICIENT_MEMORY, message, param="context_length"))
     return requested
 
 
@@ -156,7 +156,7 @@ def _num_experts(
         message = (
             f"num_experts {requested}: this model's router chooses from groups that hold {most}"
         )
-    raise LoadError(Problem(Cause.IMPOSSIBLE_SETTING, message, param="num_experts"))
+    raise LoadError(Problem(Reason.IMPOSSIBLE_SETTING, message, param="num_experts"))
 
 
 def _offload(asked: RequestedSettings, machine: Machine, warnings: list[SettingWarning]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.plan import Kind
 from reconciler.core.records import Record
 
@@ -124,7 +124,7 @@ def problem(record: Record, suspicion: CrashRecord | None) -> Problem | None:
         f"{' and '.join(seen)}{last}; it is not loaded until its spec changes, or "
         f"`reconciler clear {record.name}`"
     )
-    return Problem(Cause.SUSPECTED_HOST_CRASH, words)
+    return Problem(Reason.SUSPECTED_HOST_CRASH, words)
 
 
 def _times(count: int) -> str:

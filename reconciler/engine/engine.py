@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.protocol import (
     CONTEXT_HEADER,
@@ -219,7 +219,7 @@ class Engine:
         loaded = self._loaded.get(name)
         if loaded is None or loaded.draining:
             message = f"'{name}' is not loaded now"
-            raise LoadError(Problem(Cause.NOT_LOADED, message, permanent=False))
+            raise LoadError(Problem(Reason.NOT_LOADED, message, permanent=False))
         loaded.requests += 1
         self._requests += 1
         try:
@@ -299,7 +299,7 @@ class Engine:
         """End all workers; requests that still run hear that the daemon is stopping."""
         await self._pool.close()
         self._loaded.clear()
-        stopping = Problem(Cause.STOPPING, "the daemon is stopping", permanent=False)
+        stopping = Problem(Reason.STOPPING, "the daemon is stopping", permanent=False)
         await self._holders.close(stopping)
         if self._requests:
             self._quiet.clear()

@@ -2,7 +2,7 @@
 
 import signal
 
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.protocol import GENERATION_DIED
 
 FAULTS = frozenset(
@@ -29,28 +29,28 @@ def of_exit(pid: int, code: int | None, last: str | None) -> Problem:
     if code is not None and code < 0:
         name = _name(-code)
         if -code in FAULTS:
-            return _problem(Cause.WORKER_DIED, f"{worker} crashed ({name}){said}")
+            return _problem(Reason.WORKER_DIED, f"{worker} crashed ({name}){said}")
         why = "; the kernel does that when memory runs out" if -code == signal.SIGKILL else ""
-        return _problem(Cause.WORKER_KILLED, f"{worker} was killed from outside by {name}{why}")
+        return _problem(Reason.WORKER_KILLED, f"{worker} was killed from outside by {name}{why}")
     if code == GENERATION_DIED:
         words = f"the thread that generates ended, and {worker} with it{said}"
-        return _problem(Cause.GENERATION_DIED, words)
+        return _problem(Reason.GENERATION_DIED, words)
     how = f" with exit code {code}" if code else ""
-    return _problem(Cause.WORKER_DIED, f"{worker} ended{how}{said}")
+    return _problem(Reason.WORKER_DIED, f"{worker} ended{how}{said}")
 
 
 def of_hang(pid: int, words: str) -> Problem:
     """The problem with a worker that was killed because of what `words` say."""
-    return _problem(Cause.WORKER_HUNG, f"the worker process {pid} hung: {words}")
+    return _problem(Reason.WORKER_HUNG, f"the worker process {pid} hung: {words}")
 
 
 def of_probe(pid: int, words: str) -> Problem:
     """The problem with a worker that failed to generate a token."""
-    return _problem(Cause.GENERATION_DIED, f"the worker process {pid} cannot generate: {words}")
+    return _problem(Reason.GENERATION_DIED, f"the worker process {pid} cannot generate: {words}")
 
 
-def _problem(cause: Cause, message: str) -> Problem:
-    return Problem(cause, message, permanent=False)
+def _problem(reason: Reason, message: str) -> Problem:
+    return Problem(reason, message, permanent=False)
 
 
 def _name(number: int) -> str:

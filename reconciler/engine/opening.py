@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from reconciler.core.defaults import Default, for_requests, in_force
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.protocol import OpenSession, SessionOpened
 from reconciler.core.records import SETTINGS, LoadSpec, RequestedSettings, SettingWarning
@@ -39,7 +39,7 @@ async def open_session(
         allowed.add("num_experts")  # config.json does not always say what a model does
     if not set(differing) <= allowed:
         message = f"the worker observed {opened.observed}, not {resolved.config}"
-        raise LoadError(Problem(Cause.SETTING_MISMATCH, message))
+        raise LoadError(Problem(Reason.SETTING_MISMATCH, message))
     if holder.gone:
         raise LoadError(holder.worker.died())
     sent = asked.sent()

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from reconciler import children
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.protocol import (
     Hello,
     LoadWeights,
@@ -58,7 +58,7 @@ _LINE = msgspec.json.Decoder(WeightsRead | WeightsLoaded | WorkerFailure)
 
 
 def _failed(failure: WorkerFailure) -> LoadError:
-    return LoadError(Problem(Cause.LOAD_FAILED, failure.message, failure.permanent))
+    return LoadError(Problem(Reason.LOAD_FAILED, failure.message, failure.permanent))
 
 
 class _Protocol(SubprocessStreamProtocol):

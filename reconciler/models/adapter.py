@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.facts import Adapter
 from reconciler.models.contents import files_of, fingerprint_of
 from reconciler.models.files import as_text, error_of, faulty, invalid, is_directory, is_file
@@ -40,7 +40,7 @@ def read_adapter(path: Path) -> Adapter:
     try:
         return _read_adapter(path)
     except Exception as error:  # noqa: BLE001  hostile files and names raise what they like
-        raise error_of(error, path, Cause.INVALID_ADAPTER, "adapter") from None
+        raise error_of(error, path, Reason.INVALID_ADAPTER, "adapter") from None
 
 
 def _read_adapter(path: Path) -> Adapter:
@@ -124,4 +124,4 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _invalid(path: Path, words: str) -> LoadError:
-    return invalid(Cause.INVALID_ADAPTER, "adapter", path, words)
+    return invalid(Reason.INVALID_ADAPTER, "adapter", path, words)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Adapter, Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.adapter import base_of, is_adapter, read_adapter
@@ -183,8 +183,8 @@ class Catalog:
         results = walk.results(read_adapter, paths)
         for path, result in zip(paths, results, strict=True):
             if isinstance(result, BaseException):
-                error = error_of(result, path, Cause.INVALID_ADAPTER, "adapter")
-                problem = replace(error.problem, cause=Cause.INVALID_ADAPTER, param="adapter")
+                error = error_of(result, path, Reason.INVALID_ADAPTER, "adapter")
+                problem = replace(error.problem, reason=Reason.INVALID_ADAPTER, param="adapter")
                 found[path] = LoadError(problem)
             else:
                 found[path] = result
@@ -216,12 +216,12 @@ class Catalog:
             return self._match(ModelRef(name), looks[None]).path
         except LoadError as error:
             problem = error.problem
-            cause = problem.cause
+            reason = problem.reason
             words = problem.message.replace(f"Model {name}", f"Adapter {name}", 1)
-            if cause is Cause.MODEL_NOT_FOUND:
-                cause = Cause.ADAPTER_NOT_FOUND
+            if reason is Reason.MODEL_NOT_FOUND:
+                reason = Reason.ADAPTER_NOT_FOUND
                 words += "; name it as PUBLISHER/NAME, or by the absolute path of its directory"
-            return LoadError(Problem(cause, words, param="adapter"))
+            return LoadError(Problem(reason, words, param="adapter"))
 
     def _match(self, ref: ModelRef, places: Sequence[Sequence[LocalModel]]) -> LocalModel:
         """The model as written, in the first place that holds it; else the only one that differs
@@ -264,7 +264,7 @@ class Catalog:
             message += f"; there is {' and '.join(near)}"
         for error in unreadable:
             message += f"; {error.problem.message}"
-        return Problem(Cause.MODEL_NOT_FOUND, message, param="model")
+        return Problem(Reason.MODEL_NOT_FOUND, message, param="model")
 
 
 def _of_model(held: LocalModel, error: BaseException) -> LoadError:
@@ -273,7 +273,7 @@ def _of_model(held: LocalModel, error: BaseException) -> LoadError:
         words = (
             f"{held.path} is a LoRA adapter for {error}; load that model, with adapter: {held.key}"
         )
-        return LoadError(Problem(Cause.INVALID_CHECKPOINT, words, param="model"))
+        return LoadError(Problem(Reason.INVALID_CHECKPOINT, words, param="model"))
     return error_of(error, held.path)
 
 
@@ -286,4 +286,4 @@ def _only(ref: ModelRef, candidates: Sequence[LocalModel]) -> LocalModel:
     if len(names) == 1:  # the same model in several places: the first wins
         return first
     message = f"Model {ref.model} could be {' or '.join(names)}; name one of them"
-    raise LoadError(Problem(Cause.AMBIGUOUS_MODEL, message, param="model"))
+    raise LoadError(Problem(Reason.AMBIGUOUS_MODEL, message, param="model"))

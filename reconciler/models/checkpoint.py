@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.core.chat_template import reasoning, takes_tools
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.facts import Checkpoint, GenerationConfig
 from reconciler.core.records import SettingWarning
 from reconciler.models import architectures, embedder, generation_config
@@ -122,7 +122,7 @@ def _generation(path: Path) -> GenerationConfig:
 
 
 def _invalid(path: Path, words: str) -> LoadError:
-    return invalid(Cause.INVALID_CHECKPOINT, "model", path, words)
+    return invalid(Reason.INVALID_CHECKPOINT, "model", path, words)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from reconciler import children
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import ModelRef
 
@@ -26,14 +26,14 @@ MAIN = "main"
 KEPT_JOBS = 100
 """Whose outcome is remembered."""
 
-CAUSES = {
-    "model_not_found": Cause.MODEL_NOT_FOUND,
-    "model_gated": Cause.MODEL_GATED,
-    "revision_not_found": Cause.REVISION_NOT_FOUND,
-    "invalid_checkpoint": Cause.INVALID_CHECKPOINT,
-    "offline": Cause.OFFLINE,
-    "insufficient_disk_space": Cause.INSUFFICIENT_DISK_SPACE,
-    "hash_mismatch": Cause.HASH_MISMATCH,
+REASONS = {
+    "model_not_found": Reason.MODEL_NOT_FOUND,
+    "model_gated": Reason.MODEL_GATED,
+    "revision_not_found": Reason.REVISION_NOT_FOUND,
+    "invalid_checkpoint": Reason.INVALID_CHECKPOINT,
+    "offline": Reason.OFFLINE,
+    "insufficient_disk_space": Reason.INSUFFICIENT_DISK_SPACE,
+    "hash_mismatch": Reason.HASH_MISMATCH,
 }
 """Of the fetching process's words; any other is that the hub, or the disk, did not play along."""
 
@@ -133,8 +133,8 @@ class Downloads:
         if last is not None and not last.told:
             last.told = True
             message = f"{ref.model} was fetched into {self._cache}, and is not found there"
-            return last.problem or Problem(Cause.DOWNLOAD_FAILED, message, permanent=False)
-        return Problem(Cause.DOWNLOADING, self.begin(ref).words, permanent=False)
+            return last.problem or Problem(Reason.DOWNLOAD_FAILED, message, permanent=False)
+        return Problem(Reason.DOWNLOADING, self.begin(ref).words, permanent=False)
 
     def ended(self, ref: ModelRef) -> Job | None:
         """The last download of a model, if it has ended."""
@@ -213,7 +213,7 @@ class Downloads:
 
     @staticmethod
     def _fail(job: Job, code: str, message: str) -> None:
-        cause = CAUSES.get(code, Cause.DOWNLOAD_FAILED)
+        reason = REASONS.get(code, Reason.DOWNLOAD_FAILED)
         job.status = "failed"
         job.completed_at = datetime.now(UTC)
-        job.problem = Problem(cause, message, permanent=False, param="model")
+        job.problem = Problem(reason, message, permanent=False, param="model")

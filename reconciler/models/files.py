@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 
 MAX_MESSAGE = 500
 """Characters of what is wrong with a checkpoint; its files can put words into an error."""
@@ -111,15 +111,15 @@ def as_text(words: str) -> str:
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "..."
 
 
-def invalid(cause: Cause, param: str, path: Path, words: str) -> LoadError:
+def invalid(reason: Reason, param: str, path: Path, words: str) -> LoadError:
     """The error that says what is wrong with `path`, which the request's key `param` names."""
-    return LoadError(Problem(cause, as_text(f"{path}: {words}"), param=param))
+    return LoadError(Problem(reason, as_text(f"{path}: {words}"), param=param))
 
 
 def error_of(
     error: BaseException,
     path: Path,
-    cause: Cause = Cause.INVALID_CHECKPOINT,
+    reason: Reason = Reason.INVALID_CHECKPOINT,
     param: str = "model",
 ) -> LoadError:
     """What reading the directory `path` raised, as the error of that directory and of no other.
@@ -129,9 +129,9 @@ def error_of(
     if isinstance(error, LoadError):
         return error
     if isinstance(error, FaultyFileError):
-        return invalid(cause, param, error.path, f"{error!s:.{MAX_MESSAGE}}")
+        return invalid(reason, param, error.path, f"{error!s:.{MAX_MESSAGE}}")
     if isinstance(error, OSError) and error.strerror is not None:
         file = error.filename if isinstance(error.filename, str | os.PathLike) else path
-        return invalid(cause, param, Path(file), f"cannot be read: {error.strerror}")
+        return invalid(reason, param, Path(file), f"cannot be read: {error.strerror}")
     words = f"cannot be read: {type(error).__name__}: {error!s:.{MAX_MESSAGE}}"
-    return invalid(cause, param, path, words)
+    return invalid(reason, param, path, words)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.models.files import as_text
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class NoAnswerError(LoadError):
 
     def __init__(self, path: Path) -> None:
         words = f"{path} does not answer; is it on a drive or a server that is gone?"
-        problem = Problem(Cause.INVALID_CHECKPOINT, as_text(words), permanent=False, param="model")
+        problem = Problem(Reason.INVALID_CHECKPOINT, as_text(words), permanent=False, param="model")
         super().__init__(problem)
 
 

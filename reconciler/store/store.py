@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.records import Generation, Outcome, Record, Status
 from reconciler.core.suspicion import CrashRecord, InterruptedAttempt, LastRun
 from reconciler.store import history, rows
@@ -333,7 +333,7 @@ class Store:
         elif _is_lock(error):
             advice = f"another program uses {NAME}; end it, and writing goes on by itself"
         words = f"cannot write to state directory {self._directory}: {error}; {advice}"
-        return Problem(Cause.STATE_UNWRITABLE, words, permanent=False)
+        return Problem(Reason.STATE_UNWRITABLE, words, permanent=False)
 
 
 def _is_lock(error: sqlite3.Error) -> bool:

@@ -10,7 +10,7 @@ from aiohttp import ClientResponse, ClientSession, web
 
 from reconciler.api import early_stream
 from reconciler.api.app import build
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.protocol import Reply
 
 PAGE = "https://chat.example"
@@ -183,7 +183,7 @@ async def test_an_allowed_page_can_read_every_kind_of_answer(serving: Served) ->
     await asyncio.sleep(0.05)
     serving.controller.ready.set()
     assert (await early).startswith(b": keep-alive")
-    serving.controller.problem = Problem(Cause.STOPPING, "it stops")
+    serving.controller.problem = Problem(Reason.STOPPING, "it stops")
     await check("POST", "/v1/completions", {"model": "a"}, 503)
 
 

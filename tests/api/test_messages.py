@@ -11,7 +11,7 @@ from aiohttp import ClientSession, web
 from reconciler.api import early_stream
 from reconciler.api.app import build
 from reconciler.api.messages import PING
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from tests.test_openai import Answering
 
 ASKED: Any = {"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
@@ -76,7 +76,7 @@ async def test_a_load_that_fails_is_an_error_that_the_client_raises(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
     stream = await client.messages.create(**ASKED, stream=True)  # with the first sign of life
-    loading.loading.set_exception(LoadError(Problem(Cause.LOAD_FAILED, "no such layer")))
+    loading.loading.set_exception(LoadError(Problem(Reason.LOAD_FAILED, "no such layer")))
     with pytest.raises(anthropic.APIStatusError, match="no such layer") as error:
         _ = [event async for event in stream]
     body: Any = error.value.body
@@ -98,6 +98,6 @@ async def test_a_worker_that_refuses_is_an_error_that_the_client_raises(
 async def test_an_answer_at_once_has_the_status_of_its_error(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
-    loading.loading.set_exception(LoadError(Problem(Cause.NOT_LOADED, "a is not loaded")))
+    loading.loading.set_exception(LoadError(Problem(Reason.NOT_LOADED, "a is not loaded")))
     with pytest.raises(anthropic.NotFoundError, match="a is not loaded"):
         await client.messages.create(**ASKED)

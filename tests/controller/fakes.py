@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from reconciler.controller import Controller, RecordView
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.manifest import Diagnostic
 from reconciler.core.protocol import Lease, Reply, RequestContext, Usage
@@ -102,7 +102,7 @@ class FakeEngine:
 
     async def machine(self) -> Machine:
         if not self.startable:
-            raise LoadError(Problem(Cause.WORKER_DIED, "no module named mlx", permanent=False))
+            raise LoadError(Problem(Reason.WORKER_DIED, "no module named mlx", permanent=False))
         return Machine("cpu", "fake", self.budget, "0")
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:

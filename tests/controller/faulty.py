@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import Ledger
 from reconciler.core.protocol import Lease, Reply, RequestContext, Usage
@@ -32,7 +32,7 @@ BUDGET = 100
 WEIGHTS = {"p/small": 10, "p/other": 30, "p/big": 60, "p/huge": 200}
 """Of the models that are on disk; p/huge never fits, and p/absent comes later if at all."""
 
-DIED = Problem(Cause.WORKER_DIED, "it died", permanent=False)
+DIED = Problem(Reason.WORKER_DIED, "it died", permanent=False)
 
 
 class DeadMountError(Exception):
@@ -85,7 +85,7 @@ class FakeCatalog:
         if ref.model in self.sick:
             raise self.sick[ref.model]
         if ref.model not in self.weights:
-            raise LoadError(Problem(Cause.MODEL_NOT_FOUND, f"no {ref.model}"))
+            raise LoadError(Problem(Reason.MODEL_NOT_FOUND, f"no {ref.model}"))
         weights = self.weights[ref.model]
         return Checkpoint(
             f"/{ref.model}", f"v{self.version}", "llama", weights, 50, kv_bytes_per_token=1
@@ -98,7 +98,7 @@ class FakeCatalog:
                 found[ref] = self.find(ref)
             except DeadMountError:
                 words = f"{ref.model} does not answer"
-                found[ref] = Problem(Cause.INVALID_CHECKPOINT, words, permanent=False)
+                found[ref] = Problem(Reason.INVALID_CHECKPOINT, words, permanent=False)
             except LoadError as error:
                 found[ref] = error.problem
         return found

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.absorb import VANISHED_SECONDS
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.models.checkpoint import read_facts
 from tests.controller.fakes import Bench, FakeSource, load, request, spec
 
-BROKEN = Problem(Cause.LOAD_FAILED, "it broke", permanent=True)
+BROKEN = Problem(Reason.LOAD_FAILED, "it broke", permanent=True)
 
 
 async def test_an_update_that_fails_leaves_the_previous_spec_in_force(bench: Bench) -> None:
@@ -53,7 +53,7 @@ async def test_what_is_removed_during_its_load_is_cancelled(bench: Bench) -> Non
     await bench.controller.unload("tiny/llama")
     with pytest.raises(LoadError, match="'tiny/llama' was unloaded") as raised:
         await asking
-    assert raised.value.problem.cause is Cause.REMOVED
+    assert raised.value.problem.reason is Reason.REMOVED
     assert end.cancelled()
     assert bench.controller.instances() == ()
     assert bench.controller.is_gone("tiny/llama")
@@ -85,7 +85,7 @@ async def test_who_asks_for_what_is_on_its_way_waits_for_it(bench: Bench) -> Non
     ]
     with pytest.raises(LoadError, match="no instance of tiny/qwen3 is loaded") as raised:
         await bench.controller.ready_for("tiny/qwen3")
-    assert raised.value.problem.cause is Cause.NOT_LOADED
+    assert raised.value.problem.reason is Reason.NOT_LOADED
     assert not any(task.done() for task in asking)
     end.set_result(None)
     assert await asyncio.gather(*asking) == ["a", "a", "a"]
@@ -154,7 +154,7 @@ async def test_who_joined_a_load_that_is_suspended_is_told(bench: Bench) -> None
     bench.source.declare(("tiny/llama", replace(spec(), suspend=True)))
     with pytest.raises(LoadError, match="suspended by") as raised:
         await asking
-    assert raised.value.problem.cause is Cause.SUSPENDED
+    assert raised.value.problem.reason is Reason.SUSPENDED
     assert end.cancelled()
     assert bench.controller.instances() == ()
 
@@ -164,7 +164,7 @@ async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:
     await bench.engine.let_load()
     await bench.ready("a")
     gone = bench.engine.loaded.pop("a")
-    bench.engine.on_death(gone, Problem(Cause.WORKER_HUNG, "it is silent", permanent=False))
+    bench.engine.on_death(gone, Problem(Reason.WORKER_HUNG, "it is silent", permanent=False))
     at_once = bench.controller.answer("a")
     assert at_once is not None
     assert not at_once.status.ready
@@ -190,7 +190,7 @@ async def test_without_a_worker_a_load_says_why_it_cannot_be(tmp_path: Path, mod
     await bench.controller.start()
     with pytest.raises(LoadError, match="no module named mlx") as raised:
         await bench.controller.load(request())
-    assert raised.value.problem.cause is Cause.ENGINE_UNAVAILABLE
+    assert raised.value.problem.reason is Reason.ENGINE_UNAVAILABLE
     assert bench.controller.problem == raised.value.problem
     await bench.close()
 
@@ -209,7 +209,7 @@ class TestOnASmallMachine:
         await load(bench, request(context_length=900))
         with pytest.raises(LoadError, match=r"in use: tiny/llama \d") as raised:
             await bench.controller.load(request("tiny/llama-4bit", context_length=900))
-        assert raised.value.problem.cause is Cause.INSUFFICIENT_MEMORY
+        assert raised.value.problem.reason is Reason.INSUFFICIENT_MEMORY
         assert [a.record.name for a in bench.controller.answers()] == ["tiny/llama"]
 
     async def test_a_manifest_that_does_not_fit_now_waits_and_is_loaded_on_release(

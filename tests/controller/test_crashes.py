@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.records import HTTP
 from reconciler.core.suspicion import FORGIVEN_SECONDS
 from tests.controller.fakes import Bench, load, request, spec, spin
@@ -173,7 +173,7 @@ async def test_a_load_that_would_join_a_held_record_is_refused_at_once(bench: Be
     await bench.reason("tiny/llama", HELD)
     with pytest.raises(LoadError, match="the machine went down twice") as raised:
         await bench.controller.load(request())
-    assert raised.value.problem.cause is Cause.SUSPECTED_HOST_CRASH
+    assert raised.value.problem.reason is Reason.SUSPECTED_HOST_CRASH
     with pytest.raises(LoadError, match="the machine went down twice"):
         await bench.controller.ready_for("tiny/llama")
     # Other settings are another spec.

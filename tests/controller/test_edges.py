@@ -8,14 +8,14 @@ import pytest
 
 from reconciler.controller.lookups import RECHECK_SECONDS
 from reconciler.core.absorb import EMPTY_SECONDS, VANISHED_SECONDS
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.records import RequestedSettings
 from reconciler.core.snapshot import Snapshot
 from reconciler.models.checkpoint import read_facts
 from tests.controller.fakes import Bench, FakeSource, load, request, spec, spin
 
-HICCUP = Problem(Cause.LOAD_FAILED, "hiccup", permanent=False)
-BROKEN = Problem(Cause.LOAD_FAILED, "it broke")
+HICCUP = Problem(Reason.LOAD_FAILED, "hiccup", permanent=False)
+BROKEN = Problem(Reason.LOAD_FAILED, "it broke")
 
 
 def reasons(bench: Bench, name: str) -> dict[str, tuple[str, str]]:

@@ -4,12 +4,12 @@ import pytest
 
 from reconciler.controller.events import KEPT
 from reconciler.core.absorb import VANISHED_SECONDS
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import LoadSpec
 from tests.controller.fakes import Bench, load, request, spec
 
-BROKEN = Problem(Cause.LOAD_FAILED, "it broke")
+BROKEN = Problem(Reason.LOAD_FAILED, "it broke")
 
 
 async def told(bench: Bench, after: str | None = None) -> list[str]:

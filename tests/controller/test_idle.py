@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.records import LoadSpec, RequestedSettings
 from tests.controller.fakes import Bench, load, request, spec, spin
 from tests.controller.machine import World
@@ -90,10 +90,10 @@ async def test_an_unload_that_fails_does_not_make_a_broken_spec_worth_trying(ben
     await bench.engine.let_load()
     await bench.ready("a")
     bench.source.declare(("a", replace(IDLE, config=RequestedSettings(context_length=9))))
-    await bench.engine.let_load(Problem(Cause.LOAD_FAILED, "broken"))
+    await bench.engine.let_load(Problem(Reason.LOAD_FAILED, "broken"))
     assert await bench.reason("a", "RolledBack")
     bench.engine.draining = asyncio.get_running_loop().create_future()
-    bench.engine.draining.set_exception(LoadError(Problem(Cause.LOAD_FAILED, "hiccup")))
+    bench.engine.draining.set_exception(LoadError(Problem(Reason.LOAD_FAILED, "hiccup")))
     bench.clock.advance(100)
     await spin(lambda: bool(bench.engine.unloads))
     bench.engine.draining = None
@@ -115,7 +115,7 @@ async def test_who_waits_for_a_change_is_told_of_its_failure_though_it_was_due_t
     spec, end = await bench.engine.loads.get()
     assert spec.config.context_length == 9
     bench.clock.advance(50)
-    end.set_exception(LoadError(Problem(Cause.LOAD_FAILED, "broken")))
+    end.set_exception(LoadError(Problem(Reason.LOAD_FAILED, "broken")))
     with pytest.raises(LoadError, match="broken"):
         await changing
     assert bench.controller.instances()
@@ -201,11 +201,11 @@ class TestJit:
     async def test_a_model_that_is_not_there_is_told(self, bench: Bench) -> None:
         with pytest.raises(LoadError) as raised:
             await bench.controller.ready_for("no/such")
-        assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
+        assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
 
     async def test_what_is_suspended_is_not_loaded(self, bench: Bench) -> None:
         bench.source.declare(("a", replace(spec(), suspend=True)))
         await bench.reason("a", "Suspended")
         with pytest.raises(LoadError, match="suspended") as raised:
             await bench.controller.ready_for("tiny/llama")
-        assert raised.value.problem.cause is Cause.NOT_LOADED
+        assert raised.value.problem.reason is Reason.NOT_LOADED

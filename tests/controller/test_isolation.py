@@ -17,7 +17,7 @@ from reconciler.controller.state import RecordState
 from reconciler.core import plan as planning
 from reconciler.core.conditions import derive
 from reconciler.core.defaults import Defaults
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.plan import Action
 from reconciler.core.records import Record, Status
 from reconciler.store.database import NAME
@@ -43,7 +43,7 @@ async def test_a_record_that_cannot_be_planned_says_so_and_the_others_load(
         assert "RecursionError: too deep (test_isolation.py:" in message
         with pytest.raises(LoadError, match="too deep") as raised:
             await bench.controller.load(replace(request(), instance_id="a"))
-        assert raised.value.problem.cause is Cause.INTERNAL_ERROR
+        assert raised.value.problem.reason is Reason.INTERNAL_ERROR
     bench.clock.advance(planning.UNPLANNED_SECONDS)
     await bench.engine.let_load()
     await bench.ready("a")
@@ -167,7 +167,7 @@ async def test_a_lock_that_stays_is_said_and_what_happened_meanwhile_is_written_
             bench.clock.advance(LOCKED_SECONDS / 10)
         with pytest.raises(LoadError, match=f"another program uses {NAME}; end it") as raised:
             await unloading
-        assert raised.value.problem.cause is Cause.STATE_UNWRITABLE
+        assert raised.value.problem.reason is Reason.STATE_UNWRITABLE
         other.rollback()
     while bench.controller.problem is not None:
         await asyncio.sleep(0)
@@ -256,7 +256,7 @@ async def test_a_record_that_cannot_be_stored_is_left_out_and_the_others_load(
     assert [a.record.name for a in bench.controller.answers()] == ["b"]
     with pytest.raises(LoadError, match=r"'c' \('http'\) cannot be stored") as raised:
         await bench.controller.put("c", replace(spec(), defaults=prompt))
-    assert raised.value.problem.cause is Cause.IMPOSSIBLE_SETTING
+    assert raised.value.problem.reason is Reason.IMPOSSIBLE_SETTING
 
 
 async def test_who_waits_for_a_record_that_is_gone_stops_no_pass(bench: Bench) -> None:

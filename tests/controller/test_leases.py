@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.controller import leases as module
 from reconciler.controller.leases import MemoryLeases
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.protocol import Lease
 from reconciler.core.records import EffectiveSettings, Instance, LoadSpec, RequestedSettings
 from tests.controller.fakes import Bench, FakeClock, load, request, spin
@@ -136,7 +136,7 @@ async def test_a_load_that_gets_no_memory_back_says_who_has_it(asking: AsyncExit
         sessions.clock.advance(module.RECALL_SECONDS)
     with pytest.raises(LoadError, match=r"in 30 s: 'a' 60 B") as raised:
         room.result()
-    assert raised.value.problem.cause is Cause.INSUFFICIENT_MEMORY
+    assert raised.value.problem.reason is Reason.INSUFFICIENT_MEMORY
 
 
 async def test_what_goes_first_does_not_keep_its_replacement_waiting(

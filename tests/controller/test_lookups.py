@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from reconciler.controller.lookups import LOOK_SECONDS, PATIENCE_SECONDS, RECHECK_SECONDS, Lookups
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.download import Downloads, Job
 from tests.controller.fakes import FakeClock, spin
 
 A, B = ModelRef("p/a"), ModelRef("p/b")
-MISSING = Problem(Cause.MODEL_NOT_FOUND, "it is not there")
+MISSING = Problem(Reason.MODEL_NOT_FOUND, "it is not there")
 THERE = Checkpoint("/p/a", "v1", "llama", 10, 50)
 
 
@@ -120,7 +120,7 @@ async def test_what_a_look_at_many_raises_is_the_problem_of_one() -> None:
     assert found[B] == THERE
     problem = found[A]
     assert isinstance(problem, Problem)
-    assert problem.cause is Cause.INVALID_CHECKPOINT
+    assert problem.reason is Reason.INVALID_CHECKPOINT
     assert "RecursionError: too deep" in problem.message
 
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import (
 )
 
 from reconciler.core.defaults import Defaults
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.records import LoadRequest, LoadSpec, RequestedSettings
 from tests.controller.faulty import WEIGHTS, DeadMountError
 from tests.controller.machine import World
@@ -22,8 +22,8 @@ NAMES = ("a", "b", "c")
 MODELS = (*WEIGHTS, "p/absent")
 FILES = ("1.yaml", "2.yaml", "3.yaml")
 SECONDS = (0.5, 1.0, 2.0, 30.0, 400.0)
-TRANSIENT = Problem(Cause.LOAD_FAILED, "hiccup", permanent=False)
-PERMANENT = Problem(Cause.LOAD_FAILED, "broken")
+TRANSIENT = Problem(Reason.LOAD_FAILED, "hiccup", permanent=False)
+PERMANENT = Problem(Reason.LOAD_FAILED, "broken")
 
 names = st.sampled_from(NAMES)
 # What can be loaded comes up more often than what cannot.

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from reconciler.controller.resolver import CheckpointResolver
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.records import ModelRef
 from reconciler.models.looker import NoAnswerError
@@ -115,7 +115,7 @@ async def test_what_is_raised_for_one_model_is_its_problem_alone(
     found = await resolver.find_all([SICK, HEALTHY], 60)
     problem = found[SICK]
     assert isinstance(problem, Problem)
-    assert problem.cause is Cause.INVALID_CHECKPOINT
+    assert problem.reason is Reason.INVALID_CHECKPOINT
     assert len(problem.message) < 500
     assert isinstance(found[HEALTHY], Checkpoint)
     with pytest.raises(LoadError):

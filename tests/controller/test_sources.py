@@ -8,7 +8,7 @@ import pytest
 from reconciler.controller import SourceSync
 from reconciler.controller.source_sync import PASSES_BETWEEN_PIECES, PIECE, SourceView
 from reconciler.core.absorb import VANISHED_SECONDS
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import LoadSpec, Record
 from reconciler.core.selector import Requirement
@@ -69,7 +69,7 @@ async def test_a_commit_that_would_unload_much_is_held_until_it_is_confirmed(ben
     assert bench.source.accepted == ["one", "two"]
     with pytest.raises(LoadError) as raised:
         feed(bench).confirm()
-    assert raised.value.problem.cause is Cause.NOTHING_HELD
+    assert raised.value.problem.reason is Reason.NOTHING_HELD
 
 
 async def test_a_held_commit_can_be_confirmed_while_the_repository_is_away(bench: Bench) -> None:
@@ -104,7 +104,7 @@ async def test_a_suspended_source_is_not_followed_and_a_restart_does_not_change_
     feed(bench).suspend()
     with pytest.raises(LoadError) as raised:
         await feed(bench).sync()
-    assert raised.value.problem.cause is Cause.SUSPENDED
+    assert raised.value.problem.reason is Reason.SUSPENDED
     await bench.restart()
     assert feed(bench).suspended
     bench.source.push("two", "b")
@@ -121,7 +121,7 @@ async def test_what_is_meant_for_other_nodes_is_refused_by_http(bench: Bench) ->
     elsewhere = LoadSpec("tiny/llama", node_selector=(Requirement("role", "In", ("prod",)),))
     with pytest.raises(LoadError, match="'a' is meant for nodes with role In prod") as raised:
         await bench.controller.put("a", elsewhere)
-    assert raised.value.problem.cause is Cause.NOT_SELECTED
+    assert raised.value.problem.reason is Reason.NOT_SELECTED
     assert declared(bench) == set()
 
 
@@ -164,7 +164,7 @@ async def test_nothing_of_a_suspended_source_is_confirmed(bench: Bench) -> None:
     feed(bench).suspend()
     with pytest.raises(LoadError) as raised:
         feed(bench).confirm()
-    assert raised.value.problem.cause is Cause.SUSPENDED
+    assert raised.value.problem.reason is Reason.SUSPENDED
     assert declared(bench) == set("abcd")
 
 

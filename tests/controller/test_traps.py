@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.catalog import Catalog
 from reconciler.models.checkpoint import read_facts
 from tests.controller.fakes import Bench, load, request, spec
 
-KILLED = Problem(Cause.WORKER_DIED, "killed by signal 9", permanent=False)
+KILLED = Problem(Reason.WORKER_DIED, "killed by signal 9", permanent=False)
 
 
 def why(bench: Bench, name: str) -> str:

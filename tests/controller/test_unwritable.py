@@ -6,21 +6,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from reconciler.controller.reconciler import WRITE_AGAIN_SECONDS
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import LoadRequest, LoadSpec
 from reconciler.core.snapshot import Commit, Snapshot
 from tests.controller.fakes import Bench, load, request, spec, spin
 from tests.controller.machine import World
 
-DIED = Problem(Cause.WORKER_DIED, "it died", permanent=False)
-BROKEN = Problem(Cause.LOAD_FAILED, "it broke")
+DIED = Problem(Reason.WORKER_DIED, "it died", permanent=False)
+BROKEN = Problem(Reason.LOAD_FAILED, "it broke")
 
 
 async def refused(bench: Bench, asked: LoadRequest) -> None:
     with pytest.raises(LoadError, match="cannot write to state directory") as raised:
         await bench.controller.load(asked)
-    assert raised.value.problem.cause is Cause.STATE_UNWRITABLE
+    assert raised.value.problem.reason is Reason.STATE_UNWRITABLE
 
 
 async def writable_again(bench: Bench) -> None:
@@ -100,7 +100,7 @@ async def test_what_happens_meanwhile_is_true_at_once_and_written_later(bench: B
     await load(bench, request())
     bench.let_write(False)
     bench.engine.on_death(bench.engine.loaded.pop("tiny/llama"), DIED)
-    await bench.reason("tiny/llama", DIED.cause.value)
+    await bench.reason("tiny/llama", DIED.reason.value)
     (stored,) = [status for _, status in bench.store.load()]
     assert stored.ready
     bench.let_write(True)

@@ -1,9 +1,9 @@
 """1 s doubling to 300 s, with jitter."""
 
 from reconciler.core.backoff import JITTER, LONGEST_SECONDS, Retry, after
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 
-PROBLEM = Problem(Cause.WORKER_DIED, "it died", permanent=False)
+PROBLEM = Problem(Reason.WORKER_DIED, "it died", permanent=False)
 
 
 def fail(times: int, *, chance: float = 0.0, previous: Retry | None = None) -> Retry:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reconciler.core.conditions import derive, pending
-from reconciler.core.errors import DEATHS, Cause, Problem
-from reconciler.core.plan import Action, Kind, Why
+from reconciler.core.errors import DEATHS, Problem, Reason
+from reconciler.core.plan import Action, Kind
 from reconciler.core.records import (
     HTTP,
     EffectiveSettings,
@@ -24,8 +24,8 @@ RECORD = Record("a", HTTP, LoadSpec("m"), AT, generation=3)
 CONFIG = EffectiveSettings(1, 2, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=True)
 LOADED = Instance("a", LoadSpec("m"), "/m", CONFIG, 10, 5, worker_pid=7)
 OLD = replace(LOADED, spec=LoadSpec("m", RequestedSettings(context_length=5)))
-SUSPENDED = Action(Kind.HOLD, "a", "x", why=Why.SUSPENDED)
-HOLD = Action(Kind.HOLD, "a", "no m", problem=Problem(Cause.MODEL_NOT_FOUND, "no m"))
+SUSPENDED = Action(Kind.HOLD, "a", "x", reason=Reason.SUSPENDED)
+HOLD = Action(Kind.HOLD, "a", "no m", problem=Problem(Reason.MODEL_NOT_FOUND, "no m"))
 
 
 def told(status: Status) -> dict[str, tuple[str, str]]:
@@ -39,7 +39,14 @@ def told(status: Status) -> dict[str, tuple[str, str]]:
         (None, None, "False", "True", "False", "Pending"),
         (None, Action(Kind.LOAD, "a", "x"), "False", "True", "False", "Loading"),
         (OLD, Action(Kind.RECONFIGURE, "a", "x"), "False", "True", "False", "Reconfiguring"),
-        (None, Action(Kind.WAIT, "a", "x", why=Why.QUEUED), "False", "True", "False", "Queued"),
+        (
+            None,
+            Action(Kind.WAIT, "a", "x", reason=Reason.QUEUED),
+            "False",
+            "True",
+            "False",
+            "Queued",
+        ),
         (None, HOLD, "False", "False", "True", "ModelNotFound"),
         # Suspended on purpose: nothing is wrong, and nothing is under way.
         (None, SUSPENDED, "False", "False", "False", "Suspended"),
@@ -74,17 +81,17 @@ def test_what_cannot_be_while_an_earlier_spec_serves_is_rolled_back() -> None:
 
 
 def test_a_wait_for_memory_is_no_failure() -> None:
-    short = Problem(Cause.INSUFFICIENT_MEMORY, "short", permanent=False)
-    wait = Action(Kind.WAIT, "a", "short", why=Why.WAITING_FOR_MEMORY, problem=short)
+    short = Problem(Reason.INSUFFICIENT_MEMORY, "short", permanent=False)
+    wait = Action(Kind.WAIT, "a", "short", reason=Reason.WAITING_FOR_MEMORY, problem=short)
     assert told(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == ("False", "WaitingForMemory")
 
 
-@pytest.mark.parametrize("cause", sorted(DEATHS))
-def test_how_a_worker_ended_is_why_it_is_not_ready(cause: Cause) -> None:
-    ended = Problem(cause, "it ended", permanent=False)
-    wait = Action(Kind.WAIT, "a", "attempt 1 failed", why=Why.BACKING_OFF, problem=ended)
+@pytest.mark.parametrize("reason", sorted(DEATHS))
+def test_how_a_worker_ended_is_why_it_is_not_ready(reason: Reason) -> None:
+    ended = Problem(reason, "it ended", permanent=False)
+    wait = Action(Kind.WAIT, "a", "attempt 1 failed", reason=Reason.BACKING_OFF, problem=ended)
     assert told(derive(RECORD, Status(), None, wait, AT)) == {
-        "Ready": ("False", cause.value),
+        "Ready": ("False", reason.value),
         "Progressing": ("True", "BackingOff"),
         "Stalled": ("False", "BackingOff"),
     }
@@ -93,8 +100,8 @@ def test_how_a_worker_ended_is_why_it_is_not_ready(cause: Cause) -> None:
 
 
 def test_any_other_failure_that_may_pass_is_backed_off() -> None:
-    failed = Problem(Cause.LOAD_FAILED, "no", permanent=False)
-    wait = Action(Kind.WAIT, "a", "attempt 1 failed", why=Why.BACKING_OFF, problem=failed)
+    failed = Problem(Reason.LOAD_FAILED, "no", permanent=False)
+    wait = Action(Kind.WAIT, "a", "attempt 1 failed", reason=Reason.BACKING_OFF, problem=failed)
     assert told(derive(RECORD, Status(), None, wait, AT))["Ready"] == ("False", "BackingOff")
 
 
@@ -107,7 +114,7 @@ def test_the_observed_generation_is_the_newest_that_was_in_force() -> None:
 
 def test_a_transition_keeps_its_time_until_status_or_reason_changes() -> None:
     first = derive(RECORD, Status(), None, HOLD, AT)
-    reworded = derive(RECORD, first, None, replace(HOLD, reason="no m at all"), LATER)
+    reworded = derive(RECORD, first, None, replace(HOLD, message="no m at all"), LATER)
     assert {c.last_transition_time for c in reworded.conditions} == {AT}
     assert {c.message for c in reworded.conditions} == {"no m at all"}
     loaded = derive(RECORD, first, LOADED, None, LATER)

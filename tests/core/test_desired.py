@@ -7,7 +7,7 @@ import pytest
 
 from reconciler.core.defaults import Defaults
 from reconciler.core.desired import Join, Put, View, agrees, decide
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.facts import Adapter, Checkpoint, GenerationConfig
 from reconciler.core.records import (
     HTTP,
@@ -131,7 +131,7 @@ def test_what_a_manifest_owns_is_refused_naming_file_and_line() -> None:
     theirs = view("p/m", RequestedSettings(context_length=5), owner=HERE)
     with pytest.raises(LoadError, match=r"f\.yaml:7") as raised:
         verdict(ask(context_length=6), theirs)
-    assert raised.value.problem.cause is Cause.MANAGED_BY_MANIFEST
+    assert raised.value.problem.reason is Reason.MANAGED_BY_MANIFEST
 
 
 def test_a_suspended_record_is_not_joined() -> None:

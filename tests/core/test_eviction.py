@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.backoff import Retry
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Budget, Ledger
-from reconciler.core.plan import Action, Facts, Kind, Why, held_memory, plan
+from reconciler.core.plan import Action, Facts, Kind, held_memory, plan
 from reconciler.core.records import (
     HTTP,
     EffectiveSettings,
@@ -60,9 +60,9 @@ def told(planned: list[Action]) -> list[tuple[str, str]]:
 def test_what_is_idle_and_of_lower_priority_goes_and_the_record_waits_for_it() -> None:
     unload, wait = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER))
     assert (unload.name, unload.kind) == ("low", Kind.UNLOAD)
-    assert "high of higher priority needs the room" in unload.reason
-    assert (wait.name, wait.why, wait.problem) == ("high", Why.WAITING_FOR_MEMORY, None)
-    assert "waits for the memory of low" in wait.reason
+    assert "high of higher priority needs the room" in unload.message
+    assert (wait.name, wait.reason, wait.problem) == ("high", Reason.WAITING_FOR_MEMORY, None)
+    assert "waits for the memory of low" in wait.message
 
 
 def test_the_longest_unused_goes_first_and_as_many_as_must() -> None:
@@ -81,7 +81,7 @@ def test_never_one_with_a_request_running() -> None:
     assert planned == [("lower", "Unload"), ("high", "Wait")]
     (wait,) = actions(HIGH, *loaded, loaded=loaded, busy=frozenset({"low", "lower"}))
     assert wait.problem is not None
-    assert wait.problem.cause is Cause.INSUFFICIENT_MEMORY
+    assert wait.problem.reason is Reason.INSUFFICIENT_MEMORY
 
 
 def test_equals_do_not_send_each_other_away_and_manifests_rank_above_ad_hoc() -> None:
@@ -102,7 +102,7 @@ def test_nobody_goes_in_vain() -> None:
 def test_nobody_goes_unless_that_was_asked_for() -> None:
     (wait,) = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), evicts=False)
     assert wait.problem is not None
-    assert "low 40 B" in wait.reason
+    assert "low 40 B" in wait.message
 
 
 def test_what_had_to_go_comes_back_after_what_it_went_for() -> None:
@@ -113,8 +113,8 @@ def test_what_had_to_go_comes_back_after_what_it_went_for() -> None:
 def test_an_unload_under_way_is_waited_for() -> None:
     going = Action(Kind.UNLOAD, "low", "no record wants it")
     (wait,) = actions(HIGH, LOWER, loaded=(LOW, LOWER), running={"low": going}, evicts=False)
-    assert (wait.why, wait.problem) == (Why.WAITING_FOR_MEMORY, None)
-    assert "waits for the memory of low" in wait.reason
+    assert (wait.reason, wait.problem) == (Reason.WAITING_FOR_MEMORY, None)
+    assert "waits for the memory of low" in wait.message
 
 
 def test_what_a_worker_is_seen_to_take_counts_where_it_is_more() -> None:
@@ -122,7 +122,7 @@ def test_what_a_worker_is_seen_to_take_counts_where_it_is_more() -> None:
     assert told(actions(small, LOW, loaded=(LOW,))) == [("small", "Load")]
     (wait,) = actions(small, LOW, loaded=(LOW,), live={"/low": 70}, evicts=False)
     assert wait.problem is not None
-    assert "low 70 B" in wait.reason
+    assert "low 70 B" in wait.message
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_nobody_goes_whom_the_others_make_needless() -> None:
 
 
 def test_what_failed_sends_nobody_away_again() -> None:
-    problem = Problem(Cause.LOAD_FAILED, "hiccup", permanent=False)
+    problem = Problem(Reason.LOAD_FAILED, "hiccup", permanent=False)
     retry = Retry(1, None, problem, failures=1, not_before=-1.0)
     (wait,) = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), retries={"high": retry})
     assert wait.problem is not None
@@ -169,9 +169,9 @@ def test_who_waits_for_room_has_it_before_who_comes_later() -> None:
     going = Action(Kind.UNLOAD, "low", "no record wants it")
     later = record("later", context=5)
     planned = actions(HIGH, LOWER, later, loaded=(LOW, LOWER), running={"low": going}, evicts=False)
-    assert [(a.name, a.why) for a in planned] == [
-        ("high", Why.WAITING_FOR_MEMORY),
-        ("later", Why.WAITING_FOR_MEMORY),
+    assert [(a.name, a.reason) for a in planned] == [
+        ("high", Reason.WAITING_FOR_MEMORY),
+        ("later", Reason.WAITING_FOR_MEMORY),
     ]
 
 
@@ -186,15 +186,15 @@ def test_an_update_waits_for_an_unload_with_which_its_own_room_is_enough() -> No
     }
     facts = Facts(checkpoints=found, running={"low": going})
     (wait,) = plan([after], [instance(before), instance(LOW)], facts, MACHINE, now=0.0)
-    assert (wait.why, wait.problem) == (Why.WAITING_FOR_MEMORY, None)
+    assert (wait.reason, wait.problem) == (Reason.WAITING_FOR_MEMORY, None)
 
 
 def test_what_was_replaced_holds_its_memory_until_it_has_answered() -> None:
     small = record("small")
     old = replace(instance(LOW), checkpoint="/old", weights_bytes=50)
     (wait,) = actions(small, LOW, loaded=(LOW,), outgoing=(old,), evicts=False)
-    assert (wait.why, wait.problem) == (Why.WAITING_FOR_MEMORY, None)
-    assert "low (outgoing)" in wait.reason
+    assert (wait.reason, wait.problem) == (Reason.WAITING_FOR_MEMORY, None)
+    assert "low (outgoing)" in wait.message
 
 
 def test_what_is_in_place_already_is_not_counted_twice() -> None:

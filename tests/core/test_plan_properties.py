@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from reconciler.core.backoff import Retry
 from reconciler.core.defaults import Defaults
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Adapter, Checkpoint, Machine
 from reconciler.core.memory import Ledger
-from reconciler.core.plan import Action, Facts, Kind, Why, plan
+from reconciler.core.plan import Action, Facts, Kind, plan
 from reconciler.core.records import HTTP, Instance, LoadSpec, Record, RequestedSettings
 from reconciler.core.settings import resolve
 
@@ -170,9 +170,9 @@ def settled(world: World, actions: Iterable[Action]) -> None:
             assert name not in waiting
         else:
             action = waiting[name]
-            assert action.kind is Kind.HOLD or action.why is Why.WAITING_FOR_MEMORY
+            assert action.kind is Kind.HOLD or action.reason is Reason.WAITING_FOR_MEMORY
             assert action.problem is not None
-            assert action.problem.cause in (Cause.INSUFFICIENT_MEMORY, Cause.IMPOSSIBLE_SETTING)
+            assert action.problem.reason in (Reason.INSUFFICIENT_MEMORY, Reason.IMPOSSIBLE_SETTING)
 
 
 @quickly
@@ -242,7 +242,7 @@ def test_it_depends_on_nothing_but_its_arguments(world: World) -> None:
 @quickly
 @given(worlds)
 def test_every_action_says_why(world: World) -> None:
-    assert all(action.reason for action in world.plan())
+    assert all(action.message for action in world.plan())
 
 
 def test_a_problem_of_the_files_holds_and_leaves_the_instance() -> None:
@@ -251,7 +251,7 @@ def test_a_problem_of_the_files_holds_and_leaves_the_instance() -> None:
     found = checkpoint("x", 10)
     config = resolve(spec.config, found, MACHINE).config
     instance = Instance("a", spec, found.path, config, 10, 50)
-    problem = Problem(Cause.MODEL_NOT_FOUND, "no y")
+    problem = Problem(Reason.MODEL_NOT_FOUND, "no y")
     (action,) = plan([record], [instance], Facts({record.spec.ref: problem}), MACHINE, 0.0)
     assert (action.kind, action.problem) == (Kind.HOLD, problem)
 
@@ -261,7 +261,7 @@ def test_an_adapter_that_did_not_fit_is_tried_again_when_its_files_change() -> N
     record = Record("a", HTTP, spec, EPOCH)
     before = replace(checkpoint("x", 10), adapter=Adapter("/tuned", "f", 3))
     after = replace(before, adapter=Adapter("/tuned", "g", 3))
-    problem = Problem(Cause.LOAD_FAILED, "it does not fit")
+    problem = Problem(Reason.LOAD_FAILED, "it does not fit")
     retries = {"a": Retry(1, before.files, problem, 1, 0.0)}
     for found, kind in ((before, Kind.HOLD), (after, Kind.LOAD)):
         facts = Facts({spec.ref: found}, retries)
@@ -278,4 +278,4 @@ def test_a_change_of_defaults_is_a_reconfigure_and_its_reason_holds_no_prompt() 
     instance = Instance("a", before, found.path, config, 10, 50)
     (action,) = plan([record], [instance], Facts({after.ref: found}), MACHINE, 0.0)
     assert action.kind is Kind.RECONFIGURE
-    assert action.reason == "changed: defaults.system_prompt, defaults.top_k from 3 to 4"
+    assert action.message == "changed: defaults.system_prompt, defaults.top_k from 3 to 4"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.records import EffectiveSettings, RequestedSettings
 from reconciler.core.settings import DEFAULT_CONTEXT_COUNTED, UNNAMED_CONTEXT, Resolved, resolve
@@ -101,22 +101,22 @@ def test_the_kv_cache_is_on_the_gpu_where_there_is_one_unless_unwanted(
 
 
 @pytest.mark.parametrize(
-    ("asked", "cause", "param", "limit"),
+    ("asked", "reason", "param", "limit"),
     [
         (
             RequestedSettings(context_length=32769),
-            Cause.IMPOSSIBLE_SETTING,
+            Reason.IMPOSSIBLE_SETTING,
             "context_length",
             "32768",
         ),
-        (RequestedSettings(num_experts=9), Cause.IMPOSSIBLE_SETTING, "num_experts", "8 experts"),
+        (RequestedSettings(num_experts=9), Reason.IMPOSSIBLE_SETTING, "num_experts", "8 experts"),
     ],
 )
 def test_the_impossible_is_refused_with_the_limit(
-    asked: RequestedSettings, cause: Cause, param: str, limit: str
+    asked: RequestedSettings, reason: Reason, param: str, limit: str
 ) -> None:
     problem = refused(asked, MOE)
-    assert (problem.cause, problem.param, problem.permanent) == (cause, param, True)
+    assert (problem.reason, problem.param, problem.permanent) == (reason, param, True)
     assert limit in problem.message
 
 
@@ -129,14 +129,14 @@ def test_what_a_router_cannot_choose_is_refused_with_the_reason(
 ) -> None:
     special = replace(MOE, experts_least=least, experts_most=most)
     problem = refused(RequestedSettings(num_experts=requested), special)
-    assert (problem.cause, problem.param) == (Cause.IMPOSSIBLE_SETTING, "num_experts")
+    assert (problem.reason, problem.param) == (Reason.IMPOSSIBLE_SETTING, "num_experts")
     assert words in problem.message
 
 
 def test_what_this_machine_never_holds_is_refused() -> None:
     big = replace(DENSE, weights_bytes=2_000_000)
-    assert refused(RequestedSettings(), big).cause is Cause.INSUFFICIENT_MEMORY
+    assert refused(RequestedSettings(), big).reason is Reason.INSUFFICIENT_MEMORY
     deep = replace(DENSE, kv_bytes_per_token=1000)
     problem = refused(RequestedSettings(context_length=901), deep)
-    assert (problem.cause, problem.param) == (Cause.INSUFFICIENT_MEMORY, "context_length")
+    assert (problem.reason, problem.param) == (Reason.INSUFFICIENT_MEMORY, "context_length")
     assert "900 tokens" in problem.message

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.errors import Cause
+from reconciler.core.errors import Reason
 from reconciler.core.records import LoadSpec, Record
 from reconciler.core.suspicion import (
     LIMIT,
@@ -116,7 +116,7 @@ def test_a_record_is_held_from_the_second_crash_of_its_generation_on(
     found = problem(RECORD, suspicion)
     assert (found is not None) == (suspicion.generation == 3 and suspicion.crashes >= LIMIT)
     if found is not None:
-        assert found.cause is Cause.SUSPECTED_HOST_CRASH
+        assert found.reason is Reason.SUSPECTED_HOST_CRASH
         assert found.permanent
 
 

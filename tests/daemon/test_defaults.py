@@ -144,7 +144,7 @@ def test_a_change_of_defaults_reconfigures_and_reads_no_weights(daemon: Daemon) 
     status, planned = daemon.request("POST", "/api/v1/plan", plan)
     (action,) = planned["actions"]
     assert (status, action["action"]) == (200, "Reconfigure")
-    assert action["reason"] == "changed: defaults.top_k from 3 to 4"
+    assert action["message"] == "changed: defaults.top_k from 3 to 4"
     (change,) = planned["changes"]
     assert (change["before"]["defaults"], change["after"]["defaults"]) == (
         {"top_k": 3},

@@ -106,7 +106,7 @@ def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) ->
         ("d", "Hold"),
     ]
     by_name = {action["name"]: action for action in plan["actions"]}
-    assert by_name["a"]["reason"] == "changed: context_length from default to 9"
+    assert by_name["a"]["message"] == "changed: context_length from default to 9"
     assert by_name["a"]["config"]["context_length"] == 9
     assert by_name["d"]["problem"]["code"] == "model_not_found"
     assert [change["name"] for change in plan["changes"]] == ["a", "b", "c", "d"]

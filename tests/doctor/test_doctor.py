@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Wired
 from reconciler.core.manifest import Diagnostic, SourceLocation
 from reconciler.core.records import LoadSpec
@@ -75,7 +75,7 @@ def test_mlx_is_there_with_metal_or_it_is_a_problem() -> None:
     )
     assert findings.mlx(Machine("cpu", "c", 10**10, "0.32"), "Darwin").level == "problem"
     assert findings.mlx(Machine("cpu", "c", 10**10, "0.32"), "Linux").level == "ok"
-    missing = Problem(Cause.WORKER_DIED, "No module named 'mlx'", permanent=False)
+    missing = Problem(Reason.WORKER_DIED, "No module named 'mlx'", permanent=False)
     for system in ("Darwin", "Linux"):
         found = findings.mlx(missing, system)
         assert (found.level, "[cpu]" in (found.fix or "")) == ("problem", system == "Linux")
@@ -101,14 +101,14 @@ def test_the_policy_of_wired_memory_is_told_and_why_it_is_not_in_force() -> None
     assert recommended == ("ok", "recommended: up to 48.0 GB in each worker")
     refused = of(Wired("900GB", problem="too much"))
     assert refused == ("warning", "900GB is not in force: too much")
-    missing = Problem(Cause.WORKER_DIED, "No module named 'mlx'", permanent=False)
+    missing = Problem(Reason.WORKER_DIED, "No module named 'mlx'", permanent=False)
     assert findings.wired_memory(missing) is None
 
 
 def test_models_that_cannot_be_loaded_are_named_a_few_of_them() -> None:
     good = CatalogEntry("p/good", Checkpoint("/m", "f", "llama", 1))
     bad = [
-        CatalogEntry(f"p/{n}", Problem(Cause.INVALID_CHECKPOINT, "it is GGUF")) for n in range(5)
+        CatalogEntry(f"p/{n}", Problem(Reason.INVALID_CHECKPOINT, "it is GGUF")) for n in range(5)
     ]
     assert levels(findings.models([])) == ["warning"]
     assert levels(findings.models([good])) == ["ok"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.facts import Machine
 from reconciler.core.protocol import Lease
 from reconciler.core.records import LoadSpec, RequestedSettings
@@ -92,7 +92,7 @@ async def test_an_instance_that_drains_takes_no_new_requests(engine: Engine) -> 
         with pytest.raises(LoadError) as raised:
             async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)):
                 pass
-        assert raised.value.problem.cause is Cause.NOT_LOADED
+        assert raised.value.problem.reason is Reason.NOT_LOADED
         assert not unloading.done()
     await unloading
     assert engine.instances() == ()

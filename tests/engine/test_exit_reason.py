@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.protocol import GENERATION_DIED
 from reconciler.engine import exit_reason, sockets
 from reconciler.engine import pool as module
@@ -13,48 +13,48 @@ from reconciler.engine.pool import Pool
 
 
 @pytest.mark.parametrize(
-    ("code", "last", "cause", "message"),
+    ("code", "last", "reason", "message"),
     [
         (
             -signal.SIGKILL,
             "loading",
-            Cause.WORKER_KILLED,
+            Reason.WORKER_KILLED,
             "the worker process 7 was killed from outside by SIGKILL; the kernel does that",
         ),
         (
             -signal.SIGHUP,
             None,
-            Cause.WORKER_KILLED,
+            Reason.WORKER_KILLED,
             "the worker process 7 was killed from outside by SIGHUP",
         ),
         (
             -signal.SIGBUS,
             "a word",
-            Cause.WORKER_DIED,
+            Reason.WORKER_DIED,
             "the worker process 7 crashed (SIGBUS): a word",
         ),
-        (-63, None, Cause.WORKER_KILLED, "the worker process 7 was killed from outside by "),
+        (-63, None, Reason.WORKER_KILLED, "the worker process 7 was killed from outside by "),
         (
             GENERATION_DIED,
             "KeyboardInterrupt",
-            Cause.GENERATION_DIED,
+            Reason.GENERATION_DIED,
             "the thread that generates ended, and the worker process 7 with it: KeyboardInterrupt",
         ),
         (
             1,
             "No module named 'mlx'",
-            Cause.WORKER_DIED,
+            Reason.WORKER_DIED,
             "the worker process 7 ended with exit code 1: No module named 'mlx'",
         ),
-        (0, "a word", Cause.WORKER_DIED, "the worker process 7 ended"),
-        (None, "a word", Cause.WORKER_DIED, "the worker process 7 ended"),
+        (0, "a word", Reason.WORKER_DIED, "the worker process 7 ended"),
+        (None, "a word", Reason.WORKER_DIED, "the worker process 7 ended"),
     ],
 )
 def test_an_exit_says_whose_fault_it_was(
-    code: int | None, last: str | None, cause: Cause, message: str
+    code: int | None, last: str | None, reason: Reason, message: str
 ) -> None:
     problem = exit_reason.of_exit(7, code, last)
-    assert (problem.cause, problem.permanent) == (cause, False)
+    assert (problem.reason, problem.permanent) == (reason, False)
     assert problem.message.startswith(message)
 
 
@@ -66,6 +66,6 @@ async def test_a_worker_that_never_gets_ready_is_ended_and_told(
     pool = Pool(directory)
     with pytest.raises(LoadError, match="hung: it did not start within 0 s") as raised:
         await pool.machine()
-    assert raised.value.problem.cause is Cause.WORKER_HUNG
+    assert raised.value.problem.reason is Reason.WORKER_HUNG
     await pool.close()
     sockets.remove(directory)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.protocol import LoadWeights, OpenSession, SessionOpened
 from reconciler.core.records import RequestedSettings
 from reconciler.core.settings import resolve
@@ -49,7 +49,7 @@ async def test_who_reads_from_a_worker_as_it_is_ended_is_told(
             async for _ in reply.chunks:
                 pass
         await ending
-    assert raised.value.problem.cause is Cause.WORKER_DIED
+    assert raised.value.problem.reason is Reason.WORKER_DIED
 
 
 async def test_who_asks_a_worker_after_others_found_it_dead_is_told_that_it_died(
@@ -59,7 +59,7 @@ async def test_who_asks_a_worker_after_others_found_it_dead_is_told_that_it_died
     for _ in range(2):  # the first finds out, and closes what the second would use
         with pytest.raises(LoadError, match="killed from outside by SIGKILL") as raised:
             await worker.ask("DELETE", "sessions/1", None, type(None))
-        assert raised.value.problem.cause is Cause.WORKER_KILLED
+        assert raised.value.problem.reason is Reason.WORKER_KILLED
 
 
 async def test_a_signal_to_the_daemons_group_does_not_reach_a_worker(
@@ -73,7 +73,7 @@ async def test_a_killed_worker_is_not_alive_until_the_kernel_has_ended_it(
     worker: WorkerProcess,
 ) -> None:
     """A spare that hung on one checkpoint was handed out for the load of another."""
-    worker.kill(Problem(Cause.WORKER_HUNG, "it hung", permanent=False))
+    worker.kill(Problem(Reason.WORKER_HUNG, "it hung", permanent=False))
     assert not worker.alive
 
 
@@ -99,7 +99,7 @@ async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(
         ("worker cannot be ended", worker.pid)
     ]
     assert not socket.exists()
-    assert worker.died().cause is Cause.WORKER_HUNG
+    assert worker.died().reason is Reason.WORKER_HUNG
     await worker.wait()
     sockets.remove(directory)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.engine import sockets
 from reconciler.engine.engine import Engine
@@ -92,7 +92,7 @@ async def test_a_spare_worker_that_hangs_over_shapes_is_killed(
     before_answer.append(hang)
     with pytest.raises(LoadError, match="it has not built") as raised:
         await engine.shapes(checkpoint)
-    assert raised.value.problem.cause is Cause.WORKER_HUNG
+    assert raised.value.problem.reason is Reason.WORKER_HUNG
     await worker.wait()
     assert (await engine.shapes(checkpoint)).growing
 

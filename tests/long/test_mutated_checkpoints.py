@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.records import ModelRef, RequestedSettings
 from reconciler.core.settings import resolve
@@ -28,7 +28,7 @@ IN_A_DAEMON = 40
 MACHINE = Machine("cpu", "test", 10**12, "0")
 
 
-ITS_OWN = (Cause.INVALID_CHECKPOINT, Cause.IMPOSSIBLE_SETTING, Cause.INSUFFICIENT_MEMORY)
+ITS_OWN = (Reason.INVALID_CHECKPOINT, Reason.IMPOSSIBLE_SETTING, Reason.INSUFFICIENT_MEMORY)
 
 
 def look(path: Path, story: str) -> Problem | None:
@@ -61,7 +61,7 @@ def test_facts_of_a_mutated_checkpoint_are_sound_or_its_own_error(
         if problem is not None:
             assert len(msgspec.json.encode(problem)) < 4000, story
             assert problem.message.isprintable(), story
-            assert problem.cause in ITS_OWN, story
+            assert problem.reason in ITS_OWN, story
         shutil.rmtree(path)
     assert TIMES // 10 < refused < TIMES * 9 // 10
 

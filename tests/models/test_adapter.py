@@ -9,7 +9,7 @@ import mlx.core as mx
 import msgspec
 import pytest
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.adapter import read_adapter
@@ -63,8 +63,8 @@ def test_a_config_that_mlx_lm_would_fail_on_is_named(
     with pytest.raises(LoadError, match=words) as raised:
         read_adapter(write(tmp_path / "a", **config))
     problem = raised.value.problem
-    assert (problem.cause, problem.permanent, problem.param) == (
-        Cause.INVALID_ADAPTER,
+    assert (problem.reason, problem.permanent, problem.param) == (
+        Reason.INVALID_ADAPTER,
         True,
         "adapter",
     )
@@ -117,7 +117,7 @@ def test_a_hostile_adapter_is_its_own_problem(models: Path, tmp_path: Path, name
     found = catalog.find_all([bad, good])
     problem = found[bad]
     assert isinstance(problem, Problem)
-    assert problem.cause is Cause.INVALID_ADAPTER
+    assert problem.reason is Reason.INVALID_ADAPTER
     assert isinstance(found[good], Checkpoint)
     for answer in (problem, *(listed.facts for listed in catalog.listed())):
         assert len(msgspec.json.encode(answer)) < 2000
@@ -165,7 +165,7 @@ def test_an_adapter_that_is_not_there_is_not_found(models: Path, tmp_path: Path,
     ref = ModelRef("tiny/llama", adapter=name)
     problem = catalog.find_all([ref])[ref]
     assert isinstance(problem, Problem)
-    assert (problem.cause, problem.param) == (Cause.ADAPTER_NOT_FOUND, "adapter")
+    assert (problem.reason, problem.param) == (Reason.ADAPTER_NOT_FOUND, "adapter")
     assert f"Adapter {name}" in problem.message
 
 
@@ -183,5 +183,5 @@ def test_a_model_is_no_adapter(models: Path) -> None:
     ref = ModelRef("tiny/llama", adapter="tiny/qwen3")
     problem = Catalog([Directory(models)]).find_all([ref])[ref]
     assert isinstance(problem, Problem)
-    assert problem.cause is Cause.INVALID_ADAPTER
+    assert problem.reason is Reason.INVALID_ADAPTER
     assert "adapter_config.json: missing" in problem.message

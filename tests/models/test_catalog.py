@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models import files, places
@@ -47,13 +47,13 @@ def test_a_link_that_the_user_placed_is_followed(models: Path, tmp_path: Path) -
 def test_what_is_not_a_name_under_a_directory_is_not_found(models: Path, identifier: str) -> None:
     with pytest.raises(LoadError) as raised:
         catalog(models / "tiny").find(ModelRef(identifier))
-    assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
+    assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
 
 
 def test_an_absolute_path_is_not_an_identifier(models: Path) -> None:
     with pytest.raises(LoadError) as raised:
         catalog(models).find(ModelRef(str(models / "tiny/llama")))
-    assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
+    assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
 
 
 def test_a_checkpoint_that_cannot_load_is_listed_with_the_cause(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_bare_name_is_enough_where_only_one_model_has_it(models: Path, tmp_pat
     copy(models, tmp_path / "b/one")
     with pytest.raises(LoadError, match="a/one or b/one") as raised:
         found.find(ModelRef("one"))
-    assert raised.value.problem.cause is Cause.AMBIGUOUS_MODEL
+    assert raised.value.problem.reason is Reason.AMBIGUOUS_MODEL
 
 
 def test_upper_and_lower_case_matter_only_where_names_differ_in_nothing_else(
@@ -164,7 +164,7 @@ def test_a_revision_is_a_commit_a_branch_or_a_tag(revisions: Path, revision: str
 def test_a_revision_that_is_not_there_is_not_found(revisions: Path, revision: str) -> None:
     with pytest.raises(LoadError, match="at revision") as raised:
         Catalog([HubCache(revisions)]).find(ModelRef("openai/gpt--oss", revision))
-    assert raised.value.problem.cause is Cause.MODEL_NOT_FOUND
+    assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
 
 
 def test_plain_directories_have_no_revisions(models: Path) -> None:
@@ -220,7 +220,7 @@ def test_an_incomplete_snapshot_names_what_is_missing_and_a_complete_one(hub: Pa
     words = r"model-00002-of-00002\.safetensors missing.*complete: revision abc123"
     with pytest.raises(LoadError, match=words) as raised:
         Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss"))
-    assert raised.value.problem.cause is Cause.INVALID_CHECKPOINT
+    assert raised.value.problem.reason is Reason.INVALID_CHECKPOINT
     pinned = Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss", "abc123"))
     assert pinned.path.endswith("snapshots/abc123")
     shutil.rmtree(repository / "snapshots/abc123")
@@ -269,7 +269,7 @@ def test_what_cannot_be_looked_at_does_not_hide_the_others(
         "good",
         "a/good",
     }
-    assert isinstance(found.get("locked", Problem(Cause.INVALID_CHECKPOINT, "")), Problem)
+    assert isinstance(found.get("locked", Problem(Reason.INVALID_CHECKPOINT, "")), Problem)
 
 
 def test_names_that_are_no_text_stop_nothing(models: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.facts import Quantization
 from reconciler.models.checkpoint import read_facts
 
@@ -199,7 +199,7 @@ def test_what_cannot_load_is_refused_naming_the_cause(
     damage(checkpoint)
     with pytest.raises(LoadError, match=words) as raised:
         read_facts(checkpoint)
-    assert raised.value.problem.cause is Cause.INVALID_CHECKPOINT
+    assert raised.value.problem.reason is Reason.INVALID_CHECKPOINT
 
 
 def test_truncated_weights_are_refused_with_both_sizes(checkpoint: Path) -> None:

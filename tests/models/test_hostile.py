@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models import looker
@@ -42,7 +42,7 @@ def refused(root: Path, *names: str) -> dict[str, str]:
         for name, ref in refs.items():
             problem = found[ref]
             assert isinstance(problem, Problem), name
-            assert problem.cause is Cause.INVALID_CHECKPOINT, name
+            assert problem.reason is Reason.INVALID_CHECKPOINT, name
             assert listed[name] == problem
             assert len(msgspec.json.encode(problem)) < 2000
             assert problem.message.isprintable(), name
@@ -198,7 +198,7 @@ def test_a_dead_mount_is_given_up_and_looked_at_once(
         assert [type(f) for f in found.values()] == [Checkpoint, Problem, Checkpoint, Problem]
         problem = found[BAD]
         assert isinstance(problem, Problem)
-        assert (problem.cause, problem.permanent) == (Cause.INVALID_CHECKPOINT, False)
+        assert (problem.reason, problem.permanent) == (Reason.INVALID_CHECKPOINT, False)
         assert "does not answer" in problem.message
         listed = {m.key: m.facts for m in catalog.listed()}
         assert listed["bad"] == problem
@@ -216,7 +216,7 @@ def test_a_place_that_does_not_answer_is_no_absence(root: Path, dead: DeadMount)
     assert isinstance(found[GOOD], Checkpoint)
     unknown = found[ModelRef("elsewhere")]
     assert isinstance(unknown, Problem)
-    assert unknown.cause is Cause.INVALID_CHECKPOINT
+    assert unknown.reason is Reason.INVALID_CHECKPOINT
     assert str(root / "bad") in {m.key for m in catalog.listed()}
 
 

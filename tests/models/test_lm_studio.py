@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Cause, LoadError
+from reconciler.core.errors import LoadError, Reason
 from reconciler.core.records import ModelRef
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import LMStudio
@@ -40,10 +40,10 @@ class Folders:
     def find(self, model: str) -> Path:
         return Path(Catalog([LMStudio(self.root)]).find(ModelRef(model)).path)
 
-    def refusal(self, model: str, cause: Cause) -> str:
+    def refusal(self, model: str, reason: Reason) -> str:
         with pytest.raises(LoadError) as raised:
             self.find(model)
-        assert raised.value.problem.cause is cause
+        assert raised.value.problem.reason is reason
         return raised.value.problem.message
 
 
@@ -110,7 +110,7 @@ def test_pipes_are_not_opened(folders: Folders) -> None:
 
 def test_a_catalogue_identifier_stands_for_what_is_on_disk(folders: Folders) -> None:
     folders.virtual("openai/gpt-oss-20b", source("lmstudio-community/GPT-oss-20b-MLX-8bit"))
-    message = folders.refusal("openai/gpt-oss-20b", Cause.MODEL_NOT_FOUND)
+    message = folders.refusal("openai/gpt-oss-20b", Reason.MODEL_NOT_FOUND)
     assert "openai/gpt-oss-20b" in message
     path = folders.download("lmstudio-community/GPT-oss-20b-MLX-8bit")
     assert folders.find("openai/gpt-oss-20b") == path.resolve()
@@ -127,7 +127,7 @@ def test_a_chain_of_bases_is_followed(folders: Folders) -> None:
 def test_bases_that_lead_in_a_circle_lead_nowhere(folders: Folders) -> None:
     folders.virtual("a/one", "a/two")
     folders.virtual("a/two", "a/one")
-    folders.refusal("a/one", Cause.MODEL_NOT_FOUND)
+    folders.refusal("a/one", Reason.MODEL_NOT_FOUND)
 
 
 def test_virtual_models_that_all_name_each_other_are_resolved_at_once(folders: Folders) -> None:
@@ -163,7 +163,7 @@ def test_several_variants_are_ambiguous_and_named(folders: Folders) -> None:
     folders.download("x/model-MLX-4bit")
     eight = folders.download("x/model-MLX-8bit")
     folders.virtual("v/model", source("x/model-MLX-4bit", "x/model-MLX-8bit"))
-    message = folders.refusal("v/model", Cause.AMBIGUOUS_MODEL)
+    message = folders.refusal("v/model", Reason.AMBIGUOUS_MODEL)
     assert "x/model-MLX-4bit or x/model-MLX-8bit" in message
     assert folders.find("x/model-mlx-8bit") == eight.resolve()
 
@@ -174,7 +174,7 @@ def test_a_broken_model_yaml_blocks_nothing(folders: Folders, text: str) -> None
     folders.virtual("v/broken", "a/b")
     (folders.root / "hub/models/v/broken/model.yaml").write_text(text, "utf-8")
     assert folders.find("a/b") == path.resolve()
-    folders.refusal("v/broken", Cause.MODEL_NOT_FOUND)
+    folders.refusal("v/broken", Reason.MODEL_NOT_FOUND)
 
 
 def test_without_lm_studio_there_is_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from reconciler.api.forward import LONGEST_TTL, MAX_BYTES, Routed, Way, forward_
 from reconciler.api.ollama.names import OLLAMA_ERROR, local_name, on_disk
 from reconciler.controller import Controller
 from reconciler.core.dialects import Dialect, ollama_error
-from reconciler.core.errors import Cause, LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.ollama import (
     LINES,
     NO_MESSAGE,
@@ -149,7 +149,7 @@ async def _unload(controller: Controller, asked: Asked) -> None:
     if not records:
         if await on_disk(controller, model) is None:
             words = f"model '{asked.model}' not found"
-            raise LoadError(Problem(Cause.MODEL_NOT_FOUND, words, param="model"))
+            raise LoadError(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))
         return  # it is not loaded
     ours = [record for record in records if record.owner == HTTP]
     for record in ours or records[:1]:

@@ -17,7 +17,7 @@ from reconciler.api.models import params_string
 from reconciler.api.ollama.bodies import decoded
 from reconciler.api.ollama.names import OLLAMA_ERROR, facts_of, local_name, on_disk
 from reconciler.controller import Controller
-from reconciler.core.errors import Cause, Problem
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.ollama import VERSION, timestamp, with_tag
 from reconciler.core.records import Instance
@@ -110,7 +110,7 @@ async def show(request: web.Request) -> web.Response:
     facts = controller.facts(name) or facts_of(await on_disk(controller, name))
     if facts is None:
         words = f"model '{asked.model or asked.name}' not found"
-        raise of_problem(Problem(Cause.MODEL_NOT_FOUND, words, param="model"))
+        raise of_problem(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))
     parameters = _parameters(facts)
     return reply(
         {
