@@ -13,12 +13,12 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import _get_classes
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import EffectiveSettings
+from reconciler.demo import DEMO_MODEL
+from reconciler.demo.questions import examination
 from reconciler.worker import overrides
 from reconciler.worker.model import Model
-from reconciler.worker.questions import examination
 from reconciler.worker.session import Request, Session
 
 CONFIG = EffectiveSettings(

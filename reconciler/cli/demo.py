@@ -13,11 +13,9 @@ import click
 from reconciler import looks
 from reconciler.cli.client import Client, DaemonError
 from reconciler.cli.daemon import running
+from reconciler.demo import DEMO_MODEL
 
 MODEL = "reconciler/questions"
-
-DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
-"""Made by `python -m reconciler.worker.teach`."""
 
 QUESTIONS = (
     ("What is the capital of Japan?", "Tokyo"),

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli import COMMANDS, EXIT_CODES, main
-from reconciler.cli.demo import DEMO_MODEL
+from reconciler.demo import DEMO_MODEL
 from tests.repositories import Origin
 from tests.support import Daemon, Home
 

@@ -11,7 +11,7 @@ import ollama
 import pydantic
 import pytest
 
-from reconciler.worker.questions import WEATHER
+from reconciler.demo.questions import WEATHER
 from tests.conftest import QUESTIONS
 from tests.support import Daemon
 

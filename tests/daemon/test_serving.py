@@ -17,7 +17,7 @@ import pytest
 from mlx_lm import generate
 from mlx_lm.utils import load as load_with_mlx_lm
 
-from reconciler.worker.questions import WEATHER
+from reconciler.demo.questions import WEATHER
 from tests.conftest import CHECKPOINTS
 from tests.support import Daemon, Home
 

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from reconciler.worker.questions import WEATHER, examination
+from reconciler.demo.questions import WEATHER, examination
 from tests.conftest import QUESTIONS
 from tests.support import Daemon
 

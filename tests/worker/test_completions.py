@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
 from reconciler.core.protocol import MODEL_HEADER
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import TOGETHER, Completion, Piece
 from reconciler.worker.dialects.writing import FORMS

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.dialects.messages.reading import read, read_to_count
 from reconciler.worker.dialects.messages.signatures import of_text
 from reconciler.worker.dialects.translated import Translated

@@ -14,7 +14,7 @@ from mlx_lm.utils import load_tokenizer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from reconciler.cli.demo import DEMO_MODEL
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.output import Delta, OutputFormat, OutputParser, of_tokenizer
 from tests.tiny import new_tokenizer
 from tests.worker.test_round_trip import TOOLS

@@ -17,8 +17,8 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
 from reconciler.worker.preprocessing import pool

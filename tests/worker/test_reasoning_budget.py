@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.output import OutputFormat, of_tokenizer
 from reconciler.worker.output.families.reasoning import REASONING
 from reconciler.worker.reasoning_budget import ReasoningBudget, closing_mark, reasons
