@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from reconciler import looks
 from reconciler.cli.client import Client, DaemonError
 from reconciler.cli.daemon import running
 from reconciler.demo import DEMO_MODEL
+from reconciler.host import looks
 
 MODEL = "reconciler/questions"
 

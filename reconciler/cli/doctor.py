@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import click
 
-from reconciler import looks
 from reconciler.cli.git_options import labelled
 from reconciler.cli.serve import serve
 from reconciler.cli.service import services
@@ -21,11 +20,12 @@ from reconciler.core.facts import Machine
 from reconciler.doctor import facts, findings
 from reconciler.doctor.findings import Finding, Port
 from reconciler.engine.process import WorkerProcess
+from reconciler.host import looks
+from reconciler.host.node import facts as node_facts
+from reconciler.host.node import labels
+from reconciler.host.run import run_program
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio, ModelRoot
-from reconciler.node import facts as node_facts
-from reconciler.node import labels
-from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
 
 ASK_SECONDS = 5.0

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from reconciler import looks
 from reconciler.cli import haproxy
 from reconciler.cli.inventory import Answers, Node, ask, read
 from reconciler.cli.output import Column, condition, output, show
 from reconciler.cli.sources import short
 from reconciler.core.memory import readable_bytes
+from reconciler.host import looks
 
 inventory = click.option(
     "--inventory",

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from reconciler import looks
 from reconciler.cli import git_preview
 from reconciler.cli.client import Client, asks
 from reconciler.cli.git_options import branch_options, following, labelled
@@ -20,6 +19,7 @@ from reconciler.core.manifest import MAX_BYTES
 from reconciler.core.schema import told_spec
 from reconciler.core.selection import duplicates
 from reconciler.core.snapshot import Declared, ManifestFile, read_file
+from reconciler.host import looks
 from reconciler.sources.files import read_path
 from reconciler.sources.scan import Scanner
 

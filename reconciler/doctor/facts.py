@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reconciler.doctor.findings import Platform
-from reconciler.node import sysctl
-from reconciler.service.job import Run
+from reconciler.host.node import sysctl
+from reconciler.host.run import Run
 from reconciler.store import left_in
 
 DISCARD_PORT = 9

@@ -15,7 +15,6 @@ import aiohttp
 import msgspec
 import structlog
 
-from reconciler import children
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.protocol import (
     Hello,
@@ -28,6 +27,7 @@ from reconciler.core.protocol import (
 )
 from reconciler.engine import exit_reason
 from reconciler.engine.log import Log
+from reconciler.host import children
 
 log = structlog.get_logger()
 T = TypeVar("T")

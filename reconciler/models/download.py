@@ -14,10 +14,10 @@ from typing import Literal
 import msgspec
 import structlog
 
-from reconciler import children
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import ModelRef
+from reconciler.host import children
 
 log = structlog.get_logger()
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from reconciler.durable import sync, write_whole
+from reconciler.host.durable import sync, write_whole
 
 WANTED = re.compile(
     r"(model[^/]*|adapters)\.safetensors|[^/]+\.(json|jinja|txt|model|tiktoken)"

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler.service.job import Job, Run, ServiceError, State, must, write
+from reconciler.host.run import Run
+from reconciler.service.job import Job, ServiceError, State, must, write
 
 LABEL = "reconciler.daemon"
 

@@ -5,7 +5,8 @@ systemd.service(5) and systemd.exec(5) say what the keys mean, systemd.syntax(7)
 
 from pathlib import Path
 
-from reconciler.service.job import Job, Run, State, must, write
+from reconciler.host.run import Run
+from reconciler.service.job import Job, State, must, write
 
 UNIT = "reconciler.service"
 

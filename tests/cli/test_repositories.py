@@ -10,8 +10,8 @@ from reconciler.cli import haproxy
 from reconciler.cli.duration import Duration
 from reconciler.cli.git_options import following, followings, labelled
 from reconciler.cli.inventory import Node
-from reconciler.node import facts, labels
-from reconciler.service.job import Output
+from reconciler.host.node import facts, labels
+from reconciler.host.run import Output
 
 URL = "https://git.example.com/fleet.git"
 

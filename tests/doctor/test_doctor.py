@@ -18,8 +18,9 @@ from reconciler.core.records import LoadSpec
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.doctor import facts, findings
 from reconciler.doctor.findings import Finding, Platform, Port
+from reconciler.host.run import Output
 from reconciler.models.catalog import CatalogEntry
-from reconciler.service.job import Output, State
+from reconciler.service.job import State
 from tests.support import Daemon, Home, environment
 
 SYSCTL = {

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli import main
-from reconciler.service.job import Job, Output, ServiceError, State, kept
+from reconciler.host.run import Output
+from reconciler.service.job import Job, ServiceError, State, kept
 from reconciler.service.launchd import ATTEMPTS, LABEL, Launchd
 from reconciler.service.systemd import Systemd
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from reconciler import boot
-from reconciler.service.job import Output
+from reconciler.host import boot
+from reconciler.host.run import Output
 
 SESSION = "7F3A0E5C-9A53-4B7E-8B0E-1C1C2A1B9D4E"
 

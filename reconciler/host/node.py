@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from reconciler.service.job import Run
+from reconciler.host.run import Run
 
 FACTS = ("host", "chip", "memory_gb", "gpu_cores", "os", "os_version", "mlx")
 """Labels that every node has by itself, those that are known."""
