@@ -88,12 +88,12 @@ def right(model: Model, name: str) -> int:
     questions = examination(EXAMINED)
 
     def ask(question: str) -> None:
-        heard: list[int] = []
-        texts.append(heard)
+        tokens: list[int] = []
+        texts.append(tokens)
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True
         )
-        session.start(Request(list(prompt), 40, lambda token, *_: heard.append(token), print))
+        session.start(Request(list(prompt), 40, lambda token, *_: tokens.append(token), print))
 
     for question, _ in questions:
         while len(session._waiting) > 64:  # noqa: SLF001
@@ -101,8 +101,8 @@ def right(model: Model, name: str) -> int:
         ask(question)
     while session.busy:
         session.step()
-    told = [tokenizer.decode(text, skip_special_tokens=True) for text in texts]
-    return sum(a == b for a, (_, b) in zip(told, questions, strict=True))
+    answers = [tokenizer.decode(text, skip_special_tokens=True) for text in texts]
+    return sum(a == b for a, (_, b) in zip(answers, questions, strict=True))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -127,8 +127,8 @@ def endpoints(*, file: Path, form: str, bind: str) -> None:
         click.echo(haproxy.configuration(_models(found), bind), nl=False)
         return
     rows = _ready(found)
-    told = rows if form == "json" else [_target(answers) for answers in found if answers.facts]
-    click.echo(json.dumps(told, indent=2))
+    document = rows if form == "json" else [_target(answers) for answers in found if answers.facts]
+    click.echo(json.dumps(document, indent=2))
 
 
 def _models(found: Sequence[Answers]) -> dict[str, list[Node]]:

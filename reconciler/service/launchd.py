@@ -98,8 +98,8 @@ class Launchd:
     def state(self) -> State:
         """What launchd says of it."""
         kind = "launchd daemon" if self._system else "launchd agent"
-        told = self._run(("launchctl", "print", self._target))
-        text = told.text if told.code == 0 else ""
+        output = self._run(("launchctl", "print", self._target))
+        text = output.text if output.code == 0 else ""
         pid = re.search(r"^\s*pid = (\d+)$", text, re.MULTILINE)
         last = re.search(r"^\s*last exit code = (.+)$", text, re.MULTILINE)
         return State(

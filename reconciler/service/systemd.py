@@ -71,8 +71,8 @@ class Systemd:
     def state(self) -> State:
         """What systemd says of it."""
         kind = "systemd unit" if self._system else "systemd user unit"
-        told = self._run((*self._systemctl, "show", UNIT, "--property=MainPID,ExecMainStatus"))
-        values = dict(line.partition("=")[::2] for line in told.text.splitlines())
+        output = self._run((*self._systemctl, "show", UNIT, "--property=MainPID,ExecMainStatus"))
+        values = dict(line.partition("=")[::2] for line in output.text.splitlines())
         pid = int(values.get("MainPID") or 0)
         return State(
             kind,

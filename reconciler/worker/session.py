@@ -170,7 +170,7 @@ class Session:
         self._waiting.extendleft(reversed(ready))  # they came with the one that they followed
 
     def _is_to_be_read(self, request: Request | None) -> bool:
-        if request is None or request.told:
+        if request is None or request.emitted:
             return False
         return request in self._admitted or request in self._waiting
 
@@ -243,7 +243,7 @@ class Session:
             self._scoring.popleft()
             if request.kept and scorer.known:
                 self._kept.keep(scorer.known, scorer.cache)
-            score.tell(scorer.found)
+            score.on_scores(scorer.found)
             request.score = None
             if score.alone:
                 self._trim()
@@ -268,7 +268,7 @@ class Session:
         starts = [known, *request.cuts]
         segments = [prompt[a:b] for a, b in zip(starts, [*request.cuts, None], strict=True)]
         if isinstance(request.sampler, Seeded):
-            request.sampler.go_on_after(request.told)
+            request.sampler.go_on_after(request.emitted)
         job = Job(
             segments,
             request.left,
@@ -384,15 +384,15 @@ class Session:
         for one in tokens:
             request = self._running[one.uid]
             request.left -= 1
-            request.told += 1
+            request.emitted += 1
             if request.counted:
                 self._count(0, 1)
-                if request.told == 1:
+                if request.emitted == 1:
                     self._count_first(request)
             request.generated.append(one.token)
             end = one.finish_reason or self._end_of_room(request)
             try:
-                request.tell(one.token, end, one.logprobs)
+                request.emit(one.token, end, one.logprobs)
             except Exception as error:  # noqa: BLE001  it is this request's
                 self._leave(request)
                 request.fail(error)

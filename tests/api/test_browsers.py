@@ -123,15 +123,15 @@ async def test_a_preflight_of_an_allowed_page_needs_no_token(serving: Served) ->
     more = PREFLIGHT | {"Access-Control-Request-Private-Network": "true"}
     for path in ("/v1/chat/completions", "/v1/messages", "/api/chat", "/no/such"):
         async with serving.ask("OPTIONS", path, Origin=PAGE, **more) as reply:
-            told = reply.headers
+            headers = reply.headers
             assert reply.status == 204
-            assert told["Access-Control-Allow-Origin"] == PAGE
-            assert "Origin" in told["Vary"]
-            assert "POST" in told["Access-Control-Allow-Methods"]
-            allowed = {h.strip() for h in told["Access-Control-Allow-Headers"].split(",")}
+            assert headers["Access-Control-Allow-Origin"] == PAGE
+            assert "Origin" in headers["Vary"]
+            assert "POST" in headers["Access-Control-Allow-Methods"]
+            allowed = {h.strip() for h in headers["Access-Control-Allow-Headers"].split(",")}
             assert allowed == {"authorization", "content-type", "x-stainless-os"}
-            assert told["Access-Control-Allow-Private-Network"] == "true"
-            assert "Access-Control-Allow-Credentials" not in told
+            assert headers["Access-Control-Allow-Private-Network"] == "true"
+            assert "Access-Control-Allow-Credentials" not in headers
 
 
 @with_access(PAGE)
@@ -139,10 +139,10 @@ async def test_a_preflight_that_names_no_headers_is_told_the_usual_ones(serving:
     asked = {"Access-Control-Request-Method": "POST"}
     for odd in ({}, {"Access-Control-Request-Headers": "a b; c"}):
         async with serving.ask("OPTIONS", "/v1/messages", Origin=PAGE, **asked, **odd) as reply:
-            told = reply.headers["Access-Control-Allow-Headers"].lower()
+            allowed = reply.headers["Access-Control-Allow-Headers"].lower()
             assert "Access-Control-Allow-Private-Network" not in reply.headers
     for name in ("authorization", "x-api-key", "anthropic-version", "content-type"):
-        assert name in told
+        assert name in allowed
 
 
 @pytest.mark.parametrize("serving", [(None, [PAGE], []), (TOKEN, [PAGE], [])], indirect=True)

@@ -105,10 +105,10 @@ def test_a_session_at_a_terminal(session: Daemon) -> None:
     golden = GOLDEN.read_text("utf-8")
     commands = re.findall(r"^\$ (.*)$", golden, re.MULTILINE)
     assert len(commands) > 30
-    told = "".join(f"$ {command}\n{printed(command, session)}\n" for command in commands)
+    text = "".join(f"$ {command}\n{printed(command, session)}\n" for command in commands)
     if os.environ.get("GOLDEN") == "write":
-        GOLDEN.write_text(told, "utf-8")
-    assert told == golden
+        GOLDEN.write_text(text, "utf-8")
+    assert text == golden
 
 
 def test_the_session_knows_every_command() -> None:

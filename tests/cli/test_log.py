@@ -100,9 +100,9 @@ async def test_what_the_loop_reports_has_no_values(caplog: pytest.LogCaptureFixt
     error = ValueError("the type alone is written")
     log.of_loop(asyncio.get_running_loop(), {"message": SECRET, "exception": error})
     (found,) = caplog.records
-    told = json.loads(log.Lines(log.chain("json", colours=False)).format(found))
-    assert (told["error"], told["logger"]) == ("ValueError", "asyncio")
-    assert "zirconium" not in json.dumps(told)
+    line = json.loads(log.Lines(log.chain("json", colours=False)).format(found))
+    assert (line["error"], line["logger"]) == ("ValueError", "asyncio")
+    assert "zirconium" not in json.dumps(line)
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

@@ -62,8 +62,8 @@ def test_labels() -> None:
 
 
 def test_durations() -> None:
-    told = {"30": 30.0, "1.5s": 1.5, "5m": 300.0, "1m30s": 90.0, "2h": 7200.0}
-    for text, seconds in told.items():
+    durations = {"30": 30.0, "1.5s": 1.5, "5m": 300.0, "1m30s": 90.0, "2h": 7200.0}
+    for text, seconds in durations.items():
         assert Duration().convert(text, None, None) == seconds
     for wrong in ("", "soon", "-1", "5d", "1m 3s"):
         with pytest.raises(click.BadParameter, match="is no duration"):
@@ -82,8 +82,8 @@ def test_facts_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
     monkeypatch.setattr("socket.gethostname", lambda: "studio-1.local")
     found = facts(run)
-    told = {k: found[k] for k in ("host", "chip", "gpu_cores", "os", "os_version")}
-    assert told == {
+    known = {k: found[k] for k in ("host", "chip", "gpu_cores", "os", "os_version")}
+    assert known == {
         "host": "studio-1",
         "chip": "Apple M4 Max",
         "gpu_cores": "40",
@@ -98,9 +98,9 @@ def test_a_token_does_not_stand_in_the_configuration(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret", "utf-8")
     nodes = [Node("one two", "https://mac.local", token), Node("b", "http://10.0.0.2:1234")]
-    told = haproxy.configuration({"p/m": nodes}, ":8000")
-    assert "secret" not in told
-    assert 'Authorization "Bearer ${RECONCILER_TOKEN}"' in told
-    assert "server one_two mac.local:443 ssl verify required" in told
-    assert "server b 10.0.0.2:1234\n" in told
+    text = haproxy.configuration({"p/m": nodes}, ":8000")
+    assert "secret" not in text
+    assert 'Authorization "Bearer ${RECONCILER_TOKEN}"' in text
+    assert "server one_two mac.local:443 ssl verify required" in text
+    assert "server b 10.0.0.2:1234\n" in text
     assert haproxy.NAME.fullmatch("evil' }\nbackend x") is None

@@ -73,12 +73,12 @@ async def test_it_is_told_once_and_once_when_it_is_over(bench: Bench) -> None:
     events = [line["event"] for line in lines if line["event"].startswith("the state")]
     assert events == ["the state cannot be written", "the state can be written again"]
     assert not any("exc_info" in line for line in lines)
-    told = [
+    reasons = [
         e.reason
         async for e in bench.controller.events.follow(wait=False)
         if e and e.type == "state"
     ]
-    assert told == ["Unwritable", "Writable"]
+    assert reasons == ["Unwritable", "Writable"]
 
 
 async def test_no_load_starts_that_cannot_be_written_down(bench: Bench) -> None:

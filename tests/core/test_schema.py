@@ -16,7 +16,7 @@ from reconciler.core.schema import (
     load_request,
     load_spec,
     schema,
-    told_spec,
+    spec_json,
 )
 
 
@@ -131,7 +131,7 @@ def test_defaults_and_adapter_are_part_of_a_request_and_of_a_spec() -> None:
     assert request.resets == {"defaults.seed", "adapter"}
     assert type(request.defaults.top_k) is int
     spec = {"model": "m", "config": {}, "defaults": {"temperature": 0.5}, "adapter": "p/a"}
-    assert told_spec(load_spec(spec)) == spec
+    assert spec_json(load_spec(spec)) == spec
 
 
 def test_settings_may_stand_nested_flat_or_both() -> None:

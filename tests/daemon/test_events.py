@@ -23,16 +23,16 @@ def listen(daemon: Daemon, after: str | None = None) -> Generator[Any, None, Non
 def test_a_load_is_told_as_it_happens_with_bytes_read(shared: Daemon, models: Path) -> None:
     events = listen(shared)
     shared.load({"model": "tiny/qwen3"})
-    told = []
+    seen = []
     for event in events:
         if event.get("name") == "tiny/qwen3":
-            told.append(event)
-        if told and (told[-1]["type"], told[-1]["reason"]) == ("transition", "Loaded"):
+            seen.append(event)
+        if seen and (seen[-1]["type"], seen[-1]["reason"]) == ("transition", "Loaded"):
             break
-    reasons = [(e["type"], e["reason"]) for e in told if e["type"] != "phase"]
+    reasons = [(e["type"], e["reason"]) for e in seen if e["type"] != "phase"]
     assert ("record", "Created") in reasons
     assert ("transition", "Loading") in reasons
-    phases = [e["progress"] for e in told if e["type"] == "phase"]
+    phases = [e["progress"] for e in seen if e["type"] == "phase"]
     assert list(dict.fromkeys(p["phase"] for p in phases)) == ["worker", "weights", "warm_up"]
     weights = read_facts(models / "tiny/qwen3").weights_bytes
     read = [p["bytes_read"] for p in phases if p["phase"] == "weights"]
@@ -74,8 +74,8 @@ def test_an_id_that_was_never_given_is_told_as_lost(shared: Daemon) -> None:
 def test_events_of_one_record_can_be_asked_for(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "events/one"})
     shared.load({"model": "tiny/llama", "instance_id": "events/two"})
-    told = shared.events("follow=false&name=events/one")
-    assert {e["name"] for e in told} == {"events/one"}
+    seen = shared.events("follow=false&name=events/one")
+    assert {e["name"] for e in seen} == {"events/one"}
 
 
 def test_a_wrong_query_is_an_error_in_the_one_form(shared: Daemon) -> None:

@@ -99,14 +99,14 @@ def test_a_stream_says_how_much_of_the_prompt_is_read_if_asked_to(llama: Daemon)
     plain = list(streamed(llama, body | {"prompt": [5, *prompt[1:]]}))
     assert not any("progress" in chunk for chunk in plain)
     chunks = list(streamed(llama, body | {"stream_options": {"include_progress": True}}))
-    told = [chunk["progress"] for chunk in chunks if "progress" in chunk]
-    assert [chunk["choices"] for chunk in chunks if "progress" in chunk] == [[]] * len(told)
-    read = [progress["prompt_tokens_read"] for progress in told]
+    progresses = [chunk["progress"] for chunk in chunks if "progress" in chunk]
+    assert [chunk["choices"] for chunk in chunks if "progress" in chunk] == [[]] * len(progresses)
+    read = [progress["prompt_tokens_read"] for progress in progresses]
     assert len(read) >= 6
     assert read == sorted(set(read))
     assert 0 < read[0] <= 16
     assert read[-1] in (99, 100)
-    assert {progress["prompt_tokens"] for progress in told} == {100}
+    assert {progress["prompt_tokens"] for progress in progresses} == {100}
     kinds = ["progress" in chunk for chunk in chunks]
     assert kinds == sorted(kinds, reverse=True), "all of it before the answer"
     texts = [c["choices"][0]["text"] for c in chunks if c["choices"]]
@@ -150,12 +150,12 @@ def test_a_completion_ends_before_a_stop(llama: Daemon) -> None:
         body |= {"stop": ["never this", stop], "stream": stream}
         if stream:
             pieces = [c["choices"][0] for c in streamed(llama, body)]
-            told = "".join(p["text"] for p in pieces)
+            written = "".join(p["text"] for p in pieces)
             reason = pieces[-1]["finish_reason"]
         else:
             _, answer = llama.request("POST", TEXT, body)
-            told, reason = answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]
-        assert told == whole[: whole.index(stop)]
+            written, reason = answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]
+        assert written == whole[: whole.index(stop)]
         assert reason == "stop"
 
 

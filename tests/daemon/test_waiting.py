@@ -34,9 +34,9 @@ def long(home: Home, tmp_path: Path) -> Home:
 def more_than_half(daemon: Daemon) -> int:
     """Tokens of context that take more than half of this machine's memory, for `LONG`."""
     wanted = {"model": LONG, "context_length": 10**6}
-    _, told = daemon.request("POST", "/api/v1/models/estimate", wanted)
-    per_token = (told["kv_cache_bytes"] + told["prefill_bytes"]) / 10**6
-    return int(0.6 * told["budget_bytes"] / per_token)
+    _, estimate = daemon.request("POST", "/api/v1/models/estimate", wanted)
+    per_token = (estimate["kv_cache_bytes"] + estimate["prefill_bytes"]) / 10**6
+    return int(0.6 * estimate["budget_bytes"] / per_token)
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +128,13 @@ def test_without_jit_a_model_that_is_not_loaded_is_told_how_to_load_it(shared: D
 
 
 def test_the_status_says_what_put_the_settings_in_force_and_when(shared: Daemon) -> None:
-    told = []
+    loads = []
     for more in ({}, {"instance_id": "b"}, {"instance_id": "b", "context_length": 100}):
         name = more.get("instance_id", QUESTIONS)
         shared.load({"model": QUESTIONS} | more)
         status = shared.get(f"/api/v1/records/{name}")["status"]
-        told.append((status["loaded_by"], status["loaded_at"], status["load_phases"].keys()))
+        loads.append((status["loaded_by"], status["loaded_at"], status["load_phases"].keys()))
         assert status["load_time_seconds"] > 0
-    assert [action for action, _, _ in told] == ["Load", "Attach", "Reconfigure"]
-    assert [at for _, at, _ in told] == sorted(at for _, at, _ in told)
-    assert told[2][2] == {"warm_up"}  # no weights were read
+    assert [action for action, _, _ in loads] == ["Load", "Attach", "Reconfigure"]
+    assert [at for _, at, _ in loads] == sorted(at for _, at, _ in loads)
+    assert loads[2][2] == {"warm_up"}  # no weights were read

@@ -90,8 +90,10 @@ async def test_only_the_files_of_the_folder_are_fetched(origin: Origin, tmp_path
     origin.declare("a")
     async with node(tmp_path, origin.url) as mac:
         assert names(await mac.look()) == ["a"]
-        told = await mac.source._repository.git("rev-list", "--objects", "--all", "--missing=print")
-        missing = [line for line in told.decode().splitlines() if line.startswith("?")]
+        output = await mac.source._repository.git(
+            "rev-list", "--objects", "--all", "--missing=print"
+        )
+        missing = [line for line in output.decode().splitlines() if line.startswith("?")]
         assert len(missing) == 3  # weights, notes and the workflow
         assert list((mac.source._repository.directory / "hooks").glob("*")) == []
 

@@ -30,12 +30,12 @@ class Answers:
         self.requests: list[Request] = []
         for index in range(number):
             leader = self.requests[0] if index else None
-            request = Request(list(prompt), max_tokens, self._tell(index), self._fail)
+            request = Request(list(prompt), max_tokens, self._emit(index), self._fail)
             request.follows, request.leads = leader, index == 0 and number > 1
             request.sampler = seeded(index)
             self.requests.append(request)
 
-    def _tell(self, index: int) -> Any:
+    def _emit(self, index: int) -> Any:
         return lambda token, *_: self.tokens[index].append(token)
 
     def _fail(self, error: Exception) -> None:

@@ -137,13 +137,13 @@ def test_the_context_length_holds_for_every_kind_of_cache(models: Path, name: st
 
 def test_as_many_requests_as_may_wait_and_no_more(models: Path) -> None:
     session = Session(load(models, "tiny/llama"), PLAIN)
-    told: list[str | None] = []
+    ends: list[str | None] = []
 
     def fail(error: Exception) -> None:
         raise error
 
     def start() -> None:
-        session.start(Request(PROMPT, 2, lambda _, end, __: told.append(end), fail))
+        session.start(Request(PROMPT, 2, lambda _, end, __: ends.append(end), fail))
 
     for _ in range(BATCH_SIZE + MAX_WAITING):
         start()
@@ -151,5 +151,5 @@ def test_as_many_requests_as_may_wait_and_no_more(models: Path) -> None:
         start()
     while session.busy:
         session.step()
-    assert told.count("length") == BATCH_SIZE + MAX_WAITING
+    assert ends.count("length") == BATCH_SIZE + MAX_WAITING
     start()

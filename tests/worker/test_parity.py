@@ -66,11 +66,11 @@ def by_the_worker(path: Path) -> Outcome | str:
     tokens: list[int] = []
     ends: list[str | None] = []
 
-    def tell(token: int, end: str | None, _logprobs: Any) -> None:
+    def emit(token: int, end: str | None, _logprobs: Any) -> None:
         tokens.append(token)
         ends.append(end)
 
-    model.session("a").start(Request(list(PROMPT), TOKENS, tell, raises))
+    model.session("a").start(Request(list(PROMPT), TOKENS, emit, raises))
     while model.step():
         pass
     return Outcome(tokens, ends[-1], rendered(model.tokenizer))

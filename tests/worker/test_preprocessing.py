@@ -112,11 +112,11 @@ def stopped(process: Any, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         time.sleep(0.001)
     written, write = threading.Event(), process._write
 
-    def write_and_tell(*arguments: Any) -> None:
+    def write_and_set(*arguments: Any) -> None:
         write(*arguments)
         written.set()
 
-    monkeypatch.setattr(process, "_write", write_and_tell)
+    monkeypatch.setattr(process, "_write", write_and_set)
     return written
 
 

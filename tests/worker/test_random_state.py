@@ -31,13 +31,15 @@ def session(models: Path) -> Iterator[Session]:
 
 def ask(session: Session, sampler: Any, processors: Any = ()) -> list[Any]:
     """The tokens, or the one error."""
-    heard: list[Any] = []
-    request = Request([7, 8, 9], 4, lambda token, *_: heard.append(token), heard.append, sampler)
+    received: list[Any] = []
+    request = Request(
+        [7, 8, 9], 4, lambda token, *_: received.append(token), received.append, sampler
+    )
     request.processors = processors
     session.start(request)
     while session.busy:
         session.step()
-    return heard
+    return received
 
 
 def test_requests_go_on_being_sampled_after_a_sampler_that_failed(session: Session) -> None:

@@ -130,14 +130,14 @@ class TestEnds:
         tokens: list[int] = []
         reasons: list[str] = []
 
-        def tell(token: int, end: str | None, _: Any) -> None:
+        def emit(token: int, end: str | None, _: Any) -> None:
             tokens.append(token)
             reasons.extend([end] if end else [])
 
         def fail(error: Exception) -> None:
             raise error
 
-        session.start(Request(list(PROMPT), 12, tell, fail, **more))
+        session.start(Request(list(PROMPT), 12, emit, fail, **more))
         while session.busy:
             session.step()
         return tokens, reasons[0]

@@ -40,18 +40,18 @@ class Asker:
         self.ended: list[Request] = []
 
     def start(self, prompt: Sequence[int], max_tokens: int | None = None, **more: Any) -> Request:
-        heard: list[int] = []
+        tokens: list[int] = []
 
-        def tell(token: int, end: str | None, _logprobs: Any) -> None:
-            heard.append(token)
+        def emit(token: int, end: str | None, _logprobs: Any) -> None:
+            tokens.append(token)
             if end is not None:
                 self.ended.append(request)
 
         def fail(error: Exception) -> None:
             raise error
 
-        request = Request(list(prompt), max_tokens, tell, fail, **more)
-        self.tokens[request] = heard
+        request = Request(list(prompt), max_tokens, emit, fail, **more)
+        self.tokens[request] = tokens
         self.session.start(request)
         return request
 
@@ -206,10 +206,10 @@ def test_an_error_in_telling_a_token_is_that_of_one_request(llama: Any, batching
     asker = Asker(session)
     failed: list[Exception] = []
 
-    def tell(*_: Any) -> None:
+    def emit(*_: Any) -> None:
         raise ValueError("cannot be told")
 
-    broken = Request([7] * 5, 20, tell, failed.append)
+    broken = Request([7] * 5, 20, emit, failed.append)
     others = [asker.start([8] * 5, 20)]
     session.start(broken)
     others.append(asker.start([8] * 5, 20))
