@@ -19,7 +19,8 @@ from reconciler.demo import DEMO_MODEL
 from reconciler.demo.questions import examination
 from reconciler.worker import overrides
 from reconciler.worker.model import Model
-from reconciler.worker.session import Request, Session
+from reconciler.worker.pending import Request
+from reconciler.worker.session import Session
 
 CONFIG = EffectiveSettings(
     8192, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False

@@ -33,10 +33,11 @@ from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.modules import Modules, build
 from reconciler.worker.output import OutputFormat, of_tokenizer
+from reconciler.worker.pending import Request
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
-from reconciler.worker.session import Request, Session
+from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
 
 if TYPE_CHECKING:

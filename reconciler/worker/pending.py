@@ -79,3 +79,13 @@ class Request:
     def length(self) -> int:
         """Tokens so far."""
         return len(self.prompt) + len(self.generated)
+
+
+def unasked(length: int, tokens: int, errors: list[Exception]) -> Request:
+    """A request of the worker's own, which leaves nothing behind."""
+    fail = errors.append
+    return Request([0] * length, tokens, _ignore, fail, kept=False, counted=False, left=tokens)
+
+
+def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:
+    """Drop a token."""

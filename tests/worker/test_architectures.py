@@ -19,7 +19,8 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
 from reconciler.worker.generators import Batching
 from reconciler.worker.model import Model
-from reconciler.worker.session import Request, Session
+from reconciler.worker.pending import Request
+from reconciler.worker.session import Session
 from tests import architectures, tiny
 
 ROOT = Path(__file__).parents[2]

@@ -20,9 +20,9 @@ from reconciler.worker.answers import answer
 from reconciler.worker.completions import TOGETHER, Completion, Piece
 from reconciler.worker.dialects.writing import FORMS
 from reconciler.worker.output import OutputParser, of_tokenizer
+from reconciler.worker.pending import Request
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.request import RequestError, UnavailableError
-from reconciler.worker.session import Request
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 

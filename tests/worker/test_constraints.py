@@ -89,13 +89,13 @@ async def test_an_answer_goes_on_where_it_was_when_it_had_to_make_room(models: P
 
         def step() -> None:
             advance()
-            for request in list(session._running.values()):
+            for request in list(session._batch.running.values()):
                 if request.processors and len(request.generated) == 5 and len(moved) < 3:
                     moved.append(request.emitted)
-                    session._leave(request)
+                    session._batch.leave(request)
                     request.prompt = request.prompt + request.generated
                     request.generated = []
-                    session._waiting.appendleft(request)
+                    session._waiting.ready.appendleft(request)
 
         advance, session._advance = session._advance, step  # type: ignore[method-assign]
         answer = await one.ask(**body)

@@ -10,14 +10,10 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
-from reconciler.worker.session import (
-    BATCH_SIZE,
-    MAX_WAITING,
-    ContextLengthExceededError,
-    OverloadedError,
-    Request,
-    Session,
-)
+from reconciler.worker.batch import BATCH_SIZE
+from reconciler.worker.pending import Request
+from reconciler.worker.session import ContextLengthExceededError, Session
+from reconciler.worker.waiting import MAX_WAITING, OverloadedError
 from tests.conftest import CHECKPOINTS
 
 PROMPT = [5, 6, 7, 8, 9]

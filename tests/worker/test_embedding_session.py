@@ -21,9 +21,9 @@ from reconciler.worker.embedding import encoder
 from reconciler.worker.embedding.answers import finished_vector
 from reconciler.worker.embedding.session import MAX_WAITING, EmbeddingRequest, EmbeddingSession
 from reconciler.worker.heartbeat import Heartbeat
-from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.model import Model
-from reconciler.worker.session import InsufficientMemoryError, OverloadedError
+from reconciler.worker.waiting import OverloadedError
 from tests import adapters, architectures, embedders, tiny
 
 STEP = 16

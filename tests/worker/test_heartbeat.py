@@ -9,7 +9,7 @@ from reconciler.core.protocol import LoadWeights, OpenSession, Usage
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.model import Model
-from reconciler.worker.session import Request
+from reconciler.worker.pending import Request
 from reconciler.worker.thread import MlxThread
 from tests.support import eventually
 
@@ -103,7 +103,7 @@ def test_a_probe_tells_what_the_model_raises(model: Model, monkeypatch: pytest.M
     def fail() -> None:
         raise RuntimeError("the GPU is gone")
 
-    monkeypatch.setattr(model.session("s")._generator, "next", fail)
+    monkeypatch.setattr(model.session("s")._batch.generator, "next", fail)
     with pytest.raises(RuntimeError, match="the GPU is gone"):
         model.probe("s")
 

@@ -14,7 +14,8 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend, overrides
 from reconciler.worker.model import Model
-from reconciler.worker.session import ContextLengthExceededError, Request, Session
+from reconciler.worker.pending import Request
+from reconciler.worker.session import ContextLengthExceededError, Session
 from reconciler.worker.shapes import see
 from reconciler.worker.thread import MlxThread
 from tests import counting

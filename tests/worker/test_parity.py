@@ -21,7 +21,7 @@ from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker.model import Model
-from reconciler.worker.session import Request
+from reconciler.worker.pending import Request
 from tests import counting
 from tests.counting import configure
 

@@ -12,7 +12,8 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides, random_state
-from reconciler.worker.session import Request, Session
+from reconciler.worker.pending import Request
+from reconciler.worker.session import Session
 
 CONFIG = EffectiveSettings(
     4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()

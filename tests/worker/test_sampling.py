@@ -10,8 +10,9 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides, sampling
+from reconciler.worker.pending import Request
 from reconciler.worker.sampling_parameters import Sampling
-from reconciler.worker.session import Request, Session
+from reconciler.worker.session import Session
 
 VOCABULARY = 320
 PROMPT = [5, 6, 7, 8, 9]

@@ -14,10 +14,11 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.worker import generators, overrides
 from reconciler.worker import session as module
 from reconciler.worker.generators import Batching
-from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
+from reconciler.worker.pending import Request
 from reconciler.worker.sampling import sampler
 from reconciler.worker.sampling_parameters import Sampling
-from reconciler.worker.session import InsufficientMemoryError, Request, Session
+from reconciler.worker.session import Session
 from tests.conftest import CHECKPOINTS
 
 CONFIG = EffectiveSettings(
@@ -176,7 +177,7 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     requests = [asker.start([n] * 5) for n in (7, 8, 9)]
     together = 0
     while session.busy:
-        together = max(together, len(session._running))
+        together = max(together, len(session._batch.running))
         session.step()
     assert together == 3
     assert [asker.tokens[r] for r in requests] == alone
@@ -236,7 +237,7 @@ def test_an_error_beside_a_step_leaves_the_session_able_to_answer(
         return request
 
     with monkeypatch.context() as patch:
-        patch.setattr(session._generator if place != "owned" else generators, place, broken)
+        patch.setattr(session._batch.generator if place != "owned" else generators, place, broken)
         request = ask()
         for _ in range(3):
             session.step()

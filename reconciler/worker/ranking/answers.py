@@ -12,11 +12,11 @@ from aiohttp import web
 from reconciler.core.protocol import MODEL_HEADER, Lease
 from reconciler.worker import logs
 from reconciler.worker.admission import admitting, session_of
+from reconciler.worker.batch import BATCH_SIZE
 from reconciler.worker.errors import RequestError
 from reconciler.worker.model import Model
 from reconciler.worker.pending import Request
 from reconciler.worker.ranking.request import Pairs
-from reconciler.worker.session import BATCH_SIZE
 from reconciler.worker.thread import MlxThread
 
 FAILED = 500
