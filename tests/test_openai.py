@@ -203,7 +203,7 @@ async def test_a_client_that_goes_away_while_it_waits_is_no_error(
         ("/api/generate", "prompt", {"response": ""}),
     ],
 )
-async def test_lines_of_ollama_that_say_nothing_keep_a_client_that_waits(
+async def test_empty_lines_keep_an_ollama_client_waiting(
     controller: Answering, monkeypatch: pytest.MonkeyPatch, path: str, key: str, nothing: Any
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)

@@ -335,7 +335,7 @@ def test_the_log_of_a_damaged_database_is_kept_with_it(tmp_path: Path) -> None:
 # -- what cannot be written --------------------------------------------------------------------
 
 
-def test_what_cannot_be_written_is_an_error_in_words_and_told_once(tmp_path: Path) -> None:
+def test_a_failed_write_is_a_readable_error_and_is_reported_once(tmp_path: Path) -> None:
     problems: list[Problem | None] = []
     store = Store(tmp_path)
     store.on_problem = problems.append
@@ -379,7 +379,7 @@ def test_damage_that_is_found_while_writing_is_mended_by_a_restart(tmp_path: Pat
     store.close()
 
 
-def test_a_read_only_file_system_is_told_in_words(
+def test_a_read_only_file_system_is_a_readable_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> int:

@@ -84,7 +84,7 @@ def record(line: int) -> logging.LogRecord:
     return logging.LogRecord("aiohttp.server", logging.ERROR, "x.py", line, SECRET, None, None)
 
 
-def test_one_place_logs_once_in_a_period_and_says_what_was_left_out() -> None:
+def test_one_place_logs_once_in_a_period_and_counts_dropped_lines() -> None:
     now = [0.0]
     repeats = log.Repeats(RateLimit(60, lambda: now[0]))
     lines = log.Lines(log.chain("json", colours=False))

@@ -34,7 +34,7 @@ def test_what_cannot_be_followed_is_refused(url: str, more: Any, message: str) -
         following(url, **more)
 
 
-def test_names_tell_repository_folder_and_branch() -> None:
+def test_names_hold_repository_folder_and_branch() -> None:
     assert following(URL, git_path="/fleet/").name == f"git:{URL}//fleet?ref=main"
     assert following("git@host:x.git", git_ref="v1").name == "git:git@host:x.git?ref=v1"
 

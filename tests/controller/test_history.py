@@ -42,7 +42,7 @@ async def test_history_keeps_each_spec_and_what_became_of_it(bench: Bench) -> No
     assert len(list(bench.controller.history(None))) == 4
 
 
-async def test_what_was_never_settled_says_so(bench: Bench) -> None:
+async def test_a_generation_that_never_settled_is_superseded(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=1)))
     _, end = await bench.engine.loads.get()
     bench.source.declare(("a", spec(context_length=2)))
@@ -56,7 +56,7 @@ async def test_what_was_never_settled_says_so(bench: Bench) -> None:
     assert outcomes == ["Removed", "Superseded"]
 
 
-async def test_events_tell_changes_transitions_and_phases_once(bench: Bench) -> None:
+async def test_changes_transitions_and_phases_are_emitted_once(bench: Bench) -> None:
     await load(bench, request(context_length=1))
     assert await kept_events(bench) == [
         "record tiny/llama Created",
@@ -69,7 +69,7 @@ async def test_events_tell_changes_transitions_and_phases_once(bench: Bench) -> 
     assert (await kept_events(bench)).count("transition tiny/llama Loaded") == 1
 
 
-async def test_events_resume_after_an_id_and_say_what_was_lost(bench: Bench) -> None:
+async def test_events_resume_after_an_id_and_report_lost_ones(bench: Bench) -> None:
     emit = bench.controller.events.emit
     for number in range(5):
         emit("record", f"n{number}", "Created", "x")

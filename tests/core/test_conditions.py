@@ -54,7 +54,7 @@ def conditions(status: Status) -> dict[str, tuple[str, str]]:
         (LOADED, Action(Kind.RECONFIGURE, "a", "x"), "False", "True", "False", "Reconfiguring"),
     ],
 )
-def test_conditions_say_where_a_record_is(
+def test_conditions_of_each_state_of_a_record(
     instance: Instance | None,
     action: Action | None,
     ready: str,
@@ -131,7 +131,7 @@ def test_while_nothing_is_loaded_nothing_is_in_force() -> None:
     assert (gone.config, gone.worker_pid, gone.memory_bytes) == (None, None, None)
 
 
-def test_what_still_serves_is_said() -> None:
+def test_the_generation_that_still_serves_is_reported() -> None:
     status = derive(RECORD, Status(), OLD, HOLD, AT)
     assert "previous settings are still in force" in status.conditions[0].message
     assert status.config == CONFIG

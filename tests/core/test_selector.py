@@ -53,13 +53,13 @@ def test_a_node_that_is_meant(value: Any) -> None:
 
 
 @pytest.mark.parametrize(("value", "why"), UNMET)
-def test_a_node_that_is_not_meant_is_told_why(value: Any, why: str) -> None:
+def test_a_selector_that_does_not_match_names_the_reason(value: Any, why: str) -> None:
     assert check("manifest", manifest(value)) == ()
     assert why in str(unmet(selector(value), STUDIO))
 
 
 @pytest.mark.parametrize("value", [*MET, *(value for value, _ in UNMET)])
-def test_what_is_told_means_the_same(value: Any) -> None:
+def test_a_serialized_selector_means_the_same(value: Any) -> None:
     assert selector(selector_json(selector(value))) == selector(value)
     spec = load_spec(manifest(value)["spec"])
     assert load_spec(spec_json(spec)) == spec

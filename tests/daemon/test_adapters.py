@@ -159,7 +159,7 @@ def test_an_adapter_alone_is_listed_as_what_it_is(daemon: Daemon) -> None:
     assert rows["me/one"]["format"] is None
 
 
-def test_a_manifest_declares_an_adapter_and_says_what_is_missing(daemon: Daemon) -> None:
+def test_a_manifest_declares_an_adapter_and_reports_a_missing_one(daemon: Daemon) -> None:
     later = directory(daemon, "me/later")
     path = daemon.home.write("a.yaml", name="tuned", model=BASE)
     path.write_text(path.read_text("utf-8") + f"  adapter: {later}\n", "utf-8")

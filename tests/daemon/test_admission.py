@@ -148,7 +148,7 @@ def test_an_instance_that_answers_is_not_sent_away(evictor: Daemon) -> None:
     assert daemon.loaded() == {"high"}
 
 
-def test_what_a_worker_is_seen_to_take_is_told(home: Home) -> None:
+def test_the_measured_memory_of_a_worker_is_reported(home: Home) -> None:
     with Daemon(home, "--probe-interval", "1") as daemon:
         daemon.load(BODY)
         pid = daemon.get("/api/v1/records/tiny/llama")["status"]["worker_pid"]

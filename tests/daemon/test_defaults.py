@@ -125,7 +125,7 @@ def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> N
     assert tokens("short") == 3
 
 
-def test_a_system_prompt_is_said_where_none_is_sent(daemon: Daemon) -> None:
+def test_a_default_system_prompt_is_used_if_none_is_sent(daemon: Daemon) -> None:
     defaults = {"system_prompt": "Be brief.", "chat_template_kwargs": {"style": "terse"}}
     daemon.load({"model": "own/greedy", "instance_id": "brief", "defaults": defaults})
     user, brief = ("user", "hello"), ("system", "Be brief.")

@@ -140,7 +140,9 @@ def test_the_modules_of_an_embedding_model_are_fetched_with_it(
     assert (status, len(answer["data"][0]["embedding"])) == (200, 32)
 
 
-def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path, name: str) -> None:
+def test_a_failed_download_has_its_reason(
+    daemon: Daemon, hub: Hub, models: Path, name: str
+) -> None:
     hub.add("maker/gated", models / "tiny/llama").gated = True
     files = hub.add("maker/gguf", models / "tiny/llama").files
     files["model.gguf"] = files.pop("model.safetensors")
@@ -241,7 +243,7 @@ def test_a_hub_that_cannot_or_must_not_be_asked_is_named_so(
     assert hub.asked == []
 
 
-def test_a_file_that_is_not_what_the_hub_said_is_thrown_away(
+def test_a_file_with_another_hash_than_the_hub_names_is_discarded(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
     repository = hub.repositories[name]
@@ -334,7 +336,7 @@ def test_a_put_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: str) -
     assert set(hub.fetched())
 
 
-def test_pull_fetches_and_says_so(daemon: Daemon, hub: Hub, name: str) -> None:
+def test_pull_fetches_and_reports_it(daemon: Daemon, hub: Hub, name: str) -> None:
     def pull(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(main, ["pull", "--url", daemon.url, *words])
         return result.exit_code, result.output
@@ -385,7 +387,7 @@ def test_ollamas_client_pulls_a_model_and_sees_how_far_it_is(
         assert client.pull(f"{name}:v1").status == "success"  # a revision
 
 
-def test_ollamas_client_hears_why_a_model_cannot_be_pulled(
+def test_ollamas_client_gets_the_reason_why_a_pull_failed(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
     assert hub.url

@@ -75,7 +75,7 @@ def test_a_suspended_put_is_kept_and_not_loaded(shared: Daemon) -> None:
     assert "suspended" not in shared.loaded()
 
 
-def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) -> None:
+def test_the_plan_lists_actions_and_changes_nothing(daemon: Daemon) -> None:
     empty: Any = {
         "actions": [],
         "changes": [],
@@ -121,7 +121,7 @@ def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) ->
     assert actions(plan) == [("a", "Unload")]
 
 
-def test_an_estimate_says_what_a_load_would_need(daemon: Daemon) -> None:
+def test_an_estimate_has_the_memory_that_a_load_needs(daemon: Daemon) -> None:
     ask = {"model": "tiny/llama", "config": {"context_length": 100}}
     _, before = daemon.request("POST", "/api/v1/models/estimate", ask)
     assert before["fits"]
@@ -138,7 +138,7 @@ def test_an_estimate_says_what_a_load_would_need(daemon: Daemon) -> None:
     assert daemon.request("POST", "/api/v1/models/estimate", ask)[0] == 400
 
 
-def test_a_load_tells_how_far_it_is(shared: Daemon) -> None:
+def test_a_load_reports_progress(shared: Daemon) -> None:
     status, events = stream(shared, {"model": "tiny/qwen3_moe"})
     assert status == 200
     kinds = [kind for kind, _ in events]
@@ -159,7 +159,7 @@ def test_a_streamed_load_that_is_refused_is_an_error_as_ever(shared: Daemon) -> 
     assert (status, events[0][1]["error"]["code"]) == (404, "model_not_found")
 
 
-def test_a_streamed_load_that_fails_says_so_last_and_its_log_is_kept(
+def test_a_streamed_load_that_fails_ends_with_the_error_and_its_log_is_kept(
     shared: Daemon, models: Path
 ) -> None:
     broken = shared.home.lm_studio / "models" / "own" / "broken"

@@ -20,7 +20,9 @@ def listen(daemon: Daemon, after: str | None = None) -> Generator[Any, None, Non
         yield from parse_events(reply)
 
 
-def test_a_load_is_told_as_it_happens_with_bytes_read(shared: Daemon, models: Path) -> None:
+def test_events_of_a_load_arrive_as_it_happens_with_bytes_read(
+    shared: Daemon, models: Path
+) -> None:
     events = listen(shared)
     shared.load({"model": "tiny/qwen3"})
     seen = []
@@ -53,7 +55,7 @@ def test_a_listener_resumes_where_it_left_off(shared: Daemon) -> None:
     assert shared.events() == everything + missed
 
 
-def test_a_restart_is_told_to_who_resumes(home: Home) -> None:
+def test_a_client_that_resumes_after_a_restart_gets_a_lost_event(home: Home) -> None:
     with Daemon(home) as daemon:
         spec = {"model": "tiny/llama", "suspend": True}
         assert daemon.request("PUT", "/api/v1/records/a", {"spec": spec})[0] == 200
@@ -63,7 +65,7 @@ def test_a_restart_is_told_to_who_resumes(home: Home) -> None:
         assert daemon.events(f"follow=false&after={last}")[0] == "lost"
 
 
-def test_an_id_that_was_never_given_is_told_as_lost(shared: Daemon) -> None:
+def test_an_unknown_id_gets_a_lost_event(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama"})
     run, _, _ = shared.events()[-1]["id"].rpartition("-")
     for number in ("9" * 5000, "9" * 18, "-1", "²", ""):

@@ -138,7 +138,7 @@ def test_its_events_come_in_order_and_add_up(taught: Daemon) -> None:
     assert 0 < whole["stats"]["reasoning_output_tokens"] < whole["stats"]["total_output_tokens"]
 
 
-def test_a_load_for_a_chat_is_told(shared: Daemon) -> None:
+def test_a_load_for_a_chat_is_part_of_its_events(shared: Daemon) -> None:
     name = "lm-studio-idle"
     shared.load({"model": "tiny/llama", "instance_id": name, "idle_ttl_seconds": 1})
     shared.until(lambda: name not in shared.loaded())
@@ -166,7 +166,7 @@ def test_a_load_for_a_chat_is_told(shared: Daemon) -> None:
         ({"repeat_penalty": 100}, "invalid_value", "repeat_penalty"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_what_is_not_supported_is_refused_by_name(
     taught: Daemon, more: dict[str, Any], code: str, param: str
 ) -> None:
     body = {"model": QUESTIONS, "input": "x"} | more
@@ -228,7 +228,7 @@ def test_its_older_list_of_models(taught: Daemon) -> None:
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
-def test_the_list_of_models_says_what_can_be_said_about_reasoning(taught: Daemon) -> None:
+def test_the_list_of_models_has_the_reasoning_options(taught: Daemon) -> None:
     rows = {row["key"]: row for row in taught.get("/api/v1/models")["models"]}
     reasoning = rows[QUESTIONS]["capabilities"]["reasoning"]
     assert reasoning == {"allowed_options": ["low", "medium", "high"], "default": "medium"}

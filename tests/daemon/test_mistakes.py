@@ -25,7 +25,7 @@ def source(daemon: Daemon) -> Any:
     return found
 
 
-def test_sick_files_harm_nobody_else_and_every_view_says_so(daemon: Daemon) -> None:
+def test_broken_files_harm_no_others_and_every_view_reports_them(daemon: Daemon) -> None:
     home = daemon.home.manifests
     os.mkfifo(home / "fifo.yaml")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -132,7 +132,7 @@ def test_more_than_half_of_a_directory_waits_to_be_confirmed(three: Daemon) -> N
         three.gone(name)
 
 
-def test_a_name_that_stands_twice_is_said_everywhere(three: Daemon) -> None:
+def test_a_duplicate_name_is_reported_everywhere(three: Daemon) -> None:
     home = three.home.manifests
     (home / "e.yaml").write_text(document("d"), "utf-8")
     words = "declared more than once: d.yaml:1, e.yaml:1"

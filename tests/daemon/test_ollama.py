@@ -189,7 +189,7 @@ def test_what_a_manifest_declares_is_not_unloaded(shared: Daemon, ollamas: ollam
     assert "declared" in shared.loaded()
 
 
-def test_what_cannot_be_done_is_said_in_its_form(taught: Daemon) -> None:
+def test_errors_have_the_form_of_ollama(taught: Daemon) -> None:
     cases: list[tuple[str, Any, int, str]] = [
         ("/api/chat", {}, 400, "model"),
         ("/api/chat", b"{", 400, "not JSON"),

@@ -30,7 +30,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
         yield running
 
 
-def test_an_answer_ends_where_generation_config_says(daemon: Daemon) -> None:
+def test_an_answer_ends_at_the_tokens_of_generation_config(daemon: Daemon) -> None:
     path = daemon.home.root.parent / "models/x/counting"
     model, tokenizer = load(str(path))[:2]
     theirs = list(stream_generate(model, tokenizer, [10], max_tokens=9))

@@ -116,7 +116,7 @@ def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
 @pytest.mark.parametrize(
     ("model", "words"), [("tiny/mamba", "read one after the other"), ("tiny/gemma2", "one by one")]
 )
-def test_a_record_says_that_requests_are_not_answered_together(
+def test_a_record_warns_that_requests_are_not_batched(
     shared: Daemon, model: str, words: str
 ) -> None:
     shared.load({"model": model})

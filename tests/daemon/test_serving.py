@@ -77,7 +77,7 @@ def test_the_official_client_chats(client: openai.OpenAI) -> None:
     assert "tiny/llama" in [m.id for m in client.models.list()]
 
 
-def test_a_stream_tells_the_same_text_in_pieces(client: openai.OpenAI) -> None:
+def test_a_stream_sends_the_same_text_in_pieces(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "tiny/llama", "messages": messages(), "temperature": 0}
     whole = client.chat.completions.create(**asked, max_tokens=20)
     stream = client.chat.completions.create(
@@ -92,7 +92,7 @@ def test_a_stream_tells_the_same_text_in_pieces(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
-def test_a_stream_says_how_much_of_the_prompt_is_read_if_asked_to(llama: Daemon) -> None:
+def test_a_stream_reports_prompt_progress_on_request(llama: Daemon) -> None:
     llama.load({"model": "tiny/llama", "instance_id": "reading", "eval_batch_size": 16})
     prompt = [7 + n for n in range(100)]
     body = {"model": "reading", "prompt": prompt, "temperature": 0, "max_tokens": 4}
@@ -229,7 +229,7 @@ def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPRespo
         ),
     ],
 )
-def test_what_cannot_be_answered_is_said_and_the_next_request_is_fine(
+def test_an_unanswerable_request_is_an_error_and_the_next_one_works(
     llama: Daemon, path: str, more: Any, param: str
 ) -> None:
     status, answer = llama.request("POST", path, {"model": "tiny/llama"} | more)
@@ -246,7 +246,7 @@ def usage(daemon: Daemon, path: str = TEXT, **keys: Any) -> tuple[int, str]:
     return answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]
 
 
-def test_a_request_says_what_ends_it(llama: Daemon) -> None:
+def test_a_request_sets_what_ends_it(llama: Daemon) -> None:
     end, other = {"logit_bias": {"0": 100}}, {"logit_bias": {"5": 100}}
     for path in (TEXT, CHAT):
         assert usage(llama, path, **end) == (1, "stop")
@@ -435,7 +435,7 @@ def test_instances_over_one_copy_of_the_weights_answer_as_in_processes_of_their_
 
 
 @pytest.mark.long
-def test_more_requests_than_may_wait_are_told_to_come_again(llama: Daemon) -> None:
+def test_requests_beyond_the_queue_are_refused_with_retry_after(llama: Daemon) -> None:
     body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 400, "temperature": 0}
 
     def ask(_: int) -> tuple[int, str | None, str | None]:

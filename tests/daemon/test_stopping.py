@@ -56,7 +56,7 @@ def test_running_requests_finish_and_others_are_refused_until_then(daemon: Daemo
 @pytest.mark.parametrize(
     "second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
 )
-def test_a_second_signal_cuts_what_runs_and_says_why(daemon: Daemon, second: int) -> None:
+def test_a_second_signal_cuts_running_requests_with_the_reason(daemon: Daemon, second: int) -> None:
     with answering(daemon, 29_000) as stream, ThreadPoolExecutor() as pool:
         reading = pool.submit(last, stream)
         daemon.process.send_signal(signal.SIGTERM)

@@ -60,7 +60,7 @@ def test_the_official_client_calls_a_tool_and_answers_from_its_result(
     assert answer.message.content == "It is rainy in Paris."
 
 
-def test_a_stream_tells_a_tool_call_once_it_is_whole(client: openai.OpenAI) -> None:
+def test_a_stream_sends_a_tool_call_once_it_is_complete(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": QUESTIONS, "temperature": 0, "tools": [WEATHER]}
     messages = user("What is the weather in Rome?")
     chunks: Any = list(client.chat.completions.create(messages=messages, **asked, stream=True))

@@ -50,7 +50,7 @@ def ask(daemon: Daemon, model: str, ttl: int | None = None, **headers: str) -> t
     return daemon.request("POST", TEXT, body, headers)
 
 
-def test_a_request_waits_as_long_as_the_client_says(long: Home) -> None:
+def test_a_request_waits_as_long_as_the_client_allows(long: Home) -> None:
     with Daemon(long) as daemon:
         half = more_than_half(daemon)
         daemon.load({"model": LONG, "instance_id": "first", "context_length": half})
@@ -120,14 +120,14 @@ def test_jit_never_answers_with_another_model(jit: Daemon) -> None:
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
-def test_without_jit_a_model_that_is_not_loaded_is_told_how_to_load_it(shared: Daemon) -> None:
+def test_without_jit_the_error_for_an_unloaded_model_shows_how_to_load_it(shared: Daemon) -> None:
     status, answer = ask(shared, "tiny/mamba")
     assert (status, answer["error"]["code"]) == (404, "model_not_loaded")
     assert 'POST /api/v1/models/load {"model": "tiny/mamba"}' in answer["error"]["message"]
     assert shared.request("GET", "/api/v1/records/tiny/mamba")[0] == 404
 
 
-def test_the_status_says_what_put_the_settings_in_force_and_when(shared: Daemon) -> None:
+def test_the_status_has_the_action_and_time_of_the_settings_in_force(shared: Daemon) -> None:
     loads = []
     for more in ({}, {"instance_id": "b"}, {"instance_id": "b", "context_length": 100}):
         name = more.get("instance_id", QUESTIONS)

@@ -337,7 +337,7 @@ async def test_what_cannot_be_asked_is_held(origin: Origin, tmp_path: Path) -> N
         assert "does not appear to be" in await restarted.refusal()
 
 
-async def test_a_machine_without_git_is_told_so(
+async def test_a_missing_git_is_an_error_with_the_fix(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.declare("a")

@@ -142,7 +142,7 @@ def test_others_are_answered_while_a_prompt_is_read_for_several(llama: Session) 
     assert [len(tokens) for tokens in long.tokens] == [6] * 8
 
 
-def test_an_unloaded_instance_tells_those_that_follow(llama: Session) -> None:
+def test_unloading_fails_requests_that_follow(llama: Session) -> None:
     answers = Answers(3)
     errors: list[Exception] = []
     for request in answers.requests:

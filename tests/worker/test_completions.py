@@ -125,7 +125,7 @@ async def test_with_parallel_calls_off_the_first_call_is_the_last_word(stream: b
         assert bool(scripted.cancelled) is not parallel
 
 
-async def test_what_nobody_reads_as_it_comes_is_told_a_few_tokens_at_a_time() -> None:
+async def test_tokens_of_an_answer_without_a_stream_are_sent_in_groups() -> None:
     text = "The capital of Japan is Tokyo. " * 5
     wakes = {}
     for stream in (True, False):
@@ -155,7 +155,7 @@ async def test_a_stop_in_the_last_token_that_there_may_be_is_the_end() -> None:
 
 
 @pytest.mark.parametrize("fails", ["feed", "start"])
-async def test_what_cannot_be_told_is_not_generated_on(
+async def test_generation_stops_when_tokens_cannot_be_sent(
     monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     def broken(*_: Any) -> Any:

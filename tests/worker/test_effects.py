@@ -70,7 +70,7 @@ def test_flash_attention_changes_the_way_and_not_the_tokens(models: Path, name: 
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_what_has_no_kv_cache_says_so(models: Path, name: str) -> None:
+def test_a_model_without_kv_cache_is_reported_as_such(models: Path, name: str) -> None:
     observed, unused = Session(load(models, name), PLAIN).observe()
     assert ("offload_kv_cache_to_gpu" in unused) is (name in WITHOUT_KV_CACHE)
     assert observed.offload_kv_cache_to_gpu is overrides.on_gpu()

@@ -436,7 +436,7 @@ def test_tokens_are_counted_and_each_step_beats(model: Model) -> None:
     assert session.usage.prompt_tokens == sum(map(len, TEXTS))
 
 
-def test_a_session_tells_the_settings_in_force(model: Model) -> None:
+def test_a_session_reports_the_settings_in_force(model: Model) -> None:
     config = replace(settings(), flash_attention=False)
     answer = model.open("b", OpenSession(config))
     assert answer.observed == config

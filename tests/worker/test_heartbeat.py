@@ -99,7 +99,9 @@ def test_a_probe_of_what_has_gone_or_is_at_work_does_nothing(model: Model) -> No
     assert request.left == 4
 
 
-def test_a_probe_tells_what_the_model_raises(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_raises_what_the_model_raises(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail() -> None:
         raise RuntimeError("the GPU is gone")
 

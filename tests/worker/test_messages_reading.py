@@ -144,7 +144,7 @@ class TestMessages:
             (None, "Error: "),
         ],
     )
-    def test_a_result_of_a_tool_that_failed_says_so(self, content: Any, expected: str) -> None:
+    def test_the_result_of_a_failed_tool_is_marked(self, content: Any, expected: str) -> None:
         (message,) = chat([{"role": "user", "content": [result("t", content, is_error=True)]}])
         assert message["content"] == expected
 
@@ -175,7 +175,7 @@ class TestMessages:
     @pytest.mark.parametrize(
         "signature", [None, 5, "", "EqQB", "text.%", "text./w==", of_text("Hm.", omitted=False)]
     )
-    def test_other_signatures_say_nothing(self, signature: Any) -> None:
+    def test_other_signatures_are_ignored(self, signature: Any) -> None:
         blocks = [{"type": "thinking", "thinking": "", "signature": signature}, text_block("Hi.")]
         found = chat([*HELLO, {"role": "assistant", "content": blocks}, *HELLO])
         assert "reasoning_content" not in found[1]
@@ -271,7 +271,7 @@ class TestTools:
         assert found.warnings == ["tools[0]: web_search_20250305 is a tool of Anthropic's; ignored"]
         assert "tools" not in translated(tools=[SEARCH]).sent
 
-    def test_a_deferred_tool_is_told_of_where_it_is_referred_to(self) -> None:
+    def test_a_deferred_tool_is_declared_where_it_is_referenced(self) -> None:
         deferred = TOOL | {"name": "later", "defer_loading": True}
         search = TOOL | {"name": "search"}
         reference = {"type": "tool_reference", "tool_name": "later"}

@@ -41,7 +41,7 @@ def session(model: Model, name: str) -> Session:
     return model.session(name)
 
 
-def test_weights_are_counted_as_the_headers_say(models: Path) -> None:
+def test_weights_are_counted_from_the_headers(models: Path) -> None:
     path = models / "tiny/qwen3"
     reported = Model().load(LoadWeights(str(path)), lambda _: None)
     assert reported.weights_bytes >= read_facts(path).weights_bytes

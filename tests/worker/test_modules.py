@@ -64,7 +64,7 @@ def expected(path: Path, adapter: Path | None = None) -> list[int]:
         ("tiny/deepseek_v3", "lora"),
     ],
 )
-def test_an_adapter_says_what_mlx_lm_says_with_it(
+def test_an_adapter_generates_what_mlx_lm_generates_with_it(
     models: Path, tmp_path: Path, key: str, kind: str
 ) -> None:
     path = models / key

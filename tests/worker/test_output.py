@@ -68,7 +68,7 @@ def functions(delta: Delta) -> list[tuple[str, Any]]:
     ]
 
 
-def test_text_is_told_as_it_comes(tokenizer: Any) -> None:
+def test_text_is_emitted_as_it_arrives(tokenizer: Any) -> None:
     whole, pieces = parse(tokenizer, "The capital of Japan is Tokyo.")
     assert whole.content == "The capital of Japan is Tokyo."
     assert sum(bool(piece.content) for piece in pieces) > 3
@@ -91,7 +91,7 @@ def test_thoughts_that_ended_in_the_prompt_are_over(tokenizer: Any) -> None:
     assert (whole.reasoning, whole.content) == ("", "One answer.")
 
 
-def test_a_call_is_told_once_it_is_whole(tokenizer: Any) -> None:
+def test_a_call_is_emitted_once_it_is_complete(tokenizer: Any) -> None:
     whole, pieces = parse(tokenizer, CALL)
     assert functions(whole) == [("weather", {"city": "Paris"})]
     assert whole.content.strip() == ""
@@ -106,13 +106,13 @@ def test_calls_can_follow_each_other_and_text(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("inside", ["no json", "5", '{"city": "Paris"}', "[1]"])
-def test_what_cannot_be_read_as_a_call_is_told_as_text(tokenizer: Any, inside: str) -> None:
+def test_a_call_that_cannot_be_parsed_is_text(tokenizer: Any, inside: str) -> None:
     text = f"<tool_call>{inside}</tool_call> done"
     whole, _ = parse(tokenizer, text)
     assert (whole.calls, whole.content) == ([], text)
 
 
-def test_a_call_that_breaks_off_is_told_as_text(tokenizer: Any) -> None:
+def test_a_call_that_breaks_off_is_text(tokenizer: Any) -> None:
     text = '<tool_call>\n{"name": "wea'
     whole, _ = parse(tokenizer, text, end="length")
     assert (whole.calls, whole.content) == ([], text)

@@ -375,7 +375,7 @@ def test_quantised_weights_of_every_mode(models: Path, tmp_path: Path, mode: str
     assert facts.parameters == get_total_parameters(model)
 
 
-def test_a_layers_bits_are_inferred_where_config_does_not_say(models: Path, tmp_path: Path) -> None:
+def test_the_bits_of_a_layer_are_inferred_if_config_has_none(models: Path, tmp_path: Path) -> None:
     """As mlx_lm does, from the shapes; here a file whose default names other bits."""
     path = Path(shutil.copytree(models / "tiny/llama-4bit", tmp_path / "checkpoint"))
     configure(path, quantization={"group_size": 32, "bits": 8}, quantization_config=None)

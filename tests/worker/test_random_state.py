@@ -65,7 +65,7 @@ def test_requests_go_on_being_sampled_after_a_logits_processor_that_failed(
     assert len(ask(session, make_sampler(1.0))) == 4
 
 
-def test_a_probe_samples_as_requests_do_and_tells_that_it_cannot(session: Session) -> None:
+def test_a_probe_samples_as_requests_do_and_raises_if_it_cannot(session: Session) -> None:
     session.probe()
     with pytest.raises(ValueError, match="top_k"):
         make_sampler(1.0, top_k=ALL)(mx.zeros((1, ALL)))

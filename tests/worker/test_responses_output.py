@@ -108,7 +108,7 @@ def test_the_text_of_a_custom_tool_comes_out_of_its_argument(arguments: str, tex
     assert item.input == text
 
 
-def test_an_answer_that_says_nothing_is_an_empty_message() -> None:
+def test_an_empty_answer_is_an_empty_message() -> None:
     events, (item,) = output_of(Delta())
     assert kinds(events) == [kind for kind in MESSAGE if kind != "output_text.delta"]
     assert item.content[0].text == ""

@@ -91,7 +91,7 @@ def changed(context: list[int], **keys: Any) -> Any:
         ("frequency_penalty", "frequency_context_size", 0.5),
     ],
 )
-def test_a_penalty_looks_at_as_many_tokens_as_were_said(
+def test_a_penalty_covers_as_many_tokens_as_requested(
     penalty: str, size: str, value: float
 ) -> None:
     context = list(range(100, 110))

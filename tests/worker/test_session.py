@@ -202,7 +202,7 @@ def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
 
 
 @pytest.mark.parametrize("batching", Batching)
-def test_an_error_in_telling_a_token_is_that_of_one_request(llama: Any, batching: Batching) -> None:
+def test_an_error_in_emitting_a_token_fails_one_request(llama: Any, batching: Batching) -> None:
     session = Session(llama, CONFIG, batching=batching)
     asker = Asker(session)
     failed: list[Exception] = []
