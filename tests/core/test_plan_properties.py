@@ -241,7 +241,7 @@ def test_it_depends_on_nothing_but_its_arguments(world: World) -> None:
 
 @quickly
 @given(worlds)
-def test_every_action_says_why(world: World) -> None:
+def test_every_action_has_a_reason(world: World) -> None:
     assert all(action.message for action in world.plan())
 
 

@@ -79,7 +79,7 @@ def test_every_route_answers_errors_in_the_one_form(
     assert answer["error"]["message"]
 
 
-def test_what_a_wrong_type_should_have_been_is_said(shared: Daemon) -> None:
+def test_the_error_for_a_wrong_type_names_the_right_one(shared: Daemon) -> None:
     body = {"model": "m", "config": {"flash_attention": "yes", "num_experts": -1}}
     _, answer = shared.request("POST", "/api/v1/models/load", body)
     assert answer["error"]["param"] == "config.flash_attention"

@@ -77,12 +77,12 @@ def hold(method: str, path: str, answer: requests.Response) -> None:
         assert answer.status_code == 200
         return
     assert answer.headers["Content-Type"] == "application/json"
-    told: Any = json.loads(answer.content)
-    check_answer(method, path, answer.status_code, told)
-    if answer.status_code >= 500 and "version" not in told:  # health has another form
-        error = told["error"]
+    content: Any = json.loads(answer.content)
+    check_answer(method, path, answer.status_code, content)
+    if answer.status_code >= 500 and "version" not in content:  # health has another form
+        error = content["error"]
         code = error.get("code", "not_supported") if isinstance(error, dict) else "not_supported"
-        assert code in DOCUMENTED, told
+        assert code in DOCUMENTED, content
 
 
 def _waits(query: Any) -> bool:

@@ -17,8 +17,8 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
 from reconciler.worker.preprocessing import pool
@@ -112,11 +112,11 @@ def stopped(process: Any, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         time.sleep(0.001)
     written, write = threading.Event(), process._write
 
-    def write_and_tell(*arguments: Any) -> None:
+    def write_and_set(*arguments: Any) -> None:
         write(*arguments)
         written.set()
 
-    monkeypatch.setattr(process, "_write", write_and_tell)
+    monkeypatch.setattr(process, "_write", write_and_set)
     return written
 
 

@@ -14,10 +14,11 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.worker import generators, overrides
 from reconciler.worker import session as module
 from reconciler.worker.generators import Batching
-from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
+from reconciler.worker.pending import Request
 from reconciler.worker.sampling import sampler
 from reconciler.worker.sampling_parameters import Sampling
-from reconciler.worker.session import InsufficientMemoryError, Request, Session
+from reconciler.worker.session import Session
 from tests.conftest import CHECKPOINTS
 
 CONFIG = EffectiveSettings(
@@ -40,18 +41,18 @@ class Asker:
         self.ended: list[Request] = []
 
     def start(self, prompt: Sequence[int], max_tokens: int | None = None, **more: Any) -> Request:
-        heard: list[int] = []
+        tokens: list[int] = []
 
-        def tell(token: int, end: str | None, _logprobs: Any) -> None:
-            heard.append(token)
+        def emit(token: int, end: str | None, _logprobs: Any) -> None:
+            tokens.append(token)
             if end is not None:
                 self.ended.append(request)
 
         def fail(error: Exception) -> None:
             raise error
 
-        request = Request(list(prompt), max_tokens, tell, fail, **more)
-        self.tokens[request] = heard
+        request = Request(list(prompt), max_tokens, emit, fail, **more)
+        self.tokens[request] = tokens
         self.session.start(request)
         return request
 
@@ -176,7 +177,7 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     requests = [asker.start([n] * 5) for n in (7, 8, 9)]
     together = 0
     while session.busy:
-        together = max(together, len(session._running))
+        together = max(together, len(session._batch.running))
         session.step()
     assert together == 3
     assert [asker.tokens[r] for r in requests] == alone
@@ -201,15 +202,15 @@ def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
 
 
 @pytest.mark.parametrize("batching", Batching)
-def test_an_error_in_telling_a_token_is_that_of_one_request(llama: Any, batching: Batching) -> None:
+def test_an_error_in_emitting_a_token_fails_one_request(llama: Any, batching: Batching) -> None:
     session = Session(llama, CONFIG, batching=batching)
     asker = Asker(session)
     failed: list[Exception] = []
 
-    def tell(*_: Any) -> None:
+    def emit(*_: Any) -> None:
         raise ValueError("cannot be told")
 
-    broken = Request([7] * 5, 20, tell, failed.append)
+    broken = Request([7] * 5, 20, emit, failed.append)
     others = [asker.start([8] * 5, 20)]
     session.start(broken)
     others.append(asker.start([8] * 5, 20))
@@ -236,7 +237,7 @@ def test_an_error_beside_a_step_leaves_the_session_able_to_answer(
         return request
 
     with monkeypatch.context() as patch:
-        patch.setattr(session._generator if place != "owned" else generators, place, broken)
+        patch.setattr(session._batch.generator if place != "owned" else generators, place, broken)
         request = ask()
         for _ in range(3):
             session.step()
