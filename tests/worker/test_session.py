@@ -94,12 +94,12 @@ def test_the_context_length_holds_in_a_batch_and_after_a_kept_prompt(
     models: Path, name: str
 ) -> None:
     model, _ = load_model(models / name)
-    asker = Asker(Session(model, replace(CONFIG, context_length=50)))
+    asker = Asker(Session(model, replace(CONFIG, context_length=32)))
     asker.session.run_requests(asker.session.learn_batching()[0])
     for _ in range(2):
-        requests = [asker.start(BEGIN[:n]) for n in (1, 15, 40)]
+        requests = [asker.start(BEGIN[:n]) for n in (1, 10, 25)]
         asker.run()
-        assert [r.length for r in requests] == [50, 50, 50]
+        assert [r.length for r in requests] == [32, 32, 32]
     assert any(request.cached_tokens for request in requests) or name == "tiny/mamba"
 
 
