@@ -211,6 +211,7 @@ def test_designs_promises_hold_for_long() -> None:
         settings=settings(
             max_examples=1500,
             stateful_step_count=60,
+            derandomize=False,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
