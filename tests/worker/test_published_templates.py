@@ -44,7 +44,7 @@ def prompt(chat: Chat) -> Callable[[str], Prompt]:
 
 @pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
 def asked(request: pytest.FixtureRequest, path: Path) -> dict[str, Request]:
-    """What any client sends, and a third of the rest, another one for the next template."""
+    """All requests, or the ordinary ones and a third of the others: each template has its own."""
     turn = TEMPLATES.index(path) if request.param == "some" else None
     return ORDINARY | {
         name: one
