@@ -25,7 +25,7 @@ MODELS = ("x", "y", "z")
 PASSES = 60
 """More than any state here can need; a plan that goes round in circles needs more."""
 
-quickly = settings(max_examples=240, derandomize=True, deadline=None)
+quickly = settings(max_examples=120, derandomize=True, deadline=None)
 
 
 def checkpoint(model: str, weights: int) -> Checkpoint:

@@ -24,7 +24,7 @@ from reconciler.worker.session import Session
 from tests import architectures, tiny
 
 ROOT = Path(__file__).parents[2]
-FEW = ("gpt_oss", "llama4", "mamba", "gemma2")
+FEW = ("gpt_oss", "llama4", "mamba")
 
 COLUMNS = {
     "together": Batching.TOGETHER,

@@ -11,7 +11,7 @@ from reconciler.worker.errors import RequestError
 from tests.worker.constrained import Served, served
 from tests.worker.schemas import Schemas
 
-FEW, MANY = 30, 1000
+FEW, MANY = 12, 1000
 TOGETHER = 16
 
 

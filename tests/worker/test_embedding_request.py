@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.embedder import Embedder
@@ -238,6 +238,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from([*ACTS, *REFUSED, *HARMLESS, "x"]), JSON), JSON)
 def test_whatever_is_sent_becomes_tokens_or_an_error_in_words(
     body: dict[str, Any], texts: Any

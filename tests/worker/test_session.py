@@ -95,12 +95,12 @@ def test_the_context_length_holds_in_a_batch_and_after_a_kept_prompt(
     models: Path, name: str
 ) -> None:
     model, _ = load_model(models / name)
-    asker = Asker(Session(model, replace(CONFIG, context_length=80)))
+    asker = Asker(Session(model, replace(CONFIG, context_length=32)))
     asker.session.run_requests(asker.session.learn_batching()[0])
     for _ in range(2):
-        requests = [asker.start(BEGIN[:n]) for n in (1, 20, 60)]
+        requests = [asker.start(BEGIN[:n]) for n in (1, 10, 25)]
         asker.run()
-        assert [r.length for r in requests] == [80, 80, 80]
+        assert [r.length for r in requests] == [32, 32, 32]
     assert any(request.cached_tokens for request in requests) or name == "tiny/mamba"
 
 
@@ -170,9 +170,9 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OPEN_ENDED", 8)
-    config = replace(CONFIG, context_length=100)
-    alone = [Session(llama, config).generate([n] * 5, 95) for n in (7, 8, 9)]
-    session = Session(llama, config, kv_budget=kv_budget(120, config=config))
+    config = replace(CONFIG, context_length=60)
+    alone = [Session(llama, config).generate([n] * 5, 55) for n in (7, 8, 9)]
+    session = Session(llama, config, kv_budget=kv_budget(72, config=config))
     asker = Asker(session)
     requests = [asker.start([n] * 5) for n in (7, 8, 9)]
     together = 0
@@ -188,7 +188,7 @@ def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OPEN_ENDED", 8)
-    config = replace(CONFIG, context_length=100)
+    config = replace(CONFIG, context_length=60)
 
     def seeded(session: Session) -> list[list[int]]:
         asker = Asker(session)
@@ -198,7 +198,7 @@ def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
         return [asker.tokens[request] for request in requests]
 
     together = seeded(Session(llama, config))
-    assert seeded(Session(llama, config, kv_budget=kv_budget(120, config=config))) == together
+    assert seeded(Session(llama, config, kv_budget=kv_budget(72, config=config))) == together
 
 
 @pytest.mark.parametrize("batching", Batching)
