@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 PROJECT: dict[str, Any] = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))
@@ -25,7 +25,7 @@ def requirements() -> Iterator[Requirement]:
         yield from map(Requirement, lines)
 
 
-def pinned(path: str) -> dict[str, str]:
+def pinned(path: str) -> dict[NormalizedName, str]:
     """Versions by canonical name, from a file of pinned requirements."""
     found = re.findall(r"^([\w.-]+)==([\w.]+)", Path(path).read_text("utf-8"), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in found}
@@ -53,7 +53,7 @@ def test_the_lock_has_the_tested_versions_of_all_requirements() -> None:
         name: versions[name] for name in lock.keys() - OF_OTHER_PLATFORMS
     }
     needed = {canonicalize_name(requirement.name) for requirement in requirements()}
-    needed |= {"mlx-metal", "mlx-cpu"}
+    needed |= {canonicalize_name("mlx-metal"), canonicalize_name("mlx-cpu")}
     assert needed <= lock.keys()
 
 
