@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import CHECKPOINTS
 from tests.support import Daemon, conditions
 
-QUICK = ("openai/gpt-oss-20b", "tiny/llama-4bit", "tiny/qwen3_moe")
+QUICK = ("openai/gpt-oss-20b", "tiny/llama-4bit")
 
 
 def models() -> list[Any]:
