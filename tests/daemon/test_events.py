@@ -19,19 +19,19 @@ def listen(daemon: Daemon, after: str | None = None, query: str = "") -> Generat
         yield from parse_events(reply)
 
 
-def test_a_load_is_told_as_it_happens_with_bytes_read(shared: Daemon) -> None:
-    path = copied(shared, "events/told")
-    events = listen(shared, query="name=events/told")
-    shared.load({"model": "events/told"})
-    told = []
+def test_events_of_a_load_arrive_as_it_happens_with_bytes_read(shared: Daemon) -> None:
+    path = copied(shared, "events/read")
+    events = listen(shared, query="name=events/read")
+    shared.load({"model": "events/read"})
+    seen = []
     for event in events:
-        told.append(event)
-        if (told[-1]["type"], told[-1]["reason"]) == ("transition", "Loaded"):
+        seen.append(event)
+        if (seen[-1]["type"], seen[-1]["reason"]) == ("transition", "Loaded"):
             break
-    reasons = [(e["type"], e["reason"]) for e in told if e["type"] != "phase"]
+    reasons = [(e["type"], e["reason"]) for e in seen if e["type"] != "phase"]
     assert ("record", "Created") in reasons
     assert ("transition", "Loading") in reasons
-    phases = [e["progress"] for e in told if e["type"] == "phase"]
+    phases = [e["progress"] for e in seen if e["type"] == "phase"]
     assert list(dict.fromkeys(p["phase"] for p in phases)) == ["worker", "weights", "warm_up"]
     weights = read_facts(path).weights_bytes
     read = [p["bytes_read"] for p in phases if p["phase"] == "weights"]
@@ -54,7 +54,7 @@ def test_a_listener_resumes_where_it_left_off(shared: Daemon) -> None:
     assert shared.events(f"follow=false&after={first}") == everything + missed
 
 
-def test_an_id_that_was_never_given_is_told_as_lost(shared: Daemon) -> None:
+def test_an_unknown_id_gets_a_lost_event(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama"})
     run, _, _ = shared.events()[-1]["id"].rpartition("-")
     for number in ("9" * 5000, "9" * 18, "-1", "²", ""):
@@ -65,8 +65,8 @@ def test_an_id_that_was_never_given_is_told_as_lost(shared: Daemon) -> None:
 def test_events_of_one_record_can_be_asked_for(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "events/one"})
     shared.load({"model": "tiny/llama", "instance_id": "events/two"})
-    told = shared.events("follow=false&name=events/one")
-    assert {e["name"] for e in told} == {"events/one"}
+    seen = shared.events("follow=false&name=events/one")
+    assert {e["name"] for e in seen} == {"events/one"}
 
 
 def test_a_wrong_query_is_an_error_in_the_one_form(shared: Daemon) -> None:

@@ -74,14 +74,14 @@ def test_a_stuck_worker_does_not_keep_metrics_from_being_read(home: Home) -> Non
 
 def test_first_tokens_are_timed_in_each_dialect_streamed_or_not(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "timed"})
-    said = [{"role": "user", "content": "x"}]
-    chat = {"model": "timed", "messages": said, "max_tokens": 2}
+    messages = [{"role": "user", "content": "x"}]
+    chat = {"model": "timed", "messages": messages, "max_tokens": 2}
     requests: list[tuple[str, dict[str, object]]] = [
         ("/v1/chat/completions", chat),
         ("/v1/completions", {"model": "timed", "prompt": ["x", "y"], "n": 2, "max_tokens": 2}),
         ("/v1/responses", {"model": "timed", "input": "x", "max_output_tokens": 16}),
         ("/v1/messages", chat),
-        ("/api/chat", {"model": "timed", "messages": said, "options": {"num_predict": 2}}),
+        ("/api/chat", {"model": "timed", "messages": messages, "options": {"num_predict": 2}}),
     ]
     for path, body in requests:
         for stream in (False, True):

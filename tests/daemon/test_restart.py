@@ -1,4 +1,4 @@
-"""A daemon that was killed and started again: what it knew, and what it is told of as lost."""
+"""What survives a kill of the daemon, and what its clients learn of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,5 +101,5 @@ def test_history_survives_the_record_and_a_restart(restarted: Restarted) -> None
     assert names == {"past", *restarted.before}
 
 
-def test_a_restart_is_told_to_who_resumes(restarted: Restarted) -> None:
+def test_a_client_that_resumes_after_a_restart_gets_a_lost_event(restarted: Restarted) -> None:
     assert restarted.daemon.events(f"follow=false&after={restarted.last}")[0] == "lost"
