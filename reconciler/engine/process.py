@@ -35,6 +35,10 @@ T = TypeVar("T")
 END_SECONDS = 5.0
 """A worker ends when its stdin closes; one that has not after this long is killed."""
 
+PIECE_BYTES = 2**16
+"""Of a request's body that are sent in one step of the event loop: a large body is copied for
+milliseconds, in which no other stream goes on."""
+
 LINE_BYTES = 2**16
 """Longest line that is read of what a worker prints, as asyncio has it."""
 
@@ -59,6 +63,13 @@ _LINE = msgspec.json.Decoder(WeightsRead | WeightsLoaded | WorkerFailure)
 
 def _failed(failure: WorkerFailure) -> LoadError:
     return LoadError(Problem(Reason.LOAD_FAILED, failure.message, failure.permanent))
+
+
+async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
+    whole = memoryview(body)
+    for begin in range(0, len(body), PIECE_BYTES):
+        yield whole[begin : begin + PIECE_BYTES]
+        await asyncio.sleep(0)
 
 
 class _Protocol(SubprocessStreamProtocol):
@@ -220,7 +231,8 @@ class WorkerProcess:
         """A request whose answer is read as it comes. Raises `LoadError` where it cannot be."""
         url = f"http://worker/{quote(path)}"
         try:
-            reply = await self._client.post(url, data=body, headers=headers)
+            size = {"Content-Length": str(len(body))}
+            reply = await self._client.post(url, data=_pieces(body), headers=headers | size)
         except (aiohttp.ClientError, OSError, RuntimeError):
             raise LoadError(self.died()) from None
         self._replies.add(reply)
