@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import signal
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -155,8 +154,7 @@ class WorkerProcess:
         """Wait until it has ended, however that came about, and end what it leaves."""
         await self._exited.wait()
         # It led a group of its own, in which a child may be too busy to notice.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        children.kill_group(self._process.pid)
         await asyncio.gather(self._reading, return_exceptions=True)
 
     @contextlib.asynccontextmanager
