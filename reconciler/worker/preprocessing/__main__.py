@@ -22,16 +22,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from reconciler.worker.preprocessing.messages import (
-    HEADER,
-    MEMORY,
-    Failed,
-    decode_request,
-    reply_frame,
-)
-from reconciler.worker.preprocessing.work import Work
+if TYPE_CHECKING:
+    from reconciler.worker.preprocessing.work import Work
 
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
@@ -44,13 +38,17 @@ def main() -> None:
     """Answer until the worker closes stdin."""
     _end_with(int(sys.argv[1]))
     os.nice(int(sys.argv[2]))
+    gc.disable()
+    from reconciler.worker.preprocessing.messages import HEADER, MEMORY
+    from reconciler.worker.preprocessing.work import Work
+
+    gc.freeze()  # what is imported stays
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     requests = os.fdopen(0, "rb", closefd=False)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    _limit_memory()
-    gc.disable()
+    _limit_memory(2 * MEMORY)
     work = Work()
     while len(header := requests.read(HEADER.size)) == HEADER.size:
         size, body_size, seconds = HEADER.unpack(header)
@@ -64,8 +62,10 @@ def main() -> None:
     os._exit(0)  # there is nothing to save
 
 
-def _answer(work: Work, requests: IO[bytes], size: int, body_size: int) -> bytes:
+def _answer(work: "Work", requests: IO[bytes], size: int, body_size: int) -> bytes:
     """The frame that answers the one whose header was read."""
+    from reconciler.worker.preprocessing.messages import Failed, decode_request, reply_frame
+
     try:
         request = decode_request(requests.read(size), requests.read(body_size))
         return reply_frame(work.answer(request))
@@ -95,13 +95,13 @@ def end_without(
     end(0)
 
 
-def _limit_memory() -> None:
-    """Let an allocation that is far too large fail, on Linux; the worker watches besides."""
+def _limit_memory(more: int) -> None:
+    """Let an allocation fail that takes `more` bytes, on Linux; the worker watches besides."""
     try:
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     except OSError:
         return
-    limit = pages * resource.getpagesize() + 2 * MEMORY
+    limit = pages * resource.getpagesize() + more
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
