@@ -131,7 +131,7 @@ class Catalog:
                 continue
             result = read[held.path]
             if isinstance(result, Checkpoint):
-                found[held] = replace(result, commit=held.commit)
+                found[held] = replace(result, commit=held.commit, key=held.key)
             else:
                 error = _of_model(held, result)
                 found[held] = error if held.commit is None else self._hinting(held, error, walk)
