@@ -156,6 +156,23 @@ def test_events_of_a_removed_record_are_found(run: Run) -> None:
     assert (code, "Removed" in output) == (0, True)
 
 
+def test_run_answers_by_the_name_of_an_instance(run: Run, shared: Daemon) -> None:
+    shared.home.write("asked.yaml", name="asked", model=QUESTIONS, context_length=64)
+    shared.ready("asked")
+    question = "What is the capital of Japan?"
+    code, output = run("run", "asked", "--temperature", "0", question)
+    assert (code, output) == (0, "The capital of Japan is Tokyo.\n")
+    assert "asked" in [r["name"] for r in shared.get("/api/v1/records")["records"]]
+    code, output = run("run", "asked", "--context-length", "32", question)
+    assert (code, "managed by asked.yaml:1" in output) == (1, True)
+    assert run("run", "asked") == (
+        1,
+        "Error: there is nothing to ask; give a PROMPT, or pipe one in\n",
+    )
+    code, output = run("run", "asked", text=question)
+    assert (code, "Tokyo" in output) == (0, True)
+
+
 def test_a_pull_of_a_model_in_a_model_directory_does_not_need_the_hub(run: Run) -> None:
     code, output = run("pull", "tiny/llama")
     assert (code, output.startswith("tiny/llama is there already\nnote: it is in ")) == (0, True)
