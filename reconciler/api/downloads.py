@@ -7,7 +7,7 @@ from aiohttp import web
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, many, ref
-from reconciler.api.errors import of_problem, reply, told_problem
+from reconciler.api.errors import of_problem, problem_json, reply
 from reconciler.core.errors import Problem, Reason
 from reconciler.core.records import ModelRef
 from reconciler.models.download import Job
@@ -25,14 +25,16 @@ async def download(request: web.Request) -> web.Response:
     if pulled.job is None or pulled.job.status == "already_downloaded":
         message = {"message": pulled.message} if pulled.message is not None else {}
         return reply({"status": "already_downloaded"} | message)
-    return reply(_told(pulled.job))
+    return reply(_job_json(pulled.job))
 
 
 @routes.get("/api/v1/models/download")
 @describe({200: many("downloads", "download")})
 async def downloads(request: web.Request) -> web.Response:
     """The downloads that are under way and the last ones that ended, the oldest first."""
-    return reply({"downloads": [_told(job) for job in request.app[CONTROLLER].downloads.jobs()]})
+    return reply(
+        {"downloads": [_job_json(job) for job in request.app[CONTROLLER].downloads.jobs()]}
+    )
 
 
 @routes.delete("/api/v1/models/download/{job_id}")
@@ -41,14 +43,14 @@ async def cancel(request: web.Request) -> web.Response:
     """End a download; what is there of it stays, and the next one goes on from there."""
     job = _job(request)
     await request.app[CONTROLLER].downloads.cancel(job)
-    return reply(_told(job))
+    return reply(_job_json(job))
 
 
 @routes.get("/api/v1/models/download/status/{job_id}")
 @describe({200: ref("download")})
 async def status(request: web.Request) -> web.Response:
     """How far a download is."""
-    return reply(_told(_job(request)))
+    return reply(_job_json(_job(request)))
 
 
 def _job(request: web.Request) -> Job:
@@ -59,7 +61,7 @@ def _job(request: web.Request) -> Job:
     return job
 
 
-def _told(job: Job) -> dict[str, Any]:
+def _job_json(job: Job) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "model": job.ref.model,
@@ -70,5 +72,5 @@ def _told(job: Job) -> dict[str, Any]:
         "bytes_per_second": job.bytes_per_second,
         "estimated_completion": job.estimated_completion,
         "completed_at": job.completed_at,
-        "error": told_problem(job.problem) if job.problem is not None else None,
+        "error": problem_json(job.problem) if job.problem is not None else None,
     }

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import click
 
-from reconciler.cli.instances import told_config
+from reconciler.cli.instances import config_text
 from reconciler.cli.talk import Talk
 from reconciler.core.near import hint
 
@@ -128,7 +128,7 @@ async def _show(talk: Talk) -> None:
     config = record["status"]["config"]
     click.echo(f"instance:    {talk.instance}")
     click.echo(f"model:       {record['spec']['model']}")
-    click.echo(f"in force:    {told_config(config) if config is not None else 'not loaded'}")
+    click.echo(f"in force:    {config_text(config) if config is not None else 'not loaded'}")
     click.echo(f"messages:    {len(talk.messages)}")
     _list_parameters(talk)
 

@@ -10,8 +10,8 @@ import aiohttp
 import click
 from click.core import ParameterSource
 
-from reconciler import looks
 from reconciler.cli.address import normalize
+from reconciler.host import looks
 
 T = TypeVar("T")
 

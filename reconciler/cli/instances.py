@@ -36,7 +36,7 @@ async def load(client: Client, *, model: str, name: str | None, form: str, **ask
         show_data(answer, form)
         return
     how = "is loaded already" if answer["joined"] else "is loaded"
-    click.echo(f"{answer['model_instance_id']} {how}: {told_config(answer['config'])}")
+    click.echo(f"{answer['model_instance_id']} {how}: {config_text(answer['config'])}")
     click.echo(f"load time: {answer['load_time_seconds']:.2f} s")
     await note_join(client, answer, model, name, asked)
     for warning in answer["warnings"]:
@@ -57,7 +57,7 @@ async def note_join(
         return
     place = f"{record['file']}:{record['line']}" if record["file"] else "an earlier load"
     click.echo(
-        f"note: '{joined}' was loaded by {place} with {told_config(others)}; for an instance of "
+        f"note: '{joined}' was loaded by {place} with {config_text(others)}; for an instance of "
         f"your own: reconciler load {model} --name NAME",
         err=True,
     )
@@ -105,7 +105,7 @@ async def ps(client: Client, *, form: str) -> None:
     )
 
 
-def told_config(config: Any) -> str:
+def config_text(config: Any) -> str:
     """Settings in words."""
     return ", ".join(f"{key} {_word(value)}" for key, value in config.items())
 

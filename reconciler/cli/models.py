@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from reconciler.cli.client import Client, asks
-from reconciler.cli.instances import told_config
+from reconciler.cli.instances import config_text
 from reconciler.cli.output import Column, output, show, show_data
 from reconciler.cli.settings import body, settings
 from reconciler.core.memory import readable_bytes
@@ -52,7 +52,7 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
     if form != "text":
         show_data(answer, form)
         return
-    click.echo(f"{model}: {told_config(answer['config'])}")
+    click.echo(f"{model}: {config_text(answer['config'])}")
     for words, key in (
         ("weights", "weights_bytes"),
         ("adapter", "adapter_bytes"),
