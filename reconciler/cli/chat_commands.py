@@ -84,11 +84,8 @@ async def execute(talk: Talk, line: str) -> None:
             raise ByeError
         case _:
             names = [name for name in HELP if " " not in name]
-            raise click.ClickException(
-                f"there is no command {command}{hint(command, names)} /help lists them"
-                if hint(command, names)
-                else f"there is no command {command}; /help lists them"
-            )
+            near = hint(command, names) or "; /help lists them"
+            raise click.ClickException(f"there is no command {command}{near}")
 
 
 def set_parameter(talk: Talk, text: str) -> None:

@@ -15,7 +15,7 @@ TOKEN_UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
 
 class Tokens(click.ParamType[int]):
-    """A number of tokens; `k` is 1,024 of them and `m` 1,048,576, as in the names of models."""
+    """A number of tokens; `k` is 1,024 and `m` 1,048,576: lengths of context are powers of two."""
 
     name = "tokens"
 

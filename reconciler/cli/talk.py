@@ -28,7 +28,7 @@ class Measured:
         self.first = self.first or self.last
 
     def __str__(self) -> str:
-        """One line; it names what the server did not report as unknown by leaving it out."""
+        """One line, without what the server did not report."""
         parts = []
         if self.first is not None and self.last is not None:
             parts.append(f"first token after {self.first - self.began:.2f} s")
