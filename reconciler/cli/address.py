@@ -2,8 +2,8 @@
 
 from urllib.parse import urlsplit
 
-SUFFIXES = ("/v1", "/api/v1", "/api/v0", "/api")
-"""Paths of APIs, longest match first by `normalize`; commands add their own."""
+SUFFIXES = ("/api/v1", "/api/v0", "/api", "/v1")
+"""Paths of APIs that are dropped from the end, the longest first; commands add their own."""
 
 
 def normalize(url: str) -> str:
@@ -19,7 +19,7 @@ def normalize(url: str) -> str:
     if not valid or parts.query or parts.fragment or any(c.isspace() for c in full):
         raise ValueError(f"'{url}' is no address of a daemon; write HOST:PORT or http://HOST:PORT")
     full = full.rstrip("/")
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+    for suffix in SUFFIXES:
         if full.endswith(suffix):
             return full.removesuffix(suffix).rstrip("/")
     return full

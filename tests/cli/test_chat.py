@@ -156,12 +156,10 @@ def test_parameters_are_set_and_reset(capsys: pytest.CaptureFixture[str]) -> Non
         set_parameter(chat, line)
     system = {"role": "system", "content": "Be brief."}
     options = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 7}
-    assert chat.request() == ([system, *chat.messages], options)
-    assert chat.verbose
+    assert (*chat.request(), chat.verbose) == ([system, *chat.messages], options, True)
     for line in ("system", "temperature", "top_p", "max_tokens", "verbose off"):
         set_parameter(chat, line)
-    assert chat.request() == (chat.messages, {})
-    assert not chat.verbose
+    assert (*chat.request(), chat.verbose) == (chat.messages, {}, False)
     assert "temperature: 0.5" in capsys.readouterr().out
 
 
