@@ -78,7 +78,7 @@ class Controller:
         self.metrics = Metrics()
         policy = memory or MemoryPolicy()
         wake = self._registry.wake.set
-        self._resolver = CheckpointResolver(catalog, self._engine, wake)
+        self._resolver = CheckpointResolver(catalog, self._engine, self._clock, wake)
         self._lookups = Lookups(self._resolver, self.downloads, self._clock, wake)
         self._reconciler = Reconciler(
             self._registry, self._lookups, self._engine, self.metrics, policy
