@@ -26,7 +26,7 @@ class Placeholder(type):
         return cls._real()(*values, **named)
 
     def __getattr__(cls, name: str) -> Any:
-        """Attribute of the real object, except names that Python looks up, such as `__wrapped__`."""
+        """Attribute of the real object, except names that Python probes, such as `__wrapped__`."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(cls._real(), name)
