@@ -54,7 +54,7 @@ def configured(path: Path) -> set[int]:
 
 
 def ends(path: Path, tokenizer: Any, of_source: OfSource = rendering.of_source) -> set[int]:
-    """All stop tokens of a checkpoint; some may be beyond the model's vocabulary.
+    """Stop tokens of a checkpoint from all sources; some may be beyond the model's vocabulary.
 
     `tokenizer`: mlx_lm's wrapper, whose `eos_token_ids` are included.
     """

@@ -81,7 +81,7 @@ class Generated:
     finish_reason: str | None
     """`stop` or `length` for the last token, else None."""
     cache: list[Any] | None = None
-    """With the last token: the KV cache of `tokens`."""
+    """KV cache of `tokens`; None except for the last token."""
     tokens: Sequence[int] = ()
 
 

@@ -52,7 +52,7 @@ class Prompt:
     more: tuple[list[int], ...] = ()
     """Tokens of further prompts of the same text completion request."""
     texts: tuple[str, ...] = ()
-    """Each prompt as text, if the response echoes it."""
+    """Prompts as text, if the response echoes them."""
     ends: tuple[int, ...] = ()
     """Stop tokens in addition to the model's."""
 
