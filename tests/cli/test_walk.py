@@ -18,7 +18,7 @@ import click
 import pytest
 
 from reconciler.cli import main
-from reconciler.cli.demo import DEMO_MODEL
+from reconciler.demo import DEMO_MODEL
 from tests.cli.test_golden import printed
 from tests.hub import Hub
 from tests.support import Daemon, Home
