@@ -299,8 +299,8 @@ class Model:
         workers: on an H200 it took up to 2.9 times the budgeted memory, and with a limit no more
         than a step needs. The CPU backend caches no buffers here, but allocates memory for work
         that has not run yet: while a long prompt is prefilled, for the scores of many tiles of
-        attention at once. The limit is not set for short prompts and for generation: they have
-        little memory to save, and waiting slows them down.
+        attention at once. On the CPU there is no limit for short prompts and for generation: they
+        have little memory to save, and waiting slows them down.
         """
         if overrides.on_gpu():
             limit = min(self._held(), sys.maxsize)

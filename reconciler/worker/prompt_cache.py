@@ -8,7 +8,7 @@ determines them.
 
 Eviction order: first caches that a longer prompt has extended, then the least recently used.
 mlx-lm's `LRUPromptCache` holds a dictionary per token, whose memory is not counted, and does not
-update a cache's position when it is used.
+record the use of a cache.
 """
 
 import copy

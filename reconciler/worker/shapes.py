@@ -40,8 +40,7 @@ class _Output:
 
 
 def see(path: Path, embedder: Embedder | None = None) -> Shapes:
-    """Determine the shapes of the checkpoint in directory `path`; an embedding model's head is left
-    out.
+    """Determine the shapes of the checkpoint in directory `path`, without an embedder's head.
 
     Propagates mlx_lm's exceptions for a checkpoint that it cannot load. Raises ValueError if the
     model has a cache of unknown kind.
