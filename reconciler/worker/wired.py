@@ -22,7 +22,7 @@ FIRST_MACOS = 15
 
 def install() -> None:
     """Keep mlx-lm's generators, created by this program or by mlx-lm, from setting a limit."""
-    # By name: the attribute `generate` of the package is its function, not the module.
+    # Imported by name: the attribute `generate` of the package is its function, not the module.
     for name in ("mlx_lm.utils", "mlx_lm.generate"):
         vars(import_module(name))["maybe_set_recommended_wired_limit"] = _leave_alone
 
