@@ -21,6 +21,7 @@ RECORDS = (
     Column("MODEL", lambda r: r["spec"]["model"]),
     Column("OWNER", lambda r: r["owner"]),
     Column("AGE", lambda r: age(r["created_at"])),
+    Column("ALIASES", lambda r: ", ".join(r["spec"].get("aliases", ())), wide=True),
     Column("GENERATION", lambda r: r["generation"], wide=True),
     Column("OBSERVED", lambda r: r["status"]["observed_generation"], wide=True),
     Column("PLACE", lambda r: r["file"] and f"{r['file']}:{r['line']}", wide=True),

@@ -33,6 +33,7 @@ from reconciler.core.records import (
     LoadRequest,
     LoadSpec,
     Record,
+    SettingWarning,
 )
 from reconciler.models.catalog import Catalog, CatalogEntry
 from reconciler.models.download import Downloads, Job
@@ -231,8 +232,20 @@ class Controller:
         """True if a request for `model` would be answered, now or in a moment."""
         return not self.stopping and self._router.can_answer(model)
 
+    def named(self, name: str) -> str | None:
+        """The record that has a name, or else to which it belongs as an alias."""
+        return self._registry.named(name)
+
+    def aliases(self, record: Record) -> tuple[str, ...]:
+        """The aliases under which a record answers."""
+        return self._registry.aliases.in_force(record, self._registry.records)
+
+    def alias_warnings(self, record: Record) -> tuple[SettingWarning, ...]:
+        """Why a record does not answer under aliases that it declares."""
+        return self._registry.aliases.warnings(record, self._registry.records)
+
     def records_of(self, model: str) -> tuple[Record, ...]:
-        """The record of that name, or else those that ask for that model."""
+        """The record of that name or alias, or else those that ask for that model."""
         return tuple(state.record for state in self._registry.candidates(model))
 
     def serves(self, model: str) -> bool:

@@ -173,6 +173,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
         idle_ttl_seconds=_whole(body.get("idle_ttl_seconds")),
         defaults=read_defaults(defaults),
         adapter=body.get("adapter"),
+        aliases=tuple(body["aliases"]) if "aliases" in body else None,
     )
 
 
@@ -190,6 +191,7 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
         idle_ttl_seconds=_whole(spec.get("idle_ttl_seconds")),
         download=spec.get("download", "never"),
         node_selector=selector.selector(spec.get("node_selector", ())),
+        aliases=tuple(spec.get("aliases", ())),
     )
 
 
@@ -204,6 +206,8 @@ def told_spec(spec: LoadSpec) -> dict[str, Any]:
             told[key] = getattr(spec, key)
     if spec.node_selector:
         told["node_selector"] = selector.told(spec.node_selector)
+    if spec.aliases:
+        told["aliases"] = list(spec.aliases)
     return told
 
 
