@@ -26,7 +26,7 @@ COMMANDS = {
     "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait", "clear"),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
-    "Look": ("events", "history", "logs"),
+    "Look": ("top", "events", "history", "logs"),
     "More": ("completion", "version"),
 }
 """By the heading of the help under which they stand."""
@@ -34,7 +34,6 @@ COMMANDS = {
 MODULES = {
     "load": "instances",
     "unload": "instances",
-    "ps": "instances",
     "run": "chat",
     "ls": "models",
     "pull": "models",

@@ -25,7 +25,7 @@ from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, MemoryPolicy
-from reconciler.core.protocol import NO_CONTEXT, Reply, RequestContext, Usage
+from reconciler.core.protocol import NO_CONTEXT, Activity, Reply, RequestContext, Usage
 from reconciler.core.records import (
     HTTP,
     Generation,
@@ -336,6 +336,15 @@ class Controller:
     async def tokens(self) -> Mapping[str, Usage]:
         """What instances computed since the daemon started, by name; asked of their workers."""
         return await self._engine.tokens()
+
+    async def activity(self) -> Mapping[str, Activity]:
+        """The KV cache of instances, by name; asked of their workers."""
+        return await self._engine.activity()
+
+    def in_flight(self, name: str) -> int:
+        """Requests of an instance that have not ended."""
+        state = self._registry.states.get(name)
+        return 0 if state is None else state.requests
 
     def memory(self) -> Ledger | None:
         """Who holds what; None until MLX was asked."""

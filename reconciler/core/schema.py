@@ -34,6 +34,7 @@ SchemaName = Literal[
     "event",
     "generation",
     "health",
+    "instance",
     "inventory",
     "load-request",
     "load-response",

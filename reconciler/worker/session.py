@@ -133,6 +133,14 @@ class Session:
         """Size of the KV caches that are kept of finished requests."""
         return self._kept.nbytes
 
+    @property
+    def kv_bytes(self) -> int:
+        """KV cache that running requests have room for. Also for other threads."""
+        # Of copies, made in one go: requests come and go meanwhile.
+        running = self._running.copy().values()
+        admitted = [*running, *(request for request, _ in self._scoring.copy())]
+        return self.kv_budget.taken([request.reserved for request in admitted])
+
     def start(self, *requests: Request) -> None:
         """Take requests up, all or none.
 
