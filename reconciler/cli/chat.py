@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.progress import loaded
 from reconciler.cli.settings import body, settings
@@ -17,7 +18,7 @@ from reconciler.cli.settings import body, settings
     '  reconciler run openai/gpt-oss-20b "What is a reconcile loop?"\n'
     '  git diff | reconciler run openai/gpt-oss-20b "Write a commit message."'
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completing.names_and_models)
 @click.argument("prompt", required=False)
 @click.option("--name", help="Name of the instance.  [default: the model's identifier]")
 @click.option("--system", help="A system message to begin with.")

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.output import show_data
 from reconciler.cli.progress import loaded
@@ -15,7 +16,7 @@ from reconciler.cli.settings import body, settings
     "  reconciler load openai/gpt-oss-20b\n"
     "  reconciler load openai/gpt-oss-20b --context-length 16384 --name long"
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completing.models)
 @click.option("--name", help="Name of the instance.  [default: the model's identifier]")
 @settings
 @click.option("--alias", "aliases", multiple=True, help="Another name to answer under; repeatable.")
@@ -51,7 +52,7 @@ async def load(
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=completing.names)
 @asks
 async def unload(client: Client, *, names: tuple[str, ...]) -> None:
     """Unload instances that were loaded ad hoc; their records go."""

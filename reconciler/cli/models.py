@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.instances import told_config
 from reconciler.cli.output import Column, output, show, show_data
@@ -38,7 +39,7 @@ POLL_SECONDS = 0.5
 
 
 @click.command(epilog="\b\nExample:\n  reconciler pull mlx-community/Qwen3-0.6B-4bit")
-@click.argument("model")
+@click.argument("model", shell_complete=completing.models)
 @click.option("--revision", help="Commit, branch or tag.  [default: main]")
 @asks
 async def pull(client: Client, *, model: str, revision: str | None) -> None:
@@ -61,7 +62,7 @@ async def pull(client: Client, *, model: str, revision: str | None) -> None:
 @click.command(
     epilog="\b\nExample:\n  reconciler estimate openai/gpt-oss-20b --context-length 131072"
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completing.models)
 @settings
 @click.option(
     "-o",

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
 from reconciler.cli.duration import Duration
 from reconciler.cli.instances import told_config
@@ -33,7 +34,7 @@ LONGEST_QUESTION = 60.0
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing.names)
 @output
 @asks
 async def get(client: Client, *, name: str | None, form: str) -> None:
@@ -56,7 +57,7 @@ async def get(client: Client, *, name: str | None, form: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.names)
 @asks
 async def describe(client: Client, *, name: str) -> None:
     """Tell all about the record NAME: the spec, what is so, and what happened to it."""
@@ -117,7 +118,7 @@ def _generation(one: Any) -> str:
 
 
 @click.command(epilog="\b\nExample:\n  reconciler wait assistant --for ready --timeout 10m")
-@click.argument("name")
+@click.argument("name", shell_complete=completing.names)
 @click.option(
     "--for", "wanted", type=click.Choice(["ready", "gone"]), default="ready", help="State."
 )
@@ -147,7 +148,7 @@ async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> Non
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.names)
 @asks
 async def clear(client: Client, *, name: str) -> None:
     """Forget crashes and failures of the record NAME, so that it is tried at once."""
