@@ -120,15 +120,21 @@ async def models(request: web.Request) -> web.Response:
     """The models on disk, each with its loaded instances."""
     controller = request.app[CONTROLLER]
     listed = await controller.models()
-    instances = controller.instances()
+    by_path = loaded_by_path(controller)
+    return reply({"models": [model_row(model, by_path) for model in listed]})
+
+
+def loaded_by_path(controller: Controller) -> dict[str, list[dict[str, Any]]]:
+    """The loaded instances by the directory of their checkpoint."""
     by_path: dict[str, list[dict[str, Any]]] = {}
-    for instance in instances:
+    for instance in controller.instances():
         row = {"id": instance.name, "config": instance.config}
         by_path.setdefault(instance.checkpoint, []).append(row)
-    return reply({"models": [_row(model, by_path) for model in listed]})
+    return by_path
 
 
-def _row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def model_row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """A model on disk, as LM Studio's clients read it."""
     publisher, _, name = model.key.rpartition("/")
     row: dict[str, Any] = {
         "type": "llm",

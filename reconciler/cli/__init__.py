@@ -22,7 +22,7 @@ click.UsageError.exit_code = 64
 
 COMMANDS = {
     "Run": ("serve", "service", "doctor", "demo"),
-    "Models": ("load", "unload", "run", "launch", "ps", "ls", "pull", "estimate"),
+    "Models": ("load", "unload", "run", "launch", "ps", "ls", "show", "pull", "rm", "estimate"),
     "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait", "clear"),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
@@ -38,6 +38,7 @@ MODULES = {
     "ls": "models",
     "pull": "models",
     "estimate": "models",
+    "rm": "show",
     "get": "records",
     "describe": "records",
     "wait": "records",

@@ -16,6 +16,7 @@ from reconciler.controller.metrics import Metrics
 from reconciler.controller.mutations import Mutations
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
+from reconciler.controller.removal import Removal
 from reconciler.controller.resolver import CheckpointResolver
 from reconciler.controller.routing import Availability, Router
 from reconciler.controller.source_sync import Source, SourceError, SourceSync
@@ -91,6 +92,9 @@ class Controller:
         self._feeds = [SourceSync(source, self._registry, labels) for source in sources]
         self._dry_runs = DryRuns(
             self._registry, self._lookups, self._reconciler, self._feeds, labels
+        )
+        self.removal = Removal(
+            self._registry, self._lookups, self._engine, self.downloads, hub_cache
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id

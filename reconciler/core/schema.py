@@ -41,6 +41,8 @@ SchemaName = Literal[
     "log-line",
     "manifest",
     "model",
+    "model-details",
+    "model-removal",
     "node",
     "plan",
     "plan-request",

@@ -126,7 +126,7 @@ def test_a_daemon_that_hangs_is_not_waited_for(
         assert completed("reconciler describe as", environ | {"RECONCILER_URL": url}) == []
 
 
-COMPLETED = {"name", "names", "model", "files", "source"}
+COMPLETED = {"name", "names", "model", "models", "files", "source"}
 
 
 def test_every_argument_that_names_something_is_completed(

@@ -4,7 +4,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ def invoke(daemon: Daemon, *arguments: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def used(shared: Daemon) -> Iterator[Daemon]:
+def used(shared: Daemon) -> Daemon:
     """Two instances of one checkpoint, one that is unloaded when idle, and one that failed."""
     body = {"model": LLAMA, "context_length": 64}
     shared.load(body | {"instance_id": "first"})
