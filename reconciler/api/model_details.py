@@ -21,7 +21,7 @@ TEMPLATE_SECONDS = 5.0
 """For the chat template to be read."""
 
 
-@routes.get("/api/v1/models/{key:.+}")
+@routes.get("/api/v1/checkpoints/{key:.+}")
 @describe({200: ref("model-details")})
 async def details(request: web.Request) -> web.Response:
     """A model on disk: its facts, its chat template, where it lies, and who uses it."""
@@ -52,7 +52,7 @@ async def details(request: web.Request) -> web.Response:
     return reply(told)
 
 
-@routes.delete("/api/v1/models/{key:.+}")
+@routes.delete("/api/v1/checkpoints/{key:.+}")
 @describe({200: ref("model-removal")})
 async def remove(request: web.Request) -> web.Response:
     """Remove a downloaded model from the Hugging Face cache."""

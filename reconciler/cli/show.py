@@ -86,4 +86,4 @@ async def rm(client: Client, *, models: tuple[str, ...], yes: bool) -> None:
 
 
 def _path(model: str) -> str:
-    return f"/api/v1/models/{quote(model)}"
+    return f"/api/v1/checkpoints/{quote(model)}"

@@ -59,11 +59,12 @@ def test_show_describes_a_model_by_its_key_and_by_a_record(shared: Daemon, model
 
 
 def test_show_prints_the_chat_template_alone(shared: Daemon, cached: str) -> None:
+    template = folder_of(shared, cached) / "snapshots" / COMMIT / "chat_template.jinja"
+    text = template.read_text("utf-8")
+    assert invoke(shared, "show", cached, "--template").output == text + "\n"
+    template.unlink()
     result = invoke(shared, "show", cached, "--template")
     assert (result.exit_code, result.output) == (1, f"Error: {cached} has no chat template\n")
-    snapshot = folder_of(shared, cached) / "snapshots" / COMMIT
-    (snapshot / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
-    assert invoke(shared, "show", cached, "--template").output == "{{ messages }}\n"
 
 
 def test_show_says_why_a_model_cannot_be_loaded(shared: Daemon, cached: str) -> None:
@@ -124,7 +125,7 @@ def test_a_model_that_a_record_names_by_its_last_part_alone_is_not_removed(
 def test_a_model_of_another_directory_is_refused_with_its_place(
     shared: Daemon, models: Path
 ) -> None:
-    status, answer = shared.request("DELETE", f"/api/v1/models/{LLAMA}")
+    status, answer = shared.request("DELETE", f"/api/v1/checkpoints/{LLAMA}")
     assert (status, answer["error"]["code"]) == (409, "not_removable")
     assert str((models / LLAMA).resolve()) in answer["error"]["message"]
     assert (models / LLAMA / "config.json").is_file()
@@ -135,7 +136,7 @@ def test_a_link_in_the_cache_is_not_followed(shared: Daemon, tmp_path: Path) -> 
     (outside / "snapshots").mkdir(parents=True)
     folder_of(shared, "maker/link").parent.mkdir(exist_ok=True)
     folder_of(shared, "maker/link").symlink_to(outside)
-    assert shared.request("DELETE", "/api/v1/models/maker/link")[0] == 404
+    assert shared.request("DELETE", "/api/v1/checkpoints/maker/link")[0] == 404
     assert (outside / "snapshots").is_dir()
 
 
@@ -144,5 +145,5 @@ def test_a_link_in_the_cache_is_not_followed(shared: Daemon, tmp_path: Path) -> 
 )
 def test_what_names_no_model_of_the_cache_removes_nothing(shared: Daemon, key: str) -> None:
     before = sorted(shared.home.root.rglob("*"))
-    assert shared.request("DELETE", f"/api/v1/models/{key}")[0] in (404, 405)
+    assert shared.request("DELETE", f"/api/v1/checkpoints/{key}")[0] in (404, 405)
     assert sorted(shared.home.root.rglob("*")) == before
