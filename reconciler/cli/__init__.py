@@ -23,11 +23,22 @@ click.UsageError.exit_code = 64
 COMMANDS = {
     "Run": ("serve", "service", "doctor", "demo"),
     "Models": ("load", "unload", "run", "launch", "ps", "ls", "show", "pull", "rm", "estimate"),
-    "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait", "clear"),
+    "Records": (
+        "init",
+        "get",
+        "describe",
+        "apply",
+        "delete",
+        "plan",
+        "diff",
+        "validate",
+        "wait",
+        "clear",
+    ),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
-    "Look": ("top", "events", "history", "logs"),
-    "More": ("completion", "version"),
+    "Look": ("top", "bench", "events", "history", "logs"),
+    "More": ("completion", "man", "version"),
 }
 """By the heading of the help under which they stand."""
 

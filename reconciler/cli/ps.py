@@ -82,17 +82,16 @@ def _is_active(row: Any) -> bool:
     return any(condition(row, kind)["status"] == "True" for kind in ("Progressing", "Stalled"))
 
 
-@click.command(
-    epilog="\b\nColumns:\n"
-    "  OWN       memory reserved for this instance: KV cache and prefill\n"
-    "  SHARED    weights and process, shared by all instances of the checkpoint\n"
-    "  KV        KV cache that running requests have room for\n"
-    "  UNLOAD    when it is unloaded if no request comes"
-)
+@click.command()
 @click.option("-a", "--all", "resting", is_flag=True, help="Suspended and idle records too.")
 @output
 @asks
 async def ps(client: Client, *, resting: bool, form: str) -> None:
-    """List instances that are loaded, loading or failed, and what they use."""
+    """List instances that are loaded, loading or failed, and what they use.
+
+    OWN is memory reserved for the instance's KV cache and prefill. SHARED is memory of weights and
+    process, which all instances of the checkpoint share. KV is what running requests have room
+    for. UNLOAD is when the instance is unloaded if no request comes.
+    """
     found = await rows(client, resting=resting)
     show(found, ROWS, form, empty="nothing is loaded, loading or failed")

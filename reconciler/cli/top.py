@@ -94,12 +94,12 @@ async def _sample(client: Client) -> Sample:
     return Sample(time.monotonic(), node, found)
 
 
-@click.command(epilog="Press q or Ctrl-C to end.")
+@click.command()
 @click.option("--interval", type=Duration(least=0.1), default="2s", help="Between two pictures.")
 @click.option("--once", is_flag=True, help="Print one picture and end; so does a pipe.")
 @asks
 async def top(client: Client, *, interval: float, once: bool) -> None:
-    """Watch instances, their memory, requests and tokens per second."""
+    """Watch instances, their memory, requests and tokens per second; q or Ctrl-C ends it."""
     now = await _sample(client)
     if once or not (sys.stdout.isatty() and sys.stdin.isatty()):
         click.echo("\n".join(picture(now, None)))

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reconciler.cli import main
+from reconciler.cli.bench import Timed, summary
 from reconciler.cli.ps import until
 from reconciler.cli.top import ENTER, LEAVE, Sample, picture
 from tests.support import Daemon, environment
@@ -170,3 +171,40 @@ def test_a_picture_has_totals_and_rates_since_the_picture_before() -> None:
 )
 def test_the_time_until_an_instance_is_unloaded(seconds: float | None, shown: str | None) -> None:
     assert until(row("a", seconds_until_idle=seconds)) == shown
+
+
+def test_bench_measures_one_request_and_several(used: Daemon) -> None:
+    result = invoke(used, "bench", "first", "-n", "1", "-n", "3", "--tokens", "8", "--words", "4")
+    assert result.exit_code == 0, result.output
+    headings, one, three = result.output.splitlines()
+    assert headings.split()[:3] == ["REQUESTS", "FIRST", "TOKEN"]
+    assert (one.split()[0], three.split()[0]) == ("1", "3")
+    assert one.split()[-2:] == three.split()[-2:] == ["8", "tokens"]
+
+
+def test_bench_ends_when_its_time_is_over(used: Daemon) -> None:
+    used.load({"model": LLAMA, "instance_id": "roomy"})
+    result = invoke(used, "bench", "roomy", "-n", "1", "--tokens", "4096", "--timeout", "1s")
+    assert result.exit_code == 5
+    assert "not done after 1 s" in result.output
+    used.unload("roomy")
+
+
+def test_bench_of_what_is_not_there_is_exit_code_4(used: Daemon) -> None:
+    assert invoke(used, "bench", "nothing").exit_code == 4
+
+
+def test_a_summary_has_medians_and_the_rate_of_all_together() -> None:
+    answers = [
+        Timed(0.0, 1.0, 3.0, 10, 21),
+        Timed(0.0, 2.0, 4.0, 12, 21),
+        Timed(0.0, 3.0, 4.0, 14, 21),
+    ]
+    assert summary(answers) == {
+        "requests": 3,
+        "first_token_seconds": 2.0,
+        "tokens_per_second_each": 10.0,
+        "tokens_per_second_together": 63 / 4,
+        "prompt_tokens": 12,
+        "completion_tokens": 21,
+    }
