@@ -22,7 +22,19 @@ click.UsageError.exit_code = 64
 
 COMMANDS = {
     "Run": ("serve", "service", "doctor", "demo"),
-    "Models": ("load", "unload", "run", "launch", "ps", "ls", "show", "pull", "rm", "estimate"),
+    "Models": (
+        "load",
+        "unload",
+        "run",
+        "launch",
+        "ps",
+        "ls",
+        "show",
+        "search",
+        "pull",
+        "rm",
+        "estimate",
+    ),
     "Records": (
         "init",
         "get",

@@ -38,6 +38,7 @@ from reconciler.core.records import (
 )
 from reconciler.models.catalog import Catalog, CatalogEntry
 from reconciler.models.download import Downloads, Job
+from reconciler.models.hub_search import HubSearch
 from reconciler.store import Store, UnwritableError
 
 log = structlog.get_logger()
@@ -74,6 +75,7 @@ class Controller:
         self._clock = clock or SystemClock()
         self._registry = Registry(store, self._clock)
         self._engine = engine(self._worker_died)
+        self.hub_search = HubSearch()
         self.downloads = Downloads(hub_cache, self._downloaded)
         self.metrics = Metrics()
         policy = memory or MemoryPolicy()

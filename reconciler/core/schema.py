@@ -34,6 +34,7 @@ SchemaName = Literal[
     "event",
     "generation",
     "health",
+    "hub-model",
     "instance",
     "inventory",
     "load-request",
