@@ -1,6 +1,7 @@
 """The command line. Each command is in a module of its own, imported when it is needed."""
 
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 
 import click
@@ -37,6 +38,7 @@ COMMANDS = {
     ),
     "Records": (
         "init",
+        "import",
         "get",
         "describe",
         "apply",
@@ -61,6 +63,7 @@ MODULES = {
     "ls": "models",
     "pull": "models",
     "estimate": "models",
+    "import": "importing",
     "rm": "show",
     "get": "records",
     "describe": "records",
@@ -97,7 +100,8 @@ class Commands(click.Group):
         if name not in self.list_commands(context):
             return None
         module = import_module(f"reconciler.cli.{MODULES.get(name, name)}")
-        command: click.Command = getattr(module, name)
+        # Python's own words cannot name a function.
+        command: click.Command = getattr(module, f"{name}_" if iskeyword(name) else name)
         return command
 
     def resolve_command(

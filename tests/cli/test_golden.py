@@ -124,6 +124,7 @@ def test_the_session_knows_every_command() -> None:
         "show",
         "rm",
         "init",
+        "import",
         "search",
         "bench",
         "man",
