@@ -50,7 +50,7 @@ bench-quick: install ## The same with small checkpoints, in less than a minute
 	$(BIN)/python -m benchmarks --quick
 
 demo-model: install ## Train the demo's model anew; minutes, with OpenBLAS preloaded
-	$(BIN)/python -m reconciler.worker.teach reconciler/demo_model
+	$(BIN)/python -m reconciler.demo.train reconciler/demo/model
 
 docs: install ## Fill the tables in docs/ from the schemas
 	$(BIN)/python -m docs.tables

@@ -34,7 +34,7 @@ quick_imports.install()
 gc.disable()
 
 from reconciler.cli import log  # noqa: E402
-from reconciler.cli.demo import DEMO_MODEL  # noqa: E402
+from reconciler.demo import DEMO_MODEL  # noqa: E402
 from tests.support import Daemon, Home  # noqa: E402
 
 structlog.configure(processors=log.chain("text", colours=False))

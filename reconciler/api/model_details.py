@@ -11,7 +11,7 @@ from reconciler.api.errors import of_problem, reply
 from reconciler.api.models import loaded_by_path, model_row
 from reconciler.api.ollama.names import on_disk
 from reconciler.core.errors import Problem, Reason
-from reconciler.looks import look
+from reconciler.host.looks import look
 from reconciler.models.catalog import CatalogEntry
 from reconciler.models.chat_templates import first_template
 

@@ -206,7 +206,7 @@ class Actions:
             await self._engine.unload(action.name)
             return None
 
-        def tell(progress: Progress) -> None:
+        def emit_phase(progress: Progress) -> None:
             self._events.emit(
                 "phase",
                 action.name,
@@ -223,7 +223,7 @@ class Actions:
             action.spec,
             action.checkpoint,
             action.resolved,
-            tell,
+            emit_phase,
             unload_first=action.unload_first,
         )
 

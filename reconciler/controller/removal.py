@@ -11,7 +11,7 @@ from reconciler.controller.registry import Registry
 from reconciler.controller.state import RecordState
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.records import ModelRef
-from reconciler.looks import look
+from reconciler.host.looks import look
 from reconciler.models import removal
 from reconciler.models.catalog import CatalogEntry
 from reconciler.models.download import Downloads

@@ -6,8 +6,8 @@ from asyncio.subprocess import DEVNULL, PIPE
 
 import msgspec
 
-from reconciler import children
 from reconciler.core.errors import LoadError, Problem, Reason
+from reconciler.host import children
 
 SECONDS = 30.0
 """For a search, its wait for others included."""

@@ -172,7 +172,7 @@ def test_launch_loads_the_model_and_becomes_the_tool(shared: Daemon, programs: P
     assert "no model is loaded; name one with --model" in refused.stderr
 
 
-def test_launch_says_what_is_missing(shared: Daemon, programs: Path) -> None:
+def test_launch_names_what_is_missing(shared: Daemon, programs: Path) -> None:
     done = asked(shared, None, "aider", "--model", MODEL)
     assert done.exit_code == 1
     assert "aider is not installed: there is no `aider` on PATH; install it with" in done.stderr

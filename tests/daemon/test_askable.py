@@ -101,7 +101,7 @@ def test_with_jit_what_is_on_disk_can_be_asked_for(jit: Daemon) -> None:
         ("POST", "/v1/audio/speech", 404),
     ],
 )
-def test_a_route_that_is_not_there_says_so_as_its_clients_know_errors(
+def test_an_unknown_route_is_an_error_in_the_form_of_its_clients(
     shared: Daemon, method: str, path: str, status: int
 ) -> None:
     request = urllib.request.Request(shared.url + path, b"{}", method=method)

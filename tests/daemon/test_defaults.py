@@ -40,7 +40,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
         yield running
 
 
-def say(daemon: Daemon, model: str, **more: Any) -> str:
+def complete(daemon: Daemon, model: str, **more: Any) -> str:
     body = {"model": model, "prompt": [5, 6, 7, 8], "max_tokens": 8} | more
     status, answer = daemon.request("POST", TEXT, body)
     assert status == 200, answer
@@ -70,9 +70,9 @@ def test_a_model_that_does_not_sample_is_greedy_where_nothing_is_sent(daemon: Da
         "top_k": (40, "generation_config"),
     }
     assert in_force(daemon, "plain") == expected
-    greedy = say(daemon, "plain", temperature=0)
-    assert [say(daemon, "plain") for _ in range(3)] == [greedy] * 3
-    assert say(daemon, "plain", temperature=None) == greedy
+    greedy = complete(daemon, "plain", temperature=0)
+    assert [complete(daemon, "plain") for _ in range(3)] == [greedy] * 3
+    assert complete(daemon, "plain", temperature=None) == greedy
 
 
 def test_a_records_default_goes_before_the_models_and_a_request_before_both(
@@ -80,17 +80,17 @@ def test_a_records_default_goes_before_the_models_and_a_request_before_both(
 ) -> None:
     daemon.load({"model": "own/greedy", "instance_id": "hot", "defaults": {"temperature": 2}})
     assert in_force(daemon, "hot")["temperature"] == (2.0, "record")
-    greedy = say(daemon, "plain", temperature=0)
-    assert len({say(daemon, "hot", top_k=0) for _ in range(4)}) > 1
-    assert [say(daemon, "hot", temperature=0) for _ in range(2)] == [greedy] * 2
+    greedy = complete(daemon, "plain", temperature=0)
+    assert len({complete(daemon, "hot", top_k=0) for _ in range(4)}) > 1
+    assert [complete(daemon, "hot", temperature=0) for _ in range(2)] == [greedy] * 2
 
 
 def test_a_penalty_of_the_model_acts_as_if_it_were_sent(daemon: Daemon) -> None:
     daemon.load({"model": "own/varied"})
-    varied = say(daemon, "own/varied", temperature=0)
-    assert varied == say(daemon, "plain", temperature=0, repetition_penalty=2.5)
-    assert varied != say(daemon, "plain", temperature=0)
-    assert say(daemon, "own/varied", temperature=0, repetition_penalty=1) == say(
+    varied = complete(daemon, "own/varied", temperature=0)
+    assert varied == complete(daemon, "plain", temperature=0, repetition_penalty=2.5)
+    assert varied != complete(daemon, "plain", temperature=0)
+    assert complete(daemon, "own/varied", temperature=0, repetition_penalty=1) == complete(
         daemon, "plain", temperature=0
     )
 
@@ -98,10 +98,10 @@ def test_a_penalty_of_the_model_acts_as_if_it_were_sent(daemon: Daemon) -> None:
 def test_a_seed_as_default_makes_equal_requests_equal(daemon: Daemon) -> None:
     defaults = {"temperature": 1.5, "seed": 7}
     daemon.load({"model": "own/warm", "instance_id": "seeded", "defaults": defaults})
-    seeded = say(daemon, "seeded")
-    assert say(daemon, "seeded") == seeded
-    assert say(daemon, "plain", temperature=1.5, seed=7, top_k=0) == seeded
-    assert say(daemon, "seeded", seed=8) != seeded
+    seeded = complete(daemon, "seeded")
+    assert complete(daemon, "seeded") == seeded
+    assert complete(daemon, "plain", temperature=1.5, seed=7, top_k=0) == seeded
+    assert complete(daemon, "seeded", seed=8) != seeded
 
 
 def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> None:
@@ -125,7 +125,7 @@ def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> N
     assert tokens("short") == 3
 
 
-def test_a_system_prompt_is_said_where_none_is_sent(daemon: Daemon) -> None:
+def test_a_default_system_prompt_is_used_if_none_is_sent(daemon: Daemon) -> None:
     defaults = {"system_prompt": "Be brief.", "chat_template_kwargs": {"style": "terse"}}
     daemon.load({"model": "own/greedy", "instance_id": "brief", "defaults": defaults})
     user, brief = ("user", "hello"), ("system", "Be brief.")

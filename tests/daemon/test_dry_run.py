@@ -75,7 +75,7 @@ def test_a_suspended_put_is_kept_and_not_loaded(shared: Daemon) -> None:
     assert "suspended" not in shared.loaded()
 
 
-def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) -> None:
+def test_the_plan_lists_actions_and_changes_nothing(daemon: Daemon) -> None:
     empty: Any = {
         "actions": [],
         "changes": [],
@@ -121,7 +121,7 @@ def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) ->
     assert actions(plan) == [("a", "Unload")]
 
 
-def test_an_estimate_says_what_a_load_would_need(daemon: Daemon) -> None:
+def test_an_estimate_has_the_memory_that_a_load_needs(daemon: Daemon) -> None:
     ask = {"model": "tiny/llama", "config": {"context_length": 100}}
     _, before = daemon.request("POST", "/api/v1/models/estimate", ask)
     assert before["fits"]
@@ -138,37 +138,37 @@ def test_an_estimate_says_what_a_load_would_need(daemon: Daemon) -> None:
     assert daemon.request("POST", "/api/v1/models/estimate", ask)[0] == 400
 
 
-def test_a_load_tells_how_far_it_is(shared: Daemon) -> None:
-    status, told = stream(shared, {"model": "tiny/qwen3_moe"})
+def test_a_load_reports_progress(shared: Daemon) -> None:
+    status, events = stream(shared, {"model": "tiny/qwen3_moe"})
     assert status == 200
-    kinds = [kind for kind, _ in told]
+    kinds = [kind for kind, _ in events]
     assert kinds[-1] == "result"
     assert set(kinds[:-1]) == {"progress"}
-    phases = [data["phase"] for kind, data in told if kind == "progress"]
+    phases = [data["phase"] for kind, data in events if kind == "progress"]
     assert list(dict.fromkeys(phases)) == ["worker", "weights", "warm_up"]
-    read = [d["bytes_read"] for k, d in told if k == "progress" and d["phase"] == "weights"]
+    read = [d["bytes_read"] for k, d in events if k == "progress" and d["phase"] == "weights"]
     assert read == sorted(read)
-    assert read[-1] == told[-2 if phases[-1] == "weights" else -3][1]["bytes_total"]
-    assert told[-1][1]["config"] == shared.load({"model": "tiny/qwen3_moe"})["config"]
+    assert read[-1] == events[-2 if phases[-1] == "weights" else -3][1]["bytes_total"]
+    assert events[-1][1]["config"] == shared.load({"model": "tiny/qwen3_moe"})["config"]
     # A join has nothing to tell but its answer.
     assert [kind for kind, _ in stream(shared, {"model": "tiny/qwen3_moe"})[1]] == ["result"]
 
 
 def test_a_streamed_load_that_is_refused_is_an_error_as_ever(shared: Daemon) -> None:
-    status, told = stream(shared, {"model": "no/such"})
-    assert (status, told[0][1]["error"]["code"]) == (404, "model_not_found")
+    status, events = stream(shared, {"model": "no/such"})
+    assert (status, events[0][1]["error"]["code"]) == (404, "model_not_found")
 
 
-def test_a_streamed_load_that_fails_says_so_last_and_its_log_is_kept(
+def test_a_streamed_load_that_fails_ends_with_the_error_and_its_log_is_kept(
     shared: Daemon, models: Path
 ) -> None:
     broken = shared.home.lm_studio / "models" / "own" / "broken"
     shutil.copytree(models / "tiny/llama", broken)
     (broken / "tokenizer.json").write_text("{}", "utf-8")
-    status, told = stream(shared, {"model": "own/broken"})
+    status, events = stream(shared, {"model": "own/broken"})
     assert status == 200
-    assert told[0][0] == "progress"
-    kind, answer = told[-1]
+    assert events[0][0] == "progress"
+    kind, answer = events[-1]
     assert (kind, answer["error"]["code"]) == ("error", "model_load_failed")
     lines = shared.get("/api/v1/logs?name=own/broken")["lines"]
     assert lines[0]["line"].startswith("Traceback")

@@ -20,19 +20,21 @@ def listen(daemon: Daemon, after: str | None = None) -> Generator[Any, None, Non
         yield from parse_events(reply)
 
 
-def test_a_load_is_told_as_it_happens_with_bytes_read(shared: Daemon, models: Path) -> None:
+def test_events_of_a_load_arrive_as_it_happens_with_bytes_read(
+    shared: Daemon, models: Path
+) -> None:
     events = listen(shared)
     shared.load({"model": "tiny/qwen3"})
-    told = []
+    seen = []
     for event in events:
         if event.get("name") == "tiny/qwen3":
-            told.append(event)
-        if told and (told[-1]["type"], told[-1]["reason"]) == ("transition", "Loaded"):
+            seen.append(event)
+        if seen and (seen[-1]["type"], seen[-1]["reason"]) == ("transition", "Loaded"):
             break
-    reasons = [(e["type"], e["reason"]) for e in told if e["type"] != "phase"]
+    reasons = [(e["type"], e["reason"]) for e in seen if e["type"] != "phase"]
     assert ("record", "Created") in reasons
     assert ("transition", "Loading") in reasons
-    phases = [e["progress"] for e in told if e["type"] == "phase"]
+    phases = [e["progress"] for e in seen if e["type"] == "phase"]
     assert list(dict.fromkeys(p["phase"] for p in phases)) == ["worker", "weights", "warm_up"]
     weights = read_facts(models / "tiny/qwen3").weights_bytes
     read = [p["bytes_read"] for p in phases if p["phase"] == "weights"]
@@ -53,7 +55,7 @@ def test_a_listener_resumes_where_it_left_off(shared: Daemon) -> None:
     assert shared.events() == everything + missed
 
 
-def test_a_restart_is_told_to_who_resumes(home: Home) -> None:
+def test_a_client_that_resumes_after_a_restart_gets_a_lost_event(home: Home) -> None:
     with Daemon(home) as daemon:
         spec = {"model": "tiny/llama", "suspend": True}
         assert daemon.request("PUT", "/api/v1/records/a", {"spec": spec})[0] == 200
@@ -63,7 +65,7 @@ def test_a_restart_is_told_to_who_resumes(home: Home) -> None:
         assert daemon.events(f"follow=false&after={last}")[0] == "lost"
 
 
-def test_an_id_that_was_never_given_is_told_as_lost(shared: Daemon) -> None:
+def test_an_unknown_id_gets_a_lost_event(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama"})
     run, _, _ = shared.events()[-1]["id"].rpartition("-")
     for number in ("9" * 5000, "9" * 18, "-1", "²", ""):
@@ -74,8 +76,8 @@ def test_an_id_that_was_never_given_is_told_as_lost(shared: Daemon) -> None:
 def test_events_of_one_record_can_be_asked_for(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "events/one"})
     shared.load({"model": "tiny/llama", "instance_id": "events/two"})
-    told = shared.events("follow=false&name=events/one")
-    assert {e["name"] for e in told} == {"events/one"}
+    seen = shared.events("follow=false&name=events/one")
+    assert {e["name"] for e in seen} == {"events/one"}
 
 
 def test_a_wrong_query_is_an_error_in_the_one_form(shared: Daemon) -> None:

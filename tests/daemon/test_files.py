@@ -225,7 +225,7 @@ def test_deleting_the_last_file_takes_effect_where_others_stay(shared: Daemon) -
     shared.gone("last-a")
 
 
-def test_a_removal_beside_a_new_invalid_file_is_held_and_said(shared: Daemon) -> None:
+def test_a_removal_beside_a_new_invalid_file_is_held_and_reported(shared: Daemon) -> None:
     path = shared.home.write("held-a.yaml", name="held-a", model="tiny/llama")
     shared.ready("held-a")
     renamed = shared.home.manifests / "held-renamed.yaml"

@@ -162,7 +162,7 @@ def test_a_load_under_way_is_ended_by_the_removal_of_its_record(home: Home) -> N
         daemon.load({"model": "tiny/llama"})
 
 
-def test_a_load_by_http_whose_worker_hangs_is_told_so(home: Home) -> None:
+def test_a_load_by_http_whose_worker_hangs_fails_with_that_reason(home: Home) -> None:
     with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
         seen(daemon)
@@ -193,7 +193,7 @@ MORE_ENDS = {
         pytest.param(MORE_ENDS, id="more", marks=pytest.mark.long),
     ],
 )
-def test_how_a_worker_ended_is_told(
+def test_the_end_of_a_worker_is_reported(
     daemon: Daemon, ends: dict[str, tuple[signal.Signals, str, str]]
 ) -> None:
     old = {}

@@ -66,7 +66,7 @@ def test_both_forms_of_a_request_get_one_answer(shared: Daemon) -> None:
     assert nested["model_instance_id"] == "both"
 
 
-def test_a_model_with_an_attention_of_its_own_says_that_it_is_not_switched(shared: Daemon) -> None:
+def test_a_model_with_its_own_attention_warns_that_it_is_not_switched(shared: Daemon) -> None:
     for wanted, warned in ((None, []), (True, ["flash_attention"]), (False, [])):
         config = {"flash_attention": wanted}
         body = {"model": "tiny/gemma2", "instance_id": f"own-{wanted}", "config": config}

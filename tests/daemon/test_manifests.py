@@ -37,7 +37,7 @@ def test_a_manifest_is_followed_when_added_changed_and_deleted(shared: Daemon) -
     assert shared.loaded() & {"followed", "followed-other"} == {"followed-other"}
 
 
-def test_an_invalid_manifest_is_told_with_its_place_and_keeps_what_is_loaded(
+def test_an_invalid_manifest_is_reported_with_its_position_and_keeps_what_is_loaded(
     shared: Daemon,
 ) -> None:
     path = shared.home.write(
@@ -106,7 +106,7 @@ def test_a_suspended_record_stays_and_its_instance_goes(shared: Daemon) -> None:
     assert shared.ready("suspended", generation=3)["status"]["config"]["context_length"] == 100
 
 
-def test_a_manifest_that_cannot_be_met_says_why(shared: Daemon) -> None:
+def test_a_manifest_that_cannot_be_met_has_the_reason(shared: Daemon) -> None:
     shared.home.write("met-a.yaml", name="greedy", model="tiny/llama", context_length=10**6)
     shared.home.write("met-b.yaml", name="absent", model="no/such")
     shared.home.write("met-c.yaml", name="fine", model="tiny/llama")
@@ -121,7 +121,7 @@ def test_a_manifest_that_cannot_be_met_says_why(shared: Daemon) -> None:
         assert word in stalled["message"]
 
 
-def test_a_missing_directory_is_held_and_said(home: Home) -> None:
+def test_a_missing_directory_is_held_and_reported(home: Home) -> None:
     (home.manifests / "README").unlink()
     home.manifests.rmdir()
     with Daemon(home) as daemon:

@@ -73,14 +73,14 @@ def test_a_stuck_worker_does_not_keep_metrics_from_being_read(home: Home) -> Non
 
 def test_first_tokens_are_timed_in_each_dialect_streamed_or_not(daemon: Daemon) -> None:
     daemon.load({"model": "tiny/llama", "instance_id": "a"})
-    said = [{"role": "user", "content": "x"}]
-    chat = {"model": "a", "messages": said, "max_tokens": 2}
+    messages = [{"role": "user", "content": "x"}]
+    chat = {"model": "a", "messages": messages, "max_tokens": 2}
     requests: list[tuple[str, dict[str, object]]] = [
         ("/v1/chat/completions", chat),
         ("/v1/completions", {"model": "a", "prompt": ["x", "y"], "n": 2, "max_tokens": 2}),
         ("/v1/responses", {"model": "a", "input": "x", "max_output_tokens": 16}),
         ("/v1/messages", chat),
-        ("/api/chat", {"model": "a", "messages": said, "options": {"num_predict": 2}}),
+        ("/api/chat", {"model": "a", "messages": messages, "options": {"num_predict": 2}}),
     ]
     for path, body in requests:
         for stream in (False, True):

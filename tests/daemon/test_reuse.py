@@ -97,11 +97,11 @@ def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
     big = {"model": "tiny/qwen3", "context_length": 8192}
     for name in shared.loaded():  # over weights in memory there is less to need
         shared.unload(name)
-    told = [shared.request("POST", "/api/v1/models/estimate", body)[1] for body in (wide, big)]
-    needed = sum(one["needed_bytes"] for one in told)
+    estimates = [shared.request("POST", "/api/v1/models/estimate", body)[1] for body in (wide, big)]
+    needed = sum(one["needed_bytes"] for one in estimates)
     budget = round(needed * 1.03)
     # What prompts may take beside both: the wide one's own memory, and what is left over.
-    beside = told[0]["kv_cache_bytes"] + told[0]["prefill_bytes"] + budget - needed
+    beside = estimates[0]["kv_cache_bytes"] + estimates[0]["prefill_bytes"] + budget - needed
     with Daemon(home, "--memory-budget", f"{budget}B") as daemon:
         daemon.load(wide)
         number = 0
@@ -116,7 +116,7 @@ def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
 @pytest.mark.parametrize(
     ("model", "words"), [("tiny/mamba", "read one after the other"), ("tiny/gemma2", "one by one")]
 )
-def test_a_record_says_that_requests_are_not_answered_together(
+def test_a_record_warns_that_requests_are_not_batched(
     shared: Daemon, model: str, words: str
 ) -> None:
     shared.load({"model": model})

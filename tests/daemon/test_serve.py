@@ -84,7 +84,7 @@ def test_memory_is_not_wired_unless_asked_for(shared: Daemon) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there it can be wired")
-def test_memory_that_cannot_be_wired_is_said_and_models_load_all_the_same(home: Home) -> None:
+def test_memory_that_cannot_be_wired_is_reported_and_models_still_load(home: Home) -> None:
     with Daemon(home, "--wired-limit", "recommended") as daemon:
         daemon.load({"model": "tiny/llama"})
         wired = daemon.get("/api/v1/node")["wired"]

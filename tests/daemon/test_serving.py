@@ -17,7 +17,7 @@ import pytest
 from mlx_lm import generate
 from mlx_lm.utils import load as load_with_mlx_lm
 
-from reconciler.worker.questions import WEATHER
+from reconciler.demo.questions import WEATHER
 from tests.conftest import CHECKPOINTS
 from tests.support import Daemon, Home
 
@@ -77,7 +77,7 @@ def test_the_official_client_chats(client: openai.OpenAI) -> None:
     assert "tiny/llama" in [m.id for m in client.models.list()]
 
 
-def test_a_stream_tells_the_same_text_in_pieces(client: openai.OpenAI) -> None:
+def test_a_stream_sends_the_same_text_in_pieces(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "tiny/llama", "messages": messages(), "temperature": 0}
     whole = client.chat.completions.create(**asked, max_tokens=20)
     stream = client.chat.completions.create(
@@ -92,21 +92,21 @@ def test_a_stream_tells_the_same_text_in_pieces(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
-def test_a_stream_says_how_much_of_the_prompt_is_read_if_asked_to(llama: Daemon) -> None:
+def test_a_stream_reports_prompt_progress_on_request(llama: Daemon) -> None:
     llama.load({"model": "tiny/llama", "instance_id": "reading", "eval_batch_size": 16})
     prompt = [7 + n for n in range(100)]
     body = {"model": "reading", "prompt": prompt, "temperature": 0, "max_tokens": 4}
     plain = list(streamed(llama, body | {"prompt": [5, *prompt[1:]]}))
     assert not any("progress" in chunk for chunk in plain)
     chunks = list(streamed(llama, body | {"stream_options": {"include_progress": True}}))
-    told = [chunk["progress"] for chunk in chunks if "progress" in chunk]
-    assert [chunk["choices"] for chunk in chunks if "progress" in chunk] == [[]] * len(told)
-    read = [progress["prompt_tokens_read"] for progress in told]
+    progresses = [chunk["progress"] for chunk in chunks if "progress" in chunk]
+    assert [chunk["choices"] for chunk in chunks if "progress" in chunk] == [[]] * len(progresses)
+    read = [progress["prompt_tokens_read"] for progress in progresses]
     assert len(read) >= 6
     assert read == sorted(set(read))
     assert 0 < read[0] <= 16
     assert read[-1] in (99, 100)
-    assert {progress["prompt_tokens"] for progress in told} == {100}
+    assert {progress["prompt_tokens"] for progress in progresses} == {100}
     kinds = ["progress" in chunk for chunk in chunks]
     assert kinds == sorted(kinds, reverse=True), "all of it before the answer"
     texts = [c["choices"][0]["text"] for c in chunks if c["choices"]]
@@ -150,12 +150,12 @@ def test_a_completion_ends_before_a_stop(llama: Daemon) -> None:
         body |= {"stop": ["never this", stop], "stream": stream}
         if stream:
             pieces = [c["choices"][0] for c in streamed(llama, body)]
-            told = "".join(p["text"] for p in pieces)
+            written = "".join(p["text"] for p in pieces)
             reason = pieces[-1]["finish_reason"]
         else:
             _, answer = llama.request("POST", TEXT, body)
-            told, reason = answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]
-        assert told == whole[: whole.index(stop)]
+            written, reason = answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]
+        assert written == whole[: whole.index(stop)]
         assert reason == "stop"
 
 
@@ -229,7 +229,7 @@ def stream(daemon: Daemon, body: Any, path: str = TEXT) -> http.client.HTTPRespo
         ),
     ],
 )
-def test_what_cannot_be_answered_is_said_and_the_next_request_is_fine(
+def test_an_unanswerable_request_is_an_error_and_the_next_one_works(
     llama: Daemon, path: str, more: Any, param: str
 ) -> None:
     status, answer = llama.request("POST", path, {"model": "tiny/llama"} | more)
@@ -246,7 +246,7 @@ def usage(daemon: Daemon, path: str = TEXT, **keys: Any) -> tuple[int, str]:
     return answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]
 
 
-def test_a_request_says_what_ends_it(llama: Daemon) -> None:
+def test_a_request_sets_what_ends_it(llama: Daemon) -> None:
     end, other = {"logit_bias": {"0": 100}}, {"logit_bias": {"5": 100}}
     for path in (TEXT, CHAT):
         assert usage(llama, path, **end) == (1, "stop")
@@ -435,7 +435,7 @@ def test_instances_over_one_copy_of_the_weights_answer_as_in_processes_of_their_
 
 
 @pytest.mark.long
-def test_more_requests_than_may_wait_are_told_to_come_again(llama: Daemon) -> None:
+def test_requests_beyond_the_queue_are_refused_with_retry_after(llama: Daemon) -> None:
     body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 400, "temperature": 0}
 
     def ask(_: int) -> tuple[int, str | None, str | None]:

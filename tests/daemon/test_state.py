@@ -99,7 +99,7 @@ os.execv(sys.executable, [sys.executable, "-m", "reconciler", "serve", *sys.argv
 
 
 @pytest.mark.parametrize("room", [0, pytest.param(40, marks=pytest.mark.long)])
-def test_a_disk_that_is_full_at_the_start_is_told_in_one_line(home: Home, room: int) -> None:
+def test_a_full_disk_at_the_start_is_an_error_in_one_line(home: Home, room: int) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": "tiny/llama"})
         daemon.stop()

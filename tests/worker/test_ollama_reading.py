@@ -27,7 +27,7 @@ def sent(read: Translated) -> dict[str, Any]:
     return {k: v for k, v in read.sent.items() if k not in left_out}
 
 
-def test_a_chat_streams_unless_it_says_no() -> None:
+def test_a_chat_streams_by_default() -> None:
     assert chat().sent == {"model": "m", "messages": [HELLO], "stream": True}
     assert chat(stream=None).sent["stream"] is True
     assert chat(stream=False).sent["stream"] is False
