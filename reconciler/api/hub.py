@@ -37,9 +37,8 @@ async def search(request: web.Request) -> web.Response:
     """Search the hub; says which models fit this machine and which are on disk."""
     controller, query = request.app[CONTROLLER], request.query
     words = query.get("search", "").strip()
-    if not words or len(words) > MAX_QUERY or words.startswith("-"):
-        message = f"search: expected 1 to {MAX_QUERY} characters, which do not begin with a hyphen"
-        raise _invalid(message, "search")
+    if not words or len(words) > MAX_QUERY:
+        raise _invalid(f"search: expected 1 to {MAX_QUERY} characters", "search")
     limit = query.get("limit", str(DEFAULT_LIMIT))
     if not (limit.isascii() and limit.isdecimal() and len(limit) < 4 and 1 <= int(limit) <= MOST):
         raise _invalid(f"limit: expected a number from 1 to {MOST}", "limit")

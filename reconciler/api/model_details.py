@@ -33,7 +33,7 @@ async def details(request: web.Request) -> web.Response:
         words = f"Model {key} not found in downloaded models; `reconciler ls` lists those"
         raise of_problem(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))
     users = controller.removal.users(entry.key, Path(entry.path))
-    told: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "model": model_row(entry, loaded_by_path(controller)),
         "path": entry.path,
         "used_by": list(users),
@@ -43,13 +43,13 @@ async def details(request: web.Request) -> web.Response:
         "experts_per_token": 0,
     }
     if not isinstance(entry.facts, Problem):
-        told |= {
+        answer |= {
             "template": await _template(entry),
             "defaults": entry.facts.generation.defaults.sent(),
             "experts_total": entry.facts.experts_total,
             "experts_per_token": entry.facts.experts_per_token,
         }
-    return reply(told)
+    return reply(answer)
 
 
 @routes.delete("/api/v1/checkpoints/{key:.+}")

@@ -34,14 +34,15 @@ def _names_of(*lists: tuple[str, str, str]) -> Completer:
     def complete(
         context: click.Context, parameter: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        given = context.params.get(parameter.name or "") or ()
+        given = context.params.get(parameter.name or "")
+        taken = given if isinstance(given, tuple) else ()
         found: dict[str, None] = {}
         for path, key, name in lists:
             found |= dict.fromkeys(item[name] for item in _answer(context, path).get(key, ()))
         return [
             CompletionItem(value)
             for value in found
-            if value.startswith(incomplete) and value not in given
+            if value.startswith(incomplete) and value not in taken
         ]
 
     return complete

@@ -44,7 +44,7 @@ def lines(found: Any) -> list[tuple[str, str]]:
     size, context = row["size_bytes"], row["max_context_length"]
     experts = found["experts_total"]
     defaults = ", ".join(f"{key} {value}" for key, value in found["defaults"].items())
-    told: list[tuple[str, object]] = [
+    pairs: list[tuple[str, object]] = [
         ("Model", row["key"]),
         ("Type", row["type"]),
         ("Architecture", row["architecture"]),
@@ -61,7 +61,7 @@ def lines(found: Any) -> list[tuple[str, str]]:
         ("Used by", ", ".join(found["used_by"])),
         ("Problem", row.get("error")),
     ]
-    return [(word, str(value)) for word, value in told if value]
+    return [(word, str(value)) for word, value in pairs if value]
 
 
 def _reasoning(can: Any) -> str | None:

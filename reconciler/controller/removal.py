@@ -18,6 +18,9 @@ from reconciler.models.download import Downloads
 
 log = structlog.get_logger()
 
+LOOK_SECONDS = 10.0
+"""For the cache to answer: it may lie on a disk that hangs."""
+
 
 class Removal:
     """Used on the event loop only."""
@@ -43,7 +46,12 @@ class Removal:
         `entry` is what the catalog has under that key. Raises `LoadError`: `ModelNotFound`,
         `ModelInUse`, `NotRemovable`.
         """
-        folder = removal.folder_of(self._cache, key)
+        try:
+            folder = await look(removal.folder_of, self._cache, key, seconds=LOOK_SECONDS)
+        except (OSError, TimeoutError) as error:
+            words = f"the Hugging Face cache ({self._cache}) cannot be looked at: {error}"
+            problem = Problem(Reason.NOT_REMOVABLE, words, permanent=False, param="model")
+            raise LoadError(problem) from None
         if entry is not None and (folder is None or not removal.holds(folder, entry.path)):
             words = (
                 f"{key} lies in {entry.path}, outside the Hugging Face cache ({self._cache}); "

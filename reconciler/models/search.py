@@ -30,8 +30,8 @@ def main(query: str, limit: int, library: str | None) -> None:
     try:
         found = json.dumps({"models": _search(query, limit, library)})
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon reports it
-        told = understood(error, query, "")
-        found = json.dumps({"error": told.code, "message": str(told)})
+        problem = understood(error, query, "")
+        found = json.dumps({"error": problem.code, "message": str(problem)})
     sys.stdout.write(found + "\n")
     sys.stdout.flush()
 
