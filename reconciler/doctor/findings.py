@@ -20,6 +20,9 @@ Level = Literal["ok", "warning", "problem"]
 LITTLE_SPACE = 5_000_000_000
 """Bytes: less than a small model."""
 
+IN_A_CLONE = "in a clone of reconciler: uv tool install --reinstall -c constraints.txt"
+"""Beginning of the command that reinstalls it."""
+
 SHOWN = 3
 """Things of one kind that are named one by one."""
 
@@ -71,7 +74,7 @@ def platform(facts: Platform) -> Finding:
             "platform",
             "problem",
             f"{text}: this Python is an Intel one under Rosetta, for which there is no Metal",
-            "uv python install 3.12 && uv tool install --python 3.12 mlx-reconciler",
+            f"{IN_A_CLONE} --python cpython-3.12-macos-aarch64 .",
         )
     if facts.machine != "arm64":
         return Finding("platform", "problem", f"{text}: MLX needs Apple Silicon")
@@ -81,8 +84,8 @@ def platform(facts: Platform) -> Finding:
 def mlx(found: Machine | Problem, system: str) -> Finding:
     """Whether a worker process starts, and on what it computes."""
     if isinstance(found, Problem):
-        extra = "mlx-reconciler[cpu]" if system == "Linux" else "mlx-reconciler"
-        fix = f"python -m pip install --force-reinstall '{extra}'"
+        package = "'.[cpu]'" if system == "Linux" else "."
+        fix = f"{IN_A_CLONE} {package}"
         return Finding("mlx", "problem", f"no worker can be started: {found.message}", fix)
     budget = readable_bytes(found.memory_budget)
     text = (

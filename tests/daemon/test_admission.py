@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support import Daemon, Home, conditions
+from tests.support import Daemon, Home, conditions, copied
 
 BODY = {"model": "tiny/llama", "context_length": 1024}
 ENDLESS = {"context_length": 30_000, "eval_batch_size": 8}
@@ -21,10 +21,10 @@ ENDLESS = {"context_length": 30_000, "eval_batch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory, models: Path) -> str:
+def one(shared: Daemon) -> str:
     """A budget for one tiny model with a context of 1024, and not for two."""
-    with Daemon(Home(tmp_path_factory.mktemp("one"), models)) as daemon:
-        _, estimate = daemon.request("POST", "/api/v1/models/estimate", BODY)
+    copied(shared, "own/one")  # of weights in memory there is less to need
+    _, estimate = shared.request("POST", "/api/v1/models/estimate", BODY | {"model": "own/one"})
     return f"{1.5 * estimate['needed_bytes'] / 10**6:.0f}MB"
 
 

@@ -1,14 +1,11 @@
 """What requests get for the keys that they leave out, through a real daemon and real MLX."""
 
 import json
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import Daemon, Home, conditions
+from tests.support import Daemon, conditions, copied
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -27,17 +24,14 @@ ECHO = (
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+def daemon(shared: Daemon) -> Daemon:
     """A daemon over checkpoints with a generation_config.json."""
-    home = Home(tmp_path_factory.mktemp("home"), models)
-    own = home.root / "more"
     for key, config in PUBLISHED.items():
-        shutil.copytree(models / "tiny/llama", own / key)
-        (own / key / "generation_config.json").write_text(json.dumps(config), "utf-8")
-        (own / key / "chat_template.jinja").write_text(ECHO, "utf-8")
-    with Daemon(home, "--models", str(own)) as running:
-        running.load({"model": "own/greedy", "instance_id": "plain"})
-        yield running
+        path = copied(shared, key)
+        (path / "generation_config.json").write_text(json.dumps(config), "utf-8")
+        (path / "chat_template.jinja").write_text(ECHO, "utf-8")
+    shared.load({"model": "own/greedy", "instance_id": "plain"})
+    return shared
 
 
 def complete(daemon: Daemon, model: str, **more: Any) -> str:
@@ -200,14 +194,3 @@ def test_a_manifest_declares_defaults_and_a_bad_one_is_named(daemon: Daemon) -> 
     assert conditions(record)["Ready"] == "True"
     path.write_text(text, "utf-8")
     daemon.eventually("declared", lambda r: "defaults" not in r["spec"])
-
-
-def test_defaults_survive_a_restart(home: Home) -> None:
-    defaults = {"temperature": 0.25, "chat_template_kwargs": {"a": [1]}, "system_prompt": "Ü"}
-    with Daemon(home) as daemon:
-        daemon.load({"model": "tiny/llama", "instance_id": "kept", "defaults": defaults})
-        daemon.stop()
-        daemon.start()
-        record = daemon.ready("kept")
-        assert record["spec"]["defaults"] == defaults
-        assert in_force(daemon, "kept")["temperature"] == (0.25, "record")

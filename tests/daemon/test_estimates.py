@@ -24,10 +24,12 @@ def peak(pid: int) -> int:
 
 def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
     """By how much an estimate misses the peak of a request that fills the context, if it does."""
+    daemon.unload(model)
     wanted = {"model": model, "context_length": context, **config}
     status, estimated = daemon.request("POST", "/api/v1/models/estimate", wanted)
     assert status == 200, estimated
     assert estimated["shapes_seen"]
+    assert estimated["weights_bytes"], "it must not be loaded"
     daemon.load(wanted)
     pid = daemon.get(f"/api/v1/records/{model}")["status"]["worker_pid"]
     body = {"model": model, "prompt": [7 + i % 300 for i in range(context - 8)], "max_tokens": 8}

@@ -6,15 +6,6 @@ from reconciler.core.snapshot import read_file
 from tests.support import Daemon, Home, conditions
 
 
-def test_a_manifest_that_is_there_at_start_is_loaded(home: Home) -> None:
-    home.write("a.yaml", name="assistant", model="tiny/qwen3", context_length=4096)
-    with Daemon(home) as daemon:
-        record = daemon.ready("assistant")
-    assert record["spec"] == {"model": "tiny/qwen3", "config": {"context_length": 4096}}
-    assert (record["file"], record["line"]) == ("a.yaml", 1)
-    assert record["owner"] == f"directory:{home.manifests.resolve()}"
-
-
 def test_a_manifest_is_followed_when_added_changed_and_deleted(shared: Daemon) -> None:
     home = shared.home
     home.write("other.yaml", name="followed-other", model="tiny/llama")
@@ -63,6 +54,7 @@ def test_an_invalid_manifest_is_reported_with_its_position_and_keeps_what_is_loa
 
 
 def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(shared: Daemon) -> None:
+    shared.unload("tiny/llama")  # as it may be loaded by HTTP
     shared.home.write("owned.yaml", name="tiny/llama", model="tiny/llama", context_length=100)
     shared.ready("tiny/llama")
     body = {"model": "tiny/llama", "config": {"context_length": 50}}

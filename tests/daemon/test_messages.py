@@ -393,18 +393,16 @@ def test_hosts_that_are_not_served_are_refused_in_anthropics_form(taught: Daemon
 
 
 def test_the_models_are_listed_as_anthropics_client_reads_them(
-    client: anthropic.Anthropic,
+    taught: Daemon, client: anthropic.Anthropic
 ) -> None:
     import anthropic
 
-    listed = list(client.models.list(limit=1))
-    assert [model.id for model in listed] == [QUESTIONS]
-    assert (listed[0].type, listed[0].display_name, listed[0].lifecycle) == (
-        "model",
-        QUESTIONS,
-        "active",
-    )
-    assert listed[0].created_at.year > 2000
-    assert client.models.retrieve(QUESTIONS) == listed[0]
+    taught.load({"model": QUESTIONS, "instance_id": "listed"})  # on a page of its own
+    listed = {model.id: model for model in client.models.list(limit=1)}
+    assert listed.keys() == taught.loaded()
+    found = listed[QUESTIONS]
+    assert (found.type, found.display_name, found.lifecycle) == ("model", QUESTIONS, "active")
+    assert found.created_at.year > 2000
+    assert client.models.retrieve(QUESTIONS) == found
     with pytest.raises(anthropic.NotFoundError, match="no/such"):
         client.models.retrieve("no/such")

@@ -29,7 +29,7 @@ FAMILIES = {
 }
 """Templates of ours, with reasoning and calls, and the token that ends their turns."""
 
-QUICK = ("harmony", "qwen_tags", "mistral_named")
+QUICK = ("harmony", "mistral_named")
 
 
 def families() -> list[Any]:

@@ -228,9 +228,9 @@ def doctor(home: Home, *options: str, **environ: str) -> tuple[int, dict[str, An
     return done.returncode, {f["what"]: f for f in json.loads(done.stdout)}
 
 
-def test_a_real_machine_and_a_daemon_that_runs_on_it(daemon: Daemon) -> None:
-    daemon.home.write("a.yaml", name="a", model="tiny/llama")
-    code, found = doctor(daemon.home, "--port", daemon.url.rpartition(":")[2])
+def test_a_real_machine_and_a_daemon_that_runs_on_it(shared: Daemon) -> None:
+    shared.home.write("a.yaml", name="a", model="tiny/llama")
+    code, found = doctor(shared.home, "--port", shared.url.rpartition(":")[2])
     assert (code, found["port"]["message"].startswith("reconciler ")) == (0, True), found
     assert found["mlx"]["level"] == "ok"
     assert found["manifests"]["message"].startswith("1 declared")

@@ -27,9 +27,9 @@ ENDLESS = json.dumps(ASKED).encode()
 
 @pytest.fixture
 async def worker(tmp_path: Path) -> AsyncIterator[WorkerProcess]:
+    """One that has just been started: most tests end it before its imports are done."""
     directory = sockets.prepare(tmp_path)
     worker = await WorkerProcess.start(directory, "off")
-    await worker.ready()
     yield worker
     await worker.end()
     sockets.remove(directory)

@@ -1,7 +1,7 @@
 """Every route, asked with what its description allows and with what it does not.
 
 schemathesis makes requests from the OpenAPI document. Each answer must be as described: an error
-has the one form, and a status of 500 or more is one that docs/http.md names.
+has the one form, and a status of 500 or more is one that docs/http/errors.md names.
 """
 
 import json

@@ -331,7 +331,7 @@ def test_a_request_of_codex() -> None:
 
 
 def test_every_key_of_the_official_client_is_documented() -> None:
-    text = Path("docs/http.md").read_text("utf-8")
+    text = Path("docs/http/responses.md").read_text("utf-8")
     section = text.partition("## `POST /v1/responses`")[2].partition("\n## ")[0]
     chat = {"model", "temperature", "top_p", "parallel_tool_calls", "moderation"}
     keys = {*ResponseCreateParamsBase.__annotations__, *HARMLESS} - chat
