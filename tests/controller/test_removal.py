@@ -17,7 +17,7 @@ async def test_a_cache_that_hangs_is_an_error_and_holds_nobody(
     released = threading.Event()
     unused: Any = None
     monkeypatch.setattr(removal, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(removal.removal, "folder_of", lambda *_: released.wait())
+    monkeypatch.setattr("reconciler.models.removal.folder_of", lambda *_: released.wait())
     removing = Removal(unused, unused, unused, unused, Path("/cache"))
     try:
         with pytest.raises(LoadError) as raised:
