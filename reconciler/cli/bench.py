@@ -102,21 +102,11 @@ async def bench(
 
 async def _ask(client: Client, name: str, words: int, tokens: int) -> Timed:
     """Ask for one answer. Raises `DaemonError`."""
-    sent = {
-        "model": name,
-        "messages": [{"role": "user", "content": _prompt(words)}],
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    messages = [{"role": "user", "content": _prompt(words)}]
+    more = {"max_tokens": tokens, "ignore_eos": True, "stream_options": {"include_usage": True}}
     begin = time.monotonic()
     first, usage = None, None
-    async for _, chunk in client.events("POST", "/v1/chat/completions", sent):
-        if chunk == "[DONE]":
-            break
-        if "error" in chunk:
-            raise DaemonError(500, chunk["error"]["message"])
+    async for chunk in client.chunks(name, messages, **more):
         delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
         if first is None and any(delta.get(key) for key in ("content", "reasoning_content")):
             first = time.monotonic()

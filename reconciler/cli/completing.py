@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from reconciler.cli.address import normalize
 from reconciler.cli.client import DEFAULT_URL, bearer
 
 SECONDS = 1.0
@@ -68,20 +69,21 @@ def _answer(context: click.Context, path: str) -> dict[str, Any]:
 
 
 def _url(context: click.Context) -> str:
-    """As commands choose it: the option, that of `reconciler`, the variable, the default."""
+    """As commands choose it: the option, that of `reconciler`, the variable, the default.
+
+    Raises ValueError for what is no address.
+    """
     url = context.params.get("url")
     if context.get_parameter_source("url") is not ParameterSource.COMMANDLINE:
         url = context.find_root().params.get("url") or url
-    return url or DEFAULT_URL
+    return normalize(url or DEFAULT_URL)
 
 
 def _get(url: str, path: str, token_file: Path | None) -> dict[str, Any]:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    if parts.hostname is None:
-        return {}
-    connection = kind(parts.hostname, parts.port, timeout=SECONDS)
+    connection = kind(parts.hostname or "", parts.port, timeout=SECONDS)
     try:
         connection.request("GET", parts.path.rstrip("/") + path, headers=bearer(token_file))
         reply = connection.getresponse()

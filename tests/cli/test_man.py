@@ -30,7 +30,7 @@ def test_a_page_has_what_the_help_has() -> None:
         '.TH "RECONCILER-LOAD" "1"',
         "reconciler\\-load \\- Load MODEL",
         "[OPTIONS] MODEL",
-        ".B \\-\\-context\\-length INTEGER\nMost tokens of prompt and completion.",
+        ".B \\-\\-alias TEXT\nAnother name to answer under; repeatable.",
         ".SH EXAMPLES",
         "reconciler load openai/gpt\\-oss\\-20b",
         ".SH SEE ALSO\nreconciler(1)",
