@@ -47,8 +47,6 @@ log = structlog.get_logger()
 
 STOPPING = Problem(Reason.STOPPING, "the daemon is stopping", permanent=False)
 
-"""Types of answers that come in pieces."""
-
 
 class Controller:
     """Owns the records. Used on the event loop only."""
