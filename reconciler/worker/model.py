@@ -15,6 +15,7 @@ from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Shapes
 from reconciler.core.footprint import reading_config
 from reconciler.core.protocol import (
+    Activity,
     LoadWeights,
     OpenSession,
     Recall,
@@ -228,6 +229,11 @@ class Model:
         """Usage by session. Thread-safe."""
         # Iterates over an atomic copy: sessions open and close meanwhile.
         return {name: session.usage for name, session in self._sessions.copy().items()}
+
+    def activity(self) -> dict[str, Activity]:
+        """The KV cache of each session. Also for other threads."""
+        sessions = self._sessions.copy().items()
+        return {name: Activity(one.kv_bytes, one.kept_bytes) for name, one in sessions}
 
     def defaults(self, name: str) -> Mapping[str, Any]:
         """Request defaults of a session. Thread-safe."""

@@ -75,7 +75,8 @@ class Scoring:
         return len(self._queue)
 
     def __iter__(self) -> Iterator[Request]:
-        return (request for request, _, _ in self._queue)
+        # Of a copy, made in one go: other threads ask too.
+        return (request for request, _, _ in tuple(self._queue))
 
     @property
     def first(self) -> Request:

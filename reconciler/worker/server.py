@@ -210,8 +210,9 @@ async def _pulse(
     _request: web.Request,
 ) -> web.Response:
     allowance, steps = heartbeat.allowance, heartbeat.beats  # order: see `Heartbeat.beating`
-    pulse = Pulse(steps, mlx.busy, allowance, model.usage(), memory(), model.kept_bytes())
-    return _reply(pulse)
+    activity = model.activity()
+    kept = sum(one.kept_bytes for one in activity.values())
+    return _reply(Pulse(steps, mlx.busy, allowance, model.usage(), memory(), kept, activity))
 
 
 def _reply(result: Any) -> web.Response:

@@ -90,6 +90,13 @@ class Session:
         """Size of the prompt cache [bytes]."""
         return self._batch.kept.nbytes
 
+    @property
+    def kv_bytes(self) -> int:
+        """KV cache that running requests have room for. Also for other threads."""
+        # Of copies, made in one go: requests come and go meanwhile.
+        admitted = [*self._batch.running.copy().values(), *self._scoring]
+        return self.kv_budget.taken([request.reserved for request in admitted])
+
     def start(self, *requests: Request) -> None:
         """Enqueue requests, all or none.
 
