@@ -86,7 +86,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _arguments(sent: Any) -> Any:
-    """Parse arguments to an object; if they are none, return their text as sent."""
+    """Parse arguments to an object; if they are not an object, return their text."""
     if sent is None or (isinstance(sent, str) and not sent.strip()):
         return {}
     if not isinstance(sent, str):

@@ -115,7 +115,7 @@ def takes(render: Render, traits: Traits, variable: str) -> bool:
 
 
 def _beginnings() -> Iterator[tuple[dict[str, Any], Literal["text", "parts"]]]:
-    """Yield the needs of the simplest conversation, from few to many: variables, content form."""
+    """Yield variables and content forms that any conversation may need, the fewest first."""
     today = time.strftime("%Y-%m-%d")
     needs: tuple[dict[str, Any], ...] = (
         {},
@@ -227,6 +227,6 @@ def _shows_calls(
     if tools and traits.tools is not None:
         turns, variables = offered(turns, _TOOLS, traits.tools)
     text = _Probe(render, traits).text(turns, **variables)
-    # A Python dictionary or JSON inside a JSON string shows arguments of the wrong type.
+    # A Python dictionary, or JSON inside a JSON string, means arguments of the wrong type.
     mangled = (f"'{_KEY}': '{_VALUE}'", f'\\"{_KEY}\\"')
     return all(mark in text for mark in marks) and not any(mark in text for mark in mangled)

@@ -5,8 +5,8 @@ Differences from `transformers`, none of which changes a prompt that it renders:
 - templates may modify the lists that they create (`append`), as Kimi K2's does;
 - a special token that the tokenizer does not have is an empty string;
 - `tojson` accepts iterators, as DeepSeek R1's requires, and there is a filter `from_json`;
-- the result of one operation and the time of a rendering are limited: a hostile template fails its
-  own requests only.
+- the result of one operation and the time of a rendering are limited: a hostile template only
+  fails its own requests.
 """
 
 import copy
@@ -34,7 +34,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def of_source(tokenizer: Any, source: str) -> Callable[..., str]:
-    """Return a function that renders turns with a Jinja template and the tokenizer's tokens."""
+    """Return a function that renders turns with a Jinja template and the special tokens."""
     special = _SPECIAL | dict(getattr(tokenizer, "special_tokens_map", {}))
     thinking = {"enable_thinking": bool(getattr(tokenizer, "has_thinking", False))}
     found: list[Any] = []

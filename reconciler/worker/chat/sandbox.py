@@ -65,7 +65,7 @@ class _CodeGenerator(CodeGenerator):
 
 
 def _concat(texts: Iterable[str]) -> str:
-    """Concatenate the texts that a template writes, one by one: they may be endless."""
+    """Concatenate the texts that a template writes, one by one: there may be no end of them."""
     parts, length = [], 0
     for text in texts:
         length += len(text)

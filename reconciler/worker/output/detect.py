@@ -218,7 +218,7 @@ def _reasoning(
             return candidates, ""
     found = _MARKED.search(rendered[1])
     if found is None:
-        return candidates, "reasoning stays in the text: the chat template's format is unknown"
+        return candidates, "reasoning stays in the text: its format in the chat template is unknown"
     marks = re.escape(found["opens"]), re.escape(found["closes"])
     name = f"{found['opens']}…{found['closes']}"
     return [Description(name, "", (), (Region("reasoning", *marks),)), *candidates], ""

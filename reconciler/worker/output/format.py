@@ -54,7 +54,7 @@ class Region:
     keeps_open: bool = False
     """True if the opening mark is part of the body."""
     first: bool = False
-    """True if it opens only if no text was written before it."""
+    """True if it opens only before any other text."""
     interrupts: bool = False
     """True if it also opens inside reasoning: the mark is a token that never occurs in text."""
     offered: bool = False
