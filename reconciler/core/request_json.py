@@ -1,9 +1,9 @@
-"""Bodies of completion requests as JSON, leniently where clients are known to be imprecise.
+"""Decodes bodies of completion requests as JSON, leniently for known errors of clients.
 
-Clients that cut a text in the middle of an emoji send half a surrogate pair, as `\\ud83d`. It is
-no text, so that JSON decoders refuse it; a conversation with one in its history could never go on.
-It becomes U+FFFD, as in a browser. Clients on Windows may put a byte order mark before the body,
-which RFC 8259 lets a reader ignore.
+Clients that cut a text in the middle of an emoji send half a surrogate pair, as `\\ud83d`. JSON
+decoders refuse it, because it is not text; a conversation with one in its history could never
+continue. It becomes U+FFFD, as in a browser. Clients on Windows may put a byte order mark before
+the body, which RFC 8259 lets a reader ignore.
 """
 
 import codecs
@@ -23,9 +23,9 @@ _SURROGATES = re.compile(
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The value of a type.
+    """Decode a value of type `kind`.
 
-    Raises `msgspec.ValidationError` if it is of another one, `ValueError` or `RecursionError` if it
+    Raises `msgspec.ValidationError` if it has another type, `ValueError` or `RecursionError` if it
     is not JSON.
     """
     data = data.removeprefix(codecs.BOM_UTF8)

@@ -60,9 +60,9 @@ def kinds(planned: list[Action]) -> list[tuple[str, str]]:
 def test_what_is_idle_and_of_lower_priority_goes_and_the_record_waits_for_it() -> None:
     unload, wait = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER))
     assert (unload.name, unload.kind) == ("low", Kind.UNLOAD)
-    assert "high of higher priority needs the room" in unload.message
+    assert "high of higher priority needs the memory" in unload.message
     assert (wait.name, wait.reason, wait.problem) == ("high", Reason.WAITING_FOR_MEMORY, None)
-    assert "waits for the memory of low" in wait.message
+    assert "waiting for the memory of low" in wait.message
 
 
 def test_the_longest_unused_goes_first_and_as_many_as_must() -> None:
@@ -114,7 +114,7 @@ def test_an_unload_under_way_is_waited_for() -> None:
     going = Action(Kind.UNLOAD, "low", "no record wants it")
     (wait,) = actions(HIGH, LOWER, loaded=(LOW, LOWER), running={"low": going}, evicts=False)
     assert (wait.reason, wait.problem) == (Reason.WAITING_FOR_MEMORY, None)
-    assert "waits for the memory of low" in wait.message
+    assert "waiting for the memory of low" in wait.message
 
 
 def test_what_a_worker_is_seen_to_take_counts_where_it_is_more() -> None:
@@ -135,7 +135,7 @@ def test_a_budget_is_a_size_or_a_share(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ["0%", "101%", "nan%", "x%", "0MB", "24", "", "-1GB"])
 def test_what_is_no_budget_is_refused_with_words(text: str) -> None:
-    with pytest.raises(ValueError, match=r"write|holds no model"):
+    with pytest.raises(ValueError, match=r"use|the budget is 0"):
         Budget.parse(text)
 
 

@@ -52,7 +52,7 @@ def test_a_worker_that_does_not_answer_is_hung_after_an_interval(watcher: Watche
 def test_a_busy_worker_without_progress_is_hung_after_an_interval(watcher: Watcher) -> None:
     assert watcher.until_hung([BUSY] * 100) == INTERVAL
     words = hung(watcher.seen, BUSY, INTERVAL)
-    assert words == "it has something to do and got no further for 32 s"
+    assert words == "it is busy and has made no progress for 32 s"
 
 
 def test_a_step_may_take_its_allowance_longer(watcher: Watcher) -> None:

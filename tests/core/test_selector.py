@@ -23,12 +23,15 @@ MET: list[Any] = [
 ]
 
 UNMET: list[tuple[Any, str]] = [
-    ({"chip": "Apple M1"}, "meant for nodes with chip In Apple M1; this one has chip Apple M4 Max"),
-    ({"rack": "1"}, "meant for nodes with rack In 1; this one has no such label"),
-    ({"role": "prod", "memory_gb": 32}, "memory_gb In 32; this one has memory_gb 64"),
+    (
+        {"chip": "Apple M1"},
+        "meant for nodes with chip In Apple M1; this node has chip Apple M4 Max",
+    ),
+    ({"rack": "1"}, "meant for nodes with rack In 1; this node has no such label"),
+    ({"role": "prod", "memory_gb": 32}, "memory_gb In 32; this node has memory_gb 64"),
     ([{"key": "role", "operator": "In", "values": ["a", "b"]}], "role In a, b"),
     ([{"key": "role", "operator": "NotIn", "values": ["prod"]}], "role NotIn prod"),
-    ([{"key": "rack", "operator": "Exists"}], "rack Exists; this one has no such label"),
+    ([{"key": "rack", "operator": "Exists"}], "rack Exists; this node has no such label"),
     ([{"key": "role", "operator": "DoesNotExist"}], "role DoesNotExist"),
     ([{"key": "memory_gb", "operator": "Gt", "values": [64]}], "memory_gb Gt 64"),
     ([{"key": "memory_gb", "operator": "Lt", "values": [64]}], "memory_gb Lt 64"),

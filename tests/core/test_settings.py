@@ -122,7 +122,7 @@ def test_the_impossible_is_refused_with_the_limit(
 
 @pytest.mark.parametrize(
     ("least", "most", "requested", "words"),
-    [(1, 3, 4, "groups that hold 3"), (2, 2, 1, "chooses 2, always"), (2, 2, 3, "always")],
+    [(1, 3, 4, "groups that hold 3"), (2, 2, 1, "always chooses 2"), (2, 2, 3, "always")],
 )
 def test_what_a_router_cannot_choose_is_refused_with_the_reason(
     least: int, most: int, requested: int, words: str

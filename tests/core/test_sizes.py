@@ -46,6 +46,6 @@ def test_a_size_is_read_exactly(text: str, expected: int) -> None:
     ],
 )
 def test_what_is_no_size_is_refused_in_words(text: str) -> None:
-    with pytest.raises(ValueError, match="is no size; write a number and a unit") as raised:
+    with pytest.raises(ValueError, match="is not a size; use a number and a unit") as raised:
         parse_size(text)
     assert all(unit in str(raised.value) for unit in UNITS)

@@ -187,9 +187,9 @@ LATER = 10_000.0
 @pytest.mark.parametrize(
     ("file_", "words"),
     [
-        (ManifestFile("a.yaml"), "a.yaml is there and is empty"),
-        (ManifestFile("a.yaml", open_end=True), "a.yaml is there and is empty"),
-        (ManifestFile("a.yaml", ignored=("v1",)), "a.yaml is there and declares nothing any more"),
+        (ManifestFile("a.yaml"), "a.yaml exists but is empty"),
+        (ManifestFile("a.yaml", open_end=True), "a.yaml exists but is empty"),
+        (ManifestFile("a.yaml", ignored=("v1",)), "a.yaml exists but no longer declares anything"),
         (
             ManifestFile("a.yaml", (Declared("other", SPEC, 1),), open_end=True),
             "a.yaml ends after `---`",

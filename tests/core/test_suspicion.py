@@ -124,7 +124,7 @@ def test_the_message_has_the_cause_the_count_and_the_fix() -> None:
     found = problem(RECORD, CrashRecord(3, 1, 2, AT))
     assert found is not None
     assert found.message == (
-        "the machine went down twice while it was loaded or being loaded and the daemon crashed "
-        "once while loading it, last before 2026-01-02 03:04:05 UTC; it is not loaded until its "
-        "spec changes, or `reconciler clear a`"
+        "the machine crashed twice while it was loaded or being loaded and the daemon crashed "
+        "once while loading it, last before 2026-01-02 03:04:05 UTC; to load it again, change "
+        "its spec or run `reconciler clear a`"
     )
