@@ -26,6 +26,9 @@ EMPTY_SECONDS = 30.0
 GUARDED_RECORDS = 4
 """A change that unloads more than half of at least this many records needs confirmation."""
 
+COMPARISONS = 20
+"""Names that are compared in the time that one upsert takes."""
+
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -88,7 +91,8 @@ class Absorbed:
     unconfirmed: frozenset[str] = frozenset()
     """Names held until their removal is confirmed."""
     more: bool = False
-    """True if there are more upserts: absorb again after these. Nothing is removed yet."""
+    """True if there is more to compare: absorb again after these upserts. Nothing is removed until
+    then."""
 
 
 def absorb(
@@ -101,24 +105,28 @@ def absorb(
     confirmed: frozenset[str] = frozenset(),
     limit: int | None = None,
     touched: Collection[str] | None = None,
+    selection: Selection | None = None,
 ) -> Absorbed:
     """Compute the changes that a source's snapshot requires on a node with these labels.
 
     `now` is monotonic seconds, for grace periods; `at` is the creation time of new records;
     `confirmed` holds names whose removal is confirmed; `limit` is the maximum number of upserts,
-    None: no limit; `touched` names every record that may have been added, changed or removed
-    since the call that returned `memory`, None: any record may have been.
+    and bounds the comparisons, None: no limit; `touched` names every record that may have been
+    added, changed or removed since the call that returned `memory`, None: any record may have been;
+    `selection` is the result of `select` for the snapshot and the selection in `memory`, None: it
+    is computed here.
     """
     if snapshot.unreadable is not None:
         return Absorbed((), (), memory, {}, {}, {}, None)
     before = memory.compared
     if before is None or before.source != snapshot.source:
         before, touched = Compared(snapshot.source, Selection(labels)), None
-    selection = select(snapshot, labels, before.selection)
+    if selection is None:
+        selection = select(snapshot, labels, before.selection)
     if touched is None:
         touched = (*selection.followed, *records)
-    upserts, compared = _compare(before, selection, records, touched, at, limit)
-    if len(upserts) == limit:
+    upserts, compared, more = _compare(before, selection, records, touched, at, limit)
+    if more:
         memory = replace(memory, compared=compared)
         return Absorbed(upserts, (), memory, {}, {}, {}, None, more=True)
     flagged = {**selection.flagged, **compared.kept_by_others}
@@ -148,29 +156,33 @@ def _compare(
     touched: Collection[str],
     at: datetime,
     limit: int | None,
-) -> tuple[tuple[Record, ...], Compared]:
-    """Records that differ from their declaration, at most `limit`, and the new state."""
+) -> tuple[tuple[Record, ...], Compared, bool]:
+    """Records that differ from their declaration, at most `limit`; the new state; and True if
+    there is more to compare.
+    """
     source = before.source
-    names = tuple(dict.fromkeys((*before.todo, *selection.changed, *before.gone, *touched)))
+    names = tuple(dict.fromkeys((*before.todo, *selection.changed, *touched)))
     upserts: list[Record] = []
-    gone: list[str] = []
+    gone = dict.fromkeys(before.gone)
     kept_by_others = dict(before.kept_by_others)
     left: tuple[str, ...] = ()
     for number, name in enumerate(names):
-        if len(upserts) == limit:
+        if limit is not None and (len(upserts) == limit or number == COMPARISONS * limit):
             left = names[number:]
             break
         current, placed = records.get(name), selection.followed.get(name)
         kept_by_others.pop(name, None)
+        gone.pop(name, None)
         if placed is None:
             if current is not None and current.owner == source and name not in selection.flagged:
-                gone.append(name)
+                gone[name] = None
         elif current is not None and current.owner not in (HTTP, source):
             kept_by_others[name] = f"already declared by {current.place}, which keeps it"
         elif current is None or not _agrees(current, source, *placed):
             upserts.append(_upsert(current, source, *placed, at))
     todo = (*left, *(record.name for record in upserts))
-    return tuple(upserts), Compared(source, selection, todo, tuple(gone), kept_by_others)
+    more = bool(left) or len(upserts) == limit
+    return tuple(upserts), Compared(source, selection, todo, tuple(gone), kept_by_others), more
 
 
 class _Fates:

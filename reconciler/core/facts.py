@@ -112,6 +112,8 @@ class Checkpoint:
     """Options from its first chat template that supports reasoning."""
     modified: float = 0.0
     """Latest modification time of its files, in seconds since 1970."""
+    key: str = ""
+    """Identifier in the catalog."""
     commit: str | None = None
     """Commit of its repository, if it is in the Hugging Face cache."""
     generation: GenerationConfig = GenerationConfig()

@@ -100,6 +100,8 @@ class LoadSpec:
     """`if-missing`: download the model from the hub if it is not on disk."""
     node_selector: Selector = ()
     """Which nodes it is meant for; empty: all."""
+    aliases: tuple[str, ...] = ()
+    """Other names under which it answers requests."""
 
     @property
     def ref(self) -> ModelRef:
@@ -153,6 +155,8 @@ class LoadRequest:
     idle_ttl_seconds: int | None = None
     defaults: Defaults = NO_DEFAULTS
     adapter: str | None = None
+    aliases: tuple[str, ...] | None = None
+    """None: no opinion."""
 
     @property
     def ref(self) -> ModelRef:
