@@ -27,7 +27,7 @@ GUARDED_RECORDS = 4
 """A change that unloads more than half of at least this many records needs confirmation."""
 
 COMPARISONS = 20
-"""Names that are compared in the time that one upsert takes."""
+"""Number of names compared in the time of one upsert."""
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 

@@ -94,7 +94,7 @@ def decide(
 
 
 def declare(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
-    """The record that its owner makes of a spec: a source's record as its file would declare it."""
+    """The record that results from a spec of its owner, as if a source's file declared it."""
     if current is None or current.owner == HTTP:
         return put(current, name, spec, at)
     return current.with_spec(spec)

@@ -236,9 +236,9 @@ class Activity:
     """The KV cache of a session, in bytes."""
 
     kv_bytes: int = 0
-    """That running requests have room for."""
+    """Reserved for running requests."""
     kept_bytes: int = 0
-    """Of finished requests, given back when the memory is needed."""
+    """Kept from finished requests, released when the memory is needed."""
 
 
 @dataclass(frozen=True)
@@ -256,9 +256,9 @@ class Pulse:
     memory_bytes: int = 0
     """Bytes that the process uses now."""
     kept_bytes: int = 0
-    """Of that: KV caches of finished requests, given back when somebody needs the memory."""
+    """Part of it: KV caches of finished requests, released when the memory is needed."""
     activity: dict[str, Activity] = field(default_factory=dict)
-    """Of each open session, by its name."""
+    """KV cache of each open session, by name."""
 
 
 class WorkerFailure(msgspec.Struct, frozen=True, tag=True):

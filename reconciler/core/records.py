@@ -99,9 +99,9 @@ class LoadSpec:
     download: Download = "never"
     """`if-missing`: download the model from the hub if it is not on disk."""
     node_selector: Selector = ()
-    """Which nodes it is meant for; empty: all."""
+    """Nodes that the record is meant for; empty: all."""
     aliases: tuple[str, ...] = ()
-    """Other names under which it answers requests."""
+    """Other names under which it serves requests."""
 
     @property
     def ref(self) -> ModelRef:
@@ -156,7 +156,7 @@ class LoadRequest:
     defaults: Defaults = NO_DEFAULTS
     adapter: str | None = None
     aliases: tuple[str, ...] | None = None
-    """None: no opinion."""
+    """Other names of the record; None: not sent."""
 
     @property
     def ref(self) -> ModelRef:

@@ -18,10 +18,10 @@ _SURROGATES = re.compile(
     rb"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
-"""Pairs and halves of pairs, where no backslash is escaped."""
+"""Pairs and halves of pairs, in data without escaped backslashes."""
 
 _BACKSLASH, _MASK = rb"\\", b"\xff\xff"
-"""An escaped backslash, and what stands for it meanwhile: bytes that UTF-8 does not have."""
+"""An escaped backslash, and its placeholder: bytes that do not occur in UTF-8."""
 
 
 def decode(data: bytes, kind: type[T]) -> T:
@@ -43,10 +43,10 @@ def decode(data: bytes, kind: type[T]) -> T:
 
 
 def _repaired(data: bytes) -> bytes:
-    """The data with U+FFFD for each half of a pair.
+    """Replace each half of a pair by U+FFFD.
 
-    Masks escaped backslashes rather than having the expression match them: with millions of them
-    that takes half a second, in which no other thread runs.
+    Escaped backslashes are masked first, because matching millions of them in the expression takes
+    half a second, during which no other thread runs.
     """
     if _MASK[:1] in data:
         return data

@@ -37,13 +37,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class Ahead:
-    """The selection of a snapshot, made before the snapshot is taken up."""
+    """The selection of a snapshot, computed before the snapshot is absorbed."""
 
     before: Selection | None
     selection: Selection
 
     def of(self, before: Selection | None) -> Selection | None:
-        """The selection, if `before` is still what it was made from."""
+        """The selection, if it was computed from `before`; else None."""
         return self.selection if before is self.before else None
 
 

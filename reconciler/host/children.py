@@ -44,8 +44,8 @@ def python(module: str, *words: str) -> tuple[str, ...]:
 
 
 def kill_group(leader: int) -> None:
-    """Kill what is left of the process group that a child of ours leads, or led."""
-    # macOS answers PermissionError for a group of which nothing but zombies is left.
+    """Kill the remaining processes of the group that a child process leads or led."""
+    # macOS raises PermissionError for a group in which only zombies are left.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
