@@ -1,4 +1,4 @@
-"""Names, times and lines as Ollama has them."""
+"""Names, times and lines in Ollama's format."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def test_a_name_has_a_tag_or_means_the_latest() -> None:
     assert ollama.with_tag("tiny/llama:mine") == ollama.without_latest("tiny/llama:mine")
 
 
-def test_a_sign_of_life_is_a_line_that_adds_nothing() -> None:
+def test_a_keep_alive_line_has_no_content() -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     line = ollama.sign_of_life('a"b', ollama.NO_RESPONSE, at)
     assert line.startswith(b" ")

@@ -1,4 +1,4 @@
-"""Which nodes a record is meant for."""
+"""Node selectors."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def manifest(value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("value", MET)
-def test_a_node_that_is_meant(value: Any) -> None:
+def test_a_selector_that_matches(value: Any) -> None:
     assert check("manifest", manifest(value)) == ()
     assert unmet(selector(value), STUDIO) is None
 
@@ -83,7 +83,7 @@ def test_a_serialized_selector_means_the_same(value: Any) -> None:
         ([{"operator": "Exists"}], "missing required key"),
     ],
 )
-def test_what_is_no_selector(value: Any, message: str) -> None:
+def test_an_invalid_selector_is_refused(value: Any, message: str) -> None:
     messages = [m.message for m in check("manifest", manifest(value))]
     assert any(message in one for one in messages), messages
 
@@ -95,7 +95,7 @@ def test_the_reason_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("number", [6.66957076066871e16, 1e-7, -1.5e300, 2.5, 3.0])
-def test_a_number_stays_one_that_the_schema_takes(number: float) -> None:
+def test_a_number_keeps_a_form_that_the_schema_accepts(number: float) -> None:
     spec = {"model": "m", "node_selector": [{"key": "k", "operator": "Gt", "values": [number]}]}
     shown = spec_json(load_spec(spec))
     assert check("spec", shown) == ()
