@@ -124,7 +124,7 @@ def absorb(
     if selection is None:
         selection = select(snapshot, labels, before.selection)
     if touched is None:
-        touched = (*selection.followed, *records)
+        touched = (*selection.followed, *records, *before.gone)
     upserts, compared, more = _compare(before, selection, records, touched, at, limit)
     if more:
         memory = replace(memory, compared=compared)
