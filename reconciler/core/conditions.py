@@ -102,7 +102,7 @@ def _warnings(
 def pending(status: Status, at: datetime) -> Status:
     """The status of a record whose spec has just changed, before the next pass.
 
-    The loaded settings, if any, stay in force until then, although no longer desired.
+    The loaded settings, if any, are still in force, but are no longer the desired ones.
     """
     conditions = _conditions(
         status, "Pending", "Pending", PENDING, at, ready=False, progressing=True, stalled=False
