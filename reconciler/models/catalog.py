@@ -173,7 +173,7 @@ class Catalog:
         if not complete:
             return error
         words = (
-            f"{error.problem.message}. It is in the current snapshot of {held.key}; "
+            f"{error.problem.message}. This is the current snapshot of {held.key}; "
             f"complete: revision {' or '.join(complete)}. "
             f"Run `reconciler pull {held.key}` to download the missing files"
         )

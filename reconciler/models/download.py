@@ -131,6 +131,11 @@ class Downloads:
             del self._jobs[one.id]
         return job
 
+    def is_fetching(self, model: str) -> bool:
+        """True if any revision of the model is being downloaded."""
+        jobs = self._jobs.values()
+        return any(j.ref.model == model and j.status == "downloading" for j in jobs)
+
     def missing(self, ref: ModelRef) -> Problem:
         """Download a model that is not on disk; return its progress, or the error of the last
         attempt.

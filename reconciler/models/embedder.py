@@ -5,7 +5,7 @@ sentence-transformers saves this information beside the weights:
     modules.json                       the modules in order, each with its directory
     1_Pooling/config.json              how token vectors are pooled into one vector
     2_Dense/{config.json,model.safetensors}
-    2_Normalize/                       no files that matter
+    2_Normalize/                       only its presence matters
     config_sentence_transformers.json  prompts, and the name of the default one
     sentence_bert_config.json          maximum length of a text
 

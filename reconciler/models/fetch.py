@@ -73,14 +73,14 @@ class Wanted:
 
 def main(cache: Path, model: str, revision: str) -> None:
     """Download the model and report progress; the last line has the key `done` or `error`."""
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     os.environ.update(ENVIRONMENT)
     try:
         _fetch(cache, model, revision)
     except FetchError as error:
         _emit(error=error.code, message=str(error))
     except Exception as error:  # noqa: BLE001  every failure is reported to the daemon
-        problem = _understood(error, model, revision)
+        problem = understood(error, model, revision)
         _emit(error=problem.code, message=str(problem))
 
 
@@ -251,12 +251,12 @@ def _counter(begin: int) -> Any:
     return Counter
 
 
-def _understood(error: Exception, model: str, revision: str) -> FetchError:
+def understood(error: Exception, model: str, revision: str) -> FetchError:
     """Convert an exception of huggingface_hub into a `FetchError`."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return FetchError("offline", "HF_HUB_OFFLINE is set, so nothing is downloaded")
+        return FetchError("offline", "HF_HUB_OFFLINE is set, so the hub is not contacted")
     if isinstance(error, errors.GatedRepoError):
         return FetchError(
             "model_gated", f"{model} is gated: accept its terms on the hub, and set HF_TOKEN"
@@ -281,7 +281,7 @@ def _emit(**line: Any) -> None:
     sys.stdout.flush()
 
 
-def _end_with_stdin(end: Callable[[int], None] = os._exit) -> None:
+def end_with_stdin(end: Callable[[int], None] = os._exit) -> None:
     # Unbuffered: the lock of a buffered stream would block Python's shutdown.
     while os.read(sys.stdin.fileno(), 1):
         pass

@@ -141,8 +141,8 @@ class Directory:
 class HubCache:
     """A Hugging Face cache: `models--PUBLISHER--NAME/snapshots/COMMIT`, with refs in `refs/`.
 
-    huggingface_hub documents this layout for its cache; files are links into
-    `blobs/`, and each branch or tag is a file in `refs/`.
+    huggingface_hub documents this layout for its cache. Files are links into `blobs/`, and each
+    branch or tag is a file in `refs/`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -165,7 +165,7 @@ class HubCache:
 
         for path, held in walk.each(snapshot, list(having)):
             if isinstance(held, LoadError):
-                yield LocalModel(_repository_key(path), path, error=held)
+                yield LocalModel(repository_key(path), path, error=held)
             elif held is not None:
                 yield held
 
@@ -175,10 +175,10 @@ class HubCache:
             if isinstance(names, LoadError):
                 yield LocalModel("", root, error=names)
                 continue
-            paths = [path for path in names if _repository_key(path)]
+            paths = [path for path in names if repository_key(path)]
             for path, found in walk.each(_repository, paths):
                 if isinstance(found, LoadError):
-                    yield LocalModel(_repository_key(path), path, error=found)
+                    yield LocalModel(repository_key(path), path, error=found)
                 else:
                     yield found
 
@@ -197,7 +197,7 @@ class _Repository:
         return revision in self.refs or any(path.name == revision for path in self.snapshots)
 
 
-def _repository_key(path: Path) -> str:
+def repository_key(path: Path) -> str:
     """Key of the model that the directory belongs to; empty for any other directory."""
     kind, *parts = path.name.split("--", 2)
     return "/".join(parts) if kind == "models" else ""
@@ -219,7 +219,7 @@ def _snapshot(repository: _Repository, revision: str) -> LocalModel | None:
         if path.name == commit and is_directory(path):
             folder = _folder(path)
             if folder.is_model:
-                key = _repository_key(repository.path)
+                key = repository_key(repository.path)
                 siblings = repository.snapshots
                 return LocalModel(key, folder.path, commit, mlx=folder.mlx, siblings=siblings)
     return None

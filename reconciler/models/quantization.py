@@ -104,7 +104,10 @@ def _layers(own: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, 
 def _bits_and_mode(
     own: Mapping[str, Any], entry: Mapping[str, Any], weight: Tensor, scales: Tensor
 ) -> tuple[int, str]:
-    """Bits and mode of one layer. The shapes give the bits of a group; config.json, its size."""
+    """Bits and mode of one layer.
+
+    The shapes give the bits of a group; config.json, their division into weights.
+    """
     group_bits = weight.shape[-1] * WORD_BITS // scales.shape[-1]
     if scales.dtype == "U8":
         for (bits, group_size), mode in _MODES.items():

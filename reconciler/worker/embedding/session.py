@@ -74,6 +74,8 @@ class EmbeddingSession:
     batching = None
     kept_bytes = 0
     """It keeps no cache of finished requests."""
+    kv_bytes = 0
+    """KV caches exist only while a long text is read and are not reported."""
 
     def __init__(
         self,

@@ -109,7 +109,7 @@ class Preprocessor:
     def set_up(self, tokenizer: Any) -> None:
         """Set up mlx_lm's `tokenizer`; its `eos_token_ids` may be incomplete.
 
-        Raises `UnansweredError` if no process can be started or used now.
+        Raises `UnansweredError` if no process is available now.
         """
         self._facts.setup = describe(tokenizer) if self._apart else None
         if self._facts.setup is None:

@@ -28,7 +28,8 @@ from reconciler.worker.preprocessing.messages import (
 )
 
 KEPT_MEMORY = 300_000_000
-"""Memory growth, in bytes, that a process may keep after a request; beyond it is replaced."""
+"""Memory, in bytes, that a process may keep after a request in addition to its initial memory. A
+process that keeps more is replaced."""
 
 LOOK_SECONDS = 0.05
 """Interval between checks of its memory."""

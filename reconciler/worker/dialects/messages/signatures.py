@@ -1,8 +1,8 @@
 """Signatures of reasoning blocks, which clients send back unread, even if the text was omitted.
 
 Anthropic's signatures contain the encrypted reasoning. Here, if the text of a block is omitted, the
-signature contains it unencrypted, so that the next prompt includes it. Other signatures contain
-only a hash. Signatures are not verified: a client could also send any reasoning as text.
+signature contains it unencrypted, so that the next prompt includes it. All other
+signatures are ignored. Signatures are not verified: a client could also send any reasoning as text.
 """
 
 import base64
@@ -13,7 +13,7 @@ _CARRIES = "text."
 
 
 def of_text(text: str, *, omitted: bool) -> str:
-    """Create the signature of a block; it contains the reasoning if the text is `omitted`."""
+    """Create the signature of a block; it contains the reasoning if `omitted`, else a hash."""
     data = text.encode("utf-8", "replace")
     if omitted:
         return _CARRIES + base64.b64encode(data).decode("ascii")
