@@ -80,8 +80,7 @@ def _base(config: dict[str, Any]) -> str | None:
 
 
 def _check_lora(path: Path, config: dict[str, Any], header: dict[str, Tensor]) -> None:
-    """Reject values on which mlx_lm would fail without a clear error or allocate too much
-    memory."""
+    """Reject values that make mlx_lm fail without a clear error or allocate too much memory."""
     place, layers = path / CONFIG, config.get("num_layers")
     if not _is_whole(layers, -1, MAX_LAYERS):
         raise _invalid(place, "num_layers must be the number of layers with an adapter")

@@ -225,8 +225,10 @@ class Catalog:
             return LoadError(Problem(reason, words, param="adapter"))
 
     def _match(self, ref: ModelRef, places: Sequence[Sequence[LocalModel]]) -> LocalModel:
-        """Find the model by its exact name, in the first root that has it; else by its name in any
-        case; else by the last part of its name. The last two must match one model only.
+        """Find the model that `ref` names.
+
+        An exact name wins, in the first root that has it; else the name in any case; else the last
+        part of the name. The last two must match one model only.
         """
         wanted = ref.model.lower()
         for place in places:

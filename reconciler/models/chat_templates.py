@@ -44,8 +44,7 @@ def _texts(value: object) -> list[str]:
 
 
 def _text(path: Path) -> str | None:
-    """Read a file; None if it does not exist. Raises OSError or `FaultyFileError`, as a load
-    would."""
+    """Read a file; None if it does not exist. Raises OSError or `FaultyFileError`."""
     try:
         return read_bytes(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:

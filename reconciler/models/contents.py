@@ -62,7 +62,7 @@ def files_of(path: Path) -> Mapping[str, os.stat_result]:
         if stat.S_ISDIR(status.st_mode) and not _is_named(file):
             continue
         if not stat.S_ISREG(status.st_mode) and file.suffix != _WEIGHTS:
-            words = "it is not a regular file; a load would wait for it for ever"
+            words = "it is not a regular file; a load would hang on it"
             raise FaultyFileError(file, words)
         largest = _LARGEST.get(file.name) or _LARGEST_BY_SUFFIX.get(file.suffix)
         if largest is not None and status.st_size > largest:

@@ -137,8 +137,7 @@ class Downloads:
         return any(j.ref.model == model and j.status == "downloading" for j in jobs)
 
     def missing(self, ref: ModelRef) -> Problem:
-        """Download a model that is not on disk; return its progress, or the error of the last
-        attempt.
+        """Download a model that is not on disk; return its progress, or the last attempt's error.
 
         A failure is reported once; the next call tries again.
         """

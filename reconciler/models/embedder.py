@@ -245,8 +245,7 @@ def _of_name(path: Path, config: Mapping[str, Any]) -> Embedder | None:
 
 
 def _name(path: Path) -> str:
-    """Name of the checkpoint's directory, or of its repository for a snapshot in the hub's
-    cache."""
+    """Name of the checkpoint's directory, or of the repository of a cached snapshot."""
     return path.parents[1].name if path.parent.name == "snapshots" else path.name
 
 
@@ -286,8 +285,7 @@ def _width(config: Mapping[str, Any]) -> int:
 
 
 def _number(value: object) -> int:
-    """Return a positive number within the bound for dimensions and tokens; 0 for any other
-    value."""
+    """Return a positive number of dimensions or tokens; 0 for any other value."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_DIMENSIONS:
         return value
     return 0

@@ -104,8 +104,9 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def as_text(words: str) -> str:
-    """Make text from a file safe for every response, log and terminal: valid Unicode of bounded
-    length without control characters.
+    """Make text from a file safe for every response, log and terminal.
+
+    The result is valid Unicode of bounded length without control characters.
     """
     text = words[: MAX_MESSAGE + 1].encode("utf-8", "replace").decode()
     text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)

@@ -223,8 +223,7 @@ def _check_apart(spans: list[tuple[int, int]]) -> None:
 
 
 def _tensor(entry: _Entry) -> tuple[Tensor, tuple[int, int]]:
-    """Convert a header entry to a tensor and the span of its data. Raises ValueError if
-    malformed."""
+    """Convert a header entry to a tensor and its data span. Raises ValueError if malformed."""
     (begin, end), shape = entry.data_offsets, entry.shape
     if len(shape) > MAX_DIMENSIONS or min((begin, *shape)) < 0 or begin > end:
         raise ValueError("malformed data_offsets or shape")

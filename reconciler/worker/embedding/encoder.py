@@ -43,11 +43,11 @@ _UNEQUAL = ("phi3small", "plamo3")
 def load(
     path: Path, embedder: Embedder, model_config: dict[str, Any] | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """Load the model lazily, without its head and with its Dense modules. `model_config` replaces
-    keys of config.json.
+    """Load the model lazily, without its head and with its Dense modules.
 
-    Returns the model and its config. Raises the exceptions of mlx_lm, and ValueError if the model
-    has no hidden states to pool or their width differs from the files.
+    `model_config` replaces keys of config.json. Returns the model and its config. Raises the
+    exceptions of mlx_lm, and ValueError if the model has no hidden states to pool or their width
+    differs from the files.
     """
     model, config = load_model(
         path, lazy=True, model_config=model_config, get_model_classes=_classes
@@ -73,8 +73,10 @@ def load(
 
 
 def hidden_states(model: Any) -> Any:
-    """Return the module that computes hidden states. Called with (batch, length) token ids and a
-    list of caches as `cache`, it returns (batch, length, width).
+    """Return the module that computes hidden states.
+
+    Called with (batch, length) token ids and a list of caches as `cache`, it returns (batch,
+    length, width).
     """
     return model.model
 

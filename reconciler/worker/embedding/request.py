@@ -221,7 +221,8 @@ class Tokenizing:
 
 
 def _instructed(prompt: str, instruction: str) -> str:
-    """The query prompt with another task: `Instruct: TASK\\nQuery:`, as in E5, Qwen3 and others.
+    """Replace the task in the query prompt, `Instruct: TASK\\nQuery:`, as in E5, Qwen3 and others.
+
     Raises `RequestError` for a model without such a prompt.
     """
     before, colon, rest = prompt.partition("Instruct: ")

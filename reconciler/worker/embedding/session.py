@@ -282,8 +282,9 @@ class EmbeddingSession:
             request.fail(error)
 
     def embed(self, tokens: Sequence[Sequence[int]], skips: Sequence[int]) -> list[Any]:
-        """Compute the vectors of these texts now, while other requests wait. Raises the same
-        exceptions as `start`, and those of the model.
+        """Compute the vectors of these texts now, while other requests wait.
+
+        Raises the same exceptions as `start`, and those of the model.
         """
         vectors: list[Any] = []
         errors: list[Exception] = []
@@ -300,8 +301,9 @@ class EmbeddingSession:
         self._vectors([[0]], [0])
 
     def observe(self, *, compute: bool = True) -> tuple[EffectiveSettings, tuple[str, ...]]:
-        """Return the effective settings and the unused ones. Without `compute`, only the graph of a
-        call is built. Raises the model's exceptions.
+        """Return the effective settings and the unused ones.
+
+        Without `compute`, only the graph of a call is built. Raises the model's exceptions.
         """
 
         def call() -> None:

@@ -103,8 +103,7 @@ class Text(msgspec.Struct, tag=True):
 
 
 class Prepared(msgspec.Struct, tag=True):
-    """A parsed request, without the fields used only for its prompt, and the prompt without
-    tools."""
+    """A request without the fields used only for its prompt, and the prompt without tools."""
 
     body: Body
     prompt: Prompt

@@ -100,8 +100,7 @@ class Process:
         return self.memory() > self._first_bytes + KEPT_MEMORY
 
     def ask(self, request: Request, seconds: float) -> Reply:
-        """Send a request; return the reply. Raises `ProcessEndedError` at the time or memory
-        limit."""
+        """Send a request; return the reply. Raises `ProcessEndedError` if a limit is exceeded."""
         deadline = time.monotonic() + seconds + LATE_SECONDS
         try:
             for part in request_frame(request, seconds):

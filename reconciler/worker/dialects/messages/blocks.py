@@ -70,8 +70,7 @@ class Chat:
                 yield self._result(block, f"{place}[{index}]")
 
     def _user(self, blocks: list[dict[str, Any]], place: str) -> Iterator[dict[str, Any]]:
-        """Yield a message with the blocks other than tool results; none if there are only
-        results."""
+        """Yield a message with the blocks other than tool results, unless there are none."""
         others = [(i, one) for i, one in enumerate(blocks) if one.get("type") != "tool_result"]
         texts = [self._text(block, f"{place}[{index}]") for index, block in others]
         if others or not blocks:

@@ -35,8 +35,10 @@ class Response:
         return self._encoded([{"type": kind, "response": self._head} for kind in kinds])
 
     def alive(self) -> bytes:
-        """Encode a keep-alive event. Codex ignores comments and retries after 300 s without an
-        event."""
+        """Encode a keep-alive event.
+
+        Codex counts only events: after 300 s of comments it retries.
+        """
         return self._encoded([{"type": "response.in_progress", "response": self._head}])
 
     def feed(self, piece: Piece) -> bytes:
