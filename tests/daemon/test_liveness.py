@@ -234,7 +234,7 @@ def test_a_worker_that_answers_while_its_generation_hangs_is_found(
                 reply.read()
         else:
             os.kill(old, signal.SIGUSR1)
-        is_replaced(daemon, old, "WorkerHung", "got no further")
+        is_replaced(daemon, old, "WorkerHung", "made no progress")
 
 
 def test_a_worker_that_died_is_not_listed(shared: Daemon) -> None:
