@@ -71,7 +71,7 @@ def refusal(origin: str) -> ApiError:
     message = f"origin {origin} is not allowed; start the daemon with --allow-origin {origin}"
     if origin == "null":
         message = (
-            "origin null, which local files and sandboxed pages have, is not allowed; start the "
+            "origin null, which local files and sandboxed pages send, is not allowed; start the "
             "daemon with a token (--token-file) and --allow-origin '*'"
         )
     return ApiError(_FORBIDDEN, "invalid_request", message, "origin_not_allowed")
@@ -80,7 +80,7 @@ def refusal(origin: str) -> ApiError:
 def response_headers(
     access: Access,
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Make the signal handler that adds CORS headers to every response, error and stream."""
+    """Make the signal handler that adds CORS headers to responses, errors and streams."""
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         if not access.origins:

@@ -1,4 +1,4 @@
-"""Events of records and sources, as server-sent events."""
+"""Events of the daemon, as server-sent events."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -13,7 +13,7 @@ routes = web.RouteTableDef()
 @routes.get("/api/v1/ready/{name:.+}")
 @describe({200: ref("health"), 503: ref("health")})
 async def ready(request: web.Request) -> web.Response:
-    """200 while an instance, or an instance of a model, accepts requests; for proxies' checks."""
+    """200 while an instance, or one of a model, accepts requests; for health checks of proxies."""
     name = request.match_info["name"]
     if request.app[CONTROLLER].can_answer(name):
         return reply({"status": "ok", "version": __version__})

@@ -96,8 +96,8 @@ async def listen(request: web.Request) -> NoReturn:
 async def stored(request: web.Request) -> NoReturn:
     """Not supported: responses are not stored."""
     message = (
-        f"no response {request.match_info['id'][:80]!r}: responses are not stored, even "
-        "with `store`; keep the response of POST /v1/responses"
+        f"no response {request.match_info['id'][:80]!r}: responses are not stored, "
+        "regardless of `store`; keep the response of POST /v1/responses"
     )
     raise ApiError(404, "invalid_request", message, "response_not_found")
 
