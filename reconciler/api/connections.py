@@ -85,7 +85,7 @@ def raise_limit() -> int:
     Shells on macOS allow 256 by default, and those on Linux 1024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS has no hard limit by default, but its kernel rejects more than its own: 10,240 or more.
+    # macOS has no hard limit by default, but its kernel caps the value, at 10,240 or more.
     unbounded = hard == resource.RLIM_INFINITY
     for limit in (MOST_DESCRIPTORS, 10_240) if unbounded else (hard,):
         if soft != resource.RLIM_INFINITY and soft >= limit:
