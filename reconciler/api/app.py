@@ -1,4 +1,4 @@
-"""The application: routes, guard, and the one form of errors."""
+"""The web application: routes, access control and error responses."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What loaded instances use at the moment."""
+"""Current memory and requests of loaded instances."""
 
 import asyncio
 from dataclasses import asdict
@@ -19,7 +19,7 @@ routes = web.RouteTableDef()
 @routes.get("/api/v1/instances")
 @describe({200: many("instances", "instance")})
 async def instances(request: web.Request) -> web.Response:
-    """The loaded instances: their memory, KV cache, requests, and when they become idle."""
+    """List loaded instances: memory, KV cache, requests, and time until idle."""
     controller = request.app[CONTROLLER]
     activity, tokens = await asyncio.gather(controller.activity(), controller.tokens())
     rows = [

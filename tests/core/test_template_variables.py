@@ -38,7 +38,7 @@ def test_defaults_may_not_have_them(name: str) -> None:
     assert (mistake.path, mistake.code) == (path, "invalid_value")
     assert mistake.message == (
         f'defaults.chat_template_kwargs must not have the key "{name}": '
-        "it is no variable of a chat template"
+        "it is not a variable of a chat template"
     )
 
 
