@@ -1,7 +1,10 @@
 """The command line. Each command is in a module of its own, imported when it is needed."""
 
+import sys
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,31 +18,43 @@ EXIT_CODES = {
     4: "there is no such record, model or instance; for `service status`: it is not installed",
     5: "not so in time",
     64: "the command line is wrong",
+    130: "ended by Ctrl-C",
+    143: "ended by SIGTERM",
 }
+
+INTERRUPTED, TERMINATED = 130, 143
 
 # click's own is 2, which `plan` and `diff` use as terraform and git do.
 click.UsageError.exit_code = 64
 
 COMMANDS = {
     "Run": ("serve", "service", "doctor", "demo"),
-    "Models": ("load", "unload", "run", "launch", "ps", "ls", "pull", "estimate"),
-    "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait", "clear"),
+    "Models": (
+        *("load", "unload", "run", "launch", "ps", "ls", "show"),
+        *("search", "pull", "downloads", "rm", "estimate"),
+    ),
+    "Records": (
+        *("init", "import", "get", "export", "describe", "apply", "delete"),
+        *("plan", "diff", "validate", "wait", "clear"),
+    ),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
-    "Look": ("events", "history", "logs"),
-    "More": ("completion", "version"),
+    "Look": ("top", "bench", "events", "history", "logs"),
+    "More": ("completion", "man", "version"),
 }
 """By the heading of the help under which they stand."""
 
 MODULES = {
     "load": "instances",
     "unload": "instances",
-    "ps": "instances",
     "run": "chat",
     "ls": "models",
-    "pull": "models",
+    "pull": "downloads",
     "estimate": "models",
+    "import": "importing",
+    "rm": "show",
     "get": "records",
+    "export": "records",
     "describe": "records",
     "wait": "records",
     "clear": "records",
@@ -65,6 +80,13 @@ MODULES = {
 class Commands(click.Group):
     """Commands that are imported when they are asked for."""
 
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; Ctrl-C ends it without a message."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
     def list_commands(self, _context: click.Context) -> list[str]:
         """All of them, in the order of the help."""
         return [name for names in COMMANDS.values() for name in names]
@@ -74,7 +96,8 @@ class Commands(click.Group):
         if name not in self.list_commands(context):
             return None
         module = import_module(f"reconciler.cli.{MODULES.get(name, name)}")
-        command: click.Command = getattr(module, name)
+        # Python's own words cannot name a function.
+        command: click.Command = getattr(module, f"{name}_" if iskeyword(name) else name)
         return command
 
     def resolve_command(

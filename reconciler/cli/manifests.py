@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli import git_preview
+from reconciler.cli import completing, git_preview
 from reconciler.cli.client import Client, asks
 from reconciler.cli.git_options import branch_options, following, labelled
 from reconciler.cli.output import show_data, yaml_text
@@ -29,11 +29,12 @@ files = click.option(
     "files",
     multiple=True,
     help="File, directory, or - for standard input; may be given several times.",
+    shell_complete=completing.files,
 )
 
 
 @click.command(epilog="\b\nExample:\n  reconciler validate manifests/*.yaml")
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, shell_complete=completing.files)
 def validate(files: tuple[str, ...]) -> None:
     """Check manifests, without a daemon: one line for each mistake."""
     read = looks.run(_read(files))
@@ -56,10 +57,10 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
     """Declare the records of manifests by HTTP; one that a watched file declares is refused."""
     declared = await _declared(files)
     plan = await client.post("/api/v1/plan", {"apply": _specs(declared)})
+    _refuse(plan)
     if dry_run:
         _print_plan(plan)
         return
-    _refuse(plan)
     new = {change["name"] for change in plan["changes"] if change["before"] is None}
     changed = {change["name"] for change in plan["changes"]}
     query = {"wait": "ready"} if wait_ else {}
@@ -73,7 +74,7 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
 @click.command(
     epilog="\b\nExamples:\n  reconciler delete assistant\n  reconciler delete -f assistant.yaml"
 )
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=completing.names)
 @files
 @asks
 async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ...]) -> None:
@@ -120,8 +121,9 @@ async def plan(
     labels: tuple[str, ...],
     **git_options: Any,
 ) -> None:
-    """Say what the daemon would do now, or with these manifests applied, or with a branch of a
-    repository followed; with --label, what that branch is to a node with these labels.
+    """Say what the daemon would do now, or with these manifests (those of watched files too), or
+    with a branch of a repository followed; with --label, what that branch is to a node with these
+    labels.
     """
     described = labelled(labels)
     if git is None and (described or git_base is not None):
@@ -146,7 +148,7 @@ async def plan(
         body = await git_preview.specs(client, followed, await git_preview.read(followed))
         answer = await client.post("/api/v1/plan", body)
     elif files:
-        answer = await client.post("/api/v1/plan", {"apply": _specs(await _declared(files))})
+        answer = await client.post("/api/v1/plan", {"declare": _specs(await _declared(files))})
     else:
         answer = await client.get("/api/v1/plan")
     if form != "text":
@@ -190,8 +192,8 @@ def _print_others(others: Mapping[str, str]) -> None:
 @files
 @asks
 async def diff(client: Client, *, files: tuple[str, ...]) -> None:
-    """Show how records would change if these manifests were applied."""
-    answer = await client.post("/api/v1/plan", {"apply": _specs(await _declared(files))})
+    """Show how records would change with these manifests, those of watched files too."""
+    answer = await client.post("/api/v1/plan", {"declare": _specs(await _declared(files))})
     for change in answer["changes"]:
         for line in _diff(change):
             _print_line(line)
@@ -242,11 +244,16 @@ def _specs(declared: Sequence[Declared]) -> list[dict[str, Any]]:
 
 async def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declared]:
     """What files declare. Exits where one is invalid or a name stands twice."""
-    if not files and needed:
+    if not files and not needed:
+        return []
+    if not files:
         raise click.UsageError("name a file, a directory, or - with -f")
     read = await _read(files)
     if _complain(read):
         sys.exit(1)
+    if not any(file.declared for file in read):
+        names = ", ".join(file.path for file in read)
+        raise click.ClickException(f"no record is declared in {names}")
     found: dict[str, Declared] = {}
     for file in read:
         for one in file.declared:

@@ -4,18 +4,24 @@ from typing import Any
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
+from reconciler.cli.records import path
 
 follow = click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
 
 
 @click.command()
-@click.option("--name", help="Only of this record or source.")
+@click.option(
+    "--name", help="Only of this record or source.", shell_complete=completing.names_and_sources
+)
 @follow
 @asks
 async def events(client: Client, *, name: str | None, follow: bool) -> None:
     """Tell what happened, and with -f what happens."""
+    if name is not None:
+        await _must_be_known(client, name)
     query = {"follow": str(follow).lower()} | ({"name": name} if name else {})
     async for kind, event in client.events("GET", "/api/v1/events", **query):
         if kind == "lost":
@@ -25,6 +31,15 @@ async def events(client: Client, *, name: str | None, follow: bool) -> None:
                 f"{clock(event['time'])}  {event['type']:10}  {event['name']}  "
                 f"{event['reason']}: {event['message']}"
             )
+
+
+async def _must_be_known(client: Client, name: str) -> None:
+    """Raises `NotFoundError` unless a record or a source has or had that name."""
+    if (await client.get("/api/v1/history", name=name))["history"]:
+        return
+    if any(s["name"] == name for s in (await client.get("/api/v1/sources"))["sources"]):
+        return
+    await client.get(path(name))
 
 
 HISTORY = (
@@ -40,7 +55,7 @@ HISTORY = (
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing.names)
 @output
 @asks
 async def history(client: Client, *, name: str | None, form: str) -> None:
@@ -53,7 +68,7 @@ async def history(client: Client, *, name: str | None, form: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.names)
 @follow
 @asks
 async def logs(client: Client, *, name: str, follow: bool) -> None:

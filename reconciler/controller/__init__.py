@@ -25,6 +25,8 @@ carries out their results and persists them. State that gates a change is never 
     controller.py  the API's entry points
     mutations.py   loads, puts, unloads and clears requested by callers
     dry_run.py     previews and memory estimates
+    pulling.py     downloads requested by callers
+    removal.py     removal of downloaded models
 """
 
 from reconciler.controller.controller import Controller

@@ -13,9 +13,11 @@ from reconciler.controller.dry_run import DryRun, DryRuns, Estimate, PlanRequest
 from reconciler.controller.events import Events
 from reconciler.controller.lookups import Lookups
 from reconciler.controller.metrics import Metrics
-from reconciler.controller.mutations import Mutations
+from reconciler.controller.mutations import Mutations, unknown_record
+from reconciler.controller.pulling import Pulled, pull
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
+from reconciler.controller.removal import Removal
 from reconciler.controller.resolver import CheckpointResolver
 from reconciler.controller.routing import Availability, Router
 from reconciler.controller.source_sync import Source, SourceError, SourceSync
@@ -25,17 +27,20 @@ from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, MemoryPolicy
-from reconciler.core.protocol import NO_CONTEXT, Reply, RequestContext, Usage
+from reconciler.core.protocol import NO_CONTEXT, Activity, Reply, RequestContext, Usage
 from reconciler.core.records import (
     HTTP,
     Generation,
     Instance,
     LoadRequest,
     LoadSpec,
+    ModelRef,
     Record,
+    SettingWarning,
 )
 from reconciler.models.catalog import Catalog, CatalogEntry
 from reconciler.models.download import Downloads, Job
+from reconciler.models.hub_search import HubSearch
 from reconciler.store import Store, UnwritableError
 
 log = structlog.get_logger()
@@ -71,11 +76,12 @@ class Controller:
         self._clock = clock or SystemClock()
         self._registry = Registry(store, self._clock)
         self._engine = engine(self._worker_died)
+        self.hub_search = HubSearch()
         self.downloads = Downloads(hub_cache, self._downloaded)
         self.metrics = Metrics()
         policy = memory or MemoryPolicy()
         wake = self._registry.wake.set
-        self._resolver = CheckpointResolver(catalog, self._engine, wake)
+        self._resolver = CheckpointResolver(catalog, self._engine, self._clock, wake)
         self._lookups = Lookups(self._resolver, self.downloads, self._clock, wake)
         self._reconciler = Reconciler(
             self._registry, self._lookups, self._engine, self.metrics, policy
@@ -89,6 +95,9 @@ class Controller:
         self._feeds = [SourceSync(source, self._registry, labels) for source in sources]
         self._dry_runs = DryRuns(
             self._registry, self._lookups, self._reconciler, self._feeds, labels
+        )
+        self.removal = Removal(
+            self._registry, self._lookups, self._engine, self.downloads, hub_cache
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
@@ -231,8 +240,20 @@ class Controller:
         """True if a request for `model` can be served now or after an idle instance reloads."""
         return not self.stopping and self._router.can_answer(model)
 
+    def named(self, name: str) -> str | None:
+        """Return the record of that name, or else the record with that alias."""
+        return self._registry.named(name)
+
+    def aliases(self, record: Record) -> tuple[str, ...]:
+        """Aliases of a record that are in force."""
+        return self._registry.aliases.in_force(record, self._registry.records)
+
+    def alias_warnings(self, record: Record) -> tuple[SettingWarning, ...]:
+        """Warnings about aliases of a record that are not in force."""
+        return self._registry.aliases.warnings(record, self._registry.records)
+
     def records_of(self, model: str) -> tuple[Record, ...]:
-        """Return the record of that name, or else the records of that model."""
+        """Return the record of that name or alias, or else the records of that model."""
         return tuple(state.record for state in self._registry.candidates(model))
 
     def serves(self, model: str) -> bool:
@@ -312,6 +333,14 @@ class Controller:
         """The event stream."""
         return self._registry.events
 
+    def unknown_record(self, name: str) -> Problem:
+        """Build the problem of an unknown record, with similar names."""
+        return unknown_record(name, self._registry.states)
+
+    async def pull(self, ref: ModelRef) -> Pulled:
+        """Start a download, unless the model is on disk. Raises `LoadError`."""
+        return await pull(self.downloads, self._lookups, ref)
+
     async def models(self) -> tuple[CatalogEntry, ...]:
         """List the models on disk."""
         return await self._resolver.listed()
@@ -323,6 +352,15 @@ class Controller:
     async def tokens(self) -> Mapping[str, Usage]:
         """Tokens computed per instance since the daemon started, queried from the workers."""
         return await self._engine.tokens()
+
+    async def activity(self) -> Mapping[str, Activity]:
+        """KV cache use per instance, by name, queried from the workers."""
+        return await self._engine.activity()
+
+    def in_flight(self, name: str) -> int:
+        """Number of requests in flight of an instance."""
+        state = self._registry.states.get(name)
+        return 0 if state is None else state.requests
 
     def memory(self) -> Ledger | None:
         """Memory use by holder; None until MLX has reported the machine."""

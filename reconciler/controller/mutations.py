@@ -6,7 +6,7 @@ two turns. If another program locks the database, the change is decided again on
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from reconciler.controller.state import RecordState, RecordView
 from reconciler.core.desired import Join, Put, View, decide, put, removable
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
+from reconciler.core.near import hint
 from reconciler.core.records import LoadRequest, LoadSpec, ModelRef, Record
 from reconciler.core.selector import unmet
 from reconciler.store import UnwritableError
@@ -32,6 +33,18 @@ LOCK_POLL_SECONDS = 0.05
 
 PASSES_BETWEEN_TURNS = 6
 """Event-loop iterations between turns: as many as a short HTTP request takes."""
+
+
+def unknown_record(name: str, names: Iterable[str]) -> Problem:
+    """Build the problem of an unknown record, with similar names."""
+    return Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'{hint(name, names)}")
+
+
+def _spelled(request: LoadRequest, checkpoint: Checkpoint) -> LoadRequest:
+    """Return the request with the model's identifier in the letter case of its directory."""
+    if checkpoint.key.lower() != request.model.lower():
+        return request
+    return replace(request, model=checkpoint.key)
 
 
 class Mutations:
@@ -62,8 +75,9 @@ class Mutations:
         `on_name` is called with the record's name as soon as it is decided.
         """
         machine = await self._reconciler.known_machine()
+        wanted = checkpoint = await self._lookups.find(request.ref)
+        request = _spelled(request, checkpoint)
         ref = request.ref
-        wanted = checkpoint = await self._lookups.find(ref)
 
         def take_up() -> tuple[RecordState, Join | Put] | ModelRef:
             """Return the record that serves the request, or a model that must be found first."""
@@ -177,7 +191,7 @@ class Mutations:
         """Clear a record's failures and crashes and retry it immediately. Raises `LoadError`."""
         state = self._registry.states.get(name)
         if state is None:
-            raise LoadError(Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
+            raise LoadError(unknown_record(name, self._registry.states))
         self._registry.clear(state)
         self._lookups.forget(state.record.spec.ref.base)
         return state.view

@@ -18,6 +18,7 @@ from reconciler.controller.clock import Clock
 from reconciler.controller.events import Events
 from reconciler.controller.state import RecordState, Stored
 from reconciler.core import suspicion
+from reconciler.core.aliases import Aliases
 from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.plan import rest
@@ -42,6 +43,7 @@ class Registry:
         self.states: dict[str, RecordState] = {}
         self.records: dict[str, Record] = {}
         """Records by name, in sync with `states`."""
+        self.aliases = Aliases()
         self._touched: list[set[str]] = []
         """One set per subscriber, with the names of records added, changed or removed."""
         self.active: set[str] = set()
@@ -87,6 +89,7 @@ class Registry:
             state.judge(status, action)
         self.states[record.name] = state
         self.records[record.name] = record
+        self.aliases.put(record)
         if not state.settled:
             self.active.add(record.name)
 
@@ -132,10 +135,14 @@ class Registry:
         self.active &= self.states.keys()
         return [self.states[name] for name in self.active]
 
+    def named(self, name: str) -> str | None:
+        """Return the record of that name, or else the record with that alias."""
+        return name if name in self.states else self.aliases.owner(name)
+
     def candidates(self, model: str) -> list[RecordState]:
-        """Return the record of that name, or else the records of that model without an adapter."""
-        if model in self.states:
-            return [self.states[model]]
+        """Return the record of that name or alias, or those of that model without an adapter."""
+        if (name := self.named(model)) is not None:
+            return [self.states[name]]
         model = model.lower()
         specs = ((state, state.record.spec) for state in self.states.values())
         return [s for s, spec in specs if spec.adapter is None and spec.model.lower() == model]
@@ -218,6 +225,7 @@ class Registry:
         now = self.clock.monotonic()
         state = self.states.get(record.name)
         self.records[record.name] = record
+        self.aliases.put(record)
         self._touch(record.name)
         if state is None:
             stored = Stored(record, status)
@@ -238,6 +246,7 @@ class Registry:
         """Drop a record that has been deleted from disk; waiters receive `problem`."""
         state = self.states.pop(name)
         del self.records[name]
+        self.aliases.drop(name)
         self._touch(name)
         self.active.discard(name)
         log.info("record removed", name=name, reason=problem.message)

@@ -5,7 +5,6 @@ weights. Both are cached until the files change.
 """
 
 import asyncio
-import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from reconciler.controller.batches import Batches, Separate
+from reconciler.controller.clock import Clock, wait_all
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.ratelimit import RateLimit
@@ -44,10 +44,13 @@ ATTEMPTS = 2
 class CheckpointResolver:
     """Finds and completes checkpoints. Used on the event loop only."""
 
-    def __init__(self, catalog: Catalog, builder: Builder, on_seen: Callable[[], None]) -> None:
+    def __init__(
+        self, catalog: Catalog, builder: Builder, clock: Clock, on_seen: Callable[[], None]
+    ) -> None:
         """`on_seen` is called when a result arrives that a caller did not wait for."""
         self._catalog = catalog
         self._builder = builder
+        self._clock = clock
         self._on_seen = on_seen
         self._seen: dict[str, tuple[str, Shapes | None]] = {}
         """Fingerprint of the files and shapes by path; no shapes if the model cannot be built."""
@@ -59,7 +62,7 @@ class CheckpointResolver:
         """A result of None means that a batch failed: each model is then looked up separately."""
         self._patient = Separate[ModelRef, Checkpoint | Problem](self._find_one)
         self._listing = Batches[None, tuple[CatalogEntry, ...]](self._list)
-        self._lines = RateLimit(REPEAT_SECONDS, time.monotonic)
+        self._lines = RateLimit(REPEAT_SECONDS, clock.monotonic)
         self._late: dict[ModelRef, asyncio.Task[Checkpoint | Problem]] = {}
         """Lookups that exceeded a caller's patience."""
 
@@ -101,7 +104,7 @@ class CheckpointResolver:
             if task is None
         }
         if begun:
-            await asyncio.wait(begun.values(), timeout=patience)
+            await wait_all(self._clock, begun.values(), patience)
         found: dict[ModelRef, Checkpoint | Problem] = {}
         for ref, older in late.items():
             task = older or begun[ref]

@@ -1,7 +1,7 @@
 """Chooses the instance that serves a request, and loads one if necessary.
 
-A request names an instance or a model. An idle instance is reloaded for it; with just-in-time
-loading, a model without a record is loaded as well.
+A request names an instance, one of its aliases or a model. An idle instance is reloaded for it;
+with just-in-time loading, a model without a record is loaded as well.
 """
 
 import asyncio
@@ -106,13 +106,17 @@ class Router:
     def serving(self, model: str) -> str | None:
         """Return the loaded instance that serves `model`.
 
-        It is the one of that name, else the oldest with that model, even if its record changed."""
+        It is the one of that name or alias, else the oldest with that model, even if its record
+        has changed.
+        """
         actions = self._reconciler.running.values()
         leaving = {a.name for a in actions if a.kind is Kind.UNLOAD or a.unload_first}
         loaded = {i.name: i for i in self._engine.instances() if i.name not in leaving}
         if model in loaded:
             return model
         states = self._registry.states
+        if model not in states and (owner := self._registry.named(model)) is not None:
+            return owner if owner in loaded else None
         ready = [
             states[name].record
             for name, instance in loaded.items()

@@ -12,6 +12,7 @@ from typing import Any
 from reconciler.core.defaults import DEFAULTS, Defaults
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
+from reconciler.core.near import hint
 from reconciler.core.records import (
     HTTP,
     SETTINGS,
@@ -78,6 +79,7 @@ def decide(
             request.defaults,
             request.adapter,
             idle_ttl_seconds=request.idle_ttl_seconds,
+            aliases=request.aliases or (),
         )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
@@ -89,6 +91,13 @@ def decide(
         raise LoadError(Problem(Reason.MANAGED_BY_MANIFEST, message, param="instance_id"))
     record = current.with_spec(_merged(current.spec, request))
     return Put(record, _changes(current, record))
+
+
+def declare(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
+    """The record that its owner makes of a spec: a source's record as its file would declare it."""
+    if current is None or current.owner == HTTP:
+        return put(current, name, spec, at)
+    return current.with_spec(spec)
 
 
 def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
@@ -111,7 +120,7 @@ def removable(records: Mapping[str, Record], name: str) -> Record:
     """
     record = records.get(name)
     if record is None:
-        message = f"no instance is named '{name}'"
+        message = f"no instance is named '{name}'{hint(name, records)}"
         raise LoadError(Problem(Reason.UNKNOWN_INSTANCE, message, param="instance_id"))
     if record.owner != HTTP:
         message = f"'{name}' is managed by {record.place}; set `suspend: true` there"
@@ -168,6 +177,8 @@ def agrees(view: View, request: LoadRequest) -> bool:
         elif view.config is None or sent != getattr(view.config, key):
             return False
     if not _agree_on_defaults(view, request):
+        return False
+    if request.aliases not in (None, view.record.spec.aliases):
         return False
     ttl = request.idle_ttl_seconds
     return ttl is None or ttl == view.record.spec.idle_ttl_seconds
@@ -232,4 +243,5 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         defaults=Defaults(**merged(spec.defaults.sent(), request.defaults.sent(), "defaults.")),
         adapter=adapter,
         idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,
+        aliases=spec.aliases if request.aliases is None else request.aliases,
     )

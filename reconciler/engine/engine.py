@@ -22,7 +22,9 @@ from reconciler.core.protocol import (
     LEASE_HEADER,
     MODEL_HEADER,
     NO_CONTEXT,
+    Activity,
     Lease,
+    Pulse,
     Reply,
     RequestContext,
     SeeShapes,
@@ -268,14 +270,24 @@ class Engine:
     async def tokens(self) -> dict[str, Usage]:
         """Tokens computed per instance since the daemon started, by name.
 
-        For a worker that does not answer, the last known counts are returned."""
+        For a worker that does not answer, the last known counts are returned.
+        """
+        for pulse in await self._pulses():
+            self._tokens.read(pulse)
+        return self._tokens.totals()
+
+    async def activity(self) -> dict[str, Activity]:
+        """KV cache use per instance, by name, without workers that do not answer."""
+        found = {s: one for pulse in await self._pulses() for s, one in pulse.activity.items()}
+        loaded = self._loaded.items()
+        return {name: found[one.session] for name, one in loaded if one.session in found}
+
+    async def _pulses(self) -> list[Pulse]:
+        """Pulses of the workers that answer in time."""
         pulses = await asyncio.gather(
             *(worker.pulse(PULSE_SECONDS) for worker in self._holders.workers())
         )
-        for pulse in pulses:
-            if pulse is not None:
-                self._tokens.read(pulse)
-        return self._tokens.totals()
+        return [pulse for pulse in pulses if pulse is not None]
 
     def retain_only(self, names: Collection[str]) -> None:
         """Drop the token counts of all other instances; a name that returns counts from zero."""

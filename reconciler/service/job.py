@@ -1,6 +1,7 @@
 """The job that a service runs, and its state as reported by the system."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -73,6 +74,20 @@ def write(path: Path, text: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode("utf-8"), 0o644)  # the mode that launchd requires
     return True
+
+
+@contextmanager
+def restored_on_error(path: Path) -> Iterator[None]:
+    """Restore the file if the block fails, or remove it if it did not exist."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    except ServiceError:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_whole(path, before, 0o644)
+        raise
 
 
 def must(run: Run, *command: str) -> str:
