@@ -113,7 +113,8 @@ class Actions:
         is_right: Callable[[Action], bool],
     ) -> None:
         """`wake` is called when a pass has something to process; `is_right` is called before a load
-        begins, which may have waited for memory."""
+        begins, which may have waited for memory.
+        """
         self._engine = engine
         self._is_right = is_right
         self._leases = leases

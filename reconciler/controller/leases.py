@@ -61,7 +61,8 @@ class MemoryLeases:
         self, sessions: Sessions, available: Callable[[Mapping[str, int]], int], clock: Clock
     ) -> None:
         """`available` maps leased bytes by checkpoint to the bytes of the budget that are neither
-        reserved nor leased; negative if the reservations exceed the budget."""
+        reserved nor leased; negative if the reservations exceed the budget.
+        """
         self._sessions = sessions
         self._available = available
         self._clock = clock

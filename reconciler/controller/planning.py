@@ -31,7 +31,8 @@ class Planning:
         evicts: bool,
     ) -> None:
         """`running` returns the running actions. `evicts`: True if records of a higher rank may
-        evict idle instances."""
+        evict idle instances.
+        """
         self._registry = registry
         self._lookups = lookups
         self._engine = engine

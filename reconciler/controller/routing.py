@@ -85,7 +85,8 @@ class Router:
 
     def availability(self, model: str) -> Availability | None:
         """State in which a request for `model` finds it; None if its record cannot be loaded or is
-        suspended. Does not check that a model without a record exists."""
+        suspended. Does not check that a model without a record exists.
+        """
         if self.serving(model) is not None:
             return Availability.LOADED
         candidates = self._registry.candidates(model)

@@ -63,7 +63,8 @@ class Holders:
         on_end: Callable[[Holder], None],
     ) -> None:
         """`on_pulse` is called with each pulse, `on_end` when a worker has ended unexpectedly.
-        `probe_interval` is in seconds."""
+        `probe_interval` is in seconds.
+        """
         self._pool = pool
         self._probe_interval = probe_interval
         self._on_pulse, self._on_end = on_pulse, on_end
