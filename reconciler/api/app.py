@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from reconciler.api import (
+    activity,
     cors,
     downloads,
     embeddings,
@@ -70,6 +71,7 @@ def build(
         embeddings,
         messages,
         node,
+        activity,
         metrics,
         health,
         openapi,

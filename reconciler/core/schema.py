@@ -24,6 +24,7 @@ from reconciler.core.template_variables import MAX_DEPTH
 
 SchemaName = Literal[
     "action",
+    "activity",
     "condition",
     "config",
     "defaults",

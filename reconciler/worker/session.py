@@ -262,7 +262,7 @@ class Session:
         if request.cached_tokens is None:
             request.cached_tokens = known
             if request.counted and request.follows is None:
-                self._count(len(prompt), 0)
+                self._count(len(prompt), 0, known)
         request.unread, request.known = len(prompt) - known, known
         request.cuts = self._cuts(request)
         starts = [known, *request.cuts]
@@ -333,12 +333,13 @@ class Session:
                 self._kept.keep(tokens, cache)
         self._generator.remove(uid)
 
-    def _count(self, prompt: int, completion: int) -> None:
+    def _count(self, prompt: int, completion: int, cached: int = 0) -> None:
         before = self.usage
         self.usage = replace(
             before,
             prompt_tokens=before.prompt_tokens + prompt,
             completion_tokens=before.completion_tokens + completion,
+            cached_tokens=before.cached_tokens + cached,
         )
 
     def _count_first(self, request: Request) -> None:
