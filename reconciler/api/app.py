@@ -20,6 +20,7 @@ from reconciler.api import (
     node,
     openai,
     openapi,
+    page,
     plans,
     records,
     responses,
@@ -44,8 +45,12 @@ def build(
     *,
     origins: Iterable[str] = (),
     hosts: Iterable[str] = (),
+    serves_page: bool = True,
 ) -> web.Application:
-    """The application that serves `controller` on `host`; see `Access`."""
+    """The application that serves `controller` on `host`; see `Access`.
+
+    `serves_page`: True if browsers get the live page.
+    """
     access = Access(host, token, frozenset(origins), tuple(hosts))
     app = web.Application(
         middlewares=[errors, guard(access), refuse_while_stopping],
@@ -53,6 +58,7 @@ def build(
     )
     app.on_response_prepare.append(cors.telling(access))
     app[CONTROLLER] = controller
+    app[page.SERVES_PAGE] = serves_page
     groups = (
         models,
         downloads,
@@ -75,6 +81,7 @@ def build(
         metrics,
         health,
         openapi,
+        page,
     )
     for group in groups:
         app.add_routes(group.routes)

@@ -26,7 +26,7 @@ COMMANDS = {
     "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait", "clear"),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
-    "Look": ("events", "history", "logs"),
+    "Look": ("open", "events", "history", "logs"),
     "More": ("completion", "version"),
 }
 """By the heading of the help under which they stand."""
@@ -48,6 +48,7 @@ MODULES = {
     "plan": "manifests",
     "diff": "manifests",
     "validate": "manifests",
+    "open": "browser",
     "events": "observe",
     "history": "observe",
     "logs": "observe",

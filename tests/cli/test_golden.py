@@ -120,6 +120,7 @@ def test_the_session_knows_every_command() -> None:
         "demo",
         "completion",
         "pull",
+        "open",
     }  # they have tests of their own
     for name in {name for names in COMMANDS.values() for name in names} - others:
         assert f"$ reconciler {name}" in golden

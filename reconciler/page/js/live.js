@@ -1,0 +1,162 @@
+/** Keeps the store as the daemon is: the events, the records that they are about, and activity. */
+import { get, onRefused, recordPath, stream } from './api.js';
+import { current, set } from './store.js';
+
+const KEPT_EVENTS = 2000;
+const FLUSH_MS = 200;
+const ONE_BY_ONE = 10;
+const POLL_MS = 2000;
+const SAMPLES = 150;
+const LONGEST_PAUSE_MS = 5000;
+
+let last = null;
+let changed = new Set();
+let flushing = null;
+let stop = new AbortController();
+let pause = 0;
+
+/** Follow the daemon as long as the page is seen: a hidden one holds no connection. */
+export function start() {
+  onRefused(() => {
+    stop.abort();
+    set({ connection: 'token' });
+  });
+  document.addEventListener('visibilitychange', () => (document.hidden ? stop.abort() : resume()));
+  resume();
+}
+
+/** Begin anew, as after a token was entered. */
+export function resume() {
+  stop.abort();
+  stop = new AbortController();
+  if (current().connection === 'token') set({ connection: 'connecting' });
+  follow(stop.signal);
+  poll(stop.signal);
+}
+
+async function follow(signal) {
+  while (!signal.aborted) {
+    try {
+      await connect(signal);
+    } catch {
+      // What is wrong shows in the connection's state.
+    }
+    if (signal.aborted) return;
+    set({ connection: 'lost' });
+    pause = Math.min(LONGEST_PAUSE_MS, pause * 2 || 250);
+    await sleep(pause, signal);
+  }
+}
+
+async function connect(signal) {
+  if (last === null) {
+    const kept = [];
+    const path = '/api/v1/events?follow=false';
+    for await (const { event, data } of stream('GET', path, undefined, { signal }))
+      if (event !== 'lost') kept.push(data);
+    take(kept);
+  }
+  const [{ records }, node, health] = await Promise.all([
+    get('/api/v1/records', { signal }),
+    get('/api/v1/node', { signal }),
+    get('/health', { signal }).catch((error) => ({ status: 'degraded', message: error.message })),
+  ]);
+  set({ records: byName(records), read: true, node, health, version: current().version + 1 });
+  const after = last === null ? '' : `?after=${encodeURIComponent(last)}`;
+  const following = stream('GET', `/api/v1/events${after}`, undefined, { signal });
+  set({ connection: 'live' });
+  for await (const { event, data } of following) {
+    pause = 0;
+    if (event === 'lost') {
+      last = null;
+      set({ events: [] });
+      changed.add(null);
+    } else {
+      take([data]);
+      changed.add(data.type === 'record' || data.type === 'transition' ? data.name : '');
+    }
+    flushing ??= setTimeout(flush, FLUSH_MS);
+  }
+}
+
+/** Take up events: they are listed, and tell how far loads are. */
+function take(events) {
+  if (!events.length) return;
+  last = events.at(-1).id;
+  const progress = new Map(current().progress);
+  for (const event of events) {
+    if (event.type === 'phase') progress.set(event.name, event.progress);
+    else if (event.type === 'transition' && !isLoading(event.conditions))
+      progress.delete(event.name);
+  }
+  set({ events: [...current().events, ...events].slice(-KEPT_EVENTS), progress });
+}
+
+const isLoading = (conditions) =>
+  (conditions ?? []).some((one) => one.type === 'Progressing' && one.status === 'True');
+
+/** Read the records again that events were about; null stands for all, '' for none. */
+async function flush() {
+  flushing = null;
+  const names = changed;
+  changed = new Set();
+  const all = names.has(null) || names.size > ONE_BY_ONE;
+  names.delete('');
+  try {
+    if (all) {
+      set({ records: byName((await get('/api/v1/records')).records) });
+    } else {
+      const found = await Promise.all([...names].map(one));
+      const records = new Map(current().records);
+      for (const [name, record] of found) {
+        if (record) records.set(name, record);
+        else records.delete(name);
+      }
+      set({ records: byName([...records.values()]) });
+    }
+    set({ version: current().version + 1 });
+  } catch {
+    changed = new Set([...changed, ...names]);
+  }
+}
+
+async function one(name) {
+  try {
+    return [name, await get(recordPath(name))];
+  } catch (error) {
+    if (error.status === 404) return [name, null];
+    throw error;
+  }
+}
+
+const byName = (records) =>
+  new Map(records.sort((a, b) => (a.name < b.name ? -1 : 1)).map((one) => [one.name, one]));
+
+async function poll(signal) {
+  while (!signal.aborted) {
+    try {
+      sample(await get('/api/v1/activity', { signal }));
+    } catch {
+      // The connection's state says it.
+    }
+    await sleep(POLL_MS, signal);
+  }
+}
+
+function sample(activity) {
+  const time = Date.now();
+  const samples = new Map();
+  for (const one of activity.instances)
+    samples.set(one.name, [...(current().samples.get(one.name) ?? []), { time, ...one }].slice(-SAMPLES));
+  set({ activity, samples });
+}
+
+function sleep(ms, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener('abort', () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

@@ -1,0 +1,28 @@
+"""`reconciler open`."""
+
+import webbrowser
+
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli import main
+from tests.support import Daemon
+
+
+def test_it_opens_the_page_of_the_daemon(shared: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or len(opened) == 1)
+    command = ["--url", shared.url, "open"]
+    printed = CliRunner().invoke(main, [*command, "--print"])
+    assert (printed.output, printed.exit_code, opened) == (f"{shared.url}/\n", 0, [])
+    done = CliRunner().invoke(main, command)
+    assert (done.exit_code, opened) == (0, [f"{shared.url}/"])
+    failed = CliRunner().invoke(main, command)
+    assert failed.exit_code == 1
+    assert f"open {shared.url}/ yourself" in failed.output
+
+
+def test_without_a_daemon_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webbrowser, "open", lambda url: pytest.fail(f"opened {url}"))
+    done = CliRunner().invoke(main, ["--url", "http://127.0.0.1:9", "open"])
+    assert done.exit_code == 3
