@@ -22,6 +22,7 @@ from reconciler.api import (
     openapi,
     page,
     plans,
+    recipes,
     records,
     responses,
     sources,
@@ -82,6 +83,7 @@ def build(
         health,
         openapi,
         page,
+        recipes,
     )
     for group in groups:
         app.add_routes(group.routes)
