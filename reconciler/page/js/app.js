@@ -1,6 +1,6 @@
 /** The shell of the page: navigation, the state of the connection, and the view of the address. */
 import { Fragment, html, render, useEffect, useErrorBoundary, useRef, useState } from './html.js';
-import { setToken } from './api.js';
+import { hasToken, setToken } from './api.js';
 import { resume, start } from './live.js';
 import { useStore } from './store.js';
 import { Chat } from '../views/chat.js';
@@ -101,6 +101,7 @@ function Token() {
   return html`<form class="card narrow" onSubmit=${enter}>
     <h1>This daemon requires a token</h1>
     <p>It is in the file that <code>--token-file</code> names. This tab keeps it until it is closed.</p>
+    ${hasToken() && html`<p class="note bad" role="alert">That is not the daemon's token.</p>`}
     <label for="token">Token</label>
     <input id="token" name="token" type="password" autocomplete="off" required />
     <p><button class="primary">Use token</button></p>

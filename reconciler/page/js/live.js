@@ -10,7 +10,9 @@ const SAMPLES = 150;
 const LONGEST_PAUSE_MS = 5000;
 
 let last = null;
-let changed = new Set();
+/** What happened to records since they were read last: `'gone'`, or anything else. */
+let changed = new Map();
+let readAll = false;
 let flushing = null;
 let stop = new AbortController();
 let pause = 0;
@@ -70,10 +72,11 @@ async function connect(signal) {
     if (event === 'lost') {
       last = null;
       set({ events: [] });
-      changed.add(null);
+      readAll = true;
     } else {
       take([data]);
-      changed.add(data.type === 'record' || data.type === 'transition' ? data.name : '');
+      if (data.type === 'record' || data.type === 'transition')
+        changed.set(data.name, data.reason === 'Removed' ? 'gone' : 'changed');
     }
     flushing ??= setTimeout(flush, FLUSH_MS);
   }
@@ -95,36 +98,34 @@ function take(events) {
 const isLoading = (conditions) =>
   (conditions ?? []).some((one) => one.type === 'Progressing' && one.status === 'True');
 
-/** Read the records again that events were about; null stands for all, '' for none. */
+/** Read the records again that events were about; all of them if those are many. */
 async function flush() {
   flushing = null;
-  const names = changed;
-  changed = new Set();
-  const all = names.has(null) || names.size > ONE_BY_ONE;
-  names.delete('');
+  const taken = changed;
+  const all = readAll || taken.size > ONE_BY_ONE;
+  changed = new Map();
+  readAll = false;
   try {
-    if (all) {
-      set({ records: byName((await get('/api/v1/records')).records) });
-    } else {
-      const found = await Promise.all([...names].map(one));
-      const records = new Map(current().records);
-      for (const [name, record] of found) {
-        if (record) records.set(name, record);
-        else records.delete(name);
-      }
-      set({ records: byName([...records.values()]) });
-    }
+    set({ records: all ? byName((await get('/api/v1/records')).records) : await withChanges(taken) });
     set({ version: current().version + 1 });
   } catch {
-    changed = new Set([...changed, ...names]);
+    readAll = true;
   }
+}
+
+async function withChanges(taken) {
+  const found = await Promise.all([...taken].map(([name, what]) => (what === 'gone' ? null : one(name))));
+  const records = new Map(current().records);
+  for (const name of taken.keys()) records.delete(name);
+  for (const record of found) if (record) records.set(record.name, record);
+  return byName([...records.values()]);
 }
 
 async function one(name) {
   try {
-    return [name, await get(recordPath(name))];
+    return await get(recordPath(name));
   } catch (error) {
-    if (error.status === 404) return [name, null];
+    if (error.status === 404) return null;
     throw error;
   }
 }

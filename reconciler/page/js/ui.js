@@ -1,5 +1,5 @@
 /** Small parts that views share. */
-import { html, useCallback, useEffect, useRef, useState } from './html.js';
+import { html, useCallback, useEffect, useId, useLayoutEffect, useRef, useState } from './html.js';
 import { announce } from './store.js';
 import { state } from './record.js';
 
@@ -18,8 +18,9 @@ export function Failure({ error }) {
 }
 
 export function Section({ title, children, aside, id }) {
-  return html`<section class="section" aria-labelledby=${id}>
-    <div class="section-head"><h2 id=${id}>${title}</h2>${aside}</div>
+  const heading = useId();
+  return html`<section class="section" id=${id} aria-labelledby=${heading}>
+    <div class="section-head"><h2 id=${heading}>${title}</h2>${aside}</div>
     ${children}
   </section>`;
 }
@@ -93,7 +94,7 @@ export function Copyable({ text, label }) {
 /** A modal dialog that Escape closes. */
 export function Dialog({ title, onClose, children }) {
   const box = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     box.current.showModal();
   }, []);
   return html`<dialog ref=${box} onClose=${onClose} aria-label=${title}>

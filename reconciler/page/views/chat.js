@@ -40,7 +40,7 @@ function Talk({ name, record, able }) {
       <button type="button" class="small" disabled=${!talk.turns.length} onClick=${() => clear(talk)}>New chat</button>
     </div>
     <${InForce} record=${record} talk=${talk} />
-    <div class="turns" role="log" aria-label="Conversation">
+    <div class="turns" role="log" aria-live="off" aria-label="Conversation">
       ${!talk.turns.length && html`<p class="muted hint">Messages stay in this tab, and go to ${name} alone.</p>`}
       ${talk.turns.map((turn, i) => html`<${Turn} key=${i} turn=${turn} busy=${talk.stop !== null && i === talk.turns.length - 1} />`)}
       <div ref=${end}></div>

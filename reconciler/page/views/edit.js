@@ -37,7 +37,7 @@ export function Edit({ record, onDone }) {
     ${own(FIRST)}
     ${NESTED.map(nested)}
     <details><summary>Other keys</summary>${own(others)}</details>
-    <div class="outcome" aria-live="polite">
+    <div class="outcome">
       <h3>What would change</h3>
       <${Failure} error=${plan.error} />
       ${refused && html`<p class="note bad">${refused.message}</p>`}

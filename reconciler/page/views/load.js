@@ -1,5 +1,5 @@
 /** Load a model: what it would need and what would happen, before it is done. */
-import { html, useEffect, useRef, useState } from '../js/html.js';
+import { html, useState } from '../js/html.js';
 import { get, request, stream } from '../js/api.js';
 import { Fields, schemas } from '../js/fields.js';
 import { bytes, seconds, value, words } from '../js/format.js';
@@ -20,13 +20,10 @@ export function Load({ argument }) {
   const estimate = useEstimate(body);
   const [progress, setProgress] = useState(null);
   const [answer, setAnswer] = useState(null);
-  const stop = useRef(null);
   const [load, busy, error] = useAction(async () => {
     setAnswer(null);
-    stop.current = new AbortController();
     try {
-      const events = stream('POST', '/api/v1/models/load', body, { signal: stop.current.signal });
-      for await (const { event, data } of events) {
+      for await (const { event, data } of stream('POST', '/api/v1/models/load', body)) {
         if (event === 'progress') setProgress(data);
         else if (event === 'result') setAnswer(data);
         else if (event === 'error') throw new Error(data.error.message);
@@ -35,7 +32,6 @@ export function Load({ argument }) {
       setProgress(null);
     }
   });
-  useEffect(() => () => stop.current?.abort(), []);
   function submit(event) {
     event.preventDefault();
     load();
@@ -60,15 +56,12 @@ export function Load({ argument }) {
           <summary>Defaults of requests</summary>
           ${fields(all.defaults, Object.keys(all.defaults.properties), body.defaults ?? {}, (change) => setBody((old) => ({ ...old, defaults: change(old.defaults) })), 'defaults.')}
         </details>
-        <p class="buttons">
-          <button class="primary" disabled=${busy || !body.model}>${busy ? 'Loading' : 'Load'}</button>
-          ${busy && html`<button type="button" onClick=${() => stop.current.abort()}>Stop waiting</button>`}
-        </p>
+        <p class="buttons"><button class="primary" disabled=${busy || !body.model}>${busy ? 'Loading' : 'Load'}</button></p>
         ${progress && html`<${Progress} progress=${progress} />`}
         <${Failure} error=${error} />
         ${answer && html`<${Loaded} answer=${answer} />`}
       </form>
-      <div aria-live="polite"><${Preview} body=${body} estimate=${estimate} models=${models} /></div>
+      <${Preview} body=${body} estimate=${estimate} models=${models} />
     </div>`;
 }
 
@@ -92,8 +85,8 @@ function Preview({ body, estimate: { data, error }, models }) {
     return html`<div class="card"><h2>What it would need</h2>
       <p class="muted">Name a model to see what it would take, and whether it fits.</p>
       ${models.length === 0 && html`<p>No model is on disk yet. <a href="#/models">Pull one from the Hugging Face hub.</a></p>`}</div>`;
-  if (error && !error.param) return html`<div class="card"><h2>What it would need</h2><${Failure} error=${error} />
-    ${error.code === 'model_not_found' && html`<p><a href="#/models/${encodeURIComponent(body.model)}">Pull it from the Hugging Face hub</a></p>`}</div>`;
+  if (error) return html`<div class="card"><h2>What it would need</h2><${Failure} error=${error} />
+    ${error.code === 'model_not_found' && html`<p><a href="#/models/${encodeURIComponent(body.model)}">Pull ${body.model} from the Hugging Face hub</a></p>`}</div>`;
   if (!data) return html`<div class="card"><h2>What it would need</h2><p class="muted">Looking.</p></div>`;
   const { estimate, plan } = data;
   const part = (label, kind, size) => ({ label, kind, size, text: bytes(size) });
@@ -106,14 +99,14 @@ function Preview({ body, estimate: { data, error }, models }) {
   const all = parts.reduce((total, one) => total + one.size, 0);
   return html`<div class="card">
     <h2>What it would need</h2>
-    <p class="note ${estimate.fits ? 'ok' : 'bad'}">${fit(estimate)}</p>
+    <p role="status" class="note ${estimate.fits ? 'ok' : 'bad'}">${fit(estimate)}</p>
     <${StackedBar} parts=${parts} total=${all} label="What it would need" />
     ${estimate.warnings.map((one) => html`<p class="note warn-note"><code>${one.key}</code> ${one.reason}</p>`)}
     ${plan && html`<h3>What would happen</h3>
       ${plan.refused.map((one) => html`<p class="note bad">${one.message}</p>`)}
       ${plan.actions.length ? html`<${Actions} actions=${plan.actions} />` : html`<p class="muted">Nothing: it is loaded as asked.</p>`}`}
     ${!estimate.fits && html`<h3>Who holds memory now</h3><${Holders} />`}
-    <h3>Settings in force</h3>
+    <h3>Settings that would be in force</h3>
     <dl class="facts">${Object.entries(estimate.config).map(([key, one]) => html`<dt>${key}</dt><dd>${value(one)}</dd>`)}</dl>
   </div>`;
 }

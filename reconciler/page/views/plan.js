@@ -49,7 +49,7 @@ export function Actions({ actions }) {
         ${one.running && html` <span class="muted">(under way)</span>`}
         <br />${one.message}${one.reason && html` <span class="muted">${words(one.reason)}</span>`}
         ${one.problem && one.problem.message !== one.message && html`<br /><span class="warn">${one.problem.message}</span>`}
-        ${one.memory_bytes !== null && html`<br /><span class="muted">KV cache ${bytes(one.memory_bytes)}</span>`}
+        ${one.memory_bytes !== null && html`<br /><span class="muted">reserves ${bytes(one.memory_bytes)} for its KV cache and for reading prompts</span>`}
       </span>
     </li>`)}
   </ol>`;

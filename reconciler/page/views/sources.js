@@ -50,8 +50,7 @@ function Source({ source, reload }) {
     ${!source.suspended && button('sync', 'Look now')}
     ${source.suspended ? button('resume', 'Follow again') : button('suspend', 'Stop following')}
   </span>`;
-  const id = `source-${source.name}`;
-  return html`<${Section} id=${id} title=${source.name} aside=${aside}>
+  return html`<${Section} title=${source.name} aside=${aside}>
     <${Failure} error=${error} />
     ${source.suspended && html`<p class="note">Not followed until it is resumed; what is declared stays.</p>`}
     ${source.message && html`<p class="note bad">${source.message}</p>`}

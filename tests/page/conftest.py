@@ -1,0 +1,38 @@
+"""A browser, and models that play a part for it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.clients.harness import Clients, acted
+from tests.page.chromium import Browser, chromium
+from tests.support import Daemon
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    async with chromium(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Clients:
+    return Clients(tmp_path_factory.mktemp("clients"))
+
+
+@pytest.fixture(scope="module")
+def actor(shared: Daemon) -> str:
+    """A model that answers with markup, and thinks or calls a tool where it is asked to."""
+    from tests.clients.acting import Rule, call
+
+    rules = [
+        Rule("tools and not result", call("weather", city="Oslo")),
+        Rule("'think' in asked", "<think>First the units.</think>Done."),
+        Rule("'long' in asked", "word " * 400),
+    ]
+    return acted(shared, "page", rules, otherwise=MARKUP)
+
+
+MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
+"""What a hostile model answers."""
