@@ -11,7 +11,7 @@ endif
 # Tests wait for daemons and for time to pass: twice as many processes as cores.
 TESTERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
-.PHONY: help install demo serve test test-long soak bench bench-quick demo-model docs check format clean
+.PHONY: help install demo serve test test-long soak bench bench-quick demo-model docs lock release check format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -50,10 +50,18 @@ bench-quick: install ## The same with small checkpoints, in less than a minute
 	$(BIN)/python -m benchmarks --quick
 
 demo-model: install ## Train the demo's model anew; minutes, with OpenBLAS preloaded
-	$(BIN)/python -m reconciler.worker.teach reconciler/demo_model
+	$(BIN)/python -m reconciler.demo.train reconciler/demo/model
 
 docs: install ## Fill the tables in docs/ from the schemas
 	$(BIN)/python -m docs.tables
+
+lock: ## Write requirements.lock: the versions in constraints.txt with hashes; needs uv
+	uv pip compile --quiet --universal --python-version 3.11 --only-binary :all: --extra cpu \
+		--constraints constraints.txt --generate-hashes --no-annotate --no-header \
+		--output-file requirements.lock pyproject.toml
+
+release: install ## Commit, tag and build a release: make release VERSION=0.2.0 [DRY_RUN=1]
+	$(BIN)/python -m tools.release $(VERSION) $(if $(DRY_RUN),--dry-run)
 
 check: install ## Lint, format, types and import layers
 	$(BIN)/ruff check .

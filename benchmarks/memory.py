@@ -24,7 +24,7 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend, overrides, wired
 from reconciler.worker.model import Model
-from reconciler.worker.session import Request
+from reconciler.worker.pending import Request
 
 EVAL_BATCH_SIZE = 512
 EVERY_SECONDS = 0.0005

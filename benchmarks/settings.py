@@ -13,13 +13,14 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import _get_classes
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import EffectiveSettings
+from reconciler.demo import DEMO_MODEL
+from reconciler.demo.questions import examination
 from reconciler.worker import overrides
 from reconciler.worker.model import Model
-from reconciler.worker.questions import examination
-from reconciler.worker.session import Request, Session
+from reconciler.worker.pending import Request
+from reconciler.worker.session import Session
 
 CONFIG = EffectiveSettings(
     8192, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
@@ -88,12 +89,12 @@ def right(model: Model, name: str) -> int:
     questions = examination(EXAMINED)
 
     def ask(question: str) -> None:
-        heard: list[int] = []
-        texts.append(heard)
+        tokens: list[int] = []
+        texts.append(tokens)
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True
         )
-        session.start(Request(list(prompt), 40, lambda token, *_: heard.append(token), print))
+        session.start(Request(list(prompt), 40, lambda token, *_: tokens.append(token), print))
 
     for question, _ in questions:
         while len(session._waiting) > 64:  # noqa: SLF001
@@ -101,8 +102,8 @@ def right(model: Model, name: str) -> int:
         ask(question)
     while session.busy:
         session.step()
-    told = [tokenizer.decode(text, skip_special_tokens=True) for text in texts]
-    return sum(a == b for a, (_, b) in zip(told, questions, strict=True))
+    answers = [tokenizer.decode(text, skip_special_tokens=True) for text in texts]
+    return sum(a == b for a, (_, b) in zip(answers, questions, strict=True))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -29,9 +29,24 @@ from reconciler.worker.output.format import Region
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def filled(text: str) -> str:
-    """The text with every table as the schemas say it now."""
-    return TABLE.sub(lambda m: f"{m[1]}\n{_content(*m[2].split())}\n{m[3]}", text)
+def pages() -> list[Path]:
+    """Every page of the docs, with those of the HTTP API."""
+    docs = Path(__file__).parent
+    return sorted([*docs.glob("*.md"), *docs.glob("http/*.md")])
+
+
+def filled(path: Path) -> str:
+    """The text of a page with its tables regenerated from the schemas.
+
+    Pages of the HTTP API link to the objects that several of them contain.
+    """
+    objects = "objects.md" if path.parent.name == "http" else ""
+
+    def table(match: re.Match[str]) -> str:
+        content = _content(*match[2].split()).replace("](#", f"]({objects}#")
+        return f"{match[1]}\n{content}\n{match[3]}"
+
+    return TABLE.sub(table, path.read_text("utf-8"))
 
 
 def _content(kind: str, *more: str) -> str:
@@ -193,8 +208,8 @@ def _follow(file: str, pointer: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for path in sorted(Path(__file__).parent.glob("*.md")):
-        text = path.read_text("utf-8")
-        if filled(text) != text:
-            path.write_text(filled(text), "utf-8")
-            sys.stdout.write(f"{path.name} is filled anew\n")
+    for page in pages():
+        text = filled(page)
+        if page.read_text("utf-8") != text:
+            page.write_text(text, "utf-8")
+            sys.stdout.write(f"{page.name} is filled anew\n")

@@ -34,8 +34,8 @@ quick_imports.install()
 gc.disable()
 
 from reconciler.cli import log  # noqa: E402
-from reconciler.cli.demo import DEMO_MODEL  # noqa: E402
-from tests.support import Daemon, Home  # noqa: E402
+from reconciler.demo import DEMO_MODEL  # noqa: E402
+from tests.support import Daemon, Home, tidy  # noqa: E402
 
 structlog.configure(processors=log.chain("text", colours=False))
 """As a daemon does: the default one takes seconds to show the variables of a long traceback."""
@@ -57,6 +57,8 @@ ROOT = Path(__file__).parents[1]
 QUESTIONS = "reconciler/questions"
 """The demo's model, which answers simple questions, calls a tool and thinks."""
 
+STAYING = frozenset({"openai/gpt-oss-20b", "tiny/llama", "tiny/qwen3", QUESTIONS})
+"""Models that stay loaded in a shared daemon: many modules ask for them."""
 
 MARK = "PYTHON_PYTEST_RUN_OF_RECONCILER"
 """In the environment of every process that a run starts, workers included."""
@@ -107,11 +109,21 @@ def daemon(home: Home) -> Iterator[Daemon]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon that the tests of a module share; each uses names of its own."""
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    """A daemon without options, which runs until the last test that shares it has ended."""
     with Daemon(Home(tmp_path_factory.mktemp("home"), models)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared(standing: Daemon) -> Iterator[Daemon]:
+    """A daemon that tests share; each uses names of its own.
+
+    After a module it has no manifests, and no records but some with the name of their model.
+    """
+    yield standing
+    tidy(standing, STAYING)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -84,8 +84,8 @@ def make(
     (directory / "1_Pooling").mkdir()
     pool |= {"word_embedding_dimension": tiny._BASE["hidden_size"], "include_prompt": True}
     _write(directory / "1_Pooling" / "config.json", pool)
-    said = {"prompts": PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"}
-    _write(directory / "config_sentence_transformers.json", said | (settings or {}))
+    prompts = {"prompts": PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    _write(directory / "config_sentence_transformers.json", prompts | (settings or {}))
     if max_tokens is not None:
         texts = {"max_seq_length": max_tokens, "do_lower_case": False}
         _write(directory / "sentence_bert_config.json", texts)

@@ -33,15 +33,15 @@ class Repository:
         """A file, as the API tells it."""
         data = self.files[name]
         blob = b"blob %d\0" % len(data) + data
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "rfilename": name,
             "size": len(data),
             "blobId": hashlib.sha1(blob, usedforsecurity=False).hexdigest(),
         }
         if name.endswith(LARGE):
             sha256 = self.lies.get(name, hashlib.sha256(data).hexdigest())
-            told["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 100}
-        return told
+            entry["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 100}
+        return entry
 
 
 class Hub:
@@ -124,8 +124,8 @@ class Hub:
             _send(request, 404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif resolve is None:
             siblings = [repository.described(name) for name in sorted(repository.files)]
-            told = {"id": found[1], "sha": repository.commit, "siblings": siblings}
-            _send(request, 200, json.dumps(told).encode())
+            info = {"id": found[1], "sha": repository.commit, "siblings": siblings}
+            _send(request, 200, json.dumps(info).encode())
         else:
             self._send_file(request, repository.files[resolve[3]], resolve[3])
 

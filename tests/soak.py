@@ -123,7 +123,7 @@ class Soak:
             while time.monotonic() < end:
                 action = self._random.choice(
                     [
-                        *(self._write, self._write, self._spoil, self._mend, self._delete),
+                        *(self._write, self._write, self._spoil, self._fix, self._delete),
                         *(self._kill_worker, self._stop_worker, self._fail_download, self._vanish),
                     ]
                 )
@@ -177,7 +177,7 @@ class Soak:
     def _spoil(self) -> None:
         (self._home.manifests / f"bad-{self._random.randrange(3)}.yaml").write_text("a: [", "utf-8")
 
-    def _mend(self) -> None:
+    def _fix(self) -> None:
         for path in self._home.manifests.glob("bad-*"):
             path.unlink()
 
@@ -250,8 +250,8 @@ class Soak:
 
 
 def _progress(sample: Sample, number: int, counts: Counter[str]) -> None:
-    told = ", ".join(f"{field.name} {getattr(sample, field.name):,}" for field in fields(sample))
-    click.echo(f"{number}: {told}; {sum(counts.values())} things done", err=True)
+    text = ", ".join(f"{field.name} {getattr(sample, field.name):,}" for field in fields(sample))
+    click.echo(f"{number}: {text}; {sum(counts.values())} things done", err=True)
 
 
 @dataclass(frozen=True)

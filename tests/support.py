@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -230,6 +231,48 @@ class Daemon:
         """The names of the loaded instances."""
         models = self.get("/api/v1/models")["models"]
         return {i["id"] for m in models for i in m["loaded_instances"]}
+
+
+def copied(daemon: Daemon, key: str, model: str = "tiny/llama") -> Path:
+    """Copy a checkpoint to where the daemon finds it as `key`: no worker has its weights."""
+    path = daemon.home.lm_studio / "models" / key
+    shutil.copytree(daemon.home.models / model, path)
+    return path
+
+
+def tidy(daemon: Daemon, staying: Collection[str]) -> None:
+    """Remove all manifests and records of a daemon but those named as a model of `staying`.
+
+    Those get the settings of a plain load.
+    """
+    home = daemon.home
+    for path in home.manifests.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "README":
+            path.unlink()
+    daemon.until(lambda: _is_undeclared(daemon))
+    for record in daemon.get("/api/v1/records")["records"]:
+        name, plain = record["name"], {"model": record["name"]}
+        path = f"/api/v1/records/{urllib.parse.quote(name)}"
+        if name not in staying:
+            status, answer = daemon.request("DELETE", path)
+        elif record["spec"] != plain | {"config": {}}:
+            status, answer = daemon.request("PUT", f"{path}?wait=ready", {"spec": plain})
+        else:
+            continue
+        assert status == 200, answer
+    shutil.rmtree(home.lm_studio, ignore_errors=True)
+
+
+def _is_undeclared(daemon: Daemon) -> bool:
+    """True if no manifest owns a record; confirms that they are to go."""
+    (source,) = daemon.get("/api/v1/sources")["sources"]
+    if source["unconfirmed"]:
+        path = f"/api/v1/sources/{urllib.parse.quote(source['name'], safe='')}/confirm"
+        status, answer = daemon.request("POST", path)
+        assert status == 200, answer
+    return all(r["owner"] == "http" for r in daemon.get("/api/v1/records")["records"])
 
 
 @cache

@@ -155,8 +155,8 @@ async def test_an_error_after_the_first_sign_of_life_is_an_event(
     async with asked(controller, STREAM) as reply:
         await reply.content.readexactly(len(COMMENT))
         controller.loading.set_exception(LoadError(problem))
-        told = await rest(reply)
-    error = json.loads(told.removeprefix(b"data: "))["error"]
+        ending = await rest(reply)
+    error = json.loads(ending.removeprefix(b"data: "))["error"]
     assert (reply.status, error["code"], error["message"]) == (
         200,
         "model_load_failed",
@@ -203,7 +203,7 @@ async def test_a_client_that_goes_away_while_it_waits_is_no_error(
         ("/api/generate", "prompt", {"response": ""}),
     ],
 )
-async def test_lines_of_ollama_that_say_nothing_keep_a_client_that_waits(
+async def test_empty_lines_keep_an_ollama_client_waiting(
     controller: Answering, monkeypatch: pytest.MonkeyPatch, path: str, key: str, nothing: Any
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
@@ -236,9 +236,9 @@ async def test_a_load_that_fails_for_lm_studios_chat_is_one_of_its_events(
             else:
                 problem = Problem(Reason.LOAD_FAILED, "no weights")
                 controller.loading.set_exception(LoadError(problem))
-            told = await rest(reply)
+            ending = await rest(reply)
         controller.loading = asyncio.get_running_loop().create_future()
-        assert told.startswith(b"event: error\ndata: ")
-        data = json.loads(told.partition(b"data: ")[2])
+        assert ending.startswith(b"event: error\ndata: ")
+        data = json.loads(ending.partition(b"data: ")[2])
         assert data["type"] == "error"
         assert data["error"]["type"] in ("model_load_failed", "invalid_request")

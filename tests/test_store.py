@@ -335,10 +335,10 @@ def test_the_log_of_a_damaged_database_is_kept_with_it(tmp_path: Path) -> None:
 # -- what cannot be written --------------------------------------------------------------------
 
 
-def test_what_cannot_be_written_is_an_error_in_words_and_told_once(tmp_path: Path) -> None:
-    told: list[Problem | None] = []
+def test_a_failed_write_is_a_readable_error_and_is_reported_once(tmp_path: Path) -> None:
+    problems: list[Problem | None] = []
     store = Store(tmp_path)
-    store.tell = told.append
+    store.on_problem = problems.append
     store.begin_run("boot", AT, {})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (tmp_path / f"{NAME}-wal").stat().st_size
@@ -354,7 +354,7 @@ def test_what_cannot_be_written_is_an_error_in_words_and_told_once(tmp_path: Pat
     assert store.load() == []
     assert store.try_to_write() is None
     store.put(RECORD, STATUS, AT)
-    assert [problem is not None for problem in told] == [True, False]
+    assert [problem is not None for problem in problems] == [True, False]
     assert store.load() == [(RECORD, STATUS)]
     store.close()
 
@@ -379,7 +379,7 @@ def test_damage_that_is_found_while_writing_is_mended_by_a_restart(tmp_path: Pat
     store.close()
 
 
-def test_a_read_only_file_system_is_told_in_words(
+def test_a_read_only_file_system_is_a_readable_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> int:

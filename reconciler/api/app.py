@@ -57,7 +57,7 @@ def build(
         middlewares=[errors, guard(access), refuse_while_stopping],
         client_max_size=forward.MAX_BYTES,
     )
-    app.on_response_prepare.append(cors.telling(access))
+    app.on_response_prepare.append(cors.response_headers(access))
     app[CONTROLLER] = controller
     app[page.SERVES_PAGE] = serves_page
     groups = (

@@ -49,7 +49,7 @@ class Connections:
     def admit(self, connection: Closable) -> bool:
         """Count a new connection, which is idle. False: there are too many, and none is idle."""
         if len(self._open) >= self.limit:
-            self._tell()
+            self._log_refusal()
             if not self._idle:
                 return False
             oldest = next(iter(self._idle))
@@ -73,7 +73,7 @@ class Connections:
         self._open.discard(connection)
         self._idle.pop(connection, None)
 
-    def _tell(self) -> None:
+    def _log_refusal(self) -> None:
         left_out = self._lines.passes("many")
         if left_out is not None:
             log.warning("too many connections", limit=self.limit, idle=len(self._idle))

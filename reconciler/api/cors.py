@@ -77,10 +77,12 @@ def refusal(origin: str) -> ApiError:
     return ApiError(_FORBIDDEN, "invalid_request", message, "origin_not_allowed")
 
 
-def telling(access: Access) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+def response_headers(
+    access: Access,
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """What is called before the headers of any answer are sent, errors and streams included."""
 
-    async def tell(request: web.Request, response: web.StreamResponse) -> None:
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         if not access.origins:
             return
         vary = response.headers.getall("Vary", [])
@@ -91,4 +93,4 @@ def telling(access: Access) -> Callable[[web.Request, web.StreamResponse], Await
             response.headers["Access-Control-Allow-Origin"] = allowed
             response.headers["Access-Control-Expose-Headers"] = EXPOSED
 
-    return tell
+    return add_headers

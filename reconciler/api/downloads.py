@@ -7,7 +7,7 @@ from aiohttp import web
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
-from reconciler.api.errors import of_problem, reply, told_problem
+from reconciler.api.errors import of_problem, problem_json, reply
 from reconciler.core.errors import Problem, Reason
 from reconciler.core.records import ModelRef
 from reconciler.models.download import Job
@@ -25,7 +25,7 @@ async def download(request: web.Request) -> web.Response:
     )
     if job.status == "already_downloaded":
         return reply({"status": job.status})
-    return reply(_told(job))
+    return reply(_job_json(job))
 
 
 @routes.get("/api/v1/models/download/status/{job_id}")
@@ -36,10 +36,10 @@ async def status(request: web.Request) -> web.Response:
     job = request.app[CONTROLLER].downloads.job(id_)
     if job is None:
         raise of_problem(Problem(Reason.UNKNOWN_JOB, f"there is no download {id_}"))
-    return reply(_told(job))
+    return reply(_job_json(job))
 
 
-def _told(job: Job) -> dict[str, Any]:
+def _job_json(job: Job) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "model": job.ref.model,
@@ -50,5 +50,5 @@ def _told(job: Job) -> dict[str, Any]:
         "bytes_per_second": job.bytes_per_second,
         "estimated_completion": job.estimated_completion,
         "completed_at": job.completed_at,
-        "error": told_problem(job.problem) if job.problem is not None else None,
+        "error": problem_json(job.problem) if job.problem is not None else None,
     }

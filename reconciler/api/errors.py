@@ -98,7 +98,7 @@ def of_problem(problem: Problem) -> ApiError:
     return ApiError(status, type_, problem.message, code, problem.param)
 
 
-def told_problem(problem: Problem) -> dict[str, str]:
+def problem_json(problem: Problem) -> dict[str, str]:
     """A problem as a part of an answer."""
     return {"code": ROWS[problem.reason][2], "message": problem.message}
 

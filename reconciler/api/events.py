@@ -41,15 +41,15 @@ async def events(request: web.Request) -> web.StreamResponse:
         message = f"follow must be true or false, got {follow}"
         raise ApiError(400, "invalid_request", message, "invalid_value", "follow")
     after = request.headers.get("Last-Event-ID") or request.query.get("after")
-    told = request.app[CONTROLLER].events.follow(after, wait=follow == "true")
+    feed = request.app[CONTROLLER].events.follow(after, wait=follow == "true")
     name = request.query.get("name")
-    return await streaming(request, lambda reply: _send(reply, told, name))
+    return await streaming(request, lambda reply: _send(reply, feed, name))
 
 
-async def _send(reply: Stream, told: AsyncIterator[Event | None], name: str | None) -> None:
+async def _send(reply: Stream, feed: AsyncIterator[Event | None], name: str | None) -> None:
     """Send what is told until it ends. Raises OSError where the listener goes away."""
     count = 0
-    async for event in told:
+    async for event in feed:
         count += 1
         if count % AT_ONCE == 0:  # to send waits for nothing while there is room
             await asyncio.sleep(0)

@@ -18,7 +18,7 @@ from reconciler.api import early_stream
 from reconciler.api.body import parsed, receive
 from reconciler.api.context import CONTROLLER
 from reconciler.api.early_stream import SERVER_SENT_EVENTS, EarlyStream, Signs
-from reconciler.api.errors import ApiError, of_exception, of_problem, told_problem
+from reconciler.api.errors import ApiError, of_exception, of_problem, problem_json
 from reconciler.controller import Controller
 from reconciler.core import request_json
 from reconciler.core.dialects import Dialect
@@ -149,7 +149,7 @@ async def _answer(
                     await copy.write(chunk)
             except LoadError as error:
                 if answer.content_type == signs.content_type:
-                    broken_off = {"type": "server_error", **told_problem(error.problem)}
+                    broken_off = {"type": "server_error", **problem_json(error.problem)}
                     await copy.write(signs.error(broken_off, 500))
         return copy
 

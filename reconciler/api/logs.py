@@ -30,11 +30,11 @@ async def stream(request: web.Request) -> web.StreamResponse:
     """The same and those to come, as server-sent events, until the process has ended."""
     lines = _lines(request, follow=True)
 
-    async def tell(reply: Stream) -> None:
+    async def send_lines(reply: Stream) -> None:
         async for line in lines:
             await reply.send(encode(line).decode(), event="line")
 
-    return await streaming(request, tell)
+    return await streaming(request, send_lines)
 
 
 def _lines(request: web.Request, *, follow: bool) -> AsyncIterator[LogLine]:

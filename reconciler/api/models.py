@@ -51,20 +51,20 @@ async def _streamed(request: web.Request, asked: LoadRequest, *, echo: bool) -> 
     named: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     loading = asyncio.create_task(controller.load(asked, named.set_result))
 
-    async def tell(stream: Stream) -> None:
+    async def send_events(stream: Stream) -> None:
         await _phases(stream, controller.events, since, named.result(), loading)
         try:
-            event, told = "result", _loaded(loading.result(), echo=echo)
+            event, data = "result", _loaded(loading.result(), echo=echo)
         except LoadError as error:
-            event, told = "error", {"error": of_problem(error.problem).body}
-        await stream.send(encode(told).decode(), event=event)
+            event, data = "error", {"error": of_problem(error.problem).body}
+        await stream.send(encode(data).decode(), event=event)
 
     try:
         either: set[asyncio.Future[Any]] = {loading, named}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not named.done():
             loading.result()
-        return await streaming(request, tell)
+        return await streaming(request, send_events)
     finally:
         loading.cancel()
 
@@ -91,7 +91,7 @@ async def _phases(
 def _loaded(answer: RecordView, *, echo: bool) -> dict[str, Any]:
     """One answer for both forms of the request: clients look keys up by name."""
     status = answer.status
-    told: dict[str, Any] = {
+    answer_json: dict[str, Any] = {
         "type": answer.status.type or "llm",
         "status": "loaded",
         "model_instance_id": answer.record.name,
@@ -101,7 +101,7 @@ def _loaded(answer: RecordView, *, echo: bool) -> dict[str, Any]:
         "joined": answer.joined,
         "warnings": status.warnings + answer.warnings,
     }
-    return told | {"load_config": status.config} if echo else told
+    return answer_json | {"load_config": status.config} if echo else answer_json
 
 
 @routes.post("/api/v1/models/unload")

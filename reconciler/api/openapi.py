@@ -54,15 +54,15 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
         for status, answer in operation.answers.items()
     }
     error = _content("An error.", "application/json", operation.error or ref("error"))
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "summary": operation.summary,
         "parameters": parameters,
         "responses": answers | {"default": error},
     }
     if operation.body is not None:
         content = {"application/json": {"schema": _localized(ref(operation.body))}}
-        told["requestBody"] = {"required": True, "content": content}
-    return told
+        entry["requestBody"] = {"required": True, "content": content}
+    return entry
 
 
 def _content(description: str, type_: str, answer: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from aiohttp import web
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe, ref
-from reconciler.api.errors import of_mistake, reply, told_problem
+from reconciler.api.errors import of_mistake, problem_json, reply
 from reconciler.api.pieces import encoded
 from reconciler.controller import Change, DryRun, PlanRequest, SourceError
 from reconciler.core.plan import Action
-from reconciler.core.schema import contradictions, load_request, load_spec, told_spec
+from reconciler.core.schema import contradictions, load_request, load_spec, spec_json
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 
 routes = web.RouteTableDef()
@@ -22,7 +22,7 @@ routes = web.RouteTableDef()
 @describe({200: ref("plan")})
 async def plan(request: web.Request) -> web.Response:
     """What the loop would do now."""
-    return reply(await _told(await request.app[CONTROLLER].dry_run(PlanRequest())))
+    return reply(await _dry_run_json(await request.app[CONTROLLER].dry_run(PlanRequest())))
 
 
 @routes.post("/api/v1/plan")
@@ -35,7 +35,7 @@ async def plan_specs(request: web.Request) -> web.Response:
         list(dict.fromkeys(body.get("delete", []))),
         _snapshot(body["source"]) if "source" in body else None,
     )
-    return reply(await _told(await request.app[CONTROLLER].dry_run(asked)))
+    return reply(await _dry_run_json(await request.app[CONTROLLER].dry_run(asked)))
 
 
 @routes.post("/api/v1/models/estimate")
@@ -77,11 +77,11 @@ def _snapshot(source: Any) -> Snapshot:
     return Snapshot(source["name"], read, commit=Commit(None))
 
 
-async def _told(dry_run: DryRun) -> dict[str, Any]:
+async def _dry_run_json(dry_run: DryRun) -> dict[str, Any]:
     actions = await encoded(dry_run.running, lambda action: _action(action, running=True))
     actions += await encoded(dry_run.actions, lambda action: _action(action, running=False))
     changes = await encoded(dry_run.changes, _change)
-    refused = [{"name": name, **told_problem(p)} for name, p in dry_run.refused.items()]
+    refused = [{"name": name, **problem_json(p)} for name, p in dry_run.refused.items()]
     return {
         "actions": actions,
         "changes": changes,
@@ -94,8 +94,8 @@ async def _told(dry_run: DryRun) -> dict[str, Any]:
 def _change(change: Change) -> dict[str, Any]:
     return {
         "name": change.name,
-        "before": told_spec(change.before) if change.before else None,
-        "after": told_spec(change.after) if change.after else None,
+        "before": spec_json(change.before) if change.before else None,
+        "after": spec_json(change.after) if change.after else None,
     }
 
 
@@ -112,7 +112,7 @@ def _action(action: Action, *, running: bool) -> dict[str, Any]:
         "action": action.kind,
         "reason": action.reason,
         "message": action.message,
-        "problem": told_problem(action.problem) if action.problem else None,
+        "problem": problem_json(action.problem) if action.problem else None,
         "config": resolved.config if resolved else None,
         "memory_bytes": resolved.need.own if resolved else None,
         "running": running,

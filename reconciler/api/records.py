@@ -16,7 +16,7 @@ from reconciler.api.pieces import encoded
 from reconciler.controller import Controller, RecordView, SourceError
 from reconciler.core.errors import Problem, Reason
 from reconciler.core.records import Generation
-from reconciler.core.schema import check_name, load_spec, told_spec
+from reconciler.core.schema import check_name, load_spec, spec_json
 
 routes = web.RouteTableDef()
 
@@ -32,8 +32,8 @@ LONGEST_TIMEOUT = 3600.0
 async def records(request: web.Request) -> web.Response:
     """All records."""
     controller = request.app[CONTROLLER]
-    told = await encoded(controller.each_answer(), lambda view: _record(view, controller))
-    return reply({"records": told})
+    listed = await encoded(controller.each_answer(), lambda view: _record(view, controller))
+    return reply({"records": listed})
 
 
 @routes.get("/api/v1/records/{name:.+}")
@@ -152,8 +152,8 @@ async def history(request: web.Request) -> web.Response:
 
 
 def _generation(generation: Generation) -> dict[str, Any]:
-    told = {f.name: getattr(generation, f.name) for f in fields(generation)}
-    return told | {"spec": told_spec(generation.spec)}
+    values = {f.name: getattr(generation, f.name) for f in fields(generation)}
+    return values | {"spec": spec_json(generation.spec)}
 
 
 def _record(answer: RecordView, controller: Controller) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _record(answer: RecordView, controller: Controller) -> dict[str, Any]:
         "generation": record.generation,
         "created_at": record.created_at,
         "provisional": record.provisional,
-        "spec": told_spec(record.spec),
+        "spec": spec_json(record.spec),
         "status": status,
         "source_errors": [_complaint(c) for c in controller.complaints(record)],
     }
@@ -174,5 +174,5 @@ def _record(answer: RecordView, controller: Controller) -> dict[str, Any]:
 
 def _complaint(complaint: SourceError) -> dict[str, Any]:
     place = complaint.place
-    told = {"file": None, "line": None, "column": None, "key": None}
-    return {"message": complaint.message} | (told if place is None else asdict(place))
+    location = {"file": None, "line": None, "column": None, "key": None}
+    return {"message": complaint.message} | (location if place is None else asdict(place))

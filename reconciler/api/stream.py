@@ -12,13 +12,13 @@ from reconciler.api.frames import frames
 log = structlog.get_logger()
 
 Stream = EventSourceResponse
-Tell = Callable[[Stream], Awaitable[None]]
+Sender = Callable[[Stream], Awaitable[None]]
 
 
-async def streaming(request: web.Request, tell: Tell) -> web.StreamResponse:
-    """Answer with what `tell` sends, until it returns or the listener goes away."""
+async def streaming(request: web.Request, send: Sender) -> web.StreamResponse:
+    """Answer with what `send` sends, until it returns or the listener goes away."""
     async with sse_response(request, allow_all_methods=True) as reply:
-        sending = asyncio.ensure_future(tell(reply))
+        sending = asyncio.ensure_future(send(reply))
         gone = asyncio.create_task(reply.wait())
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)

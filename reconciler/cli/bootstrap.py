@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from reconciler import boot, looks, node
 from reconciler.api.app import build
 from reconciler.api.connections import Connections, connections_within, raise_limit
 from reconciler.api.encode import whole
@@ -26,9 +25,10 @@ from reconciler.controller.clock import SystemClock
 from reconciler.core.memory import MemoryPolicy
 from reconciler.engine import sockets
 from reconciler.engine.engine import PROBE_SECONDS, Engine
+from reconciler.host import boot, looks, node
+from reconciler.host.run import run_program
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio
-from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError

@@ -75,16 +75,16 @@ class _Talk:
     async def ask(self, question: str) -> None:
         """Print the answer as it comes; thoughts are dimmed."""
         self._messages.append({"role": "user", "content": question})
-        said, thinking = "", False
+        answer, thinking = "", False
         pieces = self._client.chat(self._instance, self._messages, **self._options)
         async for delta in pieces:
             if delta.get("reasoning_content"):
                 thinking = True
                 click.secho(delta["reasoning_content"], dim=True, nl=False)
             if delta.get("content"):
-                if thinking and not said:
+                if thinking and not answer:
                     click.echo("\n")
-                said += delta["content"]
+                answer += delta["content"]
                 click.echo(delta["content"], nl=False)
         click.echo()
-        self._messages.append({"role": "assistant", "content": said})
+        self._messages.append({"role": "assistant", "content": answer})

@@ -10,7 +10,7 @@ import aiohttp
 import click
 from click.core import ParameterSource
 
-from reconciler import looks
+from reconciler.host import looks
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import aiohttp
 import click
 
-from reconciler import children
 from reconciler.cli.client import Client
+from reconciler.host import children
 
 START_SECONDS = 60.0
 

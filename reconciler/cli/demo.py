@@ -10,14 +10,12 @@ from typing import Any
 
 import click
 
-from reconciler import looks
 from reconciler.cli.client import Client, DaemonError
 from reconciler.cli.daemon import running
+from reconciler.demo import DEMO_MODEL
+from reconciler.host import looks
 
 MODEL = "reconciler/questions"
-
-DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
-"""Made by `python -m reconciler.worker.teach`."""
 
 QUESTIONS = (
     ("What is the capital of Japan?", "Tokyo"),
@@ -75,9 +73,9 @@ async def _run(home: Path) -> None:
 async def _manifests_added(client: Client, manifests: Path) -> None:
     _step("Drop two manifests; the second shares the first one's weights")
     _write(manifests, "assistant", context_length=1024)
-    _tell(await _ready(client, "assistant", generation=1))
+    _print_record(await _ready(client, "assistant", generation=1))
     _write(manifests, "narrow", num_experts=1)
-    _tell(await _ready(client, "narrow", generation=1))
+    _print_record(await _ready(client, "narrow", generation=1))
 
 
 async def _asked(client: Client) -> None:
@@ -112,7 +110,7 @@ async def _contract_request(client: Client) -> None:
 async def _manifest_changed(client: Client, manifests: Path) -> None:
     _step("Change a manifest; the instance follows, and no weights are read again")
     _write(manifests, "assistant", context_length=16)
-    _tell(await _ready(client, "assistant", generation=2))
+    _print_record(await _ready(client, "assistant", generation=2))
     question = "What is the opposite of loud, and what is the capital of Finland?"
     click.echo(f"{question} ", nl=False)
     try:
@@ -160,7 +158,7 @@ def _write(manifests: Path, name: str, **config: int) -> None:
     (manifests / f"{name}.yaml").write_text(text, "utf-8")
 
 
-def _tell(record: Any) -> None:
+def _print_record(record: Any) -> None:
     """The part of a record that answers: is it there, as what, and how long did it take?"""
     status = record["status"]
     ready = status["conditions"][0]

@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import click
 
-from reconciler import looks
 from reconciler.cli.git_options import labelled
 from reconciler.cli.serve import serve
 from reconciler.cli.service import services
@@ -21,11 +20,12 @@ from reconciler.core.facts import Machine
 from reconciler.doctor import facts, findings
 from reconciler.doctor.findings import Finding, Port
 from reconciler.engine.process import WorkerProcess
+from reconciler.host import looks
+from reconciler.host.node import facts as node_facts
+from reconciler.host.node import labels
+from reconciler.host.run import run_program
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio, ModelRoot
-from reconciler.node import facts as node_facts
-from reconciler.node import labels
-from reconciler.service.job import run_program
 from reconciler.sources.directory import DirectorySource
 
 ASK_SECONDS = 5.0
@@ -48,12 +48,12 @@ def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
         for finding in found:
-            _tell(finding)
+            _print_finding(finding)
     if any(finding.level == "problem" for finding in found):
         sys.exit(1)
 
 
-def _tell(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> None:
     word, colour = MARKS[finding.level]
     click.echo(f"{click.style(f'{word:8}', fg=colour)} {finding.what}: {finding.message}")
     if finding.fix is not None:
@@ -123,9 +123,9 @@ async def _port(host: str, port: int) -> Port:
         return Port(address)
     writer.close()
     try:
-        told = await _ask(f"http://{address}/health", fails=False)
-        problem = told.get("message") if told["status"] == "degraded" else None
-        return Port(address, daemon=str(told["version"]), taken=True, problem=problem)
+        health = await _ask(f"http://{address}/health", fails=False)
+        problem = health.get("message") if health["status"] == "degraded" else None
+        return Port(address, daemon=str(health["version"]), taken=True, problem=problem)
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
         return Port(address, taken=True)
 

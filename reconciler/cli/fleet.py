@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from reconciler import looks
 from reconciler.cli import haproxy
 from reconciler.cli.inventory import Answers, Node, ask, read
 from reconciler.cli.output import Column, condition, output, show
 from reconciler.cli.sources import short
 from reconciler.core.memory import readable_bytes
+from reconciler.host import looks
 
 inventory = click.option(
     "--inventory",
@@ -127,8 +127,8 @@ def endpoints(*, file: Path, form: str, bind: str) -> None:
         click.echo(haproxy.configuration(_models(found), bind), nl=False)
         return
     rows = _ready(found)
-    told = rows if form == "json" else [_target(answers) for answers in found if answers.facts]
-    click.echo(json.dumps(told, indent=2))
+    document = rows if form == "json" else [_target(answers) for answers in found if answers.facts]
+    click.echo(json.dumps(document, indent=2))
 
 
 def _models(found: Sequence[Answers]) -> dict[str, list[Node]]:

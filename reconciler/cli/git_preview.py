@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from reconciler.cli.client import Client
-from reconciler.core.schema import told_spec
+from reconciler.core.schema import spec_json
 from reconciler.core.selection import select
 from reconciler.core.snapshot import Snapshot
 from reconciler.sources.git import Following, GitSource
@@ -35,7 +35,7 @@ async def specs(client: Client, following: Following, snapshot: Snapshot) -> dic
     records = [
         {
             "name": one.name,
-            "spec": told_spec(one.spec),
+            "spec": spec_json(one.spec),
             "file": file.path,
             "line": one.line,
         }
@@ -68,5 +68,5 @@ def _selected(
     selection = select(snapshot, labels)
     for name, why in selection.flagged.items():
         raise click.ClickException(f"'{name}' is {why}")
-    specs = {name: told_spec(one.spec) for name, (_, one) in selection.followed.items()}
+    specs = {name: spec_json(one.spec) for name, (_, one) in selection.followed.items()}
     return specs, dict(selection.not_selected)

@@ -35,7 +35,7 @@ async def load(client: Client, *, model: str, name: str | None, form: str, **ask
         show_data(answer, form)
         return
     how = "is loaded already" if answer["joined"] else "is loaded"
-    click.echo(f"{answer['model_instance_id']} {how}: {told_config(answer['config'])}")
+    click.echo(f"{answer['model_instance_id']} {how}: {config_text(answer['config'])}")
     click.echo(f"load time: {answer['load_time_seconds']:.2f} s")
     for warning in answer["warnings"]:
         click.echo(f"warning: {warning['key']}: {warning['reason']}", err=True)
@@ -83,7 +83,7 @@ async def ps(client: Client, *, form: str) -> None:
     )
 
 
-def told_config(config: Any) -> str:
+def config_text(config: Any) -> str:
     """Settings in words."""
     return ", ".join(f"{key} {_word(value)}" for key, value in config.items())
 

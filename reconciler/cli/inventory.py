@@ -44,7 +44,7 @@ def read(file: Path) -> list[Node]:
     except OSError as error:
         raise click.ClickException(f"cannot read {file}: {error.strerror}") from None
     except ManifestError as error:
-        raise click.ClickException(_told(file, error.flaw)) from None
+        raise click.ClickException(_error_text(file, error.flaw)) from None
     if len(documents) != 1:
         raise click.ClickException(f"{file}: an inventory is one document, not {len(documents)}")
     (document,) = documents
@@ -53,7 +53,7 @@ def read(file: Path) -> list[Node]:
         for m in check("inventory", document.value)
     ]
     if flaws:
-        raise click.ClickException("\n".join(_told(file, flaw) for flaw in flaws))
+        raise click.ClickException("\n".join(_error_text(file, flaw) for flaw in flaws))
     nodes = [_node(one, file) for one in document.value["nodes"]]
     names = [node.name for node in nodes]
     for name in names:
@@ -69,7 +69,7 @@ def _node(one: Any, file: Path) -> Node:
     return Node(one["name"], one["url"].rstrip("/"), path)
 
 
-def _told(file: Path, flaw: Diagnostic) -> str:
+def _error_text(file: Path, flaw: Diagnostic) -> str:
     return f"{file}:{flaw.position.line}:{flaw.position.column}: {flaw.message}"
 
 

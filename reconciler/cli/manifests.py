@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from reconciler import looks
 from reconciler.cli import git_preview
 from reconciler.cli.client import Client, asks
 from reconciler.cli.git_options import branch_options, following, labelled
 from reconciler.cli.output import show_data, yaml_text
 from reconciler.cli.records import path as record_path
 from reconciler.core.manifest import MAX_BYTES
-from reconciler.core.schema import told_spec
+from reconciler.core.schema import spec_json
 from reconciler.core.selection import duplicates
 from reconciler.core.snapshot import Declared, ManifestFile, read_file
+from reconciler.host import looks
 from reconciler.sources.files import read_path
 from reconciler.sources.scan import Scanner
 
@@ -57,7 +57,7 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
     declared = await _declared(files)
     plan = await client.post("/api/v1/plan", {"apply": _specs(declared)})
     if dry_run:
-        _tell_plan(plan)
+        _print_plan(plan)
         return
     _refuse(plan)
     new = {change["name"] for change in plan["changes"] if change["before"] is None}
@@ -65,7 +65,7 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
     query = {"wait": "ready"} if wait_ else {}
     for one in declared:
         wait = {} if one.spec.suspend else query
-        await client.put(record_path(one.name), {"spec": told_spec(one.spec)}, **wait)
+        await client.put(record_path(one.name), {"spec": spec_json(one.spec)}, **wait)
         how = "created" if one.name in new else "changed" if one.name in changed else "unchanged"
         click.echo(f"{one.name} {how}")
 
@@ -138,7 +138,7 @@ async def plan(
             await git_preview.read(followed),
             described,
         )
-        _tell_branch(changes, others, form)
+        _print_branch(changes, others, form)
         if changes:
             sys.exit(2)
         return
@@ -153,22 +153,22 @@ async def plan(
         show_data(answer, form)
     _refuse(answer)
     if form == "text":
-        _tell_plan(answer)
-    tell_source_errors(answer["source_errors"])
+        _print_plan(answer)
+    print_source_errors(answer["source_errors"])
     if answer["source_errors"] and not (files or followed):
         sys.exit(1)
     if answer["changes"] or any(action["action"] != "Hold" for action in answer["actions"]):
         sys.exit(2)
 
 
-def tell_source_errors(errors: Sequence[Any]) -> None:
+def print_source_errors(errors: Sequence[Any]) -> None:
     """What of the sources is not followed as it stands, on stderr."""
     for one in errors:
         place = f"{one['file']}:{one['line']}:{one['column']}" if one["file"] else one["source"]
         click.echo(f"{place}: {one['message']}", err=True)
 
 
-def _tell_branch(changes: Sequence[Any], others: Mapping[str, str], form: str) -> None:
+def _print_branch(changes: Sequence[Any], others: Mapping[str, str], form: str) -> None:
     """What a branch is to a node that is described by its labels."""
     if form != "text":
         show_data({"changes": changes, "not_selected": others}, form)
@@ -177,11 +177,11 @@ def _tell_branch(changes: Sequence[Any], others: Mapping[str, str], form: str) -
         click.echo("nothing would change")
     for change in changes:
         for line in _diff(change):
-            _tell_line(line)
-    _tell_others(others)
+            _print_line(line)
+    _print_others(others)
 
 
-def _tell_others(others: Mapping[str, str]) -> None:
+def _print_others(others: Mapping[str, str]) -> None:
     for name, why in others.items():
         click.echo(f"{name} is not for this node: {why}", err=True)
 
@@ -194,13 +194,13 @@ async def diff(client: Client, *, files: tuple[str, ...]) -> None:
     answer = await client.post("/api/v1/plan", {"apply": _specs(await _declared(files))})
     for change in answer["changes"]:
         for line in _diff(change):
-            _tell_line(line)
+            _print_line(line)
     _refuse(answer)
     if answer["changes"]:
         sys.exit(2)
 
 
-def _tell_line(line: str) -> None:
+def _print_line(line: str) -> None:
     click.secho(line, fg={"+": "green", "-": "red", "@": "cyan"}.get(line[0]))
 
 
@@ -217,7 +217,7 @@ MARKS = {"Load": "+", "Attach": "+", "Reconfigure": "~", "Reload": "~", "Unload"
 COLOURS = {"+": "green", "~": "yellow", "-": "red", "!": "red"}
 
 
-def _tell_plan(answer: Any) -> None:
+def _print_plan(answer: Any) -> None:
     """A line for each action: what, for whom, why."""
     if not answer["actions"]:
         click.echo("nothing to do: all is as declared")
@@ -227,7 +227,7 @@ def _tell_plan(answer: Any) -> None:
         under_way = " (under way)" if action["running"] else ""
         line = f"{mark} {action['action']:11} {action['name']:{width}}  {action['message']}"
         click.secho(line + under_way, fg=COLOURS.get(mark))
-    _tell_others(answer["not_selected"])
+    _print_others(answer["not_selected"])
 
 
 def _refuse(answer: Any) -> None:
@@ -237,7 +237,7 @@ def _refuse(answer: Any) -> None:
 
 
 def _specs(declared: Sequence[Declared]) -> list[dict[str, Any]]:
-    return [{"name": one.name, "spec": told_spec(one.spec)} for one in declared]
+    return [{"name": one.name, "spec": spec_json(one.spec)} for one in declared]
 
 
 async def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declared]:

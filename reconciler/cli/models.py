@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from reconciler.cli.client import Client, asks
-from reconciler.cli.instances import told_config
+from reconciler.cli.instances import config_text
 from reconciler.cli.output import Column, output, show, show_data
 from reconciler.cli.progress import watched
 from reconciler.cli.settings import body, settings
@@ -48,9 +48,9 @@ async def pull(client: Client, *, model: str, revision: str | None) -> None:
     if job["status"] == "already_downloaded":
         click.echo(f"{model} is there already")
         return
-    with watched("fetching") as tell:
+    with watched("fetching") as update:
         while job["status"] == "downloading":
-            tell(job["downloaded_bytes"], job["total_size_bytes"])
+            update(job["downloaded_bytes"], job["total_size_bytes"])
             await asyncio.sleep(POLL_SECONDS)
             job = await client.get(f"/api/v1/models/download/status/{job['job_id']}")
     if job["error"] is not None:
@@ -78,7 +78,7 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
     if form != "text":
         show_data(answer, form)
         return
-    click.echo(f"{model}: {told_config(answer['config'])}")
+    click.echo(f"{model}: {config_text(answer['config'])}")
     for words, key in (
         ("weights", "weights_bytes"),
         ("adapter", "adapter_bytes"),

@@ -60,11 +60,11 @@ async def logs(client: Client, *, name: str, follow: bool) -> None:
     """Print what the worker process of the instance NAME wrote."""
     if follow:
         async for _, line in client.events("GET", "/api/v1/logs/stream", name=name):
-            _tell(line)
+            _print_line(line)
     else:
         for line in (await client.get("/api/v1/logs", name=name))["lines"]:
-            _tell(line)
+            _print_line(line)
 
 
-def _tell(line: Any) -> None:
+def _print_line(line: Any) -> None:
     click.echo(f"{clock(line['time'])}  {line['line']}")

@@ -7,12 +7,12 @@ from typing import Any
 
 from reconciler.cli.client import Client, DaemonError
 
-Tell = Callable[..., None]
+Update = Callable[..., None]
 """Takes the bytes that are there, of how many, and what is being done."""
 
 
 @contextmanager
-def watched(what: str) -> Iterator[Tell]:
+def watched(what: str) -> Iterator[Update]:
     """A bar on stderr; nothing at all where that is no terminal."""
     if not sys.stderr.isatty():
         yield lambda *_: None
@@ -29,20 +29,20 @@ def watched(what: str) -> Iterator[Tell]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
-        def tell(done: int | None, total: int | None, doing: str = what) -> None:
+        def update(done: int | None, total: int | None, doing: str = what) -> None:
             bar.update(task, description=doing, completed=done or 0, total=total)
 
-        yield tell
+        yield update
 
 
 async def loaded(client: Client, body: dict[str, Any]) -> Any:
     """Load by HTTP; the answer. Raises `DaemonError`."""
-    with watched("waiting") as tell:
+    with watched("waiting") as update:
         async for kind, data in client.events("POST", "/api/v1/models/load", body):
             if kind == "result":
                 return data
             if kind == "error":
                 raise DaemonError(500, data["error"]["message"])
             phase = data["phase"].replace("_", "-")
-            tell(data["bytes_read"], data["bytes_total"], phase)
+            update(data["bytes_read"], data["bytes_total"], phase)
     raise DaemonError(500, "the daemon ended before the model was loaded")

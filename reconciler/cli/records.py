@@ -9,7 +9,7 @@ import click
 
 from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
 from reconciler.cli.duration import Duration
-from reconciler.cli.instances import told_config
+from reconciler.cli.instances import config_text
 from reconciler.cli.output import Column, age, clock, condition, output, show, show_data, yaml_text
 from reconciler.cli.sources import complain
 from reconciler.core.memory import readable_bytes
@@ -62,25 +62,25 @@ async def describe(client: Client, *, name: str) -> None:
     record = await client.get(path(name))
     status = record["status"]
     place = f" ({record['file']}:{record['line']})" if record["file"] else ""
-    _tell("Name", record["name"])
-    _tell("Owner", record["owner"] + place)
-    _tell("Created", clock(record["created_at"]))
-    _tell("Generation", f"{record['generation']}, observed {status['observed_generation']}")
+    _print_field("Name", record["name"])
+    _print_field("Owner", record["owner"] + place)
+    _print_field("Created", clock(record["created_at"]))
+    _print_field("Generation", f"{record['generation']}, observed {status['observed_generation']}")
     _block("Spec", yaml_text(record["spec"]))
     _block("Conditions", "\n".join(_condition(c) for c in status["conditions"]))
     if status["config"] is not None:
-        _block("In force", told_config(status["config"]).replace(", ", "\n"))
+        _block("In force", config_text(status["config"]).replace(", ", "\n"))
         _block("Defaults", "\n".join(map(_default, status["defaults"])))
-        _tell("Loaded", f"{clock(status['loaded_at'])} by {status['loaded_by']}")
+        _print_field("Loaded", f"{clock(status['loaded_at'])} by {status['loaded_by']}")
         phases = status["load_phases"].items()
         parts = ", ".join(f"{key} {phase['duration']:.2f} s" for key, phase in phases)
-        _tell("Load time", f"{status['load_time_seconds']:.2f} s ({parts})")
-        _tell("Memory", readable_bytes(status["memory_bytes"] or 0))
-        _tell("Checkpoint", f"{status['checkpoint']} at {status['revision']}")
+        _print_field("Load time", f"{status['load_time_seconds']:.2f} s ({parts})")
+        _print_field("Memory", readable_bytes(status["memory_bytes"] or 0))
+        _print_field("Checkpoint", f"{status['checkpoint']} at {status['revision']}")
         if status["adapter"] is not None:
-            _tell("Adapter", status["adapter"])
-        _tell("Worker", f"process {status['worker_pid']}")
-    _tell("Restarts", status["restarts"])
+            _print_field("Adapter", status["adapter"])
+        _print_field("Worker", f"process {status['worker_pid']}")
+    _print_field("Restarts", status["restarts"])
     warnings = [f"{w['key']}: {w['reason']}" for w in status["warnings"]]
     warnings += [error["message"] for error in record["source_errors"]]
     _block("Warnings", "\n".join(warnings))
@@ -88,7 +88,7 @@ async def describe(client: Client, *, name: str) -> None:
     _block("History", "\n".join(_generation(g) for g in kept[:5]))
 
 
-def _tell(word: str, value: object) -> None:
+def _print_field(word: str, value: object) -> None:
     click.echo(f"{word + ':':13}{value}")
 
 
@@ -111,8 +111,8 @@ def _condition(one: Any) -> str:
 
 
 def _generation(one: Any) -> str:
-    told = f"generation {one['generation']} of {clock(one['wanted_at'])}: {one['outcome']}"
-    return f"{told}, {one['message']}" if one["message"] else told
+    text = f"generation {one['generation']} of {clock(one['wanted_at'])}: {one['outcome']}"
+    return f"{text}, {one['message']}" if one["message"] else text
 
 
 @click.command(epilog="\b\nExample:\n  reconciler wait assistant --for ready --timeout 10m")

@@ -2,6 +2,9 @@
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,20 @@ def _hub_cache() -> Path:
     """Where huggingface_hub keeps its cache, by the variables that it documents."""
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+
+
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Make an import of this package raise ImportError."""
+    modules: dict[str, Any] = sys.modules
+    imported = modules.get(package)
+    modules[package] = None
+    try:
+        yield
+    finally:
+        del modules[package]
+        if imported is not None:
+            modules[package] = imported
 
 
 @click.command()
@@ -229,7 +246,8 @@ def serve(
     """
     # What is imported stays: looking for garbage in it takes a tenth of the time that it takes.
     gc.disable()
-    from reconciler.cli.bootstrap import Options, run
+    with _without("rich"):  # structlog imports it for tracebacks that no log here has
+        from reconciler.cli.bootstrap import Options, run
 
     gc.freeze()
     gc.enable()

@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 import psutil
 
-from reconciler import children
 from reconciler.cli.access import check_pages
 from reconciler.cli.serve import serve
-from reconciler.service.job import Job, Service, ServiceError, kept, run_program
+from reconciler.host import children
+from reconciler.host.run import run_program
+from reconciler.service.job import Job, Service, ServiceError, kept
 from reconciler.service.launchd import Launchd
 from reconciler.service.systemd import Systemd
 

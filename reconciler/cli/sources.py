@@ -54,7 +54,7 @@ async def sync(client: Client, *, source: str | None) -> None:
     names = await _named(client, source, lambda s: not s["suspended"])
     answers = [await client.post(_path(name, "sync"), None) for name in names]
     for answer in answers:
-        _tell(answer)
+        _print_source(answer)
     if any(answer["message"] for answer in answers):
         sys.exit(1)
 
@@ -75,7 +75,7 @@ async def confirm(client: Client, *, source: str | None) -> None:
     if not held:
         raise click.ClickException("nothing waits to be confirmed")
     for name in held:
-        _tell(await client.post(_path(name, "confirm"), None))
+        _print_source(await client.post(_path(name, "confirm"), None))
 
 
 @click.command()
@@ -94,7 +94,7 @@ async def suspend(client: Client, *, source: str | None) -> None:
 async def resume(client: Client, *, source: str | None) -> None:
     """Follow SOURCE, or all sources, again."""
     for name in await _named(client, source, lambda s: s["suspended"]):
-        _tell(await client.post(_path(name, "resume"), None))
+        _print_source(await client.post(_path(name, "resume"), None))
 
 
 def _waits(source: Any) -> bool:
@@ -126,7 +126,7 @@ def _path(name: str, what: str) -> str:
     return f"/api/v1/sources/{quote(name, safe='')}/{what}"
 
 
-def _tell(source: Any) -> None:
+def _print_source(source: Any) -> None:
     commit = source["commit"]
     at = f" at {short(commit['applied'])}" if commit and commit["applied"] else ""
     click.echo(f"{source['name']} is followed{at}")

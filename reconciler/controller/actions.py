@@ -205,7 +205,7 @@ class Actions:
             await self._engine.unload(action.name)
             return None
 
-        def tell(progress: Progress) -> None:
+        def emit_phase(progress: Progress) -> None:
             self._events.emit(
                 "phase",
                 action.name,
@@ -222,7 +222,7 @@ class Actions:
             action.spec,
             action.checkpoint,
             action.resolved,
-            tell,
+            emit_phase,
             unload_first=action.unload_first,
         )
 

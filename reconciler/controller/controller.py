@@ -135,13 +135,13 @@ class Controller:
             log.warning("the stop could not be written down", why=error.problem.message)
 
     async def load(
-        self, request: LoadRequest, tell: Callable[[str], None] = lambda _name: None
+        self, request: LoadRequest, on_name: Callable[[str], None] = lambda _name: None
     ) -> RecordView:
         """Bring about what `request` asks for and say what is so. Raises `LoadError`.
 
-        `tell` hears which record serves it as soon as that is decided.
+        `on_name` hears which record serves it as soon as that is decided.
         """
-        return await self._mutations.load(request, tell)
+        return await self._mutations.load(request, on_name)
 
     async def put(self, name: str, spec: LoadSpec, *, wait: bool = False) -> RecordView:
         """Take up a spec as it stands, in place of the http record of that name.

@@ -63,21 +63,21 @@ class Events:
 
         None stands for events that are not kept any more.
         """
-        told = self._number(after)
-        if told is None:
+        position = self._number(after)
+        if position is None:
             yield None
-            told = 0
+            position = 0
         while True:
             lost = self._count - len(self._kept)
-            if told < lost:
-                if told > 0:
+            if position < lost:
+                if position > 0:
                     yield None
-                told = lost
+                position = lost
             more = self._more
-            for event in list(itertools.islice(self._kept, told - lost, None)):
-                told += 1
+            for event in list(itertools.islice(self._kept, position - lost, None)):
+                position += 1
                 yield event
-            if told < self._count:
+            if position < self._count:
                 continue
             if self._closed or not wait:
                 return

@@ -56,11 +56,11 @@ class Mutations:
         self._turns = asyncio.Lock()
 
     async def load(
-        self, request: LoadRequest, tell: Callable[[str], None] = lambda _name: None
+        self, request: LoadRequest, on_name: Callable[[str], None] = lambda _name: None
     ) -> RecordView:
         """Bring about what `request` asks for and say what is so. Raises `LoadError`.
 
-        `tell` hears which record serves it as soon as that is decided.
+        `on_name` hears which record serves it as soon as that is decided.
         """
         machine = await self._reconciler.known_machine()
         ref = request.ref
@@ -83,7 +83,7 @@ class Mutations:
             ref = taken  # it keeps the adapter of a record that it updates
             checkpoint = await self._lookups.find(ref)
         state, decision = taken
-        tell(state.record.name)
+        on_name(state.record.name)
         view = await self._settled(state)
         if isinstance(decision, Join):
             return replace(view, joined=True)

@@ -347,7 +347,7 @@ class Reconciler:
             report = judge_safely(state, None, action, at, on_disk, None)
             before = state.status
             state.judge(report.status, action)
-            registry.tell_transition(record, before, state.status)
+            registry.emit_transition(record, before, state.status)
             registry.activate(name)
         registry.wake.set()
 

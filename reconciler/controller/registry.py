@@ -48,7 +48,7 @@ class Registry:
         """Names of the records that the next pass looks at."""
         self._asked: Counter[str] = Counter()
         """Names and models that requests wait for an instance of."""
-        store.tell = self._tell_writable
+        store.on_problem = self._emit_writable
         self.wake = asyncio.Event()
         """Set when the reconciler has something to look at."""
         self._changed = asyncio.Event()
@@ -222,13 +222,13 @@ class Registry:
             stored = Stored(record, status)
             state = self.states[record.name] = RecordState(record, status, now, stored)
             state.judge(status, rest(record, idle=False))
-            self._tell_change(None, record)
-            self.tell_transition(record, Status(), status)
+            self._emit_change(None, record)
+            self.emit_transition(record, Status(), status)
         else:
             before = state.view
             state.respec(record, status, now)
-            self._tell_change(before.record, record)
-            self.tell_transition(record, before.status, status)
+            self._emit_change(before.record, record)
+            self.emit_transition(record, before.status, status)
         if not state.settled:
             self.active.add(record.name)
         return state
@@ -259,7 +259,7 @@ class Registry:
         words = "its failures are forgotten; it is tried at once"
         generation = state.record.generation
         self.events.emit("record", name, "Cleared", words, generation=generation)
-        self.tell_transition(state.record, before.status, status)
+        self.emit_transition(state.record, before.status, status)
         self.activate(name)
 
     def wake_up(self, name: str) -> None:
@@ -270,7 +270,7 @@ class Registry:
             before, status = state.status, pending(state.status, self.clock.utc())
             self.store.put_status(name, status)
             state.wake(status, self.clock.monotonic())
-            self.tell_transition(state.record, before, status)
+            self.emit_transition(state.record, before, status)
             self.activate(name)
 
     def activate(self, name: str) -> None:
@@ -281,7 +281,7 @@ class Registry:
 
     # -- what happens ------------------------------------------------------------------------
 
-    def _tell_change(self, before: Record | None, record: Record) -> None:
+    def _emit_change(self, before: Record | None, record: Record) -> None:
         """An event and a log line where a record came, changed, or got another owner."""
         if before is None:
             reason = "Created"
@@ -296,7 +296,7 @@ class Registry:
         words = f"generation {generation}, by {place}"
         self.events.emit("record", record.name, reason, words, generation=generation)
 
-    def tell_transition(self, record: Record, before: Status, status: Status) -> None:
+    def emit_transition(self, record: Record, before: Status, status: Status) -> None:
         """An event and a log line at a transition of conditions, not at each pass."""
         ready = status.condition("Ready")
         if ready is None or _states(before) == _states(status):
@@ -318,7 +318,7 @@ class Registry:
             conditions=status.conditions,
         )
 
-    def _tell_writable(self, problem: Problem | None) -> None:
+    def _emit_writable(self, problem: Problem | None) -> None:
         """An event and a log line when writing begins to fail, and when it works again."""
         if problem is not None:
             log.error("the state cannot be written", why=problem.message)

@@ -181,7 +181,7 @@ def take(registry: Registry, report: Report, *, written: bool) -> None:
     if written and report.record is not state.record:
         registry.take_up(report.record, report.status)
     else:
-        registry.tell_transition(state.record, before, report.status)
+        registry.emit_transition(state.record, before, report.status)
     state.judge(report.status, None if undone else report.action)
     state.ask_undo(None if written else report.undo)
     if written:

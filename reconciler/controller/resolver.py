@@ -18,7 +18,7 @@ from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.ratelimit import RateLimit
 from reconciler.core.records import ModelRef
-from reconciler.looks import look
+from reconciler.host.looks import look
 from reconciler.models.catalog import Catalog, CatalogEntry
 
 log = structlog.get_logger()

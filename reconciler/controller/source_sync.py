@@ -314,7 +314,7 @@ class SourceSync:
                 snapshot, result.flagged, result.held, result.not_selected, result.unconfirmed
             ),
         )
-        self._tell_changes(before, self.view)
+        self._emit_changes(before, self.view)
         self._registry.announce()
         if result.check_at is not None:
             delay = max(0.0, result.check_at - at)
@@ -328,9 +328,9 @@ class SourceSync:
             self._memory = memory
             self._touched -= touched
 
-    def _tell_changes(self, before: SourceView | None, after: SourceView) -> None:
+    def _emit_changes(self, before: SourceView | None, after: SourceView) -> None:
         """An event and a log line where an error comes or goes, not at each look."""
-        self._tell_readable(before, after.snapshot)
+        self._emit_readable(before, after.snapshot)
         gone, come = difference(before.snapshot.files if before else (), after.snapshot.files)
         known = {file.path: file for file in gone}
         for file in come:
@@ -362,7 +362,7 @@ class SourceSync:
                     log.warning("source is not followed", name=name, reason=reason, why=why)
                     self._emit(reason, f"{name}: {why}")
 
-    def _tell_readable(self, before: SourceView | None, snapshot: Snapshot) -> None:
+    def _emit_readable(self, before: SourceView | None, snapshot: Snapshot) -> None:
         was = before.snapshot if before is not None else None
         if snapshot.problem is not None:
             if was is None or was.problem != snapshot.problem:

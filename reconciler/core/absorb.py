@@ -217,7 +217,7 @@ class _Fates:
             self.held[record.name] = _held_by(missing.held_by)
             return
         sure = self._snapshot.commit is not None or record.name in self._confirmed
-        why = _unsaid(file) if file is not None and not sure else None
+        why = _in_doubt(file) if file is not None and not sure else None
         if why is not None:
             self.missing[record.name] = missing
             self.held[record.name] = why
@@ -270,7 +270,7 @@ class _Fates:
         return VANISHED_SECONDS
 
 
-def _unsaid(file: ManifestFile) -> str | None:
+def _in_doubt(file: ManifestFile) -> str | None:
     """Why a file that is there does not say that it stopped declaring something, or None."""
     if not file.declared:
         what = "declares nothing any more" if file.ignored else "is empty"

@@ -110,12 +110,12 @@ class Ledger:
 
     def holders(self) -> Mapping[str, int]:
         """Bytes by instance name; what is shared is told with the first that shares it."""
-        told: set[str] = set()
+        counted: set[str] = set()
         result = {}
         for name, (checkpoint, size) in self.own.items():
             result[name] = size
-            if checkpoint not in told:
-                told.add(checkpoint)
+            if checkpoint not in counted:
+                counted.add(checkpoint)
                 others = sum(s for n, (c, s) in self.own.items() if c == checkpoint and n != name)
                 result[name] = self.of_checkpoint(checkpoint) - others
         return result

@@ -54,13 +54,13 @@ def failure(
     code = error.get("code", "")
     if code not in _KEPT:
         code = "server_error" if status >= SERVER_ERROR else "invalid_prompt"
-    told = {"code": code, "message": error["message"]}
+    short = {"code": code, "message": error["message"]}
     flat = {key: error.get(key) for key in ("code", "message", "param")}
     return [
         {"type": "error", "sequence_number": sequence, **flat, "error": error},
         {
             "type": "response.failed",
             "sequence_number": sequence + 1,
-            "response": response | {"status": "failed", "error": told},
+            "response": response | {"status": "failed", "error": short},
         },
     ]

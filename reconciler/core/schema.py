@@ -194,18 +194,18 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
     )
 
 
-def told_spec(spec: LoadSpec) -> dict[str, Any]:
+def spec_json(spec: LoadSpec) -> dict[str, Any]:
     """A spec as it would stand in a manifest."""
-    told: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
+    document: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
     if sent := spec.defaults.sent():
-        told["defaults"] = sent
+        document["defaults"] = sent
     usual = LoadSpec(spec.model)
     for key in OTHERS:
         if getattr(spec, key) != getattr(usual, key):
-            told[key] = getattr(spec, key)
+            document[key] = getattr(spec, key)
     if spec.node_selector:
-        told["node_selector"] = selector.told(spec.node_selector)
-    return told
+        document["node_selector"] = selector.selector_json(spec.node_selector)
+    return document
 
 
 OTHERS = (

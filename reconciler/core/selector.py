@@ -69,7 +69,7 @@ def selector(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Selector
     )
 
 
-def told(selector: Selector) -> dict[str, str] | list[dict[str, Any]]:
+def selector_json(selector: Selector) -> dict[str, str] | list[dict[str, Any]]:
     """A selector as it would stand in a manifest, in the shorter form where that will do."""
     if all(r.operator == "In" and len(r.values) == 1 for r in selector):
         equalities = {r.key: r.values[0] for r in selector}

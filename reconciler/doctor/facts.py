@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reconciler.doctor.findings import Platform
-from reconciler.node import sysctl
-from reconciler.service.job import Run
+from reconciler.host.node import sysctl
+from reconciler.host.run import Run
 from reconciler.store import left_in
 
 DISCARD_PORT = 9
@@ -35,8 +35,8 @@ def platform(run: Run) -> Platform:
 
 def router(run: Run) -> str | None:
     """The address of the router, as macOS' `route` tells it."""
-    told = run(("route", "-n", "get", "default"))
-    found = re.search(r"^\s*gateway: ([0-9.]+)$", told.text, re.MULTILINE)
+    output = run(("route", "-n", "get", "default"))
+    found = re.search(r"^\s*gateway: ([0-9.]+)$", output.text, re.MULTILINE)
     return found[1] if found else None
 
 
@@ -83,5 +83,5 @@ def mode(path: Path | None) -> int | None:
 
 def first_line(run: Run, command: Sequence[str]) -> str | None:
     """What a program says first; None where it is not there."""
-    told = run(command)
-    return told.text.strip().splitlines()[0] if told.code == 0 and told.text.strip() else None
+    output = run(command)
+    return output.text.strip().splitlines()[0] if output.code == 0 and output.text.strip() else None

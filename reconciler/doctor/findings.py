@@ -20,6 +20,9 @@ Level = Literal["ok", "warning", "problem"]
 LITTLE_SPACE = 5_000_000_000
 """Bytes: less than a small model."""
 
+IN_A_CLONE = "in a clone of reconciler: uv tool install --reinstall -c constraints.txt"
+"""Beginning of the command that reinstalls it."""
+
 SHOWN = 3
 """Things of one kind that are named one by one."""
 
@@ -63,34 +66,34 @@ class Port:
 
 def platform(facts: Platform) -> Finding:
     """Whether MLX has Metal here."""
-    told = f"{facts.system} {facts.version}, {facts.chip or facts.machine}"
+    text = f"{facts.system} {facts.version}, {facts.chip or facts.machine}"
     if facts.system != "Darwin":
-        return Finding("platform", "warning", f"{told}: for development; models belong on a Mac")
+        return Finding("platform", "warning", f"{text}: for development; models belong on a Mac")
     if facts.translated:
         return Finding(
             "platform",
             "problem",
-            f"{told}: this Python is an Intel one under Rosetta, for which there is no Metal",
-            "uv python install 3.12 && uv tool install --python 3.12 mlx-reconciler",
+            f"{text}: this Python is an Intel one under Rosetta, for which there is no Metal",
+            f"{IN_A_CLONE} --python cpython-3.12-macos-aarch64 .",
         )
     if facts.machine != "arm64":
-        return Finding("platform", "problem", f"{told}: MLX needs Apple Silicon")
-    return Finding("platform", "ok", told)
+        return Finding("platform", "problem", f"{text}: MLX needs Apple Silicon")
+    return Finding("platform", "ok", text)
 
 
 def mlx(found: Machine | Problem, system: str) -> Finding:
     """Whether a worker process starts, and on what it computes."""
     if isinstance(found, Problem):
-        extra = "mlx-reconciler[cpu]" if system == "Linux" else "mlx-reconciler"
-        fix = f"python -m pip install --force-reinstall '{extra}'"
+        package = "'.[cpu]'" if system == "Linux" else "."
+        fix = f"{IN_A_CLONE} {package}"
         return Finding("mlx", "problem", f"no worker can be started: {found.message}", fix)
     budget = readable_bytes(found.memory_budget)
-    told = (
+    text = (
         f"mlx {found.mlx_version} on the {found.device} ({found.device_name}), {budget} for models"
     )
     if system == "Darwin" and not found.has_gpu:
-        return Finding("mlx", "problem", f"{told}: Metal is not there")
-    return Finding("mlx", "ok", told)
+        return Finding("mlx", "problem", f"{text}: Metal is not there")
+    return Finding("mlx", "ok", text)
 
 
 def wired_limit(facts: Platform) -> Finding | None:
@@ -113,8 +116,8 @@ def wired_memory(found: Machine | Problem) -> Finding | None:
         return Finding("wired memory", "warning", message)
     if not wired.limit_bytes:
         return Finding("wired memory", "ok", "off: all of a model can be paged out")
-    told = f"{wired.policy}: up to {readable_bytes(wired.limit_bytes)} in each worker"
-    return Finding("wired memory", "ok", told)
+    text = f"{wired.policy}: up to {readable_bytes(wired.limit_bytes)} in each worker"
+    return Finding("wired memory", "ok", text)
 
 
 def models(listed: Sequence[CatalogEntry]) -> list[Finding]:
@@ -170,8 +173,8 @@ def state(
     if not writable:
         fix = f"sudo chown -R $(whoami) {directory}"
         return [Finding("state", "problem", f"{directory} cannot be written", fix)]
-    told = f"{directory}, {readable_bytes(free)} free"
-    found = [Finding("state", "ok" if free >= LITTLE_SPACE else "warning", told)]
+    text = f"{directory}, {readable_bytes(free)} free"
+    found = [Finding("state", "ok" if free >= LITTLE_SPACE else "warning", text)]
     if mode is not None and mode & 0o077:
         words = f"others may look into {directory}"
         found.append(Finding("state", "warning", words, f"chmod 700 {directory}"))
@@ -196,22 +199,23 @@ def token(path: Path | None, mode: int | None) -> Finding | None:
 def access(origins: Sequence[str], hosts: Sequence[str], token: Path | None) -> Finding | None:
     """What pages and names may use the daemon."""
     if "*" in origins and token is None:
-        mend = "reconciler serve --token-file FILE --allow-origin '*'"
-        return Finding(
-            "access", "problem", "all web pages are allowed, and there is no token", mend
-        )
+        fix = "reconciler serve --token-file FILE --allow-origin '*'"
+        return Finding("access", "problem", "all web pages are allowed, and there is no token", fix)
     if hosts and token is not None:
         message = "--allow-host has no effect: with a token every name is served"
         return Finding("access", "warning", message)
-    told = [*(f"pages of {origin}" for origin in origins), *(f"the name {host}" for host in hosts)]
-    return Finding("access", "ok", f"allowed: {', '.join(told)}") if told else None
+    allowed = [
+        *(f"pages of {origin}" for origin in origins),
+        *(f"the name {host}" for host in hosts),
+    ]
+    return Finding("access", "ok", f"allowed: {', '.join(allowed)}") if allowed else None
 
 
 def port(found: Port) -> Finding:
     """Whether the daemon answers, or could."""
     if found.problem is not None:
-        told = f"reconciler {found.daemon} answers on {found.address} and can load nothing"
-        return Finding("port", "problem", f"{told}: {found.problem}")
+        text = f"reconciler {found.daemon} answers on {found.address} and can load nothing"
+        return Finding("port", "problem", f"{text}: {found.problem}")
     if found.daemon is not None:
         return Finding("port", "ok", f"reconciler {found.daemon} answers on {found.address}")
     if not found.taken:

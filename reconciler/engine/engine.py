@@ -56,7 +56,7 @@ PULSE_SECONDS = 1.0
 SHAPES_SECONDS = 10.0
 """To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
 
-TELL_SECONDS = 3.0
+ERROR_SECONDS = 3.0
 """For clients whose requests are cut off to be told why; one that does not read never is."""
 
 
@@ -304,7 +304,7 @@ class Engine:
         if self._requests:
             self._quiet.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TELL_SECONDS):
+                async with asyncio.timeout(ERROR_SECONDS):
                     await self._quiet.wait()
 
     async def _end_session(self, loaded: _Loaded) -> None:

@@ -25,18 +25,18 @@ def of_exit(pid: int, code: int | None, last: str | None) -> Problem:
     `last` is the last line that it wrote.
     """
     worker = f"the worker process {pid}"
-    said = f": {last}" if last and code else ""
+    detail = f": {last}" if last and code else ""
     if code is not None and code < 0:
         name = _name(-code)
         if -code in FAULTS:
-            return _problem(Reason.WORKER_DIED, f"{worker} crashed ({name}){said}")
+            return _problem(Reason.WORKER_DIED, f"{worker} crashed ({name}){detail}")
         why = "; the kernel does that when memory runs out" if -code == signal.SIGKILL else ""
         return _problem(Reason.WORKER_KILLED, f"{worker} was killed from outside by {name}{why}")
     if code == GENERATION_DIED:
-        words = f"the thread that generates ended, and {worker} with it{said}"
+        words = f"the thread that generates ended, and {worker} with it{detail}"
         return _problem(Reason.GENERATION_DIED, words)
     how = f" with exit code {code}" if code else ""
-    return _problem(Reason.WORKER_DIED, f"{worker} ended{how}{said}")
+    return _problem(Reason.WORKER_DIED, f"{worker} ended{how}{detail}")
 
 
 def of_hang(pid: int, words: str) -> Problem:

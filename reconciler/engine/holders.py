@@ -181,11 +181,11 @@ class Holders:
     async def _watch(self, holder: Holder) -> None:
         """Notice the death of a worker, or that it hangs."""
 
-        def heard(pulse: Pulse) -> None:
+        def on_pulse(pulse: Pulse) -> None:
             self._on_pulse(pulse)
             holder.live_bytes = max(0, pulse.memory_bytes - pulse.kept_bytes)
 
-        await watch(holder.worker, self._probe_interval, heard)
+        await watch(holder.worker, self._probe_interval, on_pulse)
         holder.gone = True
         if self._holders.get(holder.path) is holder:
             del self._holders[holder.path]

@@ -20,13 +20,13 @@ from reconciler.engine.process import KILL_SECONDS, WorkerProcess
 log = structlog.get_logger()
 
 
-async def watch(worker: WorkerProcess, interval: float, tell: Callable[[Pulse], None]) -> None:
+async def watch(worker: WorkerProcess, interval: float, on_pulse: Callable[[Pulse], None]) -> None:
     """Return when the worker has ended, by itself or because it hung; `worker.died()` says which.
 
-    `interval` is the probe interval, in seconds; `tell` hears each pulse.
+    `interval` is the probe interval, in seconds; `on_pulse` hears each pulse.
     """
     ended = asyncio.create_task(worker.wait())
-    looking = asyncio.create_task(_look_until_hung(worker, interval, tell))
+    looking = asyncio.create_task(_look_until_hung(worker, interval, on_pulse))
     try:
         await asyncio.wait({ended, looking}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
@@ -44,7 +44,7 @@ async def watch(worker: WorkerProcess, interval: float, tell: Callable[[Pulse], 
 
 
 async def _look_until_hung(
-    worker: WorkerProcess, interval: float, tell: Callable[[Pulse], None]
+    worker: WorkerProcess, interval: float, on_pulse: Callable[[Pulse], None]
 ) -> Problem:
     """Look at it a few times per interval; what is wrong with it, once there is something."""
     pause = interval / LOOKS
@@ -55,7 +55,7 @@ async def _look_until_hung(
         while True:
             pulse, _ = await asyncio.gather(worker.pulse(pause), asyncio.sleep(pause))
             if pulse is not None:
-                tell(pulse)
+                on_pulse(pulse)
                 if probe is not None and not probe.done():
                     pulse = replace(pulse, busy=True)
             watched = look(watched, pulse, time.monotonic(), interval)

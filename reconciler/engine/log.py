@@ -42,15 +42,15 @@ class Log:
 
     async def follow(self, *, wait: bool) -> AsyncIterator[LogLine]:
         """The kept lines, and with `wait` those to come, until the process has ended."""
-        told = 0
+        position = 0
         while True:
             lost = self._count - len(self._lines)
-            told = max(told, lost)
+            position = max(position, lost)
             more = self._more
-            for line in list(self._lines)[told - lost :]:
-                told += 1
+            for line in list(self._lines)[position - lost :]:
+                position += 1
                 yield line
-            if told < self._count:
+            if position < self._count:
                 continue
             if self._ended or not wait:
                 return

@@ -15,7 +15,6 @@ import aiohttp
 import msgspec
 import structlog
 
-from reconciler import children
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.protocol import (
     Hello,
@@ -28,6 +27,7 @@ from reconciler.core.protocol import (
 )
 from reconciler.engine import exit_reason
 from reconciler.engine.log import Log
+from reconciler.host import children
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -197,19 +197,19 @@ class WorkerProcess:
         return msgspec.json.decode(content, type=answer)
 
     async def load_weights(
-        self, command: LoadWeights, tell: Callable[[WeightsRead], None]
+        self, command: LoadWeights, on_progress: Callable[[WeightsRead], None]
     ) -> WeightsLoaded:
-        """Have it read a checkpoint; `tell` hears how far it is. Raises `LoadError`."""
+        """Have it read a checkpoint; `on_progress` hears how far it is. Raises `LoadError`."""
         try:
             body = msgspec.json.encode(command)
             async with self._asked("POST", "http://worker/checkpoint", body) as reply:
                 async for line in reply.content:
-                    told = _LINE.decode(line)
-                    if isinstance(told, WeightsLoaded):
-                        return told
-                    if isinstance(told, WorkerFailure):
-                        raise _failed(told)
-                    tell(told)
+                    message = _LINE.decode(line)
+                    if isinstance(message, WeightsLoaded):
+                        return message
+                    if isinstance(message, WorkerFailure):
+                        raise _failed(message)
+                    on_progress(message)
         except (aiohttp.ClientError, OSError, msgspec.DecodeError):
             pass
         await self.end()  # its answer broke off

@@ -14,10 +14,10 @@ from typing import Literal
 import msgspec
 import structlog
 
-from reconciler import children
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import ModelRef
+from reconciler.host import children
 
 log = structlog.get_logger()
 
@@ -69,7 +69,7 @@ class Job:
     problem: Problem | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next step; then another one takes its place."""
-    told: bool = False
+    reported: bool = False
     """Whether its problem was told to who wanted the model."""
     known: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the hub has said what there is to fetch, or that there is nothing."""
@@ -130,8 +130,8 @@ class Downloads:
         A failure is told once, and the next question tries again.
         """
         last = self.ended(ref)
-        if last is not None and not last.told:
-            last.told = True
+        if last is not None and not last.reported:
+            last.reported = True
             message = f"{ref.model} was fetched into {self._cache}, and is not found there"
             return last.problem or Problem(Reason.DOWNLOAD_FAILED, message, permanent=False)
         return Problem(Reason.DOWNLOADING, self.begin(ref).words, permanent=False)
@@ -195,20 +195,20 @@ class Downloads:
     async def _listen(self, job: Job, process: Process) -> None:
         decoder = msgspec.json.Decoder(_Line)
         while process.stdout is not None and (line := await process.stdout.readline()):
-            told = decoder.decode(line)
-            if told.total is not None:
-                job.total, job.present, job.downloaded = told.total, told.present, told.present
+            step = decoder.decode(line)
+            if step.total is not None:
+                job.total, job.present, job.downloaded = step.total, step.present, step.present
                 job.began = time.monotonic()
-                if told.missing:
+                if step.missing:
                     job.known.set()
-            elif told.downloaded is not None:
-                job.downloaded = told.downloaded
-            elif told.done is not None:
+            elif step.downloaded is not None:
+                job.downloaded = step.downloaded
+            elif step.done is not None:
                 fetched = job.downloaded > job.present or job.known.is_set()
                 job.status = "completed" if fetched else "already_downloaded"
                 job.completed_at = datetime.now(UTC)
-            elif told.error is not None:
-                self._fail(job, told.error, told.message)
+            elif step.error is not None:
+                self._fail(job, step.error, step.message)
             job.note_change()
 
     @staticmethod

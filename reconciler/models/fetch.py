@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from reconciler.durable import sync, write_whole
+from reconciler.host.durable import sync, write_whole
 
 WANTED = re.compile(
     r"(model[^/]*|adapters)\.safetensors|[^/]+\.(json|jinja|txt|model|tiktoken)"
@@ -49,7 +49,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
-TELL_BYTES = 1_000_000
+REPORT_BYTES = 1_000_000
 """At least so many between two lines."""
 
 
@@ -77,10 +77,10 @@ def main(cache: Path, model: str, revision: str) -> None:
     try:
         _fetch(cache, model, revision)
     except FetchError as error:
-        _tell(error=error.code, message=str(error))
+        _emit(error=error.code, message=str(error))
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
-        told = _understood(error, model, revision)
-        _tell(error=told.code, message=str(told))
+        problem = _understood(error, model, revision)
+        _emit(error=problem.code, message=str(problem))
 
 
 def _fetch(cache: Path, model: str, revision: str) -> None:
@@ -113,7 +113,7 @@ def _fetch(cache: Path, model: str, revision: str) -> None:
             ref = inside(folder, folder / "refs" / revision)
             ref.parent.mkdir(parents=True, exist_ok=True)
             write_whole(ref, commit.encode("ascii"))
-    _tell(done=commit)
+    _emit(done=commit)
 
 
 def inside(folder: Path, path: Path) -> Path:
@@ -132,7 +132,7 @@ def _get(folder: Path, model: str, commit: str, files: list[Wanted]) -> None:
     parts = {file.etag: blobs / f"{file.etag}.reconciler.incomplete" for file in missing}
     begun = sum(part.stat().st_size for part in parts.values() if part.is_file())
     check_space(total - done - begun, shutil.disk_usage(blobs).free)
-    _tell(total=total, present=done + begun, missing=len(missing))
+    _emit(total=total, present=done + begun, missing=len(missing))
     for file in missing:
         part = parts[file.etag]
         _get_one(model, commit, file, part, done)
@@ -144,7 +144,7 @@ def _get(folder: Path, model: str, commit: str, files: list[Wanted]) -> None:
             )
         part.replace(blobs / file.etag)
         done += file.size
-        _tell(downloaded=done)
+        _emit(downloaded=done)
 
 
 def _get_one(model: str, commit: str, file: Wanted, part: Path, done: int) -> None:
@@ -233,7 +233,7 @@ def _counter(begin: int) -> Any:
 
     class Counter:
         def __init__(self, **_: Any) -> None:
-            self.count = self.told = begin
+            self.count = self.reported = begin
 
         def __enter__(self) -> Self:
             return self
@@ -243,9 +243,9 @@ def _counter(begin: int) -> Any:
 
         def update(self, count: int) -> None:
             self.count += count
-            if self.count - self.told >= TELL_BYTES:
-                self.told = self.count
-                _tell(downloaded=self.count)
+            if self.count - self.reported >= REPORT_BYTES:
+                self.reported = self.count
+                _emit(downloaded=self.count)
 
     return Counter
 
@@ -275,7 +275,7 @@ def _understood(error: Exception, model: str, revision: str) -> FetchError:
     return FetchError("hub_unreachable", f"the hub cannot be reached: {words}")
 
 
-def _tell(**line: Any) -> None:
+def _emit(**line: Any) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 

@@ -1,12 +1,12 @@
 """What a service runs, and what the system says of it."""
 
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from reconciler.durable import write_whole
+from reconciler.host.durable import write_whole
+from reconciler.host.run import Run
 
 KEPT_VARIABLES = ("RECONCILER_", "HF_")
 """Beginnings of the variables that a service takes from whoever installs it."""
@@ -17,27 +17,6 @@ SECRET_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 
 class ServiceError(Exception):
     """The system refused; the message is its own words."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a program of the system printed, and its exit code."""
-
-    code: int
-    text: str
-
-
-Run = Callable[[Sequence[str]], Output]
-"""Runs a program of the system."""
-
-
-def run_program(command: Sequence[str]) -> Output:
-    """Run a program of the system; 127 where it is not there, as shells have it."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return Output(127, f"{command[0]} is not there")
-    return Output(done.returncode, done.stdout + done.stderr)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler.service.job import Job, Run, ServiceError, State, must, write
+from reconciler.host.run import Run
+from reconciler.service.job import Job, ServiceError, State, must, write
 
 LABEL = "reconciler.daemon"
 
@@ -97,8 +98,8 @@ class Launchd:
     def state(self) -> State:
         """What launchd says of it."""
         kind = "launchd daemon" if self._system else "launchd agent"
-        told = self._run(("launchctl", "print", self._target))
-        text = told.text if told.code == 0 else ""
+        output = self._run(("launchctl", "print", self._target))
+        text = output.text if output.code == 0 else ""
         pid = re.search(r"^\s*pid = (\d+)$", text, re.MULTILINE)
         last = re.search(r"^\s*last exit code = (.+)$", text, re.MULTILINE)
         return State(

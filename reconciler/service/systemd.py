@@ -5,7 +5,8 @@ systemd.service(5) and systemd.exec(5) say what the keys mean, systemd.syntax(7)
 
 from pathlib import Path
 
-from reconciler.service.job import Job, Run, State, must, write
+from reconciler.host.run import Run
+from reconciler.service.job import Job, State, must, write
 
 UNIT = "reconciler.service"
 
@@ -70,8 +71,8 @@ class Systemd:
     def state(self) -> State:
         """What systemd says of it."""
         kind = "systemd unit" if self._system else "systemd user unit"
-        told = self._run((*self._systemctl, "show", UNIT, "--property=MainPID,ExecMainStatus"))
-        values = dict(line.partition("=")[::2] for line in told.text.splitlines())
+        output = self._run((*self._systemctl, "show", UNIT, "--property=MainPID,ExecMainStatus"))
+        values = dict(line.partition("=")[::2] for line in output.text.splitlines())
         pid = int(values.get("MainPID") or 0)
         return State(
             kind,

@@ -60,7 +60,7 @@ class DirectorySource:
                 # A directory that takes longer to watch is looked at meanwhile.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(watch.settled.wait(), self._seconds)
-                self._tell_unwatched(watch)
+                self._log_unwatched(watch)
                 while True:
                     watch.changed.clear()
                     named = watch.take()
@@ -112,7 +112,7 @@ class DirectorySource:
                 one.cancel()
         return bool(done)
 
-    def _tell_unwatched(self, watch: Watch) -> None:
+    def _log_unwatched(self, watch: Watch) -> None:
         """A log line where the directory is there and cannot be watched, once for each reason."""
         if watch.problem is not None and watch.problem != self._unwatched:
             log.warning("directory cannot be watched", source=self.name, why=watch.problem)

@@ -59,25 +59,25 @@ class Watch:
             root = identity(self._directory)
             linked = os.path.realpath(self._directory) != str(self._directory)
             with RustNotify([str(self._directory)], False, False, 0, True, True) as notify:  # noqa: FBT003
-                self._tell(self._is_set, root, linked)
+                self._call(self._is_set, root, linked)
                 rescan = time.monotonic() + self._rescan_seconds
                 while True:
                     left = max(1, int(1000 * (rescan - time.monotonic())))
-                    told = notify.watch(DEBOUNCE_MS, STEP_MS, left, self._stop)
+                    changes = notify.watch(DEBOUNCE_MS, STEP_MS, left, self._stop)
                     named = None
                     if time.monotonic() >= rescan:
                         rescan = time.monotonic() + self._rescan_seconds
-                    elif not isinstance(told, str):
-                        named = relative_paths(self._directory, [path for _, path in told])
-                    if told in ("stop", "signal"):
+                    elif not isinstance(changes, str):
+                        named = relative_paths(self._directory, [path for _, path in changes])
+                    if changes in ("stop", "signal"):
                         break
-                    self._tell(self._note, named)
+                    self._call(self._note, named)
         except (FileNotFoundError, NotADirectoryError):
-            self._tell(self._failed, None)
+            self._call(self._failed, None)
         except Exception as error:  # noqa: BLE001  it is looked at without a watch
-            self._tell(self._failed, f"{type(error).__name__}: {error}")
+            self._call(self._failed, f"{type(error).__name__}: {error}")
 
-    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(function, *arguments)
 

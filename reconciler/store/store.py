@@ -50,7 +50,7 @@ class Store:
         """
         self.problem: Problem | None = None
         """Why the last write failed; None where it did not."""
-        self.tell: Callable[[Problem | None], None] = lambda _problem: None
+        self.on_problem: Callable[[Problem | None], None] = lambda _problem: None
         """Is told when writes begin to fail, and when they do not fail any more."""
         self.quarantined: Quarantined | None = None
         """The damaged database that was found, if one was."""
@@ -282,7 +282,7 @@ class Store:
             self.problem, self.locked = self._unwritable(error), _is_lock(error)
         else:
             self.problem, self.locked = None, False
-            self.tell(None)
+            self.on_problem(None)
         return self.problem
 
     @contextlib.contextmanager
@@ -305,7 +305,7 @@ class Store:
             before, self.problem = self.problem, self._unwritable(error)
             self.locked = _is_lock(error)
             if before is None:
-                self.tell(self.problem)
+                self.on_problem(self.problem)
             raise UnwritableError(self.problem, locked=self.locked) from error
         finally:
             self._in_transaction = False

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from reconciler.worker.errors import UnavailableError
-from reconciler.worker.session import InsufficientMemoryError, OverloadedError
+from reconciler.worker.kv_budget import InsufficientMemoryError
+from reconciler.worker.waiting import OverloadedError
 
 S = TypeVar("S")
 

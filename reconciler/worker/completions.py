@@ -227,7 +227,7 @@ class Completion:
         def put(news: News) -> None:
             loop.call_soon_threadsafe(self._news.put_nowait, (choice, news))
 
-        def tell(token: int, end: str | None, logprobs: Any) -> None:
+        def emit(token: int, end: str | None, logprobs: Any) -> None:
             self.timing.note_token()
             if mask is not None and mask.error:
                 raise UnenforceableError(mask.error)
@@ -243,7 +243,7 @@ class Completion:
             if body.max_tokens == 0:
                 put([_NOTHING])
 
-        request.tell, request.fail = tell, put
+        request.emit, request.fail = emit, put
         request.ends = self._prompt.ends or None
         options = body.stream_options
         if request.follows is not None:

@@ -141,10 +141,10 @@ def _closing(
 
     before, whole = render(_USER), render(_USER, turn)
     spoken = whole[common(before, whole) :]
-    said, found, tail = spoken.rpartition(_ANSWER)
+    within_text, found, tail = spoken.rpartition(_ANSWER)
     if not found:
         return set(), set()
-    within, last = tokens(said), tokens(tail)
+    within, last = tokens(within_text), tokens(tail)
     _, _, later = render(_USER, turn, after).rpartition(_ANSWER)
     goes_on = later.startswith(tail.rstrip())
     if before == render(_USER, begin=True) and not goes_on:

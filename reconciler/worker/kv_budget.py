@@ -14,6 +14,10 @@ from reconciler.core.protocol import NO_LEASE, Lease
 from reconciler.core.records import EffectiveSettings
 
 
+class InsufficientMemoryError(RuntimeError):
+    """The KV cache of the request would not fit even if nothing else ran."""
+
+
 @dataclass
 class KVBudget:
     """The memory that a session may fill with KV cache and with reading prompts, in bytes."""

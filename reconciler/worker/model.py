@@ -33,10 +33,11 @@ from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.modules import Modules, build
 from reconciler.worker.output import OutputFormat, of_tokenizer
+from reconciler.worker.pending import Request
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
-from reconciler.worker.session import Request, Session
+from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
 
 if TYPE_CHECKING:
@@ -89,10 +90,13 @@ class Model:
         """What a checkpoint works with in memory; nothing of it stays here. Raises as `load`."""
         return shapes.see(Path(command.path), command.embedder)
 
-    def load(self, command: LoadWeights, tell: Callable[[WeightsRead], None]) -> WeightsLoaded:
+    def load(
+        self, command: LoadWeights, on_progress: Callable[[WeightsRead], None]
+    ) -> WeightsLoaded:
         """Read weights and tokenizer, side by side: reading releases the GIL.
 
-        `tell` is told how far it is. Raises what mlx_lm raises on a checkpoint that it cannot load.
+        `on_progress` is called with what was read so far. Raises what mlx_lm raises on a checkpoint
+        that it cannot load.
         """
         if self._path is not None:
             raise RuntimeError(f"this worker holds {self._path} already")
@@ -105,7 +109,7 @@ class Model:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
                 model = self._build(path, command.embedder)
                 self.reranker = command.reranker
-                self._read(model, tell)
+                self._read(model, on_progress)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
@@ -324,13 +328,13 @@ class Model:
         if session is not None and not any(s.busy for s in self._sessions.values()):
             session.probe()
 
-    def _read(self, model: Any, tell: Callable[[WeightsRead], None]) -> None:
+    def _read(self, model: Any, on_progress: Callable[[WeightsRead], None]) -> None:
         """Read the weights in about `STEPS` steps."""
         arrays = [array for _, array in tree_flatten(model.parameters())]
         total = sum(array.nbytes for array in arrays)
         done, step = 0, 0
         batch: list[Any] = []
-        tell(WeightsRead(0, total))
+        on_progress(WeightsRead(0, total))
         for array in arrays:
             batch.append(array)
             step += array.nbytes
@@ -338,7 +342,7 @@ class Model:
                 mx.eval(batch)
                 self._heartbeat.beat()
                 done += step
-                tell(WeightsRead(done, total))
+                on_progress(WeightsRead(done, total))
                 batch, step = [], 0
 
 

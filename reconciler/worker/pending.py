@@ -6,7 +6,7 @@ from typing import Any
 
 from reconciler.worker.likelihood import Likelihood
 
-Tell = Callable[[int, str | None, Any], None]
+Emit = Callable[[int, str | None, Any], None]
 """Hears each token id, "stop" or "length" at the last one, and the log-probabilities of the
 whole vocabulary that it was chosen by."""
 
@@ -19,7 +19,7 @@ class Score:
 
     alternatives: int
     """Likeliest tokens that are named at each place."""
-    tell: Callable[[list[Likelihood]], None]
+    on_scores: Callable[[list[Likelihood]], None]
     """Called with those of all tokens but the first, once the prompt is read."""
     alone: bool = False
     """True if nothing is to be generated."""
@@ -32,7 +32,7 @@ class Request:
     prompt: list[int]
     max_tokens: int | None
     """None: until the context is full."""
-    tell: Tell
+    emit: Emit
     fail: Fail
     sampler: Callable[[Any], Any] | None = None
     processors: Sequence[Any] = ()
@@ -58,7 +58,7 @@ class Request:
     says so."""
     cached_tokens: int | None = None
     """Of the prompt, found in a kept KV cache; None: it still waits."""
-    told: int = 0
+    emitted: int = 0
     """Tokens that were generated in all."""
     left: int = 0
     """Tokens that it may still generate."""
@@ -79,3 +79,13 @@ class Request:
     def length(self) -> int:
         """Tokens so far."""
         return len(self.prompt) + len(self.generated)
+
+
+def unasked(length: int, tokens: int, errors: list[Exception]) -> Request:
+    """A request of the worker's own, which leaves nothing behind."""
+    fail = errors.append
+    return Request([0] * length, tokens, _ignore, fail, kept=False, counted=False, left=tokens)
+
+
+def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:
+    """Drop a token."""

@@ -1,11 +1,12 @@
-"""Reads a prompt and keeps how likely each of its tokens was after those before it.
+"""Read a prompt and keep how likely each of its tokens was after those before it.
 
 mlx-lm's generators drop the logits of a prompt. So a prompt whose log-probabilities are asked for
 is read alone, a piece at a time, as they read it. The cache that this fills goes on into a
 generator: nothing is read twice.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 
 from reconciler.worker.likelihood import Likelihood, likelihoods
+from reconciler.worker.pending import Request, Score
 
 LOGITS = 2**23
 """Numbers of a piece's logits: 32 MB in float32. Of a vocabulary of 150,000, 55 tokens."""
@@ -59,3 +61,53 @@ class PromptScorer:
             self.found += likelihoods(following, logprobs, self._alternatives)
             mx.eval([one.state for one in self.cache])
         mx.clear_cache()
+
+
+class Scoring:
+    """The requests of a session whose prompts are read so, one after the other."""
+
+    def __init__(self, model: Any, prefill_step: int) -> None:
+        """`prefill_step`: most tokens of a piece."""
+        self._model, self._prefill_step = model, prefill_step
+        self._queue: deque[tuple[Request, Score, PromptScorer]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __iter__(self) -> Iterator[Request]:
+        return (request for request, _, _ in self._queue)
+
+    @property
+    def first(self) -> Request:
+        """The request whose prompt is read next."""
+        return self._queue[0][0]
+
+    def add(self, request: Request, score: Score) -> None:
+        """Append a request; all of its prompt is read."""
+        scorer = PromptScorer(self._model, request.prompt, score.alternatives, self._prefill_step)
+        request.unread = len(request.prompt)
+        self._queue.append((request, score, scorer))
+
+    def read(self) -> tuple[Score, PromptScorer] | None:
+        """Read a piece of the first prompt; remove its request once there is no more to read.
+
+        Raises what the model raises.
+        """
+        request, score, scorer = self._queue[0]
+        if scorer.unread:
+            scorer.read()
+            request.unread = scorer.unread + 1
+            if request.read is not None:
+                request.read(len(scorer.known))
+        if scorer.unread:
+            return None
+        self._queue.popleft()
+        return score, scorer
+
+    def remove(self, request: Request) -> None:
+        """Remove a request, if it is there."""
+        self._queue = deque(one for one in self._queue if one[0] is not request)
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._queue.clear()

@@ -91,11 +91,11 @@ def _app(
         lines: asyncio.Queue[WeightsRead | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def tell(line: WeightsRead | None) -> None:
+        def put_line(line: WeightsRead | None) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
-        loading = mlx.submit(lambda: model.load(command, tell))
-        loading.add_done_callback(lambda _: tell(None))
+        loading = mlx.submit(lambda: model.load(command, put_line))
+        loading.add_done_callback(lambda _: put_line(None))
         reply = web.StreamResponse()
         await reply.prepare(request)
         while (line := await lines.get()) is not None:
@@ -225,11 +225,11 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException:
         raise
     except RequestError as error:
-        told = {"type": error.type, "message": str(error), "code": error.code}
+        problem = {"type": error.type, "message": str(error), "code": error.code}
         if error.param:
-            told["param"] = error.param
+            problem["param"] = error.param
         form: ErrorForm = request.get(ERROR_FORM, openai_error)
-        body = msgspec.json.encode(form(told, error.status))
+        body = msgspec.json.encode(form(problem, error.status))
         return web.Response(status=error.status, body=body, content_type="application/json")
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
         body = msgspec.json.encode(_unforeseen(error))

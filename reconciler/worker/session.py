@@ -1,15 +1,12 @@
 """A session: settings over shared weights, with a batch generator of its own.
 
-An instance, as the daemon calls it, is a session here. Requests wait until there is a place in
-the batch and memory for their KV cache; whoever owns the MLX thread calls `step` as long as there
-is something to do. What requests leave in the KV cache, at the ends of segments of their prompts
-and at their own end, is kept for prompts that begin alike, as long as the memory is not needed.
+An instance, as the daemon calls it, is a session here. Requests wait (`waiting`) until there is a
+place in the batch (`batch`) and memory for their KV cache (`kv_budget`); whoever owns the MLX
+thread calls `step` as long as there is something to do.
 """
 
 import time
-from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,29 +17,14 @@ from mlx_lm.sample_utils import make_sampler
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Lease, Usage
 from reconciler.core.records import EffectiveSettings
-from reconciler.worker import company, generators, observing, overrides, random_state
-from reconciler.worker.generators import Batching, Generated, Job, Read
+from reconciler.worker import company, observing, overrides, random_state
+from reconciler.worker.batch import Batch
+from reconciler.worker.generators import Batching
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
-from reconciler.worker.kv_budget import KVBudget
-from reconciler.worker.pending import Request, Score
-from reconciler.worker.prompt_cache import PromptCache, always_rewindable
-from reconciler.worker.sampling import Seeded
-from reconciler.worker.scoring import PromptScorer
-
-__all__ = [
-    "ContextLengthExceededError",
-    "InsufficientMemoryError",
-    "OverloadedError",
-    "Request",
-    "Score",
-    "Session",
-]
-
-BATCH_SIZE = 32
-"""Requests that generate together; more wait for a place. mlx-lm's default."""
-
-MAX_WAITING = 128
-"""Requests that wait for a place in the batch."""
+from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
+from reconciler.worker.pending import Request, Score, unasked
+from reconciler.worker.scoring import PromptScorer, Scoring
+from reconciler.worker.waiting import MAX_WAITING, OverloadedError, Waiting
 
 OPEN_ENDED = 1024
 """Tokens that a request without a limit is given room for at a time."""
@@ -50,14 +32,6 @@ OPEN_ENDED = 1024
 
 class ContextLengthExceededError(ValueError):
     """Prompt and completion would not fit in the session's context length."""
-
-
-class InsufficientMemoryError(RuntimeError):
-    """The KV cache of the request would not fit even if nothing else ran."""
-
-
-class OverloadedError(RuntimeError):
-    """As many requests wait as may."""
 
 
 class Session:
@@ -85,34 +59,17 @@ class Session:
         """Tokens that end an answer."""
         self.routed: frozenset[int] = frozenset()
         """Numbers of experts per token that layers were seen to use."""
-        self._waiting: deque[Request] = deque()
-        self._following: list[Request] = []
-        """Requests whose prompt another one is about to read."""
-        self._scoring: deque[tuple[Request, PromptScorer]] = deque()
-        """Requests whose prompts are read for their log-probabilities, one after the other."""
-        self._running: dict[int, Request] = {}
-        self._begin()
+        self._waiting = Waiting()
+        self._scoring = Scoring(self._model, config.eval_batch_size)
+        self._batch = self._new_batch()
 
-    def _begin(self) -> None:
-        """A fresh generator, and no kept prompts."""
-        self._generator = generators.make(
-            self.batching,
-            self._model,
-            ends=self.ends,
-            prefill_step=self.config.eval_batch_size,
-            batch_size=BATCH_SIZE,
-        )
-        self._kept = PromptCache()
-        self._rewinds = always_rewindable(make_prompt_cache(self._model))
-
-    @property
-    def _batch_size(self) -> int:
-        return 1 if self.batching is Batching.APART else BATCH_SIZE
+    def _new_batch(self) -> Batch:
+        return Batch(self._model, self.config.eval_batch_size, self.ends, self.batching)
 
     @property
     def busy(self) -> bool:
         """Whether a request is running or waits."""
-        return bool(self._running or self._scoring or self._waiting)
+        return bool(self._batch.running or self._scoring or self._waiting)
 
     @property
     def reads_in_tiles(self) -> bool:
@@ -122,7 +79,7 @@ class Session:
     @property
     def _admitted(self) -> list[Request]:
         """Requests that have a place and memory."""
-        return [*self._running.values(), *(request for request, _ in self._scoring)]
+        return [*self._batch.running.values(), *self._scoring]
 
     def _lengths(self, *more: Request) -> list[int]:
         """Tokens that admitted requests, and these, have room for."""
@@ -131,7 +88,7 @@ class Session:
     @property
     def kept_bytes(self) -> int:
         """Size of the KV caches that are kept of finished requests."""
-        return self._kept.nbytes
+        return self._batch.kept.nbytes
 
     def start(self, *requests: Request) -> None:
         """Take requests up, all or none.
@@ -141,15 +98,15 @@ class Session:
         """
         for request in requests:
             self._check(request)
-        if len(self._waiting) + len(self._following) + len(requests) > MAX_WAITING:
+        if len(self._waiting) + len(requests) > MAX_WAITING:
             raise OverloadedError(
                 f"{len(self._admitted)} requests are being answered and "
-                f"{len(self._waiting) + len(self._following)} of {MAX_WAITING} wait"
+                f"{len(self._waiting)} of {MAX_WAITING} wait"
             )
         for request in requests:
             most = min(self.config.context_length, self.kv_budget.most_tokens())
             request.left = request.max_tokens or most - request.length
-            (self._waiting if request.follows is None else self._following).append(request)
+        self._waiting.add(requests)
         self._admit()
 
     def _check(self, request: Request) -> None:
@@ -163,23 +120,16 @@ class Session:
         if (problem := self._too_long(request, asked or 1)) is not None:
             raise problem
 
-    def _end_following(self) -> None:
-        """Let those wait for a place whose prompt was read, or is not going to be."""
-        ready = [r for r in self._following if not self._is_to_be_read(r.follows)]
-        self._following = [r for r in self._following if r not in ready]
-        self._waiting.extendleft(reversed(ready))  # they came with the one that they followed
-
-    def _is_to_be_read(self, request: Request | None) -> bool:
-        if request is None or request.told:
-            return False
-        return request in self._admitted or request in self._waiting
+    def _is_to_be_read(self, request: Request) -> bool:
+        """True if a request is going to read its prompt."""
+        return not request.emitted and (request in self._admitted or request in self._waiting)
 
     def _admit(self) -> None:
         """Let requests in, in order, as far as there is a place and memory."""
-        if self._following:
-            self._end_following()
-        while self._waiting and len(self._admitted) < self._batch_size:
-            request = self._waiting[0]
+        self._waiting.end_following(self._is_to_be_read)
+        waiting = self._waiting.ready
+        while waiting and len(self._admitted) < self._batch.places:
+            request = waiting[0]
             request.reserved = request.length + (
                 request.left if request.max_tokens else min(request.left, OPEN_ENDED)
             )
@@ -189,13 +139,13 @@ class Session:
                 # What nobody held when it came is held now: it may be too long even alone.
                 more = request.left if request.max_tokens else 1
                 if (problem := self._too_long(request, more)) is not None:
-                    self._waiting.popleft()
+                    waiting.popleft()
                     request.fail(problem)
                     continue
                 if not request.max_tokens:
                     request.left = min(request.left, self.kv_budget.most_tokens() - request.length)
                     request.reserved = min(request.reserved, request.length + request.left)
-            self._waiting.popleft()
+            waiting.popleft()
             try:
                 if request.score is not None:
                     self._begin_scoring(request, request.score)
@@ -219,83 +169,48 @@ class Session:
 
     def _begin_scoring(self, request: Request, score: Score) -> None:
         """Have all of a prompt read, whatever is known of it."""
-        step = self.config.eval_batch_size
-        scorer = PromptScorer(self._model, request.prompt, score.alternatives, step)
-        request.unread = len(request.prompt)
-        if request.cached_tokens is None:
-            request.cached_tokens = 0
-            self._count(len(request.prompt), 0)
-        self._scoring.append((request, scorer))
+        self._scoring.add(request, score)
+        self._note_cached(request, 0)
         self._trim()
 
     def _score(self) -> None:
         """Read a piece of the first prompt whose log-probabilities are asked for."""
-        request, scorer = self._scoring[0]
-        score = request.score
+        request = self._scoring.first
         try:
-            if scorer.unread:
-                scorer.read()
-                request.unread = scorer.unread + 1
-                if request.read is not None:
-                    request.read(len(scorer.known))
-            if scorer.unread or score is None:
-                return
-            self._scoring.popleft()
-            if request.kept and scorer.known:
-                self._kept.keep(scorer.known, scorer.cache)
-            score.tell(scorer.found)
-            request.score = None
-            if score.alone:
-                self._trim()
-            else:
-                self._insert(request)
+            ended = self._scoring.read()
+            if ended is not None:
+                self._end_scoring(request, *ended)
         except Exception as error:  # noqa: BLE001  it is this request's
-            if self._scoring and self._scoring[0][0] is request:
-                self._scoring.popleft()
+            self._scoring.remove(request)
             request.fail(error)
 
+    def _end_scoring(self, request: Request, score: Score, scorer: PromptScorer) -> None:
+        if request.kept and scorer.known:
+            self._batch.kept.keep(scorer.known, scorer.cache)
+        score.on_scores(scorer.found)
+        request.score = None
+        if score.alone:
+            self._trim()
+        else:
+            self._insert(request)
+
     def _insert(self, request: Request) -> None:
-        """Give a request its place in the generator, with what is known of its prompt."""
-        prompt, cache, known = request.prompt, None, 0
-        if request.kept:
-            cache, known = self._kept.find(prompt)
-        if request.cached_tokens is None:
-            request.cached_tokens = known
-            if request.counted and request.follows is None:
-                self._count(len(prompt), 0, known)
-        request.unread, request.known = len(prompt) - known, known
-        request.cuts = self._cuts(request)
-        starts = [known, *request.cuts]
-        segments = [prompt[a:b] for a, b in zip(starts, [*request.cuts, None], strict=True)]
-        if isinstance(request.sampler, Seeded):
-            request.sampler.go_on_after(request.told)
-        job = Job(
-            segments,
-            request.left,
-            prompt[:known],
-            cache,
-            request.sampler,
-            request.processors,
-            request.ends,
-        )
-        request.uid = self._generator.insert(job)
-        self._running[request.uid] = request
+        """Give a request its place in the batch."""
+        self._batch.insert(request)
+        self._note_cached(request, request.known)
         self._trim()
 
-    def _cuts(self, request: Request) -> tuple[int, ...]:
-        """Places in a prompt, ascending, at which its cache is kept."""
-        places = request.boundaries if request.kept else ()
-        if self._rewinds:  # what is kept at the end serves as well, once it is there
-            places = places[:1]
-        if request.leads:  # those that follow begin there
-            places = (*places, len(request.prompt))
-        # The last token is never read with the others: the first one generated comes from it.
-        ends = {min(place, len(request.prompt) - 1) for place in places}
-        return tuple(sorted(end for end in ends if end > request.known))
+    def _note_cached(self, request: Request, tokens: int) -> None:
+        """Count a prompt as its request is admitted first: `tokens` of it were in a kept cache."""
+        if request.cached_tokens is not None:
+            return
+        request.cached_tokens = tokens
+        if request.counted and request.follows is None:
+            self._count(len(request.prompt), 0, tokens)
 
     def _trim(self) -> None:
         """Kept prompts have what running requests leave of the memory."""
-        self._kept.trim(self.kv_budget.left(self._lengths()))
+        self._batch.kept.trim(self.kv_budget.left(self._lengths()))
 
     def recall(self, lease: Lease) -> int:
         """Lower the session's lease; kept prompts give way at once.
@@ -311,27 +226,11 @@ class Session:
     def cancel(self, request: Request) -> None:
         """Let go of a completion, if it is still there."""
         if request.uid is not None:
-            self._leave(request)
+            self._batch.leave(request)
             self._trim()
-        elif request in self._waiting:
-            self._waiting.remove(request)
-        elif request in self._following:
-            self._following.remove(request)
-        else:
-            kept = [one for one in self._scoring if one[0] is not request]
-            self._scoring = deque(kept)
+        elif not self._waiting.remove(request):
+            self._scoring.remove(request)
         self._admit()
-
-    def _leave(self, request: Request) -> None:
-        """Take a request out of the generator."""
-        uid, request.uid = request.uid, None
-        if uid is None or self._running.pop(uid, None) is None:
-            return
-        with suppress(Exception):  # it leaves in any case; what cannot be kept is not
-            if request.kept and (held := self._generator.extract(uid)) is not None:
-                cache, tokens = held
-                self._kept.keep(tokens, cache)
-        self._generator.remove(uid)
 
     def _count(self, prompt: int, completion: int, cached: int = 0) -> None:
         before = self.usage
@@ -355,7 +254,7 @@ class Session:
         pieces = [min(r.unread, self.config.eval_batch_size) for r in self._admitted]
         together = PREFILL_BATCH if self.batching is Batching.TOGETHER else 1
         reading = min(together + bool(self._scoring), sum(piece > 0 for piece in pieces))
-        return reading * max(pieces, default=0) + len(self._running)
+        return reading * max(pieces, default=0) + len(self._batch.running)
 
     def step(self) -> None:
         """One step of the batch. Where it fails, all of its requests do."""
@@ -364,86 +263,63 @@ class Session:
 
     def _step(self) -> None:
         try:
-            if self._running:
+            if self._batch.running:
                 self._advance()
         except Exception as error:  # noqa: BLE001  every request is told
             random_state.renew()
-            running, self._running = self._running, {}
-            self._generator.close()
-            self._begin()
-            for request in running.values():
-                request.uid = None
+            for request in self._batch.restart():
                 request.fail(error)
         if self._scoring:
             self._score()
         self._admit()
 
     def _advance(self) -> None:
-        pieces, tokens = self._generator.next()
+        pieces, tokens = self._batch.generator.next()
         for piece in pieces:
-            self._note_read(piece)
+            if self._batch.note_read(piece):
+                self._trim()
         for one in tokens:
-            request = self._running[one.uid]
+            request = self._batch.running[one.uid]
             request.left -= 1
-            request.told += 1
+            request.emitted += 1
             if request.counted:
                 self._count(0, 1)
-                if request.told == 1:
+                if request.emitted == 1:
                     self._count_first(request)
             request.generated.append(one.token)
             end = one.finish_reason or self._end_of_room(request)
             try:
-                request.tell(one.token, end, one.logprobs)
+                request.emit(one.token, end, one.logprobs)
             except Exception as error:  # noqa: BLE001  it is this request's
-                self._leave(request)
+                self._batch.leave(request)
                 request.fail(error)
                 continue
             if one.finish_reason is not None:
-                self._finish(request, one)
+                self._batch.finish(one)
+                self._trim()
             elif end is not None:
-                self._leave(request)
+                self._batch.leave(request)
                 self._trim()
         self._grow()
 
     def _end_of_room(self, request: Request) -> str | None:
         """End a request without a limit that runs alone if the memory that it had is recalled."""
-        if request.max_tokens or request.length < request.reserved or len(self._running) > 1:
+        if request.max_tokens or request.length < request.reserved or len(self._batch.running) > 1:
             return None
         return "length" if request.length >= self.kv_budget.most_tokens() else None
 
-    def _note_read(self, piece: Read) -> None:
-        """Keep the cache at the end of a segment."""
-        request = self._running[piece.uid]
-        request.unread = piece.total - piece.done
-        if request.read is not None:
-            request.read(len(request.prompt) - request.unread)
-        place = request.known + piece.done
-        if piece.segment_ended and place in request.cuts:
-            held = self._generator.extract(piece.uid)
-            if held is not None:
-                cache, tokens = held
-                self._kept.keep(tokens, cache, root=request.boundaries[:1] == (place,))
-                self._trim()
-
-    def _finish(self, request: Request, last: Generated) -> None:
-        del self._running[last.uid]
-        request.uid = None
-        if request.kept and last.cache is not None:
-            self._kept.keep(last.tokens, generators.owned(last.cache))
-            self._trim()
-
     def _grow(self) -> None:
         """Give open-ended requests more room; where there is none, the youngest waits again."""
-        for request in list(self._running.values()):
+        for request in list(self._batch.running.values()):
             if request.uid is None or request.length < request.reserved:
                 continue
             request.reserved = request.length + min(request.left, OPEN_ENDED)
-            while len(self._running) > 1 and not self._fits():
-                youngest = next(reversed(self._running.values()))
-                self._leave(youngest)
+            while len(self._batch.running) > 1 and not self._fits():
+                youngest = next(reversed(self._batch.running.values()))
+                self._batch.leave(youngest)
                 youngest.prompt = youngest.prompt + youngest.generated
                 youngest.generated = []
-                self._waiting.appendleft(youngest)
+                self._waiting.ready.appendleft(youngest)
             if not self._fits():  # alone, in memory of which some was recalled
                 most = self.kv_budget.most_tokens()
                 request.reserved = max(request.length, min(request.reserved, most))
@@ -472,10 +348,10 @@ class Session:
         Raises what the model or the sampler raises.
         """
         errors: list[Exception] = []
-        request = _unasked(1, 1, errors)
+        request = unasked(1, 1, errors)
         request.sampler = make_sampler(temp=1.0)
         self._insert(request)
-        while self._running:
+        while self._batch.running:
             self.step()
         if errors:
             raise errors[0]
@@ -493,7 +369,7 @@ class Session:
             else:
                 self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
 
-        config = replace(self.config, eval_batch_size=self._generator.prefill_step)
+        config = replace(self.config, eval_batch_size=self._batch.generator.prefill_step)
         observed, unused, self.routed = observing.observe(self._model, config, call)
         return observed, unused
 
@@ -505,24 +381,14 @@ class Session:
         """Run requests beside each other in this way. Before any is started."""
         if batching is not self.batching:
             self.batching = batching
-            self._generator.close()
-            self._begin()
+            self._batch.close()
+            self._batch = self._new_batch()
 
     def close(self) -> None:
         """Let go of the generator; what still runs or waits is told so."""
-        gone = [*self._admitted, *self._waiting, *self._following]
-        for those in (self._running, self._scoring, self._waiting, self._following):
-            those.clear()
+        gone = [*self._admitted, *self._waiting]
+        self._waiting.clear()
+        self._scoring.clear()
+        self._batch.close()
         for request in gone:
             request.fail(RuntimeError("the instance was unloaded"))
-        self._generator.close()
-
-
-def _unasked(length: int, tokens: int, errors: list[Exception]) -> Request:
-    """A request of ours, which leaves nothing behind."""
-    fail = errors.append
-    return Request([0] * length, tokens, _ignore, fail, kept=False, counted=False, left=tokens)
-
-
-def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:
-    """Nobody wants to hear it."""

@@ -123,30 +123,30 @@ async def test_a_preflight_of_an_allowed_page_needs_no_token(serving: Served) ->
     more = PREFLIGHT | {"Access-Control-Request-Private-Network": "true"}
     for path in ("/v1/chat/completions", "/v1/messages", "/api/chat", "/no/such"):
         async with serving.ask("OPTIONS", path, Origin=PAGE, **more) as reply:
-            told = reply.headers
+            headers = reply.headers
             assert reply.status == 204
-            assert told["Access-Control-Allow-Origin"] == PAGE
-            assert "Origin" in told["Vary"]
-            assert "POST" in told["Access-Control-Allow-Methods"]
-            allowed = {h.strip() for h in told["Access-Control-Allow-Headers"].split(",")}
+            assert headers["Access-Control-Allow-Origin"] == PAGE
+            assert "Origin" in headers["Vary"]
+            assert "POST" in headers["Access-Control-Allow-Methods"]
+            allowed = {h.strip() for h in headers["Access-Control-Allow-Headers"].split(",")}
             assert allowed == {"authorization", "content-type", "x-stainless-os"}
-            assert told["Access-Control-Allow-Private-Network"] == "true"
-            assert "Access-Control-Allow-Credentials" not in told
+            assert headers["Access-Control-Allow-Private-Network"] == "true"
+            assert "Access-Control-Allow-Credentials" not in headers
 
 
 @with_access(PAGE)
-async def test_a_preflight_that_names_no_headers_is_told_the_usual_ones(serving: Served) -> None:
+async def test_a_preflight_that_names_no_headers_gets_the_usual_ones(serving: Served) -> None:
     asked = {"Access-Control-Request-Method": "POST"}
     for odd in ({}, {"Access-Control-Request-Headers": "a b; c"}):
         async with serving.ask("OPTIONS", "/v1/messages", Origin=PAGE, **asked, **odd) as reply:
-            told = reply.headers["Access-Control-Allow-Headers"].lower()
+            allowed = reply.headers["Access-Control-Allow-Headers"].lower()
             assert "Access-Control-Allow-Private-Network" not in reply.headers
     for name in ("authorization", "x-api-key", "anthropic-version", "content-type"):
-        assert name in told
+        assert name in allowed
 
 
 @pytest.mark.parametrize("serving", [(None, [PAGE], []), (TOKEN, [PAGE], [])], indirect=True)
-async def test_a_preflight_of_another_page_is_refused_and_told_the_option(serving: Served) -> None:
+async def test_a_refused_preflight_of_another_page_names_the_option(serving: Served) -> None:
     for origin in (EVIL, PAGE + ".evil.example", PAGE + ":8443", "http://chat.example"):
         status, code, message = await serving.refusal("OPTIONS", "/", Origin=origin, **PREFLIGHT)
         assert (status, code) == (403, "origin_not_allowed")
@@ -246,7 +246,7 @@ async def test_what_a_person_opens_and_the_daemons_own_pages_are_answered(servin
 
 
 @with_access(PAGE, hosts=("host.docker.internal", ".local"))
-async def test_names_that_are_allowed_are_served_and_others_told_the_option(
+async def test_allowed_names_are_served_and_refusals_of_others_name_the_option(
     serving: Served,
 ) -> None:
     for host in ("host.docker.internal:1234", "mac.local", "MAC.LOCAL:80"):

@@ -67,7 +67,8 @@ print(json.dumps([found, *resource.getrlimit(resource.RLIMIT_NOFILE)]))
 
 IMPORTED = """\
 import json, resource
-from reconciler.worker import descriptors
+from reconciler.worker import descriptors, quick_imports
+quick_imports.install()
 resource.setrlimit(resource.RLIMIT_NOFILE, (300, {hard}))
 descriptors.keep()
 import mlx_lm.utils

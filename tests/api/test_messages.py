@@ -1,10 +1,10 @@
 """A stream of Anthropic's Messages while there is no answer yet: what its client sees of it."""
 
-import json
-from collections.abc import AsyncIterator
-from typing import Any
+from __future__ import annotations
 
-import anthropic
+import json
+from typing import TYPE_CHECKING, Any
+
 import pytest
 from aiohttp import ClientSession, web
 
@@ -13,6 +13,11 @@ from reconciler.api.app import build
 from reconciler.api.messages import PING
 from reconciler.core.errors import LoadError, Problem, Reason
 from tests.test_openai import Answering
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import anthropic  # 1.5 s of CPU time: only by the processes that run these tests
 
 ASKED: Any = {"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -51,6 +56,8 @@ def url(controller: Any) -> str:
 
 @pytest.fixture
 async def client(loading: Any) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    import anthropic
+
     async with anthropic.AsyncAnthropic(
         base_url=url(loading), api_key="none", max_retries=0
     ) as client:
@@ -75,6 +82,8 @@ async def test_it_gives_signs_of_life_that_the_client_skips(
 async def test_a_load_that_fails_is_an_error_that_the_client_raises(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
+    import anthropic
+
     stream = await client.messages.create(**ASKED, stream=True)  # with the first sign of life
     loading.loading.set_exception(LoadError(Problem(Reason.LOAD_FAILED, "no such layer")))
     with pytest.raises(anthropic.APIStatusError, match="no such layer") as error:
@@ -87,6 +96,8 @@ async def test_a_load_that_fails_is_an_error_that_the_client_raises(
 async def test_a_worker_that_refuses_is_an_error_that_the_client_raises(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
+    import anthropic
+
     refusal = b'{"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}'
     loading.status, loading.content_type, loading.pieces = 400, "application/json", [refusal]
     stream = await client.messages.create(**ASKED, stream=True)
@@ -98,6 +109,8 @@ async def test_a_worker_that_refuses_is_an_error_that_the_client_raises(
 async def test_an_answer_at_once_has_the_status_of_its_error(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
+    import anthropic
+
     loading.loading.set_exception(LoadError(Problem(Reason.NOT_LOADED, "a is not loaded")))
     with pytest.raises(anthropic.NotFoundError, match="a is not loaded"):
         await client.messages.create(**ASKED)

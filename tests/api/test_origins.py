@@ -39,7 +39,7 @@ def test_an_origin_is_what_browsers_send(written: str, origin: str) -> None:
         ("", "not an origin"),
     ],
 )
-def test_what_is_no_origin_is_told_what_to_write(written: str, words: str) -> None:
+def test_the_error_for_an_invalid_origin_shows_a_valid_one(written: str, words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("*", r"\*")):
         origin_of(written)
 

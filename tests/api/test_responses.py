@@ -10,7 +10,7 @@ from reconciler.api.responses import SIGNS
 from tests.strictly import strictly
 
 
-def told(events: bytes) -> tuple[Any, Any]:
+def error_and_response(events: bytes) -> tuple[Any, Any]:
     """The error as the client raises it, and the failed response."""
     first, last = (
         json.loads(block.partition("data: ")[2]) for block in events.decode().split("\n\n")[:-1]
@@ -22,7 +22,7 @@ def told(events: bytes) -> tuple[Any, Any]:
 
 def test_an_error_of_the_daemon() -> None:
     failure = {"type": "unavailable", "code": "model_loading", "message": "not yet \udcff"}
-    error, failed = told(SIGNS.error(failure, 503))
+    error, failed = error_and_response(SIGNS.error(failure, 503))
     assert error == failure | {"message": "not yet \ufffd"}
     assert (failed.code, failed.message) == ("server_error", "not yet \ufffd")
 
@@ -42,5 +42,5 @@ def test_an_error_of_the_daemon() -> None:
     ],
 )
 def test_an_error_of_the_worker(body: Any, code: str, known: str) -> None:
-    error, failed = told(SIGNS.whole(json.dumps(body).encode()))
+    error, failed = error_and_response(SIGNS.whole(json.dumps(body).encode()))
     assert (error["code"], failed.code) == (code, known)

@@ -128,9 +128,9 @@ async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
     monkeypatch.setattr(body, "PATIENCE_SECONDS", SHORT)
     reader, writer = await opened()
     writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab")
-    status, told = await answer(reader)
-    assert (status, told["error"]["code"]) == (408, "request_timeout")
-    assert "2 bytes of it came" in told["error"]["message"]
+    status, error = await answer(reader)
+    assert (status, error["error"]["code"]) == (408, "request_timeout")
+    assert "2 bytes of it came" in error["error"]["message"]
 
 
 async def test_a_client_that_does_not_read_is_left(
@@ -149,9 +149,9 @@ async def test_an_answer_that_was_begun_is_not_followed_by_another(
 ) -> None:
     reader, writer = await opened()
     writer.write(b"GET /twice HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    told = await reader.read()
-    assert told.endswith(b"half\r\n")
-    assert told.count(b"HTTP/1.1") == 1
+    content = await reader.read()
+    assert content.endswith(b"half\r\n")
+    assert content.count(b"HTTP/1.1") == 1
     assert "zirconium" not in caplog.text
 
 
@@ -168,8 +168,8 @@ async def test_what_comes_after_too_many_is_refused_or_takes_an_idle_ones_place(
     third[1].write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n")
     assert await idle[0].read()  # the rest, and then the end
     fourth = await opened()
-    status, told = await answer(fourth[0])
-    assert (status, told["error"]["code"]) == (503, "too_many_connections")
+    status, error = await answer(fourth[0])
+    assert (status, error["error"]["code"]) == (503, "too_many_connections")
     assert await fourth[0].read() == b""
     for reader, writer in (busy, third):
         writer.write(b"{}")

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli import COMMANDS, EXIT_CODES, main
-from reconciler.cli.demo import DEMO_MODEL
+from reconciler.demo import DEMO_MODEL
 from tests.repositories import Origin
 from tests.support import Daemon, Home
 
@@ -105,10 +105,10 @@ def test_a_session_at_a_terminal(session: Daemon) -> None:
     golden = GOLDEN.read_text("utf-8")
     commands = re.findall(r"^\$ (.*)$", golden, re.MULTILINE)
     assert len(commands) > 30
-    told = "".join(f"$ {command}\n{printed(command, session)}\n" for command in commands)
+    text = "".join(f"$ {command}\n{printed(command, session)}\n" for command in commands)
     if os.environ.get("GOLDEN") == "write":
-        GOLDEN.write_text(told, "utf-8")
-    assert told == golden
+        GOLDEN.write_text(text, "utf-8")
+    assert text == golden
 
 
 def test_the_session_knows_every_command() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from reconciler.cli import main
 from reconciler.recipes.editors import EDITORS
 from reconciler.recipes.script import script
 from reconciler.recipes.tools import DIRECTORY, TOKEN, TOOLS, Recipe, Target
-from tests.support import Daemon, environment
+from tests.support import Daemon, Home, environment
 
 MODEL = "reconciler/questions"
 
@@ -144,39 +145,46 @@ def asked(daemon: Daemon | None, programs: Path | None, *arguments: str) -> Resu
     return CliRunner().invoke(main, command, env={"PATH": path})
 
 
-def test_launch_loads_the_model_and_becomes_the_tool(shared: Daemon, programs: Path) -> None:
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    """A daemon that has nothing loaded but what these tests load."""
+    with Daemon(Home(tmp_path_factory.mktemp("bare"), models)) as running:
+        yield running
+
+
+def test_launch_loads_the_model_and_becomes_the_tool(bare: Daemon, programs: Path) -> None:
     options = ("--model", MODEL, "--context-length", "2000")
-    done = launch(shared, programs, "codex", *options, "--", "exec", "Hi")
-    recipe = TOOLS["codex"].recipe(Target(shared.url, MODEL, "", 2000))
+    done = launch(bare, programs, "codex", *options, "--", "exec", "Hi")
+    recipe = TOOLS["codex"].recipe(Target(bare.url, MODEL, "", 2000))
     assert as_started(recipe, done.stdout) == ["exec", "Hi"]
     assert done.returncode == 7
     assert "context_length 2000 is short for Codex" in done.stderr
-    assert shared.loaded() == {MODEL}
+    assert bare.loaded() == {MODEL}
     # The only model that is loaded need not be named, and a file's directory is removed.
-    done = launch(shared, programs, "claude")
-    as_started(TOOLS["claude"].recipe(Target(shared.url, MODEL, "", 2000)), done.stdout)
+    done = launch(bare, programs, "claude")
+    as_started(TOOLS["claude"].recipe(Target(bare.url, MODEL, "", 2000)), done.stdout)
     assert done.returncode == 7
-    printed = asked(shared, programs, "llm", "--print")
+    printed = asked(bare, programs, "llm", "--print")
     assert printed.exit_code == 0
     assert printed.stdout.startswith("directory=$(mktemp -d)\n")
-    shared.load({"model": MODEL, "instance_id": "second"})
-    refused = asked(shared, programs, "llm")
+    bare.load({"model": MODEL, "instance_id": "second"})
+    refused = asked(bare, programs, "llm")
     assert refused.exit_code == 1
     assert f"2 models are loaded; name one with --model: {MODEL}, second" in refused.stderr
     # A record's name is as good as a model's.
-    done = launch(shared, programs, "llm", "--model", "second")
+    done = launch(bare, programs, "llm", "--model", "second")
     assert json.loads(done.stdout)[2]["default_model.txt"] == "second"
     for name in ("second", MODEL):
-        shared.unload(name)
-    refused = asked(shared, programs, "llm")
+        bare.unload(name)
+    refused = asked(bare, programs, "llm")
     assert "no model is loaded; name one with --model" in refused.stderr
 
 
-def test_launch_says_what_is_missing(shared: Daemon, programs: Path) -> None:
-    done = asked(shared, None, "aider", "--model", MODEL)
+def test_launch_names_what_is_missing(bare: Daemon, programs: Path) -> None:
+    done = asked(bare, None, "aider", "--model", MODEL)
     assert done.exit_code == 1
     assert "aider is not installed: there is no `aider` on PATH; install it with" in done.stderr
-    assert shared.loaded() == set()
+    assert bare.loaded() == set()
     done = asked(None, programs, "aider", "--model", MODEL)
     assert done.exit_code == 3
     assert "start the daemon with `reconciler serve`" in done.stderr
@@ -190,15 +198,15 @@ def test_launch_says_what_is_missing(shared: Daemon, programs: Path) -> None:
     assert "add to ~/.config/zed/settings.json:" in done.stderr
     providers = json.loads(done.stdout)["language_models"]["openai_compatible"]
     assert providers["reconciler"]["available_models"][0]["name"] == MODEL
-    done = asked(shared, programs, "aider", "--model", "no/such")
+    done = asked(bare, programs, "aider", "--model", "no/such")
     assert done.exit_code == 4
     assert "Model no/such not found" in done.stderr
 
 
 def test_a_signal_reaches_a_tool_that_has_a_temporary_directory(
-    shared: Daemon, programs: Path
+    bare: Daemon, programs: Path
 ) -> None:
-    command = [sys.executable, "-m", "reconciler", "--url", shared.url, "launch", "llm"]
+    command = [sys.executable, "-m", "reconciler", "--url", bare.url, "launch", "llm"]
     with subprocess.Popen(
         [*command, "--model", MODEL],
         env=environment(PATH=path_of(programs), FAKE_WAITS="1"),
@@ -211,4 +219,4 @@ def test_a_signal_reaches_a_tool_that_has_a_temporary_directory(
         process.terminate()
     assert process.returncode == 5
     assert not directory.exists()
-    shared.unload(MODEL)
+    bare.unload(MODEL)

@@ -84,7 +84,7 @@ def record(line: int) -> logging.LogRecord:
     return logging.LogRecord("aiohttp.server", logging.ERROR, "x.py", line, SECRET, None, None)
 
 
-def test_one_place_logs_once_in_a_period_and_says_what_was_left_out() -> None:
+def test_one_place_logs_once_in_a_period_and_counts_dropped_lines() -> None:
     now = [0.0]
     repeats = log.Repeats(RateLimit(60, lambda: now[0]))
     lines = log.Lines(log.chain("json", colours=False))
@@ -100,9 +100,9 @@ async def test_what_the_loop_reports_has_no_values(caplog: pytest.LogCaptureFixt
     error = ValueError("the type alone is written")
     log.of_loop(asyncio.get_running_loop(), {"message": SECRET, "exception": error})
     (found,) = caplog.records
-    told = json.loads(log.Lines(log.chain("json", colours=False)).format(found))
-    assert (told["error"], told["logger"]) == ("ValueError", "asyncio")
-    assert "zirconium" not in json.dumps(told)
+    line = json.loads(log.Lines(log.chain("json", colours=False)).format(found))
+    assert (line["error"], line["logger"]) == ("ValueError", "asyncio")
+    assert "zirconium" not in json.dumps(line)
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

@@ -15,8 +15,8 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        with watched("waiting") as tell:
-            tell(500_000, 2_000_000, "weights")
+        with watched("waiting") as update:
+            update(500_000, 2_000_000, "weights")
         terminal.flush()
         shown = b""
         while b"0.5/2.0 MB" not in shown:  # ends at the test's own limit of time
@@ -25,6 +25,6 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_no_terminal_gets_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    with watched("waiting") as tell:
-        tell(500_000, 2_000_000, "weights")
+    with watched("waiting") as update:
+        update(500_000, 2_000_000, "weights")
     assert capfd.readouterr() == ("", "")

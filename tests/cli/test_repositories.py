@@ -10,8 +10,8 @@ from reconciler.cli import haproxy
 from reconciler.cli.duration import Duration
 from reconciler.cli.git_options import following, followings, labelled
 from reconciler.cli.inventory import Node
-from reconciler.node import facts, labels
-from reconciler.service.job import Output
+from reconciler.host.node import facts, labels
+from reconciler.host.run import Output
 
 URL = "https://git.example.com/fleet.git"
 
@@ -34,7 +34,7 @@ def test_what_cannot_be_followed_is_refused(url: str, more: Any, message: str) -
         following(url, **more)
 
 
-def test_names_tell_repository_folder_and_branch() -> None:
+def test_names_hold_repository_folder_and_branch() -> None:
     assert following(URL, git_path="/fleet/").name == f"git:{URL}//fleet?ref=main"
     assert following("git@host:x.git", git_ref="v1").name == "git:git@host:x.git?ref=v1"
 
@@ -62,8 +62,8 @@ def test_labels() -> None:
 
 
 def test_durations() -> None:
-    told = {"30": 30.0, "1.5s": 1.5, "5m": 300.0, "1m30s": 90.0, "2h": 7200.0}
-    for text, seconds in told.items():
+    durations = {"30": 30.0, "1.5s": 1.5, "5m": 300.0, "1m30s": 90.0, "2h": 7200.0}
+    for text, seconds in durations.items():
         assert Duration().convert(text, None, None) == seconds
     for wrong in ("", "soon", "-1", "5d", "1m 3s"):
         with pytest.raises(click.BadParameter, match="is no duration"):
@@ -82,8 +82,8 @@ def test_facts_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
     monkeypatch.setattr("socket.gethostname", lambda: "studio-1.local")
     found = facts(run)
-    told = {k: found[k] for k in ("host", "chip", "gpu_cores", "os", "os_version")}
-    assert told == {
+    known = {k: found[k] for k in ("host", "chip", "gpu_cores", "os", "os_version")}
+    assert known == {
         "host": "studio-1",
         "chip": "Apple M4 Max",
         "gpu_cores": "40",
@@ -98,9 +98,9 @@ def test_a_token_does_not_stand_in_the_configuration(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret", "utf-8")
     nodes = [Node("one two", "https://mac.local", token), Node("b", "http://10.0.0.2:1234")]
-    told = haproxy.configuration({"p/m": nodes}, ":8000")
-    assert "secret" not in told
-    assert 'Authorization "Bearer ${RECONCILER_TOKEN}"' in told
-    assert "server one_two mac.local:443 ssl verify required" in told
-    assert "server b 10.0.0.2:1234\n" in told
+    text = haproxy.configuration({"p/m": nodes}, ":8000")
+    assert "secret" not in text
+    assert 'Authorization "Bearer ${RECONCILER_TOKEN}"' in text
+    assert "server one_two mac.local:443 ssl verify required" in text
+    assert "server b 10.0.0.2:1234\n" in text
     assert haproxy.NAME.fullmatch("evil' }\nbackend x") is None

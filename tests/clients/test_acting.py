@@ -56,9 +56,9 @@ def test_a_tool_round_trip_ends_by_itself(shared: Daemon, model: str) -> None:
     assert made["function"]["name"] == "measure"
     assert json.loads(made["function"]["arguments"]) == {"city": "Paris"}
     result = {"role": "tool", "tool_call_id": made["id"], "content": "21 °C"}
-    said = ask(shared, model, user("How warm is it?"), asked["message"], result, tools=[TOOL])
-    assert said["finish_reason"] == "stop"
-    assert said["message"]["content"] == "It is 21 degrees in Paris, and it is sunny."
+    choice = ask(shared, model, user("How warm is it?"), asked["message"], result, tools=[TOOL])
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["content"] == "It is 21 degrees in Paris, and it is sunny."
 
 
 def test_answers_by_the_words_of_the_user(shared: Daemon, model: str) -> None:

@@ -45,10 +45,10 @@ PI = Client(
 )
 
 DONE = "The file is there now, as asked."
-SAID = "written by a tool"
+WRITTEN = "written by a tool"
 """What the tools print, so that the model knows their result."""
 
-COMMAND = f"echo '{SAID}' > note.txt; cat note.txt"
+COMMAND = f"echo '{WRITTEN}' > note.txt; cat note.txt"
 
 UNGUARDED = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
 """Options of codex: a sandbox in the sandbox of the tests may not be possible."""
@@ -61,7 +61,7 @@ MODEL = "acting/agent"
 @pytest.fixture(scope="module")
 def model(shared: Daemon) -> str:
     rules = [
-        Rule(f"'{SAID}' in result", DONE),
+        Rule(f"'{WRITTEN}' in result", DONE),
         Rule("'llm_version' in names and not result", call("llm_version")),
         Rule("'llm_version' in names", "It is that version."),
         Rule("result", FAILED),
@@ -74,7 +74,7 @@ def model(shared: Daemon) -> str:
         Rule("'shell_command' in names", call("shell_command", command=COMMAND)),
         Rule("'Bash' in names", call("Bash", command=COMMAND, description="Write a note")),
         Rule("'run_commands' in names", call("run_commands", commands=[COMMAND])),
-        Rule("'file listing' in asked", f"note.txt\n```\n{SAID}\n```\n"),
+        Rule("'file listing' in asked", f"note.txt\n```\n{WRITTEN}\n```\n"),
         Rule("'Describe' in asked", '{"name": "Paris", "people": 2100000}'),
     ]
     return acted(shared, "agent", rules, otherwise="Hello to you.")
@@ -107,20 +107,20 @@ def check_note(done: "subprocess.CompletedProcess[str]", directory: Path) -> Non
     """The tool has written its note, said so, and ended well."""
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
-    assert (directory / "note.txt").read_text() == f"{SAID}\n"
+    assert (directory / "note.txt").read_text() == f"{WRITTEN}\n"
 
 
 @pytest.mark.usefixtures("model")
 def test_llm(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     llm = clients.installed(LLM)
-    for arguments, said in (
+    for arguments, expected in (
         (("Hello",), "Hello to you."),
         (("--schema", "name, people int", "Describe the city."), '"Paris"'),
         (("--tool", "llm_version", "Which version is it?"), "It is that version."),
     ):
         done = launched(llm, shared, tmp_path, "llm", *arguments)
         assert done.returncode == 0, done.stderr
-        assert said in done.stdout
+        assert expected in done.stdout
     assert not list((llm.directory / "home").rglob("*llm*"))
 
 
@@ -132,7 +132,7 @@ def test_aider(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
         aider, shared, tmp_path, "aider", *arguments, "--message", "Write it.", "note.txt"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n", done.stdout + done.stderr
+    assert (tmp_path / "note.txt").read_text() == f"{WRITTEN}\n", done.stdout + done.stderr
 
 
 @pytest.mark.usefixtures("model")
@@ -198,7 +198,7 @@ def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
     assert "context window" not in done.stderr  # it guesses one unless it is given
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    assert (tmp_path / "note.txt").read_text() == f"{WRITTEN}\n"
     assert json.loads(file.read_text()) == settings
 
 
@@ -228,4 +228,4 @@ def test_the_token_is_passed_on(
     launch += ["--token-file", str(token_file), "--model", MODEL, "--", *arguments]
     done = clients.installed(client).run(launch, environ={}, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert any(said in done.stdout for said in ("Hello to you.", DONE)), done.stdout
+    assert any(text in done.stdout for text in ("Hello to you.", DONE)), done.stdout

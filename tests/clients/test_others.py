@@ -18,14 +18,14 @@ LMSTD = Client(
 HERMES = Client("Hermes Agent", "PyPI", ("hermes-agent==0.19.0",), "`-z` with a tool round trip")
 
 DONE = "The file is there now, as asked."
-SAID = "written by a tool"
-COMMAND = f"echo '{SAID}' > note.txt; cat note.txt"
+WRITTEN = "written by a tool"
+COMMAND = f"echo '{WRITTEN}' > note.txt; cat note.txt"
 
 
 @pytest.fixture(scope="module")
 def model(shared: Daemon) -> str:
     rules = [
-        Rule(f"'{SAID}' in result", DONE),
+        Rule(f"'{WRITTEN}' in result", DONE),
         Rule("'terminal' in names", call("terminal", command=COMMAND)),
     ]
     return acted(shared, "others", rules, otherwise="Hello to you.")
@@ -52,4 +52,4 @@ def test_hermes_agent(clients: Clients, shared: Daemon, model: str, tmp_path: Pa
     done = hermes.run(["hermes", "-z", "Write a note."], environ=environ, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout, done.stdout + done.stderr
-    assert (tmp_path / "note.txt").read_text() == f"{SAID}\n"
+    assert (tmp_path / "note.txt").read_text() == f"{WRITTEN}\n"

@@ -25,7 +25,7 @@ async def test_an_update_that_fails_leaves_the_previous_spec_in_force(bench: Ben
     assert bench.engine.loads.empty()
 
 
-async def test_a_failed_first_load_tells_everyone_who_joined_it(bench: Bench) -> None:
+async def test_a_failed_first_load_fails_for_everyone_who_joined_it(bench: Bench) -> None:
     asking = [asyncio.create_task(bench.controller.load(request())) for _ in range(3)]
     await bench.asked("tiny/llama", 3)
     await bench.engine.let_load(BROKEN)
@@ -146,7 +146,7 @@ async def test_a_changed_record_is_not_ready_for_one_moment_with_what_was_loaded
     assert (await asking).status.ready
 
 
-async def test_who_joined_a_load_that_is_suspended_is_told(bench: Bench) -> None:
+async def test_a_caller_that_joined_a_load_gets_an_error_when_it_is_suspended(bench: Bench) -> None:
     bench.source.declare(("tiny/llama", spec()))
     _, end = await bench.engine.loads.get()
     asking = asyncio.create_task(bench.controller.load(request()))
@@ -184,7 +184,7 @@ async def test_an_unforeseen_error_is_a_failure_like_any_other(bench: Bench) -> 
     assert (await load(bench, request("tiny/qwen3"))).status.ready
 
 
-async def test_without_a_worker_a_load_says_why_it_cannot_be(tmp_path: Path, models: Path) -> None:
+async def test_without_a_worker_a_load_fails_with_the_reason(tmp_path: Path, models: Path) -> None:
     bench = Bench(tmp_path, models, 0)
     bench.engine.startable = False
     await bench.controller.start()

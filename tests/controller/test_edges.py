@@ -176,7 +176,7 @@ class TestWhereOnlyOneFits:
         await is_loaded(bench, "a", context_length=900)
         assert bench.engine.loads.empty()
 
-    async def test_an_update_by_http_that_fails_is_told_after_the_previous_is_loaded_again(
+    async def test_an_update_by_http_fails_after_the_previous_spec_is_loaded_again(
         self, bench: Bench
     ) -> None:
         await load(bench, replace(request(context_length=900), instance_id="a"))
@@ -348,7 +348,7 @@ def _view(bench: Bench) -> Snapshot:
 # -- files of a model that change ----------------------------------------------------------
 
 
-async def test_files_that_change_under_a_loaded_instance_are_told_and_not_loaded(
+async def test_files_that_change_under_a_loaded_instance_are_reported_and_not_loaded(
     bench: Bench, models: Path
 ) -> None:
     await load(bench, request())

@@ -12,7 +12,7 @@ from tests.controller.fakes import Bench, load, request, spec
 BROKEN = Problem(Reason.LOAD_FAILED, "it broke")
 
 
-async def told(bench: Bench, after: str | None = None) -> list[str]:
+async def kept_events(bench: Bench, after: str | None = None) -> list[str]:
     """The kept events in short."""
     return [
         "lost" if event is None else f"{event.type} {event.name} {event.reason}"
@@ -42,7 +42,7 @@ async def test_history_keeps_each_spec_and_what_became_of_it(bench: Bench) -> No
     assert len(list(bench.controller.history(None))) == 4
 
 
-async def test_what_was_never_settled_says_so(bench: Bench) -> None:
+async def test_a_generation_that_never_settled_is_superseded(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=1)))
     _, end = await bench.engine.loads.get()
     bench.source.declare(("a", spec(context_length=2)))
@@ -56,9 +56,9 @@ async def test_what_was_never_settled_says_so(bench: Bench) -> None:
     assert outcomes == ["Removed", "Superseded"]
 
 
-async def test_events_tell_changes_transitions_and_phases_once(bench: Bench) -> None:
+async def test_changes_transitions_and_phases_are_emitted_once(bench: Bench) -> None:
     await load(bench, request(context_length=1))
-    assert await told(bench) == [
+    assert await kept_events(bench) == [
         "record tiny/llama Created",
         "transition tiny/llama Pending",
         "transition tiny/llama Loading",
@@ -66,23 +66,23 @@ async def test_events_tell_changes_transitions_and_phases_once(bench: Bench) -> 
         "transition tiny/llama Loaded",
     ]
     await load(bench, request("tiny/qwen3"))
-    assert (await told(bench)).count("transition tiny/llama Loaded") == 1
+    assert (await kept_events(bench)).count("transition tiny/llama Loaded") == 1
 
 
-async def test_events_resume_after_an_id_and_say_what_was_lost(bench: Bench) -> None:
+async def test_events_resume_after_an_id_and_report_lost_ones(bench: Bench) -> None:
     emit = bench.controller.events.emit
     for number in range(5):
         emit("record", f"n{number}", "Created", "x")
     ids = [e.id async for e in bench.controller.events.follow(wait=False) if e is not None]
-    assert await told(bench, ids[2]) == ["record n3 Created", "record n4 Created"]
-    assert await told(bench, ids[4]) == []
+    assert await kept_events(bench, ids[2]) == ["record n3 Created", "record n4 Created"]
+    assert await kept_events(bench, ids[4]) == []
     for stranger in ("nonsense", "0-1", ids[0] + "9"):
-        assert (await told(bench, stranger))[0] == "lost"
+        assert (await kept_events(bench, stranger))[0] == "lost"
     for number in range(KEPT + 5):
         emit("record", f"m{number}", "Created", "x")
-    late = await told(bench, ids[2])
+    late = await kept_events(bench, ids[2])
     assert (late[0], len(late)) == ("lost", KEPT + 1)
-    assert len(await told(bench)) == KEPT
+    assert len(await kept_events(bench)) == KEPT
 
 
 async def test_events_of_sources_come_when_errors_come_and_go(bench: Bench) -> None:

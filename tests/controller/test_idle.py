@@ -106,7 +106,7 @@ async def test_an_unload_that_fails_does_not_make_a_broken_spec_worth_trying(ben
     assert await asking == "a"
 
 
-async def test_who_waits_for_a_change_is_told_of_its_failure_though_it_was_due_to_go(
+async def test_a_caller_gets_the_failure_of_a_change_to_an_expired_record(
     bench: Bench,
 ) -> None:
     await load(bench, replace(request(), idle_ttl_seconds=100))
@@ -198,7 +198,7 @@ class TestJit:
         assert await second == "tiny/llama"
         assert bench.engine.loads.empty()
 
-    async def test_a_model_that_is_not_there_is_told(self, bench: Bench) -> None:
+    async def test_a_missing_model_is_reported(self, bench: Bench) -> None:
         with pytest.raises(LoadError) as raised:
             await bench.controller.ready_for("no/such")
         assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND

@@ -24,7 +24,7 @@ from reconciler.store.database import NAME
 from tests.controller.fakes import Bench, load, request, spec, spin
 
 
-async def test_a_record_that_cannot_be_planned_says_so_and_the_others_load(
+async def test_a_record_that_cannot_be_planned_reports_it_and_the_others_load(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = planning._Planner.next_action
@@ -49,7 +49,7 @@ async def test_a_record_that_cannot_be_planned_says_so_and_the_others_load(
     await bench.ready("a")
 
 
-async def test_a_record_that_cannot_be_reported_says_so_and_the_others_load(
+async def test_a_record_whose_report_fails_has_the_error_and_the_others_load(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -91,7 +91,7 @@ async def test_a_status_that_cannot_be_written_holds_up_no_other(
     await bench.ready("a")
 
 
-async def test_passes_that_fail_in_a_row_are_told_until_one_works(
+async def test_consecutive_failed_passes_are_reported_until_one_succeeds(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reconciler = bench.controller._reconciler
@@ -152,7 +152,7 @@ async def test_who_changes_something_waits_for_another_program_to_unlock_the_dat
     assert bench.controller.problem is None
 
 
-async def test_a_lock_that_stays_is_said_and_what_happened_meanwhile_is_written_later(
+async def test_a_persistent_lock_is_reported_and_pending_writes_are_retried(
     bench: Bench, tmp_path: Path
 ) -> None:
     await load(bench, request("tiny/qwen3"))

@@ -125,7 +125,7 @@ async def test_a_load_waits_until_running_requests_have_given_back_what_it_needs
     assert sessions.leases.held() == {"a1": 30}
 
 
-async def test_a_load_that_gets_no_memory_back_says_who_has_it(asking: AsyncExitStack) -> None:
+async def test_a_load_that_gets_no_memory_back_names_the_holders(asking: AsyncExitStack) -> None:
     sessions = Sessions("a")
     await sessions.ask("a", asking)
     sessions.in_use = {"a1": 60}
@@ -164,7 +164,7 @@ async def test_a_lease_ends_with_its_session(asking: AsyncExitStack, how: str) -
         assert sessions.leases.held() == {}
 
 
-async def test_an_answer_to_an_earlier_recall_says_nothing_of_what_came_after_it(
+async def test_an_answer_to_an_earlier_recall_does_not_settle_a_later_one(
     asking: AsyncExitStack,
 ) -> None:
     sessions = Sessions("a")

@@ -61,7 +61,7 @@ async def test_an_unload_and_a_put_that_cannot_be_written_down_change_nothing(
     assert bench.controller.answers() == before
 
 
-async def test_it_is_told_once_and_once_when_it_is_over(bench: Bench) -> None:
+async def test_a_write_failure_is_logged_once_and_its_end_once(bench: Bench) -> None:
     with capture_logs() as lines:
         await load(bench, request())
         bench.let_write(False)
@@ -73,12 +73,12 @@ async def test_it_is_told_once_and_once_when_it_is_over(bench: Bench) -> None:
     events = [line["event"] for line in lines if line["event"].startswith("the state")]
     assert events == ["the state cannot be written", "the state can be written again"]
     assert not any("exc_info" in line for line in lines)
-    told = [
+    reasons = [
         e.reason
         async for e in bench.controller.events.follow(wait=False)
         if e and e.type == "state"
     ]
-    assert told == ["Unwritable", "Writable"]
+    assert reasons == ["Unwritable", "Writable"]
 
 
 async def test_no_load_starts_that_cannot_be_written_down(bench: Bench) -> None:
@@ -196,7 +196,7 @@ async def test_a_source_is_taken_up_when_there_is_room_and_no_change_is_lost(ben
     await bench.controller.sources[0].sync()
 
 
-async def test_what_was_said_last_is_what_is_taken_up(bench: Bench) -> None:
+async def test_the_latest_snapshot_is_applied_after_a_write_failure(bench: Bench) -> None:
     bench.let_write(False)
     bench.source.declare(("a", spec()))
     await bench.controller.until(lambda: bench.controller.problem is not None)

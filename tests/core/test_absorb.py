@@ -112,7 +112,7 @@ def follow(
         touched = None if touched is None else frozenset(r.name for r in result.upserts)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=80, derandomize=True, deadline=None)
 @given(steps)
 def test_absorbing_what_differs_does_what_absorbing_everything_does(
     sequence: list[tuple[dict[str, Any], list[tuple[str, str]]]],

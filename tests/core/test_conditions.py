@@ -28,7 +28,7 @@ SUSPENDED = Action(Kind.HOLD, "a", "x", reason=Reason.SUSPENDED)
 HOLD = Action(Kind.HOLD, "a", "no m", problem=Problem(Reason.MODEL_NOT_FOUND, "no m"))
 
 
-def told(status: Status) -> dict[str, tuple[str, str]]:
+def conditions(status: Status) -> dict[str, tuple[str, str]]:
     return {c.type: (c.status, c.reason) for c in status.conditions}
 
 
@@ -54,7 +54,7 @@ def told(status: Status) -> dict[str, tuple[str, str]]:
         (LOADED, Action(Kind.RECONFIGURE, "a", "x"), "False", "True", "False", "Reconfiguring"),
     ],
 )
-def test_conditions_say_where_a_record_is(
+def test_conditions_of_each_state_of_a_record(
     instance: Instance | None,
     action: Action | None,
     ready: str,
@@ -63,7 +63,7 @@ def test_conditions_say_where_a_record_is(
     reason: str,
 ) -> None:
     status = derive(RECORD, Status(), instance, action, AT)
-    assert told(status) == {
+    assert conditions(status) == {
         "Ready": (ready, reason),
         "Progressing": (progressing, reason),
         "Stalled": (stalled, reason),
@@ -72,7 +72,7 @@ def test_conditions_say_where_a_record_is(
 
 def test_what_cannot_be_while_an_earlier_spec_serves_is_rolled_back() -> None:
     status = derive(RECORD, Status(), OLD, HOLD, AT)
-    assert told(status) == {
+    assert conditions(status) == {
         "Ready": ("False", "RolledBack"),
         "Progressing": ("False", "ModelNotFound"),
         "Stalled": ("True", "ModelNotFound"),
@@ -83,26 +83,29 @@ def test_what_cannot_be_while_an_earlier_spec_serves_is_rolled_back() -> None:
 def test_a_wait_for_memory_is_no_failure() -> None:
     short = Problem(Reason.INSUFFICIENT_MEMORY, "short", permanent=False)
     wait = Action(Kind.WAIT, "a", "short", reason=Reason.WAITING_FOR_MEMORY, problem=short)
-    assert told(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == ("False", "WaitingForMemory")
+    assert conditions(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == (
+        "False",
+        "WaitingForMemory",
+    )
 
 
 @pytest.mark.parametrize("reason", sorted(DEATHS))
 def test_how_a_worker_ended_is_why_it_is_not_ready(reason: Reason) -> None:
     ended = Problem(reason, "it ended", permanent=False)
     wait = Action(Kind.WAIT, "a", "attempt 1 failed", reason=Reason.BACKING_OFF, problem=ended)
-    assert told(derive(RECORD, Status(), None, wait, AT)) == {
+    assert conditions(derive(RECORD, Status(), None, wait, AT)) == {
         "Ready": ("False", reason.value),
         "Progressing": ("True", "BackingOff"),
         "Stalled": ("False", "BackingOff"),
     }
     # Where an earlier spec serves, that is what matters to who asks.
-    assert told(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == ("False", "RolledBack")
+    assert conditions(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == ("False", "RolledBack")
 
 
 def test_any_other_failure_that_may_pass_is_backed_off() -> None:
     failed = Problem(Reason.LOAD_FAILED, "no", permanent=False)
     wait = Action(Kind.WAIT, "a", "attempt 1 failed", reason=Reason.BACKING_OFF, problem=failed)
-    assert told(derive(RECORD, Status(), None, wait, AT))["Ready"] == ("False", "BackingOff")
+    assert conditions(derive(RECORD, Status(), None, wait, AT))["Ready"] == ("False", "BackingOff")
 
 
 def test_the_observed_generation_is_the_newest_that_was_in_force() -> None:
@@ -128,7 +131,7 @@ def test_while_nothing_is_loaded_nothing_is_in_force() -> None:
     assert (gone.config, gone.worker_pid, gone.memory_bytes) == (None, None, None)
 
 
-def test_what_still_serves_is_said() -> None:
+def test_the_generation_that_still_serves_is_reported() -> None:
     status = derive(RECORD, Status(), OLD, HOLD, AT)
     assert "previous settings are still in force" in status.conditions[0].message
     assert status.config == CONFIG
@@ -137,5 +140,5 @@ def test_what_still_serves_is_said() -> None:
 def test_a_new_spec_is_not_ready_before_it_was_looked_at() -> None:
     loaded = derive(RECORD, Status(), LOADED, None, AT)
     status = pending(loaded, LATER)
-    assert told(status)["Ready"] == ("False", "Pending")
+    assert conditions(status)["Ready"] == ("False", "Pending")
     assert status.config == CONFIG

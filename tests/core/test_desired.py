@@ -175,7 +175,7 @@ class TestDefaults:
         request = replace(ask(None, *resets), defaults=sent)
         assert agrees(self.view(defaults, self.PUBLISHED), request) is expected
 
-    def test_sent_defaults_are_merged_and_the_answer_says_what_changed(self) -> None:
+    def test_sent_defaults_are_merged_and_the_answer_lists_changes(self) -> None:
         mine = self.view(Defaults(temperature=0.7, top_k=5, seed=1))
         request = replace(ask(None, "defaults.seed"), defaults=Defaults(temperature=0.9))
         decision = verdict(request, mine)

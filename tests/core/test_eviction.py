@@ -53,7 +53,7 @@ def actions(*records: Record, loaded: tuple[Record, ...] = (), **facts: object) 
     return list(plan(records, [instance(r) for r in loaded], known, MACHINE, now=0.0))
 
 
-def told(planned: list[Action]) -> list[tuple[str, str]]:
+def kinds(planned: list[Action]) -> list[tuple[str, str]]:
     return [(a.name, a.kind.value) for a in planned]
 
 
@@ -67,17 +67,17 @@ def test_what_is_idle_and_of_lower_priority_goes_and_the_record_waits_for_it() -
 
 def test_the_longest_unused_goes_first_and_as_many_as_must() -> None:
     used = {"low": 1.0, "lower": 2.0}
-    assert told(actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), used_at=used))[0][0] == "low"
+    assert kinds(actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), used_at=used))[0][0] == "low"
     used = {"low": 2.0, "lower": 1.0}
-    assert told(actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), used_at=used))[0][0] == "lower"
+    assert kinds(actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), used_at=used))[0][0] == "lower"
     large = record("high", 1, context=50)
-    planned = told(actions(large, LOW, LOWER, loaded=(LOW, LOWER)))
+    planned = kinds(actions(large, LOW, LOWER, loaded=(LOW, LOWER)))
     assert planned == [("low", "Unload"), ("lower", "Unload"), ("high", "Wait")]
 
 
 def test_never_one_with_a_request_running() -> None:
     loaded = (LOW, LOWER)
-    planned = told(actions(HIGH, *loaded, loaded=loaded, busy=frozenset({"low"})))
+    planned = kinds(actions(HIGH, *loaded, loaded=loaded, busy=frozenset({"low"})))
     assert planned == [("lower", "Unload"), ("high", "Wait")]
     (wait,) = actions(HIGH, *loaded, loaded=loaded, busy=frozenset({"low", "lower"}))
     assert wait.problem is not None
@@ -86,7 +86,7 @@ def test_never_one_with_a_request_running() -> None:
 
 def test_equals_do_not_send_each_other_away_and_manifests_rank_above_ad_hoc() -> None:
     peer = record("peer", 1, context=40)
-    assert told(actions(HIGH, peer, LOW, loaded=(HIGH,)))[0] == ("peer", "Wait")
+    assert kinds(actions(HIGH, peer, LOW, loaded=(HIGH,)))[0] == ("peer", "Wait")
     ad_hoc = replace(AD_HOC, spec=replace(AD_HOC.spec, config=RequestedSettings(context_length=30)))
     (wait,) = actions(ad_hoc, LOW, LOWER, loaded=(LOW, LOWER))
     assert wait.problem is not None
@@ -106,8 +106,8 @@ def test_nobody_goes_unless_that_was_asked_for() -> None:
 
 
 def test_what_had_to_go_comes_back_after_what_it_went_for() -> None:
-    assert told(actions(HIGH, LOW, LOWER, loaded=(LOWER,))) == [("high", "Load"), ("low", "Wait")]
-    assert told(actions(LOW, LOWER, loaded=(LOWER,))) == [("low", "Load")]
+    assert kinds(actions(HIGH, LOW, LOWER, loaded=(LOWER,))) == [("high", "Load"), ("low", "Wait")]
+    assert kinds(actions(LOW, LOWER, loaded=(LOWER,))) == [("low", "Load")]
 
 
 def test_an_unload_under_way_is_waited_for() -> None:
@@ -119,7 +119,7 @@ def test_an_unload_under_way_is_waited_for() -> None:
 
 def test_what_a_worker_is_seen_to_take_counts_where_it_is_more() -> None:
     small = record("small")
-    assert told(actions(small, LOW, loaded=(LOW,))) == [("small", "Load")]
+    assert kinds(actions(small, LOW, loaded=(LOW,))) == [("small", "Load")]
     (wait,) = actions(small, LOW, loaded=(LOW,), live={"/low": 70}, evicts=False)
     assert wait.problem is not None
     assert "low 70 B" in wait.message
@@ -155,7 +155,7 @@ def test_nobody_goes_whom_the_others_make_needless() -> None:
         evicts=True,
     )
     planned = plan([HIGH, small, big], loaded, facts, MACHINE, now=0.0)
-    assert told(list(planned)) == [("big", "Unload"), ("high", "Wait")]
+    assert kinds(list(planned)) == [("big", "Unload"), ("high", "Wait")]
 
 
 def test_what_failed_sends_nobody_away_again() -> None:

@@ -83,7 +83,7 @@ def test_an_alias_repeats_its_anchor() -> None:
         (b"a: 0x" + b"f" * 4000, "digits", SourceLocation(1, 4)),
     ],
 )
-def test_a_flaw_is_told_with_its_place(data: bytes, words: str, position: SourceLocation) -> None:
+def test_an_error_has_its_position(data: bytes, words: str, position: SourceLocation) -> None:
     found = flaw(data)
     assert words in found.message
     assert found.position == position

@@ -62,5 +62,5 @@ def test_a_worker_that_takes_more_than_it_was_admitted_with_counts_as_seen() -> 
     ("size", "text"),
     [(5, "5 B"), (1500, "1.5 kB"), (20_000_000, "20.0 MB"), (3_180_000_000, "3.2 GB")],
 )
-def test_bytes_are_told_as_people_read_them(size: int, text: str) -> None:
+def test_bytes_are_formatted_for_people(size: int, text: str) -> None:
     assert readable_bytes(size) == text

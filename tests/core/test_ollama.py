@@ -36,7 +36,7 @@ def test_keep_alive_is_a_number_or_a_duration(sent: Any, seconds: float | None) 
 
 
 @pytest.mark.parametrize("sent", ["5x", "m", "5 m", "1h-5m", "forever", True, [], {}, "9" * 99])
-def test_what_is_no_duration_is_said(sent: Any) -> None:
+def test_an_invalid_duration_is_an_error(sent: Any) -> None:
     with pytest.raises(ValueError, match=r"keep_alive: .* is no duration"):
         ollama.keep_alive_seconds(sent)
 

@@ -13,7 +13,7 @@ class Now:
         return self.seconds
 
 
-def test_a_key_passes_once_in_a_period_and_says_how_often_it_was_left_out() -> None:
+def test_a_key_passes_once_in_a_period_with_the_number_dropped() -> None:
     now = Now()
     limit = RateLimit(60, now)
     assert [limit.passes("a") for _ in range(3)] == [0, None, None]

@@ -16,7 +16,7 @@ from reconciler.core.schema import (
     load_request,
     load_spec,
     schema,
-    told_spec,
+    spec_json,
 )
 
 
@@ -92,7 +92,7 @@ def test_a_mistake_names_the_key_and_what_it_should_be(
     assert words in mistake.message
 
 
-def test_every_missing_key_is_told_once() -> None:
+def test_every_missing_key_is_reported_once() -> None:
     mistakes = check("manifest", {})
     assert sorted(m.param for m in mistakes) == ["apiVersion", "kind", "metadata", "spec"]
 
@@ -131,7 +131,7 @@ def test_defaults_and_adapter_are_part_of_a_request_and_of_a_spec() -> None:
     assert request.resets == {"defaults.seed", "adapter"}
     assert type(request.defaults.top_k) is int
     spec = {"model": "m", "config": {}, "defaults": {"temperature": 0.5}, "adapter": "p/a"}
-    assert told_spec(load_spec(spec)) == spec
+    assert spec_json(load_spec(spec)) == spec
 
 
 def test_settings_may_stand_nested_flat_or_both() -> None:
@@ -180,7 +180,7 @@ def test_a_published_schema_names_itself(name: str) -> None:
         ("load-request", {"model": "m" * 900_000}, "model must be at most 500 characters long"),
     ],
 )
-def test_what_is_too_long_is_said_before_any_item_is_looked_at(
+def test_an_array_that_is_too_long_is_refused_before_its_items_are_checked(
     name: SchemaName, value: Any, message: str
 ) -> None:
     assert [m.message for m in check(name, value)] == [message]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.schema import check, load_spec, told_spec
-from reconciler.core.selector import Requirement, selector, told, unmet
+from reconciler.core.schema import check, load_spec, spec_json
+from reconciler.core.selector import Requirement, selector, selector_json, unmet
 
 STUDIO = {"chip": "Apple M4 Max", "memory_gb": "64", "role": "prod", "os": "macos"}
 
@@ -53,17 +53,17 @@ def test_a_node_that_is_meant(value: Any) -> None:
 
 
 @pytest.mark.parametrize(("value", "why"), UNMET)
-def test_a_node_that_is_not_meant_is_told_why(value: Any, why: str) -> None:
+def test_a_selector_that_does_not_match_names_the_reason(value: Any, why: str) -> None:
     assert check("manifest", manifest(value)) == ()
     assert why in str(unmet(selector(value), STUDIO))
 
 
 @pytest.mark.parametrize("value", [*MET, *(value for value, _ in UNMET)])
-def test_what_is_told_means_the_same(value: Any) -> None:
-    assert selector(told(selector(value))) == selector(value)
+def test_a_serialized_selector_means_the_same(value: Any) -> None:
+    assert selector(selector_json(selector(value))) == selector(value)
     spec = load_spec(manifest(value)["spec"])
-    assert load_spec(told_spec(spec)) == spec
-    assert check("spec", told_spec(spec)) == ()
+    assert load_spec(spec_json(spec)) == spec
+    assert check("spec", spec_json(spec)) == ()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,6 @@ def test_the_reason_is_bounded() -> None:
 @pytest.mark.parametrize("number", [6.66957076066871e16, 1e-7, -1.5e300, 2.5, 3.0])
 def test_a_number_stays_one_that_the_schema_takes(number: float) -> None:
     spec = {"model": "m", "node_selector": [{"key": "k", "operator": "Gt", "values": [number]}]}
-    shown = told_spec(load_spec(spec))
+    shown = spec_json(load_spec(spec))
     assert check("spec", shown) == ()
     assert float(shown["node_selector"][0]["values"][0]) == number

@@ -31,7 +31,7 @@ def test_several_documents_declare_several_records() -> None:
     assert [(d.name, d.line) for d in found] == [("assistant", 1), ("second", 12)]
 
 
-def test_a_flaw_is_told_with_line_column_and_key() -> None:
+def test_an_error_has_line_column_and_key() -> None:
     text = VALID.replace("context_length: 16384", "context_length: long")
     (flaw,) = read_file("a.yaml", text.encode()).flaws
     assert (flaw.position.line, flaw.position.column) == (9, 5)
@@ -39,7 +39,7 @@ def test_a_flaw_is_told_with_line_column_and_key() -> None:
     assert flaw.message == 'spec.config.context_length must be integer or null, got "long"'
 
 
-def test_all_flaws_of_a_file_are_told_at_once() -> None:
+def test_all_errors_of_a_file_are_reported_at_once() -> None:
     text = VALID.replace("context_length", "contextlength").replace("kind: ", "knd: ")
     keys = {f.key for f in read_file("a.yaml", text.encode()).flaws}
     assert keys == {"kind", "knd", "spec.config.contextlength"}

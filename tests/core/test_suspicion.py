@@ -120,7 +120,7 @@ def test_a_record_is_held_from_the_second_crash_of_its_generation_on(
         assert found.permanent
 
 
-def test_the_message_says_what_happened_how_often_and_what_clears_it() -> None:
+def test_the_message_has_the_cause_the_count_and_the_fix() -> None:
     found = problem(RECORD, CrashRecord(3, 1, 2, AT))
     assert found is not None
     assert found.message == (

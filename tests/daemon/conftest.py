@@ -1,12 +1,26 @@
-"""The demo's model in a module's daemon, and the official client of it."""
+"""The demo's model in the shared daemon, the official client of it, and a daemon with JIT."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
 from tests.conftest import QUESTIONS
-from tests.support import Daemon
+from tests.support import Daemon, Home, tidy
+
+
+@pytest.fixture(scope="session")
+def standing_jit(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+    with Daemon(Home(tmp_path_factory.mktemp("jit"), models), "--jit") as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def jit(standing_jit: Daemon) -> Iterator[Daemon]:
+    """As `shared`, with JIT."""
+    yield standing_jit
+    tidy(standing_jit, ["tiny/llama"])
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def directory(daemon: Daemon, name: str) -> Path:
     return daemon.home.root / "adapters" / name
 
 
-def say(daemon: Daemon, model: str) -> str:
+def complete(daemon: Daemon, model: str) -> str:
     body = {"model": model, "prompt": PROMPT, "temperature": 0, "max_tokens": 10}
     status, answer = daemon.request("POST", "/v1/completions", body)
     assert status == 200, answer
@@ -65,14 +65,14 @@ def test_two_adapters_and_the_model_are_right_at_once_over_one_worker(daemon: Da
     path = str(directory(daemon, "me/two"))
     daemon.load({"model": BASE, "adapter": path, "instance_id": "second"})
     assert (one["model_instance_id"], one["joined"]) == (f"{BASE}:one", False)
-    told = {name: say(daemon, name) for name in ("plain", f"{BASE}:one", "second")}
-    assert told == {
+    texts = {name: complete(daemon, name) for name in ("plain", f"{BASE}:one", "second")}
+    assert texts == {
         "plain": expected(daemon, None),
         f"{BASE}:one": expected(daemon, "me/one"),
         "second": expected(daemon, "me/two"),
     }
-    assert len(set(told.values())) == 3
-    records = [daemon.get(f"/api/v1/records/{name}") for name in told]
+    assert len(set(texts.values())) == 3
+    records = [daemon.get(f"/api/v1/records/{name}") for name in texts]
     assert len({r["status"]["worker_pid"] for r in records}) == 1
     found = [r["status"]["adapter"] for r in records]
     assert found == [None, *(str(directory(daemon, f"me/{n}").resolve()) for n in ("one", "two"))]
@@ -98,16 +98,16 @@ def test_an_adapter_comes_and_goes_without_reading_weights(daemon: Daemon) -> No
     before = daemon.get("/api/v1/records/changing")["status"]
     changed = daemon.load(body | {"adapter": "me/own"})
     assert [w["key"] for w in changed["warnings"]] == ["adapter"]
-    assert say(daemon, "changing") == expected(daemon, "me/own")
+    assert complete(daemon, "changing") == expected(daemon, "me/own")
     after = daemon.get("/api/v1/records/changing")["status"]
     assert (after["loaded_by"], after["worker_pid"]) == ("Reconfigure", before["worker_pid"])
     assert after["memory_bytes"] > before["memory_bytes"]
     narrow = daemon.load(body | {"context_length": 60})  # no opinion about the adapter
     assert narrow["config"]["context_length"] == 60
-    assert say(daemon, "changing") == expected(daemon, "me/own")
+    assert complete(daemon, "changing") == expected(daemon, "me/own")
     daemon.load(body | {"context_length": None})
     daemon.load(body | {"adapter": None})
-    assert say(daemon, "changing") == expected(daemon, None)
+    assert complete(daemon, "changing") == expected(daemon, None)
     assert daemon.get("/api/v1/records/changing")["spec"] == {"model": BASE, "config": {}}
 
 
@@ -119,7 +119,7 @@ def test_an_adapter_of_the_hub_is_fetched_and_used(daemon: Daemon) -> None:
     path = f"/api/v1/models/download/status/{job['job_id']}"
     daemon.until(lambda: daemon.get(path)["status"] == "completed")
     daemon.load(body)
-    assert say(daemon, f"{BASE}:tuned") == expected(daemon, "../published")
+    assert complete(daemon, f"{BASE}:tuned") == expected(daemon, "../published")
 
 
 def test_an_adapter_counts_in_the_estimate(daemon: Daemon) -> None:
@@ -159,7 +159,7 @@ def test_an_adapter_alone_is_listed_as_what_it_is(daemon: Daemon) -> None:
     assert rows["me/one"]["format"] is None
 
 
-def test_a_manifest_declares_an_adapter_and_says_what_is_missing(daemon: Daemon) -> None:
+def test_a_manifest_declares_an_adapter_and_reports_a_missing_one(daemon: Daemon) -> None:
     later = directory(daemon, "me/later")
     path = daemon.home.write("a.yaml", name="tuned", model=BASE)
     path.write_text(path.read_text("utf-8") + f"  adapter: {later}\n", "utf-8")
@@ -172,7 +172,7 @@ def test_a_manifest_declares_an_adapter_and_says_what_is_missing(daemon: Daemon)
     status, cleared = daemon.request("POST", "/api/v1/records/tuned/clear")
     assert status == 200, cleared
     daemon.ready("tuned")
-    assert say(daemon, "tuned") == expected(daemon, "me/later")
+    assert complete(daemon, "tuned") == expected(daemon, "me/later")
     config = later / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_bytes())), "utf-8")
     daemon.request("POST", "/api/v1/records/tuned/clear")

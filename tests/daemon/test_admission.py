@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support import Daemon, Home, conditions
+from tests.support import Daemon, Home, conditions, copied
 
 BODY = {"model": "tiny/llama", "context_length": 1024}
 ENDLESS = {"context_length": 30_000, "eval_batch_size": 8}
@@ -21,11 +21,11 @@ ENDLESS = {"context_length": 30_000, "eval_batch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory, models: Path) -> str:
+def one(shared: Daemon) -> str:
     """A budget for one tiny model with a context of 1024, and not for two."""
-    with Daemon(Home(tmp_path_factory.mktemp("one"), models)) as daemon:
-        _, told = daemon.request("POST", "/api/v1/models/estimate", BODY)
-    return f"{1.5 * told['needed_bytes'] / 10**6:.0f}MB"
+    copied(shared, "own/one")  # of weights in memory there is less to need
+    _, estimate = shared.request("POST", "/api/v1/models/estimate", BODY | {"model": "own/one"})
+    return f"{1.5 * estimate['needed_bytes'] / 10**6:.0f}MB"
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def reason(record: Any) -> str:
 
 def test_a_refusal_has_the_numbers_and_who_holds_what(daemon: Daemon, one: str) -> None:
     daemon.load(BODY)
-    _, told = daemon.request("POST", "/api/v1/models/estimate", BODY | {"model": "tiny/qwen3"})
-    assert not told["fits"]
-    assert told["budget_bytes"] == int(one.removesuffix("MB")) * 10**6
+    _, estimate = daemon.request("POST", "/api/v1/models/estimate", BODY | {"model": "tiny/qwen3"})
+    assert not estimate["fits"]
+    assert estimate["budget_bytes"] == int(one.removesuffix("MB")) * 10**6
     status, answer = daemon.request("POST", "/api/v1/models/load", BODY | {"model": "tiny/qwen3"})
     assert (status, answer["error"]["code"]) == (503, "insufficient_memory")
     message = answer["error"]["message"]
@@ -148,7 +148,7 @@ def test_an_instance_that_answers_is_not_sent_away(evictor: Daemon) -> None:
     assert daemon.loaded() == {"high"}
 
 
-def test_what_a_worker_is_seen_to_take_is_told(home: Home) -> None:
+def test_the_measured_memory_of_a_worker_is_reported(home: Home) -> None:
     with Daemon(home, "--probe-interval", "1") as daemon:
         daemon.load(BODY)
         pid = daemon.get("/api/v1/records/tiny/llama")["status"]["worker_pid"]
@@ -156,8 +156,8 @@ def test_what_a_worker_is_seen_to_take_is_told(home: Home) -> None:
         wanted = BODY | {"model": "tiny/qwen3"}
 
         def counted() -> bool:
-            _, told = daemon.request("POST", "/api/v1/models/estimate", wanted)
-            return bool(told["budget_bytes"] - told["free_bytes"] >= 0.9 * resident)
+            _, estimate = daemon.request("POST", "/api/v1/models/estimate", wanted)
+            return bool(estimate["budget_bytes"] - estimate["free_bytes"] >= 0.9 * resident)
 
         daemon.until(counted)
 

@@ -4,15 +4,13 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from tests.support import MANIFEST, Daemon, Home, conditions
+from tests.support import MANIFEST, Daemon, conditions, copied
 
 LLAMA = "tiny/llama"
 
@@ -31,15 +29,9 @@ def is_there(daemon: Daemon, name: str) -> bool:
     return daemon.request("GET", f"/api/v1/records/{name}")[0] == 200
 
 
-@pytest.fixture(scope="module")
-def jit(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    with Daemon(Home(tmp_path_factory.mktemp("jit"), models), "--jit") as daemon:
-        yield daemon
-
-
 def test_what_is_loaded_and_what_is_idle_can_be_asked_for(shared: Daemon) -> None:
     shared.load({"model": LLAMA})
-    shared.load({"model": "tiny/qwen3", "instance_id": "short", "idle_ttl_seconds": 1})
+    shared.load({"model": LLAMA, "instance_id": "short", "idle_ttl_seconds": 1})
     assert listed(shared)[LLAMA] == "loaded"
     shared.eventually("short", lambda r: "Idle" in str(r["status"]["conditions"]))
     shared.until(lambda: listed(shared).get("short") == "idle")
@@ -77,13 +69,14 @@ def test_one_model_is_found_by_its_name_with_slashes(shared: Daemon) -> None:
 
 
 def test_with_jit_what_is_on_disk_can_be_asked_for(jit: Daemon) -> None:
+    copied(jit, "own/found")
     names = listed(jit)
-    assert names["tiny/mamba"] == "not-loaded"
-    assert jit.get("/v1/models/tiny/mamba")["state"] == "not-loaded"
+    assert names["own/found"] == "not-loaded"
+    assert jit.get("/v1/models/own/found")["state"] == "not-loaded"
     assert jit.request("GET", "/v1/models/no/such")[0] == 404
-    body = {"model": "tiny/mamba", "prompt": "a", "max_tokens": 1}
+    body = {"model": "own/found", "prompt": "a", "max_tokens": 1}
     assert jit.request("POST", "/v1/completions", body)[0] == 200
-    assert listed(jit)["tiny/mamba"] == "loaded"
+    assert listed(jit)["own/found"] == "loaded"
     # A model is listed once, whether as an instance or as what is on disk.
     with client_of(jit) as client:
         ids = [one.id for one in client.models.list()]
@@ -101,7 +94,7 @@ def test_with_jit_what_is_on_disk_can_be_asked_for(jit: Daemon) -> None:
         ("POST", "/v1/audio/speech", 404),
     ],
 )
-def test_a_route_that_is_not_there_says_so_as_its_clients_know_errors(
+def test_an_unknown_route_is_an_error_in_the_form_of_its_clients(
     shared: Daemon, method: str, path: str, status: int
 ) -> None:
     request = urllib.request.Request(shared.url + path, b"{}", method=method)

@@ -13,8 +13,8 @@ from mlx_lm import generate
 from mlx_lm.utils import load, load_tokenizer
 from transformers import AutoTokenizer
 
+from reconciler.worker.batch import BATCH_SIZE
 from reconciler.worker.infill import FAMILIES
-from reconciler.worker.session import BATCH_SIZE
 from tests import tiny
 from tests.conftest import QUESTIONS
 from tests.support import Daemon

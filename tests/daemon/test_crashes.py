@@ -9,16 +9,17 @@ import psutil
 import pytest
 
 from tests.hub import Hub
-from tests.support import Daemon, Home
+from tests.support import Daemon, Home, copied
 
 
-def test_a_killed_worker_is_noticed_and_replaced(daemon: Daemon) -> None:
-    daemon.home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
-    before = daemon.ready("assistant")["status"]
+def test_a_killed_worker_is_noticed_and_replaced(shared: Daemon) -> None:
+    copied(shared, "own/killed")
+    shared.home.write("killed.yaml", name="killed", model="own/killed", context_length=100)
+    before = shared.ready("killed")["status"]
     os.kill(before["worker_pid"], signal.SIGKILL)
     # Until its death is seen the record still says that it is ready.
-    daemon.eventually("assistant", lambda record: record["status"]["restarts"] == 1)
-    status = daemon.ready("assistant")["status"]
+    shared.eventually("killed", lambda record: record["status"]["restarts"] == 1)
+    status = shared.ready("killed")["status"]
     assert status["worker_pid"] != before["worker_pid"]
     assert status["config"] == before["config"]
 
@@ -44,16 +45,6 @@ def test_a_spare_that_is_killed_is_replaced_and_leaves_no_socket(home: Home) -> 
 def sockets(daemon: Daemon) -> set[str]:
     """Of the workers that there are."""
     return {worker.cmdline()[-1] for worker in daemon.workers()}
-
-
-def test_the_daemons_death_ends_its_workers(home: Home) -> None:
-    with Daemon(home) as daemon:
-        daemon.load({"model": "tiny/llama"})
-        workers = daemon.workers()
-        assert workers
-        daemon.kill()
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        assert alive == []
 
 
 def test_the_daemons_death_ends_what_fetches_for_it(
@@ -84,46 +75,32 @@ def test_the_daemons_death_ends_what_fetches_for_it(
             assert alive == []
 
 
-@pytest.mark.long
-def test_what_is_desired_is_loaded_again_after_a_kill(home: Home) -> None:
-    home.write("a.yaml", name="assistant", model="tiny/qwen3", context_length=100)
+def test_workers_end_with_their_daemon_or_by_the_next_which_follows_what_changed(
+    home: Home,
+) -> None:
+    path = home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
+    home.write("b.yaml", name="other", model="tiny/llama")
     with Daemon(home) as daemon:
         daemon.ready("assistant")
-        daemon.load({"model": "tiny/llama", "config": {"context_length": 321}})
-        before = daemon.get("/api/v1/records/tiny/llama")
+        workers = daemon.workers()
+        assert workers
         daemon.kill()
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert alive == []
+
         daemon.start()
-        after = daemon.ready("tiny/llama")
         daemon.ready("assistant")
-        assert daemon.loaded() == {"assistant", "tiny/llama"}
-    for key in ("name", "owner", "generation", "spec", "created_at"):
-        assert after[key] == before[key]
-    assert after["status"]["config"] == before["status"]["config"]
-
-
-def test_a_worker_that_outlived_its_daemon_is_ended_by_the_next(home: Home) -> None:
-    with Daemon(home) as daemon:
-        daemon.load({"model": "tiny/llama"})
         workers = daemon.workers()
         for worker in workers:  # a stopped process does not see that its lifeline closed
             worker.suspend()
         daemon.kill()
         assert all(worker.is_running() for worker in workers)
+        path.unlink()
+        home.write("b.yaml", name="other", model="tiny/llama", context_length=50)
+
         daemon.start()
         _, alive = psutil.wait_procs(workers, timeout=60)
         assert alive == []
-        daemon.ready("tiny/llama")
-
-
-def test_a_change_that_is_made_while_the_daemon_is_down_is_followed(home: Home) -> None:
-    path = home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
-    home.write("b.yaml", name="other", model="tiny/llama")
-    with Daemon(home) as daemon:
-        daemon.ready("assistant")
-        daemon.kill()
-        path.unlink()
-        home.write("b.yaml", name="other", model="tiny/llama", context_length=50)
-        daemon.start()
         daemon.gone("assistant")
         other = daemon.ready("other", generation=2)
     assert other["status"]["config"]["context_length"] == 50

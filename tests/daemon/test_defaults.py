@@ -1,14 +1,11 @@
 """What requests get for the keys that they leave out, through a real daemon and real MLX."""
 
 import json
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import Daemon, Home, conditions
+from tests.support import Daemon, conditions, copied
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -27,20 +24,17 @@ ECHO = (
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
+def daemon(shared: Daemon) -> Daemon:
     """A daemon over checkpoints with a generation_config.json."""
-    home = Home(tmp_path_factory.mktemp("home"), models)
-    own = home.root / "more"
     for key, config in PUBLISHED.items():
-        shutil.copytree(models / "tiny/llama", own / key)
-        (own / key / "generation_config.json").write_text(json.dumps(config), "utf-8")
-        (own / key / "chat_template.jinja").write_text(ECHO, "utf-8")
-    with Daemon(home, "--models", str(own)) as running:
-        running.load({"model": "own/greedy", "instance_id": "plain"})
-        yield running
+        path = copied(shared, key)
+        (path / "generation_config.json").write_text(json.dumps(config), "utf-8")
+        (path / "chat_template.jinja").write_text(ECHO, "utf-8")
+    shared.load({"model": "own/greedy", "instance_id": "plain"})
+    return shared
 
 
-def say(daemon: Daemon, model: str, **more: Any) -> str:
+def complete(daemon: Daemon, model: str, **more: Any) -> str:
     body = {"model": model, "prompt": [5, 6, 7, 8], "max_tokens": 8} | more
     status, answer = daemon.request("POST", TEXT, body)
     assert status == 200, answer
@@ -70,9 +64,9 @@ def test_a_model_that_does_not_sample_is_greedy_where_nothing_is_sent(daemon: Da
         "top_k": (40, "generation_config"),
     }
     assert in_force(daemon, "plain") == expected
-    greedy = say(daemon, "plain", temperature=0)
-    assert [say(daemon, "plain") for _ in range(3)] == [greedy] * 3
-    assert say(daemon, "plain", temperature=None) == greedy
+    greedy = complete(daemon, "plain", temperature=0)
+    assert [complete(daemon, "plain") for _ in range(3)] == [greedy] * 3
+    assert complete(daemon, "plain", temperature=None) == greedy
 
 
 def test_a_records_default_goes_before_the_models_and_a_request_before_both(
@@ -80,17 +74,17 @@ def test_a_records_default_goes_before_the_models_and_a_request_before_both(
 ) -> None:
     daemon.load({"model": "own/greedy", "instance_id": "hot", "defaults": {"temperature": 2}})
     assert in_force(daemon, "hot")["temperature"] == (2.0, "record")
-    greedy = say(daemon, "plain", temperature=0)
-    assert len({say(daemon, "hot", top_k=0) for _ in range(4)}) > 1
-    assert [say(daemon, "hot", temperature=0) for _ in range(2)] == [greedy] * 2
+    greedy = complete(daemon, "plain", temperature=0)
+    assert len({complete(daemon, "hot", top_k=0) for _ in range(4)}) > 1
+    assert [complete(daemon, "hot", temperature=0) for _ in range(2)] == [greedy] * 2
 
 
 def test_a_penalty_of_the_model_acts_as_if_it_were_sent(daemon: Daemon) -> None:
     daemon.load({"model": "own/varied"})
-    varied = say(daemon, "own/varied", temperature=0)
-    assert varied == say(daemon, "plain", temperature=0, repetition_penalty=2.5)
-    assert varied != say(daemon, "plain", temperature=0)
-    assert say(daemon, "own/varied", temperature=0, repetition_penalty=1) == say(
+    varied = complete(daemon, "own/varied", temperature=0)
+    assert varied == complete(daemon, "plain", temperature=0, repetition_penalty=2.5)
+    assert varied != complete(daemon, "plain", temperature=0)
+    assert complete(daemon, "own/varied", temperature=0, repetition_penalty=1) == complete(
         daemon, "plain", temperature=0
     )
 
@@ -98,10 +92,10 @@ def test_a_penalty_of_the_model_acts_as_if_it_were_sent(daemon: Daemon) -> None:
 def test_a_seed_as_default_makes_equal_requests_equal(daemon: Daemon) -> None:
     defaults = {"temperature": 1.5, "seed": 7}
     daemon.load({"model": "own/warm", "instance_id": "seeded", "defaults": defaults})
-    seeded = say(daemon, "seeded")
-    assert say(daemon, "seeded") == seeded
-    assert say(daemon, "plain", temperature=1.5, seed=7, top_k=0) == seeded
-    assert say(daemon, "seeded", seed=8) != seeded
+    seeded = complete(daemon, "seeded")
+    assert complete(daemon, "seeded") == seeded
+    assert complete(daemon, "plain", temperature=1.5, seed=7, top_k=0) == seeded
+    assert complete(daemon, "seeded", seed=8) != seeded
 
 
 def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> None:
@@ -125,7 +119,7 @@ def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> N
     assert tokens("short") == 3
 
 
-def test_a_system_prompt_is_said_where_none_is_sent(daemon: Daemon) -> None:
+def test_a_default_system_prompt_is_used_if_none_is_sent(daemon: Daemon) -> None:
     defaults = {"system_prompt": "Be brief.", "chat_template_kwargs": {"style": "terse"}}
     daemon.load({"model": "own/greedy", "instance_id": "brief", "defaults": defaults})
     user, brief = ("user", "hello"), ("system", "Be brief.")
@@ -200,14 +194,3 @@ def test_a_manifest_declares_defaults_and_a_bad_one_is_named(daemon: Daemon) -> 
     assert conditions(record)["Ready"] == "True"
     path.write_text(text, "utf-8")
     daemon.eventually("declared", lambda r: "defaults" not in r["spec"])
-
-
-def test_defaults_survive_a_restart(home: Home) -> None:
-    defaults = {"temperature": 0.25, "chat_template_kwargs": {"a": [1]}, "system_prompt": "Ü"}
-    with Daemon(home) as daemon:
-        daemon.load({"model": "tiny/llama", "instance_id": "kept", "defaults": defaults})
-        daemon.stop()
-        daemon.start()
-        record = daemon.ready("kept")
-        assert record["spec"]["defaults"] == defaults
-        assert in_force(daemon, "kept")["temperature"] == (0.25, "record")

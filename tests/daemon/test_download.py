@@ -74,15 +74,15 @@ def download(daemon: Daemon, model: str, **more: str) -> tuple[int, Any]:
 
 def ended(daemon: Daemon, job: str) -> Any:
     """A download, once it is over; LM Studio's clients poll too."""
-    told: Any = None
+    state: Any = None
 
     def over() -> bool:
-        nonlocal told
-        told = daemon.get(f"/api/v1/models/download/status/{job}")
-        return bool(told["status"] != "downloading")
+        nonlocal state
+        state = daemon.get(f"/api/v1/models/download/status/{job}")
+        return bool(state["status"] != "downloading")
 
     daemon.until(over)
-    return told
+    return state
 
 
 def fetchers(daemon: Daemon) -> list[psutil.Process]:
@@ -97,9 +97,9 @@ def fetchers(daemon: Daemon) -> list[psutil.Process]:
 def test_what_was_downloaded_can_be_loaded_by_its_name(daemon: Daemon, hub: Hub, name: str) -> None:
     status, job = download(daemon, name)
     assert status == 200, job
-    told = ended(daemon, job["job_id"])
-    assert (told["status"], told["error"]) == ("completed", None)
-    assert told["downloaded_bytes"] == told["total_size_bytes"] > 0
+    state = ended(daemon, job["job_id"])
+    assert (state["status"], state["error"]) == ("completed", None)
+    assert state["downloaded_bytes"] == state["total_size_bytes"] > 0
     assert daemon.load({"model": name})["model_instance_id"] == name
     record = daemon.get(f"/api/v1/records/{name}")
     assert record["status"]["revision"] == hub.repositories[name].commit
@@ -140,7 +140,9 @@ def test_the_modules_of_an_embedding_model_are_fetched_with_it(
     assert (status, len(answer["data"][0]["embedding"])) == (200, 32)
 
 
-def test_what_cannot_be_fetched_says_why(daemon: Daemon, hub: Hub, models: Path, name: str) -> None:
+def test_a_failed_download_has_its_reason(
+    daemon: Daemon, hub: Hub, models: Path, name: str
+) -> None:
     hub.add("maker/gated", models / "tiny/llama").gated = True
     files = hub.add("maker/gguf", models / "tiny/llama").files
     files["model.gguf"] = files.pop("model.safetensors")
@@ -200,9 +202,9 @@ def test_links_in_the_cache_lead_no_download_out_of_the_model(
     link = folder / part.replace("COMMIT", hub.repositories[name].commit)
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(elsewhere)
-    told = fetch(tmp_path / "cache", name)
-    assert told["error"] == "disk_error"
-    assert f"leads out of {folder}" in told["message"]
+    line = fetch(tmp_path / "cache", name)
+    assert line["error"] == "disk_error"
+    assert f"leads out of {folder}" in line["message"]
     assert list(elsewhere.iterdir()) == []
 
 
@@ -227,8 +229,9 @@ def test_a_manifest_cannot_name_a_revision_outside_of_the_cache(
     daemon.until(lambda: "revision" in json.dumps(daemon.get("/api/v1/sources")))
     assert daemon.request("GET", "/api/v1/records/out")[0] == 404
     spec = {"model": name, "revision": "../../x", "download": "if-missing"}
-    status, told = daemon.request("POST", "/api/v1/plan", {"apply": [{"name": "o", "spec": spec}]})
-    assert (status, told["error"]["code"]) == (400, "invalid_value")
+    body = {"apply": [{"name": "o", "spec": spec}]}
+    status, answer = daemon.request("POST", "/api/v1/plan", body)
+    assert (status, answer["error"]["code"]) == (400, "invalid_value")
     assert hub.asked == []
 
 
@@ -240,15 +243,15 @@ def test_a_hub_that_cannot_or_must_not_be_asked_is_named_so(
     assert hub.asked == []
 
 
-def test_a_file_that_is_not_what_the_hub_said_is_thrown_away(
+def test_a_file_with_another_hash_than_the_hub_names_is_discarded(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
     repository = hub.repositories[name]
     repository.lies["model.safetensors"] = "0" * 64
     _, job = download(daemon, name)
-    told = ended(daemon, job["job_id"])
-    assert (told["status"], told["error"]["code"]) == ("failed", "hash_mismatch")
-    assert "model.safetensors" in told["error"]["message"]
+    state = ended(daemon, job["job_id"])
+    assert (state["status"], state["error"]["code"]) == ("failed", "hash_mismatch")
+    assert "model.safetensors" in state["error"]["message"]
     assert daemon.request("POST", "/api/v1/models/load", {"model": name})[0] == 404
     repository.lies.clear()
     _, job = download(daemon, name)
@@ -287,10 +290,10 @@ def test_after_a_kill_a_download_goes_on_where_it_was(
         hub.stop_after = None
         hub.asked.clear()
         _, job = download(daemon, name)
-        told = ended(daemon, job["job_id"])
-        assert (told["status"], told["downloaded_bytes"]) == (
+        state = ended(daemon, job["job_id"])
+        assert (state["status"], state["downloaded_bytes"]) == (
             "completed",
-            told["total_size_bytes"],
+            state["total_size_bytes"],
         )
         ranges = [h["range"] for _, h in hub.asked if "range" in h]
         assert ranges == [f"bytes={there}-"]
@@ -333,26 +336,27 @@ def test_a_put_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: str) -
     assert set(hub.fetched())
 
 
-def test_pull_fetches_and_says_so(daemon: Daemon, hub: Hub, name: str) -> None:
+def test_pull_fetches_and_reports_it(daemon: Daemon, hub: Hub, name: str) -> None:
     def pull(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(main, ["pull", "--url", daemon.url, *words])
         return result.exit_code, result.output
 
-    code, told = pull(name, "--revision", "v1")
-    assert (code, told.startswith(f"{name} is fetched: ")) == (0, True)
+    code, output = pull(name, "--revision", "v1")
+    assert (code, output.startswith(f"{name} is fetched: ")) == (0, True)
     assert pull(name, "--revision", "v1") == (0, f"{name} is there already\n")
     assert pull("maker/none")[0] == 4
     hub.repositories[name].lies["model.safetensors"] = "0" * 64
     hub.repositories[name].commit = "1" * 40
-    code, told = pull(name)
-    assert (code, "is not what the hub said" in told) == (1, True)
+    code, output = pull(name)
+    assert (code, "is not what the hub said" in output) == (1, True)
 
 
 def test_space_is_looked_at_first() -> None:
     check_space(10, 10)
-    with pytest.raises(FetchError, match=r"2\.0 GB are to be fetched and 1\.0 GB are free") as told:
+    message = r"2\.0 GB are to be fetched and 1\.0 GB are free"
+    with pytest.raises(FetchError, match=message) as caught:
         check_space(2_000_000_000, 1_000_000_000)
-    assert told.value.code == "insufficient_disk_space"
+    assert caught.value.code == "insufficient_disk_space"
 
 
 def test_a_file_is_known_by_its_hash(tmp_path: Path) -> None:
@@ -383,7 +387,7 @@ def test_ollamas_client_pulls_a_model_and_sees_how_far_it_is(
         assert client.pull(f"{name}:v1").status == "success"  # a revision
 
 
-def test_ollamas_client_hears_why_a_model_cannot_be_pulled(
+def test_ollamas_client_gets_the_reason_why_a_pull_failed(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
     assert hub.url

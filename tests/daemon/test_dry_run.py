@@ -2,16 +2,14 @@
 
 import http.client
 import json
-import shutil
 import urllib.request
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support import Daemon, parse_stream
+from tests.support import Daemon, copied, parse_stream
 
 
 def put(daemon: Daemon, name: str, spec: Any, query: str = "") -> tuple[int, Any]:
@@ -75,7 +73,7 @@ def test_a_suspended_put_is_kept_and_not_loaded(shared: Daemon) -> None:
     assert "suspended" not in shared.loaded()
 
 
-def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) -> None:
+def test_the_plan_lists_actions_and_changes_nothing(daemon: Daemon) -> None:
     empty: Any = {
         "actions": [],
         "changes": [],
@@ -121,54 +119,55 @@ def test_the_plan_says_what_would_be_done_and_nothing_is_done(daemon: Daemon) ->
     assert actions(plan) == [("a", "Unload")]
 
 
-def test_an_estimate_says_what_a_load_would_need(daemon: Daemon) -> None:
-    ask = {"model": "tiny/llama", "config": {"context_length": 100}}
-    _, before = daemon.request("POST", "/api/v1/models/estimate", ask)
+def test_an_estimate_has_the_memory_that_a_load_needs(shared: Daemon) -> None:
+    copied(shared, "estimate/one")
+    ask = {"model": "estimate/one", "config": {"context_length": 100}}
+    _, before = shared.request("POST", "/api/v1/models/estimate", ask)
     assert before["fits"]
     parts = ("process_bytes", "weights_bytes", "kv_cache_bytes", "prefill_bytes")
     assert before["needed_bytes"] == sum(before[part] for part in parts)
     assert before["shapes_seen"]
-    answer = daemon.load(ask)
+    answer = shared.load(ask)
     assert before["config"] == answer["config"]
-    _, after = daemon.request("POST", "/api/v1/models/estimate", ask)
+    _, after = shared.request("POST", "/api/v1/models/estimate", ask)
     assert after["needed_bytes"] == after["kv_cache_bytes"] + after["prefill_bytes"]
     taken = before["free_bytes"] - after["free_bytes"]
     assert taken == pytest.approx(before["needed_bytes"], rel=0.1)
     ask["config"] = {"context_length": 10**9}
-    assert daemon.request("POST", "/api/v1/models/estimate", ask)[0] == 400
+    assert shared.request("POST", "/api/v1/models/estimate", ask)[0] == 400
 
 
-def test_a_load_tells_how_far_it_is(shared: Daemon) -> None:
-    status, told = stream(shared, {"model": "tiny/qwen3_moe"})
+def test_a_load_reports_progress(shared: Daemon) -> None:
+    copied(shared, "stream/one")
+    status, events = stream(shared, {"model": "stream/one"})
     assert status == 200
-    kinds = [kind for kind, _ in told]
+    kinds = [kind for kind, _ in events]
     assert kinds[-1] == "result"
     assert set(kinds[:-1]) == {"progress"}
-    phases = [data["phase"] for kind, data in told if kind == "progress"]
+    phases = [data["phase"] for kind, data in events if kind == "progress"]
     assert list(dict.fromkeys(phases)) == ["worker", "weights", "warm_up"]
-    read = [d["bytes_read"] for k, d in told if k == "progress" and d["phase"] == "weights"]
+    read = [d["bytes_read"] for k, d in events if k == "progress" and d["phase"] == "weights"]
     assert read == sorted(read)
-    assert read[-1] == told[-2 if phases[-1] == "weights" else -3][1]["bytes_total"]
-    assert told[-1][1]["config"] == shared.load({"model": "tiny/qwen3_moe"})["config"]
+    assert read[-1] == events[-2 if phases[-1] == "weights" else -3][1]["bytes_total"]
+    assert events[-1][1]["config"] == shared.load({"model": "stream/one"})["config"]
+    assert shared.get("/api/v1/logs?name=stream/one") == {"lines": []}
     # A join has nothing to tell but its answer.
-    assert [kind for kind, _ in stream(shared, {"model": "tiny/qwen3_moe"})[1]] == ["result"]
+    assert [kind for kind, _ in stream(shared, {"model": "stream/one"})[1]] == ["result"]
 
 
 def test_a_streamed_load_that_is_refused_is_an_error_as_ever(shared: Daemon) -> None:
-    status, told = stream(shared, {"model": "no/such"})
-    assert (status, told[0][1]["error"]["code"]) == (404, "model_not_found")
+    status, events = stream(shared, {"model": "no/such"})
+    assert (status, events[0][1]["error"]["code"]) == (404, "model_not_found")
 
 
-def test_a_streamed_load_that_fails_says_so_last_and_its_log_is_kept(
-    shared: Daemon, models: Path
+def test_a_streamed_load_that_fails_ends_with_the_error_and_its_log_is_kept(
+    shared: Daemon,
 ) -> None:
-    broken = shared.home.lm_studio / "models" / "own" / "broken"
-    shutil.copytree(models / "tiny/llama", broken)
-    (broken / "tokenizer.json").write_text("{}", "utf-8")
-    status, told = stream(shared, {"model": "own/broken"})
+    (copied(shared, "own/broken") / "tokenizer.json").write_text("{}", "utf-8")
+    status, events = stream(shared, {"model": "own/broken"})
     assert status == 200
-    assert told[0][0] == "progress"
-    kind, answer = told[-1]
+    assert events[0][0] == "progress"
+    kind, answer = events[-1]
     assert (kind, answer["error"]["code"]) == ("error", "model_load_failed")
     lines = shared.get("/api/v1/logs?name=own/broken")["lines"]
     assert lines[0]["line"].startswith("Traceback")
@@ -179,5 +178,3 @@ def test_a_streamed_load_that_fails_says_so_last_and_its_log_is_kept(
 def test_the_log_of_who_never_had_a_worker_is_not_found(shared: Daemon) -> None:
     assert shared.request("GET", "/api/v1/logs?name=nobody")[0] == 404
     assert shared.request("GET", "/api/v1/logs")[0] == 400
-    shared.load({"model": "tiny/gemma2"})
-    assert shared.get("/api/v1/logs?name=tiny/gemma2") == {"lines": []}

@@ -188,7 +188,7 @@ def test_a_model_of_the_other_kind_is_refused_in_words(client: openai.OpenAI) ->
         client.completions.create(model=EMBEDDER, prompt="Hello")
 
 
-def test_the_lists_say_what_a_model_is_for(embedding: Daemon) -> None:
+def test_the_lists_have_the_type_of_each_model(embedding: Daemon) -> None:
     rows = {row["key"]: row["type"] for row in embedding.get("/api/v1/models")["models"]}
     assert rows == {EMBEDDER: "embedding", CHAT: "llm", RERANKER: "llm"}
     for name, type_ in rows.items():
@@ -217,7 +217,7 @@ def test_it_reserves_no_kv_cache_of_a_conversation(embedding: Daemon) -> None:
     assert needs[EMBEDDER]["kv_cache_bytes"] <= needs[CHAT]["kv_cache_bytes"] / 4
 
 
-def test_defaults_for_requests_have_no_effect_and_a_warning_says_so(embedding: Daemon) -> None:
+def test_defaults_for_requests_have_no_effect_and_cause_a_warning(embedding: Daemon) -> None:
     asked = {"model": EMBEDDER, "instance_id": "warm", "defaults": {"temperature": 0.5}}
     embedding.load(asked)
     (warning,) = embedding.get("/api/v1/records/warm")["status"]["warnings"]

@@ -24,17 +24,19 @@ def peak(pid: int) -> int:
 
 def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
     """By how much an estimate misses the peak of a request that fills the context, if it does."""
+    daemon.unload(model)
     wanted = {"model": model, "context_length": context, **config}
-    status, told = daemon.request("POST", "/api/v1/models/estimate", wanted)
-    assert status == 200, told
-    assert told["shapes_seen"]
+    status, estimated = daemon.request("POST", "/api/v1/models/estimate", wanted)
+    assert status == 200, estimated
+    assert estimated["shapes_seen"]
+    assert estimated["weights_bytes"], "it must not be loaded"
     daemon.load(wanted)
     pid = daemon.get(f"/api/v1/records/{model}")["status"]["worker_pid"]
     body = {"model": model, "prompt": [7 + i % 300 for i in range(context - 8)], "max_tokens": 8}
     status, answer = daemon.request("POST", "/v1/completions", body)
     assert status == 200, answer
     keys = ("process_bytes", "weights_bytes", "kv_cache_bytes", "prefill_bytes")
-    estimate, measured = sum(told[key] for key in keys), peak(pid)
+    estimate, measured = sum(estimated[key] for key in keys), peak(pid)
     daemon.unload(model)
     if (1 - UNDER) * measured <= estimate <= (1 + OVER) * measured:
         return ""

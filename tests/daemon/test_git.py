@@ -40,7 +40,7 @@ def ask(daemon: Daemon, what: str) -> Any:
     return answer
 
 
-def test_a_repository_is_followed_beside_a_directory(
+def test_a_repository_is_followed_beside_a_directory_unless_it_is_suspended(
     node: Daemon, origin: Origin, tmp_path: Path
 ) -> None:
     node.home.write("mine.yaml", name="mine", model=MODEL)
@@ -65,14 +65,24 @@ def test_a_repository_is_followed_beside_a_directory(
     assert "fleet/d.yaml:2:1: not valid YAML" in answer["message"]
     assert node.loaded() == {"b", "c", "mine"}
 
-    # Neither a restart nor the loss of the repository changes what is loaded.
+    # A suspended source is left alone. Neither a restart nor the loss of the repository changes
+    # what is loaded.
+    assert ask(node, "suspend")["suspended"] is True
+    third = origin.declare("b", "c", "e", model=MODEL, context=32)
     node.stop()
     origin.root.rename(tmp_path / "gone")
     node.start()
     for name in ("b", "c", "mine"):
         node.ready(name)
+    path = f"/api/v1/sources/{urllib.parse.quote(source_name(node), safe='')}/sync"
+    status, answer = node.request("POST", path)
+    assert (status, answer["error"]["code"]) == (409, "suspended")
+    assert ask(node, "resume")["suspended"] is False
     assert "does not appear to be a git repository" in ask(node, "sync")["message"]
     assert source(node)["commit"]["applied"] == second
+    (tmp_path / "gone").rename(origin.root)
+    assert ask(node, "sync")["commit"]["applied"] == third
+    node.ready("e")
 
 
 def test_two_repositories_each_own_their_records(
@@ -125,21 +135,6 @@ def test_a_commit_that_would_unload_much_waits_to_be_confirmed(
     assert ask(node, "confirm")["commit"]["applied"] == held
     for name in "bcd":
         node.gone(name)
-
-
-def test_a_suspended_source_is_left_alone(node: Daemon, origin: Origin) -> None:
-    node.ready("a")
-    assert ask(node, "suspend")["suspended"] is True
-    node.stop()
-    node.start()
-    node.ready("a")
-    origin.declare("a", "b", "c", model=MODEL)
-    status, answer = node.request(
-        "POST", f"/api/v1/sources/{urllib.parse.quote(source_name(node), safe='')}/sync"
-    )
-    assert (status, answer["error"]["code"]) == (409, "suspended")
-    assert ask(node, "resume")["suspended"] is False
-    node.ready("c")
 
 
 def source_name(daemon: Daemon) -> str:

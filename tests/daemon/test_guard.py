@@ -124,12 +124,12 @@ def test_a_model_whose_load_brings_the_daemon_down_twice_is_held_until_it_is_cle
     assert "the daemon crashed twice while loading it" in stalled["message"]
     status, answer = daemon.request("POST", "/api/v1/models/load", {"model": SLOW})
     assert (status, answer["error"]["code"]) == (409, "suspected_host_crash")
-    told = run(daemon, "describe", "slow")
-    assert "SuspectedHostCrash" in told.stdout
-    assert "`reconciler clear slow`" in told.stdout
+    done = run(daemon, "describe", "slow")
+    assert "SuspectedHostCrash" in done.stdout
+    assert "`reconciler clear slow`" in done.stdout
     block.unlink()  # the disk does not hang any more
-    told = run(daemon, "clear", "slow")
-    assert (told.returncode, told.stdout) == (0, "the failures of slow are forgotten\n")
+    done = run(daemon, "clear", "slow")
+    assert (done.returncode, done.stdout) == (0, "the failures of slow are forgotten\n")
     daemon.ready("slow")
     assert run(daemon, "clear", "nobody").returncode == 4
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support import Daemon, Home
+from tests.support import Daemon, Home, copied
 
 INTERVAL = 2.0
 """Seconds, where a hang has to be found."""
@@ -162,7 +162,7 @@ def test_a_load_under_way_is_ended_by_the_removal_of_its_record(home: Home) -> N
         daemon.load({"model": "tiny/llama"})
 
 
-def test_a_load_by_http_whose_worker_hangs_is_told_so(home: Home) -> None:
+def test_a_load_by_http_whose_worker_hangs_fails_with_that_reason(home: Home) -> None:
     with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
         seen(daemon)
@@ -193,17 +193,17 @@ MORE_ENDS = {
         pytest.param(MORE_ENDS, id="more", marks=pytest.mark.long),
     ],
 )
-def test_how_a_worker_ended_is_told(
-    daemon: Daemon, ends: dict[str, tuple[signal.Signals, str, str]]
+def test_the_end_of_a_worker_is_reported(
+    probed: Daemon, ends: dict[str, tuple[signal.Signals, str, str]]
 ) -> None:
     old = {}
     for model in ends:
-        daemon.load({"model": model})
-        old[model] = pid(daemon, model)
+        probed.load({"model": model, "instance_id": model})
+        old[model] = pid(probed, model)
     for model, (number, _, _) in ends.items():
         os.kill(old[model], number)
     for model, (_, cause, words) in ends.items():
-        is_replaced(daemon, old[model], cause, words, name=model)
+        is_replaced(probed, old[model], cause, words, name=model)
 
 
 def test_the_generation_thread_that_dies_in_a_request_ends_it(probed: Daemon, name: str) -> None:
@@ -237,20 +237,19 @@ def test_a_worker_that_answers_while_its_generation_hangs_is_found(
         is_replaced(daemon, old, "WorkerHung", "got no further")
 
 
-def test_a_worker_that_died_is_not_listed(tmp_path: Path, models: Path) -> None:
+def test_a_worker_that_died_is_not_listed(shared: Daemon) -> None:
     """exo #2120: the instance of a dead worker stayed in the list."""
-    own = tmp_path / "models"
-    shutil.copytree(models / "tiny/llama", own / "tiny/llama")
-    home = Home(tmp_path / "home", own)
-    home.write("a.yaml", name="assistant", model="tiny/llama")
-    with Daemon(home) as daemon:
-        old = int(daemon.ready("assistant")["status"]["worker_pid"])
-        shutil.rmtree(own)  # so that it is not loaded again
-        os.kill(old, signal.SIGKILL)
-        record = daemon.eventually("assistant", lambda r: r["status"]["worker_pid"] is None)
-        assert (record["status"]["config"], record["status"]["restarts"]) == (None, 1)
-        # It may be named, as the loop tries to load it again.
-        assert [m for m in daemon.get("/v1/models")["data"] if m["state"] == "loaded"] == []
+    own = copied(shared, "own/removed")
+    shared.home.write("removed.yaml", name="removed", model="own/removed")
+    old = int(shared.ready("removed")["status"]["worker_pid"])
+    shutil.rmtree(own)  # so that it is not loaded again
+    os.kill(old, signal.SIGKILL)
+    record = shared.eventually("removed", lambda r: r["status"]["worker_pid"] is None)
+    assert (record["status"]["config"], record["status"]["restarts"]) == (None, 1)
+    # It may be named, as the loop tries to load it again.
+    states = {m["id"]: m["state"] for m in shared.get("/v1/models")["data"]}
+    assert states.get("removed") != "loaded"
+    assert "removed" not in shared.loaded()
 
 
 @pytest.mark.long

@@ -107,8 +107,8 @@ def test_a_chat_in_its_own_form(taught: Daemon) -> None:
     for asked in (question, [{"type": "text", "content": question}]):
         answer = ask(taught, CHAT, {"input": asked, "system_prompt": "Be kind."})
         holds(RESULT, answer)
-        said = {"type": "message", "content": "The capital of France is Paris."}
-        assert answer["output"] == [said]
+        message = {"type": "message", "content": "The capital of France is Paris."}
+        assert answer["output"] == [message]
         assert answer["model_instance_id"] == QUESTIONS
         assert answer["stats"]["tokens_per_second"] > 0
         assert "model_load_time_seconds" not in answer["stats"]
@@ -116,11 +116,11 @@ def test_a_chat_in_its_own_form(taught: Daemon) -> None:
 
 def test_its_events_come_in_order_and_add_up(taught: Daemon) -> None:
     body = {"input": "What is the capital of France?", "reasoning": "low"}
-    told = events(taught, body)
-    for kind, data in told:
+    sent = events(taught, body)
+    for kind, data in sent:
         assert data["type"] == kind
         holds(EVENTS[kind], data)
-    kinds = [kind for kind, _ in told]
+    kinds = [kind for kind, _ in sent]
     once = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
     progress = ["prompt_processing.progress"] * ("prompt_processing.progress" in once)
     assert once == [
@@ -128,9 +128,9 @@ def test_its_events_come_in_order_and_add_up(taught: Daemon) -> None:
         *("reasoning.start", "reasoning.delta", "reasoning.end"),
         *("message.start", "message.delta", "message.end", "chat.end"),
     ]
-    result = told[-1][1]["result"]
+    result = sent[-1][1]["result"]
     for output in result["output"]:
-        deltas = [data["content"] for k, data in told if k == f"{output['type']}.delta"]
+        deltas = [data["content"] for k, data in sent if k == f"{output['type']}.delta"]
         assert "".join(deltas) == output["content"]
     whole = ask(taught, CHAT, body)
     assert result["output"] == whole["output"]
@@ -138,17 +138,17 @@ def test_its_events_come_in_order_and_add_up(taught: Daemon) -> None:
     assert 0 < whole["stats"]["reasoning_output_tokens"] < whole["stats"]["total_output_tokens"]
 
 
-def test_a_load_for_a_chat_is_told(shared: Daemon) -> None:
+def test_a_load_for_a_chat_is_part_of_its_events(shared: Daemon) -> None:
     name = "lm-studio-idle"
     shared.load({"model": "tiny/llama", "instance_id": name, "idle_ttl_seconds": 1})
     shared.until(lambda: name not in shared.loaded())
-    told = events(shared, {"model": name, "input": "hi", "max_output_tokens": 3})
-    kinds = [kind for kind, _ in told]
+    sent = events(shared, {"model": name, "input": "hi", "max_output_tokens": 3})
+    kinds = [kind for kind, _ in sent]
     assert kinds[:4] == [
         *("chat.start", "model_load.start", "model_load.end", "prompt_processing.start")
     ]
-    seconds = told[2][1]["load_time_seconds"]
-    assert told[-1][1]["result"]["stats"]["model_load_time_seconds"] == seconds > 0
+    seconds = sent[2][1]["load_time_seconds"]
+    assert sent[-1][1]["result"]["stats"]["model_load_time_seconds"] == seconds > 0
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_load_for_a_chat_is_told(shared: Daemon) -> None:
         ({"repeat_penalty": 100}, "invalid_value", "repeat_penalty"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_what_is_not_supported_is_refused_by_name(
     taught: Daemon, more: dict[str, Any], code: str, param: str
 ) -> None:
     body = {"model": QUESTIONS, "input": "x"} | more
@@ -228,7 +228,7 @@ def test_its_older_list_of_models(taught: Daemon) -> None:
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
-def test_the_list_of_models_says_what_can_be_said_about_reasoning(taught: Daemon) -> None:
+def test_the_list_of_models_has_the_reasoning_options(taught: Daemon) -> None:
     rows = {row["key"]: row for row in taught.get("/api/v1/models")["models"]}
     reasoning = rows[QUESTIONS]["capabilities"]["reasoning"]
     assert reasoning == {"allowed_options": ["low", "medium", "high"], "default": "medium"}

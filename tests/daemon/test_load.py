@@ -1,14 +1,13 @@
 """POST /api/v1/models/load, through a real daemon and real MLX."""
 
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from reconciler.worker import overrides
 from tests.conftest import CHECKPOINTS, QUESTIONS
-from tests.support import Daemon, Home
+from tests.support import Daemon, copied
 
 EXAMPLE = {
     "model": "openai/gpt-oss-20b",
@@ -25,15 +24,17 @@ KEYS = {
 }
 
 
-def test_the_contracts_example_is_answered_with_what_is_in_force(daemon: Daemon) -> None:
-    answer = daemon.load(EXAMPLE)
+def test_the_contracts_example_is_answered_with_what_is_in_force(shared: Daemon) -> None:
+    shared.unload("openai/gpt-oss-20b")
+    before = shared.loaded()
+    answer = shared.load(EXAMPLE)
     assert answer["model_instance_id"] == "openai/gpt-oss-20b"
     assert answer["config"].keys() == KEYS
     assert answer["config"]["context_length"] == 16384
     assert answer["config"]["eval_batch_size"] == 512
     assert answer["config"]["num_experts"] == 4
     assert answer["load_time_seconds"] > 0
-    assert daemon.loaded() == {"openai/gpt-oss-20b"}
+    assert shared.loaded() - before == {"openai/gpt-oss-20b"}
 
 
 def test_a_setting_that_does_not_act_is_not_reported_as_if_it_did(shared: Daemon) -> None:
@@ -66,7 +67,7 @@ def test_both_forms_of_a_request_get_one_answer(shared: Daemon) -> None:
     assert nested["model_instance_id"] == "both"
 
 
-def test_a_model_with_an_attention_of_its_own_says_that_it_is_not_switched(shared: Daemon) -> None:
+def test_a_model_with_its_own_attention_warns_that_it_is_not_switched(shared: Daemon) -> None:
     for wanted, warned in ((None, []), (True, ["flash_attention"]), (False, [])):
         config = {"flash_attention": wanted}
         body = {"model": "tiny/gemma2", "instance_id": f"own-{wanted}", "config": config}
@@ -103,11 +104,12 @@ def test_twenty_identical_requests_at_once_share_one_load(daemon: Daemon) -> Non
 
 
 def test_a_repeated_request_joins_and_reports_the_original_load(shared: Daemon) -> None:
-    body = {"model": "tiny/qwen3", "config": {"context_length": 2048}}
+    copied(shared, "own/repeated")
+    body = {"model": "own/repeated", "config": {"context_length": 2048}}
     first, second = shared.load(body), shared.load(body)
     assert (first["joined"], second["joined"]) == (False, True)
     assert second["load_time_seconds"] == first["load_time_seconds"]
-    assert shared.load({"model": "tiny/qwen3"})["config"]["context_length"] == 2048
+    assert shared.load({"model": "own/repeated"})["config"]["context_length"] == 2048
 
 
 def test_other_settings_reconfigure_without_a_new_process(shared: Daemon) -> None:
@@ -145,18 +147,17 @@ def test_an_update_that_fails_leaves_the_previous_settings_loaded(shared: Daemon
     assert shared.ready(name)["status"]["config"]["context_length"] == 99
 
 
-def test_a_failed_first_load_leaves_no_record(home: Home) -> None:
-    broken = home.root / "models" / "tiny" / "broken"
-    shutil.copytree(home.models / "tiny" / "llama", broken)
-    path = broken / "config.json"
+def test_a_failed_first_load_leaves_no_record(shared: Daemon) -> None:
+    path = copied(shared, "own/shapeless") / "config.json"
     config = json.loads(path.read_bytes())
     path.write_text(json.dumps(config | {"intermediate_size": 7}), "utf-8")
-    with Daemon(home, "--models", str(home.root / "models")) as daemon:
-        status, answer = daemon.request("POST", "/api/v1/models/load", {"model": "tiny/broken"})
-        assert (status, answer["error"]["type"]) == (500, "model_load_failed")
-        assert "shape" in answer["error"]["message"]
-        assert daemon.get("/api/v1/records") == {"records": []}
-        assert daemon.load({"model": "tiny/llama"})["model_instance_id"] == "tiny/llama"
+    before = shared.get("/api/v1/records")
+    status, answer = shared.request("POST", "/api/v1/models/load", {"model": "own/shapeless"})
+    assert (status, answer["error"]["type"]) == (500, "model_load_failed")
+    assert "shape" in answer["error"]["message"]
+    assert shared.get("/api/v1/records") == before
+    healthy = {"model": "tiny/llama", "instance_id": "healthy"}
+    assert shared.load(healthy)["model_instance_id"] == "healthy"
 
 
 @pytest.mark.parametrize(
@@ -210,17 +211,18 @@ def test_an_unknown_route_and_method_are_answered_in_the_one_form(shared: Daemon
 
 
 def test_unload_removes_the_record_and_ends_the_worker(shared: Daemon) -> None:
-    shared.load({"model": "tiny/mamba"})
-    pid = shared.get("/api/v1/records/tiny/mamba")["status"]["worker_pid"]
-    assert shared.unload("tiny/mamba") == (200, {"instance_id": "tiny/mamba"})
-    assert shared.request("GET", "/api/v1/records/tiny/mamba")[0] == 404
+    copied(shared, "own/ended")
+    shared.load({"model": "own/ended"})
+    pid = shared.get("/api/v1/records/own/ended")["status"]["worker_pid"]
+    assert shared.unload("own/ended") == (200, {"instance_id": "own/ended"})
+    assert shared.request("GET", "/api/v1/records/own/ended")[0] == 404
     assert pid not in {p.pid for p in shared.workers()}
-    status, answer = shared.unload("tiny/mamba")
+    status, answer = shared.unload("own/ended")
     assert (status, answer["error"]["type"]) == (404, "model_not_found")
 
 
 def test_a_name_with_slashes_is_found_plain_and_percent_encoded(shared: Daemon) -> None:
-    shared.load({"model": "tiny/qwen3", "instance_id": "team/a/b"})
+    shared.load({"model": "tiny/llama", "instance_id": "team/a/b"})
     plain = shared.get("/api/v1/records/team/a/b")
     assert plain["name"] == "team/a/b"
     assert shared.get("/api/v1/records/team%2Fa%2Fb")["name"] == "team/a/b"

@@ -6,15 +6,6 @@ from reconciler.core.snapshot import read_file
 from tests.support import Daemon, Home, conditions
 
 
-def test_a_manifest_that_is_there_at_start_is_loaded(home: Home) -> None:
-    home.write("a.yaml", name="assistant", model="tiny/qwen3", context_length=4096)
-    with Daemon(home) as daemon:
-        record = daemon.ready("assistant")
-    assert record["spec"] == {"model": "tiny/qwen3", "config": {"context_length": 4096}}
-    assert (record["file"], record["line"]) == ("a.yaml", 1)
-    assert record["owner"] == f"directory:{home.manifests.resolve()}"
-
-
 def test_a_manifest_is_followed_when_added_changed_and_deleted(shared: Daemon) -> None:
     home = shared.home
     home.write("other.yaml", name="followed-other", model="tiny/llama")
@@ -37,7 +28,7 @@ def test_a_manifest_is_followed_when_added_changed_and_deleted(shared: Daemon) -
     assert shared.loaded() & {"followed", "followed-other"} == {"followed-other"}
 
 
-def test_an_invalid_manifest_is_told_with_its_place_and_keeps_what_is_loaded(
+def test_an_invalid_manifest_is_reported_with_its_position_and_keeps_what_is_loaded(
     shared: Daemon,
 ) -> None:
     path = shared.home.write(
@@ -106,7 +97,7 @@ def test_a_suspended_record_stays_and_its_instance_goes(shared: Daemon) -> None:
     assert shared.ready("suspended", generation=3)["status"]["config"]["context_length"] == 100
 
 
-def test_a_manifest_that_cannot_be_met_says_why(shared: Daemon) -> None:
+def test_a_manifest_that_cannot_be_met_has_the_reason(shared: Daemon) -> None:
     shared.home.write("met-a.yaml", name="greedy", model="tiny/llama", context_length=10**6)
     shared.home.write("met-b.yaml", name="absent", model="no/such")
     shared.home.write("met-c.yaml", name="fine", model="tiny/llama")
@@ -121,7 +112,7 @@ def test_a_manifest_that_cannot_be_met_says_why(shared: Daemon) -> None:
         assert word in stalled["message"]
 
 
-def test_a_missing_directory_is_held_and_said(home: Home) -> None:
+def test_a_missing_directory_is_held_and_reported(home: Home) -> None:
     (home.manifests / "README").unlink()
     home.manifests.rmdir()
     with Daemon(home) as daemon:

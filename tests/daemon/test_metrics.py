@@ -7,7 +7,7 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support import Daemon, Home
+from tests.support import Daemon, Home, copied
 
 
 def metrics(daemon: Daemon) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -35,27 +35,28 @@ def tokens(daemon: Daemon, name: str) -> tuple[float, float]:
 
 
 def test_tokens_are_counted_by_instance_through_settings_unloads_and_deaths(
-    daemon: Daemon,
+    shared: Daemon,
 ) -> None:
-    for name in "ab":
-        daemon.load({"model": "tiny/llama", "instance_id": name})
-    assert tokens(daemon, "a") == (0, 0)
-    complete(daemon, "a", 10, 3)
-    complete(daemon, "b", 5, 2)
-    assert (tokens(daemon, "a"), tokens(daemon, "b")) == ((10, 3), (5, 2))
+    copied(shared, "own/counted")
+    for name in ("count-a", "count-b"):
+        shared.load({"model": "own/counted", "instance_id": name})
+    assert tokens(shared, "count-a") == (0, 0)
+    complete(shared, "count-a", 10, 3)
+    complete(shared, "count-b", 5, 2)
+    assert (tokens(shared, "count-a"), tokens(shared, "count-b")) == ((10, 3), (5, 2))
     # Another session in the same worker; the old one is closed.
-    daemon.load({"model": "tiny/llama", "instance_id": "a", "eval_batch_size": 64})
-    complete(daemon, "a", 10, 1)
-    assert tokens(daemon, "a") == (20, 4)
+    shared.load({"model": "own/counted", "instance_id": "count-a", "eval_batch_size": 64})
+    complete(shared, "count-a", 10, 1)
+    assert tokens(shared, "count-a") == (20, 4)
     # What is told of an instance goes with its record.
-    assert daemon.unload("b")[0] == 200
-    daemon.until(lambda: ("reconciler_tokens_total", ("b", "prompt")) not in metrics(daemon))
-    complete(daemon, "a", 3, 3)
-    assert tokens(daemon, "a") == (23, 7)
-    os.kill(daemon.ready("a")["status"]["worker_pid"], signal.SIGKILL)
-    daemon.eventually("a", lambda r: r["status"]["restarts"] == 1)
-    daemon.ready("a")
-    assert tokens(daemon, "a") == (23, 7)
+    assert shared.unload("count-b")[0] == 200
+    shared.until(lambda: ("reconciler_tokens_total", ("count-b", "prompt")) not in metrics(shared))
+    complete(shared, "count-a", 3, 3)
+    assert tokens(shared, "count-a") == (23, 7)
+    os.kill(shared.ready("count-a")["status"]["worker_pid"], signal.SIGKILL)
+    shared.eventually("count-a", lambda r: r["status"]["restarts"] == 1)
+    shared.ready("count-a")
+    assert tokens(shared, "count-a") == (23, 7)
 
 
 def test_a_stuck_worker_does_not_keep_metrics_from_being_read(home: Home) -> None:
@@ -71,27 +72,27 @@ def test_a_stuck_worker_does_not_keep_metrics_from_being_read(home: Home) -> Non
         os.kill(pid, signal.SIGKILL)  # the daemon's stop would give it seconds
 
 
-def test_first_tokens_are_timed_in_each_dialect_streamed_or_not(daemon: Daemon) -> None:
-    daemon.load({"model": "tiny/llama", "instance_id": "a"})
-    said = [{"role": "user", "content": "x"}]
-    chat = {"model": "a", "messages": said, "max_tokens": 2}
+def test_first_tokens_are_timed_in_each_dialect_streamed_or_not(shared: Daemon) -> None:
+    shared.load({"model": "tiny/llama", "instance_id": "timed"})
+    messages = [{"role": "user", "content": "x"}]
+    chat = {"model": "timed", "messages": messages, "max_tokens": 2}
     requests: list[tuple[str, dict[str, object]]] = [
         ("/v1/chat/completions", chat),
-        ("/v1/completions", {"model": "a", "prompt": ["x", "y"], "n": 2, "max_tokens": 2}),
-        ("/v1/responses", {"model": "a", "input": "x", "max_output_tokens": 16}),
+        ("/v1/completions", {"model": "timed", "prompt": ["x", "y"], "n": 2, "max_tokens": 2}),
+        ("/v1/responses", {"model": "timed", "input": "x", "max_output_tokens": 16}),
         ("/v1/messages", chat),
-        ("/api/chat", {"model": "a", "messages": said, "options": {"num_predict": 2}}),
+        ("/api/chat", {"model": "timed", "messages": messages, "options": {"num_predict": 2}}),
     ]
     for path, body in requests:
         for stream in (False, True):
-            with daemon.stream(path, body | {"stream": stream}) as reply:
+            with shared.stream(path, body | {"stream": stream}) as reply:
                 reply.read()
-    nothing = {"model": "a", "prompt": "x", "echo": True, "max_tokens": 0}
-    assert daemon.request("POST", "/v1/completions", nothing)[0] == 200
-    found = metrics(daemon)
-    assert found["reconciler_first_token_seconds_count", ("a",)] == 10
-    assert found["reconciler_first_token_seconds_bucket", ("a", "+Inf")] == 10
-    assert found["reconciler_first_token_seconds_sum", ("a",)] > 0
+    nothing = {"model": "timed", "prompt": "x", "echo": True, "max_tokens": 0}
+    assert shared.request("POST", "/v1/completions", nothing)[0] == 200
+    found = metrics(shared)
+    assert found["reconciler_first_token_seconds_count", ("timed",)] == 10
+    assert found["reconciler_first_token_seconds_bucket", ("timed", "+Inf")] == 10
+    assert found["reconciler_first_token_seconds_sum", ("timed",)] > 0
 
 
 def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:

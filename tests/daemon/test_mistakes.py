@@ -25,7 +25,7 @@ def source(daemon: Daemon) -> Any:
     return found
 
 
-def test_sick_files_harm_nobody_else_and_every_view_says_so(daemon: Daemon) -> None:
+def test_broken_files_harm_no_others_and_every_view_reports_them(daemon: Daemon) -> None:
     home = daemon.home.manifests
     os.mkfifo(home / "fifo.yaml")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -65,9 +65,9 @@ def test_sick_files_harm_nobody_else_and_every_view_says_so(daemon: Daemon) -> N
     assert (named.exit_code, "it is a FIFO" in named.output) == (1, True)
 
     for words, code in ((["plan"], 1), (["get"], 0), (["sources"], 0)):
-        told = command(daemon, *words)
-        assert told.exit_code == code
-        assert "fifo.yaml:1:1: cannot be read: it is a FIFO" in told.output, words
+        result = command(daemon, *words)
+        assert result.exit_code == code
+        assert "fifo.yaml:1:1: cannot be read: it is a FIFO" in result.output, words
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +132,14 @@ def test_more_than_half_of_a_directory_waits_to_be_confirmed(three: Daemon) -> N
         three.gone(name)
 
 
-def test_a_name_that_stands_twice_is_said_everywhere(three: Daemon) -> None:
+def test_a_duplicate_name_is_reported_everywhere(three: Daemon) -> None:
     home = three.home.manifests
     (home / "e.yaml").write_text(document("d"), "utf-8")
     words = "declared more than once: d.yaml:1, e.yaml:1"
     three.until(lambda: words in str(source(three)))
     for command_, code in ((["plan"], 1), (["get"], 0), (["get", "d"], 0), (["sources"], 0)):
-        told = command(three, *command_)
-        assert (told.exit_code, words in told.output) == (code, True), told.output
+        result = command(three, *command_)
+        assert (result.exit_code, words in result.output) == (code, True), result.output
     assert [e["message"] for e in three.get("/api/v1/plan")["source_errors"]] == [f"d: {words}"]
     checked = command(three, "validate", str(home))
     assert (checked.exit_code, "'d' is declared more than once" in checked.output) == (1, True)

@@ -19,7 +19,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
         yield daemon
 
 
-def test_a_manifest_pins_a_revision_and_status_says_which_is_loaded(places: Daemon) -> None:
+def test_a_manifest_pins_a_revision_and_status_has_the_loaded_one(places: Daemon) -> None:
     hub = places.home
     repository = hub.hub_cache / "models--openai--commits"
     for commit, model in (("aaa111", "tiny/llama"), ("bbb222", "tiny/qwen3")):

@@ -11,7 +11,7 @@ import ollama
 import pydantic
 import pytest
 
-from reconciler.worker.questions import WEATHER
+from reconciler.demo.questions import WEATHER
 from tests.conftest import QUESTIONS
 from tests.support import Daemon
 
@@ -119,8 +119,8 @@ def test_a_tool_round_trip(ollamas: ollama.Client) -> None:
         assert call.function.arguments == {"city": "Paris"}
     messages.append({"role": "assistant", "content": "", "tool_calls": calls})
     messages.append({"role": "tool", "tool_name": call.function.name, "content": "rainy"})
-    said = ollamas.chat(QUESTIONS, messages, tools=[WEATHER], options=GREEDY).message.content
-    assert said == "It is rainy in Paris."
+    text = ollamas.chat(QUESTIONS, messages, tools=[WEATHER], options=GREEDY).message.content
+    assert text == "It is rainy in Paris."
 
 
 def test_log_probabilities(ollamas: ollama.Client) -> None:
@@ -189,8 +189,8 @@ def test_what_a_manifest_declares_is_not_unloaded(shared: Daemon, ollamas: ollam
     assert "declared" in shared.loaded()
 
 
-def test_what_cannot_be_done_is_said_in_its_form(taught: Daemon) -> None:
-    said: list[tuple[str, Any, int, str]] = [
+def test_errors_have_the_form_of_ollama(taught: Daemon) -> None:
+    cases: list[tuple[str, Any, int, str]] = [
         ("/api/chat", {}, 400, "model"),
         ("/api/chat", b"{", 400, "not JSON"),
         ("/api/chat", {"model": QUESTIONS, "messages": "x"}, 400, "messages"),
@@ -228,7 +228,7 @@ def test_what_cannot_be_done_is_said_in_its_form(taught: Daemon) -> None:
         ("/api/nothing", {}, 404, "/api/nothing"),
         ("/api/tags", {}, 405, "/api/tags"),
     ]
-    for path, body, status, words in said:
+    for path, body, status, words in cases:
         got, answer = taught.request("POST", path, body)
         assert (got, list(answer)) == (status, ["error"]), (path, body, answer)
         assert words in answer["error"], (path, body, answer)

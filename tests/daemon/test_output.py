@@ -29,7 +29,7 @@ FAMILIES = {
 }
 """Templates of ours, with reasoning and calls, and the token that ends their turns."""
 
-QUICK = ("harmony", "qwen_tags", "mistral_named")
+QUICK = ("harmony", "mistral_named")
 
 
 def families() -> list[Any]:
@@ -101,7 +101,7 @@ def test_a_turn_that_a_model_writes_comes_back_as_that_turn(shared: Daemon, fami
     assert "output_format" not in [w["key"] for w in record["status"].get("warnings") or []]
 
 
-def test_an_unknown_form_of_calls_is_told_in_the_record_and_stays_text(shared: Daemon) -> None:
+def test_an_unknown_form_of_calls_is_a_warning_of_the_record_and_stays_text(shared: Daemon) -> None:
     source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ m.tool_calls }}{% endfor %}"
     source += "{% if tools %}{{ tools | tojson }}{% endif %}[assistant]"
     body, text = body_of("unknown"), "<<call weather>>"

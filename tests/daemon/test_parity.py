@@ -30,7 +30,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
         yield running
 
 
-def test_an_answer_ends_where_generation_config_says(daemon: Daemon) -> None:
+def test_an_answer_ends_at_the_tokens_of_generation_config(daemon: Daemon) -> None:
     path = daemon.home.root.parent / "models/x/counting"
     model, tokenizer = load(str(path))[:2]
     theirs = list(stream_generate(model, tokenizer, [10], max_tokens=9))
@@ -40,8 +40,8 @@ def test_an_answer_ends_where_generation_config_says(daemon: Daemon) -> None:
     assert status == 200, answer
     assert answer["choices"][0]["finish_reason"] == theirs[-1].finish_reason == "stop"
     assert answer["usage"]["completion_tokens"] == len(theirs) == 5
-    said = "".join(response.text for response in theirs)
-    assert answer["choices"][0]["text"] in said
+    text = "".join(response.text for response in theirs)
+    assert answer["choices"][0]["text"] in text
 
 
 @pytest.mark.long

@@ -2,7 +2,6 @@
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -44,17 +43,17 @@ def test_an_agents_next_turn_reads_only_what_is_new(shared: Daemon, model: str) 
     assert cached > 100  # the system turn
 
 
-def test_a_reused_prompt_is_answered_as_a_fresh_one(shared: Daemon, home: Home) -> None:
-    messages: list[Any] = [{"role": "system", "content": SYSTEM}]
+def test_a_reused_prompt_is_answered_as_a_fresh_one(shared: Daemon) -> None:
+    messages: list[Any] = [{"role": "system", "content": f"As a fresh one. {SYSTEM}"}]
     shared.load({"model": SLIDING})
     for number in range(2):
         messages.append({"role": "user", "content": f"{number}. What is wanted?"})
         used, _, cached = turn(shared, SLIDING, messages)
         messages.append({"role": "assistant", "content": "A record."})
     assert cached > 0
-    with Daemon(home) as fresh:
-        fresh.load({"model": SLIDING})
-        assert turn(fresh, SLIDING, messages[:-1])[0] == used
+    shared.load({"model": SLIDING, "instance_id": "fresh"})
+    answer, _, cached = turn(shared, "fresh", messages[:-1])
+    assert (answer, cached) == (used, 0)
 
 
 def test_four_conversations_at_once_keep_their_prompts(shared: Daemon) -> None:
@@ -97,11 +96,11 @@ def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
     big = {"model": "tiny/qwen3", "context_length": 8192}
     for name in shared.loaded():  # over weights in memory there is less to need
         shared.unload(name)
-    told = [shared.request("POST", "/api/v1/models/estimate", body)[1] for body in (wide, big)]
-    needed = sum(one["needed_bytes"] for one in told)
+    estimates = [shared.request("POST", "/api/v1/models/estimate", body)[1] for body in (wide, big)]
+    needed = sum(one["needed_bytes"] for one in estimates)
     budget = round(needed * 1.03)
     # What prompts may take beside both: the wide one's own memory, and what is left over.
-    beside = told[0]["kv_cache_bytes"] + told[0]["prefill_bytes"] + budget - needed
+    beside = estimates[0]["kv_cache_bytes"] + estimates[0]["prefill_bytes"] + budget - needed
     with Daemon(home, "--memory-budget", f"{budget}B") as daemon:
         daemon.load(wide)
         number = 0
@@ -116,7 +115,7 @@ def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
 @pytest.mark.parametrize(
     ("model", "words"), [("tiny/mamba", "read one after the other"), ("tiny/gemma2", "one by one")]
 )
-def test_a_record_says_that_requests_are_not_answered_together(
+def test_a_record_warns_that_requests_are_not_batched(
     shared: Daemon, model: str, words: str
 ) -> None:
     shared.load({"model": model})
@@ -126,18 +125,18 @@ def test_a_record_says_that_requests_are_not_answered_together(
 
 
 @pytest.mark.parametrize("name", ["llama4", "deepseek_v41"])
-def test_what_no_batch_can_hold_is_answered_one_by_one(tmp_path: Path, name: str) -> None:
-    tiny.write(architectures.config(name), tmp_path / "models" / name)
+def test_what_no_batch_can_hold_is_answered_one_by_one(shared: Daemon, name: str) -> None:
+    model = f"own/{name}"
+    tiny.write(architectures.config(name), shared.home.lm_studio / "models" / model)
     prompts = [[5, 6, 7], [9] * 60, [20, 21]]
-    with Daemon(Home(tmp_path / "home", tmp_path / "models")) as daemon:
-        daemon.load({"model": name})
+    shared.load({"model": model})
 
-        def ask(prompt: list[int]) -> str:
-            body = {"model": name, "prompt": prompt, "max_tokens": 8, "temperature": 0}
-            status, answer = daemon.request("POST", "/v1/completions", body)
-            assert status == 200, answer
-            return str(answer["choices"][0]["text"])
+    def ask(prompt: list[int]) -> str:
+        body = {"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0}
+        status, answer = shared.request("POST", "/v1/completions", body)
+        assert status == 200, answer
+        return str(answer["choices"][0]["text"])
 
-        alone = [ask(prompt) for prompt in prompts]
-        with ThreadPoolExecutor(3) as pool:
-            assert list(pool.map(ask, prompts)) == alone
+    alone = [ask(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(ask, prompts)) == alone

@@ -36,7 +36,8 @@ def test_a_damaged_database_is_set_aside_and_what_is_declared_comes_back(home: H
     home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
     with Daemon(home) as daemon:
         daemon.ready("assistant")
-        daemon.load({"model": "tiny/qwen3"})
+        spec = {"model": "tiny/qwen3", "suspend": True}
+        assert daemon.request("PUT", "/api/v1/records/lost", {"spec": spec})[0] == 200
         daemon.stop()
         path = home.state / NAME
         path.write_bytes(b"no database" + path.read_bytes()[11:5000])
@@ -44,6 +45,7 @@ def test_a_damaged_database_is_set_aside_and_what_is_declared_comes_back(home: H
         daemon.start()
         daemon.ready("assistant")
         assert daemon.loaded() == {"assistant"}
+        assert [r["name"] for r in daemon.get("/api/v1/records")["records"]] == ["assistant"]
         (event,) = [e for e in daemon.events() if e["type"] == "state"]
         (kept,) = home.state.glob(f"{NAME}.broken-*")
         assert kept.read_bytes() == damaged
@@ -99,9 +101,11 @@ os.execv(sys.executable, [sys.executable, "-m", "reconciler", "serve", *sys.argv
 
 
 @pytest.mark.parametrize("room", [0, pytest.param(40, marks=pytest.mark.long)])
-def test_a_disk_that_is_full_at_the_start_is_told_in_one_line(home: Home, room: int) -> None:
+def test_a_full_disk_at_the_start_is_an_error_in_one_line(home: Home, room: int) -> None:
+    spec = {"model": "tiny/llama"}
+    resting = {"spec": spec | {"suspend": True}}
     with Daemon(home) as daemon:
-        daemon.load({"model": "tiny/llama"})
+        assert daemon.request("PUT", "/api/v1/records/a", resting)[0] == 200
         daemon.stop()
     before = home.state.joinpath(NAME).read_bytes()
     done = subprocess.run(
@@ -117,7 +121,9 @@ def test_a_disk_that_is_full_at_the_start_is_told_in_one_line(home: Home, room: 
     assert f"state directory {home.state}: " in line
     assert home.state.joinpath(NAME).read_bytes() == before
     with Daemon(home) as daemon:
-        daemon.ready("tiny/llama")
+        assert daemon.get("/api/v1/records/a")["spec"]["suspend"]
+        status, answer = daemon.request("PUT", "/api/v1/records/a?wait=ready", {"spec": spec})
+        assert status == 200, answer
 
 
 @contextmanager

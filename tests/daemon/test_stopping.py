@@ -45,8 +45,8 @@ def test_running_requests_finish_and_others_are_refused_until_then(daemon: Daemo
         daemon.until(lambda: daemon.request("GET", "/health")[0] == 503)
         assert daemon.request("GET", f"/api/v1/ready/{MODEL}")[0] == 503
         for path in ("/v1/completions", "/api/v1/models/load", "/api/v1/models/unload"):
-            status, told = daemon.request("POST", path, BODY)
-            assert (status, told["error"]["code"]) == (503, "stopping"), path
+            status, answer = daemon.request("POST", path, BODY)
+            assert (status, answer["error"]["code"]) == (503, "stopping"), path
         end, done = pool.submit(last, stream).result()
     assert json.loads(end)["choices"][0]["finish_reason"] == "length"
     assert done == b"[DONE]"
@@ -56,7 +56,7 @@ def test_running_requests_finish_and_others_are_refused_until_then(daemon: Daemo
 @pytest.mark.parametrize(
     "second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
 )
-def test_a_second_signal_cuts_what_runs_and_says_why(daemon: Daemon, second: int) -> None:
+def test_a_second_signal_cuts_running_requests_with_the_reason(daemon: Daemon, second: int) -> None:
     with answering(daemon, 29_000) as stream, ThreadPoolExecutor() as pool:
         reading = pool.submit(last, stream)
         daemon.process.send_signal(signal.SIGTERM)

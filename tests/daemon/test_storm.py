@@ -1,6 +1,8 @@
-"""A few kill -9 in a storm of changes; `make test-long` has hundreds."""
+"""A few kill -9 in a storm of changes, without spare workers; tests/long has hundreds."""
 
 from pathlib import Path
+
+import pytest
 
 from tests.storm import storm
 from tests.support import Home
@@ -8,6 +10,7 @@ from tests.support import Home
 KILLS = 4
 
 
+@pytest.mark.long
 def test_a_few_kills_in_a_storm_lose_nothing(home: Home, tmp_path: Path, models: Path) -> None:
     with storm(home, tmp_path / "origin", models / "tiny/llama", seed=5) as running:
         running.run(KILLS)

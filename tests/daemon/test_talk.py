@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from reconciler.worker.questions import WEATHER, examination
+from reconciler.demo.questions import WEATHER, examination
 from tests.conftest import QUESTIONS
 from tests.support import Daemon
 
@@ -60,7 +60,7 @@ def test_the_official_client_calls_a_tool_and_answers_from_its_result(
     assert answer.message.content == "It is rainy in Paris."
 
 
-def test_a_stream_tells_a_tool_call_once_it_is_whole(client: openai.OpenAI) -> None:
+def test_a_stream_sends_a_tool_call_once_it_is_complete(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": QUESTIONS, "temperature": 0, "tools": [WEATHER]}
     messages = user("What is the weather in Rome?")
     chunks: Any = list(client.chat.completions.create(messages=messages, **asked, stream=True))
@@ -86,11 +86,11 @@ def test_reasoning_stands_apart_from_the_answer(client: openai.OpenAI, stream: b
     asked |= {"temperature": 0, "reasoning_effort": "low", "stream": stream}
     answer: Any = client.chat.completions.create(**asked)
     parts = [c.choices[0].delta for c in answer] if stream else [answer.choices[0].message]
-    told = [part.model_dump() for part in parts]
-    assert "".join(t.get("reasoning_content") or "" for t in told).strip() == (
+    messages = [part.model_dump() for part in parts]
+    assert "".join(t.get("reasoning_content") or "" for t in messages).strip() == (
         "The capital of Japan."
     )
-    assert "".join(t.get("content") or "" for t in told) == "The capital of Japan is Tokyo."
+    assert "".join(t.get("content") or "" for t in messages) == "The capital of Japan is Tokyo."
 
 
 def test_a_stop_is_looked_for_in_the_answer_alone(taught: Daemon) -> None:
@@ -110,11 +110,11 @@ def test_log_probabilities_are_those_of_the_tokens_and_of_the_likeliest(
     content = whole.logprobs.content
     assert content is not None
     assert "".join(c.token for c in content) == whole.message.content
-    for told in content:
-        assert told.top_logprobs[0].token == told.token  # greedy
-        assert told.top_logprobs[0].logprob == told.logprob <= 0
-        assert len(told.top_logprobs) == 3
-        assert bytes(told.bytes or []).decode() == told.token
+    for token in content:
+        assert token.top_logprobs[0].token == token.token  # greedy
+        assert token.top_logprobs[0].logprob == token.logprob <= 0
+        assert len(token.top_logprobs) == 3
+        assert bytes(token.bytes or []).decode() == token.token
     chunks = list(client.chat.completions.create(**asked, stream=True))
     streamed = [
         c.token

@@ -70,7 +70,7 @@ class Clients:
             except (OSError, HTTPException, ValueError, KeyError, AssertionError) as error:
                 self.failures.append(repr(error))
 
-    def hear(self, count: int = 4 * CLIENTS) -> list[str]:
+    def next_answers(self, count: int = 4 * CLIENTS) -> list[str]:
         """The answers to that many more requests."""
         before = len(self.answers)
         self.daemon.until(lambda: len(self.answers) >= before + count or bool(self.failures))
@@ -96,12 +96,12 @@ def updated(
     declare(daemon.home, name, "tiny/llama", strategy, 400)
     daemon.ready(name)
     with Clients(daemon, name) as clients:
-        clients.hear()
+        clients.next_answers()
         for generation, (model, context) in enumerate(updates, 2):
             declare(daemon.home, name, model, strategy, context)
             record = daemon.ready(name, generation)
             assert record["status"]["config"]["context_length"] == context
-            clients.hear()
+            clients.next_answers()
         yield clients
     assert clients.failures == []
 
@@ -134,8 +134,8 @@ def test_no_request_fails_while_the_model_of_an_instance_is_replaced(
     """With unload-first there is a time at which nothing is loaded: requests wait for its end."""
     there_and_back = [("tiny/qwen3", 400), ("tiny/llama", 400)]
     with updated(shared, f"model-{strategy}", strategy, *there_and_back) as clients:
-        clients.hear(CLIENTS)  # those under way when it was ready
-        assert set(clients.hear()) == {own["tiny/llama"]}
+        clients.next_answers(CLIENTS)  # those under way when it was ready
+        assert set(clients.next_answers()) == {own["tiny/llama"]}
     assert set(clients.answers) == set(own.values())
 
 
@@ -169,9 +169,9 @@ def test_no_request_fails_while_an_instance_is_changed_again_and_again(
     with Clients(shared, name) as clients:
         for context in range(200, 220):
             declare(shared.home, name, "tiny/llama", "unload-first", context)
-            clients.hear(1)
+            clients.next_answers(1)
         shared.eventually(name, lambda record: in_force(record) == 219)
-        clients.hear()
+        clients.next_answers()
     assert clients.failures == []
     assert set(clients.answers) == {own["tiny/llama"]}
 

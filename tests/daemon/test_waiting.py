@@ -5,7 +5,6 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import QUESTIONS
-from tests.support import Daemon, Home
+from tests.support import Daemon, Home, copied
 
 TEXT = "/v1/completions"
 LONG = "tiny/long"
@@ -34,15 +33,9 @@ def long(home: Home, tmp_path: Path) -> Home:
 def more_than_half(daemon: Daemon) -> int:
     """Tokens of context that take more than half of this machine's memory, for `LONG`."""
     wanted = {"model": LONG, "context_length": 10**6}
-    _, told = daemon.request("POST", "/api/v1/models/estimate", wanted)
-    per_token = (told["kv_cache_bytes"] + told["prefill_bytes"]) / 10**6
-    return int(0.6 * told["budget_bytes"] / per_token)
-
-
-@pytest.fixture(scope="module")
-def jit(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    with Daemon(Home(tmp_path_factory.mktemp("jit"), models), "--jit") as daemon:
-        yield daemon
+    _, estimate = daemon.request("POST", "/api/v1/models/estimate", wanted)
+    per_token = (estimate["kv_cache_bytes"] + estimate["prefill_bytes"]) / 10**6
+    return int(0.6 * estimate["budget_bytes"] / per_token)
 
 
 def ask(daemon: Daemon, model: str, ttl: int | None = None, **headers: str) -> tuple[int, Any]:
@@ -50,7 +43,7 @@ def ask(daemon: Daemon, model: str, ttl: int | None = None, **headers: str) -> t
     return daemon.request("POST", TEXT, body, headers)
 
 
-def test_a_request_waits_as_long_as_the_client_says(long: Home) -> None:
+def test_a_request_waits_as_long_as_the_client_allows(long: Home) -> None:
     with Daemon(long) as daemon:
         half = more_than_half(daemon)
         daemon.load({"model": LONG, "instance_id": "first", "context_length": half})
@@ -80,21 +73,23 @@ def reason(record: Any) -> str:
 
 
 def test_an_idle_instance_goes_and_the_next_request_loads_it_again(shared: Daemon) -> None:
-    shared.load({"model": "tiny/qwen3", "idle_ttl_seconds": 1})
-    record = shared.eventually("tiny/qwen3", lambda r: reason(r) == "Idle")
+    copied(shared, "own/dozing")
+    shared.load({"model": "own/dozing", "idle_ttl_seconds": 1})
+    record = shared.eventually("own/dozing", lambda r: reason(r) == "Idle")
     assert record["spec"]["idle_ttl_seconds"] == 1
-    assert "tiny/qwen3" not in shared.loaded()
+    assert "own/dozing" not in shared.loaded()
     assert record["status"]["config"] is None
-    assert ask(shared, "tiny/qwen3")[0] == 200
-    shared.eventually("tiny/qwen3", lambda r: reason(r) == "Idle")
+    assert ask(shared, "own/dozing")[0] == 200
+    shared.eventually("own/dozing", lambda r: reason(r) == "Idle")
 
 
 def test_jit_loads_at_the_first_request_once(jit: Daemon) -> None:
+    copied(jit, "own/asked")
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(jit, QUESTIONS, ttl=1800)[0], range(8)))
+        answers = list(pool.map(lambda _: ask(jit, "own/asked", ttl=1800)[0], range(8)))
     assert answers == [200] * 8
-    assert jit.log().count("action=Load name=reconciler/questions") == 2  # started, ended
-    record = jit.get(f"/api/v1/records/{QUESTIONS}")
+    assert jit.log().count("action=Load name=own/asked") == 2  # started, ended
+    record = jit.get("/api/v1/records/own/asked")
     assert (record["owner"], record["spec"]["idle_ttl_seconds"]) == ("http", 1800)
 
 
@@ -120,21 +115,22 @@ def test_jit_never_answers_with_another_model(jit: Daemon) -> None:
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
-def test_without_jit_a_model_that_is_not_loaded_is_told_how_to_load_it(shared: Daemon) -> None:
+def test_without_jit_the_error_for_an_unloaded_model_shows_how_to_load_it(shared: Daemon) -> None:
     status, answer = ask(shared, "tiny/mamba")
     assert (status, answer["error"]["code"]) == (404, "model_not_loaded")
     assert 'POST /api/v1/models/load {"model": "tiny/mamba"}' in answer["error"]["message"]
     assert shared.request("GET", "/api/v1/records/tiny/mamba")[0] == 404
 
 
-def test_the_status_says_what_put_the_settings_in_force_and_when(shared: Daemon) -> None:
-    told = []
+def test_the_status_has_the_action_and_time_of_the_settings_in_force(shared: Daemon) -> None:
+    loads = []
+    copied(shared, "own/explained")
     for more in ({}, {"instance_id": "b"}, {"instance_id": "b", "context_length": 100}):
-        name = more.get("instance_id", QUESTIONS)
-        shared.load({"model": QUESTIONS} | more)
+        name = more.get("instance_id", "own/explained")
+        shared.load({"model": "own/explained"} | more)
         status = shared.get(f"/api/v1/records/{name}")["status"]
-        told.append((status["loaded_by"], status["loaded_at"], status["load_phases"].keys()))
+        loads.append((status["loaded_by"], status["loaded_at"], status["load_phases"].keys()))
         assert status["load_time_seconds"] > 0
-    assert [action for action, _, _ in told] == ["Load", "Attach", "Reconfigure"]
-    assert [at for _, at, _ in told] == sorted(at for _, at, _ in told)
-    assert told[2][2] == {"warm_up"}  # no weights were read
+    assert [action for action, _, _ in loads] == ["Load", "Attach", "Reconfigure"]
+    assert [at for _, at, _ in loads] == sorted(at for _, at, _ in loads)
+    assert loads[2][2] == {"warm_up"}  # no weights were read

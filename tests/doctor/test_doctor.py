@@ -18,8 +18,9 @@ from reconciler.core.records import LoadSpec
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 from reconciler.doctor import facts, findings
 from reconciler.doctor.findings import Finding, Platform, Port
+from reconciler.host.run import Output
 from reconciler.models.catalog import CatalogEntry
-from reconciler.service.job import Output, State
+from reconciler.service.job import State
 from tests.support import Daemon, Home, environment
 
 SYSCTL = {
@@ -81,7 +82,7 @@ def test_mlx_is_there_with_metal_or_it_is_a_problem() -> None:
         assert (found.level, "[cpu]" in (found.fix or "")) == ("problem", system == "Linux")
 
 
-def test_the_wired_limit_is_told_on_a_mac_alone() -> None:
+def test_the_wired_limit_is_reported_only_on_a_mac() -> None:
     assert findings.wired_limit(Platform("Linux", "x86_64", "6")) is None
     default = findings.wired_limit(Platform("Darwin", "arm64", "15", wired_limit_mb=0))
     raised = findings.wired_limit(Platform("Darwin", "arm64", "15", wired_limit_mb=49152))
@@ -90,7 +91,7 @@ def test_the_wired_limit_is_told_on_a_mac_alone() -> None:
     assert (default.message, raised.message.split(",")[0]) == ("macOS decides", "49152 MB")
 
 
-def test_the_policy_of_wired_memory_is_told_and_why_it_is_not_in_force() -> None:
+def test_the_policy_of_wired_memory_is_reported_and_why_it_is_not_in_force() -> None:
     def of(wired: Wired) -> tuple[str, str]:
         found = findings.wired_memory(Machine("gpu", "Apple M4", 10**10, "0.32", wired=wired))
         assert found is not None
@@ -117,7 +118,7 @@ def test_models_that_cannot_be_loaded_are_named_a_few_of_them() -> None:
     assert (found[1].message, found[-1].message) == ("p/0: it is GGUF", "2 more cannot be loaded")
 
 
-def test_manifests_are_counted_and_what_is_wrong_is_told_with_its_place(tmp_path: Path) -> None:
+def test_manifests_are_counted_and_errors_have_their_position(tmp_path: Path) -> None:
     def of(snapshot: Snapshot) -> list[Finding]:
         return findings.manifests(snapshot, tmp_path)
 
@@ -149,7 +150,7 @@ def test_state_needs_a_place_and_space(tmp_path: Path) -> None:
     assert facts.free_space(tmp_path / "not" / "yet") > 0
 
 
-def test_who_may_use_the_daemon_besides_is_told() -> None:
+def test_other_allowed_pages_and_names_are_reported() -> None:
     token = Path("token")
     assert findings.access((), (), None) is None
     open_to_all, useless, fine = (
@@ -196,7 +197,7 @@ def test_a_service_that_is_installed_has_to_run(tmp_path: Path) -> None:
     assert (found.level, found.fix) == ("problem", "reconciler service install --system")
 
 
-def test_local_network_privacy_is_told_from_other_troubles() -> None:
+def test_local_network_privacy_is_distinguished_from_other_errors() -> None:
     assert findings.local_network(None).level == "ok"
     for number in (65, errno.EHOSTUNREACH):
         assert "local-network privacy" in findings.local_network(number).message
@@ -227,9 +228,9 @@ def doctor(home: Home, *options: str, **environ: str) -> tuple[int, dict[str, An
     return done.returncode, {f["what"]: f for f in json.loads(done.stdout)}
 
 
-def test_a_real_machine_and_a_daemon_that_runs_on_it(daemon: Daemon) -> None:
-    daemon.home.write("a.yaml", name="a", model="tiny/llama")
-    code, found = doctor(daemon.home, "--port", daemon.url.rpartition(":")[2])
+def test_a_real_machine_and_a_daemon_that_runs_on_it(shared: Daemon) -> None:
+    shared.home.write("a.yaml", name="a", model="tiny/llama")
+    code, found = doctor(shared.home, "--port", shared.url.rpartition(":")[2])
     assert (code, found["port"]["message"].startswith("reconciler ")) == (0, True), found
     assert found["mlx"]["level"] == "ok"
     assert found["manifests"]["message"].startswith("1 declared")
@@ -249,13 +250,13 @@ def sick(tmp_path_factory: pytest.TempPathFactory, models: Path) -> tuple[int, d
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there it can be wired")
-def test_memory_that_cannot_be_wired_is_told(sick: tuple[int, dict[str, Any]]) -> None:
+def test_memory_that_cannot_be_wired_is_reported(sick: tuple[int, dict[str, Any]]) -> None:
     found = sick[1]["wired memory"]
     assert found["level"] == "warning"
     assert "MLX has no Metal here" in found["message"]
 
 
-def test_what_is_wrong_is_found_and_the_exit_code_says_so(sick: tuple[int, dict[str, Any]]) -> None:
+def test_problems_are_found_and_set_the_exit_code(sick: tuple[int, dict[str, Any]]) -> None:
     code, found = sick
     assert code == 1
     assert found["manifests"]["level"] == "problem"

@@ -26,16 +26,21 @@ ENDLESS = json.dumps(
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, models: Path) -> AsyncIterator[Engine]:
-    """One with `a` loaded."""
+async def empty(tmp_path: Path) -> AsyncIterator[Engine]:
     directory = sockets.prepare(tmp_path)
     engine = Engine(directory, lambda _instance, _problem: None, spare=False)
-    checkpoint = read_facts((models / "tiny/llama").resolve())
-    resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
-    await engine.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
     yield engine
     await engine.close()
     sockets.remove(directory)
+
+
+@pytest.fixture
+async def engine(empty: Engine, models: Path) -> Engine:
+    """One with `a` loaded."""
+    checkpoint = read_facts((models / "tiny/llama").resolve())
+    resolved = resolve(RequestedSettings(), checkpoint, await empty.machine())
+    await empty.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
+    return empty
 
 
 def _machine(engine: Engine) -> Machine:
@@ -98,9 +103,9 @@ async def test_an_instance_that_drains_takes_no_new_requests(engine: Engine) -> 
     assert engine.instances() == ()
 
 
-async def test_what_is_not_loaded_answers_nothing(engine: Engine) -> None:
+async def test_what_is_not_loaded_answers_nothing(empty: Engine) -> None:
     with pytest.raises(LoadError, match="'b' is not loaded now"):
-        async with engine.request("b", "completions", ENDLESS, Lease(1, 10**9)):
+        async with empty.request("b", "completions", ENDLESS, Lease(1, 10**9)):
             pass
 
 

@@ -50,7 +50,7 @@ from reconciler.engine.pool import Pool
         (None, "a word", Reason.WORKER_DIED, "the worker process 7 ended"),
     ],
 )
-def test_an_exit_says_whose_fault_it_was(
+def test_the_reason_of_an_exit(
     code: int | None, last: str | None, reason: Reason, message: str
 ) -> None:
     problem = exit_reason.of_exit(7, code, last)
@@ -58,7 +58,7 @@ def test_an_exit_says_whose_fault_it_was(
     assert problem.message.startswith(message)
 
 
-async def test_a_worker_that_never_gets_ready_is_ended_and_told(
+async def test_a_worker_that_never_gets_ready_is_ended_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "START_SECONDS", 0.0)

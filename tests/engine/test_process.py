@@ -27,15 +27,15 @@ ENDLESS = json.dumps(ASKED).encode()
 
 @pytest.fixture
 async def worker(tmp_path: Path) -> AsyncIterator[WorkerProcess]:
+    """One that has just been started: most tests end it before its imports are done."""
     directory = sockets.prepare(tmp_path)
     worker = await WorkerProcess.start(directory, "off")
-    await worker.ready()
     yield worker
     await worker.end()
     sockets.remove(directory)
 
 
-async def test_who_reads_from_a_worker_as_it_is_ended_is_told(
+async def test_a_reader_of_a_worker_that_is_ended_gets_the_reason(
     worker: WorkerProcess, models: Path
 ) -> None:
     checkpoint = read_facts(models / "tiny/llama")
@@ -52,7 +52,7 @@ async def test_who_reads_from_a_worker_as_it_is_ended_is_told(
     assert raised.value.problem.reason is Reason.WORKER_DIED
 
 
-async def test_who_asks_a_worker_after_others_found_it_dead_is_told_that_it_died(
+async def test_a_request_to_a_worker_already_found_dead_fails_as_died(
     worker: WorkerProcess,
 ) -> None:
     os.kill(worker.pid, signal.SIGKILL)

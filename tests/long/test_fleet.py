@@ -102,9 +102,9 @@ def test_five_nodes_follow_one_repository(
             assert node.loaded() == {"chat"}
     first = origin.git("rev-parse", "HEAD")
     file = inventory(tmp_path, nodes)
-    status, told = reconciler("fleet", "status", "--inventory", str(file), "-o", "json")
-    summaries = json.loads(told)
-    assert status == 0, told
+    status, output = reconciler("fleet", "status", "--inventory", str(file), "-o", "json")
+    summaries = json.loads(output)
+    assert status == 0, output
     assert [(s["commits"], s["ready"], s["wanted"]) for s in summaries] == [
         ([first], n, n) for n in (2, 2, 2, 1, 1)
     ]
@@ -248,6 +248,6 @@ def test_nodes_with_a_token(tmp_path: Path, models: Path) -> None:
         with proxy(configuration, tmp_path, url, RECONCILER_TOKEN="secret"):
             assert complete(url, MODEL)[0] == 200
         file.write_text(json.dumps({"nodes": [{"name": "mac", "url": node.url}]}), "utf-8")
-        status, told = reconciler("fleet", "status", "--inventory", str(file))
+        status, output = reconciler("fleet", "status", "--inventory", str(file))
         assert status == 1
-        assert "send the daemon's token" in told
+        assert "send the daemon's token" in output

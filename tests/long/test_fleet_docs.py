@@ -61,7 +61,7 @@ def test_the_manifests_are_valid_and_signed(repository: Origin, tmp_path: Path) 
     repository.git("-c", f"gpg.ssh.allowedSignersFile={signers}", "verify-commit", signed)
 
 
-def test_a_pull_request_is_told_what_it_would_change(repository: Origin, tmp_path: Path) -> None:
+def test_a_pull_request_gets_a_preview_of_its_changes(repository: Origin, tmp_path: Path) -> None:
     workflow: Any = yaml.safe_load((FLEET / "pull-requests.yml").read_text("utf-8"))
     job = workflow["jobs"]["plan"]
     assert job["steps"][-1]["env"]["LABELS"] == "${{ matrix.labels }}"

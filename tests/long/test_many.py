@@ -80,8 +80,8 @@ async def load_all(daemon: Daemon, bodies: list[Any]) -> Counter[tuple[int, str]
 
     async def load(session: aiohttp.ClientSession, body: Any) -> None:
         async with session.post(f"{daemon.url}/api/v1/models/load", json=body) as reply:
-            told = await reply.json()
-            answers[reply.status, told.get("error", {}).get("code", "loaded")] += 1
+            answer = await reply.json()
+            answers[reply.status, answer.get("error", {}).get("code", "loaded")] += 1
 
     async with (
         aiohttp.ClientSession(connector=connector, timeout=forever) as session,

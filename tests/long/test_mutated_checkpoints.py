@@ -111,14 +111,14 @@ def answer(daemon: Daemon, model: str) -> Any:
         "max_tokens": 8,
         "temperature": 0,
     }
-    status, told = daemon.request("POST", "/v1/chat/completions", body)
-    assert status < 500 or model != "healthy", told
-    return told["choices"] if status == 200 else told["error"]["code"]
+    status, result = daemon.request("POST", "/v1/chat/completions", body)
+    assert status < 500 or model != "healthy", result
+    return result["choices"] if status == 200 else result["error"]["code"]
 
 
 def use(daemon: Daemon, name: str) -> None:
     """Load, ask, unload; errors must be in our form, which `request` checks."""
-    status, told = daemon.request("POST", "/api/v1/models/load", {"model": name})
+    status, result = daemon.request("POST", "/api/v1/models/load", {"model": name})
     if status == 200:
-        answer(daemon, told["instance_id"])
-        daemon.unload(told["instance_id"])
+        answer(daemon, result["instance_id"])
+        daemon.unload(result["instance_id"])

@@ -84,15 +84,15 @@ def test_10_000_mutated_manifests_harm_nobody_else(home: Home) -> None:
             after = daemon.ready("good", before["generation"] + 1)
             before = after
         (source,) = daemon.get("/api/v1/sources")["sources"]
-        told = {
+        errors = {
             f"{home.manifests}/{f['path']}:{e['line']}:{e['column']}: {e['message']}"
             for f in source["files"]
             for e in f["errors"]
         }
-        assert len(told) > 1000
+        assert len(errors) > 1000
         checked = CliRunner().invoke(main, ["validate", str(home.manifests)])
         assert checked.exit_code == 1
-        assert told == {line for line in checked.output.splitlines() if _is_error(line)}
+        assert errors == {line for line in checked.output.splitlines() if _is_error(line)}
         assert "failed unexpectedly" not in daemon.log()
         assert "Traceback" not in daemon.log()
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.chat import rendering
 from reconciler.worker.errors import RequestError
 from reconciler.worker.preprocessing.pool import Preprocessor

@@ -169,7 +169,7 @@ def test_an_adapter_that_is_not_there_is_not_found(models: Path, tmp_path: Path,
     assert f"Adapter {name}" in problem.message
 
 
-def test_an_adapter_alone_says_what_it_is(tmp_path: Path) -> None:
+def test_an_adapter_without_its_model_is_recognized(tmp_path: Path) -> None:
     write(tmp_path / "me" / "sql")
     catalog = Catalog([Directory(tmp_path)])
     with pytest.raises(LoadError, match="is a LoRA adapter for tiny/llama") as raised:

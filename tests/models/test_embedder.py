@@ -43,7 +43,7 @@ def refusal(path: Path) -> str:
     return error.value.problem.message
 
 
-def test_its_files_say_how_vectors_are_made(checkpoint: Path) -> None:
+def test_pooling_is_read_from_its_files(checkpoint: Path) -> None:
     found = facts(checkpoint)
     assert (found.pooling, found.normalized, found.dimensions) == (("lasttoken",), True, 32)
     assert (found.prompts, found.default_prompt) == (embedders.PROMPTS, None)

@@ -91,5 +91,10 @@ def test_what_a_router_can_choose_is_read_from_its_configuration(
     shutil.copytree(models / "tiny/llama", path)
     (path / "config.json").write_text(json.dumps({"model_type": "mixtral"} | config), "utf-8")
     facts = read_facts(path)
-    told = (facts.experts_per_token, facts.experts_total, facts.experts_least, facts.experts_most)
-    assert told == expected
+    experts = (
+        facts.experts_per_token,
+        facts.experts_total,
+        facts.experts_least,
+        facts.experts_most,
+    )
+    assert experts == expected

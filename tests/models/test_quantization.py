@@ -101,7 +101,7 @@ def test_a_mixture_is_named_by_the_mode_of_most_weights() -> None:
         {"text_config": 5},
     ],
 )
-def test_what_says_nothing_is_not_quantised(config: dict[str, Any]) -> None:
+def test_a_config_without_quantization_is_not_quantized(config: dict[str, Any]) -> None:
     weights = read_weights(config, {"norm": PLAIN}, {})
     assert (weights.quantization, weights.parameters) == (None, 10)
 

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli import main
-from reconciler.service.job import Job, Output, ServiceError, State, kept
+from reconciler.host.run import Output
+from reconciler.service.job import Job, ServiceError, State, kept
 from reconciler.service.launchd import ATTEMPTS, LABEL, Launchd
 from reconciler.service.systemd import Systemd
 
@@ -58,7 +59,7 @@ def launchd(home: Path, run: System, *, system: bool = False) -> Launchd:
     return Launchd(run, home, 501, system=system, sleep=lambda _: None, root=home / "root")
 
 
-def test_a_property_list_says_what_is_run(tmp_path: Path) -> None:
+def test_a_property_list_has_the_command(tmp_path: Path) -> None:
     wanted = job(tmp_path, "me")
     keys = plistlib.loads(launchd(tmp_path, System(), system=True).text(wanted).encode())
     assert keys["Label"] == LABEL
@@ -72,7 +73,7 @@ def test_a_property_list_says_what_is_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("system", [True, False])
-def test_launchd_is_told_to_start_it_anew(tmp_path: Path, system: bool) -> None:
+def test_launchd_restarts_it(tmp_path: Path, system: bool) -> None:
     run = System(print=Output(113, "Could not find service"))
     service = launchd(tmp_path, run, system=system)
     assert service.install(job(tmp_path))
@@ -141,7 +142,7 @@ def test_a_unit_quotes_what_systemd_would_read_otherwise(tmp_path: Path) -> None
     assert r'Environment="RECONCILER_MODELS=a \"b\" $HOME %%h \\ c"' in text
 
 
-def test_systemd_is_told_to_start_it_anew(tmp_path: Path) -> None:
+def test_systemd_restarts_it(tmp_path: Path) -> None:
     run = System(show=Output(0, "MainPID=77\nExecMainStatus=0\n"))
     service = Systemd(run, tmp_path, system=False)
     assert service.install(job(tmp_path))

@@ -123,7 +123,7 @@ async def test_a_directory_that_cannot_be_watched_is_looked_at(
     await snapshots.aclose()
 
 
-async def test_what_no_event_tells_of_is_seen_at_the_rescan(
+async def test_a_change_without_an_event_is_seen_at_the_rescan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Links lead out of the directory: nothing is reported of what is behind them."""

@@ -90,8 +90,10 @@ async def test_only_the_files_of_the_folder_are_fetched(origin: Origin, tmp_path
     origin.declare("a")
     async with node(tmp_path, origin.url) as mac:
         assert names(await mac.look()) == ["a"]
-        told = await mac.source._repository.git("rev-list", "--objects", "--all", "--missing=print")
-        missing = [line for line in told.decode().splitlines() if line.startswith("?")]
+        output = await mac.source._repository.git(
+            "rev-list", "--objects", "--all", "--missing=print"
+        )
+        missing = [line for line in output.decode().splitlines() if line.startswith("?")]
         assert len(missing) == 3  # weights, notes and the workflow
         assert list((mac.source._repository.directory / "hooks").glob("*")) == []
 
@@ -335,7 +337,7 @@ async def test_what_cannot_be_asked_is_held(origin: Origin, tmp_path: Path) -> N
         assert "does not appear to be" in await restarted.refusal()
 
 
-async def test_a_machine_without_git_is_told_so(
+async def test_a_missing_git_is_an_error_with_the_fix(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.declare("a")

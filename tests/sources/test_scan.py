@@ -75,8 +75,8 @@ async def test_names_that_cannot_be_shown_are_flaws(tmp_path: Path) -> None:
     (tmp_path / "ü 日本.yaml").write_text("# nothing", "utf-8")
     (tmp_path / os.fsdecode(b"d\xff")).mkdir()
     found = await scanned(tmp_path)
-    told = {path: [f.message for f in file.flaws] for path, file in found.items()}
-    assert told == {
+    messages = {path: [f.message for f in file.flaws] for path, file in found.items()}
+    assert messages == {
         "a\\udcff.yaml": ["its name is not UTF-8; rename it"],
         "b\\n.yaml": ["its name has control characters; rename it"],
         "c\\u2028.yaml": ["its name has control characters; rename it"],
@@ -104,9 +104,9 @@ async def test_what_may_not_be_read_is_a_flaw_of_that_path(
 
     refuse(os.scandir, "sub")
     refuse(os.open, "b.yaml")
-    told = {p: f.flaws[0].message for p, f in (await scanned(tmp_path)).items()}
+    messages = {p: f.flaws[0].message for p, f in (await scanned(tmp_path)).items()}
     words = "cannot be read: Permission denied"
-    assert told == {"sub/": words, "b.yaml": words}
+    assert messages == {"sub/": words, "b.yaml": words}
 
 
 async def test_links_lead_to_each_directory_once(tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ async def test_a_path_that_does_not_answer_is_its_own_flaw_until_it_does(
     scanner = Scanner(tmp_path, "directory:x", seconds=0.05)
     for _ in range(2):
         snapshot = await scanner.scan()
-        told = {f.path: [x.message for x in f.flaws] for f in snapshot.files}
+        messages = {f.path: [x.message for x in f.flaws] for f in snapshot.files}
         words = ["cannot be read: the file system does not answer"]
-        assert told == {"good.yaml": [], "slow.yaml": words, "dead/": words}
+        assert messages == {"good.yaml": [], "slow.yaml": words, "dead/": words}
     threads = list(scanner._blocked.values())
     assert len(threads) == 2
     for end in ends:

@@ -24,7 +24,7 @@ NAME = "1"
 
 
 @dataclass
-class Said:
+class Answer:
     """A whole answer."""
 
     content: str = ""
@@ -54,24 +54,24 @@ class Served:
     def __init__(self, model: Model, mlx: MlxThread) -> None:
         self.model, self.mlx = model, mlx
 
-    async def ask(self, *, chat: bool = True, **keys: Any) -> Said:
+    async def ask(self, *, chat: bool = True, **keys: Any) -> Answer:
         """Answer a request; a chat has a message unless it brings its own."""
         default = {"messages": [{"role": "user", "content": "Hello"}]} if chat else {"prompt": "Hi"}
         body = {"max_tokens": 200, "temperature": 0} | default | keys
         dialect = Dialect.CHAT if chat else Dialect.TEXT
         one = Completion(self.model, self.mlx, NAME, msgspec.json.encode(body), dialect=dialect)
         await one.start()
-        said = Said(warnings=one.warnings)
+        answer = Answer(warnings=one.warnings)
         async for piece in one.pieces():
-            said.content += piece.delta.content
-            said.reasoning += piece.delta.reasoning
-            said.calls += piece.delta.calls
-            said.finish_reason, said.tokens = piece.finish_reason, piece.tokens
-            said.likelihoods += piece.likelihoods
-        said.cached_tokens = one.cached_tokens
-        return said
+            answer.content += piece.delta.content
+            answer.reasoning += piece.delta.reasoning
+            answer.calls += piece.delta.calls
+            answer.finish_reason, answer.tokens = piece.finish_reason, piece.tokens
+            answer.likelihoods += piece.likelihoods
+        answer.cached_tokens = one.cached_tokens
+        return answer
 
-    async def ask_all(self, *bodies: dict[str, Any]) -> list[Said]:
+    async def ask_all(self, *bodies: dict[str, Any]) -> list[Answer]:
         """Answer several requests beside each other."""
         return await asyncio.gather(*(self.ask(**body) for body in bodies))
 

@@ -8,12 +8,13 @@ import pytest
 from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
-from reconciler.worker import overrides
-from reconciler.worker import session as module
+from reconciler.worker import batch, overrides
+from reconciler.worker import session as session_module
 from reconciler.worker.pending import Request
 from reconciler.worker.sampling import sampler
 from reconciler.worker.sampling_parameters import Sampling
-from reconciler.worker.session import OverloadedError, Session
+from reconciler.worker.session import Session
+from reconciler.worker.waiting import OverloadedError
 from tests.conftest import CHECKPOINTS
 
 CONFIG = EffectiveSettings(
@@ -30,12 +31,12 @@ class Answers:
         self.requests: list[Request] = []
         for index in range(number):
             leader = self.requests[0] if index else None
-            request = Request(list(prompt), max_tokens, self._tell(index), self._fail)
+            request = Request(list(prompt), max_tokens, self._emit(index), self._fail)
             request.follows, request.leads = leader, index == 0 and number > 1
             request.sampler = seeded(index)
             self.requests.append(request)
 
-    def _tell(self, index: int) -> Any:
+    def _emit(self, index: int) -> Any:
         return lambda token, *_: self.tokens[index].append(token)
 
     def _fail(self, error: Exception) -> None:
@@ -53,7 +54,7 @@ def run(session: Session) -> None:
 
 def read(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that each call of the model takes, from now on."""
-    inner = session._model
+    inner = session._batch._model
     taken: list[int] = []
 
     class Counting:
@@ -64,8 +65,8 @@ def read(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def __getattr__(self, name: str) -> Any:
             return getattr(inner, name)
 
-    monkeypatch.setattr(session, "_model", Counting())
-    session._begin()
+    monkeypatch.setattr(session._batch, "_model", Counting())
+    session._batch._begin()
     return taken
 
 
@@ -120,8 +121,8 @@ def test_all_go_at_once(llama: Session) -> None:
 
 
 def test_all_or_none_wait(llama: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 5)
-    monkeypatch.setattr(module, "BATCH_SIZE", 1)
+    monkeypatch.setattr(session_module, "MAX_WAITING", 5)
+    monkeypatch.setattr(batch, "BATCH_SIZE", 1)
     first, second = Answers(4), Answers(4)
     llama.start(*first.requests)
     with pytest.raises(OverloadedError):
@@ -141,7 +142,7 @@ def test_others_are_answered_while_a_prompt_is_read_for_several(llama: Session) 
     assert [len(tokens) for tokens in long.tokens] == [6] * 8
 
 
-def test_an_unloaded_instance_tells_those_that_follow(llama: Session) -> None:
+def test_unloading_fails_requests_that_follow(llama: Session) -> None:
     answers = Answers(3)
     errors: list[Exception] = []
     for request in answers.requests:

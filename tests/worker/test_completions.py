@@ -13,16 +13,16 @@ import msgspec
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
 from reconciler.core.protocol import MODEL_HEADER
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.answers import answer
 from reconciler.worker.completions import TOGETHER, Completion, Piece
 from reconciler.worker.dialects.writing import FORMS
 from reconciler.worker.output import OutputParser, of_tokenizer
+from reconciler.worker.pending import Request
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.request import RequestError, UnavailableError
-from reconciler.worker.session import Request
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
@@ -57,16 +57,16 @@ class Scripted:
 
     def start(self, *requests: Request) -> None:
         for request in requests:
-            self._tell(request)
+            self._emit(request)
 
-    def _tell(self, request: Request) -> None:
+    def _emit(self, request: Request) -> None:
         if self.end == "length":
             *script, last = self.script
         else:
             script, last = self.script, self.tokenizer.eos_token_id
         for token in script:
-            request.tell(token, None, None)
-        request.tell(last, self.end, None)
+            request.emit(token, None, None)
+        request.emit(last, self.end, None)
 
     def cancel(self, _name: str, request: Request) -> None:
         self.cancelled.append(request)
@@ -105,7 +105,7 @@ def completion(text: str, name: str = "1", **more: Any) -> tuple[Completion, Scr
     return Completion(scripted, scripted, name, data), scripted  # type: ignore[arg-type]
 
 
-async def told(one: Completion) -> list[Piece]:
+async def pieces_of(one: Completion) -> list[Piece]:
     await one.start()
     return [piece async for piece in one.pieces()]
 
@@ -119,13 +119,13 @@ async def test_with_parallel_calls_off_the_first_call_is_the_last_word(stream: b
             "tools": [WEATHER],
         }
         one, scripted = completion(CALL + CALL, **more)
-        pieces = await told(one)
+        pieces = await pieces_of(one)
         assert sum(len(piece.delta.calls) for piece in pieces) == count
         assert pieces[-1].finish_reason == "tool_calls"
         assert bool(scripted.cancelled) is not parallel
 
 
-async def test_what_nobody_reads_as_it_comes_is_told_a_few_tokens_at_a_time() -> None:
+async def test_tokens_of_an_answer_without_a_stream_are_sent_in_groups() -> None:
     text = "The capital of Japan is Tokyo. " * 5
     wakes = {}
     for stream in (True, False):
@@ -140,7 +140,7 @@ async def test_what_nobody_reads_as_it_comes_is_told_a_few_tokens_at_a_time() ->
 
 async def test_a_stop_ends_it_though_more_was_generated() -> None:
     one, scripted = completion("It is Tokyo, or Kyoto.", stop="Kyoto")
-    pieces = await told(one)
+    pieces = await pieces_of(one)
     assert "".join(piece.delta.content for piece in pieces) == "It is Tokyo, or "
     assert pieces[-1].finish_reason == "stop"
     assert scripted.cancelled
@@ -149,13 +149,13 @@ async def test_a_stop_ends_it_though_more_was_generated() -> None:
 async def test_a_stop_in_the_last_token_that_there_may_be_is_the_end() -> None:
     one, scripted = completion("It is Tokyo", stop="Tokyo")
     scripted.end = "length"
-    pieces = await told(one)
+    pieces = await pieces_of(one)
     assert "".join(piece.delta.content for piece in pieces) == "It is "
     assert pieces[-1].finish_reason == "stop"
 
 
 @pytest.mark.parametrize("fails", ["feed", "start"])
-async def test_what_cannot_be_told_is_not_generated_on(
+async def test_generation_stops_when_tokens_cannot_be_sent(
     monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     def broken(*_: Any) -> Any:

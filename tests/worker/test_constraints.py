@@ -36,22 +36,22 @@ def llama(models: Path) -> Iterator[Served]:
 async def test_an_answer_ends_where_the_schema_is_fulfilled(llama: Served) -> None:
     bodies: list[dict[str, Any]] = [{}, SEEDED, {"chat": False}]
     for body in bodies:
-        said = await llama.ask(response_format=FORMAT, **body)
-        assert said.finish_reason == "stop"
-        jsonschema.validate(said.json, SCHEMA)
+        answer = await llama.ask(response_format=FORMAT, **body)
+        assert answer.finish_reason == "stop"
+        jsonschema.validate(answer.json, SCHEMA)
 
 
 async def test_a_forced_call_is_a_call_and_nothing_else(llama: Served) -> None:
-    said = await llama.ask(tools=[TOOL], tool_choice="required", max_tokens=400)
-    assert (said.content, said.finish_reason) == ("", "tool_calls")
-    name, arguments = said.call
+    answer = await llama.ask(tools=[TOOL], tool_choice="required", max_tokens=400)
+    assert (answer.content, answer.finish_reason) == ("", "tool_calls")
+    name, arguments = answer.call
     assert name == "feed"
     jsonschema.validate(arguments, SCHEMA)
 
 
 async def test_max_tokens_cuts_an_answer(llama: Served) -> None:
-    said = await llama.ask(response_format=FORMAT, max_tokens=4)
-    assert (said.finish_reason, said.tokens) == ("length", 4)
+    answer = await llama.ask(response_format=FORMAT, max_tokens=4)
+    assert (answer.finish_reason, answer.tokens) == ("length", 4)
 
 
 async def test_texts_choices_and_grammars(llama: Served) -> None:
@@ -89,18 +89,18 @@ async def test_an_answer_goes_on_where_it_was_when_it_had_to_make_room(models: P
 
         def step() -> None:
             advance()
-            for request in list(session._running.values()):
+            for request in list(session._batch.running.values()):
                 if request.processors and len(request.generated) == 5 and len(moved) < 3:
-                    moved.append(request.told)
-                    session._leave(request)
+                    moved.append(request.emitted)
+                    session._batch.leave(request)
                     request.prompt = request.prompt + request.generated
                     request.generated = []
-                    session._waiting.appendleft(request)
+                    session._waiting.ready.appendleft(request)
 
         advance, session._advance = session._advance, step  # type: ignore[method-assign]
-        said = await one.ask(**body)
+        answer = await one.ask(**body)
     assert moved == [5, 10, 15]
-    assert said.content == reference.content
+    assert answer.content == reference.content
 
 
 async def test_stops_penalties_and_samplers_keep_to_the_schema(llama: Served) -> None:
@@ -112,17 +112,17 @@ async def test_stops_penalties_and_samplers_keep_to_the_schema(llama: Served) ->
         {"min_tokens": 150, "ignore_eos": True},
         {"logit_bias": {"0": 100}},
     ):
-        said = await llama.ask(response_format=FORMAT, max_tokens=400, **body)
-        assert said.finish_reason == "stop", body
-        jsonschema.validate(said.json, SCHEMA)
-    said = await llama.ask(response_format=FORMAT, stop=['"age"'])
-    assert said.finish_reason == "stop"
-    assert said.content.rstrip().endswith(",")
+        answer = await llama.ask(response_format=FORMAT, max_tokens=400, **body)
+        assert answer.finish_reason == "stop", body
+        jsonschema.validate(answer.json, SCHEMA)
+    answer = await llama.ask(response_format=FORMAT, stop=['"age"'])
+    assert answer.finish_reason == "stop"
+    assert answer.content.rstrip().endswith(",")
 
 
 async def test_log_probabilities_are_of_what_may_come(llama: Served) -> None:
-    said = await llama.ask(guided_choice=["yes", "no"], logprobs=True, top_logprobs=20)
-    first = said.likelihoods[0]
+    answer = await llama.ask(guided_choice=["yes", "no"], logprobs=True, top_logprobs=20)
+    first = answer.likelihoods[0]
     assert 0 < len(first.alternatives) < 20
     assert all(logprob > float("-inf") for _, logprob in first.alternatives)
 
@@ -132,8 +132,8 @@ async def test_requests_that_run_one_by_one_keep_to_the_schema(models: Path) -> 
         session = one.model.session("1")
         one.mlx.submit(lambda: session.run_requests(Batching.APART)).result()
         body = {"response_format": FORMAT, "temperature": 1}
-        for said in await one.ask_all(body | {"seed": 1}, body | {"seed": 2}):
-            jsonschema.validate(said.json, SCHEMA)
+        for answer in await one.ask_all(body | {"seed": 1}, body | {"seed": 2}):
+            jsonschema.validate(answer.json, SCHEMA)
 
 
 async def test_an_answer_that_cannot_go_on_fails_alone(llama: Served) -> None:

@@ -11,7 +11,7 @@ from reconciler.worker.errors import RequestError
 from tests.worker.constrained import Served, served
 from tests.worker.schemas import Schemas
 
-FEW, MANY = 30, 1000
+FEW, MANY = 12, 1000
 TOGETHER = 16
 
 
@@ -34,14 +34,14 @@ async def _answer(one: Served, schema: dict[str, Any], seed: int) -> str:
     """Whether the answer was finished; then it must validate."""
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     try:
-        said = await one.ask(response_format=form, max_tokens=800, temperature=1, seed=seed + 1)
+        answer = await one.ask(response_format=form, max_tokens=800, temperature=1, seed=seed + 1)
     except RequestError as error:
         return f"refused: {error}"
-    if said.finish_reason != "stop":
+    if answer.finish_reason != "stop":
         return "cut"
     validator = jsonschema.Draft202012Validator(schema, format_checker=_FORMATS)
-    problems = [str(error) for error in validator.iter_errors(said.json)]
-    assert not problems, (schema, said.content, problems)
+    problems = [str(error) for error in validator.iter_errors(answer.json)]
+    assert not problems, (schema, answer.content, problems)
     return "finished"
 
 

@@ -10,14 +10,10 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
-from reconciler.worker.session import (
-    BATCH_SIZE,
-    MAX_WAITING,
-    ContextLengthExceededError,
-    OverloadedError,
-    Request,
-    Session,
-)
+from reconciler.worker.batch import BATCH_SIZE
+from reconciler.worker.pending import Request
+from reconciler.worker.session import ContextLengthExceededError, Session
+from reconciler.worker.waiting import MAX_WAITING, OverloadedError
 from tests.conftest import CHECKPOINTS
 
 PROMPT = [5, 6, 7, 8, 9]
@@ -74,7 +70,7 @@ def test_flash_attention_changes_the_way_and_not_the_tokens(models: Path, name: 
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_what_has_no_kv_cache_says_so(models: Path, name: str) -> None:
+def test_a_model_without_kv_cache_is_reported_as_such(models: Path, name: str) -> None:
     observed, unused = Session(load(models, name), PLAIN).observe()
     assert ("offload_kv_cache_to_gpu" in unused) is (name in WITHOUT_KV_CACHE)
     assert observed.offload_kv_cache_to_gpu is overrides.on_gpu()
@@ -105,11 +101,11 @@ def test_flash_attention_takes_less_memory_for_a_long_prompt(models: Path) -> No
     model = load(models, "tiny/llama")
     peaks = {}
     for flash in (True, False, True, False):
-        session = Session(model, replace(PLAIN, flash_attention=flash, eval_batch_size=2048))
+        session = Session(model, replace(PLAIN, flash_attention=flash, eval_batch_size=1024))
         mx.clear_cache()
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        session.generate([7] * 2048, 1)
+        session.generate([7] * 1024, 1)
         peaks[flash] = mx.get_peak_memory() - before
     assert peaks[True] < peaks[False] / 1.3
 
@@ -137,13 +133,13 @@ def test_the_context_length_holds_for_every_kind_of_cache(models: Path, name: st
 
 def test_as_many_requests_as_may_wait_and_no_more(models: Path) -> None:
     session = Session(load(models, "tiny/llama"), PLAIN)
-    told: list[str | None] = []
+    ends: list[str | None] = []
 
     def fail(error: Exception) -> None:
         raise error
 
     def start() -> None:
-        session.start(Request(PROMPT, 2, lambda _, end, __: told.append(end), fail))
+        session.start(Request(PROMPT, 2, lambda _, end, __: ends.append(end), fail))
 
     for _ in range(BATCH_SIZE + MAX_WAITING):
         start()
@@ -151,5 +147,5 @@ def test_as_many_requests_as_may_wait_and_no_more(models: Path) -> None:
         start()
     while session.busy:
         session.step()
-    assert told.count("length") == BATCH_SIZE + MAX_WAITING
+    assert ends.count("length") == BATCH_SIZE + MAX_WAITING
     start()

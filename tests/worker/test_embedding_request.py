@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.embedder import Embedder
@@ -202,7 +202,7 @@ def test_a_huge_text_is_cut_off_before_it_is_tokenized() -> None:
 
 
 @pytest.mark.parametrize("pools_prompt", [True, False])
-def test_the_tokens_of_a_prompt_are_left_out_where_the_model_says_so(pools_prompt: bool) -> None:
+def test_the_tokens_of_a_prompt_are_left_out_if_the_model_wants_it(pools_prompt: bool) -> None:
     embedder = Embedder(("mean",), 8, prompts={"query": "q: "}, pools_prompt=pools_prompt)
     expected = [0, 0] if pools_prompt else [3, 3]
     assert build(embedder, input=["ab", "c"], prompt_name="query").skips == expected
@@ -210,7 +210,7 @@ def test_the_tokens_of_a_prompt_are_left_out_where_the_model_says_so(pools_promp
     assert build(embedder, input=["ab", [1]], prompt_name="query").skips == [expected[0], 0]
 
 
-def test_token_ids_have_no_prompt_and_a_warning_says_so() -> None:
+def test_token_ids_have_no_prompt_and_cause_a_warning() -> None:
     texts = build(input=[[1], [2]], prompt_name="query")
     assert (texts.tokens, texts.warnings) == (
         [[1], [2]],
@@ -226,7 +226,7 @@ def test_how_the_answer_is_written() -> None:
     assert (plain.dimensions, plain.base64, plain.normalized, plain.count) == (8, False, True, 3)
 
 
-def test_texts_are_lower_cased_where_the_model_says_so() -> None:
+def test_texts_are_lower_cased_if_the_model_wants_it() -> None:
     embedder = Embedder(("mean",), 8, lowercase=True)
     assert build(embedder, input="AB").tokens == [letters("ab")]
 
@@ -238,6 +238,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from([*ACTS, *REFUSED, *HARMLESS, "x"]), JSON), JSON)
 def test_whatever_is_sent_becomes_tokens_or_an_error_in_words(
     body: dict[str, Any], texts: Any

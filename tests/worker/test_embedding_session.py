@@ -21,9 +21,9 @@ from reconciler.worker.embedding import encoder
 from reconciler.worker.embedding.answers import finished_vector
 from reconciler.worker.embedding.session import MAX_WAITING, EmbeddingRequest, EmbeddingSession
 from reconciler.worker.heartbeat import Heartbeat
-from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.model import Model
-from reconciler.worker.session import InsufficientMemoryError, OverloadedError
+from reconciler.worker.waiting import OverloadedError
 from tests import adapters, architectures, embedders, tiny
 
 STEP = 16
@@ -436,7 +436,7 @@ def test_tokens_are_counted_and_each_step_beats(model: Model) -> None:
     assert session.usage.prompt_tokens == sum(map(len, TEXTS))
 
 
-def test_a_session_tells_the_settings_in_force(model: Model) -> None:
+def test_a_session_reports_the_settings_in_force(model: Model) -> None:
     config = replace(settings(), flash_attention=False)
     answer = model.open("b", OpenSession(config))
     assert answer.observed == config

@@ -9,7 +9,7 @@ from reconciler.core.protocol import LoadWeights, OpenSession, Usage
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.model import Model
-from reconciler.worker.session import Request
+from reconciler.worker.pending import Request
 from reconciler.worker.thread import MlxThread
 from tests.support import eventually
 
@@ -99,11 +99,13 @@ def test_a_probe_of_what_has_gone_or_is_at_work_does_nothing(model: Model) -> No
     assert request.left == 4
 
 
-def test_a_probe_tells_what_the_model_raises(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_raises_what_the_model_raises(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail() -> None:
         raise RuntimeError("the GPU is gone")
 
-    monkeypatch.setattr(model.session("s")._generator, "next", fail)
+    monkeypatch.setattr(model.session("s")._batch.generator, "next", fail)
     with pytest.raises(RuntimeError, match="the GPU is gone"):
         model.probe("s")
 

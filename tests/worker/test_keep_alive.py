@@ -58,7 +58,7 @@ def url(worker: Worker) -> str:
     return f"http://{host}:{port}/"
 
 
-async def test_comments_come_until_there_is_something_to_say(worker: Worker) -> None:
+async def test_comments_are_sent_until_the_first_event(worker: Worker) -> None:
     async with ClientSession() as client, client.get(url(worker)) as reply:
         assert reply.content_type == "text/event-stream"
         assert await reply.content.readexactly(3 * len(COMMENT)) == 3 * COMMENT

@@ -522,25 +522,25 @@ def test_a_template_that_fails_harms_nothing() -> None:
 def test_nothing_follows_a_stop(stop: str, whole: bool) -> None:
     text = 'I will\nlook.\n<tool_call>{"name": "weather", "arguments": {}}</tool_call> Bye.'
     parser = TextParser(form("tool_call"), stops=[stop], tools=TOOLS)
-    said = Delta()
+    parsed = Delta()
     for piece in [text] if whole else text:
         delta = parser.feed(piece, None)
-        said.content += delta.content
-        said.calls += delta.calls
-        said.stopped |= delta.stopped
-    assert said == Delta(content=text[: text.index(stop)], stopped=True)
+        parsed.content += delta.content
+        parsed.calls += delta.calls
+        parsed.stopped |= delta.stopped
+    assert parsed == Delta(content=text[: text.index(stop)], stopped=True)
 
 
 def test_line_breaks_around_reasoning_and_calls_are_no_stop() -> None:
     call = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
-    said = parse("tool_call", f"<think>\nhm\n\n</think>\n\nYes.{call}\n\n{call}", stops=("\n\n",))
-    assert (said.content, len(said.calls), said.stopped) == ("Yes.", 2, False)
+    parsed = parse("tool_call", f"<think>\nhm\n\n</think>\n\nYes.{call}\n\n{call}", stops=("\n\n",))
+    assert (parsed.content, len(parsed.calls), parsed.stopped) == ("Yes.", 2, False)
 
 
 def test_a_stop_that_only_began_before_a_call_is_text() -> None:
     call = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
-    said = parse("tool_call", f"Yes{call}", stops=("Yes!",))
-    assert (said.content, len(said.calls), said.stopped) == ("Yes", 1, False)
+    parsed = parse("tool_call", f"Yes{call}", stops=("Yes!",))
+    assert (parsed.content, len(parsed.calls), parsed.stopped) == ("Yes", 1, False)
 
 
 def test_only_the_last_call_of_an_answer_can_be_cut_off() -> None:
@@ -549,13 +549,13 @@ def test_only_the_last_call_of_an_answer_can_be_cut_off() -> None:
     for pieces in ([text], list(text)):
         parser = TextParser(form("tool_calls"), tools=TOOLS)
         ends = [None] * (len(pieces) - 1) + ["length"]
-        said = [parser.feed(*one) for one in zip(pieces, ends, strict=True)]
-        assert sum(len(delta.calls) for delta in said) == 1
+        parsed = [parser.feed(*one) for one in zip(pieces, ends, strict=True)]
+        assert sum(len(delta.calls) for delta in parsed) == 1
 
 
 @pytest.mark.parametrize("space", ["", " "])
 def test_a_harmony_call_whose_first_space_the_detokenizer_took(space: str) -> None:
     text = f'{space}to=functions.weather<|channel|>commentary json<|message|>{{"city": "Oslo"}}'
-    said = parse("harmony", text, generation="<|start|>assistant")
-    assert [call["function"]["name"] for call in said.calls] == ["weather"]
-    assert said.content == ""
+    parsed = parse("harmony", text, generation="<|start|>assistant")
+    assert [call["function"]["name"] for call in parsed.calls] == ["weather"]
+    assert parsed.content == ""

@@ -16,9 +16,9 @@ def test_an_error_is_logged_without_its_words(
     try:
         raise ValueError(prompt)
     except ValueError as error:
-        told = failure(error)
+        answer = failure(error)
     log = capfd.readouterr().err
     assert "ValueError" in log
     assert "test_logs.py" in log
     assert prompt not in log
-    assert prompt in str(told)
+    assert prompt in str(answer)

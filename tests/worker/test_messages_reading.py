@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.dialects.messages.reading import read, read_to_count
 from reconciler.worker.dialects.messages.signatures import of_text
 from reconciler.worker.dialects.translated import Translated
@@ -53,7 +53,7 @@ def refused(messages: Any = HELLO, **keys: Any) -> tuple[str, str | None]:
     return str(error.value), error.value.param
 
 
-def said(text: str) -> dict[str, Any]:
+def text_block(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
@@ -68,11 +68,11 @@ def result(number: str, content: Any = "sunny", **more: Any) -> dict[str, Any]:
 class TestMessages:
     def test_texts_and_blocks_of_texts(self) -> None:
         messages = [
-            {"role": "user", "content": [said("One."), said("Two.")]},
-            {"role": "assistant", "content": [said("Thr"), said("ee.")]},
+            {"role": "user", "content": [text_block("One."), text_block("Two.")]},
+            {"role": "assistant", "content": [text_block("Thr"), text_block("ee.")]},
             {"role": "user", "content": "Four."},
         ]
-        assert chat(messages, system=[said("A."), said("B.")]) == [
+        assert chat(messages, system=[text_block("A."), text_block("B.")]) == [
             {"role": "system", "content": "A.\n\nB."},
             {"role": "user", "content": "One.\n\nTwo."},
             {"role": "assistant", "content": "Three."},
@@ -81,9 +81,9 @@ class TestMessages:
 
     def test_the_system_prompt_may_be_a_text_a_list_nothing_or_a_message(self) -> None:
         assert chat(system="Be kind.")[0] == {"role": "system", "content": "Be kind."}
-        for nothing in (None, "", [], [said("")]):
+        for nothing in (None, "", [], [text_block("")]):
             assert chat(system=nothing) == HELLO
-        first = [{"role": "system", "content": [said("Be kind.")]}, *HELLO]
+        first = [{"role": "system", "content": [text_block("Be kind.")]}, *HELLO]
         found = translated(first, system="Be brief.")
         assert [m["role"] for m in found.sent["messages"]] == ["system", "system", "user"]
         assert found.reminders == []
@@ -96,15 +96,20 @@ class TestMessages:
         assert found.reminders == [1, 4]
 
     def test_the_block_that_names_the_client_to_anthropic_is_left_out(self) -> None:
-        billing = said("x-anthropic-billing-header: cc_version=2.1.197.8a5; cc_entrypoint=cli;")
-        assert chat(system=[billing, said("Be kind.")])[0]["content"] == "Be kind."
+        billing = text_block(
+            "x-anthropic-billing-header: cc_version=2.1.197.8a5; cc_entrypoint=cli;"
+        )
+        assert chat(system=[billing, text_block("Be kind.")])[0]["content"] == "Be kind."
         assert chat(system=[billing]) == HELLO
 
     def test_tool_calls_and_their_results(self) -> None:
         messages = [
             *HELLO,
-            {"role": "assistant", "content": [said("I look."), used("weather", "t1", city="Rome")]},
-            {"role": "user", "content": [result("t1", [said("sunny"), said("warm")])]},
+            {
+                "role": "assistant",
+                "content": [text_block("I look."), used("weather", "t1", city="Rome")],
+            },
+            {"role": "user", "content": [result("t1", [text_block("sunny"), text_block("warm")])]},
         ]
         function = {"name": "weather", "arguments": {"city": "Rome"}}
         assert chat(messages)[1:] == [
@@ -119,8 +124,8 @@ class TestMessages:
     def test_results_come_before_the_text_beside_them_whatever_the_order(self) -> None:
         calls = {"role": "assistant", "content": [used("a", "1"), used("b", "2")]}
         split = [
-            {"role": "user", "content": [said("And now?"), result("1")]},
-            {"role": "user", "content": [result("2"), said("Go on.")]},
+            {"role": "user", "content": [text_block("And now?"), result("1")]},
+            {"role": "user", "content": [result("2"), text_block("Go on.")]},
         ]
         roles = [message["role"] for message in chat([*HELLO, calls, *split])]
         assert roles == ["user", "assistant", "tool", "tool", "user", "user"]
@@ -133,13 +138,13 @@ class TestMessages:
         ("content", "expected"),
         [
             ("no such file", "Error: no such file"),
-            ([said("no such file")], "Error: no such file"),
+            ([text_block("no such file")], "Error: no such file"),
             ("Error: gone", "Error: gone"),
             ("<tool_use_error>gone</tool_use_error>", "<tool_use_error>gone</tool_use_error>"),
             (None, "Error: "),
         ],
     )
-    def test_a_result_of_a_tool_that_failed_says_so(self, content: Any, expected: str) -> None:
+    def test_the_result_of_a_failed_tool_is_marked(self, content: Any, expected: str) -> None:
         (message,) = chat([{"role": "user", "content": [result("t", content, is_error=True)]}])
         assert message["content"] == expected
 
@@ -148,7 +153,7 @@ class TestMessages:
         secret = {"type": "redacted_thinking", "data": "x"}
         searched = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
         found = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
-        blocks = [thought, secret, searched, found, said("Hi.")]
+        blocks = [thought, secret, searched, found, text_block("Hi.")]
         read_ = translated([*HELLO, {"role": "assistant", "content": blocks}, *HELLO])
         assert read_.sent["messages"][1] == {
             "role": "assistant",
@@ -163,20 +168,20 @@ class TestMessages:
     def test_reasoning_without_its_text_is_in_the_signature(self) -> None:
         for text in ("Hm. \u00e9 \U0001f600", "half \ud83d"):
             sent = {"type": "thinking", "thinking": "", "signature": of_text(text, omitted=True)}
-            blocks = [sent, said("Hi.")]
+            blocks = [sent, text_block("Hi.")]
             found = chat([*HELLO, {"role": "assistant", "content": blocks}, *HELLO])
             assert found[1]["reasoning_content"] == text.replace("\ud83d", "?")
 
     @pytest.mark.parametrize(
         "signature", [None, 5, "", "EqQB", "text.%", "text./w==", of_text("Hm.", omitted=False)]
     )
-    def test_other_signatures_say_nothing(self, signature: Any) -> None:
-        blocks = [{"type": "thinking", "thinking": "", "signature": signature}, said("Hi.")]
+    def test_other_signatures_are_ignored(self, signature: Any) -> None:
+        blocks = [{"type": "thinking", "thinking": "", "signature": signature}, text_block("Hi.")]
         found = chat([*HELLO, {"role": "assistant", "content": blocks}, *HELLO])
         assert "reasoning_content" not in found[1]
 
     def test_texts_around_calls_are_apart_as_the_model_wrote_them(self) -> None:
-        blocks = [said("One."), used("weather", "1"), said("Two.")]
+        blocks = [text_block("One."), used("weather", "1"), text_block("Two.")]
         messages = [*HELLO, {"role": "assistant", "content": blocks}, *HELLO]
         assert chat(messages)[1]["content"] == "One.\n\nTwo."
 
@@ -185,7 +190,7 @@ class TestMessages:
             {"role": "assistant", "content": ""},
             {"role": "assistant", "content": []},
             {"role": "user", "content": []},
-            {"role": "user", "content": [said("")]},
+            {"role": "user", "content": [text_block("")]},
             {"role": "user", "content": None},
         ]
         roles = [(m["role"], m["content"]) for m in chat(messages)]
@@ -193,11 +198,11 @@ class TestMessages:
 
     def test_documents_that_are_text(self) -> None:
         plain = {"type": "text", "media_type": "text/plain", "data": "It is."}
-        pieces = {"type": "content", "content": [said("It"), said("is.")]}
+        pieces = {"type": "content", "content": [text_block("It"), text_block("is.")]}
         documents = [
             {"type": "document", "source": plain, "title": "A"},
             {"type": "document", "source": pieces},
-            {"type": "search_result", "source": "u", "title": "T", "content": [said("Yes")]},
+            {"type": "search_result", "source": "u", "title": "T", "content": [text_block("Yes")]},
         ]
         (message,) = chat([{"role": "user", "content": documents}])
         assert message["content"] == "A\nIt is.\n\nIt\nis.\n\nT (u)\nYes"
@@ -216,7 +221,7 @@ class TestMessages:
         ],
     )
     def test_contents_that_cannot_be_read_are_named(self, block: Any, words: str) -> None:
-        message, param = refused([*HELLO, {"role": "user", "content": [said("a"), block]}])
+        message, param = refused([*HELLO, {"role": "user", "content": [text_block("a"), block]}])
         assert words in message
         assert param is not None
         assert param.startswith("messages[1].content[1]")
@@ -266,7 +271,7 @@ class TestTools:
         assert found.warnings == ["tools[0]: web_search_20250305 is a tool of Anthropic's; ignored"]
         assert "tools" not in translated(tools=[SEARCH]).sent
 
-    def test_a_deferred_tool_is_told_of_where_it_is_referred_to(self) -> None:
+    def test_a_deferred_tool_is_declared_where_it_is_referenced(self) -> None:
         deferred = TOOL | {"name": "later", "defer_loading": True}
         search = TOOL | {"name": "search"}
         reference = {"type": "tool_reference", "tool_name": "later"}
@@ -630,7 +635,9 @@ class TestClaudeCode:
         self, anywhere: Prepared, claude_code: Any
     ) -> None:
         billing, *rest = claude_code["system"]
-        other = said("x-anthropic-billing-header: cc_version=2.1.197.b07; cc_is_subagent=true;")
+        other = text_block(
+            "x-anthropic-billing-header: cc_version=2.1.197.b07; cc_is_subagent=true;"
+        )
         assert billing["text"] != other["text"]
         assert anywhere.text(claude_code | {"system": [other, *rest]}) == anywhere.text(claude_code)
 

@@ -14,7 +14,8 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend, overrides
 from reconciler.worker.model import Model
-from reconciler.worker.session import ContextLengthExceededError, Request, Session
+from reconciler.worker.pending import Request
+from reconciler.worker.session import ContextLengthExceededError, Session
 from reconciler.worker.shapes import see
 from reconciler.worker.thread import MlxThread
 from tests import counting
@@ -40,7 +41,7 @@ def session(model: Model, name: str) -> Session:
     return model.session(name)
 
 
-def test_weights_are_counted_as_the_headers_say(models: Path) -> None:
+def test_weights_are_counted_from_the_headers(models: Path) -> None:
     path = models / "tiny/qwen3"
     reported = Model().load(LoadWeights(str(path)), lambda _: None)
     assert reported.weights_bytes >= read_facts(path).weights_bytes

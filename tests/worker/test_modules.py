@@ -42,7 +42,7 @@ def command(path: Path, adapter: Path | None = None, experts: int | None = None)
     return OpenSession(config, facts.experts_key, adapter=found)
 
 
-def said(model: Model, name: str) -> list[int]:
+def generated(model: Model, name: str) -> list[int]:
     return model.session(name).generate(PROMPT, LENGTH)
 
 
@@ -64,7 +64,7 @@ def expected(path: Path, adapter: Path | None = None) -> list[int]:
         ("tiny/deepseek_v3", "lora"),
     ],
 )
-def test_an_adapter_says_what_mlx_lm_says_with_it(
+def test_an_adapter_generates_what_mlx_lm_generates_with_it(
     models: Path, tmp_path: Path, key: str, kind: str
 ) -> None:
     path = models / key
@@ -72,9 +72,9 @@ def test_an_adapter_says_what_mlx_lm_says_with_it(
     model = loaded(path)
     model.open("plain", command(path))
     model.open("tuned", command(path, adapter))
-    assert said(model, "tuned") == expected(path, adapter)
-    assert said(model, "plain") == expected(path)
-    assert said(model, "tuned") != said(model, "plain")
+    assert generated(model, "tuned") == expected(path, adapter)
+    assert generated(model, "plain") == expected(path)
+    assert generated(model, "tuned") != generated(model, "plain")
 
 
 def test_two_adapters_and_the_model_hold_the_weights_once(models: Path, tmp_path: Path) -> None:
@@ -88,14 +88,14 @@ def test_two_adapters_and_the_model_hold_the_weights_once(models: Path, tmp_path
     added = mx.get_active_memory() - before
     own = sum(read_adapter(adapter).weights_bytes for adapter in (one, two))
     assert own <= added < own + read_facts(path).weights_bytes / 4
-    tokens = [said(model, name) for name in ("plain", "one", "two")]
+    tokens = [generated(model, name) for name in ("plain", "one", "two")]
     assert tokens == [expected(path), expected(path, one), expected(path, two)]
     assert len(set(map(tuple, tokens))) == 3
     for name in ("one", "two"):
         model.close(name)
     gc.collect()
     assert mx.get_active_memory() - before < own / 2
-    assert said(model, "plain") == tokens[0]
+    assert generated(model, "plain") == tokens[0]
 
 
 def test_an_adapter_goes_on_another_number_of_experts(models: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_adapter_goes_on_another_number_of_experts(models: Path, tmp_path: Pa
     assert opened.observed.num_experts == 1
     other = model.open("own", command(path, adapter))
     assert other.observed.num_experts == 2
-    assert said(model, "own") == expected(path, adapter)
+    assert generated(model, "own") == expected(path, adapter)
 
 
 def test_an_adapter_of_another_model_is_refused_in_one_line(models: Path, tmp_path: Path) -> None:
@@ -114,14 +114,14 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(models: Path, tmp_pa
     strange = adapters.make(models / "tiny/qwen3_moe", tmp_path / "strange", seed=1)
     model = loaded(path)
     model.open("plain", command(path))
-    before = said(model, "plain")
+    before = generated(model, "plain")
     with pytest.raises(
         AdapterError, match=r"adapters\.safetensors does not fit this model"
     ) as raised:
         model.open("tuned", command(path, strange))
     assert "\n" not in str(raised.value)
     assert "trained on" in str(raised.value)
-    assert said(model, "plain") == before
+    assert generated(model, "plain") == before
 
 
 def test_a_config_that_makes_up_layers_takes_no_memory(models: Path, tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ def test_an_adapter_that_changed_on_disk_is_read_again(models: Path, tmp_path: P
     model = loaded(path)
     first = command(path, adapter)
     model.open("first", first)
-    before = said(model, "first")
+    before = generated(model, "first")
     shutil.rmtree(adapter)
     adapters.make(path, adapter, seed=9)
     again = command(path, adapter)
     assert again.adapter != first.adapter
     model.open("again", again)
-    assert said(model, "again") == expected(path, adapter) != before
-    assert said(model, "first") == before
+    assert generated(model, "again") == expected(path, adapter) != before
+    assert generated(model, "first") == before
 
 
 def test_the_loaded_model_is_not_touched(models: Path, tmp_path: Path) -> None:

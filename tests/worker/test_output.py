@@ -14,7 +14,7 @@ from mlx_lm.utils import load_tokenizer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from reconciler.cli.demo import DEMO_MODEL
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.output import Delta, OutputFormat, OutputParser, of_tokenizer
 from tests.tiny import new_tokenizer
 from tests.worker.test_round_trip import TOOLS
@@ -27,7 +27,7 @@ def tokenizer() -> Any:
     return load_tokenizer(DEMO_MODEL)
 
 
-def say(
+def parse(
     tokenizer: Any,
     text: str,
     generation: str = "",
@@ -68,65 +68,65 @@ def functions(delta: Delta) -> list[tuple[str, Any]]:
     ]
 
 
-def test_text_is_told_as_it_comes(tokenizer: Any) -> None:
-    whole, pieces = say(tokenizer, "The capital of Japan is Tokyo.")
+def test_text_is_emitted_as_it_arrives(tokenizer: Any) -> None:
+    whole, pieces = parse(tokenizer, "The capital of Japan is Tokyo.")
     assert whole.content == "The capital of Japan is Tokyo."
     assert sum(bool(piece.content) for piece in pieces) > 3
 
 
 def test_the_end_token_is_not_text_and_the_last_of_a_length_is(tokenizer: Any) -> None:
     for end in ("stop", "length"):
-        assert say(tokenizer, "a < b <", end=end)[0].content == "a < b <"
+        assert parse(tokenizer, "a < b <", end=end)[0].content == "a < b <"
 
 
 @pytest.mark.parametrize("generation", ["", "<think>\n"])
 def test_thoughts_are_kept_apart_wherever_they_begin(tokenizer: Any, generation: str) -> None:
     text = ("" if generation else "<think>\n") + "Two thoughts.\n</think>\n\nOne answer."
-    whole, _ = say(tokenizer, text, generation)
+    whole, _ = parse(tokenizer, text, generation)
     assert (whole.reasoning.strip(), whole.content) == ("Two thoughts.", "One answer.")
 
 
 def test_thoughts_that_ended_in_the_prompt_are_over(tokenizer: Any) -> None:
-    whole, _ = say(tokenizer, "One answer.", "<think>\n\n</think>\n\n")
+    whole, _ = parse(tokenizer, "One answer.", "<think>\n\n</think>\n\n")
     assert (whole.reasoning, whole.content) == ("", "One answer.")
 
 
-def test_a_call_is_told_once_it_is_whole(tokenizer: Any) -> None:
-    whole, pieces = say(tokenizer, CALL)
+def test_a_call_is_emitted_once_it_is_complete(tokenizer: Any) -> None:
+    whole, pieces = parse(tokenizer, CALL)
     assert functions(whole) == [("weather", {"city": "Paris"})]
     assert whole.content.strip() == ""
     assert sum(bool(piece.calls) for piece in pieces) == 1
 
 
 def test_calls_can_follow_each_other_and_text(tokenizer: Any) -> None:
-    whole, _ = say(tokenizer, f"I look.{CALL}{CALL}")
+    whole, _ = parse(tokenizer, f"I look.{CALL}{CALL}")
     assert functions(whole) == [("weather", {"city": "Paris"})] * 2
     assert whole.content == "I look."
     assert len({call["id"] for call in whole.calls}) == 2
 
 
 @pytest.mark.parametrize("inside", ["no json", "5", '{"city": "Paris"}', "[1]"])
-def test_what_cannot_be_read_as_a_call_is_told_as_text(tokenizer: Any, inside: str) -> None:
+def test_a_call_that_cannot_be_parsed_is_text(tokenizer: Any, inside: str) -> None:
     text = f"<tool_call>{inside}</tool_call> done"
-    whole, _ = say(tokenizer, text)
+    whole, _ = parse(tokenizer, text)
     assert (whole.calls, whole.content) == ([], text)
 
 
-def test_a_call_that_breaks_off_is_told_as_text(tokenizer: Any) -> None:
+def test_a_call_that_breaks_off_is_text(tokenizer: Any) -> None:
     text = '<tool_call>\n{"name": "wea'
-    whole, _ = say(tokenizer, text, end="length")
+    whole, _ = parse(tokenizer, text, end="length")
     assert (whole.calls, whole.content) == ([], text)
 
 
 def test_a_stop_ends_the_text_before_it_and_is_not_looked_for_elsewhere(tokenizer: Any) -> None:
-    whole, _ = say(tokenizer, "<think>\nTokyo\n</think>\n\nIt is Tokyo.", "", "Tokyo")
+    whole, _ = parse(tokenizer, "<think>\nTokyo\n</think>\n\nIt is Tokyo.", "", "Tokyo")
     assert (whole.content, whole.stopped) == ("It is ", True)
     assert "Tokyo" in whole.reasoning
 
 
 def test_without_a_chat_everything_is_text(tokenizer: Any) -> None:
     text = f"<think>hm</think>{CALL}"
-    whole, _ = say(tokenizer, text, chat=False)
+    whole, _ = parse(tokenizer, text, chat=False)
     assert whole == Delta(content=text)
 
 
@@ -148,8 +148,8 @@ def test_a_token_that_the_tokenizer_does_not_have_adds_no_text(family: str) -> N
     (a,) = sparse.encode("a")
     tokens = [a, added["id"] - 1, added["id"] + 100, a]
     ends = [None, None, None, "length"]
-    said = [parser.feed(token, end).content for token, end in zip(tokens, ends, strict=True)]
-    assert "".join(said) == "aa"
+    pieces = [parser.feed(token, end).content for token, end in zip(tokens, ends, strict=True)]
+    assert "".join(pieces) == "aa"
 
 
 @pytest.mark.parametrize("family", [BPEStreamingDetokenizer, NaiveStreamingDetokenizer])

@@ -21,7 +21,7 @@ from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker.model import Model
-from reconciler.worker.session import Request
+from reconciler.worker.pending import Request
 from tests import counting
 from tests.counting import configure
 
@@ -66,11 +66,11 @@ def by_the_worker(path: Path) -> Outcome | str:
     tokens: list[int] = []
     ends: list[str | None] = []
 
-    def tell(token: int, end: str | None, _logprobs: Any) -> None:
+    def emit(token: int, end: str | None, _logprobs: Any) -> None:
         tokens.append(token)
         ends.append(end)
 
-    model.session("a").start(Request(list(PROMPT), TOKENS, tell, raises))
+    model.session("a").start(Request(list(PROMPT), TOKENS, emit, raises))
     while model.step():
         pass
     return Outcome(tokens, ends[-1], rendered(model.tokenizer))
@@ -375,7 +375,7 @@ def test_quantised_weights_of_every_mode(models: Path, tmp_path: Path, mode: str
     assert facts.parameters == get_total_parameters(model)
 
 
-def test_a_layers_bits_are_inferred_where_config_does_not_say(models: Path, tmp_path: Path) -> None:
+def test_the_bits_of_a_layer_are_inferred_if_config_has_none(models: Path, tmp_path: Path) -> None:
     """As mlx_lm does, from the shapes; here a file whose default names other bits."""
     path = Path(shutil.copytree(models / "tiny/llama-4bit", tmp_path / "checkpoint"))
     configure(path, quantization={"group_size": 32, "bits": 8}, quantization_config=None)

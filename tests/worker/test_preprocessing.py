@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
 from reconciler.core.dialects import Dialect
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
 from reconciler.worker.preprocessing import pool
@@ -37,10 +38,8 @@ def body(text: str = "Hello", **more: Any) -> bytes:
     return msgspec.json.encode({"messages": [{"role": "user", "content": text}]} | more)
 
 
-def started(template: str | None = None) -> Preprocessor:
+def started() -> Preprocessor:
     tokenizer = load_tokenizer(DEMO_MODEL)
-    if template is not None:
-        tokenizer.chat_template = template
     made = Preprocessor()
     made.set_up(tokenizer)
     made.bind(tokenizer, len(tokenizer.get_vocab()), rewinds=False)
@@ -49,14 +48,8 @@ def started(template: str | None = None) -> Preprocessor:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Preprocessor]:
+    """One that each test leaves able to work."""
     made = started()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def own(request: pytest.FixtureRequest) -> Iterator[Preprocessor]:
-    made = started(getattr(request, "param", None))
     yield made
     made.close()
 
@@ -112,24 +105,24 @@ def stopped(process: Any, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         time.sleep(0.001)
     written, write = threading.Event(), process._write
 
-    def write_and_tell(*arguments: Any) -> None:
+    def write_and_set(*arguments: Any) -> None:
         write(*arguments)
         written.set()
 
-    monkeypatch.setattr(process, "_write", write_and_tell)
+    monkeypatch.setattr(process, "_write", write_and_set)
     return written
 
 
 class TestIsolation:
     def test_a_process_that_dies_fails_its_request_alone(
-        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+        self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own.submit(body(), {}, CONTEXT).result()
-        process = own._short._process
+        shared.submit(body(), {}, CONTEXT).result()
+        process = shared._short._process
         assert process is not None
         written = stopped(process, monkeypatch)
-        waiting = own.submit(body(), {}, CONTEXT)
-        after = own.submit(body(), {}, CONTEXT)
+        waiting = shared.submit(body(), {}, CONTEXT)
+        after = shared.submit(body(), {}, CONTEXT)
         assert written.wait(30)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="ended with -9; ask again"):
@@ -138,36 +131,36 @@ class TestIsolation:
         assert prompt.tokens
 
     def test_learning_that_somebody_kills_is_tried_again_at_once(
-        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+        self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own.submit(body(), {}, CONTEXT).result()
-        own._short._learned = False
-        process = own._short._process
+        shared.submit(body(), {}, CONTEXT).result()
+        shared._short._learned = False
+        process = shared._short._process
         assert process is not None
         written = stopped(process, monkeypatch)
-        waiting = own.submit(body(), {}, CONTEXT)
+        waiting = shared.submit(body(), {}, CONTEXT)
         assert written.wait(30)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="ended with -9"):
             waiting.result()
-        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
+        assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
 
     def test_no_process_can_be_started(
-        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+        self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own._short.submit(own._short.end).result()
+        shared._short.submit(shared._short.end).result()
 
         def refuse(*_: object, **__: object) -> None:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
         monkeypatch.setattr(subprocess, "Popen", refuse)
         with pytest.raises(UnavailableError, match="temporarily unavailable"):
-            own.submit(body(), {}, CONTEXT).result()
+            shared.submit(body(), {}, CONTEXT).result()
         # Prompts are not made in the worker instead.
         with pytest.raises(UnansweredError, match="temporarily unavailable"):
-            own.set_up(load_tokenizer(DEMO_MODEL))
+            shared.set_up(load_tokenizer(DEMO_MODEL))
         monkeypatch.undo()
-        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
+        assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
 
     def test_modules_in_the_working_directory_do_not_take_the_place_of_others(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -193,43 +186,46 @@ class TestIsolation:
         assert (parents, ended) == ([], [0])
 
     def test_one_that_takes_too_long_is_ended_by_the_kernel(
-        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+        self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own.submit(body(), {}, CONTEXT).result()
-        process = own._short._process
+        shared.submit(body(), {}, CONTEXT).result()
+        process = shared._short._process
         monkeypatch.setattr(pool, "SECONDS", 0.001)
         text = msgspec.json.encode({"prompt": "word " * 40_000})
         with pytest.raises(RequestError, match=r"did not finish within 0\.001 s") as raised:
-            own.submit(text, {}, dialect=Dialect.TEXT).result()
+            shared.submit(text, {}, dialect=Dialect.TEXT).result()
         assert raised.value.status == 400
         monkeypatch.undo()
-        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
-        assert own._short._process is not process
+        assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
+        assert shared._short._process is not process
 
     def test_learning_that_ends_the_process_is_not_tried_at_each_request(
-        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+        self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own.submit(body(), {}, CONTEXT).result()
-        own._short.submit(own._short.end).result()
+        shared.submit(body(), {}, CONTEXT).result()
+        shared._short.submit(shared._short.end).result()
         monkeypatch.setattr(lanes, "LEARN_SECONDS", 0.0001)
         for _ in range(2):
             with pytest.raises(RequestError, match="did not finish within"):
-                own.submit(body(), {}, CONTEXT).result()
+                shared.submit(body(), {}, CONTEXT).result()
             monkeypatch.setattr(lanes, "LEARN_SECONDS", 30.0)
-        assert own.submit(b'{"prompt": "a"}', {}, CONTEXT, dialect=Dialect.TEXT).result()[1].tokens
-        own._facts.retry_at = 0.0
-        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
+        assert (
+            shared.submit(b'{"prompt": "a"}', {}, CONTEXT, dialect=Dialect.TEXT).result()[1].tokens
+        )
+        shared._facts.retry_at = 0.0
+        assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
 
-    def test_long_requests_have_a_process_of_their_own(self, own: Preprocessor) -> None:
+    def test_long_requests_have_a_process_of_their_own(self) -> None:
         long = msgspec.json.encode({"prompt": "word " * (pool.LONG // 5)})
-        own.submit(body(), {}, CONTEXT).result()
-        assert own._long.memory() == 0
-        own.submit(long, {}, dialect=Dialect.TEXT).result()
-        assert own._long.memory() > 0
-        assert own.memory() > own._short.memory() > 0
+        with closing(started()) as own:
+            own.submit(body(), {}, CONTEXT).result()
+            assert own._long.memory() == 0
+            own.submit(long, {}, dialect=Dialect.TEXT).result()
+            assert own._long.memory() > 0
+            assert own.memory() > own._short.memory() > 0
 
     def test_who_comes_while_a_short_request_takes_long_does_not_wait_for_it(
-        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+        self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(lanes, "SLOW_SECONDS", 0.0)
         begun, gate = threading.Event(), threading.Event()
@@ -238,25 +234,25 @@ class TestIsolation:
             begun.set()
             gate.wait(60)
 
-        taking_long = own._short.submit(slow)
+        taking_long = shared._short.submit(slow)
         begun.wait(60)
-        assert own.submit(body(), {}, CONTEXT).result()[1].tokens
+        assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
         assert not taking_long.done()
         gate.set()
 
     def test_bodies_that_wait_take_bounded_memory(
-        self, own: Preprocessor, monkeypatch: pytest.MonkeyPatch
+        self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(pool, "MAX_WAITING_BYTES", 3 * len(body()))
         gate = threading.Event()
-        for lane in (own._short, own._long):
+        for lane in (shared._short, shared._long):
             lane.submit(lambda: gate.wait(60))
-        waiting = [own.submit(body(), {}, CONTEXT) for _ in range(3)]
+        waiting = [shared.submit(body(), {}, CONTEXT) for _ in range(3)]
         with pytest.raises(UnavailableError, match=f"{3 * len(body())} bytes wait"):
-            own.submit(body(), {}, CONTEXT)
+            shared.submit(body(), {}, CONTEXT)
         gate.set()
         assert all(one.result()[1].tokens for one in waiting)
-        assert own.submit(body(), {}, CONTEXT).result()[1].tokens  # a single one may be larger
+        assert shared.submit(body(), {}, CONTEXT).result()[1].tokens  # a single one may be larger
 
     def test_many_at_once(self, shared: Preprocessor) -> None:
         with ThreadPoolExecutor(8) as threads:

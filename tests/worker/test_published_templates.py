@@ -14,7 +14,7 @@ from reconciler.core.chat_template import takes_tools
 from reconciler.worker.chat import probes, rendering
 from reconciler.worker.chat.turns import description
 from reconciler.worker.prompt import Prompt
-from tests.worker.published import ORDINARY, TEMPLATES, UNUSUAL, WEATHER, Chat, user
+from tests.worker.published import ORDINARY, TEMPLATES, UNUSUAL, WEATHER, Chat, Request, user
 
 pytestmark = pytest.mark.skipif(not TEMPLATES, reason="the published chat templates are not here")
 
@@ -42,11 +42,22 @@ def prompt(chat: Chat) -> Callable[[str], Prompt]:
     return made
 
 
+@pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
+def asked(request: pytest.FixtureRequest, path: Path) -> dict[str, Request]:
+    """All requests, or the ordinary ones and a third of the others: each template has its own."""
+    turn = TEMPLATES.index(path) if request.param == "some" else None
+    return ORDINARY | {
+        name: one
+        for number, (name, one) in enumerate(UNUSUAL.items())
+        if turn is None or (number + turn) % 3 == 0
+    }
+
+
 def test_nothing_is_refused_and_the_model_reads_all_of_it(
-    chat: Chat, prompt: Callable[[str], Prompt]
+    chat: Chat, prompt: Callable[[str], Prompt], asked: dict[str, Request]
 ) -> None:
     lost = {}
-    for name, (_, marks) in (ORDINARY | UNUSUAL).items():
+    for name, (_, marks) in asked.items():
         text = chat.tokenizer.decode(prompt(name).tokens)
         lost[name] = [mark for mark in marks if mark not in text]
     assert {name: marks for name, marks in lost.items() if marks} == {}
@@ -79,10 +90,10 @@ OTHERWISE = {
 
 
 def test_where_mlx_lm_server_loses_nothing_the_prompt_is_its_own(
-    chat: Chat, prompt: Callable[[str], Prompt]
+    chat: Chat, prompt: Callable[[str], Prompt], asked: dict[str, Request]
 ) -> None:
     same = 0
-    for name, (keys, marks) in (ORDINARY | UNUSUAL).items():
+    for name, (keys, marks) in asked.items():
         if name in OTHERWISE or prompt(name).described:
             continue
         theirs = _mlx_lm_server(chat.tokenizer, keys)

@@ -12,7 +12,8 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides, random_state
-from reconciler.worker.session import Request, Session
+from reconciler.worker.pending import Request
+from reconciler.worker.session import Session
 
 CONFIG = EffectiveSettings(
     4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
@@ -31,13 +32,15 @@ def session(models: Path) -> Iterator[Session]:
 
 def ask(session: Session, sampler: Any, processors: Any = ()) -> list[Any]:
     """The tokens, or the one error."""
-    heard: list[Any] = []
-    request = Request([7, 8, 9], 4, lambda token, *_: heard.append(token), heard.append, sampler)
+    received: list[Any] = []
+    request = Request(
+        [7, 8, 9], 4, lambda token, *_: received.append(token), received.append, sampler
+    )
     request.processors = processors
     session.start(request)
     while session.busy:
         session.step()
-    return heard
+    return received
 
 
 def test_requests_go_on_being_sampled_after_a_sampler_that_failed(session: Session) -> None:
@@ -62,7 +65,7 @@ def test_requests_go_on_being_sampled_after_a_logits_processor_that_failed(
     assert len(ask(session, make_sampler(1.0))) == 4
 
 
-def test_a_probe_samples_as_requests_do_and_tells_that_it_cannot(session: Session) -> None:
+def test_a_probe_samples_as_requests_do_and_raises_if_it_cannot(session: Session) -> None:
     session.probe()
     with pytest.raises(ValueError, match="top_k"):
         make_sampler(1.0, top_k=ALL)(mx.zeros((1, ALL)))

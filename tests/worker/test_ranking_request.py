@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.reranker import QWEN3, Reranker
@@ -114,6 +114,7 @@ def test_an_answer_of_several_tokens_is_refused() -> None:
         Ranking(Letters(), QWEN3).build({"query": "q", "documents": ["a"]}, None)
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(["query", "documents", "top_n", "truncate", "x"]), JSON))
 def test_whatever_is_sent_becomes_prompts_or_an_error_in_words(body: dict[str, Any]) -> None:
     for sent in (body, {"query": "q", "documents": ["a"]} | body):

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from reconciler.cli.demo import DEMO_MODEL
+from reconciler.demo import DEMO_MODEL
 from reconciler.worker.output import OutputFormat, of_tokenizer
 from reconciler.worker.output.families.reasoning import REASONING
 from reconciler.worker.reasoning_budget import ReasoningBudget, closing_mark, reasons
@@ -24,11 +24,11 @@ def written(tokenizer: Any, text: str, generation: str, budget: int, steps: int)
     form = of_tokenizer(tokenizer)
     bound = ReasoningBudget(tokenizer, form, generation, PROMPT, budget)
     tokens = [0] * PROMPT
-    said = tokenizer.encode(text, add_special_tokens=False)
+    sent = tokenizer.encode(text, add_special_tokens=False)
     found: list[int] = []
-    for step in range(len(said) + steps):
+    for step in range(len(sent) + steps):
         logits = mx.zeros((1, 100 + len(tokenizer)))
-        logits[..., said[step] if step < len(said) else 7] = 1.0
+        logits[..., sent[step] if step < len(sent) else 7] = 1.0
         token: Any = mx.argmax(bound(mx.array(tokens), logits)).item()
         found.append(token)
         tokens.append(found[-1])
@@ -53,9 +53,9 @@ def test_the_mark_is_forced_after_so_many_tokens(tokenizer: Any) -> None:
     ],
 )
 def test_nothing_is_forced_outside_of_reasoning(tokenizer: Any, text: str, generation: str) -> None:
-    said = tokenizer.encode(text, add_special_tokens=False)
-    found = written(tokenizer, text, generation, len(said) + 1, 4)
-    assert found == [*said, 7, 7, 7, 7]
+    sent = tokenizer.encode(text, add_special_tokens=False)
+    found = written(tokenizer, text, generation, len(sent) + 1, 4)
+    assert found == [*sent, 7, 7, 7, 7]
 
 
 def test_which_reasoning_can_be_bounded() -> None:

@@ -17,7 +17,7 @@ def call(name: str = "f", arguments: str = '{"x": 1}') -> dict[str, Any]:
     return {"id": "call_1", "type": "function", "function": function}
 
 
-def told(
+def output_of(
     *deltas: Delta, summarized: bool = False, custom: tuple[str, ...] = (), incomplete: bool = False
 ) -> tuple[list[Any], list[Any]]:
     """Events and items of an answer, which have the client's types."""
@@ -69,7 +69,7 @@ def test_each_kind_of_part_is_an_item_in_its_order() -> None:
         Delta(content="look."),
         Delta(calls=[call(), call("g")]),
     )
-    events, items = told(*deltas, custom=("g",))
+    events, items = output_of(*deltas, custom=("g",))
     assert kinds(events) == [*REASONING, *MESSAGE, *CALL, *CUSTOM]
     assert [item.type for item in items] == [
         *("reasoning", "message", "function_call", "custom_tool_call"),
@@ -86,7 +86,7 @@ def test_each_kind_of_part_is_an_item_in_its_order() -> None:
 
 
 def test_a_summary_is_the_reasoning_itself() -> None:
-    events, (item,) = told(Delta(reasoning="why"), summarized=True, incomplete=True)
+    events, (item,) = output_of(Delta(reasoning="why"), summarized=True, incomplete=True)
     assert kinds(events) == SUMMARIZED
     assert item.summary[0].text == item.content[0].text == "why"
     assert item.status == "incomplete"
@@ -94,7 +94,7 @@ def test_a_summary_is_the_reasoning_itself() -> None:
 
 def test_a_text_after_a_call_is_a_message_of_its_own_without_what_separated_them() -> None:
     deltas = (Delta(content="a"), Delta(calls=[call()]), Delta(content="\n\nb"))
-    events, items = told(*deltas)
+    events, items = output_of(*deltas)
     assert kinds(events) == [*MESSAGE, *CALL, *MESSAGE]
     assert [item.content[0].text for item in items if item.type == "message"] == ["a", "b"]
 
@@ -104,24 +104,24 @@ def test_a_text_after_a_call_is_a_message_of_its_own_without_what_separated_them
     [('{"input": "*** Begin"}', "*** Begin"), ("{}", "{}"), ("[", "["), ('{"input": 3}',) * 2],
 )
 def test_the_text_of_a_custom_tool_comes_out_of_its_argument(arguments: str, text: str) -> None:
-    _, (item,) = told(Delta(calls=[call("g", arguments)]), custom=("g",))
+    _, (item,) = output_of(Delta(calls=[call("g", arguments)]), custom=("g",))
     assert item.input == text
 
 
-def test_an_answer_that_says_nothing_is_an_empty_message() -> None:
-    events, (item,) = told(Delta())
+def test_an_empty_answer_is_an_empty_message() -> None:
+    events, (item,) = output_of(Delta())
     assert kinds(events) == [kind for kind in MESSAGE if kind != "output_text.delta"]
     assert item.content[0].text == ""
-    _, items = told(Delta(reasoning="why"))
+    _, items = output_of(Delta(reasoning="why"))
     assert [item.type for item in items] == ["reasoning", "message"]
 
 
 def test_an_answer_that_is_cut_has_an_incomplete_item() -> None:
-    _, items = told(Delta(reasoning="why"), Delta(content="a"), incomplete=True)
+    _, items = output_of(Delta(reasoning="why"), Delta(content="a"), incomplete=True)
     assert [item.status for item in items] == ["completed", "incomplete"]
-    _, items = told(Delta(calls=[call()]), incomplete=True)
+    _, items = output_of(Delta(calls=[call()]), incomplete=True)
     assert [item.status for item in items] == ["completed"]
-    _, items = told(incomplete=True)
+    _, items = output_of(incomplete=True)
     assert items == []
 
 

@@ -31,7 +31,7 @@ def reasoning(text: str, *, summary: bool = False) -> dict[str, Any]:
     return whole | ({"summary": parts} if summary else {"content": parts})
 
 
-def said(text: str) -> dict[str, Any]:
+def message_item(text: str) -> dict[str, Any]:
     part = {"type": "output_text", "text": text, "annotations": []}
     keys = {"type": "message", "role": "assistant", "status": "completed", "phase": "commentary"}
     return {"id": "msg_1", **keys, "content": [part]}
@@ -68,13 +68,13 @@ def test_what_a_model_wrote_between_two_turns_is_one_message() -> None:
         {"role": "developer", "content": "Be brief."},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
         reasoning("I call f"),
-        said("Let me look."),
+        message_item("Let me look."),
         called("a"),
         called("b", "g", '{"x": 1}'),
         result("a", "1"),
         result("b", [{"type": "input_text", "text": "2"}, {"type": "input_text", "text": "3"}]),
         reasoning("Both are there", summary=True),
-        said("Done."),
+        message_item("Done."),
         {"role": "user", "content": "Thanks"},
     ) == [
         {"role": "developer", "content": "Be brief."},
@@ -101,7 +101,9 @@ def test_a_developers_message_after_others_stays_where_it_is() -> None:
 
 
 def test_two_answers_in_a_row_stay_two() -> None:
-    found = messages({"role": "assistant", "content": "a"}, said("b"), called("c"), said("d"))
+    found = messages(
+        {"role": "assistant", "content": "a"}, message_item("b"), called("c"), message_item("d")
+    )
     assert found == [
         {"role": "assistant", "content": "a"},
         {"role": "assistant", "content": "b\n\nd", "tool_calls": [written("c")]},
@@ -329,7 +331,7 @@ def test_a_request_of_codex() -> None:
 
 
 def test_every_key_of_the_official_client_is_documented() -> None:
-    text = Path("docs/http.md").read_text("utf-8")
+    text = Path("docs/http/responses.md").read_text("utf-8")
     section = text.partition("## `POST /v1/responses`")[2].partition("\n## ")[0]
     chat = {"model", "temperature", "top_p", "parallel_tool_calls", "moderation"}
     keys = {*ResponseCreateParamsBase.__annotations__, *HARMLESS} - chat

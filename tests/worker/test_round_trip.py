@@ -219,8 +219,8 @@ def test_a_turn_comes_back_as_it_was_rendered(path: Path) -> None:
             continue
         generation, text = found
         for pieces in splits(text):
-            thought, said, called = turn_of(parse(path, generation, *pieces))
+            thought, parsed, called = turn_of(parse(path, generation, *pieces))
             # Without marks around it, whitespace is part of the text.
-            words = said if form(path).regions and case != "text" else said.strip()
+            words = parsed if form(path).regions and case != "text" else parsed.strip()
             assert (thought, words, called) == (reasoning, content, calls), (case, pieces)
     assert left_out == NOT_WRITTEN.get(path.stem, set())

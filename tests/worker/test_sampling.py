@@ -10,8 +10,9 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides, sampling
+from reconciler.worker.pending import Request
 from reconciler.worker.sampling_parameters import Sampling
-from reconciler.worker.session import Request, Session
+from reconciler.worker.session import Session
 
 VOCABULARY = 320
 PROMPT = [5, 6, 7, 8, 9]
@@ -90,7 +91,7 @@ def changed(context: list[int], **keys: Any) -> Any:
         ("frequency_penalty", "frequency_context_size", 0.5),
     ],
 )
-def test_a_penalty_looks_at_as_many_tokens_as_were_said(
+def test_a_penalty_covers_as_many_tokens_as_requested(
     penalty: str, size: str, value: float
 ) -> None:
     context = list(range(100, 110))
@@ -130,14 +131,14 @@ class TestEnds:
         tokens: list[int] = []
         reasons: list[str] = []
 
-        def tell(token: int, end: str | None, _: Any) -> None:
+        def emit(token: int, end: str | None, _: Any) -> None:
             tokens.append(token)
             reasons.extend([end] if end else [])
 
         def fail(error: Exception) -> None:
             raise error
 
-        session.start(Request(list(PROMPT), 12, tell, fail, **more))
+        session.start(Request(list(PROMPT), 12, emit, fail, **more))
         while session.busy:
             session.step()
         return tokens, reasons[0]

@@ -28,11 +28,11 @@ def asked(prompt: list[int], max_tokens: int, *, alone: bool = False) -> tuple[R
     def fail(error: Exception) -> None:
         raise error
 
-    def tell(token: int, _end: str | None, _logprobs: Any) -> None:
+    def emit(token: int, _end: str | None, _logprobs: Any) -> None:
         assert found or len(prompt) == 1  # the prompt comes first
         tokens.append(token)
 
-    request = Request(prompt, max_tokens, tell, fail)
+    request = Request(prompt, max_tokens, emit, fail)
     request.score = Score(3, found.extend, alone=alone)
     return request, found, tokens
 

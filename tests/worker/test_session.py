@@ -14,10 +14,11 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.worker import generators, overrides
 from reconciler.worker import session as module
 from reconciler.worker.generators import Batching
-from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
+from reconciler.worker.pending import Request
 from reconciler.worker.sampling import sampler
 from reconciler.worker.sampling_parameters import Sampling
-from reconciler.worker.session import InsufficientMemoryError, Request, Session
+from reconciler.worker.session import Session
 from tests.conftest import CHECKPOINTS
 
 CONFIG = EffectiveSettings(
@@ -40,18 +41,18 @@ class Asker:
         self.ended: list[Request] = []
 
     def start(self, prompt: Sequence[int], max_tokens: int | None = None, **more: Any) -> Request:
-        heard: list[int] = []
+        tokens: list[int] = []
 
-        def tell(token: int, end: str | None, _logprobs: Any) -> None:
-            heard.append(token)
+        def emit(token: int, end: str | None, _logprobs: Any) -> None:
+            tokens.append(token)
             if end is not None:
                 self.ended.append(request)
 
         def fail(error: Exception) -> None:
             raise error
 
-        request = Request(list(prompt), max_tokens, tell, fail, **more)
-        self.tokens[request] = heard
+        request = Request(list(prompt), max_tokens, emit, fail, **more)
+        self.tokens[request] = tokens
         self.session.start(request)
         return request
 
@@ -94,12 +95,12 @@ def test_the_context_length_holds_in_a_batch_and_after_a_kept_prompt(
     models: Path, name: str
 ) -> None:
     model, _ = load_model(models / name)
-    asker = Asker(Session(model, replace(CONFIG, context_length=80)))
+    asker = Asker(Session(model, replace(CONFIG, context_length=32)))
     asker.session.run_requests(asker.session.learn_batching()[0])
     for _ in range(2):
-        requests = [asker.start(BEGIN[:n]) for n in (1, 20, 60)]
+        requests = [asker.start(BEGIN[:n]) for n in (1, 10, 25)]
         asker.run()
-        assert [r.length for r in requests] == [80, 80, 80]
+        assert [r.length for r in requests] == [32, 32, 32]
     assert any(request.cached_tokens for request in requests) or name == "tiny/mamba"
 
 
@@ -169,14 +170,14 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OPEN_ENDED", 8)
-    config = replace(CONFIG, context_length=100)
-    alone = [Session(llama, config).generate([n] * 5, 95) for n in (7, 8, 9)]
-    session = Session(llama, config, kv_budget=kv_budget(120, config=config))
+    config = replace(CONFIG, context_length=60)
+    alone = [Session(llama, config).generate([n] * 5, 55) for n in (7, 8, 9)]
+    session = Session(llama, config, kv_budget=kv_budget(72, config=config))
     asker = Asker(session)
     requests = [asker.start([n] * 5) for n in (7, 8, 9)]
     together = 0
     while session.busy:
-        together = max(together, len(session._running))
+        together = max(together, len(session._batch.running))
         session.step()
     assert together == 3
     assert [asker.tokens[r] for r in requests] == alone
@@ -187,7 +188,7 @@ def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OPEN_ENDED", 8)
-    config = replace(CONFIG, context_length=100)
+    config = replace(CONFIG, context_length=60)
 
     def seeded(session: Session) -> list[list[int]]:
         asker = Asker(session)
@@ -197,19 +198,19 @@ def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
         return [asker.tokens[request] for request in requests]
 
     together = seeded(Session(llama, config))
-    assert seeded(Session(llama, config, kv_budget=kv_budget(120, config=config))) == together
+    assert seeded(Session(llama, config, kv_budget=kv_budget(72, config=config))) == together
 
 
 @pytest.mark.parametrize("batching", Batching)
-def test_an_error_in_telling_a_token_is_that_of_one_request(llama: Any, batching: Batching) -> None:
+def test_an_error_in_emitting_a_token_fails_one_request(llama: Any, batching: Batching) -> None:
     session = Session(llama, CONFIG, batching=batching)
     asker = Asker(session)
     failed: list[Exception] = []
 
-    def tell(*_: Any) -> None:
+    def emit(*_: Any) -> None:
         raise ValueError("cannot be told")
 
-    broken = Request([7] * 5, 20, tell, failed.append)
+    broken = Request([7] * 5, 20, emit, failed.append)
     others = [asker.start([8] * 5, 20)]
     session.start(broken)
     others.append(asker.start([8] * 5, 20))
@@ -236,7 +237,7 @@ def test_an_error_beside_a_step_leaves_the_session_able_to_answer(
         return request
 
     with monkeypatch.context() as patch:
-        patch.setattr(session._generator if place != "owned" else generators, place, broken)
+        patch.setattr(session._batch.generator if place != "owned" else generators, place, broken)
         request = ask()
         for _ in range(3):
             session.step()

@@ -24,15 +24,15 @@ def expected(text: str, stops: list[str]) -> str | None:
 def test_the_first_stop_ends_the_text_however_it_comes(
     text: str, stops: list[str], draw: random.Random
 ) -> None:
-    one, said, position = Stops(stops), "", 0
+    one, passed, position = Stops(stops), "", 0
     while position < len(text) and not one.stopped:
         size = draw.randint(1, 4)
-        said += one.feed(text[position : position + size])
+        passed += one.feed(text[position : position + size])
         position += size
         assert len(one.held) < max(map(len, stops), default=1)
     whole = expected(text, stops)
     assert one.stopped is (whole is not None)
-    assert said + one.release() == (text if whole is None else whole)
+    assert passed + one.release() == (text if whole is None else whole)
 
 
 def test_nothing_follows_a_stop() -> None:
@@ -57,6 +57,6 @@ def test_each_character_costs_the_same_however_long_the_stops(text: str) -> None
     """The worst text for a search that begins again at each place."""
     one = Stops([Counted("a" * (900 + i) + "b") for i in range(16)])
     Counted.looks = 0
-    said = "".join(one.feed(text[i : i + 4]) for i in range(0, len(text), 4))
-    assert said + one.release() == text
+    passed = "".join(one.feed(text[i : i + 4]) for i in range(0, len(text), 4))
+    assert passed + one.release() == text
     assert Counted.looks < 5 * 16 * len(text)

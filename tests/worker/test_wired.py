@@ -53,7 +53,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> Mac:
     ("policy", "limits"),
     [("off", []), ("recommended", [RECOMMENDED]), ("24GB", [24 * 10**9])],
 )
-def test_the_limit_is_set_once_as_the_policy_says(mac: Mac, policy: str, limits: list[int]) -> None:
+def test_the_limit_is_set_once_by_the_policy(mac: Mac, policy: str, limits: list[int]) -> None:
     assert wired.apply(policy) == Wired(policy, sum(limits))
     assert mac.limits == limits
 
@@ -106,7 +106,7 @@ def test_without_our_hand_generators_would_undo_each_others_limit(
     assert mac.limits == [RECOMMENDED, RECOMMENDED, 0, RECOMMENDED]
 
 
-def test_more_than_the_system_allows_is_told_and_nothing_is_wired(mac: Mac) -> None:
+def test_a_limit_above_the_systems_is_reported_and_nothing_is_wired(mac: Mac) -> None:
     refused = wired.apply("1TB")
     assert (refused.policy, refused.limit_bytes) == ("1TB", 0)
     assert refused.problem is not None
@@ -121,7 +121,7 @@ def test_an_older_macos_has_nothing_to_wire_with(mac: Mac, monkeypatch: pytest.M
     assert mac.limits == []
 
 
-def test_without_metal_nothing_is_wired_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_metal_nothing_is_wired_and_it_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx.metal, "is_available", lambda: False)
     for policy in ("recommended", "24GB"):
         found = wired.apply(policy)
@@ -130,6 +130,6 @@ def test_without_metal_nothing_is_wired_and_that_is_said(monkeypatch: pytest.Mon
     assert wired.apply("off") == Wired()
 
 
-def test_the_machine_tells_what_is_wired(mac: Mac) -> None:
+def test_the_machine_reports_what_is_wired(mac: Mac) -> None:
     assert backend.machine(wired.apply("24GB")).wired == Wired("24GB", 24 * 10**9)
     assert len(mac.limits) == 1

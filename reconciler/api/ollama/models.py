@@ -21,7 +21,7 @@ from reconciler.core.errors import Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.ollama import VERSION, timestamp, with_tag
 from reconciler.core.records import Instance
-from reconciler.looks import look
+from reconciler.host.looks import look
 from reconciler.models.chat_templates import first_template
 
 routes = web.RouteTableDef()

@@ -86,8 +86,8 @@ class Repository:
         """
         made = False
         try:
-            told = await self.git("rev-parse", "--is-bare-repository", "--show-object-format")
-            self._format = told.decode().split()[-1]
+            output = await self.git("rev-parse", "--is-bare-repository", "--show-object-format")
+            self._format = output.decode().split()[-1]
         except GitError:
             await self._make()
             made = True
@@ -146,8 +146,8 @@ class Repository:
         """
         names = [ref] if ref == "HEAD" or ref.startswith("refs/") else []
         names += [f"refs/heads/{ref}", f"refs/tags/{ref}"]
-        told = (await self.git("ls-remote", "--quiet", "origin", *names)).decode(errors="replace")
-        listed = dict(line.split("\t")[::-1] for line in told.splitlines() if "\t" in line)
+        output = (await self.git("ls-remote", "--quiet", "origin", *names)).decode(errors="replace")
+        listed = dict(line.split("\t")[::-1] for line in output.splitlines() if "\t" in line)
         for name in names:
             if name in listed:
                 return name, listed[name]
@@ -209,15 +209,15 @@ class Repository:
                 async with asyncio.timeout(self._seconds):
                     out, error = await _talk(process, text.encode())
             except TimeoutError:
-                told = f"no answer within {self._seconds:g} s"
-                raise GitError(f"git {arguments[0]}: {told}") from None
+                problem = f"no answer within {self._seconds:g} s"
+                raise GitError(f"git {arguments[0]}: {problem}") from None
             finally:
                 if process.returncode is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     await process.wait()
         if len(out) > MAX_OUTPUT_BYTES:
-            told = f"more than {MAX_OUTPUT_BYTES} bytes of output"
-            raise GitError(f"git {arguments[0]}: {told}")
+            problem = f"more than {MAX_OUTPUT_BYTES} bytes of output"
+            raise GitError(f"git {arguments[0]}: {problem}")
         if process.returncode:
             raise GitError(_words(error.decode(errors="replace")))
         return out
@@ -326,6 +326,6 @@ def _leash() -> Iterator[int]:
 def _words(error: str) -> str:
     """What git said, in one line."""
     lines = [line.strip() for line in error.splitlines()]
-    told = [line for line in lines if line and not line.startswith(("hint:", "warning:"))]
-    words = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in told)
+    shown = [line for line in lines if line and not line.startswith(("hint:", "warning:"))]
+    words = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in shown)
     return words[:LONGEST_WORDS]

@@ -84,8 +84,8 @@ async def _check_links(
     """
     if not links:
         return
-    told = await repository.git("ls-tree", "-r", "-d", "-z", "--name-only", "--full-tree", commit)
-    folders = {".", *told.decode(errors="surrogateescape").split("\0")[:-1]}
+    output = await repository.git("ls-tree", "-r", "-d", "-z", "--name-only", "--full-tree", commit)
+    folders = {".", *output.decode(errors="surrogateescape").split("\0")[:-1]}
     for entry, content in zip(links, await _files(repository, links), strict=True):
         place = posixpath.dirname(_join(folder, entry.path))
         target = content.decode(errors="surrogateescape")
@@ -98,10 +98,10 @@ async def _folder(repository: Repository, commit: str, folder: str) -> str:
     """The tree of the folder."""
     if not folder:
         return f"{commit}^{{tree}}"
-    told = await repository.git("ls-tree", "-z", "--full-tree", commit, "--", folder)
-    if not told:
+    output = await repository.git("ls-tree", "-z", "--full-tree", commit, "--", folder)
+    if not output:
         raise RefusedError(f"the folder {folder} is not there")
-    mode, kind = told.decode(errors="replace").split(" ")[:2]
+    mode, kind = output.decode(errors="replace").split(" ")[:2]
     if kind != "tree":
         raise RefusedError(f"{folder} is {'a link' if mode == LINK else 'a file'}, not a folder")
     return f"{commit}:{folder}"
@@ -109,10 +109,10 @@ async def _folder(repository: Repository, commit: str, folder: str) -> str:
 
 async def _entries(repository: Repository, tree: str) -> list[_Entry]:
     """What a watched directory would show of the tree. Raises `RefusedError` and `GitError`."""
-    told = await repository.git("ls-tree", "-r", "-z", "--full-tree", tree)
-    if told.count(b"\0") > MAX_ENTRIES:
+    output = await repository.git("ls-tree", "-r", "-z", "--full-tree", tree)
+    if output.count(b"\0") > MAX_ENTRIES:
         raise RefusedError(f"it has more than {MAX_ENTRIES} entries")
-    return await asyncio.to_thread(lambda: list(_visible(told)))
+    return await asyncio.to_thread(lambda: list(_visible(output)))
 
 
 def _visible(listing: bytes) -> Iterator[_Entry]:
@@ -130,8 +130,8 @@ def _is_visible(path: str) -> bool:
 
 async def _fetch_missing(repository: Repository, tree: str, wanted: list[_Entry]) -> None:
     """Fetch those files that are not here yet, all at once."""
-    told = await repository.git("rev-list", "--objects", "--missing=print", tree)
-    missing = {line[1:] for line in told.decode(errors="replace").splitlines() if line[:1] == "?"}
+    output = await repository.git("rev-list", "--objects", "--missing=print", tree)
+    missing = {line[1:] for line in output.decode(errors="replace").splitlines() if line[:1] == "?"}
     ids = sorted(missing & {entry.id for entry in wanted})
     if ids:
         await repository.fetch_files(ids)
@@ -140,8 +140,8 @@ async def _fetch_missing(repository: Repository, tree: str, wanted: list[_Entry]
 async def _files(repository: Repository, entries: list[_Entry]) -> list[bytes]:
     """What stands in the files. Raises `RefusedError` where that is too much, and `GitError`."""
     ids = "".join(f"{entry.id}\n" for entry in entries)
-    told = await repository.git("cat-file", "--batch-check=%(objectsize)", text=ids)
-    lines = told.decode().splitlines()
+    output = await repository.git("cat-file", "--batch-check=%(objectsize)", text=ids)
+    lines = output.decode().splitlines()
     if any(not line.isdigit() for line in lines):
         raise GitError(next(line for line in lines if not line.isdigit()))
     sizes = list(map(int, lines))
@@ -150,11 +150,11 @@ async def _files(repository: Repository, entries: list[_Entry]) -> list[bytes]:
             raise RefusedError(f"{entry.path} has {size} bytes, more than {MAX_BYTES}")
     if sum(sizes) > MAX_TOTAL_BYTES:
         raise RefusedError(f"its files have {sum(sizes)} bytes, more than {MAX_TOTAL_BYTES}")
-    told = await repository.git("cat-file", "--batch", text=ids)
+    output = await repository.git("cat-file", "--batch", text=ids)
     files, at = [], 0
     for size in sizes:  # each after a line of its own, and before the end of a line
-        at = told.index(b"\n", at) + 1
-        files.append(told[at : at + size])
+        at = output.index(b"\n", at) + 1
+        files.append(output[at : at + size])
         at += size + 1
     return files
 

@@ -69,8 +69,8 @@ async def embed(
     texts = await asyncio.wrap_future(model.preprocessor.tokenize(data, most, dialect=dialect))
     try:
         vectors = await _computed(model, mlx, name, texts, lease)
-        told = request.headers.get(MODEL_HEADER, name)
-        answer = Answer(told, texts, vectors, timing)
+        echoed = request.headers.get(MODEL_HEADER, name)
+        answer = Answer(echoed, texts, vectors, timing)
         body = await asyncio.to_thread(_written, form, answer)
     except RequestError:
         raise
@@ -98,14 +98,14 @@ async def _computed(
         else:
             outcome.set_result(vectors or [])
 
-    def tell(vectors: list[Any] | None, error: Exception | None) -> None:
+    def settle_soon(vectors: list[Any] | None, error: Exception | None) -> None:
         loop.call_soon_threadsafe(settle, vectors, error)
 
     wanted = EmbeddingRequest(
         texts.tokens,
         texts.skips,
-        lambda vectors: tell(vectors, None),
-        lambda error: tell(None, error),
+        lambda vectors: settle_soon(vectors, None),
+        lambda error: settle_soon(None, error),
     )
     try:
         await asyncio.wrap_future(mlx.submit(lambda: _begin(model, name, wanted, lease)))

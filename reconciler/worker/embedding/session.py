@@ -23,8 +23,8 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.worker import observing, overrides
 from reconciler.worker.embedding.encoder import Encoder, States, both_ways, hidden_states
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
-from reconciler.worker.kv_budget import KVBudget
-from reconciler.worker.session import InsufficientMemoryError, OverloadedError
+from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
+from reconciler.worker.waiting import OverloadedError
 
 MAX_WAITING = 128
 """Requests that are being answered or wait."""

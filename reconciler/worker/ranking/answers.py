@@ -12,11 +12,11 @@ from aiohttp import web
 from reconciler.core.protocol import MODEL_HEADER, Lease
 from reconciler.worker import logs
 from reconciler.worker.admission import admitting, session_of
+from reconciler.worker.batch import BATCH_SIZE
 from reconciler.worker.errors import RequestError
 from reconciler.worker.model import Model
 from reconciler.worker.pending import Request
 from reconciler.worker.ranking.request import Pairs
-from reconciler.worker.session import BATCH_SIZE
 from reconciler.worker.thread import MlxThread
 
 FAILED = 500
@@ -71,7 +71,7 @@ async def _scores(
             outcome.set_result(result)
 
     def request(prompt: list[int], outcome: "asyncio.Future[float]") -> Request:
-        def tell(_token: int, _end: str | None, logprobs: Any) -> None:
+        def emit(_token: int, _end: str | None, logprobs: Any) -> None:
             odds = float(logprobs[pairs.yes].item()) - float(logprobs[pairs.no].item())
             if math.isnan(odds):
                 raise ValueError("what the model computed is no number")
@@ -80,7 +80,7 @@ async def _scores(
         def fail(error: Exception) -> None:
             loop.call_soon_threadsafe(settle, outcome, error)
 
-        return Request(prompt, 1, tell, fail, kept=False)
+        return Request(prompt, 1, emit, fail, kept=False)
 
     requests = [request(p, outcome) for p, outcome in zip(prompts, outcomes, strict=True)]
     try:

@@ -70,7 +70,7 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
         seconds = completion.timing.waited
         await send("model_load.end", model_instance_id=model, load_time_seconds=seconds)
     try:
-        await _tell(send, completion, outputs)
+        await _send_events(send, completion, outputs)
     except ConnectionResetError:
         raise
     except Exception as error:  # noqa: BLE001  what was said before is told all the same
@@ -78,7 +78,7 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
     await send("chat.end", result=_result(completion, model, outputs))
 
 
-async def _tell(send: Any, completion: Completion, outputs: _Outputs) -> None:
+async def _send_events(send: Any, completion: Completion, outputs: _Outputs) -> None:
     """Send the events of the answer."""
     await send("prompt_processing.start")
     read = False

@@ -21,7 +21,7 @@ between conversations and agents, so that their prompts would share no beginning
 FAILED = "Error: "
 """Before the result of a tool that failed, unless that says so itself."""
 
-_SAYS_SO = ("error", "<tool_use_error>")
+_ERROR_MARKS = ("error", "<tool_use_error>")
 
 _LEFT_OUT = ("redacted_thinking", "fallback")
 """Kinds of blocks without a text that a model can read."""
@@ -85,7 +85,7 @@ class Chat:
             text = "\n".join(self._texts(content, f"{place}.content"))
             if content and all(one["type"] == "tool_reference" for one in content):
                 text = f"<functions>\n{text}\n</functions>"
-        if block.get("is_error") is True and not text.lstrip().lower().startswith(_SAYS_SO):
+        if block.get("is_error") is True and not text.lstrip().lower().startswith(_ERROR_MARKS):
             text = FAILED + text
         made = {"role": "tool", "tool_call_id": called, "content": text}
         return made | ({"name": self._names[called]} if called in self._names else {})

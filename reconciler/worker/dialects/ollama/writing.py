@@ -22,7 +22,7 @@ from reconciler.worker.output import Delta
 
 
 @dataclass
-class _Said:
+class _Part:
     """What a line, or the whole answer, says."""
 
     delta: Delta = field(default_factory=Delta)
@@ -31,15 +31,15 @@ class _Said:
     """Tool calls that were said before."""
 
 
-Said = Callable[[_Said], dict[str, Any]]
+Fields = Callable[[_Part], dict[str, Any]]
 
 
-def _message(said: _Said) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": said.delta.content}
-    if said.delta.reasoning:
-        message["thinking"] = said.delta.reasoning
-    if said.delta.calls:
-        calls = enumerate(said.delta.calls, said.calls)
+def _message(part: _Part) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": part.delta.content}
+    if part.delta.reasoning:
+        message["thinking"] = part.delta.reasoning
+    if part.delta.calls:
+        calls = enumerate(part.delta.calls, part.calls)
         message["tool_calls"] = [_call(index, call) for index, call in calls]
     return {"message": message}
 
@@ -53,26 +53,26 @@ def _call(index: int, call: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _response(said: _Said) -> dict[str, Any]:
-    made = {"response": said.delta.content}
-    return made | {"thinking": said.delta.reasoning} if said.delta.reasoning else made
+def _response(part: _Part) -> dict[str, Any]:
+    made = {"response": part.delta.content}
+    return made | {"thinking": part.delta.reasoning} if part.delta.reasoning else made
 
 
-async def _at_once(said: Said, completion: Completion, model: str) -> web.Response:
-    whole, last = _Said(), Piece(Delta(), 0)
+async def _at_once(fields_of: Fields, completion: Completion, model: str) -> web.Response:
+    whole, last = _Part(), Piece(Delta(), 0)
     async for last in completion.pieces():
         whole.delta.content += last.delta.content
         whole.delta.reasoning += last.delta.reasoning
         whole.delta.calls += last.delta.calls
         whole.likelihoods += last.likelihoods
-    body = _head(completion, model) | said(whole) | {"done": True}
+    body = _head(completion, model) | fields_of(whole) | {"done": True}
     body |= _end(completion, last) | _likelihoods(completion, whole.likelihoods)
     if warnings := _warnings(completion):
         body["warnings"] = warnings
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
 
-async def _stream(said: Said, reply: Stream, completion: Completion, model: str) -> None:
+async def _stream(fields_of: Fields, reply: Stream, completion: Completion, model: str) -> None:
     warnings = _warnings(completion)
     more = {"warnings": warnings} if warnings else {}
 
@@ -84,10 +84,10 @@ async def _stream(said: Said, reply: Stream, completion: Completion, model: str)
     async for last in completion.pieces():
         delta = last.delta
         if delta.content or delta.reasoning or delta.calls or last.likelihoods:
-            line = said(_Said(delta, calls=calls)) | {"done": False}
+            line = fields_of(_Part(delta, calls=calls)) | {"done": False}
             await write(line | _likelihoods(completion, last.likelihoods))
             calls += len(delta.calls)
-    await write(said(_Said()) | {"done": True} | _end(completion, last))
+    await write(fields_of(_Part()) | {"done": True} | _end(completion, last))
 
 
 def _head(completion: Completion, model: str) -> dict[str, Any]:
@@ -147,12 +147,14 @@ def _broken_off(error: dict[str, str]) -> bytes:
     return msgspec.json.encode(ollama_error(error, 500)) + b"\n"
 
 
-def _form(said: Said, nothing: dict[str, Any]) -> Form:
+def _form(fields_of: Fields, nothing: dict[str, Any]) -> Form:
     def alive(model: str) -> bytes:
         return sign_of_life(model, nothing, datetime.now(UTC))
 
     signs = Signs(LINES, None, alive)
-    return Form(partial(_at_once, said), partial(_stream, said), _broken_off, ollama_error, signs)
+    return Form(
+        partial(_at_once, fields_of), partial(_stream, fields_of), _broken_off, ollama_error, signs
+    )
 
 
 CHAT = _form(_message, NO_MESSAGE)

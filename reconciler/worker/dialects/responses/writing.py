@@ -99,14 +99,14 @@ class Response:
         }
 
     def _tokens(self, piece: Piece) -> Tokens:
-        def told(token: int, logprob: float) -> dict[str, Any]:
+        def named(token: int, logprob: float) -> dict[str, Any]:
             text = str(self._completion.tokenizer.decode([token]))
             # A part of a character has bytes that are not known.
             known = b"" if "\ufffd" in text else text.encode()
             return {"token": text, "logprob": logprob, "bytes": list(known)}
 
         return [
-            told(one.token, one.logprob) | {"top_logprobs": [told(*a) for a in one.alternatives]}
+            named(one.token, one.logprob) | {"top_logprobs": [named(*a) for a in one.alternatives]}
             for one in piece.likelihoods
         ]
 

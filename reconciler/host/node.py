@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from reconciler.service.job import Run
+from reconciler.host.run import Run
 
 FACTS = ("host", "chip", "memory_gb", "gpu_cores", "os", "os_version", "mlx")
 """Labels that every node has by itself, those that are known."""
@@ -41,14 +41,14 @@ def labels(facts: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]
 
 def sysctl(run: Run, name: str) -> str:
     """A value of macOS' kernel; empty where it has none of that name."""
-    told = run(("sysctl", "-n", name))
-    return told.text.strip() if told.code == 0 else ""
+    output = run(("sysctl", "-n", name))
+    return output.text.strip() if output.code == 0 else ""
 
 
 def _gpu_cores(run: Run) -> str:
     """As the registry of devices has it, which `system_profiler` reads too, but slowly."""
-    told = run(("ioreg", "-r", "-d", "1", "-c", "AGXAccelerator"))
-    found = re.search(r'"gpu-core-count" = (\d+)', told.text)
+    output = run(("ioreg", "-r", "-d", "1", "-c", "AGXAccelerator"))
+    found = re.search(r'"gpu-core-count" = (\d+)', output.text)
     return found[1] if found else ""
 
 

@@ -6,8 +6,8 @@ What macOS is asked was not run on a Mac.
 import platform
 from pathlib import Path
 
-from reconciler.node import sysctl
-from reconciler.service.job import Run
+from reconciler.host.node import sysctl
+from reconciler.host.run import Run
 
 LINUX = Path("/proc/sys/kernel/random/boot_id")
 

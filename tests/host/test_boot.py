@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from reconciler import boot
-from reconciler.service.job import Output
+from reconciler.host import boot
+from reconciler.host.run import Output
 
 SESSION = "7F3A0E5C-9A53-4B7E-8B0E-1C1C2A1B9D4E"
 
@@ -16,14 +16,14 @@ def system(command: Sequence[str]) -> Output:
     return Output(0, f"{SESSION}\n")
 
 
-def test_macos_tells_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_id_of_a_boot_of_macos_is_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert boot.boot_id(system) == SESSION
     assert boot.boot_id(lambda _: Output(1, "unknown oid")) == ""
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="asks the kernel of Linux")
-def test_linux_tells_the_same_until_it_is_started_again() -> None:
+def test_the_id_of_a_boot_of_linux_is_stable() -> None:
     assert boot.boot_id(system) == boot.boot_id(system) != ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reconciler import children
+from reconciler.host import children
 from tests import support
 from tests.support import Daemon, Home, environment
 

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from reconciler import looks
+from reconciler.host import looks
 
 HANGS = """\
 import asyncio, threading
-from reconciler import looks
+from reconciler.host import looks
 
 async def main():
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Trains the demo's model: `python -m reconciler.worker.teach DIRECTORY [STEPS]`.
+"""Trains the demo's model: `python -m reconciler.demo.train DIRECTORY [STEPS]`.
 
 A mixture of experts, so small that it is in the package, with an architecture of the field
 (qwen3_moe), taught by the questions in `questions`. The seed is fixed; another processor or
@@ -18,7 +18,7 @@ from mlx_lm.utils import _get_classes, save_config, save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from reconciler.worker.questions import Exchange, lessons
+from reconciler.demo.questions import Exchange, lessons
 
 STEPS = 1200
 BATCH = 32

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler import durable
+from reconciler.host import durable
 from reconciler.store.database import connect
 
 
