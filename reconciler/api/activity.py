@@ -56,7 +56,7 @@ def _checkpoint(ledger: Ledger, path: str, leased: int) -> dict[str, Any]:
 
 
 def _total(checkpoint: dict[str, Any]) -> int:
-    own = sum(instance["kv_cache_bytes"] for instance in checkpoint["instances"])
+    own: int = sum(instance["kv_cache_bytes"] for instance in checkpoint["instances"])
     held: int = sum(checkpoint[f"{kind}_bytes"] for kind in ("weights", "leased", "excess"))
     return held + own
 

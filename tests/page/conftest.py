@@ -29,7 +29,6 @@ def actor(shared: Daemon) -> str:
     rules = [
         Rule("tools and not result", call("weather", city="Oslo")),
         Rule("'think' in asked", "<think>First the units.</think>Done."),
-        Rule("'long' in asked", "word " * 400),
     ]
     return acted(shared, "page", rules, otherwise=MARKUP)
 

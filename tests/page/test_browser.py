@@ -197,7 +197,8 @@ async def test_reasoning_is_folded_and_tool_calls_are_shown(page: Page, actor: s
     await page.press("Enter")
     await page.shows("weather(", ".call")
     await page.shows("Oslo", ".call")
-    await page.until("document.querySelector('#message').placeholder === 'Result of weather'")
+    await page.shows("Send", ".composer .primary")
+    assert await page.run("document.querySelector('#message').placeholder") == "Result of weather"
     await page.fill("#message", "Rain")
     await page.press("Enter")
     await page.until("document.querySelectorAll('.turn.assistant .figures').length === 2")
@@ -205,19 +206,27 @@ async def test_reasoning_is_folded_and_tool_calls_are_shown(page: Page, actor: s
 
 
 async def test_an_answer_is_stopped(page: Page, actor: str, shared: Daemon) -> None:
-    await page.go(f"chat/{actor}")
-    await page.fill("#message", "long")
-    await page.press("Enter")
-    await page.shows("word", ".turn.assistant")
-    await page.click("button|Stop")
-    await page.shows("Stopped.", ".turn.assistant")
-    await page.until("document.querySelector('.composer .primary')")
-
-    def idle() -> bool:
+    def in_flight() -> int:
         instances = shared.get("/api/v1/activity")["instances"]
-        return next(one for one in instances if one["name"] == actor)["requests_in_flight"] == 0
+        (count,) = [one["requests_in_flight"] for one in instances if one["name"] == actor]
+        return int(count)
 
-    shared.until(idle)
+    await page.go(f"chat/{actor}")
+    worker = shared.get(f"/api/v1/records/{actor}")["status"]["worker_pid"]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        await page.fill("#message", "Anything")
+        await page.press("Enter")
+        await page.shows("Waiting for the first token", ".turn.assistant")
+        shared.until(lambda: in_flight() == 1)
+        await page.click("button|Stop")
+        await page.shows("Stopped.", ".turn.assistant")
+        shared.until(lambda: in_flight() == 0)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    await page.fill("#message", "Anything")
+    await page.press("Enter")
+    await page.shows(MARKUP, ".turn.assistant .said")
 
 
 async def test_a_worker_that_is_killed_is_shown_and_recovers(page: Page, shared: Daemon) -> None:

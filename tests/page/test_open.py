@@ -11,7 +11,12 @@ from tests.support import Daemon
 
 def test_it_opens_the_page_of_the_daemon(shared: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or len(opened) == 1)
+
+    def start(url: str) -> bool:
+        opened.append(url)
+        return len(opened) == 1
+
+    monkeypatch.setattr(webbrowser, "open", start)
     command = ["--url", shared.url, "open"]
     printed = CliRunner().invoke(main, [*command, "--print"])
     assert (printed.output, printed.exit_code, opened) == (f"{shared.url}/\n", 0, [])
