@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -11,6 +12,7 @@ import pytest_asyncio
 from reconciler.core.schema import load_spec
 from reconciler.core.snapshot import read_file
 from tests.conftest import QUESTIONS
+from tests.hub import Hub
 from tests.page.chromium import FOUND, Browser, Page
 from tests.page.conftest import MARKUP
 from tests.support import Daemon, Home
@@ -276,6 +278,29 @@ async def test_it_is_used_by_the_keyboard(page: Page, shared: Daemon) -> None:
     await page.press("Enter")
     await page.shows("keyboard", "h1")
     await page.until("document.activeElement.id === 'main'")
+
+
+async def test_a_model_is_pulled_and_can_be_loaded(
+    browser: Browser, home: Home, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.add("maker/small", models / "tiny/llama")
+        with Daemon(home) as daemon:
+            async with browser.page() as tab:
+                await open_live(tab, daemon)
+                await tab.go("models/maker/small")
+                await tab.click("form button|Pull")
+                await tab.shows("maker/small is on disk", ".note.ok")
+                await tab.shows("maker/small", "li.row")
+                await tab.click(".note.ok a")
+                await tab.shows("It fits.", ".note.ok")
+                await tab.go("models")
+                await tab.fill("#pull", "nobody/has-this")
+                await tab.click("form button|Pull")
+                await tab.shows("nobody/has-this", "form .note.bad")
 
 
 async def test_a_hidden_page_holds_no_connection_and_catches_up(

@@ -41,7 +41,14 @@ export function Fields({ schema, all, keys, value, onChange, prefix = '', error,
   });
 }
 
-const TITLES = { instance_id: 'Name', top_p: 'Top p', min_p: 'Min p' };
+const TITLES = {
+  instance_id: 'Name',
+  eval_batch_size: 'Prefill step, in tokens',
+  num_experts: 'Experts per token',
+  offload_kv_cache_to_gpu: 'KV cache on the GPU',
+  idle_ttl_seconds: 'Unload when idle for, in seconds',
+  chat_template_kwargs: 'Variables of the chat template',
+};
 
 /** A key as people read it. */
 function title(path) {
@@ -54,7 +61,7 @@ function Field({ name, schema, value, onChange, required, wrong, list }) {
   const described = `${id}-help`;
   const common = { id, name, 'aria-describedby': described, 'aria-invalid': wrong ? 'true' : null };
   return html`<div class="field">
-    <label for=${id}>${title(name)}</label>
+    <label for=${id}>${title(name)} <code class="muted">${name}</code></label>
     <${Input} schema=${schema} value=${value} onChange=${onChange} common=${common} required=${required} list=${list} />
     <p class="help" id=${described}>${wrong && html`<span class="bad-text">${wrong} </span>`}${withCode(schema.description)}</p>
   </div>`;

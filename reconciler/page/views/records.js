@@ -61,6 +61,7 @@ function Row({ record }) {
   const { kind, message } = state(record);
   const differing = settings(record).filter((one) => one.differs).length;
   const speed = rate(samples, 'completion_tokens');
+  const requests = samples?.at(-1).requests_in_flight ?? 0;
   return html`<li>
     <a class="row" href="#/record/${encodeURIComponent(record.name)}">
       <span class="row-name">
@@ -69,6 +70,7 @@ function Row({ record }) {
       </span>
       <${State} record=${record} progress=${progress} />
       <span class="row-figures muted">
+        ${requests > 0 && html`<span class="busy-text">${requests === 1 ? '1 request' : `${requests} requests`}</span>`}
         ${speed > 0 && html`<span class="busy-text">${number(speed)} tokens/s</span>`}
         ${record.status.memory_bytes !== null && html`<span>${bytes(record.status.memory_bytes)}</span>`}
         <span title=${record.owner}>${isDeclared(record) ? origin(record) : 'HTTP'}</span>
