@@ -51,9 +51,22 @@ async def compare(
             second = await theirs()
         if turn:
             pairs.append((first, second))
+    return summary(what, against, pairs, unit=unit, target=target)
+
+
+def summary(
+    what: str,
+    against: str,
+    pairs: list[tuple[float, float]],
+    *,
+    unit: str = "s",
+    target: str = "",
+) -> Result:
+    """The result of turns in which both were measured."""
     ratios = [a / b for a, b in pairs]
     low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     mine, other = median(a for a, _ in pairs), median(b for _, b in pairs)
+    turns = len(pairs)
     return Result(what, against, unit, mine, other, median(ratios), low, high, turns, target)
 
 

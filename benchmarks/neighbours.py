@@ -1,23 +1,37 @@
-"""How long a stream pauses beside the heaviest of requests, against the same stream alone."""
+"""How long a stream pauses while the heaviest of requests come one after the other.
+
+The pauses are compared with those of the same stream alone, and with those beside a process that
+only computes: on few cores every busy process makes a stream wait, whatever it does.
+
+Rounds take turns: one stream alone, one beside such a process, one beside each kind of request.
+Requests are sent by blocking sockets on a thread, so that the client that measures is not held up.
+"""
 
 import asyncio
+import contextlib
+import http.client
 import json
+import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from statistics import quantiles
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from benchmarks.daemon import Daemon
-from benchmarks.measure import Result, Side, compare
+from benchmarks.measure import Result, summary
 
 MODEL = "bench/wide"
 
 TOKENS = 100
-"""Of a stream, at least; it goes on until the request beside it is answered."""
+"""Of a stream."""
+
+ALONE = "alone"
+BUSY = "beside a busy process"
 
 
 def chat(*contents: Any, **more: Any) -> bytes:
@@ -40,49 +54,83 @@ HEAVY: dict[str, Callable[[], bytes]] = {
 }
 
 
-def gap(url: str, heavy: bytes | None) -> Side:
-    """The 99th percentile of seconds between two events of a stream, beside a request."""
-
-    async def once() -> float:
-        timeout = aiohttp.ClientTimeout(total=300)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            beside = None if heavy is None else asyncio.create_task(_post(session, url, heavy))
-            times: list[float] = []
-            while len(times) < TOKENS or (beside is not None and not beside.done()):
-                times += await _events(session, url)
-            if beside is not None:
-                await beside
-        return quantiles([b - a for a, b in pairwise(times)], n=100)[-1]
-
-    return once
-
-
-async def _events(session: aiohttp.ClientSession, url: str) -> list[float]:
-    body = {"model": MODEL, "prompt": "a", "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
-    async with session.post(f"{url}/v1/completions", json=body) as reply:
-        return [time.perf_counter() async for line in reply.content if line.startswith(b"data: {")]
-
-
-async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> None:
-    headers = {"Content-Type": "application/json"}
-    with suppress(aiohttp.ClientConnectionError):
-        async with session.post(f"{url}/v1/chat/completions", data=body, headers=headers) as reply:
-            await reply.read()
-
-
 async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
     """All of it."""
     await daemon.post("/api/v1/models/load", {"model": MODEL, "context_length": 4096})
-    results = [
-        await compare(
-            f"a stream beside {name}",
-            gap(daemon.url, make()),
-            "alone",
-            gap(daemon.url, None),
-            turns=2 if quick else 7,
-            target="≤ 2.0",
-        )
-        for name, make in HEAVY.items()
-    ]
+    bodies = {name: make() for name, make in HEAVY.items()}
+    rounds = [await _round(daemon.url, bodies) for _ in range(2 if quick else 6)][1:]
     await daemon.post("/api/v1/models/unload", {"instance_id": MODEL})
-    return results
+    return [
+        summary(
+            f"a stream beside {name}",
+            against,
+            [(gaps[name], gaps[against]) for gaps in rounds],
+            target="≤ 2.0" if against == ALONE else "",
+        )
+        for name in HEAVY
+        for against in (ALONE, BUSY)
+    ] + [summary(f"a stream {BUSY}", ALONE, [(gaps[BUSY], gaps[ALONE]) for gaps in rounds])]
+
+
+async def _round(url: str, bodies: dict[str, bytes]) -> dict[str, float]:
+    """The 99th percentile of the seconds between two events, by what is beside the stream."""
+    gaps = {ALONE: await _gap(url)}
+    async with _busy():
+        gaps[BUSY] = await _gap(url)
+    for name, body in bodies.items():
+        async with _sent_again_and_again(url, body):
+            gaps[name] = await _gap(url)
+    return gaps
+
+
+async def _gap(url: str) -> float:
+    body = {"model": MODEL, "prompt": "a", "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(f"{url}/v1/completions", json=body) as reply,
+    ):
+        lines = [time.perf_counter() async for line in reply.content if line.startswith(b"data: {")]
+    return quantiles([b - a for a, b in pairwise(lines)], n=100)[-1]
+
+
+@contextlib.asynccontextmanager
+async def _busy() -> AsyncIterator[None]:
+    """A process that computes and does nothing else."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", "while True: pass")
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def _sent_again_and_again(url: str, body: bytes) -> AsyncIterator[None]:
+    """A request that is sent anew as soon as it is answered."""
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            status = _status(url, body)
+            if status not in (200, 400):
+                raise RuntimeError(f"the heavy request was answered with {status}")
+
+    sending = asyncio.create_task(asyncio.to_thread(send))
+    try:
+        yield
+    finally:
+        done.set()
+        await sending
+
+
+def _status(url: str, body: bytes) -> int:
+    """Post a chat; the status of its answer."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
+    with contextlib.closing(connection):
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        reply = connection.getresponse()
+        reply.read()
+        return reply.status

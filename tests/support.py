@@ -246,11 +246,11 @@ def tidy(daemon: Daemon, staying: Collection[str]) -> None:
     Those get the settings of a plain load.
     """
     home = daemon.home
-    for path in home.manifests.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != "README":
-            path.unlink()
+    for file in home.manifests.iterdir():
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        elif file.name != "README":
+            file.unlink()
     daemon.until(lambda: _is_undeclared(daemon))
     for record in daemon.get("/api/v1/records")["records"]:
         name, plain = record["name"], {"model": record["name"]}

@@ -8,6 +8,7 @@ import asyncio
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from typing import Any, TypeVar
 
 import msgspec
@@ -67,21 +68,21 @@ async def receive(request: web.Request, limit: int) -> bytes:
 
 async def _received(request: web.Request, limit: int) -> bytes:
     loop = asyncio.get_running_loop()
-    body, begin = bytearray(), loop.time()
+    body, begin = BytesIO(), loop.time()  # its value is not a copy
     try:
         async with asyncio.timeout(PATIENCE_SECONDS) as deadline:
             async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > limit:
+                body.write(chunk)
+                if body.tell() > limit:
                     raise _too_large(limit)
-                deadline.reschedule(begin + PATIENCE_SECONDS + len(body) / LEAST_RATE)
+                deadline.reschedule(begin + PATIENCE_SECONDS + body.tell() / LEAST_RATE)
     except TimeoutError:
-        message = f"the body did not come in time: {len(body)} bytes of it came"
+        message = f"the body did not come in time: {body.tell()} bytes of it came"
         raise ApiError(408, "invalid_request", message, "request_timeout") from None
     except (web.RequestPayloadError, ValueError):  # a bad chunk, or the end before its length
         message = "the body breaks off, or its chunks are malformed"
         raise ApiError(400, "invalid_request", message, "invalid_http") from None
-    return bytes(body)
+    return body.getvalue()
 
 
 def _too_large(limit: int) -> ApiError:

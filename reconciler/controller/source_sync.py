@@ -17,7 +17,7 @@ from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.events import FileLocation
 from reconciler.core.manifest import Diagnostic
 from reconciler.core.records import Record
-from reconciler.core.selection import select
+from reconciler.core.selection import Ahead, Selection, select
 from reconciler.core.snapshot import Commit, ManifestFile, Snapshot
 from reconciler.store import UnwritableError
 
@@ -29,6 +29,9 @@ PIECE = 50
 PASSES_BETWEEN_PIECES = 6
 """Of the event loop: as many as a short HTTP request takes from its connection to its answer. If
 each had a piece in it, the request would take as long as all of them."""
+
+MANY_FILES = 1_000
+"""Of a snapshot, from which on its documents are selected on a thread, beside the event loop."""
 
 SHOWN = 3
 """Names in a message."""
@@ -153,10 +156,11 @@ class SourceSync:
     async def _follow(self) -> None:
         try:
             async for snapshot in self._source.snapshots():
+                ahead = None if self.suspended else await self._select_ahead(snapshot)
                 if self.suspended:
                     await self._resumed.wait()
                     continue  # what was seen meanwhile is old; `resume` has it looked at
-                self._when_writable(partial(self._take, snapshot))
+                self._when_writable(partial(self._take, snapshot, ahead))
         except Exception:
             log.exception("source failed; it is looked at again", source=self.name)
 
@@ -236,15 +240,29 @@ class SourceSync:
         if self._unwritten is not None:
             raise LoadError(self._unwritten)
 
-    def _take(self, snapshot: Snapshot) -> None:
+    @property
+    def _selection(self) -> Selection | None:
+        """What the last snapshot said."""
+        compared = self._memory.compared
+        return compared.selection if compared is not None else None
+
+    async def _select_ahead(self, snapshot: Snapshot) -> Ahead | None:
+        """Select the documents of a snapshot that has so many that it takes long."""
+        if len(snapshot.files) < MANY_FILES:
+            return None
+        before = self._selection
+        return Ahead(before, await asyncio.to_thread(select, snapshot, self._labels, before))
+
+    def _take(self, snapshot: Snapshot, ahead: Ahead | None = None) -> None:
         """Take up what the source says, unless that has to be confirmed first."""
         commit = snapshot.commit
         if commit is None or commit.applied is None or snapshot.unreadable is not None:
-            self._absorb(snapshot)
+            self._absorb(snapshot, ahead)
             return
-        compared = self._memory.compared
-        before = compared.selection if compared is not None else None
-        selection = select(snapshot, self._labels, before)
+        before = self._selection
+        selection = ahead.of(before) if ahead is not None else None
+        if selection is None:
+            selection = select(snapshot, self._labels, before)
         if twice := selection.flagged:
             words = "; ".join(f"{name} is {why}" for name, why in list(twice.items())[:SHOWN])
             self._hold(commit, words)
@@ -254,7 +272,7 @@ class SourceSync:
             if commit.problem is None:  # else one that is held may still be confirmed
                 self.guarded = None
             self._source.accept(commit.applied)
-            self._absorb(snapshot)
+            self._absorb(snapshot, Ahead(before, selection))
             return
         self.guarded = snapshot
         self._hold(commit, f"{why}; if that is meant, `reconciler confirm`")
@@ -277,7 +295,7 @@ class SourceSync:
             self._again.cancel()
             self._again = None
 
-    def _absorb(self, snapshot: Snapshot) -> None:
+    def _absorb(self, snapshot: Snapshot, ahead: Ahead | None = None) -> None:
         self._forget_timer()
         clock = self._registry.clock
         at = clock.monotonic()
@@ -292,6 +310,7 @@ class SourceSync:
             self._to_go,
             PIECE,
             touched,
+            ahead.of(self._selection) if ahead is not None else None,
         )
         removals = result.removals[:PIECE]
         removed = {name: f"{records[name].place} no longer declares it" for name in removals}

@@ -26,6 +26,9 @@ EMPTY_SECONDS = 30.0
 GUARDED_RECORDS = 4
 """What would unload more than half of at least so many is held until it is confirmed."""
 
+COMPARISONS = 20
+"""Names that are compared in the time that one upsert takes."""
+
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -88,7 +91,8 @@ class Absorbed:
     unconfirmed: frozenset[str] = frozenset()
     """Names that are held until somebody confirms that they are to go."""
     more: bool = False
-    """True if there are more upserts: absorb it again once these are taken up. Nothing goes yet."""
+    """True if there is more to compare: absorb it again once these are taken up. Nothing goes till
+    then."""
 
 
 def absorb(
@@ -101,24 +105,28 @@ def absorb(
     confirmed: frozenset[str] = frozenset(),
     limit: int | None = None,
     touched: Collection[str] | None = None,
+    selection: Selection | None = None,
 ) -> Absorbed:
     """Fit the records to what a source says to a node with these labels.
 
     `now` is monotonic seconds, for grace times; `at` is the creation time of new records;
     `confirmed` are names of which somebody said that they are to go; `limit` is how many upserts
-    there are at most, None: all; `touched` names every record that may have come, changed or gone
-    since the call that returned `memory`, None: all may have.
+    there are at most, and bounds the comparisons, None: all; `touched` names every record that may
+    have come, changed or gone since the call that returned `memory`, None: all may have;
+    `selection` is what `select` makes of the snapshot and the selection in `memory`, None: it is
+    made here.
     """
     if snapshot.unreadable is not None:
         return Absorbed((), (), memory, {}, {}, {}, None)
     before = memory.compared
     if before is None or before.source != snapshot.source:
         before, touched = Compared(snapshot.source, Selection(labels)), None
-    selection = select(snapshot, labels, before.selection)
+    if selection is None:
+        selection = select(snapshot, labels, before.selection)
     if touched is None:
         touched = (*selection.followed, *records)
-    upserts, compared = _compare(before, selection, records, touched, at, limit)
-    if len(upserts) == limit:
+    upserts, compared, more = _compare(before, selection, records, touched, at, limit)
+    if more:
         memory = replace(memory, compared=compared)
         return Absorbed(upserts, (), memory, {}, {}, {}, None, more=True)
     flagged = {**selection.flagged, **compared.kept_by_others}
@@ -148,29 +156,33 @@ def _compare(
     touched: Collection[str],
     at: datetime,
     limit: int | None,
-) -> tuple[tuple[Record, ...], Compared]:
-    """The records that are not as declared, at most `limit`, and what is known from here on."""
+) -> tuple[tuple[Record, ...], Compared, bool]:
+    """The records that are not as declared, at most `limit`; what is known from here on; and
+    whether that is not all.
+    """
     source = before.source
-    names = tuple(dict.fromkeys((*before.todo, *selection.changed, *before.gone, *touched)))
+    names = tuple(dict.fromkeys((*before.todo, *selection.changed, *touched)))
     upserts: list[Record] = []
-    gone: list[str] = []
+    gone = dict.fromkeys(before.gone)
     kept_by_others = dict(before.kept_by_others)
     left: tuple[str, ...] = ()
     for number, name in enumerate(names):
-        if len(upserts) == limit:
+        if limit is not None and (len(upserts) == limit or number == COMPARISONS * limit):
             left = names[number:]
             break
         current, placed = records.get(name), selection.followed.get(name)
         kept_by_others.pop(name, None)
+        gone.pop(name, None)
         if placed is None:
             if current is not None and current.owner == source and name not in selection.flagged:
-                gone.append(name)
+                gone[name] = None
         elif current is not None and current.owner not in (HTTP, source):
             kept_by_others[name] = f"declared by {current.place} already, which keeps it"
         elif current is None or not _agrees(current, source, *placed):
             upserts.append(_upsert(current, source, *placed, at))
     todo = (*left, *(record.name for record in upserts))
-    return tuple(upserts), Compared(source, selection, todo, tuple(gone), kept_by_others)
+    more = bool(left) or len(upserts) == limit
+    return tuple(upserts), Compared(source, selection, todo, tuple(gone), kept_by_others), more
 
 
 class _Fates:

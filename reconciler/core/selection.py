@@ -35,6 +35,18 @@ class Selection:
     """Names whose documents may differ from those of the selection that this one was made from."""
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """The selection of a snapshot, made before the snapshot is taken up."""
+
+    before: Selection | None
+    selection: Selection
+
+    def of(self, before: Selection | None) -> Selection | None:
+        """The selection, if `before` is still what it was made from."""
+        return self.selection if before is self.before else None
+
+
 def select(
     snapshot: Snapshot, labels: Mapping[str, str], before: Selection | None = None
 ) -> Selection:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import signal
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -35,6 +34,10 @@ T = TypeVar("T")
 END_SECONDS = 5.0
 """A worker ends when its stdin closes; one that has not after this long is killed."""
 
+PIECE_BYTES = 2**16
+"""Of a request's body that are sent in one step of the event loop: a large body is copied for
+milliseconds, in which no other stream goes on."""
+
 LINE_BYTES = 2**16
 """Longest line that is read of what a worker prints, as asyncio has it."""
 
@@ -59,6 +62,13 @@ _LINE = msgspec.json.Decoder(WeightsRead | WeightsLoaded | WorkerFailure)
 
 def _failed(failure: WorkerFailure) -> LoadError:
     return LoadError(Problem(Reason.LOAD_FAILED, failure.message, failure.permanent))
+
+
+async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
+    whole = memoryview(body)
+    for begin in range(0, len(body), PIECE_BYTES):
+        yield whole[begin : begin + PIECE_BYTES]
+        await asyncio.sleep(0)
 
 
 class _Protocol(SubprocessStreamProtocol):
@@ -144,8 +154,7 @@ class WorkerProcess:
         """Wait until it has ended, however that came about, and end what it leaves."""
         await self._exited.wait()
         # It led a group of its own, in which a child may be too busy to notice.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        children.kill_group(self._process.pid)
         await asyncio.gather(self._reading, return_exceptions=True)
 
     @contextlib.asynccontextmanager
@@ -220,7 +229,8 @@ class WorkerProcess:
         """A request whose answer is read as it comes. Raises `LoadError` where it cannot be."""
         url = f"http://worker/{quote(path)}"
         try:
-            reply = await self._client.post(url, data=body, headers=headers)
+            size = {"Content-Length": str(len(body))}
+            reply = await self._client.post(url, data=_pieces(body), headers=headers | size)
         except (aiohttp.ClientError, OSError, RuntimeError):
             raise LoadError(self.died()) from None
         self._replies.add(reply)

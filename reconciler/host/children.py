@@ -9,8 +9,10 @@ and workers read files that strangers published.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 COMMON = frozenset(
@@ -39,6 +41,13 @@ FETCH_PREFIXES = ("HF_",)
 def python(module: str, *words: str) -> tuple[str, ...]:
     """A command that runs a module with this very Python, whatever the working directory holds."""
     return (sys.executable, "-P", "-m", module, *words)
+
+
+def kill_group(leader: int) -> None:
+    """Kill what is left of the process group that a child of ours leads, or led."""
+    # macOS answers PermissionError for a group of which nothing but zombies is left.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def for_worker(environ: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import msgspec
@@ -188,13 +189,12 @@ async def _embed(
 
 async def _read(request: web.Request) -> bytes:
     """The body. `request.read` would keep it for as long as the connection is open."""
-    pieces, size = [], 0
+    body = BytesIO()  # its value is not a copy
     async for piece in request.content.iter_any():
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_BODY:
-            raise web.HTTPRequestEntityTooLarge(MAX_BODY, size)
-    return b"".join(pieces)
+        body.write(piece)
+        if body.tell() > MAX_BODY:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY, body.tell())
+    return body.getvalue()
 
 
 def _recall(model: Model, memory: Callable[[], int], command: Recall) -> Recalled:

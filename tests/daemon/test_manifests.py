@@ -54,6 +54,7 @@ def test_an_invalid_manifest_is_reported_with_its_position_and_keeps_what_is_loa
 
 
 def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(shared: Daemon) -> None:
+    shared.unload("tiny/llama")  # as it may be loaded by HTTP
     shared.home.write("owned.yaml", name="tiny/llama", model="tiny/llama", context_length=100)
     shared.ready("tiny/llama")
     body = {"model": "tiny/llama", "config": {"context_length": 50}}

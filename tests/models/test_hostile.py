@@ -29,6 +29,12 @@ def root(models: Path, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no dead mount."""
+    monkeypatch.setattr("reconciler.models.catalog.HANG_SECONDS", 60.0)
+
+
 def refused(root: Path, *names: str) -> dict[str, str]:
     """Why each of `names` is refused, at each door; `good` is there at each."""
     catalog = Catalog([Directory(root)])
@@ -54,10 +60,7 @@ def refused(root: Path, *names: str) -> dict[str, str]:
     return messages
 
 
-def test_each_kind_of_damage_is_that_checkpoints_own(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("reconciler.models.catalog.HANG_SECONDS", 60.0)  # nothing hangs
+def test_each_kind_of_damage_is_that_checkpoints_own(root: Path) -> None:
     for name, damage in DAMAGES.items():
         bad = root / name.replace("/", "-")
         shutil.copytree(root / "good", bad)

@@ -1,18 +1,21 @@
 """A repository as snapshots, by the real git."""
 
+import asyncio
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from reconciler.core.snapshot import Commit, ManifestFile, Snapshot, read_file
-from reconciler.sources.git import Following, GitSource
+from reconciler.sources.git import Following, GitSource, command
 from reconciler.sources.git import tree as git_tree
 from reconciler.sources.git.command import Remote
 from reconciler.sources.looks import RefreshRequests
@@ -526,3 +529,47 @@ async def test_git_daemon_and_a_network_that_is_cut_in_the_middle_of_a_fetch(
             cut.bytes_left = 10**9
             assert len(names(await mac.look())) == 50
         cut.close()
+
+
+class TestProcesses:
+    """git starts helpers, such as git-remote-https or ssh, which are to end with it."""
+
+    @pytest.fixture
+    def helper(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A FIFO with the pid of a helper of a git that does not end."""
+        fifo, git = tmp_path / "fifo", tmp_path / "bin" / "git"
+        os.mkfifo(fifo)
+        git.parent.mkdir()
+        git.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {fifo}\nwait\n", "utf-8")
+        git.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
+        return fifo
+
+    async def test_helpers_end_with_a_command_that_is_given_up(
+        self, helper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        children: list[psutil.Process] = []
+
+        async def give_up(*_: Any) -> None:
+            children.append(psutil.Process(int(await asyncio.to_thread(helper.read_text))))
+            raise TimeoutError
+
+        hand, held = os.pipe()
+        monkeypatch.setattr(command, "_leash", lambda: nullcontext(hand))  # it ends them, too
+        monkeypatch.setattr(command, "_talk", give_up)
+        with pytest.raises(command.GitError, match="no answer within"):
+            await command.Repository(tmp_path, command.Remote("file:///nowhere")).git("fetch")
+        await asyncio.to_thread(children[0].wait, 10)
+        os.close(hand)
+        os.close(held)
+
+    async def test_helpers_end_when_the_daemon_is_killed(self, helper: Path) -> None:
+        asks = (
+            "import asyncio, pathlib; from reconciler.sources.git.command import *; "
+            "asyncio.run(Repository(pathlib.Path(), Remote('file:///nowhere')).git('fetch'))"
+        )
+        daemon = await asyncio.create_subprocess_exec(sys.executable, "-c", asks)
+        child = psutil.Process(int(await asyncio.to_thread(helper.read_text)))
+        daemon.kill()
+        await daemon.wait()
+        await asyncio.to_thread(child.wait, 10)

@@ -10,11 +10,13 @@ import os
 import re
 import shlex
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from reconciler.host.children import kill_group
 
 TIP = "refs/reconciler/tip"
 """What was fetched last."""
@@ -213,7 +215,7 @@ class Repository:
                 raise GitError(f"git {arguments[0]}: {problem}") from None
             finally:
                 if process.returncode is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+                    kill_group(process.pid)
                     await process.wait()
         if len(out) > MAX_OUTPUT_BYTES:
             problem = f"more than {MAX_OUTPUT_BYTES} bytes of output"
@@ -278,13 +280,8 @@ async def _talk(process: asyncio.subprocess.Process, text: bytes) -> tuple[bytes
     than is allowed. One that prints more is ended.
     """
     assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018  all are pipes
-
-    def end() -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
     out, error, _ = await asyncio.gather(
-        _read(process.stdout, MAX_OUTPUT_BYTES, end),
+        _read(process.stdout, MAX_OUTPUT_BYTES, partial(kill_group, process.pid)),
         _read(process.stderr, MAX_ERROR_BYTES),
         _write(process.stdin, text),
     )

@@ -40,9 +40,12 @@ class Facts:
 class Lane:
     """Does one job after the other. What is not said to be thread-safe is for its own thread."""
 
-    def __init__(self, facts: Facts, lingers: float | None = None) -> None:
-        """`lingers`: seconds after which a process without work is ended; None: it stays."""
-        self._facts, self._lingers = facts, lingers
+    def __init__(self, facts: Facts, lingers: float | None = None, nice: int = 0) -> None:
+        """`lingers`: seconds after which a process without work is ended; None: it stays.
+
+        `nice`: by how much the priority of its process is lower than the worker's.
+        """
+        self._facts, self._lingers, self._nice = facts, lingers, nice
         self._process: Process | None = None
         self._known: list[Request] = []
         self._learned = False
@@ -100,7 +103,7 @@ class Lane:
         if self._process is None or not self._process.alive:
             self.end()
             try:
-                self._process = Process()
+                self._process = Process(self._nice)
             except OSError as error:
                 words = f"its process cannot be started: {error.strerror}"
                 raise UnansweredError(words) from None

@@ -1,7 +1,9 @@
 """What a worker and its preprocessing process send each other, as frames of MessagePack.
 
-A frame is a header (number of bytes, seconds that the request may take) and a message. The process
-answers each request with one frame, whose seconds have no meaning.
+A frame is a header (bytes of the message, bytes of the body, seconds that the request may take), a
+message, and the body that the message is about: it is not a part of the message, as a large one
+would be copied into it while the worker's streams wait. The process answers each request with one
+frame, which has no body and whose seconds have no meaning.
 """
 
 import struct
@@ -17,7 +19,7 @@ from reconciler.worker.prompt import Prompt
 from reconciler.worker.ranking.request import Pairs
 from reconciler.worker.request import Body
 
-HEADER = struct.Struct("<Qd")
+HEADER = struct.Struct("<QQd")
 
 MEMORY = 2_000_000_000
 """Bytes that one request may take."""
@@ -143,10 +145,28 @@ Reply = Done | Text | Prepared | Tokenized | Paired | Refused | Failed
 encode = msgspec.msgpack.Encoder().encode
 
 
-def decode_request(data: bytes) -> Request:
+def request_frame(request: Request, seconds: float) -> tuple[bytes, bytes]:
+    """A frame but for its body, and its body."""
+    body = b""
+    if isinstance(request, Prepare | Embed | Rank):
+        body = request.body
+        request = msgspec.structs.replace(request, body=b"")
+    message = encode(request)
+    return HEADER.pack(len(message), len(body), seconds) + message, body
+
+
+def decode_request(message: bytes, body: bytes) -> Request:
     """The request of a frame."""
-    request: Request = msgspec.msgpack.decode(data, type=Request)
+    request: Request = msgspec.msgpack.decode(message, type=Request)
+    if isinstance(request, Prepare | Embed | Rank):
+        request.body = body
     return request
+
+
+def reply_frame(reply: Reply) -> bytes:
+    """A frame of an answer."""
+    message = encode(reply)
+    return HEADER.pack(len(message), 0, 0) + message
 
 
 def decode_reply(data: bytes) -> Reply:

@@ -62,6 +62,10 @@ LONGEST_PROBE = 200_000
 LINGER_SECONDS = 60.0
 """That the process for long requests waits for the next one."""
 
+NICE = 5
+"""By how much the priority of the process for long requests is lower than the worker's. On few
+cores streams go on, and beside one busy process it still gets a quarter of a core."""
+
 MAX_WAITING = 128
 """Requests that wait for one process."""
 
@@ -79,7 +83,7 @@ class Preprocessor:
         self._apart = apart
         self._facts = Facts()
         self._short = Lane(self._facts)
-        self._long = Lane(self._facts, LINGER_SECONDS)
+        self._long = Lane(self._facts, LINGER_SECONDS, NICE)
         self._local: Prompts | None = None
         self._tokenizing: Tokenizing | None = None
         self._tokenizer: Any = None

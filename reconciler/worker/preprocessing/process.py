@@ -23,7 +23,7 @@ from reconciler.worker.preprocessing.messages import (
     Reply,
     Request,
     decode_reply,
-    encode,
+    request_frame,
 )
 
 KEPT_MEMORY = 300_000_000
@@ -56,8 +56,10 @@ def kill_all() -> None:
 class Process:
     """A preprocessing process. Used by one thread at a time."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-P", "-m", "reconciler.worker.preprocessing", str(os.getpid())]
+    def __init__(self, nice: int = 0) -> None:
+        """`nice`: by how much its priority is lower than the worker's."""
+        module = "reconciler.worker.preprocessing"
+        command = [sys.executable, "-P", "-m", module, str(os.getpid()), str(nice)]
         pipe = subprocess.PIPE
         # Not the worker's stderr: that ends when the worker has, by which the daemon notices it.
         self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
@@ -97,10 +99,10 @@ class Process:
     def ask(self, request: Request, seconds: float) -> Reply:
         """The answer. Raises `ProcessEndedError` where it takes too long or too much memory."""
         deadline = time.monotonic() + seconds + LATE_SECONDS
-        payload = encode(request)
         try:
-            self._write(HEADER.pack(len(payload), seconds) + payload, deadline)
-            size, _ = HEADER.unpack(self._read(HEADER.size, deadline))
+            for part in request_frame(request, seconds):
+                self._write(part, deadline)
+            size, _, _ = HEADER.unpack(self._read(HEADER.size, deadline))
             if size > LONGEST_REPLY:
                 self.end()
                 raise ProcessEndedError(f"its answer of {size} bytes was too long")
