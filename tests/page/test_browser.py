@@ -71,6 +71,10 @@ async def test_an_invalid_manifest_shows_file_line_and_key(page: Page, shared: D
     await page.go("sources")
     await page.shows("Invalid", ".files")
     await page.shows("wrong.yaml:7:", ".diagnostic")
+    await page.click("button|Stop following")
+    await page.shows("Not followed until it is resumed", ".note")
+    await page.click("button|Follow again")
+    await page.until("!document.querySelector('.note')")
     path.unlink()
     await page.until("!document.querySelector('.diagnostic')")
 

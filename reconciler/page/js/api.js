@@ -28,9 +28,9 @@ export function onRefused(callback) {
   refused = callback;
 }
 
-/** The path of a record; a name may have slashes in it. */
+/** The path of a record. */
 export function recordPath(name) {
-  return `/api/v1/records/${name.split('/').map(encodeURIComponent).join('/')}`;
+  return `/api/v1/records/${encodeURIComponent(name)}`;
 }
 
 async function send(method, path, body, { signal, accept } = {}) {

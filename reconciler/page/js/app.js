@@ -1,5 +1,5 @@
 /** The shell of the page: navigation, the state of the connection, and the view of the address. */
-import { Fragment, html, render, useEffect, useErrorBoundary, useRef, useState } from './html.js';
+import { Fragment, html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from './html.js';
 import { hasToken, setToken } from './api.js';
 import { resume, start } from './live.js';
 import { useStore } from './store.js';
@@ -60,7 +60,7 @@ function App() {
   const [View, title] = VIEWS[name];
   const main = useRef(null);
   const first = useRef(true);
-  useEffect(() => {
+  useLayoutEffect(() => {
     document.title = `${argument || title} – reconciler`;
     if (!first.current) main.current.focus();
     first.current = false;

@@ -5,6 +5,9 @@ import { number, seconds, value } from '../js/format.js';
 import { state } from '../js/record.js';
 import { announce, useStore } from '../js/store.js';
 
+/** Pixels from the end of the page within which a reader follows the answer. */
+const NEAR = 240;
+
 const recordsOf = (all) => all.records;
 const isRead = (all) => all.read;
 const canChat = (record) => state(record).kind === 'ready' && record.status.type !== 'embedding';
@@ -23,12 +26,14 @@ export function Chat({ argument }) {
 function Talk({ name, record, able }) {
   const talk = conversation(name);
   const [, redraw] = useState(0);
-  const end = useRef(null);
   useEffect(() => {
     talk.changed = () => redraw((count) => count + 1);
     return () => (talk.changed = () => {});
   }, [talk]);
-  useLayoutEffect(() => end.current?.scrollIntoView({ block: 'nearest' }));
+  useLayoutEffect(() => {
+    const { scrollHeight } = document.documentElement;
+    if (scrollY + innerHeight > scrollHeight - NEAR) scrollTo(0, scrollHeight);
+  });
   const go = (event) => (location.hash = `#/chat/${encodeURIComponent(event.target.value)}`);
   const names = new Set([name, ...able.map((one) => one.name)]);
   return html`<div class="chat">
@@ -43,7 +48,6 @@ function Talk({ name, record, able }) {
     <div class="turns" role="log" aria-live="off" aria-label="Conversation">
       ${!talk.turns.length && html`<p class="muted hint">Messages stay in this tab, and go to ${name} alone.</p>`}
       ${talk.turns.map((turn, i) => html`<${Turn} key=${i} turn=${turn} busy=${talk.stop !== null && i === talk.turns.length - 1} />`)}
-      <div ref=${end}></div>
     </div>
     <${Composer} talk=${talk} name=${name} />
   </div>`;

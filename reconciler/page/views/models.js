@@ -42,7 +42,7 @@ function Model({ model }) {
     <span>${model.loaded_instances.map((one) => html`<a href="#/record/${encodeURIComponent(one.id)}" class="tag">${one.id}</a> `)}</span>
     ${model.error
       ? html`<span class="row-why warn">${model.error}</span>`
-      : html`<a class="button small" href="#/load/${model.key.split('/').map(encodeURIComponent).join('/')}" aria-label="Load ${model.key}">Load</a>`}
+      : html`<a class="button small" href="#/load/${encodeURIComponent(model.key)}" aria-label="Load ${model.key}">Load</a>`}
   </li>`;
 }
 
@@ -80,7 +80,7 @@ function Pull({ model, onDone }) {
 
 function Job({ job }) {
   if (job.status === 'already_downloaded') return html`<p class="note ok">It is on disk already.</p>`;
-  if (job.status === 'completed') return html`<p class="note ok">${job.model} is on disk: <a href="#/load/${job.model}">load it</a>.</p>`;
+  if (job.status === 'completed') return html`<p class="note ok">${job.model} is on disk: <a href="#/load/${encodeURIComponent(job.model)}">load it</a>.</p>`;
   if (job.status === 'failed') return html`<p class="note bad">${job.error?.message}</p>`;
   return html`<div class="progress">
     <progress aria-label="Download" max=${job.total_size_bytes ?? 1} value=${job.total_size_bytes ? job.downloaded_bytes : null}></progress>

@@ -38,7 +38,7 @@ export function SourceErrors() {
 }
 
 function Source({ source, reload }) {
-  const path = `/api/v1/sources/${source.name.split('/').map(encodeURIComponent).join('/')}`;
+  const path = `/api/v1/sources/${encodeURIComponent(source.name)}`;
   const [act, busy, error] = useAction(async (action) => {
     await request('POST', `${path}/${action}`);
     reload();
