@@ -6,7 +6,7 @@ from aiohttp import web
 
 from reconciler.api.body import read
 from reconciler.api.context import CONTROLLER
-from reconciler.api.describe import describe, ref
+from reconciler.api.describe import describe, many, ref
 from reconciler.api.errors import of_problem, problem_json, reply
 from reconciler.core.errors import Problem, Reason
 from reconciler.core.records import ModelRef
@@ -20,11 +20,29 @@ routes = web.RouteTableDef()
 async def download(request: web.Request) -> web.Response:
     """Fetch a model from the hub; answers once the hub has said what there is to fetch."""
     body = await read(request, "download-request")
-    job = await request.app[CONTROLLER].downloads.start(
-        ModelRef(body["model"], body.get("revision"))
+    wanted = ModelRef(body["model"], body.get("revision"))
+    pulled = await request.app[CONTROLLER].pull(wanted)
+    if pulled.job is None or pulled.job.status == "already_downloaded":
+        message = {"message": pulled.message} if pulled.message is not None else {}
+        return reply({"status": "already_downloaded"} | message)
+    return reply(_job_json(pulled.job))
+
+
+@routes.get("/api/v1/models/download")
+@describe({200: many("downloads", "download")})
+async def downloads(request: web.Request) -> web.Response:
+    """The downloads that are under way and the last ones that ended, the oldest first."""
+    return reply(
+        {"downloads": [_job_json(job) for job in request.app[CONTROLLER].downloads.jobs()]}
     )
-    if job.status == "already_downloaded":
-        return reply({"status": job.status})
+
+
+@routes.delete("/api/v1/models/download/{job_id}")
+@describe({200: ref("download")})
+async def cancel(request: web.Request) -> web.Response:
+    """End a download; what is there of it stays, and the next one goes on from there."""
+    job = _job(request)
+    await request.app[CONTROLLER].downloads.cancel(job)
     return reply(_job_json(job))
 
 
@@ -32,11 +50,15 @@ async def download(request: web.Request) -> web.Response:
 @describe({200: ref("download")})
 async def status(request: web.Request) -> web.Response:
     """How far a download is."""
+    return reply(_job_json(_job(request)))
+
+
+def _job(request: web.Request) -> Job:
     id_ = request.match_info["job_id"]
     job = request.app[CONTROLLER].downloads.job(id_)
     if job is None:
         raise of_problem(Problem(Reason.UNKNOWN_JOB, f"there is no download {id_}"))
-    return reply(_job_json(job))
+    return job
 
 
 def _job_json(job: Job) -> dict[str, Any]:

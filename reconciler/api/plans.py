@@ -34,6 +34,7 @@ async def plan_specs(request: web.Request) -> web.Response:
         [(one["name"], load_spec(one["spec"])) for one in body.get("apply", [])],
         list(dict.fromkeys(body.get("delete", []))),
         _snapshot(body["source"]) if "source" in body else None,
+        [(one["name"], load_spec(one["spec"])) for one in body.get("declare", [])],
     )
     return reply(await _dry_run_json(await request.app[CONTROLLER].dry_run(asked)))
 

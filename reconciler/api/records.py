@@ -14,7 +14,6 @@ from reconciler.api.describe import Query, describe, many, ref
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.api.pieces import encoded
 from reconciler.controller import Controller, RecordView, SourceError
-from reconciler.core.errors import Problem, Reason
 from reconciler.core.records import Generation
 from reconciler.core.schema import check_name, load_spec, spec_json
 
@@ -55,7 +54,7 @@ async def record(request: web.Request) -> web.Response:
     await _wait(request, controller, name)
     answer = controller.answer(name)
     if answer is None:
-        raise of_problem(Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
+        raise of_problem(controller.unknown_record(name))
     return reply(_record(answer, controller))
 
 

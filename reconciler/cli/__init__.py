@@ -1,7 +1,9 @@
 """The command line. Each command is in a module of its own, imported when it is needed."""
 
+import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,15 +17,22 @@ EXIT_CODES = {
     4: "there is no such record, model or instance; for `service status`: it is not installed",
     5: "not so in time",
     64: "the command line is wrong",
+    130: "ended by Ctrl-C",
+    143: "ended by SIGTERM",
 }
+
+INTERRUPTED, TERMINATED = 130, 143
 
 # click's own is 2, which `plan` and `diff` use as terraform and git do.
 click.UsageError.exit_code = 64
 
 COMMANDS = {
     "Run": ("serve", "service", "doctor", "demo"),
-    "Models": ("load", "unload", "run", "launch", "ps", "ls", "pull", "estimate"),
-    "Records": ("get", "describe", "apply", "delete", "plan", "diff", "validate", "wait", "clear"),
+    "Models": ("load", "unload", "run", "launch", "ps", "ls", "pull", "downloads", "estimate"),
+    "Records": (
+        *("get", "export", "describe", "apply", "delete"),
+        *("plan", "diff", "validate", "wait", "clear"),
+    ),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
     "Look": ("open", "events", "history", "logs"),
@@ -37,9 +46,10 @@ MODULES = {
     "ps": "instances",
     "run": "chat",
     "ls": "models",
-    "pull": "models",
+    "pull": "downloads",
     "estimate": "models",
     "get": "records",
+    "export": "records",
     "describe": "records",
     "wait": "records",
     "clear": "records",
@@ -65,6 +75,13 @@ MODULES = {
 
 class Commands(click.Group):
     """Commands that are imported when they are asked for."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; Ctrl-C ends it without a message."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """All of them, in the order of the help."""

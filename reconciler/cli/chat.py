@@ -1,19 +1,26 @@
-"""`run`: load if needed, then chat."""
+"""`run`: load if needed, then answer one prompt or chat."""
 
-import asyncio
-import contextlib
 import sys
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
-from reconciler.cli.client import Client, asks
+from reconciler.cli import HOME
+from reconciler.cli.client import Client, NotFoundError, asks
+from reconciler.cli.instances import note_join
+from reconciler.cli.output import condition
 from reconciler.cli.progress import loaded
 from reconciler.cli.settings import body, settings
+from reconciler.cli.talk import Talk
+
+HISTORY = HOME / "chat-history"
 
 
 @click.command(
     epilog="\b\nExamples:\n"
+    "  reconciler run openai/gpt-oss-20b\n"
     '  reconciler run openai/gpt-oss-20b "What is a reconcile loop?"\n'
     '  git diff | reconciler run openai/gpt-oss-20b "Write a commit message."'
 )
@@ -23,6 +30,16 @@ from reconciler.cli.settings import body, settings
 @click.option("--system", help="A system message to begin with.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Of sampling.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Of each answer.")
+@click.option(
+    "--verbose",
+    is_flag=True,
+    help="After each answer: tokens per second, time to first token, cached tokens.",
+)
+@click.option(
+    "--history/--no-history",
+    default=True,
+    help=f"Keep typed lines in {HISTORY.name} of ~/.reconciler, for the arrow keys and Ctrl-R.",
+)
 @settings
 @asks
 async def run(
@@ -34,57 +51,65 @@ async def run(
     system: str | None,
     temperature: float | None,
     max_tokens: int | None,
+    verbose: bool,
+    history: bool,
     **asked: Any,
 ) -> None:
-    """Load MODEL if it is not, and answer PROMPT; without PROMPT, chat until Ctrl-D.
+    """Answer PROMPT with MODEL, a model or an instance; without PROMPT, chat until Ctrl-D.
 
-    What is piped in is put before PROMPT.
+    A model that is not loaded is loaded. What is piped in is put before PROMPT. In a chat, /help
+    lists the commands; Ctrl-C stops an answer.
     """
-    answer = await loaded(client, body(model, name, asked))
-    talk = _Talk(client, answer["model_instance_id"], system, temperature, max_tokens)
     piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     question = "\n\n".join(part for part in (piped, prompt) if part)
+    if not question and not sys.stdin.isatty():
+        raise click.ClickException("there is nothing to ask; give a PROMPT, or pipe one in")
+    instance = await _instance(client, model, name, asked)
+    talk = Talk(client, instance, verbose=verbose)
+    for key, value in (
+        ("system", system),
+        ("temperature", temperature),
+        ("max_tokens", max_tokens),
+    ):
+        if value is not None:
+            talk.parameters[key] = value
     if question:
         await talk.ask(question)
         return
-    click.echo("Ask, and end with Ctrl-D.", err=True)
-    with contextlib.suppress(EOFError):
-        while True:
-            question = (await asyncio.to_thread(input, ">>> ")).strip()
-            if question:
-                await talk.ask(question)
-    click.echo()
+    from reconciler.cli.chat_prompt import converse
+
+    await converse(talk, _history(HISTORY) if history else None)
 
 
-class _Talk:
-    """A chat: what was said, and how it goes on."""
+async def _instance(client: Client, model: str, name: str | None, asked: dict[str, Any]) -> str:
+    """The instance to ask: one of the name `model`, or what a load answers. Raises `DaemonError`.
 
-    def __init__(
-        self,
-        client: Client,
-        instance: str,
-        system: str | None,
-        temperature: float | None,
-        max_tokens: int | None,
-    ) -> None:
-        self._client, self._instance = client, instance
-        self._messages = [{"role": "system", "content": system}] if system else []
-        sent = {"temperature": temperature, "max_tokens": max_tokens}
-        self._options = {key: value for key, value in sent.items() if value is not None}
+    A record is not loaded anew: a request wakes it up, and waits until it is ready.
+    """
+    if name is None:
+        try:
+            record = await client.get(f"/api/v1/records/{quote(model)}")
+        except NotFoundError:
+            pass
+        else:
+            if all(value is None for value in asked.values()):
+                ready = condition(record, "Ready")
+                if ready["status"] != "True":
+                    click.echo(f"{model} is not ready: {ready['message']}", err=True)
+                return model
+            name, model = model, record["spec"]["model"]
+    answer = await loaded(client, body(model, name, asked))
+    await note_join(client, answer, model, name, asked)
+    instance: str = answer["model_instance_id"]
+    return instance
 
-    async def ask(self, question: str) -> None:
-        """Print the answer as it comes; thoughts are dimmed."""
-        self._messages.append({"role": "user", "content": question})
-        answer, thinking = "", False
-        pieces = self._client.chat(self._instance, self._messages, **self._options)
-        async for delta in pieces:
-            if delta.get("reasoning_content"):
-                thinking = True
-                click.secho(delta["reasoning_content"], dim=True, nl=False)
-            if delta.get("content"):
-                if thinking and not answer:
-                    click.echo("\n")
-                answer += delta["content"]
-                click.echo(delta["content"], nl=False)
-        click.echo()
-        self._messages.append({"role": "assistant", "content": answer})
+
+def _history(path: Path) -> Path:
+    """The file of typed lines, which its owner alone can read. Raises `click.ClickException`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror}; run with --no-history"
+        raise click.ClickException(message) from None
+    return path

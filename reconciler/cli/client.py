@@ -10,6 +10,7 @@ import aiohttp
 import click
 from click.core import ParameterSource
 
+from reconciler.cli.address import normalize
 from reconciler.host import looks
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ class Client:
         try:
             async with self._session.request(method, self.url + path, **more) as reply:
                 return await self._answer(reply)
-        except (aiohttp.ClientConnectionError, aiohttp.InvalidURL):
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.InvalidURL):
             raise UnreachableError(self.url) from None
 
     async def _answer(self, reply: aiohttp.ClientResponse) -> Any:
@@ -120,18 +121,26 @@ class Client:
                         kind = value
                     elif field == "data":
                         yield kind, value if value == "[DONE]" else json.loads(value)
-        except aiohttp.ClientConnectionError:
+        except aiohttp.ClientConnectorError:
+            raise UnreachableError(self.url) from None
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
             raise UnreachableError(self.url, "the daemon went away") from None
 
     async def chat(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
         """What is added to the answer of a chat, in pieces as they come: OpenAI's deltas."""
+        async for chunk in self.chunks(model, messages, **more):
+            for choice in chunk["choices"]:
+                yield choice["delta"]
+
+    async def chunks(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
+        """The answer of a chat in pieces as they come: OpenAI's chunks."""
         body = {"model": model, "messages": messages, "stream": True} | more
         async for _, chunk in self.events("POST", "/v1/chat/completions", body):
             if chunk == "[DONE]":
                 return
             if "error" in chunk:
                 raise DaemonError(500, chunk["error"]["message"])
-            yield chunk["choices"][0]["delta"]
+            yield chunk
 
 
 def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
@@ -145,7 +154,7 @@ def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
         envvar="RECONCILER_URL",
         show_envvar=True,
         default=DEFAULT_URL,
-        help="Address of the daemon.",
+        help="Address of the daemon: HOST:PORT or a URL; the path of an API is dropped.",
     )
     @click.option(
         "--token-file",
@@ -159,6 +168,10 @@ def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
         context = click.get_current_context()
         if context.get_parameter_source("url") is not ParameterSource.COMMANDLINE:
             url = context.obj or url  # `reconciler --url URL COMMAND`
+        try:
+            url = normalize(url)
+        except ValueError as error:
+            raise click.UsageError(f"--url: {error}") from None
         return looks.run(_ask(function, url, token_file, options))
 
     return command

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli import TERMINATED
 from reconciler.cli.client import Client, DaemonError
 from reconciler.cli.daemon import running
 from reconciler.demo import DEMO_MODEL
@@ -43,7 +45,10 @@ spec:
 def demo() -> None:
     """Show the main job on a small real model, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="reconciler-demo-") as directory:
-        looks.run(_run(Path(directory).resolve()))
+        try:
+            looks.run(_run(Path(directory).resolve()))
+        except asyncio.CancelledError:
+            sys.exit(TERMINATED)
 
 
 async def _run(home: Path) -> None:
@@ -60,6 +65,7 @@ async def _run(home: Path) -> None:
     _step("Start the daemon")
     async with running(home) as client:
         click.echo(f"$ reconciler serve    # {client.url}")
+        await client.post("/api/v1/models/estimate", {"model": MODEL})  # fails without MLX
         await _manifests_added(client, manifests)
         await _asked(client)
         await _compared(client)

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import click
 
+from reconciler.cli import log
 from reconciler.cli.git_options import labelled
 from reconciler.cli.serve import serve
 from reconciler.cli.service import services
@@ -42,7 +43,7 @@ MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("P
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVE-OPTION]...")
 def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
     """Look at this machine as `serve` would; exit code 1 where there is a problem."""
-    with serve.make_context("serve", list(options)) as context:
+    with serve.make_context("serve", list(options)) as context, log.errors_only():
         found = looks.run(_examine(context.params, online=online))
     if form == "json":
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))

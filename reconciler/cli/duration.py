@@ -14,8 +14,9 @@ class Duration(click.ParamType[float]):
 
     name = "duration"
 
-    def __init__(self, least: float = 0.0) -> None:
-        self._least = least
+    def __init__(self, least: float = 0.0, *, whole: bool = False) -> None:
+        """With `whole`, parts of a second are refused."""
+        self._least, self._whole = least, whole
 
     def convert(
         self, value: object, param: click.Parameter | None, context: click.Context | None
@@ -26,6 +27,8 @@ class Duration(click.ParamType[float]):
         seconds = self._seconds(value, param, context)
         if seconds < self._least:
             self.fail(f"'{value}' is too short; the least is {self._least:g}s", param, context)
+        if self._whole and not seconds.is_integer():
+            self.fail(f"'{value}' is not a whole number of seconds", param, context)
         return seconds
 
     def _seconds(

@@ -1,6 +1,7 @@
 """`load`, `unload` and `ps`."""
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -37,8 +38,29 @@ async def load(client: Client, *, model: str, name: str | None, form: str, **ask
     how = "is loaded already" if answer["joined"] else "is loaded"
     click.echo(f"{answer['model_instance_id']} {how}: {config_text(answer['config'])}")
     click.echo(f"load time: {answer['load_time_seconds']:.2f} s")
+    await note_join(client, answer, model, name, asked)
     for warning in answer["warnings"]:
         click.echo(f"warning: {warning['key']}: {warning['reason']}", err=True)
+
+
+async def note_join(
+    client: Client, answer: Any, model: str, name: str | None, asked: dict[str, Any]
+) -> None:
+    """Say on stderr that a joined instance has settings which nobody asked for here."""
+    joined = answer["model_instance_id"]
+    if not answer["joined"] or name is not None or joined.lower() == model.lower():
+        return
+    record = await client.get(f"/api/v1/records/{quote(joined)}")
+    config = record["spec"].get("config", {})
+    others = {key: value for key, value in config.items() if asked.get(key) is None}
+    if not others:
+        return
+    place = f"{record['file']}:{record['line']}" if record["file"] else "an earlier load"
+    click.echo(
+        f"note: '{joined}' was loaded by {place} with {config_text(others)}; for an instance of "
+        f"your own: reconciler load {model} --name NAME",
+        err=True,
+    )
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import click
 
+from reconciler.cli.address import normalize
 from reconciler.cli.client import Client, bearer
 from reconciler.core.manifest import Diagnostic, ManifestError, parse
 from reconciler.core.schema import check
@@ -66,7 +67,10 @@ def _node(one: Any, file: Path) -> Node:
     """A token's file is found from where the inventory is."""
     token = one.get("token_file")
     path = file.parent / Path(token).expanduser() if token is not None else None
-    return Node(one["name"], one["url"].rstrip("/"), path)
+    try:
+        return Node(one["name"], normalize(one["url"]), path)
+    except ValueError as error:
+        raise click.ClickException(f"{file}: the node {one['name']}: {error}") from None
 
 
 def _error_text(file: Path, flaw: Diagnostic) -> str:

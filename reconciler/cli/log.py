@@ -12,6 +12,8 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,20 @@ def configure(level: str, form: str, file: Path | None) -> None:
     )
     sys.unraisablehook = _unraisable
     threading.excepthook = _of_thread
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Within it, log errors alone, on stderr: for a command whose stdout is its answer."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("error"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def chain(form: str, *, colours: bool) -> list[structlog.typing.Processor]:

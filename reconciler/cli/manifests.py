@@ -56,10 +56,10 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
     """Declare the records of manifests by HTTP; one that a watched file declares is refused."""
     declared = await _declared(files)
     plan = await client.post("/api/v1/plan", {"apply": _specs(declared)})
+    _refuse(plan)
     if dry_run:
         _print_plan(plan)
         return
-    _refuse(plan)
     new = {change["name"] for change in plan["changes"] if change["before"] is None}
     changed = {change["name"] for change in plan["changes"]}
     query = {"wait": "ready"} if wait_ else {}
@@ -120,8 +120,9 @@ async def plan(
     labels: tuple[str, ...],
     **git_options: Any,
 ) -> None:
-    """Say what the daemon would do now, or with these manifests applied, or with a branch of a
-    repository followed; with --label, what that branch is to a node with these labels.
+    """Say what the daemon would do now, or with these manifests (those of watched files too), or
+    with a branch of a repository followed; with --label, what that branch is to a node with these
+    labels.
     """
     described = labelled(labels)
     if git is None and (described or git_base is not None):
@@ -146,7 +147,7 @@ async def plan(
         body = await git_preview.specs(client, followed, await git_preview.read(followed))
         answer = await client.post("/api/v1/plan", body)
     elif files:
-        answer = await client.post("/api/v1/plan", {"apply": _specs(await _declared(files))})
+        answer = await client.post("/api/v1/plan", {"declare": _specs(await _declared(files))})
     else:
         answer = await client.get("/api/v1/plan")
     if form != "text":
@@ -190,8 +191,8 @@ def _print_others(others: Mapping[str, str]) -> None:
 @files
 @asks
 async def diff(client: Client, *, files: tuple[str, ...]) -> None:
-    """Show how records would change if these manifests were applied."""
-    answer = await client.post("/api/v1/plan", {"apply": _specs(await _declared(files))})
+    """Show how records would change with these manifests, those of watched files too."""
+    answer = await client.post("/api/v1/plan", {"declare": _specs(await _declared(files))})
     for change in answer["changes"]:
         for line in _diff(change):
             _print_line(line)
@@ -242,11 +243,16 @@ def _specs(declared: Sequence[Declared]) -> list[dict[str, Any]]:
 
 async def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declared]:
     """What files declare. Exits where one is invalid or a name stands twice."""
-    if not files and needed:
+    if not files and not needed:
+        return []
+    if not files:
         raise click.UsageError("name a file, a directory, or - with -f")
     read = await _read(files)
     if _complain(read):
         sys.exit(1)
+    if not any(file.declared for file in read):
+        names = ", ".join(file.path for file in read)
+        raise click.ClickException(f"no record is declared in {names}")
     found: dict[str, Declared] = {}
     for file in read:
         for one in file.declared:

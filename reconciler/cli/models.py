@@ -1,6 +1,5 @@
 """`ls` and `estimate`."""
 
-import asyncio
 from typing import Any
 
 import click
@@ -8,7 +7,6 @@ import click
 from reconciler.cli.client import Client, asks
 from reconciler.cli.instances import config_text
 from reconciler.cli.output import Column, output, show, show_data
-from reconciler.cli.progress import watched
 from reconciler.cli.settings import body, settings
 from reconciler.core.memory import readable_bytes
 
@@ -32,30 +30,6 @@ async def ls(client: Client, *, form: str) -> None:
     """List the models on disk; `-o wide` says why one cannot be loaded."""
     found = (await client.get("/api/v1/models"))["models"]
     show(found, MODELS, form, empty="no models were found", name="key")
-
-
-POLL_SECONDS = 0.5
-
-
-@click.command(epilog="\b\nExample:\n  reconciler pull mlx-community/Qwen3-0.6B-4bit")
-@click.argument("model")
-@click.option("--revision", help="Commit, branch or tag.  [default: main]")
-@asks
-async def pull(client: Client, *, model: str, revision: str | None) -> None:
-    """Download MODEL from the Hugging Face hub; goes on where an earlier attempt ended."""
-    body = {"model": model} | ({"revision": revision} if revision else {})
-    job = await client.post("/api/v1/models/download", body)
-    if job["status"] == "already_downloaded":
-        click.echo(f"{model} is there already")
-        return
-    with watched("fetching") as update:
-        while job["status"] == "downloading":
-            update(job["downloaded_bytes"], job["total_size_bytes"])
-            await asyncio.sleep(POLL_SECONDS)
-            job = await client.get(f"/api/v1/models/download/status/{job['job_id']}")
-    if job["error"] is not None:
-        raise click.ClickException(job["error"]["message"])
-    click.echo(f"{model} is fetched: {readable_bytes(job['total_size_bytes'])}")
 
 
 @click.command(

@@ -6,6 +6,7 @@ import click
 
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
+from reconciler.cli.records import path
 
 follow = click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
 
@@ -16,6 +17,8 @@ follow = click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C."
 @asks
 async def events(client: Client, *, name: str | None, follow: bool) -> None:
     """Tell what happened, and with -f what happens."""
+    if name is not None:
+        await _must_be_known(client, name)
     query = {"follow": str(follow).lower()} | ({"name": name} if name else {})
     async for kind, event in client.events("GET", "/api/v1/events", **query):
         if kind == "lost":
@@ -25,6 +28,15 @@ async def events(client: Client, *, name: str | None, follow: bool) -> None:
                 f"{clock(event['time'])}  {event['type']:10}  {event['name']}  "
                 f"{event['reason']}: {event['message']}"
             )
+
+
+async def _must_be_known(client: Client, name: str) -> None:
+    """Raises `NotFoundError` unless a record or a source has or had that name."""
+    if (await client.get("/api/v1/history", name=name))["history"]:
+        return
+    if any(s["name"] == name for s in (await client.get("/api/v1/sources"))["sources"]):
+        return
+    await client.get(path(name))
 
 
 HISTORY = (

@@ -1,6 +1,7 @@
 """What commands print: tables for people, JSON, YAML and names for programs."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+
+from reconciler.cli.fit import GAP, fitted
+from reconciler.core.snapshot import API_VERSION, KIND
 
 FORMATS = ("table", "wide", "json", "yaml", "name")
 
@@ -21,7 +25,7 @@ output = click.option(
 )
 
 INFINITE_WIDTH = 100_000
-"""Of what no terminal shows: nothing is cut or wrapped there."""
+"""Of the table's own layout: it never wraps."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def show(
     else:
         shown = [column for column in columns if form == "wide" or not column.wide]
         rows = [[_text(column.of(item)) for column in shown] for item in items]
-        _table([column.heading for column in shown], rows)
+        _table([column.heading for column in shown], rows, fit=form == "table")
 
 
 def show_data(data: Any, form: str) -> None:
@@ -70,16 +74,35 @@ def yaml_text(data: Any) -> str:
     return text
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def manifests_text(records: Sequence[Any]) -> str:
+    """Records as manifests: what `apply -f -` and a watched directory take."""
+    return "".join(
+        "---\n"
+        + yaml_text(
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "metadata": {"name": record["name"]},
+                "spec": record["spec"],
+            }
+        )
+        for record in records
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, fit: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else INFINITE_WIDTH, highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    console = Console(width=INFINITE_WIDTH, force_terminal=terminal, highlight=False)
+    if fit and terminal:
+        columns = shutil.get_terminal_size().columns
+        rows = fitted(headings, rows, columns)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
     with console.capture() as captured:

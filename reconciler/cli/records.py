@@ -1,4 +1,4 @@
-"""`get`, `describe`, `wait` and `clear`."""
+"""`get`, `export`, `describe`, `wait` and `clear`."""
 
 import json
 import time
@@ -10,9 +10,20 @@ import click
 from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
 from reconciler.cli.duration import Duration
 from reconciler.cli.instances import config_text
-from reconciler.cli.output import Column, age, clock, condition, output, show, show_data, yaml_text
-from reconciler.cli.sources import complain
+from reconciler.cli.output import (
+    FORMATS,
+    Column,
+    age,
+    clock,
+    condition,
+    manifests_text,
+    show,
+    show_data,
+    yaml_text,
+)
+from reconciler.cli.sources import complain, sync_all
 from reconciler.core.memory import readable_bytes
+from reconciler.core.records import HTTP
 
 RECORDS = (
     Column("NAME", lambda r: r["name"]),
@@ -31,34 +42,70 @@ LONGEST_QUESTION = 60.0
 """Seconds that one request waits; longer ones ask again."""
 
 
-@click.command()
-@click.argument("name", required=False)
-@output
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  reconciler get\n"
+    "  reconciler get assistant -o manifest > assistant.yaml"
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice([*FORMATS, "manifest"]),
+    default="table",
+    help="Form of the output; `manifest` is what `apply -f -` takes.",
+)
 @asks
-async def get(client: Client, *, name: str | None, form: str) -> None:
-    """List the records, or show the one called NAME."""
-    if name is None:
-        found = (await client.get("/api/v1/records"))["records"]
-        show(found, RECORDS, form, empty="nothing is declared")
-        if form not in ("json", "yaml"):
-            for source in (await client.get("/api/v1/sources"))["sources"]:
-                complain(source)
-        return
-    record = await client.get(path(name))
-    if form in ("json", "yaml"):
-        show_data(record, form)
+async def get(client: Client, *, names: tuple[str, ...], form: str) -> None:
+    """List the records, or show those called NAME."""
+    if names:
+        found = [await client.get(path(name)) for name in names]
     else:
-        show([record], RECORDS, form, empty="")
+        found = (await client.get("/api/v1/records"))["records"]
+    if form == "manifest":
+        click.echo(manifests_text(found), nl=False)
+    elif form in ("json", "yaml") and len(names) == 1:
+        show_data(found[0], form)
+    else:
+        show(found, RECORDS, form, empty="nothing is declared")
+    if form in ("json", "yaml", "manifest"):
+        return
+    if not names:
+        for source in (await client.get("/api/v1/sources"))["sources"]:
+            complain(source)
+    for record in found if names else ():
         for error in record["source_errors"]:
             place = f"{error['file']}:{error['line']}:{error['column']}: " if error["file"] else ""
             click.echo(f"{place}{error['message']}", err=True)
 
 
-@click.command()
-@click.argument("name")
+@click.command(
+    epilog="\b\nExamples:\n  reconciler export > backup.yaml\n  reconciler apply -f backup.yaml"
+)
+@click.option("--all", "all_", is_flag=True, help="Also records that a file or a branch declares.")
 @asks
-async def describe(client: Client, *, name: str) -> None:
-    """Tell all about the record NAME: the spec, what is so, and what happened to it."""
+async def export(client: Client, *, all_: bool) -> None:
+    """Print the records that came by HTTP as manifests, for a backup or for files to watch."""
+    records = (await client.get("/api/v1/records"))["records"]
+    found = [r for r in records if all_ or r["owner"] == HTTP]
+    if not found:
+        click.echo("no record came by HTTP", err=True)
+    click.echo(manifests_text(found), nl=False)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@asks
+async def describe(client: Client, *, names: tuple[str, ...]) -> None:
+    """Show all of the records NAME: spec, conditions, settings in force, history."""
+    for position, name in enumerate(names):
+        if position:
+            click.echo()
+        await _describe(client, name)
+
+
+async def _describe(client: Client, name: str) -> None:
     record = await client.get(path(name))
     status = record["status"]
     place = f" ({record['file']}:{record['line']})" if record["file"] else ""
@@ -123,35 +170,50 @@ def _generation(one: Any) -> str:
 @click.option("--timeout", "seconds", type=Duration(), default="5m", help="As 30s, 5m or 1h.")
 @asks
 async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> None:
-    """Wait until the record NAME is ready, or gone."""
+    """Wait until the record NAME is ready, or gone.
+
+    If there is no such record, the sources are looked at first: a manifest that was just written
+    counts.
+    """
     deadline = time.monotonic() + seconds
+    if wanted == "ready":
+        await _must_exist(client, name)
     while True:
         left = max(0.0, deadline - time.monotonic())
         query = {"wait": wanted, "timeout": str(min(LONGEST_QUESTION, left))}
         try:
             record = await client.get(path(name), **query)
         except NotFoundError:
-            if wanted == "gone":
-                click.echo(f"{name} is gone")
-                return
-            why = f"there is no record '{name}'"
-        else:
-            ready = condition(record, "Ready")
-            if wanted == "ready" and ready["status"] == "True":
-                click.echo(f"{name} is ready")
-                return
-            why = ready["message"] if wanted == "ready" else "it is still there"
+            if wanted != "gone":
+                raise
+            click.echo(f"{name} is gone")
+            return
+        ready = condition(record, "Ready")
+        if wanted == "ready" and ready["status"] == "True":
+            click.echo(f"{name} is ready")
+            return
+        why = ready["message"] if wanted == "ready" else "it is still there"
         if time.monotonic() >= deadline:
             raise NotInTimeError(f"{name} is not {wanted} after {seconds:g} s: {why}")
 
 
+async def _must_exist(client: Client, name: str) -> None:
+    """Raises `NotFoundError` if there is no such record, after a look at the sources."""
+    try:
+        await client.get(path(name))
+    except NotFoundError:
+        await sync_all(client)
+        await client.get(path(name))
+
+
 @click.command()
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @asks
-async def clear(client: Client, *, name: str) -> None:
-    """Forget crashes and failures of the record NAME, so that it is tried at once."""
-    await client.post(f"{path(name)}/clear", None)
-    click.echo(f"the failures of {name} are forgotten")
+async def clear(client: Client, *, names: tuple[str, ...]) -> None:
+    """Forget crashes and failures of the records NAME, so that they are tried at once."""
+    for name in names:
+        await client.post(f"{path(name)}/clear", None)
+        click.echo(f"the failures of {name} are forgotten")
 
 
 def path(name: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import click
 
+from reconciler.cli.duration import Duration
+from reconciler.cli.sizes import Tokens
 from reconciler.core.records import SETTINGS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,13 +28,19 @@ def body(model: str, name: str | None, asked: dict[str, Any]) -> dict[str, Any]:
     if asked.get("adapter") is not None:
         sent["adapter"] = asked["adapter"]
     if asked.get("idle_ttl") is not None:
-        sent["idle_ttl_seconds"] = asked["idle_ttl"]
+        sent["idle_ttl_seconds"] = int(asked["idle_ttl"])
     return sent
 
 
 _OPTIONS = (
-    click.option("--context-length", type=int, help="Most tokens of prompt and completion."),
-    click.option("--eval-batch-size", type=int, help="Prompt tokens per prefill step."),
+    click.option(
+        "--context-length",
+        type=Tokens(),
+        help="Most tokens of prompt and completion; 16k is 16,384.",
+    ),
+    click.option(
+        "--eval-batch-size", type=Tokens(), help="Prompt tokens per prefill step; 1k is 1,024."
+    ),
     click.option("--flash-attention/--no-flash-attention", default=None, help="Fused attention."),
     click.option("--num-experts", type=int, help="Experts active per token."),
     click.option(
@@ -41,5 +49,9 @@ _OPTIONS = (
         help="KV cache and attention on the GPU.",
     ),
     click.option("--adapter", help="LoRA adapter: an identifier, or the path of its directory."),
-    click.option("--idle-ttl", type=int, help="Unload after this many seconds without a request."),
+    click.option(
+        "--idle-ttl",
+        type=Duration(whole=True),
+        help="Unload after this time without a request: 90s, 10m or 1h.",
+    ),
 )

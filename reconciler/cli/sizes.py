@@ -1,4 +1,6 @@
-"""How much memory, as people write it."""
+"""How much memory and how many tokens, as people write it."""
+
+import re
 
 import click
 
@@ -6,6 +8,28 @@ from reconciler.core.memory import Budget
 from reconciler.core.sizes import parse_size
 
 WORDS = ("off", "recommended")
+
+
+TOKENS = re.compile(r"(\d{1,15})([kKmM]?)")
+TOKEN_UNITS = {"": 1, "k": 1024, "m": 1024**2}
+
+
+class Tokens(click.ParamType[int]):
+    """A number of tokens; `k` is 1,024 and `m` 1,048,576: lengths of context are powers of two."""
+
+    name = "tokens"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        """The number. Raises `click.BadParameter`."""
+        if isinstance(value, int):
+            return value
+        found = TOKENS.fullmatch(str(value))
+        if found is None:
+            words = "write a number, or one with k (1,024) or m (1,048,576), as 16384 or 16k"
+            self.fail(f"'{value}' is no number of tokens; {words}", param, context)
+        return int(found[1]) * TOKEN_UNITS[found[2].lower()]
 
 
 class WiredLimit(click.ParamType[str]):

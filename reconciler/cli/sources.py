@@ -1,5 +1,6 @@
 """`sources`, `sync`, `confirm`, `suspend` and `resume`: where manifests come from."""
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from urllib.parse import quote
 
 import click
 
-from reconciler.cli.client import Client, NotFoundError, asks
+from reconciler.cli.client import Client, DaemonError, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
 
 SHOWN_DIGITS = 12
@@ -95,6 +96,13 @@ async def resume(client: Client, *, source: str | None) -> None:
     """Follow SOURCE, or all sources, again."""
     for name in await _named(client, source, lambda s: s["suspended"]):
         _print_source(await client.post(_path(name, "resume"), None))
+
+
+async def sync_all(client: Client) -> None:
+    """Have all sources looked at now that are followed; one that cannot be read is left out."""
+    for name in await _named(client, None, lambda s: not s["suspended"]):
+        with contextlib.suppress(DaemonError):
+            await client.post(_path(name, "sync"), None)
 
 
 def _waits(source: Any) -> bool:

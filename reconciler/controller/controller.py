@@ -13,7 +13,8 @@ from reconciler.controller.dry_run import DryRun, DryRuns, Estimate, PlanRequest
 from reconciler.controller.events import Events
 from reconciler.controller.lookups import Lookups
 from reconciler.controller.metrics import Metrics
-from reconciler.controller.mutations import Mutations
+from reconciler.controller.mutations import Mutations, unknown_record
+from reconciler.controller.pulling import Pulled, pull
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.resolver import CheckpointResolver
@@ -32,6 +33,7 @@ from reconciler.core.records import (
     Instance,
     LoadRequest,
     LoadSpec,
+    ModelRef,
     Record,
 )
 from reconciler.models.catalog import Catalog, CatalogEntry
@@ -311,6 +313,14 @@ class Controller:
     def events(self) -> Events:
         """What happens."""
         return self._registry.events
+
+    def unknown_record(self, name: str) -> Problem:
+        """That there is no record `name`, with names that resemble it."""
+        return unknown_record(name, self._registry.states)
+
+    async def pull(self, ref: ModelRef) -> Pulled:
+        """Begin a download, unless the model is there. Raises `LoadError`."""
+        return await pull(self.downloads, self._lookups, ref)
 
     async def models(self) -> tuple[CatalogEntry, ...]:
         """The models on disk."""

@@ -15,7 +15,7 @@ from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
 from reconciler.controller.source_sync import SourceError, SourceSync
 from reconciler.core.absorb import SourceState, absorb
-from reconciler.core.desired import put, removable
+from reconciler.core.desired import declare, put, removable
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action
@@ -32,6 +32,8 @@ class PlanRequest:
     delete: Sequence[str] = ()
     source: Snapshot | None = None
     """A source as it would be."""
+    declare: Sequence[tuple[str, LoadSpec]] = ()
+    """Records as their owners would declare them."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class DryRuns:
 
 def _asked_models(request: PlanRequest) -> list[ModelRef]:
     files = request.source.files if request.source is not None else ()
-    specs = [spec for _, spec in request.apply] + [d.spec for f in files for d in f.declared]
+    specs = [spec for _, spec in (*request.apply, *request.declare)]
+    specs += [d.spec for f in files for d in f.declared]
     return [spec.ref for spec in specs if not spec.suspend]
 
 
@@ -154,6 +157,8 @@ def _work_out(
             then[name] = put(then.get(name), name, spec, at)
         except LoadError as error:
             refused[name] = error.problem
+    for name, spec in request.declare:
+        then[name] = declare(then.get(name), name, spec, at)
     changes = tuple(
         Change(name, before, after)
         for name in sorted(now.keys() | then.keys())

@@ -7,7 +7,7 @@ is unlocked.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from reconciler.controller.state import RecordState, RecordView
 from reconciler.core.desired import Join, Put, View, decide, put, removable
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
+from reconciler.core.near import hint
 from reconciler.core.records import LoadRequest, LoadSpec, ModelRef, Record
 from reconciler.core.selector import unmet
 from reconciler.store import UnwritableError
@@ -33,6 +34,18 @@ LOCK_POLL_SECONDS = 0.05
 
 PASSES_BETWEEN_TURNS = 6
 """Of the event loop: as many as a short HTTP request takes from its connection to its answer."""
+
+
+def unknown_record(name: str, names: Iterable[str]) -> Problem:
+    """That there is no record `name`, with names that resemble it."""
+    return Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'{hint(name, names)}")
+
+
+def _spelled(request: LoadRequest, checkpoint: Checkpoint) -> LoadRequest:
+    """The request with the model's identifier in the letter case of its directory."""
+    if checkpoint.key.lower() != request.model.lower():
+        return request
+    return replace(request, model=checkpoint.key)
 
 
 class Mutations:
@@ -63,8 +76,9 @@ class Mutations:
         `on_name` hears which record serves it as soon as that is decided.
         """
         machine = await self._reconciler.known_machine()
+        wanted = checkpoint = await self._lookups.find(request.ref)
+        request = _spelled(request, checkpoint)
         ref = request.ref
-        wanted = checkpoint = await self._lookups.find(ref)
 
         def take_up() -> tuple[RecordState, Join | Put] | ModelRef:
             """The record that serves it; or the model to look for first."""
@@ -178,7 +192,7 @@ class Mutations:
         """Forget what is held against a record, so that it is tried at once. Raises `LoadError`."""
         state = self._registry.states.get(name)
         if state is None:
-            raise LoadError(Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
+            raise LoadError(unknown_record(name, self._registry.states))
         self._registry.clear(state)
         self._lookups.forget(state.record.spec.ref.base)
         return state.view

@@ -12,6 +12,7 @@ from typing import Any
 from reconciler.core.defaults import DEFAULTS, Defaults
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
+from reconciler.core.near import hint
 from reconciler.core.records import (
     HTTP,
     SETTINGS,
@@ -91,6 +92,13 @@ def decide(
     return Put(record, _changes(current, record))
 
 
+def declare(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
+    """The record that its owner makes of a spec: a source's record as its file would declare it."""
+    if current is None or current.owner == HTTP:
+        return put(current, name, spec, at)
+    return current.with_spec(spec)
+
+
 def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
     """The record that a spec by HTTP makes of the one of that name, if there is one.
 
@@ -111,7 +119,7 @@ def removable(records: Mapping[str, Record], name: str) -> Record:
     """
     record = records.get(name)
     if record is None:
-        message = f"no instance is named '{name}'"
+        message = f"no instance is named '{name}'{hint(name, records)}"
         raise LoadError(Problem(Reason.UNKNOWN_INSTANCE, message, param="instance_id"))
     if record.owner != HTTP:
         message = f"'{name}' is managed by {record.place}; set `suspend: true` there"

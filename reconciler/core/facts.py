@@ -112,6 +112,8 @@ class Checkpoint:
     """Of its first chat template that has to do with reasoning."""
     modified: float = 0.0
     """When a file of it was last changed, in seconds since 1970."""
+    key: str = ""
+    """Identifier in the catalog."""
     commit: str | None = None
     """Where it lies in the Hugging Face cache: which commit of its repository it is."""
     generation: GenerationConfig = GenerationConfig()

@@ -1,16 +1,17 @@
 """Identifier (`publisher/name` or `name`) -> a checkpoint, among those that the places list."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Adapter, Checkpoint
+from reconciler.core.near import near
 from reconciler.core.records import ModelRef
 from reconciler.models.adapter import base_of, is_adapter, read_adapter
 from reconciler.models.checkpoint import parse_facts
 from reconciler.models.contents import fingerprint
+from reconciler.models.fetch import MODEL
 from reconciler.models.files import error_of
 from reconciler.models.looker import HANG_SECONDS, PATIENT_SECONDS, Looker, NoAnswerError
 from reconciler.models.places import LocalModel, ModelRoot, Walk
@@ -131,7 +132,7 @@ class Catalog:
                 continue
             result = read[held.path]
             if isinstance(result, Checkpoint):
-                found[held] = replace(result, commit=held.commit)
+                found[held] = replace(result, commit=held.commit, key=held.key)
             else:
                 error = _of_model(held, result)
                 found[held] = error if held.commit is None else self._hinting(held, error, walk)
@@ -259,9 +260,11 @@ class Catalog:
                 f"Model {ref.model} not found in downloaded models at revision {ref.revision}; "
                 f"only the Hugging Face cache holds revisions (looked in {where})"
             )
-        near = difflib.get_close_matches(ref.model, {held.key for held in everything}, n=3)
-        if near:
-            message += f"; there is {' and '.join(near)}"
+        if found := near(ref.model, {held.key for held in everything}):
+            message += f"; there is {' and '.join(found)}"
+        if MODEL.fullmatch(ref.model):
+            named = ref.model if "/" in ref.model else f"PUBLISHER/{ref.model}"
+            message += f"; `reconciler pull {named}` downloads it"
         for error in unreadable:
             message += f"; {error.problem.message}"
         return Problem(Reason.MODEL_NOT_FOUND, message, param="model")

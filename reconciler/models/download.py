@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from reconciler.core.errors import LoadError, Problem, Reason
+from reconciler.core.errors import Problem, Reason
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import ModelRef
 from reconciler.host import children
@@ -36,6 +36,9 @@ REASONS = {
     "hash_mismatch": Reason.HASH_MISMATCH,
 }
 """Of the fetching process's words; any other is that the hub, or the disk, did not play along."""
+
+UNREACHABLE = {"hub_unreachable", "offline"}
+"""Of the fetching process's words: the hub was not reached, or must not be."""
 
 JobStatus = Literal["downloading", "completed", "failed", "already_downloaded"]
 
@@ -67,6 +70,9 @@ class Job:
     began: float = 0.0
     completed_at: datetime | None = None
     problem: Problem | None = None
+    unreachable: bool = False
+    """True if it failed because the hub was not reached."""
+    cancelled: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next step; then another one takes its place."""
     reported: bool = False
@@ -141,17 +147,26 @@ class Downloads:
         last = next((job for job in reversed(self._jobs.values()) if job.ref == ref), None)
         return last if last is not None and last.status != "downloading" else None
 
-    async def start(self, ref: ModelRef) -> Job:
-        """Begin, and return once the hub has said what there is. Raises `LoadError`."""
-        job = self.begin(ref)
-        await job.known.wait()
-        if job.problem is not None:
-            raise LoadError(job.problem)
-        return job
-
     def job(self, id_: str) -> Job | None:
         """A job that is remembered."""
         return self._jobs.get(id_)
+
+    def jobs(self) -> list[Job]:
+        """The jobs that are remembered, the oldest first."""
+        return list(self._jobs.values())
+
+    @property
+    def cache(self) -> Path:
+        """Where models are downloaded to."""
+        return self._cache
+
+    async def cancel(self, job: Job) -> None:
+        """End a download that is under way, and return when it has ended."""
+        if job.task is None or job.task.done():
+            return
+        job.cancelled = True
+        job.task.cancel()
+        await asyncio.gather(job.task, return_exceptions=True)
 
     async def close(self) -> None:
         """End what is under way; the next attempt goes on from there."""
@@ -184,9 +199,8 @@ class Downloads:
             self._fail(job, "died", f"the download could not be started: {error}")
         finally:
             if job.status == "downloading":
-                self._fail(
-                    job, "died", "the daemon is stopping; the next download goes on from there"
-                )
+                why = "the download was cancelled" if job.cancelled else "the daemon is stopping"
+                self._fail(job, "died", f"{why}; the next download goes on from there")
             job.known.set()
             job.note_change()
         log.info("download ended", model=job.ref.model, status=job.status)
@@ -215,5 +229,6 @@ class Downloads:
     def _fail(job: Job, code: str, message: str) -> None:
         reason = REASONS.get(code, Reason.DOWNLOAD_FAILED)
         job.status = "failed"
+        job.unreachable = code in UNREACHABLE
         job.completed_at = datetime.now(UTC)
         job.problem = Problem(reason, message, permanent=False, param="model")

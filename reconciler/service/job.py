@@ -1,6 +1,7 @@
 """What a service runs, and what the system says of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -73,6 +74,20 @@ def write(path: Path, text: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode("utf-8"), 0o644)  # as launchd demands of its files
     return True
+
+
+@contextmanager
+def restored_on_error(path: Path) -> Iterator[None]:
+    """If the block fails, put the file back as it was, or remove it if it was not there."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    except ServiceError:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_whole(path, before, 0o644)
+        raise
 
 
 def must(run: Run, *command: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.host.run import Run
-from reconciler.service.job import Job, ServiceError, State, must, write
+from reconciler.service.job import Job, ServiceError, State, must, restored_on_error, write
 
 LABEL = "reconciler.daemon"
 
@@ -72,9 +72,14 @@ class Launchd:
     def install(self, job: Job) -> bool:
         """Write and start it; whether anything had to be changed. Raises `ServiceError`."""
         job.logs.mkdir(parents=True, exist_ok=True)
-        changed = write(self.file, self.text(job))
-        if not changed and self.state().running:
-            return False
+        with restored_on_error(self.file):
+            changed = write(self.file, self.text(job))
+            if not changed and self.state().running:
+                return False
+            self._bootstrap()
+        return True
+
+    def _bootstrap(self) -> None:
         self._run(("launchctl", "bootout", self._target))
         must(self._run, "launchctl", "enable", self._target)
         for attempt in range(1, ATTEMPTS + 1):
@@ -86,7 +91,6 @@ class Launchd:
                 self._sleep(PAUSE_SECONDS)
             else:
                 break
-        return True
 
     def uninstall(self) -> bool:
         """Stop and remove it; whether it was there."""

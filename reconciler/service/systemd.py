@@ -6,7 +6,7 @@ systemd.service(5) and systemd.exec(5) say what the keys mean, systemd.syntax(7)
 from pathlib import Path
 
 from reconciler.host.run import Run
-from reconciler.service.job import Job, State, must, write
+from reconciler.service.job import Job, ServiceError, State, must, restored_on_error, write
 
 UNIT = "reconciler.service"
 
@@ -51,13 +51,27 @@ class Systemd:
 
     def install(self, job: Job) -> bool:
         """Write and start it; whether anything had to be changed. Raises `ServiceError`."""
-        changed = write(self.file, self.text(job))
-        if not changed and self.state().running:
-            return False
-        must(self._run, *self._systemctl, "daemon-reload")
-        must(self._run, *self._systemctl, "enable", UNIT)
-        must(self._run, *self._systemctl, "restart", UNIT)
+        new = not self.file.exists()
+        try:
+            with restored_on_error(self.file):
+                changed = write(self.file, self.text(job))
+                if not changed and self.state().running:
+                    return False
+                self._start(new=new)
+        except ServiceError:
+            self._run((*self._systemctl, "daemon-reload"))
+            raise
         return True
+
+    def _start(self, *, new: bool) -> None:
+        must(self._run, *self._systemctl, "daemon-reload")
+        try:
+            must(self._run, *self._systemctl, "enable", UNIT)
+            must(self._run, *self._systemctl, "restart", UNIT)
+        except ServiceError:
+            if new:
+                self._run((*self._systemctl, "disable", "--now", UNIT))
+            raise
 
     def uninstall(self) -> bool:
         """Stop and remove it; whether it was there. Raises `ServiceError`."""

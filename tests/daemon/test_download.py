@@ -351,6 +351,33 @@ def test_pull_fetches_and_reports_it(daemon: Daemon, hub: Hub, name: str) -> Non
     assert (code, "is not what the hub said" in output) == (1, True)
 
 
+def test_downloads_are_listed_watched_and_cancelled(daemon: Daemon, hub: Hub, name: str) -> None:
+    def downloads(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["downloads", *words, "--url", daemon.url])
+        return result.exit_code, result.output
+
+    hub.stop_after = 1000
+    _, job = download(daemon, name)
+    assert hub.stopped.wait(60)
+    code, listed = downloads("list", "-o", "json")
+    assert code == 0
+    assert [d["status"] for d in json.loads(listed) if d["model"] == name] == ["downloading"]
+    assert downloads("cancel", name) == (0, f"the download of {name} is cancelled\n")
+    cancelled = daemon.get(f"/api/v1/models/download/status/{job['job_id']}")
+    assert cancelled["status"] == "failed"
+    assert "was cancelled; the next download goes on from there" in cancelled["error"]["message"]
+    assert fetchers(daemon) == []
+    code, refused = downloads("cancel", job["job_id"])
+    assert (code, "has ended: failed" in refused) == (1, True)
+    assert downloads("watch", name)[0] == 1
+    hub.stop_after = None
+    download(daemon, name)
+    code, watched = downloads("watch", name)
+    assert (code, watched.startswith(f"{name} is fetched: ")) == (0, True)
+    code, missing = downloads("watch", name.upper())
+    assert (code, f"did you mean '{name}'?" in missing) == (4, True)
+
+
 def test_space_is_looked_at_first() -> None:
     check_space(10, 10)
     message = r"2\.0 GB are to be fetched and 1\.0 GB are free"

@@ -284,7 +284,7 @@ async def test_it_is_used_by_the_keyboard(page: Page, shared: Daemon) -> None:
     await page.until("document.activeElement.id === 'main'")
 
 
-async def test_a_model_is_pulled_and_can_be_loaded(
+async def test_a_pull_is_watched_cancelled_and_done_again(
     browser: Browser, home: Home, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("HF_TOKEN", "HF_HUB_OFFLINE"):
@@ -296,15 +296,22 @@ async def test_a_model_is_pulled_and_can_be_loaded(
             async with browser.page() as tab:
                 await open_live(tab, daemon)
                 await tab.go("models/maker/small")
+                hub.stop_after = 1000
                 await tab.click("form button|Pull")
-                await tab.shows("maker/small is on disk", ".note.ok")
+                await tab.shows("Downloading", ".files .state")
+                await tab.click(".progress button|Cancel")
+                await tab.shows("was cancelled", ".files .diagnostic")
+                hub.reset()
+                hub.add("maker/small", models / "tiny/llama")
+                await tab.click("form button|Pull")
+                await tab.shows("On disk", ".files .state")
                 await tab.shows("maker/small", "li.row")
-                await tab.click(".note.ok a")
+                await tab.click(".files a|Load it")
                 await tab.shows("It fits.", ".note.ok")
                 await tab.go("models")
                 await tab.fill("#pull", "nobody/has-this")
                 await tab.click("form button|Pull")
-                await tab.shows("nobody/has-this", "form .note.bad")
+                await tab.shows("nobody/has-this", ".card .note.bad")
 
 
 async def test_a_hidden_page_holds_no_connection_and_catches_up(

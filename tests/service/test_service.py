@@ -158,6 +158,36 @@ def test_systemd_restarts_it(tmp_path: Path) -> None:
     assert (stopped.state().running, stopped.state().last_exit) == (False, "1")
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_failed_installation_leaves_the_unit_as_it_was(tmp_path: Path, there: bool) -> None:
+    run = System(restart=Output(1, "Failed to restart"), show=Output(0, "MainPID=0"))
+    service = Systemd(run, tmp_path, system=False)
+    if there:
+        service.file.parent.mkdir(parents=True)
+        service.file.write_text("before", "utf-8")
+    with pytest.raises(ServiceError, match="Failed to restart"):
+        service.install(job(tmp_path))
+    assert service.file.exists() is there
+    assert not there or service.file.read_text("utf-8") == "before"
+    assert ("disable" in run.verbs()) is not there
+    assert run.verbs()[-1] == "daemon-reload"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_failed_installation_leaves_the_property_list_as_it_was(
+    tmp_path: Path, there: bool
+) -> None:
+    run = System(print=Output(113, ""), bootstrap=Output(5, "Input/output error"))
+    service = launchd(tmp_path, run)
+    if there:
+        service.file.parent.mkdir(parents=True)
+        service.file.write_text("before", "utf-8")
+    with pytest.raises(ServiceError, match="Input/output error"):
+        service.install(job(tmp_path))
+    assert service.file.exists() is there
+    assert not there or service.file.read_text("utf-8") == "before"
+
+
 def test_of_the_environment_only_what_is_the_services_is_kept_and_no_secrets() -> None:
     environ = {
         "PATH": "/bin",

@@ -86,7 +86,7 @@ function Input({ schema, value, onChange, common, required, list }) {
     return html`<input type="number" ...${common} value=${value ?? ''} placeholder="default" onInput=${read}
       min=${schema.minimum} max=${schema.maximum} step=${kinds.includes('integer') ? 1 : 'any'} />`;
   }
-  if (kinds.includes('object')) return html`<${Json} value=${value} onChange=${onChange} common=${common} />`;
+  if (kinds.includes('object') || kinds.includes('array')) return html`<${Json} value=${value} onChange=${onChange} common=${common} />`;
   const read = (event) => onChange(event.target.value === '' ? undefined : event.target.value);
   return html`<input type="text" ...${common} value=${value ?? ''} required=${required} onInput=${read} list=${list}
     maxlength=${schema.maxLength} autocomplete="off" autocapitalize="off" spellcheck=${false} />`;

@@ -1,13 +1,12 @@
 /** The models on disk, and downloads from the Hugging Face hub. */
-import { html, useEffect, useState } from '../js/html.js';
-import { get, request } from '../js/api.js';
+import { html, useState } from '../js/html.js';
+import { get } from '../js/api.js';
 import { bytes, number } from '../js/format.js';
 import { useStore } from '../js/store.js';
-import { Failure, Section, useAction, useResource, useSettled } from '../js/ui.js';
+import { Failure, Section, useResource, useSettled } from '../js/ui.js';
+import { Downloads } from './downloads.js';
 
 const versionOf = (all) => all.version;
-const POLL_MS = 1000;
-const ENDED = ['completed', 'failed', 'already_downloaded'];
 
 export function Models({ argument }) {
   const version = useSettled(useStore(versionOf), 500);
@@ -17,7 +16,7 @@ export function Models({ argument }) {
   const models = (data?.models ?? []).filter(matches);
   return html`
     <h1>Models on disk</h1>
-    <${Pull} model=${argument} onDone=${reload} />
+    <${Downloads} model=${argument} onDone=${reload} />
     <${Section} id="on-disk" title="What can be loaded">
       <${Failure} error=${error} />
       <div class="filters"><input type="search" aria-label="Filter models" placeholder="Filter by name" value=${text} onInput=${(event) => setText(event.target.value)} /></div>
@@ -44,46 +43,4 @@ function Model({ model }) {
       ? html`<span class="row-why warn">${model.error}</span>`
       : html`<a class="button small" href="#/load/${encodeURIComponent(model.key)}" aria-label="Load ${model.key}">Load</a>`}
   </li>`;
-}
-
-function Pull({ model, onDone }) {
-  const [name, setName] = useState(model ?? '');
-  const [job, setJob] = useState(null);
-  const [pull, busy, error] = useAction(async () => {
-    setJob(await request('POST', '/api/v1/models/download', { model: name.trim() }));
-  });
-  const running = job && !ENDED.includes(job.status);
-  useEffect(() => {
-    if (job && !running) onDone();
-    if (!running) return undefined;
-    const timer = setTimeout(async () => {
-      const path = `/api/v1/models/download/status/${encodeURIComponent(job.job_id)}`;
-      setJob(await get(path).catch((failure) => ({ ...job, status: 'failed', error: failure })));
-    }, POLL_MS);
-    return () => clearTimeout(timer);
-  }, [job]);
-  function submit(event) {
-    event.preventDefault();
-    pull();
-  }
-  return html`<form class="card" onSubmit=${submit}>
-    <label for="pull">Pull a model from the Hugging Face hub</label>
-    <div class="filters">
-      <input id="pull" type="text" required placeholder="PUBLISHER/NAME, such as mlx-community/Qwen3-4B-4bit" value=${name}
-        onInput=${(event) => setName(event.target.value)} autocomplete="off" autocapitalize="off" spellcheck=${false} />
-      <button class="primary" disabled=${busy || running}>Pull</button>
-    </div>
-    <${Failure} error=${error} />
-    <div aria-live="polite">${job && html`<${Job} job=${job} />`}</div>
-  </form>`;
-}
-
-function Job({ job }) {
-  if (job.status === 'already_downloaded') return html`<p class="note ok">It is on disk already.</p>`;
-  if (job.status === 'completed') return html`<p class="note ok">${job.model} is on disk: <a href="#/load/${encodeURIComponent(job.model)}">load it</a>.</p>`;
-  if (job.status === 'failed') return html`<p class="note bad">${job.error?.message}</p>`;
-  return html`<div class="progress">
-    <progress aria-label="Download" max=${job.total_size_bytes ?? 1} value=${job.total_size_bytes ? job.downloaded_bytes : null}></progress>
-    <span>${bytes(job.downloaded_bytes)} of ${bytes(job.total_size_bytes)}${job.bytes_per_second > 0 && `, ${bytes(job.bytes_per_second)}/s`}</span>
-  </div>`;
 }

@@ -1,0 +1,25 @@
+"""The daemon's address, as people write it: `127.0.0.1:1234`, or a client's base URL with `/v1`."""
+
+from urllib.parse import urlsplit
+
+SUFFIXES = ("/api/v1", "/api/v0", "/api", "/v1")
+"""Paths of APIs that are dropped from the end, the longest first; commands add their own."""
+
+
+def normalize(url: str) -> str:
+    """The address with a scheme and without the path of an API. Raises ValueError."""
+    text = url.strip()
+    full = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(full)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+        valid = valid and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment or any(c.isspace() for c in full):
+        raise ValueError(f"'{url}' is no address of a daemon; write HOST:PORT or http://HOST:PORT")
+    full = full.rstrip("/")
+    for suffix in SUFFIXES:
+        if full.endswith(suffix):
+            return full.removesuffix(suffix).rstrip("/")
+    return full
