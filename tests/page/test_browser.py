@@ -1,7 +1,9 @@
 """The live page in a real browser: what it shows as it happens, and what one can do with it."""
 
+import itertools
 import json
 import os
+import platform
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest_asyncio
 from reconciler.core.schema import load_spec
 from reconciler.core.snapshot import read_file
 from tests.conftest import QUESTIONS
+from tests.daemon.test_state import full
 from tests.hub import Hub
 from tests.page.chromium import FOUND, Browser, Page
 from tests.page.conftest import MARKUP
@@ -367,6 +370,21 @@ async def test_a_daemon_that_starts_anew_is_followed_again(browser: Browser, hom
             home.write("after.yaml", name="after", model=QUESTIONS)
             await tab.shows("Ready", row("after"))
             await tab.shows("Live", ".connection")
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="limits a process from outside")
+async def test_a_daemon_that_is_degraded_says_why(browser: Browser, home: Home) -> None:
+    with Daemon(home) as daemon:
+        daemon.load({"model": QUESTIONS, "instance_id": "kept"})
+        async with browser.page() as tab:
+            await open_live(tab, daemon)
+            spec = {"spec": {"model": QUESTIONS, "suspend": True}}
+            with full(daemon):
+                names = (f"rest/{i}" for i in itertools.count())
+                while daemon.request("PUT", f"/api/v1/records/{next(names)}", spec)[0] == 200:
+                    pass
+                await tab.shows(str(home.state), ".note.bad")
+            await tab.until("!document.querySelector('main > .note.bad')")
 
 
 async def test_five_hundred_records_stay_smooth(browser: Browser, home: Home) -> None:

@@ -5,9 +5,10 @@ let refused = () => {};
 
 /** An error in the daemon's one form. */
 export class ApiError extends Error {
-  /** @param {number} status @param {{message: string, code?: string, param?: string}} error */
-  constructor(status, error) {
-    super(error.message);
+  /** `answer` is the body; a daemon that is degraded has its `message` there and no `error`. */
+  constructor(status, answer) {
+    const error = answer?.error ?? {};
+    super(error.message ?? answer?.message ?? `The daemon answered with status ${status}.`);
     this.status = status;
     this.code = error.code;
     this.param = error.param;
@@ -42,8 +43,7 @@ async function send(method, path, body, { signal, accept } = {}) {
   const reply = await fetch(path, { method, headers, body: sent, signal, cache: 'no-store' });
   if (reply.ok) return reply;
   if (reply.status === 401) refused();
-  const answer = await reply.json().catch(() => null);
-  throw new ApiError(reply.status, answer?.error ?? { message: `HTTP ${reply.status}` });
+  throw new ApiError(reply.status, await reply.json().catch(() => null));
 }
 
 /** The parsed answer of a request. Throws `ApiError`. */

@@ -58,12 +58,8 @@ async function connect(signal) {
       if (event !== 'lost') kept.push(data);
     take(kept);
   }
-  const [{ records }, node, health] = await Promise.all([
-    get('/api/v1/records', { signal }),
-    get('/api/v1/node', { signal }),
-    get('/health', { signal }).catch((error) => ({ status: 'degraded', message: error.message })),
-  ]);
-  set({ records: byName(records), read: true, node, health, version: current().version + 1 });
+  const { records } = await get('/api/v1/records', { signal });
+  set({ records: byName(records), read: true, version: current().version + 1 });
   const after = last === null ? '' : `?after=${encodeURIComponent(last)}`;
   const following = stream('GET', `/api/v1/events${after}`, undefined, { signal });
   set({ connection: 'live' });
@@ -71,7 +67,7 @@ async function connect(signal) {
     pause = 0;
     if (event === 'lost') {
       last = null;
-      set({ events: [] });
+      set({ events: [], progress: new Map() });
       readAll = true;
     } else {
       take([data]);
@@ -136,12 +132,23 @@ const byName = (records) =>
 async function poll(signal) {
   while (!signal.aborted) {
     try {
-      sample(await get('/api/v1/activity', { signal }));
+      const [activity, node, health] = await Promise.all([
+        get('/api/v1/activity', { signal }),
+        get('/api/v1/node', { signal }),
+        get('/health', { signal }).catch(degraded),
+      ]);
+      set({ node, health });
+      sample(activity);
     } catch {
       // The connection's state says it.
     }
     await sleep(POLL_MS, signal);
   }
+}
+
+function degraded(error) {
+  if (error.status !== 503) throw error;
+  return { status: 'degraded', message: error.message };
 }
 
 function sample(activity) {
