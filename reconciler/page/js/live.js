@@ -59,7 +59,8 @@ async function connect(signal) {
     take(kept);
   }
   const { records } = await get('/api/v1/records', { signal });
-  set({ records: byName(records), read: true, version: current().version + 1 });
+  const { version, sourceVersion } = current();
+  set({ records: byName(records), read: true, version: version + 1, sourceVersion: sourceVersion + 1 });
   const after = last === null ? '' : `?after=${encodeURIComponent(last)}`;
   const following = stream('GET', `/api/v1/events${after}`, undefined, { signal });
   set({ connection: 'live' });
@@ -67,10 +68,11 @@ async function connect(signal) {
     pause = 0;
     if (event === 'lost') {
       last = null;
-      set({ events: [], progress: new Map() });
+      set({ events: [], progress: new Map(), sourceVersion: current().sourceVersion + 1 });
       readAll = true;
     } else {
       take([data]);
+      if (data.type === 'source') set({ sourceVersion: current().sourceVersion + 1 });
       if (data.type === 'record' || data.type === 'transition')
         changed.set(data.name, data.reason === 'Removed' ? 'gone' : 'changed');
     }

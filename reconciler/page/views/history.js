@@ -22,7 +22,7 @@ export function History({ name }) {
   const after = find(chosen.after, history[0]);
   const before = find(chosen.before, history[1]);
   return html`
-    <div class="scroll" tabindex="0" role="region" aria-label="Generations"><table>
+    <div class="scroll" tabindex="0" role="region" aria-label="Table of generations"><table>
       <thead><tr><th>Generation</th><th>Wanted</th><th>Outcome</th><th>Load time</th><th>Declared in</th><th>Message</th></tr></thead>
       <tbody>${history.map((one) => html`<tr>
         <td>${one.generation}</td><td>${clock(one.wanted_at)}</td><td><span class="tag ${one.outcome.toLowerCase()}">${one.outcome}</span></td>
@@ -47,7 +47,7 @@ export function Difference({ before, after }) {
   const rows = difference(before, after);
   if (!rows.length) return html`<p class="muted">No difference.</p>`;
   const cell = (one) => (one === undefined ? html`<span class="muted">not declared</span>` : value(one));
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Differences"><table class="difference">
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of differences"><table class="difference">
     <thead><tr><th>Key</th><th>Before</th><th>After</th></tr></thead>
     <tbody>${rows.map((one) => html`<tr><td><code>${one.key}</code></td>
       <td class="removed">${cell(one.before)}</td><td class="added">${cell(one.after)}</td></tr>`)}</tbody>

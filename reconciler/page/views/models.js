@@ -9,7 +9,7 @@ import { Downloads } from './downloads.js';
 const versionOf = (all) => all.version;
 
 export function Models({ argument }) {
-  const version = useSettled(useStore(versionOf), 500);
+  const version = useSettled(useStore(versionOf), 1000);
   const { data, error, reload } = useResource((signal) => get('/api/v1/models', { signal }), [version]);
   const [text, setText] = useState('');
   const matches = (one) => one.key.toLowerCase().includes(text.trim().toLowerCase());

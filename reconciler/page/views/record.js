@@ -41,7 +41,7 @@ function Known({ record }) {
     <${Buttons} record=${record} />
     <${Section} id="settings" title="Declared and in force"><${Settings} record=${record} /><//>
     <${Section} id="conditions" title="Conditions">
-      <div class="scroll" tabindex="0" role="region" aria-label="Conditions"><table>
+      <div class="scroll" tabindex="0" role="region" aria-label="Table of conditions"><table>
         <thead><tr><th>Condition</th><th>Status</th><th>Reason</th><th>Since</th><th>Message</th></tr></thead>
         <tbody>${status.conditions.map((one) => html`<tr>
           <td>${one.type}</td><td>${one.status}</td><td>${words(one.reason)}</td>
@@ -107,7 +107,7 @@ function Settings({ record }) {
   const rows = settings(record);
   return html`
     ${!rows.length && html`<p class="muted">No setting is declared. Which are in force shows once it is loaded.</p>`}
-    ${rows.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="Settings"><table class="settings">
+    ${rows.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="Table of settings"><table class="settings">
       <thead><tr><th>Setting</th><th>Declared</th><th>In force</th><th>Why they differ</th></tr></thead>
       <tbody>${rows.map((one) => html`<tr class=${one.differs || one.why ? 'differs' : ''}>
         <td><code>${one.key}</code></td><td>${value(one.asked)}</td>

@@ -6,6 +6,7 @@ import { useStore } from '../js/store.js';
 import { Failure, Section, useAction, useResource, useSettled } from '../js/ui.js';
 
 const versionOf = (all) => all.version;
+const sourceVersionOf = (all) => all.sourceVersion;
 const SHOWN = 5;
 
 export function Sources() {
@@ -22,7 +23,7 @@ export function Sources() {
 
 /** What is wrong in any source, in short. */
 export function SourceErrors() {
-  const version = useSettled(useStore(versionOf), 200);
+  const version = useSettled(useStore(sourceVersionOf), 200);
   const { data } = useResource((signal) => get('/api/v1/sources', { signal }), [version]);
   const wrong = (data?.sources ?? []).flatMap((source) => [
     ...(source.message ? [{ where: source.name, message: source.message }] : []),
