@@ -109,11 +109,16 @@ async def test_one_loads_chats_and_unloads(page: Page, shared: Daemon) -> None:
     shared.gone("asked")
 
 
-async def test_a_load_that_cannot_be_says_why_before_the_click(page: Page) -> None:
+async def test_a_load_that_cannot_be_says_why_before_the_click(page: Page, shared: Daemon) -> None:
     await page.go("load")
     await page.fill("input[name=model]", "nobody/has-this")
     await page.shows("not found", ".card .note.bad")
     await page.shows("Pull nobody/has-this", ".card a")
+    shared.home.write("absent.yaml", name="absent", model="nobody/has-this")
+    await page.go("record/absent")
+    await page.click("a.button|Pull nobody/has-this")
+    await page.until("document.querySelector('#pull')?.value === 'nobody/has-this'")
+    await page.go("load")
     await page.fill("input[name=model]", QUESTIONS)
     await page.shows("It fits.", ".note.ok")
     await page.click("summary|Settings")

@@ -2,6 +2,7 @@
 import { html, useId } from './html.js';
 import { get } from './api.js';
 import { words } from './format.js';
+import { withCode } from './ui.js';
 
 let document_ = null;
 
@@ -66,9 +67,6 @@ function Field({ name, schema, value, onChange, required, wrong, list }) {
     <p class="help" id=${described}>${wrong && html`<span class="bad-text">${wrong} </span>`}${withCode(schema.description)}</p>
   </div>`;
 }
-
-/** Text of a schema, in which backquotes set code apart. */
-const withCode = (text = '') => text.split('`').map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
 
 function Input({ schema, value, onChange, common, required, list }) {
   const kinds = types(schema);

@@ -10,11 +10,13 @@ export function State({ record, progress }) {
   return html`<span class="state ${kind}"><span class="dot" aria-hidden="true"></span>${label}${kind === 'busy' ? share : ''}</span>`;
 }
 
+/** Text of the daemon's, in which backquotes set code apart. */
+export const withCode = (text = '') =>
+  text.split('`').map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
+
 /** An error beside what it is about. */
 export function Failure({ error }) {
-  return error
-    ? html`<p class="note bad" role="alert">${error.message}</p>`
-    : null;
+  return error ? html`<p class="note bad" role="alert">${withCode(error.message)}</p>` : null;
 }
 
 export function Section({ title, children, aside, id }) {

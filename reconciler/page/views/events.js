@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useRef, useState } from '../js/html.js';
 import { stream } from '../js/api.js';
 import { clock, words } from '../js/format.js';
 import { useStore } from '../js/store.js';
-import { Failure, Section } from '../js/ui.js';
+import { Failure, Section, withCode } from '../js/ui.js';
 
 const eventsOf = (all) => all.events;
 const recordsOf = (all) => all.records;
@@ -52,7 +52,7 @@ export function EventList({ name }) {
       ? html`<ol class="events">${found.slice(0, SHOWN).map((one) => html`<li key=${one.id}>
           <time datetime=${one.time}>${clock(one.time)}</time>
           <span>${!name && html`<b>${one.name}</b> `}<span class="tag">${words(one.reason)}</span>
-            ${one.message}</span>
+            ${withCode(one.message)}</span>
         </li>`)}</ol>`
       : html`<p class="muted">No events.</p>`}
     ${found.length > SHOWN && html`<p class="muted">The newest ${SHOWN} of ${found.length}.</p>`}`;

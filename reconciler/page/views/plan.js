@@ -3,7 +3,7 @@ import { html } from '../js/html.js';
 import { get, request } from '../js/api.js';
 import { bytes, words } from '../js/format.js';
 import { useStore } from '../js/store.js';
-import { Failure, useResource, useSettled } from '../js/ui.js';
+import { Failure, useResource, useSettled, withCode } from '../js/ui.js';
 
 const versionOf = (all) => all.version;
 
@@ -47,8 +47,8 @@ export function Actions({ actions }) {
       <span class="tag ${one.action.toLowerCase()}">${one.action}</span>
       <span><a href="#/record/${encodeURIComponent(one.name)}"><b>${one.name}</b></a>
         ${one.running && html` <span class="muted">(under way)</span>`}
-        <br />${one.message}${one.reason && html` <span class="muted">${words(one.reason)}</span>`}
-        ${one.problem && one.problem.message !== one.message && html`<br /><span class="warn">${one.problem.message}</span>`}
+        <br />${withCode(one.message)}${one.reason && html` <span class="muted">${words(one.reason)}</span>`}
+        ${one.problem && one.problem.message !== one.message && html`<br /><span class="warn">${withCode(one.problem.message)}</span>`}
         ${one.memory_bytes !== null && html`<br /><span class="muted">reserves ${bytes(one.memory_bytes)} for its KV cache and for reading prompts</span>`}
       </span>
     </li>`)}

@@ -4,7 +4,7 @@ import { recordPath, request } from '../js/api.js';
 import { ago, bytes, clock, seconds, value, words } from '../js/format.js';
 import { condition, isDeclared, origin, otherWarnings, settings, state } from '../js/record.js';
 import { useStore } from '../js/store.js';
-import { Copyable, Dialog, Failure, Section, State, useAction } from '../js/ui.js';
+import { Copyable, Dialog, Failure, Section, State, useAction, withCode } from '../js/ui.js';
 import { manifest } from '../js/yaml.js';
 import { Charts } from './charts.js';
 import { Edit } from './edit.js';
@@ -34,7 +34,7 @@ function Known({ record }) {
   return html`
     <p class="crumb"><a href="#/">Instances</a></p>
     <div class="title"><h1>${record.name}</h1><${State} record=${record} progress=${progress} /></div>
-    <p class="why ${kind}">${message}</p>
+    <p class="why ${kind}">${withCode(message)}</p>
     ${progress && kind === 'busy' && html`<${Progress} progress=${progress} />`}
     ${record.source_errors.map((one) => html`<p class="note bad">
       ${one.file && html`<code>${one.file}${one.line ? `:${one.line}` : ''}</code> `}${one.key && html`<code>${one.key}</code> `}${one.message}</p>`)}
@@ -45,7 +45,7 @@ function Known({ record }) {
         <thead><tr><th>Condition</th><th>Status</th><th>Reason</th><th>Since</th><th>Message</th></tr></thead>
         <tbody>${status.conditions.map((one) => html`<tr>
           <td>${one.type}</td><td>${one.status}</td><td>${words(one.reason)}</td>
-          <td title=${clock(one.last_transition_time)}>${ago(one.last_transition_time)}</td><td>${one.message}</td></tr>`)}</tbody>
+          <td title=${clock(one.last_transition_time)}>${ago(one.last_transition_time)}</td><td>${withCode(one.message)}</td></tr>`)}</tbody>
       </table></div>
     <//>
     ${status.load_time_seconds !== null && html`<${Section} id="phases" title="Load time"><${Phases} status=${status} /><//>`}
@@ -71,6 +71,7 @@ function Buttons({ record }) {
   return html`
     <div class="buttons">
       ${kind === 'ready' && record.status.type !== 'embedding' && html`<a class="button primary" href="#/chat/${encodeURIComponent(name)}">Chat</a>`}
+      ${condition(record, 'Ready')?.reason === 'ModelNotFound' && html`<a class="button primary" href="#/models/${encodeURIComponent(spec.model)}">Pull ${spec.model}</a>`}
       ${(kind === 'bad' || waits(record)) && html`<button type="button" disabled=${busy} onClick=${() => act('clear')}>Try again now</button>`}
       ${!declared && html`
         <button type="button" onClick=${() => setOpen('edit')}>Edit</button>

@@ -4,7 +4,7 @@ import { bytes, number } from '../js/format.js';
 import { isDeclared, origin, settings, state } from '../js/record.js';
 import { rate } from '../js/rates.js';
 import { useStore } from '../js/store.js';
-import { State } from '../js/ui.js';
+import { State, withCode } from '../js/ui.js';
 import { MemoryBar } from './memory.js';
 import { SourceErrors } from './sources.js';
 
@@ -75,7 +75,7 @@ function Row({ record }) {
         ${record.status.memory_bytes !== null && html`<span>${bytes(record.status.memory_bytes)}</span>`}
         <span title=${record.owner}>${isDeclared(record) ? origin(record) : 'HTTP'}</span>
       </span>
-      ${kind !== 'ready' && html`<span class="row-why">${message}</span>`}
+      ${kind !== 'ready' && html`<span class="row-why">${withCode(message)}</span>`}
       ${differing > 0 && html`<span class="row-why warn">${differing === 1 ? '1 setting is' : `${differing} settings are`} not in force as declared</span>`}
       ${record.source_errors.map((one) => html`<span class="row-why warn">${place(one)}${one.message}</span>`)}
     </a>
