@@ -1,9 +1,9 @@
 """The live page: `/` and the files below `/page/`.
 
 The page is static files of this package; all that it shows comes from the API, by requests that its
-scripts send. So the files need no token, and have nothing in them that is worth one. The headers
-keep scripts, styles and requests of any other origin out, and anything that is no text out of the
-document.
+scripts send. So the files need no token: nothing in them is secret. The Content-Security-Policy
+refuses scripts, styles and requests of any other origin, and Trusted Types refuse markup that is
+made of a string.
 """
 
 import gzip

@@ -113,9 +113,9 @@ async def test_an_event_says_that_an_invalid_manifest_is_gone(bench: Bench) -> N
     await bench.engine.let_load()
     await bench.ready("b")
     events = [e async for e in bench.controller.events.follow(wait=False) if e is not None]
-    told = [(e.reason, e.message) for e in events if e.type == "source"]
-    assert [reason for reason, _ in told] == ["Invalid", "Valid"]
-    assert told[1][1] == "bad.yaml is gone, and its errors with it"
+    emitted = [(e.reason, e.message) for e in events if e.type == "source"]
+    assert [reason for reason, _ in emitted] == ["Invalid", "Valid"]
+    assert emitted[1][1] == "bad.yaml is gone, and its errors with it"
 
 
 def _files(bench: Bench) -> int:

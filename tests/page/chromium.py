@@ -53,16 +53,16 @@ class Page:
     async def listen(self) -> None:
         """Take up what the browser says, until it says no more."""
         async for message in self._socket:
-            told = json.loads(message.data)
-            if (waiting := self._waiting.pop(told.get("id"), None)) is not None:
-                waiting.set_result(told)
-            elif told.get("method") == "Network.requestWillBeSent":
-                sent = told["params"]["request"]
+            answer = json.loads(message.data)
+            if (waiting := self._waiting.pop(answer.get("id"), None)) is not None:
+                waiting.set_result(answer)
+            elif answer.get("method") == "Network.requestWillBeSent":
+                sent = answer["params"]["request"]
                 self.requests.append(f"{sent['method']} {sent['url']}")
-            elif told.get("method") == "Runtime.exceptionThrown":
-                self.complaints.append(str(told["params"]["exceptionDetails"]))
-            elif told.get("method") == "Log.entryAdded":
-                entry = told["params"]["entry"]
+            elif answer.get("method") == "Runtime.exceptionThrown":
+                self.complaints.append(str(answer["params"]["exceptionDetails"]))
+            elif answer.get("method") == "Log.entryAdded":
+                entry = answer["params"]["entry"]
                 # The API's refusals are answers; the page's own files must be there.
                 answer = entry["source"] == "network" and "/page/" not in entry.get("url", "")
                 if entry["level"] == "error" and not answer:
@@ -74,9 +74,9 @@ class Page:
         self._waiting[id_] = asyncio.get_running_loop().create_future()
         command = {"id": id_, "sessionId": self._session, "method": method, "params": params}
         await self._socket.send_json(command)
-        told = await asyncio.wait_for(self._waiting[id_], SECONDS + 10)
-        assert "error" not in told, (method, told["error"])
-        return told["result"]
+        answer = await asyncio.wait_for(self._waiting[id_], SECONDS + 10)
+        assert "error" not in answer, (method, answer["error"])
+        return answer["result"]
 
     async def run(self, expression: str) -> Any:
         """The value of an expression; a promise is awaited."""
@@ -199,9 +199,9 @@ class Browser:
     ) -> Any:
         await socket.send_json({"id": id_, "method": method, "params": params})
         while True:
-            told = await asyncio.wait_for(socket.receive_json(), SECONDS)
-            if told.get("id") == id_:
-                return told["result"]
+            answer = await asyncio.wait_for(socket.receive_json(), SECONDS)
+            if answer.get("id") == id_:
+                return answer["result"]
 
 
 @asynccontextmanager

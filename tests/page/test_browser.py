@@ -74,10 +74,10 @@ async def test_an_invalid_manifest_shows_file_line_and_key(page: Page, shared: D
     await page.go("sources")
     await page.shows("Invalid", ".files")
     await page.shows("wrong.yaml:7:", ".diagnostic")
-    await page.click("button|Stop following")
-    await page.shows("Not followed until it is resumed", ".note")
-    await page.click("button|Follow again")
-    await page.until("!document.querySelector('.note')")
+    await page.click(".section button|Suspend")
+    await page.shows("Suspended: changes are not followed", ".note")
+    await page.click(".section button|Resume")
+    await page.shows("Suspend", ".section-head button")
     path.unlink()
     await page.until("!document.querySelector('.diagnostic')")
 
@@ -114,10 +114,11 @@ async def test_a_load_that_cannot_be_says_why_before_the_click(page: Page, share
     await page.fill("input[name=model]", "nobody/has-this")
     await page.shows("not found", ".card .note.bad")
     await page.shows("Pull nobody/has-this", ".card a")
-    shared.home.write("absent.yaml", name="absent", model="nobody/has-this")
+    manifest = shared.home.write("absent.yaml", name="absent", model="nobody/has-this")
     await page.go("record/absent")
     await page.click("a.button|Pull nobody/has-this")
     await page.until("document.querySelector('#pull')?.value === 'nobody/has-this'")
+    manifest.unlink()
     await page.go("load")
     await page.fill("input[name=model]", QUESTIONS)
     await page.shows("It fits.", ".note.ok")
@@ -188,7 +189,7 @@ async def test_what_a_model_says_is_text(page: Page, actor: str) -> None:
     await page.go(f"chat/{actor}")
     await page.fill("#message", "Anything")
     await page.press("Enter")
-    await page.shows(MARKUP, ".turn.assistant .said")
+    await page.shows(MARKUP, ".turn.assistant .content")
     await page.shows("first token after", ".figures")
     assert await page.run("document.querySelectorAll('main img, main script').length") == 0
     assert "taken" not in await page.run("document.title")
@@ -198,7 +199,7 @@ async def test_reasoning_is_folded_and_tool_calls_are_shown(page: Page, actor: s
     await page.go(f"chat/{actor}")
     await page.fill("#message", "think")
     await page.press("Enter")
-    await page.shows("Done.", ".turn.assistant > .said")
+    await page.shows("Done.", ".turn.assistant > .content")
     await page.shows("first token after", ".figures")
     assert await page.run("document.querySelector('.reasoning').open") is False
     assert "First the units." in await page.run("document.querySelector('.reasoning').textContent")
@@ -216,7 +217,7 @@ async def test_reasoning_is_folded_and_tool_calls_are_shown(page: Page, actor: s
     await page.fill("#message", "Rain")
     await page.press("Enter")
     await page.until("document.querySelectorAll('.turn.assistant .figures').length === 2")
-    assert await page.run("document.querySelector('.turn.tool .said').innerText") == "Rain"
+    assert await page.run("document.querySelector('.turn.tool .content').innerText") == "Rain"
 
 
 async def test_an_answer_is_stopped(page: Page, actor: str, shared: Daemon) -> None:
@@ -240,7 +241,7 @@ async def test_an_answer_is_stopped(page: Page, actor: str, shared: Daemon) -> N
         os.kill(worker, signal.SIGCONT)
     await page.fill("#message", "Anything")
     await page.press("Enter")
-    await page.shows(MARKUP, ".turn.assistant .said")
+    await page.shows(MARKUP, ".turn.assistant .content")
 
 
 async def test_a_worker_that_is_killed_is_shown_and_recovers(page: Page, shared: Daemon) -> None:

@@ -42,7 +42,8 @@ async function send(method, path, body, { signal, accept } = {}) {
   const sent = body === undefined ? undefined : JSON.stringify(body);
   const reply = await fetch(path, { method, headers, body: sent, signal, cache: 'no-store' });
   if (reply.ok) return reply;
-  if (reply.status === 401) refused();
+  // The answer to an earlier token says nothing of the present one.
+  if (reply.status === 401 && token === sessionStorage.getItem(KEY)) refused();
   throw new ApiError(reply.status, await reply.json().catch(() => null));
 }
 

@@ -30,7 +30,7 @@ export function openCall(talk) {
 }
 
 /** Add what the user wrote, and have the instance answer unless more results are missing. */
-export async function say(talk, name, text) {
+export async function submit(talk, name, text) {
   const call = openCall(talk);
   talk.turns.push(call ? { role: 'tool', tool_call_id: call.id, content: text } : { role: 'user', content: text });
   talk.changed();

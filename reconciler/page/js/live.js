@@ -80,7 +80,7 @@ async function connect(signal) {
   }
 }
 
-/** Take up events: they are listed, and tell how far loads are. */
+/** Take up events: they are listed, and some say how far loads are. */
 function take(events) {
   if (!events.length) return;
   last = events.at(-1).id;

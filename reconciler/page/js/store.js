@@ -10,7 +10,7 @@ const state = {
   read: false,
   /** Counts changes of records and sources; what is derived from them is read again. */
   version: 0,
-  /** Counts what sources said of themselves: errors that came or went. */
+  /** Counts events of sources: errors that came or went. */
   sourceVersion: 0,
   /** The last events, the oldest first. */
   events: [],

@@ -1,6 +1,6 @@
 /** Chat with an instance: its words are shown as text and never as markup. */
 import { html, useEffect, useLayoutEffect, useRef, useState } from '../js/html.js';
-import { clear, conversation, openCall, say } from '../js/conversation.js';
+import { clear, conversation, openCall, submit } from '../js/conversation.js';
 import { number, seconds, value } from '../js/format.js';
 import { state } from '../js/record.js';
 import { announce, useStore } from '../js/store.js';
@@ -98,8 +98,8 @@ const ROLES = { user: 'You', assistant: 'Model', tool: 'Result' };
 function Turn({ turn, busy }) {
   return html`<div class="turn ${turn.role}">
     <span class="who">${ROLES[turn.role]}</span>
-    ${turn.reasoning && html`<details class="reasoning" open=${busy && !turn.content}><summary>Reasoning</summary><p class="said">${turn.reasoning}</p></details>`}
-    ${turn.content && html`<${Said} text=${turn.content} />`}
+    ${turn.reasoning && html`<details class="reasoning" open=${busy && !turn.content}><summary>Reasoning</summary><p class="content">${turn.reasoning}</p></details>`}
+    ${turn.content && html`<${Content} text=${turn.content} />`}
     ${turn.tool_calls?.map((call) => html`<div class="call"><span class="tag">calls</span> <code>${call.function.name}(${call.function.arguments})</code></div>`)}
     ${busy && !turn.content && !turn.reasoning && html`<p class="muted">${reading(turn.progress)}</p>`}
     ${turn.error && html`<p class="note bad" role="alert">${turn.error}</p>`}
@@ -109,9 +109,9 @@ function Turn({ turn, busy }) {
 }
 
 /** Text with code between fences set apart. */
-function Said({ text }) {
+function Content({ text }) {
   return text.split('```').map((part, i) =>
-    i % 2 ? html`<pre class="code" tabindex="0">${part.replace(/^[\w+-]*\n/, '')}</pre>` : part.trim() && html`<p class="said">${part.trim()}</p>`,
+    i % 2 ? html`<pre class="code" tabindex="0">${part.replace(/^[\w+-]*\n/, '')}</pre>` : part.trim() && html`<p class="content">${part.trim()}</p>`,
   );
 }
 
@@ -119,14 +119,14 @@ const reading = (progress) =>
   progress ? `Reading the prompt: ${number(progress.prompt_tokens_read)} of ${number(progress.prompt_tokens)} tokens` : 'Waiting for the first token';
 
 function Figures({ turn: { figures, finish } }) {
-  const told = [
+  const parts = [
     figures.speed !== null && `${number(figures.speed, 1)} tokens/s`,
     figures.first !== null && `first token after ${seconds(figures.first)}`,
     `${number(figures.completion)} tokens`,
     `prompt of ${number(figures.prompt)}${figures.cached ? `, ${number(figures.cached)} from the cache` : ''}`,
     finish === 'length' && 'cut off: the most tokens were reached',
   ];
-  return html`<p class="figures muted">${told.filter(Boolean).join(' · ')}</p>`;
+  return html`<p class="figures muted">${parts.filter(Boolean).join(' · ')}</p>`;
 }
 
 function Composer({ talk, name }) {
@@ -139,7 +139,7 @@ function Composer({ talk, name }) {
     if (!text || busy) return;
     box.current.value = '';
     box.current.focus();
-    await say(talk, name, text);
+    await submit(talk, name, text);
     announce('The answer is complete.');
   }
   function key(event) {

@@ -124,11 +124,11 @@ function Settings({ record }) {
 function Phases({ status }) {
   const all = status.load_time_seconds || 1;
   const phases = Object.entries(status.load_phases).sort(([, a], [, b]) => a.start - b.start);
-  const told = phases.map(([name, one]) => `${words(name.replace(/_/g, ' '))} ${seconds(one.duration)}`).join(', ');
+  const durations = phases.map(([name, one]) => `${words(name.replace(/_/g, ' '))} ${seconds(one.duration)}`).join(', ');
   return html`
     <p>${seconds(status.load_time_seconds)}${status.queued_seconds >= 0.1 && `, after ${seconds(status.queued_seconds)} in the queue`}${' '}
       <span class="muted">${status.loaded_by}${status.loaded_at && `, ${ago(status.loaded_at)}`}</span></p>
-    <div class="phases" role="img" aria-label=${told}>
+    <div class="phases" role="img" aria-label=${durations}>
       ${phases.map(([name, one]) => html`<div class="phase"><span>${words(name.replace(/_/g, ' '))}</span>
         <span class="track"><span class="part ${name}" style=${{ left: `${(100 * one.start) / all}%`, width: `${Math.max(0.5, (100 * one.duration) / all)}%` }}></span></span>
         <span class="figure">${seconds(one.duration)}</span></div>`)}

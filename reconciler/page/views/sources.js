@@ -32,7 +32,7 @@ export function SourceErrors() {
   ]);
   if (!wrong.length) return null;
   return html`<div class="note bad" role="alert">
-    <b>${wrong.length === 1 ? 'A manifest is not followed as it stands' : `${wrong.length} errors in manifests`}</b>
+    <b>${wrong.length === 1 ? 'One error' : `${wrong.length} errors`} in manifests</b>
     <ul>${wrong.slice(0, SHOWN).map((one) => html`<li><code>${one.where}</code>${one.key && html` <code>${one.key}</code>`} ${one.message}</li>`)}</ul>
     <a href="#/sources">All sources</a>
   </div>`;
@@ -48,12 +48,12 @@ function Source({ source, reload }) {
   const waits = source.unconfirmed.length > 0 || source.commit?.held;
   const aside = html`<span class="buttons">
     ${waits && button('confirm', 'Confirm what is held')}
-    ${!source.suspended && button('sync', 'Look now')}
-    ${source.suspended ? button('resume', 'Follow again') : button('suspend', 'Stop following')}
+    ${!source.suspended && button('sync', 'Sync now')}
+    ${source.suspended ? button('resume', 'Resume') : button('suspend', 'Suspend')}
   </span>`;
   return html`<${Section} title=${source.name} aside=${aside}>
     <${Failure} error=${error} />
-    ${source.suspended && html`<p class="note">Not followed until it is resumed; what is declared stays.</p>`}
+    ${source.suspended && html`<p class="note">Suspended: changes are not followed until it is resumed; its records stay.</p>`}
     ${source.message && html`<p class="note bad">${source.message}</p>`}
     <${Commit} commit=${source.commit} />
     <${Names} title="Held" items=${source.held} />
