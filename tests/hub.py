@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
 
 LARGE = (".safetensors", ".txt")
 """What the hub keeps as large files, known by their SHA-256."""
@@ -24,6 +25,10 @@ class Repository:
     tag: str = "v1"
     lies: dict[str, str] = field(default_factory=dict)
     """Files that are not what the hub says, and the hash that it says."""
+    parameters: dict[str, int] = field(default_factory=dict)
+    """Numbers of weights by type, as a search tells them."""
+    tags: tuple[str, ...] = ("mlx",)
+    downloads: int = 0
 
     def __post_init__(self) -> None:
         content = b"".join(name.encode() + data for name, data in sorted(self.files.items()))
@@ -112,6 +117,9 @@ class Hub:
         path = request.path.partition("?")[0]
         headers = {key.lower(): value for key, value in request.headers.items()}
         self.asked.append((path, headers))
+        if path == "/api/models":
+            _send(request, 200, json.dumps(self._found(request.path)).encode())
+            return
         api = re.fullmatch(r"/api/models/(.+)/revision/(.+)", path)
         resolve = re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path)
         found = api or resolve
@@ -129,6 +137,24 @@ class Hub:
         else:
             self._send_file(request, repository.files[resolve[3]], resolve[3])
 
+    def _found(self, path: str) -> list[dict[str, Any]]:
+        """What a search finds, the most downloaded first."""
+        query = parse_qs(urlsplit(path).query)
+        (words,), tags = query["search"], set(query.get("filter", ()))
+        found: list[dict[str, Any]] = [
+            {
+                "id": name,
+                "downloads": one.downloads,
+                "gated": "manual" if one.gated else False,
+                "lastModified": "2026-01-02T03:04:05.000Z",
+            }
+            | ({"safetensors": _safetensors(one.parameters)} if one.parameters else {})
+            for name, one in self.repositories.items()
+            if words.lower() in name.lower() and tags <= set(one.tags)
+        ]
+        found.sort(key=lambda one: -one["downloads"])
+        return found[: int(query["limit"][0])]
+
     def _send_file(self, request: BaseHTTPRequestHandler, data: bytes, name: str) -> None:
         match = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
         begin = int(match[1]) if match else 0
@@ -145,6 +171,10 @@ class Hub:
         self.stopped.set()
         released.wait()
         request.close_connection = True
+
+
+def _safetensors(parameters: dict[str, int]) -> dict[str, Any]:
+    return {"parameters": parameters, "total": sum(parameters.values())}
 
 
 def _send(

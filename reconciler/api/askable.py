@@ -1,7 +1,7 @@
 """The models that a request can name, as OpenAI's clients list them.
 
 Instances that are loaded, records whose instance is on its way or is loaded again at a request,
-and, with just-in-time loading, the models on disk.
+each under its aliases too, and, with just-in-time loading, the models on disk.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from reconciler.core.errors import Problem
 
 async def askable(controller: Controller) -> list[dict[str, Any]]:
     """All of them, records first. Raises `LoadError` if nobody can look at the models on disk."""
-    views = await each(controller.answers(), lambda view: _record(controller, view))
-    found = [row for row in views if row is not None]
+    views = await each(controller.answers(), lambda view: _rows(controller, view))
+    found = [row for rows in views for row in rows]
     if controller.jit:
         names = {row["id"] for row in found}
         for entry in await controller.models():
@@ -29,7 +29,7 @@ async def askable(controller: Controller) -> list[dict[str, Any]]:
 async def askable_one(controller: Controller, name: str) -> dict[str, Any] | None:
     """The one that a request for `name` means; None: there is none. Raises as `askable`."""
     availability = controller.availability(name)
-    view = controller.answer(name)
+    view = controller.answer(controller.named(name) or name)
     if availability is Availability.NOT_LOADED:
         lowered = name.lower()
         keys = [e.key for e in await controller.models() if not isinstance(e.facts, Problem)]
@@ -37,14 +37,20 @@ async def askable_one(controller: Controller, name: str) -> dict[str, Any] | Non
             return None
     if availability is None:
         return None
-    return _row(name, availability) if view is None else _record(controller, view)
+    if view is None:
+        return _row(name, availability)
+    return next((row for row in _rows(controller, view) if row["id"] == name), None)
 
 
-def _record(controller: Controller, view: RecordView) -> dict[str, Any] | None:
-    availability = controller.availability(view.record.name)
+def _rows(controller: Controller, view: RecordView) -> list[dict[str, Any]]:
+    """A record that can be asked, and its aliases."""
+    record = view.record
+    availability = controller.availability(record.name)
     if availability is None:
-        return None
-    return _row(view.record.name, availability, int(view.record.created_at.timestamp()))
+        return []
+    row = _row(record.name, availability, int(record.created_at.timestamp()))
+    aliases = controller.aliases(record)
+    return [row, *(row | {"id": alias, "alias_of": record.name} for alias in aliases)]
 
 
 def _row(name: str, availability: Availability, created: int = 0) -> dict[str, Any]:

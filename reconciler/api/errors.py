@@ -45,6 +45,8 @@ ROWS: dict[Reason, tuple[int, str, str]] = {
     Reason.INSUFFICIENT_DISK_SPACE: (507, "download_failed", "insufficient_disk_space"),
     Reason.UNKNOWN_JOB: (404, "invalid_request", "job_not_found"),
     Reason.ENGINE_UNAVAILABLE: (503, "engine_unavailable", "engine_unavailable"),
+    Reason.MODEL_IN_USE: (409, "conflict", "model_in_use"),
+    Reason.NOT_REMOVABLE: (409, "conflict", "not_removable"),
     Reason.MANAGED_BY_MANIFEST: (409, "conflict", "managed_by_manifest"),
     Reason.NOT_LOADED: (404, "model_not_found", "model_not_loaded"),
     Reason.NOT_READY: (503, "unavailable", "model_loading"),

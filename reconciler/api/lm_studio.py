@@ -129,9 +129,11 @@ async def _models(controller: Controller) -> list[dict[str, Any]]:
     ]
     listed = {entry.key for entry in entries}
     for instance in instances:
-        facts = controller.facts(instance.name)
-        if instance.name not in listed and facts is not None:
-            rows.append(_row(instance.name, facts, instance.config.context_length))
+        facts, view = controller.facts(instance.name), controller.answer(instance.name)
+        aliases = controller.aliases(view.record) if view is not None else ()
+        if facts is not None:
+            names = [name for name in (instance.name, *aliases) if name not in listed]
+            rows += [_row(name, facts, instance.config.context_length) for name in names]
     return rows
 
 

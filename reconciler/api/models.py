@@ -11,7 +11,7 @@ from reconciler.api.describe import describe, many, ref
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_mistake, of_problem, reply
 from reconciler.api.stream import Stream, streaming
-from reconciler.controller import Events, RecordView
+from reconciler.controller import Controller, Events, RecordView
 from reconciler.core.errors import LoadError, Problem
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import LoadRequest
@@ -36,9 +36,10 @@ async def load(request: web.Request) -> web.StreamResponse:
     if asked.adapter is not None and check_name(asked.name):
         words = f"'{asked.name}' cannot name an instance; send instance_id"
         raise ApiError(400, "invalid_request", words, "missing_required_parameter", "instance_id")
+    controller = request.app[CONTROLLER]
     if "text/event-stream" in request.headers.get("Accept", ""):
         return await _streamed(request, asked, echo=echo)
-    return reply(_loaded(await request.app[CONTROLLER].load(asked), echo=echo))
+    return reply(_loaded(controller, await controller.load(asked), echo=echo))
 
 
 async def _streamed(request: web.Request, asked: LoadRequest, *, echo: bool) -> web.StreamResponse:
@@ -54,7 +55,7 @@ async def _streamed(request: web.Request, asked: LoadRequest, *, echo: bool) -> 
     async def send_events(stream: Stream) -> None:
         await _phases(stream, controller.events, since, named.result(), loading)
         try:
-            event, data = "result", _loaded(loading.result(), echo=echo)
+            event, data = "result", _loaded(controller, loading.result(), echo=echo)
         except LoadError as error:
             event, data = "error", {"error": of_problem(error.problem).body}
         await stream.send(encode(data).decode(), event=event)
@@ -88,7 +89,7 @@ async def _phases(
         waiting.cancel()
 
 
-def _loaded(answer: RecordView, *, echo: bool) -> dict[str, Any]:
+def _loaded(controller: Controller, answer: RecordView, *, echo: bool) -> dict[str, Any]:
     """One answer for both forms of the request: clients look keys up by name."""
     status = answer.status
     answer_json: dict[str, Any] = {
@@ -99,7 +100,7 @@ def _loaded(answer: RecordView, *, echo: bool) -> dict[str, Any]:
         "config": status.config,
         "load_time_seconds": status.load_time_seconds,
         "joined": answer.joined,
-        "warnings": status.warnings + answer.warnings,
+        "warnings": (status.warnings + answer.warnings + controller.alias_warnings(answer.record)),
     }
     return answer_json | {"load_config": status.config} if echo else answer_json
 
@@ -119,15 +120,21 @@ async def models(request: web.Request) -> web.Response:
     """The models on disk, each with its loaded instances."""
     controller = request.app[CONTROLLER]
     listed = await controller.models()
-    instances = controller.instances()
+    by_path = loaded_by_path(controller)
+    return reply({"models": [model_row(model, by_path) for model in listed]})
+
+
+def loaded_by_path(controller: Controller) -> dict[str, list[dict[str, Any]]]:
+    """The loaded instances by the directory of their checkpoint."""
     by_path: dict[str, list[dict[str, Any]]] = {}
-    for instance in instances:
+    for instance in controller.instances():
         row = {"id": instance.name, "config": instance.config}
         by_path.setdefault(instance.checkpoint, []).append(row)
-    return reply({"models": [_row(model, by_path) for model in listed]})
+    return by_path
 
 
-def _row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def model_row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """A model on disk, as LM Studio's clients read it."""
     publisher, _, name = model.key.rpartition("/")
     row: dict[str, Any] = {
         "type": "llm",

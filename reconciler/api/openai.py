@@ -27,6 +27,7 @@ MODEL = {
         "object": {"const": "model"},
         "created": {"type": "integer"},
         "state": {"enum": list(Availability)},
+        "alias_of": {"type": "string"},
     },
 }
 

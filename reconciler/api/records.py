@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from aiohttp import web
@@ -166,7 +166,7 @@ def _record(answer: RecordView, controller: Controller) -> dict[str, Any]:
         "created_at": record.created_at,
         "provisional": record.provisional,
         "spec": spec_json(record.spec),
-        "status": status,
+        "status": replace(status, warnings=status.warnings + controller.alias_warnings(record)),
         "source_errors": [_complaint(c) for c in controller.complaints(record)],
     }
 

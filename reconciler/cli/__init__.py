@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,30 @@ click.UsageError.exit_code = 64
 
 COMMANDS = {
     "Run": ("serve", "service", "doctor", "demo"),
-    "Models": ("load", "unload", "run", "launch", "ps", "ls", "pull", "downloads", "estimate"),
+    "Models": (
+        *("load", "unload", "run", "launch", "ps", "ls", "show"),
+        *("search", "pull", "downloads", "rm", "estimate"),
+    ),
     "Records": (
-        *("get", "export", "describe", "apply", "delete"),
+        *("init", "import", "get", "export", "describe", "apply", "delete"),
         *("plan", "diff", "validate", "wait", "clear"),
     ),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
-    "Look": ("open", "events", "history", "logs"),
-    "More": ("completion", "version"),
+    "Look": ("open", "top", "bench", "events", "history", "logs"),
+    "More": ("completion", "man", "version"),
 }
 """By the heading of the help under which they stand."""
 
 MODULES = {
     "load": "instances",
     "unload": "instances",
-    "ps": "instances",
     "run": "chat",
     "ls": "models",
     "pull": "downloads",
     "estimate": "models",
+    "import": "importing",
+    "rm": "show",
     "get": "records",
     "export": "records",
     "describe": "records",
@@ -92,7 +97,8 @@ class Commands(click.Group):
         if name not in self.list_commands(context):
             return None
         module = import_module(f"reconciler.cli.{MODULES.get(name, name)}")
-        command: click.Command = getattr(module, name)
+        # Python's own words cannot name a function.
+        command: click.Command = getattr(module, f"{name}_" if iskeyword(name) else name)
         return command
 
     def resolve_command(

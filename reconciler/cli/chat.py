@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from reconciler.cli import HOME
+from reconciler.cli import HOME, completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.instances import note_join
 from reconciler.cli.output import condition
@@ -24,7 +24,7 @@ HISTORY = HOME / "chat-history"
     '  reconciler run openai/gpt-oss-20b "What is a reconcile loop?"\n'
     '  git diff | reconciler run openai/gpt-oss-20b "Write a commit message."'
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completing.names_and_models)
 @click.argument("prompt", required=False)
 @click.option("--name", help="Name of the instance.  [default: the model's identifier]")
 @click.option("--system", help="A system message to begin with.")

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
 from reconciler.cli.progress import watched
@@ -17,7 +18,7 @@ ROUTE = "/api/v1/models/download"
 
 
 @click.command(epilog="\b\nExample:\n  reconciler pull mlx-community/Qwen3-0.6B-4bit")
-@click.argument("model")
+@click.argument("model", shell_complete=completing.models)
 @click.option("--revision", help="Commit, branch or tag.  [default: main]")
 @asks
 async def pull(client: Client, *, model: str, revision: str | None) -> None:
@@ -72,7 +73,7 @@ async def list_(client: Client, *, form: str) -> None:
 
 
 @downloads.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completing.models)
 @asks
 async def watch(client: Client, *, model: str) -> None:
     """Show the progress of the download of MODEL until it ends; Ctrl-C leaves it running."""
@@ -80,7 +81,7 @@ async def watch(client: Client, *, model: str) -> None:
 
 
 @downloads.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completing.models)
 @asks
 async def cancel(client: Client, *, model: str) -> None:
     """Cancel the download of MODEL; the next one continues from there.

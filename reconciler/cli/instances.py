@@ -1,15 +1,15 @@
-"""`load`, `unload` and `ps`."""
+"""`load` and `unload`."""
 
 from typing import Any
 from urllib.parse import quote
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
-from reconciler.cli.output import Column, age, condition, output, show, show_data
+from reconciler.cli.output import show_data
 from reconciler.cli.progress import loaded
 from reconciler.cli.settings import body, settings
-from reconciler.core.memory import readable_bytes
 
 
 @click.command(
@@ -17,9 +17,10 @@ from reconciler.core.memory import readable_bytes
     "  reconciler load openai/gpt-oss-20b\n"
     "  reconciler load openai/gpt-oss-20b --context-length 16384 --name long"
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completing.models)
 @click.option("--name", help="Name of the instance.  [default: the model's identifier]")
 @settings
+@click.option("--alias", "aliases", multiple=True, help="Another name to answer under; repeatable.")
 @click.option(
     "-o",
     "--output",
@@ -29,9 +30,18 @@ from reconciler.core.memory import readable_bytes
     help="Form.",
 )
 @asks
-async def load(client: Client, *, model: str, name: str | None, form: str, **asked: Any) -> None:
+async def load(
+    client: Client,
+    *,
+    model: str,
+    name: str | None,
+    aliases: tuple[str, ...],
+    form: str,
+    **asked: Any,
+) -> None:
     """Load MODEL, or join what is loaded already; it stays loaded until it is unloaded."""
-    answer = await loaded(client, body(model, name, asked))
+    sent = body(model, name, asked) | ({"aliases": aliases} if aliases else {})
+    answer = await loaded(client, sent)
     if form != "text":
         show_data(answer, form)
         return
@@ -64,45 +74,13 @@ async def note_join(
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=completing.names)
 @asks
 async def unload(client: Client, *, names: tuple[str, ...]) -> None:
     """Unload instances that were loaded ad hoc; their records go."""
     for name in names:
         await client.post("/api/v1/models/unload", {"instance_id": name})
         click.echo(f"{name} is unloaded")
-
-
-INSTANCES = (
-    Column("NAME", lambda r: r["name"]),
-    Column("MODEL", lambda r: r["spec"]["model"]),
-    Column("STATE", lambda r: condition(r, "Ready")["reason"]),
-    Column("CONTEXT", lambda r: r["status"]["config"]["context_length"]),
-    Column("MEMORY", lambda r: readable_bytes(r["status"]["memory_bytes"] or 0)),
-    Column("LOADED", lambda r: age(r["status"]["loaded_at"])),
-    Column("BATCH", lambda r: r["status"]["config"]["eval_batch_size"], wide=True),
-    Column("FLASH", lambda r: r["status"]["config"]["flash_attention"], wide=True),
-    Column("EXPERTS", lambda r: r["status"]["config"]["num_experts"], wide=True),
-    Column("KV-ON-GPU", lambda r: r["status"]["config"]["offload_kv_cache_to_gpu"], wide=True),
-    Column("LOAD-TIME", lambda r: f"{r['status']['load_time_seconds']:.2f}s", wide=True),
-    Column("OWNER", lambda r: r["owner"], wide=True),
-    Column("PID", lambda r: r["status"]["worker_pid"], wide=True),
-    Column("RESTARTS", lambda r: r["status"]["restarts"], wide=True),
-)
-
-
-@click.command()
-@output
-@asks
-async def ps(client: Client, *, form: str) -> None:
-    """List the instances that are loaded, with the settings in force."""
-    records = (await client.get("/api/v1/records"))["records"]
-    show(
-        [r for r in records if r["status"]["config"] is not None],
-        INSTANCES,
-        form,
-        empty="nothing is loaded",
-    )
 
 
 def config_text(config: Any) -> str:

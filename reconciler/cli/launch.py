@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, UnreachableError, asks, read_token
 from reconciler.cli.progress import loaded
 from reconciler.cli.settings import body, settings
@@ -53,7 +54,11 @@ def _then_start(command: Callable[..., Start | None]) -> Callable[..., None]:
 )
 @click.argument("tool", type=click.Choice([*TOOLS, *EDITORS]))
 @click.argument("arguments", nargs=-1, metavar="[-- ARGUMENT]...")
-@click.option("--model", help="Model or instance.  [default: the only one that is loaded]")
+@click.option(
+    "--model",
+    help="Model or instance.  [default: the only one that is loaded]",
+    shell_complete=completing.names_and_models,
+)
 @settings
 @click.option("--print", "only_print", is_flag=True, help="Print the recipe; start nothing.")
 @_then_start

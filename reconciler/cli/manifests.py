@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli import git_preview
+from reconciler.cli import completing, git_preview
 from reconciler.cli.client import Client, asks
 from reconciler.cli.git_options import branch_options, following, labelled
 from reconciler.cli.output import show_data, yaml_text
@@ -29,11 +29,12 @@ files = click.option(
     "files",
     multiple=True,
     help="File, directory, or - for standard input; may be given several times.",
+    shell_complete=completing.files,
 )
 
 
 @click.command(epilog="\b\nExample:\n  reconciler validate manifests/*.yaml")
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, shell_complete=completing.files)
 def validate(files: tuple[str, ...]) -> None:
     """Check manifests, without a daemon: one line for each mistake."""
     read = looks.run(_read(files))
@@ -73,7 +74,7 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
 @click.command(
     epilog="\b\nExamples:\n  reconciler delete assistant\n  reconciler delete -f assistant.yaml"
 )
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=completing.names)
 @files
 @asks
 async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from reconciler import __version__
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that completes commands and options in SHELL."""
+    """Print the script that completes commands, options, names, models and files in SHELL."""
     kind = get_completion_class(shell)
     if kind is None:
         raise click.ClickException(f"{shell} is not supported")

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.instances import config_text
 from reconciler.cli.output import Column, output, show, show_data
@@ -35,7 +36,7 @@ async def ls(client: Client, *, form: str) -> None:
 @click.command(
     epilog="\b\nExample:\n  reconciler estimate openai/gpt-oss-20b --context-length 131072"
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completing.models)
 @settings
 @click.option(
     "-o",

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
 from reconciler.cli.records import path
@@ -12,7 +13,9 @@ follow = click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C."
 
 
 @click.command()
-@click.option("--name", help="Only of this record or source.")
+@click.option(
+    "--name", help="Only of this record or source.", shell_complete=completing.names_and_sources
+)
 @follow
 @asks
 async def events(client: Client, *, name: str | None, follow: bool) -> None:
@@ -52,7 +55,7 @@ HISTORY = (
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing.names)
 @output
 @asks
 async def history(client: Client, *, name: str | None, form: str) -> None:
@@ -65,7 +68,7 @@ async def history(client: Client, *, name: str | None, form: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.names)
 @follow
 @asks
 async def logs(client: Client, *, name: str, follow: bool) -> None:

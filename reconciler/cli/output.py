@@ -70,7 +70,9 @@ def yaml_text(data: Any) -> str:
     """YAML in the order of the keys."""
     import yaml
 
-    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    from reconciler.cli.yaml12 import Dumper
+
+    text: str = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
 from reconciler.cli.duration import Duration
 from reconciler.cli.instances import config_text
@@ -32,6 +33,7 @@ RECORDS = (
     Column("MODEL", lambda r: r["spec"]["model"]),
     Column("OWNER", lambda r: r["owner"]),
     Column("AGE", lambda r: age(r["created_at"])),
+    Column("ALIASES", lambda r: ", ".join(r["spec"].get("aliases", ())), wide=True),
     Column("GENERATION", lambda r: r["generation"], wide=True),
     Column("OBSERVED", lambda r: r["status"]["observed_generation"], wide=True),
     Column("PLACE", lambda r: r["file"] and f"{r['file']}:{r['line']}", wide=True),
@@ -47,7 +49,7 @@ LONGEST_QUESTION = 60.0
     "  reconciler get\n"
     "  reconciler get assistant -o manifest > assistant.yaml"
 )
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=completing.names)
 @click.option(
     "-o",
     "--output",
@@ -95,7 +97,9 @@ async def export(client: Client, *, all_: bool) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument(
+    "names", nargs=-1, required=True, metavar="NAME...", shell_complete=completing.names
+)
 @asks
 async def describe(client: Client, *, names: tuple[str, ...]) -> None:
     """Show all of the records NAME: spec, conditions, settings in force, history."""
@@ -163,7 +167,7 @@ def _generation(one: Any) -> str:
 
 
 @click.command(epilog="\b\nExample:\n  reconciler wait assistant --for ready --timeout 10m")
-@click.argument("name")
+@click.argument("name", shell_complete=completing.names)
 @click.option(
     "--for", "wanted", type=click.Choice(["ready", "gone"]), default="ready", help="State."
 )
@@ -207,7 +211,9 @@ async def _must_exist(client: Client, name: str) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument(
+    "names", nargs=-1, required=True, metavar="NAME...", shell_complete=completing.names
+)
 @asks
 async def clear(client: Client, *, names: tuple[str, ...]) -> None:
     """Forget crashes and failures of the records NAME, so that they are tried at once."""

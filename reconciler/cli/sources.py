@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import click
 
+from reconciler.cli import completing
 from reconciler.cli.client import Client, DaemonError, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
 
@@ -32,7 +33,7 @@ SOURCES = (
     Column("MESSAGE", lambda s: s["message"], wide=True),
 )
 
-which = click.argument("source", required=False)
+which = click.argument("source", required=False, shell_complete=completing.sources)
 
 
 @click.command()

@@ -3,9 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from asyncio import Task
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Timer(Protocol):
@@ -45,6 +46,17 @@ class SystemClock:
 
     def chance(self) -> float:
         return random.random()  # noqa: S311  jitter, not a secret
+
+
+async def wait_all(clock: Clock, tasks: Collection[Task[Any]], seconds: float) -> None:
+    """Return when all `tasks` are done, or after `seconds` of `clock`. Cancels none of them."""
+    waiting = asyncio.ensure_future(asyncio.wait(tasks))
+    timer = clock.call_later(seconds, waiting.cancel)
+    try:
+        await asyncio.wait([waiting])
+    finally:
+        timer.cancel()
+        waiting.cancel()
 
 
 async def sleep(clock: Clock, delay: float) -> None:

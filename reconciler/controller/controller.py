@@ -17,6 +17,7 @@ from reconciler.controller.mutations import Mutations, unknown_record
 from reconciler.controller.pulling import Pulled, pull
 from reconciler.controller.reconciler import Reconciler
 from reconciler.controller.registry import Registry
+from reconciler.controller.removal import Removal
 from reconciler.controller.resolver import CheckpointResolver
 from reconciler.controller.routing import Availability, Router
 from reconciler.controller.source_sync import Source, SourceError, SourceSync
@@ -26,7 +27,7 @@ from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.events import LogLine
 from reconciler.core.facts import Checkpoint, Machine
 from reconciler.core.memory import Ledger, MemoryPolicy
-from reconciler.core.protocol import NO_CONTEXT, Reply, RequestContext, Usage
+from reconciler.core.protocol import NO_CONTEXT, Activity, Reply, RequestContext, Usage
 from reconciler.core.records import (
     HTTP,
     Generation,
@@ -35,16 +36,16 @@ from reconciler.core.records import (
     LoadSpec,
     ModelRef,
     Record,
+    SettingWarning,
 )
 from reconciler.models.catalog import Catalog, CatalogEntry
 from reconciler.models.download import Downloads, Job
+from reconciler.models.hub_search import HubSearch
 from reconciler.store import Store, UnwritableError
 
 log = structlog.get_logger()
 
 STOPPING = Problem(Reason.STOPPING, "the daemon is stopping", permanent=False)
-
-"""Types of answers that come in pieces."""
 
 
 class Controller:
@@ -74,11 +75,12 @@ class Controller:
         self._clock = clock or SystemClock()
         self._registry = Registry(store, self._clock)
         self._engine = engine(self._worker_died)
+        self.hub_search = HubSearch()
         self.downloads = Downloads(hub_cache, self._downloaded)
         self.metrics = Metrics()
         policy = memory or MemoryPolicy()
         wake = self._registry.wake.set
-        self._resolver = CheckpointResolver(catalog, self._engine, wake)
+        self._resolver = CheckpointResolver(catalog, self._engine, self._clock, wake)
         self._lookups = Lookups(self._resolver, self.downloads, self._clock, wake)
         self._reconciler = Reconciler(
             self._registry, self._lookups, self._engine, self.metrics, policy
@@ -92,6 +94,9 @@ class Controller:
         self._feeds = [SourceSync(source, self._registry, labels) for source in sources]
         self._dry_runs = DryRuns(
             self._registry, self._lookups, self._reconciler, self._feeds, labels
+        )
+        self.removal = Removal(
+            self._registry, self._lookups, self._engine, self.downloads, hub_cache
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
@@ -233,8 +238,20 @@ class Controller:
         """True if a request for `model` would be answered, now or in a moment."""
         return not self.stopping and self._router.can_answer(model)
 
+    def named(self, name: str) -> str | None:
+        """The record that has a name, or else to which it belongs as an alias."""
+        return self._registry.named(name)
+
+    def aliases(self, record: Record) -> tuple[str, ...]:
+        """The aliases under which a record answers."""
+        return self._registry.aliases.in_force(record, self._registry.records)
+
+    def alias_warnings(self, record: Record) -> tuple[SettingWarning, ...]:
+        """Why a record does not answer under aliases that it declares."""
+        return self._registry.aliases.warnings(record, self._registry.records)
+
     def records_of(self, model: str) -> tuple[Record, ...]:
-        """The record of that name, or else those that ask for that model."""
+        """The record of that name or alias, or else those that ask for that model."""
         return tuple(state.record for state in self._registry.candidates(model))
 
     def serves(self, model: str) -> bool:
@@ -333,6 +350,15 @@ class Controller:
     async def tokens(self) -> Mapping[str, Usage]:
         """What instances computed since the daemon started, by name; asked of their workers."""
         return await self._engine.tokens()
+
+    async def activity(self) -> Mapping[str, Activity]:
+        """The KV cache of instances, by name; asked of their workers."""
+        return await self._engine.activity()
+
+    def in_flight(self, name: str) -> int:
+        """Requests of an instance that have not ended."""
+        state = self._registry.states.get(name)
+        return 0 if state is None else state.requests
 
     def memory(self) -> Ledger | None:
         """Who holds what; None until MLX was asked."""

@@ -18,6 +18,7 @@ from reconciler.controller.clock import Clock
 from reconciler.controller.events import Events
 from reconciler.controller.state import RecordState, Stored
 from reconciler.core import suspicion
+from reconciler.core.aliases import Aliases
 from reconciler.core.conditions import derive, pending
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.plan import rest
@@ -42,6 +43,7 @@ class Registry:
         self.states: dict[str, RecordState] = {}
         self.records: dict[str, Record] = {}
         """By name, as they are in `states`."""
+        self.aliases = Aliases()
         self._touched: list[set[str]] = []
         """For each who compares records: names of those that came, changed or went."""
         self.active: set[str] = set()
@@ -87,6 +89,7 @@ class Registry:
             state.judge(status, action)
         self.states[record.name] = state
         self.records[record.name] = record
+        self.aliases.put(record)
         if not state.settled:
             self.active.add(record.name)
 
@@ -131,10 +134,14 @@ class Registry:
         self.active &= self.states.keys()
         return [self.states[name] for name in self.active]
 
+    def named(self, name: str) -> str | None:
+        """The record that has a name, or else to which it belongs as an alias."""
+        return name if name in self.states else self.aliases.owner(name)
+
     def candidates(self, model: str) -> list[RecordState]:
-        """The records of that name, or else of that model without an adapter."""
-        if model in self.states:
-            return [self.states[model]]
+        """The record of that name or alias, or else those of that model without an adapter."""
+        if (name := self.named(model)) is not None:
+            return [self.states[name]]
         model = model.lower()
         specs = ((state, state.record.spec) for state in self.states.values())
         return [s for s, spec in specs if spec.adapter is None and spec.model.lower() == model]
@@ -217,6 +224,7 @@ class Registry:
         now = self.clock.monotonic()
         state = self.states.get(record.name)
         self.records[record.name] = record
+        self.aliases.put(record)
         self._touch(record.name)
         if state is None:
             stored = Stored(record, status)
@@ -237,6 +245,7 @@ class Registry:
         """Drop a record that is not on disk any more; whoever waits for it is told `problem`."""
         state = self.states.pop(name)
         del self.records[name]
+        self.aliases.drop(name)
         self._touch(name)
         self.active.discard(name)
         log.info("record removed", name=name, reason=problem.message)

@@ -5,7 +5,6 @@ its weights. Both are kept for as long as the files stay as they are.
 """
 
 import asyncio
-import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from reconciler.controller.batches import Batches, Separate
+from reconciler.controller.clock import Clock, wait_all
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Shapes
 from reconciler.core.ratelimit import RateLimit
@@ -44,10 +44,13 @@ ATTEMPTS = 2
 class CheckpointResolver:
     """Finds checkpoints and completes what is known of them. Used on the event loop only."""
 
-    def __init__(self, catalog: Catalog, builder: Builder, on_seen: Callable[[], None]) -> None:
+    def __init__(
+        self, catalog: Catalog, builder: Builder, clock: Clock, on_seen: Callable[[], None]
+    ) -> None:
         """`on_seen` is called when something was seen that somebody did not wait for."""
         self._catalog = catalog
         self._builder = builder
+        self._clock = clock
         self._on_seen = on_seen
         self._seen: dict[str, tuple[str, Shapes | None]] = {}
         """By path: the fingerprint of the files, and what was seen; None: it cannot be built."""
@@ -59,7 +62,7 @@ class CheckpointResolver:
         """None: a look at several models failed, so each is to be looked for by itself."""
         self._patient = Separate[ModelRef, Checkpoint | Problem](self._find_one)
         self._listing = Batches[None, tuple[CatalogEntry, ...]](self._list)
-        self._lines = RateLimit(REPEAT_SECONDS, time.monotonic)
+        self._lines = RateLimit(REPEAT_SECONDS, clock.monotonic)
         self._late: dict[ModelRef, asyncio.Task[Checkpoint | Problem]] = {}
         """Looks that took longer than somebody's patience."""
 
@@ -101,7 +104,7 @@ class CheckpointResolver:
             if task is None
         }
         if begun:
-            await asyncio.wait(begun.values(), timeout=patience)
+            await wait_all(self._clock, begun.values(), patience)
         found: dict[ModelRef, Checkpoint | Problem] = {}
         for ref, older in late.items():
             task = older or begun[ref]

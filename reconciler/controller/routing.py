@@ -1,7 +1,7 @@
 """Which instance answers a request, and what is done so that one can.
 
-A request names an instance or a model. What is idle is loaded again for it; with just-in-time
-loading, so is a model that no record speaks of.
+A request names an instance, one of its aliases or a model. What is idle is loaded again for it;
+with just-in-time loading, so is a model that no record speaks of.
 """
 
 import asyncio
@@ -107,8 +107,8 @@ class Router:
         return "no record asks for it"
 
     def serving(self, model: str) -> str | None:
-        """The loaded instance that answers for `model`: the one of that name, else the oldest that
-        holds that model, whatever its record asks for by now.
+        """The loaded instance that answers for `model`: the one of that name or alias, else the
+        oldest that holds that model, whatever its record asks for by now.
         """
         actions = self._reconciler.running.values()
         leaving = {a.name for a in actions if a.kind is Kind.UNLOAD or a.unload_first}
@@ -116,6 +116,8 @@ class Router:
         if model in loaded:
             return model
         states = self._registry.states
+        if model not in states and (owner := self._registry.named(model)) is not None:
+            return owner if owner in loaded else None
         ready = [
             states[name].record
             for name, instance in loaded.items()

@@ -79,6 +79,7 @@ def decide(
             request.defaults,
             request.adapter,
             idle_ttl_seconds=request.idle_ttl_seconds,
+            aliases=request.aliases or (),
         )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
@@ -177,6 +178,8 @@ def agrees(view: View, request: LoadRequest) -> bool:
             return False
     if not _agree_on_defaults(view, request):
         return False
+    if request.aliases not in (None, view.record.spec.aliases):
+        return False
     ttl = request.idle_ttl_seconds
     return ttl is None or ttl == view.record.spec.idle_ttl_seconds
 
@@ -240,4 +243,5 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         defaults=Defaults(**merged(spec.defaults.sent(), request.defaults.sent(), "defaults.")),
         adapter=adapter,
         idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,
+        aliases=spec.aliases if request.aliases is None else request.aliases,
     )

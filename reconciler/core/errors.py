@@ -36,6 +36,8 @@ class Reason(StrEnum):
     INSUFFICIENT_DISK_SPACE = "InsufficientDiskSpace"
     UNKNOWN_JOB = "UnknownJob"
     ENGINE_UNAVAILABLE = "EngineUnavailable"
+    MODEL_IN_USE = "ModelInUse"
+    NOT_REMOVABLE = "NotRemovable"
     MANAGED_BY_MANIFEST = "ManagedByManifest"
     NOT_LOADED = "NotLoaded"
     NOT_READY = "NotReady"

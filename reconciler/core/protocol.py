@@ -235,6 +235,16 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Activity:
+    """The KV cache of a session, in bytes."""
+
+    kv_bytes: int = 0
+    """That running requests have room for."""
+    kept_bytes: int = 0
+    """Of finished requests, given back when the memory is needed."""
+
+
+@dataclass(frozen=True)
 class Pulse:
     """What a worker's MLX thread is at."""
 
@@ -250,6 +260,8 @@ class Pulse:
     """That the process takes now."""
     kept_bytes: int = 0
     """Of that: KV caches of finished requests, given back when somebody needs the memory."""
+    activity: dict[str, Activity] = field(default_factory=dict)
+    """Of each open session, by its name."""
 
 
 class WorkerFailure(msgspec.Struct, frozen=True, tag=True):

@@ -97,6 +97,8 @@ class LoadSpec:
     """Whether the model is fetched from the hub where it is not on disk."""
     node_selector: Selector = ()
     """Which nodes it is meant for; empty: all."""
+    aliases: tuple[str, ...] = ()
+    """Other names under which it answers requests."""
 
     @property
     def ref(self) -> ModelRef:
@@ -150,6 +152,8 @@ class LoadRequest:
     idle_ttl_seconds: int | None = None
     defaults: Defaults = NO_DEFAULTS
     adapter: str | None = None
+    aliases: tuple[str, ...] | None = None
+    """None: no opinion."""
 
     @property
     def ref(self) -> ModelRef:

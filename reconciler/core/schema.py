@@ -35,12 +35,16 @@ SchemaName = Literal[
     "event",
     "generation",
     "health",
+    "hub-model",
+    "instance",
     "inventory",
     "load-request",
     "load-response",
     "log-line",
     "manifest",
     "model",
+    "model-details",
+    "model-removal",
     "node",
     "plan",
     "plan-request",
@@ -174,6 +178,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
         idle_ttl_seconds=_whole(body.get("idle_ttl_seconds")),
         defaults=read_defaults(defaults),
         adapter=body.get("adapter"),
+        aliases=tuple(body["aliases"]) if "aliases" in body else None,
     )
 
 
@@ -191,6 +196,7 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
         idle_ttl_seconds=_whole(spec.get("idle_ttl_seconds")),
         download=spec.get("download", "never"),
         node_selector=selector.selector(spec.get("node_selector", ())),
+        aliases=tuple(spec.get("aliases", ())),
     )
 
 
@@ -205,6 +211,8 @@ def spec_json(spec: LoadSpec) -> dict[str, Any]:
             document[key] = getattr(spec, key)
     if spec.node_selector:
         document["node_selector"] = selector.selector_json(spec.node_selector)
+    if spec.aliases:
+        document["aliases"] = list(spec.aliases)
     return document
 
 

@@ -21,7 +21,9 @@ from reconciler.core.protocol import (
     LEASE_HEADER,
     MODEL_HEADER,
     NO_CONTEXT,
+    Activity,
     Lease,
+    Pulse,
     Reply,
     RequestContext,
     SeeShapes,
@@ -264,13 +266,22 @@ class Engine:
         """What instances computed since the daemon started, by name; what a worker that does not
         answer computed since it last did is left out.
         """
+        for pulse in await self._pulses():
+            self._tokens.read(pulse)
+        return self._tokens.totals()
+
+    async def activity(self) -> dict[str, Activity]:
+        """The KV cache of instances, by name; left out where the worker does not answer."""
+        found = {s: one for pulse in await self._pulses() for s, one in pulse.activity.items()}
+        loaded = self._loaded.items()
+        return {name: found[one.session] for name, one in loaded if one.session in found}
+
+    async def _pulses(self) -> list[Pulse]:
+        """What workers say of themselves, those that answer in time."""
         pulses = await asyncio.gather(
             *(worker.pulse(PULSE_SECONDS) for worker in self._holders.workers())
         )
-        for pulse in pulses:
-            if pulse is not None:
-                self._tokens.read(pulse)
-        return self._tokens.totals()
+        return [pulse for pulse in pulses if pulse is not None]
 
     def retain_only(self, names: Collection[str]) -> None:
         """Forget the tokens of others: a name that comes again counts from zero."""

@@ -130,6 +130,11 @@ class Downloads:
             del self._jobs[one.id]
         return job
 
+    def is_fetching(self, model: str) -> bool:
+        """True if a download of a model, at any revision, is under way."""
+        jobs = self._jobs.values()
+        return any(j.ref.model == model and j.status == "downloading" for j in jobs)
+
     def missing(self, ref: ModelRef) -> Problem:
         """Fetch what is not on disk; how far that is, or why it is not there after all.
 

@@ -72,14 +72,14 @@ class Wanted:
 
 def main(cache: Path, model: str, revision: str) -> None:
     """Fetch, and tell; the last line is `done` or `error`."""
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     os.environ.update(ENVIRONMENT)
     try:
         _fetch(cache, model, revision)
     except FetchError as error:
         _emit(error=error.code, message=str(error))
     except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
-        problem = _understood(error, model, revision)
+        problem = understood(error, model, revision)
         _emit(error=problem.code, message=str(problem))
 
 
@@ -250,7 +250,7 @@ def _counter(begin: int) -> Any:
     return Counter
 
 
-def _understood(error: Exception, model: str, revision: str) -> FetchError:
+def understood(error: Exception, model: str, revision: str) -> FetchError:
     """What huggingface_hub raised, in our words."""
     from huggingface_hub import errors
 
@@ -280,7 +280,7 @@ def _emit(**line: Any) -> None:
     sys.stdout.flush()
 
 
-def _end_with_stdin(end: Callable[[int], None] = os._exit) -> None:
+def end_with_stdin(end: Callable[[int], None] = os._exit) -> None:
     # Not through a buffer, which would be locked when Python ends.
     while os.read(sys.stdin.fileno(), 1):
         pass

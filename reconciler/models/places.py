@@ -163,7 +163,7 @@ class HubCache:
 
         for path, held in walk.each(snapshot, list(having)):
             if isinstance(held, LoadError):
-                yield LocalModel(_repository_key(path), path, error=held)
+                yield LocalModel(repository_key(path), path, error=held)
             elif held is not None:
                 yield held
 
@@ -173,10 +173,10 @@ class HubCache:
             if isinstance(names, LoadError):
                 yield LocalModel("", root, error=names)
                 continue
-            paths = [path for path in names if _repository_key(path)]
+            paths = [path for path in names if repository_key(path)]
             for path, found in walk.each(_repository, paths):
                 if isinstance(found, LoadError):
-                    yield LocalModel(_repository_key(path), path, error=found)
+                    yield LocalModel(repository_key(path), path, error=found)
                 else:
                     yield found
 
@@ -195,7 +195,7 @@ class _Repository:
         return revision in self.refs or any(path.name == revision for path in self.snapshots)
 
 
-def _repository_key(path: Path) -> str:
+def repository_key(path: Path) -> str:
     """The model whose folder of the cache it is; empty for anything else."""
     kind, *parts = path.name.split("--", 2)
     return "/".join(parts) if kind == "models" else ""
@@ -214,7 +214,7 @@ def _snapshot(repository: _Repository, revision: str) -> LocalModel | None:
         if path.name == commit and is_directory(path):
             folder = _folder(path)
             if folder.is_model:
-                key = _repository_key(repository.path)
+                key = repository_key(repository.path)
                 siblings = repository.snapshots
                 return LocalModel(key, folder.path, commit, mlx=folder.mlx, siblings=siblings)
     return None

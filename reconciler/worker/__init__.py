@@ -1,1 +1,1 @@
-"""The worker process: the only importer of MLX. It holds one checkpoint's weights once."""
+"""The worker process: holds one copy of a checkpoint's weights. Only workers import MLX."""

@@ -1,10 +1,14 @@
-"""Start a worker: `python -m reconciler.worker WIRED-LIMIT SOCKET`, spoken to by the daemon.
+"""Start a worker: `python -m reconciler.worker WIRED-LIMIT SOCKET`. The daemon runs this command.
 
-Requests are made into prompts by a child process (`preprocessing`). Three threads: the main one
-owns MLX, whose streams belong to the thread that made them; one serves HTTP; one waits for the
-daemon's end of the pipe on stdin to close, which is how its death is seen even while MLX is busy.
-When the main one ends, the process does, at once: one that answers but cannot generate is
-worse than none.
+A child process (`preprocessing`) turns requests into prompts. The worker has three threads:
+
+- the main thread owns MLX, because MLX streams belong to the thread that created them;
+- the HTTP thread serves the socket;
+- the lifeline thread blocks on stdin, a pipe from the daemon. End of file means that the daemon
+  has exited, which is detected even while MLX is busy.
+
+The process exits as soon as the main thread ends: a worker that responds but cannot generate is
+worse than no worker.
 """
 
 import gc
@@ -22,22 +26,22 @@ if TYPE_CHECKING:
     from reconciler.worker.thread import MlxThread
 
 SWITCH_SECONDS = 0.0005
-"""That a thread may run Python while another one waits; a tenth of CPython's default."""
+"""Time after which a thread must yield the GIL to another one; a tenth of CPython's default."""
 
 
 def main() -> None:
     """Run until the daemon closes stdin."""
     hello_fd = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not be taken for the hello
+    os.dup2(2, 1)  # the output of a library must not be parsed as the hello
     threading.Thread(target=_die_with_the_daemon, name="lifeline", daemon=True).start()
 
-    # What is imported stays: looking for garbage in it takes a sixth of the time that it takes.
+    # Imported modules are never freed, and garbage collection takes a sixth of the import time.
     gc.disable()
     from reconciler.worker.preprocessing.pool import Preprocessor
 
     preprocessor = Preprocessor()
-    preprocessor.start()  # its imports run beside those below
-    # The MLX thread runs Python for milliseconds; the thread that answers would wait 5 ms for it.
+    preprocessor.start()  # its imports run in parallel with those below
+    # The MLX thread runs Python for milliseconds; the HTTP thread would wait 5 ms by default.
     sys.setswitchinterval(SWITCH_SECONDS)
     from reconciler.worker import descriptors, quick_imports
 
@@ -69,10 +73,10 @@ def main() -> None:
 
 
 def _generate(mlx: "MlxThread") -> NoReturn:
-    """Run the MLX thread's work; however it ends, nothing else of the process goes on."""
+    """Run the MLX thread's jobs, and exit the process when they end for any reason."""
     try:
         mlx.run()
-    except BaseException:  # noqa: BLE001  a signal's too; whatever it is, the daemon's log has it
+    except BaseException:  # noqa: BLE001  includes signals; the daemon logs the traceback
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -86,7 +90,7 @@ def _die_with_the_daemon() -> None:
 
 
 def _exit(status: int) -> NoReturn:
-    """End at once, with the processes that this one has started."""
+    """Exit immediately and kill the child processes."""
     if (process := sys.modules.get("reconciler.worker.preprocessing.process")) is not None:
         process.kill_all()
     os._exit(status)

@@ -1,7 +1,7 @@
-"""Requests that come to a session: what can be answered later is refused as such.
+"""Admission of requests to a session: temporary failures raise an error that clients can retry.
 
-Between being chosen by the daemon and being asked, an instance can be unloaded, and its places and
-its memory can be taken by others.
+Between the daemon's choice of an instance and the arrival of the request, the instance can be
+unloaded, and other requests can take its slots and its memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,17 +16,17 @@ S = TypeVar("S")
 
 
 def session_of(find: Callable[[str], S], name: str) -> S:
-    """The session that `find` returns, or raises KeyError for. Raises `UnavailableError`."""
+    """Return `find(name)`. Raises `UnavailableError` if `find` raises KeyError."""
     try:
         return find(name)
     except KeyError:
-        message = "the instance has just been unloaded; ask again"
+        message = "the instance has just been unloaded; retry the request"
         raise UnavailableError(message, "model_unloaded") from None
 
 
 @contextmanager
 def admitting() -> Iterator[None]:
-    """Raise `UnavailableError` where a session has no place or no memory for a request now."""
+    """Raise `UnavailableError` if a session has no slot or no memory for a request now."""
     try:
         yield
     except OverloadedError as error:

@@ -1,4 +1,4 @@
-"""Runs a completion and writes its answer in a dialect's form."""
+"""Run a completion and write its response in the format of an API dialect."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ FAILED = 500
 
 @dataclass(frozen=True)
 class Form:
-    """How a dialect writes answers.
+    """Response format of a dialect.
 
-    What `at_once` and `stream` raise is written by `error` or `broken_off`; `stream` may also raise
-    ConnectionResetError.
+    Exceptions of `at_once` are written by `error`, those of `stream` by `broken_off`. `stream` may
+    also raise ConnectionResetError.
     """
 
     at_once: Callable[[Completion, str], Awaitable[web.Response]]
-    """The whole answer, with the model's name as the client knows it."""
+    """Build the complete response, with the model name that the client uses."""
     stream: Callable[[Stream, Completion, str], Awaitable[None]]
-    """Write it as it comes."""
+    """Write the response while it is generated."""
     broken_off: Callable[[dict[str, str]], bytes]
-    """What ends a stream with an error."""
+    """Serialize the error that ends a stream."""
     error: ErrorForm = openai_error
     signs: Signs = SERVER_SENT_EVENTS
     generates: bool = True
-    """False if the answer is about the prompt alone, which is then only prepared."""
+    """False if the response depends on the prompt alone; the prompt is then only prepared."""
 
 
 async def answer(request: web.Request, completion: Completion, form: Form) -> web.StreamResponse:
-    """Run a completion and write its answer. Raises `RequestError`."""
+    """Run a completion and write its response. Raises `RequestError`."""
     model = request.headers.get(MODEL_HEADER, request.match_info["name"])
     try:
         if not form.generates:
@@ -52,21 +52,21 @@ async def answer(request: web.Request, completion: Completion, form: Form) -> we
                 await form.stream(reply, completion, model)
             except ConnectionResetError:
                 pass
-            except Exception as error:  # noqa: BLE001  headers are sent: the stream itself says it
+            except Exception as error:  # noqa: BLE001  headers are sent; the error goes into the stream
                 await reply.write(form.broken_off(failure(error)))
             return reply
     except RequestError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever the model raised, the client gets to know
+    except Exception as error:  # noqa: BLE001  any error of the model is reported to the client
         body = msgspec.json.encode(form.error(failure(error), FAILED))
         return web.Response(status=FAILED, body=body, content_type="application/json")
     finally:
         if form.generates:
-            completion.cancel()  # whatever went wrong, or the client went away: nobody reads it
+            completion.cancel()  # after an error or a disconnect nothing reads the rest
 
 
 def failure(error: Exception) -> dict[str, str]:
-    """What a client gets to know of an error that nobody foresaw, which is logged."""
+    """Log an unexpected error and return the fields that are reported to the client."""
     logs.log_error(error)
     words = f"{type(error).__name__}: {error}"
     return {"type": "server_error", "code": "generation_failed", "message": words}

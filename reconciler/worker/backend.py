@@ -1,6 +1,6 @@
-"""Facts asked of MLX and the operating system about the machine.
+"""Facts about the machine from MLX and the operating system.
 
-What is asked on macOS was not run there by this project's tests: they inject the answers.
+The code for macOS is not tested on macOS: tests inject the values that MLX and the system return.
 """
 
 from collections.abc import Mapping
@@ -19,24 +19,24 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def keep_no_buffers() -> None:
-    """Have MLX's CPU backend give memory back as soon as it is free.
+    """Make MLX's CPU backend release memory as soon as it is free.
 
-    It keeps 32 MB of it otherwise, which costs as much and saves no time: the C library keeps
-    small blocks itself. On a GPU buffers are dear to make, and MLX's default is left alone.
+    By default the backend caches 32 MB. The cache saves no time, as the C library caches small
+    blocks itself. On a GPU, buffers are expensive to allocate, and MLX's default stays.
     """
     if mx.default_device().type != mx.DeviceType.gpu:
         mx.set_cache_limit(0)
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Resident memory of this process [bytes]."""
     return int(psutil.Process().memory_info().rss)
 
 
 def machine(wired: Wired = NOT_WIRED, spare: int | None = None) -> Machine:
-    """The facts of this machine, as MLX sees it; `wired` is what this process has wired.
+    """Facts about this machine as MLX reports them; `wired`: this process's wired memory.
 
-    `spare`: bytes that a spare worker takes with its child process; None: as this process does.
+    `spare`: memory of a spare worker with its child process [bytes]; None: that of this process.
     """
     device = mx.default_device()
     info = mx.device_info()
@@ -57,10 +57,10 @@ def machine(wired: Wired = NOT_WIRED, spare: int | None = None) -> Machine:
 
 
 def memory(before: int) -> int:
-    """Bytes that this process takes now; `before` are those before MLX allocated anything.
+    """Memory of this process [bytes]; `before`: its memory before MLX allocated anything.
 
-    What a GPU's buffers take is not always told as the process's own, and what is allocated but
-    was not written to is not there yet: the larger of both counts.
+    Returns the larger of two figures: the resident size, which may not include GPU buffers and
+    leaves out allocated pages that were never written, and the size that MLX has allocated.
     """
     return max(resident(), before + mx.get_active_memory() + mx.get_cache_memory())
 
@@ -68,11 +68,11 @@ def memory(before: int) -> int:
 def memory_budget(
     info: Mapping[str, Any], physical: int, cgroup: int | None, besides: int = 0
 ) -> int:
-    """Bytes that models may take; `besides` is what the daemon and its spare worker take.
+    """Memory that models may use [bytes]; `besides`: memory of the daemon and its spare worker.
 
-    On Metal `max_recommended_working_set_size`, beyond which macOS starts to evict; on another
-    GPU its own memory; on the CPU backend what the machine or its cgroup has, less `besides`,
-    which is in no ledger. On a GPU that is not the memory that is dealt out.
+    On Metal: `max_recommended_working_set_size`, beyond which macOS starts to evict. On another
+    GPU: the GPU's memory. On the CPU backend: the memory of the machine or its cgroup, less
+    `besides`, which no ledger contains. On a GPU, `besides` is not part of the budgeted memory.
     """
     for key in ("max_recommended_working_set_size", "total_memory"):
         if info.get(key):
@@ -81,7 +81,7 @@ def memory_budget(
 
 
 def _parent_bytes(process: psutil.Process) -> int:
-    """What the daemon takes that started this worker; nothing where it has just ended."""
+    """Resident memory of the daemon that started this worker [bytes]; 0 if it has just ended."""
     try:
         parent = process.parent()
         return int(parent.memory_info().rss) if parent is not None else 0

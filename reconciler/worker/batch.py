@@ -1,7 +1,7 @@
-"""The requests of a session that have a place in its generator, and the prompts kept of them.
+"""The requests that run in a session's generator, and the prompt cache.
 
-What a request leaves in the KV cache, at the ends of segments of its prompt and at its own end, is
-kept for prompts that begin alike. The session trims what is kept to the memory that is free.
+The KV cache of a request is saved at the ends of its prompt's segments and at its own end, for
+later prompts with the same prefix. The session trims the saved caches to the free memory.
 """
 
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from reconciler.worker.prompt_cache import PromptCache, always_rewindable
 from reconciler.worker.sampling import Seeded
 
 BATCH_SIZE = 32
-"""Requests that generate together; more wait for a place. mlx-lm's default."""
+"""Maximum number of requests that generate together; others wait. mlx-lm's default."""
 
 
 class Batch:
-    """A generator, its requests and the kept prompts. Used on the MLX thread only."""
+    """A generator, its requests and its prompt cache. MLX thread only."""
 
     def __init__(
         self, model: Any, prefill_step: int, ends: Sequence[int], batching: Batching
     ) -> None:
-        """`prefill_step`: most tokens of a piece of a prompt; `ends`: tokens that end an answer."""
+        """`prefill_step`: maximum tokens of a prompt chunk; `ends`: stop tokens."""
         self._model, self._prefill_step, self._ends = model, prefill_step, ends
         self._batching = batching
         self.running: dict[int, Request] = {}
-        """By their place in the generator, the oldest first."""
+        """Requests by their id in the generator, oldest first."""
         self._begin()
 
     def _begin(self) -> None:
-        """A fresh generator, and no kept prompts."""
+        """Create a new generator and an empty prompt cache."""
         self.generator = generators.make(
             self._batching,
             self._model,
@@ -47,11 +47,11 @@ class Batch:
 
     @property
     def places(self) -> int:
-        """Requests that can have a place at once."""
+        """Maximum number of requests in the generator."""
         return 1 if self._batching is Batching.APART else BATCH_SIZE
 
     def insert(self, request: Request) -> None:
-        """Give a request its place in the generator, with what is known of its prompt."""
+        """Add a request to the generator, with the cached prefix of its prompt."""
         prompt, cache, known = request.prompt, None, 0
         if request.kept:
             cache, known = self.kept.find(prompt)
@@ -74,18 +74,18 @@ class Batch:
         self.running[request.uid] = request
 
     def _cuts(self, request: Request) -> tuple[int, ...]:
-        """Places in a prompt, ascending, at which its cache is kept."""
+        """Positions in a prompt at which its KV cache is saved, ascending."""
         places = request.boundaries if request.kept else ()
-        if self._rewinds:  # what is kept at the end serves as well, once it is there
+        if self._rewinds:  # the cache saved at the end can be rewound to the later positions
             places = places[:1]
-        if request.leads:  # those that follow begin there
+        if request.leads:  # its followers start from the end of the prompt
             places = (*places, len(request.prompt))
-        # The last token is never read with the others: the first one generated comes from it.
+        # The last token is never prefilled with the others: it yields the first generated token.
         ends = {min(place, len(request.prompt) - 1) for place in places}
         return tuple(sorted(end for end in ends if end > request.known))
 
     def note_read(self, piece: Read) -> bool:
-        """Note how far a prompt is read; True if the cache at the end of a segment is kept."""
+        """Record the prefill progress of a prompt; True if the cache of a segment was saved."""
         request = self.running[piece.uid]
         request.unread = piece.total - piece.done
         if request.read is not None:
@@ -101,25 +101,25 @@ class Batch:
         return True
 
     def finish(self, last: Generated) -> None:
-        """Note that the generator has ended a request, and keep its prompt and answer."""
+        """Remove a request that the generator has finished, and cache its prompt and completion."""
         request = self.running.pop(last.uid)
         request.uid = None
         if request.kept and last.cache is not None:
             self.kept.keep(last.tokens, generators.owned(last.cache))
 
     def leave(self, request: Request) -> None:
-        """Take a request out of the generator, if it is still there."""
+        """Remove a request from the generator, if it is still there."""
         uid, request.uid = request.uid, None
         if uid is None or self.running.pop(uid, None) is None:
             return
-        with suppress(Exception):  # it leaves in any case; what cannot be kept is not
+        with suppress(Exception):  # saving the cache is optional, removing the request is not
             if request.kept and (held := self.generator.extract(uid)) is not None:
                 cache, tokens = held
                 self.kept.keep(tokens, cache)
         self.generator.remove(uid)
 
     def restart(self) -> list[Request]:
-        """Begin with a fresh generator after an error; the requests that lost their place."""
+        """Replace the generator after an error; return the requests that were in the old one."""
         lost = list(self.running.values())
         self.running.clear()
         self.generator.close()
@@ -129,6 +129,6 @@ class Batch:
         return lost
 
     def close(self) -> None:
-        """Let go of the generator."""
+        """Release the generator."""
         self.running.clear()
         self.generator.close()

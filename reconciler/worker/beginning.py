@@ -1,4 +1,4 @@
-"""The beginning that two sequences share."""
+"""Common prefix of two sequences."""
 
 from typing import TypeVar
 
@@ -6,9 +6,9 @@ T = TypeVar("T", str, list[int])
 
 
 def common(one: T, other: T) -> int:
-    """How many items they share from the beginning."""
+    """Length of the common prefix of `one` and `other`."""
     least, most = 0, min(len(one), len(other))
-    while least < most:  # slices compare quickly
+    while least < most:  # comparing slices is faster than comparing items
         middle = (least + most + 1) // 2
         if one[least:middle] == other[least:middle]:
             least = middle

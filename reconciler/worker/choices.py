@@ -1,8 +1,8 @@
-"""The answers to one request: one for each prompt and choice, generated beside each other.
+"""The choices of one request: `n` for each prompt, generated in one batch.
 
-The first choice of a prompt reads it; the others begin from the cache that it left at its end.
-Choice j of a prompt is drawn with `seed + j`, as vLLM does, so that it is the answer that a request
-with that seed gets. At temperature 0 all choices of a prompt are the same, and are generated once.
+The first choice of a prompt prefills it; the others start from the KV cache at the prompt's end.
+Choice j of a prompt is sampled with `seed + j`, as in vLLM, so that it equals the completion of a
+request with that seed. At temperature 0 all choices of a prompt are identical and generated once.
 """
 
 from collections.abc import Callable
@@ -23,33 +23,33 @@ from reconciler.worker.request import Body, RequestError
 
 @dataclass(eq=False)
 class Choice:
-    """One answer as it is generated."""
+    """A choice and the state of its generation."""
 
     number: int
-    """Of its prompt's answers, from 0."""
+    """Index among the choices of its prompt, from 0."""
     prompt: int
-    """Which of the request's prompts it answers, from 0."""
+    """Index of its prompt in the request, from 0."""
     indices: range
-    """Where it stands among the answers of the request; several if they are the same."""
+    """Indices among the choices of the request; several if these are identical."""
     request: Request
     parser: OutputParser
     mask: Mask | None = None
-    """What keeps it to its grammar, if it has one."""
+    """Token mask of its grammar, if it has one."""
     budget: ReasoningBudget | None = None
-    """What ends its reasoning, if it may not go on for ever."""
+    """Limit on its reasoning, if it has one."""
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)
-    """Of its prompt's tokens but the first, once they are known, if they were asked for."""
+    """Likelihoods of the prompt's tokens but the first, once computed, if they were requested."""
     ended: bool = False
     likelihoods: list[Likelihood] = field(default_factory=list)
-    """Since the last piece."""
+    """Likelihoods of the tokens since the last piece."""
 
 
 def choices(
     body: Body, prompt: Prompt, make_parser: Callable[[], OutputParser], masks: list[Mask]
 ) -> list[Choice]:
-    """The answers to generate, in order; the first of each prompt is followed by the others.
+    """Create the choices to generate, in order; all others of a prompt follow its first one.
 
-    `masks`: one for each answer to generate, or none.
+    `masks`: one for each choice to generate, or empty.
     """
     number = body.n or 1
     made: list[Choice] = []
@@ -69,16 +69,16 @@ def choices(
 
 
 def repeats(body: Body) -> bool:
-    """True if all answers to a prompt are the same."""
+    """True if all choices of a prompt are identical."""
     return body.max_tokens == 0 or sampling.is_greedy(body)
 
 
 def prepare(
     choice: Choice, body: Body, tokenizer: Any, vocabulary: int, ends: tuple[int, ...]
 ) -> None:
-    """Set what chooses its tokens and what ends it; `ends`: tokens that end every answer.
+    """Set the sampler, the logits processors and the stop tokens of a choice.
 
-    On the MLX thread. Raises `RequestError`.
+    `ends`: stop tokens of the session. MLX thread only. Raises `RequestError`.
     """
     request = choice.request
     try:
@@ -98,7 +98,7 @@ def prepare(
     if choice.budget is not None:
         processors.append(choice.budget)
     if choice.mask is not None:
-        processors.append(choice.mask)  # last: no bias may allow what it forbids
+        processors.append(choice.mask)  # last: a bias must not allow a token that the mask forbids
     request.processors = processors
     if body.seed is not None and choice.number:
         body = msgspec.structs.replace(body, seed=body.seed + choice.number)

@@ -1,15 +1,15 @@
-"""Whether a model answers beside others as it answers alone: learnt by trying.
+"""Test by trial whether a model computes the same in a batch as alone.
 
-Prompts that are read together are padded to the longest. Models that do not mask the padding (most
-with a recurrent state, in mlx-lm 0.32) take it for a part of the shorter prompts, and answer
-something else without a word. Others cannot be given several prompts at all. So a short prompt is
-read and goes on for a token alone, and beside longer ones as mlx-lm's `BatchGenerator` would have
-it, and what its caches hold is compared: an answer depends on nothing else.
+Prompts that are prefilled together are padded to the longest. Models that do not mask the padding
+(most with a recurrent state, in mlx-lm 0.32) treat it as part of the shorter prompts, and silently
+give different completions. Other models do not accept several prompts at all. So a short prompt is
+prefilled and extended by a token twice: alone, and in a batch with longer prompts as in mlx-lm's
+`BatchGenerator`. Then the caches of both runs are compared: a completion depends on nothing else.
 
-MLX evaluates only what is looked at, and padding spoils the first layer of its kind. So the caches
-are compared up to the layer after the first one of each kind, which costs as much for a model of a
-hundred layers as for one of two. Models in which some layers use the caches of others are compared
-by their logits as well.
+MLX evaluates only the arrays that are read, and padding already corrupts the first layer of an
+affected kind. So the caches are compared up to the layer after the first one of each kind: a model
+of a hundred layers costs as much as one of two. If some layers use the caches of others, the logits
+are compared as well.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,45 +22,46 @@ from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 from reconciler.worker.generators import Batching, merges
 
 SHORT = (3, 5, 4)
-"""The prompt that is compared."""
+"""The prompt whose caches are compared."""
 
 COMPANIES = (
     (SHORT, (2, 9, 4, 6, 8)),
     (SHORT, (5, 6, 2, 9, 7, 4), (7, 2, 4, 6)),
 )
-"""Prompts that run together. Of two sizes, as a batch as large as the number of heads can pass by
+"""Batches of prompts. Two sizes, because a batch as large as the number of heads can pass by
 accident."""
 
 TOLERANCES = {mx.float32: 1e-3}
 TOLERANCE = 0.25
-"""Norm of the difference of two caches as a part of the norm of one: for float32, and for coarser
-types, where rounding may send a token to another expert. Of mlx-lm's architectures with random
-weights those that mask padding stayed below 2e-5 in float32 and 0.03 in bfloat16; the others were
+"""Norm of the difference of two caches, relative to the norm of one: for float32, and for coarser
+types, whose rounding may route a token to another expert. Among mlx-lm's architectures with random
+weights, those that mask padding stayed below 2e-5 in float32 and 0.03 in bfloat16; the others were
 at 0.5 or more."""
 
 LOGITS_TOLERANCES = {mx.float32: 1e-4}
 LOGITS_TOLERANCE = 0.25
 
 READ_APART = (
-    "this model answers differently if prompts of different lengths are read together, so they are "
-    "read one after the other; tokens are generated together"
+    "this model gives different completions if prompts of different lengths are prefilled "
+    "together, so prompts are prefilled one at a time; tokens are generated in a batch"
 )
-APART = "this model answers differently beside other requests, so they are answered one by one"
+APART = "this model gives different completions in a batch, so requests run one at a time"
 UNMERGEABLE = (
-    "mlx-lm cannot hold the caches of several requests of this model together, so they are "
-    "answered one after the other"
+    "mlx-lm cannot merge the KV caches of several requests of this model, so requests run one at a "
+    "time"
 )
 
 UNSEEN = {"afm7", "minimax_m3_vl"}
-"""mlx-lm's modules whose models answer differently in company in ways that a trial does not show:
-the last layers of afm7, which use the cache of another, attend to padding, and minimax_m3_vl
-chooses blocks of a long prompt by their place in the batch."""
+"""mlx-lm's modules whose models compute differently in a batch in ways that the trial does not
+detect: the last layers of afm7, which use the cache of another layer, attend to padding, and
+minimax_m3_vl selects blocks of a long prompt by their position in the batch."""
 
 
 def learn(model: Any) -> tuple[Batching, str | None]:
-    """How requests can run beside each other so that each is answered as if it were alone.
+    """Determine the batching under which each request gets the completion that it gets alone.
 
-    Also why not together, in words. Raises what the model raises for one prompt.
+    Also returns the reason if requests cannot run together. Propagates the model's exceptions for
+    a single prompt.
     """
     if not merges(model):
         return Batching.APART, UNMERGEABLE
@@ -77,23 +78,23 @@ def learn(model: Any) -> tuple[Batching, str | None]:
 
 
 Arrays = tuple[tuple[str, Any], ...]
-"""What a layer's cache holds of one prompt, each with its kind."""
+"""Arrays of one prompt in a layer's cache, each with its kind."""
 
 
 class _Run:
-    """Prompts on their way through a model. Nothing is evaluated here."""
+    """Prompts in a run of a model. Builds the graph only; evaluates nothing."""
 
     def __init__(self, model: Any, number: int = 0) -> None:
-        """With caches for a batch of so many prompts, or for one alone."""
+        """`number`: prompts of the batch; 0 for a single prompt without batching."""
         self._model, self._batched = model, bool(number)
         self.cache = _merged(model, number) if number else make_prompt_cache(model)
         self.stages: list[list[Arrays]] = []
-        """What each layer's cache held of the first prompt, after reading and at the end."""
+        """Arrays of the first prompt in each layer's cache, after prefill and at the end."""
         self.logits: Any = None
-        """Of the first prompt, after the last call: (vocabulary,)."""
+        """Logits of the first prompt after the last call: (vocabulary,)."""
 
     def read(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Read all but the last token of each, padded to the longest."""
+        """Prefill all but the last token of each prompt, padded to the longest."""
         lengths = [len(prompt) - 1 for prompt in prompts]
         longest = max(lengths)
         padding = [longest - length for length in lengths]
@@ -108,14 +109,14 @@ class _Run:
         self._note()
 
     def go_on(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Compute the last token of each, and one more."""
+        """Compute the last token of each prompt, and one more."""
         for token in (-1, 0):
             rows = mx.array([[prompt[token]] for prompt in prompts])
             self.logits = self._model(rows, cache=self.cache)[0, -1]
         self._note()
 
     def join(self, other: "_Run") -> None:
-        """Go on together with prompts that were read elsewhere."""
+        """Add the prompts of another run to the batch."""
         for one, more in zip(self.cache, other.cache, strict=True):
             one.extend(more)
 
@@ -125,7 +126,7 @@ class _Run:
 
 
 def _holds(alone: _Run, model: Any, company: Sequence[tuple[int, ...]], *, together: bool) -> bool:
-    """Whether the short prompt gets on in company as it does alone."""
+    """True if the short prompt's caches in a batch equal those of the prompt alone."""
     try:
         if together:
             run = _Run(model, len(company))
@@ -139,12 +140,12 @@ def _holds(alone: _Run, model: Any, company: Sequence[tuple[int, ...]], *, toget
                 run.join(other)
         run.go_on(company)
         return _same(alone, run, logits=len(run.stages[0]) < len(model.layers))
-    except Exception:  # noqa: BLE001  it cannot hold several: that is what is asked
+    except Exception:  # noqa: BLE001  an error means that the model cannot run several prompts
         return False
 
 
 def _merged(model: Any, number: int) -> list[Any]:
-    """Empty caches for so many prompts."""
+    """Create empty caches for a batch of `number` prompts."""
     caches = [make_prompt_cache(model) for _ in range(number)]
     return [layer[0].merge(list(layer)) for layer in zip(*caches, strict=True)]
 
@@ -160,11 +161,14 @@ def _same(alone: _Run, beside: _Run, *, logits: bool) -> bool:
         x, y = x - x.mean(), y - y.mean()
         distances.append(_distance(x, y, LOGITS_TOLERANCES, LOGITS_TOLERANCE))
     mx.eval(distances)
-    return all(distance.item() <= 1 for distance in distances)  # false for what is no number
+    return all(distance.item() <= 1 for distance in distances)  # false for NaN
 
 
 def _enough(layers: Sequence[Arrays]) -> int:
-    """Up to and with the layer after the first one of each kind: it shows what that one did."""
+    """Number of layers to compare: up to the layer after the first one of each kind, inclusive.
+
+    That layer's cache depends on the output of the one before.
+    """
     first: dict[tuple[str, ...], int] = {}
     for number, layer in enumerate(layers):
         first.setdefault(tuple(kind for kind, _ in layer), number)
@@ -172,7 +176,7 @@ def _enough(layers: Sequence[Arrays]) -> int:
 
 
 def _arrays(cache: Any) -> Iterator[tuple[str, Any]]:
-    """What a cache of one prompt holds, each with its kind."""
+    """Arrays in a cache of one prompt, each with its kind."""
     kind = type(cache).__name__
     if isinstance(cache, CacheList):
         for place, inner in enumerate(cache.caches):
@@ -186,7 +190,7 @@ def _arrays(cache: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _distance(one: Any, other: Any, tolerances: dict[Any, float], tolerance: float) -> Any:
-    """The norm of the difference, as a multiple of what is tolerated."""
+    """Relative norm of the difference, as a multiple of the tolerance."""
     if one is None and other is None:
         return mx.array(0.0)
     if one is None or other is None or one.shape != other.shape:

@@ -1,4 +1,4 @@
-"""A completion: a request, checked, put into its session's batch, and its answers as they come."""
+"""A completion: validates a request, adds it to its session's batch, and yields its output."""
 
 import asyncio
 import time
@@ -29,45 +29,45 @@ from reconciler.worker.timing import Timing
 
 @dataclass
 class Piece:
-    """What is certain since the last piece, and the end."""
+    """Output of one choice since its last piece, with the finish reason if it has ended."""
 
     delta: Delta
     tokens: int
-    """Generated until now, of all answers."""
+    """Tokens generated so far for all choices."""
     finish_reason: str | None = None
     likelihoods: list[Likelihood] = field(default_factory=list)
     read: int | None = None
-    """Tokens of the prompt that were read until now, while it is being read."""
+    """Prompt tokens prefilled so far; None after prefill."""
     index: int = 0
-    """Of the answer that it is a piece of; 0 if only one was asked for."""
+    """Index of the choice that it belongs to; 0 if only one was requested."""
 
 
 TOGETHER = 16
-"""Tokens that are told at a time where nobody reads them as they come: telling takes time from the
-thread that computes. A stop is noticed as much later, and what came after it dropped."""
+"""Tokens per message from the MLX thread if the response is not streamed: each message takes time
+of that thread. A stop is detected up to so many tokens later; the tokens after it are dropped."""
 
 
 class UnenforceableError(RuntimeError):
-    """An answer cannot go on as its grammar wants it."""
+    """The grammar of a choice cannot be enforced any further."""
 
 
 Item = tuple[int, str | None, Likelihood | None]
 
 
 _NOTHING: Item = (-1, "length", None)
-"""The end of an answer of no token."""
+"""The end of a choice without tokens."""
 
 
 @dataclass(frozen=True)
 class PromptRead:
-    """Tokens of a prompt that were read until now."""
+    """Prefill progress of a prompt [tokens]."""
 
     tokens: int
 
 
 @dataclass(frozen=True)
 class PromptScored:
-    """What was asked for of a prompt: of all its tokens but the first."""
+    """Likelihoods of all tokens of a prompt but the first."""
 
     likelihoods: list[Likelihood]
 
@@ -76,7 +76,7 @@ News = list[Item] | PromptRead | PromptScored | Exception
 
 
 class Completion:
-    """One request, and its answers."""
+    """One request and its choices."""
 
     def __init__(
         self,
@@ -89,60 +89,60 @@ class Completion:
         lease: Lease = NO_LEASE,
         context: RequestContext = NO_CONTEXT,
     ) -> None:
-        """`data` is the request's body; `lease` is the session's, as of the request."""
+        """`data`: body of the request; `lease`: the session's lease when the request was sent."""
         self._model, self._mlx, self._name, self._lease = model, mlx, name, lease
         self._data, self._dialect = data, dialect
         self.context = context
         self.timing = Timing(context.waited_seconds)
         self.chat = not dialect.is_text
-        """True if the prompt is made by the chat template; certain once it is started."""
+        """True if the chat template makes the prompt; final once the completion is started."""
         self.echo: dict[str, Any] = {}
-        """What a dialect keeps of the request for the answer."""
+        """Request fields that the dialect needs for the response."""
         self.body = Body()
-        """The request, once it is started."""
+        """The parsed request, once the completion is started."""
         self.stream = False
         self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.warnings: list[str] = []
-        """What of the request has no effect."""
+        """Messages about keys of the request that have no effect."""
         self._news: asyncio.Queue[tuple[Choice, News]] = asyncio.Queue()
         self._choices: list[Choice] = []
         self._prompt = Prompt([])
 
     @property
     def answers(self) -> int:
-        """How many there are: of each prompt as many as were asked for."""
+        """Number of choices: prompts times `n`."""
         return sum(len(choice.indices) for choice in self._choices)
 
     @property
     def prompt_tokens(self) -> int:
-        """Length of the prompt, of all prompts if there are several."""
+        """Tokens of all prompts."""
         return sum(len(tokens) for tokens in self._prompt.all_tokens)
 
     @property
     def context_length(self) -> int | None:
-        """The session's, in tokens; None: it is gone."""
+        """Context length of the session [tokens]; None if the session is closed."""
         return self._most()
 
     @property
     def reasoning_tokens(self) -> int:
-        """Of the completion, those that were reasoning."""
+        """Completion tokens that were reasoning."""
         return sum(c.parser.reasoning_tokens * len(c.indices) for c in self._choices)
 
     @property
     def cached_tokens(self) -> int:
-        """Of the prompt, found in the KV cache of an earlier request."""
+        """Prompt tokens found in the KV cache of an earlier request."""
         leaders = (c.request for c in self._choices if c.request.follows is None)
         return sum(request.cached_tokens or 0 for request in leaders)
 
     @property
     def tokenizer(self) -> Any:
-        """The model's."""
+        """The model's tokenizer."""
         return self._model.tokenizer
 
     def prompt_of(self, index: int) -> tuple[str, list[int], list[Likelihood]]:
-        """The prompt that an answer repeats: its text, its tokens, and, if they were asked for,
-        the log-probabilities of all of them but the first.
+        """Text and tokens of the prompt that a choice echoes, and, if they were requested, the
+        likelihoods of all its tokens but the first.
         """
         choice = next(c for c in self._choices if index in c.indices)
         leader = next(c for c in self._choices if c.prompt == choice.prompt)
@@ -150,24 +150,24 @@ class Completion:
         return self._prompt.texts[choice.prompt], tokens, leader.prompt_likelihoods
 
     async def prepare(self) -> None:
-        """Check it and make its prompt. Raises `RequestError`."""
+        """Validate the request and make its prompt. Raises `RequestError`."""
         defaults: Mapping[str, Any] = self._model.defaults(self._name)
         try:
-            # No name for the future: what it raises would hold it, and the body, in a cycle.
+            # The future has no name: its exception would keep it and the body in a cycle.
             body, prompt = await asyncio.wrap_future(
                 self._model.preprocessor.submit(
                     self._data, defaults, self._most(), dialect=self._dialect
                 )
             )
         finally:
-            self._data = b""  # an answer may take an hour
+            self._data = b""  # free it: a completion may take an hour
         self.body, self.stream = body, bool(body.stream)
         self.chat, self.echo = body.chat, body.dialect_data
         self.warnings += [*body.warnings, *prompt.warnings]
         self._prompt = prompt
 
     async def start(self) -> None:
-        """Prepare it and put it into the session's batch. Raises `RequestError`."""
+        """Prepare the request and add it to the session's batch. Raises `RequestError`."""
         await self.prepare()
         try:
             await self._put_in_batch(self.body, self._prompt)
@@ -175,7 +175,7 @@ class Completion:
             raise renamed(error, self.body.names) from None
 
     async def _put_in_batch(self, body: Body, prompt: Prompt) -> None:
-        """Put it into the session's batch. Raises `RequestError`."""
+        """Add the request to the session's batch. Raises `RequestError`."""
         form = self._model.output_format if self.chat else OutputFormat()
         form = described(form) if prompt.described else form
         masks: list[Mask] = []
@@ -190,7 +190,7 @@ class Completion:
                 stops=body.stops,
                 tools=prompt.tools,
                 chat=self.chat,
-                continues=body.continues or not self.chat,  # a text goes on from its prompt
+                continues=body.continues or not self.chat,  # a text completion continues its prompt
             )
 
         self._choices = choices(body, prompt, parser, masks)
@@ -203,7 +203,7 @@ class Completion:
         await asyncio.wrap_future(self._mlx.submit(self._begin))
 
     def _bound_reasoning(self, budget: int) -> None:
-        """Have reasoning end after so many tokens."""
+        """Limit reasoning to `budget` tokens."""
         form, tokenizer, generation = (
             self._model.output_format,
             self.tokenizer,
@@ -214,12 +214,12 @@ class Completion:
                 prompt = len(choice.request.prompt)
                 choice.budget = ReasoningBudget(tokenizer, form, generation, prompt, budget)
             return
-        why = "its reasoning cannot be bounded" if reasons(form) else "it does not reason"
+        why = "its reasoning cannot be limited" if reasons(form) else "it does not reason"
         words = f"thinking_budget: has no effect on this model, as {why}; ignored"
         self.warnings.append(reworded(words, self.body.names))
 
     def _listen(self, choice: Choice) -> None:
-        """Have what happens to a choice on the MLX thread told here."""
+        """Forward the events of a choice from the MLX thread to this event loop."""
         body, request, mask = self.body, choice.request, choice.mask
         loop = asyncio.get_running_loop()
         unsent: list[Item] = []
@@ -264,9 +264,9 @@ class Completion:
     def _constrain(
         self, constraint: Constraint, form: OutputFormat
     ) -> tuple[OutputFormat, list[Mask]]:
-        """How the answers are read that a grammar allows, and what keeps each one to it.
+        """Output format under a grammar, and a token mask for each choice to generate.
 
-        Not for a thread that others wait for. Raises `RequestError`.
+        Slow: not for the event loop. Raises `RequestError`.
         """
         enforcer, prompt = self._model.enforcer, self._prompt
         apart = 1 if repeats(self.body) else self.body.n or 1
@@ -281,7 +281,7 @@ class Completion:
         return reading_form(enforced, form), masks
 
     def _begin(self) -> None:
-        """On the MLX thread. Raises `RequestError`."""
+        """Start the choices in the session. MLX thread only. Raises `RequestError`."""
         session = session_of(self._model.session, self._name)
         most = session.config.context_length
         for choice in self._choices:
@@ -295,21 +295,21 @@ class Completion:
             prepare(choice, self.body, self.tokenizer, self._model.vocabulary, session.ends)
         session.kv_budget.take(self._lease)
         if self.body.max_tokens == 0 and self.body.alternatives is None:
-            return  # nothing is asked of the model
+            return  # the model has nothing to compute
         with admitting():
             session.start(*(choice.request for choice in self._choices))
 
     def _most(self) -> int | None:
-        """The context length of the session, if it is still there."""
+        """Context length of the session [tokens]; None if the session is closed."""
         try:
             return int(self._model.session(self._name).config.context_length)
         except KeyError:
             return None
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """What is said, as it comes; the last piece of each answer has the reason of its end.
+        """Yield the output as it is generated; the last piece of each choice has a finish reason.
 
-        Raises what the model raised.
+        Propagates the model's exceptions.
         """
         count, read = 0, dict.fromkeys(self._choices, 0)
         while not all(choice.ended for choice in self._choices):
@@ -317,7 +317,7 @@ class Completion:
             if isinstance(news, Exception):
                 raise news
             if isinstance(news, PromptRead):
-                # A request that had to make room reads its own answer again, too.
+                # A preempted request also prefills the tokens that it had generated.
                 read[choice] = min(news.tokens, len(choice.request.prompt))
                 yield Piece(Delta(), count, read=sum(read.values()))
                 continue
@@ -325,16 +325,16 @@ class Completion:
                 choice.prompt_likelihoods = news.likelihoods
                 continue
             for item in news:
-                if choice.ended:  # what came after a stop is dropped
+                if choice.ended:  # drop the tokens after a stop
                     break
                 count += len(choice.indices) if item is not _NOTHING else 0
                 for piece in self._pieces(choice, item, count):
                     yield piece
 
     def _pieces(self, choice: Choice, item: Item, count: int) -> Iterator[Piece]:
-        """What a token adds to an answer, and to those that are the same.
+        """Pieces that a token adds to a choice and to those identical to it.
 
-        `count`: tokens of all answers so far.
+        `count`: tokens of all choices so far.
         """
         token, end, likelihood = item
         if likelihood is not None and (end != "stop" or self.body.echo):
@@ -356,8 +356,8 @@ class Completion:
             yield Piece(delta, count, end, likelihoods, index=index)
 
     def cancel(self) -> None:
-        """Give its places in the batch to others."""
-        # Who follows goes first: it would begin when the one that it follows goes.
+        """Cancel the choices that are still running or waiting."""
+        # Followers first: a follower would start when the request that it follows is cancelled.
         self._cancel(*reversed(self._choices))
 
     def _cancel(self, *those: Choice) -> None:

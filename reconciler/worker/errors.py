@@ -1,13 +1,13 @@
-"""What is wrong with a completion request, in the form in which clients get it."""
+"""Errors of completion requests, as they are reported to clients."""
 
 LONGEST = 1000
-"""Characters of a message: it may name a value that was sent."""
+"""Maximum characters of a message, which may quote a value of the request."""
 
 LONGEST_PARAM = 200
 
 
 class RequestError(Exception):
-    """A request that cannot be answered; `param` is the key that it is about."""
+    """A request that cannot be answered; `param`: the key that causes the error."""
 
     status = 400
     type = "invalid_request"
@@ -19,12 +19,12 @@ class RequestError(Exception):
 
 
 class UnavailableError(RequestError):
-    """A request that can be answered later."""
+    """A request that cannot be answered now; a retry may succeed."""
 
     status = 503
     type = "unavailable"
 
 
 def unsupported(key: str, message: str) -> RequestError:
-    """The error for a key that cannot be honoured."""
+    """Error for a key that is not supported."""
     return RequestError(message, "unsupported_parameter", key)

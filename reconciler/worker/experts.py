@@ -1,8 +1,8 @@
-"""How many experts a mixture-of-experts model really uses per token.
+"""The number of experts that a mixture-of-experts model actually uses per token.
 
-mlx-lm's models route through SwitchGLU or SwitchMLP, called with the chosen experts' indices.
-Their last dimension is the number in force, whatever the architecture calls it. DBRX calls each
-expert by itself, as many as its router's layer says.
+mlx-lm's models route through SwitchGLU or SwitchMLP, which are called with the chosen experts'
+indices. The last dimension of the indices is the number in force, under any architecture's name for
+it. DBRX calls each expert individually, as many as its router layer specifies.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -18,9 +18,9 @@ _ROUTED = (switch_layers.SwitchGLU, switch_layers.SwitchMLP)
 
 @contextmanager
 def observed() -> Iterator[set[int]]:
-    """The numbers of experts per token that the forward passes within the block used.
+    """Record the numbers of experts per token that forward passes within the block use.
 
-    Called on the MLX thread only, which alone runs models.
+    MLX thread only: no other thread runs models.
     """
     seen: set[int] = set()
     originals = [cls.__call__ for cls in _ROUTED]
@@ -34,7 +34,7 @@ def observed() -> Iterator[set[int]]:
 
 
 def listed(model: Any) -> set[int]:
-    """The numbers that layers with a list of experts take for each token."""
+    """Numbers of experts per token of the layers that hold a list of experts."""
     numbers = (
         getattr(module, "num_experts_per_tok", None)
         for module in model.modules()
@@ -44,17 +44,17 @@ def listed(model: Any) -> set[int]:
 
 
 def warning(configured: int, routed: Collection[int]) -> SettingWarning | None:
-    """Why the number that is reported is not the one that config.json or a request says.
+    """Warning if the reported number differs from the one in config.json or in a request.
 
-    Reported is the largest in `routed`, 0 where it is empty.
+    The reported number is the largest in `routed`, 0 if `routed` is empty.
     """
     if len(routed) > 1:
         numbers = ", ".join(map(str, sorted(routed)))
         reason = f"layers use different numbers of experts: {numbers}; the largest is reported"
     elif routed and configured not in routed:
-        reason = f"config.json leads to {configured}; the model uses {max(routed)}"
+        reason = f"config.json specifies {configured}; the model uses {max(routed)}"
     elif configured and not routed:
-        reason = f"config.json leads to {configured}; no layer of the model chooses among experts"
+        reason = f"config.json specifies {configured}; no layer of the model routes to experts"
     else:
         return None
     return SettingWarning("num_experts", None, reason)

@@ -1,12 +1,12 @@
-"""What turns the prompts of a session into tokens: in a batch, or one request after the other.
+"""Generators: prefill the prompts of a session and generate tokens, in a batch or one by one.
 
-Both kinds work step by step. A step reads a piece of some prompts and generates a token for each
-request whose prompt was read. A prompt is read in segments: where one ends, the cache can be
-copied for other prompts that begin alike.
+Both generators work step by step. A step prefills a chunk of some prompts and generates a token for
+each request whose prompt is prefilled. A prompt consists of segments: at the end of a segment the
+cache can be copied for other prompts with the same prefix.
 
-- `BatchedGenerator` is mlx-lm's `BatchGenerator`.
-- `SequentialGenerator` is mlx-lm's `generate_step`, for models that give other tokens in a batch or
-  whose caches cannot be merged.
+- `BatchedGenerator` wraps mlx-lm's `BatchGenerator`.
+- `SequentialGenerator` wraps mlx-lm's `generate_step`, for models that generate other tokens in a
+  batch or whose caches cannot be merged.
 """
 
 import copy
@@ -31,91 +31,91 @@ from reconciler.worker.last_step import no_forward_after_the_end
 
 
 class Batching(StrEnum):
-    """How requests run beside each other."""
+    """Degree to which requests share a batch."""
 
     TOGETHER = "together"
-    """Prompts are read together, tokens generated together."""
+    """Prompts are prefilled together, tokens are generated together."""
     READ_APART = "read apart"
-    """Prompts are read one after the other, tokens generated together."""
+    """Prompts are prefilled one at a time, tokens are generated together."""
     APART = "apart"
-    """One request after the other."""
+    """Requests run one at a time."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A prompt to go on from."""
+    """A prompt to continue."""
 
     segments: Sequence[Sequence[int]]
-    """The part of the prompt that `cache` does not hold, as token ids; not empty."""
+    """Token ids of the part of the prompt that `cache` does not hold; not empty."""
     max_tokens: int
     known: Sequence[int] = ()
-    """The tokens that `cache` holds."""
+    """Tokens that `cache` holds."""
     cache: list[Any] | None = None
-    """The generator's from now on."""
+    """KV cache to start from; the generator takes ownership."""
     sampler: Callable[[Any], Any] | None = None
     processors: Sequence[Any] = ()
     ends: Sequence[int] | None = None
-    """Tokens that end it; None: the generator's."""
+    """Stop tokens; None: the generator's."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """A piece of a prompt was read."""
+    """A prefilled chunk of a prompt."""
 
     uid: int
     done: int
-    """Of the job's tokens."""
+    """Tokens of the job prefilled so far."""
     total: int
     segment_ended: bool
-    """True if the cache holds all segments until here and nothing more."""
+    """True if the cache holds exactly the segments up to here."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A token of a request."""
+    """A generated token of a request."""
 
     uid: int
     token: int
     logprobs: Any
-    """Of the whole vocabulary, by which it was chosen."""
+    """Log-probabilities of the whole vocabulary, from which the token was sampled."""
     finish_reason: str | None
-    """`stop` or `length` with the last one."""
+    """`stop` or `length` for the last token, else None."""
     cache: list[Any] | None = None
-    """With the last one: what holds `tokens`."""
+    """KV cache of `tokens`; None except for the last token."""
     tokens: Sequence[int] = ()
 
 
 class Generator(Protocol):
-    """Generates for jobs. Used on the MLX thread only."""
+    """Generates tokens for jobs. MLX thread only."""
 
     prefill_step: int
-    """Most tokens of a prompt that a step reads."""
+    """Maximum tokens of a prompt that a step prefills."""
 
     def insert(self, job: Job) -> int:
-        """Take up a job; its number."""
+        """Add a job and return its id."""
 
     def next(self) -> tuple[list[Read], list[Generated]]:
-        """One step. Raises what the model raises: then nothing is left in a state to go on."""
+        """Run one step. Propagates the model's exceptions; after one, the generator is unusable."""
 
     def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
-        """A copy of a job's cache and the tokens that it holds; None: it holds nothing new."""
+        """Copy a job's cache, with the tokens that it holds; None if it holds nothing new."""
 
     def remove(self, uid: int) -> None:
-        """Let go of a job."""
+        """Remove a job."""
 
     def close(self) -> None:
-        """Let go of all."""
+        """Remove all jobs and release the resources."""
 
 
 def merges(model: Any) -> bool:
-    """Whether all caches of a model can be merged into a batch's. mlx_lm.server asks the same."""
+    """True if all caches of a model can be merged into a batch. Same check as mlx_lm.server's."""
     return all(hasattr(cache, "merge") for cache in make_prompt_cache(model))
 
 
 def make(
     batching: Batching, model: Any, *, ends: Iterable[int], prefill_step: int, batch_size: int
 ) -> Generator:
-    """A generator of that kind."""
+    """Create a generator for this degree of batching."""
     if batching is Batching.APART:
         return SequentialGenerator(model, ends=ends, prefill_step=prefill_step)
     together = PREFILL_BATCH if batching is Batching.TOGETHER else 1
@@ -125,7 +125,7 @@ def make(
 
 
 class BatchedGenerator:
-    """Requests that run together."""
+    """Generates for several requests in one batch."""
 
     def __init__(
         self,
@@ -145,10 +145,10 @@ class BatchedGenerator:
             prefill_batch_size=min(batch_size, read_together),
         )
         self._unread: set[int] = set()
-        """Jobs of which nothing was read yet."""
+        """Ids of jobs whose prefill has not started."""
 
     def insert(self, job: Job) -> int:
-        """Take up a job; its number."""
+        """Add a job and return its id."""
         stops = None if job.ends is None else [_stops(job.ends)]
         (uid,) = self._generator.insert_segments(
             [[list(segment) for segment in job.segments]],
@@ -163,7 +163,7 @@ class BatchedGenerator:
         return int(uid)
 
     def next(self) -> tuple[list[Read], list[Generated]]:
-        """One step. Raises what the model raises."""
+        """Run one step. Propagates the model's exceptions."""
         with no_forward_after_the_end(self._generator):
             prompts, responses = self._generator.next()
         read = [
@@ -180,24 +180,24 @@ class BatchedGenerator:
         return read, generated
 
     def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
-        """A copy of a job's cache and the tokens that it holds; None: it holds nothing new."""
+        """Copy a job's cache, with the tokens that it holds; None if it holds nothing new."""
         if uid in self._unread:
             return None
         found = self._generator.extract_cache([uid]).get(uid)
         return None if found is None else (owned(found[0]), list(found[1]))
 
     def remove(self, uid: int) -> None:
-        """Let go of a job."""
+        """Remove a job."""
         self._unread.discard(uid)
         self._generator.remove([uid])
 
     def close(self) -> None:
-        """Let go of all."""
+        """Remove all jobs and release the resources."""
         self._generator.close()
 
 
 class SequentialGenerator:
-    """One request after the other."""
+    """Generates for one request at a time."""
 
     def __init__(self, model: Any, *, ends: Iterable[int], prefill_step: int) -> None:
         self.prefill_step = prefill_step
@@ -207,14 +207,14 @@ class SequentialGenerator:
         self._count = 0
 
     def insert(self, job: Job) -> int:
-        """Take up a job; its number."""
+        """Add a job and return its id."""
         uid, self._count = self._count, self._count + 1
         ends = self._ends if job.ends is None else frozenset(job.ends)
         self._jobs.append(_Sequence(uid, job, self._model, ends))
         return uid
 
     def next(self) -> tuple[list[Read], list[Generated]]:
-        """One step. Raises what the model raises."""
+        """Run one step. Propagates the model's exceptions."""
         if not self._jobs:
             return [], []
         job = self._jobs[0]
@@ -227,34 +227,34 @@ class SequentialGenerator:
         return read, [generated]
 
     def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
-        """A copy of a job's cache and the tokens that it holds; None: it holds nothing new."""
+        """Copy a job's cache, with the tokens that it holds; None if it holds nothing new."""
         for job in self._jobs:
             if job.uid == uid and job.begun:
                 return copy.deepcopy(job.cache), list(job.tokens)
         return None
 
     def remove(self, uid: int) -> None:
-        """Let go of a job."""
+        """Remove a job."""
         for job in self._jobs:
             if job.uid == uid:
                 job.end()
         self._jobs = deque(job for job in self._jobs if job.uid != uid)
 
     def close(self) -> None:
-        """Let go of all."""
+        """Remove all jobs and release the resources."""
         for job in self._jobs:
             job.end()
         self._jobs.clear()
 
 
 class _Sequence:
-    """A job that runs alone, as `generate_step` runs it, but that its prompt is read stepwise."""
+    """A job that runs alone by `generate_step`, with its prompt prefilled in steps."""
 
     def __init__(self, uid: int, job: Job, model: Any, ends: frozenset[int]) -> None:
         self.uid = uid
         self.cache: list[Any] = make_prompt_cache(model) if job.cache is None else job.cache
         self.tokens = list(job.known)
-        """That the cache holds."""
+        """Tokens that the cache holds."""
         self._prompt = [token for segment in job.segments for token in segment]
         self.total = self.unread = len(self._prompt)
         self._bounds = _bounds(job.segments)
@@ -262,15 +262,15 @@ class _Sequence:
         self._steps: Iterator[tuple[Any, Any]] | None = None
         self._left = job.max_tokens
         self.first = True
-        """True if no token was generated before the last one."""
+        """True if at most one token was generated."""
 
     @property
     def begun(self) -> bool:
-        """Whether the cache holds more than the job came with."""
+        """True if the cache holds more tokens than it did when the job was added."""
         return len(self.tokens) > len(self._job.known)
 
     def read(self, most: int) -> Read:
-        """Read a piece of the prompt, of at most so many tokens; its last one is left."""
+        """Prefill a chunk of the prompt of up to `most` tokens, leaving the prompt's last token."""
         done = self.total - self.unread
         end = min([done + most, self.total - 1, *(b for b in self._bounds if b > done)])
         piece = self._prompt[done:end]
@@ -283,7 +283,7 @@ class _Sequence:
         return Read(self.uid, end, self.total, segment_ended=end in self._bounds)
 
     def generate(self) -> Generated:
-        """The next token."""
+        """Generate the next token."""
         self.first = self._steps is None
         if self._steps is None:
             before = list(self.tokens)
@@ -298,7 +298,7 @@ class _Sequence:
             )
             self.tokens += self._prompt[-1:]
             self.unread = 0
-        # Between its steps `generate_step` leaves its stream as the thread's default.
+        # `generate_step` leaves its stream set as the thread's default between steps.
         with mx.stream(generation_stream):
             token, logprobs = next(self._steps)
         self.tokens.append(int(token))
@@ -310,13 +310,13 @@ class _Sequence:
         return Generated(self.uid, int(token), logprobs, reason, self.cache, self.tokens)
 
     def end(self) -> None:
-        """Generate no more."""
+        """Stop generating."""
         with mx.stream(generation_stream):
             self._steps = None
 
 
 def owned(cache: list[Any]) -> list[Any]:
-    """A cache that was taken out of a batch, with arrays of its own."""
+    """Copy the arrays of a cache that was extracted from a batch, so that it owns them."""
     for one in cache:
         _own(one)
     mx.eval([array for one in cache for _, array in tree_flatten(one.state) if _is_array(array)])
@@ -324,7 +324,7 @@ def owned(cache: list[Any]) -> list[Any]:
 
 
 def _own(cache: Any) -> None:
-    """mlx-lm's `ArraysCache.extract` gives views, which keep the whole batch in memory."""
+    """Copy the views that mlx-lm's `ArraysCache.extract` returns: they keep the batch in memory."""
     if isinstance(cache, CacheList):
         for inner in cache.caches:
             _own(inner)
@@ -341,13 +341,13 @@ def _stops(ends: Iterable[int]) -> Any:
 
 
 def _bounds(segments: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Where segments end, but the last: in tokens from the beginning of the first."""
+    """Ends of all segments but the last [tokens from the beginning of the first]."""
     lengths = [len(segment) for segment in segments[:-1]]
     return tuple(sum(lengths[: n + 1]) for n in range(len(lengths)))
 
 
 def _seeing(before: Sequence[int], processor: Any) -> Any:
-    """A logits processor that sees the whole prompt, as in a batch."""
+    """Wrap a logits processor so that it receives the whole prompt, as in a batch."""
     head = mx.array(list(before), dtype=mx.int32)
 
     def process(tokens: Any, logits: Any) -> Any:

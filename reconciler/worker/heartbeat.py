@@ -1,37 +1,40 @@
-"""How the MLX thread is getting on: told by it, read by the thread that is asked."""
+"""Heartbeat of the MLX thread: written by that thread, read by the HTTP thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SLOWEST_TOKENS_PER_SECOND = 10.0
-"""A step that computes fewer is taken for hung. It may compute a piece of several long prompts; a
-model that takes longer for one is of no use either."""
+"""A step that computes fewer counts as hung. A step may prefill chunks of several long prompts. A
+model that is slower than this is of no practical use."""
 
 LONG_JOB_SECONDS = 300.0
-"""That reading one piece of weights, or opening a session, may take: a slow disk, a large model's
-first token."""
+"""Time limit for reading one chunk of weights, or for opening a session: allows for a slow disk and
+for a large model's first token."""
 
 
 class Heartbeat:
-    """Beats whenever something was finished."""
+    """Counter of finished work, with the time limit of the work in progress."""
 
     def __init__(self) -> None:
         self.beats = 0
         self.allowance = 0.0
-        """Seconds that what is under way may take."""
+        """Time limit of the work in progress [s]."""
 
     def beat(self) -> None:
-        """Something was finished."""
+        """Count a finished unit of work."""
         self.beats += 1
 
     @contextmanager
     def beating(self, allowance: float = 0.0) -> Iterator[None]:
-        """Around something that may take `allowance` seconds, or what it is a part of more."""
+        """Set a time limit of `allowance` seconds for the block, and beat at its end.
+
+        Within a block that has a longer limit, the longer one applies.
+        """
         before = self.allowance
         self.allowance = max(before, allowance)
         try:
             yield
         finally:
-            # In this order, and read in the other: who sees the old beat sees its allowance too.
+            # Read in the reverse order: a reader that sees the old beat also sees its allowance.
             self.beats += 1
             self.allowance = before

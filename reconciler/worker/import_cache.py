@@ -1,10 +1,10 @@
-"""Keep on disk which names transformers exports, so that a worker need not read its 1,600 sources.
+"""Cache on disk of the names that transformers exports, so that workers skip its 1,600 sources.
 
-The file lies beside this module's bytecode and follows the same rules: it is not written where
-Python writes no bytecode, and a read-only folder costs time but never the start. It is valid for
-one version of transformers in one place, until a folder of its models changes: installing, adding
-and removing files all change a folder. Editing a file in place does not, so names are kept of an
-installed copy only, never of a source tree.
+The file is stored next to this module's bytecode and follows the same rules: it is not written if
+Python writes no bytecode, and a read-only folder costs time but does not prevent the start. It is
+valid for one version of transformers in one location, until a folder of its models changes.
+Installing, adding and removing files all change a folder's modification time; editing a file in
+place does not. So only installed copies are cached, never a source tree.
 
 Several workers may start at once: each replaces the whole file, and a file that cannot be parsed
 counts as missing.
@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 INSTALLED = {"site-packages", "dist-packages"}
-"""Folders that hold what was installed; pip's and Debian's names."""
+"""Names of the folders for installed packages: pip's and Debian's."""
 
 _FOLDERS = "folders"
 
 Structure = dict[Any, Any]
-"""As transformers builds it: backends (a frozenset) -> module -> names; folder -> its structure."""
+"""transformers' import structure: backends (frozenset) -> module -> names; folder -> structure."""
 
 
 def location(models: Path) -> Path | None:
-    """The file with the names that the folder `models` exports; None if none may be kept."""
+    """Path of the cache file for the folder `models`; None if it must not be cached."""
     bytecode = __spec__.cached
     if bytecode is None or not INSTALLED & set(models.parts):
         return None
@@ -38,7 +38,7 @@ def location(models: Path) -> Path | None:
 
 
 def read(file: Path, models: Path, version: str) -> Structure | None:
-    """The structure kept in `file`; None if it is missing, damaged or out of date."""
+    """Read the cached structure from `file`; None if it is missing, damaged or stale."""
     try:
         kept = json.loads(file.read_bytes())
         if kept["version"] != version or not kept[_FOLDERS]:
@@ -51,7 +51,7 @@ def read(file: Path, models: Path, version: str) -> Structure | None:
 
 
 def write(file: Path, folders: dict[str, int], version: str, structure: Structure) -> None:
-    """Keep a structure, with `folders` as they were before it was read."""
+    """Write a structure to `file`; `folders`: their state before the structure was scanned."""
     if sys.dont_write_bytecode:
         return
     kept = json.dumps({"version": version, _FOLDERS: folders, "names": _plain(structure)})
@@ -66,7 +66,7 @@ def write(file: Path, folders: dict[str, int], version: str, structure: Structur
 
 
 def folders_of(models: Path) -> dict[str, int]:
-    """Each folder with sources, relative to `models`, and when it changed (ns since 1970)."""
+    """Modification times of the folders with sources, relative to `models` [ns since 1970]."""
     return {str(f.relative_to(models)): _changed(f) for f in _walk(models)}
 
 
@@ -79,11 +79,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _changed(folder: str | Path) -> int:
-    return os.stat(folder).st_mtime_ns  # noqa: PTH116  500 of them; paths take longer
+    return os.stat(folder).st_mtime_ns  # noqa: PTH116  called 500 times; pathlib is slower
 
 
 def _plain(structure: Structure) -> Any:
-    """As JSON can hold it: what a folder exports by backends, then its folders."""
+    """Convert a structure to plain JSON: the folder's exports by backends, then its folders."""
     here = [
         [sorted(backends), {module: sorted(names) for module, names in modules.items()}]
         for backends, modules in structure.items()

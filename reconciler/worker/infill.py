@@ -1,9 +1,9 @@
-"""Fill-in-the-middle: the prompt of an answer that stands between a text and its suffix.
+"""Fill-in-the-middle (FIM): prompts for a completion between a prefix and a suffix.
 
-A model that was trained for it has marks in its vocabulary, and was shown the texts around a gap in
-one order: prefix, suffix, middle (PSM) or suffix, prefix, middle (SPM). Which marks a vocabulary
-has says which family it is of. Nothing else says whether the model was trained so: where a family
-shares its tokenizer, such as Qwen's, models that are not for code answer anyhow.
+A model trained for FIM has special tokens (marks) for it in its vocabulary, and was trained on one
+order: prefix, suffix, middle (PSM) or suffix, prefix, middle (SPM). The marks in the vocabulary
+identify the family. Nothing else shows that a model was trained for FIM: if a family shares its
+tokenizer, as Qwen's does, its models that are not for code accept FIM requests as well.
 
 Sources of the marks and orders: the model cards of Qwen2.5-Coder, StarCoder2, SantaCoder,
 DeepSeek-Coder, CodeGemma, Granite and Seed-Coder; Meta's `infilling_prompt_tokens` for Code Llama;
@@ -21,18 +21,18 @@ PREFIX, SUFFIX = "{prefix}", "{suffix}"
 
 @dataclass(frozen=True)
 class Family:
-    """How models of a family are asked."""
+    """FIM prompt format of a model family."""
 
     parts: tuple[str, ...]
-    """Marks, and `PREFIX` and `SUFFIX` where the texts stand."""
+    """Parts of the prompt, in order: marks, `PREFIX` and `SUFFIX`."""
     ends: tuple[str, ...] = ()
-    """Marks that end an answer besides the model's own end tokens, if the vocabulary has them."""
+    """Marks in the vocabulary that end a completion in addition to the model's stop tokens."""
     bare_suffix: bool = False
-    """True if the suffix has no space put before it, as SentencePiece puts one before a text."""
+    """True if the suffix is encoded without the space that SentencePiece puts before a text."""
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The marks that a vocabulary of the family has."""
+        """Marks that every vocabulary of the family has."""
         return tuple(part for part in self.parts if part not in (PREFIX, SUFFIX))
 
 
@@ -64,20 +64,20 @@ FAMILIES: dict[str, Family] = {
 }
 
 MARKER = "☺"
-"""A character that is one token after the space that SentencePiece puts before a text, or bytes."""
+"""A character that, after SentencePiece's leading space, is encoded as one token or as bytes."""
 
 
 @dataclass(frozen=True)
 class Infilling:
-    """The prompt of an answer in the middle."""
+    """A FIM prompt."""
 
     tokens: list[int]
     ends: tuple[int, ...]
-    """Tokens that end it besides the model's own."""
+    """Stop tokens in addition to the model's."""
 
 
 def marks_of(vocabulary: Mapping[str, int]) -> dict[str, int]:
-    """What of a vocabulary matters here: the tokens of marks that it has."""
+    """Token ids of the marks that a vocabulary has."""
     known = (mark for one in FAMILIES.values() for mark in (*one.marks, *one.ends))
     return {mark: vocabulary[mark] for mark in known if mark in vocabulary}
 
@@ -89,10 +89,10 @@ def infilling(
     prefix: Sequence[int],
     suffix: str,
 ) -> Infilling | None:
-    """The prompt of an answer between `prefix`, in tokens, and `suffix`; None: no family has these
-    marks, which are those of a vocabulary.
+    """Build the prompt for a completion between `prefix`, in tokens, and `suffix`.
 
-    `begin`: tokens that every text begins with.
+    `marks`: the marks of the model's vocabulary; `begin`: tokens that begin every text. Returns
+    None if no family has these marks.
     """
     families = (one for one in FAMILIES.values() if all(mark in marks for mark in one.marks))
     found = next(families, None)
@@ -107,8 +107,8 @@ def infilling(
 
 
 def _bare(encode: Encode, text: str) -> list[int]:
-    """The tokens of a text as if something stood before it."""
+    """Encode a text without the leading space that SentencePiece adds."""
     alone, together = encode(MARKER), encode(MARKER + text)
-    if together[: len(alone)] != alone:  # a token reaches across
+    if together[: len(alone)] != alone:  # a token spans the boundary
         return encode(text)
     return together[len(alone) :]

@@ -1,8 +1,8 @@
-"""An answer in pieces that gives signs of life while it has nothing to say.
+"""Streamed response that sends keep-alive messages while there is no output.
 
-While a long prompt is read, or a request waits its turn, clients and proxies see no byte and give
-up. A comment, which readers of server-sent events skip, tells them that somebody is there. Each
-write is one whole event, so that a comment never stands in the middle of one.
+While a long prompt is prefilled, or a request waits, clients and proxies receive no bytes and may
+time out. A comment, which readers of server-sent events skip, keeps the connection alive. Each
+write is one whole event, so that a comment never splits an event.
 """
 
 import asyncio
@@ -15,20 +15,20 @@ from typing import Any
 from aiohttp import web
 
 KEEP_ALIVE_SECONDS = 5.0
-"""Between signs of life. Proxies and clients give up after 10 to 60 s without a byte."""
+"""Interval of keep-alive messages. Proxies and clients time out after 10 to 60 s without a byte."""
 
 
 @dataclass(frozen=True)
 class Signs:
-    """The kind of a stream, and what its readers skip; None: nothing that is not read."""
+    """Content type of a stream, and its keep-alive message; None if the format has none."""
 
     content_type: str
     alive: bytes | None
     alive_for: Callable[[str], bytes] | None = None
-    """Makes `alive` of the model's name, where it has to say it."""
+    """Makes `alive` from the model's name, if the message must contain it."""
 
     def of(self, model: str) -> "Signs":
-        """The signs in an answer of that model."""
+        """Keep-alive messages for a response of `model`."""
         return self if self.alive_for is None else Signs(self.content_type, self.alive_for(model))
 
 
@@ -36,7 +36,7 @@ SERVER_SENT_EVENTS = Signs("text/event-stream", b": keep-alive\n\n")
 
 
 class Stream(web.StreamResponse):
-    """An answer as it comes, with a sign of life after each period of silence."""
+    """Streamed response with a keep-alive message after each interval without output."""
 
     def __init__(self, signs: Signs) -> None:
         super().__init__(headers={"Content-Type": signs.content_type})
@@ -45,19 +45,19 @@ class Stream(web.StreamResponse):
         self._written = monotonic()
 
     def make_signs(self, make: Callable[[], bytes]) -> None:
-        """Have each sign made from now on, where its readers know no fixed one."""
+        """Build each keep-alive message by `make` from now on, if no fixed one is valid."""
         self._make = make
 
     async def write(self, data: Any) -> None:
-        """Write a whole event or line. Raises ConnectionResetError if the client is gone."""
+        """Write a whole event or line. Raises ConnectionResetError if the client disconnected."""
         self._written = monotonic()
         await super().write(data)
 
     async def tick(self, seconds: float) -> None:
-        """Write a sign after so many seconds of silence, until the client is gone."""
+        """Write a message after each `seconds` without output, until the client disconnects."""
         if self._alive is None:
             return
-        with suppress(ConnectionResetError):  # whoever writes the next event is told
+        with suppress(ConnectionResetError):  # the next event's writer gets the error
             while True:
                 await asyncio.sleep(max(0.0, self._written + seconds - monotonic()))
                 if monotonic() >= self._written + seconds:
@@ -66,7 +66,7 @@ class Stream(web.StreamResponse):
 
 @asynccontextmanager
 async def opened(request: web.Request, signs: Signs) -> AsyncIterator[Stream]:
-    """A stream whose headers are sent and which is kept alive until it is left."""
+    """Open a stream: send its headers, and keep it alive until the block ends."""
     stream = Stream(signs)
     await stream.prepare(request)
     ticking = asyncio.create_task(stream.tick(KEEP_ALIVE_SECONDS))

@@ -1,7 +1,7 @@
-"""What requests take of a session's memory, and whether one more fits.
+"""KV cache budget: the memory that a session's requests use, and the check for one more.
 
-A batch is as long as its longest request: each of the others is padded to it. So a batch is
-counted as the number of its requests times the longest.
+Each request of a batch is padded to the longest one. So a batch counts as the number of its
+requests times the longest.
 """
 
 import sys
@@ -20,41 +20,41 @@ class InsufficientMemoryError(RuntimeError):
 
 @dataclass
 class KVBudget:
-    """The memory that a session may fill with KV cache and with reading prompts, in bytes."""
+    """Memory that a session may use for KV caches and prefill [bytes]."""
 
     config: EffectiveSettings
     shapes: Shapes = field(default_factory=lambda: Shapes(0))
     reserved: int = sys.maxsize
-    """Held for this session when it was admitted."""
+    """Memory reserved for this session when it was admitted."""
     lease: Lease = NO_LEASE
-    """What may be taken beside that, as the daemon last said."""
+    """Memory beyond `reserved`, as last granted by the daemon."""
 
     @property
     def everything(self) -> int:
-        """Bytes that requests may take now."""
+        """Memory that requests may use now [bytes]."""
         return self.reserved + self.lease.allowed
 
     def most_tokens(self) -> int:
-        """Of one request that runs alone."""
+        """Maximum tokens of a request that runs alone."""
         return most_tokens(self.shapes, self.config, self.everything, self.config.context_length)
 
     def fits(self, lengths: Sequence[int]) -> bool:
-        """Whether requests of these lengths, in tokens, can run together."""
+        """True if requests of these lengths [tokens] can run together."""
         return self.taken(lengths) <= self.everything
 
     def take(self, lease: Lease) -> None:
-        """Put a lease in force, unless a later one is."""
+        """Apply a lease, unless a later one is in force."""
         if lease.serial > self.lease.serial:
             self.lease = lease
 
     def in_use(self, lengths: Sequence[int]) -> int:
-        """Bytes that requests of these lengths take beside what is reserved."""
+        """Memory that requests of these lengths use beyond `reserved` [bytes]."""
         return max(0, self.taken(lengths) - self.reserved)
 
     def left(self, lengths: Sequence[int]) -> int:
-        """Bytes that they leave for kept prompts."""
+        """Memory that requests of these lengths leave for the prompt cache [bytes]."""
         return max(0, self.everything - self.taken(lengths))
 
     def taken(self, lengths: Sequence[int]) -> int:
-        """Bytes that requests of these lengths take together."""
+        """Memory that requests of these lengths use together [bytes]."""
         return batch_bytes(self.shapes, self.config, len(lengths), max(lengths, default=0))

@@ -1,11 +1,11 @@
-"""The last step of mlx-lm's batch, without the forward pass that nobody needs.
+"""Skip the useless forward pass in the last step of mlx-lm's batch.
 
-A step of mlx-lm's `GenerationBatch` begins the forward pass for the next tokens before it returns
-the present ones. If every request of the batch has its `max_tokens` with the present ones, that
-pass is for nothing: it delays the answers and the next prompt by a whole step.
+A step of mlx-lm's `GenerationBatch` starts the forward pass for the next tokens before it returns
+the current ones. If every request of the batch reaches its `max_tokens` with the current tokens,
+that pass is wasted: it delays the responses and the next prompt by a whole step.
 """
 
-# ruff: noqa: SLF001  mlx-lm has no public way to know or to skip it
+# ruff: noqa: SLF001  mlx-lm has no public API to detect or skip the pass
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ from mlx_lm.generate import BatchGenerator
 
 @contextmanager
 def no_forward_after_the_end(generator: BatchGenerator) -> Iterator[None]:
-    """Let the generator's next step only return its tokens if all its requests end with them.
+    """Skip the forward pass of the generator's next step if all its requests end with that step.
 
-    The caches are then left without the last tokens.
+    The caches then lack the last tokens.
     """
     batch: Any = generator._generation_batch
     counts = zip(batch._num_tokens, batch.max_tokens, strict=True)

@@ -1,8 +1,8 @@
-"""Log-probabilities of a chosen token and of the likeliest in its place.
+"""Log-probabilities of a sampled token and of the most likely tokens at its position.
 
-Sorting a vocabulary of 150,000 takes longer than generating the token. Of `number` tokens each is
-in a block whose maximum is among the `number` largest maxima: only those blocks are looked at, and
-only the answer leaves MLX.
+Sorting a vocabulary of 150,000 takes longer than generating the token. Each of the `number` most
+likely tokens is in a block whose maximum is among the `number` largest block maxima. So only those
+blocks are searched, and only the result is copied out of MLX.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,26 +13,26 @@ from typing import Any
 import mlx.core as mx
 
 BLOCK = 512
-"""Tokens of a block: about the square root of a vocabulary, which is what takes the least time."""
+"""Tokens of a block. The square root of a vocabulary, about this size, takes the least time."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The log-probability of a chosen token, and of the likeliest in its place."""
+    """Log-probabilities of a sampled token and of the most likely tokens at its position."""
 
     token: int
     logprob: float
     alternatives: tuple[tuple[int, float], ...]
-    """Token ids with theirs, the likeliest first."""
+    """Token ids with their log-probabilities, most likely first."""
 
 
 def likelihood(token: int, logprobs: Any, number: int) -> Likelihood:
-    """Of a token and of the `number` likeliest; logprobs: (vocabulary,). On the MLX thread."""
+    """Likelihood of a token, with `number` alternatives; logprobs: (vocabulary,). MLX thread."""
     return likelihoods([token], logprobs[None], number)[0]
 
 
 def likelihoods(tokens: Sequence[int], logprobs: Any, number: int) -> list[Likelihood]:
-    """Of a token in each row, and of the `number` likeliest there; logprobs: (rows, vocabulary)."""
+    """Likelihood of a token per row, with `number` alternatives; logprobs: (rows, vocabulary)."""
     number = min(number, logprobs.shape[-1])
     chosen = mx.take_along_axis(logprobs, mx.array(list(tokens))[:, None], axis=-1)[:, 0]
     ids = _likeliest(logprobs, number) if number else mx.zeros((len(tokens), 0), mx.uint32)
@@ -46,18 +46,18 @@ def likelihoods(tokens: Sequence[int], logprobs: Any, number: int) -> list[Likel
 
 
 LEAST = -9999.0
-"""What is said of a token that cannot be: minus infinity is no JSON. OpenAI's number."""
+"""Reported log-probability of an impossible token, as in OpenAI's API: JSON has no infinity."""
 
 
 def _best(found: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """Those that can be, the likeliest first."""
-    # A token that a grammar forbids is no alternative, and minus infinity is no JSON.
+    """Sort the possible tokens, most likely first."""
+    # Tokens that a grammar forbids have minus infinity, which JSON does not have.
     pairs = [pair for pair in found if pair[1] > -inf]
     return tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
 
 def _likeliest(logprobs: Any, number: int) -> Any:
-    """Ids of the `number` largest, in any order: (rows, vocabulary) -> (rows, number)."""
+    """Ids of the `number` largest values, in any order: (rows, vocabulary) -> (rows, number)."""
     rows, size = logprobs.shape
     blocks = size // BLOCK
     if blocks <= number:

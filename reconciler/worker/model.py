@@ -1,4 +1,4 @@
-"""The checkpoint that a worker holds, and the sessions over it."""
+"""A worker's checkpoint and the sessions that use it."""
 
 import sys
 import threading
@@ -15,6 +15,7 @@ from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Shapes
 from reconciler.core.footprint import reading_config
 from reconciler.core.protocol import (
+    Activity,
     LoadWeights,
     OpenSession,
     Recall,
@@ -45,61 +46,61 @@ if TYPE_CHECKING:
     from reconciler.worker.generators import Batching
 
 STEPS = 50
-"""In which the reading of weights is told, if no single one is larger."""
+"""Number of progress reports while weights are read; fewer if single arrays are larger."""
 
 
 class Model:
-    """One checkpoint, loaded once. Used on the MLX thread only."""
+    """One checkpoint, loaded once. MLX thread only, except for members marked thread-safe."""
 
     def __init__(
         self, heartbeat: Heartbeat | None = None, preprocessor: Preprocessor | None = None
     ) -> None:
         self.preprocessor = preprocessor or Preprocessor(apart=False)
-        """Makes prompts of requests, once the checkpoint is loaded. Also for other threads."""
+        """Turns requests into prompts, once the checkpoint is loaded. Thread-safe."""
         self._heartbeat = heartbeat or Heartbeat()
         self._path: Path | None = None
         self._modules: Modules | None = None
         self._adapters: dict[str, Adapter | None] = {}
-        """Of each session."""
+        """Adapters by session."""
         self.embedder: Embedder | None = None
-        """How it makes vectors of texts; None: it generates. Also for other threads."""
+        """Embedding configuration of the model; None if it generates text. Thread-safe."""
         self.reranker: Reranker | None = None
-        """How it judges documents, if it is made for that. Also for other threads."""
+        """Reranking configuration of the model; None if it is not a reranker. Thread-safe."""
         self._sessions: dict[str, Session | EmbeddingSession] = {}
         self.tokenizer: Any = None
         self.output_format = OutputFormat()
-        """How it writes reasoning and tool calls."""
+        """Format of its reasoning and tool calls."""
         self.enforcer = Enforcer(None, (), 0)
-        """Of constraints on answers."""
+        """Enforcer of constraints on completions."""
         self.vocabulary = 0
-        """Token ids that the model has: it takes and gives ids below this number."""
+        """Size of the vocabulary: the model's token ids are below this number."""
         self._computed: set[tuple[int, bool, bool]] = set()
-        """Ways of computing that a token went through already."""
+        """Compute settings with which a token was already generated."""
         self._defaults: dict[str, Mapping[str, Any]] = {}
-        """Of each session, for requests."""
+        """Request defaults by session."""
         self._batching: dict[tuple[int, bool, bool], tuple[Batching, str | None]] = {}
-        """How requests can run beside each other in each way of computing, and why not together."""
+        """Batching by compute settings, with the reason if requests cannot run together."""
         self._weights = 0
-        """Bytes that MLX holds when no session is open."""
+        """Memory that MLX holds when no session is open [bytes]."""
         self._limit = 0
-        """Of MLX's memory, in bytes, since a session was last stepped; 0: none was yet."""
+        """Limit on MLX's memory, set when a session was last stepped [bytes]; 0 before that."""
         self._floor = 0.0
-        """What the session that was stepped last had had of the thread's time."""
+        """Thread time of the last stepped session before its step [s]."""
 
     def see(self, command: SeeShapes) -> Shapes:
-        """What a checkpoint works with in memory; nothing of it stays here. Raises as `load`."""
+        """Determine a checkpoint's shapes without loading it. Raises as `load`."""
         return shapes.see(Path(command.path), command.embedder)
 
     def load(
         self, command: LoadWeights, on_progress: Callable[[WeightsRead], None]
     ) -> WeightsLoaded:
-        """Read weights and tokenizer, side by side: reading releases the GIL.
+        """Read weights and tokenizer in parallel: reading releases the GIL.
 
-        `on_progress` is called with what was read so far. Raises what mlx_lm raises on a checkpoint
-        that it cannot load.
+        `on_progress` is called with the bytes read so far. Propagates mlx_lm's exceptions for a
+        checkpoint that it cannot load.
         """
         if self._path is not None:
-            raise RuntimeError(f"this worker holds {self._path} already")
+            raise RuntimeError(f"this worker has already loaded {self._path}")
         begin = time.monotonic()
         path = Path(command.path)
         phases: dict[str, Phase] = {}
@@ -133,7 +134,7 @@ class Model:
         return WeightsLoaded(phases, self._weights)
 
     def _build(self, path: Path, embedder: Embedder | None) -> Any:
-        """The lazy model, and what else of the same kind is built over its arrays."""
+        """Build the lazy model, and the factory for further modules over its arrays."""
         self.embedder, make = embedder, build
         if embedder is not None:
 
@@ -145,7 +146,7 @@ class Model:
         return model
 
     def open(self, name: str, command: OpenSession) -> SessionOpened:
-        """Open a session; an older one of that name is replaced once the new one has answered."""
+        """Open a session. It replaces one of the same name once it has generated a token."""
         with self._heartbeat.beating(LONG_JOB_SECONDS):
             try:
                 opened = self._open(name, command)
@@ -155,9 +156,9 @@ class Model:
         return opened
 
     def set_defaults(self, name: str, asked: Mapping[str, Any]) -> Applicable:
-        """Take the defaults for requests to a session that the model can have.
+        """Set a session's request defaults to those of `asked` that the model supports.
 
-        For another thread than MLX's: it renders the chat template.
+        Not for the MLX thread: it renders the chat template.
         """
         defaults = applicable(asked, self.preprocessor)
         self._defaults[name] = defaults.values
@@ -165,7 +166,7 @@ class Model:
 
     def _open(self, name: str, command: OpenSession) -> SessionOpened:
         if self._path is None or self._modules is None:
-            raise RuntimeError("no checkpoint is loaded yet")
+            raise RuntimeError("no checkpoint is loaded")
         begin = time.monotonic()
         before = mx.get_active_memory()
         eos = self.tokenizer.eos_token_ids
@@ -198,7 +199,7 @@ class Model:
     def _warnings(
         self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None
     ) -> tuple[SettingWarning, ...]:
-        """What clients should know of the model; `apart`: why requests do not run together."""
+        """Warnings about the model; `apart`: the reason if requests do not run together."""
         problem = self.output_format.problem
         found = (
             experts.warning(config.num_experts, session.routed),
@@ -208,7 +209,7 @@ class Model:
         return tuple(warning for warning in found if warning is not None)
 
     def close(self, name: str) -> Usage:
-        """Close a session, if there is one of that name; what it had computed."""
+        """Close the session of that name, if there is one, and return its usage."""
         session = self._sessions.pop(name, None)
         self._defaults.pop(name, None)
         self._adapters.pop(name, None)
@@ -220,25 +221,30 @@ class Model:
         return session.usage
 
     def _drop_adapters(self) -> None:
-        """Let go of adapters that no session has."""
+        """Release adapters that no session uses."""
         if self._modules is not None:
             self._modules.retain_only(self._adapters.values())
 
     def usage(self) -> dict[str, Usage]:
-        """What each session has computed. Also for other threads."""
-        # Of a copy, made in one go: sessions come and go meanwhile.
+        """Usage by session. Thread-safe."""
+        # Iterates over an atomic copy: sessions open and close meanwhile.
         return {name: session.usage for name, session in self._sessions.copy().items()}
 
+    def activity(self) -> dict[str, Activity]:
+        """The KV cache of each session. Also for other threads."""
+        sessions = self._sessions.copy().items()
+        return {name: Activity(one.kv_bytes, one.kept_bytes) for name, one in sessions}
+
     def defaults(self, name: str) -> Mapping[str, Any]:
-        """Defaults for requests to a session. Also for other threads."""
+        """Request defaults of a session. Thread-safe."""
         return self._defaults.get(name, {})
 
     def kept_bytes(self) -> int:
-        """Size of the KV caches that sessions keep of finished requests. Also for other threads."""
+        """Size of all sessions' prompt caches [bytes]. Thread-safe."""
         return sum(session.kept_bytes for session in self._sessions.copy().values())
 
     def recall(self, command: Recall) -> dict[str, int]:
-        """Lower leases; bytes of each session that are in use all the same."""
+        """Lower leases; return the memory that each session still uses beyond its reservation."""
         return {
             name: self._sessions[name].recall(lease)
             for name, lease in command.leases.items()
@@ -246,26 +252,26 @@ class Model:
         }
 
     def session(self, name: str) -> Session:
-        """An open session that generates. Raises KeyError."""
+        """Find an open session that generates text. Raises KeyError."""
         session = self._sessions[name]
         if isinstance(session, EmbeddingSession):
             raise KeyError(name)
         return session
 
     def embedding_session(self, name: str) -> EmbeddingSession:
-        """An open session that makes vectors of texts. Raises KeyError."""
+        """Find an open embedding session. Raises KeyError."""
         session = self._sessions[name]
         if isinstance(session, Session):
             raise KeyError(name)
         return session
 
     def context_length(self, name: str) -> int | None:
-        """Of a session, if it is still there. Also for other threads."""
+        """Context length of a session [tokens]; None if it is closed. Thread-safe."""
         session = self._sessions.get(name)
         return None if session is None else session.config.context_length
 
     def cancel(self, name: str, request: Request | EmbeddingRequest) -> None:
-        """Let go of a request, if it is still there."""
+        """Cancel a request, if its session is still open."""
         session = self._sessions.get(name)
         if isinstance(session, EmbeddingSession):
             if isinstance(request, EmbeddingRequest):
@@ -274,11 +280,11 @@ class Model:
             session.cancel(request)
 
     def step(self) -> bool:
-        """One step of the session that had the least time; whether any has more to do."""
+        """Step the session with the least thread time; False if no session was busy."""
         busy = [session for session in self._sessions.values() if session.busy]
         if not busy:
             return False
-        for session in busy:  # who was idle does not make up for it
+        for session in busy:  # a session gets no credit for idle time
             session.seconds = max(session.seconds, self._floor)
         session = min(busy, key=lambda s: s.seconds)
         self._floor = session.seconds
@@ -287,20 +293,20 @@ class Model:
         session.step()
         session.seconds += time.monotonic() - begin
         if not any(s.busy for s in self._sessions.values()):
-            # What a GPU's buffers would be kept for is over, and kept ones count as taken.
+            # No work is left to reuse cached GPU buffers for, and they count as used memory.
             mx.clear_cache()
         return True
 
     def _set_limit(self, session: Session | EmbeddingSession) -> None:
-        """Tell MLX what it may take while this session is stepped.
+        """Set MLX's memory limit for a step of this session.
 
-        At its limit MLX gives back the buffers that it keeps for later use, and waits for what is
-        under way before it begins more. On a GPU it would keep as many as the machine has memory
-        for, whatever other workers hold: an H200 took up to 2.9 times what was held, and with a
-        limit no more than a step needs. Its CPU backend keeps none here, but hands out memory for
-        what is still to be computed: while a long prompt is read, for the scores of many tiles of
-        attention at once. Waiting takes time from short prompts and from generating, which have
-        little to save there.
+        At its limit MLX releases cached buffers, and waits for running work before it starts more.
+        On a GPU, MLX would cache buffers up to the memory of the machine, regardless of other
+        workers: on an H200 it took up to 2.9 times the budgeted memory, and with a limit no more
+        than a step needs. The CPU backend caches no buffers here, but allocates memory for work
+        that has not run yet: while a long prompt is prefilled, for the scores of many tiles of
+        attention at once. On the CPU there is no limit for short prompts and for generation: they
+        have little memory to save, and waiting slows them down.
         """
         if overrides.on_gpu():
             limit = min(self._held(), sys.maxsize)
@@ -311,7 +317,11 @@ class Model:
             self._limit = limit
 
     def _held(self) -> int:
-        """Bytes for this worker's arrays; what is spare is lent to who is busy or keeps prompts."""
+        """Memory for this worker's arrays [bytes].
+
+        A busy session counts with its lease; an idle one with its reservation, or with its prompt
+        cache if that is larger.
+        """
         held = self._weights + (self._modules.adapter_bytes if self._modules else 0)
         for session in self._sessions.values():
             budget = session.kv_budget
@@ -320,16 +330,17 @@ class Model:
         return held
 
     def probe(self, name: str) -> None:
-        """Generate one token. Raises what the model raises.
+        """Generate one token. Propagates the model's exceptions.
 
-        Nothing where the session has gone or any is busy: then what it does is shown anyway.
+        Does nothing if the session is closed, or if any session is busy: its requests then show
+        whether the model works.
         """
         session = self._sessions.get(name)
         if session is not None and not any(s.busy for s in self._sessions.values()):
             session.probe()
 
     def _read(self, model: Any, on_progress: Callable[[WeightsRead], None]) -> None:
-        """Read the weights in about `STEPS` steps."""
+        """Read the weights in about `STEPS` chunks."""
         arrays = [array for _, array in tree_flatten(model.parameters())]
         total = sum(array.nbytes for array in arrays)
         done, step = 0, 0
@@ -347,7 +358,7 @@ class Model:
 
 
 class _Tokenizer(threading.Thread):
-    """Loads the tokenizer beside the weights."""
+    """Loads the tokenizer in parallel with the weights."""
 
     def __init__(self, path: Path, begin: float, preprocessor: Preprocessor) -> None:
         super().__init__(name="tokenizer")

@@ -1,9 +1,9 @@
-"""Modules over the arrays of one loaded model: other router widths, and LoRA adapters.
+"""Modules over the arrays of one loaded model: other numbers of experts, and LoRA adapters.
 
-A module that computes something else than the loaded one is a sibling of it: built lazily, which
-reads no weights, and given the same arrays. mlx-lm's LoRA layers wrap the layers that they adapt,
-so any number of adapters and the model without one hold the weights once; an adapter's own arrays
-stay as long as a session uses them.
+A module that differs from the loaded one is built lazily, which reads no weights, and is given the
+same arrays. mlx-lm's LoRA layers wrap the layers that they adapt. So all adapters and the model
+without an adapter share one copy of the weights. An adapter's own arrays are kept while a session
+uses them.
 """
 
 from collections.abc import Callable, Collection
@@ -18,11 +18,11 @@ from reconciler.core.facts import Adapter
 from reconciler.core.protocol import OpenSession
 
 Build = Callable[[Path, dict[str, Any]], Any]
-"""Makes a lazy model of a checkpoint, with these keys of config.json replaced."""
+"""Builds a lazy model of a checkpoint, with these keys of config.json replaced."""
 
 
 def build(path: Path, config: dict[str, Any]) -> Any:
-    """A model that generates."""
+    """Build a lazy model that generates text, with `config` replacing keys of config.json."""
     return load_model(path, lazy=True, model_config=config)[0]
 
 
@@ -31,17 +31,17 @@ class AdapterError(ValueError):
 
 
 class Modules:
-    """The modules that sessions run. Used on the MLX thread only."""
+    """The modules that sessions run. MLX thread only."""
 
     def __init__(self, path: Path, model: Any, build: Build = build) -> None:
-        """`model` is what `build` made of the checkpoint in directory `path`."""
+        """`model`: the result of `build` for the checkpoint in directory `path`."""
         self._path = path
         self._model = model
         self._build = build
         self._widths: dict[int, Any] = {}
-        """By number of experts per token, where that is not the model's own."""
+        """Modules by number of experts per token, if that differs from the checkpoint's."""
         self._adapted: dict[tuple[int, Adapter], Any] = {}
-        """By number of experts and adapter."""
+        """Modules by number of experts and adapter."""
 
     @property
     def adapter_bytes(self) -> int:
@@ -49,10 +49,7 @@ class Modules:
         return sum(adapter.weights_bytes for _, adapter in self._adapted)
 
     def get(self, command: OpenSession) -> Any:
-        """The module that computes what a session asks for.
-
-        Raises `AdapterError`.
-        """
+        """Get or build the module for a session. Raises `AdapterError`."""
         experts, adapter = command.config.num_experts, command.adapter
         config = self._edited(command)
         if adapter is not None:
@@ -66,11 +63,11 @@ class Modules:
         return self._widths[experts]
 
     def retain_only(self, adapters: Collection[Adapter | None]) -> None:
-        """Let go of the modules with other adapters."""
+        """Release the modules with other adapters."""
         self._adapted = {key: m for key, m in self._adapted.items() if key[1] in adapters}
 
     def _edited(self, command: OpenSession) -> dict[str, Any] | None:
-        """config.json with the wanted number of experts; None where that is its own."""
+        """config.json with the requested number of experts; None if it has that number already."""
         if not command.experts_key:
             return None
         config: dict[str, Any] = load_config(self._path)
@@ -84,7 +81,7 @@ class Modules:
         return config
 
     def _sibling(self, config: dict[str, Any] | None) -> Any:
-        """Another module over the same arrays."""
+        """Build another module over the same arrays."""
         # load_model overrides top-level keys only, so the whole edited tree is passed.
         sibling = self._build(self._path, config or {})
         sibling.update(self._model.parameters())
@@ -92,10 +89,7 @@ class Modules:
 
 
 def _with_adapter(module: Any, adapter: Adapter) -> Any:
-    """The module with the adapter's layers, as `mlx_lm.load(adapter_path=...)` makes it.
-
-    Raises `AdapterError`.
-    """
+    """Add the adapter's layers, as `mlx_lm.load(adapter_path=...)` does. Raises `AdapterError`."""
     try:
         load_adapters(module, adapter.path)
         _check_size(module, adapter)
@@ -107,9 +101,9 @@ def _with_adapter(module: Any, adapter: Adapter) -> Any:
 
 
 def _check_size(module: Any, adapter: Adapter) -> None:
-    """Raise ValueError if the config asks for far more than the file holds.
+    """Raise ValueError if the adapter's config creates far larger layers than its file holds.
 
-    mlx-lm makes up the layers that the file lacks; nothing of that is computed yet.
+    mlx-lm initializes the layers that the file lacks; they are not evaluated yet.
     """
     size = sum(
         array.nbytes
@@ -117,16 +111,16 @@ def _check_size(module: Any, adapter: Adapter) -> None:
         if name.rpartition(".")[2] in ("lora_a", "lora_b", "m")
     )
     if size > MADE_UP * adapter.weights_bytes:
-        raise ValueError(f"its config makes layers of {size} bytes, and the file holds few of them")
+        raise ValueError(f"its config creates layers of {size} bytes, most of which the file lacks")
 
 
 MADE_UP = 16
-"""Times the size of its file that an adapter may take: one that adapts two of seven linear layers
-and does not say so takes about eight times as much."""
+"""Maximum size of an adapter's layers, as a multiple of its file. An adapter that covers two of
+seven linear layers without declaring it creates layers of about eight times its file."""
 
 
 def _words(adapter: Adapter, error: Exception) -> str:
-    """What is wrong, in one line: mlx-lm lists every tensor."""
+    """Summarize an error in one line: mlx-lm lists every tensor."""
     file = Path(adapter.path) / "adapters.safetensors"
     trained = f"; it was trained on {adapter.base}" if adapter.base else ""
     _, *tensors = str(error).splitlines() or [""]
@@ -134,4 +128,4 @@ def _words(adapter: Adapter, error: Exception) -> str:
         first = tensors[0].strip()
         return f"{file} does not fit this model ({first}; {len(tensors)} in all){trained}"
     words = f"{type(error).__name__}: {error!s:.500}"
-    return f"{file} cannot be put on this model: {words}{trained}"
+    return f"{file} cannot be applied to this model: {words}{trained}"

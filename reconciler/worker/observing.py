@@ -1,4 +1,4 @@
-"""The settings that are in force, as seen in a call of the model."""
+"""Observe the settings in force during a call of the model."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,11 +12,11 @@ T = TypeVar("T")
 def observe(
     model: Any, config: EffectiveSettings, call: Callable[[], Any]
 ) -> tuple[EffectiveSettings, tuple[str, ...], frozenset[int]]:
-    """The settings in force in a `call` of the model, those that nothing used, and the numbers of
-    experts per token that layers were seen to use.
+    """Observe a `call` of the model: the settings in force, the settings that no layer used, and
+    the numbers of experts per token.
 
-    `config` has what a call does not show: the context length and the step. Raises what the model
-    raises, and ValueError where layers differ.
+    `config` provides the settings that a call does not show: the context length and the batch size.
+    Propagates the model's exceptions. Raises ValueError if layers differ.
     """
     with experts.observed() as routed, overrides.observed() as seen:
         call()
@@ -25,17 +25,17 @@ def observe(
     observed = EffectiveSettings(
         context_length=config.context_length,
         eval_batch_size=config.eval_batch_size,
-        # A model with an attention of its own computes it in one piece.
+        # A model with its own implementation of attention computes it in one piece.
         flash_attention=_only("ways of attention", seen.attention, otherwise=False),
         num_experts=max(numbers, default=0),
-        # What a model keeps in place of a KV cache stays where MLX computes.
+        # State that a model keeps instead of a KV cache stays on MLX's default device.
         offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=overrides.on_gpu()),
     )
     return observed, tuple(key for key, values in used.items() if not values), numbers
 
 
 def _only(what: str, seen: set[T], *, otherwise: T) -> T:
-    """The one value that was seen. Raises ValueError where layers differ."""
+    """Return the only value seen; `otherwise` if none was. Raises ValueError if layers differ."""
     if len(seen) > 1:
         raise ValueError(f"layers use different {what}: {sorted(map(str, seen))}")
     return next(iter(seen), otherwise)

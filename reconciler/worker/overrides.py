@@ -1,9 +1,9 @@
-"""Settings that are in force around a call of the model, and nowhere else.
+"""Settings that apply to single calls of the model.
 
-A session hands its generator the model wrapped in its settings. They matter only while Python
-builds the graph, so they are set around the call, and what MLX and mlx-lm offer as process-wide
-functions (attention, the caches' update) looks here which way to go. All of it runs on the MLX
-thread.
+A session passes its generator the model wrapped in the session's settings. The settings matter only
+while Python builds the graph, so they are set around the call. The process-wide functions of MLX
+and mlx-lm (attention, the caches' update) are replaced by functions that read the current settings.
+All of it runs on the MLX thread.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ _fused = mx.fast.scaled_dot_product_attention
 
 @dataclass(frozen=True)
 class Overrides:
-    """How attention and the KV cache are computed."""
+    """Settings for attention and the KV cache."""
 
     flash_attention: bool
     kv_on_gpu: bool
@@ -29,25 +29,25 @@ class Overrides:
 
 @dataclass(frozen=True, order=True)
 class Attended:
-    """The shapes of one attention."""
+    """Shapes of one attention call."""
 
     heads: int
     width: int
-    """Of a head's queries."""
+    """Width of a head's queries."""
     bytes: int
-    """Of one score, and of the copy of it that sinks need where it is not float32."""
+    """Size of one score, plus that of its float32 copy, which sinks need for other types."""
     bias: bool
-    """An array is added to the scores, for each head another."""
+    """True if an array is added to the scores, a different one for each head."""
 
 
 @dataclass
 class Seen:
-    """What calls of the model did while somebody looked."""
+    """Observations from calls of the model."""
 
     attention: set[bool] = field(default_factory=set)
-    """Whether fused or tiled; empty where the model has an attention of its own."""
+    """True for fused or tiled attention; empty if the model has its own implementation."""
     kv_on_gpu: set[bool] = field(default_factory=set)
-    """The devices on which caches were updated and attention was computed."""
+    """True if caches were updated and attention was computed on the GPU."""
     shapes: set[Attended] = field(default_factory=set)
 
 
@@ -56,14 +56,14 @@ _watching: Seen | None = None
 
 
 class ModelWithOverrides:
-    """A model with settings: called, it has them in force; otherwise it is the model."""
+    """A model with settings: they apply to calls; attributes are the model's."""
 
     def __init__(self, model: Any, overrides: Overrides) -> None:
         self._model = self.unwrapped = model
         self._overrides = overrides
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        global _current  # noqa: PLW0603  the process-wide switch that this module is for
+        global _current  # noqa: PLW0603  the process-wide switch of this module
         before, _current = _current, self._overrides
         try:
             return self._model(*args, **kwargs)
@@ -76,7 +76,7 @@ class ModelWithOverrides:
 
 @contextmanager
 def observed() -> Iterator[Seen]:
-    """What the calls within the block did."""
+    """Observe the calls within the block."""
     global _watching  # noqa: PLW0603
     _watching = seen = Seen()
     try:
@@ -86,20 +86,20 @@ def observed() -> Iterator[Seen]:
 
 
 def install() -> None:
-    """Put our functions in the place of MLX's and mlx-lm's, before any model runs."""
+    """Replace MLX's and mlx-lm's functions by ours, before any model runs."""
     if mx.fast.scaled_dot_product_attention is _attend:
         return
     mx.fast.scaled_dot_product_attention = _attend
     for kind in vars(cache).values():
         update = vars(kind).get("update_and_fetch") if isinstance(kind, type) else None
         if update is not None:
-            setattr(kind, "update_and_fetch", _updating(update))  # noqa: B010  a class as it comes
+            setattr(kind, "update_and_fetch", _updating(update))  # noqa: B010  mypy does not know the attribute
 
 
 def _attend(
     q: Any, k: Any, v: Any, *, scale: float, mask: Any = None, sinks: Any = None, **more: Any
 ) -> Any:
-    """`mx.fast.scaled_dot_product_attention`, the way the current settings ask for."""
+    """Compute `mx.fast.scaled_dot_product_attention` according to the current settings."""
     overrides = _current
     if overrides is None:
         return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
@@ -147,5 +147,5 @@ def _device(overrides: Overrides) -> Iterator[None]:
 
 
 def on_gpu() -> bool:
-    """Whether MLX computes on a GPU here and now."""
+    """True if MLX currently runs on a GPU."""
     return bool(mx.default_device().type == mx.DeviceType.gpu)

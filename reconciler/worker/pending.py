@@ -1,4 +1,4 @@
-"""A request as a session has it: what is to be generated, and how far it is."""
+"""A session's view of a request: its parameters and its progress."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,85 +7,85 @@ from typing import Any
 from reconciler.worker.likelihood import Likelihood
 
 Emit = Callable[[int, str | None, Any], None]
-"""Hears each token id, "stop" or "length" at the last one, and the log-probabilities of the
-whole vocabulary that it was chosen by."""
+"""Called for each token with its id, the finish reason ("stop" or "length") of the last one, and
+the log-probabilities of the whole vocabulary from which it was sampled."""
 
 Fail = Callable[[Exception], None]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A prompt whose log-probabilities are asked for."""
+    """Request for the log-probabilities of a prompt."""
 
     alternatives: int
-    """Likeliest tokens that are named at each place."""
+    """Number of most likely tokens to report at each position."""
     on_scores: Callable[[list[Likelihood]], None]
-    """Called with those of all tokens but the first, once the prompt is read."""
+    """Called with the likelihoods of all tokens but the first, once the prompt is prefilled."""
     alone: bool = False
-    """True if nothing is to be generated."""
+    """True if no token is to be generated."""
 
 
 @dataclass(eq=False)
 class Request:
-    """One completion: the prompt, how it goes on, and who hears of it."""
+    """One completion: its prompt, parameters, callbacks and progress."""
 
     prompt: list[int]
     max_tokens: int | None
-    """None: until the context is full."""
+    """Maximum tokens to generate; None: until the context is full."""
     emit: Emit
     fail: Fail
     sampler: Callable[[Any], Any] | None = None
     processors: Sequence[Any] = ()
     boundaries: tuple[int, ...] = ()
-    """Places in the prompt, in tokens, where later ones are likely to part from it, ascending; the
+    """Positions in the prompt [tokens] at which later prompts are likely to diverge, ascending; the
     first one is the end of the system turns."""
     ends: tuple[int, ...] | None = None
-    """Tokens that end it; None: those of the session."""
+    """Stop tokens; None: those of the session."""
     read: Callable[[int], None] | None = None
-    """Called with the tokens of the prompt that were read so far, after each step of them."""
+    """Called with the number of prompt tokens prefilled so far, after each step of the prefill."""
     follows: "Request | None" = None
-    """Another request with the same prompt, which reads it for both."""
+    """Another request with the same prompt, which prefills it for both."""
     leads: bool = False
-    """True if requests follow it."""
+    """True if other requests follow it."""
     score: "Score | None" = None
-    """What is done with the log-probabilities of the prompt, if they are asked for."""
+    """Handling of the prompt's log-probabilities, if they are requested."""
     kept: bool = True
-    """Whether its KV cache is kept for prompts that begin alike."""
+    """True if its KV cache is saved for prompts with the same prefix."""
     counted: bool = True
-    """Whether it is a client's, whose tokens are counted."""
+    """True if it belongs to a client and its tokens are counted."""
     asked: float | None = None
-    """When its client's request came, by `time.monotonic`; None: another `Request` of the same one
-    says so."""
+    """Arrival of the client's request by `time.monotonic`; None if another `Request` of the same
+    client request has it."""
     cached_tokens: int | None = None
-    """Of the prompt, found in a kept KV cache; None: it still waits."""
+    """Prompt tokens found in the prompt cache; None while the request waits."""
     emitted: int = 0
-    """Tokens that were generated in all."""
+    """Tokens generated in total."""
     left: int = 0
-    """Tokens that it may still generate."""
+    """Remaining tokens that it may generate."""
     reserved: int = 0
-    """Tokens of KV cache that it has room for."""
+    """Size of its KV cache reservation [tokens]."""
     unread: int = 0
-    """Prompt tokens that the generator has not computed yet."""
+    """Prompt tokens that are not prefilled yet."""
     known: int = 0
-    """Prompt tokens that it was inserted with a cache of."""
+    """Prompt tokens in the cache with which it was inserted."""
     cuts: tuple[int, ...] = ()
-    """Places in the prompt at which its cache is kept, since it was inserted."""
+    """Positions in the prompt at which its cache is saved, set when it is inserted."""
     uid: int | None = None
-    """Its place in the generator, while it is there."""
+    """Its id in the generator, while it is there."""
     generated: list[int] = field(default_factory=list)
-    """Since it took that place."""
+    """Tokens generated since it was inserted."""
 
     @property
     def length(self) -> int:
-        """Tokens so far."""
+        """Tokens of the prompt and the completion so far."""
         return len(self.prompt) + len(self.generated)
 
 
 def unasked(length: int, tokens: int, errors: list[Exception]) -> Request:
-    """A request of the worker's own, which leaves nothing behind."""
+    """Create an internal request that is neither counted nor cached."""
     fail = errors.append
     return Request([0] * length, tokens, _ignore, fail, kept=False, counted=False, left=tokens)
 
 
 def _ignore(_token: int, _end: str | None, _logprobs: Any) -> None:
-    """Drop a token."""
+    """Discard a token."""

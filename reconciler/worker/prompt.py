@@ -1,4 +1,4 @@
-"""A request -> the prompt that the model reads."""
+"""Turn requests into prompts: chat template, tokenization and checks of the length."""
 
 import threading
 from collections.abc import Sequence
@@ -18,75 +18,75 @@ from reconciler.worker.segments import Segmenter
 from reconciler.worker.token_bounds import TokenBounds
 
 VARIABLES = 16
-"""Most variables of a request that are looked up in the template."""
+"""Maximum variables of a request that are looked up in the template."""
 
 CHARACTERS_PER_TOKEN = 32
-"""Of a text that is tokenized at all, for each token of the context; an ordinary one has 4.
+"""Maximum length of a text to tokenize, per token of the context; ordinary text has 4.
 
-No proof: a text of long runs of spaces may have more, if the vocabulary has tokens for them. But
-how long a run takes to be tokenized grows faster than its length: 8 MB of spaces took a minute."""
+A heuristic: a text with long runs of spaces may have more, if the vocabulary has tokens for them.
+But the time to tokenize a run grows faster than its length: 8 MB of spaces took a minute."""
 
 SHORT = 1_000_000
-"""Characters that are tokenized whatever the context: it takes a second."""
+"""Length of texts that are tokenized under any context length [characters]: takes a second."""
 
 _MARK = 32
-"""Longest beginning of a mark, such as `<|assistant|>`, that two renderings may share."""
+"""Maximum length of a partial mark, such as `<|assistant|>`, at the end of a common prefix."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model reads, and what is needed to understand its answer."""
+    """The model's input, with the data for parsing its output."""
 
     tokens: list[int]
     generation: str = ""
-    """Text that the chat template adds where the answer begins; the answer so far where one is
-    continued; "" for text completions."""
+    """The chat template's generation prompt; if an answer is continued, the answer so far; "" for
+    text completions."""
     boundaries: tuple[int, ...] = ()
-    """Numbers of tokens after which the KV cache is worth keeping."""
+    """Positions at which the KV cache is worth saving [tokens]."""
     tools: tuple[dict[str, Any], ...] = ()
-    """Tools that the model knows of; empty with `tool_choice` none."""
+    """Tools that the model may call; empty with `tool_choice` none."""
     described: bool = False
-    """True if the tools are described in a system turn of ours."""
+    """True if a system turn added by this program describes the tools."""
     warnings: tuple[str, ...] = ()
-    """What of the request has no effect on this model."""
+    """Messages about keys of the request that have no effect on this model."""
     more: tuple[list[int], ...] = ()
-    """The tokens of further prompts of the same request, texts as the first one."""
+    """Tokens of further prompts of the same text completion request."""
     texts: tuple[str, ...] = ()
-    """Each prompt as text, if the answer repeats it."""
+    """Prompts as text, if the response echoes them."""
     ends: tuple[int, ...] = ()
-    """Tokens that end the answer besides those that end every answer."""
+    """Stop tokens in addition to the model's."""
 
     @property
     def all_tokens(self) -> tuple[list[int], ...]:
-        """The tokens of each prompt."""
+        """Tokens of each prompt."""
         return (self.tokens, *self.more)
 
 
 class Prompts:
-    """Makes the prompts of one checkpoint. Its methods may be called on any thread."""
+    """Builds the prompts of one checkpoint. Thread-safe."""
 
     def __init__(
         self, tokenizer: Any, vocabulary: int, *, rewinds: bool = False, learn: bool = True
     ) -> None:
-        """`tokenizer` is mlx-lm's; prompts have token ids below `vocabulary`. With `rewinds` the
-        model's caches can go back to any token.
+        """`tokenizer`: mlx-lm's wrapper; `vocabulary`: upper bound of token ids; `rewinds`: True if
+        the model's caches can be rewound to any token.
 
-        With `learn` another thread begins to learn what the chat template takes; without, it is
-        learnt when it is first needed.
+        With `learn`, a thread analyses the chat template at once; without, the template is analysed
+        when it is first needed.
         """
         self._tokenizer, self._vocabulary = tokenizer, vocabulary
         self._templates: Templates | None = None
         self._segmenter = Segmenter(self._tokens, rewinds=rewinds)
         self._bounds = TokenBounds(tokenizer)
         self._marks: dict[str, int] | None = None
-        """Of fill-in-the-middle, once they are asked for."""
+        """Fill-in-the-middle marks of the vocabulary, once a request has needed them."""
         self._lock = threading.Lock()
         self._learned = False
         if learn:
             threading.Thread(target=self.learn, name="chat template", daemon=True).start()
 
     def learn(self) -> None:
-        """Learn what the chat template takes, unless it is known. Raises nothing."""
+        """Analyse the chat template, unless that is done. Raises nothing."""
         with self._lock:
             if not self._learned:
                 self._templates = templates_of(self._tokenizer)
@@ -99,10 +99,9 @@ class Prompts:
         return self._templates is not None
 
     def build(self, body: Body, most: int | None = None, *, chat: bool) -> Prompt:
-        """The prompt, refused early if it is certainly longer than `most` tokens.
+        """Build the prompt; reject it early if it is certainly longer than `most` tokens.
 
-        Takes as long as the request is long: never on a thread that others wait for. Raises
-        `RequestError`.
+        The time grows with the request's length: not for the event loop. Raises `RequestError`.
         """
         key = "messages" if chat else "prompt"
         self._check_bias(body)
@@ -117,14 +116,14 @@ class Prompts:
         return prompt
 
     def _check_bias(self, body: Body) -> None:
-        """Raise `RequestError` for a bias that is no token's. There may be a million of them."""
+        """Raise `RequestError` for a bias of no valid token id. There may be a million biases."""
         wrong = no_token(body.logit_bias or (), self._vocabulary)
         if wrong is not None:
             words = f"logit_bias: {wrong[:40]} is not a token id from 0 to {self._vocabulary - 1}"
             raise RequestError(words, "invalid_value", "logit_bias")
 
     def _text(self, body: Body, most: int | None) -> Prompt:
-        """One prompt, or several, as they stand."""
+        """Build the prompts of a text completion."""
         ends: tuple[int, ...] = ()
         prompts, texts = [], []
         for sent in _sent(body):
@@ -139,7 +138,7 @@ class Prompts:
         return Prompt(prompts[0], more=tuple(prompts[1:]), texts=tuple(texts), ends=ends)
 
     def _sent_tokens(self, sent: str | list[int], body: Body, most: int | None) -> list[int]:
-        """The tokens of a prompt, without those that begin a text if a suffix follows."""
+        """Tokens of a prompt, without the tokenizer's leading tokens if there is a suffix."""
         if not isinstance(sent, str):
             return [int(token) for token in sent]
         plain = body.add_special_tokens is False or bool(body.suffix)
@@ -154,24 +153,24 @@ class Prompts:
     def _between(
         self, begin: list[int], prefix: list[int], suffix: str, most: int | None
     ) -> tuple[list[int], tuple[int, ...]]:
-        """The prompt of an answer between a prefix and a suffix, and what ends it."""
+        """Build a fill-in-the-middle prompt; return its tokens and its stop tokens."""
 
         def encode(text: str) -> list[int]:
             return self._encoded(text, most, "suffix", add_special_tokens=False)
 
-        if self._marks is None:  # a vocabulary takes a tenth of a second to be listed
+        if self._marks is None:  # listing a vocabulary takes a tenth of a second
             self._marks = marks_of(self._tokenizer.get_vocab())
         found = infilling(self._marks, encode, begin, prefix, suffix)
         if found is None:
             words = (
-                "suffix: the tokenizer of this model has no marks for filling in the middle of a "
-                "text; leave it out, or ask a model for code such as Qwen2.5-Coder"
+                "suffix: this model's tokenizer has no marks for filling in the middle of a text; "
+                "remove the key, or use a code model such as Qwen2.5-Coder"
             )
             raise unsupported("suffix", words)
         return found.tokens, tuple(end for end in found.ends if 0 <= end < self._vocabulary)
 
     def _begin(self) -> list[int]:
-        """Tokens that the tokenizer puts before every text."""
+        """Tokens that the tokenizer adds before every text."""
         whole, text = (
             self._tokenizer.encode("a", add_special_tokens=special) for special in (True, False)
         )
@@ -179,12 +178,12 @@ class Prompts:
         return [int(token) for token in whole[: next(places, 0)]]
 
     def _chat(self, body: Body, most: int | None) -> Prompt:
-        """The messages through the model's chat template."""
+        """Build a prompt by rendering the messages with the model's chat template."""
         if body.messages is None:
             raise RequestError("missing 'messages'", "missing_required_parameter", "messages")
         self.learn()
         if self._templates is None:
-            words = "this model has no chat template; /v1/completions takes a prompt as it is"
+            words = "this model has no chat template; send a plain prompt to /v1/completions"
             raise RequestError(words, "unsupported_parameter", "messages")
         tools = tools_as_sent(body) if body.tool_choice != "none" else []
         template = self._templates.of(tools=bool(tools))
@@ -213,9 +212,9 @@ class Prompts:
             generation = _generation(body, template, rendered)
         except TimeoutError as error:
             raise RequestError(str(error), "invalid_value", "messages") from None
-        except Exception as error:  # noqa: BLE001  a template raises what it likes
+        except Exception as error:  # noqa: BLE001  a template may raise anything
             reason = f"{type(error).__name__}: {error}"[:500]
-            words = f"the model's chat template does not take these messages: {reason}"
+            words = f"the model's chat template rejects these messages: {reason}"
             raise RequestError(words, "invalid_value", "messages") from None
         tokens = self._encoded(rendered.text, most, "messages", add_special_tokens=False)
 
@@ -244,7 +243,7 @@ class Prompts:
         return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False)]
 
     def _encoded(self, text: str, most: int | None, key: str, **more: Any) -> list[int]:
-        """The text's tokens. Raises `RequestError` before they are made if they are too many."""
+        """Tokenize a text. Raises `RequestError` before tokenizing if it is certainly too long."""
         if most is not None and len(text) > most:
             _check_length(len(text), most, key)
             least = self._bounds.least(text)
@@ -258,38 +257,38 @@ class Prompts:
 
 
 def _sent(body: Body) -> Sequence[str | list[int]]:
-    """The prompts of a text completion. Raises `RequestError`."""
+    """Get the prompts of a text completion. Raises `RequestError`."""
     prompt: Any = body.prompt
     if prompt is None:
         raise RequestError("missing 'prompt'", "missing_required_parameter", "prompt")
     if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt):
         prompt = [prompt]
     elif any(isinstance(part, int) for part in prompt):
-        words = "prompt: token ids and texts are mixed; each prompt is a text or a list of ids"
+        words = "prompt: mixes token ids and texts; each prompt must be a text or a list of ids"
         raise RequestError(words, "invalid_value", "prompt")
     if len(prompt) * (body.n or 1) > MOST_PROMPTS:
-        words = f"prompt: {len(prompt)} prompts with {body.n or 1} answers each are too many; "
-        raise RequestError(f"{words}{MOST_PROMPTS} answers are the most", "invalid_value", "prompt")
+        words = f"prompt: {len(prompt)} prompts with {body.n or 1} choices each are too many; "
+        raise RequestError(f"{words}the maximum is {MOST_PROMPTS}", "invalid_value", "prompt")
     sent: Sequence[str | list[int]] = prompt
     return sent
 
 
 def too_long(tokens: int, most: int, key: str) -> RequestError:
-    """The error of a prompt that leaves no room for an answer."""
+    """Error for a prompt that leaves no room for a completion."""
     words = (
-        f"the prompt has {tokens} tokens; the context length of this instance is {most}, of which "
-        "at least 1 is the completion's"
+        f"the prompt has {tokens} tokens; the context length of this instance is {most}, including "
+        "at least 1 token for the completion"
     )
     return RequestError(words, "context_length_exceeded", key)
 
 
 def _check_length(characters: int, most: int, key: str) -> None:
-    """Raise `RequestError` for a text that is not worth tokenizing."""
+    """Raise `RequestError` for a text that is too long to tokenize."""
     longest = max(SHORT, CHARACTERS_PER_TOKEN * most)
     if characters > longest:
         words = (
-            f"the prompt has {characters} characters; for the context length of this instance, "
-            f"{most} tokens, no more than {longest} are read"
+            f"the prompt has {characters} characters; with the context length of this instance, "
+            f"{most} tokens, no more than {longest} are accepted"
         )
         raise RequestError(words, "context_length_exceeded", key)
 
@@ -305,7 +304,7 @@ def _turns(body: Body) -> list[Turn]:
 
 
 def _generation(body: Body, template: Template, rendered: Rendered) -> str:
-    """Where the answer begins: what the template adds to the messages."""
+    """Text before the answer: the template's generation prompt, or the answer to continue."""
     if body.continues:
         return str(rendered.turns[-1]["content"])
     if body.add_generation_prompt is False:
@@ -316,9 +315,10 @@ def _generation(body: Body, template: Template, rendered: Rendered) -> str:
 
 
 def added(text: str, without: str) -> str:
-    """What `text` has after the beginning that it shares with `without`.
+    """Part of `text` after its common prefix with `without`.
 
-    Marks stay whole: a template may end a conversation with `<|end|>` instead of `<|assistant|>`.
+    Marks are not split: a template may end a conversation with `<|end|>` instead of
+    `<|assistant|>`.
     """
     if text.startswith(without):
         return text[len(without) :]

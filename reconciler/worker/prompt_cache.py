@@ -1,13 +1,14 @@
-"""KV caches that are kept of prompts, for prompts that begin alike.
+"""Prompt cache: KV caches of earlier prompts, for prompts with the same prefix.
 
-A cache is found by its tokens. One that can be rewound (plain KV caches; a sliding window that did
-not slide yet) serves any prompt that shares its beginning. One that cannot (sliding windows,
-recurrent states) serves prompts that begin with all of its tokens. So caches are kept at the places
-of a prompt where later ones are likely to differ: `segments.py` names them.
+A cache is found by its tokens. A cache that can be rewound (a plain KV cache; a sliding window that
+has not slid yet) serves any prompt that shares a prefix with it. A cache that cannot be rewound
+(sliding windows, recurrent states) serves only prompts that begin with all of its tokens. So caches
+are saved at the positions of a prompt where later prompts are likely to diverge; `segments.py`
+determines them.
 
-Least worth keeping is what a longer prompt has taken further, then what was used longest ago.
-mlx-lm's `LRUPromptCache` holds a dictionary for each token, which nobody counts, and does not note
-that a cache was used.
+Eviction order: first caches that a longer prompt has extended, then the least recently used.
+mlx-lm's `LRUPromptCache` holds a dictionary per token, whose memory is not counted, and does not
+record the use of a cache.
 """
 
 import copy
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from mlx_lm.models.cache import CacheList, ChunkedKVCache, RotatingKVCache
 
 MOST = 64
-"""Caches that are kept, whatever their size."""
+"""Maximum number of caches, regardless of their size."""
 
 
 @dataclass(eq=False)
@@ -30,18 +31,18 @@ class _Entry:
     bytes: int
     used: int
     root: bool
-    """True if prompts are likely to part here: the end of the system turns."""
+    """True if prompts are likely to diverge here: the end of the system turns."""
     extended: bool = False
-    """True if a longer cache that begins with these tokens was kept later."""
+    """True if a longer cache that begins with these tokens was saved later."""
 
     @property
     def worth(self) -> tuple[bool, int]:
-        """The least goes first."""
+        """Sort key for eviction: the smallest is evicted first."""
         return not self.extended, self.used
 
 
 class PromptCache:
-    """Caches by their tokens. Used on the MLX thread only."""
+    """Caches by their tokens. MLX thread only, except `nbytes`."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -53,13 +54,13 @@ class PromptCache:
 
     @property
     def nbytes(self) -> int:
-        """Size of all that is kept. Also for other threads."""
+        """Size of all caches [bytes]. Thread-safe."""
         return sum(entry.bytes for entry in self._entries.copy())
 
     def find(self, tokens: Sequence[int]) -> tuple[list[Any] | None, int]:
-        """A copy of the cache that holds most of a prompt's beginning, and how many tokens it is.
+        """Copy the cache with the longest prefix of a prompt; return it with the prefix's length.
 
-        Never all of the prompt: a generator needs a token to begin with.
+        The prefix is shorter than the prompt: a generator needs a token to start with.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
         best, known, roots = None, 0, []
@@ -71,7 +72,7 @@ class PromptCache:
                 best, known = entry, common
         if best is None:
             return None, 0
-        for entry in (best, *roots):  # a conversation keeps what others may begin with
+        for entry in (best, *roots):  # a shared root stays in use with each conversation
             self._use(entry)
         cache = copy.deepcopy(best.cache)
         if (surplus := len(best.tokens) - known) > 0:
@@ -80,7 +81,7 @@ class PromptCache:
         return cache, known
 
     def keep(self, tokens: Sequence[int], cache: list[Any], *, root: bool = False) -> None:
-        """Keep a cache that nobody changes from now on, and that holds just these tokens."""
+        """Save a cache that holds exactly these tokens. The caller must not change it later."""
         held = np.asarray(tokens, dtype=np.int64)
         can_rewind = rewindable(cache)
         for entry in list(self._entries):
@@ -103,7 +104,7 @@ class PromptCache:
         self.trim(None)
 
     def trim(self, nbytes: int | None) -> None:
-        """Let go of caches until the rest fits in so many bytes."""
+        """Evict caches until the rest fits in `nbytes`; None: any size."""
         while len(self._entries) > self._most or (
             nbytes is not None and self._entries and self.nbytes > nbytes
         ):
@@ -115,20 +116,20 @@ class PromptCache:
 
 
 def rewindable(cache: list[Any]) -> bool:
-    """Whether a cache can go back to each of its earlier tokens."""
+    """True if a cache can be rewound to any of its tokens."""
     return bool(cache) and all(_rewindable(one) for one in cache)
 
 
 def _rewindable(cache: Any) -> bool:
     if isinstance(cache, CacheList):
         return all(_rewindable(inner) for inner in cache.caches)
-    if isinstance(cache, ChunkedKVCache):  # says so even where it let go of tokens
+    if isinstance(cache, ChunkedKVCache):  # is_trimmable() is true even after it has dropped tokens
         return bool(cache.start_position == 0)
     return bool(cache.is_trimmable())
 
 
 def always_rewindable(cache: list[Any]) -> bool:
-    """Whether caches of this kind can go back, however long they are."""
+    """True if caches of this kind can be rewound at any length."""
     return bool(cache) and all(_slides_not(one) and _rewindable(one) for one in cache)
 
 
@@ -139,7 +140,7 @@ def _slides_not(cache: Any) -> bool:
 
 
 def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
-    """How many tokens they share from the beginning."""
+    """Length of the common prefix [tokens]."""
     length = min(len(one), len(other))
     different = one[:length] != other[:length]
     return int(different.argmax()) if different.any() else length

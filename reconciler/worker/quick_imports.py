@@ -1,12 +1,12 @@
-"""Make `import transformers` read its own sources never or once, not twice.
+"""Speed up `import transformers`: it scans its own sources once or not at all, instead of twice.
 
-At its import transformers opens each of its 1,600 model files to learn which names they export.
-It splits every file into lines for that, and remembers 128 of its 550 folders, so that importing
-`AutoTokenizer` after it reads them all again. That is half of what a worker's imports cost.
+When it is imported, transformers opens each of its 1,600 model files to determine which names they
+export. It splits every file into lines, and caches only 128 of its 550 folders, so that importing
+`AutoTokenizer` afterwards reads them all again. That takes half of a worker's import time.
 
-The module with these functions is patched right after it ran, before it is used: the names are read
-from where an earlier worker kept them (`import_cache`), or found once and kept. The result is the
-same; a version of transformers without these functions is left alone.
+The module with these functions is patched right after it was executed, before it is used. The names
+are read from an earlier worker's cache file (`import_cache`), or scanned once and cached. The
+result is the same. Versions of transformers without these functions are not patched.
 """
 
 import sys
@@ -28,7 +28,7 @@ _NAMES = "\n__all__"
 _SPREAD = "spread_import_structure"
 
 Scan = Callable[[Any], Structure]
-"""The path of a folder, or of a file in it -> the names that the folder exports."""
+"""Path of a folder, or of a file in it -> names that the folder exports."""
 
 
 def install() -> None:
@@ -37,12 +37,12 @@ def install() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules that are patched, as they would be found anyway."""
+    """Finds the modules to patch, in the same way as `PathFinder`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module's own spec, whose loader patches what it loaded."""
+        """Return the module's own spec, with a loader that patches the module after loading it."""
         patched = _PATCHES.get(fullname)
         if patched is None:
             return None
@@ -59,7 +59,7 @@ class _Finder(MetaPathFinder):
 
 
 def patch(module: Any) -> None:
-    """Have the scanner use kept names, remember all folders, and split no needless lines."""
+    """Make the scanner use cached names, cache all folders, and split only the needed lines."""
     names = getattr(module, "fetch__all__", None)
     scan: Any = getattr(module, "create_import_structure_from_path", None)
     if names is None or not hasattr(scan, "__wrapped__") or not hasattr(module, _SPREAD):
@@ -82,7 +82,7 @@ _PATCHES: dict[str, Callable[[Any], None]] = {SCANNER: patch, hub_names.PACKAGE:
 def _kept_or_found(file: Path, models: Path, version: str, scan: Scan) -> Structure:
     structure = import_cache.read(file, models, version)
     if structure is None:
-        folders = import_cache.folders_of(models)  # before: a change while it scans is noticed
+        folders = import_cache.folders_of(models)  # first, to detect changes during the scan
         structure = scan(str(models))
         import_cache.write(file, folders, version, structure)
     return structure
@@ -91,7 +91,7 @@ def _kept_or_found(file: Path, models: Path, version: str, scan: Scan) -> Struct
 def _spread_once(
     structure: Structure, spread: Callable[[Structure], Structure]
 ) -> Callable[[Structure], Structure]:
-    """As `spread`, which transformers calls twice with all that its models export."""
+    """Cache `spread`, which transformers calls twice with all exports of its models."""
     kept = spread(structure)
 
     def find(nested: Structure) -> Structure:
@@ -103,7 +103,7 @@ def _spread_once(
 
 
 def _within(models: Path, structure: Structure, scan: Scan) -> Scan:
-    """A scan that knows the folders in `models`."""
+    """Make a scan function that looks up the folders in `models`, and scans all others."""
 
     def find(path: Any) -> Structure:
         folder = Path(path)

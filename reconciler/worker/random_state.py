@@ -1,9 +1,9 @@
-"""MLX's random state, which an error in a sampler leaves unusable.
+"""Repair MLX's random state, which an error in a sampler leaves unusable.
 
-mlx-lm's samplers are compiled functions that keep the random state of the thread among their inputs
-and outputs. While MLX traces one, the state is a placeholder; an error in the middle of that leaves
-the placeholder behind, and every later request that samples fails ("Attempting to eval an array
-without a primitive") until the process ends.
+mlx-lm's samplers are compiled functions that have the random state of the thread among their inputs
+and outputs. While MLX traces such a function, the state is a placeholder. An error during tracing
+leaves the placeholder in the state, and every later request that samples fails ("Attempting to eval
+an array without a primitive") until the process ends.
 """
 
 import secrets
@@ -12,5 +12,5 @@ import mlx.core as mx
 
 
 def renew() -> None:
-    """Give this thread a random state that nobody can foresee, whatever it had."""
+    """Reset this thread's random state to an unpredictable seed."""
     mx.random.seed(secrets.randbits(63))

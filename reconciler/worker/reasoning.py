@@ -1,9 +1,10 @@
-"""Whether and how much a model is to reason: what clients send -> variables of chat templates.
+"""Reasoning controls: map the keys that clients send to variables of chat templates.
 
-Clients say it in many ways: `reasoning_effort` (OpenAI), `enable_thinking` (Qwen's template),
+Clients use several keys: `reasoning_effort` (OpenAI), `enable_thinking` (Qwen's template),
 `reasoning: {effort, enabled}` (Responses, OpenRouter), `thinking: {type}` (Anthropic, DeepSeek,
-Z.ai), `think` (Ollama). Templates as well: `enable_thinking`, `thinking`, `reasoning_effort`,
-`thinking_budget`. A budget of tokens, `thinking_budget`, is kept by `reasoning_budget` too.
+Z.ai), `think` (Ollama). Templates use several variables: `enable_thinking`, `thinking`,
+`reasoning_effort`, `thinking_budget`. The token budget, `thinking_budget`, is also enforced by
+`reasoning_budget`.
 """
 
 from collections.abc import Callable
@@ -15,28 +16,28 @@ if TYPE_CHECKING:
     from reconciler.worker.request import Body
 
 SWITCHES = ("reasoning_effort", "enable_thinking", "reasoning")
-"""Keys that say it; if one of them is sent, no default for another one counts."""
+"""Keys that control reasoning; if one of them is sent, defaults for the others are ignored."""
 
 _KNOWN = {"effort", "enabled", "max_tokens", "summary", "generate_summary"}
-"""Keys of `reasoning`; summaries are for models that hide what they think, as ours do not."""
+"""Keys of `reasoning`. Summary keys are ignored: they are for models with hidden reasoning."""
 
 _ON = ("on", "enabled", "true")
 _OFF = ("off", "disabled", "false")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _NEAREST = {"minimal": "low", "xhigh": "high", "max": "high"}
-"""Efforts that few models know -> the nearest one of those that most do."""
+"""Efforts that few models support -> the nearest one that most models support."""
 
 UNBOUNDED = -1
-"""The budget of a client that wants none."""
+"""Value of `thinking_budget` for no limit."""
 
 _OWN = ("auto", "adaptive")
-"""The model's own way, as if nothing had been sent."""
+"""Values that select the model's default, as if nothing had been sent."""
 
 
 def fold(asked: dict[str, Any], names: dict[str, str]) -> None:
-    """Bring all ways to `reasoning_effort` and `enable_thinking`.
+    """Convert all keys to `reasoning_effort`, `enable_thinking` and `thinking_budget`.
 
-    `names` has for each key the name that was sent. Raises `RequestError`.
+    `names`: the name that was sent for each key. Raises `RequestError`.
     """
     reasoning = asked.pop("reasoning", None)
     if isinstance(reasoning, dict):
@@ -59,7 +60,7 @@ def fold(asked: dict[str, Any], names: dict[str, str]) -> None:
 def _object(reasoning: dict[str, Any], asked: dict[str, Any], names: dict[str, str]) -> None:
     for key, value in reasoning.items():
         if key not in _KNOWN and value not in (None, False):
-            raise unsupported("reasoning", f"reasoning.{key} is not supported; leave it out")
+            raise unsupported("reasoning", f"reasoning.{key} is not supported; remove it")
     for key, name in (
         ("effort", "reasoning_effort"),
         ("enabled", "enable_thinking"),
@@ -78,7 +79,7 @@ def _type(thinking: dict[str, Any], asked: dict[str, Any], names: dict[str, str]
 
 
 def _word(word: str, asked: dict[str, Any]) -> Any:
-    """What a word says of `enable_thinking`; the word itself where it says nothing."""
+    """Value of `enable_thinking` for a word; the word itself if it is unknown."""
     if word in (*_ON, *_OFF):
         return word in _ON
     if word in _EFFORTS:
@@ -89,9 +90,9 @@ def _word(word: str, asked: dict[str, Any]) -> Any:
 def variables(
     body: "Body", tokenizer: Any, uses: Callable[[str], bool], source: str = ""
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Variables of a template, and warnings about what has no effect on this model.
+    """Variables for a template, and warnings about keys that have no effect on this model.
 
-    `uses` is true of the variables that the template has; `source` is its text, "" if it is code.
+    `uses`: True for the variables that the template reads; `source`: its text, "" if it is code.
     """
     effort, thinks = body.reasoning_effort, body.enable_thinking
     budget = {"thinking_budget": body.thinking_budget} if body.thinking_budget else {}
@@ -118,12 +119,12 @@ def variables(
 
 
 def _known(effort: str | None, source: str) -> tuple[str | None, tuple[str, ...]]:
-    """The effort that a template is given, and a warning if it is not the one that was asked for.
+    """Effort to pass to a template, and a warning if it differs from the requested one.
 
-    Clients know more of them than models, most of which were trained with low, medium and high; a
-    template that knows another one compares with it.
+    Clients have more efforts than models, most of which were trained with low, medium and high. A
+    template supports another effort if its source compares with it.
     """
     near = _NEAREST.get(effort or "")
     if near is None or not source or f"'{effort}'" in source or f'"{effort}"' in source:
         return effort, ()
-    return near, (f"reasoning_effort: this model does not know {effort}; {near} is used",)
+    return near, (f"reasoning_effort: this model does not support {effort}; {near} is used",)

@@ -1,8 +1,8 @@
-"""Ends reasoning that takes more tokens than a request allows.
+"""End reasoning that exceeds a request's token budget.
 
-After so many tokens the tokens of the mark that closes reasoning are forced, one by one, if the
-answer is inside reasoning then; what follows is up to the model again. A model whose reasoning does
-not end by one certain mark, as gpt-oss's messages, cannot be bounded so.
+If a completion is still inside reasoning after `budget` tokens, the tokens of the closing mark are
+forced, one by one; after that, the model generates freely again. Reasoning that does not end with
+one fixed mark, as in gpt-oss's messages, cannot be limited this way.
 """
 
 import re
@@ -17,12 +17,12 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 def reasons(form: OutputFormat) -> bool:
-    """True if models of this form reason."""
+    """True if models with this output format reason."""
     return any(region.kind == "reasoning" for region in form.regions)
 
 
 def closing_mark(form: OutputFormat) -> str:
-    """The text that ends reasoning; "" if there is no certain one."""
+    """Text that closes reasoning; "" if there is no fixed one."""
     regions = [region for region in form.regions if region.kind == "reasoning"]
     if len(regions) != 1 or regions[0].headed:
         return ""
@@ -31,23 +31,23 @@ def closing_mark(form: OutputFormat) -> str:
 
 
 class ReasoningBudget:
-    """A logits processor for one answer. Used on the MLX thread only."""
+    """A logits processor for one choice. MLX thread only."""
 
     def __init__(
         self, tokenizer: Any, form: OutputFormat, generation: str, prompt: int, budget: int
     ) -> None:
-        """`generation`: what the chat template adds where the answer begins; `prompt`: tokens
-        before it; `budget`: tokens after which reasoning ends, at least 1.
+        """`generation`: the chat template's generation prompt; `prompt`: length of the prompt
+        [tokens]; `budget`: tokens after which reasoning ends, at least 1.
         """
         self._tokenizer, self._form, self._generation = tokenizer, form, generation
         self._start, self._budget = prompt, budget
         mark = closing_mark(form)
         self._mark = [int(t) for t in tokenizer.encode(mark, add_special_tokens=False)]
         self._forces: bool | None = None
-        """True if the mark is forced; None as long as that is not known."""
+        """True if the mark is forced; None until the budget is reached."""
 
     def __call__(self, context: Any, logits: Any) -> Any:
-        """Logits (1, vocabulary) after the tokens in `context`, of one token if it is forced."""
+        """Process logits (1, vocabulary): a forced token leaves all others at minus infinity."""
         number = len(context) - self._start - self._budget
         if not 0 <= number < len(self._mark) or self._forces is False:
             return logits
@@ -63,6 +63,6 @@ class ReasoningBudget:
         splitter = Splitter(self._form, calls=True, generation=self._generation)
         try:
             splitter.feed(self._tokenizer.decode(tokens[: self._budget]))
-        except TimeoutError:  # a checkpoint's own marks
+        except TimeoutError:  # the marks are the checkpoint's patterns, which may be slow
             return False
         return splitter.reasoning

@@ -1,8 +1,9 @@
-"""The body of a completion request, as OpenAI's clients and those of local servers send it.
+"""Parse the body of a completion request, as clients of OpenAI and of local servers send it.
 
-Bytes -> a dictionary -> one name for each key, defaults filled in -> `Body`, checked. What is done
-with a key stands in `core.request_keys`; what is neither acted on nor refused is named in the
-body's warnings, which the answer shows.
+The body is decoded to a dictionary, its aliases are replaced by one name per key, defaults are
+added, and the result is converted to `Body` and validated. `core.request_keys` defines the handling
+of each key. Keys that are neither handled nor rejected are listed in the body's warnings, which the
+response contains.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,21 +28,21 @@ __all__ = ["Body", "RequestError", "UnavailableError", "parse", "tools_as_sent"]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 MOST = 2**31 - 1
-"""Upper bound of numbers of tokens."""
+"""Maximum number of tokens."""
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 WARNINGS = 16
-"""Most warnings of one answer."""
+"""Maximum warnings per response."""
 
 MOST_CHOICES = 8
-"""Answers to one prompt."""
+"""Maximum choices per prompt."""
 
 MOST_PROMPTS = 64
-"""Prompts of one request, and answers to all of them together."""
+"""Maximum choices per request, over all its prompts."""
 
 INSTEAD = {"functions": "tools", "function_call": "tool_choice"}
-"""Keys that are refused -> the ones that took their place in OpenAI's API."""
+"""Rejected keys -> their replacements in OpenAI's API."""
 
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -66,16 +67,16 @@ class Tool(msgspec.Struct):
 
 
 class StreamOptions(msgspec.Struct):
-    """What a stream has besides the text."""
+    """Optional contents of a stream."""
 
     include_usage: bool | None = False
     include_progress: bool | None = False
     include_obfuscation: bool | None = None
-    """Harmless: there is none."""
+    """Accepted without effect: streams are not obfuscated."""
 
 
 class Body(Sampling):
-    """Both kinds of request, under the names of `core.request_keys`."""
+    """A chat or text completion request, with the key names of `core.request_keys`."""
 
     model: str | None = None
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)] | None = None
@@ -83,7 +84,7 @@ class Body(Sampling):
     suffix: str | None = None
     echo: bool | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
-    """0: the prompt alone is wanted."""
+    """0: no token is generated; only the prompt is evaluated."""
     min_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
     stop: Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
     stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=64)] | None = None
@@ -106,69 +107,69 @@ class Body(Sampling):
     reasoning_effort: Annotated[str, msgspec.Meta(max_length=50)] | None = None
     enable_thinking: bool | None = None
     thinking_budget: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
-    """Tokens after which reasoning is to end."""
+    """Maximum tokens of reasoning."""
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
     ttl: float | None = None
     system_prompt: str | None = None
-    """A default's, for a chat in which no system turn is sent."""
+    """System turn from the defaults, for a chat without one."""
     sent_tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    """The tools as they came."""
+    """Tools as the client sent them."""
     sent_variables: list[str] = msgspec.field(default_factory=list)
-    """Names in `chat_template_kwargs` that a default did not add, and whose value asks for
-    something."""
+    """Names in `chat_template_kwargs` that the client sent with a true value."""
     constraint: Constraint | None = None
-    """What the answer has to be."""
+    """Grammar of the completion."""
     chat: bool = True
-    """True if the messages make the prompt."""
+    """True if the prompt is made from `messages`."""
     dialect_data: dict[str, Any] = msgspec.field(default_factory=dict)
-    """What the answer repeats of the request, or depends on, in its dialect."""
+    """Request fields that the dialect's response echoes or depends on."""
     reminders: list[int] = msgspec.field(default_factory=list)
-    """Indices of system messages that belong where they stand."""
+    """Indices of system messages that keep their position in the chat."""
     deferred_tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    """Tools that the messages tell of, besides those that the chat template is given."""
+    """Tools that the messages describe, in addition to those passed to the chat template."""
     names: dict[str, str] = msgspec.field(default_factory=dict)
-    """Keys as the client knows them, where its dialect has other names."""
+    """The client's names of keys, if its dialect uses other names."""
     warnings: list[str] = msgspec.field(default_factory=list)
-    """What was sent and has no effect."""
+    """Messages about keys that were sent and have no effect."""
 
     @property
     def stops(self) -> list[str]:
-        """The texts at which the completion ends."""
+        """Stop sequences of the completion."""
         return self.stop or []
 
     @property
     def limit(self) -> int | None:
-        """Most tokens of the completion."""
+        """Maximum tokens of the completion."""
         return self.max_tokens
 
     @property
     def alternatives(self) -> int | None:
-        """How many of the likeliest tokens are named at each place; None: no log-probabilities."""
+        """Number of most likely tokens to report at each position; None: no log-probabilities."""
         if self.logprobs is None or self.logprobs is False:
             return None
         return max(0, self.top_logprobs or 0) if self.logprobs is True else self.logprobs
 
     @property
     def continues(self) -> bool:
-        """True if the answer goes on where the last message ends."""
+        """True if the completion continues the last message."""
         return bool(self.continue_final_message or (self.messages and self.messages[-1].continued))
 
 
 _PREPARED = msgspec.json.Decoder(Body)
-"""Has msgspec prepare the type now: two threads that do so at its first use crash the process."""
+"""Makes msgspec prepare the type at import: two threads that do so at its first use crash the
+process."""
 
 
 def parse(
     data: bytes, defaults: Mapping[str, Any] = NO_DEFAULTS, *, chat: bool | None = None
 ) -> Body:
-    """The request. Raises `RequestError` naming what does not fit.
+    """Parse a request. Raises `RequestError` with the invalid key.
 
-    `defaults` are values, under the keys' own names, for keys that the request does not send; its
-    `system_prompt` is for chats without a system turn. With `chat` keys of the other route are
-    reported.
+    `defaults`: values by canonical key name, for keys that the request does not send; its
+    `system_prompt` applies to chats without a system turn. If `chat` is not None, keys of the other
+    route are reported.
     """
     return of_keys(decoded(data), defaults, chat=chat)
 
@@ -176,10 +177,10 @@ def parse(
 def of_keys(
     sent: dict[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS, *, chat: bool | None = None
 ) -> Body:
-    """The request of a body that is decoded; as `parse`."""
+    """Parse a decoded body. Otherwise the same as `parse`."""
     _refuse(sent)
     unknown = chain(_unknown(sent, chat), _unknown_inside(sent))
-    warnings = list(islice(unknown, WARNINGS))  # what an unknown key resembles takes a millisecond
+    warnings = list(islice(unknown, WARNINGS))  # finding a similar key takes a millisecond
     asked, names = _folded(sent, warnings)
     if asked.get("top_logprobs") not in (None, 0, -1) and not asked.get("logprobs"):
         warnings.append("top_logprobs: has no effect without logprobs")
@@ -205,7 +206,7 @@ def of_keys(
     body.constraint = constraint(body, names)
     if body.constraint is not None:
         body.warnings += [
-            f"{key}: has no effect, as a grammar says where the answer ends"
+            f"{key}: has no effect, as the grammar determines where the completion ends"
             for key in ("min_tokens", "ignore_eos")
             if getattr(body, key)
         ]
@@ -213,7 +214,7 @@ def of_keys(
 
 
 def decoded(data: bytes) -> dict[str, Any]:
-    """The body as a dictionary. Raises `RequestError`."""
+    """Decode the body. Raises `RequestError`."""
     try:
         sent = request_json.decode(data, object)
     except (ValueError, RecursionError) as error:
@@ -224,11 +225,11 @@ def decoded(data: bytes) -> dict[str, Any]:
 
 
 def _refuse(sent: dict[str, Any]) -> None:
-    """Raise `RequestError` for a key that cannot be honoured, unless it asks for nothing."""
+    """Raise `RequestError` for an unsupported key, unless its value is neutral."""
     for key in REFUSED:
         if key.name in sent and not key.is_neutral(sent[key.name]):
             instead = INSTEAD.get(key.name)
-            advice = f"use {instead} instead" if instead else "leave it out"
+            advice = f"use {instead} instead" if instead else "remove it"
             raise unsupported(key.name, f"{key.name} is not supported; {advice}")
 
 
@@ -245,7 +246,7 @@ def _unknown(sent: dict[str, Any], chat: bool | None) -> Iterator[str]:  # noqa:
 
 
 def _unknown_inside(sent: dict[str, Any]) -> Iterator[str]:
-    """Keys of messages and of `stream_options` that are not known, each named once."""
+    """Warnings about unknown keys of messages and of `stream_options`, one per key."""
     seen: set[str] = set()
     options = sent.get("stream_options")
     for name in options if isinstance(options, dict) else ():
@@ -260,7 +261,7 @@ def _unknown_inside(sent: dict[str, Any]) -> Iterator[str]:
 
 
 def _folded(sent: dict[str, Any], warnings: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What is acted on, under one name for each key, with the name that was sent for it."""
+    """Values of the handled keys by canonical name, and the name that was sent for each."""
     asked: dict[str, Any] = {}
     names: dict[str, str] = {}
     for key in ACTS:
@@ -271,20 +272,20 @@ def _folded(sent: dict[str, Any], warnings: list[str]) -> tuple[dict[str, Any], 
             continue
         asked[key.name], names[key.name] = sent[given[0]], given[0]
         warnings += [
-            f"{name}: {given[0]} was sent too and goes before it"
+            f"{name}: ignored, because {given[0]} was sent too and takes precedence"
             for name in given[1:]
             if sent[name] != sent[given[0]]
         ]
     for name, value in asked.items():
         if isinstance(value, float) and value.is_integer():
-            asked[name] = int(value)  # some clients have no integers
+            asked[name] = int(value)  # some clients send all numbers as floats
     _neutral(asked)
     reasoning.fold(asked, names)
     return asked, names
 
 
 def _neutral(asked: dict[str, Any]) -> None:
-    """Values that ask for nothing become None, so that no default takes their place."""
+    """Replace neutral values by None, so that no default replaces them."""
     if asked.get("max_tokens") in (-1, -2):
         asked["max_tokens"] = None
     stop = asked.get("stop")
@@ -301,7 +302,7 @@ def _neutral(asked: dict[str, Any]) -> None:
 
 
 def _fill(asked: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Defaults for keys that were not sent."""
+    """Add defaults for keys that were not sent."""
     for key, value in defaults.items():
         if key == "chat_template_kwargs":
             own = asked.get(key)
@@ -313,17 +314,17 @@ def _fill(asked: dict[str, Any], defaults: Mapping[str, Any]) -> None:
             if not sent & {*reasoning.SWITCHES, "thinking"}:
                 asked[key] = value
         elif key == "max_tokens" and key not in asked:
-            least = asked.get("min_tokens")  # a default gives way to what is asked for
+            least = asked.get("min_tokens")  # the request's min_tokens overrides a default
             asked[key] = max(value, least) if isinstance(least, int) else value
         else:
             asked.setdefault(key, value)
 
 
 def _check(body: Body, names: dict[str, str]) -> None:
-    """Raise `RequestError` for what the types do not say."""
+    """Raise `RequestError` for errors that the types do not cover."""
     for index, tool in enumerate(body.tools or []):
         if tool.type != "function" or tool.function is None:
-            words = f"tools[{index}]: only tools of type 'function' are supported, with a function"
+            words = f"tools[{index}]: must have type 'function' and a function"
             raise RequestError(words, "invalid_value", f"tools[{index}]")
     if body.min_tokens and body.max_tokens and body.min_tokens > body.max_tokens:
         words = f"min_tokens {body.min_tokens} is more than max_tokens {body.max_tokens}"
@@ -335,29 +336,29 @@ def _check(body: Body, names: dict[str, str]) -> None:
         raise RequestError(f"{key}: Expected `int` >= 1", "invalid_value", key)
     if body.continues:
         if body.messages is None or body.messages[-1].role != "assistant":
-            words = "continue_final_message: the last message is not the assistant's"
+            words = "continue_final_message: the last message must have the role assistant"
             raise RequestError(words, "invalid_value", "continue_final_message")
         if body.continue_final_message and body.add_generation_prompt:
-            words = "continue_final_message and add_generation_prompt exclude each other"
+            words = "continue_final_message and add_generation_prompt are mutually exclusive"
             raise RequestError(words, "invalid_value", "continue_final_message")
 
 
 def _check_choices(body: Body) -> None:
-    """Raise `RequestError` for answers, or parts of one, that cannot be had."""
+    """Raise `RequestError` for unsupported choices, or parts of one."""
     number = body.n or 1
     if body.best_of not in (None, number):
-        words = f"best_of must be {number}, as n is: answers are not chosen among"
+        words = f"best_of must equal n, which is {number}: choices are not ranked"
         raise unsupported("best_of", words)
     for key in ("echo", "suffix") if body.chat else ():
         if getattr(body, key):
-            raise unsupported(key, f"{key} is for /v1/completions; leave it out")
+            raise unsupported(key, f"{key} is supported by /v1/completions only; remove it")
     if body.echo and body.suffix:
-        words = "echo and suffix exclude each other: the answer stands between prompt and suffix"
+        words = "echo and suffix are mutually exclusive: the completion precedes the suffix"
         raise RequestError(words, "invalid_value", "echo")
 
 
 def _check_variables(variables: dict[str, Any]) -> None:
-    """Raise `RequestError` for what is no variable of a chat template."""
+    """Raise `RequestError` for names that a chat template reserves, and for deep nesting."""
     for name in variables:
         if reserved(name):
             raise no_variable(name)
@@ -372,13 +373,13 @@ def _check_variables(variables: dict[str, Any]) -> None:
 
 
 def no_variable(name: str) -> RequestError:
-    """The error for a name that a chat template cannot be given."""
-    words = f"chat_template_kwargs.{name[:80]} is no variable of a chat template; leave it out"
+    """Error for a name that cannot be passed to a chat template."""
+    words = f"chat_template_kwargs.{name[:80]} is not a variable of a chat template; remove it"
     return RequestError(words, "invalid_value", "chat_template_kwargs")
 
 
 def tools_as_sent(body: Body) -> list[dict[str, Any]]:
-    """The tools without what is null: templates write out the keys that are there."""
+    """Tools without null values: templates print all keys that are present."""
     return [
         tool | {"function": {k: v for k, v in tool["function"].items() if v is not None}}
         for tool in body.sent_tools

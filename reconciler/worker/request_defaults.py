@@ -1,8 +1,8 @@
-"""Which defaults a model can be given: tried on its chat template when a session is opened.
+"""Determine which request defaults a model supports, by rendering its chat template.
 
-A record's default goes into every request that leaves its key out. One that the model has no
-meaning for, such as the effort of a model that does not reason, would have every such request
-refused; it is left out instead, with a warning, as a load setting is that does not apply.
+A record's defaults apply to every request that does not send the key. A default that the model does
+not support, such as an effort for a model that does not reason, would make every such request fail.
+Like a load setting that does not apply, it is dropped with a warning when the session is opened.
 """
 
 from collections.abc import Mapping
@@ -17,20 +17,20 @@ from reconciler.worker.errors import RequestError
 from reconciler.worker.preprocessing.pool import Preprocessor
 
 TEMPLATED = ("chat_template_kwargs", "reasoning_effort", "system_prompt")
-"""Defaults that the chat template acts on."""
+"""Defaults that the chat template handles."""
 
 _CHAT = msgspec.json.encode({"messages": [{"role": "user", "content": "a"}]})
 
 
 @dataclass(frozen=True)
 class Applicable:
-    """Defaults that requests to a model can have, and why they cannot have the others."""
+    """Defaults that a model supports, with warnings about the others."""
 
     values: Mapping[str, Any]
     warnings: tuple[SettingWarning, ...] = ()
 
     def added_to(self, opened: SessionOpened, asked: Mapping[str, Any]) -> SessionOpened:
-        """What is answered where a session was opened with the defaults `asked`."""
+        """Complete the result of opening a session with the defaults `asked`."""
         return replace(
             opened,
             warnings=opened.warnings + self.warnings,
@@ -39,7 +39,7 @@ class Applicable:
 
 
 def applicable(asked: Mapping[str, Any], preprocessor: Preprocessor) -> Applicable:
-    """The defaults that the model's chat template acts on in a chat of one user turn."""
+    """Select the defaults that the model's chat template accepts in a chat of one user turn."""
     values = {key: value for key, value in asked.items() if key not in TEMPLATED}
     warnings = []
     for key in TEMPLATED:
@@ -53,7 +53,7 @@ def applicable(asked: Mapping[str, Any], preprocessor: Preprocessor) -> Applicab
         except RequestError as error:
             value = asked[key]
             shown = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            reason = f"left out of requests: {error}"
+            reason = f"not applied to requests: {error}"
             warnings.append(SettingWarning(f"defaults.{key}", shown[:200], reason))
         else:
             values = tried

@@ -1,4 +1,4 @@
-"""A request's sampling parameters -> mlx-lm's sampler and logits processors."""
+"""Build mlx-lm's sampler and logits processors from a request's sampling parameters."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,17 +15,18 @@ from mlx_lm.sample_utils import (
 from reconciler.worker.sampling_parameters import Sampling
 
 PENALTY_CONTEXT = 1024
-"""Latest tokens that a penalty looks at, if a request does not say how many."""
+"""Number of latest tokens that a penalty covers by default."""
 
 COLDEST = 1e-3
-"""Temperature below which an answer is greedy: dividing by less overflows float16."""
+"""Temperature below which sampling is greedy: dividing by less overflows float16."""
 
 
 def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Callable[[Any], Any]:
-    """Log-probabilities (batch, vocabulary) -> token ids (batch,). Temperature 1 by default.
+    """Build a sampler: log-probabilities (batch, vocabulary) -> token ids (batch,).
 
-    With a seed it carries a key of its own, so that the answer does not depend on who else is
-    in the batch. `special` tokens are never excluded by XTC.
+    The default temperature is 1. With a seed the sampler has a random key of its own, so that the
+    completion does not depend on the other requests of the batch. XTC never excludes `special`
+    tokens.
     """
     temperature = 1.0 if asked.temperature is None else asked.temperature
     if is_greedy(asked):
@@ -66,15 +67,15 @@ def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Ca
 
 
 def is_greedy(asked: Sampling) -> bool:
-    """True if the likeliest token is always chosen."""
+    """True if the most likely token is always chosen."""
     return asked.temperature is not None and asked.temperature < COLDEST
 
 
 class Seeded:
-    """A sampler with a key of its own, which each token draws from anew.
+    """A sampler with its own random key, which is split for each token.
 
-    mlx-lm's generators draw one token ahead. Where the request gives up its place in the batch,
-    that token is lost, and must be drawn again by the same key.
+    mlx-lm's generators sample one token ahead. If the request is preempted, that token is lost, and
+    must be sampled again with the same key.
     """
 
     def __init__(self, seed: int, draw: Callable[[Any, Callable[[], Any]], Any]) -> None:
@@ -92,7 +93,7 @@ class Seeded:
         return now
 
     def go_on_after(self, tokens: int) -> None:
-        """Draw next what follows so many tokens: all that were drawn, or all but the latest."""
+        """Continue after `tokens` tokens: all that were sampled, or all but the latest."""
         if tokens < self._drawn:
             self._key, self._drawn = self._key_before, tokens
 
@@ -101,11 +102,11 @@ XTC_THRESHOLD = 0.1
 """mlx_lm.server's default."""
 
 XTC_MOST = 0.5
-"""Above it no two tokens can be that likely, so that nothing is ever excluded."""
+"""Maximum useful threshold: no two tokens can both be more likely, so that XTC has no effect."""
 
 
 def _without_top_choices(logprobs: Any, threshold: float, special: Sequence[int]) -> Any:
-    """As mlx-lm's `apply_xtc`: of the tokens above the threshold only the least likely stays."""
+    """Exclude all tokens above the threshold but the least likely one, as mlx-lm's `apply_xtc`."""
     probabilities = mx.softmax(logprobs, -1)
     likely = mx.where(probabilities > threshold, probabilities, mx.inf)
     mask = probabilities > likely.min(axis=-1, keepdims=True)
@@ -115,7 +116,7 @@ def _without_top_choices(logprobs: Any, threshold: float, special: Sequence[int]
 
 
 def processors(asked: Sampling, vocabulary: int) -> list[Any]:
-    """What changes the logits before sampling.
+    """Build the logits processors of a request.
 
     Raises ValueError for a bias of a token beyond the vocabulary: MLX would write out of bounds.
     """
@@ -148,15 +149,18 @@ def _id(token: str) -> int:
 def _penalty(
     penalty: float | None, size: int | None, neutral: float = 0
 ) -> tuple[float | None, int]:
-    """A penalty, None where it is off, and the number of latest tokens that it looks at."""
+    """Penalty, None if it is off, and the number of latest tokens that it covers."""
     if not penalty or penalty == neutral or size == 0:
         return None, PENALTY_CONTEXT
-    # mlx-lm cuts the latest tokens off as `tokens[-size:]`: 0 is all of them.
+    # mlx-lm slices the latest tokens as `tokens[-size:]`: 0 means all of them.
     return penalty, PENALTY_CONTEXT if size is None else max(0, size)
 
 
 def without_ends(ends: Sequence[int], prompt: int, least: int) -> Callable[[Any, Any], Any]:
-    """A processor that forbids end tokens until `least` tokens follow the `prompt` tokens."""
+    """Build a processor that forbids the stop tokens `ends` for the first `least` tokens.
+
+    `prompt`: length of the prompt [tokens].
+    """
     tokens = mx.array(list(ends), dtype=mx.int32)
 
     def forbid(context: Any, logits: Any) -> Any:

@@ -14,7 +14,7 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Sampling(msgspec.Struct):
-    """OpenAI's parameters, and those that local servers' clients send besides."""
+    """OpenAI's parameters, and those that clients of local servers use in addition."""
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: _Share | None = None
@@ -33,5 +33,5 @@ class Sampling(msgspec.Struct):
 
 
 def no_token(names: Iterable[str], vocabulary: int) -> str | None:
-    """The first name that is not a token id below `vocabulary`."""
+    """First name that is not a token id below `vocabulary`; None if all are."""
     return next((n for n in names if not _TOKEN.fullmatch(n) or int(n) >= vocabulary), None)

@@ -1,8 +1,8 @@
-"""Read a prompt and keep how likely each of its tokens was after those before it.
+"""Prefill a prompt and record the likelihood of each of its tokens.
 
-mlx-lm's generators drop the logits of a prompt. So a prompt whose log-probabilities are asked for
-is read alone, a piece at a time, as they read it. The cache that this fills goes on into a
-generator: nothing is read twice.
+mlx-lm's generators discard the logits of a prompt. So a prompt whose log-probabilities are
+requested is prefilled alone, in chunks, as a generator does. The resulting cache is passed on to a
+generator: nothing is computed twice.
 """
 
 from collections import deque
@@ -17,40 +17,40 @@ from reconciler.worker.likelihood import Likelihood, likelihoods
 from reconciler.worker.pending import Request, Score
 
 LOGITS = 2**23
-"""Numbers of a piece's logits: 32 MB in float32. Of a vocabulary of 150,000, 55 tokens."""
+"""Maximum size of a chunk's logits: 32 MB in float32, or 55 tokens of a vocabulary of 150,000."""
 
 FIRST = 16
-"""Tokens of the first piece, which shows how large the vocabulary is."""
+"""Tokens of the first chunk, which shows the size of the vocabulary."""
 
 
 class PromptScorer:
-    """Reads one prompt. Used on the MLX thread only."""
+    """Prefills one prompt. MLX thread only."""
 
     def __init__(
         self, model: Any, prompt: Sequence[int], alternatives: int, prefill_step: int
     ) -> None:
-        """`alternatives`: likeliest tokens that are named at each place; `prefill_step`: most
-        tokens of a piece.
+        """`alternatives`: most likely tokens to report at each position; `prefill_step`: maximum
+        tokens of a chunk.
         """
         self.cache: list[Any] = make_prompt_cache(model)
         self.found: list[Likelihood] = []
-        """Of the prompt's tokens but the first, as far as it was read."""
+        """Likelihoods of the prompt's tokens but the first, as far as it is prefilled."""
         self._model, self._prompt = model, prompt
         self._alternatives, self._most = alternatives, prefill_step
         self._step = min(FIRST, prefill_step)
 
     @property
     def known(self) -> Sequence[int]:
-        """The tokens that the cache holds: in the end all but the last one."""
+        """Tokens that the cache holds: at the end all but the last one."""
         return self._prompt[: len(self.found)]
 
     @property
     def unread(self) -> int:
-        """Tokens that are still to be read."""
+        """Number of tokens still to prefill."""
         return len(self._prompt) - 1 - len(self.found)
 
     def read(self) -> None:
-        """Read a piece. Raises what the model raises."""
+        """Prefill a chunk. Propagates the model's exceptions."""
         begin = len(self.found)
         piece = self._prompt[begin : min(begin + self._step, len(self._prompt) - 1)]
         with mx.stream(generation_stream):
@@ -64,10 +64,10 @@ class PromptScorer:
 
 
 class Scoring:
-    """The requests of a session whose prompts are read so, one after the other."""
+    """Queue of a session's requests whose prompts are scored, one at a time."""
 
     def __init__(self, model: Any, prefill_step: int) -> None:
-        """`prefill_step`: most tokens of a piece."""
+        """`prefill_step`: maximum tokens of a chunk."""
         self._model, self._prefill_step = model, prefill_step
         self._queue: deque[tuple[Request, Score, PromptScorer]] = deque()
 
@@ -75,23 +75,24 @@ class Scoring:
         return len(self._queue)
 
     def __iter__(self) -> Iterator[Request]:
-        return (request for request, _, _ in self._queue)
+        # Of a copy, made in one go: other threads ask too.
+        return (request for request, _, _ in tuple(self._queue))
 
     @property
     def first(self) -> Request:
-        """The request whose prompt is read next."""
+        """Request whose prompt is prefilled next."""
         return self._queue[0][0]
 
     def add(self, request: Request, score: Score) -> None:
-        """Append a request; all of its prompt is read."""
+        """Append a request. Its whole prompt is prefilled, without cached tokens."""
         scorer = PromptScorer(self._model, request.prompt, score.alternatives, self._prefill_step)
         request.unread = len(request.prompt)
         self._queue.append((request, score, scorer))
 
     def read(self) -> tuple[Score, PromptScorer] | None:
-        """Read a piece of the first prompt; remove its request once there is no more to read.
+        """Prefill a chunk of the first prompt; remove its request once the prompt is complete.
 
-        Raises what the model raises.
+        Propagates the model's exceptions.
         """
         request, score, scorer = self._queue[0]
         if scorer.unread:
@@ -109,5 +110,5 @@ class Scoring:
         self._queue = deque(one for one in self._queue if one[0] is not request)
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all requests."""
         self._queue.clear()

@@ -1,14 +1,15 @@
-"""Where a prompt is likely to part from later ones: places to keep its KV cache at.
+"""Find the positions of a prompt at which later prompts are likely to diverge from it.
 
-Caches of sliding windows and recurrent states cannot go back, so a later prompt can use one only if
-it begins with every token that the cache holds. Three places are such beginnings:
+The KV cache is saved at these positions. Caches of sliding windows and recurrent states cannot be
+rewound, so a later prompt can use one only if it begins with every token that the cache holds.
+There are three such positions:
 
-- the end of the system turns and the tools, which other conversations share,
-- the end of the last turn as it is rendered once a user's turn follows the answer,
-- the same, once a tool's result follows: templates treat earlier reasoning differently then.
+- the end of the system turns and the tools, which other conversations share;
+- the end of the last turn, as it is rendered once a user turn follows the answer;
+- the same, once a tool result follows: templates then treat earlier reasoning differently.
 
-They are found by rendering what may come later and comparing it with the prompt. mlx_lm.server
-finds the first two, for prompts that end with a user's turn only.
+They are found by rendering possible later conversations and comparing them with the prompt.
+mlx_lm.server finds the first two, and only for prompts that end with a user turn.
 """
 
 from collections import deque
@@ -20,39 +21,39 @@ from reconciler.worker.beginning import common
 
 Turn = dict[str, Any]
 Render = Callable[[list[Turn]], str]
-"""Turns, as the chat template takes them; their text without a generation prompt. May raise
-anything: templates do."""
+"""Turns for the chat template -> their text without a generation prompt. May raise anything, as
+templates do."""
 
 Encode = Callable[[str], list[int]]
-"""Text that holds all special tokens; its tokens."""
+"""Text that includes all special tokens -> its tokens."""
 
 SYSTEM_ROLES = ("system", "developer")
 
 TAIL = 2048
-"""Characters at the end of a prompt within which it parts from the prompt of the next turn. One
-that parts earlier was shorter once, and its cache was kept then."""
+"""Characters at the end of a prompt within which the next turn's prompt diverges. If it diverges
+earlier, the cache was saved when the conversation was shorter."""
 
 OVERLAP = 256
-"""Characters before the place where texts part that are tokenised again."""
+"""Characters before the divergence of two texts that are tokenized again."""
 
 LONGEST = 2_000_000
-"""Characters of a prompt that is looked at."""
+"""Maximum characters of a prompt; longer prompts have no positions."""
 
 REMEMBERED = 16
-"""Ends of system turns that are remembered: their prompts come again."""
+"""Number of prompts' system turns that are cached, because they are often reused."""
 
 CALL = "call00000"
-"""The id of a tool call: nine letters or digits, as Mistral's templates demand."""
+"""Id of a tool call: nine letters or digits, as Mistral's templates require."""
 
 
 class Segmenter:
-    """Finds the places in prompts of one model."""
+    """Finds the positions in prompts of one model."""
 
     def __init__(self, encode: Encode, *, rewinds: bool = False) -> None:
-        """With `rewinds` caches can go back: of the places only the first one is of use then."""
+        """`rewinds`: True if caches can be rewound; then only the first position is needed."""
         self._encode, self._rewinds = encode, rewinds
         self._roots: deque[list[int]] = deque(maxlen=REMEMBERED)
-        """Beginnings of prompts that end with the system turns."""
+        """Tokens of prompts up to the end of the system turns."""
 
     def boundaries(
         self,
@@ -64,11 +65,11 @@ class Segmenter:
         tools: bool,
         reasons: bool,
     ) -> tuple[int, ...]:
-        """The places in a prompt, in tokens from its beginning, ascending.
+        """Find the positions in a prompt [tokens from its beginning], ascending.
 
-        `text` is `turns` rendered with the generation prompt, `tokens` are its tokens; `tools` is
-        true if tools are offered, `reasons` if the template knows of reasoning. Places that cannot
-        be found are left out.
+        `text`: `turns` rendered with the generation prompt; `tokens`: its tokens; `tools`: True if
+        the request has tools; `reasons`: True if the template handles reasoning. Positions that
+        cannot be found are left out.
         """
         if not turns or len(text) > LONGEST:
             return ()
@@ -79,8 +80,8 @@ class Segmenter:
         return tuple(sorted(place for place in places if 0 < place <= len(tokens)))
 
     def _root(self, tokens: list[int], turns: list[Turn], render: Render) -> int:
-        """The end of the system turns and what is rendered with them."""
-        roots = list(self._roots)  # other threads add to it meanwhile
+        """Find the end of the system turns and the text rendered with them."""
+        roots = list(self._roots)  # other threads append meanwhile
         known = [len(root) for root in roots if tokens[: len(root)] == root]
         if known:
             return max(known)
@@ -95,22 +96,22 @@ class Segmenter:
         return place
 
     def _parting(self, text: str, tokens: list[int], other: str) -> int:
-        """Tokens that the prompt shares with another text; 0: they part long before its end."""
+        """Length of the common prefix with another text [tokens]; 0 if it ends before `TAIL`."""
         shared = common(text, other)
         if len(text) - shared > TAIL:
             return 0
         cut = max(0, shared - OVERLAP)
         tail = self._encode(text[cut:])
         before = len(tokens) - len(tail)
-        if before < 0 or tokens[before:] != tail:  # a token reaches across the cut
+        if before < 0 or tokens[before:] != tail:  # a token spans the cut
             return common(self._encode(other), tokens)
         return before + common(tail, self._encode(other[cut:]))
 
 
 def _futures(turns: list[Turn], *, tools: bool, reasons: bool) -> list[list[list[Turn]]]:
-    """What the conversation may look like when the next turn is to be answered.
+    """Possible conversations when the next turn is to be answered.
 
-    Of each kind without and with the answer's reasoning, if the template `reasons`: some clients
+    If the template `reasons`, each kind comes without and with the answer's reasoning: some clients
     send it back, some do not.
     """
     if turns[-1].get("role") == "assistant":
@@ -132,5 +133,5 @@ def _futures(turns: list[Turn], *, tools: bool, reasons: bool) -> list[list[list
 def _try(render: Render, turns: list[Turn]) -> str | None:
     try:
         return render(turns)
-    except Exception:  # noqa: BLE001  a template raises what it likes on turns of ours
+    except Exception:  # noqa: BLE001  a template may raise anything
         return None

@@ -1,4 +1,4 @@
-"""The worker's HTTP side: parses a request, hands it to the MLX thread, answers."""
+"""The worker's HTTP server: parses requests, submits them to the MLX thread, and responds."""
 
 import asyncio
 import threading
@@ -40,13 +40,13 @@ from reconciler.worker.ranking.answers import rank
 from reconciler.worker.thread import MlxThread
 
 _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
-"""What mlx_lm raises on files that will not load the next time either."""
+"""Exceptions of mlx_lm for files that will not load at a retry either."""
 
 MAX_BODY = 16_000_000
-"""Bytes of a completion request."""
+"""Maximum size of a request [bytes]."""
 
 ERROR_FORM: web.RequestKey[ErrorForm] = web.RequestKey("error_form", Callable)  # type: ignore[arg-type]
-"""Key of a request: the form of errors that its client knows."""
+"""Key of a request: error format of its client's dialect."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,9 +54,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def serve(
     socket: str, model: Model, mlx: MlxThread, heartbeat: Heartbeat, memory: Callable[[], int]
 ) -> None:
-    """Serve on `socket` from a thread of its own; returns when it listens.
+    """Serve on `socket` in a new thread; return once it listens.
 
-    `memory` tells how much this process takes, in bytes.
+    `memory`: returns the memory of this process [bytes].
     """
     listening: Future[None] = Future()
     thread = threading.Thread(
@@ -70,7 +70,7 @@ def serve(
 
 async def _serve(socket: str, app: web.Application, listening: "Future[None]") -> None:
     try:
-        # A client that goes away cancels its handler, which gives its place in the batch back.
+        # A disconnecting client cancels its handler, which frees its slot in the batch.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
         await web.UnixSite(runner, socket).start()
@@ -103,7 +103,7 @@ def _app(
             await reply.write(msgspec.json.encode(line) + b"\n")
         try:
             last: WeightsLoaded | WorkerFailure = loading.result()
-        except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
+        except Exception as error:  # noqa: BLE001  any error is reported to the daemon
             traceback.print_exception(error)  # for the log
             last = _failure(error)
         await reply.write(msgspec.json.encode(last) + b"\n")
@@ -126,7 +126,7 @@ def _app(
 
     async def recall(request: web.Request) -> web.Response:
         command = msgspec.json.decode(await request.read(), type=Recall)
-        # Who asked may not wait for the end of a long step; the memory is needed even so.
+        # The recall must finish even if its caller does not wait for the end of a long step.
         return await asyncio.shield(on_mlx(lambda: _recall(model, memory, command)))
 
     async def probe(request: web.Request) -> web.Response:
@@ -146,7 +146,7 @@ def _app(
 
 
 def _add_dialects(app: web.Application, model: Model, mlx: MlxThread) -> None:
-    """The routes by which clients' requests come."""
+    """Add the routes of clients' requests."""
     for dialect in FORMS:
         path = f"/sessions/{{name}}/{dialect}"
         app.router.add_post(path, partial(_complete, model, mlx, dialect))
@@ -163,7 +163,7 @@ async def _complete(
     request[ERROR_FORM] = form.error
     if model.embedder is not None:
         words = (
-            "this model makes embeddings and generates no text: ask POST /v1/embeddings, or name "
+            "this model makes embeddings and generates no text: use POST /v1/embeddings, or "
             "another model"
         )
         raise RequestError(words, "unsupported_model", "model")
@@ -188,8 +188,8 @@ async def _embed(
 
 
 async def _read(request: web.Request) -> bytes:
-    """The body. `request.read` would keep it for as long as the connection is open."""
-    body = BytesIO()  # its value is not a copy
+    """Read the body. `request.read` would keep it in memory until the connection closes."""
+    body = BytesIO()  # `getvalue` does not copy
     async for piece in request.content.iter_any():
         body.write(piece)
         if body.tell() > MAX_BODY:
@@ -209,9 +209,10 @@ async def _pulse(
     memory: Callable[[], int],
     _request: web.Request,
 ) -> web.Response:
-    allowance, steps = heartbeat.allowance, heartbeat.beats  # in this order: `Heartbeat.beating`
-    pulse = Pulse(steps, mlx.busy, allowance, model.usage(), memory(), model.kept_bytes())
-    return _reply(pulse)
+    allowance, steps = heartbeat.allowance, heartbeat.beats  # order: see `Heartbeat.beating`
+    activity = model.activity()
+    kept = sum(one.kept_bytes for one in activity.values())
+    return _reply(Pulse(steps, mlx.busy, allowance, model.usage(), memory(), kept, activity))
 
 
 def _reply(result: Any) -> web.Response:
@@ -231,7 +232,7 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
         form: ErrorForm = request.get(ERROR_FORM, openai_error)
         body = msgspec.json.encode(form(problem, error.status))
         return web.Response(status=error.status, body=body, content_type="application/json")
-    except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
+    except Exception as error:  # noqa: BLE001  any error is reported to the daemon
         body = msgspec.json.encode(_unforeseen(error))
         return web.Response(status=500, body=body, content_type="application/json")
 
@@ -242,6 +243,6 @@ def _unforeseen(error: Exception) -> WorkerFailure:
 
 
 def _failure(error: Exception) -> WorkerFailure:
-    """The failure that tells of an error."""
+    """Convert an error to the failure that is reported to the daemon."""
     words = f"{type(error).__name__}: {error}"
     return WorkerFailure(words, permanent=isinstance(error, _PERMANENT))

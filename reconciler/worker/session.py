@@ -1,8 +1,8 @@
-"""A session: settings over shared weights, with a batch generator of its own.
+"""A session: settings over shared weights, with its own batch generator.
 
-An instance, as the daemon calls it, is a session here. Requests wait (`waiting`) until there is a
-place in the batch (`batch`) and memory for their KV cache (`kv_budget`); whoever owns the MLX
-thread calls `step` as long as there is something to do.
+The daemon calls a session an instance. Requests wait (`waiting`) until there is a slot in the batch
+(`batch`) and memory for their KV cache (`kv_budget`). The MLX thread calls `step` as long as the
+session is busy.
 """
 
 import time
@@ -27,7 +27,7 @@ from reconciler.worker.scoring import PromptScorer, Scoring
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError, Waiting
 
 OPEN_ENDED = 1024
-"""Tokens that a request without a limit is given room for at a time."""
+"""Tokens of KV cache that are reserved at a time for a request without a limit."""
 
 
 class ContextLengthExceededError(ValueError):
@@ -35,7 +35,7 @@ class ContextLengthExceededError(ValueError):
 
 
 class Session:
-    """One set of settings in force. Used on the MLX thread only."""
+    """One set of settings and its requests. MLX thread only."""
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Session:
         self.usage = Usage()
         self._heartbeat = heartbeat or Heartbeat()
         self.seconds = 0.0
-        """Time that its steps took: sessions share the thread by it."""
+        """Total time of its steps, by which sessions share the thread fairly."""
         self.kv_budget = kv_budget or KVBudget(config)
         settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
         self._model = overrides.ModelWithOverrides(model, settings)
         self.ends = tuple(eos)
-        """Tokens that end an answer."""
+        """Stop tokens."""
         self.routed: frozenset[int] = frozenset()
-        """Numbers of experts per token that layers were seen to use."""
+        """Observed numbers of experts per token."""
         self._waiting = Waiting()
         self._scoring = Scoring(self._model, config.eval_batch_size)
         self._batch = self._new_batch()
@@ -68,30 +68,37 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is running or waits."""
+        """True if a request is running or waiting."""
         return bool(self._batch.running or self._scoring or self._waiting)
 
     @property
     def reads_in_tiles(self) -> bool:
-        """Whether a prompt is being read of which more than a tile of attention is left."""
+        """True if a prompt with more than one attention tile left is being prefilled."""
         return any(request.unread > TILE for request in self._admitted)
 
     @property
     def _admitted(self) -> list[Request]:
-        """Requests that have a place and memory."""
+        """Requests that have a slot and memory."""
         return [*self._batch.running.values(), *self._scoring]
 
     def _lengths(self, *more: Request) -> list[int]:
-        """Tokens that admitted requests, and these, have room for."""
+        """Reserved tokens of the admitted requests, and of `more`."""
         return [request.reserved for request in (*self._admitted, *more)]
 
     @property
     def kept_bytes(self) -> int:
-        """Size of the KV caches that are kept of finished requests."""
+        """Size of the prompt cache [bytes]."""
         return self._batch.kept.nbytes
 
+    @property
+    def kv_bytes(self) -> int:
+        """KV cache that running requests have room for. Also for other threads."""
+        # Of copies, made in one go: requests come and go meanwhile.
+        admitted = [*self._batch.running.copy().values(), *self._scoring]
+        return self.kv_budget.taken([request.reserved for request in admitted])
+
     def start(self, *requests: Request) -> None:
-        """Take requests up, all or none.
+        """Enqueue requests, all or none.
 
         Raises `ContextLengthExceededError`, `InsufficientMemoryError` or `OverloadedError` before
         anything is computed.
@@ -100,8 +107,8 @@ class Session:
             self._check(request)
         if len(self._waiting) + len(requests) > MAX_WAITING:
             raise OverloadedError(
-                f"{len(self._admitted)} requests are being answered and "
-                f"{len(self._waiting)} of {MAX_WAITING} wait"
+                f"{len(self._admitted)} requests are running and "
+                f"{len(self._waiting)} of at most {MAX_WAITING} are waiting"
             )
         for request in requests:
             most = min(self.config.context_length, self.kv_budget.most_tokens())
@@ -110,7 +117,7 @@ class Session:
         self._admit()
 
     def _check(self, request: Request) -> None:
-        """Raise what `start` raises of a request that can never be answered."""
+        """Raise the errors of `start` for a request that cannot run even alone."""
         asked, context = request.max_tokens, self.config.context_length
         if request.length + (asked or 1) > context:
             raise ContextLengthExceededError(
@@ -121,11 +128,11 @@ class Session:
             raise problem
 
     def _is_to_be_read(self, request: Request) -> bool:
-        """True if a request is going to read its prompt."""
+        """True if a request has yet to prefill its prompt."""
         return not request.emitted and (request in self._admitted or request in self._waiting)
 
     def _admit(self) -> None:
-        """Let requests in, in order, as far as there is a place and memory."""
+        """Admit waiting requests, in order, as far as there are slots and memory."""
         self._waiting.end_following(self._is_to_be_read)
         waiting = self._waiting.ready
         while waiting and len(self._admitted) < self._batch.places:
@@ -136,7 +143,7 @@ class Session:
             if not self._fits(request):
                 if self._admitted:
                     return
-                # What nobody held when it came is held now: it may be too long even alone.
+                # Memory that was free when it arrived is in use now: it may be too long even alone.
                 more = request.left if request.max_tokens else 1
                 if (problem := self._too_long(request, more)) is not None:
                     waiting.popleft()
@@ -151,11 +158,11 @@ class Session:
                     self._begin_scoring(request, request.score)
                 else:
                     self._insert(request)
-            except Exception as error:  # noqa: BLE001  it is this request's
+            except Exception as error:  # noqa: BLE001  only this request fails
                 request.fail(error)
 
     def _too_long(self, request: Request, more: int) -> InsufficientMemoryError | None:
-        """What is said of a request that would not fit now even if nothing else ran."""
+        """Error for a request that would not fit now even if nothing else ran; None if it fits."""
         most = self.kv_budget.most_tokens()
         if request.length + more <= most:
             return None
@@ -168,19 +175,19 @@ class Session:
         return self.kv_budget.fits(self._lengths(*more))
 
     def _begin_scoring(self, request: Request, score: Score) -> None:
-        """Have all of a prompt read, whatever is known of it."""
+        """Queue a prompt for scoring, which prefills all of it, without cached tokens."""
         self._scoring.add(request, score)
         self._note_cached(request, 0)
         self._trim()
 
     def _score(self) -> None:
-        """Read a piece of the first prompt whose log-probabilities are asked for."""
+        """Prefill a chunk of the first prompt to score."""
         request = self._scoring.first
         try:
             ended = self._scoring.read()
             if ended is not None:
                 self._end_scoring(request, *ended)
-        except Exception as error:  # noqa: BLE001  it is this request's
+        except Exception as error:  # noqa: BLE001  only this request fails
             self._scoring.remove(request)
             request.fail(error)
 
@@ -195,13 +202,13 @@ class Session:
             self._insert(request)
 
     def _insert(self, request: Request) -> None:
-        """Give a request its place in the batch."""
+        """Add a request to the batch."""
         self._batch.insert(request)
         self._note_cached(request, request.known)
         self._trim()
 
     def _note_cached(self, request: Request, tokens: int) -> None:
-        """Count a prompt as its request is admitted first: `tokens` of it were in a kept cache."""
+        """Count a prompt when its request is first admitted; `tokens`: those found in the cache."""
         if request.cached_tokens is not None:
             return
         request.cached_tokens = tokens
@@ -209,14 +216,14 @@ class Session:
             self._count(len(request.prompt), 0, tokens)
 
     def _trim(self) -> None:
-        """Kept prompts have what running requests leave of the memory."""
+        """Trim the prompt cache to the memory that running requests leave free."""
         self._batch.kept.trim(self.kv_budget.left(self._lengths()))
 
     def recall(self, lease: Lease) -> int:
-        """Lower the session's lease; kept prompts give way at once.
+        """Lower the session's lease, and trim the prompt cache immediately.
 
-        Returns the bytes that running requests take beside what is reserved. They keep them, but
-        neither grow nor start in them.
+        Returns the memory that running requests use beyond the reservation [bytes]. They keep this
+        memory, but no request grows or starts in it.
         """
         self.kv_budget.take(lease)
         self._trim()
@@ -224,7 +231,7 @@ class Session:
         return self.kv_budget.in_use(self._lengths())
 
     def cancel(self, request: Request) -> None:
-        """Let go of a completion, if it is still there."""
+        """Cancel a request, if it is still there."""
         if request.uid is not None:
             self._batch.leave(request)
             self._trim()
@@ -242,14 +249,14 @@ class Session:
         )
 
     def _count_first(self, request: Request) -> None:
-        """Note how long a client waited for the first token of its request."""
+        """Record the time to first token of a client's request."""
         if request.asked is not None:
             first = self.usage.first_tokens.with_one(time.monotonic() - request.asked)
             self.usage = replace(self.usage, first_tokens=first)
 
     def _next_tokens(self) -> int:
-        """Tokens that the next step computes, at most: a piece of each of some prompts, padded to
-        the longest, and one of each of the other requests.
+        """Maximum tokens that the next step computes: a chunk of each of some prompts, padded to
+        the longest, and one token of each other request.
         """
         pieces = [min(r.unread, self.config.eval_batch_size) for r in self._admitted]
         together = PREFILL_BATCH if self.batching is Batching.TOGETHER else 1
@@ -257,7 +264,7 @@ class Session:
         return reading * max(pieces, default=0) + len(self._batch.running)
 
     def step(self) -> None:
-        """One step of the batch. Where it fails, all of its requests do."""
+        """Run one step of the batch. If it fails, all requests of the batch fail."""
         with self._heartbeat.beating(self._next_tokens() / SLOWEST_TOKENS_PER_SECOND):
             self._step()
 
@@ -265,7 +272,7 @@ class Session:
         try:
             if self._batch.running:
                 self._advance()
-        except Exception as error:  # noqa: BLE001  every request is told
+        except Exception as error:  # noqa: BLE001  reported to every request
             random_state.renew()
             for request in self._batch.restart():
                 request.fail(error)
@@ -290,7 +297,7 @@ class Session:
             end = one.finish_reason or self._end_of_room(request)
             try:
                 request.emit(one.token, end, one.logprobs)
-            except Exception as error:  # noqa: BLE001  it is this request's
+            except Exception as error:  # noqa: BLE001  only this request fails
                 self._batch.leave(request)
                 request.fail(error)
                 continue
@@ -303,13 +310,13 @@ class Session:
         self._grow()
 
     def _end_of_room(self, request: Request) -> str | None:
-        """End a request without a limit that runs alone if the memory that it had is recalled."""
+        """End a request without a limit that runs alone, if its memory was recalled."""
         if request.max_tokens or request.length < request.reserved or len(self._batch.running) > 1:
             return None
         return "length" if request.length >= self.kv_budget.most_tokens() else None
 
     def _grow(self) -> None:
-        """Give open-ended requests more room; where there is none, the youngest waits again."""
+        """Reserve more tokens for open-ended requests; if none are free, preempt the youngest."""
         for request in list(self._batch.running.values()):
             if request.uid is None or request.length < request.reserved:
                 continue
@@ -320,15 +327,15 @@ class Session:
                 youngest.prompt = youngest.prompt + youngest.generated
                 youngest.generated = []
                 self._waiting.ready.appendleft(youngest)
-            if not self._fits():  # alone, in memory of which some was recalled
+            if not self._fits():  # it runs alone, and memory was recalled
                 most = self.kv_budget.most_tokens()
                 request.reserved = max(request.length, min(request.reserved, most))
             self._trim()
 
     def generate(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
-        """Greedy completion, here and now, whatever else is running.
+        """Generate a greedy completion, stepping the session until it is done.
 
-        Raises as `start` does, or what the model raises.
+        Raises the errors of `start`; propagates the model's exceptions.
         """
         tokens: list[int] = []
         errors: list[Exception] = []
@@ -343,9 +350,9 @@ class Session:
         return tokens
 
     def probe(self) -> None:
-        """Generate one token as a default request does, whatever the limits.
+        """Generate one token as a request with default settings does, regardless of the limits.
 
-        Raises what the model or the sampler raises.
+        Propagates exceptions of the model and the sampler.
         """
         errors: list[Exception] = []
         request = unasked(1, 1, errors)
@@ -357,10 +364,10 @@ class Session:
             raise errors[0]
 
     def observe(self, *, compute: bool = True) -> tuple[EffectiveSettings, tuple[str, ...]]:
-        """Generate one token: the settings in force, and those that nothing used.
+        """Generate one token; return the settings in force, and those that no layer used.
 
-        Without `compute` nothing but the graph of a call is built, which takes milliseconds:
-        settings act there. Raises what the model raises.
+        Without `compute`, only the graph of a call is built, which takes milliseconds: the settings
+        take effect there. Propagates the model's exceptions.
         """
 
         def call() -> None:
@@ -374,18 +381,21 @@ class Session:
         return observed, unused
 
     def learn_batching(self) -> tuple[Batching, str | None]:
-        """How requests can run beside each other, and why not together. Raises as `observe`."""
+        """Determine the batching, with the reason if requests cannot run together.
+
+        Raises as `observe`.
+        """
         return company.learn(self._model)
 
     def run_requests(self, batching: Batching) -> None:
-        """Run requests beside each other in this way. Before any is started."""
+        """Set the batching. Call it before a request is started."""
         if batching is not self.batching:
             self.batching = batching
             self._batch.close()
             self._batch = self._new_batch()
 
     def close(self) -> None:
-        """Let go of the generator; what still runs or waits is told so."""
+        """Release the generator; requests that are running or waiting fail."""
         gone = [*self._admitted, *self._waiting]
         self._waiting.clear()
         self._scoring.clear()

@@ -1,7 +1,7 @@
-"""What a model works with in memory: seen in a call of it that nothing evaluates.
+"""Determine the shapes of a model's working memory from a call that is not evaluated.
 
-A lazily built model reads only the headers of its files, and MLX knows the shapes of everything
-that a call of it would compute.
+A lazily built model reads only the headers of its files, and MLX knows the shapes of all arrays
+that a call would compute.
 """
 
 import io
@@ -25,14 +25,14 @@ from reconciler.worker import overrides
 from reconciler.worker.embedding import encoder
 
 TOKENS = 8
-"""Of the call: few, as a recurrent model's graph grows with each."""
+"""Tokens of the call; few, because a recurrent model's graph grows with each."""
 
 _LINEARS = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear)
 
 
 @dataclass(frozen=True)
 class _Output:
-    """What a linear layer read and wrote, in bytes for each token, and how wide its output is."""
+    """Sizes of a linear layer's input and output [bytes per token], and its output features."""
 
     read: int
     written: int
@@ -40,10 +40,10 @@ class _Output:
 
 
 def see(path: Path, embedder: Embedder | None = None) -> Shapes:
-    """The shapes of the checkpoint in directory `path`; of an embedding model without its head.
+    """Determine the shapes of the checkpoint in directory `path`, without an embedder's head.
 
-    Raises what mlx_lm raises on a checkpoint that it cannot load, and ValueError where the model
-    keeps its cache in a way that is not known here.
+    Propagates mlx_lm's exceptions for a checkpoint that it cannot load. Raises ValueError if the
+    model has a cache of unknown kind.
     """
     if embedder is None:
         model, config = load_model(path, lazy=True)
@@ -64,7 +64,7 @@ def see(path: Path, embedder: Embedder | None = None) -> Shapes:
     attended = max(seen.shapes, default=None)
     kept = bool(growing or windows)
     heads = attended.heads if attended is not None else _heads(config) if kept else 0
-    vocabulary = config.get("vocab_size")  # computed for the last token alone
+    vocabulary = config.get("vocab_size")  # the logits are computed for the last token only
     inner = [out.written for out in outputs if out.features != vocabulary]
     return Shapes(
         growing=sum(growing),
@@ -85,9 +85,9 @@ def see(path: Path, embedder: Embedder | None = None) -> Shapes:
 
 
 def vocabulary(model: Any) -> int:
-    """Token ids that a model takes and gives are below this: rows of its embedding and logits.
+    """Upper bound of a model's token ids: the smaller of its embedding rows and its logits.
 
-    Tokenizers number tokens with gaps, and models have rows that no token uses, so neither the
+    Tokenizers number tokens with gaps, and models have rows that no token uses. So neither the
     number of tokens nor config.json's `vocab_size` is a bound.
     """
     logits = model(mx.zeros((1, 1), dtype=mx.int32), cache=make_prompt_cache(model))
@@ -95,7 +95,7 @@ def vocabulary(model: Any) -> int:
 
 
 def embedding_rows(model: Any) -> int:
-    """Rows of a model's embedding of tokens; 0 if it has none of mlx's."""
+    """Rows of a model's token embedding; 0 if it has no embedding layer of mlx."""
     kinds = (nn.Embedding, nn.QuantizedEmbedding)
     rows = [m.weight.shape[0] for m in model.modules() if isinstance(m, kinds)]
     return int(max(rows, default=0))
@@ -103,7 +103,7 @@ def embedding_rows(model: Any) -> int:
 
 @contextmanager
 def _linear_outputs() -> Iterator[list[_Output]]:
-    """The outputs of linear layers that calls within the block make, in order."""
+    """Record the outputs of linear layers that are called within the block, in order."""
     outputs: list[_Output] = []
     originals = [kind.__call__ for kind in _LINEARS]
     for kind, original in zip(_LINEARS, originals, strict=True):
@@ -125,18 +125,18 @@ def _noting(original: Callable[..., Any], outputs: list[_Output]) -> Callable[..
 
 
 def _leaves(cache: Any) -> Iterator[Any]:
-    """The caches that a layer's cache consists of. Raises ValueError for one of its own kind."""
+    """Yield the parts of a layer's cache. Raises ValueError for a kind not defined by mlx_lm."""
     if isinstance(cache, caches.CacheList):
         for inner in cache.caches:
             yield from _leaves(inner)
     elif type(cache).__module__ == caches.__name__:
         yield cache
     else:
-        raise ValueError(f"the model keeps a {type(cache).__name__}, whose growth is not known")
+        raise ValueError(f"the model uses a {type(cache).__name__}, whose growth is unknown")
 
 
 def _nodes(out: Any) -> int:
-    """Arrays and operations that lead to it."""
+    """Number of arrays and operations in the graph of `out`."""
     text = io.StringIO()
     mx.export_to_dot(text, out)
     return text.getvalue().count("label =")
@@ -147,7 +147,7 @@ def _grows(cache: Any) -> bool:
 
 
 def _window(cache: Any) -> int | None:
-    """Tokens that a cache of the last ones keeps."""
+    """Window of a sliding or chunked cache [tokens]; None for other kinds."""
     return getattr(cache, "max_size", None) or getattr(cache, "chunk_size", None)
 
 
@@ -156,6 +156,6 @@ def _per_token(cache: Any) -> int:
 
 
 def _heads(config: dict[str, Any]) -> int:
-    """Of a model whose attention is its own, so that it cannot be seen."""
+    """Attention heads in config.json, for a model whose own attention cannot be observed."""
     inner = config.get("text_config") or config
     return int(inner.get("num_attention_heads") or inner.get("n_head") or inner.get("n_heads") or 0)

@@ -1,4 +1,4 @@
-"""The thread that owns MLX: other threads hand it work and await the result."""
+"""The thread that owns MLX: other threads submit jobs to it and await the results."""
 
 import queue
 from collections.abc import Callable
@@ -11,14 +11,13 @@ T = TypeVar("T")
 
 
 class MlxThread:
-    """Runs jobs one after the other on the thread that calls `run`."""
+    """Runs jobs sequentially on the thread that calls `run`."""
 
     def __init__(
         self, step: Callable[[], bool] = lambda: False, heartbeat: Heartbeat | None = None
     ) -> None:
-        """`step` does a little of whatever else there is to do, and says whether there is more.
-
-        `heartbeat` counts the jobs that were done.
+        """`step`: does a small part of the background work, and returns True if there is more;
+        `heartbeat`: counts the finished jobs.
         """
         self._step = step
         self._heartbeat = heartbeat or Heartbeat()
@@ -27,17 +26,17 @@ class MlxThread:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do, for other threads."""
+        """True if there is work. Thread-safe."""
         return self._working or not self._jobs.empty()
 
     def submit(self, job: Callable[[], T]) -> "Future[T]":
-        """Ask for `job` to be run; its result or exception is the future's."""
+        """Enqueue `job`; the future receives its result or exception."""
         future: Future[T] = Future()
         self._jobs.put((job, future))
         return future
 
     def run(self) -> None:
-        """Run jobs for ever, and steps as long as there is more to do; jobs go first."""
+        """Run jobs forever, and steps as long as there is background work; jobs have priority."""
         more = False
         while True:
             self._working = more
@@ -53,10 +52,10 @@ class MlxThread:
                 with self._heartbeat.beating():
                     result = job()
             except SystemExit:
-                # What some of mlx-lm's architectures do where a package of theirs is missing.
-                words = "mlx-lm wanted to end the process; a package that it needs is missing"
+                # Some of mlx-lm's architectures exit if a package that they need is missing.
+                words = "mlx-lm tried to exit the process: a package that it needs is missing"
                 future.set_exception(ImportError(words))
-            except Exception as error:  # noqa: BLE001  the asker gets it; the thread goes on
+            except Exception as error:  # noqa: BLE001  goes to the future; the thread continues
                 future.set_exception(error)
             else:
                 future.set_result(result)

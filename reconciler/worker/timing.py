@@ -1,9 +1,9 @@
-"""When the parts of a completion happened, for dialects whose answers say how long they took.
+"""Durations of the phases of a completion, for dialects whose responses report them.
 
-    asked ── the model is loaded ── started ── prompt read ── first token ── last token ── now
-             waited                 prompt                    generation
+    arrived ── model loaded ── started ── prefilled ── first token ── last token ── now
+          waited                     prompt             generation
 
-Tokens are noted on the MLX thread and read on that of HTTP; each is one assignment.
+Tokens are recorded on the MLX thread and read on the HTTP thread; each record is one assignment.
 """
 
 import time
@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 
 class Timing:
-    """Seconds; 0 of a part that has not happened."""
+    """Durations of the phases [s]; 0 for a phase that has not happened."""
 
     def __init__(self, waited: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """The request came `waited` seconds ago, and waited for its model since."""
+        """`waited`: time since the request arrived, during which it waited for its model [s]."""
         self._clock = clock
         self.waited = waited
         self.ready = clock()
-        """When its model was loaded and the request here."""
+        """Time at which the model was loaded and the worker had the request."""
         self._asked = self.ready - waited
         self._started: float | None = None
         self._read: float | None = None
@@ -26,38 +26,38 @@ class Timing:
         self._last: float | None = None
 
     def start(self) -> None:
-        """The prompt is made; the model may read it."""
+        """Record that the prompt is built and prefill may begin."""
         self._started = self._clock()
 
     def note_read(self) -> None:
-        """A step of the prompt was read."""
+        """Record a step of the prefill."""
         if self._first is None:
             self._read = self._clock()
 
     def note_token(self) -> None:
-        """A token was generated."""
+        """Record a generated token."""
         self._last = self._clock()
         if self._first is None:
             self._first = self._last
 
     @property
     def total(self) -> float:
-        """From the request to now."""
+        """Time from the request to now."""
         return self._clock() - self._asked
 
     @property
     def prompt(self) -> float:
-        """From the prompt until it was read, its turn included."""
+        """Time from the built prompt to the end of its prefill, including the wait for a slot."""
         return _between(self._started, self._read if self._read is not None else self._first)
 
     @property
     def first_token(self) -> float:
-        """From the prompt to the first token."""
+        """Time from the built prompt to the first token."""
         return _between(self._started, self._first)
 
     @property
     def generation(self) -> float:
-        """From the end of the prompt to the last token."""
+        """Time from the end of the prefill to the last token."""
         return _between(self._read if self._read is not None else self._started, self._last)
 
 

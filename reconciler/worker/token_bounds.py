@@ -1,9 +1,9 @@
-"""How few tokens a text can have, from its length and the tokenizer's parts, without tokenizing it.
+"""Lower bound of a text's tokens, from its length and the tokenizer's parts, without tokenizing.
 
-A token is no longer than the longest of the vocabulary. That gives a bound as long as no part of
-the tokenizer makes a text shorter without limit: some normalizers and pre-tokenizers drop
-characters, and some models make one unknown token of any run of unknown characters. Only parts that
-are known not to do so are allowed for; with any other one nothing is known.
+No token is longer than the longest one of the vocabulary. That gives a bound unless a part of the
+tokenizer shortens texts without limit: some normalizers and pre-tokenizers drop characters, and
+some models make one unknown token of any run of unknown characters. Only parts that are known not
+to do so are accepted; with any other part there is no bound.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import msgspec
 from tokenizers import pre_tokenizers
 
 COMPOSED = 4
-"""Characters, or bytes, of which a normalizer makes one at most: alpha with three accents."""
+"""Maximum characters, or bytes, that a normalizer combines into one: alpha with three accents."""
 
 _COMPOSING = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
 
@@ -40,7 +40,7 @@ class _Added(msgspec.Struct):
 
 
 class _Parts(msgspec.Struct):
-    """What counts of a tokenizer.json."""
+    """Relevant parts of a tokenizer.json."""
 
     model: _Model
     added_tokens: list[_Added] = []
@@ -49,14 +49,14 @@ class _Parts(msgspec.Struct):
 
 
 class TokenBounds:
-    """Lower bounds of numbers of tokens, for one tokenizer."""
+    """Lower bounds of texts' tokens, for one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Of the tokenizer's `backend_tokenizer`, of the `tokenizers` library, if it has one."""
+        """Bounds use `tokenizer.backend_tokenizer`, of the `tokenizers` library, if it exists."""
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
 
     def least(self, text: str) -> int:
-        """A number of tokens that the text certainly has; 0 if nothing is known."""
+        """Number of tokens that the text has at least; 0 if there is no bound."""
         longest, spaces = self._known
         if not longest:
             return 0
@@ -65,18 +65,18 @@ class TokenBounds:
 
     @cached_property
     def _known(self) -> tuple[int, bool]:
-        """Characters that a token has at most, 0 if unknown, and if white space counts."""
+        """Maximum characters of a token, 0 if unknown, and True if white space counts."""
         try:
             parts = msgspec.json.decode(self._backend.to_str(), type=_Parts)
-        except Exception:  # noqa: BLE001  it is Python code, or of a form that is not known
+        except Exception:  # noqa: BLE001  Python code, or an unknown format
             return 0, False
         return _longest(parts), not any(one.lstrip or one.rstrip for one in parts.added_tokens)
 
 
 def _longest(parts: _Parts) -> int:
-    """Characters of a text that one token can stand for; 0: any number.
+    """Maximum characters of a text that one token can represent; 0: no limit.
 
-    In a vocabulary of bytes a token of so many bytes stands for no more characters than that.
+    In a vocabulary of bytes, a token of n bytes represents at most n characters.
     """
     model, vocabulary = parts.model, parts.model.vocab
     if model.type != "BPE" or not isinstance(vocabulary, dict):
@@ -93,7 +93,7 @@ def _longest(parts: _Parts) -> int:
 
 
 def _members(part: dict[str, Any] | None, key: str) -> Iterator[dict[str, Any]]:
-    """The parts of a sequence, or the part itself."""
+    """Yield the parts of a sequence, or the part itself."""
     if part is None:
         return
     if part.get("type") != "Sequence":
@@ -104,7 +104,7 @@ def _members(part: dict[str, Any] | None, key: str) -> Iterator[dict[str, Any]]:
 
 
 def _keeps(normalizer: dict[str, Any]) -> bool:
-    """True if it makes a text no shorter than is allowed for."""
+    """True if a normalizer shortens a text by no more than a factor of `COMPOSED`."""
     kind = normalizer.get("type")
     if kind == "Replace":
         replaced = normalizer["pattern"].get("String")
@@ -113,14 +113,14 @@ def _keeps(normalizer: dict[str, Any]) -> bool:
 
 
 def _splits(pre_tokenizer: dict[str, Any]) -> bool:
-    """True if it drops nothing."""
+    """True if a pre-tokenizer drops no characters."""
     if pre_tokenizer.get("type") in ("Split", "Punctuation"):
         return pre_tokenizer.get("behavior") != "Removed"
     return pre_tokenizer.get("type") in _SPLITTING
 
 
 def _knows_all(model: _Model, parts: list[dict[str, Any]]) -> bool:
-    """True if every character has a token, or a token for unknown ones of its own."""
+    """True if every character has a token, or an unknown token of its own."""
     if any(part.get("type") == "ByteLevel" for part in parts):
         return bool(model.vocab.keys() >= set(pre_tokenizers.ByteLevel.alphabet()))
     if model.byte_fallback and model.vocab.keys() >= _BYTES:

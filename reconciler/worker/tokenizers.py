@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, with what `mlx_lm.load` does around its loading."""
+"""Load the tokenizer of a checkpoint as `mlx_lm.load` does, with all stop tokens."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ from reconciler.worker.preprocessing.pool import Preprocessor
 
 
 def load(path: Path, preprocessor: Preprocessor) -> Any:
-    """The wrapped tokenizer of the checkpoint in directory `path`, with all ends of answers.
+    """Load the wrapped tokenizer of the checkpoint in directory `path`, with all stop tokens.
 
-    `preprocessor` takes the tokenizer, and renders its chat templates. Raises what mlx_lm and
-    transformers raise on files that they cannot read.
+    `preprocessor`: receives the tokenizer, and renders its chat templates. Propagates exceptions of
+    mlx_lm and transformers for files that they cannot read.
     """
     tokenizer = load_tokenizer(path, eos_token_ids=load_config(path).get("eos_token_id"))
     if not tokenizer.has_chat_template:
@@ -25,9 +25,9 @@ def load(path: Path, preprocessor: Preprocessor) -> Any:
 
 
 def _take_processors_template(path: Path, tokenizer: Any) -> None:
-    """Give it the template of chat_template.json, where transformers' older processors keep it.
+    """Set the chat template from chat_template.json, the file of transformers' older processors.
 
-    Published models that take images too have their only template there, and neither transformers'
+    Published models that also accept images have their only template there. Neither transformers'
     tokenizers nor mlx_lm read the file.
     """
     try:

@@ -1,7 +1,7 @@
-"""The requests of a session that have no place in its batch yet, in order.
+"""Queue of a session's requests that have no slot in its batch yet.
 
-A request with the same prompt as another one follows it: it waits until that one has read the
-prompt for both.
+A request with the same prompt as another one follows it: it waits until the other one has prefilled
+the prompt for both.
 """
 
 from collections import deque
@@ -11,19 +11,19 @@ from itertools import chain
 from reconciler.worker.pending import Request
 
 MAX_WAITING = 128
-"""Requests that wait for a place in the batch."""
+"""Maximum number of requests that wait for a slot in the batch."""
 
 
 class OverloadedError(RuntimeError):
-    """As many requests wait as may."""
+    """The queue is full."""
 
 
 class Waiting:
-    """Requests that wait for a place, and those that wait for another one to read their prompt."""
+    """Requests that wait for a slot, or for another request to prefill their prompt."""
 
     def __init__(self) -> None:
         self.ready: deque[Request] = deque()
-        """Those that take the next place, the first one first."""
+        """Requests that wait for a slot; the first one is admitted next."""
         self._following: list[Request] = []
 
     def __len__(self) -> int:
@@ -38,15 +38,15 @@ class Waiting:
             (self.ready if request.follows is None else self._following).append(request)
 
     def end_following(self, is_to_be_read: Callable[[Request], bool]) -> None:
-        """Move requests to `ready` whose prompt was read by another one, or is not going to be.
+        """Move followers to `ready` if their prompt is prefilled, or no longer going to be.
 
-        `is_to_be_read`: True if a request is going to read its prompt.
+        `is_to_be_read`: True if a request has yet to prefill its prompt.
         """
         if not self._following:
             return
         ended = [r for r in self._following if r.follows is None or not is_to_be_read(r.follows)]
         self._following = [r for r in self._following if r not in ended]
-        self.ready.extendleft(reversed(ended))  # they came with the one that they followed
+        self.ready.extendleft(reversed(ended))  # they arrived with their leader
 
     def remove(self, request: Request) -> bool:
         """Remove a request; True if it was there."""
@@ -57,6 +57,6 @@ class Waiting:
         return False
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all requests."""
         self.ready.clear()
         self._following.clear()

@@ -12,7 +12,7 @@ from reconciler.controller import Controller, RecordView
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.manifest import Diagnostic
-from reconciler.core.protocol import Lease, Reply, RequestContext, Usage
+from reconciler.core.protocol import Activity, Lease, Reply, RequestContext, Usage
 from reconciler.core.records import (
     Instance,
     LoadReport,
@@ -170,6 +170,9 @@ class FakeEngine:
         return {session: self.in_use.get(names[session], 0) for session in leases}
 
     async def tokens(self) -> dict[str, Usage]:
+        return {}
+
+    async def activity(self) -> dict[str, Activity]:
         return {}
 
     def log(self, _name: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.memory import Ledger
-from reconciler.core.protocol import Lease, Reply, RequestContext, Usage
+from reconciler.core.protocol import Activity, Lease, Reply, RequestContext, Usage
 from reconciler.core.records import (
     Instance,
     LoadReport,
@@ -220,6 +220,9 @@ class FaultyEngine:
         return await self.sessions.recall(leases)
 
     async def tokens(self) -> dict[str, Usage]:
+        return {}
+
+    async def activity(self) -> dict[str, Activity]:
         return {}
 
     def log(self, _name: str) -> None:

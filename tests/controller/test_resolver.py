@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from reconciler.controller.clock import SystemClock
 from reconciler.controller.resolver import CheckpointResolver
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Shapes
@@ -63,7 +64,7 @@ def seen() -> asyncio.Event:
 @pytest.fixture
 async def resolver(catalog: FakeCatalog, seen: asyncio.Event) -> AsyncIterator[CheckpointResolver]:
     fake: Any = catalog
-    resolver = CheckpointResolver(fake, FakeBuilder(), seen.set)
+    resolver = CheckpointResolver(fake, FakeBuilder(), SystemClock(), seen.set)
     yield resolver
     await resolver.close()
 

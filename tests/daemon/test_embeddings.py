@@ -183,7 +183,7 @@ def test_a_model_of_the_other_kind_is_refused_in_words(client: openai.OpenAI) ->
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as chat:
             client.chat.completions.create(model=EMBEDDER, messages=[message], stream=stream)
-        assert "generates no text: ask POST /v1/embeddings" in str(chat.value)
+        assert "generates no text: use POST /v1/embeddings" in str(chat.value)
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model=EMBEDDER, prompt="Hello")
 

@@ -95,4 +95,4 @@ def test_experts_that_no_layer_has_are_no_obstacle(daemon: Daemon, asked: int) -
     assert answer["config"]["num_experts"] == 0
     (warning,) = answer["warnings"]
     assert (warning["key"], warning["asked"]) == ("num_experts", asked)
-    assert "no layer of the model chooses among experts" in warning["reason"]
+    assert "no layer of the model routes to experts" in warning["reason"]

@@ -113,7 +113,8 @@ def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "words"), [("tiny/mamba", "read one after the other"), ("tiny/gemma2", "one by one")]
+    ("model", "words"),
+    [("tiny/mamba", "prefilled one at a time"), ("tiny/gemma2", "run one at a time")],
 )
 def test_a_record_warns_that_requests_are_not_batched(
     shared: Daemon, model: str, words: str

@@ -83,7 +83,7 @@ def test_a_dense_variant_that_keeps_the_keys_reports_none(tmp_path: Path) -> Non
     session = opened(tmp_path, QWEN | {"mlp_only_layers": [0, 1]})
     assert session.observed.num_experts == 0
     (warning,) = session.warnings
-    assert "no layer of the model chooses among experts" in warning.reason
+    assert "no layer of the model routes to experts" in warning.reason
 
 
 def test_the_default_of_an_architecture_is_known_and_can_be_replaced(tmp_path: Path) -> None:

@@ -552,7 +552,7 @@ class TestPrompts:
         prepared = Prepared(EFFORT)
         _, prompt = prepare(prepared.prompts, sent, {}, None, Dialect.MESSAGES)
         assert prepared.tokenizer.decode(prompt.tokens).startswith(f"{expected}<user>")
-        words = "output_config.effort: this model does not know max; high is used"
+        words = "output_config.effort: this model does not support max; high is used"
         assert prompt.warnings == ((words,) if warned else ())
 
     def test_warnings_name_the_keys_that_the_client_sent(self) -> None:

@@ -181,7 +181,8 @@ def test_a_key_has_several_names(name: str, field: str) -> None:
 def test_of_two_names_one_counts_and_the_other_is_reported() -> None:
     body = parsed(max_tokens=5, max_completion_tokens=6)
     assert body.limit == 6
-    assert body.warnings == ["max_tokens: max_completion_tokens was sent too and goes before it"]
+    warning = "max_tokens: ignored, because max_completion_tokens was sent too and takes precedence"
+    assert body.warnings == [warning]
     assert parsed(max_tokens=5, max_completion_tokens=5).warnings == []
 
 

@@ -138,6 +138,19 @@ def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any
     assert session.kept_bytes <= 600 * per_token
 
 
+def test_the_kv_cache_in_use_is_that_of_running_requests(llama: Any) -> None:
+    session = Session(llama, CONFIG, kv_budget=kv_budget(10_000, per_token=1))
+    asker = Asker(session)
+    assert session.kv_bytes == 0
+    asker.start([7] * 20, 8)
+    one = session.kv_bytes
+    assert one >= 28
+    asker.start([8] * 20, 8)
+    assert session.kv_bytes > one
+    asker.run()
+    assert session.kv_bytes == 0
+
+
 def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
     session = Session(llama, CONFIG, kv_budget=kv_budget(100, leased=50))
     asker = Asker(session)

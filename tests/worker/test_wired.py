@@ -117,7 +117,7 @@ def test_a_limit_above_the_systems_is_reported_and_nothing_is_wired(mac: Mac) ->
 
 def test_an_older_macos_has_nothing_to_wire_with(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "mac_ver", lambda: ("14.7.1", ("", "", ""), "arm64"))
-    assert wired.apply("recommended").problem == "it takes macOS 15; this is 14.7.1"
+    assert wired.apply("recommended").problem == "requires macOS 15; this is 14.7.1"
     assert mac.limits == []
 
 

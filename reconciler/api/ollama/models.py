@@ -65,10 +65,11 @@ async def tags(request: web.Request) -> web.Response:
     listed = {entry.key: facts_of(entry) for entry in await controller.models()}
     rows = [_row(key, facts) for key, facts in listed.items() if facts is not None]
     rows += [
-        _row(view.record.name, facts)
+        _row(name, facts)
         for view in controller.answers()
-        if view.record.name not in listed
-        and (facts := controller.facts(view.record.name)) is not None
+        if (facts := controller.facts(view.record.name)) is not None
+        for name in (view.record.name, *controller.aliases(view.record))
+        if name not in listed
     ]
     return reply({"models": rows})
 
@@ -98,7 +99,8 @@ async def show(request: web.Request) -> web.Response:
     asked = await parsed(await receive(request, MAX_BYTES), _show)
     controller = request.app[CONTROLLER]
     name = local_name(controller, asked.model or asked.name)
-    facts = controller.facts(name) or facts_of(await on_disk(controller, name))
+    record = controller.named(name) or name
+    facts = controller.facts(record) or facts_of(await on_disk(controller, name))
     if facts is None:
         words = f"model '{asked.model or asked.name}' not found"
         raise of_problem(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))

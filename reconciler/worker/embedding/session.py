@@ -73,6 +73,8 @@ class EmbeddingSession:
     batching = None
     kept_bytes = 0
     """It keeps nothing of finished requests."""
+    kv_bytes = 0
+    """A KV cache lasts for one long text; it is not reported."""
 
     def __init__(
         self,

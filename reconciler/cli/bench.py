@@ -1,0 +1,130 @@
+"""`bench`: how fast an instance answers one request, and several at once.
+
+Each request has a prompt of its own, so that no kept KV cache makes it look faster than it is, and
+generates a fixed number of tokens, whatever the model would end with.
+"""
+
+import asyncio
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from reconciler.cli import completing
+from reconciler.cli.client import Client, DaemonError, NotInTimeError, asks
+from reconciler.cli.duration import Duration
+from reconciler.cli.output import Column, output, show
+
+WORDS = "The quick brown fox jumps over the lazy dog. "
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One answer. Times are monotonic seconds."""
+
+    begin: float
+    first: float
+    end: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+ROWS = (
+    Column("REQUESTS", lambda r: r["requests"]),
+    Column("FIRST TOKEN", lambda r: f"{r['first_token_seconds']:.2f} s"),
+    Column("EACH", lambda r: f"{r['tokens_per_second_each']:.1f} tokens/s"),
+    Column("TOGETHER", lambda r: f"{r['tokens_per_second_together']:.1f} tokens/s"),
+    Column("PROMPT", lambda r: f"{r['prompt_tokens']} tokens"),
+    Column("ANSWER", lambda r: f"{r['completion_tokens']} tokens"),
+)
+
+
+def summary(answers: list[Timed]) -> dict[str, Any]:
+    """One row: medians over answers that were asked for at once, and their common rate."""
+    wall = max(a.end for a in answers) - min(a.begin for a in answers)
+    generated = sum(a.completion_tokens for a in answers)
+    rates = [(a.completion_tokens - 1) / max(a.end - a.first, 1e-9) for a in answers]
+    return {
+        "requests": len(answers),
+        "first_token_seconds": statistics.median(a.first - a.begin for a in answers),
+        "tokens_per_second_each": statistics.median(rates),
+        "tokens_per_second_together": generated / max(wall, 1e-9),
+        "prompt_tokens": round(statistics.median(a.prompt_tokens for a in answers)),
+        "completion_tokens": round(statistics.median(a.completion_tokens for a in answers)),
+    }
+
+
+@click.command(epilog="\b\nExample:\n  reconciler bench assistant -n 1 -n 16 --tokens 128")
+@click.argument("name", shell_complete=completing.names)
+@click.option(
+    "-n",
+    "--requests",
+    "counts",
+    type=click.IntRange(1, 64),
+    multiple=True,
+    default=(1, 4, 8),
+    help="Requests at once; repeatable.",
+)
+@click.option("--tokens", type=click.IntRange(2, 4096), default=64, help="To generate.")
+@click.option("--words", type=click.IntRange(1, 20_000), default=100, help="Of each prompt.")
+@click.option("--timeout", "seconds", type=Duration(least=1), default="5m", help="For all of it.")
+@output
+@asks
+async def bench(
+    client: Client,
+    *,
+    name: str,
+    counts: tuple[int, ...],
+    tokens: int,
+    words: int,
+    seconds: float,
+    form: str,
+) -> None:
+    """Measure tokens per second and the time to the first token of the instance NAME.
+
+    FIRST TOKEN is the median time from a request to its first token, EACH the median rate of one
+    answer after that. TOGETHER is the tokens of all answers by the time until the last one ended.
+    """
+    rows = []
+    try:
+        async with asyncio.timeout(seconds):
+            await _ask(client, name, words=1, tokens=2)  # loads what is idle
+            for count in counts:
+                asked = (_ask(client, name, words, tokens) for _ in range(count))
+                rows.append(summary(list(await asyncio.gather(*asked))))
+    except TimeoutError:
+        message = f"not done after {seconds:g} s; ask for fewer --tokens, or a longer --timeout"
+        raise NotInTimeError(message) from None
+    show(rows, ROWS, form, empty="", name="requests")
+
+
+async def _ask(client: Client, name: str, words: int, tokens: int) -> Timed:
+    """Ask for one answer. Raises `DaemonError`."""
+    messages = [{"role": "user", "content": _prompt(words)}]
+    more = {"max_tokens": tokens, "ignore_eos": True, "stream_options": {"include_usage": True}}
+    begin = time.monotonic()
+    first, usage = None, None
+    async for chunk in client.chunks(name, messages, **more):
+        delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
+        if first is None and any(delta.get(key) for key in ("content", "reasoning_content")):
+            first = time.monotonic()
+        usage = chunk.get("usage") or usage
+    end = time.monotonic()
+    if usage is None:
+        raise DaemonError(500, f"the answer of {name} broke off")
+    return Timed(
+        begin,
+        end if first is None else first,
+        end,
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+    )
+
+
+def _prompt(words: int) -> str:
+    """So many words, which begin unlike those of any other prompt."""
+    sentence = WORDS.split()
+    filled = [sentence[i % len(sentence)] for i in range(words - 1)]
+    return " ".join([str(time.monotonic_ns()), *filled])

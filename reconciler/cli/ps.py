@@ -1,0 +1,97 @@
+"""`ps`: what is loaded, on its way, or failed, and what it uses."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from reconciler.cli.client import Client, asks
+from reconciler.cli.output import Column, age, condition, output, show
+from reconciler.core.memory import readable_bytes
+
+
+def used(key: str) -> Any:
+    """The bytes that a row's instance has under `key`, readable; None if there are none."""
+
+    def cell(row: Any) -> str | None:
+        size = (row["instance"] or {}).get(key)
+        return None if size is None else readable_bytes(size)
+
+    return cell
+
+
+def in_force(key: str) -> Any:
+    """A setting of a row's loaded instance."""
+    return lambda row: (row["status"]["config"] or {}).get(key)
+
+
+def until(row: Any) -> str | None:
+    """When a row's instance is unloaded if no request comes: `9m`."""
+    seconds = (row["instance"] or {}).get("seconds_until_idle")
+    if seconds is None:
+        return None
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"in {seconds / length:.0f}{unit}"
+    return f"in {seconds:.0f}s"
+
+
+def _load_time(row: Any) -> str | None:
+    seconds = row["status"]["load_time_seconds"]
+    return None if seconds is None or not row["instance"] else f"{seconds:.2f}s"
+
+
+ROWS = (
+    Column("NAME", lambda r: r["name"]),
+    Column("STATE", lambda r: condition(r, "Ready")["reason"]),
+    Column("OWN", used("reserved_bytes")),
+    Column("SHARED", used("shared_bytes")),
+    Column("KV", used("kv_bytes")),
+    Column("REQUESTS", lambda r: (r["instance"] or {}).get("requests")),
+    Column("UNLOAD", until),
+    Column("LOADED", lambda r: age(r["status"]["loaded_at"]) if r["instance"] else None),
+    Column("MODEL", lambda r: r["spec"]["model"], wide=True),
+    Column("CONTEXT", in_force("context_length"), wide=True),
+    Column("BATCH", in_force("eval_batch_size"), wide=True),
+    Column("FLASH", in_force("flash_attention"), wide=True),
+    Column("EXPERTS", in_force("num_experts"), wide=True),
+    Column("KV-ON-GPU", in_force("offload_kv_cache_to_gpu"), wide=True),
+    Column("KEPT-KV", used("kept_bytes"), wide=True),
+    Column("LOAD-TIME", _load_time, wide=True),
+    Column("OWNER", lambda r: r["owner"], wide=True),
+    Column("PID", lambda r: r["status"]["worker_pid"], wide=True),
+    Column("RESTARTS", lambda r: r["status"]["restarts"], wide=True),
+    Column("MESSAGE", lambda r: condition(r, "Ready")["message"], wide=True),
+)
+
+
+async def rows(client: Client, *, resting: bool = False) -> list[Any]:
+    """Records with the `instance` that is loaded for them, or None.
+
+    Suspended and idle records are left out unless `resting`.
+    """
+    records, loaded = await asyncio.gather(
+        client.get("/api/v1/records"), client.get("/api/v1/instances")
+    )
+    instances = {instance["name"]: instance for instance in loaded["instances"]}
+    found = [record | {"instance": instances.get(record["name"])} for record in records["records"]]
+    return [row for row in found if resting or row["instance"] or _is_active(row)]
+
+
+def _is_active(row: Any) -> bool:
+    return any(condition(row, kind)["status"] == "True" for kind in ("Progressing", "Stalled"))
+
+
+@click.command()
+@click.option("-a", "--all", "resting", is_flag=True, help="Suspended and idle records too.")
+@output
+@asks
+async def ps(client: Client, *, resting: bool, form: str) -> None:
+    """List instances that are loaded, loading or failed, and what they use.
+
+    OWN is memory reserved for the instance's KV cache and prefill. SHARED is memory of weights and
+    process, which all instances of the checkpoint share. KV is what running requests have room
+    for. UNLOAD is when the instance is unloaded if no request comes.
+    """
+    found = await rows(client, resting=resting)
+    show(found, ROWS, form, empty="nothing is loaded, loading or failed")

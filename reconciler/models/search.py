@@ -1,0 +1,71 @@
+"""Search a Hugging Face hub: `python -m reconciler.models.search QUERY LIMIT [LIBRARY]`.
+
+A process of its own, as `fetch` is, with the same endpoint, token and proxies. It prints one line
+of JSON: the models, or an error.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.models.fetch import ENVIRONMENT, end_with_stdin, understood
+
+ITEM_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8.0),
+    **dict.fromkeys(("F32", "I32", "U32"), 4.0),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2.0),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 1.0),
+    "F4": 0.5,
+}
+"""Bytes of a value by its type, as safetensors names it."""
+
+
+def main(query: str, limit: int, library: str | None) -> None:
+    """Print what the hub finds, the most downloaded first."""
+    threading.Thread(target=end_with_stdin, daemon=True).start()
+    os.environ.update(ENVIRONMENT)
+    try:
+        found = json.dumps({"models": _search(query, limit, library)})
+    except Exception as error:  # noqa: BLE001  whatever it is, the daemon reports it
+        problem = understood(error, query, "")
+        found = json.dumps({"error": problem.code, "message": str(problem)})
+    sys.stdout.write(found + "\n")
+    sys.stdout.flush()
+
+
+def _search(query: str, limit: int, library: str | None) -> list[dict[str, Any]]:
+    from huggingface_hub import HfApi
+
+    models = HfApi().list_models(
+        search=query,
+        filter=library,
+        sort="downloads",
+        limit=limit,
+        expand=["safetensors", "downloads", "gated", "lastModified"],
+    )
+    return [
+        {
+            "model": model.id,
+            "size_bytes": weights_bytes(model.safetensors.parameters)
+            if model.safetensors is not None
+            else None,
+            "downloads": model.downloads or 0,
+            "gated": bool(model.gated),
+            "updated_at": model.last_modified.isoformat() if model.last_modified else None,
+        }
+        for model in models
+    ]
+
+
+def weights_bytes(parameters: Mapping[str, int]) -> int | None:
+    """Size of weights, from their numbers by type; None if a type is not known."""
+    if not parameters or any(kind not in ITEM_BYTES for kind in parameters):
+        return None
+    return int(sum(ITEM_BYTES[kind] * number for kind, number in parameters.items()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None)
