@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from reconciler.api import (
-    activity,
     cors,
     downloads,
     embeddings,
@@ -16,6 +15,7 @@ from reconciler.api import (
     instances,
     lm_studio,
     logs,
+    memory,
     messages,
     metrics,
     model_details,
@@ -84,7 +84,7 @@ def build(
         embeddings,
         messages,
         node,
-        activity,
+        memory,
         metrics,
         health,
         openapi,

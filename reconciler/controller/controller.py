@@ -369,11 +369,6 @@ class Controller:
         """Bytes that instances may take beside what is reserved for them, by checkpoint."""
         return self._reconciler.leases.by_checkpoint()
 
-    def requests_in_flight(self) -> Mapping[str, int]:
-        """Numbers of requests by record, of those that have any."""
-        states = self._registry.states.items()
-        return {name: state.requests for name, state in states if state.requests}
-
     @property
     def machine(self) -> Machine | None:
         """The facts of the machine; None until MLX was asked."""

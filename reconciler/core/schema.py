@@ -24,7 +24,6 @@ from reconciler.core.template_variables import MAX_DEPTH
 
 SchemaName = Literal[
     "action",
-    "activity",
     "condition",
     "config",
     "defaults",
@@ -42,6 +41,7 @@ SchemaName = Literal[
     "load-response",
     "log-line",
     "manifest",
+    "memory",
     "model",
     "model-details",
     "model-removal",

@@ -1,4 +1,4 @@
-/** Keeps the store as the daemon is: the events, the records that they are about, and activity. */
+/** Keeps the store as the daemon is: the events, the records that they are about, and what instances do. */
 import { get, onRefused, recordPath, stream } from './api.js';
 import { current, set } from './store.js';
 
@@ -134,13 +134,14 @@ const byName = (records) =>
 async function poll(signal) {
   while (!signal.aborted) {
     try {
-      const [activity, node, health] = await Promise.all([
-        get('/api/v1/activity', { signal }),
+      const [{ instances }, memory, node, health] = await Promise.all([
+        get('/api/v1/instances', { signal }),
+        get('/api/v1/memory', { signal }),
         get('/api/v1/node', { signal }),
         get('/health', { signal }).catch(degraded),
       ]);
-      set({ node, health });
-      sample(activity);
+      set({ memory, node, health });
+      sample(instances);
     } catch {
       // The connection's state says it.
     }
@@ -153,12 +154,12 @@ function degraded(error) {
   return { status: 'degraded', message: error.message };
 }
 
-function sample(activity) {
+function sample(instances) {
   const time = Date.now();
   const samples = new Map();
-  for (const one of activity.instances)
+  for (const one of instances)
     samples.set(one.name, [...(current().samples.get(one.name) ?? []), { time, ...one }].slice(-SAMPLES));
-  set({ activity, samples });
+  set({ samples });
 }
 
 function sleep(ms, signal) {

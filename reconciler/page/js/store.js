@@ -16,7 +16,7 @@ const state = {
   events: [],
   /** How far loads are, by record. */
   progress: new Map(),
-  activity: null,
+  memory: null,
   /** Samples of the last minutes by instance, the oldest first. */
   samples: new Map(),
   node: null,

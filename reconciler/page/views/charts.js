@@ -14,7 +14,7 @@ export function Charts({ name }) {
   const share = (one) => `${number(100 * one)} %`;
   return html`<div class="charts">
     <${Chart} title="Tokens/s" points=${rates(samples, 'completion_tokens')} show=${(one) => number(one, 1)} />
-    <${Chart} title="Requests in flight" points=${values(samples, 'requests_in_flight')} show=${number} />
+    <${Chart} title="Requests in flight" points=${values(samples, 'requests')} show=${number} />
     <${Chart} title="Time to first token" points=${ratios(samples, 'first_token_seconds', 'first_tokens')} show=${seconds} />
     <${Chart} title="Prompt tokens from the cache" points=${ratios(samples, 'cached_tokens', 'prompt_tokens')} show=${share} />
   </div>`;

@@ -4,12 +4,12 @@ import { bytes } from '../js/format.js';
 import { useStore } from '../js/store.js';
 import { StackedBar } from '../js/ui.js';
 
-const memoryOf = (all) => all.activity?.memory ?? null;
+const memoryOf = (all) => (all.memory?.budget_bytes ? all.memory : null);
 
 const sum = (items, pick) => items.reduce((total, one) => total + pick(one), 0);
-const kvCache = (checkpoint) => sum(checkpoint.instances, (one) => one.kv_cache_bytes);
+const kvCache = (checkpoint) => sum(checkpoint.instances, (one) => one.reserved_bytes);
 const held = (checkpoint) =>
-  checkpoint.weights_bytes + kvCache(checkpoint) + checkpoint.leased_bytes + checkpoint.excess_bytes;
+  checkpoint.shared_bytes + kvCache(checkpoint) + checkpoint.leased_bytes + checkpoint.excess_bytes;
 
 export function MemoryBar() {
   const memory = useStore(memoryOf);
@@ -18,7 +18,7 @@ export function MemoryBar() {
   const part = (label, kind, size) => ({ label, kind, size, text: bytes(size) });
   const leased = sum(checkpoints, (one) => one.leased_bytes);
   const parts = [
-    part('Weights and workers', 'weights', sum(checkpoints, (one) => one.weights_bytes)),
+    part('Weights and workers', 'weights', sum(checkpoints, (one) => one.shared_bytes)),
     part('KV cache', 'kv', sum(checkpoints, kvCache)),
     part('Leased until needed', 'leased', leased),
     part('Free', 'free', free),
@@ -44,7 +44,7 @@ export function Holders() {
       <th class="figure">Leased</th><th class="figure">Other</th><th class="figure">All</th></tr></thead>
     <tbody>${rows.map((one) => html`<tr>
       <td>${one.instances.map((i) => i.name).join(', ') || one.checkpoint}<br /><span class="muted path">${one.checkpoint}</span></td>
-      <td class="figure">${bytes(one.weights_bytes)}</td><td class="figure">${bytes(kvCache(one))}</td>
+      <td class="figure">${bytes(one.shared_bytes)}</td><td class="figure">${bytes(kvCache(one))}</td>
       <td class="figure">${bytes(one.leased_bytes)}</td><td class="figure">${bytes(one.excess_bytes)}</td>
       <td class="figure"><b>${bytes(held(one))}</b></td></tr>`)}</tbody>
   </table></div>`;

@@ -61,7 +61,7 @@ function Row({ record }) {
   const { kind, message } = state(record);
   const differing = settings(record).filter((one) => one.differs).length;
   const speed = rate(samples, 'completion_tokens');
-  const requests = samples?.at(-1).requests_in_flight ?? 0;
+  const requests = samples?.at(-1).requests ?? 0;
   return html`<li>
     <a class="row" href="#/record/${encodeURIComponent(record.name)}">
       <span class="row-name">

@@ -1,4 +1,4 @@
-"""`GET /api/v1/activity`: memory by holder, requests and tokens by instance."""
+"""`GET /api/v1/memory` and `/api/v1/instances`: memory by holder, tokens by instance."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tests.support import Daemon
 
 
 def instance(daemon: Daemon, name: str) -> Any:
-    instances = daemon.get("/api/v1/activity")["instances"]
+    instances = daemon.get("/api/v1/instances")["instances"]
     return next((one for one in instances if one["name"] == name), None)
 
 
@@ -16,17 +16,17 @@ def test_memory_adds_up_and_names_its_holders(shared: Daemon) -> None:
     for name in sorted(names):
         config = {"context_length": 64}
         shared.load({"model": QUESTIONS, "instance_id": name, "config": config})
-    memory = shared.get("/api/v1/activity")["memory"]
+    memory = shared.get("/api/v1/memory")
     (checkpoint,) = [
         one for one in memory["checkpoints"] if {i["name"] for i in one["instances"]} >= names
     ]
-    assert checkpoint["weights_bytes"] > 2_000_000
-    assert all(one["kv_cache_bytes"] > 0 for one in checkpoint["instances"])
+    assert checkpoint["shared_bytes"] > 2_000_000
+    assert all(one["reserved_bytes"] > 0 for one in checkpoint["instances"])
     held = sum(
-        one["weights_bytes"]
+        one["shared_bytes"]
         + one["leased_bytes"]
         + one["excess_bytes"]
-        + sum(i["kv_cache_bytes"] for i in one["instances"])
+        + sum(i["reserved_bytes"] for i in one["instances"])
         for one in memory["checkpoints"]
     )
     assert memory["free_bytes"] == max(0, memory["budget_bytes"] - held)
@@ -37,8 +37,8 @@ def test_requests_in_flight_are_counted(shared: Daemon) -> None:
     body = {"model": "busy", "prompt": "a", "ignore_eos": True, "stream": True}
     with shared.stream("/v1/completions", body) as reply:  # until the context is full
         assert reply.readline()
-        assert instance(shared, "busy")["requests_in_flight"] == 1
-    shared.until(lambda: instance(shared, "busy")["requests_in_flight"] == 0)
+        assert instance(shared, "busy")["requests"] == 1
+    shared.until(lambda: instance(shared, "busy")["requests"] == 0)
 
 
 def test_tokens_and_first_tokens_are_counted(shared: Daemon) -> None:
