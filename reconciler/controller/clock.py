@@ -51,7 +51,11 @@ class SystemClock:
 async def wait_all(clock: Clock, tasks: Collection[Task[Any]], seconds: float) -> None:
     """Return when all `tasks` are done, or after `seconds` of `clock`. Cancels none of them."""
     waiting = asyncio.ensure_future(asyncio.wait(tasks))
-    timer = clock.call_later(seconds, waiting.cancel)
+
+    def end() -> None:
+        waiting.cancel()
+
+    timer = clock.call_later(seconds, end)
     try:
         await asyncio.wait([waiting])
     finally:
