@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from tests.clients.harness import Clients, acted
-from tests.page.chromium import Browser, chromium
+from tests.page.chromium import Browser, Page, chromium
 from tests.support import Daemon
 
 
@@ -14,6 +14,19 @@ from tests.support import Daemon
 async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
     async with chromium(tmp_path_factory.mktemp("profile")) as found:
         yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser, shared: Daemon) -> AsyncIterator[Page]:
+    """The page of the shared daemon, once it is live."""
+    async with browser.page() as tab:
+        await open_live(tab, shared)
+        yield tab
+
+
+async def open_live(tab: Page, daemon: Daemon) -> None:
+    await tab.open(f"{daemon.url}/")
+    await tab.shows("Live", ".connection")
 
 
 @pytest.fixture(scope="session")

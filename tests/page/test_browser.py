@@ -1,15 +1,12 @@
 """The live page in a real browser: what it shows as it happens, and what one can do with it."""
 
 import itertools
-import json
 import os
 import platform
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from reconciler.core.schema import load_spec
 from reconciler.core.snapshot import read_file
@@ -17,7 +14,7 @@ from tests.conftest import QUESTIONS
 from tests.daemon.test_state import full
 from tests.hub import Hub
 from tests.page.chromium import FOUND, Browser, Page
-from tests.page.conftest import MARKUP
+from tests.page.conftest import open_live
 from tests.support import Daemon, Home
 
 pytestmark = [
@@ -28,19 +25,6 @@ pytestmark = [
 ]
 
 TOKEN = "zirconium"
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(browser: Browser, shared: Daemon) -> AsyncIterator[Page]:
-    """The page of the shared daemon, once it is live."""
-    async with browser.page() as tab:
-        await open_live(tab, shared)
-        yield tab
-
-
-async def open_live(tab: Page, daemon: Daemon) -> None:
-    await tab.open(f"{daemon.url}/")
-    await tab.shows("Live", ".connection")
 
 
 def row(name: str) -> str:
@@ -183,65 +167,6 @@ async def test_the_recipe_of_a_client_is_shown(page: Page, shared: Daemon) -> No
     await page.shows(f"{shared.url}/v1", "dialog details[open] pre")
     await page.click("dialog details[open] button|Copy")
     await page.shows("Copied", "dialog details[open] button")
-
-
-async def test_what_a_model_says_is_text(page: Page, actor: str) -> None:
-    await page.go(f"chat/{actor}")
-    await page.fill("#message", "Anything")
-    await page.press("Enter")
-    await page.shows(MARKUP, ".turn.assistant .content")
-    await page.shows("first token after", ".figures")
-    assert await page.run("document.querySelectorAll('main img, main script').length") == 0
-    assert "taken" not in await page.run("document.title")
-
-
-async def test_reasoning_is_folded_and_tool_calls_are_shown(page: Page, actor: str) -> None:
-    await page.go(f"chat/{actor}")
-    await page.fill("#message", "think")
-    await page.press("Enter")
-    await page.shows("Done.", ".turn.assistant > .content")
-    await page.shows("first token after", ".figures")
-    assert await page.run("document.querySelector('.reasoning').open") is False
-    assert "First the units." in await page.run("document.querySelector('.reasoning').textContent")
-    await page.click("button|New chat")
-    parameters = {"type": "object", "properties": {"city": {}}}
-    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
-    await page.click("summary|Settings")
-    await page.fill(".parameters textarea[spellcheck]", json.dumps(tools))
-    await page.fill("#message", "How is it?")
-    await page.press("Enter")
-    await page.shows("weather(", ".call")
-    await page.shows("Oslo", ".call")
-    await page.shows("Send", ".composer .primary")
-    assert await page.run("document.querySelector('#message').placeholder") == "Result of weather"
-    await page.fill("#message", "Rain")
-    await page.press("Enter")
-    await page.until("document.querySelectorAll('.turn.assistant .figures').length === 2")
-    assert await page.run("document.querySelector('.turn.tool .content').innerText") == "Rain"
-
-
-async def test_an_answer_is_stopped(page: Page, actor: str, shared: Daemon) -> None:
-    def in_flight() -> int:
-        instances = shared.get("/api/v1/instances")["instances"]
-        (count,) = [one["requests"] for one in instances if one["name"] == actor]
-        return int(count)
-
-    await page.go(f"chat/{actor}")
-    worker = shared.get(f"/api/v1/records/{actor}")["status"]["worker_pid"]
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        await page.fill("#message", "Anything")
-        await page.press("Enter")
-        await page.shows("Waiting for the first token", ".turn.assistant")
-        shared.until(lambda: in_flight() == 1)
-        await page.click("button|Stop")
-        await page.shows("Stopped.", ".turn.assistant")
-        shared.until(lambda: in_flight() == 0)
-    finally:
-        os.kill(worker, signal.SIGCONT)
-    await page.fill("#message", "Anything")
-    await page.press("Enter")
-    await page.shows(MARKUP, ".turn.assistant .content")
 
 
 async def test_a_worker_that_is_killed_is_shown_and_recovers(page: Page, shared: Daemon) -> None:
