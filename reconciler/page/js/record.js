@@ -61,7 +61,7 @@ export const otherWarnings = (record) => {
 };
 
 /** Keys of a value with their dotted paths, for a comparison. */
-export function flat(value, prefix = '') {
+function flat(value, prefix = '') {
   if (value === null || typeof value !== 'object' || Array.isArray(value))
     return [[prefix, value]];
   return Object.entries(value).flatMap(([key, inner]) => flat(inner, prefix ? `${prefix}.${key}` : key));
