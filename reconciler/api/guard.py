@@ -10,7 +10,8 @@ resolve to it. Without a token:
   pass: without an Origin they are a GET whose response no page can read.
 
 With a token none of this matters: a page cannot know it. Preflights are answered before it is asked
-for, as browsers send none with them.
+for, as browsers send none with them; so are the files of the live page, which asks for the token
+itself.
 """
 
 import hmac
@@ -22,6 +23,7 @@ from aiohttp.typedefs import Middleware
 from reconciler.api import cors
 from reconciler.api.errors import ApiError, Handler
 from reconciler.api.origins import Access, is_loopback
+from reconciler.api.page import is_page
 
 __all__ = ["guard", "is_loopback"]
 
@@ -38,6 +40,8 @@ def guard(access: Access) -> Middleware:
             _check_page(request, access)
         if cors.is_preflight(request):
             return cors.preflight(request, access)
+        if is_page(request):
+            return await handler(request)
         if access.token is not None and not _has_token(request, access.token):
             message = (
                 "send the daemon's token as `Authorization: Bearer TOKEN` or `x-api-key: TOKEN`"

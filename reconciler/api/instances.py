@@ -41,6 +41,9 @@ def _row(
         **kv_cache,
         "requests": controller.in_flight(instance.name),
         "prompt_tokens": tokens.prompt_tokens,
+        "cached_tokens": tokens.cached_tokens,
         "completion_tokens": tokens.completion_tokens,
+        "first_tokens": sum(tokens.first_tokens.counts),
+        "first_token_seconds": tokens.first_tokens.seconds,
         "seconds_until_idle": controller.seconds_left(instance.name),
     }

@@ -65,6 +65,7 @@ class State(Collector):
         """Yield every gauge, and the counts of workers."""
         yield from self._records()
         yield self._computed()
+        yield self._cached()
         yield self._first_tokens()
         yield from self._memory()
         yield from self._sources()
@@ -95,6 +96,16 @@ class State(Collector):
         for name, usage in self._tokens.items():
             family.add_metric([name, "prompt"], usage.prompt_tokens)
             family.add_metric([name, "completion"], usage.completion_tokens)
+        return family
+
+    def _cached(self) -> Metric:
+        family = CounterMetricFamily(
+            "reconciler_cached_tokens",
+            "Tokens of prompts that were found in a KV cache and not computed.",
+            labels=["instance"],
+        )
+        for name, usage in self._tokens.items():
+            family.add_metric([name], usage.cached_tokens)
         return family
 
     def _first_tokens(self) -> Metric:

@@ -367,6 +367,10 @@ class Controller:
         machine = self.machine
         return self._reconciler.planning.held_memory(machine) if machine is not None else None
 
+    def leased_memory(self) -> Mapping[str, int]:
+        """Bytes that instances may take beside what is reserved for them, by checkpoint."""
+        return self._reconciler.leases.by_checkpoint()
+
     @property
     def machine(self) -> Machine | None:
         """Facts about the machine; None until MLX has reported them."""

@@ -75,6 +75,15 @@ class MemoryLeases:
         self._drop_ended()
         return {session: leased.held for session, leased in self._leased.items()}
 
+    def by_checkpoint(self) -> dict[str, int]:
+        """Bytes that are leased, by the checkpoint of the session."""
+        self._drop_ended()
+        held: dict[str, int] = {}
+        for leased in self._leased.values():
+            path = leased.instance.checkpoint
+            held[path] = held.get(path, 0) + leased.held
+        return held
+
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[Lease]:
         """Lease memory to the instance `name` for one request; an empty lease if it is not loaded.
@@ -136,12 +145,7 @@ class MemoryLeases:
             del self._leased[session]
 
     def _available_now(self) -> int:
-        by_checkpoint: dict[str, int] = {}
-        self._drop_ended()
-        for leased in self._leased.values():
-            path = leased.instance.checkpoint
-            by_checkpoint[path] = by_checkpoint.get(path, 0) + leased.held
-        return self._available(by_checkpoint)
+        return self._available(self.by_checkpoint())
 
     def _share(self, leased: _Leased) -> int:
         """Equal share, in bytes, of the memory that is not leased to other serving instances."""

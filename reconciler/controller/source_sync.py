@@ -371,6 +371,10 @@ class SourceSync:
             if old is not None and file.valid:
                 log.info("manifest is valid again", file=file.path)
                 self._emit("Valid", f"{file.path} is valid again")
+        for path in sorted(known.keys() - {file.path for file in come}):
+            if known[path].flaws:
+                log.info("invalid manifest is gone", file=path)
+                self._emit("Valid", f"{path} is gone, and its errors with it")
         for reason, new, was in (
             ("NotFollowed", after.flagged, before.flagged if before is not None else {}),
             ("Held", after.held, before.held if before is not None else {}),

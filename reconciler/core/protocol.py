@@ -229,6 +229,8 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     first_tokens: FirstTokens = FirstTokens()
+    cached_tokens: int = 0
+    """Of the prompts, found in a KV cache that was kept."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ SchemaName = Literal[
     "load-response",
     "log-line",
     "manifest",
+    "memory",
     "model",
     "model-details",
     "model-removal",

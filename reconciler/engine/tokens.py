@@ -59,6 +59,7 @@ class Tokens:
                 max(known.usage.prompt_tokens, usage.prompt_tokens),
                 max(known.usage.completion_tokens, usage.completion_tokens),
                 known.usage.first_tokens.latest(usage.first_tokens),
+                max(known.usage.cached_tokens, usage.cached_tokens),
             )
 
 
@@ -67,4 +68,5 @@ def _sum(a: Usage, b: Usage) -> Usage:
         a.prompt_tokens + b.prompt_tokens,
         a.completion_tokens + b.completion_tokens,
         a.first_tokens.plus(b.first_tokens),
+        a.cached_tokens + b.cached_tokens,
     )

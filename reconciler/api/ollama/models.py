@@ -26,8 +26,6 @@ from reconciler.models.chat_templates import first_template
 
 routes = web.RouteTableDef()
 
-RUNNING = f"reconciler {__version__} is running; it answers Ollama's API below /api"
-
 FOREVER = timedelta(days=36_500)
 """Time to expiry if an instance is never unloaded: clients print "Forever" from 20 years on."""
 
@@ -42,13 +40,6 @@ LIST = {
     "required": ["models"],
     "properties": {"models": {"type": "array", "items": {"type": "object"}}},
 }
-
-
-@routes.get("/")
-@describe({200: {"type": "string"}}, content_type="text/plain")
-async def root(_request: web.Request) -> web.Response:
-    """Say that the daemon runs: Ollama's clients look here first."""
-    return web.Response(text=RUNNING)
 
 
 @routes.get("/api/version")
