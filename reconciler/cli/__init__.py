@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
-    "Observe": ("top", "bench", "events", "history", "logs"),
+    "Observe": ("open", "top", "bench", "events", "history", "logs"),
     "Other": ("completion", "man", "version"),
 }
 """Commands by their heading in the help."""
@@ -63,6 +63,7 @@ MODULES = {
     "plan": "manifests",
     "diff": "manifests",
     "validate": "manifests",
+    "open": "browser",
     "events": "observe",
     "history": "observe",
     "logs": "observe",

@@ -76,6 +76,8 @@ class Options:
     """Origins of web pages that may use the daemon; see `Access`."""
     allow_hosts: Sequence[str] = ()
     """Host names accepted in requests; see `Access`."""
+    serves_page: bool = True
+    """True if browsers get the live page."""
 
 
 def run(options: Options) -> None:
@@ -162,6 +164,7 @@ async def _serve(
         token,
         origins=options.allow_origins,
         hosts=options.allow_hosts,
+        serves_page=options.serves_page,
     )
     runner = web.AppRunner(
         app,

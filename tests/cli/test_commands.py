@@ -87,9 +87,7 @@ def test_records_of_a_watched_file_are_previewed(run: Run, shared: Daemon) -> No
     assert shared.get("/api/v1/records/seen")["generation"] == 1
 
 
-def test_a_joined_load_reports_settings_that_were_not_requested(
-    run: Run, shared: Daemon
-) -> None:
+def test_a_joined_load_reports_settings_that_were_not_requested(run: Run, shared: Daemon) -> None:
     run("unload", "tiny/llama")  # other tests may have loaded it
     shared.home.write("small.yaml", name="small", model="tiny/llama", context_length=64)
     shared.ready("small")
@@ -125,7 +123,7 @@ def test_errors_about_missing_things_give_a_fix(run: Run, shared: Daemon) -> Non
     shared.ready("nearby")
     code, output = run("load", "maker/none")
     assert (code, "`reconciler pull maker/none` downloads it" in output) == (4, True)
-    assert "there is openai/gpt-oss-20b" in run("load", "gpt-oss")[1]
+    assert "similar names: openai/gpt-oss-20b" in run("load", "gpt-oss")[1]
     missing = (
         *(("get", "nearbi"), ("describe", "nearbi"), ("clear", "nearbi"), ("wait", "nearbi")),
         *(("unload", "nearbi"), ("delete", "nearbi"), ("events", "--name", "nearbi")),

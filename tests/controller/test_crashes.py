@@ -84,7 +84,7 @@ async def test_two_machine_crashes_hold_the_loaded_records(bench: Bench) -> None
     await declare(bench, "a")
     await crash_while_loaded(bench, "a")
     await crash_while_loaded(bench, "a")
-    assert "the machine went down twice" in await bench.reason("a", HELD)
+    assert "the machine crashed twice" in await bench.reason("a", HELD)
     assert bench.engine.loads.empty()
 
 
@@ -171,10 +171,10 @@ async def test_a_load_that_would_join_a_held_record_is_rejected_at_once(bench: B
     await bench.crash(reboot=True)
     await crash_while_loaded(bench, "tiny/llama")
     await bench.reason("tiny/llama", HELD)
-    with pytest.raises(LoadError, match="the machine went down twice") as raised:
+    with pytest.raises(LoadError, match="the machine crashed twice") as raised:
         await bench.controller.load(request())
     assert raised.value.problem.reason is Reason.SUSPECTED_HOST_CRASH
-    with pytest.raises(LoadError, match="the machine went down twice"):
+    with pytest.raises(LoadError, match="the machine crashed twice"):
         await bench.controller.ready_for("tiny/llama")
     # Other settings make another spec.
     answer = await load(bench, request(context_length=100))

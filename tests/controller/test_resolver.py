@@ -135,7 +135,7 @@ async def test_lookups_that_fail_for_the_same_reason_are_logged_once(
         for _ in range(3):
             with pytest.raises(LoadError):
                 await resolver.find(SICK)
-    assert [line["event"] for line in lines] == ["look failed unexpectedly"]
+    assert [line["event"] for line in lines] == ["lookup failed unexpectedly"]
 
 
 async def test_a_healthy_model_does_not_wait_for_a_hanging_one_after_a_shared_lookup_fails(
