@@ -165,7 +165,7 @@ async def test_a_persistent_lock_is_reported_and_pending_writes_are_retried(
         while not unloading.done():
             await asyncio.sleep(0)
             bench.clock.advance(LOCKED_SECONDS / 10)
-        with pytest.raises(LoadError, match=f"another program uses {NAME}; end it") as raised:
+        with pytest.raises(LoadError, match=f"another program uses {NAME}; stop it") as raised:
             await unloading
         assert raised.value.problem.reason is Reason.STATE_UNWRITABLE
         other.rollback()

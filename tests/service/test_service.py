@@ -228,7 +228,7 @@ def test_what_serve_would_refuse_is_not_installed() -> None:
     for options, words in (
         (("--allow-origin", "*"), "--token-file"),
         (("--allow-origin", "http://a.example/"), "write http://a.example"),
-        (("--allow-host", "*.com"), "name the hosts"),
+        (("--allow-host", "*.com"), "list the hosts"),
     ):
         done = CliRunner().invoke(main, ["service", "install", "--print", "--", *options])
         assert done.exit_code != 0
