@@ -15,7 +15,7 @@ BUFFER_BYTES = 1024 * 1024
 """Size limit of requests that can be routed and retried on another node."""
 
 NAME = re.compile(r"[A-Za-z0-9._/@:+-]{1,500}")
-"""Names of instances and models that need no quoting in the configuration."""
+"""Names of instances and models that the configuration can contain literally."""
 
 HEAD = """\
 global
