@@ -247,6 +247,16 @@ async def test_a_thousand_records_are_taken_up_piece_by_piece(bench: Bench) -> N
     assert feed(bench).view is not None
 
 
+async def test_a_source_is_followed_after_a_record_changed_and_went_in_one_commit(
+    bench: Bench,
+) -> None:
+    """The removed record was forgotten to be compared, and the next commit raised KeyError."""
+    await loaded(bench, "one", "a", "b")
+    await pushed(bench, "two", "b")
+    await pushed(bench, "three", "b", "c")
+    assert declared(bench) == {"b", "c"}
+
+
 async def test_documents_of_many_files_are_selected_beside_the_event_loop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
