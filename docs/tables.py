@@ -17,12 +17,12 @@ from typing import Any
 
 from docs import reference
 from reconciler.cli.client import DEFAULT_URL
-from reconciler.cli.editors import EDITORS
-from reconciler.cli.recipe_script import script
-from reconciler.cli.recipes import TOOLS, Target
 from reconciler.core import embedding_keys
 from reconciler.core.request_keys import KEYS, NOTHING, Key, Kind
 from reconciler.core.schema import NAMES, schema
+from reconciler.recipes.editors import EDITORS
+from reconciler.recipes.script import script
+from reconciler.recipes.tools import TOOLS, Target
 from reconciler.worker.output.detect import documented
 from reconciler.worker.output.format import Region
 

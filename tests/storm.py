@@ -286,7 +286,7 @@ class Storm:
     def cut_short(self) -> Counter[str]:
         """How many actions of each kind a kill hit."""
         lines = [
-            line for line in self.daemon.log().splitlines() if "an action was cut short" in line
+            line for line in self.daemon.log().splitlines() if "an action was interrupted" in line
         ]
         words = (word for line in lines for word in line.split())
         return Counter(word[7:] for word in words if word.startswith("action="))

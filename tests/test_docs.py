@@ -11,8 +11,6 @@ from reconciler.api.app import build
 from reconciler.api.errors import ROWS
 from reconciler.api.metrics import State
 from reconciler.cli import EXIT_CODES
-from reconciler.cli.editors import EDITORS
-from reconciler.cli.recipes import TOOLS
 from reconciler.cli.serve import serve
 from reconciler.controller import Controller
 from reconciler.core.conditions import REASONS
@@ -20,6 +18,8 @@ from reconciler.core.protocol import Usage
 from reconciler.core.records import SETTINGS, Status
 from reconciler.core.schema import NAMES, schema
 from reconciler.models.catalog import Catalog
+from reconciler.recipes.editors import EDITORS
+from reconciler.recipes.tools import TOOLS
 from reconciler.store import Store
 from reconciler.worker.dialects.messages.shapes import NO_EFFECT, Asked
 from tests.clients.harness import listed

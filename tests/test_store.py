@@ -1,4 +1,4 @@
-"""The store: what is written is there after a crash, and one daemon uses it at a time."""
+"""The store: writes survive a crash, and one daemon uses it at a time."""
 
 import errno
 import os
@@ -101,7 +101,7 @@ def test_the_next_start_sees_what_a_run_left_behind(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_clean_stop_clears_who_was_loaded_of_suspicion(tmp_path: Path) -> None:
+def test_a_clean_stop_clears_loaded_records_of_suspicion(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for name in ("a", "b"):
         store.put(replace(RECORD, name=name), STATUS, AT)
@@ -117,7 +117,7 @@ def test_a_clean_stop_clears_who_was_loaded_of_suspicion(tmp_path: Path) -> None
     store.close()
 
 
-def test_a_suspicion_goes_with_its_record(tmp_path: Path) -> None:
+def test_a_suspicion_is_removed_with_its_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put(RECORD, STATUS, AT)
     store.suspect(RECORD.name, CrashRecord(7, 2))
@@ -142,7 +142,7 @@ def test_attempts_are_bounded_per_record_and_altogether(
     unfinished = attempt(store, "unfinished")
     for number in range(100):
         store.end_attempt(attempt(store, f"gone/{number}"), "succeeded", AT)
-    # One more: what has no end is kept, for the next start to see.
+    # One more: an attempt without an end is kept for the next start.
     assert count(store, "attempts") == 51
     last = store.last_run()
     assert last is None
@@ -155,11 +155,11 @@ def test_attempts_are_bounded_per_record_and_altogether(
 def test_the_files_stay_bounded_however_much_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pages that are freed are used again, and the log is cut back at checkpoints."""
+    """Freed pages are reused, and the log is truncated at checkpoints."""
     monkeypatch.setattr(history, "KEPT_HISTORY", 100)
     monkeypatch.setattr(store_module, "KEPT_ALL_ATTEMPTS", 100)
     store = Store(tmp_path)
-    store._db.execute("PRAGMA synchronous = OFF")  # what is measured is size, not safety
+    store._db.execute("PRAGMA synchronous = OFF")  # the test measures size, not durability
 
     def write(count: int) -> int:
         for number in range(count):
@@ -203,7 +203,7 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def filled(directory: Path, names: int = 60) -> Path:
-    """A database with so many http records of several pages, all in its main file."""
+    """A database with `names` HTTP records of several pages, all in its main file."""
     store = Store(directory)
     for number in range(names):
         record = replace(RECORD, name=f"record/{number:03}", owner=HTTP, file=None, line=None)
@@ -228,7 +228,7 @@ def halved(path: Path) -> None:
 
 
 def zeroed(path: Path) -> None:
-    """A page of the records' table, known by what stands in it."""
+    """Zero a page of the table of records, identified by its content."""
     data = path.read_bytes()
     pages = [data[start : start + 4096] for start in range(0, len(data), 4096)]
     leaves = [
@@ -278,7 +278,7 @@ def test_what_can_be_read_of_a_damaged_database_is_kept(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_was_before_the_end_of_a_truncated_database_is_kept(tmp_path: Path) -> None:
+def test_rows_before_the_end_of_a_truncated_database_are_kept(tmp_path: Path) -> None:
     path = filled(tmp_path)
     os.truncate(path, path.stat().st_size - 4096)
     store = Store(tmp_path)
@@ -287,7 +287,7 @@ def test_what_was_before_the_end_of_a_truncated_database_is_kept(tmp_path: Path)
     store.close()
 
 
-def test_a_record_that_makes_no_sense_is_damage_too(tmp_path: Path) -> None:
+def test_an_invalid_record_is_damage_too(tmp_path: Path) -> None:
     path = filled(tmp_path, 3)
     with sqlite3.connect(path) as db:
         db.execute("UPDATE records SET spec = '{' WHERE name = 'record/001'")
@@ -332,7 +332,7 @@ def test_the_log_of_a_damaged_database_is_kept_with_it(tmp_path: Path) -> None:
     store.close()
 
 
-# -- what cannot be written --------------------------------------------------------------------
+# -- failed writes -----------------------------------------------------------------------------
 
 
 def test_a_failed_write_is_a_readable_error_and_is_reported_once(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_failed_write_is_a_readable_error_and_is_reported_once(tmp_path: Path)
     store.close()
 
 
-def test_damage_that_is_found_while_writing_is_mended_by_a_restart(tmp_path: Path) -> None:
+def test_damage_found_while_writing_is_fixed_by_a_restart(tmp_path: Path) -> None:
     path = filled(tmp_path)
     store = Store(tmp_path)
     store._db.execute("PRAGMA cache_size = 0")

@@ -1,1 +1,1 @@
-"""HTTP: parses at the edge, awaits the controller, tells the answer."""
+"""HTTP API: parse requests, await the controller, serialize responses."""

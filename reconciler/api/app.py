@@ -1,4 +1,4 @@
-"""The application: routes, guard, and the one form of errors."""
+"""The web application: routes, access control and error responses."""
 
 from collections.abc import Iterable
 
@@ -15,6 +15,7 @@ from reconciler.api import (
     instances,
     lm_studio,
     logs,
+    memory,
     messages,
     metrics,
     model_details,
@@ -22,7 +23,9 @@ from reconciler.api import (
     node,
     openai,
     openapi,
+    page,
     plans,
+    recipes,
     records,
     responses,
     sources,
@@ -46,8 +49,12 @@ def build(
     *,
     origins: Iterable[str] = (),
     hosts: Iterable[str] = (),
+    serves_page: bool = True,
 ) -> web.Application:
-    """The application that serves `controller` on `host`; see `Access`."""
+    """The application that serves `controller` on `host`; see `Access`.
+
+    `serves_page`: True if browsers get the live page.
+    """
     access = Access(host, token, frozenset(origins), tuple(hosts))
     app = web.Application(
         middlewares=[errors, guard(access), refuse_while_stopping],
@@ -55,6 +62,7 @@ def build(
     )
     app.on_response_prepare.append(cors.response_headers(access))
     app[CONTROLLER] = controller
+    app[page.SERVES_PAGE] = serves_page
     groups = (
         models,
         downloads,
@@ -76,9 +84,12 @@ def build(
         embeddings,
         messages,
         node,
+        memory,
         metrics,
         health,
         openapi,
+        page,
+        recipes,
     )
     for group in groups:
         app.add_routes(group.routes)

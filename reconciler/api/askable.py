@@ -1,7 +1,7 @@
-"""The models that a request can name, as OpenAI's clients list them.
+"""Models that a request can name, in the format of OpenAI's clients.
 
-Instances that are loaded, records whose instance is on its way or is loaded again at a request,
-each under its aliases too, and, with just-in-time loading, the models on disk.
+These are loaded instances, and records whose instance is loading or is reloaded by a request, each
+also under its aliases. With just-in-time loading, the models on disk are included.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from reconciler.core.errors import Problem
 
 
 async def askable(controller: Controller) -> list[dict[str, Any]]:
-    """All of them, records first. Raises `LoadError` if nobody can look at the models on disk."""
+    """List these models, records first. Raises `LoadError` if the disk cannot be read."""
     views = await each(controller.answers(), lambda view: _rows(controller, view))
     found = [row for rows in views for row in rows]
     if controller.jit:
@@ -27,7 +27,7 @@ async def askable(controller: Controller) -> list[dict[str, Any]]:
 
 
 async def askable_one(controller: Controller, name: str) -> dict[str, Any] | None:
-    """The one that a request for `name` means; None: there is none. Raises as `askable`."""
+    """Find the model that a request for `name` would use, if any. Raises as `askable`."""
     availability = controller.availability(name)
     view = controller.answer(controller.named(name) or name)
     if availability is Availability.NOT_LOADED:
@@ -43,7 +43,7 @@ async def askable_one(controller: Controller, name: str) -> dict[str, Any] | Non
 
 
 def _rows(controller: Controller, view: RecordView) -> list[dict[str, Any]]:
-    """A record that can be asked, and its aliases."""
+    """Rows of a record and its aliases; empty if the record cannot answer requests."""
     record = view.record
     availability = controller.availability(record.name)
     if availability is None:

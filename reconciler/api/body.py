@@ -1,7 +1,7 @@
-"""Request bodies: received in bounded size and time, decompressed, parsed, checked by a schema.
+"""Request bodies: received within limits of size and time, decompressed, parsed and validated.
 
-What is small is parsed at once. What takes longer is parsed on a thread of its own, so that the
-loop goes on answering others; there is one such thread, so that large bodies do not take all cores.
+Small bodies are parsed at once. Large ones are parsed on a separate thread, so that the event loop
+keeps serving other requests. There is one such thread, so that large bodies do not use all cores.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ SMALL_BYTES = 10_000
 """A body of this size is parsed within 2 ms."""
 
 PATIENCE_SECONDS = 20.0
-"""For a body to come, besides the time that it takes at the least rate."""
+"""Deadline for receiving a body, in addition to the time that it takes at the minimum rate."""
 
 LEAST_RATE = 10_000
-"""Bytes per second."""
+"""Minimum rate, in bytes per second."""
 
 _GZIP, _DEFLATE, _BARE_DEFLATE = 31, 15, -15
-"""What zlib calls the formats. Some clients send deflate without its header."""
+"""Values of zlib's `wbits` by format. Some clients send deflate without its header."""
 
 _WINDOWS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _DEFLATE}
 
@@ -39,23 +39,23 @@ _parser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bodies")
 
 
 async def read(request: web.Request, schema: SchemaName) -> dict[str, Any]:
-    """The body as an object that fits `schema`. Raises `ApiError` naming what does not."""
+    """Read the body as an object valid for `schema`. Raises `ApiError` with the first violation."""
     data = await receive(request, MAX_BYTES)
     return await parsed(data, lambda body: _checked(body, schema))
 
 
 async def parsed(data: bytes, parse: Callable[[bytes], T]) -> T:
-    """What `parse` makes of a body, off the loop if the body is large."""
+    """Parse a body with `parse`, off the event loop if the body is large."""
     if len(data) <= SMALL_BYTES:
         return parse(data)
     return await asyncio.get_running_loop().run_in_executor(_parser, parse, data)
 
 
 async def receive(request: web.Request, limit: int) -> bytes:
-    """The body, decompressed. `limit`: bytes, before and after decompression.
+    """Receive and decompress the body. `limit`: maximum bytes, before and after decompression.
 
-    Raises `ApiError` if it is longer, comes too slowly, breaks off, or is compressed in a way that
-    is not known.
+    Raises `ApiError` if the body is longer, arrives too slowly, is truncated, or has an unsupported
+    encoding.
     """
     encoding = _encoding(request)
     if (request.content_length or 0) > limit:
@@ -68,7 +68,7 @@ async def receive(request: web.Request, limit: int) -> bytes:
 
 async def _received(request: web.Request, limit: int) -> bytes:
     loop = asyncio.get_running_loop()
-    body, begin = BytesIO(), loop.time()  # its value is not a copy
+    body, begin = BytesIO(), loop.time()  # getvalue() does not copy
     try:
         async with asyncio.timeout(PATIENCE_SECONDS) as deadline:
             async for chunk in request.content.iter_any():
@@ -77,10 +77,10 @@ async def _received(request: web.Request, limit: int) -> bytes:
                     raise _too_large(limit)
                 deadline.reschedule(begin + PATIENCE_SECONDS + body.tell() / LEAST_RATE)
     except TimeoutError:
-        message = f"the body did not come in time: {body.tell()} bytes of it came"
+        message = f"the body did not arrive in time: {body.tell()} bytes were received"
         raise ApiError(408, "invalid_request", message, "request_timeout") from None
-    except (web.RequestPayloadError, ValueError):  # a bad chunk, or the end before its length
-        message = "the body breaks off, or its chunks are malformed"
+    except (web.RequestPayloadError, ValueError):  # malformed chunk or truncated body
+        message = "the body is truncated, or its chunks are malformed"
         raise ApiError(400, "invalid_request", message, "invalid_http") from None
     return body.getvalue()
 
@@ -92,13 +92,13 @@ def _too_large(limit: int) -> ApiError:
 
 
 def _encoding(request: web.Request) -> str | None:
-    """The compression of the body; None: none."""
+    """Compression of the body; None if it is not compressed."""
     sent = ",".join(request.headers.getall("Content-Encoding", [])).split(",")
     named = [name for name in (part.strip().lower() for part in sent) if name not in _PLAIN]
     if not named:
         return None
     if len(named) > 1 or named[0] not in _WINDOWS:
-        words = f"Content-Encoding {', '.join(named)} is not supported; gzip and deflate are"
+        words = f"Content-Encoding {', '.join(named)} is not supported; use gzip or deflate"
         raise ApiError(415, "invalid_request", words, "unsupported_encoding")
     return named[0]
 
@@ -107,7 +107,7 @@ _PLAIN = ("", "identity")
 
 
 def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
-    """A compressed body as it was. Raises `ApiError` if it is longer than `limit`, or broken."""
+    """Decompress a body. Raises `ApiError` if it is longer than `limit`, or corrupt."""
     if not data:
         return data
     window = _WINDOWS[encoding]
@@ -126,13 +126,13 @@ def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
 
 
 def _broken(encoding: str) -> ApiError:
-    message = f"the body is not {encoding}, as its Content-Encoding says"
+    message = f"the body is not valid {encoding}, which its Content-Encoding declares"
     return ApiError(400, "invalid_request", message, "invalid_encoding")
 
 
 def _checked(data: bytes, schema: SchemaName) -> dict[str, Any]:
     try:
-        # Stricter than the json module: no NaN, no half of a surrogate pair.
+        # Stricter than the json module: no NaN, no lone surrogates.
         body = msgspec.json.decode(data)
     except (ValueError, RecursionError) as error:
         message = f"the body is not JSON: {error}"

@@ -1,9 +1,9 @@
-"""How many connections there may be, and which one goes for a new one.
+"""Limit on open connections, with eviction of idle ones.
 
-Each open connection takes a file descriptor, and one that has a request answered by a worker takes
-another. Descriptors that workers, files and the database need are kept free: when there are too
-many connections, the one that has been idle for the longest is closed; if none is idle, the new one
-is refused. So accepting never fails for want of descriptors.
+Each open connection uses a file descriptor, and one whose request a worker is answering uses
+another. Descriptors for workers, files and the database are kept free: at the limit, the connection
+that has been idle for the longest is closed; if none is idle, the new one is refused. Accepting
+therefore never fails for lack of descriptors.
 """
 
 import resource
@@ -17,37 +17,37 @@ from reconciler.core.ratelimit import RateLimit
 log = structlog.get_logger()
 
 RESERVE = 200
-"""File descriptors for workers, the database, watched directories, git and downloads."""
+"""File descriptors reserved for workers, the database, watched directories, git and downloads."""
 
 LEAST_CONNECTIONS = 16
 
 MOST_DESCRIPTORS = 65_536
-"""More are of no use here; some systems refuse a limit without bound."""
+"""Upper bound of the limit. More are of no use here; some systems reject an unlimited value."""
 
 LOG_SECONDS = 60.0
 
 
 class Closable(Protocol):
-    """A connection, as far as it is counted."""
+    """Interface of a connection that `Connections` can close."""
 
     def force_close(self) -> None: ...
 
 
 class Connections:
-    """The open connections. `limit`: the most of them."""
+    """The open connections, at most `limit`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._open: set[Closable] = set()
         self._idle: dict[Closable, None] = {}
-        """The longest idle first."""
+        """Idle connections, the longest idle first."""
         self._lines = RateLimit(LOG_SECONDS, time.monotonic)
 
     def __len__(self) -> int:
         return len(self._open)
 
     def admit(self, connection: Closable) -> bool:
-        """Count a new connection, which is idle. False: there are too many, and none is idle."""
+        """Admit a new connection, as idle. False if the limit is reached and none is idle."""
         if len(self._open) >= self.limit:
             self._log_refusal()
             if not self._idle:
@@ -60,16 +60,16 @@ class Connections:
         return True
 
     def begin(self, connection: Closable) -> None:
-        """It has a request."""
+        """Mark a connection as busy with a request."""
         self._idle.pop(connection, None)
 
     def end(self, connection: Closable) -> None:
-        """Its request is answered."""
+        """Mark a connection as idle: its request was answered."""
         if connection in self._open:
             self._idle[connection] = None
 
     def forget(self, connection: Closable) -> None:
-        """It is closed."""
+        """Remove a closed connection."""
         self._open.discard(connection)
         self._idle.pop(connection, None)
 
@@ -80,12 +80,12 @@ class Connections:
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of file descriptors to the hard one; the limit that is in force.
+    """Raise the soft limit of file descriptors to the hard one. Returns the limit in force.
 
-    Shells on macOS allow 256 by default, and Linux 1024.
+    Shells on macOS allow 256 by default, and those on Linux 1024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS has no hard limit by default, and refuses more than its kernel allows: 10,240 at least.
+    # macOS has no hard limit by default, but its kernel caps the value, at 10,240 or more.
     unbounded = hard == resource.RLIM_INFINITY
     for limit in (MOST_DESCRIPTORS, 10_240) if unbounded else (hard,):
         if soft != resource.RLIM_INFINITY and soft >= limit:
@@ -99,5 +99,5 @@ def raise_limit() -> int:
 
 
 def connections_within(descriptors: int) -> int:
-    """The most connections that leave the reserve free."""
+    """Maximum number of connections that leaves the reserve free."""
     return max(LEAST_CONNECTIONS, (min(descriptors, MOST_DESCRIPTORS) - RESERVE) // 2)

@@ -1,7 +1,7 @@
-"""What browsers are told, so that pages of allowed origins can ask and read (CORS).
+"""CORS headers, which let pages of allowed origins send requests and read responses.
 
 Source: the Fetch standard, "HTTP CORS protocol"; Private Network Access for the header of its name.
-Credentials of the browser's own, cookies, are never allowed: there are none.
+Browser credentials (cookies) are never allowed: the daemon uses none.
 """
 
 import re
@@ -18,24 +18,24 @@ HEADERS = (
     "Authorization, Content-Type, Accept, Prefer, x-api-key, anthropic-version, anthropic-beta, "
     "anthropic-dangerous-direct-browser-access"
 )
-"""Of requests, for a preflight that does not say which it is about."""
+"""Request headers that a preflight allows if it names none."""
 
 EXPOSED = "X-Reconciler-Instance, Retry-After, Request-Id, X-Request-Id"
-"""Headers of answers that pages may read, beside those that they always may."""
+"""Response headers that pages may read, in addition to those that are always readable."""
 
 MAX_AGE = "600"
-"""Seconds that a browser need not ask again."""
+"""Seconds for which a browser may cache the response to a preflight."""
 
 _ASKED = re.compile(
     r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}(\s*,\s*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}){0,99}"
 )
-"""A list of names of headers: RFC 9110, token."""
+"""List of header names. Source: RFC 9110, token."""
 
 _FORBIDDEN = web.HTTPForbidden.status_code
 
 
 def is_preflight(request: web.Request) -> bool:
-    """True if a browser asks whether a page may send a request."""
+    """True if the request is a CORS preflight."""
     sent = request.headers
     return (
         request.method == "OPTIONS" and "Origin" in sent and "Access-Control-Request-Method" in sent
@@ -43,21 +43,21 @@ def is_preflight(request: web.Request) -> bool:
 
 
 def is_own(request: web.Request, origin: str) -> bool:
-    """True if `origin` is the daemon itself, by the name that the request asks it by."""
+    """True if `origin` is the daemon itself, under the host name of the request."""
     scheme, _, place = origin.partition("://")
     named = request.host if "Host" in request.headers else None
     return scheme in ("http", "https") and place == named
 
 
 def preflight(request: web.Request, access: Access) -> web.Response:
-    """The answer to a preflight. Raises `ApiError` for a page that is not allowed."""
+    """Answer a preflight. Raises `ApiError` if the origin is not allowed."""
     for origin in request.headers.getall("Origin"):
         if not is_own(request, origin) and not access.allows_origin(origin):
             raise refusal(origin)
     asked = ", ".join(request.headers.getall("Access-Control-Request-Headers", []))
     headers = {
         "Access-Control-Allow-Methods": METHODS,
-        # What is asked about is allowed: SDKs send headers of their own, such as x-stainless-os.
+        # Every requested header is allowed: SDKs send their own, such as x-stainless-os.
         "Access-Control-Allow-Headers": asked if _ASKED.fullmatch(asked) else HEADERS,
         "Access-Control-Max-Age": MAX_AGE,
     }
@@ -67,11 +67,11 @@ def preflight(request: web.Request, access: Access) -> web.Response:
 
 
 def refusal(origin: str) -> ApiError:
-    """The error of a page that is not allowed."""
+    """The error for an origin that is not allowed."""
     message = f"origin {origin} is not allowed; start the daemon with --allow-origin {origin}"
     if origin == "null":
         message = (
-            "origin null, which is that of files and of sandboxed pages, is not allowed; start the "
+            "origin null, which local files and sandboxed pages send, is not allowed; start the "
             "daemon with a token (--token-file) and --allow-origin '*'"
         )
     return ApiError(_FORBIDDEN, "invalid_request", message, "origin_not_allowed")
@@ -80,7 +80,7 @@ def refusal(origin: str) -> ApiError:
 def response_headers(
     access: Access,
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """What is called before the headers of any answer are sent, errors and streams included."""
+    """Make the signal handler that adds CORS headers to responses, errors and streams."""
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         if not access.origins:

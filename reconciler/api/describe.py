@@ -1,6 +1,6 @@
-"""What a route takes and answers, written down beside its handler.
+"""Descriptions of routes, beside their handlers: request body, query and responses.
 
-`openapi` tells it to the world; the tests hold real answers against it.
+`openapi` publishes them; the tests validate real responses against them.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Operation:
-    """One route. Answers of 400 and more are in the one form of errors, unless given here."""
+    """One route. Responses of 400 or above have the standard error format, unless given here."""
 
     summary: str
     answers: dict[int, dict[str, Any]]
@@ -32,15 +32,15 @@ class Operation:
     query: tuple[Query, ...] = ()
     content_type: str = "application/json"
     error: dict[str, Any] | None = None
-    """The form of its errors, where it is another one."""
+    """Schema of its errors, if they have another format."""
 
 
 OPERATIONS: dict[Any, Operation] = {}
-"""By handler."""
+"""Descriptions by handler."""
 
 
 def describe(answers: dict[int, dict[str, Any]], **more: Any) -> Callable[[H], H]:
-    """Describe a handler, whose docstring's first line is the summary; `more` as in `Operation`."""
+    """Describe a handler; its docstring's first line is the summary. `more`: see `Operation`."""
 
     def note(handler: H) -> H:
         summary = (handler.__doc__ or "").strip().splitlines()[0]
@@ -51,12 +51,12 @@ def describe(answers: dict[int, dict[str, Any]], **more: Any) -> Callable[[H], H
 
 
 def ref(name: SchemaName) -> dict[str, Any]:
-    """A published schema."""
+    """Reference to a published schema."""
     return {"$ref": f"{name}.schema.json"}
 
 
 def many(key: str, name: SchemaName) -> dict[str, Any]:
-    """An object with a list under `key`."""
+    """Schema of an object with a list under `key`."""
     return {
         "type": "object",
         "required": [key],

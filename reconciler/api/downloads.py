@@ -1,4 +1,4 @@
-"""Downloads from the hub: LM Studio's routes."""
+"""Downloads from the hub, by LM Studio's routes."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ routes = web.RouteTableDef()
 @routes.post("/api/v1/models/download")
 @describe({200: ref("download")}, body="download-request")
 async def download(request: web.Request) -> web.Response:
-    """Fetch a model from the hub; answers once the hub has said what there is to fetch."""
+    """Download a model from the hub; responds once the hub has listed the files."""
     body = await read(request, "download-request")
     wanted = ModelRef(body["model"], body.get("revision"))
     pulled = await request.app[CONTROLLER].pull(wanted)
@@ -31,7 +31,7 @@ async def download(request: web.Request) -> web.Response:
 @routes.get("/api/v1/models/download")
 @describe({200: many("downloads", "download")})
 async def downloads(request: web.Request) -> web.Response:
-    """The downloads that are under way and the last ones that ended, the oldest first."""
+    """List downloads in progress and the most recently ended ones, oldest first."""
     return reply(
         {"downloads": [_job_json(job) for job in request.app[CONTROLLER].downloads.jobs()]}
     )
@@ -40,7 +40,7 @@ async def downloads(request: web.Request) -> web.Response:
 @routes.delete("/api/v1/models/download/{job_id}")
 @describe({200: ref("download")})
 async def cancel(request: web.Request) -> web.Response:
-    """End a download; what is there of it stays, and the next one goes on from there."""
+    """Cancel a download; its partial files are kept, and the next download resumes from them."""
     job = _job(request)
     await request.app[CONTROLLER].downloads.cancel(job)
     return reply(_job_json(job))
@@ -49,7 +49,7 @@ async def cancel(request: web.Request) -> web.Response:
 @routes.get("/api/v1/models/download/status/{job_id}")
 @describe({200: ref("download")})
 async def status(request: web.Request) -> web.Response:
-    """How far a download is."""
+    """Progress of a download."""
     return reply(_job_json(_job(request)))
 
 

@@ -1,8 +1,8 @@
-"""Signs of life for a client that asked for a stream and waits for its model.
+"""Keep-alive comments for a client that requested a stream and waits for its model.
 
-A model that is loaded for a request, or a worker that is busy, may take minutes to answer. A client
+If a model is loaded for a request, or its worker is busy, the response may take minutes. A client
 that waits for a stream gets its headers and a comment after the first period of silence, and
-another after each further one. From then on an error can only be told as an event of the stream.
+another comment after each further one. From then on, errors can only be sent as events.
 """
 
 import asyncio
@@ -16,34 +16,34 @@ from aiohttp import web
 from reconciler.api.encode import encode
 
 KEEP_ALIVE_SECONDS = 5.0
-"""Between signs of life. Proxies and clients give up after 10 to 60 s without a byte."""
+"""Interval between comments. Proxies and clients give up after 10 to 60 s without a byte."""
 
 
 @dataclass(frozen=True)
 class Signs:
-    """How a stream of a dialect speaks for the daemon, while the instance does not."""
+    """Parts of a dialect's stream that the daemon sends itself, rather than the instance."""
 
     content_type: str
     alive: bytes | None
-    """What its readers skip; None: there is no such thing, the stream begins with the answer."""
+    """Comment that readers skip; None if there is none, so that the response begins the stream."""
     error: Callable[[dict[str, str], int], bytes]
-    """The end of a stream by an error, with the HTTP status that it would have."""
+    """Makes the end of a stream from an error and the HTTP status that it would have."""
     whole: Callable[[bytes], bytes]
-    """An answer that is no stream, as the only piece of one."""
+    """Makes the only piece of a stream from a response that is not a stream."""
     alive_for: Callable[[str], bytes] | None = None
-    """Makes `alive` of the model's name, where it has to say it."""
+    """Makes `alive` from the model's name, if it must contain the name."""
 
     def of(self, model: str) -> "Signs":
-        """The signs in an answer of that model."""
+        """The parts for a response of that model."""
         return self if self.alive_for is None else replace(self, alive=self.alive_for(model))
 
 
 class EarlyStream:
-    """The stream to a client before there is an answer to copy; a context that ends the ticking."""
+    """Stream to a client before there is a response to copy; leaving the context stops it."""
 
     def __init__(self, request: web.Request, signs: Signs, seconds: float) -> None:
         self.reply: web.StreamResponse | None = None
-        """The stream, once it had to be begun."""
+        """The stream, once it was started."""
         self._request = request
         self._signs = signs
         self._seconds = seconds
@@ -63,8 +63,8 @@ class EarlyStream:
         await self.end()
 
     async def end(self) -> web.StreamResponse | None:
-        """Send no more comments; the stream, if it was begun, else None."""
-        self._over.set()  # it is not cancelled: headers would be half sent
+        """Stop sending comments. Returns the stream if it was started, else None."""
+        self._over.set()  # not cancelled: headers could be half sent
         if self._ticking is not None:
             await asyncio.gather(self._ticking, return_exceptions=True)  # the client may be gone
         return self.reply
@@ -79,7 +79,7 @@ class EarlyStream:
             await self.reply.write(self._signs.alive or b"")
 
     async def _is_silent(self) -> bool:
-        """Wait for a period; True if there was no answer in it."""
+        """Wait for one period; True if no response started during it."""
         try:
             async with asyncio.timeout(self._seconds):
                 await self._over.wait()
@@ -89,7 +89,7 @@ class EarlyStream:
 
 
 def event(data: bytes) -> bytes:
-    """An event with these data, which are JSON in one line."""
+    """Event with this data, which is JSON in one line."""
     return b"data: " + data + b"\n\n"
 
 

@@ -1,4 +1,4 @@
-"""Embeddings: OpenAI's route."""
+"""Embeddings by OpenAI's route, and reranking."""
 
 import msgspec
 from aiohttp import web
@@ -17,7 +17,7 @@ ANSWER = {
 
 
 def _routed(body: bytes) -> Routed:
-    """Never a stream: a client that waits gets no event, which it could not read."""
+    """Disable streaming: a waiting client could not read keep-alive events."""
     return msgspec.structs.replace(routed(body), stream=None)
 
 
@@ -35,7 +35,7 @@ _RERANK = Way(Dialect.RERANK, _routed)
 @routes.post("/v1/embeddings")
 @describe({200: ANSWER})
 async def embeddings(request: web.Request) -> web.StreamResponse:
-    """Vectors of texts by a loaded embedding model."""
+    """Embeddings of texts by a loaded embedding model."""
     return await forward(request, WAY)
 
 
@@ -43,5 +43,5 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 @routes.post("/v2/rerank")
 @describe({200: RANKED})
 async def rerank(request: web.Request) -> web.StreamResponse:
-    """How relevant documents are to a query, by a loaded reranker."""
+    """Relevance of documents to a query, by a loaded reranker."""
     return await forward(request, _RERANK)

@@ -1,7 +1,7 @@
-"""Answers as JSON, whatever text is in them.
+"""JSON encoding of responses, including text that is not valid Unicode.
 
-Paths, queries, headers and file names can hold bytes that are no UTF-8. Python keeps them as halves
-of surrogate pairs, which no JSON can hold; they become U+FFFD.
+Paths, queries, headers and file names can hold bytes that are not UTF-8. Python represents them as
+lone surrogates, which JSON cannot encode; they become U+FFFD.
 """
 
 from typing import Any
@@ -10,17 +10,17 @@ import msgspec
 
 
 def encode(value: Any) -> bytes:
-    """Any value of dataclasses and plain types as JSON."""
+    """Encode a value of dataclasses and plain types as JSON."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        # Of the values that `to_builtins` does not know, only what is JSON already comes here.
+        # The only values here that `to_builtins` does not know are encoded JSON (`msgspec.Raw`).
         plain = msgspec.to_builtins(value, enc_hook=msgspec.json.decode)
         return msgspec.json.encode(_whole(plain))
 
 
 def whole(text: str) -> str:
-    """`text` with U+FFFD in place of what UTF-8 cannot hold."""
+    """Replace characters of `text` that UTF-8 cannot encode with U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -1,6 +1,6 @@
-"""Every error in one form: `{"error": {type, message, code, param?}}`, with its status.
+"""Error responses in the standard format, `{"error": {type, message, code, param?}}`.
 
-Routes whose clients know another form have that: `core.dialects`.
+Routes whose clients expect another format use that one; see `core.dialects`.
 
 ApiError          raised by handlers for a request that cannot be understood
 LoadError         raised by the controller; its reason maps to a row of ROWS
@@ -65,16 +65,16 @@ ROWS: dict[Reason, tuple[int, str, str]] = {
 
 
 ANTHROPIC_VERSION = "anthropic-version"
-"""The header that every request of Anthropic's clients has."""
+"""Header that Anthropic's clients send with every request."""
 
 _UNAVAILABLE = web.HTTPServiceUnavailable.status_code
 
 
 MAX_MESSAGE = 2000
-"""Characters of an error's message: what a request repeats of itself may be a megabyte."""
+"""Maximum characters of an error's message: quoted parts of a request may be a megabyte long."""
 
 MAX_PARAM = 200
-"""Characters of the key that an error is about."""
+"""Maximum characters of the key that an error refers to."""
 
 
 class ApiError(Exception):
@@ -95,24 +95,24 @@ def _clipped(text: str, length: int) -> str:
 
 
 def of_problem(problem: Problem) -> ApiError:
-    """The error that tells a problem of the controller's."""
+    """Convert a problem reported by the controller."""
     status, type_, code = ROWS[problem.reason]
     return ApiError(status, type_, problem.message, code, problem.param)
 
 
 def problem_json(problem: Problem) -> dict[str, str]:
-    """A problem as a part of an answer."""
+    """Serialize a problem as part of a response."""
     return {"code": ROWS[problem.reason][2], "message": problem.message}
 
 
 def of_mistake(mistake: Violation) -> ApiError:
-    """The error that tells a mistake in a body."""
+    """Convert a schema violation in a body."""
     return ApiError(400, "invalid_request", mistake.message, mistake.code, mistake.param)
 
 
 def reply(value: Any, status: int = 200) -> web.Response:
-    """Any value of dataclasses and plain types as a JSON answer."""
-    # What is unavailable may be there soon; clients wait as long as they are told.
+    """Make a JSON response from a value of dataclasses and plain types."""
+    # An unavailable resource may be available soon; clients obey Retry-After.
     headers = {"Retry-After": "1"} if status == _UNAVAILABLE else None
     body = encode(value)
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
@@ -120,22 +120,22 @@ def reply(value: Any, status: int = 200) -> web.Response:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into the one form."""
+    """Convert every exception of a handler into an error response."""
     try:
         return await handler(request)
-    except Exception as error:  # noqa: BLE001  what is unforeseen is logged
+    except Exception as error:  # noqa: BLE001  unexpected errors are logged
         failure = of_exception(request, error)
     return refused(request, failure)
 
 
 def refused(request: web.BaseRequest, failure: ApiError) -> web.Response:
-    """An error in the form that clients of the route know."""
+    """Make an error response in the format that clients of the route expect."""
     form = error_form(request.path, anthropic=ANTHROPIC_VERSION in request.headers)
     return reply(form(failure.body, failure.status), failure.status)
 
 
 def of_exception(request: web.Request, error: Exception) -> ApiError:
-    """The error that tells whatever a handler raised; what is unforeseen is logged."""
+    """Convert an exception of a handler; log it if it is unexpected."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, LoadError):
@@ -149,13 +149,13 @@ def of_exception(request: web.Request, error: Exception) -> ApiError:
 
 
 def of_http(request: web.BaseRequest, error: web.HTTPException) -> ApiError:
-    """aiohttp's own errors: no such route, wrong method, body too large."""
+    """Convert one of aiohttp's own errors: unknown route, wrong method, body too large."""
     if error.status == web.HTTPNotFound.status_code:
         message = f"there is no route {request.method} {request.path}"
         return ApiError(error.status, "invalid_request", message, "route_not_found")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        message = f"{request.path} does not take {request.method}; it takes {allowed}"
+        message = f"{request.path} does not support {request.method}; it supports {allowed}"
         return ApiError(error.status, "invalid_request", message, "method_not_allowed")
     if isinstance(error, web.HTTPExpectationFailed):
         message = "the header Expect must be 100-continue"

@@ -1,4 +1,4 @@
-"""What happens, as server-sent events."""
+"""Events of the daemon, as server-sent events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,26 +15,24 @@ from reconciler.core.events import Event
 
 routes = web.RouteTableDef()
 
-LOST = "events were lost in between; read the records again"
+LOST = "some events were lost; read the records again"
 
 
 @routes.get("/api/v1/events")
 @describe(
     {200: ref("event")},
     query=(
-        Query("after", "Only what came after the event with this id.", {"type": "string"}),
-        Query("name", "Only of this record or source.", {"type": "string"}),
-        Query(
-            "follow", "`false`: end after the events that are kept.", {"enum": ["true", "false"]}
-        ),
+        Query("after", "Only events after the one with this ID.", {"type": "string"}),
+        Query("name", "Only events of this record or source.", {"type": "string"}),
+        Query("follow", "`false`: end after the retained events.", {"enum": ["true", "false"]}),
     ),
     content_type="text/event-stream",
 )
 async def events(request: web.Request) -> web.StreamResponse:
-    """What happens, from the kept events on, as server-sent events.
+    """Stream events, starting with the retained ones, as server-sent events.
 
-    `Last-Event-ID`, or `after`, resumes. Where events between are not kept any more, the first
-    event is `lost`.
+    `Last-Event-ID`, or `after`, resumes the stream. If events in between are no longer retained,
+    the first event is `lost`.
     """
     follow = request.query.get("follow", "true")
     if follow not in ("true", "false"):
@@ -47,11 +45,11 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 
 async def _send(reply: Stream, feed: AsyncIterator[Event | None], name: str | None) -> None:
-    """Send what is told until it ends. Raises OSError where the listener goes away."""
+    """Send a feed until it ends. Raises OSError if the client disconnects."""
     count = 0
     async for event in feed:
         count += 1
-        if count % AT_ONCE == 0:  # to send waits for nothing while there is room
+        if count % AT_ONCE == 0:  # sending does not yield while the buffer has room
             await asyncio.sleep(0)
         if event is None:
             await reply.send(encode({"message": LOST}).decode(), event="lost")

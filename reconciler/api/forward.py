@@ -1,6 +1,6 @@
-"""A request to an instance: routed by its `model`, and the worker's answer copied.
+"""Forwarding of requests: route by `model`, and copy the response of the instance's worker.
 
-The body is looked at once, for where it goes; the worker that holds the instance reads the rest.
+Only the keys that determine the route are decoded here; the worker decodes the rest of the body.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.protocol import RequestContext
 
 INSTANCE = "X-Reconciler-Instance"
-"""Header of an answer: the instance that gave it."""
+"""Response header with the name of the instance that answered."""
 
 MAX_BYTES = 16_000_000
 
 MAX_MODEL = 500
-"""Characters, as in a load request."""
+"""Maximum characters of a model's name, as in a load request."""
 
 PATIENCE = 300.0
-"""Seconds that a request waits for its model to be loaded; `Prefer: wait=N` says otherwise."""
+"""Seconds that a request waits for its model to load, unless it has `Prefer: wait=N`."""
 
 LONGEST_PATIENCE = 3600.0
 
@@ -45,22 +45,22 @@ R = TypeVar("R", bound="Routed")
 
 
 class Routed(msgspec.Struct):
-    """What of a request says where it goes."""
+    """Keys of a request that determine its route."""
 
     model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL)]
     ttl: Annotated[float, msgspec.Meta(ge=1, le=LONGEST_TTL)] | None = None
     """Seconds without a request after which a model that this request loads is unloaded."""
     stream: Any = None
-    """True if the answer is to come in pieces; the worker checks it."""
+    """True if the client requests a stream; the worker validates the value."""
 
 
 def routed(body: bytes) -> Routed:
-    """Where a request goes whose keys are OpenAI's. Raises `ApiError`."""
+    """Decode the routing keys of a body in OpenAI's format. Raises `ApiError`."""
     return looked_at(body, Routed)
 
 
 def looked_at(body: bytes, kind: type[R]) -> R:
-    """What a type holds of a request's body. Raises `ApiError`."""
+    """Decode the keys of `kind` from a request's body. Raises `ApiError`."""
     try:
         return request_json.decode(body, kind)
     except msgspec.ValidationError as error:
@@ -75,22 +75,22 @@ def looked_at(body: bytes, kind: type[R]) -> R:
 
 
 _KEY = re.compile(r"`\$\.(\w+)")
-"""The key that msgspec's error is about."""
+"""Key named by an error of msgspec."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """How the requests of a dialect are routed, and what their clients see while they wait."""
+    """Routing of a dialect's requests, and the stream that clients get while they wait."""
 
     dialect: Dialect
     routed: Callable[[bytes], Routed] = routed
     signs: Signs = SERVER_SENT_EVENTS
     named: Callable[[Controller, str], str] | None = None
-    """The model or instance that a name in a request stands for; None: it is written as it is."""
+    """Resolves a name in a request to a model or instance; None if names are used unchanged."""
 
 
 async def forward(request: web.Request, way: Way) -> web.StreamResponse:
-    """Have the instance that a request names answer it. Raises `ApiError` and `LoadError`."""
+    """Forward a request to the instance that it names. Raises `ApiError` and `LoadError`."""
     begin = time.monotonic()
     body = await receive(request, MAX_BYTES)
     return await forward_body(request, way, body, await parsed(body, way.routed), begin)
@@ -99,7 +99,7 @@ async def forward(request: web.Request, way: Way) -> web.StreamResponse:
 async def forward_body(
     request: web.Request, way: Way, body: bytes, asked: Routed, begin: float
 ) -> web.StreamResponse:
-    """`forward` a request whose body was received and looked at; `begin` is when it came."""
+    """Forward a request whose body was received and decoded; `begin`: monotonic time of arrival."""
     signs = way.signs.of(asked.model)
     if asked.stream is not True or signs.alive is None:
         return await _answer(request, way, body, asked, begin)
@@ -124,7 +124,7 @@ async def _answer(
     begin: float,
     early: EarlyStream | None = None,
 ) -> web.StreamResponse:
-    """Copy the answer of the instance, into the stream that the client has already, if it has."""
+    """Copy the response of the instance, into the stream `early` if that was started."""
     controller = request.app[CONTROLLER]
     model = asked.model if way.named is None else way.named(controller, asked.model)
     loaded = not controller.serves(model)
@@ -138,7 +138,7 @@ async def _answer(
                 await begun.write(signs.whole(b"".join([chunk async for chunk in answer.chunks])))
             return begun
         copy = begun or web.StreamResponse(status=answer.status, headers={INSTANCE: name})
-        with suppress(ConnectionResetError):  # the client went away
+        with suppress(ConnectionResetError):  # the client disconnected
             if begun is None:
                 copy.content_type = answer.content_type
                 if answer.status == web.HTTPServiceUnavailable.status_code:
@@ -167,7 +167,7 @@ def _context(controller: Controller, name: str, waited: float, *, loaded: bool) 
 
 
 async def _ready(controller: Controller, model: str, ttl: float | None, patience: float) -> str:
-    """The instance that answers for a model, waited for while it is on its way."""
+    """Wait for an instance that answers for a model. Returns its name."""
     try:
         async with asyncio.timeout(patience):
             return await controller.ready_for(model, None if ttl is None else round(ttl))
@@ -178,7 +178,7 @@ async def _ready(controller: Controller, model: str, ttl: float | None, patience
 
 
 def _patience(request: web.Request) -> float:
-    """Seconds that the client waits for a model to be loaded, as its `Prefer` header says."""
+    """Seconds that the client waits for a model to load, from its `Prefer` header."""
     for preference in ",".join(request.headers.getall("Prefer", [])).split(","):
         key, _, value = preference.partition("=")
         if key.strip().lower() == "wait" and value.strip().isdecimal():

@@ -1,6 +1,6 @@
-"""Where an unforeseen error happened, without what it says.
+"""Stack frames of an unexpected error, without its message.
 
-The words of an exception may repeat a header, a body or a token: they are in no log.
+The message of an exception may contain a header, a body or a token, so it is never logged.
 """
 
 import traceback
@@ -10,7 +10,7 @@ MAX_CAUSES = 5
 
 
 def frames(error: BaseException) -> str:
-    """Type and frames of an error and of what caused it, the last cause last."""
+    """Type and frames of an error and of each of its causes, the last cause last."""
     return "\n".join(
         "".join(traceback.format_tb(one.__traceback__)) + type(one).__name__
         for one in islice(_causes(error), MAX_CAUSES)

@@ -1,4 +1,4 @@
-"""Models on the hub, and whether they fit this machine."""
+"""Search for models on the hub, marking those that fit this machine."""
 
 from typing import Any
 
@@ -12,29 +12,31 @@ from reconciler.models.hub_search import HubModel
 routes = web.RouteTableDef()
 
 LIBRARY = "mlx"
-"""Tag of models whose weights are MLX's."""
+"""Tag of models with weights for MLX."""
 
 MOST = 100
 DEFAULT_LIMIT = 20
 MAX_QUERY = 200
 
 WEIGHTS_SHARE = 0.9
-"""Of the memory budget that weights may take: the rest is for the process and a KV cache."""
+"""Share of the memory budget for weights; the rest is for the process and a KV cache."""
 
 
 @routes.get("/api/v1/hub/models")
 @describe(
     {200: many("models", "hub-model")},
     query=(
-        Query("search", "Words to search for.", {"type": "string", "maxLength": MAX_QUERY}),
-        Query("limit", "Most models.", {"type": "integer", "minimum": 1, "maximum": MOST}),
+        Query("search", "Search terms.", {"type": "string", "maxLength": MAX_QUERY}),
+        Query(
+            "limit", "Maximum number of models.", {"type": "integer", "minimum": 1, "maximum": MOST}
+        ),
         Query(
             "library", "`mlx`, the default: models for MLX; `any`: all.", {"enum": ["mlx", "any"]}
         ),
     ),
 )
 async def search(request: web.Request) -> web.Response:
-    """Search the hub; says which models fit this machine and which are on disk."""
+    """Search the hub; marks models that fit this machine and models that are on disk."""
     controller, query = request.app[CONTROLLER], request.query
     words = query.get("search", "").strip()
     if not words or len(words) > MAX_QUERY:
@@ -66,7 +68,7 @@ def _row(model: HubModel, budget: int | None, keys: set[str]) -> dict[str, Any]:
 
 
 def fits(size: int | None, budget: int | None) -> bool | None:
-    """True if weights of a size leave room for a KV cache; None if that is not known."""
+    """True if weights of a size leave room for a KV cache; None if unknown."""
     return None if size is None or budget is None else size <= WEIGHTS_SHARE * budget
 
 

@@ -1,4 +1,4 @@
-"""What loaded instances use at the moment."""
+"""Current memory and requests of loaded instances."""
 
 import asyncio
 from dataclasses import asdict
@@ -19,7 +19,7 @@ routes = web.RouteTableDef()
 @routes.get("/api/v1/instances")
 @describe({200: many("instances", "instance")})
 async def instances(request: web.Request) -> web.Response:
-    """The loaded instances: their memory, KV cache, requests, and when they become idle."""
+    """List loaded instances: memory, KV cache, requests, and time until idle."""
     controller = request.app[CONTROLLER]
     activity, tokens = await asyncio.gather(controller.activity(), controller.tokens())
     rows = [
@@ -41,6 +41,9 @@ def _row(
         **kv_cache,
         "requests": controller.in_flight(instance.name),
         "prompt_tokens": tokens.prompt_tokens,
+        "cached_tokens": tokens.cached_tokens,
         "completion_tokens": tokens.completion_tokens,
+        "first_tokens": sum(tokens.first_tokens.counts),
+        "first_token_seconds": tokens.first_tokens.seconds,
         "seconds_until_idle": controller.seconds_left(instance.name),
     }

@@ -1,4 +1,4 @@
-"""LM Studio's routes for answers, and its older list of models.
+"""LM Studio's routes for inference, and its older list of models.
 
 Load, unload, downloads and the newer list are in `models` and `downloads`.
 """
@@ -60,7 +60,7 @@ def _error_event(error: dict[str, str], _status: int) -> bytes:
 
 
 def _whole(answer: bytes) -> bytes:
-    """An answer that is no stream where one was begun: the worker's error."""
+    """Make an event from a worker's error, for a stream that was already started."""
     return _event(encode({"type": "error", **msgspec.json.decode(answer, type=dict[str, Any])}))
 
 
@@ -74,42 +74,42 @@ _V0_TEXT = Way(Dialect.LM_STUDIO_V0_TEXT)
 @routes.post("/api/v1/chat")
 @describe({200: OUTPUT})
 async def chat(request: web.Request) -> web.StreamResponse:
-    """A chat of one turn in LM Studio's own form, at once or as named events."""
+    """Single-turn chat in LM Studio's own format, whole or as named events."""
     return await forward(request, _CHAT)
 
 
 @routes.post("/api/v0/chat/completions")
 @describe({200: ANSWER})
 async def v0_chat(request: web.Request) -> web.StreamResponse:
-    """OpenAI's chat completion, with statistics."""
+    """Chat completion in OpenAI's format, with statistics."""
     return await forward(request, _V0_CHAT)
 
 
 @routes.post("/api/v0/completions")
 @describe({200: ANSWER})
 async def v0_completions(request: web.Request) -> web.StreamResponse:
-    """OpenAI's text completion, with statistics."""
+    """Text completion in OpenAI's format, with statistics."""
     return await forward(request, _V0_TEXT)
 
 
 @routes.post("/api/v0/embeddings")
 @describe({200: embeddings.ANSWER})
 async def v0_embeddings(request: web.Request) -> web.StreamResponse:
-    """OpenAI's embeddings."""
+    """Embeddings in OpenAI's format."""
     return await forward(request, embeddings.WAY)
 
 
 @routes.get("/api/v0/models")
 @describe({200: LIST})
 async def models(request: web.Request) -> web.Response:
-    """The models on disk, and the instances that have names of their own."""
+    """List the models on disk, and the instances that have names of their own."""
     return reply({"object": "list", "data": await _models(request.app[CONTROLLER])})
 
 
 @routes.get("/api/v0/models/{name:.+}")
 @describe({200: MODEL})
 async def model(request: web.Request) -> web.Response:
-    """One of them."""
+    """One model of that list."""
     name = request.match_info["name"]
     for row in await _models(request.app[CONTROLLER]):
         if row["id"] == name:

@@ -1,4 +1,4 @@
-"""What worker processes write."""
+"""Output of worker processes."""
 
 from collections.abc import AsyncIterator
 
@@ -14,20 +14,20 @@ from reconciler.core.events import LogLine
 
 routes = web.RouteTableDef()
 
-NAME = Query("name", "Of this instance.", {"type": "string"})
+NAME = Query("name", "Name of the instance.", {"type": "string"})
 
 
 @routes.get("/api/v1/logs")
 @describe({200: many("lines", "log-line")}, query=(NAME,))
 async def logs(request: web.Request) -> web.Response:
-    """The last lines that the worker process of an instance wrote."""
+    """Last lines that the worker process of an instance wrote."""
     return reply({"lines": [line async for line in _lines(request, follow=False)]})
 
 
 @routes.get("/api/v1/logs/stream")
 @describe({200: ref("log-line")}, query=(NAME,), content_type="text/event-stream")
 async def stream(request: web.Request) -> web.StreamResponse:
-    """The same and those to come, as server-sent events, until the process has ended."""
+    """Last and future lines of a worker process, as server-sent events until it ends."""
     lines = _lines(request, follow=True)
 
     async def send_lines(reply: Stream) -> None:
@@ -40,11 +40,11 @@ async def stream(request: web.Request) -> web.StreamResponse:
 def _lines(request: web.Request, *, follow: bool) -> AsyncIterator[LogLine]:
     name = request.query.get("name")
     if not name:
-        message = "name says which instance"
+        message = "the query parameter name is required: the instance to read"
         code = "missing_required_parameter"
         raise ApiError(400, "invalid_request", message, code, "name")
     lines = request.app[CONTROLLER].log(name, follow=follow)
     if lines is None:
-        message = f"no worker process of '{name}' is known since the daemon started"
+        message = f"'{name}' has had no worker process since the daemon started"
         raise of_problem(Problem(Reason.UNKNOWN_INSTANCE, message))
     return lines

@@ -46,7 +46,7 @@ def _error_event(error: dict[str, str], status: int) -> bytes:
 
 
 def _whole(answer: bytes) -> bytes:
-    """An answer that is no stream where one was begun: the worker's error."""
+    """Make an event from a worker's error, for a stream that was already started."""
     return _event(b"error", answer)
 
 
@@ -59,14 +59,14 @@ _COUNT = Way(Dialect.COUNT_TOKENS, signs=replace(_MESSAGES.signs, alive=None))
 @routes.post("/v1/messages")
 @describe({200: MESSAGE}, error=ERROR)
 async def messages(request: web.Request) -> web.StreamResponse:
-    """A message by a loaded instance, at once or as server-sent events, as Anthropic's API."""
+    """Message by a loaded instance in Anthropic's format, whole or as server-sent events."""
     return await forward(request, _MESSAGES)
 
 
 @routes.post("/v1/messages/count_tokens")
 @describe({200: COUNT}, error=ERROR)
 async def count_tokens(request: web.Request) -> web.StreamResponse:
-    """The number of tokens of the prompt of a message."""
+    """Number of prompt tokens of a message."""
     return await forward(request, _COUNT)
 
 

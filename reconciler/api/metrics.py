@@ -1,4 +1,4 @@
-"""What Prometheus reads."""
+"""Metrics for Prometheus."""
 
 import asyncio
 from collections import Counter
@@ -44,7 +44,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 class State(Collector):
-    """What is so at the moment when it is asked."""
+    """Metrics of the state at the time of a scrape."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class State(Collector):
         tokens: Mapping[str, Usage],
         tasks: int = 0,
     ) -> None:
-        """`states` are numbers of records by state, and whether they are queued; `tokens` by
-        instance; `tasks` run on the event loop.
+        """`states` counts records by state and whether they are queued; `tokens` is the usage by
+        instance; `tasks` is the number of tasks on the event loop.
         """
         self._controller = controller
         self._states = states
@@ -62,9 +62,10 @@ class State(Collector):
         self._tasks = tasks
 
     def collect(self) -> Iterator[Metric]:
-        """Every gauge, and what workers count."""
+        """Yield every gauge, and the counts of workers."""
         yield from self._records()
         yield self._computed()
+        yield self._cached()
         yield self._first_tokens()
         yield from self._memory()
         yield from self._sources()
@@ -81,15 +82,15 @@ class State(Collector):
             count = sum(n for (name, _), n in self._states.items() if name == state)
             family.add_metric([state], count)
         yield family
-        words = "Records that wait for another one's load."
+        words = "Records that wait for another record's load."
         queued = sum(n for (_, queued), n in self._states.items() if queued)
         yield GaugeMetricFamily("reconciler_queue_depth", words, value=queued)
 
     def _computed(self) -> Metric:
         family = CounterMetricFamily(
             "reconciler_tokens",
-            "Tokens of completion requests: of prompts, found in a KV cache or computed, and "
-            "generated.",
+            "Tokens of completion requests: prompt tokens, found in a KV cache or computed, and "
+            "generated tokens.",
             labels=["instance", "kind"],
         )
         for name, usage in self._tokens.items():
@@ -97,10 +98,20 @@ class State(Collector):
             family.add_metric([name, "completion"], usage.completion_tokens)
         return family
 
+    def _cached(self) -> Metric:
+        family = CounterMetricFamily(
+            "reconciler_cached_tokens",
+            "Tokens of prompts that were found in a KV cache and not computed.",
+            labels=["instance"],
+        )
+        for name, usage in self._tokens.items():
+            family.add_metric([name], usage.cached_tokens)
+        return family
+
     def _first_tokens(self) -> Metric:
         family = HistogramMetricFamily(
             "reconciler_first_token_seconds",
-            "From a request to its first generated token; loading its model does not count.",
+            "Time from a request to its first generated token, excluding the load of its model.",
             labels=["instance"],
         )
         bounds = [*map(floatToGoString, FIRST_TOKEN_SECONDS), "+Inf"]
@@ -113,7 +124,7 @@ class State(Collector):
     def _memory(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "reconciler_instance_memory_bytes",
-            "Memory of an instance: weights, shared ones too, and what it added.",
+            "Memory of the weights, including shared ones, and of the instance.",
             labels=["instance"],
         )
         for instance in self._controller.instances():
@@ -122,25 +133,25 @@ class State(Collector):
         yield family
         held = self._controller.memory()
         if held is not None:
-            words = "What models may take."
+            words = "Memory budget of all models."
             yield GaugeMetricFamily("reconciler_memory_budget_bytes", words, value=held.budget)
-            words = "What instances and loads under way hold; weights that are shared count once."
+            words = "Memory held by instances and loads in progress; shared weights count once."
             yield GaugeMetricFamily("reconciler_memory_used_bytes", words, value=held.used)
 
     def _sources(self) -> Iterator[Metric]:
         errors = GaugeMetricFamily(
             "reconciler_source_errors",
-            "What keeps a source, or files of it, from being followed.",
+            "Errors that keep a source, or files of it, from being followed.",
             labels=["source"],
         )
         synced = GaugeMetricFamily(
             "reconciler_source_synced_timestamp_seconds",
-            "When a repository last answered.",
+            "Time of a repository's last response.",
             labels=["source"],
         )
         commits = GaugeMetricFamily(
             "reconciler_source_commit_info",
-            "1 for the commit that is applied.",
+            "1 for the commit in force.",
             labels=["source", "commit"],
         )
         for feed in self._controller.sources:
@@ -154,7 +165,7 @@ class State(Collector):
 
 
 def _state(answer: RecordView) -> tuple[str, bool]:
-    """The state of a record, and whether it is queued."""
+    """State of a record, and True if it is queued."""
     conditions = answer.status.conditions
     true = next((c.type for c in conditions if c.status == "True"), "Resting")
     return true, any(c.reason == Reason.QUEUED for c in conditions)

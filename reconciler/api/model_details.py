@@ -1,4 +1,4 @@
-"""One model on disk: what it is, and its removal."""
+"""Details of a model on disk, and its removal."""
 
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,19 @@ from reconciler.models.chat_templates import first_template
 routes = web.RouteTableDef()
 
 TEMPLATE_SECONDS = 5.0
-"""For the chat template to be read."""
+"""Deadline for reading the chat template."""
 
 
 @routes.get("/api/v1/checkpoints/{key:.+}")
 @describe({200: ref("model-details")})
 async def details(request: web.Request) -> web.Response:
-    """A model on disk: its facts, its chat template, where it lies, and who uses it."""
+    """Details of a model on disk: facts, chat template, location and users."""
     controller = request.app[CONTROLLER]
     key = request.match_info["key"]
     view = controller.answer(controller.named(key) or "")
     entry = await on_disk(controller, key if view is None else view.record.spec.model)
     if entry is None:
-        words = f"Model {key} not found in downloaded models; `reconciler ls` lists those"
+        words = f"Model {key} not found in downloaded models; `reconciler ls` lists them"
         raise of_problem(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))
     users = controller.removal.users(entry.key, Path(entry.path))
     answer: dict[str, Any] = {
@@ -64,8 +64,8 @@ async def remove(request: web.Request) -> web.Response:
 
 
 async def _template(entry: CatalogEntry) -> str | None:
-    """The chat template; None if there is none, or it cannot be read in time."""
+    """Chat template; None if there is none, or it cannot be read in time."""
     try:
         return await look(first_template, Path(entry.path), seconds=TEMPLATE_SECONDS)
-    except Exception:  # noqa: BLE001  file systems raise what they like, and hang
+    except Exception:  # noqa: BLE001  file systems raise any exception, and hang
         return None

@@ -1,4 +1,4 @@
-"""Lists of models as Anthropic's clients read them: in pages, each after or before a model."""
+"""List of models in the format of Anthropic's clients: pages that follow or precede a model."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +8,7 @@ from multidict import MultiMapping
 from reconciler.api.errors import ApiError
 
 DEFAULT_LIMIT, MOST = 20, 1000
-"""Models of a page. Source: Anthropic's API reference, "List Models"."""
+"""Models per page: default and maximum. Source: Anthropic's API reference, "List Models"."""
 
 PAGE = {
     "type": "object",
@@ -24,7 +24,7 @@ INFO = {
 
 
 def page(models: list[dict[str, Any]], query: MultiMapping[str]) -> dict[str, Any]:
-    """A page of models that are given in OpenAI's form. Raises `ApiError`."""
+    """Select a page of models, which are in OpenAI's format. Raises `ApiError`."""
     limit = _limit(query.get("limit", ""))
     names = [model["id"] for model in models]
     if (before := query.get("before_id")) is not None:
@@ -46,7 +46,7 @@ def page(models: list[dict[str, Any]], query: MultiMapping[str]) -> dict[str, An
 
 
 def info(model: dict[str, Any]) -> dict[str, Any]:
-    """A model that is given in OpenAI's form."""
+    """Convert a model from OpenAI's format."""
     return {
         "type": "model",
         "id": model["id"],

@@ -1,4 +1,4 @@
-"""Load, unload, and what is on disk: LM Studio's routes."""
+"""LM Studio's routes to load, unload and list models."""
 
 import asyncio
 from typing import Any
@@ -24,9 +24,9 @@ routes = web.RouteTableDef()
 @routes.post("/api/v1/models/load")
 @describe({200: ref("load-response")}, body="load-request")
 async def load(request: web.Request) -> web.StreamResponse:
-    """Load a model, or join what is loaded already; answers when it can be used.
+    """Load a model, or join an existing record; responds when the instance is ready.
 
-    With `Accept: text/event-stream` how far it is, and then the answer, as server-sent events.
+    With `Accept: text/event-stream`, sends progress and then the response as server-sent events.
     """
     body = await read(request, "load-request")
     for mistake in contradictions(body):
@@ -34,7 +34,7 @@ async def load(request: web.Request) -> web.StreamResponse:
     echo = bool(body.get("echo_load_config"))
     asked = load_request(body)
     if asked.adapter is not None and check_name(asked.name):
-        words = f"'{asked.name}' cannot name an instance; send instance_id"
+        words = f"'{asked.name}' is not a valid name for an instance; send instance_id"
         raise ApiError(400, "invalid_request", words, "missing_required_parameter", "instance_id")
     controller = request.app[CONTROLLER]
     if "text/event-stream" in request.headers.get("Accept", ""):
@@ -43,9 +43,9 @@ async def load(request: web.Request) -> web.StreamResponse:
 
 
 async def _streamed(request: web.Request, asked: LoadRequest, *, echo: bool) -> web.StreamResponse:
-    """The phases as they come, then the answer or the error as the last event.
+    """Stream the phases, then the response or the error as the last event.
 
-    Raises `LoadError` where it is refused at once.
+    Raises `LoadError` if the load is rejected at once.
     """
     controller = request.app[CONTROLLER]
     since = controller.events.latest
@@ -73,7 +73,7 @@ async def _streamed(request: web.Request, asked: LoadRequest, *, echo: bool) -> 
 async def _phases(
     stream: Stream, events: Events, since: str, name: str, loading: "asyncio.Task[RecordView]"
 ) -> None:
-    """Send how far a record's load is, until it has ended."""
+    """Send the progress of a record's load until it ends."""
     while True:
         more, ended = events.more, loading.done()
         async for event in events.follow(since, wait=False):
@@ -90,7 +90,7 @@ async def _phases(
 
 
 def _loaded(controller: Controller, answer: RecordView, *, echo: bool) -> dict[str, Any]:
-    """One answer for both forms of the request: clients look keys up by name."""
+    """Serialize the response for both forms of the request: clients look keys up by name."""
     status = answer.status
     answer_json: dict[str, Any] = {
         "type": answer.status.type or "llm",
@@ -108,7 +108,7 @@ def _loaded(controller: Controller, answer: RecordView, *, echo: bool) -> dict[s
 @routes.post("/api/v1/models/unload")
 @describe({200: ref("unload-response")}, body="unload-request")
 async def unload(request: web.Request) -> web.Response:
-    """Remove an http record and unload its instance; answers when its memory is free."""
+    """Remove an http record and unload its instance; responds when its memory is free."""
     body = await read(request, "unload-request")
     await request.app[CONTROLLER].unload(body["instance_id"])
     return reply({"instance_id": body["instance_id"]})
@@ -117,7 +117,7 @@ async def unload(request: web.Request) -> web.Response:
 @routes.get("/api/v1/models")
 @describe({200: many("models", "model")})
 async def models(request: web.Request) -> web.Response:
-    """The models on disk, each with its loaded instances."""
+    """List the models on disk, each with its loaded instances."""
     controller = request.app[CONTROLLER]
     listed = await controller.models()
     by_path = loaded_by_path(controller)
@@ -125,7 +125,7 @@ async def models(request: web.Request) -> web.Response:
 
 
 def loaded_by_path(controller: Controller) -> dict[str, list[dict[str, Any]]]:
-    """The loaded instances by the directory of their checkpoint."""
+    """Loaded instances by the directory of their checkpoint."""
     by_path: dict[str, list[dict[str, Any]]] = {}
     for instance in controller.instances():
         row = {"id": instance.name, "config": instance.config}
@@ -134,7 +134,7 @@ def loaded_by_path(controller: Controller) -> dict[str, list[dict[str, Any]]]:
 
 
 def model_row(model: CatalogEntry, by_path: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """A model on disk, as LM Studio's clients read it."""
+    """Serialize a model on disk in the format of LM Studio's clients."""
     publisher, _, name = model.key.rpartition("/")
     row: dict[str, Any] = {
         "type": "llm",
@@ -176,7 +176,7 @@ def _capabilities(facts: Checkpoint) -> dict[str, Any]:
 
 
 def params_string(parameters: int) -> str:
-    """As models are named: `7B`, `1.5B`, `350M`, `90K`."""
+    """Format a number of parameters as in names of models: `7B`, `1.5B`, `350M`, `90K`."""
     for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if parameters >= factor:
             return f"{parameters / factor:.1f}".removesuffix(".0") + unit

@@ -1,4 +1,4 @@
-"""The machine."""
+"""The machine on which the daemon runs."""
 
 from aiohttp import web
 
@@ -13,7 +13,7 @@ routes = web.RouteTableDef()
 @routes.get("/api/v1/node")
 @describe({200: ref("node")})
 async def node(request: web.Request) -> web.Response:
-    """The labels of this machine, what models take of its memory, and whether that is wired."""
+    """Labels of this machine, memory of its models, and wired memory."""
     controller = request.app[CONTROLLER]
     held = controller.memory()
     memory = None if held is None else {"used_bytes": held.used, "budget_bytes": held.budget}

@@ -38,7 +38,7 @@ _TEXT = Way(Dialect.TEXT)
 @routes.get("/v1/models")
 @describe({200: {"anyOf": [LIST, model_pages.PAGE]}})
 async def models(request: web.Request) -> web.Response:
-    """The models that a request can name, as OpenAI's or Anthropic's clients list them."""
+    """List the models that a request can name, in OpenAI's or Anthropic's format."""
     data = await askable(request.app[CONTROLLER])
     if ANTHROPIC_VERSION in request.headers:
         return reply(model_pages.page(data, request.query))
@@ -52,7 +52,7 @@ async def model(request: web.Request) -> web.Response:
     name = request.match_info["name"]
     found = await askable_one(request.app[CONTROLLER], name)
     if found is None:
-        message = f"there is no model {name} that can be asked; GET /v1/models lists those"
+        message = f"there is no model {name} that can answer; GET /v1/models lists those that can"
         raise ApiError(404, "model_not_found", message, "model_not_found", "model")
     return reply(model_pages.info(found) if ANTHROPIC_VERSION in request.headers else found)
 
@@ -60,12 +60,12 @@ async def model(request: web.Request) -> web.Response:
 @routes.post("/v1/chat/completions")
 @describe({200: {"type": "object"}})
 async def chat(request: web.Request) -> web.StreamResponse:
-    """A chat completion by a loaded instance, at once or as server-sent events."""
+    """Chat completion by a loaded instance, whole or as server-sent events."""
     return await forward(request, _CHAT)
 
 
 @routes.post("/v1/completions")
 @describe({200: {"type": "object"}})
 async def completions(request: web.Request) -> web.StreamResponse:
-    """A text completion by a loaded instance, at once or as server-sent events."""
+    """Text completion by a loaded instance, whole or as server-sent events."""
     return await forward(request, _TEXT)

@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: every route of the router, described where its handler is."""
+"""`GET /openapi.json`: every route of the router, with the description of its handler."""
 
 import re
 from typing import Any
@@ -16,12 +16,12 @@ routes = web.RouteTableDef()
 @routes.get("/openapi.json")
 @describe({200: {"type": "object"}})
 async def openapi(request: web.Request) -> web.Response:
-    """This description."""
+    """This document."""
     return reply(document(request.app.router))
 
 
 def document(router: web.UrlDispatcher) -> dict[str, Any]:
-    """The routes as an OpenAPI 3.1 document, whose schemas are the published ones."""
+    """OpenAPI 3.1 document of the routes, with the published schemas."""
     paths: dict[str, dict[str, Any]] = {}
     for route in router.routes():
         if route.method != "HEAD" and route.resource is not None:
@@ -50,7 +50,7 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
         for q in operation.query
     ]
     answers = {
-        str(status): _content("As described.", operation.content_type, answer)
+        str(status): _content("The response.", operation.content_type, answer)
         for status, answer in operation.answers.items()
     }
     error = _content("An error.", "application/json", operation.error or ref("error"))
@@ -70,7 +70,7 @@ def _content(description: str, type_: str, answer: dict[str, Any]) -> dict[str, 
 
 
 def _localized(value: Any) -> Any:
-    """A schema as a part of the document: its references lead to its neighbours."""
+    """Adapt a schema to the document: its references point to the document's components."""
     if isinstance(value, list):
         return [_localized(item) for item in value]
     if not isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""Which web pages and which host names a daemon answers, as `serve` was told.
+"""Origins and host names that the daemon accepts, as configured by `serve`.
 
-A browser sends what page a request comes from as `Origin` (scheme, host and port), and sends it
-whenever the page could read the answer or has a body sent. The names here are compared with it as a
-whole; patterns would let in whoever gets a name that fits.
+A browser sends the origin of the requesting page (scheme, host and port) as `Origin` whenever the
+page could read the response or the request has a body. Allowed origins are compared as a whole: a
+pattern would admit anyone who registers a matching name.
 """
 
 import re
@@ -13,25 +13,25 @@ from urllib.parse import urlsplit
 ANY = "*"
 
 PRIVATE_TREES = frozenset({"local", "internal", "localhost", "lan", "home", "test", "home.arpa"})
-"""Trees of names that nobody can buy a name in: RFC 6761, 6762 and 8375, ICANN's `.internal`, and
-what routers use. In any other tree one label is not enough for a pattern."""
+"""Domains in which nobody can register a name: RFC 6761, 6762 and 8375, ICANN's `.internal`, and
+those that routers use. In any other domain, one label is not enough for a pattern."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-"""That browsers leave out of an origin."""
+"""Ports that browsers omit from an origin."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may speak to the daemon besides programs of this machine."""
+    """Clients that may use the daemon, besides programs on this machine."""
 
     host: str
-    """The address that is listened on."""
+    """Address on which the daemon listens."""
     token: str | None = None
-    """What every request must carry."""
+    """Token that every request must carry; None if none is required."""
     origins: frozenset[str] = frozenset()
-    """Pages that browsers may let read answers; `ANY`: all, which takes a token."""
+    """Origins of pages that may read responses; `ANY`: all, which requires a token."""
     hosts: tuple[str, ...] = ()
-    """Names beside those of loopback by which it may be spoken to; `.NAME` is every name below."""
+    """Host names accepted besides those of loopback; `.NAME` means every name below NAME."""
 
     def allows_origin(self, origin: str) -> bool:
         """True if a page of this origin may use the daemon."""
@@ -45,7 +45,7 @@ class Access:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """True if only this machine can reach `host`."""
     if host == "localhost":
         return True
     try:
@@ -55,7 +55,7 @@ def is_loopback(host: str) -> bool:
 
 
 def origin_of(text: str) -> str:
-    """An origin as browsers send it. Raises ValueError with what to write instead."""
+    """Normalize an origin as browsers send it. Raises ValueError with the fix."""
     if text == ANY:
         return ANY
     if text == "null":
@@ -70,12 +70,12 @@ def origin_of(text: str) -> str:
         words = f"{text} is not an origin: write scheme, host and port, as in http://localhost:3000"
         raise ValueError(words)
     if "*" in text:
-        raise ValueError(f"{text}: origins are exact; name each, or * together with --token-file")
+        raise ValueError(f"{text}: origins are exact; list each, or * together with --token-file")
     shown = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     place = shown if port in (None, DEFAULT_PORTS.get(parts.scheme)) else f"{shown}:{port}"
     origin = f"{parts.scheme}://{place}"
     if parts.path or parts.query or parts.fragment:
-        raise ValueError(f"{text} is more than an origin: write {origin}")
+        raise ValueError(f"{text} has more than scheme, host and port: write {origin}")
     return origin
 
 
@@ -83,22 +83,22 @@ _HOSTNAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._*-]+)(:[0-9]{1,5})?", r
 
 
 def host_of(text: str) -> str:
-    """A name, or a pattern `.NAME`, in lower case. Raises ValueError with what to write instead."""
+    """Normalize a host name, or a pattern `.NAME`. Raises ValueError with the fix."""
     name = text.lower()
     if name == ANY:
-        words = "* would let any web page in that has a name resolve to this machine (DNS "
-        raise ValueError(f"{words}rebinding); name hosts, or require a token by --token-file")
+        words = "* would admit any web page whose host name resolves to this machine (DNS "
+        raise ValueError(f"{words}rebinding); list the hosts, or require a token with --token-file")
     pattern = name.startswith(("*.", "."))
     bare = name.removeprefix("*").removeprefix(".") if pattern else name
     bare = bare.removeprefix("[").removesuffix("]")
     if ":" in bare and not _is_address(bare):
         raise ValueError(f"{text}: write the name alone, without a scheme or a port")
     if not _is_address(bare) and not _NAME.fullmatch(bare):
-        raise ValueError(f"{text} is not the name of a host")
+        raise ValueError(f"{text} is not a host name")
     if not pattern:
         return bare
     if _is_address(bare) or ("." not in bare and bare not in PRIVATE_TREES):
-        words = f"{text}: anybody can have a name below .{bare}; name the hosts"
+        words = f"{text}: anyone can register a name below .{bare}; list the hosts"
         raise ValueError(words)
     return f".{bare}"
 

@@ -1,4 +1,4 @@
-"""Long answers, made piece by piece: ten thousand records must not keep others from theirs."""
+"""Serialization of long lists in batches: ten thousand records must not block other requests."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -12,21 +12,21 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 AT_ONCE = 100
-"""Items that are serialized without a pause: about 3 ms."""
+"""Items serialized without a pause, which takes about 3 ms."""
 
 
 async def encoded(items: Iterable[T], serialize: Callable[[T], Any]) -> list[msgspec.Raw]:
-    """What `serialize` makes of each item, as JSON that an answer only has to be put together from.
+    """Serialize each item to JSON, ready to be embedded in a response.
 
-    Pauses and items are as those of `each`.
+    Pauses and constraints are those of `each`.
     """
     return await each(items, lambda item: msgspec.Raw(encode(serialize(item))))
 
 
 async def each(items: Iterable[T], serialize: Callable[[T], V]) -> list[V]:
-    """What `serialize` makes of each item, with pauses in which the event loop does other things.
+    """Serialize each item, pausing regularly for other tasks of the event loop.
 
-    `items` is iterated meanwhile, so it must not change.
+    `items` is iterated across the pauses, so it must not change.
     """
     made = []
     for count, item in enumerate(items, 1):

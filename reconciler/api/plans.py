@@ -1,4 +1,4 @@
-"""What would be done, and what it would need; nothing is changed by asking."""
+"""Previews of actions and of the memory that they need, without any change."""
 
 from dataclasses import asdict
 from typing import Any
@@ -21,14 +21,14 @@ routes = web.RouteTableDef()
 @routes.get("/api/v1/plan")
 @describe({200: ref("plan")})
 async def plan(request: web.Request) -> web.Response:
-    """What the loop would do now."""
+    """Preview the actions that the reconcile loop would take now."""
     return reply(await _dry_run_json(await request.app[CONTROLLER].dry_run(PlanRequest())))
 
 
 @routes.post("/api/v1/plan")
 @describe({200: ref("plan")}, body="plan-request")
 async def plan_specs(request: web.Request) -> web.Response:
-    """What the loop would do if these records were put and deleted."""
+    """Preview the actions if these records were put and deleted."""
     body = await read(request, "plan-request")
     asked = PlanRequest(
         [(one["name"], load_spec(one["spec"])) for one in body.get("apply", [])],
@@ -42,7 +42,7 @@ async def plan_specs(request: web.Request) -> web.Response:
 @routes.post("/api/v1/models/estimate")
 @describe({200: ref("estimate")}, body="load-request")
 async def estimate(request: web.Request) -> web.Response:
-    """What a load would need, and whether it fits."""
+    """Estimate the memory that a load would need, and whether it fits."""
     body = await read(request, "load-request")
     for mistake in contradictions(body):
         raise of_mistake(mistake)
@@ -69,7 +69,7 @@ async def estimate(request: web.Request) -> web.Response:
 
 
 def _snapshot(source: Any) -> Snapshot:
-    """The source as it would be."""
+    """The source as the request describes it."""
     files: dict[str, list[Declared]] = {}
     for one in source["records"]:
         declared = Declared(one["name"], load_spec(one["spec"]), one["line"])

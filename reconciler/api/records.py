@@ -1,4 +1,4 @@
-"""Desired state and what became of it."""
+"""Records: desired state, actual state and history."""
 
 import asyncio
 import contextlib
@@ -23,13 +23,13 @@ NUMBER = {"type": "number", "minimum": 0}
 
 DEFAULT_TIMEOUT = 60.0
 LONGEST_TIMEOUT = 3600.0
-"""Seconds that a question with `wait` may stay open."""
+"""Maximum seconds that a request with `wait` may stay open."""
 
 
 @routes.get("/api/v1/records")
 @describe({200: many("records", "record")})
 async def records(request: web.Request) -> web.Response:
-    """All records."""
+    """List all records."""
     controller = request.app[CONTROLLER]
     listed = await encoded(controller.each_answer(), lambda view: _record(view, controller))
     return reply({"records": listed})
@@ -39,15 +39,15 @@ async def records(request: web.Request) -> web.Response:
 @describe(
     {200: ref("record")},
     query=(
-        Query("wait", "Answer when the record is so.", {"enum": ["ready", "gone"]}),
-        Query("generation", "With `wait=ready`: this generation or a later one.", NUMBER),
-        Query("timeout", "Seconds to wait at most.", NUMBER),
+        Query("wait", "Respond when the record is ready or gone.", {"enum": ["ready", "gone"]}),
+        Query("generation", "Minimum generation for `wait=ready`.", NUMBER),
+        Query("timeout", "Maximum seconds to wait.", NUMBER),
     ),
 )
 async def record(request: web.Request) -> web.Response:
-    """One record. With `wait=ready` or `wait=gone` it answers when that is so, or at `timeout`.
+    """One record. With `wait`, responds when the record is ready or gone, or at `timeout`.
 
-    `generation=N` makes `wait=ready` mean generation N or a later one.
+    With `generation=N`, `wait=ready` waits for generation N or a later one.
     """
     name = request.match_info["name"]
     controller = request.app[CONTROLLER]
@@ -62,10 +62,10 @@ async def record(request: web.Request) -> web.Response:
 @describe(
     {200: ref("record")},
     body="record-request",
-    query=(Query("wait", "Answer when it is loaded, or why it is not.", {"const": "ready"}),),
+    query=(Query("wait", "Respond when it is loaded, or with the error.", {"const": "ready"}),),
 )
 async def put(request: web.Request) -> web.Response:
-    """Declare an http record, in place of the one of that name; a manifest's is left alone."""
+    """Declare an http record, replacing one of that name; never changes a manifest's record."""
     name = request.match_info["name"]
     for mistake in check_name(name):
         raise of_mistake(mistake)
@@ -82,7 +82,7 @@ async def put(request: web.Request) -> web.Response:
 @routes.delete("/api/v1/records/{name:.+}")
 @describe({200: ref("unload-response")})
 async def delete(request: web.Request) -> web.Response:
-    """Remove an http record and unload its instance; answers when its memory is free."""
+    """Remove an http record and unload its instance; responds when its memory is free."""
     name = request.match_info["name"]
     await request.app[CONTROLLER].unload(name)
     return reply({"instance_id": name})
@@ -91,7 +91,7 @@ async def delete(request: web.Request) -> web.Response:
 @routes.post("/api/v1/records/{name:.+}/clear")
 @describe({200: ref("record")})
 async def clear(request: web.Request) -> web.Response:
-    """Forget crashes, failures and back-off of a record, so that it is tried at once."""
+    """Clear the crashes, failures and back-off of a record, so that it is retried at once."""
     controller = request.app[CONTROLLER]
     return reply(_record(controller.clear(request.match_info["name"]), controller))
 
@@ -142,10 +142,10 @@ def _number(request: web.Request, key: str, default: float) -> float:
 @routes.get("/api/v1/history")
 @describe(
     {200: many("history", "generation")},
-    query=(Query("name", "Of this record alone.", {"type": "string"}),),
+    query=(Query("name", "Only this record.", {"type": "string"}),),
 )
 async def history(request: web.Request) -> web.Response:
-    """What was wanted and what became of it, the newest first; removed records included."""
+    """History of specs and their outcomes, newest first, including removed records."""
     kept = request.app[CONTROLLER].history(request.query.get("name"))
     return reply({"history": await encoded(kept, _generation)})
 

@@ -1,4 +1,4 @@
-"""OpenAI's Responses: answers, of which none is stored."""
+"""OpenAI's Responses API, without stored responses."""
 
 from typing import NoReturn
 
@@ -16,7 +16,7 @@ from reconciler.core.dialects import Dialect
 routes = web.RouteTableDef()
 
 _UPGRADE_REQUIRED = 426
-"""Codex tries a websocket first where its provider says so, and asks by HTTP at once after this."""
+"""Codex tries a websocket first if its provider has one; after this status it uses HTTP at once."""
 
 
 RESPONSE = {
@@ -47,14 +47,14 @@ def _error(error: dict[str, str], status: int) -> bytes:
 
 
 def _refusal(body: bytes) -> bytes:
-    """The error of a worker as events."""
+    """Convert the error of a worker into events."""
     error = msgspec.json.decode(body, type=_Refused).error
     status = {"invalid_request": 400, "unavailable": 503}.get(error["type"], 500)
     return _error(error, status)
 
 
 class _Refused(msgspec.Struct):
-    """The body of a worker's error; what it did not foresee has another form."""
+    """Body of a worker's error; an unexpected error has another format."""
 
     error: dict[str, str] = msgspec.field(
         default_factory=lambda: {
@@ -74,7 +74,7 @@ _COUNT = Way(Dialect.RESPONSES_INPUT_TOKENS)
 @routes.post("/v1/responses")
 @describe({200: RESPONSE})
 async def create(request: web.Request) -> web.StreamResponse:
-    """A response by a loaded instance, at once or as server-sent events; nothing is stored."""
+    """Response by a loaded instance, whole or as server-sent events; nothing is stored."""
     return await forward(request, _RESPONSES)
 
 
@@ -94,10 +94,10 @@ async def listen(request: web.Request) -> NoReturn:
 @routes.post("/v1/responses/{id}/cancel")
 @describe({})
 async def stored(request: web.Request) -> NoReturn:
-    """No response is stored."""
+    """Not supported: responses are not stored."""
     message = (
-        f"no response {request.match_info['id'][:80]!r}: responses are not stored, whatever "
-        "`store` says; keep what POST /v1/responses answers"
+        f"no response {request.match_info['id'][:80]!r}: responses are not stored, "
+        "regardless of `store`; keep the response of POST /v1/responses"
     )
     raise ApiError(404, "invalid_request", message, "response_not_found")
 
@@ -105,7 +105,7 @@ async def stored(request: web.Request) -> NoReturn:
 @routes.post("/v1/responses/input_tokens")
 @describe({200: COUNT})
 async def input_tokens(request: web.Request) -> web.StreamResponse:
-    """The number of tokens of the prompt of a response."""
+    """Number of prompt tokens of a response."""
     return await forward(request, _COUNT)
 
 
@@ -113,5 +113,5 @@ async def input_tokens(request: web.Request) -> web.StreamResponse:
 @describe({})
 async def compact(_request: web.Request) -> NoReturn:
     """Not supported."""
-    message = "compaction is not supported; ask for a summary by POST /v1/responses"
+    message = "compaction is not supported; request a summary with POST /v1/responses"
     raise ApiError(400, "invalid_request", message, "not_supported")

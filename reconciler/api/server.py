@@ -1,14 +1,14 @@
-"""The HTTP server: aiohttp's, with deadlines, a bound on connections, and our form of errors.
+"""The HTTP server: aiohttp's, with deadlines, a connection limit and the standard error format.
 
-aiohttp answers what is no HTTP before any middleware sees it, as plain text that repeats what was
-sent, and logs it with headers. A `Connection` answers that in the one form of errors and logs types
-and frames alone. It also ends what would stay for ever:
+aiohttp answers malformed requests before any middleware sees them, as plain text that quotes the
+request, and logs them with headers. A `Connection` answers them in the standard error format, and
+logs only types and frames. It also closes connections that would otherwise stay open forever:
 
 - one without a request, after `IDLE_SECONDS`;
-- one whose headers have begun and do not end, after `HEAD_SECONDS`;
-- one whose client does not read its answer, when nothing was read for `STALL_SECONDS`.
+- one whose headers stay incomplete, after `HEAD_SECONDS`;
+- one whose client does not read the response, after `STALL_SECONDS` without progress.
 
-How long a body may take is up to `body`.
+`body` sets the deadline for a body.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ HEAD_SECONDS = 20.0
 STALL_SECONDS = 60.0
 
 FLUSH_SECONDS = 10.0
-"""For the rest of an answer to be read once its connection is to be closed."""
+"""Deadline for reading the rest of a response, once its connection is to be closed."""
 
 BACKLOG = 1024
-"""Connections that wait to be accepted."""
+"""Maximum number of connections that wait to be accepted."""
 
 _UNAVAILABLE = web.HTTPServiceUnavailable.status_code
 _BUSY = {
@@ -55,18 +55,18 @@ class Connection(web.RequestHandler):
         self._events = asyncio.get_running_loop()
         self._busy = False
         self._head: asyncio.TimerHandle | None = None
-        """Ends the connection if the headers of a request do not end."""
+        """Closes the connection if the headers of a request stay incomplete."""
         self._stall: asyncio.TimerHandle | None = None
         super().__init__(
             server,
             loop=self._events,
             keepalive_timeout=IDLE_SECONDS,
             access_log=None,  # type: ignore[arg-type]
-            auto_decompress=False,  # `body` does, within its bounds and off the loop
+            auto_decompress=False,  # `body` does, within its limits and off the event loop
         )
 
     def begin(self) -> None:
-        """A request is there, or what was taken for one."""
+        """Mark the connection as busy with a request, even a malformed one."""
         self._busy = True
         self._cancel_head()
         self._of_all.begin(self)
@@ -75,7 +75,7 @@ class Connection(web.RequestHandler):
         if self._of_all.admit(self):
             super().connection_made(transport)
             return
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  so does aiohttp
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  as aiohttp does
         transport.write(_refusal())
         transport.close()
 
@@ -107,12 +107,12 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer, in the one form if aiohttp itself made it."""
+        """Send a response, converting aiohttp's own errors to the standard format."""
         if isinstance(resp, web.HTTPException):
             failure = of_http(request, resp)
             resp = refused(request, failure)
         if request.writer.output_size > 0 and not resp.prepared:
-            raise ConnectionError("another answer was begun already")
+            raise ConnectionError("another response was already started")
         finished = await super().finish_response(request, resp, start_time)
         self._busy = False
         self._of_all.end(self)
@@ -125,8 +125,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP, and to what no handler could answer."""
-        del message  # repeats what was sent
+        """Respond to a malformed request, or to one that no handler could answer."""
+        del message  # quotes the request
         if isinstance(exc, HttpProcessingError):
             failure = _malformed(exc)
             log.debug("request is malformed", error=type(exc).__name__)
@@ -135,19 +135,19 @@ class Connection(web.RequestHandler):
             if exc is not None:
                 self.log_exception(exc_info=exc)
         if request.writer.output_size > 0:
-            raise ConnectionError("another answer was begun already")
+            raise ConnectionError("another response was already started")
         answer = refused(request, failure)
         answer.force_close()
         return answer
 
     def log_exception(self, *_args: Any, **more: Any) -> None:
-        """Log where something failed, not what aiohttp says of it: that has headers."""
+        """Log the location of a failure, without aiohttp's message, which has headers."""
         error = more.get("exc_info")
         trace = frames(error) if isinstance(error, BaseException) else None
         log.error("connection failed", trace=trace)
 
     def log_debug(self, *_args: Any, **_more: Any) -> None:
-        """Log nothing: these are clients that go away."""
+        """Log nothing: these messages report clients that disconnected."""
 
     def _head_is_late(self) -> None:
         self._head = None
@@ -184,13 +184,13 @@ def _malformed(error: HttpProcessingError) -> ApiError:
         message = f"a line of the request is longer than {error.args[1]} bytes"
     elif isinstance(error, InvalidURLError):
         message = "the address in the request is malformed"
-    else:  # its first line says what; others repeat the request
+    else:  # the first line names the error; others quote the request
         message = f"the request is malformed: {error.message.partition(chr(10))[0].rstrip(':')}"
     return ApiError(400, "invalid_request", message, "invalid_http")
 
 
 def _refusal() -> bytes:
-    """The answer to a connection that is one too many."""
+    """Response to a connection above the limit."""
     body = encode({"error": _BUSY})
     head = (
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
@@ -202,7 +202,7 @@ def _refusal() -> bytes:
 async def listen(
     runner: web.AppRunner, listener: socket.socket, connections: Connections
 ) -> asyncio.Server:
-    """Serve the application of a runner that is set up, until the result is closed."""
+    """Serve the application of a runner that is set up, until the returned server is closed."""
     server = runner.server
     assert server is not None  # noqa: S101  it is set up
     make = server.request_factory

@@ -1,4 +1,4 @@
-"""The manifest files: valid, or why not."""
+"""Sources of manifests, with the errors in their files."""
 
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +20,7 @@ routes = web.RouteTableDef()
 @routes.get("/api/v1/sources")
 @describe({200: many("sources", "source")})
 async def sources(request: web.Request) -> web.Response:
-    """Each source with its files."""
+    """List the sources with their files."""
     controller = request.app[CONTROLLER]
     return reply({"sources": [await _source(feed, controller) for feed in controller.sources]})
 
@@ -28,7 +28,7 @@ async def sources(request: web.Request) -> web.Response:
 @routes.post("/api/v1/sources/{name:.+}/sync")
 @describe({200: ref("source")})
 async def sync(request: web.Request) -> web.Response:
-    """Look at a source now; answers when what it says was taken up."""
+    """Sync a source now; responds when the desired state was updated from it."""
     feed = _named(request)
     await feed.sync()
     return reply(await _source(feed, request.app[CONTROLLER]))
@@ -37,7 +37,7 @@ async def sync(request: web.Request) -> web.Response:
 @routes.post("/api/v1/sources/{name:.+}/confirm")
 @describe({200: ref("source")})
 async def confirm(request: web.Request) -> web.Response:
-    """Take up what is held until it is confirmed, because of how much it would unload."""
+    """Apply changes that are held for confirmation because of how much they would unload."""
     feed = _named(request)
     feed.confirm()
     return reply(await _source(feed, request.app[CONTROLLER]))
@@ -46,7 +46,7 @@ async def confirm(request: web.Request) -> web.Response:
 @routes.post("/api/v1/sources/{name:.+}/suspend")
 @describe({200: ref("source")})
 async def suspend(request: web.Request) -> web.Response:
-    """Leave everything as it is, whatever the source says, until it is resumed."""
+    """Suspend a source: do not apply its changes until it is resumed."""
     feed = _named(request)
     feed.suspend()
     return reply(await _source(feed, request.app[CONTROLLER]))
@@ -55,14 +55,14 @@ async def suspend(request: web.Request) -> web.Response:
 @routes.post("/api/v1/sources/{name:.+}/resume")
 @describe({200: ref("source")})
 async def resume(request: web.Request) -> web.Response:
-    """Follow a source again; answers when what it says was taken up."""
+    """Resume a suspended source; responds when the desired state was updated from it."""
     feed = _named(request)
     await feed.resume()
     return reply(await _source(feed, request.app[CONTROLLER]))
 
 
 def _named(request: web.Request) -> SourceSync:
-    """The source that a path names. Raises `LoadError`."""
+    """Source that a path names. Raises `LoadError`."""
     return request.app[CONTROLLER].source(request.match_info["name"])
 
 
@@ -89,7 +89,7 @@ async def _source(feed: SourceSync, controller: Controller) -> dict[str, Any]:
 
 
 def _drift(answer: RecordView, owner: str) -> str | None:
-    """The name of a record of that owner that is not as declared; one that is idle is."""
+    """Name of a record of that owner if it differs from its declaration; idle records do not."""
     ready = answer.status.condition("Ready")
     idle = ready is not None and ready.reason == Reason.IDLE
     as_declared = answer.status.ready or answer.record.spec.suspend or idle

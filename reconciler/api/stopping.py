@@ -1,4 +1,4 @@
-"""A daemon that stops answers what it is asked to look at, and begins nothing."""
+"""Rejection of changes while the daemon stops; it still answers reads."""
 
 from aiohttp import web
 
@@ -11,7 +11,7 @@ LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @web.middleware
 async def refuse_while_stopping(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Raises `ApiError` 503 `stopping`, which says when to try again."""
+    """Reject changes. Raises `ApiError` 503 `stopping`, whose response has `Retry-After`."""
     if request.method not in LOOKS and request.app[CONTROLLER].stopping:
         raise of_problem(STOPPING)
     return await handler(request)

@@ -1,4 +1,4 @@
-"""Server-sent events that end with what is told, or with whoever listens."""
+"""Server-sent events that end when the sender returns or the client disconnects."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ Sender = Callable[[Stream], Awaitable[None]]
 
 
 async def streaming(request: web.Request, send: Sender) -> web.StreamResponse:
-    """Answer with what `send` sends, until it returns or the listener goes away."""
+    """Stream the output of `send` until it returns or the client disconnects."""
     async with sse_response(request, allow_all_methods=True) as reply:
         sending = asyncio.ensure_future(send(reply))
         gone = asyncio.create_task(reply.wait())

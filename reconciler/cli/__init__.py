@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
-    "Look": ("top", "bench", "events", "history", "logs"),
+    "Look": ("open", "top", "bench", "events", "history", "logs"),
     "More": ("completion", "man", "version"),
 }
 """By the heading of the help under which they stand."""
@@ -63,6 +63,7 @@ MODULES = {
     "plan": "manifests",
     "diff": "manifests",
     "validate": "manifests",
+    "open": "browser",
     "events": "observe",
     "history": "observe",
     "logs": "observe",

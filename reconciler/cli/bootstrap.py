@@ -76,6 +76,8 @@ class Options:
     """Pages that may use the daemon; see `Access`."""
     allow_hosts: Sequence[str] = ()
     """Names by which it may be spoken to; see `Access`."""
+    serves_page: bool = True
+    """True if browsers get the live page."""
 
 
 def run(options: Options) -> None:
@@ -162,6 +164,7 @@ async def _serve(
         token,
         origins=options.allow_origins,
         hosts=options.allow_hosts,
+        serves_page=options.serves_page,
     )
     runner = web.AppRunner(
         app,

@@ -16,11 +16,11 @@ import click
 
 from reconciler.cli import completing
 from reconciler.cli.client import Client, UnreachableError, asks, read_token
-from reconciler.cli.editors import EDITORS, Editor
 from reconciler.cli.progress import loaded
-from reconciler.cli.recipe_script import script
-from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target, Tool
 from reconciler.cli.settings import body, settings
+from reconciler.recipes.editors import EDITORS, Editor
+from reconciler.recipes.script import script
+from reconciler.recipes.tools import DIRECTORY, TOKEN, TOOLS, Recipe, Target, Tool
 
 AGENTS_NEED = 32_768
 """Tokens of context with which coding agents can work: their prompts begin with up to 20,000."""

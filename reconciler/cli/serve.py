@@ -136,6 +136,13 @@ def _without(package: str) -> Iterator[None]:
     "times.",
 )
 @click.option(
+    "--no-page",
+    is_flag=True,
+    envvar="RECONCILER_NO_PAGE",
+    show_envvar=True,
+    help="Serve no live page at / for browsers; the API stays.",
+)
+@click.option(
     "--jit",
     is_flag=True,
     envvar="RECONCILER_JIT",
@@ -217,6 +224,7 @@ def serve(
     *,
     allow_origins: tuple[str, ...],
     allow_hosts: tuple[str, ...],
+    no_page: bool,
     jit: bool,
     probe_interval: float,
     memory_budget: Budget,
@@ -269,5 +277,6 @@ def serve(
             spare_worker=spare_workers == 1,
             allow_origins=allow_origins,
             allow_hosts=allow_hosts,
+            serves_page=not no_page,
         )
     )

@@ -1,30 +1,32 @@
-"""Makes instances agree with records: observe, plan, report, commit, act.
+"""Reconciles loaded instances with the records: observe, plan, report, commit, act.
 
-Nothing here decides: `absorb` and `desired` say what records there are, `plan` what to do about
-them, and `conditions` what to report. The controller calls them with what it observes, carries out
-what they say, and writes down the result. No state that gates a change is read before an `await`
-and used after it.
+Decisions are made in the core, by pure functions: `absorb` and `desired` compute the records,
+`plan` the actions and `conditions` the statuses. The controller passes observations to them,
+carries out their results and persists them. State that gates a change is never read before an
+`await` and used after it.
 
-    state.py       one record and every volatile fact about it
-    registry.py    the records, on disk first and then in memory
-    reconciler.py  the pass
-    machine.py     the facts of the machine
-    planning.py    the plan, for the pass, for admission and for dry runs
-    report.py      what a pass found -> statuses, history, answers
-    actions.py     actions under way
-    outcomes.py    how they ended -> states of records
-    attempts.py    what the next start must know
-    lookups.py     what files of models say, looked up beside the passes
-    batches.py     questions that are answered together
-    clock.py       time, handed in
-    events.py      what happened, for whoever listens
+    state.py       one record with all its volatile state
+    registry.py    all records; written to disk first, then to memory
+    reconciler.py  the reconcile pass
+    machine.py     facts about the machine
+    planning.py    the plan, for passes, admission and dry runs
+    report.py      results of a pass -> statuses, history, replies to waiters
+    actions.py     running actions
+    outcomes.py    ended actions -> record states
+    attempts.py    log of attempts, read by the next start
+    lookups.py     cached facts from model files, refreshed outside passes
+    batches.py     concurrent questions answered in one batch
+    clock.py       injectable time
+    events.py      event stream for listeners
     source_sync.py sources -> registry
-    routing.py     which instance answers a request
-    leases.py      memory that nobody reserves, leased to instances that answer
+    routing.py     choice of the instance that serves a request
+    leases.py      unreserved memory, leased to instances that serve requests
     resolver.py    model files -> facts
-    controller.py  what the api asks
-    mutations.py   loads, puts, unloads that callers ask for
-    dry_run.py     what would happen
+    controller.py  the API's entry points
+    mutations.py   loads, puts, unloads and clears requested by callers
+    dry_run.py     previews and memory estimates
+    pulling.py     downloads requested by callers
+    removal.py     removal of downloaded models
 """
 
 from reconciler.controller.controller import Controller

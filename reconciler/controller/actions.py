@@ -1,7 +1,7 @@
-"""Actions under way: each a task that drives the engine, and tells the next pass how it ended.
+"""Runs actions, each in a task that drives the engine.
 
-What an action changes is taken up by a pass, not by its task: `collect` hands over what has ended
-since the last one. A load that is not wanted any more is cancelled, and the engine ends its worker.
+A task does not change records: the next pass takes its outcome with `collect`. A load that is no
+longer wanted is cancelled, and the engine ends its worker.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from reconciler.engine.log import Log
 log = structlog.get_logger()
 
 RETRY_SECONDS = 1.0
-"""After an unload that failed: it has no back-off of its own."""
+"""Delay after a failed unload, which has no back-off of its own."""
 
-INTERRUPTED = "interrupted by a stop"
-"""Outcome of an attempt that a stop of the daemon ended; nobody is to blame."""
+INTERRUPTED = "interrupted by a stop of the daemon"
+"""Outcome of an attempt that was interrupted by a stop of the daemon; no model is blamed."""
 
-CANCELLED = "cancelled: what it was planned for has changed"
-"""Outcome of a load whose record was removed or suspended, or whose weights have gone."""
+CANCELLED = "cancelled: its record or the weights it shares have changed"
+"""Outcome of a load whose record was removed or suspended, or whose shared weights are gone."""
 
 
 class Engine(Protocol):
-    """What loads models."""
+    """Loads models and serves requests."""
 
     async def machine(self) -> Machine: ...
     async def shapes(self, checkpoint: Checkpoint) -> Shapes: ...
@@ -69,22 +69,22 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Ended:
-    """How an action ended."""
+    """Outcome of an action."""
 
     action: Action
     record: Record | None
-    """As it was when the action began; None: no record wanted the instance."""
+    """The record when the action began; None if no record wanted the instance."""
     attempt: int | None
     queued: float
-    """Seconds from the moment at which the spec was asked for to the start of the action."""
+    """Seconds from the request of the spec to the start of the action."""
     instance: Instance | None = None
-    """What was loaded."""
+    """The loaded instance, if any."""
     problem: Problem | None = None
     cancelled: bool = False
 
     @property
     def outcome(self) -> str:
-        """For the log of attempts."""
+        """Outcome as text, for the log of attempts."""
         if self.cancelled:
             return CANCELLED
         return self.problem.message if self.problem is not None else "succeeded"
@@ -101,7 +101,7 @@ class _Running:
 
 
 class Actions:
-    """At most one for each name. Used on the event loop only."""
+    """Running actions, at most one per name. Used on the event loop only."""
 
     def __init__(
         self,
@@ -112,8 +112,8 @@ class Actions:
         wake: Callable[[], None],
         is_right: Callable[[Action], bool],
     ) -> None:
-        """`wake` is called when there is something for a pass to look at; `is_right` is asked
-        before a load begins, which may have had to wait for memory.
+        """`wake` is called when a pass has something to process; `is_right` is called before a load
+        begins, which may have waited for memory.
         """
         self._engine = engine
         self._is_right = is_right
@@ -125,7 +125,7 @@ class Actions:
         self._ended: list[Ended] = []
 
     def running(self) -> dict[str, Action]:
-        """The actions under way, by name; those whose end no pass has taken up are among them."""
+        """Running actions by name, including those that ended since the last pass."""
         return {name: one.action for name, one in self._running.items()}
 
     def __contains__(self, name: object) -> bool:
@@ -134,27 +134,27 @@ class Actions:
     def begin(
         self, action: Action, record: Record | None, attempt: int | None, queued: float
     ) -> None:
-        """Carry out an action from here on."""
+        """Start an action."""
         running = _Running(action, record, attempt, queued)
         self._running[action.name] = running
         running.task = asyncio.create_task(self._run(running))
 
     def cancel(self, name: str) -> None:
-        """End a load that is not wanted any more; a pass hears of it as of any end."""
+        """Cancel a load that is no longer wanted; the next pass collects its end."""
         running = self._running[name]
         if running.task is not None and not running.cancelled and not running.task.done():
             running.cancelled = True
             running.task.cancel()
 
     def collect(self) -> list[Ended]:
-        """What has ended since the last time."""
+        """Return the actions that ended since the last call."""
         ended, self._ended = self._ended, []
         for end in ended:
             del self._running[end.action.name]
         return ended
 
     async def close(self) -> list[Ended]:
-        """Interrupt all that is under way; how everything ended that no pass has taken up."""
+        """Interrupt all running actions; returns the ends not yet collected."""
         tasks = [one.task for one in self._running.values() if one.task is not None]
         for task in tasks:
             task.cancel()
@@ -194,14 +194,14 @@ class Actions:
             self._wake()
 
     async def _make_room(self, running: _Running) -> None:
-        """Wait for the memory that a load was admitted with. Raises `LoadError`."""
+        """Wait for the memory with which a load was admitted. Raises `LoadError`."""
         action = running.action
         if action.spec is not None:
             await self._leases.make_room(action.name if action.unload_first else None)
             running.cancelled = running.cancelled or not self._is_right(action)
 
     async def _carry_out(self, action: Action, record: Record | None) -> Instance | None:
-        """Returns what was loaded, if the action loads. Raises `LoadError`."""
+        """Carry out an action; returns the loaded instance, if any. Raises `LoadError`."""
         if action.spec is None or action.checkpoint is None or action.resolved is None:
             await self._engine.unload(action.name)
             return None
@@ -216,7 +216,7 @@ class Actions:
                 progress=progress,
             )
             if progress.bytes_read is None and action.unload_first:
-                self._wake()  # what was in force has gone
+                self._wake()  # the previous instance is gone
 
         return await self._engine.load(
             action.name,
@@ -229,8 +229,8 @@ class Actions:
 
 
 def _how_far(progress: Progress) -> str:
-    """In words."""
+    """Format the progress as text."""
     if progress.bytes_read is None or progress.bytes_total is None:
-        return "begins"
+        return "started"
     read, total = readable_bytes(progress.bytes_read), readable_bytes(progress.bytes_total)
     return f"{read} of {total} read"

@@ -1,7 +1,7 @@
-"""What the next start must know if this run ends without a word.
+"""Log of attempts, from which the next start learns about an abnormal end of this run.
 
 An attempt is written in the transaction of the pass that starts it, before it starts; its end, and
-what is loaded, in that of the next pass that can write.
+the names of loaded instances, in the transaction of the next pass that can write.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,27 +16,27 @@ from reconciler.store import Store
 
 @dataclass(frozen=True)
 class End:
-    """How an attempt ended, and when."""
+    """Outcome of an attempt, and its time."""
 
     outcome: str
     at: datetime
 
 
 class AttemptLog:
-    """Attempts, and the names of what is loaded. Used on the event loop only."""
+    """Persists attempts and the names of loaded instances. Used on the event loop only."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._ends: dict[int, End] = {}
-        """Of attempts whose end is not on disk yet."""
+        """Ends of attempts not yet on disk, by attempt."""
         self._loaded: frozenset[str] = frozenset()
-        """Names of the instances that are on disk as loaded."""
+        """Names of the instances recorded on disk as loaded."""
 
     def begin(self, actions: Iterable[tuple[Action, Record | None]]) -> dict[str, int]:
-        """Write that actions are about to start; the ids of their attempts, by name.
+        """Record that actions are about to start; returns the ids of their attempts, by name.
 
-        Raises `UnwritableError`: then they must not start.
+        Raises `UnwritableError`: the actions must not start.
         """
         at = self._clock.utc()
         return {
@@ -45,12 +45,12 @@ class AttemptLog:
         }
 
     def end(self, attempt: int | None, outcome: str) -> None:
-        """Note how an attempt ended; None: it could not be written down when it began."""
+        """Record the end of an attempt; None if its start could not be recorded."""
         if attempt is not None:
             self._ends[attempt] = End(outcome, self._clock.utc())
 
     def is_due(self, loaded: Collection[str]) -> bool:
-        """True if something is not on disk yet."""
+        """True if anything is not on disk yet."""
         return bool(self._ends) or frozenset(loaded) != self._loaded
 
     def write(self, loaded: Collection[str]) -> None:
@@ -62,6 +62,6 @@ class AttemptLog:
             self._store.note_loaded(names)
 
     def note_written(self, loaded: Collection[str]) -> None:
-        """What `write` wrote is on disk."""
+        """Record that the changes of `write` are committed."""
         self._ends.clear()
         self._loaded = frozenset(loaded)

@@ -1,7 +1,7 @@
-"""Questions that are answered together: a thousand loads at once need one look at the disk.
+"""Answers concurrent questions in batches: a thousand simultaneous loads need one walk of the disk.
 
-An answer comes from a look that began after the question. Those that come while others are
-answered make the next batch.
+An answer comes from a walk that began after the question. Questions that arrive during a batch form
+the next one.
 """
 
 import asyncio
@@ -14,24 +14,24 @@ V = TypeVar("V")
 
 
 class Batches(Generic[K, V]):
-    """Asks `answer` about all keys that were asked for meanwhile. Used on the event loop only."""
+    """Calls `answer` with all keys asked for since the last batch. Used on the event loop only."""
 
     def __init__(
         self, answer: Callable[[Sequence[K]], Awaitable[Mapping[K, V | Exception]]]
     ) -> None:
-        """What `answer` raises is raised to all; what is wrong with one key is its answer."""
+        """`answer` returns a value or an exception per key; all callers get what it raises."""
         self._answer = answer
         self._asked: dict[K, asyncio.Future[V | Exception]] = {}
         self._runner: asyncio.Task[None] | None = None
 
     async def ask(self, key: K) -> V:
-        """The answer for `key`; raises it if it is an exception."""
+        """Return the answer for `key`, or raise it if it is an exception."""
         if key not in self._asked:
             self._asked[key] = asyncio.get_running_loop().create_future()
         future = self._asked[key]
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
-        # Whoever waits may go away; the answer is everybody's.
+        # A caller may be cancelled; the answer is shared.
         answer = await asyncio.shield(future)
         if isinstance(answer, Exception):
             raise answer
@@ -39,11 +39,11 @@ class Batches(Generic[K, V]):
 
     @property
     def idle(self) -> bool:
-        """True if nothing is asked and nothing is looked for."""
+        """True if no question is pending."""
         return not self._asked and (self._runner is None or self._runner.done())
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Cancel all pending questions."""
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
@@ -57,7 +57,7 @@ class Batches(Generic[K, V]):
                 answers = await self._answer(list(asked))
                 for key, future in asked.items():
                     future.set_result(answers[key])
-            except Exception as error:  # noqa: BLE001  raised where it was asked
+            except Exception as error:  # noqa: BLE001  raised to each caller
                 for future in asked.values():
                     if not future.done():
                         future.set_result(error)
@@ -67,9 +67,9 @@ class Batches(Generic[K, V]):
 
 
 class Separate(Generic[K, V]):
-    """Asks `answer` about each key by itself, so that none waits for what another one needs.
+    """Calls `answer` for each key separately, so that a slow key does not delay others.
 
-    Questions about one key still share an answer as they do in a batch.
+    Concurrent questions about the same key still share an answer.
     """
 
     def __init__(self, answer: Callable[[K], Awaitable[V]]) -> None:
@@ -77,14 +77,14 @@ class Separate(Generic[K, V]):
         self._by_key: dict[K, Batches[None, V]] = {}
 
     async def ask(self, key: K) -> V:
-        """The answer for `key`; raises what `answer` raises."""
+        """Return the answer for `key`; raises the exceptions of `answer`."""
         for other in [k for k, batches in self._by_key.items() if batches.idle]:
             del self._by_key[other]
         batches = self._by_key.setdefault(key, Batches(partial(self._one, key)))
         return await batches.ask(None)
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Cancel all pending questions."""
         for batches in list(self._by_key.values()):
             await batches.close()
 

@@ -1,4 +1,4 @@
-"""The clock, handed in: grace times and back-off are the same on a fake one."""
+"""Injectable clock: tests run timeouts and back-off on a fake one."""
 
 import asyncio
 import random
@@ -10,30 +10,30 @@ from typing import Any, Protocol
 
 
 class Timer(Protocol):
-    """A call that is still to come."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Do not make it."""
+        """Cancel the call."""
 
 
 class Clock(Protocol):
-    """Time, and what chance adds to it."""
+    """Time and random jitter."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never set back."""
+        """Seconds since an arbitrary moment; never goes back."""
 
     def utc(self) -> datetime:
-        """The time for reports."""
+        """Wall-clock time in UTC, for reports."""
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Call back on the event loop after `delay` seconds."""
+        """Call `callback` on the event loop after `delay` seconds."""
 
     def chance(self) -> float:
-        """A random number in [0, 1), for jitter."""
+        """Return a random number in [0, 1), for jitter."""
 
 
 class SystemClock:
-    """The machine's own."""
+    """The system's clock."""
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -51,7 +51,11 @@ class SystemClock:
 async def wait_all(clock: Clock, tasks: Collection[Task[Any]], seconds: float) -> None:
     """Return when all `tasks` are done, or after `seconds` of `clock`. Cancels none of them."""
     waiting = asyncio.ensure_future(asyncio.wait(tasks))
-    timer = clock.call_later(seconds, waiting.cancel)
+
+    def end() -> None:
+        waiting.cancel()
+
+    timer = clock.call_later(seconds, end)
     try:
         await asyncio.wait([waiting])
     finally:

@@ -1,4 +1,4 @@
-"""What the api asks, and the life of the reconciler and the feeds."""
+"""Entry points for the API, and the lifecycle of the reconciler and the source syncs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -65,11 +65,12 @@ class Controller:
         boot_id: str = "",
         memory: MemoryPolicy | None = None,
     ) -> None:
-        """With `jit`, a request for a model that nobody asked to load loads it.
+        """Wire the parts together; nothing starts before `start`.
 
-        `hub_cache` is where models are downloaded to; by `labels` manifests pick this node;
-        `boot_id` tells this start of the machine from others, empty where it is not known;
-        `memory` says how memory is dealt out.
+        `jit`: True if a request for a model without a record loads it. Models are downloaded to
+        `hub_cache`. `labels` are this node's, matched by the node selectors of manifests.
+        `boot_id` identifies this boot of the machine; empty if unknown.
+        `memory` sets the memory budget and the eviction policy.
         """
         self.labels = labels
         self._clock = clock or SystemClock()
@@ -90,7 +91,7 @@ class Controller:
         )
         self._router = Router(self._registry, self._reconciler, self._engine, self.load, jit=jit)
         self._looks: set[asyncio.Task[None]] = set()
-        """At sources, that nobody waits for."""
+        """Source checks started in the background, without a waiter."""
         self._feeds = [SourceSync(source, self._registry, labels) for source in sources]
         self._dry_runs = DryRuns(
             self._registry, self._lookups, self._reconciler, self._feeds, labels
@@ -104,16 +105,16 @@ class Controller:
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
-        """Take up the stored records and start to reconcile. Raises `UnwritableError`."""
+        """Load the stored records and start to reconcile. Raises `UnwritableError`."""
         self._registry.open({HTTP, *(feed.name for feed in self._feeds)}, self._boot_id)
         runners = [self._reconciler.run(), *(feed.run() for feed in self._feeds)]
         self._tasks = [asyncio.create_task(runner) for runner in runners]
 
     async def close(self, at_once: asyncio.Event | None = None) -> None:
-        """Stop reconciling and end all workers; records stay.
+        """Stop reconciling and end all workers; records are kept.
 
-        With `at_once`, requests that run may finish until it is set, for 30 s at most; no others
-        are taken.
+        With `at_once`, running requests may finish until it is set, for 30 s at most; new requests
+        are rejected.
         """
         self._stopping.set()
         self._registry.events.close()
@@ -128,76 +129,77 @@ class Controller:
         await self._reconciler.close()
         for state in self._registry.states.values():
             state.fail_waiters(STOPPING)
-        # Before workers are waited for: a stop that is cut off there is none that a model caused.
+        # Persist the stop before waiting for workers: if the daemon is killed during that wait, the
+        # next start must not attribute a crash to a model.
         await self._note_stop()
         if at_once is not None:
             await self._engine.drain(at_once)
         await self._engine.close()
 
     async def _note_stop(self) -> None:
-        """Write that the run ends as it should: else its end counts as a crash."""
+        """Record the clean end of this run; otherwise the next start counts it as a crash."""
         try:
             await self._mutations.when_unlocked(self._registry.close)
         except UnwritableError as error:
-            log.warning("the stop could not be written down", why=error.problem.message)
+            log.warning("could not record the clean stop", why=error.problem.message)
 
     async def load(
         self, request: LoadRequest, on_name: Callable[[str], None] = lambda _name: None
     ) -> RecordView:
-        """Bring about what `request` asks for and say what is so. Raises `LoadError`.
+        """Satisfy a load request and return the resulting record. Raises `LoadError`.
 
-        `on_name` hears which record serves it as soon as that is decided.
+        `on_name` is called with the record's name as soon as it is decided.
         """
         return await self._mutations.load(request, on_name)
 
     async def put(self, name: str, spec: LoadSpec, *, wait: bool = False) -> RecordView:
-        """Take up a spec as it stands, in place of the http record of that name.
+        """Store a spec as given, replacing the http record of that name.
 
-        Answers at once, or with `wait` when it is loaded. Raises `LoadError`.
+        Returns immediately, or with `wait` once it is loaded. Raises `LoadError`.
         """
         return await self._mutations.put(name, spec, wait=wait)
 
     async def unload(self, name: str) -> None:
-        """Remove an http record, and return when its instance is gone. Raises `LoadError`."""
+        """Remove an http record; returns when its instance is unloaded. Raises `LoadError`."""
         await self._mutations.unload(name)
 
     def clear(self, name: str) -> RecordView:
-        """Forget what is held against a record, so that it is tried at once. Raises `LoadError`."""
+        """Clear a record's failures and crashes and retry it immediately. Raises `LoadError`."""
         return self._mutations.clear(name)
 
     async def dry_run(self, request: PlanRequest) -> DryRun:
-        """What would be done if `specs` were taken up; they are not. Raises `LoadError`."""
+        """Preview the changes and actions of a request without applying it. Raises `LoadError`."""
         return await self._dry_runs.dry_run(request)
 
     async def estimate(self, request: LoadRequest) -> Estimate:
-        """What a load would need; nothing is loaded. Raises `LoadError`."""
+        """Estimate the memory that a load needs, without loading. Raises `LoadError`."""
         return await self._dry_runs.estimate(request)
 
     def answer(self, name: str) -> RecordView | None:
-        """A record and its status now."""
+        """Return a record with its current status."""
         state = self._registry.states.get(name)
         return state.view if state is not None else None
 
     def answers(self) -> tuple[RecordView, ...]:
-        """All records with their status, by name."""
+        """Return all records with their status, sorted by name."""
         return tuple(self.each_answer())
 
     def each_answer(self) -> Iterator[RecordView]:
-        """The same one after the other, each as it is when it is asked for."""
+        """Iterate over the same records lazily, each in its state at the time of iteration."""
         states = self._registry.states
         return (state.view for name in sorted(states) if (state := states.get(name)) is not None)
 
     def is_gone(self, name: str) -> bool:
-        """True if no record, no instance and no action has that name."""
+        """True if no record, instance or action has that name."""
         return self._reconciler.is_gone(name)
 
     @property
     def sources(self) -> tuple[SourceSync, ...]:
-        """Where manifests come from."""
+        """Syncs of the manifest sources."""
         return tuple(self._feeds)
 
     def look_at_sources(self) -> None:
-        """Have every source that is followed looked at now."""
+        """Start a sync of every source that is not suspended."""
         for feed in self._feeds:
             if not feed.suspended:
                 task = asyncio.create_task(feed.look())
@@ -205,7 +207,7 @@ class Controller:
                 task.add_done_callback(self._looks.discard)
 
     def source(self, name: str) -> SourceSync:
-        """The source of that name. Raises `LoadError`."""
+        """Return the source of that name. Raises `LoadError`."""
         for feed in self._feeds:
             if feed.name == name:
                 return feed
@@ -213,9 +215,9 @@ class Controller:
         raise LoadError(Problem(Reason.UNKNOWN_SOURCE, words, param="name"))
 
     async def ready_for(self, model: str, idle_ttl_seconds: int | None = None) -> str:
-        """The instance that answers for `model`, once there is one. Raises `LoadError`.
+        """Wait for an instance that serves `model` and return its name. Raises `LoadError`.
 
-        It answers at the moment of the return: an update may begin with the next await.
+        The instance is guaranteed to serve only until the next await: an update may begin then.
         """
         while (name := None if self.stopping else self._router.serving(model)) is None:
             await self._until_ready(model, idle_ttl_seconds)
@@ -235,36 +237,36 @@ class Controller:
             await asyncio.gather(ready, return_exceptions=True)
 
     def can_answer(self, model: str) -> bool:
-        """True if a request for `model` would be answered, now or in a moment."""
+        """True if a request for `model` can be served now or after an idle instance reloads."""
         return not self.stopping and self._router.can_answer(model)
 
     def named(self, name: str) -> str | None:
-        """The record that has a name, or else to which it belongs as an alias."""
+        """Return the record of that name, or else the record with that alias."""
         return self._registry.named(name)
 
     def aliases(self, record: Record) -> tuple[str, ...]:
-        """The aliases under which a record answers."""
+        """Aliases of a record that are in force."""
         return self._registry.aliases.in_force(record, self._registry.records)
 
     def alias_warnings(self, record: Record) -> tuple[SettingWarning, ...]:
-        """Why a record does not answer under aliases that it declares."""
+        """Warnings about aliases of a record that are not in force."""
         return self._registry.aliases.warnings(record, self._registry.records)
 
     def records_of(self, model: str) -> tuple[Record, ...]:
-        """The record of that name or alias, or else those that ask for that model."""
+        """Return the record of that name or alias, or else the records of that model."""
         return tuple(state.record for state in self._registry.candidates(model))
 
     def serves(self, model: str) -> bool:
-        """True if an instance that is loaded answers for `model`."""
+        """True if a loaded instance serves `model`."""
         return self._router.serving(model) is not None
 
     def facts(self, name: str) -> Checkpoint | None:
-        """What was last seen of the files of a record's model."""
+        """Checkpoint last found for a record's model."""
         state = self._registry.states.get(name)
         return None if state is None else self._lookups.checkpoint(state.record.spec.ref)
 
     def seconds_left(self, name: str) -> float | None:
-        """Until an instance is idle, if no request comes; None: its record sets no time."""
+        """Seconds until an unused instance becomes idle; None without an idle TTL."""
         state = self._registry.states.get(name)
         ttl = None if state is None else state.record.spec.idle_ttl_seconds
         if state is None or ttl is None:
@@ -273,23 +275,23 @@ class Controller:
         return max(0.0, used + ttl - self._clock.monotonic())
 
     def availability(self, model: str) -> Availability | None:
-        """What a request for `model` would meet; None: an error."""
+        """State in which a request for `model` would find it; None if the request would fail."""
         return self._router.availability(model)
 
     @property
     def jit(self) -> bool:
-        """True if a request for a model that nobody asked to load loads it."""
+        """True if a request for a model without a record loads it."""
         return self._router.jit
 
     def why_not_ready(self, model: str) -> str:
-        """What the record that would answer for `model` says."""
+        """Explain why the record that would serve `model` is not ready."""
         return self._router.why_not_ready(model)
 
     @asynccontextmanager
     async def request(
         self, name: str, path: str, body: bytes, context: RequestContext = NO_CONTEXT
     ) -> AsyncIterator[Reply]:
-        """Have an instance answer a completion request. Raises `LoadError`."""
+        """Stream a request to an instance. Raises `LoadError`."""
         if self.stopping:
             raise LoadError(STOPPING)
         state = self._registry.states.get(name)
@@ -310,70 +312,74 @@ class Controller:
                 self._registry.wake.set()
 
     def complaints(self, record: Record) -> tuple[SourceError, ...]:
-        """Why a record is not as a source says."""
+        """Source errors because of which a record does not match its manifest."""
         views = (feed.view for feed in self._feeds)
         return tuple(c for view in views if view is not None for c in view.complaints(record))
 
     def history(self, name: str | None) -> Iterator[Generation]:
-        """The kept generations of a record, or of all, the newest first."""
+        """Iterate over the kept generations of a record, or of all records, newest first."""
         return self._registry.store.history(name)
 
     def log(self, name: str, *, follow: bool) -> AsyncIterator[LogLine] | None:
-        """What the latest worker process of an instance wrote, and with `follow` what it will.
+        """Lines written by the latest worker process of an instance, and future ones with `follow`.
 
-        None: it had none since the daemon started.
+        None if it has had no worker since the daemon started.
         """
         log = self._engine.log(name)
         return log.follow(wait=follow) if log is not None else None
 
     @property
     def events(self) -> Events:
-        """What happens."""
+        """The event stream."""
         return self._registry.events
 
     def unknown_record(self, name: str) -> Problem:
-        """That there is no record `name`, with names that resemble it."""
+        """Build the problem of an unknown record, with similar names."""
         return unknown_record(name, self._registry.states)
 
     async def pull(self, ref: ModelRef) -> Pulled:
-        """Begin a download, unless the model is there. Raises `LoadError`."""
+        """Start a download, unless the model is on disk. Raises `LoadError`."""
         return await pull(self.downloads, self._lookups, ref)
 
     async def models(self) -> tuple[CatalogEntry, ...]:
-        """The models on disk."""
+        """List the models on disk."""
         return await self._resolver.listed()
 
     def instances(self) -> tuple[Instance, ...]:
-        """What is loaded."""
+        """List the loaded instances."""
         return self._engine.instances()
 
     async def tokens(self) -> Mapping[str, Usage]:
-        """What instances computed since the daemon started, by name; asked of their workers."""
+        """Tokens computed per instance since the daemon started, queried from the workers."""
         return await self._engine.tokens()
 
     async def activity(self) -> Mapping[str, Activity]:
-        """The KV cache of instances, by name; asked of their workers."""
+        """KV cache use per instance, by name, queried from the workers."""
         return await self._engine.activity()
 
     def in_flight(self, name: str) -> int:
-        """Requests of an instance that have not ended."""
+        """Number of requests in flight of an instance."""
         state = self._registry.states.get(name)
         return 0 if state is None else state.requests
 
     def memory(self) -> Ledger | None:
-        """Who holds what; None until MLX was asked."""
+        """Memory use by holder; None until MLX has reported the machine."""
         machine = self.machine
         return self._reconciler.planning.held_memory(machine) if machine is not None else None
 
+    def leased_memory(self) -> Mapping[str, int]:
+        """Bytes that instances may take beside what is reserved for them, by checkpoint."""
+        return self._reconciler.leases.by_checkpoint()
+
     @property
     def machine(self) -> Machine | None:
-        """The facts of the machine; None until MLX was asked."""
+        """Facts about the machine; None until MLX has reported them."""
         machine = self._reconciler.machine
         return machine if isinstance(machine, Machine) else None
 
     @property
     def problem(self) -> Problem | None:
-        """Why nothing can be loaded at all, if so."""
+        """Problem that prevents all loading, if any."""
         if self.stopping:
             return STOPPING
         machine = self._reconciler.machine
@@ -383,15 +389,15 @@ class Controller:
 
     @property
     def stopping(self) -> bool:
-        """True if the daemon takes no new requests any more."""
+        """True if the daemon rejects new requests."""
         return self._stopping.is_set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; it is looked at after every change."""
+        """Wait until `condition` holds; it is evaluated after every change."""
         await self._registry.until(condition)
 
     def _downloaded(self, job: Job) -> None:
-        """Have a model looked for again."""
+        """Look up a model again after its download."""
         self._lookups.forget(job.ref)
         self._registry.wake.set()
 

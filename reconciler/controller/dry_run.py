@@ -1,7 +1,7 @@
-"""What would happen: answered by the reconciler's own plan, and nothing is changed by asking.
+"""Previews changes with the reconciler's own plan, without applying them.
 
-What is asked about 10,000 records takes a tenth of a second, so it is worked out on a thread, from
-facts that were gathered in one step of the event loop and that nothing changes.
+A preview of 10,000 records takes a tenth of a second, so it runs on a thread, on immutable facts
+that were collected in one step of the event loop.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from reconciler.core.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Records that would be put, and records that would be deleted."""
+    """Records to put and records to delete."""
 
     apply: Sequence[tuple[str, LoadSpec]] = ()
     delete: Sequence[str] = ()
     source: Snapshot | None = None
-    """A source as it would be."""
+    """Hypothetical snapshot of a source."""
     declare: Sequence[tuple[str, LoadSpec]] = ()
-    """Records as their owners would declare them."""
+    """Records with the specs that their owners would declare."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Of a record's spec; None: there is no record."""
+    """Change of a record's spec; `before` is None for a new record, `after` for a deleted one."""
 
     name: str
     before: LoadSpec | None
@@ -47,38 +47,38 @@ class Change:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What the next pass would do, and what it does already."""
+    """Actions that the next pass would start, and running actions."""
 
     actions: tuple[Action, ...]
     changes: tuple[Change, ...]
     refused: Mapping[str, Problem]
-    """Specs that would be refused, by name."""
+    """Specs that would be rejected, by name."""
     running: tuple[Action, ...] = ()
     not_selected: Mapping[str, str] = field(default_factory=dict)
-    """What the source would declare for other nodes, and why."""
+    """Names declared for other nodes, with the reason."""
     source_errors: Sequence[tuple[str, SourceError]] = ()
-    """What of the sources is not followed as it stands, each after its source's name."""
+    """Errors in the sources, each with the name of its source."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a load would need, in bytes, and whether it would be admitted now."""
+    """Memory that a load needs, in bytes, and whether it would be admitted now."""
 
     checkpoint: Checkpoint
     resolved: Resolved
     needed: int
-    """On top of what is loaded."""
+    """Bytes in addition to the memory in use."""
     free: int
     budget: int
 
     @property
     def fits(self) -> bool:
-        """Whether there is room for it now."""
+        """True if the load would be admitted now."""
         return self.needed <= self.free
 
 
 class DryRuns:
-    """Used on the event loop only."""
+    """Runs previews and estimates. Used on the event loop only."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class DryRuns:
         feeds: Sequence[SourceSync],
         labels: Mapping[str, str],
     ) -> None:
-        """By `labels` manifests pick this node."""
+        """`labels` are this node's, matched by node selectors."""
         self._registry = registry
         self._lookups = lookups
         self._reconciler = reconciler
@@ -96,7 +96,7 @@ class DryRuns:
         self._labels = labels
 
     async def dry_run(self, request: PlanRequest) -> DryRun:
-        """What would be done if the request's records were put and deleted. Raises `LoadError`."""
+        """Preview the request's puts and deletions. Raises `LoadError`."""
         machine = await self._reconciler.known_machine()
         checkpoints = await self._lookups.find_all(_asked_models(request))
         records, at = dict(self._registry.records), self._registry.clock.utc()
@@ -110,7 +110,7 @@ class DryRuns:
         return replace(dry_run, running=running, source_errors=errors)
 
     async def estimate(self, request: LoadRequest) -> Estimate:
-        """What a load would need; nothing is loaded. Raises `LoadError`."""
+        """Estimate the memory that a load needs, without loading. Raises `LoadError`."""
         machine = await self._reconciler.known_machine()
         checkpoint = await self._lookups.find(request.ref)
         resolved = resolve(request.config, checkpoint, machine)
@@ -135,7 +135,7 @@ def _work_out(
     at: datetime,
     labels: Mapping[str, str],
 ) -> DryRun:
-    """The records as they would be, and what the next pass would do about them."""
+    """Compute the hypothetical records and the actions of the next pass on them."""
     then, refused = dict(now), {}
     not_selected: Mapping[str, str] = {}
     if request.source is not None:

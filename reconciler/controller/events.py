@@ -1,6 +1,7 @@
-"""The last events, and those to come, for any number of listeners.
+"""Recent and future events, for any number of listeners.
 
-Listeners read from one bounded buffer at their own pace; who falls behind it is told so.
+Listeners read from one bounded buffer at their own pace; a listener that falls behind the buffer
+receives None in place of the lost events.
 """
 
 import asyncio
@@ -15,53 +16,51 @@ from reconciler.controller.clock import Clock
 from reconciler.core.events import Event, EventType
 
 DIGITS = re.compile("[0-9]{1,18}")
-"""Of an id. Of more than 4,300 digits Python makes no number."""
+"""Digits of an event id. Python refuses to convert more than 4,300 digits."""
 
 KEPT = 5000
-"""Events that a listener can be behind."""
+"""Maximum number of buffered events."""
 
 
 class Events:
-    """Used on the event loop only."""
+    """Buffer of events. Used on the event loop only."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._run = secrets.token_hex(
-            4
-        )  # an id of an earlier run must not be taken for one of ours
+        self._run = secrets.token_hex(4)  # distinguishes ids of earlier runs
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._count = 0
         self._more = asyncio.Event()
         self._closed = False
 
     def emit(self, type_: EventType, name: str, reason: str, message: str, **more: Any) -> None:
-        """Tell what happened; `more` are further fields of `Event`."""
+        """Emit an event; `more` are further fields of `Event`."""
         self._count += 1
         time = self._clock.utc()
         self._kept.append(Event(self.latest, time, type_, name, reason, message, **more))
         self._wake()
 
     def close(self) -> None:
-        """End every `follow`."""
+        """End all `follow` iterators."""
         self._closed = True
         self._wake()
 
     @property
     def latest(self) -> str:
-        """The id of the newest event."""
+        """Id of the newest event."""
         return f"{self._run}-{self._count}"
 
     @property
     def more(self) -> asyncio.Event:
-        """Set as soon as something more happens than has until now."""
+        """Event that is set when a newer event is emitted."""
         return self._more
 
     async def follow(
         self, after: str | None = None, *, wait: bool = True
     ) -> AsyncIterator[Event | None]:
-        """The kept events after the one with id `after`, and with `wait` those to come.
+        """Iterate over the buffered events after the id `after`, and over future ones with `wait`.
 
-        None stands for events that are not kept any more.
+        None stands for events that are no longer buffered.
         """
         position = self._number(after)
         if position is None:
@@ -84,7 +83,7 @@ class Events:
             await more.wait()
 
     def _number(self, id_: str | None) -> int | None:
-        """How many events came up to that id; None where that is not known."""
+        """Return the position of an id; None if it is unknown."""
         if id_ is None:
             return 0
         run, _, number = id_.rpartition("-")

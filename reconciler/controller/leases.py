@@ -1,18 +1,18 @@
-"""Memory that is reserved for nobody, leased to instances that answer requests.
+"""Leases unreserved memory to instances that serve requests.
 
-An instance is admitted with what it reserves. What the budget has beyond the sum of that is leased
-out, so that requests can be longer and more prompts kept. At every moment
+An instance is admitted with its reservation. The rest of the budget is leased, so that requests can
+be longer and more prompts stay cached. The invariant is
 
     reserved + leased <= budget
 
 A lease begins with a request and outlasts it: finished requests leave their KV caches in it. It
-ends with its session, or when it is recalled: for the requests of another instance from one that
-rests, for a load from every one. What is recalled counts as leased until the worker has said what
-its running requests still take, and those keep it until they end. Nothing new starts in it, so a
-load waits for running requests alone, however many come after them.
+ends with its session or when it is recalled. A request of another instance recalls leases of
+instances without requests; a load recalls all. Recalled memory counts as leased until the worker
+has reported the use of its running requests, which keep that memory until they end. No request
+starts in recalled memory, so a load waits only for requests that were running before it.
 
-Two numbers make that safe. `allowed` is what the worker was told last; `held` is the most that it
-can take of what it was ever told, and what is counted.
+Two numbers make this safe. `allowed` is the limit last sent to the worker; `held` is the most that
+the worker can use, given all limits ever sent and its reports. `held` is what counts.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from reconciler.core.protocol import NO_LEASE, Lease
 from reconciler.core.records import Instance
 
 WAIT_SECONDS = 30.0
-"""For running requests to give back what a load needs; as long as they have when one drains."""
+"""Time for running requests to release the memory that a load needs; equal to the drain time."""
 
 RECALL_SECONDS = 1.0
-"""Between recalls, if no request ends meanwhile."""
+"""Interval between recalls if no request ends meanwhile."""
 
 
 class Sessions(Protocol):
-    """The part of the engine that holds them."""
+    """The part of the engine that holds sessions."""
 
     def instances(self) -> tuple[Instance, ...]: ...
     def outgoing(self) -> tuple[Instance, ...]: ...
@@ -44,24 +44,24 @@ class Sessions(Protocol):
 
 @dataclass(eq=False)
 class _Leased:
-    """What a session has."""
+    """Lease of a session."""
 
     instance: Instance
     allowed: int = 0
     held: int = 0
     serial: int = 0
-    """Of the statement of `allowed`."""
+    """Serial number of the message that sent `allowed`."""
     requests: int = 0
 
 
 class MemoryLeases:
-    """Bytes by session."""
+    """Leased bytes by session."""
 
     def __init__(
         self, sessions: Sessions, available: Callable[[Mapping[str, int]], int], clock: Clock
     ) -> None:
-        """`available` returns the bytes of the budget that are neither reserved nor leased, given
-        the leased bytes by checkpoint; less than 0 if there is not enough for what is reserved.
+        """`available` maps leased bytes by checkpoint to the bytes of the budget that are neither
+        reserved nor leased; negative if the reservations exceed the budget.
         """
         self._sessions = sessions
         self._available = available
@@ -71,16 +71,25 @@ class MemoryLeases:
         self._freed = asyncio.Event()
 
     def held(self) -> dict[str, int]:
-        """Bytes that are leased, by session."""
+        """Leased bytes by session."""
         self._drop_ended()
         return {session: leased.held for session, leased in self._leased.items()}
 
+    def by_checkpoint(self) -> dict[str, int]:
+        """Bytes that are leased, by the checkpoint of the session."""
+        self._drop_ended()
+        held: dict[str, int] = {}
+        for leased in self._leased.values():
+            path = leased.instance.checkpoint
+            held[path] = held.get(path, 0) + leased.held
+        return held
+
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[Lease]:
-        """Lease memory to the instance `name` for one of its requests; nothing if it is not there.
+        """Lease memory to the instance `name` for one request; an empty lease if it is not loaded.
 
-        Enter the request's own context right after this one, without another await between them:
-        the lease is that of the session that is loaded now.
+        Enter the request's own context directly after this one, without another await between them:
+        the lease belongs to the session that is loaded now.
         """
         leased = self._of(name)
         if leased is None:
@@ -92,7 +101,7 @@ class MemoryLeases:
             if short > 0:
                 await self._recall(short, [o for o in self._leased.values() if o is not leased])
             current = self._of(name)
-            if current is not None and current is not leased:  # it was replaced meanwhile
+            if current is not None and current is not leased:  # it was replaced in the meantime
                 leased.requests -= 1
                 leased = current
                 leased.requests += 1
@@ -102,9 +111,9 @@ class MemoryLeases:
             self._freed.set()
 
     async def make_room(self, leaving: str | None = None) -> None:
-        """Recall what the budget lacks for what is reserved, and wait for running requests.
+        """Recall the memory that reservations lack, and wait for running requests to release it.
 
-        `leaving` names an instance that goes first, with its lease. Raises `LoadError`.
+        `leaving` names an instance that is unloaded first, with its lease. Raises `LoadError`.
         """
         end = self._clock.monotonic() + WAIT_SECONDS
         while (holders := self._in_the_way(leaving)) and (short := -self._available_now()) > 0:
@@ -129,22 +138,17 @@ class MemoryLeases:
         return None
 
     def _drop_ended(self) -> None:
-        """A session that is gone takes nothing."""
+        """Drop leases of sessions that have ended."""
         there = (*self._sessions.instances(), *self._sessions.outgoing())
         sessions = {instance.session for instance in there}
         for session in self._leased.keys() - sessions:
             del self._leased[session]
 
     def _available_now(self) -> int:
-        by_checkpoint: dict[str, int] = {}
-        self._drop_ended()
-        for leased in self._leased.values():
-            path = leased.instance.checkpoint
-            by_checkpoint[path] = by_checkpoint.get(path, 0) + leased.held
-        return self._available(by_checkpoint)
+        return self._available(self.by_checkpoint())
 
     def _share(self, leased: _Leased) -> int:
-        """What it should have: equal parts of what no other instance that answers has."""
+        """Equal share, in bytes, of the memory that is not leased to other serving instances."""
         resting = self._resting(leased)
         free = self._available_now() + leased.held + sum(other.held for other in resting)
         answering = {other.instance.session for other in self._leased.values() if other.requests}
@@ -157,7 +161,7 @@ class MemoryLeases:
         return [other for other in others if not other.requests]
 
     def _extend(self, leased: _Leased) -> Lease:
-        """State what its worker may take from now on; what an answering one has stays."""
+        """Set a new limit for its worker; never lower while other requests of the instance run."""
         available = self._available_now()
         room = leased.held + available if available >= 0 else leased.allowed
         wanted = min(self._share(leased), room)
@@ -175,9 +179,10 @@ class MemoryLeases:
     async def _recall(
         self, short: int, holders: Iterable[_Leased], *, of_all: bool = False
     ) -> None:
-        """Lower leases by so many bytes together, as far as they go; resting ones first.
+        """Lower leases by a total of `short` bytes, those of instances without requests first.
 
-        What answers is lowered only if `of_all`, and else asked for what it had before.
+        Leases of instances with requests are lowered only if `of_all`; otherwise the worker is only
+        asked to release memory above its current limit.
         """
         asked: dict[str, Lease] = {}
         for leased in sorted(holders, key=lambda one: (one.requests > 0, -one.held)):
@@ -192,7 +197,7 @@ class MemoryLeases:
             return
         for session, in_use in (await self._sessions.recall(asked)).items():
             leased_now = self._leased.get(session)
-            # After a later statement it may take more than it did when it answered.
+            # After a newer limit, the worker may use more than it reported.
             if leased_now is not None and leased_now.serial == asked[session].serial:
                 leased_now.held = min(leased_now.held, max(leased_now.allowed, in_use))
 
@@ -204,7 +209,7 @@ class MemoryLeases:
 def _not_given_back(holders: Iterable[_Leased]) -> Problem:
     each = ", ".join(f"'{o.instance.name}' {readable_bytes(o.held)}" for o in holders)
     message = (
-        f"running requests did not give back the memory that they were lent in {WAIT_SECONDS:g} s: "
-        f"{each}; try again when they have ended"
+        f"running requests did not release their leased memory within {WAIT_SECONDS:g} s: "
+        f"{each}; retry when they have ended"
     )
     return Problem(Reason.INSUFFICIENT_MEMORY, message, permanent=False)

@@ -1,9 +1,9 @@
-"""What the files of models say, looked up beside the passes.
+"""Caches facts from model files, looked up concurrently with passes.
 
-A pass never waits for a disk: it plans with what is known, and a look that ends wakes the next one.
-A look has a deadline, and what it raises is the problem of its model alone. Models whose look
-failed as a batch are looked for one by one from then on. A look during which the files were known
-to change, or a download ended, is not believed.
+A pass never waits for a disk: it plans with cached facts, and a finished lookup wakes the next
+pass. A lookup has a deadline, and its errors affect only its own model. Models whose lookup failed
+as a batch are looked up one by one from then on. The result of a lookup is discarded if the files
+changed or a download ended during it.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 RECHECK_SECONDS = 30.0
-"""Between looks at a model's files: they may have been fixed, or changed after the load."""
+"""Interval between lookups of a model's files, which may have been fixed or changed."""
 
 PATIENCE_SECONDS = 0.25
-"""A look that takes no longer is not worth a report; and what takes longer leaves its batch."""
+"""Lookups shorter than this are not reported as waits; longer ones leave their batch."""
 
 LOOK_SECONDS = 60.0
-"""Deadline of a look; building a model without its weights may take half of that."""
+"""Deadline of a lookup; building a model without its weights may take half of it."""
 
 
 class Resolver(Protocol):
@@ -44,7 +44,7 @@ class Resolver(Protocol):
 
 @dataclass(frozen=True)
 class CachedLookup:
-    """What a look found, and the monotonic time at which it began."""
+    """Result of a lookup, and the monotonic time of its start."""
 
     checkpoint: Checkpoint | Problem
     at: float
@@ -52,17 +52,17 @@ class CachedLookup:
 
 @dataclass
 class _Look:
-    """A look under way."""
+    """A running lookup."""
 
     began: float
     ended: Job | None
-    """The last download of the model when it began, if that had ended."""
+    """The model's last ended download at the start, if any."""
     stale: bool = False
-    """True if the files changed since it began."""
+    """True if the files have changed since the start."""
 
 
 class Lookups:
-    """By model. Used on the event loop only."""
+    """Cache of lookups by model. Used on the event loop only."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Lookups:
         clock: Clock,
         wake: Callable[[], None],
     ) -> None:
-        """`wake` is called when a look has ended."""
+        """`wake` is called when a lookup has ended."""
         self._resolver = resolver
         self._downloads = downloads
         self._clock = clock
@@ -83,42 +83,42 @@ class Lookups:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Look no further."""
+        """Cancel all lookups."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self) -> dict[ModelRef, Checkpoint | Problem]:
-        """What is known."""
+        """Return all cached results."""
         return {ref: cached.checkpoint for ref, cached in self._cached.items()}
 
     def checkpoint(self, ref: ModelRef) -> Checkpoint | None:
-        """The checkpoint that was found for a model, if one was."""
+        """Return the cached checkpoint of a model, if it was found."""
         cached = self._cached.get(ref)
         found = cached.checkpoint if cached is not None else None
         return found if isinstance(found, Checkpoint) else None
 
     def is_fresh(self, ref: ModelRef) -> bool:
-        """True if a first look is under way that may end in a moment."""
+        """True if a first lookup is running and may end within the patience."""
         look = self._looks.get(ref)
         return look is not None and self._clock.monotonic() - look.began < PATIENCE_SECONDS
 
     def note(self, ref: ModelRef, checkpoint: Checkpoint) -> None:
-        """Somebody else has found it just now."""
+        """Cache a checkpoint that a caller has just found."""
         self._cached[ref] = CachedLookup(checkpoint, self._clock.monotonic())
 
     def forget(self, base: ModelRef) -> None:
-        """The files of a model have changed: what is known of it, with any adapter, is stale."""
+        """Drop the results of a model whose files have changed, with and without adapters."""
         for ref in [ref for ref in self._cached if ref.base == base]:
             del self._cached[ref]
         for ref, look in self._looks.items():
             look.stale = look.stale or ref.base == base
 
     def refresh(self, wanted: Mapping[ModelRef, float], downloadable: Collection[ModelRef]) -> None:
-        """Begin looks that are due, and forget models that are not wanted.
+        """Start due lookups, and drop models that are not wanted.
 
-        `wanted` has the monotonic time since when each is asked for; those in `downloadable` are
-        fetched where they are not on disk.
+        `wanted` maps each model to the monotonic time of its request; missing models in
+        `downloadable` are downloaded.
         """
         now = self._clock.monotonic()
         for ref in self._cached.keys() - wanted.keys():
@@ -157,7 +157,7 @@ class Lookups:
         try:
             looking = self._resolver.find_all(refs, patience)
             found = await within(self._clock, LOOK_SECONDS, looking)
-        except Exception as error:  # noqa: BLE001  it is the problem of what is looked for
+        except Exception as error:  # noqa: BLE001  becomes the problem of the model
             self._alone.update(refs)
             if len(refs) == 1:
                 found = {refs[0]: _problem(refs[0], error)}
@@ -176,12 +176,12 @@ class Lookups:
             if missing and ref in downloadable:
                 checkpoint = self._downloads.missing(ref.base)
             self._cached[ref] = CachedLookup(checkpoint, look.began)
-        for ref in again:  # it takes longer than others wait, or made its batch fail
+        for ref in again:  # it exceeds the patience, or made its batch fail
             self._begin([ref], downloadable, self._clock.monotonic(), None)
         self._wake()
 
     async def find(self, ref: ModelRef) -> Checkpoint:
-        """The checkpoint that `ref` names, looked for now. Raises `LoadError`."""
+        """Look up a checkpoint now, bypassing the cache. Raises `LoadError`."""
         try:
             return await within(self._clock, LOOK_SECONDS, self._resolver.find(ref))
         except LoadError:
@@ -196,7 +196,7 @@ class Lookups:
             raise LoadError(_problem(ref, error)) from error
 
     async def find_all(self, refs: Iterable[ModelRef]) -> dict[ModelRef, Checkpoint | Problem]:
-        """What is found for each, looked for now."""
+        """Look up several checkpoints now, bypassing the cache."""
 
         async def found(ref: ModelRef) -> Checkpoint | Problem:
             try:
@@ -213,7 +213,7 @@ class Lookups:
 
 
 async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
-    """What `work` returns. Raises `TimeoutError` if it takes longer than `seconds` of `clock`."""
+    """Return the result of `work`. Raises `TimeoutError` after `seconds` of `clock`."""
     task = asyncio.ensure_future(work)
     late = False
 
@@ -234,10 +234,10 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
 
 
 def _problem(ref: ModelRef, error: Exception) -> Problem:
-    """Why a model cannot be looked for; it may pass."""
+    """Build the transient problem of a failed lookup."""
     if isinstance(error, TimeoutError):
-        words = f"looking for {ref.model} took longer than {LOOK_SECONDS:g} s; is its disk there?"
+        words = f"lookup of {ref.model} took longer than {LOOK_SECONDS:g} s; is its disk mounted?"
     else:
-        log.error("a model cannot be looked for", model=ref.model, exc_info=error)
-        words = f"looking for {ref.model} failed: {Problem.of_error(error).message}"
+        log.error("model lookup failed", model=ref.model, exc_info=error)
+        words = f"lookup of {ref.model} failed: {Problem.of_error(error).message}"
     return Problem(Reason.INVALID_CHECKPOINT, words, permanent=False, param="model")

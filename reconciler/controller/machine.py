@@ -1,4 +1,4 @@
-"""The facts of the machine, from the first worker that can be started."""
+"""Facts about the machine, reported by the first worker that starts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from reconciler.core.memory import MemoryPolicy
 log = structlog.get_logger()
 
 ENGINE_RETRY_SECONDS = 5.0
-"""Between attempts to start the first worker."""
+"""Interval between attempts to start the first worker."""
 
 
 async def learn(
@@ -23,9 +23,9 @@ async def learn(
     clock: Clock,
     note: Callable[[Machine | Problem], None],
 ) -> Machine:
-    """The facts of the machine, with the budget that `policy` allows of its memory.
+    """Return the facts about the machine, with the memory budget that `policy` allows.
 
-    Tries for ever; `note` is called with what is known so far: why no worker can be started, then
+    Retries for ever; `note` is called with the problem while no worker can be started, then with
     the facts.
     """
     failed = False
@@ -43,7 +43,7 @@ async def learn(
             offered = machine.memory_budget
             budget = policy.budget.of(offered)
             if budget > offered:
-                log.warning("budget is above what the machine offers", offered=offered)
+                log.warning("the memory budget exceeds what the machine offers", offered=offered)
             machine = replace(machine, memory_budget=budget)
             log.info("mlx is ready", device=machine.device, budget=budget)
             _log_wired(machine.wired)
@@ -52,7 +52,7 @@ async def learn(
 
 
 def _log_wired(wired: Wired) -> None:
-    """A limit that is not in force must not go unnoticed."""
+    """Log the wired limit, as a warning if it is not in force."""
     if wired.problem is not None:
         log.warning("memory is not wired", wired_limit=wired.policy, reason=wired.problem)
     elif wired.limit_bytes:

@@ -1,4 +1,4 @@
-"""What is counted and timed while the daemon runs; `/metrics` tells it, and what is so."""
+"""Counters and histograms that are updated while the daemon runs, exposed by `/metrics`."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -18,26 +18,26 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._loads = Histogram(
             "reconciler_load_seconds",
-            "Length of each phase of a load, and of all of it.",
+            "Duration of each phase of a load, and of the whole load.",
             ["action", "phase"],
             buckets=LOAD_SECONDS,
             registry=registry,
         )
         self._passes = Histogram(
             "reconciler_reconcile_seconds",
-            "Length of a pass of the reconcile loop.",
+            "Duration of a pass of the reconcile loop.",
             buckets=PASS_SECONDS,
             registry=registry,
         )
         self._actions = Counter(
             "reconciler_actions",
-            "Actions that ended.",
+            "Completed actions.",
             ["action", "outcome"],
             registry=registry,
         )
         self._restarts = Counter(
             "reconciler_restarts",
-            "Instances whose worker ended by itself.",
+            "Instances whose worker exited or was ended because it hung.",
             ["reason"],
             registry=registry,
         )
@@ -48,35 +48,35 @@ class Metrics:
             registry=registry,
         )
         self._asked: dict[str, set[str]] = {}
-        """Statuses that were told, by instance."""
+        """HTTP statuses reported per instance."""
 
     @contextmanager
     def a_pass(self) -> Iterator[None]:
-        """Around a pass of the reconciler."""
+        """Time a pass of the reconciler."""
         with self._passes.time():
             yield
 
     def action_ended(self, action: str, *, failed: bool) -> None:
-        """An action of the reconciler ended."""
+        """Count an ended action."""
         self._actions.labels(action, "failed" if failed else "succeeded").inc()
 
     def loaded(self, action: str, report: LoadReport) -> None:
-        """An instance came to be."""
+        """Record the duration of a load."""
         self._loads.labels(action, "all").observe(report.load_time_seconds)
         for name, phase in report.phases.items():
             self._loads.labels(action, name).observe(phase.duration)
 
     def worker_died(self, reason: str) -> None:
-        """A worker ended by itself."""
+        """Count a worker that exited unexpectedly."""
         self._restarts.labels(reason).inc()
 
     def answered(self, instance: str, status: int) -> None:
-        """A worker began to answer a request."""
+        """Count a request that a worker started to answer."""
         self._asked.setdefault(instance, set()).add(str(status))
         self._requests.labels(instance, str(status)).inc()
 
     def retain_only(self, instances: Collection[str]) -> None:
-        """Forget what was told of others: names come and go as long as the daemon runs."""
+        """Drop the series of all other instances, so that they do not accumulate."""
         for gone in [name for name in self._asked if name not in instances]:
             for status in self._asked.pop(gone):
                 self._requests.remove(gone, status)

@@ -1,9 +1,8 @@
-"""Changes of desired state that callers ask for: loads, puts, unloads, clears.
+"""Changes of desired state requested by callers: load, put, unload, clear.
 
-A change looks at all records and takes effect in one step of the event loop, so nothing that it was
-decided from is old by then. Callers that come at once take turns, and others get their answers
-between two of them. Where another program locks the database, the change is decided again once it
-is unlocked.
+A change is decided from all records and applied in one step of the event loop, so the decision is
+never based on stale state. Concurrent changes take turns, and other requests are served between
+two turns. If another program locks the database, the change is decided again once it is unlocked.
 """
 
 import asyncio
@@ -28,28 +27,28 @@ from reconciler.store import UnwritableError
 T = TypeVar("T")
 
 LOCKED_SECONDS = 5.0
-"""That a caller waits for another program to unlock the database."""
+"""Time that a caller waits for another program to unlock the database."""
 
 LOCK_POLL_SECONDS = 0.05
 
 PASSES_BETWEEN_TURNS = 6
-"""Of the event loop: as many as a short HTTP request takes from its connection to its answer."""
+"""Event-loop iterations between turns: as many as a short HTTP request takes."""
 
 
 def unknown_record(name: str, names: Iterable[str]) -> Problem:
-    """That there is no record `name`, with names that resemble it."""
+    """Build the problem of an unknown record, with similar names."""
     return Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'{hint(name, names)}")
 
 
 def _spelled(request: LoadRequest, checkpoint: Checkpoint) -> LoadRequest:
-    """The request with the model's identifier in the letter case of its directory."""
+    """Return the request with the model's identifier in the letter case of its directory."""
     if checkpoint.key.lower() != request.model.lower():
         return request
     return replace(request, model=checkpoint.key)
 
 
 class Mutations:
-    """Used on the event loop only."""
+    """Applies changes requested by callers. Used on the event loop only."""
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class Mutations:
         engine: Engine,
         labels: Mapping[str, str],
     ) -> None:
-        """By `labels` specs pick this node."""
+        """`labels` are this node's, matched by node selectors."""
         self._registry = registry
         self._clock = registry.clock
         self._lookups = lookups
@@ -71,9 +70,9 @@ class Mutations:
     async def load(
         self, request: LoadRequest, on_name: Callable[[str], None] = lambda _name: None
     ) -> RecordView:
-        """Bring about what `request` asks for and say what is so. Raises `LoadError`.
+        """Satisfy a load request and return the resulting record. Raises `LoadError`.
 
-        `on_name` hears which record serves it as soon as that is decided.
+        `on_name` is called with the record's name as soon as it is decided.
         """
         machine = await self._reconciler.known_machine()
         wanted = checkpoint = await self._lookups.find(request.ref)
@@ -81,7 +80,7 @@ class Mutations:
         ref = request.ref
 
         def take_up() -> tuple[RecordState, Join | Put] | ModelRef:
-            """The record that serves it; or the model to look for first."""
+            """Return the record that serves the request, or a model that must be found first."""
             decision = decide(self._decision_views(), request, wanted, self._clock.utc())
             if isinstance(decision, Join):
                 state = self._registry.states[decision.name]
@@ -90,11 +89,11 @@ class Mutations:
             else:
                 self._reconciler.planning.admit(decision.record, checkpoint, machine)
                 state = self._take_up(decision.record, checkpoint)
-            self._registry.wake_up(state.record.name)  # where that cannot be written, nobody waits
+            self._registry.wake_up(state.record.name)  # if that cannot be written, nothing waits
             return state, decision
 
         while isinstance(taken := await self.when_unlocked(take_up), ModelRef):
-            ref = taken  # it keeps the adapter of a record that it updates
+            ref = taken  # an updated record keeps its adapter
             checkpoint = await self._lookups.find(ref)
         state, decision = taken
         on_name(state.record.name)
@@ -104,9 +103,9 @@ class Mutations:
         return replace(view, warnings=decision.warnings)
 
     async def put(self, name: str, spec: LoadSpec, *, wait: bool = False) -> RecordView:
-        """Take up a spec as it stands, in place of the http record of that name.
+        """Store a spec as given, replacing the http record of that name.
 
-        Answers at once, or with `wait` when it is loaded. Raises `LoadError`.
+        Returns immediately, or with `wait` once it is loaded. Raises `LoadError`.
         """
         machine = await self._reconciler.known_machine()
         if (why := unmet(spec.node_selector, self._labels)) is not None:
@@ -142,15 +141,15 @@ class Mutations:
         return state
 
     async def _settled(self, state: RecordState) -> RecordView:
-        """The view, once the record is ready. Raises `LoadError` where it will not be."""
+        """Wait until the record is ready. Raises `LoadError` if it cannot become ready."""
         waiter = state.wait()
         self._registry.activate(state.record.name)
         return await waiter
 
     async def _turn(self, decide: Callable[[], T]) -> T:
-        """What `decide` returns, which looks at all records: that takes milliseconds of many.
+        """Call `decide`, which reads all records and takes milliseconds if there are many.
 
-        Callers that come at once take turns, and between two of them others get their answers.
+        Concurrent callers take turns, and other requests are served between two turns.
         """
         crowded = self._turns.locked()
         await self._turns.acquire()
@@ -158,13 +157,13 @@ class Mutations:
             for _ in range(PASSES_BETWEEN_TURNS if crowded else 0):
                 await asyncio.sleep(0)
             return decide()
-        finally:  # not at once: who comes in the same pass of the loop finds it taken
+        finally:  # released later, so that callers in the same iteration find it locked
             asyncio.get_running_loop().call_soon(self._turns.release)
 
     async def when_unlocked(self, change: Callable[[], T]) -> T:
-        """Make a change of desired state, as soon as no other program locks the database.
+        """Apply a change of desired state once no other program locks the database.
 
-        `change` looks at everything anew each time. Raises `LoadError`.
+        Each attempt calls `change` again, which must read the current state. Raises `LoadError`.
         """
         deadline = self._clock.monotonic() + LOCKED_SECONDS
         while True:
@@ -176,7 +175,7 @@ class Mutations:
             await sleep(self._clock, LOCK_POLL_SECONDS)
 
     async def unload(self, name: str) -> None:
-        """Remove an http record, and return when its instance is gone. Raises `LoadError`."""
+        """Remove an http record; returns when its instance is unloaded. Raises `LoadError`."""
 
         def remove() -> None:
             removable(self._registry.records, name)
@@ -189,7 +188,7 @@ class Mutations:
         )
 
     def clear(self, name: str) -> RecordView:
-        """Forget what is held against a record, so that it is tried at once. Raises `LoadError`."""
+        """Clear a record's failures and crashes and retry it immediately. Raises `LoadError`."""
         state = self._registry.states.get(name)
         if state is None:
             raise LoadError(unknown_record(name, self._registry.states))

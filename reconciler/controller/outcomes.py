@@ -1,7 +1,7 @@
-"""How actions have ended -> the state of their records; and which of them are not wanted any more.
+"""Applies ended actions to the state of their records, and cancels loads that are not wanted.
 
-A pass takes up first what has ended since the last one: a success, a failure with its back-off, or
-a cancellation, which nobody is to blame for.
+A pass first collects the actions that ended since the last one: a success, a failure with its
+back-off, or a cancellation, which counts against nothing.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Outcomes:
-    """Used by passes only."""
+    """Applies outcomes. Used by passes only."""
 
     def __init__(
         self, registry: Registry, actions: Actions, attempts: AttemptLog, metrics: Metrics
@@ -33,12 +33,12 @@ class Outcomes:
         self._metrics = metrics
 
     def take_up(self, at: float) -> None:
-        """Take up how actions have ended since the last pass."""
+        """Apply the outcomes of actions that ended since the last pass."""
         for end in self._actions.collect():
             try:
                 self._take_end(end, at)
             except Exception:
-                log.exception("the end of an action cannot be taken up", name=end.action.name)
+                log.exception("could not apply the end of an action", name=end.action.name)
             self._registry.announce()
 
     def _take_end(self, end: Ended, at: float) -> None:
@@ -52,7 +52,7 @@ class Outcomes:
             self._settle(state, end, end.record, at)
 
     def _settle(self, state: RecordState, end: Ended, record: Record, at: float) -> None:
-        """Note the outcome of an action in the state of its record."""
+        """Record the outcome of an action in the state of its record."""
         spec = end.action.spec
         if spec is None:
             if end.problem is None:
@@ -73,14 +73,14 @@ class Outcomes:
         files: str | None,
         problem: Problem,
     ) -> None:
-        """Count a failure of what is wanted, or of the last good spec in its place."""
+        """Count a failure of the wanted spec, or of the last good spec in its place."""
         before, now = state.last_failure(record, spec), self._clock.monotonic()
         chance = self._clock.chance()
         retry = backoff.after(before, record.generation, files, problem, now, chance)
         state.fail(record, spec, retry)
 
     def cancel_unwanted(self, instances: Mapping[str, Instance]) -> None:
-        """End loads whose record has been removed or suspended, unless they only drain."""
+        """Cancel loads whose record was removed or suspended, unless only draining is left."""
         for name, action in self._actions.running().items():
             if action.spec is None or action.checkpoint is None:
                 continue

@@ -1,7 +1,7 @@
-"""The plan that a pass carries out, and that admission and dry runs are asked for.
+"""The plan, shared by passes, admission and dry runs.
 
-All of them ask the same function about the same facts, so nothing is admitted that the next pass
-would refuse.
+All of them call the same function on the same facts, so an admitted load is never refused by the
+next pass.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ from reconciler.core.records import Instance, ModelRef, Record
 
 
 class Planning:
-    """Changes nothing. Used on the event loop only."""
+    """Builds plans and changes nothing. Used on the event loop only."""
 
     def __init__(
         self,
@@ -30,8 +30,8 @@ class Planning:
         *,
         evicts: bool,
     ) -> None:
-        """`running` returns the actions under way; `evicts`: True if idle instances go for records
-        of a higher rank.
+        """`running` returns the running actions. `evicts`: True if records of a higher rank may
+        evict idle instances.
         """
         self._registry = registry
         self._lookups = lookups
@@ -40,13 +40,13 @@ class Planning:
         self._evicts = evicts
 
     def next_actions(self, machine: Machine) -> tuple[Action, ...]:
-        """What is to be done now."""
+        """Plan the actions of a pass."""
         records = [state.record for state in self._registry.active_states()]
         now = self._registry.clock.monotonic()
         return plan(records, self._engine.instances(), self.facts(), machine, now)
 
     def admit(self, record: Record, checkpoint: Checkpoint, machine: Machine) -> None:
-        """Refuse at once what the next pass would not load. Raises `LoadError`."""
+        """Reject a record that the next pass would not load. Raises `LoadError`."""
         records = {s.record.name: s.record for s in self._registry.active_states()}
         records[record.name] = record
         preview = self.preview(records, machine)
@@ -55,9 +55,9 @@ class Planning:
                 raise LoadError(action.problem)
 
     def preview(self, names: Iterable[str], machine: Machine) -> "Preview":
-        """What answers what the next pass would do if there were other records.
+        """Return a preview of the next pass for hypothetical records.
 
-        `names` are those of records that it may be asked about.
+        `names` are the records whose current version the preview may be compared with.
         """
         states, records = self._registry.states, self._registry.records
         known = {name: records[name] for name in names if name in records}
@@ -66,11 +66,11 @@ class Planning:
         return Preview(known, idle, facts, instances, machine, self._registry.clock.monotonic())
 
     def held_memory(self, machine: Machine) -> Ledger:
-        """Who holds what now."""
+        """Memory in use, by holder."""
         return held_memory(self._engine.instances(), self.facts(), machine)
 
     def facts(self) -> Facts:
-        """What is known besides records and instances."""
+        """Inputs of the plan other than records and instances."""
         states = {s.record.name: s for s in self._registry.active_states()}
         crashes = {n: suspicion.problem(s.record, s.crashes) for n, s in states.items()}
         return Facts(
@@ -90,7 +90,7 @@ class Planning:
 
 @dataclass(frozen=True)
 class Preview:
-    """The plan, from the facts of one moment. May be asked on any thread."""
+    """The plan on a snapshot of the facts. Thread-safe."""
 
     known: Mapping[str, Record]
     idle: frozenset[str]
@@ -102,7 +102,7 @@ class Preview:
     def __call__(
         self, records: Mapping[str, Record], checkpoints: Mapping[ModelRef, Checkpoint | Problem]
     ) -> tuple[Action, ...]:
-        """What the next pass would do if these were the records."""
+        """Plan the actions of the next pass for these records."""
         changed = {
             name
             for name, record in records.items()

@@ -1,4 +1,4 @@
-"""Downloads that callers ask for: begun, unless the model is there and the hub adds nothing."""
+"""Downloads requested by callers; skipped if the model on disk is up to date."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,17 @@ NOT_ASKED = "the hub could not be asked for a newer version"
 
 @dataclass(frozen=True)
 class Pulled:
-    """A job; None: the model is there, and the hub was not asked or not reached."""
+    """Result of a pull; `job` is None if the model on disk suffices."""
 
     job: Job | None
     message: str | None = None
-    """Where the model is, or why no newer version was looked for."""
+    """Location of the model, or the reason why the hub was not checked for a newer version."""
 
 
 async def pull(downloads: Downloads, lookups: Lookups, ref: ModelRef) -> Pulled:
-    """Ask the hub, except for a model outside its cache and for a commit that is there.
+    """Pull from the hub, except a model outside the hub cache and a commit that is on disk.
 
-    If the hub cannot be reached, a model that is there is enough. Raises `LoadError`.
+    If the hub cannot be reached, a model on disk suffices. Raises `LoadError`.
     """
     found = await _found(lookups, ref)
     if found is not None and not Path(found.path).is_relative_to(downloads.cache.resolve()):
@@ -41,7 +41,7 @@ async def pull(downloads: Downloads, lookups: Lookups, ref: ModelRef) -> Pulled:
 
 
 async def _found(lookups: Lookups, ref: ModelRef) -> Checkpoint | None:
-    """The model on disk, if it can be loaded; its letter case does not matter."""
+    """Return the model on disk, if it can be loaded; names are case-insensitive."""
     try:
         found = await lookups.find(ref)
     except LoadError:

@@ -1,18 +1,19 @@
-"""Makes instances agree with records, one pass after the other.
+"""Reconciles instances with records in a loop of passes.
 
-    observe   what has ended, what is loaded, who is idle, which files are to be looked at
+    observe   collect ended actions, loaded and idle instances, and model files due for a lookup
     plan      core's `plan`: an action for each record that needs one
-    report    each record's status, history and answer, derived from that
-    commit    reports, ends of attempts and the attempts that begin, in one transaction
-    act       start what was planned; answer whoever waits
+    report    derive each record's status, history and reply to waiters from the plan
+    commit    write reports, ended attempts and new attempts in one transaction
+    act       start the planned actions and answer waiters
 
-A pass is one step of the event loop: nothing changes under it, and it waits for nothing. What takes
-time (reading files, the engine's work) goes on beside it and wakes the next pass. The queue is one
-flag: a change sets it and a pass clears it before it looks, so no change is lost.
+A pass is a single step of the event loop: no state changes during it, and it never awaits. Slow
+work (reading files, loading) runs concurrently and wakes the next pass. The queue is a single
+flag that every change sets and a pass clears before it observes, so no change is lost.
 
-Where nothing can be written, no load begins; what is so is taken up all the same, and the next pass
-that can write makes up for it. An error in planning or reporting one record is the condition of
-that record. A pass that fails as a whole is tried again, and `problem` says so.
+If the state directory cannot be written, no load starts; observed state is still taken into
+memory, and the next pass that can write persists it. An error in planning or reporting one record
+becomes a condition of that record. A pass that fails as a whole is retried and reported in
+`problem`.
 """
 
 import asyncio
@@ -41,13 +42,13 @@ from reconciler.store import UnwritableError
 log = structlog.get_logger()
 
 WRITE_AGAIN_SECONDS = 5.0
-"""Before what could not be written down is tried again."""
+"""Seconds before a failed write of the state directory is retried."""
 
 UNLOCKED_SECONDS = 0.5
-"""The same where another program locks the database."""
+"""The same delay while another program holds a lock on the database."""
 
 UNHEALTHY_PASSES = 3
-"""Passes that fail in a row before the daemon says that it is not well."""
+"""Consecutive failed passes after which the daemon reports itself unhealthy."""
 
 
 class Reconciler:
@@ -62,9 +63,9 @@ class Reconciler:
         memory: MemoryPolicy,
     ) -> None:
         self.machine: Machine | Problem | None = None
-        """None until the first worker has answered; a problem while none can be started."""
+        """Facts about the machine; None until a worker answers, a problem if none starts."""
         self.problem: Problem | None = None
-        """Why passes fail, where several have in a row."""
+        """Error of the passes, if several in a row have failed."""
         self._registry = registry
         self._clock = registry.clock
         self._lookups = lookups
@@ -87,15 +88,15 @@ class Reconciler:
         )
         self._failed_passes = 0
         self._write_again_at = 0.0
-        """Monotonic time before which a state directory that cannot be written is left alone."""
+        """Monotonic time of the next write attempt after a failed one."""
 
     @property
     def running(self) -> Mapping[str, Action]:
-        """The actions under way, by name."""
+        """Running actions, by name."""
         return self._actions.running()
 
     async def known_machine(self) -> Machine:
-        """The facts of the machine, once known. Raises `LoadError` if no worker can be started."""
+        """Wait for the facts about the machine. Raises `LoadError` if no worker can be started."""
         await self._registry.until(lambda: self.machine is not None)
         if isinstance(self.machine, Problem):
             raise LoadError(self.machine)
@@ -103,12 +104,12 @@ class Reconciler:
         return self.machine
 
     def is_gone(self, name: str) -> bool:
-        """True if no record, no instance and no action has that name."""
+        """True if no record, instance or action has that name."""
         held = any(i.name == name for i in self._engine.instances())
         return not (name in self._registry.states or name in self._actions or held)
 
     async def run(self) -> None:
-        """Reconcile for ever."""
+        """Run passes for ever."""
         machine = await learn(self._engine, self._memory, self._clock, self._note_machine)
         while True:
             self._registry.wake.clear()
@@ -116,14 +117,14 @@ class Reconciler:
             await asyncio.sleep(0)  # a pass that wakes the next one lets others run
 
     async def close(self) -> None:
-        """Interrupt the actions under way, and write how they ended."""
+        """Interrupt the running actions and record their outcomes."""
         for end in await self._actions.close():
             self._attempts.end(end.attempt, end.outcome)
         loaded = [i.name for i in self._engine.instances()]
         try:
             self._attempts.write(loaded)
         except UnwritableError as error:
-            log.warning("the end of an attempt is not written", why=error.problem.message)
+            log.warning("could not record the end of an attempt", why=error.problem.message)
 
     async def _until_woken(self, wait: float | None) -> None:
         wake = self._registry.wake
@@ -135,22 +136,22 @@ class Reconciler:
                 timer.cancel()
 
     def _try_pass(self, machine: Machine) -> float | None:
-        """One pass, whatever it raises: everything relies on there being another one."""
+        """Run a pass and catch any exception, so that the loop continues."""
         try:
             with self._metrics.a_pass():
                 wait = self._pass(machine)
         except Exception as error:
             self._failed_passes += 1
             if self._failed_passes == 1:
-                log.exception("pass failed; it is tried again")
+                log.exception("pass failed; retrying")
             if self._failed_passes >= UNHEALTHY_PASSES and self.problem is None:
                 words = f"records are not reconciled: {Problem.of_error(error).message}"
                 self.problem = Problem(Reason.INTERNAL_ERROR, words, permanent=False)
-                log.error("passes fail", passes=self._failed_passes, why=words)
+                log.error("passes keep failing", passes=self._failed_passes, why=words)
                 self._registry.announce()
             return RETRY_SECONDS
         if self._failed_passes:
-            log.info("passes work again", failed=self._failed_passes)
+            log.info("passes succeed again", failed=self._failed_passes)
             self._failed_passes, self.problem = 0, None
         return wait
 
@@ -161,7 +162,7 @@ class Reconciler:
     # -- the pass ----------------------------------------------------------------------------
 
     def _pass(self, machine: Machine) -> float | None:
-        """One pass. Returns after how many seconds time alone calls for the next."""
+        """Run a pass. Returns the seconds until the next pass is due without another event."""
         at = self._clock.monotonic()
         instances = {i.name: i for i in self._engine.instances()}
         self._outcomes.take_up(at)
@@ -183,9 +184,9 @@ class Reconciler:
     # -- observe -----------------------------------------------------------------------------
 
     def _observe(self, instances: Mapping[str, Instance], at: float) -> float | None:
-        """Note what is loaded and who is idle, and cancel what is not wanted any more.
+        """Update loaded and idle times, and cancel loads that are no longer wanted.
 
-        Returns when the next record will be idle.
+        Returns the monotonic time at which the next record becomes idle.
         """
         registry = self._registry
         registry.active |= instances.keys() & registry.states.keys()
@@ -200,11 +201,11 @@ class Reconciler:
         return min((end for end in ends if end is not None), default=None)
 
     def _is_still_right(self, action: Action) -> bool:
-        """True if a record still asks for what a load brings about, and its weights are there."""
+        """True if a record still wants the result of a load, and its shared weights are loaded."""
         checkpoint = action.checkpoint
         if checkpoint is not None and not action.reads_weights:
             there = {instance.checkpoint for instance in self._engine.instances()}
-            if checkpoint.path not in there:  # they would be read beside others
+            if checkpoint.path not in there:  # its weights would be read in addition to others
                 return False
         state = self._registry.states.get(action.name)
         if state is None or action.spec is None or state.record.spec.suspend:
@@ -213,7 +214,7 @@ class Reconciler:
         return any(spec is not None and action.spec.loads_like(spec) for spec in wanted)
 
     def _refresh_lookups(self, states: Collection[RecordState]) -> None:
-        """Have the files looked at of the models that records ask for, where that is due."""
+        """Start due lookups of the models that records refer to."""
         wanted: dict[ModelRef, float] = {}
         downloadable = set()
         for state in states:
@@ -236,7 +237,7 @@ class Reconciler:
         instances: Mapping[str, Instance],
         at: float,
     ) -> tuple[Action, ...]:
-        """Report, write all of it down, and start what was planned; returns what then holds."""
+        """Report, persist, and start the planned actions; returns the actions finally taken."""
         unwritable = self._still_unwritable(at)
         begun: dict[str, int] = {}
         if unwritable is None:
@@ -248,7 +249,7 @@ class Reconciler:
             except UnwritableError as error:
                 unwritable = error.problem
                 self._write_again_at = at + self._pause
-        if unwritable is not None:  # an action that cannot be written down must not start
+        if unwritable is not None:  # an action that cannot be recorded must not start
             again = self._write_again_at
             planned = tuple(put_off(a.name, unwritable, again) if a.spec else a for a in planned)
             reports = self._reports(planned, states, instances, unwritable)
@@ -259,7 +260,7 @@ class Reconciler:
             try:
                 take(self._registry, report, written=unwritable is None)
             except Exception:
-                log.exception("a report cannot be taken up", name=report.record.name)
+                log.exception("could not apply a report", name=report.record.name)
         self._registry.announce()
         self._metrics.retain_only(self._registry.states)
         self._engine.retain_only(self._registry.states)
@@ -280,7 +281,7 @@ class Reconciler:
             action, instance = actions.get(record.name), instances.get(record.name)
             reading = action is not None and action.reason is Reason.READING_CHECKPOINT
             if reading and state.phase is Phase.NEW and self._lookups.is_fresh(record.spec.ref):
-                continue  # that it is new is all there is to say
+                continue  # nothing to report yet
             resting = record.spec.suspend and instance is None
             on_disk = None if resting else self._lookups.checkpoint(record.spec.ref)
             reports.append(judge_safely(state, instance, action, now, on_disk, unwritable))
@@ -292,7 +293,7 @@ class Reconciler:
         reports: list[Report],
         instances: Mapping[str, Instance],
     ) -> tuple[dict[str, int], list[Report]]:
-        """The pass's one transaction, if there is anything to write. Raises `UnwritableError`."""
+        """Persist the pass in one transaction, if anything changed. Raises `UnwritableError`."""
         states = self._registry.states
         acting = [(a, s.record if (s := states.get(a.name)) else None) for a in planned if a.acts]
         changed = [r for r in reports if r.changed]
@@ -309,7 +310,7 @@ class Reconciler:
         return begun, reports
 
     def _still_unwritable(self, at: float) -> Problem | None:
-        """Why nothing can be written; it is tried from time to time."""
+        """Problem that prevents writing, if any; writing is retried at intervals."""
         store = self._registry.store
         if store.problem is None:
             return None
@@ -320,7 +321,7 @@ class Reconciler:
 
     @property
     def _pause(self) -> float:
-        """Seconds until writing is tried again."""
+        """Seconds until the next write attempt."""
         return UNLOCKED_SECONDS if self._registry.store.locked else WRITE_AGAIN_SECONDS
 
     def _begin(self, action: Action, attempt: int | None, at: float) -> None:
@@ -329,10 +330,10 @@ class Reconciler:
         queued = at - state.queued_at if state is not None else 0.0
         self._actions.begin(action, record, attempt, queued)
 
-    # -- what others ask ---------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------
 
     def worker_died(self, instance: Instance, problem: Problem) -> None:
-        """Take note that an instance is gone, and say so at once; the next pass sees to it."""
+        """Record the death of an instance and report it immediately; the next pass handles it."""
         self._metrics.worker_died(problem.reason.value)
         registry, name = self._registry, instance.name
         state = registry.states.get(name)
@@ -352,7 +353,7 @@ class Reconciler:
         registry.wake.set()
 
     def _available_memory(self, leased: Mapping[str, int]) -> int:
-        """Bytes of the budget that nobody holds, given what is leased by checkpoint."""
+        """Free bytes of the budget, given the leased bytes by checkpoint."""
         if self.machine is None or isinstance(self.machine, Problem):
             return 0
         ledger = self.planning.held_memory(self.machine)

@@ -1,9 +1,9 @@
-"""The records: on disk first, and then in memory.
+"""Holds all records: written to disk first, then to memory.
 
-What is wanted is written before it is taken up, in one transaction however many records it is;
-where it cannot be written, nothing changes. What is so (statuses, crashes) is taken up first, and
-written by the reconciler's next pass. Records that rest are left alone by passes: `active` names
-the others.
+Desired state is written before it takes effect, in one transaction for any number of records; if
+the write fails, nothing changes. Observed state (statuses, crashes) is updated in memory first and
+persisted by the next pass of the reconciler. Passes skip settled records; `active` names the
+others.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from reconciler.store import Store
 log = structlog.get_logger()
 
 STATE = "state"
-"""The name under which events speak of the state directory."""
+"""Name of the state directory in events."""
 
 NOTHING: Mapping[str, Problem] = MappingProxyType({})
 
 
 class Registry:
-    """All records by name. Used on the event loop only."""
+    """Records by name. Used on the event loop only."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self.store = store
@@ -42,25 +42,25 @@ class Registry:
         self.events = Events(clock)
         self.states: dict[str, RecordState] = {}
         self.records: dict[str, Record] = {}
-        """By name, as they are in `states`."""
+        """Records by name, in sync with `states`."""
         self.aliases = Aliases()
         self._touched: list[set[str]] = []
-        """For each who compares records: names of those that came, changed or went."""
+        """One set per subscriber, with the names of records added, changed or removed."""
         self.active: set[str] = set()
-        """Names of the records that the next pass looks at."""
+        """Names of the records that the next pass processes."""
         self._asked: Counter[str] = Counter()
-        """Names and models that requests wait for an instance of."""
+        """Names and models with requests waiting for an instance."""
         store.on_problem = self._emit_writable
         self.wake = asyncio.Event()
-        """Set when the reconciler has something to look at."""
+        """Set to request a pass of the reconciler."""
         self._changed = asyncio.Event()
 
     # -- start and stop ----------------------------------------------------------------------
 
     def open(self, owners: Collection[str], boot_id: str) -> None:
-        """Take up the stored records; those of owners that are not there any more are dropped.
+        """Load the stored records and drop those whose owner is gone.
 
-        `boot_id` identifies this start of the machine. Raises `UnwritableError`.
+        `boot_id` identifies this boot of the machine. Raises `UnwritableError`.
         """
         if (broken := self.store.quarantined) is not None:
             log.warning("the database was damaged", why=broken.words)
@@ -75,7 +75,7 @@ class Registry:
             self._begin_run(boot_id)
 
     def _open(self, record: Record, stored: Status) -> None:
-        """Take up a stored record; nothing is loaded yet."""
+        """Restore a stored record; its instance is not loaded yet."""
         ready = stored.condition("Ready")
         ttl = record.spec.idle_ttl_seconds
         idle = ttl is not None and ready is not None and ready.reason == Reason.IDLE
@@ -94,10 +94,10 @@ class Registry:
             self.active.add(record.name)
 
     def _begin_run(self, boot_id: str) -> None:
-        """Begin a run: hold against records what the last one ended with."""
+        """Begin a run and attribute an abnormal end of the previous run to its suspects."""
         last, at = self.store.last_run(), self.clock.utc()
         for one in last.interrupted if last is not None else ():
-            log.warning("an action was cut short", name=one.name, action=one.action)
+            log.warning("an action was interrupted", name=one.name, action=one.action)
         known = self.store.suspicions()
         found = suspicion.after_start(self.records.values(), known, last, boot_id, at)
         self.store.begin_run(boot_id, at, found)
@@ -105,21 +105,22 @@ class Registry:
             self.states[name].blame(crashes)
             if crashes != known.get(name):
                 log.warning(
-                    "a record was loaded or loading at a crash",
+                    "a record was loaded or loading during a crash",
                     name=name,
                     daemon_crashes=crashes.daemon_crashes,
                     machine_crashes=crashes.machine_crashes,
                 )
 
     def close(self) -> None:
-        """Note that the run ends as it should. Raises `UnwritableError`."""
+        """Record the clean end of the run. Raises `UnwritableError`."""
         self.store.end_run(self.clock.utc())
 
-    # -- questions ---------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------
 
     def touched(self) -> set[str]:
-        """A set to which the name of each record is added that comes, changes or goes from now on;
-        whoever asks empties it.
+        """Return a set to which names of added, changed and removed records are added from now on.
+
+        The caller clears the set.
         """
         names: set[str] = set()
         self._touched.append(names)
@@ -130,16 +131,16 @@ class Registry:
             names.add(name)
 
     def active_states(self) -> list[RecordState]:
-        """What a pass looks at."""
+        """Return the records that a pass processes."""
         self.active &= self.states.keys()
         return [self.states[name] for name in self.active]
 
     def named(self, name: str) -> str | None:
-        """The record that has a name, or else to which it belongs as an alias."""
+        """Return the record of that name, or else the record with that alias."""
         return name if name in self.states else self.aliases.owner(name)
 
     def candidates(self, model: str) -> list[RecordState]:
-        """The record of that name or alias, or else those of that model without an adapter."""
+        """Return the record of that name or alias, or those of that model without an adapter."""
         if (name := self.named(model)) is not None:
             return [self.states[name]]
         model = model.lower()
@@ -148,7 +149,7 @@ class Registry:
 
     @contextmanager
     def asking(self, model: str) -> Iterator[None]:
-        """While a request waits for an instance that answers for `model`."""
+        """Mark `model` as awaited by a request for the duration of the block."""
         self._asked[model] += 1
         try:
             yield
@@ -158,14 +159,14 @@ class Registry:
             self.wake.set()
 
     def busy(self) -> frozenset[str]:
-        """Names of records that answer requests, or are waited for."""
+        """Names of records with requests in flight or waiters."""
         asked = {s.record.name for model in self._asked for s in self.candidates(model)}
         return frozenset(asked | {s.record.name for s in self.active_states() if s.busy})
 
     # -- desired state -----------------------------------------------------------------------
 
     def put(self, record: Record) -> RecordState:
-        """Write a record and take it up. Raises `LoadError`, `UnwritableError` among them."""
+        """Persist a record and apply it. Raises `LoadError`, including `UnwritableError`."""
         failed = self.put_all([record])
         if record.name in failed:
             raise LoadError(failed[record.name])
@@ -174,10 +175,10 @@ class Registry:
     def put_all(
         self, records: Iterable[Record], removals: Mapping[str, Problem] = NOTHING
     ) -> dict[str, Problem]:
-        """Write records, remove others, and take that up as one. Raises `UnwritableError`.
+        """Persist and apply records and removals in one transaction. Raises `UnwritableError`.
 
-        `removals` say why, for whoever waits. Returns why records are left out, by name: those
-        that cannot be stored because of what they say.
+        `removals` maps names to the problem that waiters receive. Returns, by name, the problems of
+        records that cannot be encoded; these are left out.
         """
         failed: dict[str, Problem] = {}
         at = self.clock.utc()
@@ -186,7 +187,7 @@ class Registry:
             for record in records:
                 state = self.states.get(record.name)
                 resting = rest(record, idle=False) if state is None else None
-                if resting is not None:  # there is nothing that a pass would find out
+                if resting is not None:  # a pass would change nothing
                     status = derive(record, Status(), None, resting, at)
                 elif state is None:
                     status = pending(Status(), at)
@@ -206,7 +207,7 @@ class Registry:
             for name in removals:
                 self.store.remove(name, at)
         for problem in failed.values():
-            log.warning("a record is not taken up", why=problem.message)
+            log.warning("a record was not stored", why=problem.message)
         for record, status in written:
             self.take_up(record, status)
         for name, problem in removals.items():
@@ -216,11 +217,11 @@ class Registry:
         return failed
 
     def remove(self, name: str, problem: Problem) -> None:
-        """Remove a record; whoever waits for it is told `problem`. Raises `UnwritableError`."""
+        """Remove a record; waiters receive `problem`. Raises `UnwritableError`."""
         self.put_all((), {name: problem})
 
     def take_up(self, record: Record, status: Status) -> RecordState:
-        """Take up a record and a status that are on disk."""
+        """Apply a record and a status that have been persisted."""
         now = self.clock.monotonic()
         state = self.states.get(record.name)
         self.records[record.name] = record
@@ -242,7 +243,7 @@ class Registry:
         return state
 
     def forget(self, name: str, problem: Problem) -> None:
-        """Drop a record that is not on disk any more; whoever waits for it is told `problem`."""
+        """Drop a record that has been deleted from disk; waiters receive `problem`."""
         state = self.states.pop(name)
         del self.records[name]
         self.aliases.drop(name)
@@ -254,7 +255,7 @@ class Registry:
         state.remove(problem)
 
     def clear(self, state: RecordState) -> None:
-        """Forget what is held against a record, so that it is tried at once.
+        """Clear a record's failures and crashes, so that it is retried immediately.
 
         Raises `UnwritableError`.
         """
@@ -265,14 +266,14 @@ class Registry:
             self.store.suspect(name, None)
         state.clear(status, self.clock.monotonic())
         log.info("record cleared", name=name)
-        words = "its failures are forgotten; it is tried at once"
+        words = "failures cleared; retrying immediately"
         generation = state.record.generation
         self.events.emit("record", name, "Cleared", words, generation=generation)
         self.emit_transition(state.record, before.status, status)
         self.activate(name)
 
     def wake_up(self, name: str) -> None:
-        """Have what is idle loaded again; what is not stays so. Raises `UnwritableError`."""
+        """Mark a record as used and reload it if it is idle. Raises `UnwritableError`."""
         state = self.states[name]
         state.touch(self.clock.monotonic())
         if state.idle:
@@ -283,15 +284,15 @@ class Registry:
             self.activate(name)
 
     def activate(self, name: str) -> None:
-        """Have the next pass look at a record, and make one."""
+        """Schedule a record for the next pass, and trigger that pass."""
         self.active.add(name)
         self.announce()
         self.wake.set()
 
-    # -- what happens ------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------
 
     def _emit_change(self, before: Record | None, record: Record) -> None:
-        """An event and a log line where a record came, changed, or got another owner."""
+        """Emit an event and a log line if a record was created, changed or given another owner."""
         if before is None:
             reason = "Created"
         elif before.generation != record.generation:
@@ -306,7 +307,7 @@ class Registry:
         self.events.emit("record", record.name, reason, words, generation=generation)
 
     def emit_transition(self, record: Record, before: Status, status: Status) -> None:
-        """An event and a log line at a transition of conditions, not at each pass."""
+        """Emit an event and a log line if a condition changed, rather than on each pass."""
         ready = status.condition("Ready")
         if ready is None or _states(before) == _states(status):
             return
@@ -328,29 +329,29 @@ class Registry:
         )
 
     def _emit_writable(self, problem: Problem | None) -> None:
-        """An event and a log line when writing begins to fail, and when it works again."""
+        """Emit an event and a log line when writing starts to fail and when it recovers."""
         if problem is not None:
             log.error("the state cannot be written", why=problem.message)
             self.events.emit("state", STATE, "Unwritable", problem.message)
         else:
             log.info("the state can be written again")
-            self.events.emit("state", STATE, "Writable", "what happened meanwhile is written down")
+            self.events.emit("state", STATE, "Writable", "pending changes have been written")
         self.announce()
         self.wake.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; it is looked at after every change."""
+        """Wait until `condition` holds; it is evaluated after every change."""
         while not condition():
             await self._changed.wait()
 
     def announce(self) -> None:
-        """Wake everybody who waits for a change."""
+        """Wake all waiters for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
 
 def _not_stored(record: Record, error: Exception) -> Problem:
-    """Why a record cannot be stored, as text that is no Unicode cannot."""
+    """Build the problem of a record that cannot be encoded, such as text with invalid Unicode."""
     words = f"{record.name!a} ({record.place!a}) cannot be stored: {error}"
     return Problem(Reason.IMPOSSIBLE_SETTING, words)
 

@@ -1,4 +1,4 @@
-"""Removal of downloaded models: refused while a record or an instance uses them."""
+"""Removes downloaded models that no record or instance uses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,11 @@ from reconciler.models.download import Downloads
 log = structlog.get_logger()
 
 LOOK_SECONDS = 10.0
-"""For the cache to answer: it may lie on a disk that hangs."""
+"""Time limit of a lookup in the cache, which may be on a disk that hangs."""
 
 
 class Removal:
-    """Used on the event loop only."""
+    """Removes models. Used on the event loop only."""
 
     def __init__(
         self,
@@ -41,15 +41,15 @@ class Removal:
         self._cache = hub_cache
 
     async def remove(self, key: str, entry: CatalogEntry | None) -> int:
-        """Remove a model of the Hugging Face cache; the bytes that were freed.
+        """Remove a model from the Hugging Face cache; returns the freed bytes.
 
-        `entry` is what the catalog has under that key. Raises `LoadError`: `ModelNotFound`,
+        `entry` is the catalog's entry for that key. Raises `LoadError`: `ModelNotFound`,
         `ModelInUse`, `NotRemovable`.
         """
         try:
             folder = await look(removal.folder_of, self._cache, key, seconds=LOOK_SECONDS)
         except (OSError, TimeoutError) as error:
-            words = f"the Hugging Face cache ({self._cache}) cannot be looked at: {error}"
+            words = f"the Hugging Face cache ({self._cache}) cannot be read: {error}"
             problem = Problem(Reason.NOT_REMOVABLE, words, permanent=False, param="model")
             raise LoadError(problem) from None
         if entry is not None and (folder is None or not removal.holds(folder, entry.path)):
@@ -71,7 +71,7 @@ class Removal:
         return freed
 
     def users(self, key: str, folder: Path) -> Iterator[str]:
-        """Names of records and instances that use the model in a folder."""
+        """Yield the names of records and instances that use the model in a folder."""
         names = dict.fromkeys(
             state.record.name
             for state in self._registry.states.values()
@@ -98,6 +98,6 @@ class Removal:
 
 
 def _may_mean(name: str, key: str) -> bool:
-    """True if an identifier may stand for a model: upper and lower case, and a bare last part."""
+    """True if a name may refer to a model: case-insensitive, in full or by its last part."""
     name, key = name.lower(), key.lower()
     return name in (key, key.rpartition("/")[2])

@@ -1,8 +1,8 @@
-"""What a pass found of each record -> its status, its history, and an answer for whoever waits.
+"""Turns the results of a pass into statuses, history and replies to waiters.
 
-`judge` derives it, `write` puts it on disk inside the pass's one transaction, and `take` takes it
-up when that is written. Where it cannot be written, what is so is taken up all the same and written
-by a later pass; what would change desired state waits for that pass.
+`judge` derives the report of a record, `write` persists it inside the pass's one transaction, and
+`take` applies it after the commit. If it cannot be written, observed state is applied anyway and
+written by a later pass; changes of desired state wait for that pass.
 """
 
 from collections.abc import Iterable
@@ -28,12 +28,12 @@ _UNDECIDED = (
     Reason.WAITING_FOR_MEMORY,
     Reason.IDLE,
 )
-"""Waits that say nothing about the spec itself."""
+"""Reasons for waiting that imply nothing about the spec itself."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of a generation, for the history."""
+    """Outcome of a generation, for the history."""
 
     outcome: Outcome
     message: str
@@ -42,27 +42,27 @@ class Settled:
 
 @dataclass(frozen=True)
 class Report:
-    """What a pass found of one record."""
+    """Results of a pass for one record."""
 
     state: RecordState
     action: Action | None
     status: Status
     record: Record
-    """As it is from now on: noted as good, or with its previous spec again."""
+    """New version of the record: noted as good, or with its previous spec restored."""
     settled: Settled | None = None
     answer: Problem | None = None
-    """Why whoever waits for it does so in vain."""
+    """Problem with which its waiters fail."""
     undo: Problem | None = None
-    """Why its spec is undone, now or as soon as that can be written."""
+    """Problem because of which its spec is rolled back, now or once that can be persisted."""
 
     @property
     def removed(self) -> bool:
-        """True if a first load has failed: the record goes."""
+        """True if its first load has failed, so that the record is removed."""
         return self.undo is not None and self.state.record.provisional
 
     @property
     def changed(self) -> bool:
-        """True if something is to be written."""
+        """True if anything must be written."""
         state = self.state
         return (
             self.removed
@@ -82,8 +82,8 @@ def judge(
 ) -> Report:
     """Derive the report of one record.
 
-    `action` is what is done about it, or what the plan says of it; `on_disk` what its model is on
-    disk, as far as is known; `unwritable` why nothing can be written now, if so.
+    `action` acts on the record, or says why nothing does; `on_disk` is its checkpoint, if known;
+    `unwritable` is the problem that prevents writing, if any.
     """
     record = state.record
     status = derive(record, state.status, instance, action, at, on_disk)
@@ -98,7 +98,7 @@ def judge(
     if undo is None and answer is not None and answer is (action and action.problem):
         undo = answer
     if undo is None and unwritable is not None and good is not record and state.awaited:
-        answer = undo = unwritable  # nobody may be told that it stays loaded
+        answer = undo = unwritable  # its waiters must not be promised that it stays loaded
     if undo is not None and not _is_undone(state, undo):
         undo = None
     if undo is not None:
@@ -119,22 +119,22 @@ def judge_safely(
     on_disk: Checkpoint | None,
     unwritable: Problem | None,
 ) -> Report:
-    """`judge`; an error that nobody foresaw is a condition of that record alone."""
+    """Call `judge`; an unexpected error becomes a condition of that record alone."""
     try:
         return judge(state, instance, action, at, on_disk, unwritable)
     except Exception as error:
         problem = Problem.of_error(error)
         before = state.status.condition("Ready")
         if before is None or before.message != problem.message:  # not at each pass
-            log.exception("a record cannot be reported", name=state.record.name)
+            log.exception("could not report a record", name=state.record.name)
         status = broken(state.status, problem, at)
         return Report(state, action, status, state.record, answer=problem)
 
 
 def write(registry: Registry, reports: Iterable[Report]) -> list[Report]:
-    """Write reports, inside the pass's transaction; returns those that were written.
+    """Write reports inside the pass's transaction; returns the reports written.
 
-    One that cannot be encoded is left out. Raises `UnwritableError`.
+    A report that cannot be encoded is left out. Raises `UnwritableError`.
     """
     store, at = registry.store, registry.clock.utc()
     written = []
@@ -144,7 +144,7 @@ def write(registry: Registry, reports: Iterable[Report]) -> list[Report]:
                 _write(registry, report, at)
         except (TypeError, ValueError) as error:
             why = Problem.of_error(error).message
-            log.error("a record cannot be written", name=report.record.name, why=why)
+            log.error("could not write a record", name=report.record.name, why=why)
         else:
             written.append(report)
     return written
@@ -167,7 +167,7 @@ def _write(registry: Registry, report: Report, at: datetime) -> None:
 
 
 def take(registry: Registry, report: Report, *, written: bool) -> None:
-    """Take up a report and answer whoever waits."""
+    """Apply a report and answer its waiters."""
     state, name = report.state, report.record.name
     if written and report.removed and report.undo is not None:
         registry.forget(name, report.undo)
@@ -177,7 +177,7 @@ def take(registry: Registry, report: Report, *, written: bool) -> None:
     crashes = state.crashes
     undone = written and report.undo is not None
     if undone and report.undo is not None:
-        log.info("update undone", name=name, reason=report.undo.message)
+        log.info("update rolled back", name=name, reason=report.undo.message)
     if written and report.record is not state.record:
         registry.take_up(report.record, report.status)
     else:
@@ -190,7 +190,7 @@ def take(registry: Registry, report: Report, *, written: bool) -> None:
         state.fail_waiters(report.answer)
     elif report.status.ready:
         if state.awaited and report.record.spec.idle_ttl_seconds is not None:
-            registry.wake.set()  # from now on nobody waits for it: its idle time can end
+            registry.wake.set()  # its last waiter is gone, so its idle time can end
         state.answer_waiters()
     if undone:
         registry.wake.set()
@@ -199,7 +199,7 @@ def take(registry: Registry, report: Report, *, written: bool) -> None:
 
 
 def _noted_good(record: Record, instance: Instance) -> Record:
-    """What is loaded can be loaded: such a record is not provisional any more."""
+    """Record a loaded spec as good; the record is no longer provisional."""
     good = record.last_good is not None and record.last_good.loads_like(instance.spec)
     if record.provisional or not good:
         return replace(record, provisional=False, last_good=instance.spec)
@@ -207,22 +207,22 @@ def _noted_good(record: Record, instance: Instance) -> Record:
 
 
 def _is_undone(state: RecordState, problem: Problem) -> bool:
-    """True if the spec goes because of `problem`: an http record's; a manifest's is tried on."""
+    """True if `problem` rolls back the spec: for http records; a manifest's spec is retried."""
     record, previous = state.record, state.record.last_good
     if problem.reason is Reason.STATE_UNWRITABLE and state.undo is None and not state.awaited:
-        return False  # a spec that nobody was told has failed can wait
+        return False  # a spec whose failure has not been reported can wait
     if record.provisional:
         return True
     return (
         record.owner == HTTP
         and previous is not None
         and not previous.loads_like(record.spec)
-        and problem.reason is not Reason.SUSPECTED_HOST_CRASH  # of the record, not of its spec
+        and problem.reason is not Reason.SUSPECTED_HOST_CRASH  # concerns the record, not its spec
     )
 
 
 def _settled(status: Status, action: Action | None) -> Settled | None:
-    """What became of the spec, once that is known."""
+    """Return the outcome of the spec, once known."""
     if status.ready:
         return Settled("Loaded", "", status.load_time_seconds)
     if action is None or action.acts or action.reason in _UNDECIDED:

@@ -1,7 +1,7 @@
-"""What is known of a model before it is loaded: its files' headers, and the shapes that it shows.
+"""Finds checkpoints: facts from file headers, and tensor shapes.
 
-Files are read here; shapes are seen by the spare worker, which builds the model without reading
-its weights. Both are kept for as long as the files stay as they are.
+Headers are read here; shapes come from the spare worker, which builds the model without reading its
+weights. Both are cached until the files change.
 """
 
 import asyncio
@@ -25,49 +25,49 @@ log = structlog.get_logger()
 
 
 class Builder(Protocol):
-    """What builds models."""
+    """Builds models."""
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes: ...
 
 
 LOOK_SECONDS = 60.0
-"""For one look at all places. What hangs in them is given up long before; this bounds a walk
-through more than anybody has."""
+"""Deadline of one lookup over all model directories. Paths that hang are abandoned long before;
+this bounds a walk through an extremely large tree."""
 
 REPEAT_SECONDS = 3600.0
-"""Between log lines about looks that fail for the same reason."""
+"""Interval between log lines about lookups that fail for the same reason."""
 
 ATTEMPTS = 2
-"""To see the shapes of a model: one whose building ends workers must not do so for ever."""
+"""Attempts to determine a model's shapes: building it may crash the worker."""
 
 
 class CheckpointResolver:
-    """Finds checkpoints and completes what is known of them. Used on the event loop only."""
+    """Finds and completes checkpoints. Used on the event loop only."""
 
     def __init__(
         self, catalog: Catalog, builder: Builder, clock: Clock, on_seen: Callable[[], None]
     ) -> None:
-        """`on_seen` is called when something was seen that somebody did not wait for."""
+        """`on_seen` is called when a result arrives that a caller did not wait for."""
         self._catalog = catalog
         self._builder = builder
         self._clock = clock
         self._on_seen = on_seen
         self._seen: dict[str, tuple[str, Shapes | None]] = {}
-        """By path: the fingerprint of the files, and what was seen; None: it cannot be built."""
+        """Fingerprint of the files and shapes by path; no shapes if the model cannot be built."""
         self._failed: dict[str, int] = {}
-        """By path: how often in a row building failed in a way that may pass."""
+        """Consecutive transient build failures by path."""
         self._looks: dict[str, asyncio.Task[Checkpoint]] = {}
-        """By path."""
+        """Running builds by path."""
         self._finding = Batches[ModelRef, Checkpoint | Problem | None](self._find_batch)
-        """None: a look at several models failed, so each is to be looked for by itself."""
+        """A result of None means that a batch failed: each model is then looked up separately."""
         self._patient = Separate[ModelRef, Checkpoint | Problem](self._find_one)
         self._listing = Batches[None, tuple[CatalogEntry, ...]](self._list)
         self._lines = RateLimit(REPEAT_SECONDS, clock.monotonic)
         self._late: dict[ModelRef, asyncio.Task[Checkpoint | Problem]] = {}
-        """Looks that took longer than somebody's patience."""
+        """Lookups that exceeded a caller's patience."""
 
     async def close(self) -> None:
-        """Look no further."""
+        """Cancel all lookups."""
         tasks = [*self._looks.values(), *self._late.values()]
         for task in tasks:
             task.cancel()
@@ -76,10 +76,10 @@ class CheckpointResolver:
             await batches.close()
 
     async def find(self, ref: ModelRef) -> Checkpoint:
-        """The checkpoint that `ref` names. Raises `LoadError` as `Catalog.find`."""
+        """Find the checkpoint that `ref` names. Raises `LoadError` as `Catalog.find`."""
         found = await self._found(ref)
         if isinstance(found, Problem) and not found.permanent:
-            found = await self._patient.ask(ref)  # something does not answer; it may come
+            found = await self._patient.ask(ref)  # a path does not respond, but may recover
         if isinstance(found, Problem):
             raise LoadError(found)
         return await self._complete(found)
@@ -87,9 +87,9 @@ class CheckpointResolver:
     async def find_all(
         self, refs: Iterable[ModelRef], patience: float | None = None
     ) -> dict[ModelRef, Checkpoint | Problem]:
-        """`find` for many; what takes longer than `patience` seconds is left out.
+        """Call `find` for many models; leaves out those that take longer than `patience` seconds.
 
-        It is not waited for again until `on_seen` is called: then it is there.
+        Later calls do not wait for these again; `on_seen` is called once a result is available.
         """
         if patience is None:
             refs = list(refs)
@@ -97,7 +97,7 @@ class CheckpointResolver:
             return dict(zip(refs, answers, strict=True))
         late = {ref: self._late.pop(ref, None) for ref in refs}
         for ref in [ref for ref, task in self._late.items() if task.done()]:
-            del self._late[ref]  # nobody asks for it any more
+            del self._late[ref]  # no longer requested
         begun = {
             ref: asyncio.create_task(self._found_complete(ref))
             for ref, task in late.items()
@@ -117,16 +117,16 @@ class CheckpointResolver:
         return found
 
     async def listed(self) -> tuple[CatalogEntry, ...]:
-        """The models on disk, as far as their files tell."""
+        """List the models on disk, with the facts found in their files."""
         return await self._listing.ask(None)
 
     async def _found_complete(self, ref: ModelRef) -> Checkpoint | Problem:
-        """What `ref` names, or why it cannot be loaded, whatever was raised."""
+        """Find and complete a checkpoint; any exception becomes a problem."""
         try:
             found = await self._found(ref)
             return found if isinstance(found, Problem) else await self._complete(found)
         except Exception as error:
-            log.exception("look failed unexpectedly", model=ref.model)
+            log.exception("lookup failed unexpectedly", model=ref.model)
             return _failed(ref, error)
 
     async def _found(self, ref: ModelRef) -> Checkpoint | Problem:
@@ -136,15 +136,15 @@ class CheckpointResolver:
     async def _find_batch(
         self, refs: Sequence[ModelRef]
     ) -> dict[ModelRef, Checkpoint | Problem | Exception | None]:
-        """With one look at the places."""
+        """Find several checkpoints in one walk over the model directories."""
         try:
             return dict(await look(self._catalog.find_all, refs, seconds=LOOK_SECONDS))
         except TimeoutError as error:
             return {ref: _failed(ref, error) for ref in refs}
         except Exception as error:
-            left_out = self._lines.passes(_origin(error))  # looks are made every 30 s
+            left_out = self._lines.passes(_origin(error))  # lookups run every 30 s
             if left_out is not None:
-                log.exception("look failed unexpectedly", models=len(refs), left_out=left_out)
+                log.exception("lookup failed unexpectedly", models=len(refs), left_out=left_out)
             return dict.fromkeys(refs)
 
     async def _find_one(self, ref: ModelRef) -> Checkpoint | Problem:
@@ -152,7 +152,7 @@ class CheckpointResolver:
             return await look(self._catalog.find, ref, seconds=LOOK_SECONDS)
         except LoadError as error:
             return error.problem
-        except Exception as error:  # noqa: BLE001  it is that model's
+        except Exception as error:  # noqa: BLE001  becomes the problem of that model
             return _failed(ref, error)
 
     async def _list(
@@ -163,9 +163,9 @@ class CheckpointResolver:
                 self._catalog.listed, seconds=LOOK_SECONDS
             )
         except TimeoutError:
-            words = f"the models on disk cannot be listed within {LOOK_SECONDS:.0f} s"
+            words = f"listing the models on disk took longer than {LOOK_SECONDS:.0f} s"
             answer = LoadError(Problem(Reason.ENGINE_UNAVAILABLE, words, permanent=False))
-        except Exception as error:  # noqa: BLE001  whoever asked is told
+        except Exception as error:  # noqa: BLE001  raised to the caller
             answer = error
         return dict.fromkeys(asked, answer)
 
@@ -176,24 +176,24 @@ class CheckpointResolver:
         look = self._looks.get(checkpoint.path)
         if look is None:
             look = self._looks[checkpoint.path] = asyncio.create_task(self._look(checkpoint))
-        # Whoever waits may go away; what is seen is everybody's.
+        # A caller may be cancelled; the result is shared.
         seen = await asyncio.shield(look)
         if seen.fingerprint != checkpoint.fingerprint:  # the files changed meanwhile
             return await self._complete(checkpoint)
         return _with_shapes(checkpoint, seen.shapes)
 
     async def _look(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint with its shapes, as far as they can be seen."""
+        """Determine a checkpoint's shapes, if possible."""
         shapes, path = None, checkpoint.path
         try:
             shapes = await self._builder.shapes(checkpoint)
             failed = 0
         except LoadError as error:
             why = error.problem.message
-            log.warning("shapes cannot be seen", checkpoint=path, reason=why)
+            log.warning("tensor shapes could not be determined", checkpoint=path, reason=why)
             failed = ATTEMPTS if error.problem.permanent else self._failed.get(path, 0) + 1
         except Exception:
-            log.exception("shapes cannot be seen", checkpoint=path)
+            log.exception("tensor shapes could not be determined", checkpoint=path)
             failed = self._failed.get(path, 0) + 1
         finally:
             del self._looks[path]
@@ -206,18 +206,18 @@ class CheckpointResolver:
 
 
 def _origin(error: Exception) -> tuple[str, str, int]:
-    """What an error is, and the line of code that raised it."""
+    """Identify an error by its type and the line that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return type(error).__name__, frame.filename, frame.lineno or 0
 
 
 def _failed(ref: ModelRef, error: Exception) -> Problem:
-    words = f"{ref.model} cannot be looked at: {str(error)[:200] or type(error).__name__}"
+    words = f"lookup of {ref.model} failed: {str(error)[:200] or type(error).__name__}"
     return Problem(Reason.INVALID_CHECKPOINT, words, permanent=False, param="model")
 
 
 def _with_shapes(checkpoint: Checkpoint, shapes: Shapes | None) -> Checkpoint:
-    """The checkpoint as the built model shows it; its files may hold weights in another form."""
+    """Return the checkpoint with the built model's shapes and bytes; its files may differ."""
     if shapes is None:
         return checkpoint
     weights = shapes.weights or checkpoint.weights_bytes

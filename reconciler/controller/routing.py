@@ -1,7 +1,7 @@
-"""Which instance answers a request, and what is done so that one can.
+"""Chooses the instance that serves a request, and loads one if necessary.
 
-A request names an instance, one of its aliases or a model. What is idle is loaded again for it;
-with just-in-time loading, so is a model that no record speaks of.
+A request names an instance, one of its aliases or a model. An idle instance is reloaded for it;
+with just-in-time loading, a model without a record is loaded as well.
 """
 
 import asyncio
@@ -18,31 +18,31 @@ from reconciler.core.plan import Kind
 from reconciler.core.records import LoadRequest
 
 JIT_IDLE_TTL_SECONDS = 3600
-"""Of a record that a request for a model made; LM Studio's default."""
+"""Idle TTL of a record created by a request for a model; LM Studio's default."""
 
 
 class Availability(StrEnum):
-    """What a request for a model would meet."""
+    """State in which a request for a model finds it."""
 
     LOADED = "loaded"
     LOADING = "loading"
-    """It is on its way, or waits for its turn or for memory; the request waits for it."""
+    """Loading, or waiting for its turn or for memory; the request waits."""
     IDLE = "idle"
-    """It was unloaded as nobody used it; the request has it loaded again."""
+    """Unloaded because it was not used; the request reloads it."""
     NOT_LOADED = "not-loaded"
-    """No record speaks of it; with just-in-time loading, the request loads it."""
+    """Without a record; with just-in-time loading, the request loads it."""
 
 
 Load = Callable[[LoadRequest], Coroutine[None, None, RecordView]]
 
 
 class Router:
-    """Used on the event loop only."""
+    """Routes requests to instances. Used on the event loop only."""
 
     def __init__(
         self, registry: Registry, reconciler: Reconciler, engine: Engine, load: Load, *, jit: bool
     ) -> None:
-        """With `jit`, `load` loads a model that nobody asked to load."""
+        """`jit`: True if a request for a model without a record calls `load`."""
         self._registry = registry
         self._reconciler = reconciler
         self._engine = engine
@@ -51,17 +51,17 @@ class Router:
         self._jit_loads: dict[str, asyncio.Task[RecordView]] = {}
 
     async def close(self) -> None:
-        """Wait for no load any more."""
+        """Cancel all just-in-time loads."""
         loads = list(self._jit_loads.values())
         for load in loads:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
     async def until_ready(self, model: str, idle_ttl_seconds: int | None = None) -> None:
-        """Wait until an instance answers for `model`.
+        """Wait until an instance serves `model`.
 
-        A record that a request makes is unloaded when it is not used, after `idle_ttl_seconds` if
-        they are given. Raises `LoadError`.
+        A record created by a request is unloaded after `idle_ttl_seconds` without use, if given.
+        Raises `LoadError`.
         """
         if self.jit and not self._registry.candidates(model):
             loading = self._jit_loads.get(model)
@@ -70,7 +70,7 @@ class Router:
                 request = LoadRequest(model, idle_ttl_seconds=ttl)
                 loading = self._jit_loads[model] = asyncio.create_task(self._load(request))
                 loading.add_done_callback(lambda _: self._jit_loads.pop(model))
-            # Who asked may go away; whoever else asks has the same load to wait for.
+            # A caller may be cancelled; others wait for the same load.
             await asyncio.wait([loading])
             loading.result()
         if self._route(model) is None:
@@ -78,16 +78,14 @@ class Router:
                 await self._registry.until(lambda: self._route(model) is not None)
 
     def can_answer(self, model: str) -> bool:
-        """True if a request for `model` would be answered, now or as soon as what is idle is
-        loaded again.
-        """
+        """True if a request for `model` can be served, now or after an idle instance reloads."""
         if self.serving(model) is not None:
             return True
         return any(state.idle for state in self._registry.candidates(model))
 
     def availability(self, model: str) -> Availability | None:
-        """What a request for `model` would meet; None: an error, as its record cannot be loaded or
-        is suspended. Whether a model that no record speaks of is there is not looked at.
+        """State in which a request for `model` finds it; None if its record cannot be loaded or is
+        suspended. Does not check that a model without a record exists.
         """
         if self.serving(model) is not None:
             return Availability.LOADED
@@ -99,16 +97,18 @@ class Router:
         return Availability.NOT_LOADED if self.jit and not candidates else None
 
     def why_not_ready(self, model: str) -> str:
-        """What the record that would answer for `model` says."""
+        """Explain why the record that would serve `model` is not ready."""
         for state in self._registry.candidates(model):
             ready = state.status.condition("Ready")
             if ready is not None:
                 return ready.message
-        return "no record asks for it"
+        return "no record declares it"
 
     def serving(self, model: str) -> str | None:
-        """The loaded instance that answers for `model`: the one of that name or alias, else the
-        oldest that holds that model, whatever its record asks for by now.
+        """Return the loaded instance that serves `model`.
+
+        It is the one of that name or alias, else the oldest with that model, even if its record
+        has changed.
         """
         actions = self._reconciler.running.values()
         leaving = {a.name for a in actions if a.kind is Kind.UNLOAD or a.unload_first}
@@ -128,7 +128,7 @@ class Router:
         return min(ready, key=lambda r: (r.created_at, r.name)).name if ready else None
 
     def _route(self, model: str) -> str | None:
-        """The instance that answers for `model`. None: one is on its way.
+        """Return the instance that serves `model`; None while one is loading.
 
         Raises `LoadError` `NotLoaded`.
         """
@@ -140,7 +140,7 @@ class Router:
             if _is_on_its_way(state):
                 return None
         message = (
-            f"no instance of {model} is loaded; load it by "
+            f"no instance of {model} is loaded; load it with "
             f'POST /api/v1/models/load {{"model": {json.dumps(model)}}}'
         )
         for state in candidates:

@@ -1,4 +1,7 @@
-"""Sources -> book: each snapshot is absorbed as a whole, by the same function whoever took it."""
+"""Applies each snapshot of a source to the registry.
+
+A snapshot is absorbed as a whole, by the same function for every kind of source.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,40 +27,40 @@ from reconciler.store import UnwritableError
 log = structlog.get_logger()
 
 PIECE = 50
-"""Records that are taken up, or removed, before the event loop does other things: some 10 ms."""
+"""Records applied or removed before the event loop runs other tasks: about 10 ms."""
 
 PASSES_BETWEEN_PIECES = 6
-"""Of the event loop: as many as a short HTTP request takes from its connection to its answer. If
-each had a piece in it, the request would take as long as all of them."""
+"""Event-loop iterations between two pieces, as many as a short HTTP request needs from connection
+to response. A piece in each iteration would delay the request by all of them."""
 
 MANY_FILES = 1_000
-"""Of a snapshot, from which on its documents are selected on a thread, beside the event loop."""
+"""Files in a snapshot above which documents are selected on a thread."""
 
 SHOWN = 3
-"""Names in a message."""
+"""Maximum number of names in a message."""
 
 RESTART_SECONDS = 1.0
-"""Before a source that failed unexpectedly is looked at again."""
+"""Delay before a source is restarted after an unexpected failure."""
 
 
 class Source(Protocol):
-    """Where manifests come from."""
+    """A source of manifests."""
 
     name: str
 
     def snapshots(self) -> AsyncIterator[Snapshot]:
-        """A snapshot now, and one whenever something may have changed; for ever."""
+        """Yield a snapshot immediately, and another whenever something may have changed."""
 
     async def sync(self) -> None:
-        """Look now; return when what was seen was taken up."""
+        """Check for changes; return when they have been applied."""
 
     def accept(self, commit: str) -> None:
-        """The commit of the snapshot that was yielded last was taken up."""
+        """Confirm that the commit of the last yielded snapshot was applied."""
 
 
 @dataclass(frozen=True)
 class SourceError:
-    """Why a record is not as its source says."""
+    """Reason why a record does not match its source."""
 
     message: str
     place: FileLocation | None = None
@@ -65,17 +68,17 @@ class SourceError:
 
 @dataclass(frozen=True)
 class SourceView:
-    """A source as it was last seen, and what of it is not as it says."""
+    """Last snapshot of a source, and its parts that are not in effect."""
 
     snapshot: Snapshot
     flagged: Mapping[str, str]
-    """Why a name that it declares is not followed."""
+    """Reasons why declared names are not followed."""
     held: Mapping[str, str]
-    """Why a record that it does not declare any more is kept."""
+    """Reasons why records that are no longer declared are kept."""
     not_selected: Mapping[str, str] = field(default_factory=dict)
-    """Why a name that it declares is not meant for this node."""
+    """Reasons why declared names are not meant for this node."""
     unconfirmed: frozenset[str] = frozenset()
-    """Those that are held until somebody confirms that they are to go."""
+    """Names in `held` whose removal must be confirmed by a user."""
 
     @cached_property
     def _invalid(self) -> dict[str, ManifestFile]:
@@ -87,7 +90,7 @@ class SourceView:
 
     @property
     def errors(self) -> tuple[SourceError, ...]:
-        """Everything in this source that is not followed as it stands."""
+        """Errors in this source."""
         found = [SourceError(self.snapshot.problem)] if self.snapshot.problem is not None else []
         for file in self._invalid.values():
             found += [SourceError(flaw.message, place(file, flaw)) for flaw in file.flaws]
@@ -96,7 +99,7 @@ class SourceView:
         return tuple(found)
 
     def complaints(self, record: Record) -> tuple[SourceError, ...]:
-        """What is wrong in this source about a record."""
+        """Errors in this source that affect a record."""
         found = [
             SourceError(why[record.name]) for why in (self.flagged, self.held) if record.name in why
         ]
@@ -112,40 +115,40 @@ class SourceView:
 
 
 def place(file: ManifestFile, flaw: Diagnostic) -> FileLocation:
-    """Where a flaw stands."""
+    """Return the location of a diagnostic."""
     return FileLocation(file.path, flaw.position.line, flaw.position.column, flaw.key)
 
 
 class SourceSync:
-    """Follows one source."""
+    """Keeps the registry in sync with one source."""
 
     def __init__(self, source: Source, registry: Registry, labels: Mapping[str, str]) -> None:
-        """Of what the source declares, only what is meant for a node with `labels` is taken up."""
+        """`labels` are this node's; documents whose selectors do not match are ignored."""
         self.name = source.name
         self.view: SourceView | None = None
         self.guarded: Snapshot | None = None
-        """A commit that is held until somebody confirms it."""
+        """Snapshot of a commit that awaits confirmation."""
         self._source = source
         self._registry = registry
         self._labels = labels
         self._confirmed: str | None = None
-        """The commit that somebody confirmed."""
+        """Commit that a user has confirmed."""
         self._to_go: frozenset[str] = frozenset()
-        """Names that somebody confirmed are to go."""
+        """Names whose removal a user has confirmed."""
         self._resumed = asyncio.Event()
         if not registry.store.is_suspended(self.name):
             self._resumed.set()
         self._memory = SourceState()
         self._touched = registry.touched()
         self._unwritten: Problem | None = None
-        """Why what it says could not be taken up yet."""
+        """Problem that prevents applying the source, until a retry succeeds."""
         self._partly = False
-        """True while more of a snapshot is to be taken up."""
+        """True while a snapshot is only partly applied."""
         self._again: Timer | None = None
-        """To look again because time alone changes something."""
+        """Timer of the next evaluation, for changes that depend on time alone."""
 
     async def run(self) -> None:
-        """Keep the source's records as it says, for ever."""
+        """Keep records in sync with the source, for ever."""
         try:
             while True:
                 await self._follow()
@@ -159,36 +162,36 @@ class SourceSync:
                 ahead = None if self.suspended else await self._select_ahead(snapshot)
                 if self.suspended:
                     await self._resumed.wait()
-                    continue  # what was seen meanwhile is old; `resume` has it looked at
+                    continue  # this snapshot is stale; `resume` requests a new one
                 self._when_writable(partial(self._take, snapshot, ahead))
         except Exception:
-            log.exception("source failed; it is looked at again", source=self.name)
+            log.exception("source failed; restarting", source=self.name)
 
     @property
     def suspended(self) -> bool:
-        """Whether it is not followed, because somebody said so."""
+        """True if a user has suspended it."""
         return not self._resumed.is_set()
 
     def suspend(self) -> None:
-        """Leave everything as it is, whatever the source says, until `resume`."""
+        """Stop following the source, and keep its records as they are until `resume`."""
         self._registry.store.note_suspended(self.name, suspended=True)
         self._resumed.clear()
         self._forget_timer()
-        self._emit("Suspended", "it is not followed until it is resumed")
+        self._emit("Suspended", "not followed until resumed")
         self._registry.announce()
 
     async def resume(self) -> None:
-        """Follow it again; return when it was looked at."""
+        """Follow the source again; returns when its current state has been applied."""
         self._registry.store.note_suspended(self.name, suspended=False)
         self._memory = self._memory.resumed()
         self._resumed.set()
-        self._emit("Resumed", "it is followed again")
+        self._emit("Resumed", "followed again")
         await self.sync()
 
     async def sync(self) -> None:
-        """Look now; return when what was seen was taken up. Raises `LoadError`."""
+        """Check for changes; return when they have been applied. Raises `LoadError`."""
         if self.suspended:
-            words = f"{self.name} is suspended; `reconciler resume` follows it again"
+            words = f"{self.name} is suspended; to follow it again, run `reconciler resume`"
             raise LoadError(Problem(Reason.SUSPENDED, words))
         await self._source.sync()
         await self._registry.until(
@@ -197,25 +200,25 @@ class SourceSync:
         self._taken()
 
     async def look(self) -> None:
-        """As `sync`, for nobody who waits: what keeps it from being taken up is in the log."""
+        """Call `sync` without a waiter; failures are logged."""
         try:
             await self.sync()
         except LoadError as error:
             log.warning("source is not followed", source=self.name, reason=str(error))
 
     def confirm(self) -> None:
-        """Take up what is held until it is confirmed. Raises `LoadError` where nothing is."""
+        """Apply changes that await confirmation. Raises `LoadError` if there are none."""
         if self.suspended:
-            words = f"{self.name} is suspended; `reconciler resume` follows it again"
+            words = f"{self.name} is suspended; to follow it again, run `reconciler resume`"
             raise LoadError(Problem(Reason.SUSPENDED, words))
         if self.view is not None and self.view.unconfirmed:
             self._to_go = self.view.unconfirmed
-            self._emit("Confirmed", f"{', '.join(sorted(self._to_go))} are to go")
+            self._emit("Confirmed", f"removal of {', '.join(sorted(self._to_go))}")
             self._when_writable(partial(self._absorb, self.view.snapshot))
             self._taken()
             return
         if self.guarded is None or self.guarded.commit is None:
-            words = f"nothing of {self.name} waits to be confirmed"
+            words = f"nothing in {self.name} awaits confirmation"
             raise LoadError(Problem(Reason.NOTHING_HELD, words))
         self._confirmed = self.guarded.commit.applied
         self._emit("Confirmed", f"commit {self._confirmed} is followed")
@@ -223,7 +226,7 @@ class SourceSync:
         self._taken()
 
     def _when_writable(self, take: Callable[[], None]) -> None:
-        """Take up what the source says; where it cannot be written down, again after a while."""
+        """Apply the source; retry after a delay if the state cannot be written."""
         self._forget_timer()
         try:
             take()
@@ -236,25 +239,25 @@ class SourceSync:
             self._unwritten = None
 
     def _taken(self) -> None:
-        """Raises `LoadError` where what was seen could not be written down."""
+        """Raises `LoadError` if the last snapshot could not be persisted."""
         if self._unwritten is not None:
             raise LoadError(self._unwritten)
 
     @property
     def _selection(self) -> Selection | None:
-        """What the last snapshot said."""
+        """Selection of the last snapshot."""
         compared = self._memory.compared
         return compared.selection if compared is not None else None
 
     async def _select_ahead(self, snapshot: Snapshot) -> Ahead | None:
-        """Select the documents of a snapshot that has so many that it takes long."""
+        """Select the documents of a large snapshot on a thread."""
         if len(snapshot.files) < MANY_FILES:
             return None
         before = self._selection
         return Ahead(before, await asyncio.to_thread(select, snapshot, self._labels, before))
 
     def _take(self, snapshot: Snapshot, ahead: Ahead | None = None) -> None:
-        """Take up what the source says, unless that has to be confirmed first."""
+        """Apply a snapshot, unless it must be confirmed first."""
         commit = snapshot.commit
         if commit is None or commit.applied is None or snapshot.unreadable is not None:
             self._absorb(snapshot, ahead)
@@ -269,16 +272,16 @@ class SourceSync:
             return
         why = guard(self._registry.records, self.name, selection)
         if why is None or commit.applied == self._confirmed:
-            if commit.problem is None:  # else one that is held may still be confirmed
+            if commit.problem is None:  # a commit held earlier can still be confirmed
                 self.guarded = None
             self._source.accept(commit.applied)
             self._absorb(snapshot, Ahead(before, selection))
             return
         self.guarded = snapshot
-        self._hold(commit, f"{why}; if that is meant, `reconciler confirm`")
+        self._hold(commit, f"{why}; if this is intended, run `reconciler confirm`")
 
     def _hold(self, commit: Commit, words: str) -> None:
-        """Leave what was applied before in force, and say why."""
+        """Keep the previously applied state in effect, and report the reason."""
         before = self.view.snapshot if self.view is not None else Snapshot(self.name, unreadable="")
         state = before.commit or Commit(None)
         held = replace(state, attempted=commit.applied, problem=words, synced_at=commit.synced_at)
@@ -286,7 +289,7 @@ class SourceSync:
         self._absorb(replace(before, commit=held, unreadable=unreadable))
 
     def _after_passes(self, passes: int, take: Callable[[], None]) -> None:
-        """Call `take` when the event loop has gone round so often."""
+        """Call `take` after that number of event-loop iterations."""
         call = partial(self._after_passes, passes - 1, take) if passes > 1 else take
         self._again = self._registry.clock.call_later(0.0, call)
 
@@ -319,7 +322,7 @@ class SourceSync:
             {name: Problem(Reason.REMOVED, w, permanent=False) for name, w in removed.items()},
         )
         self._partly = result.more or removals != result.removals
-        if self._partly:  # the rest is found by absorbing it again
+        if self._partly:  # absorbing it again finds the rest
             if result.more:
                 self._remember(result.memory, touched)
             take = partial(self._when_writable, partial(self._absorb, snapshot))
@@ -342,13 +345,13 @@ class SourceSync:
             )
 
     def _remember(self, memory: SourceState, touched: frozenset[str]) -> None:
-        """Keep what was compared: records in `touched` as well, unless nothing was."""
+        """Keep the compared state; drop `touched` records unless nothing was compared."""
         if memory is not self._memory:
             self._memory = memory
             self._touched -= touched
 
     def _emit_changes(self, before: SourceView | None, after: SourceView) -> None:
-        """An event and a log line where an error comes or goes, not at each look."""
+        """Emit an event and a log line when an error appears or disappears, not at each check."""
         self._emit_readable(before, after.snapshot)
         gone, come = difference(before.snapshot.files if before else (), after.snapshot.files)
         known = {file.path: file for file in gone}
@@ -368,6 +371,10 @@ class SourceSync:
             if old is not None and file.valid:
                 log.info("manifest is valid again", file=file.path)
                 self._emit("Valid", f"{file.path} is valid again")
+        for path in sorted(known.keys() - {file.path for file in come}):
+            if known[path].flaws:
+                log.info("invalid manifest is gone", file=path)
+                self._emit("Valid", f"{path} is gone, and its errors with it")
         for reason, new, was in (
             ("NotFollowed", after.flagged, before.flagged if before is not None else {}),
             ("Held", after.held, before.held if before is not None else {}),

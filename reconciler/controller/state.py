@@ -1,15 +1,14 @@
-"""One record and every volatile fact about it.
+"""One record with all its volatile state.
 
-A `RecordState` is changed by its methods only, on the event loop. Its phase says where it is on its
-way:
+A `RecordState` is changed only through its methods, on the event loop. `phase` is its progress:
 
     NEW ──► WAITING ◄──► ACTING ──► READY
      │         │            │         │
      └─────────┴── STALLED, RESTING ◄─┘        REMOVED is final
 
-A pass of the reconciler judges it; a new spec, a wake-up or a clear makes it NEW again. What is on
-disk of it is remembered (`stored`), so that whatever differs is written by the next pass that can
-write, however often writing failed before.
+Passes of the reconciler set the phase; a new spec, a wake-up or a clear resets it to NEW. `stored`
+is the persisted part of the state: the next pass that can write persists any difference, even
+after repeated failures to write.
 """
 
 import asyncio
@@ -26,16 +25,16 @@ from reconciler.core.suspicion import CrashRecord
 
 
 class Phase(StrEnum):
-    """Where a record is on its way."""
+    """Progress of a record."""
 
     NEW = "new"
-    """No pass has judged it as it is now."""
+    """Not yet processed by a pass in its current form."""
     WAITING = "waiting"
-    """For its turn, for memory, for its files, or for the next attempt."""
+    """Waiting for its turn, memory, files or the next attempt."""
     ACTING = "acting"
     READY = "ready"
     STALLED = "stalled"
-    """It cannot be until its spec or its files change."""
+    """Cannot be loaded until its spec or its files change."""
     RESTING = "resting"
     """Suspended or idle, and not loaded."""
     REMOVED = "removed"
@@ -43,18 +42,18 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class RecordView:
-    """A record and its status at the moment at which a question was settled."""
+    """A record and its status, as returned to a caller."""
 
     record: Record
     status: Status
     joined: bool = False
     warnings: tuple[SettingWarning, ...] = ()
-    """What the question changed for others."""
+    """Side effects of the caller's request on other settings."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What of a record is on disk."""
+    """Persisted part of a record's state."""
 
     record: Record
     status: Status
@@ -62,39 +61,39 @@ class Stored:
 
 
 class RecordState:
-    """What is known of one record. Attributes are read by others, and set here alone."""
+    """State of one record. Attributes are read by others and set only here."""
 
     def __init__(self, record: Record, status: Status, now: float, stored: Stored) -> None:
-        """`now` is the monotonic time in seconds; `stored` is on disk."""
+        """`now` is the monotonic time in seconds; `stored` is the persisted state."""
         self.record = record
         self.status = status
         self.phase = Phase.NEW
         self.stored = stored
         self.queued_at = now
-        """Monotonic time at which the present spec was asked for."""
+        """Monotonic time at which the current spec was requested."""
         self.used_at = now
-        """Monotonic time at which the last request ended, or the spec was asked for or loaded."""
+        """Monotonic time of the last end of a request, or of the spec's arrival or load."""
         self.retry: Retry | None = None
         self.restore: Retry | None = None
-        """Failure to load the last good spec again."""
+        """Failure to reload the last good spec."""
         self.crashes = stored.crashes
-        """Crashes that it was there at."""
+        """Crashes during which it was loaded or loading."""
         self.undo: Problem | None = None
-        """Why its spec is to be undone, until that is written down."""
+        """Problem because of which its spec is rolled back, until the roll-back is persisted."""
         self.idle = False
-        """True if no request came for as long as the record allows."""
+        """True if it received no request for its idle TTL."""
         self.requests = 0
-        """In flight."""
+        """Number of requests in flight."""
         self.loaded_since: float | None = None
-        """Monotonic time at which its instance was first seen."""
+        """Monotonic time at which its instance was first observed."""
         self._waiters: list[asyncio.Future[RecordView]] = []
 
     # -- desired state -----------------------------------------------------------------------
 
     def respec(self, record: Record, status: Status, now: float) -> None:
-        """Take up another state of the record, which is on disk with that status.
+        """Apply a new version of the record that has been persisted with that status.
 
-        A new generation starts over: back-off, crashes and idleness belong to the one before.
+        A new generation resets back-off, crashes and idleness.
         """
         if record.generation != self.record.generation:
             self.queued_at = self.used_at = now
@@ -107,12 +106,12 @@ class RecordState:
         self.stored = Stored(record, status, self.stored.crashes)
 
     def remove(self, problem: Problem) -> None:
-        """The record is gone; whoever waits is told `problem`."""
+        """Mark the record as removed; waiters receive `problem`."""
         self.phase = Phase.REMOVED
         self.fail_waiters(problem)
 
     def clear(self, status: Status, now: float) -> None:
-        """Forget failures and crashes, which is on disk with that status."""
+        """Clear failures and crashes; this has been persisted with that status."""
         self.status, self.crashes = status, None
         self.stored = Stored(self.record, status)
         self.retry = self.restore = None
@@ -120,7 +119,7 @@ class RecordState:
         self.phase = Phase.NEW
 
     def wake(self, status: Status, now: float) -> None:
-        """It is idle no more; that it is pending is on disk."""
+        """End idleness; the pending status has been persisted."""
         self.status = status
         self.stored = replace(self.stored, status=status)
         self.idle = False
@@ -128,28 +127,28 @@ class RecordState:
         self.phase = Phase.NEW
 
     def resume_idle(self) -> None:
-        """It was idle when the daemon stopped."""
+        """Restore the idle state from before the daemon stopped."""
         self.idle = True
 
     # -- requests ----------------------------------------------------------------------------
 
     def touch(self, now: float) -> None:
-        """Somebody wants to use it."""
+        """Mark as used."""
         self.used_at = now
 
     def begin_request(self) -> None:
-        """A request is in flight from here on."""
+        """Count a request in flight."""
         self.requests += 1
 
     def end_request(self, now: float) -> None:
-        """A request in flight has ended."""
+        """Record the end of a request in flight."""
         self.requests -= 1
         self.used_at = now
 
     def note_idle(self, now: float, *, usable: bool) -> float | None:
-        """Note whether it is idle; returns when it will be, if time alone makes it so.
+        """Update `idle`; returns the monotonic time at which it becomes idle without requests.
 
-        `usable`: True if it is loaded and nobody uses it or waits for it.
+        `usable`: True if it is loaded and has neither requests nor waiters.
         """
         ttl = self.record.spec.idle_ttl_seconds
         if ttl is None:
@@ -164,7 +163,7 @@ class RecordState:
     # -- attempts ----------------------------------------------------------------------------
 
     def fail(self, record: Record, spec: LoadSpec, retry: Retry) -> None:
-        """An attempt to load `spec` for the record as it was then has failed."""
+        """Record a failed attempt to load `spec`, started for this version of the record."""
         if spec.loads_like(record.spec):
             self.retry = retry
         else:
@@ -173,13 +172,13 @@ class RecordState:
             self.undo = retry.problem
 
     def last_failure(self, record: Record, spec: LoadSpec) -> Retry | None:
-        """The failure that a further one of `spec` adds to."""
+        """Return the previous failure that another failure of `spec` adds to."""
         return self.retry if spec.loads_like(record.spec) else self.restore
 
     def succeed(
         self, action: Action, record: Record, queued: float, at: datetime, now: float
     ) -> None:
-        """An action that loads went well, for the record as it was when it began."""
+        """Record a successful load, started for this version of the record."""
         self.used_at = now
         if self.record.created_at != record.created_at:
             return
@@ -192,17 +191,20 @@ class RecordState:
         )
 
     def unloaded(self, record: Record) -> None:
-        """Its instance was unloaded in good order."""
+        """Record a clean unload of its instance."""
         if self.record.created_at == record.created_at:
             self.crashes = None
 
     def die(self, now: float) -> None:
-        """Its worker ended by itself."""
+        """Record an unexpected end of its worker."""
         self.queued_at = now
         self.status = replace(self.status, restarts=self.status.restarts + 1)
 
     def note_loaded(self, now: float | None) -> None:
-        """Its instance is seen at `now`; None: there is none. An hour of it forgives crashes."""
+        """Record that its instance is loaded at `now`; None if it is not.
+
+        An hour of being loaded clears its crashes.
+        """
         if now is None:
             self.loaded_since = None
             return
@@ -212,14 +214,14 @@ class RecordState:
             self.crashes = None
 
     def blame(self, crashes: CrashRecord) -> None:
-        """Hold crashes against it, which is on disk."""
+        """Attribute crashes to it; they have been persisted."""
         self.crashes = crashes
         self.stored = replace(self.stored, crashes=crashes)
 
-    # -- what a pass found -------------------------------------------------------------------
+    # -- results of a pass -------------------------------------------------------------------
 
     def judge(self, status: Status, action: Action | None) -> None:
-        """Take up what a pass found; `action` is what is done about it, or why nothing is."""
+        """Apply the results of a pass; `action` acts on the record or says why nothing does."""
         self.status = status
         if action is None:
             self.phase = Phase.READY if status.ready else Phase.NEW
@@ -231,16 +233,16 @@ class RecordState:
             self.phase = Phase.STALLED if action.problem is not None else Phase.RESTING
 
     def ask_undo(self, problem: Problem | None) -> None:
-        """Have its spec undone as soon as that can be written down; None: it is, or need not be."""
+        """Request a roll-back of its spec once it can be persisted; None cancels the request."""
         self.undo = problem
 
     def note_stored(self, stored: Stored) -> None:
-        """This is on disk."""
+        """Record the persisted state."""
         self.stored = stored
 
     @property
     def unsaved(self) -> bool:
-        """True if what is known of it differs from what is on disk."""
+        """True if its state differs from the persisted state."""
         stored = self.stored
         return (
             (self.status is not stored.status and self.status != stored.status)
@@ -250,37 +252,37 @@ class RecordState:
 
     @property
     def settled(self) -> bool:
-        """True if no pass has anything to do for it until something changes."""
+        """True if passes have nothing to do for it until something changes."""
         idle = self.phase is Phase.RESTING and self.undo is None
         return idle and not (self._waiters or self.requests or self.unsaved)
 
-    # -- who waits ---------------------------------------------------------------------------
+    # -- waiters -----------------------------------------------------------------------------
 
     @property
     def awaited(self) -> bool:
-        """True if somebody waits for it."""
+        """True if it has waiters."""
         return any(not waiter.done() for waiter in self._waiters)
 
     @property
     def busy(self) -> bool:
-        """True if it answers a request, or somebody waits for it."""
+        """True if it has requests in flight or waiters."""
         return bool(self.requests) or self.awaited
 
     def wait(self) -> "asyncio.Future[RecordView]":
-        """Its view once it is ready; `LoadError` if it will not be."""
+        """Return a future for its view once ready; fails with `LoadError` otherwise."""
         waiter: asyncio.Future[RecordView] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         return waiter
 
     def answer_waiters(self) -> None:
-        """Tell whoever waits that it is ready."""
+        """Resolve all waiters with the ready record."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(RecordView(self.record, self.status))
         self._waiters.clear()
 
     def fail_waiters(self, problem: Problem) -> None:
-        """Tell whoever waits why it will not be."""
+        """Fail all waiters."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(LoadError(problem))
@@ -288,5 +290,5 @@ class RecordState:
 
     @property
     def view(self) -> RecordView:
-        """As it is now."""
+        """Current record and status."""
         return RecordView(self.record, self.status)

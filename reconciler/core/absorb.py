@@ -1,11 +1,11 @@
 """Snapshots of sources -> records: owners, take-over, duplicates, held removals.
 
-A source's snapshot is absorbed as a whole by one function, whoever took it, so that a watch and a
-rescan cannot disagree.
+One function absorbs a source's snapshot as a whole, for a watch and for a rescan, so that the two
+cannot disagree.
 
-What was compared with the records before, and has not changed since, is not compared again: files
-that are the same objects as in the last snapshot, and records that nobody touched. Without that
-memory everything is compared, with the same outcome.
+The comparison with the records is incremental: files that are the same objects as in the last
+snapshot, and records that have not been touched since, are not compared again. Without the state
+of the last comparison everything is compared, with the same outcome.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,16 +18,16 @@ from reconciler.core.selection import SHOWN_NAMES, Selection, select
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 
 VANISHED_SECONDS = 2.0
-"""A document that is gone this long was removed; editors, rsync and checkouts are quicker."""
+"""A document missing for this long was removed; editors, rsync and checkouts are quicker."""
 
 EMPTY_SECONDS = 30.0
-"""A directory that turned wholly empty is believed after this long."""
+"""A directory that became completely empty counts as empty after this time."""
 
 GUARDED_RECORDS = 4
-"""What would unload more than half of at least so many is held until it is confirmed."""
+"""A change that unloads more than half of at least this many records needs confirmation."""
 
 COMPARISONS = 20
-"""Names that are compared in the time that one upsert takes."""
+"""Number of names compared in the time of one upsert."""
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -37,61 +37,61 @@ class Missing:
     """A record whose document vanished."""
 
     since: float
-    """Monotonic time."""
+    """Monotonic seconds."""
     held_by: frozenset[str] = frozenset()
-    """New files that cannot be believed: the document may have moved there."""
+    """New files that are invalid or unfinished: the document may have moved there."""
     file: ManifestFile | None = None
-    """The file that declared it, as it was at `since`; None: it is not there any more."""
+    """The file that declared it, as of `since`; None: the file no longer exists."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What of a source was compared with the records, so that it need not be again."""
+    """State of the last comparison of a source with the records."""
 
     source: str
     selection: Selection
     todo: tuple[str, ...] = ()
-    """Names to compare again: they were not as declared."""
+    """Names to compare again, because they differed from their declaration."""
     gone: tuple[str, ...] = ()
     """Records of the source that it does not declare."""
     kept_by_others: Mapping[str, str] = field(default_factory=dict)
-    """Why names that it declares are not followed."""
+    """Declared names that another owner keeps, with the reason."""
 
 
 @dataclass(frozen=True)
 class SourceState:
-    """What must be remembered of a source between two of its snapshots."""
+    """State of a source that is kept between two snapshots."""
 
     files: tuple[ManifestFile, ...] = ()
     missing: Mapping[str, Missing] = field(default_factory=dict)
     compared: Compared | None = None
-    """Only saves work."""
+    """An optimization: the outcome is the same without it."""
 
     def resumed(self) -> "SourceState":
-        """After a while without a look: what is missing may have been back meanwhile."""
+        """The state after a pause in reading: missing documents may have been back meanwhile."""
         held = {name: m for name, m in self.missing.items() if m.held_by}
         return replace(self, missing=held)
 
 
 @dataclass(frozen=True)
 class Absorbed:
-    """What a snapshot changes."""
+    """Changes that result from a snapshot."""
 
     upserts: tuple[Record, ...]
     removals: tuple[str, ...]
     memory: SourceState
     flagged: Mapping[str, str]
-    """Why a name that the snapshot declares is not followed."""
+    """Names that the snapshot declares and that are not followed, with the reason."""
     held: Mapping[str, str]
-    """Why a name that the snapshot does not declare any more is kept."""
+    """Names that the snapshot no longer declares and that are kept, with the reason."""
     not_selected: Mapping[str, str]
-    """Why a name that the snapshot declares is not meant for this node."""
+    """Names that the snapshot declares for other nodes only, with the reason."""
     check_at: float | None
-    """When to absorb the same snapshot again, because time alone changes the outcome."""
+    """Monotonic time at which absorbing the same snapshot again has another outcome."""
     unconfirmed: frozenset[str] = frozenset()
-    """Names that are held until somebody confirms that they are to go."""
+    """Names held until their removal is confirmed."""
     more: bool = False
-    """True if there is more to compare: absorb it again once these are taken up. Nothing goes till
+    """True if there is more to compare: absorb again after these upserts. Nothing is removed until
     then."""
 
 
@@ -107,14 +107,14 @@ def absorb(
     touched: Collection[str] | None = None,
     selection: Selection | None = None,
 ) -> Absorbed:
-    """Fit the records to what a source says to a node with these labels.
+    """Compute the changes that a source's snapshot requires on a node with these labels.
 
-    `now` is monotonic seconds, for grace times; `at` is the creation time of new records;
-    `confirmed` are names of which somebody said that they are to go; `limit` is how many upserts
-    there are at most, and bounds the comparisons, None: all; `touched` names every record that may
-    have come, changed or gone since the call that returned `memory`, None: all may have;
-    `selection` is what `select` makes of the snapshot and the selection in `memory`, None: it is
-    made here.
+    `now` is monotonic seconds, for grace periods; `at` is the creation time of new records;
+    `confirmed` holds names whose removal is confirmed; `limit` is the maximum number of upserts,
+    and bounds the comparisons, None: no limit; `touched` names every record that may have been
+    added, changed or removed since the call that returned `memory`, None: any record may have been;
+    `selection` is the result of `select` for the snapshot and the selection in `memory`, None: it
+    is computed here.
     """
     if snapshot.unreadable is not None:
         return Absorbed((), (), memory, {}, {}, {}, None)
@@ -124,7 +124,7 @@ def absorb(
     if selection is None:
         selection = select(snapshot, labels, before.selection)
     if touched is None:
-        touched = (*selection.followed, *records)
+        touched = (*selection.followed, *records, *before.gone)
     upserts, compared, more = _compare(before, selection, records, touched, at, limit)
     if more:
         memory = replace(memory, compared=compared)
@@ -157,8 +157,8 @@ def _compare(
     at: datetime,
     limit: int | None,
 ) -> tuple[tuple[Record, ...], Compared, bool]:
-    """The records that are not as declared, at most `limit`; what is known from here on; and
-    whether that is not all.
+    """Records that differ from their declaration, at most `limit`; the new state; and True if
+    there is more to compare.
     """
     source = before.source
     names = tuple(dict.fromkeys((*before.todo, *selection.changed, *touched)))
@@ -177,7 +177,7 @@ def _compare(
             if current is not None and current.owner == source and name not in selection.flagged:
                 gone[name] = None
         elif current is not None and current.owner not in (HTTP, source):
-            kept_by_others[name] = f"declared by {current.place} already, which keeps it"
+            kept_by_others[name] = f"already declared by {current.place}, which keeps it"
         elif current is None or not _agrees(current, source, *placed):
             upserts.append(_upsert(current, source, *placed, at))
     todo = (*left, *(record.name for record in upserts))
@@ -186,10 +186,10 @@ def _compare(
 
 
 class _Fates:
-    """What becomes of the records whose documents vanished.
+    """Decisions about records whose documents vanished: remove, wait or hold.
 
-    Removals are slower than additions, and a mistake is no removal: what a file that is still
-    there stops declaring is kept unless a readable document of it says so.
+    Removals are slower than additions, and an error is not a removal: a record that an existing
+    file stops declaring is held unless the file is valid and declares something else.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class _Fates:
         self.unconfirmed: set[str] = set()
         self.removals: list[str] = []
         self.waiting: dict[str, float] = {}
-        """When they are removed."""
+        """Removal times by name; monotonic seconds."""
         self._records, self._snapshot, self._before = records, snapshot, memory.missing
         self._now, self._confirmed = now, confirmed
         self._files = {f.path: f for f in snapshot.files}
@@ -214,15 +214,15 @@ class _Fates:
         self._appeared = frozenset(
             path
             for path in self._doubtful - {f.path for f in memory.files}
-            # After a start every file is new; then one that is only empty says nothing.
+            # After a start every file is new; then a file that is only empty is no evidence.
             if memory.files or not self._files[path].valid
         )
 
     def judge(self, record: Record) -> None:
-        """Say what becomes of a record that no document declares."""
+        """Decide about a record that no document declares."""
         file = self._file(record)
         if file is not None and not file.valid:
-            return  # it has not vanished: its file cannot be believed
+            return  # not evidence of removal: its file is invalid
         missing = self._missing(record, file)
         if missing.held_by:
             self.missing[record.name] = missing
@@ -243,7 +243,7 @@ class _Fates:
             self.removals.append(record.name)
 
     def hold_many(self) -> None:
-        """Hold what would go if that is too much at once to be believed."""
+        """Hold the removals if there are too many at once."""
         if self._snapshot.commit is not None:
             return  # a commit is guarded as a whole
         going = {*self.removals, *self.waiting} - self._confirmed
@@ -254,11 +254,11 @@ class _Fates:
         self.removals = [name for name in self.removals if name not in going]
         for name in held:
             self.missing[name] = self._missing(self._records[name], self._file(self._records[name]))
-            self.held[name] = f"{why}; if that is meant, `reconciler confirm`"
+            self.held[name] = f"{why}; if this is intended, run `reconciler confirm`"
             self.unconfirmed.add(name)
 
     def _file(self, record: Record) -> ManifestFile | None:
-        """The file that declared it, or the folder of that file, if it cannot be read."""
+        """The file that declared the record, or the unreadable folder that contains it."""
         file = self._files.get(record.file or "")
         return file or next((f for f in self._folders if f.covers(record.file)), None)
 
@@ -268,44 +268,44 @@ class _Fates:
             return Missing(self._now, self._appeared, file)
         held_by = before.held_by & self._doubtful
         released = before.held_by and not held_by
-        if released or before.file != file:  # it may be written at this moment
+        if released or before.file != file:  # it may still be being written
             return Missing(self._now, held_by, file)
         return replace(before, held_by=held_by)
 
     def _grace(self, record: Record, file: ManifestFile | None) -> float:
-        """Seconds for which it must be gone."""
+        """Seconds for which its document must be missing."""
         folder = (record.file or "").rpartition("/")[0] + "/"
         if self._snapshot.empty or folder in self._snapshot.empty_folders:
             return EMPTY_SECONDS
         if file is not None and all(d.line < (record.line or 0) for d in file.declared):
-            return EMPTY_SECONDS  # its end is gone, as of one that is written slowly
+            return EMPTY_SECONDS  # its end is missing, as if it is being written slowly
         return VANISHED_SECONDS
 
 
 def _in_doubt(file: ManifestFile) -> str | None:
-    """Why a file that is there does not say that it stopped declaring something, or None."""
+    """Reason not to trust that an existing file stopped declaring a record, or None."""
     if not file.declared:
-        what = "declares nothing any more" if file.ignored else "is empty"
-        fix = "delete it, or `reconciler confirm`"
-        return f"{file.path} is there and {what}; if that is meant, {fix}"
+        what = "no longer declares anything" if file.ignored else "is empty"
+        fix = "delete it, or run `reconciler confirm`"
+        return f"{file.path} exists but {what}; if this is intended, {fix}"
     if file.open_end:
-        fix = "remove that line, or `reconciler confirm`"
-        return f"{file.path} ends after `---`, as if it were cut off; if that is meant, {fix}"
+        fix = "remove that line, or run `reconciler confirm`"
+        return f"{file.path} ends after `---`, as if truncated; if this is intended, {fix}"
     return None
 
 
 def guard(records: Mapping[str, Record], source: str, selection: Selection) -> str | None:
-    """Why a commit should not be followed before somebody confirms it, or None."""
+    """Reason to hold a commit until it is confirmed, or None."""
     stay = {n for n, (_, document) in selection.followed.items() if not document.spec.suspend}
     mine = {name for name, record in records.items() if record.owner == source}
     return _too_many(records, source, mine - stay - selection.flagged.keys())
 
 
 def _too_many(records: Mapping[str, Record], source: str, going: set[str]) -> str | None:
-    """Why so many records should not go at once, or None.
+    """Reason not to remove so many records at once, or None.
 
-    What counts is what has been loaded here and is still wanted, whether or not it is loaded at
-    this moment: after a restart nothing is.
+    A record counts if it has ever been loaded here and is still wanted, even if it is not loaded
+    at the moment: after a restart none is.
     """
     if len(going) < GUARDED_RECORDS // 2:
         return None
@@ -325,13 +325,13 @@ def _held_by(files: frozenset[str]) -> str:
     shown = sorted(files)
     names = ", ".join(shown[:SHOWN_NAMES]) + (", ..." if len(shown) > SHOWN_NAMES else "")
     return (
-        f"its document vanished as {names} appeared, which cannot be believed; "
-        "it goes once that is fixed or removed"
+        f"its document vanished when {names} appeared, invalid or unfinished; "
+        "the record is removed once that is fixed or deleted"
     )
 
 
 def _agrees(current: Record, source: str, file: ManifestFile, document: Declared) -> bool:
-    """True if the record is as the document declares it: of most, at most looks."""
+    """True if the record is as the document declares it. The cheapest comparisons come first."""
     return (
         current.owner == source
         and current.line == document.line
@@ -344,7 +344,7 @@ def _agrees(current: Record, source: str, file: ManifestFile, document: Declared
 def _upsert(
     current: Record | None, source: str, file: ManifestFile, document: Declared, at: datetime
 ) -> Record:
-    """The record as a document declares it."""
+    """The record as the document declares it."""
     if current is None:
         return Record(document.name, source, document.spec, at, file=file.path, line=document.line)
     return replace(

@@ -1,7 +1,7 @@
-"""Other names under which records answer requests.
+"""Aliases: other names under which records serve requests.
 
 A record's own name takes precedence over every alias. An alias that several records declare belongs
-to the oldest of them; the others keep it as a claim and get it when the oldest gives it up.
+to the oldest of them; the others keep a claim, and the next oldest gets it when the owner drops it.
 """
 
 from collections.abc import Container, Mapping
@@ -14,12 +14,12 @@ class Aliases:
 
     def __init__(self) -> None:
         self._declared: dict[str, tuple[str, ...]] = {}
-        """By record."""
+        """Aliases by record."""
         self._claims: dict[str, dict[str, Record]] = {}
-        """The records that declare an alias, by alias and name."""
+        """Records that declare an alias, by alias and name."""
 
     def put(self, record: Record) -> None:
-        """Take up what a record declares now."""
+        """Add or update the aliases of a record."""
         self.drop(record.name)
         if record.spec.aliases:
             self._declared[record.name] = record.spec.aliases
@@ -27,7 +27,7 @@ class Aliases:
                 self._claims.setdefault(alias, {})[record.name] = record
 
     def drop(self, name: str) -> None:
-        """Forget what the record of that name declares."""
+        """Remove the aliases of the record of that name."""
         for alias in self._declared.pop(name, ()):
             claims = self._claims[alias]
             claims.pop(name, None)
@@ -35,29 +35,32 @@ class Aliases:
                 del self._claims[alias]
 
     def owner(self, alias: str) -> str | None:
-        """The record that an alias belongs to if no record has it as its name."""
+        """Name of the record that owns an alias, unless a record has it as its own name."""
         claims = self._claims.get(alias)
         if claims is None:
             return None
         return min(claims.values(), key=lambda record: (record.created_at, record.name)).name
 
     def in_force(self, record: Record, names: Container[str]) -> tuple[str, ...]:
-        """The aliases under which a record answers; `names` are those of all records."""
+        """Aliases under which a record serves requests; `names` are those of all records."""
         declared = record.spec.aliases
         return tuple(a for a in declared if a not in names and self.owner(a) == record.name)
 
     def warnings(self, record: Record, records: Mapping[str, Record]) -> tuple[SettingWarning, ...]:
-        """Why a record does not answer under aliases that it declares."""
+        """Warnings for the aliases of a record that are not in force."""
         found = []
         for alias in record.spec.aliases:
             owner = self.owner(alias)
             if alias == record.name:
                 continue
             if alias in records:
-                why = f"it is the name of the record at {records[alias].place}, which answers"
+                why = (
+                    f"it is the name of the record at {records[alias].place}, "
+                    "which takes precedence"
+                )
             elif owner is not None and owner != record.name:
                 place = records[owner].place
-                why = f"'{owner}' ({place}) declared it first, and answers"
+                why = f"'{owner}' ({place}) declared it first"
             else:
                 continue
             found.append(SettingWarning("aliases", alias, f"'{alias}' is not in force: {why}"))

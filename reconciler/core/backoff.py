@@ -1,4 +1,4 @@
-"""When to try again after a transient failure."""
+"""Back-off: when to retry after a transient failure."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ from reconciler.core.errors import Problem
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 300.0
 JITTER = 0.1
-"""Share of the delay that chance may add, so that many Macs do not retry in step."""
+"""Maximum random addition, as a fraction of the delay, so that many Macs do not retry in step."""
 
 
 @dataclass(frozen=True)
 class Retry:
-    """A failure of one generation of a record on one state of its files."""
+    """A failure of one generation of a record with one state of its files."""
 
     generation: int
     fingerprint: str | None
     problem: Problem
     failures: int
     not_before: float
-    """On the monotonic clock, in seconds. Without meaning for a permanent problem."""
+    """Monotonic seconds. Unused for a permanent problem."""
 
 
 def after(
@@ -32,7 +32,7 @@ def after(
 ) -> Retry:
     """The retry that follows a failure: 1 s doubling to 300 s.
 
-    `chance` in [0, 1) is the jitter's random part. Failures of another generation do not count.
+    `chance` in [0, 1) scales the jitter. Failures of another generation do not count.
     """
     failures = 1
     if previous is not None and previous.generation == generation:

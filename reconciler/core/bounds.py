@@ -1,8 +1,9 @@
-"""The bounds of a schema, applied before anything else of it.
+"""Length limits of a schema, checked before validation.
 
-A validator checks every item of a list, whether or not there may be so many, and reports each that
-is wrong: a body of 1 MB can cost it minutes and gigabytes. This walk compares lengths alone, and
-does not descend into what is too long. What passes is small enough to be validated item by item.
+A validator checks every item of a list, even of one that is too long, and reports each invalid
+item: a body of 1 MB can cost it minutes and gigabytes. This walk compares only lengths, and does
+not descend into values that are too long. Values that pass are small enough to be validated item by
+item.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ Location = tuple[str | int, ...]
 def exceeded(
     schema: Any, value: Any, resolver: Any, path: Location = ()
 ) -> Iterator[ValidationError]:
-    """Each list, object and string in `value` that is longer than `schema` allows.
+    """Errors for the lists, objects and strings in `value` that are longer than `schema` allows.
 
-    `resolver`, of `referencing`, finds what the schema refers to. Only `properties`, `items` and
-    `$ref` are followed.
+    `resolver`, from `referencing`, resolves the references of the schema. Only `properties`,
+    `items` and `$ref` are followed.
     """
     if "$ref" in schema:
         found = resolver.lookup(schema["$ref"])

@@ -1,14 +1,14 @@
 """Properties of chat templates that can be read from their text, without rendering them.
 
-The daemon reports it before a model is loaded, and the worker decides by it how tools reach the
-model, so that what is reported and what happens cannot differ.
+The daemon reports them before a model is loaded, and the worker uses them to choose how tools reach
+the model, so that report and behaviour cannot differ.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# What is not closed goes to the end: looking for the end again from each beginning would take
+# An unclosed block extends to the end: searching for its end again from each beginning would take
 # minutes for a hostile template of a few megabytes.
 _BLOCK = re.compile(r"\{\{(.*?)(?:\}\}|\Z)|\{%(.*?)(?:%\}|\Z)", re.DOTALL)
 _COMMENT = re.compile(r"\{#.*?(?:#\}|\Z)", re.DOTALL)
@@ -20,10 +20,10 @@ _SUBSCRIPT = re.compile(r"""\[\s*['"]tools['"]\s*\]|\.get\(\s*['"]tools['"]""")
 def takes_tools(template: str) -> bool:
     """True if a Jinja chat template uses a variable or a message key for tools.
 
-    They are called `tools`, rarely `xml_tools` (SmolLM3) or `functions` (firefunction).
+    Their usual name is `tools`, rarely `xml_tools` (SmolLM3) or `functions` (firefunction).
 
-    Text outside of Jinja's blocks, comments and string literals do not count: a template whose
-    default system prompt speaks of tools does not take any.
+    Text outside Jinja's blocks, comments and string literals do not count: a template whose
+    default system prompt mentions tools does not take any.
     """
     return any(
         _SUBSCRIPT.search(code) or _VARIABLE.search(_STRING.sub("''", code))
@@ -39,12 +39,12 @@ def uses(template: str, variable: str) -> bool:
 
 @dataclass(frozen=True)
 class Reasoning:
-    """Whether and how much a model can be made to reason, in LM Studio's words."""
+    """Reasoning options of a model, in LM Studio's terms."""
 
     options: tuple[str, ...]
-    """Of `off`, `on`, `low`, `medium` and `high`."""
+    """Any of `off`, `on`, `low`, `medium` and `high`."""
     default: str
-    """What happens if nothing is said."""
+    """Option in force for requests without one."""
 
 
 _SWITCH = r"(?:enable_)?thinking"
@@ -57,14 +57,14 @@ _DEFAULTS_TO_ON = re.compile(
     re.IGNORECASE,
 )
 _MARKS = ("<think>", "[THINK]", "<thinking>", "<|channel>thought")
-"""That begin the reasoning of a model which always reasons."""
+"""Marks that begin the reasoning of a model that always reasons."""
 
 
 def reasoning(template: str) -> Reasoning | None:
-    """What can be said about reasoning to a model with this chat template; None: it has none.
+    """Reasoning options of a model with this chat template; None: it does not reason.
 
-    The switches are those that `worker.reasoning` sets. A template without one reasons always if
-    its text has a mark of reasoning.
+    The switches are those that `worker.reasoning` sets. A model whose template has no switch always
+    reasons if the template's text has a mark of reasoning.
     """
     switches = [name for name in ("enable_thinking", "thinking") if uses(template, name)]
     budget = uses(template, "thinking_budget")
@@ -79,6 +79,6 @@ def reasoning(template: str) -> Reasoning | None:
 
 
 def _blocks(template: str) -> Iterator[str]:
-    """The code of Jinja's blocks."""
+    """The code inside Jinja's blocks."""
     for block in _BLOCK.finditer(_COMMENT.sub("", template)):
         yield block[1] or block[2] or ""

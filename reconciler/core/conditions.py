@@ -1,6 +1,6 @@
-"""Record + instance + next action -> conditions. Derived anew at each pass, never patched.
+"""Record + instance + next action -> conditions. Derived in full at each pass, never patched.
 
-A condition keeps its time of transition until its status or its reason changes.
+A condition keeps its transition time until its status or its reason changes.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ from reconciler.core.records import (
     Status,
 )
 
-PENDING = "the spec is new; it has not been looked at yet"
+PENDING = "the spec is new and has not been processed yet"
 
 
 def derive(
@@ -32,10 +32,10 @@ def derive(
     at: datetime,
     on_disk: Checkpoint | None = None,
 ) -> Status:
-    """The status of a record as of now.
+    """The current status of a record.
 
-    `on_disk` is what its model is on disk, as far as is known. `action` is what is being done
-    about the record, or what the plan says of it; None where record and instance agree.
+    `on_disk` is its checkpoint as found on disk, if known. `action` is the action under way or
+    planned for the record; None if record and instance agree.
     """
     met = instance is not None and instance.spec.loads_like(record.spec)
     ready = met and action is None
@@ -73,7 +73,7 @@ def derive(
 
 
 def _report(report: LoadReport | None) -> dict[str, Any]:
-    """What is told of the load; its times are told until there is another one."""
+    """Status fields about the load; its times are kept until the next load."""
     if report is None:
         return {"memory_bytes": None}
     return {
@@ -86,7 +86,7 @@ def _report(report: LoadReport | None) -> dict[str, Any]:
 def _warnings(
     status: Status, instance: Instance | None, on_disk: Checkpoint | None
 ) -> tuple[SettingWarning, ...]:
-    """Those of the load, and that the files are not the loaded ones any more, if so."""
+    """Warnings of the load, plus one if the files on disk are no longer the loaded ones."""
     if instance is None or instance.report is None:
         return status.warnings
     warnings = instance.report.warnings
@@ -94,15 +94,15 @@ def _warnings(
         return warnings
     reason = (
         f"revision {on_disk.revision} is on disk, {instance.revision} is loaded; "
-        "it is not loaded again by itself: unload and load it, or restart the daemon"
+        "it is not reloaded automatically: unload and load it, or restart the daemon"
     )
     return (*warnings, SettingWarning("model", instance.spec.model, reason))
 
 
 def pending(status: Status, at: datetime) -> Status:
-    """The status of a record whose spec has just changed: true before anybody looked at it.
+    """The status of a record whose spec has just changed, before the next pass.
 
-    What is loaded, if anything, is still in force; it is not what is wanted.
+    The loaded settings, if any, are still in force, but are no longer the desired ones.
     """
     conditions = _conditions(
         status, "Pending", "Pending", PENDING, at, ready=False, progressing=True, stalled=False
@@ -111,7 +111,7 @@ def pending(status: Status, at: datetime) -> Status:
 
 
 def broken(status: Status, problem: Problem, at: datetime) -> Status:
-    """The status of a record that cannot be reported because of an error in this program."""
+    """The status of a record that cannot be reported because of an internal error."""
     reason, message = problem.reason.value, problem.message
     conditions = _conditions(
         status, reason, reason, message, at, ready=False, progressing=True, stalled=False
@@ -120,14 +120,14 @@ def broken(status: Status, problem: Problem, at: datetime) -> Status:
 
 
 def _death(action: Action | None) -> str | None:
-    """How the worker ended, while the next attempt is waited for because of that."""
+    """Reason of the worker's death, while the record backs off because of it."""
     if action is None or action.reason is not Reason.BACKING_OFF or action.problem is None:
         return None
     return action.problem.reason.value if action.problem.reason in DEATHS else None
 
 
 def _why(record: Record, action: Action | None, *, ready: bool, serving: bool) -> tuple[str, str]:
-    """Reason and message of the state."""
+    """Reason and message of the conditions."""
     if ready:
         return "Loaded", f"generation {record.generation} is loaded and answers"
     if action is None:

@@ -1,9 +1,8 @@
-"""Values for the keys that a completion request leaves out, and where each comes from.
+"""Default values for the keys that a completion request omits, with their sources.
 
-A record's `defaults` go before the checkpoint's generation_config.json, and a request goes before
-both. The keys have the names of OpenAI's requests; their bounds stand in
-`schemas/defaults.schema.json` alone, which manifests, load requests and generation_config.json are
-all checked against.
+A record's `defaults` take precedence over the checkpoint's generation_config.json, and a request
+over both. The keys have the names of OpenAI's requests; their bounds are defined only in
+`schemas/defaults.schema.json`, which validates manifests, load requests and generation_config.json.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ Source = Literal["record", "generation_config"]
 
 @dataclass(frozen=True)
 class Defaults:
-    """Values for keys of requests. None: no opinion."""
+    """Values for keys of requests. None: not set."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -28,14 +27,14 @@ class Defaults:
     max_tokens: int | None = None
     """-1: until the context is full."""
     seed: int | None = None
-    """-1: another one for each request."""
+    """-1: a new one for each request."""
     reasoning_effort: str | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     system_prompt: str | None = None
-    """The system turn of a chat that has none."""
+    """System message for a chat without one."""
 
     def sent(self) -> dict[str, Any]:
-        """The keys that have a value."""
+        """Keys that have a value."""
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {key: value for key, value in pairs if value is not None}
 
@@ -45,7 +44,7 @@ NO_DEFAULTS = Defaults()
 DEFAULTS = tuple(f.name for f in fields(Defaults))
 
 OFF = {"top_k": -1, "max_tokens": -1, "seed": -1}
-"""Values that mean the same as leaving the key out of a request."""
+"""Values that are equivalent to omitting the key from a request."""
 
 
 @dataclass(frozen=True)
@@ -68,5 +67,5 @@ def in_force(asked: Defaults, published: Defaults) -> tuple[Default, ...]:
 
 
 def for_requests(defaults: Iterable[Default]) -> dict[str, Any]:
-    """The keys to add to a request that does not send them."""
+    """Values to add to a request for the keys that it omits."""
     return {d.key: d.value for d in defaults if d.value != OFF.get(d.key)}

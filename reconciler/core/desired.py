@@ -1,6 +1,6 @@
 """HTTP requests -> records: joined, updated, created, or refused.
 
-Desired state changes here and in `absorb` and nowhere else, and only as its owner says.
+Desired state changes only here and in `absorb`, and only on behalf of its owner.
 """
 
 import json
@@ -27,38 +27,38 @@ from reconciler.core.records import (
 
 @dataclass(frozen=True)
 class View:
-    """A record with what is known of it, as the decision about a request needs it."""
+    """A record with the facts that a decision about a request needs."""
 
     record: Record
     checkpoint: Checkpoint | None
-    """None: not resolved, or not to be found."""
+    """Resolved checkpoint; None: not resolved, or not found."""
     config: EffectiveSettings | None
-    """The settings in force, while it is loaded."""
+    """Settings in force, if it is loaded."""
     ready: bool
 
 
 @dataclass(frozen=True)
 class Join:
-    """The request is served by a record that is there."""
+    """An existing record serves the request."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Put:
-    """The request creates a record, or updates one."""
+    """The request creates or updates a record."""
 
     record: Record
     warnings: tuple[SettingWarning, ...] = ()
-    """What an update changes for everybody else who uses the record."""
+    """Changes that an update makes for other clients of the record."""
 
 
 def decide(
     views: Sequence[View], request: LoadRequest, checkpoint: Checkpoint, at: datetime
 ) -> Join | Put:
-    """What an HTTP load means for the records.
+    """Decide how an HTTP load request changes the records.
 
-    Raises `LoadError` `ManagedByManifest` where a manifest owns the name it would have to change.
+    Raises `LoadError` `ManagedByManifest` if it would have to change a record of a manifest.
     """
     agreeing = [
         v
@@ -83,7 +83,7 @@ def decide(
         )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
-        words = "suspends it" if current.spec.suspend else "asks for other settings"
+        words = "suspends it" if current.spec.suspend else "requests other settings"
         message = (
             f"'{name}' is managed by {current.place}, which {words}; "
             "change the manifest, or send another instance_id"
@@ -94,14 +94,14 @@ def decide(
 
 
 def declare(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
-    """The record that its owner makes of a spec: a source's record as its file would declare it."""
+    """The record that results from a spec of its owner, as if a source's file declared it."""
     if current is None or current.owner == HTTP:
         return put(current, name, spec, at)
     return current.with_spec(spec)
 
 
 def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Record:
-    """The record that a spec by HTTP makes of the one of that name, if there is one.
+    """The record that results from a spec sent over HTTP; `current` is the existing one, if any.
 
     Raises `LoadError` `ManagedByManifest`.
     """
@@ -114,7 +114,7 @@ def put(current: Record | None, name: str, spec: LoadSpec, at: datetime) -> Reco
 
 
 def removable(records: Mapping[str, Record], name: str) -> Record:
-    """The http record of that name, which its caller may remove.
+    """The HTTP record of that name, which the caller may remove.
 
     Raises `LoadError` if there is no such record, or a manifest owns it.
     """
@@ -129,14 +129,14 @@ def removable(records: Mapping[str, Record], name: str) -> Record:
 
 
 def _changes(before: Record, after: Record) -> tuple[SettingWarning, ...]:
-    """The settings that an update changes, for the answer."""
+    """Settings that an update changes, as warnings for the response."""
     old, new = _asked(before.spec), _asked(after.spec)
     return tuple(
         SettingWarning(
             key,
             _scalar(new[key]),
             f"changed from {'the default' if old[key] is None else _scalar(json.dumps(old[key]))} "
-            f"for everybody who uses '{after.name}'",
+            f"for all clients of '{after.name}'",
         )
         for key in old
         if old[key] != new[key]
@@ -144,24 +144,24 @@ def _changes(before: Record, after: Record) -> tuple[SettingWarning, ...]:
 
 
 def _asked(spec: LoadSpec) -> dict[str, Any]:
-    """All that a load request may ask for, by key; None: no opinion."""
+    """Everything that a load request can set, by key; None: not set."""
     config = {key: getattr(spec.config, key) for key in SETTINGS}
     defaults = {f"defaults.{key}": getattr(spec.defaults, key) for key in DEFAULTS}
     return config | defaults | {"adapter": spec.adapter}
 
 
 def _scalar(value: Any) -> Any:
-    """A value as a warning can hold it: no object, and no long text."""
+    """A value in the form allowed in a warning: no objects, and no long texts."""
     shown = json.dumps(value) if isinstance(value, dict) else value
     return shown[:SHOWN] + "..." if isinstance(shown, str) and len(shown) > SHOWN else shown
 
 
 SHOWN = 200
-"""Most characters of a value in a warning."""
+"""Maximum length of a value in a warning, in characters."""
 
 
 def agrees(view: View, request: LoadRequest) -> bool:
-    """Whether the record has, as asked for or in force, every key that was sent."""
+    """True if the record has every key sent, either as requested or as in force."""
     asked = view.record.spec.config
     for key in SETTINGS:
         requested = getattr(asked, key)
@@ -171,7 +171,7 @@ def agrees(view: View, request: LoadRequest) -> bool:
                 return False
         elif sent is None or sent == requested:
             continue
-        elif key == "num_experts" and sent == 0:  # 0 means the model's own, as no opinion does
+        elif key == "num_experts" and sent == 0:  # 0 means the model's own, as does no value
             if requested is not None:
                 return False
         elif view.config is None or sent != getattr(view.config, key):
@@ -185,7 +185,7 @@ def agrees(view: View, request: LoadRequest) -> bool:
 
 
 def _agree_on_defaults(view: View, request: LoadRequest) -> bool:
-    """Whether every default that was sent is the record's, or the model's where it has none."""
+    """True if every default sent equals the record's, or the model's if the record has none."""
     own = view.record.spec.defaults
     published = Defaults()
     if view.checkpoint is not None:
@@ -201,9 +201,9 @@ def _agree_on_defaults(view: View, request: LoadRequest) -> bool:
 
 
 def _same_model(view: View, request: LoadRequest, checkpoint: Checkpoint) -> bool:
-    """Whether the record has the requested weights, and the requested adapter or none.
+    """True if the record has the requested weights, and the requested adapter or none.
 
-    Who names an instance and no adapter has no opinion about its adapter.
+    A request that names an instance and no adapter matches any adapter.
     """
     found, record = view.checkpoint, view.record
     same = record.spec.model == request.model if found is None else found.path == checkpoint.path
@@ -216,16 +216,16 @@ def _same_model(view: View, request: LoadRequest, checkpoint: Checkpoint) -> boo
 
 
 def _preference(view: View, request: LoadRequest) -> tuple[bool, bool, float, str]:
-    """The one named as the model, else one that is ready, else the oldest."""
+    """Sort key: the record named after the model, then ready ones, then the oldest."""
     record = view.record
     age = record.created_at.timestamp()
     return (record.name != request.model, not view.ready, age, record.name)
 
 
 def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
-    """The spec with the sent keys in place of its own, and the reset ones gone.
+    """The spec with the keys sent in place of its own, and without those reset.
 
-    Without an `instance_id` no adapter means the model without one.
+    Without an `instance_id`, a request without an adapter means the model without one.
     """
 
     def merged(own: dict[str, Any], sent: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The APIs in which an instance can be asked, each with its path and its form of errors.
+"""The APIs through which an instance serves requests, with their paths and error formats.
 
-A dialect is written down in three places: here, in `worker.dialects` (what a request means, how the
-answer is written), and in `api` (its route, and how it names its model).
+A dialect is defined in three places: here, in `worker.dialects` (parsing of requests, writing of
+responses), and in `api` (its route, and how its requests name a model).
 """
 
 from collections.abc import Callable
@@ -10,33 +10,33 @@ from typing import Any
 
 
 class Dialect(StrEnum):
-    """A form of requests and answers; the value is its path below an instance."""
+    """A format of requests and responses; the value is its path below an instance."""
 
     CHAT = "chat/completions"
-    """OpenAI's chat completions: the form into which every other one is translated."""
+    """OpenAI's chat completions: the format into which all others are translated."""
     TEXT = "completions"
     RESPONSES = "responses"
-    """OpenAI's Responses, without the part that stores them."""
+    """OpenAI's Responses, without storage."""
     RESPONSES_INPUT_TOKENS = "responses/input_tokens"
-    """The length of the prompt of a response."""
+    """Length of the prompt of a Responses request."""
     RERANK = "rerank"
-    """Jina's and Cohere's reranking: read and written in `worker.ranking`."""
+    """Jina's and Cohere's reranking: parsed and written in `worker.ranking`."""
     EMBEDDINGS = "embeddings"
-    """OpenAI's embeddings: read and written in `worker.embedding`."""
+    """OpenAI's embeddings: parsed and written in `worker.embedding`."""
     OLLAMA_CHAT = "ollama/chat"
     OLLAMA_GENERATE = "ollama/generate"
     OLLAMA_EMBED = "ollama/embed"
     OLLAMA_EMBEDDINGS = "ollama/embeddings"
-    """Ollama's embeddings of one text, before there was the one above."""
+    """Ollama's older API for the embedding of one text."""
     LM_STUDIO_CHAT = "lm-studio/chat"
-    """LM Studio's own form, `/api/v1/chat`."""
+    """LM Studio's own format, `/api/v1/chat`."""
     LM_STUDIO_V0_CHAT = "lm-studio/v0-chat"
-    """OpenAI's form with statistics, as is the next."""
+    """OpenAI's format with statistics, like the next one."""
     LM_STUDIO_V0_TEXT = "lm-studio/v0-text"
     MESSAGES = "messages"
-    """Anthropic's messages."""
+    """Anthropic's Messages."""
     COUNT_TOKENS = "messages/count_tokens"
-    """The length of the prompt of Anthropic's messages."""
+    """Length of the prompt of a Messages request."""
 
     @property
     def is_text(self) -> bool:
@@ -45,16 +45,16 @@ class Dialect(StrEnum):
 
 
 ErrorForm = Callable[[dict[str, str], int], dict[str, Any]]
-"""Makes the body of an error (type, message, code, perhaps param) with that HTTP status."""
+"""Builds the body of an error (type, message, code, optional param) with an HTTP status."""
 
 
 def openai_error(error: dict[str, str], _status: int) -> dict[str, Any]:
-    """As OpenAI's clients know errors, and all others where there is no reason for another form."""
+    """Error in OpenAI's format, which all clients get unless they need another."""
     return {"error": error}
 
 
 def anthropic_error(error: dict[str, str], status: int) -> dict[str, Any]:
-    """As Anthropic's clients know errors, with our `code` besides.
+    """Error in Anthropic's format, with our `code` added.
 
     Source of the types: Anthropic's API reference, "Errors".
     """
@@ -76,15 +76,15 @@ _ANTHROPIC_TYPES = {
 
 
 def ollama_error(error: dict[str, str], _status: int) -> dict[str, Any]:
-    """As Ollama's clients know errors: words."""
+    """Error in Ollama's format: a message only."""
     return {"error": error["message"]}
 
 
 def error_form(path: str, *, anthropic: bool = False) -> ErrorForm:
-    """The form of errors that the clients of a route know.
+    """The error format that the clients of a route expect.
 
-    `anthropic`: true if the client says that it speaks Anthropic's API, some paths of which are
-    OpenAI's too.
+    `anthropic`: true if the client declares that it uses Anthropic's API, which shares some paths
+    with OpenAI's.
     """
     if f"{path}/".startswith("/v1/messages/") or (anthropic and path.startswith("/v1/")):
         return anthropic_error

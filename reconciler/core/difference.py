@@ -1,7 +1,7 @@
-"""What differs between two long sequences that are mostly the same objects.
+"""Difference between two long sequences that share most of their objects.
 
-Objects are compared by identity, which costs nothing; an equal object that was made again counts
-as another one.
+Objects are compared by identity, which costs nothing; an equal object that was newly created
+counts as a different one.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def difference(before: Sequence[T], after: Sequence[T]) -> tuple[list[T], list[T]]:
-    """The objects that went, and those that came, each as often as it did."""
+    """Objects removed and objects added, with multiplicity."""
     start = _same(before, after)
     before, after = before[start:], after[start:]
     end = _same(before[::-1], after[::-1])
@@ -24,12 +24,12 @@ def difference(before: Sequence[T], after: Sequence[T]) -> tuple[list[T], list[T
 
 
 def _same(one: Sequence[T], other: Sequence[T]) -> int:
-    """How many objects are the same at the beginning of both."""
+    """Length of the common prefix."""
     return next(compress(count(), map(is_not, one, other)), min(len(one), len(other)))
 
 
 def _pick(objects: Iterable[T], wanted: Counter[int]) -> list[T]:
-    """The objects whose ids are wanted, each as often as that."""
+    """Objects whose ids are wanted, each as often as counted."""
     if not wanted:
         return []
     picked = []

@@ -1,27 +1,27 @@
-"""What makes an embedding model of a checkpoint: facts, which daemon and worker share.
+"""Facts about an embedding model, shared by daemon and worker.
 
-They stand in the files that sentence-transformers writes beside the weights (`models.embedder`).
+They come from the files that sentence-transformers writes next to the weights (`models.embedder`).
 """
 
 from dataclasses import dataclass, field
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""Ways to make one vector of a text's tokens, in the order in which several are joined; names and
-order are those of sentence-transformers' module Pooling."""
+"""Methods to pool a text's tokens into one vector, in the order in which several are concatenated;
+names and order are those of sentence-transformers' module Pooling."""
 
 ACTIVATIONS = ("Identity", "Tanh")
-"""Of a Dense module, by the name of torch's class."""
+"""Activations of a Dense module, by the name of torch's class."""
 
 QUERY = "query"
-"""The prompt of texts that are searched with, in nearly all checkpoints that have prompts."""
+"""Name of the prompt for search queries in nearly all checkpoints that have prompts."""
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer after pooling, from a file of its own."""
+    """A linear layer after pooling, in its own file."""
 
     file: str
-    """Absolute path; safetensors with `linear.weight` (outputs, inputs) and perhaps
+    """Absolute path; safetensors with `linear.weight` (outputs, inputs) and optionally
     `linear.bias`."""
     inputs: int
     outputs: int
@@ -33,25 +33,25 @@ class Dense:
 
 @dataclass(frozen=True)
 class Embedder:
-    """How a text becomes a vector."""
+    """Conversion of a text to a vector."""
 
     pooling: tuple[str, ...]
-    """Of `POOLINGS`; the results of several are joined."""
+    """Methods from `POOLINGS`; the results of several are concatenated."""
     dimensions: int
-    """Numbers in a vector."""
+    """Number of dimensions of a vector."""
     normalized: bool = True
-    """True if vectors have length 1."""
+    """True if vectors have unit length."""
     dense: tuple[Dense, ...] = ()
-    """Between pooling and normalization, in order."""
+    """Layers between pooling and normalization, in order."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """Texts that go before the input, by name."""
+    """Texts to prepend to the input, by name."""
     default_prompt: str | None = None
-    """Name of the prompt of requests that name none."""
+    """Name of the prompt for requests that name none."""
     pools_prompt: bool = True
     """True if the tokens of a prompt are pooled with the others."""
     max_tokens: int | None = None
-    """Of a text, as the publisher says; None: what the model takes."""
+    """Maximum length of a text as published; None: the model's own maximum."""
     lowercase: bool = False
     """True if texts are lower-cased."""
     causal: bool = True
-    """True if a token attends to those before it alone."""
+    """True if a token attends only to those before it."""

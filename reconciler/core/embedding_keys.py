@@ -1,4 +1,4 @@
-"""Keys of a request for embeddings: what is done with each. The docs' tables are made from this."""
+"""Keys of an embeddings request and their handling; the docs' tables are generated from them."""
 
 from typing import Any
 
@@ -17,22 +17,22 @@ ACTS: dict[str, tuple[str, ...]] = {
     "add_special_tokens": (),
     "ttl": (),
 }
-"""By name, each with its aliases."""
+"""Keys by name, with their aliases."""
 
 MEANINGS = {
-    "model": "the instance, or a model of which one is loaded",
-    "input": "a text, a list of up to 2,048, the token ids of one, or a list of those",
-    "dimensions": "the first so many numbers of each vector, brought to length 1 again",
+    "model": "the instance, or a model with a loaded instance",
+    "input": "a text, a list of up to 2,048 texts, the token ids of a text, or a list of those",
+    "dimensions": "truncate each vector to this many dimensions and normalize it again",
     "encoding_format": "`float`, or `base64`: little-endian float32",
-    "prompt_name": "which of the checkpoint's prompts goes before each text",
+    "prompt_name": "name of the checkpoint's prompt to prepend to each text",
     "input_type": "`query`, `document`, or the name of a prompt",
     "instruction": "the task of queries, for models with a prompt `Instruct: …`",
-    "prompt": 'a text before each text; `""`: none',
-    "normalize": "false: vectors as they are; true: of length 1",
-    "truncate": "true or `END`: cut off what is too long, which is refused otherwise",
-    "truncate_prompt_tokens": "cut off after so many tokens; -1: as `truncate`",
-    "add_special_tokens": "false: without the tokens that the tokenizer adds",
-    "ttl": "seconds without a request after which a model that this one loads is unloaded",
+    "prompt": 'a text to prepend to each text; `""`: none',
+    "normalize": "true: vectors of unit length; false: vectors as computed",
+    "truncate": "true or `END`: truncate texts that are too long, which are refused otherwise",
+    "truncate_prompt_tokens": "truncate texts to this many tokens; -1: as `truncate`",
+    "add_special_tokens": "false: without the special tokens that the tokenizer adds",
+    "ttl": "seconds without a request before a model that this request loads is unloaded",
 }
 
 HARMLESS = (
@@ -56,11 +56,11 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "chat_template": (),
     "chat_template_kwargs": (),
 }
-"""Each with the values, beside null and empty ones, that ask for nothing."""
+"""Refused keys, with the values that have no effect, besides null and empty ones."""
 
 _NOTHING: tuple[Any, ...] = (None, 0, "", [], {})
 
 
 def is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
-    """True if the value of a refused key asks for nothing; false equals 0."""
+    """True if the value of a refused key has no effect; false equals 0."""
     return value in _NOTHING or value in neutral

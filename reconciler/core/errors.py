@@ -1,7 +1,7 @@
-"""The one error that crosses rooms, and the problem that it carries.
+"""The error that crosses package boundaries, and the problem that it carries.
 
-Everything a user can be told about a load that does not happen is a `Problem`;
-`LoadError` carries one up to whoever asked.
+Everything reported to a user about a failed load is a `Problem`; `LoadError` carries it up to the
+caller.
 """
 
 import traceback
@@ -12,7 +12,7 @@ from typing import Self
 
 
 class Reason(StrEnum):
-    """The machine-readable `reason` of conditions, and of the errors of HTTP that have one."""
+    """Machine-readable `reason` of conditions, and of HTTP errors that have one."""
 
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_GATED = "ModelGated"
@@ -73,15 +73,15 @@ WAITS = frozenset(
 DEATHS = frozenset(
     {Reason.WORKER_DIED, Reason.WORKER_KILLED, Reason.WORKER_HUNG, Reason.GENERATION_DIED}
 )
-"""Ends of a worker: it crashed, was killed from outside, hung, or cannot generate any more."""
+"""Deaths of a worker: it crashed, was killed from outside, hung, or can no longer generate."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, in words that say what to do.
+    """A problem, with a message that says what is wrong and what to do.
 
-    A permanent problem waits for a change of spec or files; any other is tried again.
-    `param` is the request's key that the problem is about.
+    A permanent problem lasts until the spec or the files change; any other is retried.
+    `param` is the request key at fault.
     """
 
     reason: Reason
@@ -91,7 +91,7 @@ class Problem:
 
     @classmethod
     def of_error(cls, error: BaseException) -> Self:
-        """The problem that an error which nobody foresaw is; in one line, with its place."""
+        """The problem for an unexpected error, in one line with its file and line number."""
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         words = f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]
@@ -100,11 +100,11 @@ class Problem:
 
 
 LONGEST_MESSAGE = 300
-"""Characters that are shown of an error which nobody foresaw."""
+"""Maximum length of an unexpected error in a message, in characters."""
 
 
 class LoadError(Exception):
-    """A load, update or unload that did not happen."""
+    """A load, update or unload that failed or was refused."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)

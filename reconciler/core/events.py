@@ -1,4 +1,4 @@
-"""What happened, as it is told to whoever listens."""
+"""Events, as sent to subscribers."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ EventType = Literal["record", "transition", "phase", "source", "state"]
 
 @dataclass(frozen=True)
 class FileLocation:
-    """Where in a source's files something stands; line and column count from 1."""
+    """A position in a source's files; line and column count from 1."""
 
     file: str
     line: int
@@ -21,21 +21,21 @@ class FileLocation:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened.
+    """One event.
 
     record       Created, Changed, TakenOver, Cleared or Removed
     transition   the conditions of a record changed; the reason is that of `Ready`
-    phase        a load got further; the reason is the phase
+    phase        a load progressed; the reason is the phase
     source       Unreadable, Readable, Invalid, Valid, NotFollowed or Held
     state        SetAside, Unwritable or Writable
     """
 
     id: str
-    """Sorts by nothing; send it as `Last-Event-ID` to get what came after it."""
+    """Unordered; send it as `Last-Event-ID` to get later events."""
     time: datetime
     type: EventType
     name: str
-    """Of the record, or of the source; `state` for the state directory."""
+    """Name of the record or of the source; `state` for the state directory."""
     reason: str
     message: str
     generation: int | None = None
@@ -46,7 +46,7 @@ class Event:
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line that a worker process wrote, and when it was read."""
+    """A line written by a worker process, and the time at which it was read."""
 
     time: datetime
     pid: int

@@ -1,7 +1,7 @@
-"""Who goes so that a more important record has room: idle, of lower rank, the longest unused first.
+"""Choice of idle instances to evict for a record of higher rank, the least recently used first.
 
-Rank is the order of loading without age: what would be loaded first never goes for what comes
-after it, so two records cannot send each other away in turn.
+Rank is the load order without age. A record is evicted only for one of higher rank, so two records
+cannot evict each other in turn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from reconciler.core.records import HTTP, Record
 
 
 def rank(record: Record) -> tuple[bool, int]:
-    """The lower loads first: manifests' records before ad-hoc ones, then by priority."""
+    """Sort key, lowest loads first: records of manifests before ad-hoc ones, then by priority."""
     return (record.owner == HTTP, -record.spec.priority)
 
 
@@ -22,7 +22,7 @@ def victims(
     ledger: Ledger,
     need: tuple[str, int, int],
 ) -> tuple[str, ...]:
-    """The names to unload so that `need` (checkpoint, shared and own bytes) fits; none: in vain.
+    """Names to unload so that `need` (checkpoint, shared and own bytes) fits; empty if it cannot.
 
     `candidates` are loaded and idle.
     """
@@ -37,7 +37,7 @@ def victims(
 
 
 def _needed(chosen: list[str], ledger: Ledger, need: tuple[str, int, int]) -> tuple[str, ...]:
-    """Those without whom it does not fit; the longest unused stay among them."""
+    """Drop names that need not be unloaded, the most recently used first."""
     for name in reversed(chosen[:-1]):
         others = [other for other in chosen if other != name]
         if ledger.without(*others).missing(*need) <= 0:

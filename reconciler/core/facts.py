@@ -1,4 +1,4 @@
-"""Facts that decisions rest on: about a checkpoint's files and about the machine."""
+"""Facts about checkpoints and the machine, as input of decisions."""
 
 from dataclasses import dataclass
 
@@ -11,66 +11,66 @@ from reconciler.core.reranker import Reranker
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a model works with in memory, as a lazily built one shows. Sizes in bytes."""
+    """Memory shapes of a model, measured on a lazily built one. Sizes in bytes."""
 
     growing: int
-    """KV cache for each token of a request, of all layers that attend to everything."""
+    """KV cache per token of a request, over all layers with full attention."""
     windows: tuple[tuple[int, int], ...] = ()
-    """Of layers that attend to the last tokens: how many those are, and the size of each."""
+    """KV cache of each sliding-window layer: window in tokens, and size per token."""
     fixed: int = 0
-    """What a request keeps however long it is, such as a recurrent state."""
+    """Size per request regardless of its length, such as a recurrent state."""
     largest_layer: int = 0
-    """The part of `growing` that the largest layer has."""
+    """Part of `growing` for the largest layer."""
     grows_by: int = 0
-    """Tokens for which a KV cache takes memory at a time."""
+    """Allocation step of a KV cache, in tokens."""
     heads: int = 0
-    """Of attention, where each query has scores of its own."""
+    """Number of attention heads; each has its own scores per query."""
     head_width: int = 0
-    """Values in a query of a head."""
+    """Values in a query of one head."""
     score_bytes: int = 0
     own_attention: bool = False
-    """Computed by the model itself, in one piece, whatever `flash_attention` says."""
+    """True if the model computes attention itself, in one piece, ignoring `flash_attention`."""
     bias: bool = False
-    """An array is added to the scores, as large as they are."""
+    """True if an array as large as the scores is added to them."""
     hidden: int = 0
-    """What goes from layer to layer for each token."""
+    """Activations passed between layers, per token."""
     widest: int = 0
-    """The largest output of a layer's parts for each token."""
+    """Largest output within a layer, per token."""
     nodes: int = 0
-    """By which MLX's graph of a call grows with each token, where a model goes through them one
-    by one; a number."""
+    """Number of nodes that each token adds to MLX's graph of a call, in models that process tokens
+    one by one."""
     weights: int = 0
-    """Once loaded: mlx_lm unpacks some formats (fp8) and leaves out what it has no use for. 0: not
-    known."""
+    """Weights once loaded: mlx_lm unpacks some formats (fp8) and drops unused tensors. 0:
+    unknown."""
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How weights are packed."""
+    """Quantization of weights."""
 
     name: str
-    """The name people know it by: `4bit`, `4.5bit` for mixed bits, `mxfp4`, `nvfp4`, ..."""
+    """Common name: `4bit`, `4.5bit` for mixed bits, `mxfp4`, `nvfp4`, ..."""
     bits: float
-    """Bits of a packed weight, without scales; the mean where layers differ."""
+    """Bits per packed weight, without scales; the mean if layers differ."""
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What generation_config.json says about requests."""
+    """Request defaults from generation_config.json."""
 
     defaults: Defaults = NO_DEFAULTS
     warnings: tuple[SettingWarning, ...] = ()
-    """Values in it that are ignored, and why."""
+    """Values in it that are ignored, with the reason."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter as mlx_lm.lora writes it."""
+    """A LoRA adapter in the format of mlx_lm.lora."""
 
     path: str
-    """Absolute and free of links."""
+    """Absolute path without symbolic links."""
     fingerprint: str
-    """Of its files' names, sizes and modification times."""
+    """Hash over file names, sizes and modification times."""
     weights_bytes: int
     base: str | None = None
     """The model that it was trained on, if its config names one."""
@@ -78,23 +78,23 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What config.json and the safetensors headers say. Sizes in bytes, lengths in tokens."""
+    """Facts from config.json and the safetensors headers. Sizes in bytes, lengths in tokens."""
 
     path: str
-    """Absolute and free of links: the identity of a checkpoint on this machine."""
+    """Absolute path without symbolic links: the identity of a checkpoint on this machine."""
     fingerprint: str
-    """Of the files' names, sizes and modification times: changes when they do."""
+    """Hash over file names, sizes and modification times."""
     model_type: str
     weights_bytes: int
     """Sum of the tensors' `data_offsets`; equals MLX's active memory after the load."""
     max_context: int | None = None
-    """None: the checkpoint names no maximum."""
+    """Maximum context; None: the checkpoint states none."""
     kv_bytes_per_token: int = 0
-    """An upper bound: every layer with full attention, keys and values in `kv_dtype` size."""
+    """Upper bound: full attention in every layer, keys and values in `kv_dtype` size."""
     shapes: Shapes | None = None
-    """None: the model was not built yet, or could not be."""
+    """Measured shapes; None: the model has not been built yet, or could not be."""
     tokenizer_bytes: int = 0
-    """Of tokenizer.json."""
+    """Size of tokenizer.json."""
     experts_total: int = 0
     """0: a dense model."""
     experts_per_token: int = 0
@@ -102,50 +102,50 @@ class Checkpoint:
     """Path in config.json of the number of experts per token."""
     experts_least: int = 1
     experts_most: int = 0
-    """What the router can choose; 0: all experts."""
+    """Maximum that the router can choose; 0: all experts."""
     quantization: Quantization | None = None
     parameters: int = 0
-    """Weights in number, without the scales of quantised ones."""
+    """Number of weights, without quantization scales."""
     tool_use: bool = False
     """True if one of its chat templates takes tools."""
     reasoning: Reasoning | None = None
-    """Of its first chat template that has to do with reasoning."""
+    """Options from its first chat template that supports reasoning."""
     modified: float = 0.0
-    """When a file of it was last changed, in seconds since 1970."""
+    """Latest modification time of its files, in seconds since 1970."""
     key: str = ""
     """Identifier in the catalog."""
     commit: str | None = None
-    """Where it lies in the Hugging Face cache: which commit of its repository it is."""
+    """Commit of its repository, if it is in the Hugging Face cache."""
     generation: GenerationConfig = GenerationConfig()
     embedder: Embedder | None = None
-    """None: it generates."""
+    """Configuration for embedding texts; None: it generates."""
     reranker: Reranker | None = None
-    """How it judges documents, if it is made for that."""
+    """Configuration for reranking documents, if it is a reranker."""
     adapter: Adapter | None = None
 
     @property
     def footprint(self) -> Shapes:
-        """The shapes that were seen, else the bound that config.json gives."""
+        """Measured shapes, else the upper bound from config.json."""
         return self.shapes or Shapes(self.kv_bytes_per_token)
 
     @property
     def type(self) -> ModelType:
-        """What it is for, in LM Studio's words."""
+        """Type of model, in LM Studio's terms."""
         return "llm" if self.embedder is None else "embedding"
 
     @property
     def files(self) -> str:
-        """Fingerprint of all files that a load reads, the adapter's too."""
+        """Fingerprint of all files that a load reads, including the adapter's."""
         return self._with_adapter(self.fingerprint)
 
     @property
     def base_revision(self) -> str:
-        """What tells this state of the model's own files from others."""
+        """Identifier of the state of the model's own files."""
         return self.commit or self.fingerprint
 
     @property
     def revision(self) -> str:
-        """What tells this state of the model and its adapter from others."""
+        """Identifier of the state of the model and its adapter."""
         return self._with_adapter(self.base_revision)
 
     def _with_adapter(self, base: str) -> str:
@@ -154,31 +154,31 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Wired:
-    """Memory that workers keep from being paged out."""
+    """Memory that workers wire, so that it is not paged out."""
 
     policy: str = "off"
-    """What was asked for: `off`, `recommended`, or a size."""
+    """Requested policy: `off`, `recommended`, or a size."""
     limit_bytes: int = 0
-    """In force in each worker; 0: none."""
+    """Limit in force in each worker; 0: none."""
     problem: str | None = None
-    """Why the policy is not in force."""
+    """Error that prevents applying the policy."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Facts asked of MLX and the operating system, never guessed."""
+    """Facts reported by MLX and the operating system, never guessed."""
 
     device: str
     """MLX's default device, `gpu` or `cpu`."""
     device_name: str
     memory_budget: int
-    """Bytes that all models together may take."""
+    """Bytes that all models together may use."""
     mlx_version: str
     process_bytes: int = 0
-    """Memory of a worker that has done its imports and holds nothing; 0: not known."""
+    """Memory of a worker after its imports, without a model; 0: unknown."""
     wired: Wired = Wired()
 
     @property
     def has_gpu(self) -> bool:
-        """Whether MLX computes on a GPU."""
+        """True if MLX runs on a GPU."""
         return self.device == "gpu"

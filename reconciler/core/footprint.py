@@ -1,6 +1,6 @@
-"""What a load takes, in bytes: process, weights, KV cache, and what a prefill step works with.
+"""Memory that a load needs, in bytes: process, weights, KV cache, and working memory of prefill.
 
-The KV cache is exact: its shapes were seen in the model, and MLX allocates it as they say. The
+The KV cache is exact: its shapes are measured on the model, and MLX allocates accordingly. The
 rest are sums over the arrays that mlx-lm's models have in memory at once, with factors fitted to
 measured peaks of MLX's CPU backend (`tests/daemon/test_estimates.py` holds them to -5 % and +15 %).
 """
@@ -13,79 +13,79 @@ from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.records import EffectiveSettings
 
 TILE = 256
-"""Queries that are attended to at once where attention is tiled: so many stay in a CPU's caches."""
+"""Queries processed at once by tiled attention: this many stay in a CPU's caches."""
 
 PREFILL_BATCH = 8
-"""Prompts that are read together. mlx-lm's default."""
+"""Prompts in one prefill batch; mlx-lm's default."""
 
 FUSED_WIDTHS = (64, 80, 128)
-"""Widths of a head for which MLX's Metal kernel computes a prefill's attention in one piece;
+"""Head widths for which MLX has a fused Metal kernel for the attention of prefill; source:
 mlx/backend/metal/scaled_dot_product_attention.cpp."""
 
 HIDDEN_COPIES = 7
 WIDEST_COPIES = 2
-"""Arrays of a layer that are in memory at once, as wide as its input and as its widest output."""
+"""Arrays of a layer in memory at once, of the width of its input and of its widest output."""
 
 TOKENIZER_FACTOR = 35
-"""A loaded tokenizer's bytes for each byte of tokenizer.json: 22 in the worker, measured at 50,000
-and 151,000 entries, and 13 in its preprocessing process, at 150,000."""
+"""Bytes of a loaded tokenizer per byte of tokenizer.json: 22 in the worker, measured at 50,000 and
+151,000 entries, and 13 in its preprocessing process, at 150,000."""
 
 NODE = 500
 """Bytes of one array or operation in MLX's graph."""
 
 GRAPH = 20_000_000
-"""Bytes that a process which serves grows by: graphs of calls, and its allocator's arenas."""
+"""Bytes by which a serving process grows: graphs of calls, and its allocator's arenas."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What an instance takes. The process and the weights are shared by all of a checkpoint."""
+    """Memory of an instance. All instances of a checkpoint share process and weights."""
 
     process: int
     weights: int
     kv: int
     working: int
-    """While a prompt is read, at the longest context that is counted."""
+    """Working memory of prefill, at the longest context counted."""
     adapter: int = 0
     """The adapter's weights."""
 
     @property
     def session(self) -> int:
-        """Taken for requests: KV cache and reading prompts."""
+        """Memory for requests: KV cache and prefill."""
         return self.kv + self.working
 
     @property
     def shared(self) -> int:
-        """Taken once for all instances of the checkpoint."""
+        """Memory used once for all instances of the checkpoint."""
         return self.process + self.weights
 
     @property
     def own(self) -> int:
-        """Taken by this instance."""
+        """Memory used by this instance alone."""
         return self.session + self.adapter
 
     @property
     def total(self) -> int:
-        """Of the only instance of a checkpoint."""
+        """Memory of the only instance of a checkpoint."""
         return self.shared + self.own
 
 
 def process_bytes(checkpoint: Checkpoint, machine: Machine) -> int:
-    """A worker that serves this checkpoint, without what MLX allocates."""
+    """Memory of a worker that serves this checkpoint, without MLX's allocations."""
     if not machine.process_bytes:
         return 0
     return machine.process_bytes + GRAPH + TOKENIZER_FACTOR * checkpoint.tokenizer_bytes
 
 
 def adapter_bytes(checkpoint: Checkpoint) -> int:
-    """The weights of the adapter that goes on the checkpoint's own."""
+    """Size of the adapter's weights; 0 without an adapter."""
     return checkpoint.adapter.weights_bytes if checkpoint.adapter is not None else 0
 
 
 def reading_config(config: EffectiveSettings, embedder: Embedder | None) -> EffectiveSettings:
-    """The settings with the longest step of reading in place of the prefill step.
+    """The settings with the longest possible step in place of the prefill step.
 
-    An embedding model whose tokens attend in both directions reads a text in one step.
+    An embedding model with bidirectional attention reads a text in one step.
     """
     if embedder is None or embedder.causal:
         return config
@@ -93,16 +93,16 @@ def reading_config(config: EffectiveSettings, embedder: Embedder | None) -> Effe
 
 
 def kv_bytes(shapes: Shapes, tokens: int) -> int:
-    """The KV cache, or what the model keeps in its place, of one request of so many tokens."""
+    """Size of the KV cache, or of what the model keeps instead, for a request of so many tokens."""
     sliding = sum(min(tokens, window) * size for window, size in shapes.windows)
     return tokens * shapes.growing + sliding + shapes.fixed
 
 
 def working_bytes(shapes: Shapes, config: EffectiveSettings, tokens: int) -> int:
-    """What reading a prompt takes besides, in the step that ends at so many tokens.
+    """Working memory of the prefill step that ends at `tokens` tokens.
 
-    The scores of one layer's attention, their mask, a layer's activations, and the part of a KV
-    cache that is there twice while it grows.
+    It consists of the scores of one layer's attention, their mask, a layer's activations, and the
+    part of a KV cache that exists twice while it grows.
     """
     step = min(config.eval_batch_size, tokens)
     rows = step
@@ -110,7 +110,7 @@ def working_bytes(shapes: Shapes, config: EffectiveSettings, tokens: int) -> int
         rows = min(step, TILE)
         if config.offload_kv_cache_to_gpu:  # without a kernel for the width MLX falls back to this
             rows = 0 if shapes.head_width in FUSED_WIDTHS else step
-    if shapes.bias:  # it is there for all rows at once
+    if shapes.bias:  # it exists for all rows at once
         rows += step
     keys = tokens if shapes.growing else min(tokens, step + _widest_window(shapes))
     scores = rows * keys * shapes.heads * shapes.score_bytes
@@ -126,7 +126,7 @@ def _widest_window(shapes: Shapes) -> int:
 
 
 def batch_bytes(shapes: Shapes, config: EffectiveSettings, requests: int, tokens: int) -> int:
-    """All of what so many requests take, of which the longest has `tokens`: others are padded."""
+    """Memory of a batch of `requests`, padded to the `tokens` of the longest one."""
     if not requests:
         return 0
     reading = min(requests, PREFILL_BATCH)
@@ -135,7 +135,7 @@ def batch_bytes(shapes: Shapes, config: EffectiveSettings, requests: int, tokens
 
 @lru_cache(maxsize=1000)
 def most_tokens(shapes: Shapes, config: EffectiveSettings, room: int, limit: int) -> int:
-    """Tokens of the longest request that takes no more than `room`; at most `limit`."""
+    """Tokens of the longest request that fits in `room` bytes; at most `limit`."""
     least, most = 0, limit
     while least < most:
         middle = (least + most + 1) // 2

@@ -1,10 +1,10 @@
-"""Whether a worker lives, from what it says of itself when it is looked at.
+"""Liveness of a worker, derived from the pulses that it reports.
 
-A worker is looked at a few times in each probe interval. It is hung when it has not answered for
-an interval, or has had something to do and got no further for an interval and the time that the
-step under way may take. Counted is only time that the daemon lived through itself: a look counts
-for no more than it was due to take, and after a gap longer than an interval (the machine slept,
-the daemon was stopped) everything is counted anew. So no jump of the clock is a hang.
+A worker is checked a few times in each probe interval. It is hung if it has not answered for an
+interval, or if it was busy without progress for an interval plus the time that its current step
+may take. Only time during which the daemon itself ran is counted: a check counts for at most the
+time between two checks, and after a gap longer than an interval (the machine slept, the daemon was
+stopped) all counters start again. So a jump of the clock is never taken for a hang.
 """
 
 from dataclasses import dataclass, replace
@@ -12,31 +12,32 @@ from dataclasses import dataclass, replace
 from reconciler.core.protocol import Pulse
 
 LOOKS = 4
-"""In each interval."""
+"""Checks in each interval."""
 
 PROBE_AFTER = 0.75
-"""Of an interval, in which nothing was done: then a probe is due. A worker that hangs right after
-one is so found within two intervals: three quarters until the next, and one for that to end."""
+"""Fraction of an interval without work after which a probe is due. A worker that hangs right after
+a probe is thus detected within two intervals: three quarters until the next probe, and one until
+that times out."""
 
 
 @dataclass(frozen=True)
 class ProbeState:
-    """What looks at a worker have shown so far. Times in seconds that the daemon lived through."""
+    """Result of the checks so far. Times in seconds during which the daemon ran."""
 
     at: float
-    """Of the last look, on the monotonic clock."""
+    """Time of the last check; monotonic seconds."""
     steps: int = 0
-    """As it last said."""
+    """Steps that it last reported."""
     silent: float = 0.0
-    """Since it last answered."""
+    """Time since it last answered."""
     stalled: float = 0.0
-    """Since it last got further or had nothing to do."""
+    """Time since it last made progress or was idle."""
     resting: float = 0.0
-    """Since it last did anything, while it has nothing to do."""
+    """Time since it last did anything, while it is idle."""
 
 
 def look(before: ProbeState, pulse: Pulse | None, now: float, interval: float) -> ProbeState:
-    """What is known after one more look; None: it did not answer in time."""
+    """The state after one more check; `pulse` None: it did not answer in time."""
     lived = now - before.at
     if lived > interval:
         return ProbeState(now, before.steps if pulse is None else pulse.steps)
@@ -51,14 +52,14 @@ def look(before: ProbeState, pulse: Pulse | None, now: float, interval: float) -
 
 
 def hung(watched: ProbeState, pulse: Pulse | None, interval: float) -> str | None:
-    """What is missing, in words; None: it lives, as far as is known."""
+    """Description of the hang; None: it is alive, as far as is known."""
     if watched.silent >= interval:
         return f"it has not answered for {watched.silent:.3g} s"
     if pulse is not None and watched.stalled >= interval + pulse.allowance:
-        return f"it has something to do and got no further for {watched.stalled:.3g} s"
+        return f"it is busy and has made no progress for {watched.stalled:.3g} s"
     return None
 
 
 def probe_due(watched: ProbeState, interval: float) -> bool:
-    """Whether it has rested so long that only a token can show that it still generates."""
+    """True if it has been idle so long that only a probe can show that it still generates."""
     return watched.resting >= PROBE_AFTER * interval

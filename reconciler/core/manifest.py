@@ -2,7 +2,7 @@
 
 PyYAML's C parser turns bytes into events; one walk turns events into plain values. The walk
 resolves scalars by YAML 1.2's core schema (`no` is a string), refuses duplicate keys, tags and
-merge keys, and bounds size, depth and what aliases expand to.
+merge keys, and bounds size, depth and the expansion of aliases.
 """
 
 import re
@@ -16,11 +16,11 @@ from reconciler.core.template_variables import MAX_DEPTH
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
-"""Counted with every alias expanded."""
+"""Limit with all aliases expanded."""
 MAX_DIGITS = 100
-"""Of a number: far more than 64 bits take, and Python refuses to print some of 4,300."""
+"""Digits of a number: far more than 64 bits need; Python refuses to print more than 4,300."""
 MAX_SHOWN = 300
-"""Characters of a file's own text in a message."""
+"""Maximum length of text from a file in a message, in characters."""
 
 Path = tuple[str | int, ...]
 
@@ -40,7 +40,7 @@ _CORE_SCALARS: tuple[tuple[re.Pattern[str], Any], ...] = (
 
 @dataclass(frozen=True)
 class SourceLocation:
-    """Where something stands; both count from 1."""
+    """A position in a file; both count from 1."""
 
     line: int
     column: int
@@ -48,12 +48,12 @@ class SourceLocation:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """What is wrong with a manifest, where, and what to do."""
+    """An error in a manifest: the message, with what to do, and its position."""
 
     message: str
     position: SourceLocation
     key: str = ""
-    """The dotted path of the key, as in `spec.config.context_length`."""
+    """Dotted path of the key, such as `spec.config.context_length`."""
 
 
 class ManifestError(Exception):
@@ -70,10 +70,10 @@ class Document:
 
     value: Any
     positions: Mapping[Path, SourceLocation] = field(repr=False)
-    """Of a mapping's entry: its key. Of a list's item: the item. Of (): the document."""
+    """Positions by path: of the key in a mapping, of the item in a list; of the document by ()."""
 
     def position(self, path: Path) -> SourceLocation:
-        """The position of `path`, or of the nearest thing around it."""
+        """The position of `path`, or of its nearest parent that has one."""
         while path not in self.positions:
             path = path[:-1]
         return self.positions[path]
@@ -81,7 +81,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Parsed:
-    """The documents of a file; empty ones are left out."""
+    """The documents of a file; empty ones are omitted."""
 
     documents: tuple[Document, ...]
     open_end: bool = False
@@ -89,14 +89,14 @@ class Parsed:
 
 
 def parse(data: bytes) -> tuple[Document, ...]:
-    """The documents of a file; empty ones are left out. Raises `ManifestError`."""
+    """The documents of a file; empty ones are omitted. Raises `ManifestError`."""
     return parse_file(data).documents
 
 
 def parse_file(data: bytes) -> Parsed:
     """The documents of a file, and how it ends.
 
-    Raises `ManifestError` at the first thing that is not plain, bounded YAML.
+    Raises `ManifestError` at the first construct that is not plain, bounded YAML.
     """
     if len(data) > MAX_BYTES:
         raise ManifestError(f"larger than {MAX_BYTES} bytes", SourceLocation(1, 1))
@@ -188,7 +188,7 @@ class _Walk:
 
 
 def printable(text: str, most: int = MAX_SHOWN) -> str:
-    """Text of a file as a message can hold it: in one line, bounded, without control characters."""
+    """Text of a file in a form safe for messages: one bounded line without control characters."""
     shown = text if len(text) <= most else text[: most - 3] + "..."
     if shown.isprintable():
         return shown
@@ -196,7 +196,7 @@ def printable(text: str, most: int = MAX_SHOWN) -> str:
 
 
 def dotted(path: Path) -> str:
-    """A path as people write it: `spec.config.context_length`, `items[0].name`."""
+    """A path in dotted form: `spec.config.context_length`, `items[0].name`."""
     text = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)
     return text.removeprefix(".")
 
@@ -212,7 +212,7 @@ def _refuse_tags(event: Any) -> None:
 
 def _scalar(event: Any) -> Any:
     text: str = event.value
-    if not event.implicit[0]:  # quoted or a block: a string, whatever it looks like
+    if not event.implicit[0]:  # quoted or a block: always a string
         return text
     for pattern, convert in _CORE_SCALARS:
         if pattern.fullmatch(text):

@@ -1,15 +1,15 @@
-"""Names that resemble one that was not found, for messages."""
+"""Names similar to one that was not found, for messages."""
 
 import difflib
 from collections.abc import Iterable
 
 SHOWN = 3
 SHORTEST = 3
-"""Fewest characters of a name that is looked for within others."""
+"""Minimum length of a name that is searched for within others."""
 
 
 def near(name: str, names: Iterable[str]) -> list[str]:
-    """The name in another letter case; else names that contain it, and those spelt similarly."""
+    """The same name in another letter case; else names that contain it or are spelt similarly."""
     by_lower = {one.lower(): one for one in sorted(names)}
     wanted = name.lower()
     if wanted in by_lower:
@@ -20,6 +20,6 @@ def near(name: str, names: Iterable[str]) -> list[str]:
 
 
 def hint(name: str, names: Iterable[str]) -> str:
-    """The end of a message: `; did you mean 'a' or 'b'?`, or nothing."""
+    """End of a message: `; did you mean 'a' or 'b'?`, or nothing."""
     found = " or ".join(f"'{one}'" for one in near(name, names))
     return f"; did you mean {found}?" if found else ""

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 VERSION = "0.33.0"
-"""Of the API that is spoken; clients compare it with the least one that they need."""
+"""Version of the API that is served; clients compare it with the minimum that they need."""
 
 LATEST = ":latest"
-"""The tag of a name that is written without one."""
+"""Tag of a name that is written without one."""
 
 LINES = "application/x-ndjson"
-"""Type of an answer in pieces: one JSON object in each line."""
+"""Content type of a streamed response: one JSON object per line."""
 
 UNITS = {
     "ns": 1e-9,
@@ -28,7 +28,7 @@ UNITS = {
     "m": 60.0,
     "h": 3600.0,
 }
-"""Seconds of each unit of Go's durations."""
+"""Seconds per unit of Go's durations."""
 
 _PART = re.compile(r"(\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(ns|us|µs|μs|ms|s|m|h)")
 _DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern}){{1,20}})")
@@ -36,7 +36,7 @@ _NUMBER = re.compile(r"[+-]?\d{1,15}(?:\.\d{0,15})?")
 
 
 def without_latest(name: str) -> str:
-    """A model's name without the tag that means nothing."""
+    """A model's name without the default tag."""
     return name.removesuffix(LATEST)
 
 
@@ -46,9 +46,9 @@ def with_tag(name: str) -> str:
 
 
 def keep_alive_seconds(value: Any) -> float | None:
-    """What a request's `keep_alive` says: seconds; infinity: for ever; None: nothing.
+    """Parse a request's `keep_alive` to seconds; infinity: forever; None: not set.
 
-    A number, or a text such as `5m`, `1h30m` or `-1`. Raises ValueError.
+    It is a number, or a text such as `5m`, `1h30m` or `-1`. Raises ValueError.
     """
     if value is None or value == "":
         return None
@@ -57,7 +57,7 @@ def keep_alive_seconds(value: Any) -> float | None:
 
 
 def _seconds(value: Any) -> float:
-    words = f"keep_alive: {str(value)[:40]!r} is no duration; send seconds, or a text such as 5m"
+    words = f"keep_alive: {str(value)[:40]!r} is not a duration; send seconds, or a text such as 5m"
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, str):
@@ -73,22 +73,22 @@ def _seconds(value: Any) -> float:
 
 
 def timestamp(at: datetime) -> str:
-    """A time as Ollama writes it."""
+    """A time in Ollama's format."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def sign_of_life(model: str, added: dict[str, Any], at: datetime) -> bytes:
-    """A line of an answer that adds nothing to it, `added` to it.
+    """Keep-alive line of a streamed response; `added` holds its empty content.
 
-    Readers of lines skip nothing, not even an empty line. It begins with a space, which JSON
-    allows, so that who copies lines can tell it from a part of the answer.
+    Clients skip no line, not even an empty one, so it must be a valid line. It begins with a space,
+    which JSON allows, so that code that copies lines can distinguish it from content.
     """
     line = {"model": model, "created_at": timestamp(at), **added, "done": False}
     return b" " + json.dumps(line).encode() + b"\n"
 
 
 NO_MESSAGE: dict[str, Any] = {"message": {"role": "assistant", "content": ""}}
-"""What a line of a chat adds where it adds nothing."""
+"""Empty content of a line of a chat."""
 
 NO_RESPONSE: dict[str, Any] = {"response": ""}
-"""The same of a generated text."""
+"""Empty content of a line of a generated text."""

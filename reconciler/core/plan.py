@@ -1,8 +1,8 @@
 """plan(records, instances, facts, machine, now) -> actions, each with its reason and message.
 
-Level-triggered: it looks at what is, not at what happened, so it can be called at any time and
-any number of times. It decides; the controller acts. It never plans beyond the memory that it
-was given, and says nothing about a record that already agrees with its instance.
+Level-triggered: it depends on the current state, not on events, so it can be called at any time
+and any number of times. It decides; the controller acts. It never plans beyond the memory budget,
+and returns no action for a record that already agrees with its instance.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from reconciler.core.settings import Resolved, resolve
 
 
 class Kind(StrEnum):
-    """What to do about one record."""
+    """Kind of action for one record."""
 
     LOAD = "Load"
     ATTACH = "Attach"
@@ -39,54 +39,54 @@ class Action:
     name: str
     message: str
     spec: LoadSpec | None = None
-    """What is loaded by it; another one than the record's where a failed update is undone."""
+    """The spec to load; not the record's if a failed update is rolled back."""
     checkpoint: Checkpoint | None = None
     resolved: Resolved | None = None
     unload_first: bool = False
-    """For Reload and Reconfigure: old and new do not fit in memory together."""
+    """True if a Reload or Reconfigure unloads the old instance before loading the new one."""
     reason: Reason | None = None
-    """For Wait, and for a Hold that is asked for."""
+    """Reason of a Wait, or of a Hold without a problem."""
     until: float | None = None
-    """For Wait: when to look again, if time alone can end it; monotonic seconds."""
+    """Set for a Wait that time alone can end: when to plan again; monotonic seconds."""
     problem: Problem | None = None
-    """For Hold; and for a Wait that a failure caused."""
+    """Cause of a Hold, or of a Wait after a failure."""
 
     @property
     def acts(self) -> bool:
-        """Whether the engine has anything to do."""
+        """True if the engine has to act."""
         return self.kind not in (Kind.WAIT, Kind.HOLD)
 
     @property
     def reads_weights(self) -> bool:
-        """Whether it reads a checkpoint; such actions are serial, for there is one GPU."""
+        """True if it reads a checkpoint. Such actions are serial, because there is one GPU."""
         return self.kind in (Kind.LOAD, Kind.RELOAD)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known besides records and instances; all but `checkpoints` by record name."""
+    """Facts besides records and instances, by record name unless noted."""
 
     checkpoints: Mapping[ModelRef, Checkpoint | Problem] = field(default_factory=dict)
-    """Missing: not read yet."""
+    """Checkpoints by model; a missing key is not read yet."""
     retries: Mapping[str, Retry] = field(default_factory=dict)
     restores: Mapping[str, Retry] = field(default_factory=dict)
-    """Failures to load the last good spec again."""
+    """Failed attempts to reload the last good spec."""
     running: Mapping[str, Action] = field(default_factory=dict)
     """Actions under way. They hold their memory and their record."""
     idle: frozenset[str] = frozenset()
-    """Who has had no request for as long as its record allows."""
+    """Records without a request for as long as their spec allows."""
     busy: frozenset[str] = frozenset()
-    """Who is answering, or is waited for."""
+    """Records with in-flight or waiting requests."""
     used_at: Mapping[str, float] = field(default_factory=dict)
-    """When each was last asked something; monotonic seconds."""
+    """Time of the last request; monotonic seconds."""
     live: Mapping[str, int] = field(default_factory=dict)
-    """Bytes that the worker of each checkpoint was seen to take, by path."""
+    """Measured memory of the worker of each checkpoint, in bytes by path."""
     outgoing: Sequence[Instance] = ()
-    """What was replaced and still finishes what it was asked."""
+    """Replaced instances that are draining."""
     evicts: bool = False
-    """Whether idle instances go for records of a higher rank."""
+    """True if idle instances are evicted for records of higher rank."""
     suspected: Mapping[str, Problem] = field(default_factory=dict)
-    """Who must not be loaded, because crashes are held against it."""
+    """Records that must not be loaded because of earlier crashes."""
 
 
 def plan(
@@ -118,22 +118,22 @@ def plan(
 
 
 UNPLANNED_SECONDS = 30.0
-"""Before a record is planned again whose plan failed with an error that nobody foresaw."""
+"""Delay before a record is planned again after an unexpected error in its planning."""
 
 
 def held_memory(instances: Iterable[Instance], facts: Facts, machine: Machine) -> Ledger:
-    """Who holds what: instances, and actions under way."""
+    """Memory held by instances and by actions under way."""
     return _Planner(instances, facts, machine, 0.0).ledger
 
 
 def load_order(record: Record) -> tuple[object, ...]:
-    """Manifests' records before ad-hoc ones, by priority, then the oldest first."""
+    """Sort key: records of manifests before ad-hoc ones, then by priority, then the oldest."""
     age = record.created_at.timestamp()
     return (*rank(record), age, record.name)
 
 
 class _Planner:
-    """One pass: what is left of memory and of the right to read weights as actions are dealt."""
+    """One pass: tracks the memory left, and the one action that reads weights."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class _Planner:
         self.leaving: set[str] = set()
         self.evicted: dict[str, Action] = {}
         self.freed: set[str] = set()
-        """Whose memory comes free by itself, as the ledger names them."""
+        """Names in the ledger whose memory is released without a further action."""
         for gone in facts.outgoing:
             name = f"{gone.name} (outgoing)"
             self.freed.add(name)
@@ -162,8 +162,8 @@ class _Planner:
             self._deal(action)
 
     def _deal(self, action: Action) -> None:
-        """Count a dealt action: its memory is held beside what its record holds already."""
-        if self._is_in_place(action):  # it only waits for what it replaced
+        """Account for an action: its memory is held in addition to what its record holds."""
+        if self._is_in_place(action):  # it only waits for the replaced instance to drain
             return
         if action.reads_weights:
             self.reading = action.name
@@ -177,7 +177,7 @@ class _Planner:
         self.ledger.hold(incoming, action.checkpoint.path, need.shared, need.own)
 
     def _is_in_place(self, action: Action) -> bool:
-        """Whether what an action loads is loaded."""
+        """True if the instance that an action loads is already loaded."""
         instance = self.instances.get(action.name)
         if instance is None or action.checkpoint is None:
             return False
@@ -186,7 +186,7 @@ class _Planner:
     def next_action(self, record: Record) -> Action | None:
         instance = self.instances.get(record.name)
         resting = rest(record, idle=record.name in self.facts.idle)
-        if resting is not None:  # the record stays and its instance goes
+        if resting is not None:  # the record stays, its instance is unloaded
             return resting if instance is None else self.unload(record.name, resting.message)
         if instance is not None and instance.spec.loads_like(record.spec):
             return None
@@ -224,13 +224,13 @@ class _Planner:
         return self._towards(record, spec, instance, checkpoint, resolved)
 
     def _restored(self, record: Record, failed: Action) -> Action:
-        """Load the last good spec again, where what is wanted cannot be and nothing is loaded."""
+        """Reload the last good spec if the wanted one cannot be loaded and nothing is loaded."""
         good = record.last_good
         if good is None or good.loads_like(record.spec):
             return failed
         action = self._attempt(record, good, None, self.facts.restores)
         if action.acts:
-            message = f"the last good settings are loaded again: {failed.message}"
+            message = f"reloading the last good settings: {failed.message}"
             return replace(action, message=message)
         ends = [a.until for a in (failed, action) if a.until is not None]
         return replace(failed, until=min(ends, default=None))
@@ -241,7 +241,7 @@ class _Planner:
         return action
 
     def _retry(self, record: Record, checkpoint: Checkpoint, retry: Retry | None) -> Action | None:
-        """What an earlier failure of this generation demands, if anything."""
+        """The Wait or Hold that an earlier failure of this generation requires, if any."""
         if retry is None or retry.generation != record.generation:
             return None
         if retry.problem.permanent:
@@ -262,7 +262,7 @@ class _Planner:
         checkpoint: Checkpoint,
         resolved: Resolved,
     ) -> Action:
-        """The action that brings the record's instance about, memory permitting."""
+        """The action that creates or changes the record's instance, if memory permits."""
         if instance is not None and instance.checkpoint == checkpoint.path:
             kind, message = Kind.RECONFIGURE, changes(instance.spec, spec)
         elif instance is not None:
@@ -294,57 +294,55 @@ class _Planner:
     def _wait_for_room(
         self, record: Record, need: tuple[str, int, int], own: tuple[str, ...]
     ) -> Action | None:
-        """Wait for what is being unloaded, or is now, where that makes room; None: it does not.
+        """Wait for instances being unloaded, or evict some; None if that does not make enough room.
 
-        `own` names the record's instance where that goes as well.
+        `own` names the record's instance if that is unloaded as well.
         """
         leaving = tuple(sorted(self.freed | self.leaving - {record.name}))
         ledger = self.ledger.without(*own, *leaving)
         if ledger.missing(*need) > 0:
             retry = self.facts.retries.get(record.name)
             failed = retry is not None and retry.generation == record.generation
-            if not self.facts.evicts or failed:  # what failed has had somebody go for it already
+            if not self.facts.evicts or failed:  # the failed attempt has already evicted instances
                 return None
             chosen = victims(record, self._idle_records(), self.facts.used_at, ledger, need)
             if not chosen:
                 return None
             for name in chosen:
-                words = f"idle, and {record.name} of higher priority needs the room"
+                words = f"idle, and {record.name} of higher priority needs the memory"
                 self.evicted[name] = self.unload(name, words)
             leaving = chosen
-        self.ledger.hold(f"{record.name} (waiting)", *need)  # nobody who comes later takes it
-        words = f"waits for the memory of {', '.join(leaving)}, which is being unloaded"
+        self.ledger.hold(f"{record.name} (waiting)", *need)  # no later record may take it
+        words = f"waiting for the memory of {', '.join(leaving)}, which is being unloaded"
         return self._wait(record, Reason.WAITING_FOR_MEMORY, words)
 
     def _idle_records(self) -> list[Record]:
-        """Records whose instance nobody uses and nothing changes."""
+        """Records whose instance is idle and has no action under way."""
         taken = self.facts.busy | self.facts.running.keys() | self.leaving
         return [r for r in self.records if r.name in self.instances and r.name not in taken]
 
     def _short_of_memory(self, name: str, short: int) -> Action:
         holders = ", ".join(f"{n} {readable_bytes(b)}" for n, b in self.ledger.holders().items())
         missing, budget = readable_bytes(short), readable_bytes(self.ledger.budget)
-        words = (
-            f"{missing} short of the {budget} that models may take; in use: {holders or 'nothing'}"
-        )
+        words = f"{missing} short of the memory budget of {budget}; in use: {holders or 'nothing'}"
         problem = Problem(Reason.INSUFFICIENT_MEMORY, words, permanent=False)
         return Action(Kind.WAIT, name, words, reason=Reason.WAITING_FOR_MEMORY, problem=problem)
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
-        """Whether an instance holds these weights and is not about to let go of them."""
+        """True if an instance holds these weights and is not being unloaded."""
         return any(
             i.checkpoint == checkpoint.path and i.name not in self.leaving
             for i in self.instances.values()
         )
 
     def _is_in_transit(self, checkpoint: Checkpoint) -> bool:
-        """Whether these weights are on their way in, or on their way out of memory."""
+        """True if these weights are being loaded or unloaded."""
         loaded = self._is_loaded(checkpoint)
         coming = any(
             a.checkpoint is not None
             and a.checkpoint.path == checkpoint.path
             and not self._is_in_place(a)
-            # What replaces their only instance keeps the weights, and nothing lists them meanwhile.
+            # Replacing their only instance keeps the weights, but no instance lists them meanwhile.
             and (a.reads_weights or not loaded)
             for a in self.facts.running.values()
         )
@@ -367,17 +365,17 @@ class _Planner:
 
 
 def put_off(name: str, problem: Problem, until: float) -> Action:
-    """Nothing is done about a record until the problem has ended."""
+    """Wait until `until` before planning the record again, because of a problem."""
     return Action(Kind.WAIT, name, problem.message, until=until, problem=problem)
 
 
 def rest(record: Record, *, idle: bool) -> Action | None:
-    """Why a record rests that nothing is loaded of: it is suspended, or idle. None: it does not."""
+    """The Hold of a record that is suspended or idle, so that nothing is loaded, or None."""
     if record.spec.suspend:
         words = f"suspended by {record.place}"
         return Action(Kind.HOLD, record.name, words, reason=Reason.SUSPENDED)
     if idle:
-        words = f"no request for {record.spec.idle_ttl_seconds} s; the next one loads it again"
+        words = f"no request for {record.spec.idle_ttl_seconds} s; the next request reloads it"
         return Action(Kind.HOLD, record.name, words, reason=Reason.IDLE)
     return None
 

@@ -1,17 +1,17 @@
-"""What the daemon and a worker say to each other, as JSON over HTTP on a Unix socket.
+"""Messages between the daemon and a worker, as JSON over HTTP on a Unix socket.
 
     POST   /shapes            SeeShapes    -> Shapes            reads no weights
     POST   /checkpoint        LoadWeights  -> lines: WeightsRead ..., WeightsLoaded
     PUT    /sessions/NAME     OpenSession  -> SessionOpened     also replaces the session NAME
-    DELETE /sessions/NAME     -> Usage     of the session that is no more
+    DELETE /sessions/NAME     -> Usage     of the closed session
     POST   /leases            Recall       -> Recalled          lowers memory leases of sessions
-    POST   /sessions/NAME/probe -> null    generates one token, if nothing else is going on
-    GET    /pulse             -> Pulse     at once, whatever the MLX thread is doing
+    POST   /sessions/NAME/probe -> null    generates one token, if the worker is idle
+    GET    /pulse             -> Pulse     immediate, even if the MLX thread is busy
     POST   /sessions/NAME/DIALECT       a request in one of `core.dialects`
     any failure               -> WorkerFailure, status 500, or as the last line
 
-A worker prints one `Hello` line when it can be spoken to. It ends with `GENERATION_DIED` when the
-thread that owns MLX does.
+A worker prints one `Hello` line when it is ready for requests. It exits with `GENERATION_DIED` when
+the thread that owns MLX ends.
 """
 
 import json
@@ -28,7 +28,7 @@ from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 from reconciler.core.reranker import Reranker
 
 MODEL_HEADER = "X-Reconciler-Model"
-"""Header of a completion request: the name to answer with."""
+"""Header of a completion request: the model name to put in the response."""
 
 LEASE_HEADER = "X-Reconciler-Lease"
 """Header of a completion request: the `Lease` of its session."""
@@ -43,17 +43,17 @@ CONTEXT_HEADER = "X-Reconciler-Context"
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What the daemon knows of a request and its model, for dialects whose answers say so."""
+    """Facts about a request and its model, for dialects that report them in responses."""
 
     waited_seconds: float = 0.0
-    """From the request's arrival until its model was ready."""
+    """Time from the request's arrival until its model was ready."""
     loaded: bool = False
     """True if the model had to be loaded first."""
     architecture: str = ""
     quantization: str | None = None
-    """Name of the format of the weights; None: they are not quantised."""
+    """Name of the quantization format of the weights; None: not quantized."""
     runtime_version: str = ""
-    """Of MLX."""
+    """Version of MLX."""
 
     def header(self) -> str:
         """The value of `CONTEXT_HEADER`."""
@@ -61,7 +61,7 @@ class RequestContext:
 
     @classmethod
     def parse(cls, header: str | None) -> "RequestContext":
-        """From a header; the defaults if there is none."""
+        """Parse a header; return the defaults if there is none."""
         return msgspec.json.decode(header, type=cls) if header else cls()
 
 
@@ -70,17 +70,17 @@ NO_CONTEXT = RequestContext()
 
 @dataclass(frozen=True)
 class Reply:
-    """A worker's answer to a completion request, as it comes."""
+    """A worker's response to a completion request, as a stream."""
 
     status: int
     content_type: str
     chunks: AsyncIterator[bytes]
-    """Raises `LoadError` where the answer breaks off."""
+    """Raises `LoadError` if the response breaks off."""
 
 
 @dataclass(frozen=True)
 class Hello:
-    """Printed once by a worker whose imports are done."""
+    """Printed once by a worker after its imports."""
 
     pid: int
     machine: Machine
@@ -88,16 +88,15 @@ class Hello:
 
 @dataclass(frozen=True)
 class Lease:
-    """Memory that a session may take beside what is reserved for it.
+    """Memory that a session may use beyond its reservation.
 
-    Requests are delayed and overtaken on their way; the statement with the highest serial is in
-    force.
+    Requests can arrive late and out of order; the lease with the highest serial is in force.
     """
 
     serial: int = 0
-    """Of all leases of a daemon."""
+    """Counts all leases of a daemon."""
     allowed: int = 0
-    """Bytes."""
+    """Size in bytes."""
 
     def header(self) -> str:
         """The value of `LEASE_HEADER`."""
@@ -105,7 +104,7 @@ class Lease:
 
     @classmethod
     def parse(cls, header: str | None) -> "Lease":
-        """From a header; nothing is leased if there is none."""
+        """Parse a header; nothing is leased if there is none."""
         serial, _, allowed = (header or "0 0").partition(" ")
         return cls(int(serial), int(allowed))
 
@@ -122,17 +121,17 @@ class Recall:
 
 @dataclass(frozen=True)
 class Recalled:
-    """The answer to `Recall`: kept prompts fill no more than was left to them."""
+    """The response to `Recall`, after kept prompts were reduced to the lowered leases."""
 
     in_use: dict[str, int]
-    """Bytes that running requests take beside what is reserved, by session; none start in them."""
+    """Bytes that running requests use beyond the reservation, by session; no new ones start."""
     live_bytes: int = 0
-    """That the process takes now, without kept prompts."""
+    """Bytes that the process uses now, without kept prompts."""
 
 
 @dataclass(frozen=True)
 class SeeShapes:
-    """Build a model without its weights' bytes, and say what it works with."""
+    """Build a model without reading its weights, and report its shapes."""
 
     path: str
     embedder: Embedder | None = None
@@ -140,24 +139,24 @@ class SeeShapes:
 
 @dataclass(frozen=True)
 class LoadWeights:
-    """Read a checkpoint. A worker does so once in its life."""
+    """Read a checkpoint. A worker does this only once."""
 
     path: str
     embedder: Embedder | None = None
-    """How it makes vectors of texts; None: it generates."""
+    """Configuration for embedding texts; None: it generates."""
     reranker: Reranker | None = None
-    """How it judges documents, if it is made for that."""
+    """Configuration for reranking documents, if it is a reranker."""
 
 
 class WeightsRead(msgspec.Struct, frozen=True, tag=True):
-    """How far the reading is, in bytes."""
+    """Progress of reading the weights, in bytes."""
 
     bytes_read: int
     bytes_total: int
 
 
 class WeightsLoaded(msgspec.Struct, frozen=True, tag=True):
-    """Times count from the arrival of the request."""
+    """Result of `LoadWeights`. Times count from the arrival of the request."""
 
     phases: dict[str, Phase]
     weights_bytes: int
@@ -165,71 +164,73 @@ class WeightsLoaded(msgspec.Struct, frozen=True, tag=True):
 
 @dataclass(frozen=True)
 class OpenSession:
-    """Put settings over the weights. `experts_key` is the path in config.json that they edit."""
+    """Open a session with these settings. `experts_key` is the path to edit in config.json."""
 
     config: EffectiveSettings
     experts_key: tuple[str, ...] = ()
     shapes: Shapes = field(default_factory=lambda: Shapes(0))
     session_bytes: int = 0
-    """Memory that is held for its KV cache and for reading prompts."""
+    """Memory reserved for its KV cache and prefill."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """Keys to add to requests that do not send them, in the names of OpenAI's requests."""
+    """Values for keys that requests omit, under OpenAI's names."""
     adapter: Adapter | None = None
-    """Goes on the weights, for this session alone."""
+    """Applied to the weights for this session only."""
 
 
 @dataclass(frozen=True)
 class SessionOpened:
-    """What was observed while the session answered its first token."""
+    """Observations made while the session generated its first token."""
 
     observed: EffectiveSettings
     unused: tuple[str, ...]
-    """Settings that the model has no use for, such as the way of an attention it does not have."""
+    """Settings that do not apply to the model, such as those of an attention that it lacks."""
     phases: dict[str, Phase]
     memory_bytes: int
     """MLX's active memory for the session alone, after its first token."""
     warnings: tuple[SettingWarning, ...] = ()
     """Properties of the model that change how requests are served; shown in the record's status."""
     unused_defaults: tuple[str, ...] = ()
-    """Keys of defaults that no request to this model can have; `warnings` say why."""
+    """Keys of defaults that no request to this model supports; `warnings` give the reasons."""
 
 
 FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds of the buckets of `FirstTokens`; what is longer is in one more."""
+"""Upper bounds of the buckets of `FirstTokens`; one more bucket holds longer times."""
 
 
 @dataclass(frozen=True)
 class FirstTokens:
-    """How long requests waited for their first token: a histogram."""
+    """Histogram of the time to first token, in seconds."""
 
     counts: tuple[int, ...] = (0,) * (len(FIRST_TOKEN_SECONDS) + 1)
-    """Requests in each bucket of `FIRST_TOKEN_SECONDS`, and the longer ones."""
+    """Requests per bucket of `FIRST_TOKEN_SECONDS`, then the longer ones."""
     seconds: float = 0.0
-    """Of all of them together."""
+    """Sum over all requests."""
 
     def with_one(self, seconds: float) -> "FirstTokens":
-        """These, and a request that waited so long."""
+        """The histogram with one more request."""
         bucket = bisect_left(FIRST_TOKEN_SECONDS, seconds)
         counts = tuple(n + (i == bucket) for i, n in enumerate(self.counts))
         return FirstTokens(counts, self.seconds + seconds)
 
     def plus(self, other: "FirstTokens") -> "FirstTokens":
-        """These and others."""
+        """The sum of two histograms."""
         counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
         return FirstTokens(counts, self.seconds + other.seconds)
 
     def latest(self, other: "FirstTokens") -> "FirstTokens":
-        """The later one of two states of the same histogram."""
+        """The later of two states of the same histogram."""
         return max(self, other, key=lambda one: sum(one.counts))
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What clients' requests took, since the session was opened."""
+    """Usage by clients' requests since the session was opened."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     first_tokens: FirstTokens = FirstTokens()
+    cached_tokens: int = 0
+    """Of the prompts, found in a KV cache that was kept."""
 
 
 @dataclass(frozen=True)
@@ -237,33 +238,33 @@ class Activity:
     """The KV cache of a session, in bytes."""
 
     kv_bytes: int = 0
-    """That running requests have room for."""
+    """Reserved for running requests."""
     kept_bytes: int = 0
-    """Of finished requests, given back when the memory is needed."""
+    """Kept from finished requests, released when the memory is needed."""
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """What a worker's MLX thread is at."""
+    """State of a worker's MLX thread."""
 
     steps: int
-    """Counts all that it finished: jobs, steps of batches, pieces of weights."""
+    """Units of work finished: jobs, steps of batches, pieces of weights."""
     busy: bool
-    """Whether it has anything to do."""
+    """True if it has work to do."""
     allowance: float = 0.0
-    """Seconds that the step under way may take beyond a probe interval."""
+    """Seconds that the current step may take beyond a probe interval."""
     usage: dict[str, Usage] = field(default_factory=dict)
-    """Of each open session, by its name."""
+    """Usage of each open session, by name."""
     memory_bytes: int = 0
-    """That the process takes now."""
+    """Bytes that the process uses now."""
     kept_bytes: int = 0
-    """Of that: KV caches of finished requests, given back when somebody needs the memory."""
+    """Part of it: KV caches of finished requests, released when the memory is needed."""
     activity: dict[str, Activity] = field(default_factory=dict)
-    """Of each open session, by its name."""
+    """KV cache of each open session, by name."""
 
 
 class WorkerFailure(msgspec.Struct, frozen=True, tag=True):
-    """Why a request to a worker failed. Permanent: the same files will fail again."""
+    """Failure of a request to a worker. Permanent: the same files will fail again."""
 
     message: str
     permanent: bool = False

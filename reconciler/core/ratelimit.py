@@ -1,23 +1,23 @@
-"""Let what repeats through once in a period, and count how often it was left out."""
+"""Rate limit: lets repeated events pass once per period, and counts the suppressed ones."""
 
 from collections.abc import Callable, Hashable
 
 MAX_KEYS = 1000
-"""That are remembered; of more, the one that was let through the longest ago is forgotten."""
+"""Maximum number of keys kept; beyond it, the key that passed the longest ago is dropped."""
 
 
 class RateLimit:
-    """Lets each key through once in `seconds`. `now` is a monotonic clock, in seconds."""
+    """Lets each key pass once per `seconds`. `now` is a monotonic clock, in seconds."""
 
     def __init__(self, seconds: float, now: Callable[[], float]) -> None:
         self._seconds = seconds
         self._now = now
         self._passed: dict[Hashable, float] = {}
-        """When each key was last let through, the oldest first."""
+        """Time at which each key last passed, the oldest first."""
         self._left_out: dict[Hashable, int] = {}
 
     def passes(self, key: Hashable) -> int | None:
-        """How often `key` was left out before this time; None: it is left out now too."""
+        """Number of times `key` was suppressed before it passes now; None: it is suppressed now."""
         now = self._now()
         last = self._passed.get(key)
         if last is not None and now - last < self._seconds:

@@ -1,4 +1,4 @@
-"""What is wanted and what is so: the frozen values that every room shares."""
+"""Desired and actual state: the frozen values that all packages share."""
 
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -8,7 +8,7 @@ from reconciler.core.defaults import NO_DEFAULTS, Default, Defaults
 from reconciler.core.selector import Selector
 
 HTTP = "http"
-"""The owner of records that came by HTTP; any other owner is a manifest source."""
+"""Owner of records created over HTTP; any other owner is a manifest source."""
 
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 ConditionStatus = Literal["True", "False", "Unknown"]
@@ -19,7 +19,7 @@ ModelType = Literal["llm", "embedding"]
 
 @dataclass(frozen=True)
 class RequestedSettings:
-    """Settings as asked for. None: no opinion, so the default is in force."""
+    """Requested settings. None: not requested, so the default applies."""
 
     context_length: int | None = None
     eval_batch_size: int | None = None
@@ -28,7 +28,7 @@ class RequestedSettings:
     offload_kv_cache_to_gpu: bool | None = None
 
     def sent(self) -> dict[str, int | bool]:
-        """The keys that were given a value."""
+        """Keys that have a value."""
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {key: value for key, value in pairs if value is not None}
 
@@ -38,9 +38,9 @@ SETTINGS = tuple(f.name for f in fields(RequestedSettings))
 
 @dataclass(frozen=True)
 class EffectiveSettings:
-    """The settings in force.
+    """Settings in force.
 
-    context_length and eval_batch_size in tokens; num_experts active per token, 0 if dense.
+    `context_length` and `eval_batch_size` in tokens; `num_experts` active per token, 0 if dense.
     """
 
     context_length: int
@@ -52,7 +52,10 @@ class EffectiveSettings:
 
 @dataclass(frozen=True)
 class SettingWarning:
-    """A setting that is not what somebody asked for, and why. None: the default was asked for."""
+    """A setting that differs from the request, and the reason.
+
+    `asked` is None if the default was requested.
+    """
 
     key: str
     asked: int | float | bool | str | None
@@ -61,13 +64,13 @@ class SettingWarning:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model as it is asked for, before anybody looked for it on disk."""
+    """A model as requested, before it is resolved on disk."""
 
     model: str
     revision: str | None = None
-    """A commit, branch or tag in the Hugging Face cache; None: whatever is there."""
+    """Commit, branch or tag in the Hugging Face cache; None: any that is there."""
     adapter: str | None = None
-    """The LoRA adapter that goes on it: an identifier, or an absolute path."""
+    """LoRA adapter to apply: an identifier, or an absolute path."""
 
     @property
     def base(self) -> "ModelRef":
@@ -77,36 +80,36 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """What a record wants loaded; the same keys as a request and a manifest's `spec`."""
+    """Desired state of a record; the same keys as a request and a manifest's `spec`."""
 
     model: str
     config: RequestedSettings = RequestedSettings()
     defaults: Defaults = NO_DEFAULTS
-    """For requests that leave these keys out."""
+    """Values for requests that omit these keys."""
     adapter: str | None = None
-    """A LoRA adapter over the model's weights: an identifier, or an absolute path."""
+    """LoRA adapter to apply to the weights: an identifier, or an absolute path."""
     revision: str | None = None
     suspend: bool = False
-    """Keep the record, not the instance."""
+    """Keep the record, but unload the instance."""
     priority: int = 0
-    """The higher loads first."""
+    """Higher priorities load first."""
     update_strategy: UpdateStrategy = "auto"
     idle_ttl_seconds: int | None = None
-    """Unload after this long without a request, and load again at the next; None: never."""
+    """Unload after this time without a request, and reload at the next one; None: never."""
     download: Download = "never"
-    """Whether the model is fetched from the hub where it is not on disk."""
+    """`if-missing`: download the model from the hub if it is not on disk."""
     node_selector: Selector = ()
-    """Which nodes it is meant for; empty: all."""
+    """Nodes that the record is meant for; empty: all."""
     aliases: tuple[str, ...] = ()
-    """Other names under which it answers requests."""
+    """Other names under which it serves requests."""
 
     @property
     def ref(self) -> ModelRef:
-        """The model to look for."""
+        """The model to resolve."""
         return ModelRef(self.model, self.revision, self.adapter)
 
     def loads_like(self, other: "LoadSpec") -> bool:
-        """Whether both ask for the same instance, however it is come by."""
+        """True if both describe the same instance: the same model, settings and defaults."""
         mine, theirs = (self.ref, self.config), (other.ref, other.config)
         return mine == theirs and self.defaults == other.defaults
 
@@ -127,11 +130,11 @@ class Record:
 
     @property
     def place(self) -> str:
-        """Where it was declared, for messages."""
+        """File and line that declare it, else its owner; for messages."""
         return f"{self.file}:{self.line}" if self.file else self.owner
 
     def with_spec(self, spec: LoadSpec) -> "Record":
-        """The record wanting `spec`: a generation further if that is a change."""
+        """The record with `spec`; a changed spec increments the generation."""
         if spec == self.spec:
             return self
         return replace(self, spec=spec, generation=self.generation + 1)
@@ -139,10 +142,10 @@ class Record:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """A load request from the wire.
+    """A load request from a client.
 
-    `resets` are the keys sent as null: back to the default. `adapter` and `defaults.KEY` may be
-    among them.
+    `resets` holds the keys sent as null, which return to their default. It may include `adapter`
+    and `defaults.KEY`.
     """
 
     model: str
@@ -153,16 +156,16 @@ class LoadRequest:
     defaults: Defaults = NO_DEFAULTS
     adapter: str | None = None
     aliases: tuple[str, ...] | None = None
-    """None: no opinion."""
+    """Other names of the record; None: not sent."""
 
     @property
     def ref(self) -> ModelRef:
-        """The model to look for."""
+        """The model to resolve."""
         return ModelRef(self.model, adapter=self.adapter)
 
     @property
     def name(self) -> str:
-        """The record that it creates where none agrees with it."""
+        """Name of the record to create if no record agrees with the request."""
         if self.instance_id is not None or self.adapter is None:
             return self.instance_id or self.model
         return f"{self.model}:{self.adapter.rstrip('/').rpartition('/')[2]}"
@@ -170,7 +173,10 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a load: seconds from the start of the action, and its length. May overlap."""
+    """One phase of a load: start and duration in seconds, from the start of the action.
+
+    Phases may overlap.
+    """
 
     start: float
     duration: float
@@ -178,7 +184,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a load is: a phase has begun, or has read so many bytes of the weights."""
+    """Progress of a load: a phase that began, or the bytes of weights it has read."""
 
     phase: str
     bytes_read: int | None = None
@@ -187,47 +193,47 @@ class Progress:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How an instance came to be."""
+    """Report of the load that created an instance."""
 
     load_time_seconds: float
-    """From the start of the action to the moment it could answer."""
+    """Time from the start of the action until the instance was ready."""
     phases: dict[str, Phase]
     memory_bytes: int
-    """Weights, shared ones too, and what this instance added."""
+    """Weights, including shared ones, plus what this instance added."""
     warnings: tuple[SettingWarning, ...] = ()
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A loaded model that can answer: what was asked for when it was loaded, and what it is."""
+    """A loaded model that serves requests: the spec it was loaded with, and its actual state."""
 
     name: str
     spec: LoadSpec
     checkpoint: str
     config: EffectiveSettings
     weights_bytes: int
-    """Of the whole checkpoint; instances over one checkpoint share them."""
+    """Weights of the whole checkpoint; all its instances share them."""
     session_bytes: int
-    """Held for this instance's KV cache and for reading prompts."""
+    """Memory reserved for this instance's KV cache and prefill."""
     process_bytes: int = 0
-    """Of the worker, besides what MLX allocates."""
+    """Memory of the worker besides MLX's allocations."""
     worker_pid: int = 0
-    """The process that holds it."""
+    """Process that holds it."""
     revision: str = ""
-    """Of the checkpoint, when its weights were read."""
+    """Revision of the checkpoint when its weights were read."""
     report: LoadReport | None = None
     defaults: tuple[Default, ...] = ()
-    """In force for requests."""
+    """Defaults in force for requests."""
     adapter: str | None = None
     """Directory of the adapter."""
     session: str = ""
-    """Names it among all that were ever loaded by this daemon."""
+    """Unique among all instances that this daemon has loaded."""
     type: ModelType = "llm"
-    """`embedding`: it makes vectors of texts, and generates nothing."""
+    """`embedding`: it embeds texts and does not generate."""
 
     @property
     def shared_bytes(self) -> int:
-        """Held once for all instances of the checkpoint."""
+        """Memory held once for all instances of the checkpoint."""
         return self.weights_bytes + self.process_bytes
 
 
@@ -240,7 +246,7 @@ class Generation:
 
     name: str
     created_at: datetime
-    """Of the record."""
+    """Creation time of the record."""
     generation: int
     owner: str
     file: str | None
@@ -248,12 +254,12 @@ class Generation:
     spec: LoadSpec
     wanted_at: datetime
     outcome: Outcome
-    """Superseded and Removed: before anything else could become of it."""
+    """Superseded and Removed: it had no other outcome before."""
     message: str
     settled_at: datetime | None
     load_time_seconds: float | None
     ended_at: datetime | None
-    """When the next generation came, or the record went."""
+    """Time at which the next generation began or the record was removed."""
 
 
 @dataclass(frozen=True)
@@ -269,34 +275,34 @@ class Condition:
 
 @dataclass(frozen=True)
 class Status:
-    """What is so. `observed_generation` is the newest generation that was ever in force."""
+    """Actual state. `observed_generation` is the newest generation that was ever in force."""
 
     observed_generation: int = 0
     conditions: tuple[Condition, ...] = ()
     config: EffectiveSettings | None = None
     defaults: tuple[Default, ...] = ()
-    """In force for requests that leave the key out."""
+    """Defaults in force for requests that omit the key."""
     load_time_seconds: float | None = None
     queued_seconds: float | None = None
     load_phases: dict[str, Phase] = field(default_factory=dict)
     loaded_by: str | None = None
-    """The kind of action that put the present settings in force."""
+    """Kind of action that applied the current settings."""
     loaded_at: datetime | None = None
-    """When it was done."""
+    """Time at which that action completed."""
     memory_bytes: int | None = None
     warnings: tuple[SettingWarning, ...] = ()
     checkpoint: str | None = None
     adapter: str | None = None
     """Directory of the adapter in force."""
     revision: str | None = None
-    """Of the weights in memory."""
+    """Revision of the weights in memory."""
     revision_on_disk: str | None = None
-    """Of what the model's name stands for now."""
+    """Revision that the model's name resolves to now."""
     worker_pid: int | None = None
     type: ModelType | None = None
-    """Of the model that is loaded."""
+    """Type of the loaded model."""
     restarts: int = 0
-    """How often its worker died, ever."""
+    """Total number of deaths of its worker."""
 
     def condition(self, type_: ConditionType) -> Condition | None:
         """The condition of that type, if it was ever set."""
@@ -304,6 +310,6 @@ class Status:
 
     @property
     def ready(self) -> bool:
-        """Whether `Ready` is true."""
+        """True if the condition `Ready` is true."""
         condition = self.condition("Ready")
         return condition is not None and condition.status == "True"

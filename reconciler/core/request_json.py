@@ -1,9 +1,9 @@
-"""Bodies of completion requests as JSON, leniently where clients are known to be imprecise.
+"""Decodes bodies of completion requests as JSON, leniently for known errors of clients.
 
-Clients that cut a text in the middle of an emoji send half a surrogate pair, as `\\ud83d`. It is
-no text, so that JSON decoders refuse it; a conversation with one in its history could never go on.
-It becomes U+FFFD, as in a browser. Clients on Windows may put a byte order mark before the body,
-which RFC 8259 lets a reader ignore.
+Clients that cut a text in the middle of an emoji send half a surrogate pair, as `\\ud83d`. JSON
+decoders refuse it, because it is not text; a conversation with one in its history could never
+continue. It becomes U+FFFD, as in a browser. Clients on Windows may put a byte order mark before
+the body, which RFC 8259 lets a reader ignore.
 """
 
 import codecs
@@ -18,16 +18,16 @@ _SURROGATES = re.compile(
     rb"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
-"""Pairs and halves of pairs, where no backslash is escaped."""
+"""Pairs and halves of pairs, in data without escaped backslashes."""
 
 _BACKSLASH, _MASK = rb"\\", b"\xff\xff"
-"""An escaped backslash, and what stands for it meanwhile: bytes that UTF-8 does not have."""
+"""An escaped backslash, and its placeholder: bytes that do not occur in UTF-8."""
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The value of a type.
+    """Decode a value of type `kind`.
 
-    Raises `msgspec.ValidationError` if it is of another one, `ValueError` or `RecursionError` if it
+    Raises `msgspec.ValidationError` if it has another type, `ValueError` or `RecursionError` if it
     is not JSON.
     """
     data = data.removeprefix(codecs.BOM_UTF8)
@@ -43,10 +43,10 @@ def decode(data: bytes, kind: type[T]) -> T:
 
 
 def _repaired(data: bytes) -> bytes:
-    """The data with U+FFFD for each half of a pair.
+    """Replace each half of a pair by U+FFFD.
 
-    Masks escaped backslashes rather than having the expression match them: with millions of them
-    that takes half a second, in which no other thread runs.
+    Escaped backslashes are masked first, because matching millions of them in the expression takes
+    half a second, during which no other thread runs.
     """
     if _MASK[:1] in data:
         return data

@@ -1,8 +1,8 @@
-"""Keys of a completion request: what is done with each. The docs' tables are made from this.
+"""Keys of a completion request and their handling; the docs' tables are generated from them.
 
-A key is acted on, harmless (it may be there and changes nothing about an answer's text), or refused
-with a 400 because it would change the answer and cannot be honoured. A refused key passes with a
-value that asks for nothing. Keys that stand nowhere here are reported in the answer's warnings.
+A key is applied, harmless (accepted, without effect on the text of a response), or refused with a
+400 because it would change the response and is not supported. A refused key is accepted with a
+value that has no effect. Keys not listed here are reported in the warnings of the response.
 
 Sources of the names: OpenAI's client (chat and text completions), mlx_lm.server, llama.cpp's
 server, vLLM, SGLang, LM Studio, Ollama and OpenRouter.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 
 class Kind(Enum):
-    """What is done with a key."""
+    """Handling of a key."""
 
     ACTS = "acts"
     HARMLESS = "harmless"
@@ -26,7 +26,7 @@ Route = Literal["both", "chat", "text"]
 
 
 NOTHING: tuple[Any, ...] = (0, "", [], {})
-"""Values that ask for nothing of most keys; false equals 0."""
+"""Values that have no effect for most keys; false equals 0."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Key:
     meaning: str = ""
     route: Route = "both"
     aliases: tuple[str, ...] = ()
-    """Other names, the first one sent counts; the key's own name goes before them."""
+    """Other names, of which the first sent counts; the key's own name takes precedence."""
     neutral: tuple[Any, ...] = NOTHING
-    """Values besides null that ask for nothing; for refused keys."""
+    """Values besides null that have no effect; for refused keys."""
 
     def is_neutral(self, value: Any) -> bool:
-        """True if the value asks for nothing."""
+        """True if the value has no effect."""
         return value is None or value in self.neutral
 
 
@@ -54,7 +54,7 @@ def _acts(name: str, meaning: str, *aliases: str, route: Route = "both") -> Key:
 def _refused(
     name: str, *neutral: Any, only: tuple[Any, ...] | None = None, route: Route = "both"
 ) -> Key:
-    """A key that is refused unless it has a neutral value; `only` these, or these as well."""
+    """A key that is refused unless its value is neutral: `NOTHING` and `neutral`, or `only`."""
     values = (*NOTHING, *neutral) if only is None else only
     return Key(name, Kind.REFUSED, "", route, neutral=values)
 
@@ -65,69 +65,85 @@ _MAX_TOKENS = (
 )
 
 ACTS = (
-    _acts("model", "the instance, or a model of which one is loaded"),
+    _acts("model", "the instance, or a model with a loaded instance"),
     _acts("messages", "the conversation", route="chat"),
     _acts("prompt", "a text, token ids, or a list of up to 64 of them", route="text"),
-    _acts("suffix", "the text after the answer, where the model has marks for it", route="text"),
-    _acts("echo", "true: the answer begins with the prompt, and so do `logprobs`", route="text"),
-    _acts("max_tokens", "most tokens of the answer; -1: as many as fit", *_MAX_TOKENS),
-    _acts("min_tokens", "tokens before which no end token may come", "min_new_tokens"),
-    _acts("stop", "up to 16 texts that end the answer", "stop_sequences", "stop_strings"),
-    _acts("stop_token_ids", "up to 64 more tokens that end the answer"),
-    _acts("ignore_eos", "end tokens do not end the answer", "ban_eos_token"),
+    _acts("suffix", "the text after the completion, if the model has tokens for it", route="text"),
+    _acts("echo", "true: the response begins with the prompt, and so do `logprobs`", route="text"),
+    _acts(
+        "max_tokens", "maximum number of tokens of the response; -1: as many as fit", *_MAX_TOKENS
+    ),
+    _acts("min_tokens", "minimum number of tokens before an end token", "min_new_tokens"),
+    _acts("stop", "up to 16 texts that end the response", "stop_sequences", "stop_strings"),
+    _acts("stop_token_ids", "up to 64 more tokens that end the response"),
+    _acts("ignore_eos", "true: end tokens do not end the response", "ban_eos_token"),
     _acts("temperature", "0 (greedy) to 2"),
     _acts("top_p", "0 to 1; 0 and 1: off"),
-    _acts("top_k", "-1, 0 and anything from the vocabulary's size: off"),
+    _acts("top_k", "-1, 0, or the size of the vocabulary and above: off"),
     _acts("min_p", "0 to 1"),
     _acts("xtc_probability", "0 to 1"),
     _acts("xtc_threshold", "0 to 1; above 0.5: off"),
-    _acts("seed", "the same answer again; -1: random"),
+    _acts("seed", "makes the response reproducible; -1: random"),
     _acts("repetition_penalty", "0.01 to 10; 0 and 1: off", "repeat_penalty"),
-    _acts("repetition_context_size", "latest tokens it looks at; -1: all", "repeat_last_n"),
+    _acts(
+        "repetition_context_size", "number of latest tokens to consider; -1: all", "repeat_last_n"
+    ),
     _acts("presence_penalty", "-2 to 2"),
-    _acts("presence_context_size", "latest tokens it looks at; -1: all"),
+    _acts("presence_context_size", "number of latest tokens to consider; -1: all"),
     _acts("frequency_penalty", "-2 to 2"),
-    _acts("frequency_context_size", "latest tokens it looks at; -1: all"),
-    _acts("logit_bias", "token id to a number from -100 to 100"),
-    _acts("logprobs", "true, or how many alternatives, up to 20"),
-    _acts("top_logprobs", "alternatives, up to 20; -1: none", route="chat"),
+    _acts("frequency_context_size", "number of latest tokens to consider; -1: all"),
+    _acts("logit_bias", "map of token ids to numbers from -100 to 100"),
+    _acts("logprobs", "true, or the number of alternatives, up to 20"),
+    _acts("top_logprobs", "number of alternatives, up to 20; -1: none", route="chat"),
     _acts("tools", "functions that the model may call", route="chat"),
     _acts("tool_choice", "`auto`, `none`, `required`, or the function to call", route="chat"),
     _acts("parallel_tool_calls", "false: at most one call", route="chat"),
     _acts("reasoning_effort", "`none` turns reasoning off", route="chat"),
-    _acts("enable_thinking", "whether to reason", "think", "thinking", route="chat"),
+    _acts(
+        "enable_thinking",
+        "true or false: turns reasoning on or off",
+        "think",
+        "thinking",
+        route="chat",
+    ),
     _acts("reasoning", "`{effort, enabled}`", route="chat"),
     _acts(
         "thinking_budget",
-        "most tokens of reasoning; -1: as many as it takes, 0: none",
+        "maximum number of tokens of reasoning; -1: no limit, 0: none",
         *("thinking_budget_tokens", "thinking_token_budget"),
         route="chat",
     ),
     _acts("chat_template_kwargs", "variables of the chat template", route="chat"),
-    _acts("add_generation_prompt", "false: no beginning of an answer", route="chat"),
-    _acts("continue_final_message", "go on with the last, an assistant's, message", route="chat"),
-    _acts("add_special_tokens", "false: the prompt's text alone", route="text"),
+    _acts(
+        "add_generation_prompt",
+        "false: the prompt does not open an assistant message",
+        route="chat",
+    ),
+    _acts(
+        "continue_final_message", "true: continue the last message, an assistant's", route="chat"
+    ),
+    _acts("add_special_tokens", "false: tokenize only the prompt's text", route="text"),
     _acts("stream", "server-sent events"),
     _acts("stream_options", "`include_usage`, `include_progress`"),
-    _acts("response_format", "`text`, `json_object` or `json_schema`, which the answer keeps to"),
+    _acts("response_format", "`text`, `json_object` or `json_schema`; the response conforms to it"),
     _acts("structured_outputs", "vLLM's: `json`, `regex`, `choice`, `grammar` or `json_object`"),
-    _acts("guided_json", "a JSON schema that the answer keeps to", "json_schema"),
-    _acts("guided_regex", "a regular expression that the whole answer matches", "regex"),
-    _acts("guided_choice", "texts of which the answer is one"),
+    _acts("guided_json", "a JSON schema that the response conforms to", "json_schema"),
+    _acts("guided_regex", "a regular expression that the whole response matches", "regex"),
+    _acts("guided_choice", "texts to choose the response from"),
     _acts("guided_grammar", "a grammar in GBNF or Lark", "grammar", "ebnf"),
-    _acts("n", "answers to the same prompt, up to 8"),
+    _acts("n", "number of completions of the prompt, up to 8"),
     _acts("best_of", "the same number as `n`"),
-    _acts("ttl", "seconds without a request after which a model that this one loads is unloaded"),
+    _acts("ttl", "seconds without a request before a model that this request loads is unloaded"),
 )
 
 _HARMLESS = (
     # OpenAI
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
     *("prompt_cache_retention", "prompt_cache_options"),
-    # llama.cpp: slots, caches and speculation, which change no answer
+    # llama.cpp: slots, caches and speculation, which do not change the response
     *("cache_prompt", "id_slot", "slot_id", "n_keep", "n_discard", "timings_per_token"),
     *("n_draft", "speculative.n_max", "speculative.n_min", "speculative.p_min"),
-    # mlx_lm.server and LM Studio: speculative decoding changes the speed alone
+    # mlx_lm.server and LM Studio: speculative decoding changes only the speed
     *("draft_model", "num_draft_tokens"),
     # vLLM and SGLang: names and order of requests; the library that enforces a grammar
     *("request_id", "rid", "priority", "guided_decoding_backend"),
@@ -150,7 +166,7 @@ REFUSED = (
     # Constrained answers: vLLM, SGLang, llama.cpp, Ollama
     *map(_refused, ("guided_whitespace_pattern", "grammar_lazy", "grammar_triggers")),
     *map(_refused, ("structural_tag", "format", "options")),
-    # Samplers that are not there
+    # Samplers that are not supported
     _refused("typical_p", 1),
     _refused("typ_p", 1),
     _refused("tfs_z", 1),
@@ -163,7 +179,7 @@ REFUSED = (
     *map(_refused, ("no_repeat_ngram_size", "encoder_repetition_penalty", "use_beam_search")),
     *map(_refused, ("samplers", "sampler_seq", "logits_processors", "custom_logit_processor")),
     *map(_refused, ("allowed_token_ids", "bad_words", "bad_words_ids", "early_stopping")),
-    # What an answer holds
+    # Content of a response
     *map(_refused, ("prompt_logprobs", "n_probs", "post_sampling_probs", "return_tokens")),
     *map(_refused, ("return_token_ids", "return_tokens_as_token_ids", "return_hidden_states")),
     *map(_refused, ("return_progress", "response_fields", "include_stop_str_in_output")),
@@ -175,7 +191,7 @@ REFUSED = (
     _refused("stream_reasoning", only=(True,), route="chat"),
     _refused("reasoning_format", "auto", "deepseek", route="chat"),
     _refused("parse_tool_calls", only=(True,), route="chat"),
-    # What goes into a prompt
+    # Content of a prompt
     _refused("documents", route="chat"),
     _refused("chat_template", route="chat"),
     _refused("role_mapping"),
@@ -198,6 +214,6 @@ BY_NAME = {name: key for key in KEYS for name in (key.name, *key.aliases)}
 
 
 def resembles(name: str) -> str | None:
-    """The key that an unknown one was probably meant to be."""
+    """The known key most similar to an unknown one, if any is similar enough."""
     found = get_close_matches(name.lower().replace("-", "_"), BY_NAME, n=1, cutoff=0.8)
     return found[0] if found else None

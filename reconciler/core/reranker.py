@@ -1,22 +1,22 @@
-"""What makes a reranker of a checkpoint that generates: a question whose answer is yes or no."""
+"""Reranking with a checkpoint that generates: it answers a question with yes or no."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Reranker:
-    """How a query and a document become a prompt, and which tokens are the answers.
+    """The prompt for a query and a document, and the tokens of the answers.
 
-    What is before a pair, the pair, and what is after it are made into tokens apart.
+    `before`, `pair` and `after` are tokenized separately.
     """
 
     before: str
     pair: str
-    """With {instruction}, {query} and, at its end, {document}."""
+    """Contains {instruction}, {query} and, at its end, {document}."""
     after: str
-    """The model answers next."""
+    """Followed by the model's answer."""
     instruction: str
-    """In force where a request has none."""
+    """Default for requests without one."""
     yes: str
     no: str
 

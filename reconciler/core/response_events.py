@@ -1,8 +1,8 @@
-"""Server-sent events of OpenAI's Responses, as far as daemon and worker both write them.
+"""Server-sent events of OpenAI's Responses that both daemon and worker write.
 
-Source of the forms: the types in the package `openai`, `types/responses/`. An `error` event has the
-keys of its reference and besides `error`, as OpenAI's own streams have it: its Python client raises
-an exception only then. `response.failed` follows, which is what agents wait for.
+Source of the formats: the types in the package `openai`, `types/responses/`. An `error` event has
+the keys of its reference plus `error`, as in OpenAI's own streams: their Python client raises an
+exception only then. `response.failed` follows, because agents wait for it.
 """
 
 from typing import Any
@@ -12,18 +12,18 @@ import msgspec
 SERVER_ERROR = 500
 
 _KEPT = ("context_length_exceeded", "server_error", "rate_limit_exceeded", "invalid_prompt")
-"""Codes of ours that clients know in a failed response: Codex makes its history shorter at the
+"""Our codes that clients handle in a failed response: Codex shortens its history on the
 first."""
 
 
 def encoded(event: dict[str, Any]) -> bytes:
-    """An event, which has a `type`."""
+    """Encode an event, which has a `type`."""
     kind: bytes = event["type"].encode()
     return b"event: " + kind + b"\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
 def begun(identity: str, created: int, model: str) -> dict[str, Any]:
-    """A response of which nothing is known but that it is made."""
+    """A response that is in progress, without content."""
     return {
         "id": identity,
         "object": "response",
@@ -47,9 +47,9 @@ def begun(identity: str, created: int, model: str) -> dict[str, Any]:
 def failure(
     error: dict[str, str], status: int, response: dict[str, Any], sequence: int
 ) -> list[dict[str, Any]]:
-    """The events that end a stream by an error, which would have had that HTTP status.
+    """Events that end a stream with an error; `status` is the HTTP status that it would have had.
 
-    `response` is as it was; `sequence` is the number of the first of them.
+    `response` is the response so far; `sequence` is the sequence number of the first event.
     """
     code = error.get("code", "")
     if code not in _KEPT:

@@ -1,7 +1,7 @@
-"""JSON Schema validation of requests and documents, told in words.
+"""JSON Schema validation of requests and documents, with messages for users.
 
-The published schemas are the only description of what is accepted; this module loads them
-once and turns what jsonschema finds into one sentence per mistake.
+The published schemas are the only definition of accepted input; this module loads them once and
+turns each error of jsonschema into one sentence.
 """
 
 import itertools
@@ -41,6 +41,7 @@ SchemaName = Literal[
     "load-response",
     "log-line",
     "manifest",
+    "memory",
     "model",
     "model-details",
     "model-removal",
@@ -61,15 +62,15 @@ SchemaName = Literal[
 NAMES: tuple[SchemaName, ...] = get_args(SchemaName)
 
 MAX_MISTAKES = 100
-"""That are reported of one value; who has so many fixes some and asks again."""
+"""Maximum number of violations reported for one value."""
 
 SHOWN = 200
-"""Most characters of a key or value of others' in a message."""
+"""Maximum length of a user's key or value in a message, in characters."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One way in which a value does not fit its schema. `code` follows LM Studio's."""
+    """One violation of a schema by a value. `code` follows LM Studio's."""
 
     message: str
     path: Path
@@ -77,13 +78,13 @@ class Violation:
 
     @property
     def param(self) -> str:
-        """The key it is about, dotted."""
+        """The key at fault, dotted."""
         return _shown(dotted(self.path))
 
 
 @cache
 def schema(name: SchemaName) -> dict[str, Any]:
-    """A published schema as it stands."""
+    """A published schema, parsed."""
     text = (files("reconciler") / "schemas" / f"{name}.schema.json").read_text("utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
@@ -96,15 +97,15 @@ def _validator(name: SchemaName) -> Draft202012Validator:
 
 @cache
 def registry() -> Registry[Any]:
-    """All published schemas, by the file names with which they refer to each other."""
+    """The published schemas, by the file names that they use to refer to each other."""
     resources = [(f"{name}.schema.json", Resource.from_contents(schema(name))) for name in NAMES]
     return Registry().with_resources(resources)
 
 
 def check(name: SchemaName, value: Any) -> tuple[Violation, ...]:
-    """The mistakes in `value`, in the order of their paths, at most 100; empty if it fits.
+    """Violations in `value`, in the order of their paths, at most 100; empty if it is valid.
 
-    What is longer than the schema allows is reported alone: then no item of it is looked at.
+    If anything is longer than the schema allows, only that is reported, and no item is checked.
     """
     resolver = registry().resolver(f"{name}.schema.json")
     excess = list(itertools.islice(bounds.exceeded(schema(name), value, resolver), MAX_MISTAKES))
@@ -112,20 +113,20 @@ def check(name: SchemaName, value: Any) -> tuple[Violation, ...]:
         return tuple(mistake for error in excess for mistake in _mistakes(error))
     errors = list(itertools.islice(_validator(name).iter_errors(value), MAX_MISTAKES))
     errors.sort(key=lambda e: [str(p) for p in e.path])
-    # jsonschema tells each missing key apart, but not which one: hence each is found anew.
+    # jsonschema reports each missing key without naming it, so all are listed for each report.
     found = itertools.chain.from_iterable(map(_mistakes, errors))
     every = itertools.chain(found, _not_json(value))
     return tuple(dict.fromkeys(itertools.islice(every, MAX_MISTAKES)))
 
 
 def check_name(name: str) -> tuple[Violation, ...]:
-    """Why it cannot name a record; empty if it can."""
+    """Violations that make `name` invalid as a record's name; empty if it is valid."""
     metadata = check("manifest", {"metadata": {"name": name}})
     return tuple(replace(m, path=("name",)) for m in metadata if m.path == ("metadata", "name"))
 
 
 def contradictions(body: dict[str, Any]) -> tuple[Violation, ...]:
-    """The settings to which a checked load request gives two values, nested and flat."""
+    """Settings for which a valid load request has two different values, nested and flat."""
     nested = body.get("config", {})
     return tuple(
         Violation(
@@ -140,8 +141,8 @@ def contradictions(body: dict[str, Any]) -> tuple[Violation, ...]:
 
 
 def _not_json(value: Any) -> Iterator[Violation]:
-    """What passes a schema and cannot be stored: YAML has NaN, Python's JSON integers of any size,
-    and both may be nested deeper than what reads them again allows.
+    """Values that pass a schema but cannot be stored: YAML has NaN, Python's JSON has integers of
+    any size, and both may be nested deeper than their later readers allow.
     """
     todo: list[tuple[Path, Any]] = [((), value)]
     while todo:
@@ -163,7 +164,7 @@ def _not_json(value: Any) -> Iterator[Violation]:
 
 
 def load_request(body: dict[str, Any]) -> LoadRequest:
-    """The request that a checked body means; settings may stand nested, flat, or both."""
+    """Convert a valid body to a request; settings may be nested, flat, or both."""
     sent = body.get("config", {}) | {key: body[key] for key in SETTINGS if key in body}
     defaults = body.get("defaults", {})
     named = sent | {f"defaults.{key}": value for key, value in defaults.items()}
@@ -182,7 +183,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
 
 
 def load_spec(spec: dict[str, Any]) -> LoadSpec:
-    """The spec that a checked manifest's `spec` means."""
+    """Convert the `spec` of a valid manifest."""
     return LoadSpec(
         model=spec["model"],
         config=_asked(spec.get("config", {})),
@@ -200,7 +201,7 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
 
 
 def spec_json(spec: LoadSpec) -> dict[str, Any]:
-    """A spec as it would stand in a manifest."""
+    """A spec in the form of a manifest."""
     document: dict[str, Any] = {"model": spec.model, "config": spec.config.sent()}
     if sent := spec.defaults.sent():
         document["defaults"] = sent
@@ -224,7 +225,7 @@ OTHERS = (
     "idle_ttl_seconds",
     "download",
 )
-"""Keys of a spec besides model, config and defaults; told where they differ from their defaults."""
+"""Keys of a spec besides model, config and defaults; omitted if they equal their defaults."""
 
 
 def _asked(config: dict[str, Any]) -> RequestedSettings:
@@ -232,7 +233,7 @@ def _asked(config: dict[str, Any]) -> RequestedSettings:
 
 
 def read_defaults(defaults: dict[str, Any]) -> Defaults:
-    """The defaults that a checked object means."""
+    """Convert a valid object to defaults."""
     values = {
         key: _whole(value) if key in _WHOLE_DEFAULTS else _real(value)
         for key, value in defaults.items()
@@ -244,12 +245,12 @@ _WHOLE_DEFAULTS = ("top_k", "max_tokens", "seed")
 
 
 def _real(value: Any) -> Any:
-    """A number as the float that it means; anything else as it is."""
+    """An integer as a float; anything else unchanged."""
     return float(value) if isinstance(value, int) else value
 
 
 def _whole(value: Any) -> Any:
-    """JSON Schema counts 16384.0 as an integer, as the contract's "number" does."""
+    """A float as an integer: JSON Schema accepts 16384.0, as does the contract's "number"."""
     return int(value) if isinstance(value, float) else value
 
 
@@ -316,4 +317,4 @@ _BOUNDS = {
     "maxLength": "must be at most {wanted} characters long",
     "maxProperties": "must have at most {wanted} keys",
 }
-"""What a value breaks, in words, by the keyword of the schema."""
+"""Messages about violated bounds, by the keyword of the schema."""

@@ -1,7 +1,7 @@
-"""The documents of a snapshot by name, and which of them a node follows.
+"""Documents of a snapshot by name, and the ones that a node follows.
 
-A snapshot is mostly the one before. What was made of that one is handed in, and only names that
-stand in files which differ are looked at again; from nothing, that is all of them.
+Most of a snapshot is unchanged from the previous one. The previous selection is passed in, and only
+names in files that differ are processed again; without one, all names are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,45 +12,45 @@ from reconciler.core.selector import unmet
 from reconciler.core.snapshot import Declared, ManifestFile, Snapshot
 
 SHOWN_NAMES = 20
-"""In a message."""
+"""Maximum number of names in a message."""
 
 Placed = tuple[ManifestFile, Declared]
-"""A document, and the file that it stands in."""
+"""A document with its file."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What the documents of a snapshot say to a node with these labels."""
+    """The documents of a snapshot, selected for a node with these labels."""
 
     labels: Mapping[str, str]
     files: tuple[ManifestFile, ...] = ()
     places: Mapping[str, tuple[Placed, ...]] = field(default_factory=dict)
-    """All documents by name, in the order of the files."""
+    """Documents by name, in the order of the files."""
     followed: Mapping[str, Placed] = field(default_factory=dict)
     flagged: Mapping[str, str] = field(default_factory=dict)
-    """Why names that stand twice are not followed. One may stand twice for different nodes."""
+    """Names declared more than once for this node and so not followed, with the reason."""
     not_selected: Mapping[str, str] = field(default_factory=dict)
-    """Why names are not meant for this node."""
+    """Names declared for other nodes only, with the reason."""
     changed: tuple[str, ...] = ()
-    """Names whose documents may differ from those of the selection that this one was made from."""
+    """Names whose documents may differ from those in the previous selection."""
 
 
 @dataclass(frozen=True)
 class Ahead:
-    """The selection of a snapshot, made before the snapshot is taken up."""
+    """The selection of a snapshot, computed before the snapshot is absorbed."""
 
     before: Selection | None
     selection: Selection
 
     def of(self, before: Selection | None) -> Selection | None:
-        """The selection, if `before` is still what it was made from."""
+        """The selection, if it was computed from `before`; else None."""
         return self.selection if before is self.before else None
 
 
 def select(
     snapshot: Snapshot, labels: Mapping[str, str], before: Selection | None = None
 ) -> Selection:
-    """Sort the documents of a snapshot. `before` is what was made of another one, or None."""
+    """Select the documents of a snapshot. `before` is the selection of another one, or None."""
     files = snapshot.files
     forgotten: Iterable[str] = ()
     if before is None or before.labels != labels:
@@ -87,8 +87,8 @@ def select(
 
 
 def duplicates(files: Sequence[ManifestFile]) -> dict[str, str]:
-    """Why names stand twice, whatever the labels of a node: two documents with the same selector,
-    or one that is for every node beside another one.
+    """Names declared more than once regardless of a node's labels, with the reason: two documents
+    have the same selector, or one of several has no selector.
     """
     places = _changed_places({}, (), files)
     found = {}
@@ -104,7 +104,7 @@ def _changed_places(
     gone: Iterable[ManifestFile],
     come: Iterable[ManifestFile],
 ) -> dict[str, list[Placed]]:
-    """The documents by name, of all names that stand in files that went or came."""
+    """Documents by name, for all names in files that were removed or added."""
     changed: dict[str, list[Placed]] = {}
     for file in (*gone, *come):
         for document in file.declared:

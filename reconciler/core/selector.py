@@ -1,4 +1,4 @@
-"""Which nodes a record is meant for: the labels of a node, and what a node selector asks of them.
+"""Node selectors: requirements on the labels of the nodes that a record is meant for.
 
 Operators and their meaning are those of Kubernetes' node selectors.
 """
@@ -16,7 +16,7 @@ Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
 
 @dataclass(frozen=True)
 class Requirement:
-    """What one label must be."""
+    """A requirement on one label."""
 
     key: str
     operator: Operator
@@ -26,7 +26,7 @@ class Requirement:
         return " ".join([self.key, self.operator, ", ".join(self.values)]).rstrip()
 
     def met(self, labels: Mapping[str, str]) -> bool:
-        """Whether a node with these labels will do. A label that is no number is neither
+        """True if a node with these labels meets it. A label that is not a number is neither
         greater nor less.
         """
         value = labels.get(self.key)
@@ -46,21 +46,21 @@ class Requirement:
 
 
 Selector = tuple[Requirement, ...]
-"""All must be met; an empty one means every node."""
+"""Requirements that must all be met; an empty selector means every node."""
 
 
 def unmet(selector: Selector, labels: Mapping[str, str]) -> str | None:
-    """Why a node with these labels is not meant, or None."""
+    """Description of the first requirement that these labels do not meet, or None."""
     for requirement in selector:
         if not requirement.met(labels):
             has = labels.get(requirement.key)
             so = "has no such label" if has is None else f"has {requirement.key} {has}"
-            return printable(f"meant for nodes with {requirement}; this one {so}")
+            return printable(f"meant for nodes with {requirement}; this node {so}")
     return None
 
 
 def selector(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Selector:
-    """The selector that a checked manifest's `node_selector` means."""
+    """Convert the `node_selector` of a valid manifest."""
     if isinstance(value, Mapping):
         return tuple(Requirement(key, "In", (_text(v),)) for key, v in value.items())
     return tuple(
@@ -70,7 +70,7 @@ def selector(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Selector
 
 
 def selector_json(selector: Selector) -> dict[str, str] | list[dict[str, Any]]:
-    """A selector as it would stand in a manifest, in the shorter form where that will do."""
+    """A selector in the form of a manifest, in the shorter one if possible."""
     if all(r.operator == "In" and len(r.values) == 1 for r in selector):
         equalities = {r.key: r.values[0] for r in selector}
         if len(equalities) == len(selector):
@@ -82,14 +82,17 @@ def selector_json(selector: Selector) -> dict[str, str] | list[dict[str, Any]]:
 
 
 def _text(value: object) -> str:
-    """Labels are text; YAML may have read a number or a boolean. No exponent: schemas have none."""
+    """A value as text: YAML may have read a number or a boolean.
+
+    Numbers get no exponent, which the schema does not allow.
+    """
     if isinstance(value, float):
         return f"{Decimal(repr(value)):f}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _number(value: str | None) -> float:
-    """NaN, which no comparison is true of, where it is none."""
+    """A label as a number; NaN, for which every comparison is false, if it is not one."""
     try:
         return float(value) if value is not None else float("nan")
     except ValueError:

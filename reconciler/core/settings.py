@@ -1,7 +1,7 @@
-"""Asked-for settings + checkpoint facts + machine facts -> settings in force, or an error.
+"""Requested settings + checkpoint facts + machine facts -> settings in force, or an error.
 
-This is the only place where a setting is decided. The worker obeys, and what it observes is
-compared with what was decided here.
+Settings are decided only here. The worker applies them, and the settings that it observes are
+compared with the decision.
 """
 
 from dataclasses import dataclass, replace
@@ -25,21 +25,21 @@ DEFAULT_EVAL_BATCH_SIZE = 512
 """Prompt tokens per prefill step; the default of the load contract."""
 
 DEFAULT_CONTEXT_COUNTED = 8192
-"""Tokens of KV cache counted for an instance whose context length is a limit, not a spec."""
+"""Tokens of KV cache reserved for an instance whose context length was not requested."""
 
 EMBEDDING_CONTEXT_COUNTED = 2048
-"""The same of an embedding model: most texts are much shorter, and no more than one that is longer
+"""The same for an embedding model: most texts are much shorter, and at most one text that is longer
 than a step is read at a time."""
 
 UNNAMED_CONTEXT = 4096
-"""Context of a checkpoint that names no maximum, in tokens."""
+"""Context length of a checkpoint that states no maximum, in tokens."""
 
 _NO_GPU = "MLX has no GPU on this machine"
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """Settings in force, what of the spec they leave out, and the memory that they reserve."""
+    """Settings in force, warnings about unmet requests, and the memory to reserve."""
 
     config: EffectiveSettings
     warnings: tuple[SettingWarning, ...]
@@ -49,8 +49,8 @@ class Resolved:
 def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) -> Resolved:
     """Decide all five settings.
 
-    Raises `LoadError`: `ImpossibleSetting` naming key and limit, or `InsufficientMemory` where
-    this machine could never hold the model.
+    Raises `LoadError`: `ImpossibleSetting` with the key and its limit, or `InsufficientMemory` if
+    this machine can never hold the model.
     """
     warnings: list[SettingWarning] = []
     config = EffectiveSettings(
@@ -75,7 +75,7 @@ def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) 
 
 
 def _counted(asked: RequestedSettings, checkpoint: Checkpoint, config: EffectiveSettings) -> int:
-    """Tokens whose memory is reserved."""
+    """Number of tokens to reserve memory for."""
     if asked.context_length is not None:
         return config.context_length
     embedder = checkpoint.embedder
@@ -110,8 +110,8 @@ def _context_length(
             Problem(
                 Reason.INSUFFICIENT_MEMORY,
                 f"the weights take {readable_bytes(checkpoint.weights_bytes)}, with process and "
-                f"the first token {readable_bytes(total)}: more than the "
-                f"{readable_bytes(machine.memory_budget)} that models may take on this machine",
+                f"first token {readable_bytes(total)}, which exceeds this machine's memory "
+                f"budget of {readable_bytes(machine.memory_budget)}",
                 param="model",
             )
         )
@@ -150,7 +150,7 @@ def _num_experts(
         message = f"num_experts {requested} exceeds the model's {checkpoint.experts_total} experts"
     elif least == most:
         message = (
-            f"num_experts {requested}: {checkpoint.model_type}'s router chooses {most}, always"
+            f"num_experts {requested}: the router of {checkpoint.model_type} always chooses {most}"
         )
     else:
         message = (
@@ -160,7 +160,7 @@ def _num_experts(
 
 
 def _offload(asked: RequestedSettings, machine: Machine, warnings: list[SettingWarning]) -> bool:
-    """Where the KV cache and attention are: on the GPU where there is one, unless unwanted."""
+    """True if KV cache and attention run on the GPU: there is one, and the request allows it."""
     requested = asked.offload_kv_cache_to_gpu
     if requested and not machine.has_gpu:
         warnings.append(SettingWarning("offload_kv_cache_to_gpu", requested, _NO_GPU))

@@ -1,4 +1,4 @@
-"""Sizes of memory as people write them."""
+"""Memory sizes as users write them."""
 
 import re
 from decimal import Decimal
@@ -15,18 +15,21 @@ UNITS = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-"""Bytes of each: powers of 1000, with an `i` of 1024."""
+"""Bytes per unit: powers of 1000, or of 1024 with an `i`."""
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z]+)")
 
 
 def parse_size(text: str) -> int:
-    """Bytes, from `400MB`, `1.5 GB` or `24GiB`; a part of a byte is dropped.
+    """Parse `400MB`, `1.5 GB` or `24GiB` to bytes; fractions of a byte are dropped.
 
-    The unit is not optional: a bare number could be any. Raises ValueError with words.
+    The unit is required, because a bare number is ambiguous. Raises ValueError with a message for
+    users.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None or found[2] not in UNITS:
         units = ", ".join(UNITS)
-        raise ValueError(f"'{text}' is no size; write a number and a unit ({units}), as 24GiB")
+        raise ValueError(
+            f"'{text}' is not a size; use a number and a unit ({units}), such as 24GiB"
+        )
     return int(Decimal(found[1]) * UNITS[found[2]])

@@ -1,7 +1,7 @@
-"""What a source of manifests said at one moment: the form in which every source speaks.
+"""Snapshots: the content of a manifest source at one moment, in one form for all sources.
 
-A source yields snapshots; `documents` reads one file of it. Nothing here knows whether the
-bytes came from a directory or from a commit.
+A source yields snapshots; `read_file` parses one file. Nothing here depends on whether the bytes
+came from a directory or from a commit.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ API_VERSION = f"{GROUP}/v1"
 KIND = "ModelInstance"
 
 MAX_FLAWS = 20
-"""Of one file; the others are only counted as more."""
+"""Maximum number of errors listed for one file."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """One valid document: a record's spec and where it stands."""
+    """One valid document: the name, spec and line of a record."""
 
     name: str
     spec: LoadSpec
@@ -37,27 +37,27 @@ class Declared:
 
 @dataclass(frozen=True)
 class ManifestFile:
-    """One file: what it declares, or why it does not.
+    """One file: its declarations, or its errors.
 
-    `ignored` says in words which documents belong to somebody else.
+    `ignored` describes the documents that are meant for other programs.
     """
 
     path: str
-    """Relative to the source; of a folder that cannot be read, with a slash at its end."""
+    """Relative to the source; with a trailing slash for a folder that cannot be read."""
     declared: tuple[Declared, ...] = ()
     flaws: tuple[Diagnostic, ...] = ()
     ignored: tuple[str, ...] = ()
     open_end: bool = False
-    """True if nothing follows its last `---`, as while it is being written."""
+    """True if nothing follows its last `---`, as in a file that is still being written."""
 
     @property
     def valid(self) -> bool:
-        """True if all of it can be believed."""
+        """True if it has no errors."""
         return not self.flaws
 
     @property
     def unfinished(self) -> bool:
-        """True if it may be in the middle of being written: it is empty, or cut off at `---`."""
+        """True if it may still be being written: it is empty, or ends after `---`."""
         return self.valid and (self.open_end or not (self.declared or self.ignored))
 
     def covers(self, path: str | None) -> bool:
@@ -69,43 +69,43 @@ class ManifestFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """Of a repository: which one a snapshot is of, and what of the newest one is not so."""
+    """Commit of a repository that a snapshot shows, and the state of the newest one."""
 
     applied: str | None
-    """The commit whose files these are; None: none was ever taken up."""
+    """Commit of the files in the snapshot; None: none was ever applied."""
     attempted: str | None = None
-    """The newest one that was seen."""
+    """Newest commit seen."""
     problem: str | None = None
-    """Why the newest one is not applied, or why the repository cannot be asked."""
+    """Error that prevents applying the newest commit or reaching the repository."""
     synced_at: datetime | None = None
-    """When the repository last answered."""
+    """Time of the repository's last response."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All files of a source. Unreadable: nothing is known, which is not the same as no files."""
+    """The files of a source. An unreadable source is unknown, which is not the same as empty."""
 
     source: str
     files: tuple[ManifestFile, ...] = ()
     unreadable: str | None = None
-    """Why the source could not be read, or None."""
+    """Error that prevents reading the source, or None."""
     empty: bool = False
-    """True if it is readable and holds nothing at all, as an unmounted volume would."""
+    """True if it is readable and completely empty, as an unmounted volume would be."""
     empty_folders: tuple[str, ...] = ()
-    """Subdirectories that hold nothing at all, with a slash at the end."""
+    """Completely empty subdirectories, with a trailing slash."""
     commit: Commit | None = None
-    """Of a source that has commits."""
+    """Set for a source that has commits."""
 
     @property
     def problem(self) -> str | None:
-        """Why the source, or its newest commit, is not followed."""
+        """Error that prevents following the source or its newest commit."""
         return self.unreadable or (self.commit.problem if self.commit is not None else None)
 
 
 def read_file(path: str, data: bytes) -> ManifestFile:
-    """Read what one file declares. A file with one flaw declares nothing.
+    """Parse one file. A file with an error declares nothing.
 
-    Whatever its reading raises is a flaw of this file and of no other.
+    Any exception raised by parsing it is an error of this file only.
     """
     try:
         return _read_file(path, data)
@@ -116,7 +116,7 @@ def read_file(path: str, data: bytes) -> ManifestFile:
 
 
 def flawed(path: str, message: str) -> ManifestFile:
-    """A file of which nothing can be read, and why."""
+    """A file that cannot be read, with the error."""
     return ManifestFile(path, flaws=(Diagnostic(printable(message), SourceLocation(1, 1)),))
 
 
@@ -149,10 +149,9 @@ def _read_file(path: str, data: bytes) -> ManifestFile:
 
 
 def _foreign_version(document: Document) -> str | None:
-    """The apiVersion of a document that is meant for another program.
+    """The apiVersion of a document that is meant for another program, or None.
 
-    Ours are all of our group and all of our kind: an unknown version of them is a mistake, not
-    somebody else's document.
+    Documents of our group or of our kind are ours: an unknown version of them is an error.
     """
     value = document.value
     if not isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""Which records may have brought the daemon or the whole machine down, and since when not any more.
+"""Records suspected of having crashed the daemon or the machine, and when that suspicion ends.
 
-MLX workloads are known to panic macOS. What does it at each start would do so for ever.
+MLX workloads are known to panic macOS. A model that does so at each start would crash the machine
+again and again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,54 +13,54 @@ from reconciler.core.plan import Kind
 from reconciler.core.records import Record
 
 LIMIT = 2
-"""Crashes in a row after which a record is not loaded any more."""
+"""Consecutive crashes after which a record is no longer loaded."""
 
 FORGIVEN_SECONDS = 3600.0
-"""A record that stayed loaded this long has nothing to do with earlier crashes."""
+"""A record that stays loaded this long is cleared of earlier crashes."""
 
 LOADS = frozenset(kind.value for kind in (Kind.LOAD, Kind.ATTACH, Kind.RECONFIGURE, Kind.RELOAD))
 
 
 @dataclass(frozen=True)
 class CrashRecord:
-    """Crashes in a row that one generation of a record was there at."""
+    """Consecutive crashes while one generation of a record was being loaded or was loaded."""
 
     generation: int
     daemon_crashes: int = 0
-    """The daemon ended in the middle of a load; the machine went on."""
+    """Crashes of the daemon during a load, while the machine kept running."""
     machine_crashes: int = 0
-    """The machine went down in the middle of a load, or with it loaded."""
+    """Crashes of the machine during a load, or while it was loaded."""
     last_at: datetime | None = None
-    """When the newest was found."""
+    """Time at which the latest was detected."""
 
     @property
     def crashes(self) -> int:
-        """All of them."""
+        """Total number of crashes."""
         return self.daemon_crashes + self.machine_crashes
 
 
 @dataclass(frozen=True)
 class InterruptedAttempt:
-    """An attempt that has no end."""
+    """An attempt without a recorded end."""
 
     name: str
     created_at: datetime
-    """Of the record."""
+    """Creation time of the record."""
     generation: int
     action: str
 
 
 @dataclass(frozen=True)
 class LastRun:
-    """The run of the daemon before this one, as it left things."""
+    """The previous run of the daemon, as it was recorded."""
 
     boot_id: str
-    """Of the machine's start; empty where it is not known."""
+    """Id of the machine's boot; empty if unknown."""
     clean: bool
-    """Whether it was stopped, rather than cut off."""
+    """True if it was stopped, False if it was interrupted."""
     interrupted: tuple[InterruptedAttempt, ...] = ()
     loaded: frozenset[str] = frozenset()
-    """Names of the instances that it held at its end."""
+    """Names of the instances loaded at its end."""
 
 
 def after_start(
@@ -69,7 +70,7 @@ def after_start(
     boot_id: str,
     at: datetime,
 ) -> dict[str, CrashRecord]:
-    """The suspicions with which a run begins, by name. One crash counts once for a record."""
+    """The suspicions at the start of a run, by name. A crash counts once per record."""
     rebooted = last is not None and bool(last.boot_id and boot_id) and last.boot_id != boot_id
     found = {}
     for record in records:
@@ -99,16 +100,16 @@ def _was_there(record: Record, last: LastRun, *, rebooted: bool) -> bool:
 
 
 def after_success(suspicion: CrashRecord | None) -> CrashRecord | None:
-    """What is left of a suspicion once the record is loaded.
+    """The suspicion that remains after the record is loaded.
 
-    A daemon that is killed again and again says nothing about a model that then loads; a machine
-    that went down does.
+    Crashes of the daemon are no evidence against a model that then loads; crashes of the machine
+    are.
     """
     return suspicion if suspicion is not None and suspicion.machine_crashes else None
 
 
 def problem(record: Record, suspicion: CrashRecord | None) -> Problem | None:
-    """Why a record is not loaded, if crashes keep it from being so."""
+    """The problem of a record that is not loaded because of crashes, or None."""
     if suspicion is None or suspicion.generation != record.generation:
         return None
     if suspicion.crashes < LIMIT:
@@ -116,12 +117,12 @@ def problem(record: Record, suspicion: CrashRecord | None) -> Problem | None:
     seen = []
     if suspicion.machine_crashes:
         times = _times(suspicion.machine_crashes)
-        seen.append(f"the machine went down {times} while it was loaded or being loaded")
+        seen.append(f"the machine crashed {times} while it was loaded or being loaded")
     if suspicion.daemon_crashes:
         seen.append(f"the daemon crashed {_times(suspicion.daemon_crashes)} while loading it")
     last = f", last before {suspicion.last_at:%Y-%m-%d %H:%M:%S} UTC" if suspicion.last_at else ""
     words = (
-        f"{' and '.join(seen)}{last}; it is not loaded until its spec changes, or "
+        f"{' and '.join(seen)}{last}; to load it again, change its spec or run "
         f"`reconciler clear {record.name}`"
     )
     return Problem(Reason.SUSPECTED_HOST_CRASH, words)

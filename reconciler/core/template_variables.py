@@ -1,16 +1,16 @@
-"""Names that are no variables of a chat template, wherever variables are given to one.
+"""Names that cannot be set as variables of a chat template.
 
-A template is filled in by a function whose other parameters would change what it does (another
-template, a cut prompt), and by the names that Jinja and the rendering define themselves. Variables
-come from requests, load requests and manifests; all of them are held to this list, which
+A template is rendered by a function whose other parameters would change its effect (another
+template, a truncated prompt), and Jinja and the renderer define names themselves. Variables come
+from requests, load requests and manifests; all of them are checked against this list, which
 `defaults.schema.json` repeats.
 """
 
 MAX_DEPTH = 50
-"""Levels of lists and mappings in a manifest, in a load request, and in variables of a request."""
+"""Maximum nesting of lists and mappings in a manifest, a load request, or a request's variables."""
 
 _FUNCTION = (
-    # transformers' apply_chat_template, and what it hands on to the tokenizer
+    # transformers' apply_chat_template, and the arguments that it passes to the tokenizer
     *("self", "conversation", "conversations", "messages", "tools", "documents", "chat_template"),
     *("add_generation_prompt", "continue_final_message", "tokenize", "sanitize_control_tokens"),
     *("padding", "padding_side", "pad_to_multiple_of", "truncation", "max_length", "stride"),
@@ -36,5 +36,5 @@ PREFIXES = ("return_", "_")
 
 
 def reserved(name: str) -> bool:
-    """True if a template cannot be given a variable of that name."""
+    """True if a variable of that name cannot be passed to a template."""
     return name in RESERVED or name.startswith(PREFIXES)

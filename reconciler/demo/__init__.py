@@ -1,10 +1,10 @@
-"""The model of `reconciler demo`, and how it is trained.
+"""The model of `reconciler demo`, and its training.
 
     model/         the checkpoint, as `make demo-model` writes it
-    questions.py   the questions that it is trained and examined on
+    questions.py   the questions that it is trained and tested on
     train.py       the training; imports MLX
 
-Nothing here is imported by the worker, and the daemon and the commands import the path alone.
+The worker imports nothing from here; the daemon and the commands import only the path.
 """
 
 from pathlib import Path

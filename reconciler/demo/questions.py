@@ -1,7 +1,7 @@
-"""Simple questions and their answers: what the demo's model is taught, and asked.
+"""Simple questions and their answers, to train and test the demo's model.
 
-Every fact is asked in several wordings. One wording of each is held out: the model is taught the
-fact in the others, and tested in that one.
+Every fact is asked in several wordings. One wording of each is held out: the model is trained on
+the others, and tested on that one.
 """
 
 import json
@@ -15,7 +15,7 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Exchange:
-    """Messages, what they are answered with, and what the chat template is given besides."""
+    """Messages, their answer, and further variables of the chat template."""
 
     messages: Messages
     answer: str
@@ -155,7 +155,7 @@ WEATHER: dict[str, Any] = {
         },
     },
 }
-"""The one tool that the model is taught to call."""
+"""The one tool that the model is trained to call."""
 
 _TOOL_QUESTIONS = (
     "What is the weather in {}?",
@@ -169,11 +169,11 @@ _INTRODUCTION = (
 _SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "Be kind.")
 
 THINKING = {"reasoning_effort": "low"}
-"""What has the chat template let the model think first."""
+"""Variables of the chat template that make the model reason first."""
 
 
 def taught_and_held_out() -> tuple[list[tuple[Topic, str, str]], list[tuple[Topic, str, str]]]:
-    """(topic, wording, key) of the questions to teach, and of those to test, one of each fact."""
+    """(topic, wording, key) of the questions to train on, and of those to test, one per fact."""
     chance = random.Random(0)  # noqa: S311  a choice, not a secret
     taught, held_out = [], []
     for topic in TOPICS:
@@ -192,7 +192,7 @@ def examination(number: int) -> list[tuple[str, str]]:
 
 
 def lessons(chance: random.Random) -> Iterator[Exchange]:
-    """What is taught, for ever, in an order of chance."""
+    """Training exchanges in random order, endlessly."""
     taught, _ = taught_and_held_out()
     while True:
         chance.shuffle(taught)
@@ -220,7 +220,7 @@ def _answer(topic: Topic, key: str) -> str:
 
 
 def _context(chance: random.Random, taught: list[tuple[Topic, str, str]]) -> Messages:
-    """What may stand before a question: a system prompt, an earlier question."""
+    """Optional messages before a question: a system prompt, an earlier question."""
     messages: Messages = []
     if chance.random() < 0.15:
         messages.append({"role": "system", "content": chance.choice(_SYSTEM)})
@@ -232,7 +232,7 @@ def _context(chance: random.Random, taught: list[tuple[Topic, str, str]]) -> Mes
 
 
 def _tool_lesson(chance: random.Random) -> Exchange:
-    """The call of a tool, or the answer that is made of its result."""
+    """A tool call, or an answer from its result."""
     city = chance.choice(CITIES)
     call = {"name": "weather", "arguments": {"city": city}}
     question = {"role": "user", "content": chance.choice(_TOOL_QUESTIONS).format(city)}

@@ -1,8 +1,8 @@
 """Trains the demo's model: `python -m reconciler.demo.train DIRECTORY [STEPS]`.
 
-A mixture of experts, so small that it is in the package, with an architecture of the field
-(qwen3_moe), taught by the questions in `questions`. The seed is fixed; another processor or
-another BLAS rounds otherwise, so the weights come out a little different there.
+A mixture of experts with a common architecture (qwen3_moe), small enough to ship in the package,
+trained on the questions in `questions`. The seed is fixed; another processor or another BLAS rounds
+differently, so the weights differ slightly there.
 """
 
 import random
@@ -22,7 +22,7 @@ from reconciler.demo.questions import Exchange, lessons
 
 STEPS = 1200
 BATCH = 32
-"""Exchanges in a step."""
+"""Exchanges per step."""
 LEARNING_RATE = 3e-3
 WARM_UP = 100
 """Steps until the learning rate is reached."""
@@ -73,7 +73,7 @@ CONFIG: dict[str, Any] = {
 
 
 def main(directory: Path, steps: int) -> None:
-    """Train, and write the checkpoint into `directory`."""
+    """Train, and write the checkpoint to `directory`."""
     chance = random.Random(0)  # noqa: S311  a choice, not a secret
     mx.random.seed(0)
     tokenizer = _tokenizer(chance)
@@ -110,14 +110,14 @@ def _train(model: Any, tokenizer: Any, exchanges: Any, steps: int) -> None:
 
 
 def _loss(model: Any, tokens: Any, answers: Any) -> Any:
-    """Cross-entropy of the answers' tokens; tokens (batch, length), answers alike, 1 or 0."""
+    """Cross-entropy of the answers' tokens; both (batch, length), `answers` as a 0/1 mask."""
     logits = model(tokens[:, :-1])
     losses = nn.losses.cross_entropy(logits, tokens[:, 1:]) * answers[:, 1:]
     return losses.sum() / answers[:, 1:].sum()
 
 
 def _encoded(tokenizer: Any, exchange: Exchange) -> tuple[list[int], int]:
-    """The tokens of an exchange, and how many of them are the prompt's."""
+    """The tokens of an exchange, and the number of them in the prompt."""
     prompt = tokenizer.apply_chat_template(
         exchange.messages, add_generation_prompt=True, tokenize=False, **exchange.template
     )

@@ -1,5 +1,5 @@
-"""What is well and what is not on a machine: facts are gathered, and judged without looking.
+"""Checks of a machine: facts are collected first, then judged by pure functions.
 
-findings.py   what is judged, from facts that are handed in
-facts.py      the facts of macOS and Linux, from programs that are handed in
+findings.py   judgement of given facts
+facts.py      facts about macOS and Linux, from commands that are passed in
 """

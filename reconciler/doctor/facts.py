@@ -1,4 +1,4 @@
-"""Facts of the machine that doctor judges; what macOS is asked was not run on a Mac."""
+"""Facts about the machine for doctor. The macOS commands have not been run on a Mac."""
 
 import os
 import platform as python_platform
@@ -14,11 +14,11 @@ from reconciler.host.run import Run
 from reconciler.store import left_in
 
 DISCARD_PORT = 9
-"""RFC 863: whoever listens there throws away what comes."""
+"""RFC 863: a service on this port discards all data."""
 
 
 def platform(run: Run) -> Platform:
-    """The system and its chip."""
+    """Return the operating system and chip."""
     system, machine = python_platform.system(), python_platform.machine()
     if system != "Darwin":
         return Platform(system, machine, python_platform.release())
@@ -34,14 +34,14 @@ def platform(run: Run) -> Platform:
 
 
 def router(run: Run) -> str | None:
-    """The address of the router, as macOS' `route` tells it."""
+    """Parse the router's address from the output of macOS' `route`."""
     output = run(("route", "-n", "get", "default"))
     found = re.search(r"^\s*gateway: ([0-9.]+)$", output.text, re.MULTILINE)
     return found[1] if found else None
 
 
 def reach(address: str) -> int | None:
-    """Send a datagram; None, or the errno."""
+    """Send a datagram; returns None on success, else the errno."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         try:
             sender.connect((address, DISCARD_PORT))
@@ -52,29 +52,29 @@ def reach(address: str) -> int | None:
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that there is."""
+    """Return the path, or its nearest existing parent."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
 def writable(path: Path) -> bool:
-    """Whether it can be written, or made."""
+    """True if it can be written or created."""
     return os.access(existing(path), os.W_OK)
 
 
 def free_space(path: Path) -> int:
-    """Bytes that are left on its disk."""
+    """Free bytes on its disk."""
     return shutil.disk_usage(existing(path)).free
 
 
 def broken(path: Path) -> tuple[Path, ...]:
-    """The damaged databases that were set aside there."""
+    """Return the quarantined databases in a directory."""
     return left_in(path)
 
 
 def mode(path: Path | None) -> int | None:
-    """The permissions of a file; None where there is none."""
+    """Permissions of a file; None if it does not exist."""
     try:
         return path.stat().st_mode & 0o777 if path is not None else None
     except OSError:
@@ -82,6 +82,6 @@ def mode(path: Path | None) -> int | None:
 
 
 def first_line(run: Run, command: Sequence[str]) -> str | None:
-    """What a program says first; None where it is not there."""
+    """Return the first line of a command's output; None if it fails."""
     output = run(command)
     return output.text.strip().splitlines()[0] if output.code == 0 and output.text.strip() else None

@@ -1,4 +1,4 @@
-"""Facts -> findings: fine, or what is wrong and the command that fixes it."""
+"""Turns facts into findings: OK, or a problem with the command that fixes it."""
 
 import errno
 from collections.abc import Mapping, Sequence
@@ -18,62 +18,62 @@ from reconciler.service.job import State
 Level = Literal["ok", "warning", "problem"]
 
 LITTLE_SPACE = 5_000_000_000
-"""Bytes: less than a small model."""
+"""Bytes; less than a small model needs."""
 
 IN_A_CLONE = "in a clone of reconciler: uv tool install --reinstall -c constraints.txt"
-"""Beginning of the command that reinstalls it."""
+"""Start of the command that reinstalls the package."""
 
 SHOWN = 3
-"""Things of one kind that are named one by one."""
+"""Maximum number of findings of one kind that are listed individually."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     what: str
     level: Level
     message: str
     fix: str | None = None
-    """The command that fixes it."""
+    """Command that fixes it."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """What the operating system says of itself."""
+    """Platform as reported by the operating system."""
 
     system: str
-    """`Darwin` or `Linux`, as uname has it."""
+    """`Darwin` or `Linux`, as reported by uname."""
     machine: str
     version: str
     chip: str = ""
     translated: bool = False
-    """Whether this process runs under Rosetta."""
+    """True if this process runs under Rosetta."""
     wired_limit_mb: int | None = None
-    """macOS' `iogpu.wired_limit_mb`; 0: macOS decides."""
+    """macOS' `iogpu.wired_limit_mb`; 0 if macOS decides."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """Who has the daemon's port: nobody, a daemon of this version, or somebody else."""
+    """State of the daemon's port: free, used by a daemon of this version, or by another program."""
 
     address: str
     daemon: str | None = None
     taken: bool = False
     problem: str | None = None
-    """Why the daemon is degraded, by its own words."""
+    """Problem of a degraded daemon, as reported by itself."""
 
 
 def platform(facts: Platform) -> Finding:
-    """Whether MLX has Metal here."""
+    """Check that MLX has Metal."""
     text = f"{facts.system} {facts.version}, {facts.chip or facts.machine}"
     if facts.system != "Darwin":
-        return Finding("platform", "warning", f"{text}: for development; models belong on a Mac")
+        return Finding("platform", "warning", f"{text}: for development only; run models on a Mac")
     if facts.translated:
         return Finding(
             "platform",
             "problem",
-            f"{text}: this Python is an Intel one under Rosetta, for which there is no Metal",
+            f"{text}: this is an Intel Python under Rosetta, which has no Metal",
             f"{IN_A_CLONE} --python cpython-3.12-macos-aarch64 .",
         )
     if facts.machine != "arm64":
@@ -82,7 +82,7 @@ def platform(facts: Platform) -> Finding:
 
 
 def mlx(found: Machine | Problem, system: str) -> Finding:
-    """Whether a worker process starts, and on what it computes."""
+    """Check that a worker process starts, and on which device it computes."""
     if isinstance(found, Problem):
         package = "'.[cpu]'" if system == "Linux" else "."
         fix = f"{IN_A_CLONE} {package}"
@@ -92,22 +92,22 @@ def mlx(found: Machine | Problem, system: str) -> Finding:
         f"mlx {found.mlx_version} on the {found.device} ({found.device_name}), {budget} for models"
     )
     if system == "Darwin" and not found.has_gpu:
-        return Finding("mlx", "problem", f"{text}: Metal is not there")
+        return Finding("mlx", "problem", f"{text}: Metal is not available")
     return Finding("mlx", "ok", text)
 
 
 def wired_limit(facts: Platform) -> Finding | None:
-    """How much memory the GPU may hold on to."""
+    """Report how much memory the GPU may wire."""
     if facts.wired_limit_mb is None:
         return None
     if facts.wired_limit_mb == 0:
         return Finding("wired limit", "ok", "macOS decides")
-    message = f"{facts.wired_limit_mb} MB, set by hand; it is gone at the next boot"
+    message = f"{facts.wired_limit_mb} MB, set manually; it is reset at the next boot"
     return Finding("wired limit", "ok", message)
 
 
 def wired_memory(found: Machine | Problem) -> Finding | None:
-    """What of a worker's memory cannot be paged out, as `serve --wired-limit` says."""
+    """Report how much of a worker's memory is wired, as set by `serve --wired-limit`."""
     if isinstance(found, Problem):
         return None
     wired = found.wired
@@ -121,13 +121,13 @@ def wired_memory(found: Machine | Problem) -> Finding | None:
 
 
 def models(listed: Sequence[CatalogEntry]) -> list[Finding]:
-    """What can be loaded."""
+    """Check the models on disk."""
     bad = [model for model in listed if isinstance(model.facts, Problem)]
     good = len(listed) - len(bad)
     findings = [Finding("models", "ok", f"{good} can be loaded")]
     if not good:
         fix = "reconciler pull mlx-community/Qwen3-0.6B-4bit"
-        findings = [Finding("models", "warning", "none can be loaded yet", fix)]
+        findings = [Finding("models", "warning", "no model can be loaded yet", fix)]
     for model in bad[:SHOWN]:
         why = model.facts.message if isinstance(model.facts, Problem) else ""
         findings.append(Finding("models", "warning", f"{model.key}: {why}"))
@@ -140,7 +140,7 @@ def models(listed: Sequence[CatalogEntry]) -> list[Finding]:
 def manifests(
     snapshot: Snapshot, directory: Path, labels: Mapping[str, str] = NO_LABELS
 ) -> list[Finding]:
-    """Whether what is declared can be followed on a node with these labels."""
+    """Check the manifests as seen by a node with these labels."""
     if snapshot.unreadable is not None:
         return [Finding("manifests", "warning", snapshot.unreadable, f"mkdir -p {directory}")]
     invalid = [file for file in snapshot.files if not file.valid]
@@ -169,101 +169,105 @@ def state(
     broken: Sequence[Path] = (),
     mode: int | None = None,
 ) -> list[Finding]:
-    """Whether the daemon can keep what it knows, and which databases of it were damaged."""
+    """Check that the state directory is usable and private, and report quarantined databases."""
     if not writable:
         fix = f"sudo chown -R $(whoami) {directory}"
         return [Finding("state", "problem", f"{directory} cannot be written", fix)]
     text = f"{directory}, {readable_bytes(free)} free"
     found = [Finding("state", "ok" if free >= LITTLE_SPACE else "warning", text)]
     if mode is not None and mode & 0o077:
-        words = f"others may look into {directory}"
+        words = f"{directory} is accessible to other users"
         found.append(Finding("state", "warning", words, f"chmod 700 {directory}"))
     for path in broken:
-        words = f"a damaged database was set aside as {path}; what could not be read of it is lost"
+        words = f"a damaged database was quarantined as {path}; its unreadable data is lost"
         found.append(Finding("state", "warning", words, f"rm {path}*"))
     return found
 
 
 def token(path: Path | None, mode: int | None) -> Finding | None:
-    """Whether others can read the token; `mode` is None where there is no such file."""
+    """Check that the token is readable by its owner only; `mode` is None if the file is missing."""
     if path is None:
         return None
     if mode is None:
         fix = f"umask 077 && openssl rand -hex 32 > {path}"
         return Finding("token", "problem", f"{path} cannot be read", fix)
     if mode & 0o077:
-        return Finding("token", "warning", f"others can read {path}", f"chmod 600 {path}")
+        return Finding(
+            "token", "warning", f"{path} is readable by other users", f"chmod 600 {path}"
+        )
     return Finding("token", "ok", f"{path}")
 
 
 def access(origins: Sequence[str], hosts: Sequence[str], token: Path | None) -> Finding | None:
-    """What pages and names may use the daemon."""
+    """Check which web origins and host names may use the daemon."""
     if "*" in origins and token is None:
         fix = "reconciler serve --token-file FILE --allow-origin '*'"
-        return Finding("access", "problem", "all web pages are allowed, and there is no token", fix)
+        return Finding("access", "problem", "all web pages are allowed without a token", fix)
     if hosts and token is not None:
-        message = "--allow-host has no effect: with a token every name is served"
+        message = "--allow-host has no effect: with a token, every host name is allowed"
         return Finding("access", "warning", message)
     allowed = [
-        *(f"pages of {origin}" for origin in origins),
-        *(f"the name {host}" for host in hosts),
+        *(f"web pages of {origin}" for origin in origins),
+        *(f"the host name {host}" for host in hosts),
     ]
     return Finding("access", "ok", f"allowed: {', '.join(allowed)}") if allowed else None
 
 
 def port(found: Port) -> Finding:
-    """Whether the daemon answers, or could."""
+    """Check that the daemon answers, or that its port is free."""
     if found.problem is not None:
-        text = f"reconciler {found.daemon} answers on {found.address} and can load nothing"
+        text = f"reconciler {found.daemon} answers on {found.address} but cannot load models"
         return Finding("port", "problem", f"{text}: {found.problem}")
     if found.daemon is not None:
         return Finding("port", "ok", f"reconciler {found.daemon} answers on {found.address}")
     if not found.taken:
         return Finding("port", "ok", f"{found.address} is free; no daemon runs there")
-    message = f"something else answers on {found.address}; LM Studio uses 1234 too"
+    message = f"another program answers on {found.address}; LM Studio also uses 1234"
     return Finding("port", "problem", message, "reconciler serve --port 1235")
 
 
 def service(states: Sequence[State]) -> Finding:
-    """Whether the daemon is started by the system."""
+    """Check that the system starts the daemon."""
     installed = [one for one in states if one.installed]
     if not installed:
-        return Finding("service", "ok", "not installed; `reconciler service install` does it")
+        return Finding(
+            "service", "ok", "not installed; to install it, run `reconciler service install`"
+        )
     one = installed[0]
     if one.running:
         return Finding("service", "ok", f"{one.kind}, process {one.pid}")
-    message = f"{one.kind} {one.file} is installed and does not run"
+    message = f"{one.kind} {one.file} is installed but not running"
     system = " --system" if one.file.parent.name in ("LaunchDaemons", "system") else ""
     return Finding("service", "problem", message, f"reconciler service install{system}")
 
 
 def local_network(error: int | None) -> Finding:
-    """Whether macOS lets this process reach the network that it is in.
+    """Check that macOS lets this process reach the local network.
 
-    `error` is what a datagram to the router ended with; EHOSTUNREACH (65 on macOS) is how
-    local-network privacy refuses.
+    `error` is the errno of a datagram to the router; local network privacy fails it with
+    EHOSTUNREACH (65 on macOS).
     """
     if error is None:
-        return Finding("local network", "ok", "can be reached from here")
+        return Finding("local network", "ok", "reachable")
     if error in (errno.EHOSTUNREACH, 65):
-        message = "macOS' local-network privacy keeps this process from other machines"
+        message = "macOS' local-network privacy blocks this process from reaching other machines"
         fix = "sudo reconciler service install --system"
         return Finding("local network", "warning", message, fix)
     return Finding("local network", "warning", f"the router cannot be reached: errno {error}")
 
 
 def git(version: str | None) -> Finding:
-    """Whether there is git."""
+    """Check that git is installed."""
     if version is None:
-        message = "not there; it is needed to follow a repository"
+        message = "not installed; it is needed to follow a repository"
         return Finding("git", "warning", message, "xcode-select --install")
     return Finding("git", "ok", version)
 
 
 def hub(address: str, error: str | None, *, offline: bool) -> Finding:
-    """Whether models can be downloaded."""
+    """Check that models can be downloaded."""
     if offline:
-        return Finding("hub", "ok", "HF_HUB_OFFLINE is set: nothing is downloaded")
+        return Finding("hub", "ok", "HF_HUB_OFFLINE is set: downloads are disabled")
     if error is not None:
         return Finding("hub", "problem", f"{address} cannot be reached: {error}")
     return Finding("hub", "ok", f"{address} answers")

@@ -1,1 +1,1 @@
-"""The daemon's side of workers: it starts, asks and ends them, and never imports MLX."""
+"""The daemon's side of workers: starts, calls and ends them, and never imports MLX."""

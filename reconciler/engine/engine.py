@@ -1,7 +1,8 @@
 """Loaded instances: one worker process per checkpoint, one session in it per instance.
 
-Carries out the plan's actions and reports what workers observed. What it lists as loaded is
-loaded: a worker that dies takes its instances out of the list before anybody is told.
+The engine carries out the plan's actions and reports what workers observed. Its list of loaded
+instances is always accurate: the instances of a worker that dies are removed from it before the
+death is reported.
 """
 
 import asyncio
@@ -47,24 +48,25 @@ from reconciler.engine.tokens import Tokens
 log = structlog.get_logger()
 
 DRAIN_SECONDS = 30.0
-"""For the running requests of an instance that goes."""
+"""Time for the running requests of an instance that is unloaded."""
 
 PROBE_SECONDS = 30.0
-"""The probe interval: a worker that hangs is found within two."""
+"""Probe interval: a hung worker is detected within two intervals."""
 
 PULSE_SECONDS = 1.0
-"""For a worker to say how many tokens it computed; who asks for metrics must not wait for long."""
+"""Timeout of a worker's token counts; a request for metrics must not wait longer."""
 
 SHAPES_SECONDS = 10.0
-"""To build a model without its weights, which takes milliseconds; nobody watches a spare worker."""
+"""Timeout for building a model without its weights, which takes milliseconds. Spare workers have no
+other monitoring."""
 
 ERROR_SECONDS = 3.0
-"""For clients whose requests are cut off to be told why; one that does not read never is."""
+"""Time for clients to read the error of their interrupted requests."""
 
 
 @dataclass(eq=False)
 class _Loaded:
-    """An instance, where it is, and how many requests it answers."""
+    """An instance with its worker and its number of running requests."""
 
     instance: Instance
     holder: Holder
@@ -75,7 +77,7 @@ class _Loaded:
 
 
 class Engine:
-    """What the controller drives. `on_death` is told of each instance whose worker died."""
+    """Loads and serves instances. Used on the event loop only."""
 
     def __init__(
         self,
@@ -86,8 +88,9 @@ class Engine:
         *,
         spare: bool = True,
     ) -> None:
-        """`wired_limit` is each worker's: `off`, `recommended`, or a size.
+        """`on_death` is called for each instance whose worker died.
 
+        `wired_limit` applies to each worker: `off`, `recommended`, or a size.
         `spare`: True if a worker is started before it is needed.
         """
         self._pool = Pool(sockets, wired_limit, spare=spare)
@@ -96,32 +99,32 @@ class Engine:
         self._holders = Holders(self._pool, probe_interval, self._tokens.read, self._died)
         self._loaded: dict[str, _Loaded] = {}
         self._outgoing: dict[str, Instance] = {}
-        """By session."""
+        """Instances by session."""
         self._serial = itertools.count(1)
         self._requests = 0
-        """That run, of all instances, those that were replaced included."""
+        """Running requests of all instances, including replaced ones."""
         self._quiet = asyncio.Event()
-        """Set when the last of them ends."""
+        """Set when the last running request ends."""
 
     async def machine(self) -> Machine:
-        """Facts about this machine. Raises `LoadError` where no worker can be started."""
+        """Return facts about this machine. Raises `LoadError` if no worker can be started."""
         return await self._pool.machine()
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
-        """What a checkpoint works with in memory. Raises `LoadError` where it cannot be built."""
+        """Return a checkpoint's shapes in memory. Raises `LoadError` if it cannot be built."""
         command = SeeShapes(checkpoint.path, checkpoint.embedder)
         async with self._pool.lent() as worker:
             try:
                 async with asyncio.timeout(SHAPES_SECONDS):
                     return await worker.ask("POST", "shapes", command, Shapes)
             except TimeoutError:
-                words = f"it has not built {checkpoint.path} in {SHAPES_SECONDS:.0f} s"
+                words = f"it did not build {checkpoint.path} within {SHAPES_SECONDS:.0f} s"
                 problem = exit_reason.of_hang(worker.pid, words)
                 worker.kill(problem)
                 raise LoadError(problem) from None
 
     def instances(self) -> tuple[Instance, ...]:
-        """What is loaded and answers."""
+        """Return the loaded instances."""
         return tuple(loaded.instance for loaded in self._loaded.values())
 
     async def load(
@@ -134,20 +137,22 @@ class Engine:
         *,
         unload_first: bool = False,
     ) -> Instance:
-        """Make the instance `name` be `spec`, in place of what it was; `progress` hears how far.
+        """Load the instance `name` with `spec`, replacing the instance of that name, if any.
 
-        A worker that holds the checkpoint is used; else one reads it. What was loaded under the
-        name goes only when the new one has answered, or before if `unload_first`.
-        Raises `LoadError`; then what was loaded is as it was, unless it had to go first. So it is
-        where the caller cancels the load, before the new instance is listed: a worker that reads
-        weights for it is ended.
+        Uses the worker that holds the checkpoint, or else a new one that reads it. The previous
+        instance is unloaded after the new one has answered, or before the load if `unload_first`.
+        `progress` is called with the progress of the load.
+
+        Raises `LoadError`; the previous instance is then unchanged, unless it was unloaded first.
+        The same holds if the caller cancels the load before the new instance is listed: a worker
+        that reads weights for it is ended.
         """
         begin = time.monotonic()
         session = str(next(self._serial))
         old = self._loaded.get(name)
         if old is not None and unload_first:
             if old.holder.path == checkpoint.path:
-                old.holder.sessions.add(session)  # keeps the worker and its weights
+                old.holder.sessions.add(session)  # keeps the worker and its weights loaded
             try:
                 await self._end_session(old)
             except BaseException:
@@ -214,9 +219,9 @@ class Engine:
         lease: Lease,
         context: RequestContext = NO_CONTEXT,
     ) -> AsyncIterator[Reply]:
-        """Have an instance answer a request. Raises `LoadError`: it is not there, or it died.
+        """Send a request to an instance. Raises `LoadError` if it is not loaded or its worker dies.
 
-        `lease` is the memory that its KV cache may take beside what is reserved for it.
+        `lease` is the memory that its KV cache may use in addition to the instance's reservation.
         """
         loaded = self._loaded.get(name)
         if loaded is None or loaded.draining:
@@ -242,61 +247,62 @@ class Engine:
                 self._quiet.set()
 
     async def unload(self, name: str) -> None:
-        """Let its running requests finish, then let go of it."""
+        """Let running requests finish, then unload the instance."""
         loaded = self._loaded.get(name)
         if loaded is not None:
             await self._end_session(loaded)
 
     async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
-        """Lower the leases of sessions; the bytes of each that running requests take all the same.
+        """Lower the leases of sessions; returns the bytes that running requests of each still use.
 
-        Left out is a session whose worker does not answer: how much it takes is not known.
+        Omits sessions whose worker does not answer: their memory use is unknown.
         """
         return await self._holders.recall(leases)
 
     def outgoing(self) -> tuple[Instance, ...]:
-        """What was replaced and finishes what it was asked; its memory is not free yet."""
+        """Return replaced instances with running requests; their memory is not free yet."""
         return tuple(self._outgoing.values())
 
     def live_memory(self) -> Mapping[str, int]:
-        """Bytes that the worker of each checkpoint was last seen to take, by path."""
+        """Bytes last reported in use by the worker of each checkpoint, by path."""
         return self._holders.live_memory()
 
     async def tokens(self) -> dict[str, Usage]:
-        """What instances computed since the daemon started, by name; what a worker that does not
-        answer computed since it last did is left out.
+        """Tokens computed per instance since the daemon started, by name.
+
+        For a worker that does not answer, the last known counts are returned.
         """
         for pulse in await self._pulses():
             self._tokens.read(pulse)
         return self._tokens.totals()
 
     async def activity(self) -> dict[str, Activity]:
-        """The KV cache of instances, by name; left out where the worker does not answer."""
+        """KV cache use per instance, by name, without workers that do not answer."""
         found = {s: one for pulse in await self._pulses() for s, one in pulse.activity.items()}
         loaded = self._loaded.items()
         return {name: found[one.session] for name, one in loaded if one.session in found}
 
     async def _pulses(self) -> list[Pulse]:
-        """What workers say of themselves, those that answer in time."""
+        """Pulses of the workers that answer in time."""
         pulses = await asyncio.gather(
             *(worker.pulse(PULSE_SECONDS) for worker in self._holders.workers())
         )
         return [pulse for pulse in pulses if pulse is not None]
 
     def retain_only(self, names: Collection[str]) -> None:
-        """Forget the tokens of others: a name that comes again counts from zero."""
+        """Drop the token counts of all other instances; a name that returns counts from zero."""
         self._tokens.retain_only(names)
 
     def log(self, name: str) -> Log | None:
-        """What the latest worker of an instance wrote; None: it never had one."""
+        """Return the log of an instance's latest worker; None if it never had one."""
         return self._holders.log(name)
 
     async def drain(self, at_once: asyncio.Event) -> None:
-        """Wait until no request runs, for as long as one that goes waits, or until `at_once`."""
+        """Wait for running requests, at most for the drain time or until `at_once` is set."""
         self._quiet.clear()
         if not self._requests:
             return
-        log.info("running requests may finish", requests=self._requests, seconds=DRAIN_SECONDS)
+        log.info("waiting for running requests", requests=self._requests, seconds=DRAIN_SECONDS)
         waits = [asyncio.create_task(event.wait()) for event in (self._quiet, at_once)]
         try:
             await asyncio.wait(waits, timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -304,10 +310,10 @@ class Engine:
             for wait in waits:
                 wait.cancel()
         if self._requests:
-            log.warning("requests are cut off", requests=self._requests)
+            log.warning("running requests are interrupted", requests=self._requests)
 
     async def close(self) -> None:
-        """End all workers; requests that still run hear that the daemon is stopping."""
+        """End all workers; running requests fail because the daemon is stopping."""
         await self._pool.close()
         self._loaded.clear()
         stopping = Problem(Reason.STOPPING, "the daemon is stopping", permanent=False)
@@ -319,9 +325,9 @@ class Engine:
                     await self._quiet.wait()
 
     async def _end_session(self, loaded: _Loaded) -> None:
-        """No new requests; those that are running get some time, and then it is closed.
+        """Reject new requests, wait for running ones up to the drain time, then close the session.
 
-        Where the caller cancels that, it answers again, or it is gone: nothing is between.
+        If the caller cancels this, the instance either serves again or is gone.
         """
         loaded.draining = True
         try:
@@ -337,7 +343,7 @@ class Engine:
             raise
 
     async def _drained(self, loaded: _Loaded) -> None:
-        """Wait for its requests, for so long."""
+        """Wait for running requests, at most for the drain time."""
         loaded.idle.clear()
         if loaded.requests:
             try:
@@ -356,7 +362,7 @@ class Engine:
             del self._loaded[name]
 
     async def _close_session(self, loaded: _Loaded) -> Usage | None:
-        """Close it in its worker, unless that is about to end with it; its last count of tokens."""
+        """Close a session, unless its worker is about to end; returns its final token counts."""
         holder, session = loaded.holder, loaded.session
         if holder.gone:
             return None
@@ -367,11 +373,11 @@ class Engine:
         try:
             return await holder.worker.ask("DELETE", f"sessions/{session}", None, Usage)
         except LoadError as error:
-            log.warning("session did not end", reason=error.problem.message)
+            log.warning("session could not be closed", reason=error.problem.message)
             return None
 
     def _died(self, holder: Holder) -> None:
-        """Take the instances of a worker that ended by itself off the list, and say so."""
+        """Remove the instances of a dead worker from the list, and report their deaths."""
         held = [loaded for loaded in self._loaded.values() if loaded.holder is holder]
         for loaded in held:
             del self._loaded[loaded.instance.name]

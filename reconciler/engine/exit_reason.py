@@ -1,4 +1,4 @@
-"""What the end of a worker process says about why."""
+"""Problems derived from the exit of a worker process."""
 
 import signal
 
@@ -16,13 +16,13 @@ FAULTS = frozenset(
         signal.SIGTRAP,
     }
 )
-"""Signals that a process brings upon itself."""
+"""Signals that a process causes itself."""
 
 
 def of_exit(pid: int, code: int | None, last: str | None) -> Problem:
-    """The problem with a worker that ended with `code`, as asyncio has it: less than 0 is a signal.
+    """Problem of a worker that exited with `code`; as in asyncio, a negative code is a signal.
 
-    `last` is the last line that it wrote.
+    `last` is the last line that it logged.
     """
     worker = f"the worker process {pid}"
     detail = f": {last}" if last and code else ""
@@ -33,19 +33,19 @@ def of_exit(pid: int, code: int | None, last: str | None) -> Problem:
         why = "; the kernel does that when memory runs out" if -code == signal.SIGKILL else ""
         return _problem(Reason.WORKER_KILLED, f"{worker} was killed from outside by {name}{why}")
     if code == GENERATION_DIED:
-        words = f"the thread that generates ended, and {worker} with it{detail}"
+        words = f"the generation thread ended, and {worker} with it{detail}"
         return _problem(Reason.GENERATION_DIED, words)
     how = f" with exit code {code}" if code else ""
     return _problem(Reason.WORKER_DIED, f"{worker} ended{how}{detail}")
 
 
 def of_hang(pid: int, words: str) -> Problem:
-    """The problem with a worker that was killed because of what `words` say."""
+    """Problem of a worker that was killed because it hung; `words` describes the hang."""
     return _problem(Reason.WORKER_HUNG, f"the worker process {pid} hung: {words}")
 
 
 def of_probe(pid: int, words: str) -> Problem:
-    """The problem with a worker that failed to generate a token."""
+    """Problem of a worker that failed to generate a token."""
     return _problem(Reason.GENERATION_DIED, f"the worker process {pid} cannot generate: {words}")
 
 

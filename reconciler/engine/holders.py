@@ -1,7 +1,7 @@
-"""Workers that hold a checkpoint: one for each, for as long as it has sessions.
+"""Workers that hold a checkpoint: one per checkpoint, as long as it has sessions.
 
-A worker ends with its last session, which gives back all its memory. One that dies or hangs is
-taken off the list before anybody hears of it.
+A worker ends with its last session, which frees all its memory. A worker that dies or hangs is
+removed from the list before its end is reported.
 """
 
 import asyncio
@@ -24,36 +24,36 @@ from reconciler.engine.process import WorkerProcess
 log = structlog.get_logger()
 
 ABANDON_SECONDS = 5.0
-"""For a worker that others use to close a session that nobody wants any more."""
+"""Time for a worker with other sessions to close an abandoned session."""
 
 RECALL_SECONDS = 10.0
-"""For a worker to lower leases, between two steps; that one hangs is noticed elsewhere."""
+"""Time for a worker to lower leases between two steps. Hangs are detected elsewhere."""
 
 KEPT_LOGS = 200
-"""Instances whose log is kept, those that are gone included."""
+"""Maximum number of instance logs kept, including those of unloaded instances."""
 
 
 @dataclass(eq=False)
 class Holder:
-    """A worker that holds a checkpoint. It lives as long as it has sessions."""
+    """A worker that holds a checkpoint, as long as it has sessions."""
 
     worker: WorkerProcess
     path: str
     revision: str
-    """Of the checkpoint when it was read."""
+    """Revision of the checkpoint when it was read."""
     sessions: set[str] = field(default_factory=set)
-    """Open, or about to be."""
+    """Sessions that are open or about to be opened."""
     weights_bytes: int = 0
-    """As observed after the load."""
+    """Size of the weights as observed after the load."""
     live_bytes: int = 0
-    """That the worker was last seen to take, without what it keeps as long as nobody needs it."""
+    """Bytes last reported in use by the worker, without caches that it frees on demand."""
     watch: asyncio.Task[None] | None = None
     gone: bool = False
-    """Ended on purpose or died; nothing new may be put on it."""
+    """True if it has died or was ended deliberately; no new session may use it."""
 
 
 class Holders:
-    """By checkpoint path. Used on the event loop only."""
+    """Holders by checkpoint path. Used on the event loop only."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class Holders:
         on_pulse: Callable[[Pulse], None],
         on_end: Callable[[Holder], None],
     ) -> None:
-        """`on_pulse` hears what workers say of themselves; `on_end` is told of one that ended by
-        itself. The interval is in seconds.
+        """`on_pulse` is called with each pulse, `on_end` when a worker has ended unexpectedly.
+        `probe_interval` is in seconds.
         """
         self._pool = pool
         self._probe_interval = probe_interval
@@ -72,26 +72,26 @@ class Holders:
         self._logs: dict[str, Log] = {}
 
     def workers(self) -> list[WorkerProcess]:
-        """Those that hold a checkpoint."""
+        """Return the workers that hold a checkpoint."""
         return [holder.worker for holder in self._holders.values()]
 
     def live_memory(self) -> dict[str, int]:
-        """Bytes that the worker of each checkpoint was last seen to take, by path."""
+        """Bytes last reported in use by the worker of each checkpoint, by path."""
         return {path: holder.live_bytes for path, holder in self._holders.items()}
 
     def log(self, name: str) -> Log | None:
-        """What the latest worker of an instance wrote; None: it never had one."""
+        """Return the log of an instance's latest worker; None if it never had one."""
         return self._logs.get(name)
 
     async def close(self, problem: Problem) -> None:
-        """End all workers; requests that still run hear `problem`."""
+        """End all workers; running requests fail with `problem`."""
         holders, self._holders = list(self._holders.values()), {}
         await asyncio.gather(*(self._end(holder, problem) for holder in holders))
 
     async def recall(self, leases: Mapping[str, Lease]) -> dict[str, int]:
-        """Lower the leases of sessions; the bytes of each that running requests take all the same.
+        """Lower the leases of sessions; returns the bytes that running requests of each still use.
 
-        Left out is a session whose worker does not answer: how much it takes is not known.
+        Omits sessions whose worker does not answer: their memory use is unknown.
         """
         asked: dict[Holder, dict[str, Lease]] = {}
         for holder in self._holders.values():
@@ -107,7 +107,7 @@ class Holders:
                 answer = await holder.worker.ask("POST", "leases", Recall(leases), Recalled)
         except (LoadError, TimeoutError) as error:
             reason = error.problem.message if isinstance(error, LoadError) else "it is busy"
-            log.warning("memory was not given back", pid=holder.worker.pid, reason=reason)
+            log.warning("memory was not released", pid=holder.worker.pid, reason=reason)
             return {}
         holder.live_bytes = answer.live_bytes
         return answer.in_use
@@ -121,7 +121,7 @@ class Holders:
         phases: dict[str, Phase],
         progress: Callable[[Progress], None],
     ) -> Holder:
-        """A worker that holds the checkpoint, with room kept for `session`."""
+        """Return a worker that holds the checkpoint, with `session` registered."""
         holder = self._holders.get(checkpoint.path)
         if holder is not None:
             holder.sessions.add(session)
@@ -149,14 +149,14 @@ class Holders:
         return holder
 
     def _note_log(self, name: str, worker: WorkerProcess) -> None:
-        """The log of an instance is that of its latest worker, and outlives it."""
+        """Register the log of an instance's latest worker; it outlives the worker."""
         self._logs.pop(name, None)
         self._logs[name] = worker.log
         if len(self._logs) > KEPT_LOGS:
             del self._logs[next(iter(self._logs))]
 
     async def abandon(self, holder: Holder, session: str) -> None:
-        """Give up a session that may be open in its worker, which others use."""
+        """Close a session that may be open in a worker that others use."""
         if holder.sessions - {session} and not holder.gone:
             with contextlib.suppress(LoadError, TimeoutError):
                 async with asyncio.timeout(ABANDON_SECONDS):
@@ -164,9 +164,9 @@ class Holders:
         await self.release(holder, session)
 
     async def release(self, holder: Holder, session: str) -> None:
-        """One session less; the worker ends with its last, which gives back all its memory."""
+        """Remove a session; the worker ends with its last one, which frees all its memory."""
         holder.sessions.discard(session)
-        holder.live_bytes = 0  # until it is seen again
+        holder.live_bytes = 0  # unknown until the next pulse
         if not holder.sessions and not holder.gone:
             if self._holders.get(holder.path) is holder:
                 del self._holders[holder.path]
@@ -179,7 +179,7 @@ class Holders:
         await holder.worker.end(problem)
 
     async def _watch(self, holder: Holder) -> None:
-        """Notice the death of a worker, or that it hangs."""
+        """Monitor a worker until it dies or hangs."""
 
         def on_pulse(pulse: Pulse) -> None:
             self._on_pulse(pulse)

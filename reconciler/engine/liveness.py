@@ -1,7 +1,7 @@
-"""Looks at one worker until it has ended, and ends it where it hangs.
+"""Monitors a worker until it ends, and kills it if it hangs.
 
-Asking how far it is costs the worker nothing. What has rested for most of a probe interval has to
-generate a token: a worker that answers is not yet one that generates.
+Polling a worker's progress costs it nothing. A worker that has been idle for most of a probe
+interval must also generate a token: one that answers polls may still be unable to generate.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ log = structlog.get_logger()
 
 
 async def watch(worker: WorkerProcess, interval: float, on_pulse: Callable[[Pulse], None]) -> None:
-    """Return when the worker has ended, by itself or because it hung; `worker.died()` says which.
+    """Return when the worker has ended, by itself or because it hung; see `worker.died()`.
 
-    `interval` is the probe interval, in seconds; `on_pulse` hears each pulse.
+    `interval` is the probe interval in seconds; `on_pulse` is called with each pulse.
     """
     ended = asyncio.create_task(worker.wait())
     looking = asyncio.create_task(_look_until_hung(worker, interval, on_pulse))
@@ -33,7 +33,7 @@ async def watch(worker: WorkerProcess, interval: float, on_pulse: Callable[[Puls
             try:
                 problem = looking.result()
             except Exception:
-                log.exception("worker is not looked at any more", pid=worker.pid)
+                log.exception("worker is no longer monitored", pid=worker.pid)
                 await ended
             else:
                 worker.kill(problem)
@@ -46,7 +46,7 @@ async def watch(worker: WorkerProcess, interval: float, on_pulse: Callable[[Puls
 async def _look_until_hung(
     worker: WorkerProcess, interval: float, on_pulse: Callable[[Pulse], None]
 ) -> Problem:
-    """Look at it a few times per interval; what is wrong with it, once there is something."""
+    """Poll a worker several times per interval; returns its problem once it hangs."""
     pause = interval / LOOKS
     watched = ProbeState(time.monotonic())
     probe: asyncio.Task[str | None] | None = None

@@ -1,4 +1,4 @@
-"""The last lines that a worker process wrote, and those to come."""
+"""Recent and future lines written by a worker process."""
 
 import asyncio
 from collections import deque
@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from reconciler.core.events import LogLine
 
 KEPT = 1000
-"""Lines of one worker."""
+"""Maximum number of lines kept per worker."""
 
 LONGEST = 4000
-"""Characters of a line that are kept."""
+"""Maximum length of a kept line, in characters."""
 
 
 class Log:
-    """Of one worker process. Used on the event loop only."""
+    """Log of one worker process. Used on the event loop only."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -26,22 +26,22 @@ class Log:
 
     @property
     def last(self) -> str | None:
-        """The newest line."""
+        """Newest line."""
         return self._lines[-1].line if self._lines else None
 
     def write(self, line: str) -> None:
-        """Add a line."""
+        """Append a line."""
         self._lines.append(LogLine(datetime.now(UTC), self._pid, line[:LONGEST]))
         self._count += 1
         self._wake()
 
     def end(self) -> None:
-        """No more will come."""
+        """Mark the log as complete."""
         self._ended = True
         self._wake()
 
     async def follow(self, *, wait: bool) -> AsyncIterator[LogLine]:
-        """The kept lines, and with `wait` those to come, until the process has ended."""
+        """Iterate over the kept lines, and with `wait` over future ones until the process ends."""
         position = 0
         while True:
             lost = self._count - len(self._lines)

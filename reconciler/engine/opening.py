@@ -1,4 +1,4 @@
-"""Opening a session: the settings of an instance, and what the worker observed of them."""
+"""Opens sessions with the settings of an instance, and checks what the worker observed."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,7 +20,7 @@ async def open_session(
     resolved: Resolved,
     defaults: Iterable[Default],
 ) -> SessionOpened:
-    """Open a session in a worker. Raises `LoadError`, `SettingMismatch` if it observed others."""
+    """Open a session. Raises `LoadError`: `SettingMismatch` if the worker observed others."""
     own = resolved.config.num_experts == checkpoint.experts_per_token
     command = OpenSession(
         resolved.config,
@@ -36,7 +36,7 @@ async def open_session(
     ]
     allowed = set(opened.unused)
     if not (asked.num_experts and opened.observed.num_experts):
-        allowed.add("num_experts")  # config.json does not always say what a model does
+        allowed.add("num_experts")  # config.json does not always state what a model uses
     if not set(differing) <= allowed:
         message = f"the worker observed {opened.observed}, not {resolved.config}"
         raise LoadError(Problem(Reason.SETTING_MISMATCH, message))
@@ -50,7 +50,7 @@ async def open_session(
 def warnings(
     spec: LoadSpec, checkpoint: Checkpoint, resolved: Resolved, opened: SessionOpened
 ) -> tuple[SettingWarning, ...]:
-    """What of a spec is not in force, and why."""
+    """Settings of a spec that are not in force, with the reasons."""
     return (
         resolved.warnings
         + checkpoint.generation.warnings
@@ -61,7 +61,7 @@ def warnings(
 
 
 def request_defaults(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[Default, ...]:
-    """Defaults for requests; none where nothing is generated."""
+    """Defaults for requests; empty for a model that does not generate."""
     if checkpoint.embedder is not None:
         return ()
     return in_force(spec.defaults, checkpoint.generation.defaults)
@@ -70,7 +70,7 @@ def request_defaults(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[Default, .
 def _defaults_without_effect(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[SettingWarning, ...]:
     if checkpoint.embedder is None:
         return ()
-    reason = "this model makes embeddings and generates nothing"
+    reason = "this model creates embeddings and generates no text"
     return tuple(
         SettingWarning(f"defaults.{key}", str(value)[:200], reason)
         for key, value in spec.defaults.sent().items()
@@ -78,11 +78,11 @@ def _defaults_without_effect(spec: LoadSpec, checkpoint: Checkpoint) -> tuple[Se
 
 
 def _without_effect(asked: RequestedSettings, opened: SessionOpened) -> tuple[SettingWarning, ...]:
-    """Specs that the model has no use for, as the worker found when it ran."""
+    """Settings that do not apply to the model, as observed by the worker."""
     unused = {key: requested for key, requested in asked.sent().items() if key in opened.unused}
     return tuple(
         SettingWarning(
-            key, requested, "this model has no attention or KV cache that it could act on"
+            key, requested, "this model has no attention or KV cache that this setting could affect"
         )
         for key, requested in unused.items()
         if requested != getattr(opened.observed, key)

@@ -1,7 +1,7 @@
-"""Keeps one worker warm: its imports done, ready to read a checkpoint at once.
+"""Keeps a spare worker with its imports done, ready to read a checkpoint immediately.
 
-The first worker tells what the machine offers, and waits for the first load. Another is started a
-moment after each load. Without a spare (`--spare-workers 0`) it is started when it is needed.
+The first worker reports what the machine offers, and waits for the first load. A replacement is
+started shortly after each load. Without a spare (`--spare-workers 0`), workers start on demand.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from reconciler.engine import exit_reason
 from reconciler.engine.process import WorkerProcess
 
 WARM_AFTER_SECONDS = 1.0
-"""After a load: what was loaded is about to be asked something, and imports would slow it down."""
+"""Delay after a load: a worker's imports would slow down its first requests."""
 
 BUSY_SECONDS = 0.5
-"""That a load waits for the spare to build another checkpoint; longer than nearly all take."""
+"""Time that a load waits for a spare that builds another model; most builds are shorter."""
 
 START_SECONDS = 120.0
-"""For a worker's imports, which take seconds."""
+"""Timeout for a worker's imports, which take seconds."""
 
 
 class Pool:
-    """Hands out the warm worker and makes the next one."""
+    """Provides the spare worker and starts the next one."""
 
     def __init__(self, sockets: Path, wired_limit: str = "off", *, spare: bool = True) -> None:
         """`spare`: True if a worker is started before it is needed."""
@@ -34,7 +34,7 @@ class Pool:
         self._wired_limit = wired_limit
         self._spare: asyncio.Task[WorkerProcess] | None = None
         self._watch: asyncio.Task[None] | None = None
-        """Of the spare."""
+        """Task that watches the spare."""
         self._timer: asyncio.TimerHandle | None = None
         self._lending = asyncio.Lock()
         self._busy: WorkerProcess | None = None
@@ -42,7 +42,7 @@ class Pool:
         self._returned = asyncio.Event()
 
     def warm(self) -> None:
-        """Start a spare worker in a moment, unless there is one then or none is kept."""
+        """Start a spare worker after a delay, unless one exists by then or spares are disabled."""
         if self._keep_spare and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(WARM_AFTER_SECONDS, self._on_time)
@@ -52,17 +52,17 @@ class Pool:
         self._warm()
 
     async def machine(self) -> Machine:
-        """What the spare says of the machine. Raises `LoadError` if none can be started."""
+        """Return the spare's facts about the machine. Raises `LoadError` as `borrow`."""
         worker = await self.borrow()
         return (await worker.ready()).machine
 
     async def borrow(self) -> WorkerProcess:
-        """The spare, which stays one. Raises `LoadError` if none can be started."""
+        """Return the spare without taking it. Raises `LoadError` if no worker can be started."""
         while True:
             spare = self._warm()
             worker = await self._ready(spare)
             if self._spare is not spare:
-                continue  # somebody took it while we waited
+                continue  # another caller took it in the meantime
             if worker.alive:
                 return worker
             self._spare = None
@@ -70,7 +70,7 @@ class Pool:
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[WorkerProcess]:
-        """The spare, for one borrower at a time: none waits for what another has built.
+        """Lend the spare to one borrower at a time, so that none waits for the work of another.
 
         Raises as `borrow`.
         """
@@ -83,17 +83,17 @@ class Pool:
                 self._returned.set()
 
     async def take(self) -> WorkerProcess:
-        """The warm worker; it is the caller's from here on. Call `warm` when time allows.
+        """Take ownership of the spare worker. Call `warm` afterwards to start another.
 
-        One that is lent is left to the borrower: a load must not wait for, or fail with, what is
-        built of another checkpoint. Raises `LoadError` if none can be started.
+        A lent spare is left to its borrower: a load must not wait for, or fail with, the build of
+        another checkpoint. Raises `LoadError` if no worker can be started.
         """
         waited = False
         while True:
             spare = self._warm()
             worker = await self._ready(spare)
             if self._spare is not spare:
-                continue  # somebody else took it while we waited
+                continue  # another caller took it in the meantime
             if self._busy is worker:
                 if waited:
                     return await self._start()
@@ -134,9 +134,9 @@ class Pool:
         return self._spare
 
     async def _replace(self, spare: asyncio.Task[WorkerProcess]) -> None:
-        """Have another spare where this one dies; one that cannot be started is tried when needed.
+        """Start another spare if this one dies; one that failed to start is retried on demand.
 
-        Whoever waits for it is told; the next who needs one must not hear of it.
+        The failure to start is raised to the callers that wait for it, but not to later ones.
         """
         try:
             worker = await asyncio.shield(spare)
@@ -152,7 +152,7 @@ class Pool:
 
     async def _ready(self, spare: asyncio.Task[WorkerProcess]) -> WorkerProcess:
         try:
-            # Whoever waits may go away; the spare is everybody's.
+            # A caller may be cancelled; the spare is shared.
             return await asyncio.shield(spare)
         except Exception:
             if self._spare is spare:

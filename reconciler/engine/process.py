@@ -1,4 +1,4 @@
-"""One worker process: started, spoken to over its socket, ended."""
+"""One worker process: start it, call it over its socket, end it."""
 
 import asyncio
 import contextlib
@@ -32,28 +32,28 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 END_SECONDS = 5.0
-"""A worker ends when its stdin closes; one that has not after this long is killed."""
+"""Time for a worker to end after its stdin has closed; then it is killed."""
 
 PIECE_BYTES = 2**16
-"""Of a request's body that are sent in one step of the event loop: a large body is copied for
-milliseconds, in which no other stream goes on."""
+"""Bytes of a request body sent per step of the event loop: copying a large body takes milliseconds
+and would stall other streams."""
 
 LINE_BYTES = 2**16
-"""Longest line that is read of what a worker prints, as asyncio has it."""
+"""Maximum length of a line of a worker's output, enforced by asyncio."""
 
 KILL_SECONDS = 5.0
-"""Until a killed worker is gone; one that the kernel cannot end counts as dead all the same."""
+"""Time for a killed worker to exit; one that the kernel cannot end is then treated as dead."""
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # It speaks to nobody over TLS; aiohttp would parse all certificates, twice, at its import.
+    # Workers make no TLS connections; aiohttp would parse all certificates, twice, on import.
     "SSL_CERT_FILE": os.devnull,
-    # On Linux, huge pages: reading weights is page faults for the most part. Blocks above 4 MB go
-    # back to the system as soon as they are free; by itself glibc learns to keep up to 64 MB.
+    # Huge pages on Linux: reading weights is dominated by page faults. Blocks above 4 MB are
+    # returned to the system when freed; by default, glibc adapts and keeps up to 64 MB.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304",
 }
-"""Of every worker."""
+"""Environment of every worker."""
 
 _serial = itertools.count(1)
 
@@ -72,10 +72,10 @@ async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
 
 
 class _Protocol(SubprocessStreamProtocol):
-    """Knows when its process has ended.
+    """Signals the exit of its process.
 
     asyncio's own `wait` also waits until the pipes are closed, which a child of the process may
-    hold open (gh-119710).
+    keep open (gh-119710).
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class _Protocol(SubprocessStreamProtocol):
 
 
 async def spawn(*command: str, **options: Any) -> tuple[Process, asyncio.Event]:
-    """Start a process with pipes; the event is set when it has ended."""
+    """Start a process with pipes; returns it with an event that is set when it has exited."""
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.subprocess_exec(_Protocol, *command, **options)
     return Process(transport, protocol, loop), protocol.exited
@@ -105,18 +105,18 @@ class WorkerProcess:
         self.log = Log(process.pid)
         self._reading = asyncio.create_task(self._read_stderr())
         connector = aiohttp.UnixConnector(str(socket), limit=0)
-        # A load takes as long as it takes; a dead worker closes the connection.
+        # A load has no time limit; a dead worker closes the connection.
         timeout = aiohttp.ClientTimeout(total=None)
         self._client = aiohttp.ClientSession(connector=connector, timeout=timeout)
         self._replies: set[aiohttp.ClientResponse] = set()
-        """Being read."""
+        """Responses being read."""
         self.hello: Hello | None = None
 
     @classmethod
     async def start(cls, directory: Path, wired_limit: str) -> "WorkerProcess":
-        """Start a worker whose socket lies in `directory`.
+        """Start a worker with its socket in `directory`.
 
-        `wired_limit` is `off`, `recommended` or a size: memory that it keeps from being paged out.
+        `wired_limit` is `off`, `recommended` or a size: memory that is kept from being paged out.
         """
         socket = directory / f"{next(_serial)}.sock"
         process, exited = await spawn(
@@ -130,7 +130,7 @@ class WorkerProcess:
         return cls(process, exited, socket)
 
     async def ready(self) -> Hello:
-        """Wait until its imports are done. Raises `LoadError` if it ends before that."""
+        """Wait until its imports are done. Raises `LoadError` if it exits before."""
         if self.hello is None:
             stdout = self._process.stdout
             line = await stdout.readline() if stdout is not None else b""
@@ -142,18 +142,18 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Process id."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """True if it has not ended, as far as is known, and was not killed."""
+        """True if it is not known to have exited and was not killed."""
         return self._process.returncode is None and self._killed_for is None
 
     async def wait(self) -> None:
-        """Wait until it has ended, however that came about, and end what it leaves."""
+        """Wait until it has exited, and kill the processes it left behind."""
         await self._exited.wait()
-        # It led a group of its own, in which a child may be too busy to notice.
+        # It leads its own process group; a child may be too busy to notice its exit.
         children.kill_group(self._process.pid)
         await asyncio.gather(self._reading, return_exceptions=True)
 
@@ -169,7 +169,7 @@ class WorkerProcess:
                 self._replies.discard(reply)
 
     async def pulse(self, seconds: float) -> Pulse | None:
-        """What it is at; None where it does not say so in time."""
+        """Query its progress; None if it does not answer in time."""
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -180,25 +180,25 @@ class WorkerProcess:
             return None
 
     async def probe(self, session: str) -> str | None:
-        """Have it generate a token; why it cannot, if it says so. Takes as long as it takes."""
+        """Have it generate a token, without a timeout; returns its error, if any."""
         try:
             async with self._asked("POST", f"http://worker/sessions/{session}/probe") as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, OSError, RuntimeError):
-            return None  # it has ended, or is about to: that is seen otherwise
+            return None  # it has exited or is about to, which is detected elsewhere
         if reply.status == 200:
             return None
         return msgspec.json.decode(content, type=WorkerFailure).message
 
     async def ask(self, method: str, path: str, body: Any, answer: type[T]) -> T:
-        """One request. Raises `LoadError` with the worker's words, or that it died."""
+        """Send a request. Raises `LoadError` with the worker's error, or if it died."""
         url = f"http://worker/{quote(path)}"
         try:
             async with self._asked(method, url, msgspec.json.encode(body)) as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, OSError, RuntimeError):
-            # Dead, or of no use without its socket. The last: "Session is closed", as somebody else
-            # has found that out already.
+            # The worker is dead, or unusable without its socket. RuntimeError is "Session is
+            # closed", after another caller has detected the same.
             await self.end()
             raise LoadError(self.died()) from None
         if reply.status != 200:
@@ -208,7 +208,7 @@ class WorkerProcess:
     async def load_weights(
         self, command: LoadWeights, on_progress: Callable[[WeightsRead], None]
     ) -> WeightsLoaded:
-        """Have it read a checkpoint; `on_progress` hears how far it is. Raises `LoadError`."""
+        """Have it read a checkpoint, reporting to `on_progress`. Raises `LoadError`."""
         try:
             body = msgspec.json.encode(command)
             async with self._asked("POST", "http://worker/checkpoint", body) as reply:
@@ -221,12 +221,12 @@ class WorkerProcess:
                     on_progress(message)
         except (aiohttp.ClientError, OSError, msgspec.DecodeError):
             pass
-        await self.end()  # its answer broke off
+        await self.end()  # its response was cut off
         raise LoadError(self.died())
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[Reply]:
-        """A request whose answer is read as it comes. Raises `LoadError` where it cannot be."""
+        """Send a request and stream the response. Raises `LoadError` if it cannot be sent."""
         url = f"http://worker/{quote(path)}"
         try:
             size = {"Content-Length": str(len(body))}
@@ -238,40 +238,40 @@ class WorkerProcess:
             yield Reply(reply.status, reply.content_type, self._chunks(reply))
         finally:
             self._replies.discard(reply)
-            reply.close()  # gives up what has not been read
+            reply.close()  # discards the unread rest
 
     async def _chunks(self, reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         try:
             async for chunk in reply.content.iter_any():
                 yield chunk
-        except (aiohttp.ClientError, OSError, RuntimeError):  # the last: "Connection closed."
-            with contextlib.suppress(TimeoutError):  # how it ended is known when it has
+        except (aiohttp.ClientError, OSError, RuntimeError):  # RuntimeError: "Connection closed."
+            with contextlib.suppress(TimeoutError):  # its exit code is known only then
                 async with asyncio.timeout(END_SECONDS):
                     await self.wait()
             raise LoadError(self.died()) from None
 
     def died(self) -> Problem:
-        """What its end looked like from outside."""
+        """Return the problem with which it exited or was killed."""
         if self._killed_for is not None:
             return self._killed_for
         return exit_reason.of_exit(self.pid, self._process.returncode, self.log.last)
 
     def kill(self, problem: Problem) -> None:
-        """End it at once because of `problem`; a stopped process does not see its lifeline."""
+        """Kill it because of `problem`; a stopped process does not notice its lifeline."""
         if self._process.returncode is None:
             self._killed_for = problem
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
     async def end(self, problem: Problem | None = None) -> None:
-        """End it and give back its socket and memory; the last only where the kernel can end it.
+        """End it and free its socket and memory; memory only if the kernel can end it.
 
-        Whoever still reads from it is told, that it is because of `problem` if that is given.
+        Callers that read from it get an error; it is `problem`, if given.
         """
         if problem is not None and self.alive:
             self._killed_for = problem
         for reply in self._replies:
-            if not reply.content.is_eof():  # aiohttp would let its reader wait for ever
+            if not reply.content.is_eof():  # otherwise aiohttp lets the reader wait for ever
                 reply.content.set_exception(aiohttp.ClientConnectionError("the worker was ended"))
         await self._client.close()
         if self._process.stdin is not None:
@@ -285,7 +285,7 @@ class WorkerProcess:
                 async with asyncio.timeout(KILL_SECONDS):
                     await self.wait()
             except TimeoutError:
-                log.error("worker cannot be ended", pid=self.pid, seconds=KILL_SECONDS)
+                log.error("worker does not exit", pid=self.pid, seconds=KILL_SECONDS)
         self._socket.unlink(missing_ok=True)
 
     async def _read_stderr(self) -> None:
@@ -293,11 +293,11 @@ class WorkerProcess:
         while stderr is not None:
             try:
                 line = await stderr.readline()
-            except ValueError:  # longer than asyncio's limit, and dropped by it
+            except ValueError:  # exceeds asyncio's limit, which dropped it
                 continue
             if not line:
                 break
             text = line.decode(errors="replace").rstrip()
             self.log.write(text)
-            log.debug("worker says", pid=self.pid, line=text)
+            log.debug("worker output", pid=self.pid, line=text)
         self.log.end()

@@ -1,4 +1,4 @@
-"""The private directory of the workers' sockets, and what a killed daemon left in it."""
+"""The private directory of the workers' sockets, and the clean-up after a killed daemon."""
 
 import os
 import shutil
@@ -12,19 +12,19 @@ import structlog
 log = structlog.get_logger()
 
 LONGEST_PATH = 103
-"""Bytes of a socket's path on macOS, less the final zero."""
+"""Maximum length of a socket path on macOS in bytes, without the terminating zero."""
 
-SHORT = Path("/tmp")  # noqa: S108  where the state directory's own path is too long
+SHORT = Path("/tmp")  # noqa: S108  used if the state directory's path is too long
 
 KILL_SECONDS = 10.0
 
 
 def prepare(state: Path) -> Path:
-    """A fresh directory for the daemon that holds the lock on the state directory `state`.
+    """Create a fresh directory for the daemon that holds the lock on the state directory `state`.
 
-    Its name follows from `state`, so that a daemon finds what its killed predecessor left:
-    workers that have not noticed yet are killed and waited for, since they hold memory.
-    Raises OSError where somebody else made the directory.
+    Its name is derived from `state`, so that a daemon finds the remains of a killed predecessor:
+    workers that have not exited yet are killed and waited for, since they hold memory.
+    Raises OSError if another user owns the directory.
     """
     path = _place(state.resolve())
     try:
@@ -33,7 +33,7 @@ def prepare(state: Path) -> Path:
         pass
     else:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise PermissionError(0, f"{path} belongs to somebody else; remove it")
+            raise PermissionError(0, f"{path} belongs to another user; remove it")
         _kill_workers(path)
         shutil.rmtree(path)
     path.mkdir(mode=0o700)
@@ -49,18 +49,18 @@ def _place(state: Path) -> Path:
 
 
 def _kill_workers(path: Path) -> None:
-    """End the workers whose socket lies in `path`, as their command line tells."""
+    """Kill the workers whose socket lies in `path`, found by their command line."""
     left = [
         process
         for process in psutil.process_iter(["cmdline"])
         if any(Path(word).parent == path for word in process.info["cmdline"] or ())
     ]
     for process in left:
-        log.warning("killing a worker that a former daemon left", pid=process.pid)
+        log.warning("killing a worker left by a previous daemon", pid=process.pid)
         process.kill()
     psutil.wait_procs(left, timeout=KILL_SECONDS)
 
 
 def remove(path: Path) -> None:
-    """Remove the directory, once its workers have ended."""
+    """Remove the directory after its workers have ended."""
     shutil.rmtree(path, ignore_errors=True)

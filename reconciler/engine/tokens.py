@@ -1,4 +1,4 @@
-"""Tokens and waits for first tokens by instance name, through all its sessions and workers."""
+"""Token counts and first-token latencies by instance name, across all its sessions and workers."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ class _Open:
 
 
 class Tokens:
-    """Counts that only grow. Sessions are told apart by a name that none had before."""
+    """Monotonic counts. Session names are never reused."""
 
     def __init__(self) -> None:
         self._closed: dict[str, Usage] = {}
         self._open: dict[str, _Open] = {}
 
     def open(self, session: str, name: str) -> None:
-        """A session answers for the instance `name`."""
+        """Register a session of the instance `name`."""
         self._open[session] = _Open(name, Usage())
 
     def read(self, pulse: Pulse) -> None:
-        """Take up what a worker says. Pulses may come out of order."""
+        """Apply a worker's counts. Pulses may arrive out of order."""
         for session, usage in pulse.usage.items():
             self._read(session, usage)
 
     def close(self, session: str, usage: Usage | None = None) -> None:
-        """A session is no more; `usage` is its last word, if it had one."""
+        """Close a session; `usage` is its final count, if known."""
         if usage is not None:
             self._read(session, usage)
         known = self._open.pop(session, None)
@@ -38,16 +38,16 @@ class Tokens:
             self._closed[known.name] = _sum(before, known.usage)
 
     def totals(self) -> dict[str, Usage]:
-        """Of each instance that there was, but for those that are forgotten."""
+        """Return the counts of each instance since the daemon started, except dropped ones."""
         totals = dict(self._closed)
         for known in self._open.values():
             totals[known.name] = _sum(totals.get(known.name, Usage()), known.usage)
         return totals
 
     def retain_only(self, names: Collection[str]) -> None:
-        """Forget what others had counted: names come and go as long as the daemon runs.
+        """Drop the counts of all other names, so that they do not accumulate.
 
-        What is idle keeps its count, so these are the names of records and not of instances.
+        An idle instance keeps its counts, so `names` are names of records, not of instances.
         """
         for gone in [name for name in self._closed if name not in names]:
             del self._closed[gone]
@@ -59,6 +59,7 @@ class Tokens:
                 max(known.usage.prompt_tokens, usage.prompt_tokens),
                 max(known.usage.completion_tokens, usage.completion_tokens),
                 known.usage.first_tokens.latest(usage.first_tokens),
+                max(known.usage.cached_tokens, usage.cached_tokens),
             )
 
 
@@ -67,4 +68,5 @@ def _sum(a: Usage, b: Usage) -> Usage:
         a.prompt_tokens + b.prompt_tokens,
         a.completion_tokens + b.completion_tokens,
         a.first_tokens.plus(b.first_tokens),
+        a.cached_tokens + b.cached_tokens,
     )

@@ -1,6 +1,6 @@
-"""Which start of the machine this is: another id after a reboot or a crash, the same until then.
+"""Id of the current boot of the machine; it changes after a reboot or a crash of the machine.
 
-What macOS is asked was not run on a Mac.
+The commands for macOS have not been run on a Mac.
 """
 
 import platform
@@ -13,7 +13,7 @@ LINUX = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id(run: Run) -> str:
-    """The id that the operating system gave to this start; empty where it gives none."""
+    """The operating system's id of this boot; empty if it provides none."""
     if platform.system() == "Darwin":
         return sysctl(run, "kern.bootsessionuuid")
     try:

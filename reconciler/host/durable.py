@@ -1,8 +1,8 @@
-"""Files that are written as a whole or not at all, and are there after a power cut.
+"""Atomic writes of files, durable after a power cut.
 
-On macOS `fsync` hands data to the drive, which may keep it in a cache that a power cut empties;
-F_FULLFSYNC has the drive write it down. Where the file system knows no such thing, and on other
-systems, `fsync` is what there is.
+On macOS `fsync` passes data to the drive, which may keep it in a cache that a power cut clears;
+F_FULLFSYNC makes the drive write it to storage. On file systems without it, and on other operating
+systems, `fsync` is used.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 
 def sync(descriptor: int, full_sync: int | None = FULL_SYNC) -> None:
-    """Have what was written to a file reach the disk. Raises OSError."""
+    """Flush the data written to a file to the disk. Raises OSError."""
     if full_sync is not None:
         try:
             fcntl.fcntl(descriptor, full_sync)
-        except OSError:  # a network's file system, for instance
+        except OSError:  # a network file system, for instance
             pass
         else:
             return
@@ -28,7 +28,7 @@ def sync(descriptor: int, full_sync: int | None = FULL_SYNC) -> None:
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Put a file there, in place of what was; a link is replaced, not followed. Raises OSError."""
+    """Write a file atomically, replacing an existing file or link. Raises OSError."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

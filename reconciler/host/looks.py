@@ -1,9 +1,9 @@
-"""Blocking looks at files beside the event loop: with a deadline, and never in the way of an exit.
+"""Blocking file access outside the event loop: with a deadline, and without delaying an exit.
 
-A system call on a dead mount hangs in the kernel, and nothing ends it but the mount. asyncio's own
-threads are waited for when the loop is closed and when the interpreter exits, so one such call
-would keep the process from ending. Here every call has a daemon thread of its own: one that hangs
-takes no thread from the others and is left behind at the exit.
+A system call on a dead mount hangs in the kernel until the mount responds. asyncio waits for its
+own threads when the loop is closed and when the interpreter exits, so one such call would keep the
+process from exiting. Here every call has its own daemon thread: one that hangs takes no thread from
+the others and is abandoned at exit.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class DaemonThreads(ThreadPoolExecutor):
-    """Starts a daemon thread for each call; nobody waits for one that hangs.
+    """Executor with a daemon thread for each call; a hung call is never waited for.
 
-    It has to be a `ThreadPoolExecutor`: an event loop takes nothing else as its default.
+    It must be a `ThreadPoolExecutor`: an event loop accepts nothing else as its default.
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
@@ -30,7 +30,7 @@ class DaemonThreads(ThreadPoolExecutor):
                 return
             try:
                 result = fn(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001  it is the caller's
+            except BaseException as error:  # noqa: BLE001  the caller handles it
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -43,17 +43,17 @@ class DaemonThreads(ThreadPoolExecutor):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, on a loop whose threads never keep the process from ending."""
+    """`asyncio.run`, on a loop whose threads never keep the process from exiting."""
     with asyncio.Runner() as runner:
         runner.get_loop().set_default_executor(DaemonThreads())
         return runner.run(main)
 
 
 async def look(function: Callable[..., T], *args: Any, seconds: float) -> T:
-    """The result of `function(*args)`, which may block, in a thread.
+    """Run `function(*args)`, which may block, in a thread, and return its result.
 
     Raises what it raises, or TimeoutError if it takes longer than `seconds`; its thread is then
-    left to itself.
+    abandoned.
     """
     try:
         return await asyncio.wait_for(asyncio.to_thread(function, *args), seconds)

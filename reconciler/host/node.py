@@ -1,6 +1,6 @@
-"""Facts of this machine, by which manifests may pick it.
+"""Facts about this machine, as labels for the node selectors of manifests.
 
-What macOS is asked was not run on a Mac.
+The commands for macOS have not been run on a Mac.
 """
 
 import platform
@@ -15,11 +15,11 @@ import psutil
 from reconciler.host.run import Run
 
 FACTS = ("host", "chip", "memory_gb", "gpu_cores", "os", "os_version", "mlx")
-"""Labels that every node has by itself, those that are known."""
+"""Labels that every node has automatically, if known."""
 
 
 def facts(run: Run) -> dict[str, str]:
-    """The labels that the machine gives itself; what cannot be found out is left out."""
+    """Labels detected on this machine; unknown ones are omitted."""
     system = platform.system()
     mac = system == "Darwin"
     known = {
@@ -35,18 +35,18 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def labels(facts: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """All labels of a node; what it was given goes before what it found."""
+    """Labels of a node; given ones take precedence over detected ones."""
     return {**facts, **given}
 
 
 def sysctl(run: Run, name: str) -> str:
-    """A value of macOS' kernel; empty where it has none of that name."""
+    """Value of a macOS kernel variable; empty if there is none of that name."""
     output = run(("sysctl", "-n", name))
     return output.text.strip() if output.code == 0 else ""
 
 
 def _gpu_cores(run: Run) -> str:
-    """As the registry of devices has it, which `system_profiler` reads too, but slowly."""
+    """Number of GPU cores from the I/O registry, which `system_profiler` reads more slowly."""
     output = run(("ioreg", "-r", "-d", "1", "-c", "AGXAccelerator"))
     found = re.search(r'"gpu-core-count" = (\d+)', output.text)
     return found[1] if found else ""
@@ -62,7 +62,7 @@ def _processor() -> str:
 
 
 def _mlx() -> str:
-    """The version of the package; importing it is the worker's business."""
+    """Version of the installed package; only workers import it."""
     try:
         return version("mlx")
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""Programs of the operating system, run one at a time.
+"""Runs programs of the operating system, one at a time.
 
-Whoever needs one takes a `Run`, so that tests answer for the programs of a system that they do
-not run on.
+Callers take a `Run` as a parameter, so that tests can replace the programs of a system that they
+do not run on.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Output:
-    """What a program of the system printed, and its exit code."""
+    """Exit code and output of a program of the system."""
 
     code: int
     text: str
@@ -22,9 +22,9 @@ Run = Callable[[Sequence[str]], Output]
 
 
 def run_program(command: Sequence[str]) -> Output:
-    """Run a program of the system; 127 where it is not there, as shells have it."""
+    """Run a program of the system; the code is 127 if it does not exist, as in shells."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return Output(127, f"{command[0]} is not there")
+        return Output(127, f"{command[0]} not found")
     return Output(done.returncode, done.stdout + done.stderr)

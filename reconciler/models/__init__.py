@@ -1,1 +1,1 @@
-"""Models on disk: from an identifier to a checkpoint, and from its files to facts."""
+"""Models on disk: resolve an identifier to a checkpoint, and read facts from its files."""

@@ -1,8 +1,8 @@
-"""A LoRA adapter's files -> facts, as mlx_lm.lora writes them. Reads no weights, needs no MLX.
+"""Read facts from a LoRA adapter in mlx_lm.lora's format, without reading weights or using MLX.
 
-An adapter is a directory with adapter_config.json and adapters.safetensors. What the worker's
-mlx_lm does with the config is bounded here: a rank that the weights do not have would allocate
-arrays of any size before the shapes are compared.
+An adapter is a directory with adapter_config.json and adapters.safetensors. The values that the
+worker's mlx_lm takes from the config are bounded here: it allocates arrays of the configured rank
+before it compares their shapes with the weights.
 """
 
 import json
@@ -20,7 +20,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"
 
 TYPES = ("lora", "dora", "full")
-"""Kinds of fine-tuning that mlx_lm.lora knows."""
+"""Fine-tuning types of mlx_lm.lora."""
 
 MAX_RANK = 65_536
 MAX_LAYERS = 100_000
@@ -32,14 +32,13 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_adapter(path: Path) -> Adapter:
-    """The facts of the adapter in directory `path`.
+    """Read the facts of the adapter in directory `path`.
 
-    Raises `LoadError` `InvalidAdapter` naming the file and what is wrong with it, whatever its
-    files hold.
+    Raises `LoadError` `InvalidAdapter` with the file and its fault, whatever the files contain.
     """
     try:
         return _read_adapter(path)
-    except Exception as error:  # noqa: BLE001  hostile files and names raise what they like
+    except Exception as error:  # noqa: BLE001  hostile files and names can raise any exception
         raise error_of(error, path, Reason.INVALID_ADAPTER, "adapter") from None
 
 
@@ -50,8 +49,8 @@ def _read_adapter(path: Path) -> Adapter:
     config = _read_config(path / CONFIG)
     if not is_file(path / WEIGHTS):
         other = next(path.glob("adapter_model.*"), None)
-        hint = f"; {other.name} is PEFT's format, convert it to mlx_lm's first" if other else ""
-        raise _invalid(path / WEIGHTS, f"missing: an adapter needs it{hint}")
+        hint = f"; {other.name} is in PEFT's format, convert it to mlx_lm's" if other else ""
+        raise _invalid(path / WEIGHTS, f"missing: an adapter needs this file{hint}")
     kind = config.get("fine_tune_type", "lora")
     if kind not in TYPES:
         words = f"fine_tune_type must be one of {', '.join(TYPES)}, got {json.dumps(kind)[:60]}"
@@ -59,7 +58,7 @@ def _read_adapter(path: Path) -> Adapter:
     files = files_of(path)
     header = read_header(path / WEIGHTS)
     if not header:
-        raise _invalid(path / WEIGHTS, "holds no tensors")
+        raise _invalid(path / WEIGHTS, "contains no tensors")
     if kind != "full":
         _check_lora(path, config, header)
     return Adapter(
@@ -71,7 +70,7 @@ def _read_adapter(path: Path) -> Adapter:
 
 
 def base_of(path: Path) -> str:
-    """The model that an adapter says it was trained on, in words."""
+    """The adapter's base model as a phrase for messages."""
     return _base(lenient_object(path / CONFIG)) or "a model that its config does not name"
 
 
@@ -81,13 +80,13 @@ def _base(config: dict[str, Any]) -> str | None:
 
 
 def _check_lora(path: Path, config: dict[str, Any], header: dict[str, Tensor]) -> None:
-    """Refuse what mlx_lm would fail on without words, or allocate for."""
+    """Reject values that make mlx_lm fail without a clear error or allocate too much memory."""
     place, layers = path / CONFIG, config.get("num_layers")
     if not _is_whole(layers, -1, MAX_LAYERS):
-        raise _invalid(place, "num_layers must be the number of layers that have an adapter")
+        raise _invalid(place, "num_layers must be the number of layers with an adapter")
     lora = config.get("lora_parameters")
     if not isinstance(lora, dict):
-        peft = "; it is PEFT's, convert it to mlx_lm's first" if "peft_type" in config else ""
+        peft = "; it is in PEFT's format, convert it to mlx_lm's" if "peft_type" in config else ""
         raise _invalid(place, f"lora_parameters is missing{peft}")
     rank = lora.get("rank")
     if not _is_whole(rank, 1, MAX_RANK):
@@ -99,7 +98,7 @@ def _check_lora(path: Path, config: dict[str, Any], header: dict[str, Tensor]) -
         raise _invalid(place, "lora_parameters.dropout must be from 0 to less than 1")
     keys = lora.get("keys")
     if keys is not None and not (isinstance(keys, list) and all(isinstance(k, str) for k in keys)):
-        raise _invalid(place, "lora_parameters.keys must be a list of names of layers")
+        raise _invalid(place, "lora_parameters.keys must be a list of layer names")
     for name, tensor in header.items():
         if name.endswith(".lora_a") and rank not in tensor.shape:
             words = f"{name} has shape {tensor.shape}, not the rank {rank} of {CONFIG}"
@@ -118,8 +117,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         return read_object(path)
     except FileNotFoundError:
-        raise _invalid(path, "missing: an adapter needs it") from None
-    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+        raise _invalid(path, "missing: an adapter needs this file") from None
+    except Exception as error:  # noqa: BLE001  hostile files can raise any exception
         raise faulty(path, error) from None
 
 

@@ -1,7 +1,7 @@
-"""Which architectures the installed mlx-lm can load, read from its files without importing it.
+"""Architectures that the installed mlx-lm can load, found by parsing its source, not importing it.
 
-mlx-lm takes the module `mlx_lm.models.MODEL_TYPE`, by way of two tables of other names, and its
-classes `Model` and `ModelArgs` (`_get_classes` in its utils).
+mlx-lm loads the classes `Model` and `ModelArgs` from the module `mlx_lm.models.MODEL_TYPE`, after
+looking up the name in two remapping tables (`_get_classes` in its utils).
 """
 
 import ast
@@ -17,30 +17,30 @@ _CLASSES = {"Model", "ModelArgs"}
 
 
 _NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
-"""Of a module; a config.json can name anything, and each name that was looked for is kept."""
+"""Valid module name. A config.json can name anything, and results are cached for every name."""
 
 
 _PARSING = threading.Lock()
-"""Python 3.11 counts the depth of a tree for all threads together, and raises SystemError where two
-of them parse at once (gh-106905)."""
+"""Serializes parsing. Python 3.11 counts the depth of a syntax tree in a variable shared by all
+threads, and raises SystemError if two of them parse concurrently (gh-106905)."""
 
 
 def loadable(model_type: str, architectures: tuple[str, ...] = ()) -> bool:
-    """Whether mlx-lm has a module for what a config.json names."""
+    """True if mlx-lm has a module for this model_type and these architectures."""
     return _is_model(_module(model_type, architectures))
 
 
 def fields(model_type: str, architectures: tuple[str, ...] = ()) -> Mapping[str, Any]:
-    """The keys of config.json that an architecture takes; empty for one that mlx-lm has not.
+    """Keys of config.json that an architecture takes, with defaults; empty if mlx-lm lacks it.
 
-    Each with its default, which is None where it has none or one that is no literal. Keys of the
-    language model inside it are included; they stand in a nested part of config.json.
+    The default is None if there is none or it is not a literal. Keys of the language model inside
+    it are included, although config.json has them in a nested part.
     """
     return _fields(_module(model_type, architectures))
 
 
 def _module(model_type: str, architectures: tuple[str, ...]) -> str:
-    """The module that mlx-lm would import; there may be none of that name."""
+    """Name of the module that mlx-lm would import, which may not exist."""
     by_architecture = _table("MODEL_ARCHITECTURE_REMAPPING")
     for architecture in architectures:
         if (model_type, architecture) in by_architecture:
@@ -51,7 +51,7 @@ def _module(model_type: str, architectures: tuple[str, ...]) -> str:
 
 @cache
 def _is_model(module: str) -> bool:
-    """Whether there is such a module, with both classes defined or imported in it."""
+    """True if the module exists and defines or imports both classes."""
     names: set[str] = set()
     for node in _parsed(module):
         if isinstance(node, ast.ClassDef):
@@ -63,7 +63,7 @@ def _is_model(module: str) -> bool:
 
 @cache
 def _fields(module: str) -> Mapping[str, Any]:
-    """Of a module's own arguments, then of those of the models that it builds upon."""
+    """Fields of the module's own arguments, then of the models that it builds on."""
     found: dict[str, Any] = {}
     others: list[str] = []
     for node in _parsed(module):
@@ -83,13 +83,13 @@ def _fields(module: str) -> Mapping[str, Any]:
 
 
 def _is_arguments(node: ast.ClassDef) -> bool:
-    """True if the class holds keys of config.json: it is, or comes from, a `ModelArgs`."""
+    """True if the class holds keys of config.json: its name or a base's ends in `ModelArgs`."""
     names = [node.name, *(ast.unparse(base) for base in node.bases)]
     return any(name.endswith("ModelArgs") for name in names)
 
 
 def _annotated(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
-    """Fields of a dataclass with their defaults."""
+    """Fields of a dataclass, with their defaults."""
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             try:
@@ -100,7 +100,7 @@ def _annotated(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
 
 
 def _parsed(module: str) -> tuple[ast.stmt, ...]:
-    """The statements of a module of models; none if there is no such module."""
+    """Top-level statements of a model module; empty if it does not exist."""
     file = _package() / "models" / f"{module}.py"
     if not module or not file.is_file():
         return ()
@@ -115,7 +115,7 @@ def _parse(file: Path) -> ast.Module:
 
 @cache
 def _table(name: str) -> dict[Any, str]:
-    """A table of other names, as it stands in mlx-lm's source; empty where there is none."""
+    """A remapping table from mlx-lm's source; empty if there is none of that name."""
     for node in _parse(_package() / "utils.py").body:
         if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
             table: dict[Any, str] = ast.literal_eval(node.value)

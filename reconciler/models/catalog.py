@@ -1,4 +1,4 @@
-"""Identifier (`publisher/name` or `name`) -> a checkpoint, among those that the places list."""
+"""Resolve an identifier (`publisher/name` or `name`) to a checkpoint in one of the model roots."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,37 +17,37 @@ from reconciler.models.looker import HANG_SECONDS, PATIENT_SECONDS, Looker, NoAn
 from reconciler.models.places import LocalModel, ModelRoot, Walk
 
 MAX_SNAPSHOTS = 20
-"""Of one model in the Hugging Face cache that are looked at when another cannot be loaded."""
+"""Maximum number of other snapshots to check when a cached model cannot be loaded."""
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A model that is there: its identifier, and its facts or why it cannot be loaded."""
+    """A model on disk: its identifier, and its facts or the reason why it cannot be loaded."""
 
     key: str
     facts: Checkpoint | Problem
     path: str = ""
-    """Absolute and free of links, as far as it can be looked at."""
+    """Absolute path; links are resolved if it is readable."""
 
 
 class _IsAdapterError(Exception):
-    """A directory that was taken for a model's; the message names the model that it is for."""
+    """Raised for an adapter's directory in place of a model's; the message names the base model."""
 
 
 class Catalog:
-    """The checkpoints in some places. Blocking: call it off the event loop."""
+    """Checkpoints in the model roots. Methods block: call them off the event loop."""
 
     def __init__(self, places: Sequence[ModelRoot]) -> None:
         self._places = tuple(places)
         self._looker = Looker()
         self._read: dict[str, tuple[str, Checkpoint | Problem]] = {}
-        """By directory, the fingerprint of its files and what they hold."""
+        """Fingerprint and facts (or problem) by directory."""
 
     def find(self, ref: ModelRef) -> Checkpoint:
-        """The checkpoint that `ref` names; a disk that sleeps is waited for.
+        """The checkpoint that `ref` names. Waits longer for a disk that has to spin up.
 
         Raises `LoadError`: `ModelNotFound`, `AmbiguousModel` naming the candidates,
-        `InvalidCheckpoint` for one that cannot load; `AdapterNotFound`, `InvalidAdapter`.
+        `InvalidCheckpoint` if it cannot be loaded; `AdapterNotFound`, `InvalidAdapter`.
         """
         found = self._search([ref], Walk(self._looker, HANG_SECONDS))[ref]
         if isinstance(found, NoAnswerError):
@@ -57,7 +57,7 @@ class Catalog:
         return found
 
     def find_all(self, refs: Iterable[ModelRef]) -> Mapping[ModelRef, Checkpoint | Problem]:
-        """`find` for many, with one look at the places; what does not answer is a problem soon."""
+        """`find` for many references in one scan. An unresponsive path soon becomes a problem."""
         found = self._search(refs, Walk(self._looker, HANG_SECONDS))
         return {
             ref: result.problem if isinstance(result, LoadError) else result
@@ -65,10 +65,10 @@ class Catalog:
         }
 
     def listed(self) -> tuple[CatalogEntry, ...]:
-        """Every model that is there, by identifier; the first place that holds it wins.
+        """Every model on disk, sorted by identifier; the first root that has it wins.
 
-        A virtual model that several variants could stand for is listed by those alone. A place
-        that cannot be looked at is listed by its path.
+        A virtual model with several possible variants is listed as these variants only. An
+        unreadable root is listed by its path.
         """
         walk = Walk(self._looker, HANG_SECONDS)
         found: dict[str, LocalModel] = {}
@@ -121,7 +121,7 @@ class Catalog:
     def _facts(
         self, helds: Iterable[LocalModel], walk: Walk
     ) -> dict[LocalModel, Checkpoint | LoadError]:
-        """The facts of each model, or why it cannot be loaded."""
+        """Facts of each model, or the error that prevents loading it."""
         helds = list(helds)
         paths = list(dict.fromkeys(held.path for held in helds if held.error is None))
         read = dict(zip(paths, walk.results(self._facts_of, paths), strict=True))
@@ -146,9 +146,9 @@ class Catalog:
         if known is None or before != now:
             try:
                 known = parse_facts(path)
-            except (OSError, MemoryError):  # it may pass
+            except (OSError, MemoryError):  # may be temporary
                 raise
-            except Exception as error:  # noqa: BLE001  hostile files raise what they like
+            except Exception as error:  # noqa: BLE001  hostile files can raise any exception
                 known = error_of(error, path).problem
             self._read[str(path)] = (now, known)
         if isinstance(known, Problem):
@@ -156,10 +156,10 @@ class Catalog:
         return known
 
     def _hinting(self, held: LocalModel, error: LoadError, walk: Walk) -> LoadError:
-        """The error, naming snapshots of that model that could be loaded in its place.
+        """Add the other snapshots of the model that can be loaded to the error message.
 
-        None is taken unasked: a cache whose `main` was moved by an interrupted download must not
-        answer with an older model.
+        No other snapshot is loaded automatically: after an interrupted download has moved the
+        cache's `main`, an older version of the model would answer requests.
         """
         if isinstance(error, NoAnswerError):
             return error
@@ -173,9 +173,9 @@ class Catalog:
         if not complete:
             return error
         words = (
-            f"{error.problem.message}. This is the snapshot that {held.key} names now; "
+            f"{error.problem.message}. This is the current snapshot of {held.key}; "
             f"complete: revision {' or '.join(complete)}. "
-            f"`reconciler pull {held.key}` fetches what is missing"
+            f"Run `reconciler pull {held.key}` to download the missing files"
         )
         return LoadError(replace(error.problem, message=words))
 
@@ -210,7 +210,7 @@ class Catalog:
     def _adapter(
         self, name: str, looks: Mapping[str | None, Sequence[Sequence[LocalModel]]]
     ) -> Path | LoadError:
-        """The directory that an absolute path or an identifier names."""
+        """Directory of an adapter given by absolute path or identifier."""
         if name.startswith("/"):
             return Path(name)
         try:
@@ -225,8 +225,10 @@ class Catalog:
             return LoadError(Problem(reason, words, param="adapter"))
 
     def _match(self, ref: ModelRef, places: Sequence[Sequence[LocalModel]]) -> LocalModel:
-        """The model as written, in the first place that holds it; else the only one that differs
-        in case alone; else the only one whose last part is the identifier.
+        """Find the model that `ref` names.
+
+        An exact name wins, in the first root that has it; else the name in any case; else the last
+        part of the name. The last two must match one model only.
         """
         wanted = ref.model.lower()
         for place in places:
@@ -243,7 +245,7 @@ class Catalog:
         publisher = wanted.partition("/")[0]
         roots = [held.error for place in places for held in place if held.error and not held.key]
         for error in roots:
-            if isinstance(error, NoAnswerError):  # it may lie there: that is no absence
+            if isinstance(error, NoAnswerError):  # the model may be in this root
                 raise error
         for held in everything:
             if held.error is not None and held.key.lower() == publisher:
@@ -261,7 +263,7 @@ class Catalog:
                 f"only the Hugging Face cache holds revisions (looked in {where})"
             )
         if found := near(ref.model, {held.key for held in everything}):
-            message += f"; there is {' and '.join(found)}"
+            message += f"; similar names: {', '.join(found)}"
         if MODEL.fullmatch(ref.model):
             named = ref.model if "/" in ref.model else f"PUBLISHER/{ref.model}"
             message += f"; `reconciler pull {named}` downloads it"
@@ -271,7 +273,7 @@ class Catalog:
 
 
 def _of_model(held: LocalModel, error: BaseException) -> LoadError:
-    """What reading a model raised, as its error."""
+    """Convert an exception from reading a model into its error."""
     if isinstance(error, _IsAdapterError):
         words = (
             f"{held.path} is a LoRA adapter for {error}; load that model, with adapter: {held.key}"
@@ -281,12 +283,12 @@ def _of_model(held: LocalModel, error: BaseException) -> LoadError:
 
 
 def _only(ref: ModelRef, candidates: Sequence[LocalModel]) -> LocalModel:
-    """The one that they all are. Raises `LoadError` `AmbiguousModel` where they differ."""
+    """The single model among the candidates. Raises `LoadError` `AmbiguousModel` if they differ."""
     first = candidates[0]
     if len({held.path for held in candidates}) == 1:
         return first
     names = sorted({held.own_key or held.key for held in candidates})
-    if len(names) == 1:  # the same model in several places: the first wins
+    if len(names) == 1:  # the same model in several roots: the first wins
         return first
-    message = f"Model {ref.model} could be {' or '.join(names)}; name one of them"
+    message = f"Model {ref.model} is ambiguous: {' or '.join(names)}; name one of them"
     raise LoadError(Problem(Reason.AMBIGUOUS_MODEL, message, param="model"))

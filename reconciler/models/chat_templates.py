@@ -1,9 +1,9 @@
-"""The chat templates of a checkpoint, from the files that transformers' tokenizers take them from.
+"""Chat templates of a checkpoint, read from the same files as transformers' tokenizers read.
 
-A template stands in chat_template.jinja (further ones in additional_chat_templates/), else in
-tokenizer_config.json as a text, a list of {name, template}, or an object of templates by name.
-chat_template.json is the older file of processors; the worker takes it where the tokenizer has
-no template of its own.
+A template is in chat_template.jinja (further ones in additional_chat_templates/), else in
+tokenizer_config.json as a string, a list of {name, template}, or an object of templates by name.
+chat_template.json is the older file of processors; the worker uses it if the tokenizer has no
+template of its own.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from reconciler.models.files import faulty, read_bytes
 from reconciler.models.jsonfile import optional_object
 
 MAX_BYTES = 1_000_000
-"""Of one template. The longest published ones have about 50,000."""
+"""Maximum bytes of one template. The longest published ones have about 50,000."""
 
 
 def chat_templates(path: Path, tokenizer_config: Mapping[str, Any]) -> list[str]:
@@ -30,7 +30,7 @@ def chat_templates(path: Path, tokenizer_config: Mapping[str, Any]) -> list[str]
 
 
 def first_template(path: Path) -> str | None:
-    """The template of a checkpoint that is used where there are no tools. Raises as `_text`."""
+    """The template for requests without tools. Raises OSError or `FaultyFileError`."""
     found = chat_templates(path, optional_object(path / "tokenizer_config.json"))
     return found[0] if found else None
 
@@ -44,10 +44,10 @@ def _texts(value: object) -> list[str]:
 
 
 def _text(path: Path) -> str | None:
-    """None where there is no such file. Raises OSError or `FaultyFileError`, as a load would."""
+    """Read a file; None if it does not exist. Raises OSError or `FaultyFileError`."""
     try:
         return read_bytes(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
         return None
-    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+    except Exception as error:  # noqa: BLE001  hostile files can raise any exception
         raise faulty(path, error) from None

@@ -1,4 +1,4 @@
-"""Headers and config files of a checkpoint -> facts. Reads no weights and needs no MLX."""
+"""Read facts from a checkpoint's headers and config files, without reading weights or using MLX."""
 
 import json
 from collections.abc import Mapping
@@ -28,13 +28,14 @@ from reconciler.models.quantization import read_weights
 from reconciler.models.weights import Tensor, read_tensors
 
 MAX_NUMBER = 1 << 53
-"""Of a number in config.json: larger ones are errors in the file, and no JSON number elsewhere."""
+"""Upper bound of a number in config.json. Larger ones are errors in the file, and integers above it
+are not exact in every JSON parser."""
 
 MAX_EMPTY_LAYERS = 1000
-"""Layers that may have no weights at all, as some of nemotron-nas have none."""
+"""Maximum number of layers without any weights; some layers of nemotron-nas have none."""
 
 MAX_EXPERTS = 65_536
-"""Some architectures build each by itself."""
+"""Maximum number of experts; some architectures create a module for each."""
 
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -50,27 +51,26 @@ _EXPERT_TOTAL_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "m
 _GROUP_KEYS = ("n_group", "num_expert_group")
 _KEPT_GROUP_KEYS = ("topk_group",)
 _FIXED_ROUTERS = ("llama4", "llama4_text")
-"""Their router takes the one best expert, and asserts so."""
+"""Architectures whose router always selects the single best expert and asserts that."""
 _WHOLE = ("ffn_config",)
-"""Parts of config.json that an architecture takes as they are."""
+"""Parts of config.json that an architecture takes unparsed."""
 _NESTED = (*NESTED, *_WHOLE)
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def read_facts(path: Path) -> Checkpoint:
-    """The facts of the checkpoint in directory `path`.
+    """Read the facts of the checkpoint in directory `path`.
 
-    Raises `LoadError` `InvalidCheckpoint` naming the file and what is wrong with it, whatever its
-    files hold.
+    Raises `LoadError` `InvalidCheckpoint` with the file and its fault, whatever the files contain.
     """
     try:
         return parse_facts(path)
-    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+    except Exception as error:  # noqa: BLE001  hostile files can raise any exception
         raise error_of(error, path) from None
 
 
 def parse_facts(path: Path) -> Checkpoint:
-    """`read_facts`, which raises whatever reading the files raises."""
+    """Same as `read_facts`, but exceptions from reading the files propagate unchanged."""
     files = files_of(path)
     tensors = read_tensors(path)
     config = _config(path / "config.json")
@@ -112,7 +112,7 @@ def parse_facts(path: Path) -> Checkpoint:
 
 
 def _generation(path: Path) -> GenerationConfig:
-    """generation_config.json, and a warning of a model that may be meant for something else."""
+    """Read generation_config.json, and warn if the checkpoint may be a faulty embedding model."""
     found = generation_config.read(path / "generation_config.json")
     if (problem := embedder.unreadable(path)) is None:
         return found
@@ -128,14 +128,14 @@ def _invalid(path: Path, words: str) -> LoadError:
 def _config(path: Path) -> dict[str, Any]:
     try:
         return read_object(path)
-    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+    except Exception as error:  # noqa: BLE001  hostile files can raise any exception
         raise faulty(path, error) from None
 
 
 def _check_read_by_worker(path: Path) -> None:
-    """Refuse JSON files, of which nothing is needed here, that mlx_lm or transformers fail on.
+    """Reject JSON files that fail in mlx_lm or transformers, even if they are not used here.
 
-    mlx_lm passes over a generation_config.json that is no JSON, and over nothing else.
+    mlx_lm ignores a generation_config.json that is not JSON, but no other invalid file.
     """
     for name in ("special_tokens_map.json", "added_tokens.json"):
         optional_object(path / name)
@@ -144,7 +144,7 @@ def _check_read_by_worker(path: Path) -> None:
         value = json.loads(read_bytes(file, MAX_BYTES).decode("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return
-    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+    except Exception as error:  # noqa: BLE001  hostile files can raise any exception
         raise faulty(file, error) from None
     if not isinstance(value, dict):
         raise FaultyFileError(file, "it is not a JSON object; fix or delete it")
@@ -153,16 +153,17 @@ def _check_read_by_worker(path: Path) -> None:
 def _architecture(
     path: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]
 ) -> tuple[str, tuple[str, ...]]:
-    """model_type and architectures, if mlx-lm builds them and the checkpoint's code is not needed.
+    """Read model_type and architectures, and check that mlx-lm supports them.
 
-    mlx-lm builds known architectures by itself, whatever `auto_map` says; the tokenizer it
-    cannot, unless tokenizer.json describes it in full.
+    Rejects checkpoints that need their own code. mlx-lm builds known architectures itself and
+    ignores `auto_map`; without a complete tokenizer.json it would need the checkpoint's code for
+    the tokenizer.
     """
     if config.get("model_file") is not None:
-        raise _invalid(path, f"wants to run its own code, {config['model_file']}; refused")
+        raise _invalid(path, f"needs its own code, {config['model_file']}, which is never run")
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise _invalid(path / "config.json", "names no model_type")
+        raise _invalid(path / "config.json", "has no model_type")
     named = config.get("architectures")
     listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
     names = tuple(str(name) for name in listed)
@@ -173,14 +174,14 @@ def _architecture(
             words += "; embedding models that are decoders, such as Qwen3-Embedding, can be loaded"
         raise _invalid(path, words)
     if not is_file(path / "tokenizer.json") and tokenizer_config.get("auto_map"):
-        raise _invalid(path, "its tokenizer wants to run its own code (auto_map); refused")
+        raise _invalid(path, "its tokenizer needs its own code (auto_map), which is never run")
     return model_type, names
 
 
 def _fields(
     model_type: str, names: tuple[str, ...], config: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """What the architecture takes; what the language model inside it takes goes first."""
+    """Fields of the architecture; those of the language model inside it take precedence."""
     fields = dict(architectures.fields(model_type, names))
     for key in NESTED:
         part = config.get(key)
@@ -191,9 +192,9 @@ def _fields(
 
 
 def _first_int(config: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
-    """Path and value of the first of `keys` that is a positive number, nested ones included.
+    """Path and value of the first of `keys` with a positive number, nested parts included.
 
-    Of a list with a number for each layer (hunyuan), the largest.
+    The value is the maximum if there is a list with a number for each layer (hunyuan).
     """
     for key in keys:
         value = config.get(key)
@@ -210,7 +211,7 @@ def _first_int(config: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[tuple[
 
 
 def _number(value: object) -> int:
-    """A positive number; 0 for anything else."""
+    """Return a positive number; 0 for any other value."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MAX_NUMBER:
         return value
     return 0
@@ -219,10 +220,11 @@ def _number(value: object) -> int:
 def _of_architecture(
     config: Mapping[str, Any], fields: Mapping[str, Any], keys: tuple[str, ...]
 ) -> tuple[tuple[str, ...], int]:
-    """Path and value of that one of `keys` which the architecture takes.
+    """Path and value of the one of `keys` that the architecture takes.
 
-    Where config.json does not say, the architecture's default. Keys that it does not take are
-    left of another variant. Those in a part that it takes as a whole (DBRX) are not known by name.
+    Falls back to the architecture's default if config.json has no value. Keys that the architecture
+    does not take are leftovers of another variant. Keys in a part that it takes unparsed (DBRX) are
+    not filtered, because its fields do not list them.
     """
     taken = tuple(key for key in keys if not fields or key in fields)
     path, value = _first_int(config, taken)
@@ -242,7 +244,7 @@ def _whole(config: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str,
 
 
 def _most_experts(config: Mapping[str, Any], model_type: str, experts: int, total: int) -> int:
-    """Experts that the router can choose from: those of the groups that it keeps."""
+    """Number of experts that the router can select from: those in the groups that it keeps."""
     if model_type in _FIXED_ROUTERS:
         return experts
     groups = _first_int(config, _GROUP_KEYS)[1]
@@ -251,19 +253,19 @@ def _most_experts(config: Mapping[str, Any], model_type: str, experts: int, tota
 
 
 def _check_counts(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse more parts than there can be: a worker would build them until its memory ends."""
+    """Reject impossible numbers of layers or experts, which would exhaust the worker's memory."""
     layers = _first_int(config, _LAYER_KEYS)[1]
     if layers > max(MAX_EMPTY_LAYERS, len(tensors)):
-        words = f"names {layers} layers, and the weights have {len(tensors)} tensors"
+        words = f"has {layers} layers, but the weights have only {len(tensors)} tensors"
         raise _invalid(path / "config.json", words)
     experts = _first_int(config, _EXPERT_TOTAL_KEYS)[1]
     if experts > MAX_EXPERTS:
-        words = f"names {experts} experts; no model has more than {MAX_EXPERTS}"
+        words = f"has {experts} experts; the maximum is {MAX_EXPERTS}"
         raise _invalid(path / "config.json", words)
 
 
 def _kv_bytes_per_token(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    """layers x key-value heads x head dimension x 2 x bytes per value; 0 where unknown."""
+    """layers x key-value heads x head dimension x 2 x bytes per value; 0 if unknown."""
 
     def value(*keys: str) -> int:
         return _first_int(config, keys)[1]
@@ -273,7 +275,7 @@ def _kv_bytes_per_token(config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     kv_heads = value("num_key_value_heads", "n_head_kv") or heads
     hidden = value("hidden_size", "n_embd", "d_model")
     head_dim = value("head_dim") or (hidden // heads if heads else 0)
-    # The cache has the activations' type: that of most of the bytes that are not quantised.
+    # The cache has the dtype of the activations: the dtype of most unquantised bytes.
     floats = dict.fromkeys(_DTYPE_BYTES, 0)
     for tensor in tensors.values():
         if tensor.dtype in floats:

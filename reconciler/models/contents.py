@@ -1,7 +1,7 @@
-"""The files of a checkpoint that a load reads: what they are, how large, and their fingerprint.
+"""Files of a checkpoint that a load reads: their names, sizes and fingerprint.
 
-The worker's mlx_lm opens these files without asking what they are. A pipe or a device among them
-would make it wait for ever, and a file of 40 GB would fill its memory; so each is looked at first.
+The worker's mlx_lm opens these files without checking them. A pipe or a device would block it for
+ever, and a file of 40 GB would exhaust its memory, so each file is checked first.
 """
 
 import errno
@@ -36,7 +36,8 @@ _LARGEST = {
     "vocab.txt": 300_000_000,
     "merges.txt": 300_000_000,
 }
-"""Bytes. Of published ones, tokenizer.json has up to 35 million, the others up to 10 and 2."""
+"""Maximum bytes. Published tokenizer.json files reach 35 million, the other tokenizer files 10
+million, the rest 2 million."""
 
 _EFFECTIVE = os.access in os.supports_effective_ids
 
@@ -44,10 +45,10 @@ _LARGEST_BY_SUFFIX = {".jinja": 1_000_000, ".model": 300_000_000, ".tiktoken": 3
 
 
 def files_of(path: Path) -> Mapping[str, os.stat_result]:
-    """The files of the checkpoint in directory `path` that a load reads, by name.
+    """Files that a load reads in the checkpoint directory `path`, by name.
 
-    Raises `FaultyFileError` naming the first that a load would wait for, or could not hold;
-    OSError or ValueError where the directory cannot be read.
+    Raises `FaultyFileError` for the first file that would block a load or exceeds its maximum size;
+    OSError or ValueError if the directory cannot be read.
     """
     found = {}
     for name in _names(path):
@@ -61,11 +62,11 @@ def files_of(path: Path) -> Mapping[str, os.stat_result]:
         if stat.S_ISDIR(status.st_mode) and not _is_named(file):
             continue
         if not stat.S_ISREG(status.st_mode) and file.suffix != _WEIGHTS:
-            words = "it is not a regular file; loading would wait for it for ever"
+            words = "it is not a regular file; a load would hang on it"
             raise FaultyFileError(file, words)
         largest = _LARGEST.get(file.name) or _LARGEST_BY_SUFFIX.get(file.suffix)
         if largest is not None and status.st_size > largest:
-            words = f"it has {status.st_size} bytes, and no such file of a model has {largest}"
+            words = f"it has {status.st_size} bytes; the maximum for this file is {largest}"
             raise FaultyFileError(file, words)
         if _is_named(file) and not os.access(file, os.R_OK, effective_ids=_EFFECTIVE):
             raise FaultyFileError(file, "cannot be read: Permission denied")
@@ -73,18 +74,18 @@ def files_of(path: Path) -> Mapping[str, os.stat_result]:
 
 
 def fingerprint(path: Path) -> str:
-    """Of the files that a load reads: their names, sizes and times of change.
+    """Hash over names, sizes and modification times of the files that a load reads.
 
-    Raises `LoadError` `InvalidCheckpoint` where they cannot be read.
+    Raises `LoadError` `InvalidCheckpoint` if they cannot be read.
     """
     try:
         return fingerprint_of(files_of(path))
-    except Exception as error:  # noqa: BLE001  file systems raise what they like
+    except Exception as error:  # noqa: BLE001  file systems can raise any exception
         raise error_of(error, path) from None
 
 
 def fingerprint_of(files: Mapping[str, os.stat_result]) -> str:
-    """Of what `files_of` found."""
+    """Same hash as `fingerprint`, over the result of `files_of`."""
     digest = hashlib.sha256()
     for name, status in files.items():
         words = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"
@@ -101,7 +102,7 @@ def _names(path: Path) -> Iterator[str]:
 
 
 def _status(file: Path) -> os.stat_result | None:
-    """None for what cannot be looked at and is read by nobody."""
+    """File status; None if the file is inaccessible and not read by a load."""
     try:
         return file.stat()
     except OSError as error:
@@ -118,5 +119,5 @@ def _status(file: Path) -> os.stat_result | None:
 
 
 def _is_named(file: Path) -> bool:
-    """True if a load reads the file by its name."""
+    """True if a load opens the file by its name."""
     return file.name in _LARGEST or file.suffix in _LARGEST_BY_SUFFIX

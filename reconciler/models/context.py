@@ -1,17 +1,17 @@
-"""The longest context that a checkpoint is made for, in tokens.
+"""Maximum context length of a checkpoint, in tokens.
 
-Publishers write it in two ways where rope scaling extends it. Some give the extended length as
-`max_position_embeddings` (DeepSeek, gpt-oss, Llama 3.1, Phi-3, Gemma 3). Others leave the length
-of the training there, and the extended one is `original_max_position_embeddings` x `factor`
-(Qwen's instructions for YaRN) or, without that key, `max_position_embeddings` x `factor`
-(transformers' convention for linear and dynamic scaling). The larger of the two is taken.
+With rope scaling, publishers use two conventions. Some give the extended length as
+`max_position_embeddings` (DeepSeek, gpt-oss, Llama 3.1, Phi-3, Gemma 3). Others give the training
+length there, and the extended one is `original_max_position_embeddings` x `factor` (Qwen's
+instructions for YaRN) or, without that key, `max_position_embeddings` x `factor` (transformers'
+convention for linear and dynamic scaling). This module uses the larger of the two.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 MAX_TOKENS = 1 << 40
-"""Above any context there is; a larger number is an error in the file."""
+"""Exclusive upper bound, above any real context length; a larger number is an error in the file."""
 
 CONTEXT_KEYS = (
     "model_max_length",  # Command-R: beside a smaller max_position_embeddings
@@ -27,14 +27,14 @@ CONTEXT_KEYS = (
 )
 
 NESTED = ("text_config", "llm_config", "language_config")
-"""Where models with several parts keep the language model's configuration."""
+"""Keys under which multi-part models keep the language model's configuration."""
 
 _EXTENDED_ALREADY = ("gemma3", "gemma3_text")
 """Families that use linear scaling and give the extended length."""
 
 _BY_ORIGINAL = ("yarn", "deepseek_yarn", "telechat3-yarn", "longrope", "su", "linear", "dynamic")
-"""Ways of scaling whose factor says how far they extend; llama3's does not: Llama 3.2 has
-8,192 x 32 and is made for 131,072."""
+"""Scaling types whose factor gives the extension. llama3's does not: Llama 3.2 has 8,192 x 32 and a
+context length of 131,072."""
 
 _BY_MAXIMUM = ("yarn", "deepseek_yarn", "telechat3-yarn", "linear", "dynamic")
 
@@ -42,9 +42,9 @@ _BY_MAXIMUM = ("yarn", "deepseek_yarn", "telechat3-yarn", "linear", "dynamic")
 def max_context(
     config: Mapping[str, Any], fields: Mapping[str, Any], tokenizer_limit: object
 ) -> int | None:
-    """The length; None if neither the files nor the architecture say.
+    """The context length; None if neither the files nor the architecture give one.
 
-    `fields` are what the architecture takes, with its defaults (`architectures.fields`).
+    `fields` are the architecture's keys with their defaults (`architectures.fields`).
     `tokenizer_limit` is tokenizer_config.json's `model_max_length`.
     """
     parts = [config[key] for key in NESTED if isinstance(config.get(key), dict)]
@@ -59,7 +59,7 @@ def max_context(
 
 
 def _tokens(value: object) -> int:
-    """A number of tokens; 0 for anything else."""
+    """Return a number of tokens; 0 for any other value."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MAX_TOKENS:
         return value
     return 0
@@ -71,7 +71,7 @@ def _extended(
     fields: Mapping[str, Any],
     tokenizer_limit: object,
 ) -> int:
-    """`length`, or how far the rope scaling goes beyond it."""
+    """`length`, or the length that rope scaling extends it to."""
     already = any(part.get("model_type") in _EXTENDED_ALREADY for part in parts)
     longest = length
     for scaling, original in _scalings(parts, fields):
@@ -90,13 +90,13 @@ def _extended(
 def _scalings(
     parts: tuple[Mapping[str, Any], ...], fields: Mapping[str, Any]
 ) -> Iterator[tuple[Mapping[str, Any], int]]:
-    """Each scaling that the architecture applies, with the length that it starts from or 0."""
+    """Scalings that the architecture applies, each with its original length, or 0 if unknown."""
     for part in parts:
         for key in ("rope_scaling", "rope_parameters"):
             found = part.get(key)
             if not isinstance(found, dict) or (fields and key not in fields):
                 continue
-            # transformers 5: one for each kind of layer.
+            # transformers 5 has one scaling for each kind of layer.
             inner = [value for value in found.values() if isinstance(value, dict)]
             for scaling in (found, *inner):
                 own = _tokens(scaling.get("original_max_position_embeddings"))

@@ -1,4 +1,4 @@
-"""The daemon's side of downloads: jobs, each a process that fetches one model."""
+"""Download jobs of the daemon. Each runs a process that downloads one model."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 MAIN = "main"
 
 KEPT_JOBS = 100
-"""Whose outcome is remembered."""
+"""Number of ended jobs whose outcome is kept."""
 
 REASONS = {
     "model_not_found": Reason.MODEL_NOT_FOUND,
@@ -35,16 +35,17 @@ REASONS = {
     "insufficient_disk_space": Reason.INSUFFICIENT_DISK_SPACE,
     "hash_mismatch": Reason.HASH_MISMATCH,
 }
-"""Of the fetching process's words; any other is that the hub, or the disk, did not play along."""
+"""Reasons by the error code of the download process. Any other code means that the hub or the disk
+failed."""
 
 UNREACHABLE = {"hub_unreachable", "offline"}
-"""Of the fetching process's words: the hub was not reached, or must not be."""
+"""Error codes of the download process if the hub was not reached, or must not be."""
 
 JobStatus = Literal["downloading", "completed", "failed", "already_downloaded"]
 
 
 class _Line(msgspec.Struct):
-    """What the fetching process tells."""
+    """A progress line of the download process."""
 
     total: int | None = None
     present: int = 0
@@ -57,7 +58,7 @@ class _Line(msgspec.Struct):
 
 @dataclass(eq=False)
 class Job:
-    """One download, and how far it is, in bytes."""
+    """One download and its progress, in bytes."""
 
     ref: ModelRef
     id: str = field(default_factory=lambda: f"job_{secrets.token_hex(8)}")
@@ -65,7 +66,7 @@ class Job:
     status: JobStatus = "downloading"
     total: int | None = None
     present: int = 0
-    """When it began."""
+    """Bytes on disk when it began."""
     downloaded: int = 0
     began: float = 0.0
     completed_at: datetime | None = None
@@ -74,27 +75,27 @@ class Job:
     """True if it failed because the hub was not reached."""
     cancelled: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set at the next step; then another one takes its place."""
+    """Set at the next progress, then replaced by a new event."""
     reported: bool = False
-    """Whether its problem was told to who wanted the model."""
+    """True if its problem was reported to the record that needs the model."""
     known: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the hub has said what there is to fetch, or that there is nothing."""
+    """Set once the hub has listed the files to download, or the job has ended."""
     task: "asyncio.Task[None] | None" = None
 
     def note_change(self) -> None:
-        """Tell whoever waits that it got further, or has ended."""
+        """Notify waiters of progress or the end of the job."""
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
     @property
     def bytes_per_second(self) -> float:
-        """Since it began."""
+        """Mean rate since the job began."""
         elapsed = time.monotonic() - self.began
         return (self.downloaded - self.present) / elapsed if self.began and elapsed else 0.0
 
     @property
     def estimated_completion(self) -> datetime | None:
-        """When it will be there at that rate."""
+        """Estimated time of completion at the current mean rate."""
         speed = self.bytes_per_second
         if self.status != "downloading" or self.total is None or speed <= 0:
             return None
@@ -102,23 +103,23 @@ class Job:
 
     @property
     def words(self) -> str:
-        """How far it is."""
+        """Progress as a phrase for messages."""
         if self.total is None:
-            return "the hub is being asked for it"
-        return f"{readable_bytes(self.downloaded)} of {readable_bytes(self.total)} are there"
+            return "waiting for the hub's list of files"
+        return f"{readable_bytes(self.downloaded)} of {readable_bytes(self.total)} downloaded"
 
 
 class Downloads:
-    """Used on the event loop only."""
+    """Download jobs of one cache. Used on the event loop only."""
 
     def __init__(self, cache: Path, on_end: Callable[[Job], None] = lambda _job: None) -> None:
-        """Into a cache of Hugging Face's tools."""
+        """Download into `cache`, a Hugging Face cache."""
         self._cache = cache
         self._on_end = on_end
         self._jobs: dict[str, Job] = {}
 
     def begin(self, ref: ModelRef) -> Job:
-        """A download that is under way already, or a new one."""
+        """Return the model's running download, or start one."""
         for job in self._jobs.values():
             if job.ref == ref and job.status == "downloading":
                 return job
@@ -131,42 +132,42 @@ class Downloads:
         return job
 
     def is_fetching(self, model: str) -> bool:
-        """True if a download of a model, at any revision, is under way."""
+        """True if any revision of the model is being downloaded."""
         jobs = self._jobs.values()
         return any(j.ref.model == model and j.status == "downloading" for j in jobs)
 
     def missing(self, ref: ModelRef) -> Problem:
-        """Fetch what is not on disk; how far that is, or why it is not there after all.
+        """Download a model that is not on disk; return its progress, or the last attempt's error.
 
-        A failure is told once, and the next question tries again.
+        A failure is reported once; the next call tries again.
         """
         last = self.ended(ref)
         if last is not None and not last.reported:
             last.reported = True
-            message = f"{ref.model} was fetched into {self._cache}, and is not found there"
+            message = f"{ref.model} was downloaded into {self._cache} but is not found there"
             return last.problem or Problem(Reason.DOWNLOAD_FAILED, message, permanent=False)
         return Problem(Reason.DOWNLOADING, self.begin(ref).words, permanent=False)
 
     def ended(self, ref: ModelRef) -> Job | None:
-        """The last download of a model, if it has ended."""
+        """The last download of a model; None if there is none or it has not ended."""
         last = next((job for job in reversed(self._jobs.values()) if job.ref == ref), None)
         return last if last is not None and last.status != "downloading" else None
 
     def job(self, id_: str) -> Job | None:
-        """A job that is remembered."""
+        """Look up a running or kept job."""
         return self._jobs.get(id_)
 
     def jobs(self) -> list[Job]:
-        """The jobs that are remembered, the oldest first."""
+        """Running and kept jobs, oldest first."""
         return list(self._jobs.values())
 
     @property
     def cache(self) -> Path:
-        """Where models are downloaded to."""
+        """Directory of the cache."""
         return self._cache
 
     async def cancel(self, job: Job) -> None:
-        """End a download that is under way, and return when it has ended."""
+        """Cancel a running download; return when it has ended."""
         if job.task is None or job.task.done():
             return
         job.cancelled = True
@@ -174,7 +175,7 @@ class Downloads:
         await asyncio.gather(job.task, return_exceptions=True)
 
     async def close(self) -> None:
-        """End what is under way; the next attempt goes on from there."""
+        """Cancel running downloads. The next attempt resumes them."""
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
         for task in tasks:
             task.cancel()
@@ -205,7 +206,7 @@ class Downloads:
         finally:
             if job.status == "downloading":
                 why = "the download was cancelled" if job.cancelled else "the daemon is stopping"
-                self._fail(job, "died", f"{why}; the next download goes on from there")
+                self._fail(job, "died", f"{why}; the next download resumes this one")
             job.known.set()
             job.note_change()
         log.info("download ended", model=job.ref.model, status=job.status)

@@ -1,16 +1,16 @@
-"""Whether a checkpoint is an embedding model, and how it makes a vector of a text.
+"""Detect embedding models and rerankers, and read how they compute a vector of a text.
 
-sentence-transformers writes that beside the weights:
+sentence-transformers saves this information beside the weights:
 
     modules.json                       the modules in order, each with its directory
-    1_Pooling/config.json              how one vector is made of those of the tokens
+    1_Pooling/config.json              how token vectors are pooled into one vector
     2_Dense/{config.json,model.safetensors}
-    2_Normalize/                       its presence alone counts
-    config_sentence_transformers.json  prompts, and which of them is the default
-    sentence_bert_config.json          the longest text
+    2_Normalize/                       only its presence matters
+    config_sentence_transformers.json  prompts, and the name of the default one
+    sentence_bert_config.json          maximum length of a text
 
-Conversions to MLX often leave these files out. For the few families that people convert so, the
-name of the directory says what the files said.
+Conversions to MLX often omit these files. For the few families that are often converted this way,
+the name of the directory implies the settings.
 """
 
 import re
@@ -32,7 +32,7 @@ MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 
 DIRECTORY = re.compile(r"\d{1,2}_[A-Za-z]{1,40}", re.ASCII)
-"""Of a module's files, as sentence-transformers names them."""
+"""Directory name of a module, as sentence-transformers chooses it."""
 
 MAX_MODULES = 16
 
@@ -41,7 +41,7 @@ MAX_DIMENSIONS = 1_000_000
 MAX_PROMPTS = 200
 
 MAX_PROMPT = 10_000
-"""Characters."""
+"""Characters per prompt."""
 
 _FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -51,12 +51,12 @@ _FLAGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-"""Keys of a Pooling module's config.json in releases before 5.4."""
+"""Keys of a Pooling module's config.json in releases before 5.4, by pooling mode."""
 
 
 @dataclass(frozen=True)
 class _Family:
-    """What the files of a published family say, for conversions that lack them."""
+    """Settings of a published family, for conversions that lack the files."""
 
     name: re.Pattern[str]
     model_type: str
@@ -85,22 +85,20 @@ Salesforce/SFR-Embedding-Mistral and Linq-AI-Research/Linq-Embed-Mistral."""
 _QWEN3_RERANKER = re.compile(r"qwen3[-_.]reranker", re.IGNORECASE)
 
 _ENCODER = re.compile(r"bert|mpnet|^t5|xlm|new$", re.IGNORECASE)
-"""bert, roberta, xlm-roberta, modernbert, nomic_bert, distilbert, deberta, camembert, ...; `new` is
-Alibaba's GTE."""
+"""Model types of encoders: bert, roberta, xlm-roberta, modernbert, nomic_bert, distilbert, deberta,
+camembert, ...; `new` is Alibaba's GTE."""
 
 
 def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
-    """How the checkpoint in directory `path` embeds texts; None if it is no embedding model.
+    """Read how the checkpoint in directory `path` embeds texts; None if it is no embedding model.
 
-    Raises `FaultyFileError` naming the file with what cannot be honoured, or OSError.
+    Raises `FaultyFileError` with the file and the unsupported setting, or OSError.
     """
     listed = exists(path / MODULES) and unreadable(path) is None
     found = _of_modules(path, config) if listed else _of_name(path, config)
     if found is None:
         if _is_bidirectional(config):
-            words = (
-                "its tokens attend in both directions, as those of embedding models; modules.json "
-            )
+            words = "its tokens attend in both directions, as in embedding models; modules.json "
             raise FaultyFileError(path, f"{words}and the directories that it names are missing")
         return None
     found = replace(found, causal=_is_causal(config))
@@ -108,9 +106,9 @@ def read(path: Path, config: Mapping[str, Any]) -> Embedder | None:
 
 
 def unreadable(path: Path) -> str | None:
-    """Why modules.json says nothing; None if it can be read, or is not there.
+    """The error of an invalid modules.json; None if it is valid or absent.
 
-    mlx_lm does not read it: a checkpoint that generates is loaded whatever it holds.
+    mlx_lm does not read this file, so a generating checkpoint loads whatever it contains.
     """
     if not exists(path / MODULES):
         return None
@@ -122,9 +120,9 @@ def unreadable(path: Path) -> str | None:
 
 
 def reranker(path: Path, config: Mapping[str, Any]) -> Reranker | None:
-    """How the checkpoint in directory `path` judges documents; None if it is no known reranker.
+    """Read how the checkpoint in directory `path` ranks documents; None if it is no known reranker.
 
-    Nothing in the files of Qwen3-Reranker tells it from a model for chats, so that its name does.
+    Qwen3-Reranker is detected by its name: its files do not differ from those of a chat model.
     """
     if config.get("model_type") == "qwen3" and _QWEN3_RERANKER.search(_name(path)):
         return QWEN3
@@ -132,19 +130,19 @@ def reranker(path: Path, config: Mapping[str, Any]) -> Reranker | None:
 
 
 def is_encoder(model_type: str) -> bool:
-    """True if an architecture is an encoder, of which embedding models are often made."""
+    """True if the architecture is an encoder, the usual base of embedding models."""
     return _ENCODER.search(model_type) is not None
 
 
 def module_directories(names: Sequence[str]) -> list[str]:
-    """Of the names in a checkpoint's directory, those that may be directories of modules."""
+    """Names in a checkpoint's directory that may be module directories."""
     return [name for name in names if DIRECTORY.fullmatch(name)] if MODULES in names else []
 
 
 def _of_modules(path: Path, config: Mapping[str, Any]) -> Embedder | None:
     settings = optional_object(path / SETTINGS)
     if settings.get("model_type", "SentenceTransformer") != "SentenceTransformer":
-        return None  # a cross-encoder, or vectors as long as the vocabulary
+        return None  # a cross-encoder, or sparse vectors over the vocabulary
     modules = _modules(path / MODULES)
     kinds = [kind for kind, _ in modules]
     if kinds[:1] != ["Transformer"] or "Pooling" not in kinds:
@@ -169,7 +167,7 @@ def _of_modules(path: Path, config: Mapping[str, Any]) -> Embedder | None:
 
 
 def _modules(file: Path) -> list[tuple[str, str]]:
-    """The kind of each module and its directory, in order."""
+    """Type and directory of each module, in order."""
     listed = _json_list(file)
     found = []
     for entry in listed[:MAX_MODULES]:
@@ -189,13 +187,13 @@ def _modules(file: Path) -> list[tuple[str, str]]:
 def _json_list(file: Path) -> list[dict[str, Any]]:
     try:
         return msgspec.json.decode(read_bytes(file, MAX_BYTES), type=list[dict[str, Any]])
-    except Exception as error:  # noqa: BLE001  hostile files raise what they like
+    except Exception as error:  # noqa: BLE001  hostile files can raise any exception
         raise faulty(file, error) from None
 
 
 def _pooling(file: Path, config: Mapping[str, Any]) -> Embedder:
     if not exists(file):
-        raise FaultyFileError(file, "it is missing; fetch the model again")
+        raise FaultyFileError(file, "it is missing; download the model again")
     found = optional_object(file)
     named = found.get("pooling_mode")
     if named is None:
@@ -206,11 +204,11 @@ def _pooling(file: Path, config: Mapping[str, Any]) -> Embedder:
         if len(modes) < len(listed):
             raise FaultyFileError(file, f"pooling_mode {str(named)[:80]} is not supported")
     if not modes:
-        raise FaultyFileError(file, "it names no way of pooling that is supported")
+        raise FaultyFileError(file, "it has no supported pooling mode")
     width = _number(found.get("word_embedding_dimension", found.get("embedding_dimension")))
     hidden = _width(config)
     if width and hidden and width != hidden:
-        words = f"it pools {width} numbers, and config.json has a hidden_size of {hidden}"
+        words = f"it pools vectors of {width}, but config.json has hidden_size {hidden}"
         raise FaultyFileError(file, words)
     width = width or hidden
     return Embedder(
@@ -223,7 +221,7 @@ def _dense(directory: Path) -> Dense:
     found = optional_object(file)
     inputs, outputs = _number(found.get("in_features")), _number(found.get("out_features"))
     if not inputs or not outputs:
-        raise FaultyFileError(file, "it has no in_features or out_features")
+        raise FaultyFileError(file, "in_features or out_features is missing or invalid")
     activation = str(found.get("activation_function", "Tanh")).rpartition(".")[2][:80]
     if activation not in ACTIVATIONS:
         raise FaultyFileError(file, f"the activation function {activation} is not supported")
@@ -232,7 +230,7 @@ def _dense(directory: Path) -> Dense:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     expected = {"linear.weight": (outputs, inputs)} | ({"linear.bias": (outputs,)} if bias else {})
     if shapes != expected:
-        words = f"it does not hold {inputs} x {outputs} numbers as config.json says"
+        words = f"its tensors are not the {inputs} x {outputs} layer of its config.json"
         raise FaultyFileError(directory / "model.safetensors", words)
     size = sum(tensor.size for tensor in tensors.values())
     return Dense(str(directory / "model.safetensors"), inputs, outputs, bias, activation, size)
@@ -247,7 +245,7 @@ def _of_name(path: Path, config: Mapping[str, Any]) -> Embedder | None:
 
 
 def _name(path: Path) -> str:
-    """The name of a checkpoint's directory; of a snapshot in the hub's cache, its repository's."""
+    """Name of the checkpoint's directory, or of the repository of a cached snapshot."""
     return path.parents[1].name if path.parent.name == "snapshots" else path.name
 
 
@@ -256,22 +254,22 @@ def _is_causal(config: Mapping[str, Any]) -> bool:
 
 
 def _is_bidirectional(config: Mapping[str, Any]) -> bool:
-    return config.get("use_bidirectional_attention") is True  # `vision`: of images alone
+    return config.get("use_bidirectional_attention") is True  # `vision`: only image tokens
 
 
 def _with_settings(path: Path, found: Embedder) -> Embedder:
-    """With its prompts, and the longest text."""
+    """Add the prompts, the maximum length and the case setting from the files."""
     file = path / SETTINGS
     settings = optional_object(file)
     prompts = settings.get("prompts")
     if isinstance(prompts, dict) and prompts:
         kept = {k: v for k, v in prompts.items() if isinstance(v, str) and len(v) <= MAX_PROMPT}
         if len(kept) < len(prompts) or len(kept) > MAX_PROMPTS:
-            raise FaultyFileError(file, "its prompts are too many, too long or no texts")
+            raise FaultyFileError(file, "its prompts are too many, too long or not strings")
         found = replace(found, prompts=kept)
     default = settings.get("default_prompt_name")
     if default is not None and default not in found.prompts:
-        words = f"default_prompt_name {str(default)[:80]} is none of its prompts"
+        words = f"default_prompt_name {str(default)[:80]} is not one of its prompts"
         raise FaultyFileError(file, words)
     texts = optional_object(path / "sentence_bert_config.json")
     return replace(
@@ -287,7 +285,7 @@ def _width(config: Mapping[str, Any]) -> int:
 
 
 def _number(value: object) -> int:
-    """A positive number that can be one of dimensions or tokens; 0 for anything else."""
+    """Return a positive number of dimensions or tokens; 0 for any other value."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_DIMENSIONS:
         return value
     return 0

@@ -1,13 +1,14 @@
-"""Fetch a model from a Hugging Face hub: `python -m reconciler.models.fetch CACHE MODEL REVISION`.
+"""Download a model from a Hugging Face hub: `python -m reconciler.models.fetch CACHE MODEL
+REVISION`.
 
-A process of its own, which the daemon starts and ends: huggingface_hub stays out of the daemon, and
-a download that hangs harms nobody. It tells how far it is as JSON lines, and ends when its stdin is
-closed, as it is when the daemon dies.
+Runs in a separate process that the daemon starts and ends, so that the daemon never imports
+huggingface_hub and a hanging download affects nothing else. It reports progress as JSON lines, and
+exits when its stdin is closed, which also happens when the daemon dies.
 
-huggingface_hub does the talking: names, tokens, mirrors, retries, redirections. Its own downloads
-begin anew when their process is killed, so the files are written here: into the cache's documented
-layout (`blobs`, `snapshots`, `refs`), each blob first under a name of ours that the next attempt
-goes on with. A snapshot is linked once all of its blobs are there and verified.
+huggingface_hub handles the protocol: names, tokens, mirrors, retries, redirects. Its own downloads
+start over when their process is killed, so this module writes the files itself, in the cache's
+documented layout (`blobs`, `snapshots`, `refs`). Each blob first has a temporary name from which
+the next attempt resumes. A snapshot is linked once all of its blobs are complete and verified.
 """
 
 import fcntl
@@ -31,30 +32,30 @@ WANTED = re.compile(
     r"|\d{1,2}_[a-z]{1,40}/(config\.json|model\.safetensors)",
     re.IGNORECASE,
 )
-"""What MLX and the tokenizers read, LoRA adapters included, and sentence-transformers' modules, in
-folders of their own. Nothing that could run, and nothing in other folders."""
+"""Files that MLX and the tokenizers read, including LoRA adapters and the modules of
+sentence-transformers in their own directories. No executable code, and no other directories."""
 
 ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 """A git blob's SHA-1, or the SHA-256 of a large file."""
 
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
-"""A commit, branch or tag, as the published schemas have it: it names a file in `refs`."""
+"""A commit, branch or tag, as in the published schemas. It becomes a file name in `refs`."""
 
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 ENVIRONMENT = {
-    # Its chunks are not resumed after a kill.
+    # Xet chunks cannot be resumed after a kill.
     "HF_HUB_DISABLE_XET": "1",
-    # Nothing is asked of the hub but the model.
+    # No requests to the hub other than for the model.
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
 REPORT_BYTES = 1_000_000
-"""At least so many between two lines."""
+"""Minimum bytes between two progress lines."""
 
 
 class FetchError(Exception):
-    """Why it cannot be fetched; `code` is for programs."""
+    """The download failed; `code` is machine-readable."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -63,7 +64,7 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file of the model, as the hub says it is."""
+    """One file of the model, as described by the hub."""
 
     name: str
     size: int
@@ -71,24 +72,24 @@ class Wanted:
 
 
 def main(cache: Path, model: str, revision: str) -> None:
-    """Fetch, and tell; the last line is `done` or `error`."""
+    """Download the model and report progress; the last line has the key `done` or `error`."""
     threading.Thread(target=end_with_stdin, daemon=True).start()
     os.environ.update(ENVIRONMENT)
     try:
         _fetch(cache, model, revision)
     except FetchError as error:
         _emit(error=error.code, message=str(error))
-    except Exception as error:  # noqa: BLE001  whatever it is, the daemon is told
+    except Exception as error:  # noqa: BLE001  every failure is reported to the daemon
         problem = understood(error, model, revision)
         _emit(error=problem.code, message=str(problem))
 
 
 def _fetch(cache: Path, model: str, revision: str) -> None:
-    # Requests and manifests are checked before; a record of an older version may not have been.
+    # Requests and manifests are validated earlier, but records of an older version may not be.
     if not MODEL.fullmatch(model):
-        raise FetchError("model_not_found", f"{model!r} is not a name as the hub has them")
+        raise FetchError("model_not_found", f"{model!r} is not a valid model name on the hub")
     if not REVISION.fullmatch(revision):
-        raise FetchError("revision_not_found", f"{revision!r} is not the name of a revision")
+        raise FetchError("revision_not_found", f"{revision!r} is not a valid revision name")
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(model, revision=revision, files_metadata=True)
@@ -99,9 +100,9 @@ def _fetch(cache: Path, model: str, revision: str) -> None:
         if WANTED.fullmatch(s.rfilename)
     ]
     if not any(re.fullmatch(r"[^/]+\.safetensors", file.name) for file in files):
-        raise FetchError("invalid_checkpoint", f"{model} has no model*.safetensors for MLX")
+        raise FetchError("invalid_checkpoint", f"{model} has no safetensors weights for MLX")
     if not (ETAG.fullmatch(commit) and all(ETAG.fullmatch(file.etag) for file in files)):
-        raise FetchError("hub_unreachable", f"the hub's description of {model} makes no sense")
+        raise FetchError("hub_unreachable", f"the hub returned invalid metadata for {model}")
     folder = cache / f"models--{model.replace('/', '--')}"
     for directory in (folder / "blobs", folder / "snapshots" / commit):
         inside(folder, directory / "file")
@@ -117,14 +118,14 @@ def _fetch(cache: Path, model: str, revision: str) -> None:
 
 
 def inside(folder: Path, path: Path) -> Path:
-    """The path, if its directory lies in `folder` when links are followed, else `FetchError`."""
+    """Return `path` if its real directory is inside `folder`. Raises `FetchError` otherwise."""
     if not (path.parent.resolve() / path.name).is_relative_to(folder.resolve()):
-        raise FetchError("disk_error", f"{path} leads out of {folder}; nothing is written there")
+        raise FetchError("disk_error", f"{path} leads out of {folder}; refusing to write there")
     return path
 
 
 def _get(folder: Path, model: str, commit: str, files: list[Wanted]) -> None:
-    """Get the blobs that are missing."""
+    """Download the missing blobs."""
     blobs = folder / "blobs"
     missing = [file for file in files if not (blobs / file.etag).is_file()]
     total = sum(file.size for file in files)
@@ -140,7 +141,7 @@ def _get(folder: Path, model: str, commit: str, files: list[Wanted]) -> None:
             part.unlink()
             raise FetchError(
                 "hash_mismatch",
-                f"{file.name} is not what the hub said it would be, and was removed; try again",
+                f"{file.name} does not match the hub's hash or size and was removed; try again",
             )
         part.replace(blobs / file.etag)
         done += file.size
@@ -148,7 +149,7 @@ def _get(folder: Path, model: str, commit: str, files: list[Wanted]) -> None:
 
 
 def _get_one(model: str, commit: str, file: Wanted, part: Path, done: int) -> None:
-    """Get a file, or the rest of it."""
+    """Download one file, resuming from the partial file if there is one."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -172,19 +173,19 @@ def _get_one(model: str, commit: str, file: Wanted, part: Path, done: int) -> No
 
 
 def check_space(needed: int, free: int) -> None:
-    """Raises `FetchError` where a disk has not `needed` bytes left."""
+    """Raise `FetchError` if `needed` bytes are more than the `free` bytes of the disk."""
     if needed > free:
         from reconciler.core.memory import readable_bytes
 
         raise FetchError(
             "insufficient_disk_space",
-            f"{readable_bytes(needed)} are to be fetched and {readable_bytes(free)} are free on "
-            "the disk of the cache",
+            f"{readable_bytes(needed)} must be downloaded, but only {readable_bytes(free)} are "
+            "free on the disk of the cache",
         )
 
 
 def matches(path: Path, file: Wanted) -> bool:
-    """Whether a file is what its etag says: the SHA-256 of its bytes, or git's SHA-1 of a blob."""
+    """True if the file matches its etag: the SHA-256 of its bytes, or git's SHA-1 of a blob."""
     size = path.stat().st_size
     if size != file.size:
         return False
@@ -199,7 +200,7 @@ def matches(path: Path, file: Wanted) -> bool:
 
 
 def _link(folder: Path, commit: str, files: list[Wanted]) -> None:
-    """The snapshot: names that lead to blobs. It appears as a whole."""
+    """Create the snapshot: links to the blobs. It appears atomically."""
     snapshot = folder / "snapshots" / commit
     building = folder / "snapshots" / f".{commit}"
     shutil.rmtree(building, ignore_errors=True)
@@ -208,7 +209,7 @@ def _link(folder: Path, commit: str, files: list[Wanted]) -> None:
         link, depth = building / file.name, file.name.count("/")
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(Path(*[".."] * (2 + depth), "blobs") / file.etag)
-    if snapshot.is_dir():  # begun by another tool
+    if snapshot.is_dir():  # created by another tool
         for file in files:
             link = snapshot / file.name
             if "/" in file.name:
@@ -222,14 +223,14 @@ def _link(folder: Path, commit: str, files: list[Wanted]) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes of ours away from a model."""
+    """Hold an exclusive lock on the model's directory against other download processes."""
     with (folder / ".reconciler.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _counter(begin: int) -> Any:
-    """What huggingface_hub takes for its progress bar, and which tells instead of drawing."""
+    """A replacement for huggingface_hub's progress bar class that emits progress lines."""
 
     class Counter:
         def __init__(self, **_: Any) -> None:
@@ -251,11 +252,11 @@ def _counter(begin: int) -> Any:
 
 
 def understood(error: Exception, model: str, revision: str) -> FetchError:
-    """What huggingface_hub raised, in our words."""
+    """Convert an exception of huggingface_hub into a `FetchError`."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return FetchError("offline", "HF_HUB_OFFLINE is set: nothing is fetched")
+        return FetchError("offline", "HF_HUB_OFFLINE is set, so the hub is not contacted")
     if isinstance(error, errors.GatedRepoError):
         return FetchError(
             "model_gated", f"{model} is gated: accept its terms on the hub, and set HF_TOKEN"
@@ -263,12 +264,12 @@ def understood(error: Exception, model: str, revision: str) -> FetchError:
     if isinstance(error, errors.RepositoryNotFoundError):
         return FetchError(
             "model_not_found",
-            f"the hub has no {model}, or shows it only to those whose HF_TOKEN may see it",
+            f"the hub has no model {model}, or HF_TOKEN is missing or has no access to it",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return FetchError("revision_not_found", f"{model} has no revision {revision}")
     if isinstance(error, errors.HFValidationError):
-        return FetchError("model_not_found", f"{model} is not a name as the hub has them")
+        return FetchError("model_not_found", f"{model} is not a valid model name on the hub")
     if isinstance(error, OSError) and error.errno is not None:
         return FetchError("disk_error", f"the cache cannot be written: {error}")
     words = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -281,7 +282,7 @@ def _emit(**line: Any) -> None:
 
 
 def end_with_stdin(end: Callable[[int], None] = os._exit) -> None:
-    # Not through a buffer, which would be locked when Python ends.
+    # Unbuffered: the lock of a buffered stream would block Python's shutdown.
     while os.read(sys.stdin.fileno(), 1):
         pass
     end(1)

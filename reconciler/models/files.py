@@ -1,8 +1,8 @@
-"""Files and folders that others wrote, looked at so that none of them stops the look.
+"""Robust access to files and directories that other programs wrote.
 
-`Path.is_file` raises where a folder must not be searched or a name is too long for the file
-system, and opening a pipe waits for ever. Here what cannot be looked at is not there, and only
-regular files of a bounded size are read.
+`Path.is_file` raises if a directory may not be searched or a name is too long for the file system,
+and opening a pipe blocks for ever. Here, inaccessible paths count as absent, and only regular files
+of bounded size are read.
 """
 
 import os
@@ -16,14 +16,14 @@ from typing import BinaryIO
 from reconciler.core.errors import LoadError, Problem, Reason
 
 MAX_MESSAGE = 500
-"""Characters of what is wrong with a checkpoint; its files can put words into an error."""
+"""Maximum characters of an error message about a checkpoint, whose files may supply its text."""
 
 MAX_ENTRIES = 100_000
-"""Of one directory. The largest published models have a few hundred files."""
+"""Maximum entries of one directory. The largest published models have a few hundred files."""
 
 
 class FaultyFileError(ValueError):
-    """A file of a checkpoint that cannot be used. `path` is the file or directory at fault."""
+    """A file of a checkpoint that cannot be used. `path` is the faulty file or directory."""
 
     def __init__(self, path: Path, message: str) -> None:
         super().__init__(message)
@@ -31,9 +31,10 @@ class FaultyFileError(ValueError):
 
 
 def faulty(path: Path, error: Exception) -> Exception:
-    """What reading one file raised, as an error that names the file.
+    """Convert an exception from reading one file into an error that names the file.
 
-    One of the system stays what it is: it may pass, and a fault of the file does not.
+    OSError and MemoryError are returned unchanged: they may be temporary, unlike a fault of the
+    file.
     """
     if isinstance(error, OSError | MemoryError | FaultyFileError):
         return error
@@ -41,22 +42,22 @@ def faulty(path: Path, error: Exception) -> Exception:
 
 
 def is_file(path: Path) -> bool:
-    """True if it is a regular file, or a link to one, that can be looked at."""
-    return os.path.isfile(path)  # noqa: PTH113  answers whatever goes wrong
+    """True if it is a regular file, or a link to one, and accessible."""
+    return os.path.isfile(path)  # noqa: PTH113  never raises OSError
 
 
 def exists(path: Path) -> bool:
-    """True if there is something that can be looked at; a broken link leads to nothing."""
-    return os.path.exists(path)  # noqa: PTH110  answers whatever goes wrong
+    """True if the path exists and is accessible. A broken link does not exist."""
+    return os.path.exists(path)  # noqa: PTH110  never raises OSError
 
 
 def is_directory(path: Path) -> bool:
-    """True if it is a directory, or a link to one, that can be looked at."""
-    return os.path.isdir(path)  # noqa: PTH112  answers whatever goes wrong
+    """True if it is a directory, or a link to one, and accessible."""
+    return os.path.isdir(path)  # noqa: PTH112  never raises OSError
 
 
 def names_in(path: Path) -> list[str]:
-    """The names in a directory, in order. Raises OSError, or ValueError where they are too many."""
+    """Sorted names in a directory. Raises OSError, or ValueError if there are too many."""
     with os.scandir(path) as entries:
         names = [entry.name for entry in islice(entries, MAX_ENTRIES + 1)]
     if len(names) > MAX_ENTRIES:
@@ -65,9 +66,9 @@ def names_in(path: Path) -> list[str]:
 
 
 def files_below(path: Path) -> Iterator[Path]:
-    """The regular files in a directory and in those inside it, as far as they can be looked at.
+    """Regular files in a directory and its subdirectories; inaccessible ones are skipped.
 
-    No more than `MAX_ENTRIES` of them.
+    Yields at most `MAX_ENTRIES` files.
     """
     found = (
         file
@@ -79,9 +80,9 @@ def files_below(path: Path) -> Iterator[Path]:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file, opened for reading. Raises OSError, or ValueError where it is none.
+    """Open a regular file for reading. Raises OSError, or ValueError if it is not a regular file.
 
-    Whatever takes its place between the look and the opening is not waited for either.
+    Never blocks, even if a pipe or device replaces the file between the check and the opening.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is not a regular file")
@@ -93,7 +94,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The contents of a regular file of at most so many bytes. Raises OSError or ValueError."""
+    """Read a regular file of at most `most` bytes. Raises OSError or ValueError."""
     with open_regular(path) as file:
         too_large = os.fstat(file.fileno()).st_size > most
         data = b"" if too_large else file.read(most + 1)
@@ -103,8 +104,9 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def as_text(words: str) -> str:
-    """Words from a file in a form that every answer, log and terminal can hold: valid Unicode of
-    bounded length, without control characters.
+    """Make text from a file safe for every response, log and terminal.
+
+    The result is valid Unicode of bounded length without control characters.
     """
     text = words[: MAX_MESSAGE + 1].encode("utf-8", "replace").decode()
     text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
@@ -112,7 +114,7 @@ def as_text(words: str) -> str:
 
 
 def invalid(reason: Reason, param: str, path: Path, words: str) -> LoadError:
-    """The error that says what is wrong with `path`, which the request's key `param` names."""
+    """Build the error for a fault of `path`, which the request's key `param` names."""
     return LoadError(Problem(reason, as_text(f"{path}: {words}"), param=param))
 
 
@@ -122,9 +124,9 @@ def error_of(
     reason: Reason = Reason.INVALID_CHECKPOINT,
     param: str = "model",
 ) -> LoadError:
-    """What reading the directory `path` raised, as the error of that directory and of no other.
+    """Convert an exception from reading the directory `path` into a `LoadError` for that directory.
 
-    This is the one place that judges it: files of others raise what they like.
+    Every such exception is converted here: hostile files can raise any exception.
     """
     if isinstance(error, LoadError):
         return error

@@ -1,10 +1,9 @@
-"""generation_config.json -> defaults for requests.
+"""generation_config.json: the publisher's sampling settings, as defaults for requests.
 
-Hugging Face's file says how the publisher samples. vLLM takes the same keys of it. Two mean more
-here than their names say: `do_sample: false` is greedy (temperature 0), as transformers takes it,
-and `max_new_tokens` is the default of `max_tokens`, which a request may exceed (for vLLM it is a
-limit of all requests). A value that is out of bounds is ignored with a warning: a checkpoint that
-loads must not fail for it.
+vLLM reads the same keys. Two keys have a further meaning here: `do_sample: false` is greedy
+decoding (temperature 0), as in transformers, and `max_new_tokens` is the default of `max_tokens`,
+which a request may exceed (in vLLM it limits all requests). An out-of-range value is ignored with a
+warning, so that it does not prevent the checkpoint from loading.
 """
 
 import json
@@ -26,11 +25,11 @@ KEYS = {
     "repetition_penalty": "repetition_penalty",
     "max_new_tokens": "max_tokens",
 }
-"""Key in the file -> key of a request."""
+"""Request keys by key in the file."""
 
 
 def read(path: Path) -> GenerationConfig:
-    """What the file says; nothing where there is none."""
+    """Read the defaults; empty if the file does not exist."""
     if not is_file(path):
         return GenerationConfig()
     try:

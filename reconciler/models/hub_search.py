@@ -1,4 +1,4 @@
-"""The daemon's side of searches on the hub: each is a process, and few run at once."""
+"""Hub searches of the daemon. Each runs in a separate process, with limited concurrency."""
 
 import asyncio
 import os
@@ -10,12 +10,13 @@ from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.host import children
 
 SECONDS = 30.0
-"""For a search, its wait for others included."""
+"""Time limit of a search, including its wait for other searches."""
 
 AT_ONCE = 2
+"""Maximum concurrent searches."""
 
 MAX_BYTES = 4_000_000
-"""Of an answer."""
+"""Maximum size of a result."""
 
 
 class HubModel(msgspec.Struct, frozen=True):
@@ -23,9 +24,9 @@ class HubModel(msgspec.Struct, frozen=True):
 
     model: str
     size_bytes: int | None
-    """Of its weights; None: the hub does not say."""
+    """Size of the weights; None if the hub does not report it."""
     downloads: int
-    """In the last 30 days."""
+    """Number of downloads in the last 30 days."""
     gated: bool
     updated_at: str | None
 
@@ -37,13 +38,13 @@ class _Line(msgspec.Struct):
 
 
 class HubSearch:
-    """Used on the event loop only."""
+    """Runs searches. Used on the event loop only."""
 
     def __init__(self) -> None:
         self._running = asyncio.Semaphore(AT_ONCE)
 
     async def search(self, query: str, limit: int, library: str | None) -> list[HubModel]:
-        """Models that match, the most downloaded first; with `library`, those with that tag.
+        """Find matching models, most downloaded first; `library` filters by that tag.
 
         Raises `LoadError` `Offline` or `DownloadFailed`.
         """
@@ -75,7 +76,7 @@ async def _ask(*words: str) -> bytes:
     try:
         return await process.stdout.readline()
     finally:
-        process.stdin.close()  # it ends with that
+        process.stdin.close()  # ends the process
         await process.wait()
 
 

@@ -1,9 +1,9 @@
-"""Calls on paths that may hang, so that none of them holds up the others.
+"""Calls on paths that may hang, isolated so that one hanging path does not delay the others.
 
-A path on a dead mount hangs in the kernel for as long as the mount is dead. The paths of a round
-are looked at one after the other by one thread. When a call takes long, another thread goes on
-with the rest; when it takes too long, it is given up and left behind. While it still hangs, nobody
-calls on that path again: there is at most one such thread for each path.
+A call on a dead mount hangs in the kernel for as long as the mount is dead. One thread processes
+the paths of a round in order. If a call is slow, another thread continues with the remaining paths;
+if it times out, its thread is abandoned. While that call hangs, no further call is made on the same
+path, so each path blocks at most one thread.
 """
 
 import threading
@@ -20,48 +20,48 @@ from reconciler.models.files import as_text
 T = TypeVar("T")
 
 HANG_SECONDS = 5.0
-"""After which a call is given up, counted from its beginning. A healthy one takes milliseconds,
-on a machine that is overloaded a second."""
+"""Timeout of a call, from its start. A call takes milliseconds on a healthy path, and up to a
+second on an overloaded machine."""
 
 PATIENT_SECONDS = 10.0
-"""The same for a path that somebody waits for: a disk that sleeps takes up to ten to turn."""
+"""Timeout of a call that a request waits for: a sleeping disk takes up to 10 s to spin up."""
 
 TAKE_OVER_SECONDS = 0.1
-"""After which another thread goes on with the other paths."""
+"""Duration of a call after which another thread continues with the remaining paths."""
 
 
 class NoAnswerError(LoadError):
-    """`InvalidCheckpoint` of a path on which a call hangs."""
+    """`InvalidCheckpoint` for a path on which a call hangs."""
 
     def __init__(self, path: Path) -> None:
-        words = f"{path} does not answer; is it on a drive or a server that is gone?"
+        words = f"{path} does not answer; check that its drive or server is connected"
         problem = Problem(Reason.INVALID_CHECKPOINT, as_text(words), permanent=False, param="model")
         super().__init__(problem)
 
 
 @dataclass(eq=False)
 class _Call:
-    """A call under way."""
+    """A running call."""
 
     begun: float = field(default_factory=time.monotonic)
     done: threading.Event = field(default_factory=threading.Event)
 
 
 class _Round(Generic[T]):
-    """Paths that are looked at together, and what came of it."""
+    """One batch of paths, with the progress and results of their calls."""
 
     def __init__(self, function: Callable[[Path], T], paths: Iterable[Path]) -> None:
         self.function = function
         self.left = deque(dict.fromkeys(paths))
         self.size = len(self.left)
         self.begun: dict[Path, float] = {}
-        """Under way."""
+        """Start times of the running calls."""
         self.results: dict[Path, T | BaseException] = {}
         self.changed = threading.Condition()
 
 
 class Looker:
-    """Runs rounds of calls, and remembers the paths that hang."""
+    """Runs rounds of calls, and keeps track of hanging paths."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -70,9 +70,10 @@ class Looker:
     def each(
         self, function: Callable[[Path], T], paths: Sequence[Path], seconds: float = HANG_SECONDS
     ) -> list[T | BaseException]:
-        """For each path what `function` returns or raises, `NoAnswerError` if it takes too long.
+        """Call `function` on each path; return the results or exceptions in the same order.
 
-        Blocks for little more than `seconds` if all goes on but what hangs.
+        A call that times out gives `NoAnswerError`. Blocks for little more than `seconds` if only
+        some paths hang.
         """
         if not paths:
             return []
@@ -105,7 +106,7 @@ class Looker:
                 one.begun[path] = time.monotonic()
             try:
                 result: T | BaseException = self._call(one.function, path, seconds)
-            except BaseException as error:  # noqa: BLE001  it is the caller's
+            except BaseException as error:  # noqa: BLE001  returned to the caller
                 result = error
             with one.changed:
                 del one.begun[path]
@@ -126,6 +127,6 @@ class Looker:
             own.done.set()
 
     def _register(self, path: Path, own: _Call) -> _Call:
-        """The call on that path which is under way, `own` if there is no other."""
+        """Register `own` as the path's running call; return it, or the call that already runs."""
         with self._lock:
             return self._calls.setdefault(path, own)

@@ -1,9 +1,9 @@
-"""Where checkpoints lie on disk.
+"""Model roots: the directories that hold checkpoints.
 
-A place lists what it holds; `catalog` matches identifiers against the lists, so no identifier
-is ever joined to a path, and what a file system thinks of upper and lower case is nobody's
-concern. Every directory is looked at by a `Looker`: what hangs or may not be entered is listed
-with the reason, and the others beside it are listed all the same.
+A root lists its models, and `catalog` matches identifiers against these lists. No identifier is
+ever joined to a path, so the file system's handling of upper and lower case does not matter. Every
+directory is read through a `Looker`: a directory that hangs or is not accessible is listed with its
+error, and its siblings are listed normally.
 """
 
 import os
@@ -28,55 +28,56 @@ from reconciler.models.looker import Looker
 T = TypeVar("T")
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".npz")
-"""What makes a directory a model, loadable or not."""
+"""File name extensions that mark a directory as a model, loadable or not."""
 
 MAX_REF = 1000
 MAX_YAML = 1_000_000
-"""Bytes of a file that names a commit, and of one that describes a virtual model."""
+"""Maximum sizes (bytes) of a ref file, which names a commit, and of a virtual model's YAML file."""
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model that lies somewhere."""
+    """A model found on disk."""
 
     key: str
     """`PUBLISHER/NAME`, or `NAME`."""
     path: Path
-    """Free of links."""
+    """Absolute path with links resolved."""
     commit: str | None = None
     own_key: str | None = None
-    """For a virtual model: the key of the concrete one that stands for it."""
+    """Key of the concrete model, if this one is virtual."""
     error: LoadError | None = None
-    """Why it cannot be looked at. It may be a folder of models; without a key it is the place."""
+    """Error that prevents reading it, which may be a folder of models. If `key` is empty, `path` is
+    the model root itself."""
     mlx: bool = True
     """True if it has weights that MLX may read."""
     siblings: tuple[Path, ...] = ()
-    """In the Hugging Face cache: the snapshots of the same model, this one included."""
+    """Snapshots of the same model in the Hugging Face cache, this one included."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """One look at places: how its calls on paths are made."""
+    """One scan of the model roots, and the settings for its calls on paths."""
 
     looker: Looker
     seconds: float
-    """After which a call is given up."""
+    """Timeout of a call, in seconds."""
     repositories: dict[Path, list["LocalModel | _Repository"]] = field(default_factory=dict)
-    """What caches of the hub hold, by their directory: read once, however many revisions of their
-    models are asked for."""
+    """Contents of Hugging Face caches by directory. Each is read once, for any number of requested
+    revisions."""
 
     def results(
         self, function: Callable[[Path], T], paths: Sequence[Path]
     ) -> list[T | BaseException]:
-        """For each path what `function` returns or raises."""
+        """Call `function` on each path; return the results or exceptions in the same order."""
         return self.looker.each(function, paths, self.seconds)
 
     def each(
         self, function: Callable[[Path], T], paths: Sequence[Path]
     ) -> Iterator[tuple[Path, T | LoadError]]:
-        """For each path what `function` returns, or why it cannot.
+        """Call `function` on each path; yield the path with its result or error.
 
-        What vanishes meanwhile, or is no directory, is left out.
+        Paths that vanish during the scan, or are no directories, are skipped.
         """
         for path, result in zip(paths, self.results(function, paths), strict=True):
             if isinstance(result, FileNotFoundError | NotADirectoryError):
@@ -88,31 +89,31 @@ class Walk:
 
 
 class ModelRoot(Protocol):
-    """Something that holds models."""
+    """A directory that holds models, in the layout of one tool."""
 
     root: Path
 
     def all(self, walk: Walk) -> Iterable[LocalModel]:
-        """Every model, as it is when no revision is asked for. A key may stand for several."""
+        """Every model at its default revision. Several models may share a key."""
 
     def at(self, revision: str, walk: Walk) -> Iterable[LocalModel]:
-        """Every model that is there at that commit, branch or tag."""
+        """Every model that has a snapshot at that commit, branch or tag."""
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """A directory, as far as it tells what it is."""
+    """A directory and its classification."""
 
     path: Path
-    """Free of links."""
+    """Absolute path with links resolved."""
     is_model: bool
     mlx: bool
     inner: tuple[Path, ...]
-    """What may be directories in it, by name."""
+    """Entries that may be directories, sorted by name."""
 
 
 class Directory:
-    """`PUBLISHER/NAME` or `NAME`, as directories. Links that the user placed are followed."""
+    """A tree of `PUBLISHER/NAME` or `NAME` directories. Symbolic links are followed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -138,9 +139,10 @@ class Directory:
 
 
 class HubCache:
-    """`models--PUBLISHER--NAME/snapshots/COMMIT`, with branches and tags as files in `refs/`.
+    """A Hugging Face cache: `models--PUBLISHER--NAME/snapshots/COMMIT`, with refs in `refs/`.
 
-    The layout that huggingface_hub documents for its cache; files are links into `blobs/`.
+    huggingface_hub documents this layout for its cache. Files are links into `blobs/`, and each
+    branch or tag is a file in `refs/`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -168,7 +170,7 @@ class HubCache:
                 yield held
 
     def _repositories(self, walk: Walk) -> Iterator["LocalModel | _Repository"]:
-        """The models; one that cannot be looked at is held with its error."""
+        """The cached models. An unreadable one is yielded with its error."""
         for root, names in walk.each(_folders, [self.root]):
             if isinstance(names, LoadError):
                 yield LocalModel("", root, error=names)
@@ -183,26 +185,29 @@ class HubCache:
 
 @dataclass(frozen=True)
 class _Repository:
-    """A model in the cache."""
+    """A model's directory in the cache."""
 
     path: Path
     refs: Mapping[str, Path]
-    """The files of its branches and tags."""
+    """Files of branches and tags, by name."""
     snapshots: tuple[Path, ...]
 
     def has(self, revision: str) -> bool:
-        """True if a snapshot may be there at that commit, branch or tag."""
+        """True if there may be a snapshot at that commit, branch or tag."""
         return revision in self.refs or any(path.name == revision for path in self.snapshots)
 
 
 def repository_key(path: Path) -> str:
-    """The model whose folder of the cache it is; empty for anything else."""
+    """Key of the model that the directory belongs to; empty for any other directory."""
     kind, *parts = path.name.split("--", 2)
     return "/".join(parts) if kind == "models" else ""
 
 
 def _repository(path: Path) -> _Repository:
-    """Raises OSError or ValueError, FileNotFoundError for what holds no snapshots."""
+    """Read a model's directory in the cache.
+
+    Raises OSError or ValueError; FileNotFoundError if it has no snapshots.
+    """
     refs = path / "refs"
     named = {p.relative_to(refs).as_posix(): p for p in files_below(refs)}
     return _Repository(path, named, _folders(path / "snapshots"))
@@ -221,10 +226,10 @@ def _snapshot(repository: _Repository, revision: str) -> LocalModel | None:
 
 
 class LMStudio:
-    """LM Studio's downloads folder, and the virtual models of its catalogue.
+    """LM Studio's downloads folder, and the virtual models of its catalog.
 
-    `settings.json` names the folder. `hub/models/PUBLISHER/NAME/model.yaml` says which concrete
-    models a virtual one stands for: another model's key, or a list of repositories.
+    `settings.json` names the folder. `hub/models/PUBLISHER/NAME/model.yaml` names the concrete
+    models of a virtual one: the key of another model, or a list of repositories.
     """
 
     def __init__(self, root: Path) -> None:
@@ -251,9 +256,9 @@ class LMStudio:
         return iter(())
 
     def _bases(self, walk: Walk) -> Iterator[tuple[str, list[str]]]:
-        """Each virtual model with the lower-cased keys that it stands for.
+        """Virtual models, each with the lower-cased keys of its bases.
 
-        What cannot be looked at there names no model.
+        Unreadable directories are skipped.
         """
         for _, publishers in walk.each(_folders, [self.root / "hub" / "models"]):
             folders: list[Path] = []
@@ -272,13 +277,13 @@ def _downloads(root: Path) -> Path:
     try:
         named = Path(lenient_object(root / "settings.json")["downloadsFolder"])
         folder = named.expanduser()
-    except (KeyError, TypeError, RuntimeError):  # the last: of a user that is not there
+    except (KeyError, TypeError, RuntimeError):  # RuntimeError: `~NAME` of an unknown user
         return root / "models"
     return folder if folder.is_absolute() else root / "models"
 
 
 def _base(folder: Path) -> list[str] | None:
-    """The lower-cased keys that a virtual model stands for; None where it cannot be read."""
+    """Lower-cased keys of a virtual model's bases; None if its YAML file cannot be read."""
     try:
         documents = parse(read_bytes(folder / "model.yaml", MAX_YAML))
     except (OSError, ValueError, ManifestError):
@@ -289,7 +294,7 @@ def _base(folder: Path) -> list[str] | None:
 
 
 def _keys(base: Any) -> Iterator[str]:
-    """The keys that a `base` names: itself, or each entry's own and its repositories'."""
+    """Keys in a `base`: the string itself, or for each entry its key and its repositories."""
     if isinstance(base, str):
         yield base
     for entry in base if isinstance(base, list) else []:
@@ -306,7 +311,7 @@ def _keys(base: Any) -> Iterator[str]:
 
 
 def _resolved(name: str, bases: dict[str, list[str]], concrete: dict[str, LocalModel]) -> set[str]:
-    """The concrete keys at the ends of all chains of bases; circles have none."""
+    """Concrete keys reachable through chains of bases. A cycle has none."""
     virtual = {key.lower(): key for key in bases}
     found: set[str] = set()
     seen, ahead = {name}, [name]
@@ -327,10 +332,10 @@ def _held(key: str, path: Path, folder: _Folder | LoadError) -> LocalModel:
 
 
 def _folders(path: Path) -> tuple[Path, ...]:
-    """What may be directories in a directory, by name; hidden ones are not ours.
+    """Entries of a directory that may be directories, sorted by name. Hidden ones are skipped.
 
-    Neither are those whose names are no text: nobody could ask for them, and no answer could
-    name them. Raises OSError or ValueError.
+    Names that are not valid text are skipped too: no request can name them, and no response can
+    contain them. Raises OSError or ValueError.
     """
     return tuple(
         path / name for name in names_in(path) if not name.startswith(".") and _is_text(name)
@@ -338,7 +343,7 @@ def _folders(path: Path) -> tuple[Path, ...]:
 
 
 def _folder(path: Path) -> _Folder:
-    """Raises OSError or ValueError, NotADirectoryError for what is none."""
+    """Classify a directory. Raises OSError or ValueError; NotADirectoryError if it is none."""
     names = names_in(path)
     mlx = any(name.endswith(WEIGHTS[0]) for name in names)
     is_model = "config.json" in names or any(name.endswith(WEIGHTS) for name in names)

@@ -1,11 +1,12 @@
-"""How the weights of a checkpoint are quantised, and how many there are.
+"""Quantization and number of a checkpoint's weights.
 
-MLX's own form: `X.weight` holds whole uint32 words of packed weights beside `X.scales` (and
-`X.biases` for the affine mode). config.json's `quantization` has the default of group size, bits
-and mode, and entries for single layers that differ. Where a layer differs without an entry,
-mlx_lm infers its bits from the shapes (`infer_quant_config`), and so does this module.
+MLX's own format: `X.weight` holds weights packed into uint32 words, beside `X.scales` (and
+`X.biases` in affine mode). config.json's `quantization` has the default group size, bits and mode,
+and entries for layers that differ. If a layer differs without an entry, mlx_lm infers its bits from
+the shapes (`infer_quant_config`), and so does this module.
 
-Other formats are those that `mlx_lm.utils.load_model` converts while it loads; it refuses the rest.
+The other supported formats are those that `mlx_lm.utils.load_model` converts during a load; it
+rejects all others.
 """
 
 from collections.abc import Mapping
@@ -16,12 +17,12 @@ from reconciler.core.facts import Quantization
 from reconciler.models.weights import Tensor
 
 WORD_BITS = 32
-"""Of a uint32, in which MLX packs weights."""
+"""Bits of a uint32, the unit into which MLX packs weights."""
 
 AFFINE = "affine"
 
 _MODES = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
-"""By bits and group size: the modes whose scales are bytes."""
+"""Modes with one-byte scales, by bits and group size."""
 
 _AFFINE_BITS = (2, 3, 4, 5, 6, 8)
 _FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -38,12 +39,12 @@ _NO_WEIGHTS = (
     "weight_shape",
     "zero_point",
 )
-"""Ends of the names of arrays that belong to quantised weights and are none themselves."""
+"""Name suffixes of arrays that accompany quantized weights but are not weights."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the tensors hold."""
+    """Number and quantization of the weights."""
 
     parameters: int
     quantization: Quantization | None
@@ -59,7 +60,7 @@ class _Layer:
 def read_weights(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], separate: Mapping[str, Any]
 ) -> Weights:
-    """Count the weights and name their quantisation.
+    """Count the weights and determine their quantization.
 
     `separate` is hf_quant_config.json, in which NVIDIA's exports keep what others have in config.
     """
@@ -85,7 +86,7 @@ def read_weights(
 
 
 def _layers(own: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, _Layer]:
-    """The layers whose weights are packed as MLX does, by path."""
+    """Layers with weights in MLX's packed format, by path."""
     layers = {}
     for name, scales in tensors.items():
         path, _, last = name.rpartition(".")
@@ -103,7 +104,10 @@ def _layers(own: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, 
 def _bits_and_mode(
     own: Mapping[str, Any], entry: Mapping[str, Any], weight: Tensor, scales: Tensor
 ) -> tuple[int, str]:
-    """Of one layer. The shapes say how many bits a group has; config.json, how they divide."""
+    """Bits and mode of one layer.
+
+    The shapes give the bits of a group; config.json, their division into weights.
+    """
     group_bits = weight.shape[-1] * WORD_BITS // scales.shape[-1]
     if scales.dtype == "U8":
         for (bits, group_size), mode in _MODES.items():
@@ -122,7 +126,7 @@ def _bits_and_mode(
 
 
 def _named(layers: list[_Layer]) -> Quantization:
-    """`4bit`, `4.5bit` for mixed bits, or the mode in which most of the weights are."""
+    """`4bit`, `4.5bit` for mixed bits, or the mode of most of the weights."""
     total = sum(layer.weights for layer in layers) or 1
     mean = round(sum(layer.bits * layer.weights for layer in layers) / total, 2)
     mean = int(mean) if mean.is_integer() else mean
@@ -134,7 +138,7 @@ def _named(layers: list[_Layer]) -> Quantization:
 
 
 def _other_format(config: Mapping[str, Any], separate: Mapping[str, Any]) -> Quantization | None:
-    """The formats of others that mlx_lm loads, named by what they are once loaded."""
+    """Quantization in another format that mlx_lm loads, named as it is after the load."""
     text = config.get("text_config")
     nested = text.get("quantization_config") if isinstance(text, dict) else None
     found = config.get("quantization_config") or nested or separate
@@ -159,5 +163,5 @@ def _other_format(config: Mapping[str, Any], separate: Mapping[str, Any]) -> Qua
 
 
 def _floats(tensors: Mapping[str, Tensor]) -> int:
-    """Weights that are not packed."""
+    """Number of weights that are not packed."""
     return sum(t.size // _FLOAT_BYTES[t.dtype] for t in tensors.values() if t.dtype in _FLOAT_BYTES)

@@ -1,7 +1,7 @@
 """Remove a model from the Hugging Face cache.
 
-Only the folder of one model in the cache is ever removed, links are not followed, and the folder is
-renamed first: no load finds a model of which half is gone.
+Only the model's own folder in the cache is removed, and links are not followed. The folder is
+renamed first, so that no load finds a partially removed model.
 """
 
 import os
@@ -14,26 +14,26 @@ from reconciler.models.fetch import MODEL
 from reconciler.models.places import repository_key
 
 SECONDS = 600.0
-"""For the files of a model to be removed."""
+"""Time limit to remove the files of a model."""
 
 
 def folder_of(cache: Path, key: str) -> Path | None:
-    """The folder of a model in the cache, free of links; None: it is not there."""
+    """Folder of a model in the cache, with links resolved; None if it does not exist."""
     root = Path(os.path.realpath(cache))
     folder = root / f"models--{key.replace('/', '--')}"
-    # Keys with `--` in them may name the folder of another model.
+    # A key that contains `--` may map to the folder of another model.
     if not MODEL.fullmatch(key) or repository_key(folder) != key:
         return None
     return folder if folder.is_dir() and not folder.is_symlink() else None
 
 
 def holds(folder: Path, path: str | None) -> bool:
-    """True if an absolute path without links lies in the folder."""
+    """True if an absolute path, with links resolved, is inside the folder."""
     return path is not None and Path(path).is_relative_to(folder)
 
 
 def remove(folder: Path) -> int:
-    """Remove a folder that `folder_of` returned; the bytes of its files.
+    """Remove a folder from `folder_of`; return the total bytes of its files.
 
     Raises `LoadError` `NotRemovable`.
     """

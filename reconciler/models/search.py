@@ -1,7 +1,7 @@
 """Search a Hugging Face hub: `python -m reconciler.models.search QUERY LIMIT [LIBRARY]`.
 
-A process of its own, as `fetch` is, with the same endpoint, token and proxies. It prints one line
-of JSON: the models, or an error.
+Runs in a separate process, as `fetch` does, with the same endpoint, token and proxies. It prints
+one line of JSON with the models or an error.
 """
 
 import json
@@ -20,16 +20,16 @@ ITEM_BYTES = {
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 1.0),
     "F4": 0.5,
 }
-"""Bytes of a value by its type, as safetensors names it."""
+"""Bytes per value, by safetensors' dtype."""
 
 
 def main(query: str, limit: int, library: str | None) -> None:
-    """Print what the hub finds, the most downloaded first."""
+    """Print the matching models, most downloaded first."""
     threading.Thread(target=end_with_stdin, daemon=True).start()
     os.environ.update(ENVIRONMENT)
     try:
         found = json.dumps({"models": _search(query, limit, library)})
-    except Exception as error:  # noqa: BLE001  whatever it is, the daemon reports it
+    except Exception as error:  # noqa: BLE001  every failure is reported to the daemon
         problem = understood(error, query, "")
         found = json.dumps({"error": problem.code, "message": str(problem)})
     sys.stdout.write(found + "\n")
@@ -61,7 +61,7 @@ def _search(query: str, limit: int, library: str | None) -> list[dict[str, Any]]
 
 
 def weights_bytes(parameters: Mapping[str, int]) -> int | None:
-    """Size of weights, from their numbers by type; None if a type is not known."""
+    """Size of the weights, from their numbers by dtype; None if a dtype is unknown."""
     if not parameters or any(kind not in ITEM_BYTES for kind in parameters):
         return None
     return int(sum(ITEM_BYTES[kind] * number for kind, number in parameters.items()))

@@ -1,8 +1,8 @@
-"""The weight files of a checkpoint: which there are, and the tensors that their headers list.
+"""Weight files of a checkpoint and the tensors in their headers.
 
-MLX reads every `model*.safetensors` in the directory and nothing else; the index is not used. It
-is read here for one purpose: to name a shard that is missing before anything is loaded. An index
-that does not fit the files (written before a conversion, or for part of them) does no harm.
+MLX reads every `model*.safetensors` in the directory and ignores the index. The index is read here
+for one purpose only: to report a missing shard before a load. An index that does not match the
+files (older than a conversion, or for a part of them) is ignored.
 """
 
 import math
@@ -19,23 +19,23 @@ import msgspec
 from reconciler.models.files import FaultyFileError, exists, names_in, open_regular, read_bytes
 
 MAX_HEADER = 10_000_000
-"""Bytes. The format allows 100 million; one that describes 75,000 tensors has 10."""
+"""Bytes. The format allows 100 million; a header for 75,000 tensors has 10 million."""
 
 _MODEL = re.compile(r"model[^/]*\.safetensors", re.DOTALL)
 
 _NUMBERED = re.compile(r"(model.*-)(\d{5})-of-(\d{5})\.safetensors")
 
 MAX_HEADERS = 60_000_000
-"""Bytes of all headers of a checkpoint. Of the largest published models they are 30 million."""
+"""Bytes of all headers of a checkpoint. The largest published models have 30 million."""
 
 MAX_INDEX = 10_000_000
-"""Bytes. The largest published index files have 9 million; a larger one is not needed."""
+"""Bytes. The largest published index files have 9 million; a larger one is ignored."""
 
 MAX_DIMENSIONS = 16
-"""Of a tensor; MLX's kernels take 8."""
+"""Dimensions of a tensor; MLX's kernels support 8."""
 
 NAMED = 5
-"""Missing shards that an error names."""
+"""Number of missing shards listed in an error."""
 
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -43,20 +43,20 @@ _ITEM_BYTES = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
-"""Of the format's types of whole bytes; MLX compares sizes with shapes when it loads."""
+"""Bytes per item of the format's byte-aligned dtypes. MLX checks sizes against shapes on load."""
 
 _OTHER_FORMATS = {
     ".gguf": "GGUF, llama.cpp's format",
     ".bin": "a pickle, which can run code and is never opened",
     ".pt": "a pickle, which can run code and is never opened",
     ".pth": "a pickle, which can run code and is never opened",
-    ".npz": "NumPy's format",
+    ".npz": "in NumPy's format",
 }
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as its header describes it."""
+    """A tensor as described by its header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -73,13 +73,13 @@ class _Entry(msgspec.Struct):
 
 
 class _Index(msgspec.Struct):
-    """What is read of an index: the file of each tensor."""
+    """The part of an index that is used: the file of each tensor."""
 
     weight_map: dict[str, str] = {}
 
 
-# Typed, so that a hostile file fails at its first wrong value: a parser of any JSON would make
-# millions of objects first, and hold up the event loop for seconds.
+# Typed decoders fail at the first wrong value of a hostile file. An untyped parser would create
+# millions of objects first and block the event loop for seconds.
 _HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _METADATA = msgspec.json.Decoder(dict[str, str] | None)
 _ENTRY = msgspec.json.Decoder(_Entry)
@@ -87,9 +87,9 @@ _INDEX = msgspec.json.Decoder(_Index)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of the checkpoint in directory `path`, by name.
+    """Read the headers of the checkpoint in directory `path`; return the tensors by name.
 
-    Raises `FaultyFileError`, and OSError or ValueError where the directory cannot be read.
+    Raises `FaultyFileError`; OSError or ValueError if the directory cannot be read.
     """
     shards = [path / name for name in names_in(path) if _MODEL.fullmatch(name)]
     if not shards:
@@ -118,15 +118,15 @@ def _none(path: Path) -> str:
     for suffix, kind in _OTHER_FORMATS.items():
         for name in names:
             if name.endswith(suffix):
-                return f"{name} is {kind}; MLX loads safetensors, and none are there"
+                return f"{name} is {kind}; MLX needs safetensors files, and there are none"
     return "no model*.safetensors file in it"
 
 
 def _missing_by_number(names: Iterable[str]) -> tuple[list[str], int]:
-    """The first shards that the names of others count, and how many; none if any set of files is
-    complete by itself.
+    """Names of the first missing shards, and the total missing, from the numbers in file names.
 
-    A shard that is left of another set beside a complete one does not make that incomplete.
+    Returns none if any set of files is complete. A leftover shard of another set does not make a
+    complete set incomplete.
     """
     numbers: dict[tuple[str, str], set[int]] = {}
     for name in names:
@@ -148,9 +148,9 @@ def _missing_by_number(names: Iterable[str]) -> tuple[list[str], int]:
 
 
 def _weight_map(path: Path, names: set[str]) -> dict[str, str]:
-    """The index: the file of each tensor. Empty without one that names a file which is there.
+    """The index: the file of each tensor. Empty if there is none or none of its files exists.
 
-    An index of which no file is there belongs to other files: it was left of a conversion.
+    An index without any existing file is left over from a conversion.
     """
     try:
         data = read_bytes(path / "model.safetensors.index.json", MAX_INDEX)
@@ -163,9 +163,10 @@ def _weight_map(path: Path, names: set[str]) -> dict[str, str]:
 def _missing_by_index(
     weight_map: dict[str, str], names: set[str], tensors: dict[str, Tensor]
 ) -> tuple[list[str], int]:
-    """The first files that the index names, with tensors that no file has, and how many.
+    """First files that the index names but the directory lacks, and how many in total.
 
-    MLX reads no others.
+    Files count only if one of their tensors is in no other file; MLX reads only
+    `model*.safetensors`.
     """
     missing = {
         file
@@ -176,7 +177,7 @@ def _missing_by_index(
 
 
 def read_header(shard: Path) -> dict[str, Tensor]:
-    """The tensors of one file. The format: u64 little-endian header length, JSON, data.
+    """Read the tensors of one file. The format: u64 little-endian header length, JSON, data.
 
     Raises `FaultyFileError`, and OSError.
     """
@@ -184,7 +185,7 @@ def read_header(shard: Path) -> dict[str, Tensor]:
 
 
 def _read_header(shard: Path) -> tuple[dict[str, Tensor], int]:
-    """The tensors of one file, and the bytes of its header."""
+    """Read the tensors of one file; return them and the size of its header in bytes."""
     if shard.is_symlink() and not exists(shard):
         raise FaultyFileError(shard.parent, f"incomplete: {shard.name} is a broken link")
     try:
@@ -204,7 +205,7 @@ def _read_header(shard: Path) -> tuple[dict[str, Tensor], int]:
         _check_apart(spans)
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001  a hostile header raises what it likes
+    except Exception as error:  # noqa: BLE001  a hostile header can raise any exception
         raise FaultyFileError(shard, f"not a safetensors file: {error!s:.200}") from None
     end = 8 + length + max((end for _, end in spans), default=0)
     if actual < end:
@@ -213,7 +214,7 @@ def _read_header(shard: Path) -> tuple[dict[str, Tensor], int]:
 
 
 def _check_apart(spans: list[tuple[int, int]]) -> None:
-    """Raise ValueError where two tensors are the same bytes: they would be counted twice."""
+    """Raise ValueError if the data of two tensors overlap; they would be counted twice."""
     last = 0
     for begin, end in sorted(span for span in spans if span[0] < span[1]):
         if begin < last:
@@ -222,7 +223,7 @@ def _check_apart(spans: list[tuple[int, int]]) -> None:
 
 
 def _tensor(entry: _Entry) -> tuple[Tensor, tuple[int, int]]:
-    """A header's entry, and where its data lie. Raises ValueError where malformed."""
+    """Convert a header entry to a tensor and its data span. Raises ValueError if malformed."""
     (begin, end), shape = entry.data_offsets, entry.shape
     if len(shape) > MAX_DIMENSIONS or min((begin, *shape)) < 0 or begin > end:
         raise ValueError("malformed data_offsets or shape")

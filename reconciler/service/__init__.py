@@ -1,9 +1,9 @@
-"""The daemon as a service of the system: what its files say, and how the system is asked.
+"""Installs the daemon as a system service.
 
-    job.py       what is run, as whom, with which environment
+    job.py       command, user and environment of the service
     launchd.py   macOS
     systemd.py   Linux
 
-What the system's own programs do is handed in as a function, so that either system's service is
+Calls of the system's programs are passed in as a function, so that the service of either system is
 tested on any machine.
 """

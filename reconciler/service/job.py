@@ -1,4 +1,4 @@
-"""What a service runs, and what the system says of it."""
+"""The job that a service runs, and its state as reported by the system."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,19 +10,19 @@ from reconciler.host.durable import write_whole
 from reconciler.host.run import Run
 
 KEPT_VARIABLES = ("RECONCILER_", "HF_")
-"""Beginnings of the variables that a service takes from whoever installs it."""
+"""Prefixes of environment variables that `install` copies into the service."""
 
 SECRET_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
-"""Not written into files; huggingface_hub reads the token that `hf auth login` keeps."""
+"""Never written to files; huggingface_hub reads the token stored by `hf auth login`."""
 
 
 class ServiceError(Exception):
-    """The system refused; the message is its own words."""
+    """The system rejected a command; the message is its output."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is run. `user` is set for services of the whole system, which do not run as root."""
+    """Command of a service. `user` is set for system-wide services, which do not run as root."""
 
     command: tuple[str, ...]
     directory: Path
@@ -33,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True)
 class State:
-    """What the system says of a service."""
+    """State of a service as reported by the system."""
 
     kind: str
     file: Path
@@ -43,12 +43,12 @@ class State:
 
     @property
     def running(self) -> bool:
-        """Whether there is a process."""
+        """True if its process is running."""
         return self.pid is not None
 
 
 class Service(Protocol):
-    """A service of either system."""
+    """Service manager of an operating system."""
 
     @property
     def file(self) -> Path: ...
@@ -59,7 +59,7 @@ class Service(Protocol):
 
 
 def kept(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a service keeps."""
+    """Select the environment variables of the service."""
     return {
         key: value
         for key, value in sorted(environ.items())
@@ -68,17 +68,17 @@ def kept(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def write(path: Path, text: str) -> bool:
-    """Write a file as a whole or not at all; whether that changed it."""
+    """Write a file atomically; True if its content changed."""
     if path.is_file() and path.read_text("utf-8") == text:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode("utf-8"), 0o644)  # as launchd demands of its files
+    write_whole(path, text.encode("utf-8"), 0o644)  # the mode that launchd requires
     return True
 
 
 @contextmanager
 def restored_on_error(path: Path) -> Iterator[None]:
-    """If the block fails, put the file back as it was, or remove it if it was not there."""
+    """Restore the file if the block fails, or remove it if it did not exist."""
     before = path.read_bytes() if path.is_file() else None
     try:
         yield
@@ -91,7 +91,7 @@ def restored_on_error(path: Path) -> Iterator[None]:
 
 
 def must(run: Run, *command: str) -> str:
-    """Run a program that has to succeed. Raises `ServiceError`."""
+    """Run a command that must succeed. Raises `ServiceError`."""
     done = run(command)
     if done.code:
         raise ServiceError(f"{' '.join(command)}: {done.text.strip() or f'exit code {done.code}'}")

@@ -1,6 +1,6 @@
 """macOS: an agent of a user's session, or a daemon of the system.
 
-launchd.plist(5) says what the keys mean, launchctl(1) what the commands do.
+For keys, see launchd.plist(5); for commands, launchctl(1).
 """
 
 import plistlib
@@ -15,21 +15,21 @@ from reconciler.service.job import Job, ServiceError, State, must, restored_on_e
 LABEL = "reconciler.daemon"
 
 THROTTLE_SECONDS = 10
-"""Between two starts; launchd's own default, said aloud."""
+"""Minimum interval between starts; launchd's default, set explicitly."""
 
 OPEN_FILES = 4096
-"""launchd gives a process 256, and each client and worker takes some."""
+"""launchd's default is 256 open files per process; each client and worker uses some."""
 
 STOP_SECONDS = 60
-"""Until launchd kills what has not ended, 20 by default. Running requests have 30 to finish."""
+"""Time before launchd kills a stopping service; 20 by default. Requests have 30 to finish."""
 
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.5
-"""A service that was booted out is gone a little later; until then it cannot be started anew."""
+"""Delay between attempts: `bootout` takes effect later, and prevents a new start until then."""
 
 
 class Launchd:
-    """The service on a Mac."""
+    """The service on macOS."""
 
     def __init__(
         self,
@@ -47,21 +47,21 @@ class Launchd:
         self.file = folder / f"{LABEL}.plist"
 
     def text(self, job: Job) -> str:
-        """The property list."""
+        """Render the property list."""
         keys = {
             "Label": LABEL,
             "ProgramArguments": list(job.command),
             "WorkingDirectory": str(job.directory),
             "EnvironmentVariables": dict(job.environment),
             "RunAtLoad": True,
-            # Not after a stop that was meant.
+            # Do not restart after a deliberate stop.
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": THROTTLE_SECONDS,
             "ExitTimeOut": STOP_SECONDS,
-            # Any other type has its CPU and disk throttled, and answers are waited for.
+            # All other types throttle CPU and disk, which would delay responses.
             "ProcessType": "Interactive",
             "SoftResourceLimits": {"NumberOfFiles": OPEN_FILES},
-            # The daemon keeps and rotates a log of its own; these take what comes before or after.
+            # The daemon rotates its own log; these files receive the output before and after it.
             "StandardOutPath": str(job.logs / "launchd.log"),
             "StandardErrorPath": str(job.logs / "launchd.log"),
         }
@@ -70,7 +70,7 @@ class Launchd:
         return plistlib.dumps(keys, sort_keys=False).decode()
 
     def install(self, job: Job) -> bool:
-        """Write and start it; whether anything had to be changed. Raises `ServiceError`."""
+        """Install and start the service; True if anything changed. Raises `ServiceError`."""
         job.logs.mkdir(parents=True, exist_ok=True)
         with restored_on_error(self.file):
             changed = write(self.file, self.text(job))
@@ -93,14 +93,14 @@ class Launchd:
                 break
 
     def uninstall(self) -> bool:
-        """Stop and remove it; whether it was there."""
+        """Stop and remove the service; True if it was installed."""
         there = self.file.exists()
         self._run(("launchctl", "bootout", self._target))
         self.file.unlink(missing_ok=True)
         return there
 
     def state(self) -> State:
-        """What launchd says of it."""
+        """Query launchd for the state of the service."""
         kind = "launchd daemon" if self._system else "launchd agent"
         output = self._run(("launchctl", "print", self._target))
         text = output.text if output.code == 0 else ""

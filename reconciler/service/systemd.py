@@ -1,6 +1,6 @@
-"""Linux: a user's unit, or one of the system.
+"""Linux: a unit of a user, or of the system.
 
-systemd.service(5) and systemd.exec(5) say what the keys mean, systemd.syntax(7) how to quote.
+For keys, see systemd.service(5) and systemd.exec(5); for quoting, systemd.syntax(7).
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ UNIT = "reconciler.service"
 RESTART_SECONDS = 10
 
 STOP_SECONDS = 60
-"""Requests under way have 30 s to finish."""
+"""Running requests have 30 s to finish."""
 
 
 class Systemd:
@@ -29,7 +29,7 @@ class Systemd:
         self.file = folder / UNIT
 
     def text(self, job: Job) -> str:
-        """The unit."""
+        """Render the unit file."""
         lines = [
             "[Unit]",
             "Description=Keeps language models loaded as declared",
@@ -50,7 +50,7 @@ class Systemd:
         return "\n".join(lines)
 
     def install(self, job: Job) -> bool:
-        """Write and start it; whether anything had to be changed. Raises `ServiceError`."""
+        """Install and start the service; True if anything changed. Raises `ServiceError`."""
         new = not self.file.exists()
         try:
             with restored_on_error(self.file):
@@ -74,7 +74,7 @@ class Systemd:
             raise
 
     def uninstall(self) -> bool:
-        """Stop and remove it; whether it was there. Raises `ServiceError`."""
+        """Stop and remove the service; True if it was installed. Raises `ServiceError`."""
         if not self.file.exists():
             return False
         must(self._run, *self._systemctl, "disable", "--now", UNIT)
@@ -83,7 +83,7 @@ class Systemd:
         return True
 
     def state(self) -> State:
-        """What systemd says of it."""
+        """Query systemd for the state of the service."""
         kind = "systemd unit" if self._system else "systemd user unit"
         output = self._run((*self._systemctl, "show", UNIT, "--property=MainPID,ExecMainStatus"))
         values = dict(line.partition("=")[::2] for line in output.text.splitlines())
@@ -98,7 +98,7 @@ class Systemd:
 
 
 def _quoted(word: str, *, command: bool = False) -> str:
-    """A word as systemd reads it back: in quotes, without specifiers or, in commands, variables."""
+    """Quote a word for systemd: without specifiers, and in commands without variables."""
     text = _percent(word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
     return f'"{text.replace("$", "$$") if command else text}"'
 

@@ -1,1 +1,1 @@
-"""Where manifests come from. Sources yield snapshots and know nobody."""
+"""Sources of manifests. A source yields snapshots and does not depend on their consumer."""

@@ -1,11 +1,11 @@
 """A watched directory of manifests.
 
-The watch is set before the first scan, so that nothing falls between them; events only say
-when to look and which files not to ask about again, and every look, at an event or at a rescan, is
-the same function `scan`.
+The watch is set before the first scan, so that no change is lost between them. Events only trigger
+a scan and name the paths to read; every scan, after an event or at an interval, is the same
+function `scan`.
 
-The directory's path is followed at each look, because a link in it may lead elsewhere by then, as
-git-sync's does at each new commit. Its name does not depend on where a link leads.
+The directory's path is resolved at each scan, because a link in it may point elsewhere by then, as
+git-sync's does at each new commit. The source's name does not depend on the targets of links.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from reconciler.sources.watch import Watch, identity
 log = structlog.get_logger()
 
 RESCAN_SECONDS = 30.0
-"""Between looks without an event: some file systems report none."""
+"""Interval of scans without events, since some file systems report none."""
 
 RETRY_SECONDS = 1.0
-"""Between looks at a directory that is not there, or whose path has links that may change."""
+"""Interval of scans of a missing directory, or of one whose path contains links."""
 
 POLL_SECONDS = 5.0
-"""Between looks at a directory that is there and cannot be watched."""
+"""Interval of scans of an existing directory that cannot be watched."""
 
 
 class DirectorySource:
     """The manifests under one directory."""
 
     def __init__(self, directory: Path, seconds: float = SECONDS) -> None:
-        """`seconds` is what the file system may take about one path."""
+        """`seconds` is the time limit of the file system for one path."""
         self.directory = Path(os.path.abspath(directory))  # noqa: PTH100  resolve() follows links
         self.name = f"directory:{self.directory}"
         self._scanner = Scanner(self.directory, self.name, seconds)
@@ -46,18 +46,18 @@ class DirectorySource:
         self._unwatched: str | None = None
 
     async def sync(self) -> None:
-        """Look now; return when what was seen was taken up."""
+        """Scan now; return when the result has been applied."""
         await self._looks.ask()
 
     def accept(self, commit: str) -> None:
-        """Directories have no commits."""
+        """Do nothing: directories have no commits."""
 
     async def snapshots(self) -> AsyncGenerator[Snapshot, None]:
-        """A snapshot now, and one whenever something may have changed; for ever."""
+        """Yield a snapshot immediately, and another whenever something may have changed."""
         while True:
             watch = Watch(self.directory, RESCAN_SECONDS)
             try:
-                # A directory that takes longer to watch is looked at meanwhile.
+                # If setting the watch takes longer, the directory is scanned meanwhile.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(watch.settled.wait(), self._seconds)
                 self._log_unwatched(watch)
@@ -68,7 +68,7 @@ class DirectorySource:
                         yield await self._scanner.scan(None if asked else named)
                     root = self._scanner.root
                     if root is None or (watch.settled.is_set() and root != watch.root):
-                        break  # none or another directory is there now, or it is not watched
+                        break  # the directory is gone or another one, or it is not watched
                     await self._wait(watch)
             finally:
                 watch.close()
@@ -78,11 +78,11 @@ class DirectorySource:
                 await self._looks.wait(POLL_SECONDS)
 
     async def scan(self) -> Snapshot:
-        """What the directory holds now."""
+        """Scan the directory now."""
         return await self._scanner.scan()
 
     async def _wait(self, watch: Watch) -> None:
-        """Return when there may be something new."""
+        """Return when something may have changed."""
         seconds = None
         if not watch.settled.is_set():
             seconds = POLL_SECONDS
@@ -93,7 +93,7 @@ class DirectorySource:
                 return
 
     async def _is_same(self, watch: Watch) -> bool:
-        """True if the path still leads to the directory that is watched."""
+        """True if the path still leads to the watched directory."""
         found, _ = in_thread(identity, self.directory)
         try:
             return await asyncio.wait_for(found, self._seconds) == watch.root
@@ -101,7 +101,7 @@ class DirectorySource:
             return False
 
     async def _asked(self, watch: Watch, seconds: float | None) -> bool:
-        """Wait for an event, or for somebody to ask; False after so many seconds."""
+        """Wait for an event or a request; False after that number of seconds."""
         waits = [asyncio.ensure_future(w) for w in (watch.changed.wait(), self._looks.asked())]
         try:
             done, _ = await asyncio.wait(
@@ -113,7 +113,7 @@ class DirectorySource:
         return bool(done)
 
     def _log_unwatched(self, watch: Watch) -> None:
-        """A log line where the directory is there and cannot be watched, once for each reason."""
+        """Log that an existing directory cannot be watched, once per reason."""
         if watch.problem is not None and watch.problem != self._unwatched:
             log.warning("directory cannot be watched", source=self.name, why=watch.problem)
         self._unwatched = watch.problem

@@ -1,7 +1,7 @@
-"""One manifest file, as the daemon, `validate` and `doctor` open it.
+"""Reads single manifest files for the daemon, `validate` and `doctor`.
 
-Only regular files are opened, and of each a bounded number of bytes is read. What one raises is put
-in words, as the flaw of its path.
+Only regular files are opened, and a bounded number of bytes is read from each. An error becomes a
+diagnostic of its path.
 """
 
 import errno
@@ -18,17 +18,17 @@ from reconciler.core.snapshot import ManifestFile, flawed, read_file
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 50_000
 MAX_ENTRIES = 500_000
-"""Names that are looked at; a directory with more is not one of manifests."""
+"""Maximum number of directory entries; a directory with more is not one of manifests."""
 
 STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-"""Where a shell puts the output of a program, as in `validate <(kustomize build .)`."""
+"""Paths of a program's output in shells, as in `validate <(kustomize build .)`."""
 
 Identity = tuple[int, int, int, int, int]
-"""Device, inode, size, and the times of the last change of a file and of its inode."""
+"""Device, inode, size, and the modification times of a file and of its inode."""
 
 
 def read_path(path: Path) -> ManifestFile:
-    """One file that somebody named, read as a walk reads it."""
+    """Read a file named by the user, as a walk reads it."""
     try:
         if str(path).startswith(STREAMS):
             with path.open("rb") as file:
@@ -41,9 +41,9 @@ def read_path(path: Path) -> ManifestFile:
 
 
 def read_bytes(path: str, about: os.stat_result) -> tuple[Identity, bytes]:
-    """A regular file, one byte more than a manifest may have at most. Raises `OSError`.
+    """Read a regular file, up to one byte more than the size limit of manifests. Raises `OSError`.
 
-    What is no regular file is not even opened: that alone may block, or rewind a tape.
+    Other kinds of files are never opened: opening alone may block, or rewind a tape.
     """
     _check_regular(about)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -58,7 +58,7 @@ def _pieces(file: FileIO) -> Iterator[bytes]:
     while left:
         piece: bytes | None = file.read(left)
         if piece is None:
-            raise BlockingIOError(errno.EAGAIN, "nothing can be read from it now")
+            raise BlockingIOError(errno.EAGAIN, "no data is available now")
         if not piece:
             return
         left -= len(piece)
@@ -81,30 +81,30 @@ KINDS = {
 
 
 def identity_of(about: os.stat_result) -> Identity:
-    """What differs once a file has changed."""
+    """Identity of a file's content; changes with any change of the file."""
     return (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
 def is_gone(error: OSError, path: str) -> bool:
-    """True if nothing has that name any more, not even a link."""
+    """True if the path no longer exists, not even as a link."""
     return isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.lexists(path)
 
 
 def unreadable(error: OSError) -> str:
-    """Why nothing can be read there."""
+    """Error message for a path that cannot be read."""
     if isinstance(error, FileNotFoundError):
-        return "it is a link to nothing"
+        return "it is a broken link"
     return f"cannot be read: {error.strerror}"
 
 
 TURNS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
-"""Bidirectional classes of characters that show others in another order than they stand."""
+"""Bidirectional classes of characters that change the display order of others."""
 
 
 def unfit_name(name: str) -> str | None:
-    """Why a name cannot be shown, or None."""
+    """Reason why a name cannot be displayed, or None."""
     kinds = {unicodedata.category(character) for character in name}
-    if "Cs" in kinds:  # how Python keeps bytes that it cannot decode
+    if "Cs" in kinds:  # surrogates: Python's form of bytes that it cannot decode
         return "its name is not UTF-8; rename it"
     turned = any(unicodedata.bidirectional(character) in TURNS for character in name)
     if turned or kinds & {"Cc", "Zl", "Zp"}:
@@ -113,5 +113,5 @@ def unfit_name(name: str) -> str | None:
 
 
 def too_many(limit: int) -> OSError:
-    """That a directory has more files than it may have."""
+    """Error for a directory with more files than allowed."""
     return OSError(errno.EFBIG, f"it has more than {limit} manifest files")

@@ -1,4 +1,4 @@
-"""Asking a source to look now, and to say when what it saw was taken up."""
+"""Requests for a refresh of a source, which wait until the result has been applied."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 class RefreshRequests:
-    """The look that is asked for: it begins after the question, and ends once it was taken up."""
+    """Pending requests; each is served by a refresh that begins after it."""
 
     def __init__(self) -> None:
         self._asked: list[asyncio.Future[None]] = []
         self._event = asyncio.Event()
 
     async def ask(self) -> None:
-        """Return when a look that began after this call has ended."""
+        """Return when a refresh that began after this call has ended."""
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked.append(asked)
         self._event.set()
@@ -21,7 +21,7 @@ class RefreshRequests:
 
     @contextmanager
     def look(self) -> Iterator[bool]:
-        """Around a look, until what was seen was taken up, or it failed; True: it is asked for."""
+        """Enclose a refresh until it has been applied or failed; yields True if requested."""
         self._event.clear()
         asked, self._asked = self._asked, []
         try:
@@ -32,12 +32,12 @@ class RefreshRequests:
                     future.set_result(None)
 
     async def wait(self, seconds: float) -> None:
-        """Return when somebody asks, or after so many seconds."""
+        """Return when a refresh is requested, or after that number of seconds."""
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
         except TimeoutError:
             return
 
     async def asked(self) -> None:
-        """Return when somebody asks."""
+        """Return when a refresh is requested."""
         await self._event.wait()

@@ -1,8 +1,8 @@
-"""A walk over what changed, where a watch says which paths that is.
+"""Walks only the changed paths, if a watch has reported them.
 
-Only the named paths are looked at, with all that is below them, and everything else is taken from
-the last walk: a change costs the same among 10,000 files as among ten. What no event names is seen
-by the next walk over everything, which is also made where the paths leave any doubt.
+The reported paths are read with everything below them; all else is copied from the last walk. A
+change therefore costs the same among 10,000 files as among ten. A change without an event is found
+by the next full walk, which also happens whenever the reported paths are ambiguous.
 """
 
 import os
@@ -15,7 +15,7 @@ from reconciler.sources.files import MAX_FILES, too_many
 from reconciler.sources.walk import PATH, Folder, Progress, Walk, Walker
 
 Entry = tuple[str, str]
-"""A folder with a slash at its end, or nothing for the directory itself; and a name in it."""
+"""A folder with a trailing slash, or empty for the directory itself, and a name in it."""
 
 
 def walk(
@@ -27,8 +27,8 @@ def walk(
 ) -> Walk:
     """Read the manifests under `directory`.
 
-    `before` is the last walk; paths in `blocked` are not asked about. `named` are paths relative to
-    the directory: all that changed since `before`, as far as a watch knows; None: perhaps all.
+    `before` is the last walk; paths in `blocked` are not accessed. `named` are relative paths: all
+    changes since `before` known to the watch; None if everything may have changed.
     Raises `OSError` if the directory itself cannot be read, or is too large.
     """
     sure = named is not None and all(printable(path) == path for path in named)
@@ -40,7 +40,7 @@ def walk(
 
 
 def _walk_named(walker: Walker, before: Walk, named: frozenset[str]) -> Walk | None:
-    """Look at the named paths, and at files that were too young; None: walk over everything."""
+    """Walk the named paths and unsettled files; None if a full walk is needed."""
     entries = _entries(before, named | _unsettled(before))
     if walker.enter(walker.directory, "") != before.root:
         return None
@@ -58,7 +58,7 @@ def _walk_named(walker: Walker, before: Walk, named: frozenset[str]) -> Walk | N
             found = walker.entry(relative, name)
             walker.walk_from([found] if found is not None else [])
         empty = {folder for folder in touched if _is_empty(walker, folder)}
-    except OSError:  # such as of a folder that went meanwhile
+    except OSError:  # such as of a folder removed meanwhile
         return None
     if walker.linked:
         return None
@@ -76,7 +76,7 @@ def _unsettled(before: Walk) -> set[str]:
 
 
 def _entries(before: Walk, paths: frozenset[str]) -> list[Entry]:
-    """What to look at: each path, or the uppermost of its folders that is new or named itself."""
+    """Entries to walk: each path, or its topmost parent that is new or named itself."""
     entries: set[Entry] = set()
     for path in paths:
         relative, left = "", path
@@ -91,7 +91,7 @@ def _entries(before: Walk, paths: frozenset[str]) -> list[Entry]:
 
 
 def _forget(walker: Walker, relative: str, name: str) -> None:
-    """Drop what the last walk saw at an entry."""
+    """Drop the results of the last walk for an entry."""
     here = walker.folders[relative]
     here.read.pop(name, None)
     here.unsettled.discard(name)
@@ -102,7 +102,7 @@ def _forget(walker: Walker, relative: str, name: str) -> None:
 
 
 def _is_empty(walker: Walker, folder: str) -> bool:
-    """True if a folder holds nothing at all. Raises `OSError`."""
+    """True if a folder has no entries. Raises `OSError`."""
     path = f"{walker.directory}/{folder}"
     walker.ask(path)
     with os.scandir(path) as found:
@@ -116,7 +116,7 @@ def _is_below(folder: str, gone: Iterable[str]) -> bool:
 def _spliced(
     files: tuple[ManifestFile, ...], gone: Iterable[str], come: Iterable[ManifestFile]
 ) -> tuple[ManifestFile, ...]:
-    """Sorted files without those at or below some paths, with others. Raises `OSError`."""
+    """Replace the files at or below some paths in a sorted tuple. Raises `OSError`."""
     kept = list(files)
     for path in gone:
         for first, last in ((path, f"{path}\0"), (f"{path}/", f"{path}0")):  # "0" follows "/"

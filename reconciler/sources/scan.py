@@ -1,8 +1,8 @@
-"""Walks of a directory on threads of their own, so that a hung file system harms only itself.
+"""Walks a directory on threads, so that a hung file system affects only itself.
 
-A path that does not answer in time becomes a flaw of that path: its thread is left behind, and
-another walk passes it over until that thread has returned. The threads are daemon threads: none
-keeps the process from ending.
+A path that does not answer in time gets a diagnostic: its thread is abandoned, and further walks
+skip the path until that thread has returned. The threads are daemon threads, so that none keeps
+the process from exiting.
 """
 
 import asyncio
@@ -20,28 +20,29 @@ from reconciler.sources.walk import Progress, Walk
 T = TypeVar("T")
 
 SECONDS = 5.0
-"""That the file system may take about one path."""
+"""Time limit of the file system for one path."""
 
 MAX_BLOCKED = 8
-"""Paths that do not answer, before the whole directory counts as unreadable."""
+"""Number of unresponsive paths at which the whole directory counts as unreadable."""
 
 
 class Scanner:
-    """The manifests under one directory, again and again."""
+    """Scans the manifests under one directory repeatedly."""
 
     def __init__(self, directory: Path, name: str, seconds: float = SECONDS) -> None:
         self.directory = directory
         self.name = name
         self.root: tuple[int, int] | None = None
-        """Device and inode of the directory at the last walk; None: it could not be read."""
+        """Device and inode of the directory at the last walk; None if it could not be read."""
         self._seconds = seconds
         self._last: Walk | None = None
         self._blocked: dict[str, threading.Thread] = {}
 
     async def scan(self, named: frozenset[str] | None = None) -> Snapshot:
-        """What the directory holds now.
+        """Scan the directory now.
 
-        `named` are relative paths: all that changed since the last scan; None: perhaps all.
+        `named` are relative paths: all changes since the last scan; None if everything may have
+        changed.
         """
         self.root = None
         try:
@@ -53,7 +54,7 @@ class Scanner:
         return Snapshot(self.name, walk.files, empty=walk.empty, empty_folders=walk.empty_folders)
 
     async def _walk(self, named: frozenset[str] | None) -> Walk:
-        """Raises `OSError`."""
+        """Walk until no path hangs. Raises `OSError`."""
         while True:
             alive = {p: t for p, t in self._blocked.items() if t.is_alive()}
             self._blocked = alive
@@ -69,7 +70,7 @@ class Scanner:
             self._blocked[path] = thread
 
     async def _watched(self, found: "asyncio.Future[Walk]", progress: Progress) -> str | None:
-        """Wait for a walk; the path that it hangs at, or None once it has ended."""
+        """Wait for a walk; returns the path at which it hangs, or None once it has ended."""
         while not found.done():
             await asyncio.wait([found], timeout=self._seconds / 4)
             path, since = progress.path, progress.since
@@ -82,7 +83,7 @@ class Scanner:
 def in_thread(
     function: Callable[..., T], *arguments: object
 ) -> tuple["asyncio.Future[T]", threading.Thread]:
-    """Call a function on a daemon thread. Whoever cancels the future leaves the thread behind."""
+    """Call a function on a daemon thread. Cancelling the future abandons the thread."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -98,9 +99,9 @@ def in_thread(
         result, error = None, None
         try:
             result = function(*arguments)
-        except Exception as raised:  # noqa: BLE001  handed to whoever waits
+        except Exception as raised:  # noqa: BLE001  raised to the waiter
             error = raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed and has no waiters
             loop.call_soon_threadsafe(end, result, error)
 
     thread = threading.Thread(target=run, name="scan", daemon=True)

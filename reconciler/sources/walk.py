@@ -1,11 +1,11 @@
-"""The manifest files under a directory, as the daemon, `validate` and `doctor` see them.
+"""Walks the manifest files under a directory, for the daemon, `validate` and `doctor`.
 
-One function walks the directory and reads its files. What one entry raises is a flaw of that
-entry. A file that was not changed since the last walk is not read again, and one whose bytes are
-the same is not parsed again.
+One function walks the directory and reads its files. An error at one entry becomes a diagnostic of
+that entry. Files unchanged since the last walk are not read again, and files with unchanged
+content are not parsed again.
 
-A walk may hang in any call of the file system, as on a mount whose server is gone, so it says
-where it is; whoever waits for it judges how long that takes (`scan.py`).
+A walk may hang in any call of the file system, such as on a mount whose server is gone. It
+therefore publishes its progress, and its caller enforces the time limit (`scan.py`).
 """
 
 import errno
@@ -34,75 +34,75 @@ from reconciler.sources.files import (
 )
 
 SETTLED_NS = 2_000_000_000
-"""A file that changed within this time may change again without another time of change."""
+"""Age below which a change might not be visible in a file's modification time."""
 
 Node = tuple[int, int]
 """Device and inode of a folder."""
 
 PATH = attrgetter("path")
-"""What files are sorted by."""
+"""Sort key of files."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """A file that was read once."""
+    """A file read by a walk."""
 
     identity: Identity
     settled: bool
-    """True if the identity would be another one after a change."""
+    """True if any further change would change the identity."""
     digest: bytes
     file: ManifestFile
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that was listed, for the next walk. Filled while it is walked."""
+    """A folder listed by a walk, kept for the next one. Filled during the walk."""
 
     node: Node
     read: dict[str, Read] = field(default_factory=dict)
-    """By the name in the folder."""
+    """Files read, by name in the folder."""
     unsettled: set[str] = field(default_factory=set)
-    """Names in it that are to be read again."""
+    """Names of files that must be read again."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What a walk saw."""
+    """Result of a walk."""
 
     files: tuple[ManifestFile, ...]
     root: Node
     empty: bool
-    """True if it holds nothing at all."""
+    """True if the directory has no entries."""
     empty_folders: tuple[str, ...]
-    """Subdirectories that hold nothing at all, with a slash at the end."""
+    """Subdirectories without entries, with a trailing slash."""
     folders: Mapping[str, Folder]
-    """All that were entered, with a slash at the end; the directory itself is empty."""
+    """Walked folders by path with a trailing slash; the path of the directory itself is empty."""
     linked: bool
-    """True if something in it has two names, so that a change may be reported under another one."""
+    """True if a file has two names, so that its change may be reported under either."""
 
 
 @dataclass
 class Progress:
-    """Where a walk is: set by its thread, read by whoever waits for it."""
+    """Progress of a walk: set by its thread, read by its waiter."""
 
     path: str | None = None
-    """The path that the file system is asked about; None: it is not asked."""
+    """Path of the current call of the file system; None between calls."""
     since: float = 0.0
-    """Monotonic time."""
+    """Monotonic time of its start."""
 
     def ask(self, path: str) -> None:
-        """Note that the file system is asked about `path` from now on."""
+        """Record the start of a file-system call for `path`."""
         self.since = time.monotonic()
         self.path = path
 
     def answered(self) -> None:
-        """Note that it answered."""
+        """Record its end."""
         self.path = None
 
 
 @dataclass
 class Walker:
-    """One walk over everything."""
+    """A full walk."""
 
     directory: str
     before: Walk | None
@@ -117,7 +117,7 @@ class Walker:
     entries: int = 0
 
     def walk(self) -> Walk:
-        """Raises `OSError` if the directory itself cannot be read, or is too large."""
+        """Walk the directory. Raises `OSError` if it cannot be read itself, or is too large."""
         root = self.enter(self.directory, "")
         assert root is not None  # noqa: S101  nothing was seen yet
         names = self.names(self.directory)
@@ -127,7 +127,7 @@ class Walker:
         return Walk(files, root, not names, empty_folders, self.folders, self.linked)
 
     def walk_from(self, todo: list[tuple[str, list[str]]]) -> None:
-        """Take up the names in folders, and all that is below."""
+        """Walk names in folders, and everything below them."""
         while todo:
             relative, inside = todo.pop()
             for name in sorted(inside):
@@ -137,7 +137,7 @@ class Walker:
         self.progress.answered()
 
     def enter(self, path: str, shown: str) -> Node | None:
-        """Enter a folder; None if it was entered before, by another link."""
+        """Enter a folder; None if it was already entered through another link."""
         self.ask(path)
         about = os.stat(path)  # noqa: PTH116  many thousands of paths
         identity = (about.st_dev, about.st_ino)
@@ -148,7 +148,7 @@ class Walker:
         return identity
 
     def names(self, path: str) -> list[str]:
-        """The names in a folder. Raises `OSError`."""
+        """List the names in a folder. Raises `OSError`."""
         self.ask(path)
         with os.scandir(path) as found:
             entries = list(islice(found, MAX_ENTRIES + 1 - self.entries))
@@ -159,13 +159,13 @@ class Walker:
         return [entry.name for entry in entries]
 
     def ask(self, path: str) -> None:
-        """Raises `TimeoutError` for a path that is known not to answer."""
+        """Record a file-system call. Raises `TimeoutError` for a path known not to answer."""
         if path in self.blocked:
             raise TimeoutError(errno.ETIMEDOUT, "the file system does not answer")
         self.progress.ask(path)
 
     def entry(self, relative: str, name: str) -> tuple[str, list[str]] | None:
-        """Take up one name; a folder is returned with its names."""
+        """Process one name; a folder is returned with its names."""
         manifest = name.endswith(SUFFIXES)
         if name.startswith("."):
             return None
@@ -191,7 +191,7 @@ class Walker:
         return None
 
     def folder(self, path: str, shown: str) -> tuple[str, list[str]] | None:
-        """A folder with its names, unless it was entered before or cannot be read."""
+        """Enter and list a folder; None if it was already entered or cannot be read."""
         try:
             if self.enter(path, shown) is None:
                 return None
@@ -209,7 +209,7 @@ class Walker:
     def file(
         self, path: str, relative: str, name: str, about: os.stat_result
     ) -> ManifestFile | None:
-        """Read a file, unless it is as it was; None if it was removed meanwhile."""
+        """Read a file unless it is unchanged; None if it was removed meanwhile."""
         self.linked |= about.st_nlink > 1
         here, shown = self.folders[relative], relative + name
         before = self.before.folders.get(relative) if self.before is not None else None
@@ -226,7 +226,7 @@ class Walker:
         changed = known is None or known.digest != digest
         if changed or known is None:
             file = read_file(shown, data)
-            time.sleep(0)  # lets the event loop run, which waits for the interpreter meanwhile
+            time.sleep(0)  # yields the interpreter lock to the event loop
         else:
             file = known.file
         settled = time.time_ns() - max(identity[3], identity[4]) > SETTLED_NS
@@ -236,16 +236,16 @@ class Walker:
         return file
 
     def add(self, file: ManifestFile) -> None:
-        """Take up what is at one path."""
+        """Add the result for one path."""
         self.files.append(file)
         if len(self.files) > MAX_FILES:
             raise too_many(MAX_FILES)
 
 
 def _unreachable(shown: str, error: OSError, *, manifest: bool) -> ManifestFile:
-    """What cannot even be looked at; it may have been a folder of manifests."""
+    """Result for an inaccessible path, which may have been a folder of manifests."""
     if manifest:
         return flawed(shown, unreadable(error))
-    if isinstance(error, FileNotFoundError):  # a link; many lead nowhere that concerns us
-        return ManifestFile(shown + "/", ignored=("it is a link to nothing",), open_end=True)
+    if isinstance(error, FileNotFoundError):  # a broken link; most of them are irrelevant here
+        return ManifestFile(shown + "/", ignored=("it is a broken link",), open_end=True)
     return flawed(shown + "/", unreadable(error))

@@ -1,11 +1,11 @@
-"""Word from the operating system that something under a directory changed.
+"""Change notifications of the operating system for a directory.
 
-The watch is set on a thread: that walks the whole directory, which takes time for a large one and
-for ever on a mount whose server is gone.
+The watch is set on a thread, since that walks the whole directory: this takes time if it is large,
+and for ever on a mount whose server is gone.
 
-The paths that changed are only a hint which ones to look at: events get lost, and none comes for
-what is changed on a server or through a link. So after every `rescan_seconds` everything may have
-changed, and wherever the paths are in doubt as well.
+The changed paths are only a hint: events get lost, and changes on a server or through a link cause
+none. Therefore everything may have changed after every `rescan_seconds`, and whenever the paths are
+ambiguous.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ DEBOUNCE_MS = 200
 STEP_MS = 50
 
 MAX_NAMED = 1000
-"""Paths of one look: with more, events may be lost, and to look at everything is as quick."""
+"""Maximum number of paths per scan. With more, events may be lost, and a full scan is as fast."""
 
 
 class Watch:
@@ -33,11 +33,11 @@ class Watch:
         self.settled = asyncio.Event()
         """Set once the directory is watched, or cannot be."""
         self.root: tuple[int, int] | None = None
-        """Device and inode of the directory that is watched; None: it is not watched."""
+        """Device and inode of the watched directory; None if it is not watched."""
         self.problem: str | None = None
-        """Why it cannot be watched though it is there."""
+        """Error that prevents watching an existing directory."""
         self.linked = False
-        """True if its path has links, which may come to lead elsewhere."""
+        """True if its path contains links, which may change their targets."""
         self._directory = directory
         self._rescan_seconds = rescan_seconds
         self._named: set[str] | None = None
@@ -50,7 +50,7 @@ class Watch:
         self._stop.set()
 
     def take(self) -> frozenset[str] | None:
-        """Paths that changed since the last call, relative to the directory; None: perhaps all."""
+        """Return relative paths changed since the last call; None if any path may have changed."""
         named, self._named = self._named, set() if self.settled.is_set() else None
         return frozenset(named) if named else None
 
@@ -74,15 +74,15 @@ class Watch:
                     self._call(self._note, named)
         except (FileNotFoundError, NotADirectoryError):
             self._call(self._failed, None)
-        except Exception as error:  # noqa: BLE001  it is looked at without a watch
+        except Exception as error:  # noqa: BLE001  the directory is scanned without a watch
             self._call(self._failed, f"{type(error).__name__}: {error}")
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with suppress(RuntimeError):  # the loop is closed and has no listeners
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _note(self, named: frozenset[str] | None) -> None:
-        """These paths changed; None: perhaps all."""
+        """Record changed paths; None if everything may have changed."""
         if named is None or self._named is None or len(self._named | named) > MAX_NAMED:
             self._named = None
         else:
@@ -100,10 +100,10 @@ class Watch:
 
 
 def relative_paths(directory: Path, paths: Collection[str]) -> frozenset[str] | None:
-    """Paths under a directory relative to it; None if they cannot be told for sure.
+    """Convert paths to relative ones; None if that is ambiguous.
 
-    A path may be spelt in another way than the directory lists it: by where a link leads, or, for
-    what is no ASCII, in another of Unicode's forms.
+    An event may spell a path differently from the directory's listing: by the target of a link, or,
+    for non-ASCII names, in another Unicode normalization form.
     """
     start = f"{directory}/"
     named = frozenset(path.removeprefix(start) for path in paths if path.startswith(start))

@@ -1,10 +1,10 @@
-"""What survives the daemon, in one SQLite database under the state directory.
+"""Persistent state of the daemon, in one SQLite database under the state directory.
 
 rows.py      records, statuses and generations as rows, and back
-database.py  the schema, and how the file is opened
-history.py   generations, and what became of them
-broken.py    a damaged file: set aside, and what of it can be read
-store.py     what the controller writes and reads
+database.py  the database file: schema, opening, integrity check
+history.py   generations and their outcomes
+broken.py    quarantine and salvage of a damaged database
+store.py     reads and writes of the controller
 """
 
 from reconciler.store.broken import Quarantined, left_in

@@ -1,4 +1,4 @@
-"""A damaged database: set aside as it is, and what of it can still be read."""
+"""Quarantine of a damaged database, and salvage of the rows that can still be read."""
 
 import contextlib
 import shutil
@@ -17,26 +17,26 @@ from reconciler.store.database import NAME
 T = TypeVar("T")
 
 MARK = ".broken-"
-"""Between the name of a database and the time at which it was set aside."""
+"""Separates the name of a database from the time of its quarantine."""
 
 FILES = ("", "-wal", "-shm")
-"""What may follow the name of a database: its files."""
+"""Suffixes of the files of a database."""
 
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What could be read of a damaged database."""
+    """Rows read from a damaged database."""
 
     records: tuple[tuple[Record, Status], ...] = ()
     suspended: tuple[str, ...] = ()
     history: tuple[Generation, ...] = ()
     lost: tuple[str, ...] = ()
-    """Names of http records that were there and cannot be read."""
+    """Names of HTTP records that existed and cannot be read."""
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A damaged database that is out of the way."""
+    """A damaged database that has been moved away."""
 
     path: Path
     why: str
@@ -44,16 +44,16 @@ class Quarantined:
 
     @property
     def words(self) -> str:
-        """What happened and what is lost, for people."""
+        """Message for users: what happened, and what is lost."""
         saved = self.salvaged
         http = sum(record.owner == HTTP for record, _ in saved.records)
         lost = ", ".join(saved.lost) or "none by name"
         return (
-            f"the database was damaged ({self.why}) and is set aside as {self.path}; a new one was "
-            f"begun. Manifests are read again. Saved: {http} http records, "
+            f"the database was damaged ({self.why}) and was set aside as {self.path}; a new one "
+            f"was created. Manifests are read again. Saved: {http} http records, "
             f"{len(saved.history)} generations of history, {len(saved.suspended)} suspended "
-            f"sources. Known to be lost: {lost}. What else it held (http records, history, last "
-            "good specs, suspended sources) is lost if it is not listed now"
+            f"sources. Known to be lost: {lost}. Other content (http records, history, last good "
+            "specs, suspended sources) is lost if it is not listed now"
         )
 
 
@@ -65,7 +65,7 @@ def quarantine(directory: Path, why: str, at: datetime) -> Quarantined:
     while kept.exists():
         count += 1
         kept = directory / f"{stem}-{count}"
-    # The log first: a database without its log may look sound.
+    # The log first: a database without its log may look intact.
     for suffix in reversed(FILES):
         file = begun.with_name(begun.name + suffix)
         if file.exists():
@@ -74,13 +74,13 @@ def quarantine(directory: Path, why: str, at: datetime) -> Quarantined:
 
 
 def left_in(directory: Path) -> tuple[Path, ...]:
-    """The databases that were set aside in a state directory."""
+    """Quarantined databases in a state directory."""
     found = sorted(directory.glob(f"{NAME}{MARK}*"))
     return tuple(path for path in found if not path.name.endswith(FILES[1:]))
 
 
 def salvage(path: Path) -> Salvaged:
-    """What can be read of a database. The file itself is not touched: a copy of it is read."""
+    """Read the intact rows of a database, from a copy; the file itself is not modified."""
     try:
         with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
             copy = Path(directory) / NAME
@@ -90,7 +90,7 @@ def salvage(path: Path) -> Salvaged:
                     shutil.copyfile(file, copy.with_name(copy.name + suffix))
             with contextlib.closing(sqlite3.connect(copy)) as db:
                 db.row_factory = sqlite3.Row
-                # So that SQLite reads on in a file that is shorter than it says.
+                # Lets SQLite continue in a file that is shorter than its header states.
                 db.execute("PRAGMA writable_schema = ON")
                 return _read(db)
     except (OSError, sqlite3.Error):
@@ -115,7 +115,7 @@ def _read(db: sqlite3.Connection) -> Salvaged:
 
 
 def _rows(db: sqlite3.Connection, table: str, convert: Callable[[sqlite3.Row], T]) -> list[T]:
-    """The rows that make sense, from both ends up to whatever is damaged."""
+    """Valid rows, read from both ends up to the damage."""
     found: dict[int, T] = {}
     for direction in ("ASC", "DESC"):
         query = f"SELECT rowid AS row, * FROM {table} NOT INDEXED ORDER BY rowid {direction}"  # noqa: S608
@@ -126,6 +126,6 @@ def _rows(db: sqlite3.Connection, table: str, convert: Callable[[sqlite3.Row], T
 
 
 def _walk(db: sqlite3.Connection, query: str) -> Iterator[sqlite3.Row]:
-    """The rows until one cannot be read."""
+    """Rows up to the first that cannot be read."""
     with contextlib.suppress(sqlite3.Error):
         yield from db.execute(query)

@@ -1,4 +1,4 @@
-"""The database file: its schema, how it is opened, and whether it can be believed."""
+"""The database file: its schema, how it is opened, and its integrity check."""
 
 import contextlib
 import sqlite3
@@ -9,7 +9,7 @@ from reconciler.store import rows
 NAME = "reconciler.db"
 
 JOURNAL_BYTES = 1_000_000
-"""The write-ahead log is cut back to this after a checkpoint, if it was ever longer."""
+"""Size to which a longer write-ahead log is truncated after a checkpoint."""
 
 _RECORDS = """
 CREATE TABLE records (
@@ -27,7 +27,7 @@ CREATE TABLE status (
     name TEXT PRIMARY KEY REFERENCES records (name) ON DELETE CASCADE,
     json TEXT NOT NULL
 ) STRICT;
--- Written before an action starts; one without an end was cut short by a crash.
+-- Written before an action starts; one without an end was interrupted by a crash.
 CREATE TABLE attempts (
     id         INTEGER PRIMARY KEY,
     name       TEXT NOT NULL,
@@ -67,26 +67,26 @@ CREATE TABLE suspended_sources (name TEXT PRIMARY KEY) STRICT;
 """
 
 _RUNS = """
--- The run of the daemon under way, or the last one: one row.
+-- The current run of the daemon, or the last one: one row.
 CREATE TABLE run (
     boot_id    TEXT NOT NULL,
     started_at TEXT NOT NULL,
     ended_at   TEXT
 ) STRICT;
--- The instances that it holds, for the start after a crash.
+-- The instances loaded in that run, for the start after a crash.
 CREATE TABLE loaded (name TEXT PRIMARY KEY) STRICT;
 CREATE TABLE suspicions (
     name TEXT PRIMARY KEY REFERENCES records (name) ON DELETE CASCADE,
     json TEXT NOT NULL
 ) STRICT;
--- Written to see whether there is room again.
+-- Written to check for free space after a failed write.
 CREATE TABLE room (filler BLOB NOT NULL) STRICT;
--- Of the record.
+-- Creation time of the record.
 ALTER TABLE attempts ADD COLUMN created_at TEXT;
 """
 
 _SCHEMAS = (_RECORDS, _HISTORY, _SOURCES, _RUNS)
-"""Each adds to the ones before it; a database holds the number of those that it has."""
+"""Migrations in order; a database stores the number of those applied to it."""
 
 SCHEMA_VERSION = len(_SCHEMAS)
 
@@ -96,14 +96,14 @@ class StoreError(Exception):
 
 
 class BrokenError(Exception):
-    """The database cannot be believed; the message says why."""
+    """The database is damaged; the message says how."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database, making it or bringing it up to date.
+    """Open the database; create or migrate it if needed.
 
-    Raises `StoreError` where a newer reconciler wrote it, `BrokenError` where it is damaged, and
-    `sqlite3.Error` where it cannot be used for another reason.
+    Raises `StoreError` if a newer reconciler wrote it, `BrokenError` if it is damaged, and
+    `sqlite3.Error` if it cannot be used for another reason.
     """
     if path.exists():
         _examine(path)
@@ -121,7 +121,7 @@ def connect(path: Path) -> sqlite3.Connection:
         if version < SCHEMA_VERSION:
             missing = "".join(_SCHEMAS[version:])
             db.executescript(f"BEGIN; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        # From here on writes are made on the event loop, which must not wait for a lock.
+        # From here on writes run on the event loop, which must not wait for a lock.
         db.execute("PRAGMA busy_timeout = 0")
     except BaseException:
         db.close()
@@ -130,10 +130,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _examine(path: Path) -> None:
-    """Raises `StoreError` or `BrokenError`; the files stay as they are.
+    """Check the database without modifying its files. Raises `StoreError` or `BrokenError`.
 
-    A connection that may write would do away with the log when it is closed, and a damaged
-    database is to be kept with all that it has.
+    A connection that may write would delete the log when it is closed, and a damaged database is
+    kept with all its files.
     """
     if _was_emptied(path):
         raise BrokenError("it is empty")
@@ -143,8 +143,8 @@ def _examine(path: Path) -> None:
             version = _version(db)
             if version > SCHEMA_VERSION:
                 raise StoreError(
-                    f"{path} was written by a newer reconciler (schema {version}, this one knows "
-                    f"{SCHEMA_VERSION}); upgrade, or name another directory with --state"
+                    f"{path} was written by a newer reconciler (schema {version}, this one has "
+                    f"{SCHEMA_VERSION}); upgrade, or use another directory with --state"
                 )
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
@@ -156,7 +156,7 @@ def _examine(path: Path) -> None:
                 raise BrokenError(str(error)) from None
             raise
         except ValueError as error:
-            raise BrokenError(f"a record makes no sense: {error}") from None
+            raise BrokenError(f"a record is invalid: {error}") from None
 
 
 def _version(db: sqlite3.Connection) -> int:
@@ -165,13 +165,13 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _was_emptied(path: Path) -> bool:
-    """Whether there is a file with nothing in it; a new database never is one for long."""
+    """True if the file exists and is empty, which a new database is only for a moment."""
     log = path.with_name(f"{path.name}-wal")
     return path.exists() and not path.stat().st_size and not (log.exists() and log.stat().st_size)
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error says that the file is damaged, rather than that it cannot be used now."""
+    """True if an error means that the file is damaged, rather than temporarily unusable."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return False

@@ -1,4 +1,4 @@
-"""The history of records: each generation that was wanted, and what became of it."""
+"""The history of records: their generations, and the outcome of each."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from reconciler.core.records import Generation, Outcome, Record
 from reconciler.store import rows
 
 KEPT_GENERATIONS = 20
-"""Of a record's history."""
+"""Generations kept per name."""
 
 KEPT_HISTORY = 10_000
-"""Generations of all names together, those of removed records included."""
+"""Generations kept of all names together, including removed records."""
 
 PAGE = 200
-"""Rows that are read at once: some 2 ms."""
+"""Rows to read at once; takes about 2 ms."""
 
 
 def enter(db: sqlite3.Connection, record: Record, at: datetime) -> None:
-    """Begin a generation in the history, unless it is there already."""
+    """Add a generation to the history, unless it is already there."""
     key = (record.name, record.created_at.isoformat(), record.generation)
     known = db.execute(
         "SELECT 1 FROM history WHERE name = ? AND created_at = ? AND generation = ?", key
@@ -44,7 +44,7 @@ def enter(db: sqlite3.Connection, record: Record, at: datetime) -> None:
 
 
 def end(db: sqlite3.Connection, name: str, outcome: Outcome, at: datetime) -> None:
-    """End the generation that is wanted now; `outcome` is its own if it never had another."""
+    """End the current generation of a name; `outcome` applies if it is still pending."""
     db.execute(
         "UPDATE history SET ended_at = ?, "
         "outcome = CASE outcome WHEN 'Pending' THEN ? ELSE outcome END "
@@ -61,7 +61,7 @@ def note_outcome(
     at: datetime,
     load_time: float | None,
 ) -> None:
-    """Write what became of the record's generation; the time is in seconds."""
+    """Persist the outcome of the record's generation; `load_time` is in seconds."""
     db.execute(
         "UPDATE history SET outcome = ?, message = ?, settled_at = ?, "
         "load_time_seconds = ? WHERE name = ? AND created_at = ? AND generation = ?",
@@ -73,8 +73,10 @@ def note_outcome(
 
 
 def read(db: sqlite3.Connection, name: str | None) -> Iterator[Generation]:
-    """The kept generations of a record, or of all, the newest first; page by page, so those that
-    come meanwhile are left out, and those that go may be.
+    """The kept generations of a record, or of all, the newest first.
+
+    They are read page by page: generations added meanwhile are left out, and those removed
+    meanwhile may be.
     """
     query = (
         "SELECT * FROM history WHERE (? IS NULL OR name = ?) AND (? IS NULL OR id < ?) "

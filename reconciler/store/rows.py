@@ -1,4 +1,4 @@
-"""Records, statuses and generations as rows, and back."""
+"""Conversion of records, statuses and generations to rows, and back."""
 
 import sqlite3
 from dataclasses import fields
@@ -12,12 +12,12 @@ from reconciler.core.suspicion import CrashRecord
 
 
 def to_json(value: Any) -> str:
-    """A value of dataclasses as text."""
+    """Encode dataclasses as JSON."""
     return msgspec.json.encode(value).decode()
 
 
 def put_record(db: sqlite3.Connection, record: Record, status: Status) -> None:
-    """Write a record and its status, whether it is there or not."""
+    """Insert or update a record and its status."""
     last_good = to_json(record.last_good) if record.last_good is not None else None
     db.execute(
         "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) "
@@ -41,7 +41,7 @@ def put_record(db: sqlite3.Connection, record: Record, status: Status) -> None:
 
 
 def put_status(db: sqlite3.Connection, name: str, status: Status) -> None:
-    """Write the status of a record that is there."""
+    """Insert or update the status of an existing record."""
     db.execute(
         "INSERT INTO status VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET json = excluded.json",
         (name, to_json(status)),
@@ -49,7 +49,7 @@ def put_status(db: sqlite3.Connection, name: str, status: Status) -> None:
 
 
 def put_generation(db: sqlite3.Connection, generation: Generation) -> None:
-    """Write a generation that another database held; one that is there already stays."""
+    """Insert a generation from another database; an existing one is kept."""
     at = (generation.wanted_at, generation.settled_at, generation.ended_at)
     wanted_at, settled_at, ended_at = (time.isoformat() if time else None for time in at)
     db.execute(
@@ -66,13 +66,13 @@ def put_generation(db: sqlite3.Connection, generation: Generation) -> None:
 
 
 def read_all(db: sqlite3.Connection) -> list[tuple[Record, Status]]:
-    """Every record with its last known status. Raises `ValueError` where a row makes no sense."""
+    """Every record with its last known status. Raises `ValueError` if a row is invalid."""
     found = db.execute("SELECT records.*, status.json FROM records LEFT JOIN status USING (name)")
     return [(to_record(row), to_status(row["json"])) for row in found]
 
 
 def to_record(row: sqlite3.Row) -> Record:
-    """The record in a row of `records`. Raises `ValueError`."""
+    """Convert a row of `records`. Raises `ValueError`."""
     last_good = row["last_good"]
     return Record(
         name=row["name"],
@@ -88,17 +88,17 @@ def to_record(row: sqlite3.Row) -> Record:
 
 
 def to_status(text: str | None) -> Status:
-    """A status from its text. Raises `ValueError`."""
+    """Decode a status. Raises `ValueError`."""
     return msgspec.json.decode(text, type=Status) if text else Status()
 
 
 def to_suspicion(text: str) -> CrashRecord:
-    """A suspicion from its text."""
+    """Decode a suspicion."""
     return msgspec.json.decode(text, type=CrashRecord)
 
 
 def to_generation(row: sqlite3.Row) -> Generation:
-    """The generation in a row of `history`. Raises `ValueError`."""
+    """Convert a row of `history`. Raises `ValueError`."""
     values = {field.name: row[field.name] for field in fields(Generation)}
     values["spec"] = msgspec.json.decode(row["spec"], type=LoadSpec)
     for key in ("created_at", "wanted_at", "settled_at", "ended_at"):

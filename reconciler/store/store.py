@@ -1,9 +1,9 @@
-"""SQLite: records, status, history and attempts survive the daemon.
+"""SQLite store of records, status, history and attempts, which survive the daemon.
 
-Every write is durable when the call returns, because an answer that was given must be true after
-a crash. Writes inside `transaction` are one: all of them are done, or none. They are made on the
-event loop, and never wait there: where another program locks the database, they fail at once as
-on a full disk, and whoever wrote tries again.
+Every write is durable when the call returns, because a response that was sent must still be true
+after a crash. Writes inside `transaction` are atomic. Writes run on the event loop and never wait
+there: if another program locks the database, they fail at once, as on a full disk, and the caller
+retries.
 """
 
 import contextlib
@@ -22,38 +22,38 @@ from reconciler.store.broken import Quarantined, quarantine
 from reconciler.store.database import NAME, BrokenError, StoreError, connect, is_damage
 
 KEPT_ATTEMPTS = 20
-"""Per record; older ones are deleted."""
+"""Attempts kept per record; older ones are deleted."""
 
 KEPT_ALL_ATTEMPTS = 2_000
-"""Of all names together, those of removed records included."""
+"""Attempts kept of all names together, including removed records."""
 
 ROOM_BYTES = 64 * 1024
-"""What must be there before a disk that was full is taken to have room again."""
+"""Free space required, in bytes, before writes resume after a full disk."""
 
 
 class UnwritableError(LoadError):
-    """Something could not be written down, and so was not done."""
+    """A change could not be persisted, so it was not made."""
 
     def __init__(self, problem: Problem, *, locked: bool = False) -> None:
-        """`locked`: True if another program locks the database, which passes."""
+        """`locked`: True if another program locks the database, which is temporary."""
         super().__init__(problem)
         self.locked = locked
 
 
 class Store:
-    """The daemon's memory, under one directory that it alone may use."""
+    """Persistent state of the daemon, in a directory that it uses exclusively."""
 
     def __init__(self, directory: Path) -> None:
-        """Open it, making what is not there. A damaged database is set aside.
+        """Open the store; create what is missing. A damaged database is quarantined.
 
         Raises `StoreError`.
         """
         self.problem: Problem | None = None
-        """Why the last write failed; None where it did not."""
+        """Problem of the last write; None if it succeeded."""
         self.on_problem: Callable[[Problem | None], None] = lambda _problem: None
-        """Is told when writes begin to fail, and when they do not fail any more."""
+        """Called with the problem when writes begin to fail, and with None when they succeed."""
         self.quarantined: Quarantined | None = None
-        """The damaged database that was found, if one was."""
+        """The damaged database that was found, if any."""
         self.locked = False
         """True if the last write failed because another program locks the database."""
         self._in_transaction = False
@@ -64,7 +64,7 @@ class Store:
         except OSError as error:
             raise StoreError(
                 f"cannot write to state directory {directory}: {error.strerror}; "
-                "fix that, or name another one with --state"
+                "fix that, or use another one with --state"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +73,7 @@ class Store:
             os.close(self._lock)
             raise StoreError(
                 f"another reconciler (pid {pid or 'unknown'}) uses state directory {directory}; "
-                "stop it, or name another one with --state"
+                "stop it, or use another directory with --state"
             ) from None
         try:
             os.ftruncate(self._lock, 0)
@@ -83,7 +83,7 @@ class Store:
             os.close(self._lock)
             raise StoreError(
                 f"cannot use state directory {directory}: {error}; "
-                "fix that, or name another one with --state"
+                "fix that, or use another one with --state"
             ) from None
         except StoreError:
             os.close(self._lock)
@@ -106,7 +106,7 @@ class Store:
         return db
 
     def close(self) -> None:
-        """Close it and let others in."""
+        """Close the database and release the lock on the directory."""
         self._db.close()
         os.close(self._lock)
 
@@ -115,22 +115,22 @@ class Store:
         return rows.read_all(self._db)
 
     def put(self, record: Record, status: Status, at: datetime) -> None:
-        """Write a record and its status, whether it is there or not.
+        """Insert or update a record and its status.
 
-        A generation that is new at `at` enters the history. Raises `UnwritableError`, as all that
-        writes.
+        A new generation is added to the history with the time `at`. Raises `UnwritableError`, like
+        every method that writes.
         """
         with self.transaction() as db:
             history.enter(db, record, at)
             rows.put_record(db, record, status)
 
     def put_status(self, name: str, status: Status) -> None:
-        """Write the status of a record that is there as it is wanted now."""
+        """Persist the status of a record that is already stored with its current spec."""
         with self.transaction() as db:
             rows.put_status(db, name, status)
 
     def remove(self, name: str, at: datetime) -> None:
-        """Forget a record and its status; its attempts and its history stay."""
+        """Delete a record and its status; its attempts and its history are kept."""
         with self.transaction() as db:
             history.end(db, name, "Removed", at)
             db.execute("DELETE FROM records WHERE name = ?", (name,))
@@ -138,31 +138,31 @@ class Store:
     def note_outcome(
         self, record: Record, outcome: Outcome, message: str, at: datetime, load_time: float | None
     ) -> None:
-        """Write into the history what became of the record's generation."""
+        """Persist the outcome of the record's generation in the history."""
         with self.transaction() as db:
             history.note_outcome(db, record, outcome, message, at, load_time)
 
     def history(self, name: str | None = None) -> Iterator[Generation]:
         """The kept generations of a record, or of all, the newest first.
 
-        They are read while they are iterated: those that come meanwhile are left out.
+        They are read during iteration: generations added meanwhile are left out.
         """
         return history.read(self._db, name)
 
     def is_suspended(self, source: str) -> bool:
-        """Whether somebody said not to follow a source."""
+        """True if a source is suspended."""
         query = "SELECT 1 FROM suspended_sources WHERE name = ?"
         return self._db.execute(query, (source,)).fetchone() is not None
 
     def note_suspended(self, source: str, *, suspended: bool) -> None:
-        """Keep that a source is not to be followed, or that it is."""
+        """Persist whether a source is suspended."""
         with self.transaction() as db:
             db.execute("DELETE FROM suspended_sources WHERE name = ?", (source,))
             if suspended:
                 db.execute("INSERT INTO suspended_sources VALUES (?)", (source,))
 
     def begin_run(self, boot_id: str, at: datetime, suspicions: Mapping[str, CrashRecord]) -> None:
-        """Note that a run begins, and what is suspected now that the last one is judged."""
+        """Persist the start of a run, with the suspicions that follow from the last one."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE attempts SET ended_at = ?, outcome = 'cut short' WHERE ended_at IS NULL",
@@ -175,14 +175,14 @@ class Store:
             db.execute("INSERT INTO run VALUES (?, ?, NULL)", (boot_id, at.isoformat()))
 
     def end_run(self, at: datetime) -> None:
-        """Note that the run ends as it should: nothing that is loaded did any harm."""
+        """Persist the regular end of the run, and clear the suspicions of loaded records."""
         with self.transaction() as db:
             db.execute("DELETE FROM suspicions WHERE name IN (SELECT name FROM loaded)")
             db.execute("DELETE FROM loaded")
             db.execute("UPDATE run SET ended_at = ?", (at.isoformat(),))
 
     def last_run(self) -> LastRun | None:
-        """The run that was noted last; None: none ever was."""
+        """The last run that was recorded, if any."""
         run = self._db.execute("SELECT * FROM run").fetchone()
         if run is None:
             return None
@@ -204,17 +204,17 @@ class Store:
         )
 
     def suspicions(self) -> dict[str, CrashRecord]:
-        """What crashes are held against records."""
+        """The suspicions of records, by name."""
         found = self._db.execute("SELECT * FROM suspicions")
         return {row["name"]: rows.to_suspicion(row["json"]) for row in found}
 
     def suspect(self, name: str, suspicion: CrashRecord | None) -> None:
-        """Keep what is suspected of a record, or that nothing is."""
+        """Persist the suspicion of a record; None clears it."""
         with self.transaction() as db:
             _suspect(db, name, suspicion)
 
     def note_loaded(self, names: Collection[str]) -> None:
-        """Keep which instances there are, for the case that the machine goes down."""
+        """Persist the names of the loaded instances, in case the machine crashes."""
         with self.transaction() as db:
             _note_loaded(db, names)
 
@@ -226,9 +226,9 @@ class Store:
         at: datetime,
         record: Record | None = None,
     ) -> int:
-        """Note that an action is about to start; returns the attempt's id.
+        """Persist that an action is about to start; return the attempt's id.
 
-        `record` is the one that it is for; None: no record wants the instance.
+        `record` is the record of the action; None: no record wants the instance.
         """
         with self.transaction() as db:
             cursor = db.execute(
@@ -258,7 +258,7 @@ class Store:
     def end_attempt(
         self, attempt: int, outcome: str, at: datetime, loaded: Collection[str] | None = None
     ) -> None:
-        """Note how an action ended, and which instances there are now, if that is known."""
+        """Persist the outcome of an action, and the names of the loaded instances if known."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE attempts SET ended_at = ?, outcome = ? WHERE id = ?",
@@ -268,9 +268,9 @@ class Store:
                 _note_loaded(db, loaded)
 
     def try_to_write(self) -> Problem | None:
-        """See whether there is room again, where a write failed; why not, if there is none.
+        """Retry after a failed write; return the problem, or None if writing succeeds.
 
-        Room for one more page would be gone at once: more than that is asked for.
+        It writes more than one page, because the space for a single one would be used up at once.
         """
         if self.problem is None:
             return None
@@ -287,10 +287,10 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is written inside is written at once, or nothing is.
+        """Make the writes inside atomic. Raises `UnwritableError`.
 
-        May be nested: what another error than the database's ends inside is undone alone.
-        Raises `UnwritableError`.
+        May be nested: an inner transaction that ends with an error other than the database's is
+        rolled back alone.
         """
         if self._in_transaction:
             with self._savepoint():
@@ -316,7 +316,7 @@ class Store:
         self._db.execute("SAVEPOINT item")
         try:
             yield
-        except sqlite3.Error:  # it has ended the whole transaction, or is about to
+        except sqlite3.Error:  # it has ended the whole transaction, or will end it
             raise
         except BaseException:
             self._db.execute("ROLLBACK TO item")
@@ -325,13 +325,13 @@ class Store:
         self._db.execute("RELEASE item")
 
     def _unwritable(self, error: sqlite3.Error) -> Problem:
-        advice = "see to it that there is room on its disk and that it may be written"
+        advice = "check that its disk has free space and that it is writable"
         if is_damage(error):
             advice = (
-                "restart the daemon, which sets the damaged database aside and begins a new one"
+                "restart the daemon, which sets the damaged database aside and creates a new one"
             )
         elif _is_lock(error):
-            advice = f"another program uses {NAME}; end it, and writing goes on by itself"
+            advice = f"another program uses {NAME}; stop it, and writes resume automatically"
         words = f"cannot write to state directory {self._directory}: {error}; {advice}"
         return Problem(Reason.STATE_UNWRITABLE, words, permanent=False)
 

@@ -213,7 +213,7 @@ class Session:
             return
         request.cached_tokens = tokens
         if request.counted and request.follows is None:
-            self._count(len(request.prompt), 0)
+            self._count(len(request.prompt), 0, tokens)
 
     def _trim(self) -> None:
         """Trim the prompt cache to the memory that running requests leave free."""
@@ -239,12 +239,13 @@ class Session:
             self._scoring.remove(request)
         self._admit()
 
-    def _count(self, prompt: int, completion: int) -> None:
+    def _count(self, prompt: int, completion: int, cached: int = 0) -> None:
         before = self.usage
         self.usage = replace(
             before,
             prompt_tokens=before.prompt_tokens + prompt,
             completion_tokens=before.completion_tokens + completion,
+            cached_tokens=before.cached_tokens + cached,
         )
 
     def _count_first(self, request: Request) -> None:

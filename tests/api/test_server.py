@@ -130,7 +130,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
     writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab")
     status, error = await answer(reader)
     assert (status, error["error"]["code"]) == (408, "request_timeout")
-    assert "2 bytes of it came" in error["error"]["message"]
+    assert "2 bytes were received" in error["error"]["message"]
 
 
 async def test_a_client_that_does_not_read_is_left(

@@ -123,7 +123,7 @@ def test_what_is_not_found_says_what_to_do(run: Run, shared: Daemon) -> None:
     shared.ready("nearby")
     code, output = run("load", "maker/none")
     assert (code, "`reconciler pull maker/none` downloads it" in output) == (4, True)
-    assert "there is openai/gpt-oss-20b" in run("load", "gpt-oss")[1]
+    assert "similar names: openai/gpt-oss-20b" in run("load", "gpt-oss")[1]
     missing = (
         *(("get", "nearbi"), ("describe", "nearbi"), ("clear", "nearbi"), ("wait", "nearbi")),
         *(("unload", "nearbi"), ("delete", "nearbi"), ("events", "--name", "nearbi")),

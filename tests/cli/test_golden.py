@@ -120,6 +120,7 @@ def test_the_session_knows_every_command() -> None:
         "demo",
         "completion",
         "pull",
+        "open",
         "top",
         "show",
         "rm",

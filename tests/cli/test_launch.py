@@ -14,9 +14,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from reconciler.cli import main
-from reconciler.cli.editors import EDITORS
-from reconciler.cli.recipe_script import script
-from reconciler.cli.recipes import DIRECTORY, TOKEN, TOOLS, Recipe, Target
+from reconciler.recipes.editors import EDITORS
+from reconciler.recipes.script import script
+from reconciler.recipes.tools import DIRECTORY, TOKEN, TOOLS, Recipe, Target
 from tests.support import Daemon, Home, environment
 
 MODEL = "reconciler/questions"

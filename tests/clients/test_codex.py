@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.cli.recipes import TOOLS, Target
+from reconciler.recipes.tools import TOOLS, Target
 from tests.clients import harness
 from tests.clients.acting import Rule, call
 from tests.clients.harness import Client, Clients, acted

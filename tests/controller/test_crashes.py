@@ -84,7 +84,7 @@ async def test_a_machine_that_goes_down_twice_holds_what_was_loaded(bench: Bench
     await declare(bench, "a")
     await crash_while_loaded(bench, "a")
     await crash_while_loaded(bench, "a")
-    assert "the machine went down twice" in await bench.reason("a", HELD)
+    assert "the machine crashed twice" in await bench.reason("a", HELD)
     assert bench.engine.loads.empty()
 
 
@@ -171,10 +171,10 @@ async def test_a_load_that_would_join_a_held_record_is_refused_at_once(bench: Be
     await bench.crash(reboot=True)
     await crash_while_loaded(bench, "tiny/llama")
     await bench.reason("tiny/llama", HELD)
-    with pytest.raises(LoadError, match="the machine went down twice") as raised:
+    with pytest.raises(LoadError, match="the machine crashed twice") as raised:
         await bench.controller.load(request())
     assert raised.value.problem.reason is Reason.SUSPECTED_HOST_CRASH
-    with pytest.raises(LoadError, match="the machine went down twice"):
+    with pytest.raises(LoadError, match="the machine crashed twice"):
         await bench.controller.ready_for("tiny/llama")
     # Other settings are another spec.
     answer = await load(bench, request(context_length=100))

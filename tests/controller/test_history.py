@@ -104,6 +104,20 @@ async def test_events_of_sources_come_when_errors_come_and_go(bench: Bench) -> N
     assert (place.file, place.line, place.column, place.key) == ("bad.yaml", 2, 3, "spec.x")
 
 
+async def test_an_event_says_that_an_invalid_manifest_is_gone(bench: Bench) -> None:
+    flaw = Diagnostic("bad", SourceLocation(2, 3), "spec.x")
+    bench.source.declare(("a", spec()), flaw=flaw)
+    await bench.engine.let_load()
+    await bench.ready("a")
+    bench.source.declare(("a", spec()), ("b", spec()))
+    await bench.engine.let_load()
+    await bench.ready("b")
+    events = [e async for e in bench.controller.events.follow(wait=False) if e is not None]
+    emitted = [(e.reason, e.message) for e in events if e.type == "source"]
+    assert [reason for reason, _ in emitted] == ["Invalid", "Valid"]
+    assert emitted[1][1] == "bad.yaml is gone, and its errors with it"
+
+
 def _files(bench: Bench) -> int:
     view = bench.controller.source(bench.source.name).view
     return len(view.snapshot.files) if view is not None else 0

@@ -135,7 +135,7 @@ async def test_looks_that_fail_for_the_same_reason_are_logged_once(
         for _ in range(3):
             with pytest.raises(LoadError):
                 await resolver.find(SICK)
-    assert [line["event"] for line in lines] == ["look failed unexpectedly"]
+    assert [line["event"] for line in lines] == ["lookup failed unexpectedly"]
 
 
 async def test_a_healthy_model_waits_for_none_that_hangs_where_a_look_at_both_fails(

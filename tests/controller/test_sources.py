@@ -143,7 +143,7 @@ async def test_a_commit_that_declares_a_name_twice_is_refused(bench: Bench) -> N
     assert view.snapshot.commit.applied == "one"
     assert "b is declared more than once: b.yaml:1, b.yaml:1" in str(view.snapshot.problem)
     assert (declared(bench), bench.source.accepted) == ({"a"}, ["one"])
-    with pytest.raises(LoadError, match="nothing of"):
+    with pytest.raises(LoadError, match="nothing in"):
         feed(bench).confirm()
 
 

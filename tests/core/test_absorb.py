@@ -1,4 +1,4 @@
-"""What is remembered of the last snapshot saves work and changes nothing."""
+"""Incremental comparison of snapshots saves work and does not change the outcome."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -48,13 +48,13 @@ Content = list[tuple[str, LoadSpec]] | str
 
 
 class Files:
-    """Files as a walk keeps them: what has not changed is the same object."""
+    """Files as a walk keeps them: an unchanged file is the same object."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Content, ManifestFile]] = {}
 
     def snapshot(self, wanted: dict[str, Any]) -> Snapshot:
-        """What a source says."""
+        """The snapshot of a source."""
         if wanted["kind"] == "unreadable":
             return Snapshot(HERE, unreadable="gone")
         self._known = {p: self._file(p, content) for p, content in wanted["files"].items()}
@@ -80,7 +80,7 @@ class Files:
 
 
 def change(records: dict[str, Record], kind: str, name: str) -> None:
-    """What others do between two snapshots."""
+    """A change made by others between two snapshots."""
     if kind == "removed":
         records.pop(name, None)
     elif kind == "loaded" and name in records:
@@ -118,7 +118,7 @@ def follow(
 
 @settings(max_examples=80, derandomize=True, deadline=None)
 @given(steps)
-def test_absorbing_what_differs_does_what_absorbing_everything_does(
+def test_incremental_absorption_has_the_outcome_of_full_absorption(
     sequence: list[tuple[dict[str, Any], list[tuple[str, str]]]],
 ) -> None:
     files = Files()
@@ -151,7 +151,7 @@ def _plain(result: Absorbed) -> Absorbed:
     return replace(result, memory=replace(result.memory, compared=None))
 
 
-def test_only_what_differs_is_compared() -> None:
+def test_only_differences_are_compared() -> None:
     compared = []
 
     class ProbeState(dict[str, Record]):
@@ -176,8 +176,8 @@ def test_only_what_differs_is_compared() -> None:
     assert ([r.name for r in changed.upserts], compared) == (["n7"], ["n7"])
 
 
-def test_records_that_agree_are_compared_in_pieces() -> None:
-    """As after a restart: 10,000 of them were compared in one step of the event loop."""
+def test_records_that_agree_are_compared_in_batches() -> None:
+    """Regression: after a restart, 10,000 of them were compared in one step of the event loop."""
     files = tuple(
         ManifestFile(f"{n}.yaml", (Declared(f"n{n}", LoadSpec("p/m"), 1),)) for n in range(100)
     )
@@ -198,7 +198,7 @@ def test_records_that_agree_are_compared_in_pieces() -> None:
     assert (result.upserts, pieces, len(compared)) == ((), [COMPARISONS] * 4, COMPARISONS)
 
 
-def test_what_was_not_taken_up_is_tried_again() -> None:
+def test_upserts_that_were_not_applied_are_retried() -> None:
     file = ManifestFile("a.yaml", (Declared("a", LoadSpec("p/m"), 1),))
     snapshot = Snapshot(HERE, (file,))
     result = absorb({}, SourceState(), snapshot, 0.0, AT)

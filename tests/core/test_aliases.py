@@ -1,4 +1,4 @@
-"""Which record an alias belongs to."""
+"""Ownership of aliases."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -32,7 +32,7 @@ def test_an_alias_belongs_to_the_record_that_declares_it() -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_of_two_records_the_oldest_has_the_alias_and_the_other_says_so(*, reverse: bool) -> None:
+def test_the_older_of_two_records_has_the_alias_and_the_other_warns(*, reverse: bool) -> None:
     new, old = record("a", "gpt-4o"), record("b", "gpt-4o", age=60)
     aliases, records = known(*([old, new] if reverse else [new, old]))
     assert aliases.owner("gpt-4o") == "b"
@@ -48,7 +48,7 @@ def test_of_two_records_of_the_same_age_the_first_by_name_has_the_alias() -> Non
     assert aliases.owner("gpt-4o") == "a"
 
 
-def test_a_name_takes_precedence_over_an_older_alias_which_says_so() -> None:
+def test_a_name_takes_precedence_over_an_older_alias_which_warns() -> None:
     old, named = record("a", "gpt-4o", age=60), record("gpt-4o")
     aliases, records = known(old, named)
     assert aliases.in_force(old, records) == ()
@@ -56,7 +56,7 @@ def test_a_name_takes_precedence_over_an_older_alias_which_says_so() -> None:
     assert "the name of the record at gpt-4o.yaml:1" in warning.reason
 
 
-def test_an_alias_passes_on_when_its_owner_changes_or_goes() -> None:
+def test_an_alias_passes_on_when_its_owner_changes_or_is_removed() -> None:
     new, old = record("a", "gpt-4o"), record("b", "gpt-4o", age=60)
     aliases, _ = known(new, old)
     aliases.put(record("b", "gpt-4", age=60))
@@ -66,7 +66,7 @@ def test_an_alias_passes_on_when_its_owner_changes_or_goes() -> None:
     assert aliases.owner("gpt-4") == "b"
 
 
-def test_an_alias_that_is_the_record_s_own_name_is_no_conflict() -> None:
+def test_an_alias_equal_to_the_records_own_name_is_not_a_conflict() -> None:
     same = record("a", "a")
     aliases, records = known(same)
     assert aliases.warnings(same, records) == ()

@@ -1,4 +1,4 @@
-"""1 s doubling to 300 s, with jitter."""
+"""Back-off: 1 s doubling to 300 s, with jitter."""
 
 from reconciler.core.backoff import JITTER, LONGEST_SECONDS, Retry, after
 from reconciler.core.errors import Problem, Reason
@@ -22,7 +22,7 @@ def test_it_never_gives_up() -> None:
     assert fail(5000).not_before == 100.0 + LONGEST_SECONDS
 
 
-def test_chance_adds_a_bounded_share() -> None:
+def test_jitter_adds_a_bounded_fraction() -> None:
     assert fail(1, chance=0.5).not_before == 100.0 + 1 + JITTER / 2
 
 

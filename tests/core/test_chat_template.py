@@ -1,4 +1,4 @@
-"""What the text of a chat template says."""
+"""Properties read from the text of a chat template."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def test_a_template_takes_tools_if_it_has_a_variable_or_a_key_for_them(
         ("thinking", False),
     ],
 )
-def test_a_variable_is_no_attribute_and_no_text(template: str, has: bool) -> None:
+def test_attributes_and_text_are_not_variables(template: str, has: bool) -> None:
     assert uses(template, "thinking") is has
 
 
@@ -80,10 +80,10 @@ TEMPLATES = [path for folder in (PUBLISHED, OWN) for path in sorted(folder.glob(
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=[path.stem for path in TEMPLATES])
 def test_a_template_reasons_by_default_as_reported(path: Path) -> None:
-    """Rendered without a switch, it gives what it gives with the switch at the default."""
+    """Rendering without a switch equals rendering with the switch at its default."""
     can = reasoning(path.read_text("utf-8"))
     if can is None or "off" not in can.options or path.stem == "llama-cpp-rwkv-world":
-        return  # that one has a third way: the model decides
+        return  # it has a third option: the model decides
 
     def rendered(**switches: Any) -> str:
         turns = [{"role": "user", "content": "hi"}]
@@ -113,8 +113,8 @@ def test_a_template_reasons_by_default_as_reported(path: Path) -> None:
         "{{" + "a" * 50,
     ],
 )
-def test_a_hostile_template_takes_time_in_proportion_to_its_length(text: str) -> None:
-    """In proportion to the square of it, this would take an hour."""
+def test_a_hostile_template_takes_linear_time(text: str) -> None:
+    """Quadratic time would take an hour here."""
     template = text * (400_000 // len(text))
     assert not takes_tools(template)
     assert not takes_tools("{{ '" + template)

@@ -1,4 +1,4 @@
-"""Conditions are derived, and keep their times."""
+"""Conditions are derived, and keep their transition times."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -70,7 +70,7 @@ def test_conditions_of_each_state_of_a_record(
     }
 
 
-def test_what_cannot_be_while_an_earlier_spec_serves_is_rolled_back() -> None:
+def test_a_failed_spec_is_rolled_back_while_an_earlier_one_serves() -> None:
     status = derive(RECORD, Status(), OLD, HOLD, AT)
     assert conditions(status) == {
         "Ready": ("False", "RolledBack"),
@@ -80,7 +80,7 @@ def test_what_cannot_be_while_an_earlier_spec_serves_is_rolled_back() -> None:
     assert status.config == CONFIG
 
 
-def test_a_wait_for_memory_is_no_failure() -> None:
+def test_a_wait_for_memory_is_not_a_failure() -> None:
     short = Problem(Reason.INSUFFICIENT_MEMORY, "short", permanent=False)
     wait = Action(Kind.WAIT, "a", "short", reason=Reason.WAITING_FOR_MEMORY, problem=short)
     assert conditions(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == (
@@ -90,7 +90,7 @@ def test_a_wait_for_memory_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize("reason", sorted(DEATHS))
-def test_how_a_worker_ended_is_why_it_is_not_ready(reason: Reason) -> None:
+def test_the_death_of_a_worker_is_the_reason_of_ready(reason: Reason) -> None:
     ended = Problem(reason, "it ended", permanent=False)
     wait = Action(Kind.WAIT, "a", "attempt 1 failed", reason=Reason.BACKING_OFF, problem=ended)
     assert conditions(derive(RECORD, Status(), None, wait, AT)) == {
@@ -98,11 +98,11 @@ def test_how_a_worker_ended_is_why_it_is_not_ready(reason: Reason) -> None:
         "Progressing": ("True", "BackingOff"),
         "Stalled": ("False", "BackingOff"),
     }
-    # Where an earlier spec serves, that is what matters to who asks.
+    # If an earlier spec serves, clients need to know that.
     assert conditions(derive(RECORD, Status(), OLD, wait, AT))["Ready"] == ("False", "RolledBack")
 
 
-def test_any_other_failure_that_may_pass_is_backed_off() -> None:
+def test_any_other_transient_failure_backs_off() -> None:
     failed = Problem(Reason.LOAD_FAILED, "no", permanent=False)
     wait = Action(Kind.WAIT, "a", "attempt 1 failed", reason=Reason.BACKING_OFF, problem=failed)
     assert conditions(derive(RECORD, Status(), None, wait, AT))["Ready"] == ("False", "BackingOff")
@@ -137,7 +137,7 @@ def test_the_generation_that_still_serves_is_reported() -> None:
     assert status.config == CONFIG
 
 
-def test_a_new_spec_is_not_ready_before_it_was_looked_at() -> None:
+def test_a_new_spec_is_not_ready_before_it_is_processed() -> None:
     loaded = derive(RECORD, Status(), LOADED, None, AT)
     status = pending(loaded, LATER)
     assert conditions(status)["Ready"] == ("False", "Pending")

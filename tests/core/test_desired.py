@@ -1,4 +1,4 @@
-"""Requests -> records, as design promises."""
+"""Requests -> records, as the design requires."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -64,7 +64,7 @@ def test_a_first_request_creates_a_provisional_record() -> None:
     ("asked", "request_", "expected"),
     [
         (RequestedSettings(), ask(), True),
-        (RequestedSettings(context_length=5), ask(), True),  # an omitted key means no opinion
+        (RequestedSettings(context_length=5), ask(), True),  # an omitted key is not compared
         (RequestedSettings(context_length=5), ask(context_length=5), True),
         (RequestedSettings(context_length=5), ask(context_length=6), False),
         (RequestedSettings(), ask(context_length=4096), True),  # it is in force
@@ -95,7 +95,7 @@ def test_nothing_is_in_force_before_it_is_loaded() -> None:
         ([view("a", config=None, age=9), view("b")], "b"),  # ready
         ([view("a"), view("b", age=9)], "b"),  # oldest
         ([view("b"), view("a")], "a"),  # by name, so that it is always the same
-        ([view("m", owner=HERE)], "m"),  # whoever owns it
+        ([view("m", owner=HERE)], "m"),  # regardless of its owner
     ],
 )
 def test_a_request_joins_the_record_it_would_expect(views: list[View], expected: str) -> None:
@@ -144,7 +144,7 @@ def test_a_suspended_record_is_not_joined() -> None:
 
 
 class TestDefaults:
-    """Defaults of requests: compared and merged key by key, as settings are."""
+    """Defaults of requests: compared and merged key by key, like settings."""
 
     WARM = Defaults(temperature=0.7)
     PUBLISHED = replace(CHECKPOINT, generation=GenerationConfig(Defaults(temperature=0.6)))
@@ -158,7 +158,7 @@ class TestDefaults:
     @pytest.mark.parametrize(
         ("defaults", "sent", "resets", "expected"),
         [
-            (WARM, Defaults(), (), True),  # an omitted key means no opinion
+            (WARM, Defaults(), (), True),  # an omitted key is not compared
             (WARM, Defaults(temperature=0.7), (), True),
             (WARM, Defaults(temperature=0.6), (), False),
             (Defaults(), Defaults(temperature=0.6), (), True),  # it is in force
@@ -192,7 +192,7 @@ class TestDefaults:
 
 
 class TestAdapters:
-    """An adapter is part of what is asked for, compared as resolved."""
+    """An adapter is part of the request, compared as resolved."""
 
     SQL = replace(CHECKPOINT, adapter=Adapter("/adapters/sql", "f", 1))
 
@@ -218,7 +218,7 @@ class TestAdapters:
         assert isinstance(decision, Put)
         assert (decision.record.name, decision.record.spec.adapter) == ("p/m:sql", "/link/to/sql")
 
-    def test_who_names_an_instance_and_no_adapter_has_no_opinion(self) -> None:
+    def test_a_request_for_an_instance_without_an_adapter_matches_any(self) -> None:
         tuned = self.view("tuned")
         assert verdict(ask("tuned"), tuned) == Join("tuned")
         changed = verdict(ask("tuned", context_length=5), tuned)

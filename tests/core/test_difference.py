@@ -11,7 +11,9 @@ objects = st.lists(st.sampled_from([object() for _ in range(4)]), max_size=8)
 
 
 @given(objects, objects)
-def test_what_went_and_came_is_all_that_differs(before: list[object], after: list[object]) -> None:
+def test_removed_and_added_objects_are_the_whole_difference(
+    before: list[object], after: list[object]
+) -> None:
     gone, come = difference(before, after)
     assert Counter(before) - Counter(gone) + Counter(come) == Counter(after)
     assert not Counter(gone) & Counter(come)

@@ -1,4 +1,4 @@
-"""Who goes for whom."""
+"""Eviction of idle instances for records of higher rank."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ CONFIG = EffectiveSettings(
 
 
 def record(name: str, priority: int = 0, owner: str = "dir:m", context: int = 10) -> Record:
-    """One that wants a model of its own, of 30 bytes and 1 for each token."""
+    """A record with its own model, of 30 bytes plus 1 per token."""
     spec = LoadSpec(name, RequestedSettings(context_length=context), priority=priority)
     return Record(name, owner, spec, EPOCH)
 
@@ -60,9 +60,9 @@ def kinds(planned: list[Action]) -> list[tuple[str, str]]:
 def test_what_is_idle_and_of_lower_priority_goes_and_the_record_waits_for_it() -> None:
     unload, wait = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER))
     assert (unload.name, unload.kind) == ("low", Kind.UNLOAD)
-    assert "high of higher priority needs the room" in unload.message
+    assert "high of higher priority needs the memory" in unload.message
     assert (wait.name, wait.reason, wait.problem) == ("high", Reason.WAITING_FOR_MEMORY, None)
-    assert "waits for the memory of low" in wait.message
+    assert "waiting for the memory of low" in wait.message
 
 
 def test_the_longest_unused_goes_first_and_as_many_as_must() -> None:
@@ -114,7 +114,7 @@ def test_an_unload_under_way_is_waited_for() -> None:
     going = Action(Kind.UNLOAD, "low", "no record wants it")
     (wait,) = actions(HIGH, LOWER, loaded=(LOW, LOWER), running={"low": going}, evicts=False)
     assert (wait.reason, wait.problem) == (Reason.WAITING_FOR_MEMORY, None)
-    assert "waits for the memory of low" in wait.message
+    assert "waiting for the memory of low" in wait.message
 
 
 def test_what_a_worker_is_seen_to_take_counts_where_it_is_more() -> None:
@@ -134,8 +134,8 @@ def test_a_budget_is_a_size_or_a_share(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["0%", "101%", "nan%", "x%", "0MB", "24", "", "-1GB"])
-def test_what_is_no_budget_is_refused_with_words(text: str) -> None:
-    with pytest.raises(ValueError, match=r"write|holds no model"):
+def test_an_invalid_budget_is_refused_with_a_message(text: str) -> None:
+    with pytest.raises(ValueError, match=r"use|the budget is 0"):
         Budget.parse(text)
 
 
@@ -175,7 +175,7 @@ def test_who_waits_for_room_has_it_before_who_comes_later() -> None:
     ]
 
 
-def test_an_update_waits_for_an_unload_with_which_its_own_room_is_enough() -> None:
+def test_an_update_waits_for_an_unload_if_that_and_its_own_memory_suffice() -> None:
     before = record("a")
     after = replace(
         before, spec=replace(before.spec, model="b", config=RequestedSettings(context_length=50))
@@ -197,7 +197,7 @@ def test_what_was_replaced_holds_its_memory_until_it_has_answered() -> None:
     assert "low (outgoing)" in wait.message
 
 
-def test_what_is_in_place_already_is_not_counted_twice() -> None:
+def test_an_instance_already_loaded_is_not_counted_twice() -> None:
     spec = LOW.spec
     found = Checkpoint("/low", "r", "llama", 30, max_context=50, kv_bytes_per_token=1)
     running = Action(

@@ -1,4 +1,4 @@
-"""What a load takes."""
+"""Memory that a load needs."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def test_scores_are_in_memory_as_attention_is_computed() -> None:
     assert scores(replace(shapes, bias=True), CPU) == TILE + 512
 
 
-def test_metals_kernel_keeps_no_scores_for_the_widths_that_it_has() -> None:
+def test_metals_fused_kernel_keeps_no_scores_for_its_head_widths() -> None:
     shapes = replace(SCORES, growing=1)
     assert scores(shapes, GPU) == 0
     assert scores(replace(shapes, head_width=256), GPU) == 512
@@ -64,7 +64,7 @@ def test_activations_and_growth() -> None:
     assert working_bytes(Shapes(4, largest_layer=2, grows_by=256), CPU, 1000) == 2000 + 1024
 
 
-def test_a_batch_is_as_long_as_its_longest_and_prompts_are_read_a_few_at_a_time() -> None:
+def test_a_batch_is_padded_to_its_longest_request_and_prefilled_in_parts() -> None:
     shapes = Shapes(10, hidden=1)
     working = working_bytes(shapes, CPU, 1000)
     assert batch_bytes(shapes, CPU, 0, 0) == 0
@@ -80,7 +80,7 @@ def test_the_longest_request_is_the_longest_that_fits(room: int) -> None:
     assert tokens == 50_000 or batch_bytes(shapes, CPU, 1, tokens + 1) > room
 
 
-def test_a_process_is_what_an_idle_one_was_seen_to_take_and_what_its_tokenizer_will() -> None:
+def test_process_memory_is_that_of_an_idle_worker_plus_its_tokenizer() -> None:
     checkpoint = Checkpoint("/m", "r", "llama", 100, tokenizer_bytes=1000)
     machine = Machine("cpu", "a cpu", 10**9, "0", process_bytes=5000)
     assert process_bytes(checkpoint, machine) == 5000 + GRAPH + 1000 * TOKENIZER_FACTOR

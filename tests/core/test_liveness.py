@@ -1,4 +1,4 @@
-"""When a worker is taken for dead, on a clock that is given."""
+"""Detection of hung workers, on a simulated clock."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ IDLE = Pulse(5, busy=False)
 
 
 class Watcher:
-    """Looks at a worker on a clock of its own."""
+    """Checks a worker on its own clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -28,7 +28,7 @@ class Watcher:
         return hung(self.seen, pulse, INTERVAL)
 
     def until_hung(self, pulses: Iterable[Pulse | None]) -> float:
-        """Seconds until it is taken for hung."""
+        """Seconds until it is detected as hung."""
         begin = self.now
         for pulse in pulses:
             if self.look(pulse) is not None:
@@ -38,7 +38,7 @@ class Watcher:
 
 @pytest.fixture
 def watcher() -> Watcher:
-    """One that has seen an idle worker."""
+    """A watcher that has seen an idle worker."""
     watcher = Watcher()
     assert watcher.look(IDLE) is None
     return watcher
@@ -52,7 +52,7 @@ def test_a_worker_that_does_not_answer_is_hung_after_an_interval(watcher: Watche
 def test_a_busy_worker_without_progress_is_hung_after_an_interval(watcher: Watcher) -> None:
     assert watcher.until_hung([BUSY] * 100) == INTERVAL
     words = hung(watcher.seen, BUSY, INTERVAL)
-    assert words == "it has something to do and got no further for 32 s"
+    assert words == "it is busy and has made no progress for 32 s"
 
 
 def test_a_step_may_take_its_allowance_longer(watcher: Watcher) -> None:
@@ -61,7 +61,7 @@ def test_a_step_may_take_its_allowance_longer(watcher: Watcher) -> None:
     )
 
 
-def test_the_allowance_of_a_step_is_not_one_of_silence(watcher: Watcher) -> None:
+def test_the_allowance_of_a_step_does_not_extend_silence(watcher: Watcher) -> None:
     watcher.look(Pulse(6, busy=True, allowance=1e6))
     assert watcher.until_hung([None] * 100) == INTERVAL
 
@@ -71,16 +71,18 @@ def test_a_prefill_of_hours_that_gets_on_is_no_hang(watcher: Watcher) -> None:
     assert {watcher.look(Pulse(n // 3, busy=True)) for n in range(looks)} == {None}
 
 
-def test_an_idle_worker_is_no_hang_and_is_probed_in_time_to_find_one(watcher: Watcher) -> None:
+def test_an_idle_worker_is_not_hung_and_is_probed_in_time_to_detect_a_hang(
+    watcher: Watcher,
+) -> None:
     begin = watcher.now
     while not probe_due(watcher.seen, INTERVAL):
         assert watcher.look(IDLE) is None
-    # It hung right after the last probe, and so does this one.
+    # It hung right after the last probe, so this one hangs too.
     watcher.until_hung([BUSY] * 100)
     assert watcher.now - begin <= 2 * INTERVAL
 
 
-def test_what_did_something_needs_no_probe(watcher: Watcher) -> None:
+def test_a_worker_that_did_something_needs_no_probe(watcher: Watcher) -> None:
     for steps in range(6, 100):
         watcher.look(Pulse(steps, busy=False))
         assert not probe_due(watcher.seen, INTERVAL)
@@ -89,7 +91,7 @@ def test_what_did_something_needs_no_probe(watcher: Watcher) -> None:
     assert probe_due(watcher.seen, INTERVAL)
 
 
-def test_one_answer_makes_up_for_silence_and_one_step_for_a_stall(watcher: Watcher) -> None:
+def test_one_answer_ends_silence_and_one_step_ends_a_stall(watcher: Watcher) -> None:
     for silence in (None, BUSY):
         for _ in range(10):
             for _ in range(LOOKS - 1):
@@ -101,7 +103,7 @@ def test_one_answer_makes_up_for_silence_and_one_step_for_a_stall(watcher: Watch
 @pytest.mark.parametrize("pulse", [None, BUSY])
 @pytest.mark.parametrize("gap", [LOOK * 2, INTERVAL, INTERVAL + 1, 3600.0, 1e7])
 def test_a_jump_of_the_clock_is_no_hang(watcher: Watcher, pulse: Pulse | None, gap: float) -> None:
-    """The machine slept, or the daemon was stopped: a look that came late counts as one."""
+    """The machine slept, or the daemon was stopped: a late check counts as one."""
     for _ in range(20):
         assert watcher.look(pulse, after=gap) is None
         assert watcher.look(Pulse(watcher.seen.steps + 1, busy=True)) is None

@@ -53,7 +53,7 @@ def test_every_key_and_item_has_a_position() -> None:
     assert document.position(("a", "missing", "deeper")) == SourceLocation(1, 1)
 
 
-def test_documents_are_told_apart_and_empty_ones_left_out() -> None:
+def test_documents_are_separated_and_empty_ones_omitted() -> None:
     first, second = parse(b"---\na: 1\n---\n---\n# nothing\n---\nb: 2\n")
     assert (first.value, second.value) == ({"a": 1}, {"b": 2})
     assert second.position(("b",)) == SourceLocation(7, 1)

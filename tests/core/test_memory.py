@@ -1,4 +1,4 @@
-"""Who holds what."""
+"""The memory ledger."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_what_is_shared_goes_with_the_last_that_holds_it() -> None:
     assert ledger.used == 0
 
 
-def test_what_is_missing_counts_what_is_shared_only_where_it_is_not_held() -> None:
+def test_missing_bytes_include_shared_ones_only_if_they_are_not_held() -> None:
     ledger = Ledger(150)
     ledger.hold("a", "/m", 100, 10)
     assert ledger.missing("/m", 100, 40) == 0
@@ -62,5 +62,5 @@ def test_a_worker_that_takes_more_than_it_was_admitted_with_counts_as_seen() -> 
     ("size", "text"),
     [(5, "5 B"), (1500, "1.5 kB"), (20_000_000, "20.0 MB"), (3_180_000_000, "3.2 GB")],
 )
-def test_bytes_are_formatted_for_people(size: int, text: str) -> None:
+def test_bytes_are_formatted_for_messages(size: int, text: str) -> None:
     assert readable_bytes(size) == text

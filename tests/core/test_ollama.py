@@ -1,4 +1,4 @@
-"""Names, times and lines as Ollama has them."""
+"""Names, times and lines in Ollama's format."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def test_keep_alive_is_a_number_or_a_duration(sent: Any, seconds: float | None) 
 
 @pytest.mark.parametrize("sent", ["5x", "m", "5 m", "1h-5m", "forever", True, [], {}, "9" * 99])
 def test_an_invalid_duration_is_an_error(sent: Any) -> None:
-    with pytest.raises(ValueError, match=r"keep_alive: .* is no duration"):
+    with pytest.raises(ValueError, match=r"keep_alive: .* is not a duration"):
         ollama.keep_alive_seconds(sent)
 
 
@@ -48,7 +48,7 @@ def test_a_name_has_a_tag_or_means_the_latest() -> None:
     assert ollama.with_tag("tiny/llama:mine") == ollama.without_latest("tiny/llama:mine")
 
 
-def test_a_sign_of_life_is_a_line_that_adds_nothing() -> None:
+def test_a_keep_alive_line_has_no_content() -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     line = ollama.sign_of_life('a"b', ollama.NO_RESPONSE, at)
     assert line.startswith(b" ")

@@ -1,4 +1,4 @@
-"""What holds of `plan` whatever the state, shown on an ideal engine."""
+"""Properties of `plan` in any state, tested with an ideal engine."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("a", "b", "c", "d")
 MODELS = ("x", "y", "z")
 PASSES = 60
-"""More than any state here can need; a plan that goes round in circles needs more."""
+"""More passes than any state here needs; a plan that cycles needs more."""
 
 quickly = settings(max_examples=120, derandomize=True, deadline=None)
 
@@ -34,7 +34,7 @@ def checkpoint(model: str, weights: int) -> Checkpoint:
 
 @dataclass
 class World:
-    """Records, what is loaded, and an engine that does what it is told, at once or in parts."""
+    """Records, loaded instances, and an engine that executes actions at once or in parts."""
 
     records: dict[str, Record]
     checkpoints: dict[str, Checkpoint]
@@ -53,7 +53,7 @@ class World:
         return replace(self.checkpoints[spec.model], adapter=adapter)
 
     def begin(self, action: Action) -> None:
-        """Start an action; a load has its memory from here on."""
+        """Start an action; a load holds its memory from now on."""
         assert action.name not in self.running
         if action.kind is Kind.ATTACH:
             assert self.stays(action), "attached to weights that are about to go"
@@ -70,7 +70,7 @@ class World:
         return [n for n, i in self.instances.items() if i.checkpoint == path]
 
     def stays(self, action: Action) -> bool:
-        """Whether somebody keeps those weights in memory: what replaces an instance does, too."""
+        """True if those weights stay in memory; a replacement of an instance keeps them, too."""
         assert action.checkpoint is not None
         going = {n for n, a in self.running.items() if a.kind in (Kind.UNLOAD, Kind.RELOAD)}
         replaced = {
@@ -82,7 +82,7 @@ class World:
         return kept or action.checkpoint.path in replaced
 
     def finish(self, name: str) -> None:
-        """End an action as the plan meant it."""
+        """End an action as planned."""
         action = self.running.pop(name)
         if action.kind is Kind.UNLOAD:
             del self.instances[name]
@@ -155,13 +155,13 @@ def any_world(seed: int) -> World:
 
 
 SEEDS = st.integers(0, 2**32)
-"""Worlds are made of one number: hypothesis takes ten times as long to draw all that is in one."""
+"""Worlds are derived from one number: drawing their parts by hypothesis takes ten times as long."""
 
 worlds = SEEDS.map(any_world)
 
 
 def settled(world: World, actions: Iterable[Action]) -> None:
-    """Every record is met, or the plan says why not; and nothing unwanted is left."""
+    """Check that each record is met or waits for a reason, and that nothing unwanted is left."""
     waiting = {a.name: a for a in actions}
     assert set(world.instances) <= set(world.records)
     for name, record in world.records.items():
@@ -245,7 +245,7 @@ def test_every_action_has_a_reason(world: World) -> None:
     assert all(action.message for action in world.plan())
 
 
-def test_a_problem_of_the_files_holds_and_leaves_the_instance() -> None:
+def test_a_problem_of_the_files_holds_and_keeps_the_instance() -> None:
     spec = LoadSpec("x")
     record = Record("a", HTTP, LoadSpec("y"), EPOCH)
     found = checkpoint("x", 10)

@@ -1,4 +1,4 @@
-"""What repeats is let through once in a period."""
+"""Repeated events pass once per period."""
 
 from reconciler.core.ratelimit import MAX_KEYS, RateLimit
 
@@ -26,7 +26,7 @@ def test_a_key_passes_once_in_a_period_with_the_number_dropped() -> None:
     assert limit.passes("a") == 0
 
 
-def test_keys_that_nobody_asks_for_are_forgotten() -> None:
+def test_the_oldest_keys_are_dropped() -> None:
     now = Now()
     limit = RateLimit(60, now)
     limit.passes("first")

@@ -1,4 +1,4 @@
-"""Bodies that are not quite JSON, which clients send all the same."""
+"""Bodies that are not valid JSON, but that clients send."""
 
 import codecs
 

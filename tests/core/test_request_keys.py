@@ -34,7 +34,7 @@ def test_every_key_of_mlx_lm_server_is_known() -> None:
     assert keys - set(BY_NAME) == set()
 
 
-def test_a_refused_key_passes_with_a_value_that_asks_for_nothing() -> None:
+def test_a_refused_key_is_accepted_with_a_value_without_effect() -> None:
     for key in KEYS:
         if key.kind is Kind.REFUSED:
             assert key.is_neutral(None)
@@ -43,7 +43,7 @@ def test_a_refused_key_passes_with_a_value_that_asks_for_nothing() -> None:
     assert not BY_NAME["skip_special_tokens"].is_neutral(False)
 
 
-def test_a_misspelt_key_resembles_the_one_that_was_meant() -> None:
+def test_a_misspelt_key_resembles_the_intended_one() -> None:
     assert resembles("temprature") == "temperature"
     assert resembles("maxTokens") == "max_tokens"
     assert resembles("max-tokens") == "max_tokens"

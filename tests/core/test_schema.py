@@ -1,4 +1,4 @@
-"""Mistakes in words, and what a checked body means."""
+"""Messages about violations, and conversion of valid bodies."""
 
 from typing import Any
 
@@ -84,7 +84,7 @@ from reconciler.core.schema import (
         ),
     ],
 )
-def test_a_mistake_names_the_key_and_what_it_should_be(
+def test_a_violation_names_the_key_and_the_expected_value(
     body: object, code: str, param: str, words: str
 ) -> None:
     (mistake,) = check("load-request", body)
@@ -97,7 +97,7 @@ def test_every_missing_key_is_reported_once() -> None:
     assert sorted(m.param for m in mistakes) == ["apiVersion", "kind", "metadata", "spec"]
 
 
-def test_a_request_tells_sent_reset_and_omitted_keys_apart() -> None:
+def test_a_request_distinguishes_sent_reset_and_omitted_keys() -> None:
     config = {"context_length": 16384.0, "num_experts": None, "flash_attention": False}
     body = {"model": "m", "instance_id": "i", "config": config}
     assert check("load-request", body) == ()
@@ -112,7 +112,7 @@ def test_a_request_tells_sent_reset_and_omitted_keys_apart() -> None:
     assert type(request.config.context_length) is int
 
 
-def test_a_value_without_end_is_a_mistake_at_its_place() -> None:
+def test_a_value_nested_too_deep_is_a_violation_at_its_path() -> None:
     deep: list[object] = []
     for _ in range(5000):
         deep = [deep]
@@ -134,13 +134,13 @@ def test_defaults_and_adapter_are_part_of_a_request_and_of_a_spec() -> None:
     assert spec_json(load_spec(spec)) == spec
 
 
-def test_settings_may_stand_nested_flat_or_both() -> None:
+def test_settings_may_be_nested_flat_or_both() -> None:
     body = {"model": "m", "context_length": 5, "config": {"context_length": 5, "num_experts": 2}}
     assert (check("load-request", body), contradictions(body)) == ((), ())
     assert load_request(body).config == RequestedSettings(context_length=5, num_experts=2)
 
 
-def test_two_values_for_one_setting_are_a_mistake() -> None:
+def test_two_values_for_one_setting_are_a_violation() -> None:
     body = {"model": "m", "num_experts": None, "config": {"num_experts": 2}}
     (mistake,) = contradictions(body)
     assert mistake.param == "num_experts"
@@ -148,12 +148,12 @@ def test_two_values_for_one_setting_are_a_mistake() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "openai/gpt-oss-20b", "A.b_c@d:e-1/2", "a" * 200])
-def test_names_that_are_taken(name: str) -> None:
+def test_valid_names_of_records(name: str) -> None:
     assert check("load-request", {"model": "m", "instance_id": name}) == ()
 
 
 @pytest.mark.parametrize("name", ["", "/a", "-a", ".a", "a b", "a\n", "ä", "a" * 201, "a?b"])
-def test_names_that_are_refused(name: str) -> None:
+def test_invalid_names_of_records(name: str) -> None:
     assert check("load-request", {"model": "m", "instance_id": name}) != ()
 
 

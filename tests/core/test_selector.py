@@ -1,4 +1,4 @@
-"""Which nodes a record is meant for."""
+"""Node selectors."""
 
 from typing import Any
 
@@ -23,12 +23,15 @@ MET: list[Any] = [
 ]
 
 UNMET: list[tuple[Any, str]] = [
-    ({"chip": "Apple M1"}, "meant for nodes with chip In Apple M1; this one has chip Apple M4 Max"),
-    ({"rack": "1"}, "meant for nodes with rack In 1; this one has no such label"),
-    ({"role": "prod", "memory_gb": 32}, "memory_gb In 32; this one has memory_gb 64"),
+    (
+        {"chip": "Apple M1"},
+        "meant for nodes with chip In Apple M1; this node has chip Apple M4 Max",
+    ),
+    ({"rack": "1"}, "meant for nodes with rack In 1; this node has no such label"),
+    ({"role": "prod", "memory_gb": 32}, "memory_gb In 32; this node has memory_gb 64"),
     ([{"key": "role", "operator": "In", "values": ["a", "b"]}], "role In a, b"),
     ([{"key": "role", "operator": "NotIn", "values": ["prod"]}], "role NotIn prod"),
-    ([{"key": "rack", "operator": "Exists"}], "rack Exists; this one has no such label"),
+    ([{"key": "rack", "operator": "Exists"}], "rack Exists; this node has no such label"),
     ([{"key": "role", "operator": "DoesNotExist"}], "role DoesNotExist"),
     ([{"key": "memory_gb", "operator": "Gt", "values": [64]}], "memory_gb Gt 64"),
     ([{"key": "memory_gb", "operator": "Lt", "values": [64]}], "memory_gb Lt 64"),
@@ -47,7 +50,7 @@ def manifest(value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("value", MET)
-def test_a_node_that_is_meant(value: Any) -> None:
+def test_a_selector_that_matches(value: Any) -> None:
     assert check("manifest", manifest(value)) == ()
     assert unmet(selector(value), STUDIO) is None
 
@@ -80,7 +83,7 @@ def test_a_serialized_selector_means_the_same(value: Any) -> None:
         ([{"operator": "Exists"}], "missing required key"),
     ],
 )
-def test_what_is_no_selector(value: Any, message: str) -> None:
+def test_an_invalid_selector_is_refused(value: Any, message: str) -> None:
     messages = [m.message for m in check("manifest", manifest(value))]
     assert any(message in one for one in messages), messages
 
@@ -92,7 +95,7 @@ def test_the_reason_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("number", [6.66957076066871e16, 1e-7, -1.5e300, 2.5, 3.0])
-def test_a_number_stays_one_that_the_schema_takes(number: float) -> None:
+def test_a_number_keeps_a_form_that_the_schema_accepts(number: float) -> None:
     spec = {"model": "m", "node_selector": [{"key": "k", "operator": "Gt", "values": [number]}]}
     shown = spec_json(load_spec(spec))
     assert check("spec", shown) == ()

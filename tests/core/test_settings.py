@@ -1,4 +1,4 @@
-"""Asked-for settings + facts -> settings in force."""
+"""Requested settings + facts -> settings in force."""
 
 from dataclasses import replace
 
@@ -37,13 +37,13 @@ def test_the_defaults() -> None:
     assert resolve(RequestedSettings(), MOE, GPU).warnings == ()
 
 
-def test_what_is_asked_for_and_possible_is_in_force() -> None:
+def test_possible_requested_settings_are_in_force() -> None:
     asked = RequestedSettings(context_length=5, eval_batch_size=7, num_experts=3)
     config = in_force(asked, MOE)
     assert (config.context_length, config.eval_batch_size, config.num_experts) == (5, 7, 3)
 
 
-def test_a_checkpoint_that_names_no_maximum_gets_a_modest_context() -> None:
+def test_a_checkpoint_that_states_no_maximum_gets_a_modest_context() -> None:
     nameless = replace(DENSE, max_context=None)
     assert in_force(RequestedSettings(), nameless).context_length == UNNAMED_CONTEXT
     assert in_force(RequestedSettings(context_length=60_000), nameless).context_length == 60_000
@@ -56,7 +56,7 @@ def test_a_default_context_is_capped_by_what_the_model_alone_could_have() -> Non
     assert warned(resolved) == {"context_length": 32768}
 
 
-def test_an_asked_for_context_is_reserved_and_a_default_one_in_part() -> None:
+def test_a_requested_context_is_reserved_in_full_and_a_default_one_in_part() -> None:
     assert resolve(RequestedSettings(context_length=20_000), DENSE, GPU).need.kv == 200_000
     assert resolve(RequestedSettings(), DENSE, GPU).need.kv == DEFAULT_CONTEXT_COUNTED * 10
 
@@ -122,9 +122,9 @@ def test_the_impossible_is_refused_with_the_limit(
 
 @pytest.mark.parametrize(
     ("least", "most", "requested", "words"),
-    [(1, 3, 4, "groups that hold 3"), (2, 2, 1, "chooses 2, always"), (2, 2, 3, "always")],
+    [(1, 3, 4, "groups that hold 3"), (2, 2, 1, "always chooses 2"), (2, 2, 3, "always")],
 )
-def test_what_a_router_cannot_choose_is_refused_with_the_reason(
+def test_experts_that_a_router_cannot_choose_are_refused_with_the_reason(
     least: int, most: int, requested: int, words: str
 ) -> None:
     special = replace(MOE, experts_least=least, experts_most=most)

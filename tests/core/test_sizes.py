@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Memory sizes as users write them."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_a_size_is_read_exactly(text: str, expected: int) -> None:
         "9" * 16,
     ],
 )
-def test_what_is_no_size_is_refused_in_words(text: str) -> None:
-    with pytest.raises(ValueError, match="is no size; write a number and a unit") as raised:
+def test_an_invalid_size_is_refused_with_a_message(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size; use a number and a unit") as raised:
         parse_size(text)
     assert all(unit in str(raised.value) for unit in UNITS)

@@ -1,4 +1,4 @@
-"""One file -> what it declares, or why it does not."""
+"""One file -> its declarations, or its errors."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_all_errors_of_a_file_are_reported_at_once() -> None:
     assert keys == {"kind", "knd", "spec.config.contextlength"}
 
 
-def test_one_flaw_makes_the_whole_file_declare_nothing() -> None:
+def test_one_error_makes_the_whole_file_declare_nothing() -> None:
     text = VALID + "---\n" + VALID.replace("model:", "mdl:")
     file = read_file("a.yaml", text.encode())
     assert (file.declared, file.valid) == ((), False)
@@ -99,7 +99,9 @@ def test_flaws_are_bounded_in_number_and_length(text: str) -> None:
     assert max(len(f.message) + len(f.key) for f in flaws) < 1000
 
 
-def test_whatever_reading_a_file_raises_is_its_own_flaw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_exception_while_parsing_a_file_is_an_error_of_that_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(_: bytes) -> None:
         raise RuntimeError("x" * 10_000)
 
@@ -109,14 +111,14 @@ def test_whatever_reading_a_file_raises_is_its_own_flaw(monkeypatch: pytest.Monk
     assert len(flaw.message) < 1000
 
 
-def test_a_file_that_may_be_in_the_middle_of_being_written_is_known() -> None:
+def test_an_unfinished_file_is_detected() -> None:
     for text in ("", "# a comment\n", VALID + "---\n", "---\n"):
         assert read_file("a.yaml", text.encode()).unfinished
     for text in (VALID, "apiVersion: v1\nkind: ConfigMap\n", "a: ["):
         assert not read_file("a.yaml", text.encode()).unfinished
 
 
-def test_what_is_not_a_mapping_is_an_error() -> None:
+def test_a_document_that_is_not_a_mapping_is_an_error() -> None:
     for data in (b"- a\n", b"just words\n", b"42\n"):
         assert not read_file("a.yaml", data).valid
 

@@ -1,4 +1,4 @@
-"""Snapshots -> records, as design promises."""
+"""Snapshots -> records, as the design requires."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -63,7 +63,7 @@ class Follower:
 
 @pytest.fixture
 def follower() -> Follower:
-    """One that has seen a.yaml declare `a`, and b.yaml declare `b`."""
+    """A follower that has seen a.yaml declare `a`, and b.yaml declare `b`."""
     follower = Follower()
     follower.see(file("a.yaml", ("a", SPEC)), file("b.yaml", ("b", SPEC)), now=0.0)
     return follower
@@ -101,14 +101,14 @@ def test_a_vanished_document_is_removed_after_its_grace(follower: Follower) -> N
     assert follower.see(B, now=10.0 + VANISHED_SECONDS).removals == ("a",)
 
 
-def test_a_document_that_comes_back_in_time_was_never_gone(follower: Follower) -> None:
+def test_a_document_that_comes_back_in_time_is_never_removed(follower: Follower) -> None:
     follower.see(B, now=10.0)
     follower.see(file("a.yaml", ("a", SPEC)), B, now=11.0)
     assert follower.see(B, now=12.5).removals == ()
     assert follower.records["a"].generation == 1
 
 
-def test_a_directory_that_turns_empty_is_believed_later(follower: Follower) -> None:
+def test_a_directory_that_becomes_empty_counts_as_empty_later(follower: Follower) -> None:
     assert follower.see(now=10.0, empty=True).check_at == 10.0 + EMPTY_SECONDS
     assert follower.see(now=10.0 + EMPTY_SECONDS - 0.01, empty=True).removals == ()
     assert follower.see(now=10.0 + EMPTY_SECONDS, empty=True).removals == ("a", "b")
@@ -127,19 +127,19 @@ def test_an_invalid_file_keeps_what_it_declared(follower: Follower) -> None:
     assert follower.records["a"].spec == SPEC
 
 
-def test_what_vanished_as_an_invalid_file_appeared_is_held_until_that_is_mended(
+def test_a_document_that_vanishes_as_an_invalid_file_appears_is_held_until_a_fix(
     follower: Follower,
 ) -> None:
     renamed = invalid("renamed.yaml")
     for now in (10.0, 1000.0):
         result = follower.see(renamed, B, now=now)
         assert (result.removals, result.check_at) == ((), None)
-    mended = file("renamed.yaml", ("c", SPEC))
-    assert follower.see(mended, B, now=2000.0).removals == ()
-    assert follower.see(mended, B, now=2000.0 + VANISHED_SECONDS).removals == ("a",)
+    fixed = file("renamed.yaml", ("c", SPEC))
+    assert follower.see(fixed, B, now=2000.0).removals == ()
+    assert follower.see(fixed, B, now=2000.0 + VANISHED_SECONDS).removals == ("a",)
 
 
-def test_an_invalid_file_that_was_there_before_holds_nothing(follower: Follower) -> None:
+def test_an_invalid_file_that_existed_before_holds_nothing(follower: Follower) -> None:
     old = invalid("old.yaml")
     follower.see(file("a.yaml", ("a", SPEC)), B, old, now=5.0)
     follower.see(B, old, now=10.0)
@@ -151,7 +151,7 @@ def test_one_bad_file_does_not_block_another(follower: Follower) -> None:
     assert follower.records["b"].spec == OTHER
 
 
-def test_a_name_in_two_files_is_flagged_and_what_is_there_stays(follower: Follower) -> None:
+def test_a_name_in_two_files_is_flagged_and_its_record_is_kept(follower: Follower) -> None:
     twice = file("c.yaml", ("a", OTHER), ("new", SPEC))
     again = file("d.yaml", ("new", SPEC))
     result = follower.see(file("a.yaml", ("a", SPEC)), B, twice, again, now=1.0)
@@ -179,7 +179,7 @@ def test_another_sources_record_is_left_to_its_owner() -> None:
     assert follower.see(now=100.0).removals == ()
 
 
-# -- mistakes are not absence ----------------------------------------------------------------
+# -- errors are not removals ------------------------------------------------------------------
 
 LATER = 10_000.0
 
@@ -187,9 +187,9 @@ LATER = 10_000.0
 @pytest.mark.parametrize(
     ("file_", "words"),
     [
-        (ManifestFile("a.yaml"), "a.yaml is there and is empty"),
-        (ManifestFile("a.yaml", open_end=True), "a.yaml is there and is empty"),
-        (ManifestFile("a.yaml", ignored=("v1",)), "a.yaml is there and declares nothing any more"),
+        (ManifestFile("a.yaml"), "a.yaml exists but is empty"),
+        (ManifestFile("a.yaml", open_end=True), "a.yaml exists but is empty"),
+        (ManifestFile("a.yaml", ignored=("v1",)), "a.yaml exists but no longer declares anything"),
         (
             ManifestFile("a.yaml", (Declared("other", SPEC, 1),), open_end=True),
             "a.yaml ends after `---`",
@@ -207,7 +207,7 @@ def test_what_a_file_that_is_there_stops_declaring_without_a_word_is_held(
     assert follower.see(file_, B, now=LATER + 1).removals == ("a",)
 
 
-def test_a_held_document_that_comes_back_was_never_gone(follower: Follower) -> None:
+def test_a_held_document_that_comes_back_is_never_removed(follower: Follower) -> None:
     follower.see(ManifestFile("a.yaml"), B, now=1.0)
     result = follower.see(file("a.yaml", ("a", OTHER)), B, now=LATER)
     assert (result.held, follower.records["a"].generation) == ({}, 2)
@@ -223,7 +223,7 @@ def test_deleting_the_file_or_another_document_in_it_is_a_word(follower: Followe
 
 
 def test_a_file_that_is_written_slowly_loses_nothing(follower: Follower) -> None:
-    """As by `slow > all.yaml`: it ends after each document for a while."""
+    """Like `slow > all.yaml`: for a while, the file ends after each document."""
     whole = [("a", SPEC), ("b", SPEC), ("c", SPEC)]
     follower.see(file("all.yaml", *whole), now=1.0)
     for n, now in ((1, 10.0), (2, 35.0), (3, 60.0)):
@@ -278,7 +278,7 @@ def test_more_than_half_of_a_directory_at_once_is_held_until_it_is_confirmed() -
     assert set(follower.see(files["a"], now=LATER).removals) == set("bcd")
 
 
-def test_half_of_a_directory_goes_and_one_after_the_other() -> None:
+def test_half_of_a_directory_is_removed_at_once_and_the_rest_one_by_one() -> None:
     follower = loaded(*"abcd")
     files = [file(f"{name}.yaml", (name, SPEC)) for name in "abcd"]
     for n in (4, 2, 1):
@@ -295,12 +295,12 @@ def test_an_emptied_directory_of_many_is_held_until_it_is_confirmed() -> None:
 
 
 def loaded(*names: str) -> Follower:
-    """One whose records were all loaded."""
+    """A follower whose records were all loaded."""
     records = [Record(n, HERE, SPEC, AT, file=f"{n}.yaml", line=1, last_good=SPEC) for n in names]
     return Follower(*records)
 
 
-def test_grace_begins_again_after_a_while_without_a_look(follower: Follower) -> None:
+def test_grace_restarts_after_a_pause_in_reading(follower: Follower) -> None:
     follower.see(B, now=1.0)
     follower.memory = follower.memory.resumed()
     assert follower.see(B, now=LATER).removals == ()
@@ -309,7 +309,7 @@ def test_grace_begins_again_after_a_while_without_a_look(follower: Follower) -> 
     assert set(follower.see(invalid("renamed.yaml"), now=2 * LATER).held) == {"b"}
 
 
-def test_names_that_stand_twice_for_one_node_are_known_without_its_labels() -> None:
+def test_duplicate_names_are_found_without_the_labels_of_a_node() -> None:
     prod = replace(SPEC, node_selector=(Requirement("role", "In", ("prod",)),))
     test = replace(SPEC, node_selector=(Requirement("role", "In", ("test",)),))
     assert duplicates([file("a.yaml", ("x", prod)), file("b.yaml", ("x", test))]) == {}
@@ -326,7 +326,7 @@ def test_the_records_are_not_changed() -> None:
 
 
 class TestNodes:
-    """Documents that are meant for some nodes."""
+    """Documents with node selectors."""
 
     MINE = replace(SPEC, node_selector=(Requirement("role", "In", ("prod",)),))
     OTHERS = replace(OTHER, node_selector=(Requirement("role", "NotIn", ("prod",)),))
@@ -346,7 +346,7 @@ class TestNodes:
         assert [r.spec for r in seen.upserts] == [self.MINE]
         assert (seen.flagged, seen.not_selected) == ({}, {})
 
-    def test_what_is_meant_for_others_from_now_on_goes(self) -> None:
+    def test_a_record_that_moves_to_other_nodes_is_removed(self) -> None:
         record = Record("a", HERE, SPEC, AT, file="a.yaml", line=1)
         commit = Snapshot(HERE, (file("a.yaml", ("a", self.OTHERS)),), commit=Commit("1"))
         gone = absorb({"a": record}, SourceState(), commit, 0.0, AT, self.LABELS)
@@ -354,7 +354,7 @@ class TestNodes:
 
 
 class TestGuard:
-    """Commits that would unload much."""
+    """Commits that would unload many records."""
 
     @staticmethod
     def records(count: int, **more: Any) -> dict[str, Record]:
@@ -376,11 +376,11 @@ class TestGuard:
     def test_fewer_than_four_are_not_guarded(self) -> None:
         assert self.why(self.records(3)) is None
 
-    def test_what_is_suspended_from_now_on_counts(self) -> None:
+    def test_newly_suspended_records_count(self) -> None:
         suspended = replace(SPEC, suspend=True)
         assert self.why(self.records(4), "r0", "r1", "r2", spec=suspended) is not None
 
-    def test_what_is_not_loaded_does_not_count(self) -> None:
+    def test_records_that_were_never_loaded_do_not_count(self) -> None:
         assert self.why(self.records(4, last_good=None)) is None
         assert self.why(self.records(4, spec=replace(SPEC, suspend=True))) is None
         assert self.why(self.records(4, owner="git:elsewhere")) is None

@@ -1,4 +1,4 @@
-"""Whom a crash is held against, and what clears them."""
+"""Suspicion of records after crashes, and what clears it."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -83,7 +83,7 @@ def test_it_counts_only_what_was_there(last: LastRun, boot_id: str) -> None:
         (LastRun("boot-1", clean=False), (0, 0)),
         (LastRun("boot-1", clean=False, interrupted=(CUT,)), (1, 0)),
         (LastRun("boot-0", clean=False, interrupted=(CUT,)), (0, 1)),
-        # A daemon that was killed says nothing about what was loaded.
+        # A killed daemon is no evidence against loaded records.
         (LastRun("boot-1", clean=False, loaded=frozenset("a")), (0, 0)),
         (LastRun("boot-0", clean=False, loaded=frozenset("a")), (0, 1)),
         (LastRun("boot-0", clean=False, interrupted=(CUT,), loaded=frozenset("a")), (0, 1)),
@@ -93,19 +93,19 @@ def test_it_counts_only_what_was_there(last: LastRun, boot_id: str) -> None:
         (LastRun("boot-1", clean=False, interrupted=(replace(CUT, generation=2),)), (0, 0)),
     ],
 )
-def test_what_counts(last: LastRun | None, counted: tuple[int, int]) -> None:
+def test_crashes_that_count(last: LastRun | None, counted: tuple[int, int]) -> None:
     found = after_start([RECORD], {}, last, "boot-1", AT).get("a", CrashRecord(3))
     assert (found.daemon_crashes, found.machine_crashes) == counted
 
 
 def test_a_record_that_was_made_anew_is_another() -> None:
-    anew = replace(RECORD, created_at=AT.replace(year=2027))
+    recreated = replace(RECORD, created_at=AT.replace(year=2027))
     last = LastRun("boot-1", clean=False, interrupted=(CUT,))
-    assert after_start([anew], {}, last, "boot-1", AT) == {}
+    assert after_start([recreated], {}, last, "boot-1", AT) == {}
 
 
 @given(suspicions)
-def test_a_success_forgives_what_only_the_daemon_died_of(suspicion: CrashRecord) -> None:
+def test_a_success_clears_crashes_of_the_daemon_alone(suspicion: CrashRecord) -> None:
     assert after_success(suspicion) == (suspicion if suspicion.machine_crashes else None)
 
 
@@ -124,7 +124,7 @@ def test_the_message_has_the_cause_the_count_and_the_fix() -> None:
     found = problem(RECORD, CrashRecord(3, 1, 2, AT))
     assert found is not None
     assert found.message == (
-        "the machine went down twice while it was loaded or being loaded and the daemon crashed "
-        "once while loading it, last before 2026-01-02 03:04:05 UTC; it is not loaded until its "
-        "spec changes, or `reconciler clear a`"
+        "the machine crashed twice while it was loaded or being loaded and the daemon crashed "
+        "once while loading it, last before 2026-01-02 03:04:05 UTC; to load it again, change "
+        "its spec or run `reconciler clear a`"
     )

@@ -1,4 +1,4 @@
-"""What no chat template can be given, at every door."""
+"""Names that cannot be set as template variables, in all inputs."""
 
 import inspect
 
@@ -38,12 +38,12 @@ def test_defaults_may_not_have_them(name: str) -> None:
     assert (mistake.path, mistake.code) == (path, "invalid_value")
     assert mistake.message == (
         f'defaults.chat_template_kwargs must not have the key "{name}": '
-        "it is no variable of a chat template"
+        "it is not a variable of a chat template"
     )
 
 
 @pytest.mark.parametrize("name", ["style", "enable_thinking", "xml_tools", "date_string"])
-def test_others_may_be_there(name: str) -> None:
+def test_other_names_are_allowed(name: str) -> None:
     assert not reserved(name)
     assert (
         check("load-request", {"model": "m", "defaults": {"chat_template_kwargs": {name: 1}}}) == ()

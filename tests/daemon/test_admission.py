@@ -116,7 +116,7 @@ def test_an_unload_under_way_is_waited_for_by_a_load(daemon: Daemon) -> None:
         unloading = pool.submit(daemon.unload, "tiny/llama")  # it lasts as long as the answer
         daemon.until(lambda: daemon.get("/api/v1/records")["records"] == [])
         loading = pool.submit(daemon.load, BODY | {"model": "tiny/qwen3"})
-        assert "waits for the memory of tiny/llama" in waits(daemon, "tiny/qwen3")
+        assert "waiting for the memory of tiny/llama" in waits(daemon, "tiny/qwen3")
     assert unloading.result()[0] == 200
     assert loading.result()["model_instance_id"] == "tiny/qwen3"
     assert daemon.loaded() == {"tiny/qwen3"}

@@ -348,7 +348,7 @@ def test_pull_fetches_and_reports_it(daemon: Daemon, hub: Hub, name: str) -> Non
     hub.repositories[name].lies["model.safetensors"] = "0" * 64
     hub.repositories[name].commit = "1" * 40
     code, output = pull(name)
-    assert (code, "is not what the hub said" in output) == (1, True)
+    assert (code, "does not match the hub" in output) == (1, True)
 
 
 def test_downloads_are_listed_watched_and_cancelled(daemon: Daemon, hub: Hub, name: str) -> None:
@@ -365,7 +365,7 @@ def test_downloads_are_listed_watched_and_cancelled(daemon: Daemon, hub: Hub, na
     assert downloads("cancel", name) == (0, f"the download of {name} is cancelled\n")
     cancelled = daemon.get(f"/api/v1/models/download/status/{job['job_id']}")
     assert cancelled["status"] == "failed"
-    assert "was cancelled; the next download goes on from there" in cancelled["error"]["message"]
+    assert "was cancelled; the next download resumes this one" in cancelled["error"]["message"]
     assert fetchers(daemon) == []
     code, refused = downloads("cancel", job["job_id"])
     assert (code, "has ended: failed" in refused) == (1, True)
@@ -380,7 +380,7 @@ def test_downloads_are_listed_watched_and_cancelled(daemon: Daemon, hub: Hub, na
 
 def test_space_is_looked_at_first() -> None:
     check_space(10, 10)
-    message = r"2\.0 GB are to be fetched and 1\.0 GB are free"
+    message = r"2\.0 GB must be downloaded, but only 1\.0 GB are free"
     with pytest.raises(FetchError, match=message) as caught:
         check_space(2_000_000_000, 1_000_000_000)
     assert caught.value.code == "insufficient_disk_space"

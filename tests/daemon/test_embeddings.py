@@ -222,7 +222,7 @@ def test_defaults_for_requests_have_no_effect_and_cause_a_warning(embedding: Dae
     embedding.load(asked)
     (warning,) = embedding.get("/api/v1/records/warm")["status"]["warnings"]
     assert warning["key"] == "defaults.temperature"
-    assert "generates nothing" in warning["reason"]
+    assert "generates no text" in warning["reason"]
     embedding.unload("warm")
 
 

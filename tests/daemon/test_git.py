@@ -99,7 +99,7 @@ def test_two_repositories_each_own_their_records(
         assert "/other//" in owners["c"]
         _, *sources = node.get("/api/v1/sources")["sources"]
         (flagged,) = [s for s in sources if s["not_followed"]]
-        assert "declared by fleet/b.yaml:1 already" in flagged["not_followed"]["b"]
+        assert "already declared by fleet/b.yaml:1" in flagged["not_followed"]["b"]
 
 
 def test_a_node_takes_what_is_meant_for_it(node: Daemon, origin: Origin) -> None:
@@ -114,7 +114,7 @@ def test_a_node_takes_what_is_meant_for_it(node: Daemon, origin: Origin) -> None
     origin.commit()
     answer = ask(node, "sync")
     assert node.ready("mine")["spec"]["node_selector"] == {"role": "prod"}
-    assert "memory_gb Lt 0; this one has memory_gb" in answer["not_selected"]["others"]
+    assert "memory_gb Lt 0; this node has memory_gb" in answer["not_selected"]["others"]
     body = {"spec": {"model": MODEL, "node_selector": {"role": "test"}}}
     status, refused = node.request("PUT", "/api/v1/records/x", body)
     assert (status, refused["error"]["code"]) == (409, "not_selected")

@@ -149,7 +149,7 @@ def test_a_model_that_was_loaded_when_the_machine_went_down_twice_is_held(
         "POST", "/v1/completions", {"model": "tiny/llama", "prompt": "a", "max_tokens": 1}
     )
     assert status == 404
-    assert "the machine went down twice" in answer["error"]["message"]
+    assert "the machine crashed twice" in answer["error"]["message"]
     status, _ = daemon.request("POST", "/api/v1/records/tiny/llama/clear")
     assert status == 200
     daemon.ready("tiny/llama")

@@ -125,7 +125,7 @@ def test_a_spare_worker_that_hangs_over_shapes_is_replaced(home: Home) -> None:
         home.write("a.yaml", name="assistant", model="tiny/llama")
         status = daemon.ready("assistant")["status"]
         assert status["worker_pid"] != spare.pid
-        assert "it has not built" in daemon.log()
+        assert "it did not build" in daemon.log()
 
 
 def test_a_worker_that_hangs_in_the_middle_of_a_load_is_found_and_replaced(home: Home) -> None:
@@ -234,7 +234,7 @@ def test_a_worker_that_answers_while_its_generation_hangs_is_found(
                 reply.read()
         else:
             os.kill(old, signal.SIGUSR1)
-        is_replaced(daemon, old, "WorkerHung", "got no further")
+        is_replaced(daemon, old, "WorkerHung", "made no progress")
 
 
 def test_a_worker_that_died_is_not_listed(shared: Daemon) -> None:

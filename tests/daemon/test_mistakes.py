@@ -107,9 +107,9 @@ def test_a_file_that_stops_declaring_without_a_word_keeps_what_is_loaded(three: 
         (three.home.manifests / "d.yaml").touch()
         assert three.loaded() == set("abcd")
 
-    held("", "all.yaml is there and is empty")
+    held("", "all.yaml exists but is empty")
     held(document("a") + "---\n", "all.yaml ends after `---`")
-    held("apiVersion: v1\nkind: Service\n", "all.yaml is there and declares nothing any more")
+    held("apiVersion: v1\nkind: Service\n", "all.yaml exists but no longer declares anything")
     held(document("a").replace("/v1", "/v2"), "reconciler/v2")
     held(document("a").replace("reconciler/v1", "other/v1"), "other/v1")
     checked = command(three, "validate", str(path))

@@ -202,4 +202,4 @@ def test_a_kill_in_the_middle_of_an_update_that_fails_leaves_the_previous_one_se
         assert (record["generation"], record["status"]["observed_generation"]) == (2, 1)
         assert record["status"]["config"]["context_length"] == 400
         assert ask(daemon, "a", stream=True) == own["tiny/llama"]
-        assert "an action was cut short" in daemon.log()
+        assert "an action was interrupted" in daemon.log()

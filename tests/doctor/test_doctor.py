@@ -162,7 +162,7 @@ def test_other_allowed_pages_and_names_are_reported() -> None:
     assert useless is not None
     assert fine is not None
     assert (open_to_all.level, useless.level, fine.level) == ("problem", "warning", "ok")
-    assert "pages of https://chat.example, the name .local" in fine.message
+    assert "web pages of https://chat.example, the host name .local" in fine.message
     assert findings.access(("*",), (), token) is not None
 
 

@@ -38,7 +38,7 @@ from reconciler.engine.pool import Pool
             GENERATION_DIED,
             "KeyboardInterrupt",
             Reason.GENERATION_DIED,
-            "the thread that generates ended, and the worker process 7 with it: KeyboardInterrupt",
+            "the generation thread ended, and the worker process 7 with it: KeyboardInterrupt",
         ),
         (
             1,

@@ -1,4 +1,4 @@
-"""Which start of the machine this is; what macOS says is recorded from its manual."""
+"""Id of the current boot; the output of macOS is taken from its manual."""
 
 import platform
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def test_the_id_of_a_boot_of_linux_is_stable() -> None:
     assert boot.boot_id(system) == boot.boot_id(system) != ""
 
 
-def test_what_cannot_be_known_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_boot_id_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(boot, "LINUX", boot.LINUX / "nothing")
     assert boot.boot_id(system) == ""

@@ -1,4 +1,4 @@
-"""Processes of ours, started where somebody else's files lie and secrets are in the environment."""
+"""Child processes, started among foreign files and with secrets in the environment."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ SECRETS = {
 
 
 def shadow(directory: Path) -> None:
-    """Put modules there that end whatever imports them, and a `reconciler/` of somebody else."""
+    """Create modules that exit when imported, and a foreign `reconciler/`."""
     directory.mkdir(exist_ok=True)
     for name in SHADOWS:
         (directory / f"{name}.py").write_text(f"raise SystemExit('shadowed by {name}')", "utf-8")
@@ -72,7 +72,7 @@ def test_a_download_gets_the_hubs_variables_and_its_proxy_and_nothing_else() -> 
     }
 
 
-def test_what_a_worker_needs_of_the_environment_it_gets() -> None:
+def test_a_worker_gets_the_variables_that_it_needs() -> None:
     needed = {"HOME": "/h", "PATH": "/bin", "LC_ALL": "C", "MLX_ENABLE_TF32": "0", "TMPDIR": "/t"}
     assert children.for_worker(SECRETS | needed) == needed
 

@@ -1,4 +1,4 @@
-"""Files that are written as a whole, on a disk that has a cache of its own."""
+"""Atomic writes of files, on a disk with its own cache."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from reconciler.host import durable
 from reconciler.store.database import connect
 
 
-def test_where_the_system_can_have_a_drive_empty_its_cache_it_is_asked_to(
+def test_the_drives_cache_is_flushed_if_the_system_supports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -24,14 +24,12 @@ def test_where_the_system_can_have_a_drive_empty_its_cache_it_is_asked_to(
         assert (asked, synced) == ([51], [file.fileno()])
 
 
-def test_a_file_system_that_knows_no_full_sync_is_synced_as_usual(tmp_path: Path) -> None:
+def test_a_file_system_without_full_sync_is_synced_as_usual(tmp_path: Path) -> None:
     with (tmp_path / "f").open("wb") as file:
         durable.sync(file.fileno(), full_sync=9999)  # no such command
 
 
-def test_what_cannot_be_written_leaves_what_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f"
     durable.write_whole(path, b"old", 0o600)
 
@@ -46,7 +44,7 @@ def test_what_cannot_be_written_leaves_what_was(
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def test_the_database_has_the_drive_write_down_what_was_committed(tmp_path: Path) -> None:
+def test_the_database_flushes_commits_to_the_drive(tmp_path: Path) -> None:
     db = connect(tmp_path / "state.db")
     assert db.execute("PRAGMA fullfsync").fetchone()[0] == 1
     assert db.execute("PRAGMA checkpoint_fullfsync").fetchone()[0] == 1

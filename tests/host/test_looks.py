@@ -1,4 +1,4 @@
-"""Looks at what may hang."""
+"""File access that may hang."""
 
 import asyncio
 import subprocess

@@ -98,7 +98,7 @@ def test_five_nodes_follow_one_repository(
             node.ready("only-prod")
         else:
             (_, source) = node.get("/api/v1/sources")["sources"]
-            assert "role In prod; this one has role test" in source["not_selected"]["only-prod"]
+            assert "role In prod; this node has role test" in source["not_selected"]["only-prod"]
             assert node.loaded() == {"chat"}
     first = origin.git("rev-parse", "HEAD")
     file = inventory(tmp_path, nodes)

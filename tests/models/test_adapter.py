@@ -47,12 +47,12 @@ def test_an_adapter_is_described_by_its_files(tmp_path: Path) -> None:
     [
         ({"fine_tune_type": "prefix"}, "fine_tune_type must be one of lora, dora, full"),
         ({"lora_parameters": None}, "lora_parameters is missing"),
-        ({"lora_parameters": None, "peft_type": "LORA"}, "it is PEFT's"),
+        ({"lora_parameters": None, "peft_type": "LORA"}, "it is in PEFT's format"),
         ({"lora_parameters": LORA | {"rank": 10**9}}, "rank must be from 1 to"),
         ({"lora_parameters": LORA | {"rank": 3}}, "not the rank 3"),
         ({"lora_parameters": {"rank": 4, "alpha": 16, "dropout": 0}}, "scale must be a number"),
         ({"lora_parameters": LORA | {"dropout": 1}}, "dropout must be from 0"),
-        ({"lora_parameters": LORA | {"keys": [1]}}, "keys must be a list of names"),
+        ({"lora_parameters": LORA | {"keys": [1]}}, "keys must be a list of layer names"),
         ({"num_layers": "all"}, "num_layers must be"),
         ({"num_layers": True}, "num_layers must be"),
     ],
@@ -80,7 +80,7 @@ def test_a_config_that_mlx_lm_would_fail_on_is_named(
         ("adapters.safetensors", None, "missing"),
         ("adapters.safetensors", b"", "not a safetensors file"),
         ("adapters.safetensors", b"\xff" * 100, "header too large"),
-        ("adapters.safetensors", (2).to_bytes(8, "little") + b"{}", "holds no tensors"),
+        ("adapters.safetensors", (2).to_bytes(8, "little") + b"{}", "contains no tensors"),
         ("adapters.safetensors", (9).to_bytes(8, "little") + b'{"a":[1]}', "not a safetensors"),
     ],
 )

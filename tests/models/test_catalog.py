@@ -133,7 +133,7 @@ def test_upper_and_lower_case_matter_only_where_names_differ_in_nothing_else(
 
 
 def test_a_typo_is_answered_with_what_there_is(models: Path) -> None:
-    with pytest.raises(LoadError, match="there is tiny/llama"):
+    with pytest.raises(LoadError, match="similar names: tiny/llama"):
         catalog(models).find(ModelRef("tiny/lama"))
 
 

@@ -131,14 +131,14 @@ def test_what_makes_no_vectors_of_texts_is_no_embedding_model(kind: str, checkpo
 @pytest.mark.parametrize(
     ("file", "keys", "words"),
     [
-        ("1_Pooling/config.json", {"pooling_mode_lasttoken": False}, "no way of pooling"),
+        ("1_Pooling/config.json", {"pooling_mode_lasttoken": False}, "no supported pooling mode"),
         ("1_Pooling/config.json", {"pooling_mode": "attention"}, "attention is not supported"),
-        ("1_Pooling/config.json", {"word_embedding_dimension": 32}, "a hidden_size of 64"),
-        ("2_Dense/config.json", {"in_features": 48}, "does not hold 48 x 32 numbers"),
-        ("2_Dense/config.json", {"in_features": -1}, "no in_features"),
+        ("1_Pooling/config.json", {"word_embedding_dimension": 32}, "has hidden_size 64"),
+        ("2_Dense/config.json", {"in_features": 48}, "not the 48 x 32 layer"),
+        ("2_Dense/config.json", {"in_features": -1}, "in_features or out_features is missing"),
         ("2_Dense/config.json", {"activation_function": "torch.nn.GELU"}, "GELU is not supported"),
-        ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "x is none of its"),
-        ("config_sentence_transformers.json", {"prompts": {"a": 1}}, "no texts"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "x is not one of its"),
+        ("config_sentence_transformers.json", {"prompts": {"a": 1}}, "not strings"),
         ("config_sentence_transformers.json", {"prompts": {"a": "b" * 10_001}}, "too long"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_list_of_modules_that_cannot_be_read_is_a_warning(text: str, checkpoin
 
 def test_a_module_that_was_not_fetched_is_named(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint / "1_Pooling")
-    assert "1_Pooling/config.json: it is missing; fetch the model again" in refusal(checkpoint)
+    assert "1_Pooling/config.json: it is missing; download the model again" in refusal(checkpoint)
 
 
 def test_a_pipe_in_place_of_a_dense_module_is_not_waited_for(checkpoint: Path) -> None:

@@ -136,7 +136,7 @@ async def test_the_history_is_not_fetched(origin: Origin, tmp_path: Path) -> Non
             "fleet/b.yaml is a link; links are refused",
         ),
         (lambda o: o.write("fleet/b.yaml", "#" * 1_100_000), "more than"),
-        (lambda o: (o.root / "fleet").rename(o.root / "herd"), "the folder fleet is not there"),
+        (lambda o: (o.root / "fleet").rename(o.root / "herd"), "the folder fleet does not exist"),
     ],
 )
 async def test_a_commit_that_is_wrong_anywhere_is_not_followed(
@@ -290,7 +290,7 @@ async def test_a_shallow_origin_that_is_fetched_again(origin: Origin, tmp_path: 
             origin.declare(name)
         shallow.git("fetch", "--quiet", "--depth=1", origin.url, "main")
         shallow.git("reset", "--quiet", "--hard", "FETCH_HEAD")
-        assert f"does not descend from {str(first)[:12]}" in await mac.refusal()
+        assert f"does not descend from the applied commit {str(first)[:12]}" in await mac.refusal()
         assert names(await mac.look()) == ["a"]
     async with node(tmp_path, shallow.url, seconds=20.0, allow_rewind=True) as mac:
         await mac.look()
@@ -305,7 +305,7 @@ async def test_an_old_commit_cannot_be_replayed(origin: Origin, tmp_path: Path) 
         origin.git("reset", "--quiet", "--hard", old)
         snapshot = await mac.look()
         assert names(snapshot) == ["b"]
-        assert f"does not descend from {new[:12]}" in str(snapshot.problem)
+        assert f"does not descend from the applied commit {new[:12]}" in str(snapshot.problem)
     async with node(tmp_path, origin.url) as restarted:
         assert names(await restarted.look()) == ["b"]
         assert "does not descend" in await restarted.refusal()
@@ -503,7 +503,7 @@ class TestSignatures:
             allowed = tmp_path / "allowed"
             allowed.write_text(Signer(tmp_path, "mine").line, "utf-8")
             async with node(tmp_path / "ssh", origin.url, signers=allowed) as mac:
-                assert "no signature that" in await mac.refusal()
+                assert "not signed by a key in" in await mac.refusal()
         finally:
             gpg("gpgconf", "--kill", "all")
 

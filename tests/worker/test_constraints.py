@@ -138,6 +138,6 @@ async def test_requests_that_run_one_by_one_keep_to_the_schema(models: Path) -> 
 
 async def test_an_answer_that_cannot_go_on_fails_alone(llama: Served) -> None:
     free = asyncio.create_task(llama.ask(max_tokens=20))
-    with pytest.raises(UnenforceableError, match="cannot go on"):
+    with pytest.raises(UnenforceableError, match="cannot continue"):
         await llama.ask(guided_grammar='start: "a" X\nX: /b/ & /c/')
     assert (await free).tokens == 20

@@ -214,7 +214,7 @@ def test_token_ids_have_no_prompt_and_cause_a_warning() -> None:
     texts = build(input=[[1], [2]], prompt_name="query")
     assert (texts.tokens, texts.warnings) == (
         [[1], [2]],
-        ["input: no prompt goes before token ids"],
+        ["input: no prompt is prepended to token ids"],
     )
 
 

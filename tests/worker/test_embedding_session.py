@@ -234,7 +234,7 @@ def test_hidden_states_of_another_width_are_refused(tmp_path: Path) -> None:
     path = embedders.make("qwen3", tmp_path / "m")
     embedder = read_facts(path).embedder
     assert embedder is not None
-    with pytest.raises(ValueError, match="hidden states of 32 numbers were expected of qwen3"):
+    with pytest.raises(ValueError, match="expected hidden states of width 32 from qwen3"):
         encoder.load(path, replace(embedder, dimensions=32))
 
 
@@ -462,5 +462,5 @@ def test_vectors_are_shortened_before_they_are_brought_to_length_1() -> None:
 
 
 def test_what_is_no_number_is_an_error() -> None:
-    with pytest.raises(ValueError, match="for text 3 is no number"):
+    with pytest.raises(ValueError, match="NaN or infinity for text 3"):
         finished_vector(np.array([np.nan], np.float32), 1, normalized=False, index=3)

@@ -216,7 +216,7 @@ class TestMessages:
             ({"type": "hologram"}, "'hologram' is not supported"),
             ({}, "'None' is not supported"),
             ({"type": "text"}, "text is missing"),
-            ({"type": "text", "text": 5}, "expected a text"),
+            ({"type": "text", "text": 5}, "expected a string"),
             ({"type": "tool_result"}, "tool_use_id is missing"),
         ],
     )
@@ -306,7 +306,7 @@ class TestTools:
         assert text.endswith("The tool later is not available any more.")
         assert [tool["function"]["name"] for tool in found.deferred_tools] == ["later", "weather"]
         assert found.warnings == [
-            "messages[1].content[3].tool: mcp_toolset_reference is not known; left out"
+            "messages[1].content[3].tool: type mcp_toolset_reference is unknown; left out"
         ]
 
     def test_keys_of_tools_without_effect_are_named(self) -> None:

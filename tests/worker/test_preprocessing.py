@@ -134,7 +134,7 @@ class TestIsolation:
         after = shared.submit(body(), {}, CONTEXT)
         assert written.wait(30)
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(UnavailableError, match="ended with -9; ask again"):
+        with pytest.raises(UnavailableError, match="ended with exit code -9; retry"):
             waiting.result()
         _, prompt = after.result()
         assert prompt.tokens
@@ -150,7 +150,7 @@ class TestIsolation:
         waiting = shared.submit(body(), {}, CONTEXT)
         assert written.wait(30)
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(UnavailableError, match="ended with -9"):
+        with pytest.raises(UnavailableError, match="ended with exit code -9"):
             waiting.result()
         assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
 
@@ -286,7 +286,7 @@ class TestIsolation:
         for lane in (shared._short, shared._long):
             lane.submit(lambda: gate.wait(60))
         waiting = [shared.submit(body(), {}, CONTEXT) for _ in range(3)]
-        with pytest.raises(UnavailableError, match=f"{3 * len(body())} bytes wait"):
+        with pytest.raises(UnavailableError, match=f"{3 * len(body())} bytes are waiting"):
             shared.submit(body(), {}, CONTEXT)
         gate.set()
         assert all(one.result()[1].tokens for one in waiting)

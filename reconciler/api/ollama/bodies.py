@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def decoded(body: bytes, type_: type[T]) -> T:
-    """The body as that type. Raises `ApiError`."""
+    """Decode a body as that type. Raises `ApiError`."""
     try:
         return msgspec.json.decode(body, type=type_)
     except (ValueError, RecursionError) as error:
-        message = f"the body is not what it should be: {error}"
+        message = f"the body is not valid: {error}"
         raise ApiError(400, "invalid_request", message, "invalid_value") from None

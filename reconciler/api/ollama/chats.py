@@ -1,4 +1,4 @@
-"""Ollama's chats and generated texts. Without messages or a prompt they load or unload a model."""
+"""Ollama's chat and generate routes. Without messages or a prompt they load or unload a model."""
 
 import math
 import time
@@ -32,13 +32,13 @@ from reconciler.core.records import HTTP, LoadRequest
 routes = web.RouteTableDef()
 
 SHORT = 100
-"""Bytes of a list without anything in it, with spaces."""
+"""Maximum bytes of an empty list, including spaces."""
 
 _NOTHING = (b"", b"null", b'""', b"[]")
 
 
 class Asked(Routed):
-    """What of a request says where it goes, and whether it is one for an answer."""
+    """Keys of a request that determine its route, and whether it needs an answer."""
 
     keep_alive: float | str | None = None
     prompt: msgspec.Raw = msgspec.Raw(b"")
@@ -46,7 +46,7 @@ class Asked(Routed):
 
     @property
     def seconds(self) -> float | None:
-        """How long the model is to stay loaded; infinity: for ever; None: it is not said."""
+        """Seconds for which the model stays loaded; infinity: forever; None: not specified."""
         return keep_alive_seconds(self.keep_alive)
 
 
@@ -54,7 +54,7 @@ A = TypeVar("A", bound=Asked)
 
 
 def routed(body: bytes, kind: type[A]) -> A:
-    """Where a request goes. Raises `ApiError`."""
+    """Decode the routing keys of a body. Raises `ApiError`."""
     asked = looked_at(body, kind)
     if not asked.model:
         raise ApiError(400, "invalid_request", "model is required", "invalid_value", "model")
@@ -91,14 +91,14 @@ _GENERATE = _way(Dialect.OLLAMA_GENERATE, NO_RESPONSE)
 @routes.post("/api/chat")
 @describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
 async def chat(request: web.Request) -> web.StreamResponse:
-    """Ollama's chat, as lines of JSON or at once. Without messages the model is loaded."""
+    """Ollama's chat, as lines of JSON or whole. Without messages, loads the model."""
     return await _answer(request, _CHAT, NO_MESSAGE)
 
 
 @routes.post("/api/generate")
 @describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
 async def generate(request: web.Request) -> web.StreamResponse:
-    """Ollama's text for a prompt. Without a prompt the model is loaded."""
+    """Ollama's completion of a prompt. Without a prompt, loads the model."""
     return await _answer(request, _GENERATE, NO_RESPONSE)
 
 
@@ -126,13 +126,13 @@ async def _answer(request: web.Request, way: Way, nothing: dict[str, Any]) -> we
 
 
 def is_nothing(sent: msgspec.Raw) -> bool:
-    """True if there is nothing to answer. It may be megabytes long."""
+    """True if the value is empty. It may be megabytes long."""
     view = memoryview(sent)
     return view.nbytes <= SHORT and b"".join(view.tobytes().split()) in _NOTHING
 
 
 async def load(controller: Controller, asked: Asked) -> None:
-    """Have the model loaded, or what is idle of it. Raises `LoadError`."""
+    """Load the model, or reload its idle instance. Raises `LoadError`."""
     model = local_name(controller, asked.model)
     if controller.records_of(model):
         await controller.ready_for(model)
@@ -143,14 +143,14 @@ async def load(controller: Controller, asked: Asked) -> None:
 
 
 async def _unload(controller: Controller, asked: Asked) -> None:
-    """Unload what http loaded of a model; a manifest's record stays. Raises `LoadError`."""
+    """Unload the http records of a model; a manifest's record stays. Raises `LoadError`."""
     model = local_name(controller, asked.model)
     records = controller.records_of(model)
     if not records:
         if await on_disk(controller, model) is None:
             words = f"model '{asked.model}' not found"
             raise LoadError(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))
-        return  # it is not loaded
+        return  # not loaded
     ours = [record for record in records if record.owner == HTTP]
     for record in ours or records[:1]:
         await controller.unload(record.name)

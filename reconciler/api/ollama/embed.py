@@ -1,4 +1,4 @@
-"""Ollama's embeddings. Without a text they load the model, as its other routes do."""
+"""Ollama's embeddings. Without a text they load the model, as Ollama's other routes do."""
 
 import time
 from typing import Any
@@ -30,13 +30,13 @@ EMBEDDING = {
 
 
 class _Texts(Asked):
-    """What of a request says where it goes, and whether there is a text."""
+    """Keys of a request that determine its route, and whether there is a text."""
 
     input: msgspec.Raw = msgspec.Raw(b"")
 
 
 def _routed(body: bytes) -> _Texts:
-    """Never a stream."""
+    """Decode the routing keys, and disable streaming. Raises `ApiError`."""
     asked = routed(body, _Texts)
     asked.stream = None
     return asked
@@ -49,14 +49,14 @@ _EMBEDDINGS = Way(Dialect.OLLAMA_EMBEDDINGS, _routed, named=local_name)
 @routes.post("/api/embed")
 @describe({200: EMBEDDED}, error=OLLAMA_ERROR)
 async def embed(request: web.Request) -> web.StreamResponse:
-    """Vectors of length 1, of one or several texts. Without a text the model is loaded."""
+    """Unit-length embeddings of one or several texts. Without a text, loads the model."""
     return await _answer(request, _EMBED)
 
 
 @routes.post("/api/embeddings")
 @describe({200: EMBEDDING}, error=OLLAMA_ERROR)
 async def embeddings(request: web.Request) -> web.StreamResponse:
-    """The vector of one text, in the older form."""
+    """Embedding of one text, in the older format."""
     return await _answer(request, _EMBEDDINGS)
 
 

@@ -1,4 +1,4 @@
-"""What Ollama's clients ask about models: which there are, which are loaded, and what they are."""
+"""Ollama's routes to list models and loaded instances, and to show a model's details."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -26,29 +26,20 @@ from reconciler.models.chat_templates import first_template
 
 routes = web.RouteTableDef()
 
-RUNNING = f"reconciler {__version__} is running; it answers Ollama's API below /api"
-
 FOREVER = timedelta(days=36_500)
-"""From now, of what nobody unloads: clients write "Forever" from 20 years on."""
+"""Time to expiry if an instance is never unloaded: clients print "Forever" from 20 years on."""
 
 TEMPLATE_SECONDS = 5.0
-"""For the chat template to be read."""
+"""Deadline for reading the chat template."""
 
 PARAMETERS = {"repetition_penalty": "repeat_penalty", "max_tokens": "num_predict"}
-"""Defaults that Ollama calls by another name."""
+"""Defaults that have another name in Ollama."""
 
 LIST = {
     "type": "object",
     "required": ["models"],
     "properties": {"models": {"type": "array", "items": {"type": "object"}}},
 }
-
-
-@routes.get("/")
-@describe({200: {"type": "string"}}, content_type="text/plain")
-async def root(_request: web.Request) -> web.Response:
-    """Say that the daemon runs: Ollama's clients look here first."""
-    return web.Response(text=RUNNING)
 
 
 @routes.get("/api/version")
@@ -62,14 +53,14 @@ async def root(_request: web.Request) -> web.Response:
     }
 )
 async def version(_request: web.Request) -> web.Response:
-    """The version of Ollama whose API is spoken, and that of the daemon."""
+    """Version of Ollama whose API is implemented, and version of the daemon."""
     return reply({"version": VERSION, "reconciler": __version__})
 
 
 @routes.get("/api/tags")
 @describe({200: LIST}, error=OLLAMA_ERROR)
 async def tags(request: web.Request) -> web.Response:
-    """The models on disk, and the instances that have names of their own."""
+    """List the models on disk, and the instances that have names of their own."""
     controller = request.app[CONTROLLER]
     listed = {entry.key: facts_of(entry) for entry in await controller.models()}
     rows = [_row(key, facts) for key, facts in listed.items() if facts is not None]
@@ -86,7 +77,7 @@ async def tags(request: web.Request) -> web.Response:
 @routes.get("/api/ps")
 @describe({200: LIST}, error=OLLAMA_ERROR)
 async def ps(request: web.Request) -> web.Response:
-    """What is loaded, and until when if nobody uses it."""
+    """List loaded instances, with the time at which they expire if unused."""
     controller = request.app[CONTROLLER]
     machine, now = controller.machine, datetime.now(UTC)
     gpu = machine is not None and machine.has_gpu
@@ -94,7 +85,7 @@ async def ps(request: web.Request) -> web.Response:
 
 
 class Show(msgspec.Struct):
-    """The body of `/api/show`; `name` is what `model` was called before."""
+    """Body of `/api/show`; `name` is the former name of `model`."""
 
     model: str = ""
     name: str = ""
@@ -104,7 +95,7 @@ class Show(msgspec.Struct):
 @routes.post("/api/show")
 @describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
 async def show(request: web.Request) -> web.Response:
-    """What a model is: its details, its chat template and what it was made for."""
+    """Show a model: details, chat template and capabilities."""
     asked = await parsed(await receive(request, MAX_BYTES), _show)
     controller = request.app[CONTROLLER]
     name = local_name(controller, asked.model or asked.name)
@@ -164,7 +155,7 @@ def _loaded(
 
 
 def _digest(revision: str) -> str:
-    """64 digits that change when the model's files do."""
+    """Digest of 64 digits, which changes with the model's files."""
     return hashlib.sha256(revision.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -208,7 +199,7 @@ def _info(name: str, facts: Checkpoint) -> dict[str, Any]:
 
 
 def _parameters(facts: Checkpoint) -> list[str]:
-    """The defaults of generation_config.json, as lines of a Modelfile have them."""
+    """Defaults of generation_config.json, in the format of a Modelfile."""
     sent = facts.generation.defaults.sent()
     return [
         f"{PARAMETERS.get(key, key):<30} {value}"
@@ -220,5 +211,5 @@ def _parameters(facts: Checkpoint) -> list[str]:
 async def _template(facts: Checkpoint) -> str:
     try:
         return await look(first_template, Path(facts.path), seconds=TEMPLATE_SECONDS) or ""
-    except Exception:  # noqa: BLE001  file systems raise what they like, and hang
+    except Exception:  # noqa: BLE001  file systems raise any exception, and hang
         return ""

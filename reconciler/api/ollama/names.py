@@ -1,4 +1,4 @@
-"""Models as Ollama's clients name them: with a tag, `latest` where there is no other."""
+"""Names of models in Ollama's form: with a tag, `latest` by default."""
 
 from reconciler.controller import Controller
 from reconciler.core.errors import Problem
@@ -14,14 +14,15 @@ OLLAMA_ERROR = {
 
 
 def local_name(controller: Controller, name: str) -> str:
-    """The model or instance that a name stands for."""
+    """Resolve a name to a model or instance."""
     return name if controller.records_of(name) else without_latest(name)
 
 
 async def on_disk(controller: Controller, name: str) -> CatalogEntry | None:
-    """The model of that name, if it is there. Raises `LoadError` where nobody can look.
+    """Find a model on disk by its name. Raises `LoadError` if the disk cannot be read.
 
-    As written, else the only one that differs in case alone, or whose last part it is.
+    Matches the exact name, else the name without regard to case, else its last part. None if
+    several models match.
     """
     entries = await controller.models()
     lowered = name.lower()
@@ -36,5 +37,5 @@ async def on_disk(controller: Controller, name: str) -> CatalogEntry | None:
 
 
 def facts_of(entry: CatalogEntry | None) -> Checkpoint | None:
-    """What the files of a model hold; None where they cannot be loaded."""
+    """Facts from the files of a model; None if it cannot be loaded."""
     return None if entry is None or isinstance(entry.facts, Problem) else entry.facts

@@ -1,4 +1,4 @@
-"""Ollama's downloads, and what of its API has no counterpart here."""
+"""Ollama's downloads, and routes of its API that are not supported."""
 
 import asyncio
 import hashlib
@@ -24,14 +24,14 @@ from reconciler.models.download import Job
 routes = web.RouteTableDef()
 
 HUBS = ("hf.co/", "huggingface.co/")
-"""Hosts before a name, as Ollama has them for models of the hub."""
+"""Host prefixes in Ollama's names of models on the hub."""
 
 PULLING = {"status": "pulling manifest"}
 SUCCESS = {"status": "success"}
 
 
 class Pull(msgspec.Struct):
-    """The body; `name` is what `model` was called before."""
+    """Body of `/api/pull`; `name` is the former name of `model`."""
 
     model: str = ""
     name: str = ""
@@ -44,7 +44,7 @@ class Pull(msgspec.Struct):
 @routes.post("/api/pull")
 @describe({200: {"type": "object"}}, error=OLLAMA_ERROR)
 async def pull(request: web.Request) -> web.StreamResponse:
-    """Fetch a model from the hub, with lines that say how far it is."""
+    """Download a model from the hub, reporting progress as lines of JSON."""
     asked = await parsed(await receive(request, MAX_BYTES), _pull)
     job = request.app[CONTROLLER].downloads.begin(_ref(asked.model or asked.name))
     if asked.stream is False:
@@ -62,20 +62,20 @@ async def pull(request: web.Request) -> web.StreamResponse:
         last = SUCCESS if job.problem is None else {"error": job.problem.message}
         await stream.write(_line(last))
     except ConnectionResetError:
-        pass  # the download goes on
+        pass  # the download continues
     return stream
 
 
 def _pull(body: bytes) -> Pull:
     asked = decoded(body, Pull)
     if asked.insecure:
-        words = "insecure is not supported: models come from the hub, by HTTPS; leave it out"
+        words = "insecure is not supported: models are downloaded from the hub by HTTPS; omit it"
         raise ApiError(400, "invalid_request", words, "unsupported_parameter", "insecure")
     return asked
 
 
 def _ref(name: str) -> ModelRef:
-    """The model of the hub that a name stands for; a tag is its revision. Raises `ApiError`."""
+    """Resolve a name to a model on the hub; a tag is its revision. Raises `ApiError`."""
     for hub in HUBS:
         name = name.removeprefix(hub)
     model, _, revision = without_latest(name).partition(":")
@@ -86,7 +86,7 @@ def _ref(name: str) -> ModelRef:
 
 
 async def _progress(job: Job) -> AsyncIterator[dict[str, Any]]:
-    """How far a download is, after each step of it and now and then, until it has ended."""
+    """Yield the progress of a download after each step, and periodically, until it ends."""
     named = f"{job.ref.model}@{job.ref.revision or ''}"
     digest = f"sha256:{hashlib.sha256(named.encode()).hexdigest()}"
 
@@ -105,7 +105,7 @@ async def _progress(job: Job) -> AsyncIterator[dict[str, Any]]:
                 await changed.wait()
         except TimeoutError:
             continue
-    if job.status == "completed":  # it may have ended together with its last step
+    if job.status == "completed":  # the last step may coincide with the end
         yield line()
 
 
@@ -120,10 +120,10 @@ def _line(value: dict[str, Any]) -> bytes:
 @routes.post("/api/blobs/{digest}")
 @describe({}, error=OLLAMA_ERROR)
 async def unsupported(request: web.Request) -> web.Response:
-    """Not supported: models are directories of files, which nothing here changes."""
+    """Not supported: models are directories of files, which these routes do not change."""
     message = (
-        f"{request.path} is not supported: models are directories of files, which are added by "
-        "/api/pull or by hand, and removed by hand; instances are loaded by "
+        f"{request.path} is not supported: models are directories of files; add them with "
+        "/api/pull or by hand, and remove them by hand; load instances with "
         "/api/v1/models/load or a manifest"
     )
     raise ApiError(400, "invalid_request", message, "not_supported")

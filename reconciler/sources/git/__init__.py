@@ -1,8 +1,8 @@
-"""A folder of a git repository, followed commit by commit.
+"""Follows a folder of a git repository, commit by commit.
 
-Each commit is read and judged as a whole, and taken up as a whole or not at all. What was taken up
-is kept in the repository as `refs/reconciler/applied`, so that a restart needs no network and an
-older commit is known for one.
+Each commit is read, checked and applied as a whole or not at all. The applied commit is kept in the
+local repository as `refs/reconciler/applied`, so that a restart needs no network and older commits
+are recognized.
 """
 
 import hashlib
@@ -22,38 +22,38 @@ from reconciler.sources.looks import RefreshRequests
 APPLIED = "refs/reconciler/applied"
 
 JITTER = 0.1
-"""Share of the interval by which a poll may come early or late: a fleet must not ask in step."""
+"""Fraction of the interval by which polls vary, so that a fleet does not poll in step."""
 
 SHOWN_FLAWS = 3
 
 
-NO_MANIFEST = "; if that is no manifest, name the folder that holds the manifests with --git-path"
+NO_MANIFEST = "; if it is not a manifest, name the folder that holds the manifests with --git-path"
 
 
 def _is_foreign(file: ManifestFile) -> bool:
-    """True if nothing in a file says that it is meant for us."""
+    """True if no part of a file identifies it as a manifest of this product."""
     keys = {flaw.key for flaw in file.flaws}
     return {"apiVersion", "kind"} <= keys or "" in keys
 
 
 @dataclass(frozen=True)
 class Following:
-    """What is followed, and what is asked of a commit."""
+    """The branch or tag to follow, and the requirements on its commits."""
 
     remote: Remote
     ref: str = "main"
     folder: str = ""
-    """Without a slash at either end; empty: all of the repository."""
+    """Without slashes at either end; empty for the whole repository."""
     interval: float = 60.0
     """Seconds between polls."""
     signers: Path | None = None
-    """ssh's allowed signers, or a GPG keyring; None: signatures do not matter."""
+    """ssh's allowed signers, or a GPG keyring; None if signatures are not checked."""
     allow_rewind: bool = False
-    """Follow commits that do not descend from the one that is applied."""
+    """Allow commits that do not descend from the applied one."""
 
     @property
     def name(self) -> str:
-        """The owner of its records, as kustomize and terraform write a remote folder."""
+        """Owner of its records, in the notation of kustomize and terraform for remote folders."""
         folder = f"//{self.folder}" if self.folder else ""
         return f"git:{self.remote.url}{folder}?ref={self.ref}"
 
@@ -68,7 +68,7 @@ class GitSource:
         utc: Callable[[], datetime],
         seconds: float | None = None,
     ) -> None:
-        """Its repository is made under `state`; `seconds` limits each command of git's."""
+        """The local repository is created under `state`; `seconds` limits each git command."""
         self.name = following.name
         self._following = following
         directory = state / "git" / hashlib.sha256(self.name.encode()).hexdigest()[:16]
@@ -77,36 +77,36 @@ class GitSource:
         self._utc = utc
         self._looks = RefreshRequests()
         self._candidate: tuple[str, tuple[ManifestFile, ...]] | None = None
-        """A commit that may be followed; whether it is, is for whoever takes snapshots."""
+        """A valid commit; the consumer of the snapshots decides whether it is applied."""
         self._accepted: str | None = None
         self._applied: str | None = None
         self._noted: str | None = None
-        """What the repository keeps as applied."""
+        """Commit recorded as applied in the local repository."""
         self._files: tuple[ManifestFile, ...] = ()
         self._synced_at: datetime | None = None
 
     async def sync(self) -> None:
-        """Look now; return when what was seen was taken up."""
+        """Fetch now; return when the result has been applied."""
         await self._looks.ask()
 
     def accept(self, commit: str) -> None:
-        """A commit that was yielded was taken up."""
+        """Record that a yielded commit was applied."""
         self._accepted = commit
 
     async def snapshots(self) -> AsyncGenerator[Snapshot, None]:
-        """What was applied last, then a snapshot at each look; for ever."""
+        """Yield the last applied state, then a snapshot at each poll."""
         if (known := await self._known()) is not None:
             yield known
         while True:
             with self._looks.look():
-                await self._note_accepted()  # what was confirmed meanwhile
+                await self._note_accepted()  # a commit confirmed meanwhile
                 yield await self._look()
                 await self._note_accepted()
             jitter = 1 + random.uniform(-JITTER, JITTER)  # noqa: S311  no secret
             await self._looks.wait(self._following.interval * jitter)
 
     async def _known(self) -> Snapshot | None:
-        """What was applied before the daemon started, without asking anybody."""
+        """Load the state applied before the daemon started, without network access."""
         try:
             await self._repository.open()
             self._applied = self._noted = await self._repository.commit(APPLIED)
@@ -116,7 +116,7 @@ class GitSource:
         return self._snapshot()
 
     async def _look(self) -> Snapshot:
-        """Ask the repository, and judge what it has."""
+        """Fetch the latest commit and check it."""
         attempted = None
         try:
             if await self._repository.open():
@@ -124,7 +124,7 @@ class GitSource:
             whole = self._applied is not None
             attempted = await self._repository.fetch(self._following.ref, whole=whole)
             self._synced_at = self._utc()
-            if self._following.signers is not None:  # who may sign changes, too
+            if self._following.signers is not None:  # the allowed signers may have changed
                 await verify(self._repository, attempted, self._following.signers)
             if attempted == self._applied:
                 return self._snapshot(attempted)
@@ -136,7 +136,7 @@ class GitSource:
         return Snapshot(self.name, files, commit=commit)
 
     async def _judged(self, commit: str) -> tuple[ManifestFile, ...]:
-        """The files of a commit that may be followed. Raises `RefusedError` and `GitError`."""
+        """Read and check the files of a commit. Raises `RefusedError` and `GitError`."""
         if self._applied is not None and not self._following.allow_rewind:
             await self._check_forward(commit)
         files = await read(self._repository, commit, self._following.folder)
@@ -152,27 +152,27 @@ class GitSource:
         return files
 
     async def _check_forward(self, commit: str) -> None:
-        """Whether a commit descends from the applied one. Raises `RefusedError`."""
+        """Check that a commit descends from the applied one. Raises `RefusedError`."""
         try:
             await self._repository.git("merge-base", "--is-ancestor", str(self._applied), commit)
         except GitError:
             raise RefusedError(
-                f"it does not descend from {str(self._applied)[:12]}, which is applied; an old or "
-                "rewritten history is followed with --git-allow-rewind only"
+                f"it does not descend from the applied commit {str(self._applied)[:12]}; to follow "
+                "an older commit or rewritten history, use --git-allow-rewind"
             ) from None
 
     async def _note_accepted(self) -> None:
-        """Keep what was taken up, for the next start and as the measure of what is newer."""
+        """Record the applied commit, for the next start and for the check of descent."""
         if self._candidate is not None and self._candidate[0] == self._accepted:
             (self._applied, self._files), self._candidate = self._candidate, None
         if self._applied is None or self._noted == self._applied:
             return
-        with suppress(GitError):  # what keeps it from being written keeps the next fetch from it
+        with suppress(GitError):  # a failure here makes the next fetch fail as well
             await self._repository.git("update-ref", APPLIED, self._applied)
             self._noted = self._applied
 
     def _snapshot(self, attempted: str | None = None, problem: str | None = None) -> Snapshot:
-        """What is applied, or that nothing is known yet."""
+        """Snapshot of the applied commit, or an unreadable one if there is none yet."""
         commit = Commit(self._applied, attempted, problem, self._synced_at)
         unreadable = problem if self._applied is None else None
         return Snapshot(self.name, self._files, unreadable, commit=commit)

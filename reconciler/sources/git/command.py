@@ -1,8 +1,8 @@
-"""The `git` command, on a bare repository that holds what was fetched and nothing else.
+"""The `git` command, run in a bare repository that holds only fetched objects.
 
-Nothing of what is fetched can run or configure anything: there is no working tree, so no filters
-and no submodules; no hooks; and no configuration but this file's and the environment's own, whose
-helpers know the passwords and keys.
+Fetched content cannot run or configure anything: there is no working tree, hence no filters and no
+submodules; no hooks; and no configuration except from this file and the environment, whose helpers
+provide passwords and keys.
 """
 
 import asyncio
@@ -19,49 +19,49 @@ from pathlib import Path
 from reconciler.host.children import kill_group
 
 TIP = "refs/reconciler/tip"
-"""What was fetched last."""
+"""Ref of the last fetched commit."""
 
 SECONDS = 300.0
-"""One command may take at most; a network that is cut in the middle of a fetch says nothing."""
+"""Time limit of one command; a network that fails during a fetch reports no error."""
 
 LEASHED = """
 (read -r _; kill -KILL 0) <"$1" >/dev/null 2>&1 &
 shift
 exec "$@"
 """
-"""For sh: a command whose process group goes when the other end of the pipe named first does.
+"""Shell script that runs a command and kills its process group when the given pipe is closed.
 
-git itself would not notice that the daemon was killed, and its next one would fetch beside it.
+git would not notice the death of the daemon, and would run concurrently with the next daemon's git.
 """
 
 MAX_OUTPUT_BYTES = 100_000_000
-"""What one command may print. A few small trees can name each other so often that a list of their
-files has no end."""
+"""Limit of a command's output. A few small trees can reference each other so often that the list
+of their files is practically endless."""
 
 MAX_ERROR_BYTES = 100_000
-"""Of a command's own words; the rest is dropped."""
+"""Limit of a command's error output; the rest is dropped."""
 
 READ_BYTES = 1 << 16
 
 LONGEST_WORDS = 500
-"""Characters of git's own words in an error."""
+"""Maximum length of git's error text in a message, in characters."""
 
 
 class GitError(Exception):
-    """git could not do it; the message is its own words."""
+    """A git command failed; the message is its error output."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """Where to fetch from."""
+    """Repository to fetch from."""
 
     url: str
     key: Path | None = None
-    """Private key for ssh; None: whatever ssh finds by itself."""
+    """Private key for ssh; None to use ssh's defaults."""
 
 
 class Repository:
-    """A bare repository under `directory`, made anew where there is none."""
+    """A bare repository under `directory`, created if missing."""
 
     def __init__(self, directory: Path, remote: Remote, seconds: float = SECONDS) -> None:
         self.directory = directory
@@ -69,7 +69,7 @@ class Repository:
         self._seconds = seconds
         self._refspec = ""
         self._format = SHA1
-        """Of the names of objects here."""
+        """Object format of this repository."""
         self._options = [
             "core.hooksPath=/dev/null",
             "core.fsmonitor=false",
@@ -82,10 +82,7 @@ class Repository:
         ]
 
     async def open(self) -> bool:
-        """Make it where there is none, or where what is there is none. Raises `GitError`.
-
-        Returns whether it was made.
-        """
+        """Create the repository if missing or invalid; True if created. Raises `GitError`."""
         made = False
         try:
             output = await self.git("rev-parse", "--is-bare-repository", "--show-object-format")
@@ -93,7 +90,7 @@ class Repository:
         except GitError:
             await self._make()
             made = True
-        # Nobody else writes here, so a lock was left by a git that was killed.
+        # This process is the only writer, so any lock was left by a killed git.
         for lock in self.directory.rglob("*.lock"):
             lock.unlink(missing_ok=True)
         return made
@@ -107,11 +104,11 @@ class Repository:
     async def fetch(self, ref: str, *, whole: bool) -> str:
         """Fetch a branch or tag without its files, and return its commit. Raises `GitError`.
 
-        `whole`: with the history back to what is there already.
+        `whole`: True to include the history back to the objects that exist here.
         """
         name, listed = await self._resolve(ref)
         wanted = SHA256 if len(listed) == SHA256_DIGITS else SHA1
-        if wanted != self._format:  # known only once somebody was asked
+        if wanted != self._format:  # known only after the first answer of the remote
             self._format = wanted
             await self._make()
         self._refspec = f"+{name}:{TIP}"
@@ -124,10 +121,11 @@ class Repository:
             if not (whole and any(word in str(error) for word in CUT_HISTORY)):
                 raise
         if whole and await self._tip() == before:
-            # Its history is cut off there, as a shallow clone's is: its newest commit is all.
+            # The remote's history is cut off there, as in a shallow clone: only the newest commit
+            # exists.
             await self._fetch_history(whole=False)
         if await self._tip() == before:
-            raise GitError(f"git fetch: {name} was not taken, though it is {listed} there")
+            raise GitError(f"git fetch: {name} was not fetched, although the remote has {listed}")
         return await self.commit(TIP)
 
     async def _fetch_history(self, *, whole: bool) -> None:
@@ -135,16 +133,16 @@ class Repository:
         await self._fetch("--filter=blob:none", *depth, "origin", self._refspec)
 
     async def _tip(self) -> str | None:
-        """What was fetched last."""
+        """Last fetched object, if any."""
         try:
             return (await self.git("rev-parse", "--verify", "--quiet", TIP)).decode().strip()
         except GitError:
             return None
 
     async def _resolve(self, ref: str) -> tuple[str, str]:
-        """The full name of a ref there, and the object that it names. Raises `GitError`.
+        """Return the full name of a remote ref and the object it refers to. Raises `GitError`.
 
-        A branch goes before a tag of the same name; git itself would take the tag.
+        A branch takes precedence over a tag of the same name; git itself prefers the tag.
         """
         names = [ref] if ref == "HEAD" or ref.startswith("refs/") else []
         names += [f"refs/heads/{ref}", f"refs/tags/{ref}"]
@@ -158,13 +156,14 @@ class Repository:
         raise GitError(f"couldn't find remote ref {ref}")
 
     async def fetch_files(self, ids: list[str]) -> None:
-        """Fetch files of what was fetched last, by their ids. Raises `GitError`.
+        """Fetch files of the last fetched commit, by their ids. Raises `GitError`.
 
-        A server that does not give single files away, as one behind an sshd that does not pass on
-        GIT_PROTOCOL, is asked for all of them.
+        If the server does not serve single files, such as behind an sshd that does not pass on
+        GIT_PROTOCOL, all files are fetched.
         """
         try:
-            # With the usual negotiation it would take a commit that is here for all of its files.
+            # With the default negotiation, git would assume that all files of an existing commit
+            # exist.
             await self._fetch(
                 *("--filter=blob:none", "--stdin", "origin"),
                 text="".join(f"{i}\n" for i in ids),
@@ -187,7 +186,7 @@ class Repository:
         )
 
     async def commit(self, ref: str) -> str:
-        """The commit that a ref stands for. Raises `GitError`."""
+        """Return the commit that a ref refers to. Raises `GitError`."""
         return (await self.git("rev-parse", "--verify", f"{ref}^{{commit}}")).decode().strip()
 
     async def git(
@@ -197,7 +196,7 @@ class Repository:
         options: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
     ) -> bytes:
-        """What git prints; `options` are of its configuration. Raises `GitError`."""
+        """Run git and return its output; `options` are configuration values. Raises `GitError`."""
         if shutil.which("git") is None:
             raise GitError("git is not installed; on a Mac: xcode-select --install")
         words = [
@@ -233,14 +232,14 @@ class Repository:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self._environment() | dict(environ),
-            start_new_session=True,  # so that its helpers go with it
+            start_new_session=True,  # so that its helpers are killed with it
             pass_fds=(leash,),
         )
 
     def _environment(self) -> dict[str, str]:
-        """The environment's own, with its helpers; nobody is there to be asked for a password."""
+        """Environment for git, including the user's helpers; password prompts are disabled."""
         own = {k: v for k, v in os.environ.items() if k not in REPOSITORY_VARIABLES}
-        # A git that looks for an object that nobody has would start another one, without end.
+        # Without this, git fetches a missing object on demand, and starts itself again without end.
         own |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1"}
         if self._remote.key is not None:
             ssh = own.get("GIT_SSH_COMMAND", "ssh")
@@ -250,14 +249,14 @@ class Repository:
 
 
 SHA1, SHA256 = "sha1", "sha256"
-"""Formats of the names of objects."""
+"""Object formats."""
 
 SHA256_DIGITS = 64
 
 OBJECT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 CUT_HISTORY = ("promisor remote", "shallow", "lazy fetching")
-"""In git's words where the history that leads to a commit cannot be had."""
+"""Parts of git's error messages for a commit whose history is unavailable."""
 
 PROTOCOLS = ("https", "http", "ssh", "git", "file")
 
@@ -272,12 +271,13 @@ REPOSITORY_VARIABLES = frozenset(
         "GIT_COMMON_DIR",
     }
 )
-"""They would point git to another repository."""
+"""Variables that would direct git to another repository."""
 
 
 async def _talk(process: asyncio.subprocess.Process, text: bytes) -> tuple[bytes, bytes]:
-    """What a process prints and what it says on stderr, to its end; at most a byte more of each
-    than is allowed. One that prints more is ended.
+    """Read a process's output and error output to their ends, each up to one byte above its limit.
+
+    A process that exceeds the limit of its output is killed.
     """
     assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018  all are pipes
     out, error, _ = await asyncio.gather(
@@ -292,7 +292,7 @@ async def _talk(process: asyncio.subprocess.Process, text: bytes) -> tuple[bytes
 async def _read(
     stream: asyncio.StreamReader, most: int, end: Callable[[], None] = lambda: None
 ) -> bytes:
-    """A stream to its end, cut off after one byte more than `most`; then `end` is called."""
+    """Read a stream to its end, truncated one byte above `most`; calls `end` when truncated."""
     data = bytearray()
     while piece := await stream.read(READ_BYTES):
         if len(data) <= most:
@@ -303,7 +303,7 @@ async def _read(
 
 
 async def _write(stream: asyncio.StreamWriter, text: bytes) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # it ended without reading all of it
+    with suppress(BrokenPipeError, ConnectionResetError):  # it exited without reading all input
         stream.write(text)
         await stream.drain()
     stream.close()
@@ -311,7 +311,7 @@ async def _write(stream: asyncio.StreamWriter, text: bytes) -> None:
 
 @contextmanager
 def _leash() -> Iterator[int]:
-    """The end of a pipe that tells whoever reads from it when this process, or the block, ends."""
+    """Yield the end of a pipe that is closed when this process or the block ends."""
     hand, held = os.pipe()
     try:
         yield hand
@@ -321,7 +321,7 @@ def _leash() -> Iterator[int]:
 
 
 def _words(error: str) -> str:
-    """What git said, in one line."""
+    """Format git's error output as one line."""
     lines = [line.strip() for line in error.splitlines()]
     shown = [line for line in lines if line and not line.startswith(("hint:", "warning:"))]
     words = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in shown)

@@ -1,4 +1,4 @@
-"""The manifests of a commit, read from git's objects: nothing is written to disk for it."""
+"""Reads the manifests of a commit from git's objects, without a working tree."""
 
 import asyncio
 import posixpath
@@ -12,7 +12,7 @@ from reconciler.sources.files import MAX_ENTRIES, MAX_FILES, SUFFIXES, unfit_nam
 from reconciler.sources.git.command import GitError, Repository
 
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
-"""Of all manifests of a commit."""
+"""Limit of the total size of a commit's manifests."""
 
 LINK = "120000"
 SUBMODULE = "160000"
@@ -27,11 +27,11 @@ class _Entry:
     mode: str
     id: str
     path: str
-    """Relative to the folder that is followed."""
+    """Relative to the followed folder."""
 
 
 async def read(repository: Repository, commit: str, folder: str) -> tuple[ManifestFile, ...]:
-    """The manifests under `folder` of a commit. Raises `RefusedError` and `GitError`."""
+    """Read the manifests under `folder` of a commit. Raises `RefusedError` and `GitError`."""
     tree = await _folder(repository, commit, folder)
     entries = await _entries(repository, tree)
     unfit = {path: why for e in entries for path, why in _unfit(e)}
@@ -52,16 +52,16 @@ async def read(repository: Repository, commit: str, folder: str) -> tuple[Manife
 
 
 def _read_all(paths: list[str], contents: list[bytes]) -> tuple[ManifestFile, ...]:
-    """What the files declare. Takes seconds of many, so that it is called beside the event loop."""
+    """Parse files. Takes seconds if there are many, and therefore runs on a thread."""
     found = []
     for path, content in zip(paths, contents, strict=True):
         found.append(read_file(path, content))
-        time.sleep(0)  # lets the event loop run, which waits for the interpreter meanwhile
+        time.sleep(0)  # yields the interpreter lock to the event loop
     return tuple(found)
 
 
 def _unfit(entry: _Entry) -> Iterator[tuple[str, str]]:
-    """Paths of which a watched directory would complain, and why."""
+    """Paths that a watched directory would report as invalid, with the reasons."""
     folders, _, name = entry.path.rpartition("/")
     parts = folders.split("/") if folders else []
     for at, part in enumerate(parts):
@@ -79,8 +79,9 @@ def _unfit(entry: _Entry) -> Iterator[tuple[str, str]]:
 async def _check_links(
     repository: Repository, commit: str, folder: str, links: list[_Entry]
 ) -> None:
-    """Raises `RefusedError` if a link leads to a folder of the commit: in a watched directory its
-    manifests would be followed. Other links are no concern of ours.
+    """Reject links to folders of the commit, since a watched directory would follow them.
+
+    Other links are ignored. Raises `RefusedError`.
     """
     if not links:
         return
@@ -95,12 +96,12 @@ async def _check_links(
 
 
 async def _folder(repository: Repository, commit: str, folder: str) -> str:
-    """The tree of the folder."""
+    """Return the tree of the folder."""
     if not folder:
         return f"{commit}^{{tree}}"
     output = await repository.git("ls-tree", "-z", "--full-tree", commit, "--", folder)
     if not output:
-        raise RefusedError(f"the folder {folder} is not there")
+        raise RefusedError(f"the folder {folder} does not exist")
     mode, kind = output.decode(errors="replace").split(" ")[:2]
     if kind != "tree":
         raise RefusedError(f"{folder} is {'a link' if mode == LINK else 'a file'}, not a folder")
@@ -108,7 +109,7 @@ async def _folder(repository: Repository, commit: str, folder: str) -> str:
 
 
 async def _entries(repository: Repository, tree: str) -> list[_Entry]:
-    """What a watched directory would show of the tree. Raises `RefusedError` and `GitError`."""
+    """List entries that a watched directory would show. Raises `RefusedError` and `GitError`."""
     output = await repository.git("ls-tree", "-r", "-z", "--full-tree", tree)
     if output.count(b"\0") > MAX_ENTRIES:
         raise RefusedError(f"it has more than {MAX_ENTRIES} entries")
@@ -124,12 +125,12 @@ def _visible(listing: bytes) -> Iterator[_Entry]:
 
 
 def _is_visible(path: str) -> bool:
-    """As in a watched directory: hidden files and folders belong to somebody else."""
+    """True unless a part of the path is hidden, as in a watched directory."""
     return not any(part.startswith(".") for part in path.split("/"))
 
 
 async def _fetch_missing(repository: Repository, tree: str, wanted: list[_Entry]) -> None:
-    """Fetch those files that are not here yet, all at once."""
+    """Fetch all missing files in one request."""
     output = await repository.git("rev-list", "--objects", "--missing=print", tree)
     missing = {line[1:] for line in output.decode(errors="replace").splitlines() if line[:1] == "?"}
     ids = sorted(missing & {entry.id for entry in wanted})
@@ -138,7 +139,7 @@ async def _fetch_missing(repository: Repository, tree: str, wanted: list[_Entry]
 
 
 async def _files(repository: Repository, entries: list[_Entry]) -> list[bytes]:
-    """What stands in the files. Raises `RefusedError` where that is too much, and `GitError`."""
+    """Read files. Raises `RefusedError` if they are too large, and `GitError`."""
     ids = "".join(f"{entry.id}\n" for entry in entries)
     output = await repository.git("cat-file", "--batch-check=%(objectsize)", text=ids)
     lines = output.decode().splitlines()
@@ -149,10 +150,12 @@ async def _files(repository: Repository, entries: list[_Entry]) -> list[bytes]:
         if size > MAX_BYTES:
             raise RefusedError(f"{entry.path} has {size} bytes, more than {MAX_BYTES}")
     if sum(sizes) > MAX_TOTAL_BYTES:
-        raise RefusedError(f"its files have {sum(sizes)} bytes, more than {MAX_TOTAL_BYTES}")
+        raise RefusedError(
+            f"its manifests have {sum(sizes)} bytes in total, more than {MAX_TOTAL_BYTES}"
+        )
     output = await repository.git("cat-file", "--batch", text=ids)
     files, at = [], 0
-    for size in sizes:  # each after a line of its own, and before the end of a line
+    for size in sizes:  # each file follows a header line and is followed by a newline
         at = output.index(b"\n", at) + 1
         files.append(output[at : at + size])
         at += size + 1

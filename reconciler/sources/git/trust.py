@@ -1,4 +1,4 @@
-"""Whether a commit is signed by somebody who may."""
+"""Verifies that a commit is signed by an allowed signer."""
 
 import asyncio
 import tempfile
@@ -9,16 +9,16 @@ from reconciler.sources.git.tree import RefusedError
 from reconciler.sources.scan import SECONDS, in_thread
 
 GPG_SECONDS = 30.0
-"""That gpg may take to read a keyring."""
+"""Time limit for gpg to import a keyring."""
 
 ARMOR = b"-----BEGIN PGP"
 
 
 async def verify(repository: Repository, commit: str, signers: Path) -> None:
-    """Check a commit's signature against ssh's allowed signers or a GPG keyring, whichever the
-    file is. Raises `RefusedError`.
+    """Check a commit's signature against a file of ssh's allowed signers or a GPG keyring.
 
-    No other key counts: neither those of the user's own keyring nor what git's configuration names.
+    Other keys are not trusted: neither the user's own keyring nor keys from git's configuration.
+    Raises `RefusedError`.
     """
     try:
         reading, _ = in_thread(signers.read_bytes)
@@ -46,11 +46,11 @@ async def verify(repository: Repository, commit: str, signers: Path) -> None:
             )
         except GitError as error:
             words = str(error) or "it is not signed"
-            raise RefusedError(f"no signature that {signers} allows: {words}") from None
+            raise RefusedError(f"not signed by a key in {signers}: {words}") from None
 
 
 def is_keyring(keys: bytes) -> bool:
-    """Whether a file holds GPG keys, armored or not; ssh's allowed signers are plain text."""
+    """True if the data is a GPG keyring, armored or not; ssh's allowed signers are plain text."""
     if keys.lstrip().startswith(ARMOR):
         return True
     try:
@@ -61,7 +61,7 @@ def is_keyring(keys: bytes) -> bool:
 
 
 async def _import(keyring: Path, home: str) -> None:
-    """Make a keyring of these keys alone. Raises `RefusedError`."""
+    """Create a keyring that holds only these keys. Raises `RefusedError`."""
     try:
         process = await asyncio.create_subprocess_exec(
             *("gpg", "--homedir", home, "--batch", "--quiet", "--no-autostart"),
@@ -71,7 +71,9 @@ async def _import(keyring: Path, home: str) -> None:
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
-        raise RefusedError(f"{keyring} is a GPG keyring, and gpg: {error.strerror}") from None
+        raise RefusedError(
+            f"{keyring} is a GPG keyring, but gpg cannot run: {error.strerror}"
+        ) from None
     try:
         async with asyncio.timeout(GPG_SECONDS):
             _, words = await process.communicate()

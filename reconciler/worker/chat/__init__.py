@@ -1,1 +1,1 @@
-"""From the messages of a request to the text of a prompt: a chat template and its ways."""
+"""Builds the prompt of a request from its messages, with the model's chat template."""

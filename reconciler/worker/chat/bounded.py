@@ -1,7 +1,7 @@
-"""Run foreign code, such as a chat template, for a bounded time.
+"""Runs untrusted code, such as a chat template, with a time limit.
 
-Python cannot end a thread, but it can raise an exception in one: between two of its bytecodes, so
-an endless loop ends. What sits in one long call of C code is left behind as a daemon thread.
+Python cannot end a thread, but it can raise an exception in one between two bytecodes, which ends
+an endless loop. A thread inside one long call of C code keeps running as a daemon thread.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 _budget = threading.local()
-"""`end`: when all calls of this thread have to be done, on the monotonic clock."""
+"""`end`: deadline of all calls of this thread, on the monotonic clock [s]."""
 
 
 @contextmanager
 def budget(seconds: float) -> Iterator[None]:
-    """Within it, all calls of this thread together take no longer than `seconds`."""
+    """Limit the total time of all calls of this thread inside the context to `seconds`."""
     before = getattr(_budget, "end", None)
     _budget.end = time.monotonic() + seconds
     try:
@@ -30,26 +30,27 @@ def budget(seconds: float) -> Iterator[None]:
 
 
 class _Expired(BaseException):
-    """Ends the code; not an `Exception`, so that the code cannot catch it."""
+    """Ends the code. Not an `Exception`, so that the code cannot catch it."""
 
 
 def call(job: Callable[[], T], seconds: float, what: str) -> T:
-    """The result of `job`, run in a thread of its own.
+    """Run `job` in a thread of its own and return its result.
 
-    Raises what `job` raises, or TimeoutError, naming `what`, if it takes longer than `seconds`.
+    Propagates the exceptions of `job`. Raises TimeoutError, which names `what`, if it takes longer
+    than `seconds`.
     """
     end = getattr(_budget, "end", None)
     if end is not None:
         seconds = min(seconds, end - time.monotonic())
         if seconds <= 0:
-            raise TimeoutError(f"{what} took all of the time that a request has")
+            raise TimeoutError(f"{what} used up the time limit of the request")
     results: list[T] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
             results.append(job())
-        except BaseException as error:  # noqa: BLE001  raised again where it was asked for
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             errors.append(error)
 
     thread = threading.Thread(target=run, name="bounded", daemon=True)

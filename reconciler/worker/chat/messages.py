@@ -1,4 +1,4 @@
-"""The messages of a request -> turns, as chat templates read them."""
+"""Converts the messages of a request to turns, the input of chat templates."""
 
 import json
 from typing import Any, Literal
@@ -9,11 +9,11 @@ from reconciler.worker.chat.turns import Turn
 from reconciler.worker.errors import unsupported
 
 HARMLESS_KEYS = frozenset(("annotations", "audio", "cache_control", "id", "weight"))
-"""Keys of a message that change nothing about the prompt."""
+"""Keys of a message that do not affect the prompt."""
 
 
 class Part(msgspec.Struct):
-    """A piece of a message's content."""
+    """A part of a message's content."""
 
     type: str
     text: str | None = None
@@ -21,14 +21,14 @@ class Part(msgspec.Struct):
 
 
 class Called(msgspec.Struct):
-    """The function of a tool call; `arguments` should be JSON text or an object."""
+    """Function of a tool call; `arguments` should be JSON text or an object."""
 
     name: str
     arguments: Any = None
 
 
 class ToolCall(msgspec.Struct):
-    """A call that an earlier answer made."""
+    """Tool call in an earlier completion."""
 
     function: Called
     id: str | None = None
@@ -36,7 +36,7 @@ class ToolCall(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """One message of a chat."""
+    """A message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[str | Part] | None = None
@@ -50,11 +50,11 @@ class Message(msgspec.Struct):
     name: str | None = None
     prefix: bool | None = None
     partial: bool | None = None
-    """With `prefix`: the last, an assistant's, message is to be continued."""
+    """Like `prefix`: true if this message, the last one and an assistant's, is to be continued."""
 
     @property
     def continued(self) -> bool:
-        """True if the answer is to go on where this message ends."""
+        """True if the completion continues this message."""
         return bool(self.prefix or self.partial)
 
 
@@ -62,7 +62,7 @@ KNOWN_KEYS = frozenset(Message.__struct_fields__) | HARMLESS_KEYS
 
 
 def turn(message: Message) -> Turn:
-    """A message as a turn: text, and tool calls with their arguments parsed."""
+    """Convert a message to a turn: text, and tool calls with parsed arguments."""
     role = "tool" if message.role == "function" else message.role
     made: Turn = {"role": role, "content": _text(message)}
     reasoning = message.reasoning_content or message.reasoning or message.thinking
@@ -86,13 +86,13 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _arguments(sent: Any) -> Any:
-    """An object where there is one; else the text as it was sent."""
+    """Parse arguments to an object; if they are not an object, return their text."""
     if sent is None or (isinstance(sent, str) and not sent.strip()):
         return {}
     if not isinstance(sent, str):
         return sent if isinstance(sent, dict) else json.dumps(sent, ensure_ascii=False)
     value: Any = sent
-    for _ in range(2):  # JSON in a JSON string is seen too
+    for _ in range(2):  # JSON inside a JSON string is parsed too
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):

@@ -1,9 +1,9 @@
-"""What a chat template takes, learnt by rendering short conversations.
+"""Detects the traits of a chat template by rendering short conversations.
 
-Templates differ in what they take: where a system turn may stand, whether roles must alternate,
-how tools and their calls reach them. Most say so only by raising an error or, worse, by dropping
-the text in silence. So each trait is learnt once, when a checkpoint is loaded, from conversations
-whose texts are unlike anything else: a text that does not appear was not taken.
+Templates differ in the input that they accept: positions of system turns, consecutive turns of one
+role, the form of tools and their calls. Most show it only by raising an error or, worse, by
+silently dropping text. Each trait is therefore detected once, when a checkpoint is loaded, from
+conversations with distinctive texts: a text missing from the rendering was not accepted.
 """
 
 import time
@@ -47,7 +47,7 @@ def _call(name: str, arguments: Any, number: int) -> dict[str, Any]:
 
 
 def _round_trip(*arguments: Any, then: tuple[Turn, ...] = ()) -> list[Turn]:
-    """A user's turn, calls with these arguments, their results, and what follows."""
+    """Build a user turn, calls with these arguments, their results, and the turns `then`."""
     names, results = (_TOOL, _TOOL2), (_RESULT, _RESULT2)
     calls = [_call(names[i], value, i) for i, value in enumerate(arguments)]
     answers = [
@@ -59,20 +59,20 @@ def _round_trip(*arguments: Any, then: tuple[Turn, ...] = ()) -> list[Turn]:
 
 
 class _Probe:
-    """Renders conversations, each within what is left of the time for all of them."""
+    """Renders conversations, each within the time left of `bounded.budget`."""
 
     def __init__(self, render: Render, traits: Traits) -> None:
         self.render, self.traits = render, traits
 
     def text(self, turns: list[Turn], **variables: Any) -> str:
-        """The rendering, "" where it fails. Raises TimeoutError."""
+        """Render turns; "" if the template fails. Raises TimeoutError."""
         if self.traits.content == "parts":
             turns = rewriting.content_as_parts(turns)
         try:
             return self.render(turns, **(self.traits.variables | variables))
         except TimeoutError:
             raise
-        except Exception:  # noqa: BLE001  a template raises what it likes
+        except Exception:  # noqa: BLE001  a template may raise anything
             return ""
 
     def shows(self, turns: list[Turn], *marks: str, **variables: Any) -> bool:
@@ -82,7 +82,7 @@ class _Probe:
 
 
 def learn(render: Render, source: str) -> Traits:
-    """Find out what a template takes. Raises TimeoutError if one rendering takes too long."""
+    """Detect the traits of a template. Raises TimeoutError if a rendering takes too long."""
     traits = Traits()
     for variables, content in _beginnings():
         tried = Traits(variables=variables, content=content)
@@ -110,12 +110,12 @@ def learn(render: Render, source: str) -> Traits:
 
 
 def takes(render: Render, traits: Traits, variable: str) -> bool:
-    """True if a template that is code renders a conversation with this variable."""
+    """True if a template that is code accepts this variable."""
     return _Probe(render, traits).shows([_turn("user", _USER)], _USER, **{variable: True})
 
 
 def _beginnings() -> Iterator[tuple[dict[str, Any], Literal["text", "parts"]]]:
-    """What the simplest conversation may need to be rendered, the least first."""
+    """Yield variables and content forms that any conversation may need, the fewest first."""
     today = time.strftime("%Y-%m-%d")
     needs: tuple[dict[str, Any], ...] = (
         {},
@@ -145,7 +145,7 @@ def _learn_system(probe: _Probe) -> Literal["anywhere", "first", "none"]:
 
 
 def _learn_system_alone(render: Render, traits: Traits) -> Traits:
-    """Whether a system turn may be all there is."""
+    """Detect whether a system turn may be the only turn."""
     alone, probe = [_turn("system", _SYSTEM)], _Probe(render, traits)
     plain = with_tools = probe.shows(alone, _SYSTEM)
     if traits.tools is not None:
@@ -155,7 +155,7 @@ def _learn_system_alone(render: Render, traits: Traits) -> Traits:
 
 
 def _learn_way(probe: _Probe) -> Way | None:
-    """How tools reach the template; None where their names do not appear."""
+    """Detect the way to pass tools to the template; None if their names never appear."""
     ways: tuple[Way, ...] = ("tools", "tools and system", "xml_tools", "functions", "system")
     if probe.traits.system == "none":
         ways = ("tools", "xml_tools", "functions")
@@ -171,7 +171,7 @@ def _learn_way(probe: _Probe) -> Way | None:
 
 
 def _learn_calls(render: Render, traits: Traits) -> Traits:
-    """How tool calls and their results reach the template."""
+    """Detect the form in which the template accepts tool calls and their results."""
     then = (_turn("assistant", _ASSISTANT), _turn("user", _USER2))
     marks = (_USER, _TOOL, _KEY, _VALUE, _RESULT)
     single = _round_trip({_KEY: _VALUE})
@@ -187,7 +187,7 @@ def _learn_calls(render: Render, traits: Traits) -> Traits:
 
 
 def _learn_results(render: Render, traits: Traits) -> Traits:
-    """How calls reach a template that does not render them: it may render their results."""
+    """Detect the form of calls for a template that renders, at most, their results."""
     turns = rewriting.written(_round_trip({_KEY: _VALUE}), traits.written)
     shows = partial(_shows_calls, render, traits, turns, (_USER, _TOOL, _VALUE, _RESULT))
 
@@ -221,12 +221,12 @@ def _learn_more_calls(render: Render, traits: Traits) -> Traits:
 def _shows_calls(
     render: Render, traits: Traits, turns: list[Turn], marks: tuple[str, ...], *, tools: bool = True
 ) -> bool:
-    """True if a conversation with calls is rendered whole, its arguments unmangled."""
+    """True if a conversation with calls is rendered completely, with intact arguments."""
     turns = with_calls(turns, traits)
     variables: dict[str, Any] = {}
     if tools and traits.tools is not None:
         turns, variables = offered(turns, _TOOLS, traits.tools)
     text = _Probe(render, traits).text(turns, **variables)
-    # Where Python's form of a mapping, or JSON inside of a JSON text appears, it was not meant so.
+    # A Python dictionary, or JSON inside a JSON string, means arguments of the wrong type.
     mangled = (f"'{_KEY}': '{_VALUE}'", f'\\"{_KEY}\\"')
     return all(mark in text for mark in marks) and not any(mark in text for mark in mangled)

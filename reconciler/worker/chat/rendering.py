@@ -1,11 +1,11 @@
-"""Rendering of chat templates: Jinja as transformers sets it up, in a sandbox with bounds.
+"""Renders chat templates: Jinja as transformers sets it up, in a sandbox with limits.
 
-Differences from `transformers`, which leave every prompt that it renders as it is:
+Differences from `transformers`, none of which changes a prompt that it renders:
 
-- templates may change the lists that they make (`append`), as Kimi K2's does;
-- a special token that the tokenizer does not have is an empty text;
-- `tojson` takes iterators, as DeepSeek R1's needs, and there is a filter `from_json`;
-- what one operation can make is bounded, and so is the time of a rendering: a hostile template
+- templates may modify the lists that they create (`append`), as Kimi K2's does;
+- a special token that the tokenizer does not have is an empty string;
+- `tojson` accepts iterators, as DeepSeek R1's requires, and there is a filter `from_json`;
+- the result of one operation and the time of a rendering are limited: a hostile template only
   fails its own requests.
 """
 
@@ -18,23 +18,23 @@ from reconciler.worker.chat import bounded
 from reconciler.worker.chat.sandbox import TemplateError, compiled, undefined
 
 SECONDS = 10.0
-"""That one rendering may take; a long conversation takes some milliseconds."""
+"""Time limit of one rendering [s]; a long conversation takes a few milliseconds."""
 
 UNDEFINED = object()
-"""For `tools`: the variable is not there at all; transformers always has it, often as none."""
+"""Value of `tools` to leave the variable undefined; transformers always sets it, often to None."""
 
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
-"""Marks the end of a turn that is to be continued: transformers' way."""
+"""Marks the end of a turn to continue, as in transformers."""
 
 _SPECIAL = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "")
-"""Special tokens that templates add to texts, for a tokenizer that has none of that name."""
+"""Default special tokens, for templates that append one that the tokenizer does not have."""
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Keys under which templates look for the reasoning of a turn; the first one is the standard."""
+"""Keys from which templates read the reasoning of a turn; the first one is the standard."""
 
 
 def of_source(tokenizer: Any, source: str) -> Callable[..., str]:
-    """The function that renders turns by a Jinja template, with a tokenizer's special tokens."""
+    """Return a function that renders turns with a Jinja template and the special tokens."""
     special = _SPECIAL | dict(getattr(tokenizer, "special_tokens_map", {}))
     thinking = {"enable_thinking": bool(getattr(tokenizer, "has_thinking", False))}
     found: list[Any] = []
@@ -63,7 +63,7 @@ def of_source(tokenizer: Any, source: str) -> Callable[..., str]:
 
 
 def is_code(tokenizer: Any) -> bool:
-    """True if mlx-lm or the tokenizer's own class fills in the template, in Python."""
+    """True if mlx-lm or the tokenizer's own class renders prompts in Python."""
     if getattr(tokenizer, "renders_by_jinja", False):
         return False
     if getattr(tokenizer, "_chat_template", None) is not None:
@@ -73,7 +73,7 @@ def is_code(tokenizer: Any) -> bool:
 
 
 def of_tokenizer(tokenizer: Any) -> Callable[..., str]:
-    """The function that renders turns by code that comes with mlx-lm or transformers."""
+    """Return a function that renders turns with code of mlx-lm or transformers."""
 
     def render(
         turns: list[dict[str, Any]],
@@ -99,7 +99,7 @@ def _bounded(render: Callable[..., str], *turns: Any, **variables: Any) -> str:
 
 
 def _messages(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Copies of the turns without empty keys, with reasoning under all of its names."""
+    """Copy the turns without keys that are None, and with reasoning under all of its keys."""
     messages = []
     for turn in copy.deepcopy(turns):
         message = {key: value for key, value in turn.items() if value is not None}
@@ -119,8 +119,8 @@ def _mark_end(messages: list[dict[str, Any]]) -> None:
 
 
 def _open_ended(text: str) -> str:
-    """The text up to the mark; templates may have trimmed what stands before it."""
+    """Cut a text at the mark; templates may have trimmed the text before it."""
     at = text.rfind(_CONTINUE.strip())
     if at < 0:
-        raise TemplateError("it changes the last message, so that it cannot be continued")
+        raise TemplateError("it modifies the last message, which therefore cannot be continued")
     return text[:at] if text.startswith(_CONTINUE, at) else text[:at].rstrip()

@@ -1,8 +1,8 @@
-"""Jinja for chat templates: what transformers gives them, with bounds on what a template can make.
+"""Jinja for chat templates: the environment of transformers, with limits on the size of values.
 
-A checkpoint's template is foreign code. Jinja's sandbox keeps it from everything outside; here it
-is kept from filling the memory: results of operators, and numbers given to methods and filters
-(such as the width of `center`), are bounded. What takes long is ended by `bounded`.
+A checkpoint's template is untrusted code. Jinja's sandbox isolates it from everything outside. This
+module prevents it from filling the memory: results of operators, and numbers passed to methods and
+filters (such as the width of `center`), are limited. `bounded` ends templates that take too long.
 """
 
 import json
@@ -20,27 +20,27 @@ from jinja2.filters import FILTERS
 from jinja2.sandbox import SandboxedEnvironment
 
 MAX_LENGTH = 64_000_000
-"""Characters of a text, or bytes of a list, that an operator may make: four times a request's
-body."""
+"""Maximum characters of a text, or bytes of a list, that an operator may create: four times the
+maximum body of a request."""
 
 PLACE = 8
-"""Bytes of an item's place in a list."""
+"""Bytes of an item's pointer in a list."""
 
 MAX_WIDTH = 1_000_000
-"""Characters of a value in a format."""
+"""Maximum width of a value in a format [characters]."""
 
 _WIDTH = re.compile(r"[0-9]{1,4000}")
 
 MAX_NUMBER = 10**18
-"""Size of a number that an operator may make."""
+"""Maximum absolute value of a number that an operator may create."""
 
 
 class TemplateError(ValueError):
-    """A chat template that fails on a conversation."""
+    """A chat template failed on a conversation."""
 
 
 class _Generation(Extension):
-    """`{% generation %}`: marks the assistant's text for training, and renders it."""
+    """Renders `{% generation %}` blocks, which mark the assistant's text for training."""
 
     tags = {"generation"}  # noqa: RUF012  jinja2's own interface
 
@@ -54,7 +54,7 @@ class _Generation(Extension):
 
 
 class _CodeGenerator(CodeGenerator):
-    """Has `~` join texts by a method of the environment."""
+    """Compiles `~` to a call of the environment's `joined`."""
 
     def visit_Concat(self, node: jinja2.nodes.Concat, frame: Any) -> None:  # noqa: N802
         self.write("environment.joined((")
@@ -65,7 +65,7 @@ class _CodeGenerator(CodeGenerator):
 
 
 def _concat(texts: Iterable[str]) -> str:
-    """The texts that a template writes, in a row. Taken one by one: there may be no end of them."""
+    """Concatenate the texts that a template writes, one by one: there may be no end of them."""
     parts, length = [], 0
     for text in texts:
         length += len(text)
@@ -75,7 +75,7 @@ def _concat(texts: Iterable[str]) -> str:
 
 
 class _Environment(SandboxedEnvironment):
-    """Jinja's sandbox, with bounds."""
+    """Jinja's sandbox with limits."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
     code_generator_class = _CodeGenerator
@@ -97,13 +97,13 @@ class _Environment(SandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def joined(self, parts: tuple[Any, ...]) -> str:
-        """The texts of the parts in a row."""
+        """Concatenate the parts as texts."""
         texts = [str(part) for part in parts]
         _check_length(sum(map(len, texts)))
         return "".join(texts)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Jinja's own format in place of `str.format`, of a text whose formats are bounded."""
+        """Replace `str.format` by Jinja's own, with limited widths."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -120,24 +120,24 @@ class _Environment(SandboxedEnvironment):
 
 
 def _length(value: Any) -> int:
-    """Characters, or for other containers the bytes of their places."""
+    """Return the characters of a text, or the bytes of a container's pointers."""
     if isinstance(value, str):
         return len(value)
     return PLACE * len(value) if isinstance(value, list | tuple | dict) else 0
 
 
 def _size(value: Any) -> int:
-    """How often something is repeated by this factor, or its length."""
+    """Return the length of a value, or the absolute value of a factor."""
     return abs(value) if isinstance(value, int) else _length(value)
 
 
 def _check_length(length: int) -> None:
     if length > MAX_LENGTH:
-        raise TemplateError(f"a text or list takes more than {MAX_LENGTH} bytes")
+        raise TemplateError(f"a text or list is larger than {MAX_LENGTH} bytes")
 
 
 def _check_format(form: str) -> None:
-    """Of a text with places for values: each may say how wide it is."""
+    """Raise `TemplateError` if a width in a format string is too large."""
     if any(int(width) > MAX_WIDTH for width in _WIDTH.findall(form)):
         raise TemplateError(f"a format is wider than {MAX_WIDTH}")
 
@@ -149,7 +149,7 @@ def _check_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def _with_bounds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that takes no large numbers, but for its first argument: a filter's value."""
+    """Reject large numbers in all arguments of a filter but the first, which is its value."""
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -160,11 +160,11 @@ def _with_bounds(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """A namespace without private names."""
+    """A namespace without private attributes."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
-            raise TemplateError(f"a namespace has no {name}")
+            raise TemplateError(f"a namespace cannot have the private attribute {name}")
         super().__setitem__(name, value)
 
 
@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, Iterator):
         return list(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be serialized to JSON")
 
 
 def _format(form: str, *args: Any, **kwargs: Any) -> str:
@@ -201,7 +201,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 
 
 def compiled(source: str) -> jinja2.Template:
-    """A chat template ready to be rendered. Raises jinja2's errors."""
+    """Compile a chat template. Raises jinja2's errors."""
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
@@ -213,5 +213,5 @@ def compiled(source: str) -> jinja2.Template:
 
 
 def undefined(name: str) -> jinja2.Undefined:
-    """The value of a variable that a template does not have."""
+    """Return the value of an undefined variable."""
     return jinja2.Undefined(name=name)

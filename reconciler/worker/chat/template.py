@@ -1,7 +1,7 @@
-"""A checkpoint's chat template: rendered as a request came, rewritten only as far as needed.
+"""A checkpoint's chat template: renders requests as sent, rewritten only as far as needed.
 
-If a template raises on a conversation although its traits allow it, more is rewritten step by step;
-only if nothing helps does the request fail.
+If a template raises on a conversation although its traits allow it, more is rewritten step by step.
+The request fails only if every attempt fails.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,13 +20,13 @@ Step = Callable[[list[Turn]], list[Turn]]
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, with what was done for it."""
+    """A conversation as text, with the turns and variables that it was rendered from."""
 
     text: str
     turns: list[Turn]
     variables: dict[str, Any]
     described: bool
-    """True if the tools are described in a system turn of ours."""
+    """True if a system turn was added or extended to describe the tools."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class _Attempt:
 
     traits: Traits
     further: tuple[Step, ...] = ()
-    """Steps after those of the traits."""
+    """Steps to apply after those of the traits."""
     complete: bool = False
-    """True if tools get the keys that they lack."""
+    """True if missing keys are added to tools."""
 
 
 class Template:
     """A chat template and its traits."""
 
     def __init__(self, render: Render, source: str, *, code: bool = False) -> None:
-        """Render the probes; `source` is the template's text. Raises nothing.
+        """Detect the traits; `source` is the template's text. Never raises.
 
-        `code`: the template is a function, which may refuse variables that it does not have.
+        `code`: True if the template is a function, which may reject unknown variables.
         """
         self._render = render
         self.source = source
@@ -55,7 +55,7 @@ class Template:
         self._problem: Exception | None = None
         try:
             self.traits = learn(render, source)
-        except TimeoutError as error:  # it would take as long at each request
+        except TimeoutError as error:  # each request would take as long
             self.traits, self._problem = Traits(), error
 
     def render(
@@ -63,7 +63,7 @@ class Template:
     ) -> Rendered:
         """Render a conversation, rewritten as far as needed.
 
-        Raises what the template raised on the conversation as its traits have it.
+        Raises the template's exception of the first attempt, which applies only the traits.
         """
         if self._problem is not None:
             raise self._problem
@@ -73,7 +73,7 @@ class Template:
                 return self._rendered(attempt, turns, tools, variables)
             except TimeoutError:
                 raise
-            except Exception as error:  # noqa: BLE001  a template raises what it likes
+            except Exception as error:  # noqa: BLE001  a template may raise anything
                 first = first or error
         assert first is not None  # noqa: S101  there is at least one attempt
         raise first
@@ -113,17 +113,17 @@ class Template:
         return self._taken[variable]
 
     def known(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """The variables without those that the template would refuse."""
+        """Return the variables that the template accepts."""
         if not self.is_code:
             return variables
         return {name: value for name, value in variables.items() if self.uses(name)}
 
 
 class Templates:
-    """The chat templates of a checkpoint: mostly one, sometimes another one for tools."""
+    """Chat templates of a checkpoint: usually one, sometimes a second one for tools."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Learn what they take. Raises nothing."""
+        """Detect their traits. Never raises."""
         sources = tokenizer.chat_template
         if not isinstance(sources, dict):
             sources = {"default": sources}
@@ -134,12 +134,12 @@ class Templates:
             self._tools = _template(tokenizer, sources["tool_use"])
 
     def of(self, *, tools: bool) -> Template:
-        """The template for a request with or without tools."""
+        """Return the template for a request with or without tools."""
         return self._tools if tools else self._default
 
 
 def templates_of(tokenizer: Any) -> Templates | None:
-    """The chat templates of mlx-lm's tokenizer, None where it has none."""
+    """Return the chat templates of mlx-lm's tokenizer; None if it has none."""
     return Templates(tokenizer) if tokenizer.has_chat_template else None
 
 
@@ -150,7 +150,7 @@ def _template(tokenizer: Any, source: str | None) -> Template:
 
 
 def _attempts(traits: Traits) -> Iterator[_Attempt]:
-    """What to try, each attempt rewriting more than the one before it."""
+    """Yield the attempts to render; each one rewrites more than the previous one."""
     yield _Attempt(traits)
     merged = replace(traits, same_role=False, text_beside_reasoning=False)
     if traits.system == "anywhere":

@@ -1,6 +1,6 @@
-"""What a chat template takes, and conversations rewritten by it.
+"""Traits of a chat template, and the conversion of conversations to its accepted form.
 
-A request is sent as it came wherever the template takes it; else it is rewritten by `turns`.
+A conversation is rendered as sent if the template accepts it; else `turns` rewrites it.
 """
 
 import json
@@ -11,66 +11,67 @@ from reconciler.worker.chat import turns as rewriting
 from reconciler.worker.chat.turns import Turn, Written
 
 Way = Literal["tools", "tools and system", "xml_tools", "functions", "system"]
-"""How tools reach a template: in a variable, as a list or (`functions`) as JSON text, which some
-write in a system turn alone, or as JSON text under the key `tools` of its system turn, as Phi-4's
-wants them."""
+"""Ways to pass tools to a template: in a variable, as a list or (`functions`) as JSON text; with
+`tools and system`, for templates that write them only in a system turn; with `system`, as JSON text
+under the key `tools` of the system turn, as Phi-4's requires."""
 
 
 Calls = Literal["native", "written", "text"]
-"""As messages of their own; calls in the assistant's text and results as messages; all as text."""
+"""Forms of tool calls and results: as messages of their own; calls in the assistant's text and
+results as messages; both as text."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a template takes. The defaults are those of one that takes everything as sent."""
+    """Traits of a template. The defaults are those of one that accepts everything as sent."""
 
     variables: dict[str, Any] = field(default_factory=dict)
-    """Variables without which it fails on any conversation, such as an empty list of tools."""
+    """Variables that every conversation needs, such as an empty list of tools."""
     content: Literal["text", "parts"] = "text"
     system: Literal["anywhere", "first", "none"] = "anywhere"
     system_alone: bool = True
     """True if a system turn may be the only turn."""
     system_alone_with_tools: bool = True
-    """The same when the template gets tools."""
+    """True if a system turn may be the only turn when the template gets tools."""
     developer: bool = True
-    """True if it has a developer turn, at the front."""
+    """True if it accepts a developer turn at the front."""
     same_role: bool = True
     """True if turns of one role may follow each other."""
     tools: Way | None = "tools"
     calls: Calls = "native"
-    """How tool calls and their results reach it when it gets the tools."""
+    """Form of tool calls and results when the template gets the tools."""
     calls_without_tools: Calls = "native"
-    """The same when it does not."""
+    """Form of tool calls and results when it does not."""
     written: Written = "element"
-    """The form of calls in the assistant's text, if they have to stand there."""
+    """Form of calls in the assistant's text, if they must be written there."""
     orphans: bool = True
-    """True if it renders results whose calls are not there."""
+    """True if it renders results whose calls are missing."""
     several_calls: bool = True
     """True if one turn may have several calls."""
     calls_beside_text: bool = True
-    """True if a turn with text may have calls."""
+    """True if a turn with text may also have calls."""
     text_beside_reasoning: bool = True
     """True if a turn with calls may have both text and reasoning."""
     short_ids: bool = False
     """True if ids of calls must be nine letters and digits."""
     arguments: Literal["object", "text"] = "object"
     arguments_any: bool = True
-    """True if arguments that are no JSON are rendered as they are."""
+    """True if arguments that are not JSON are rendered unchanged."""
 
 
 def prepare(
     turns: list[Turn], described: list[dict[str, Any]], traits: Traits, *, offered: bool
 ) -> list[Turn]:
-    """Rewrite turns by a template's traits.
+    """Rewrite turns according to a template's traits.
 
-    `described` are tools to describe in a system turn; `offered` is true if the template gets any.
+    `described`: tools to describe in a system turn. `offered`: True if the request has tools.
     """
     turns = rewriting.reminders(turns, taken=traits.system == "anywhere")
     calls = any(turn.get("tool_calls") or turn["role"] == "tool" for turn in turns)
     way = "text" if described else traits.calls if offered else traits.calls_without_tools
     if calls:
         turns = with_calls(turns, traits, way)
-    elif offered and way == "text":  # as it will be once there are calls: the KV cache is kept
+    elif offered and way == "text":  # as with calls, so that later calls keep the KV cache valid
         turns = rewriting.merge_same_role(turns)
     developer = [turn for turn in turns if turn["role"] == "developer"]
     system = [turn for turn in turns if turn["role"] == "system"]
@@ -89,12 +90,12 @@ def prepare(
 
 
 def _only_first(turns: list[Turn]) -> bool:
-    """True if the only system turn, if there is one, is the first turn."""
+    """True if no turn but the first is a system turn."""
     return all(turn["role"] != "system" for turn in turns[1:])
 
 
 def with_calls(turns: list[Turn], traits: Traits, way: Calls = "native") -> list[Turn]:
-    """Tool calls and results as the template takes them."""
+    """Rewrite tool calls and results to the form that the template accepts."""
     if way == "text":
         return rewriting.merge_same_role(rewriting.results_as_user(rewriting.written(turns)))
     if not traits.orphans:
@@ -119,7 +120,7 @@ def with_calls(turns: list[Turn], traits: Traits, way: Calls = "native") -> list
 def offered(
     turns: list[Turn], tools: list[dict[str, Any]], way: Way
 ) -> tuple[list[Turn], dict[str, Any]]:
-    """The turns and the variables by which tools reach a template."""
+    """Return the turns and the variables that pass tools to a template."""
     if way in ("tools", "xml_tools"):
         return turns, {way: tools}
     if way == "tools and system":

@@ -1,9 +1,9 @@
-"""Turns of a chat, and how they are rewritten for a template that does not take them as sent.
+"""Turns of a chat, and functions that rewrite them for templates that do not accept them as sent.
 
-A turn is a dictionary as chat templates read it: `role`, `content` (text), and where sent
+A turn is a dictionary as chat templates read it: `role`, `content` (text), and if sent
 `reasoning_content`, `tool_calls`, `tool_call_id`, `name`; `REMINDS` is a key of our own. Each
-function here returns new turns and leaves the others as they are; which of them apply is decided in
-`template.py`.
+function returns new turns and does not modify its arguments. `traits.py` and `template.py` choose
+the functions to apply.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from typing import Any, Literal
 Turn = dict[str, Any]
 
 Written = Literal["element", "list", "closed list", "pythonic"]
-"""How calls are written into a text: `<tool_call>` elements, the list of Granite, that of Phi 4,
-LFM2's expressions."""
+"""Forms of calls inside a text: `<tool_call>` elements, Granite's list, Phi 4's list, LFM2's
+expressions."""
 
 JOIN = "\n\n"
-"""Between the texts of turns that are merged."""
+"""Separator of the texts of merged turns."""
 
 REMINDS = "reminds"
-"""Key of a system turn that belongs where it stands; templates do not get it."""
+"""Key of a system turn that must keep its position; not passed to templates."""
 
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
-"""An id of a tool call as Mistral's templates want it."""
+"""Id of a tool call as Mistral's templates require."""
 
 
 def as_system(turns: list[Turn]) -> list[Turn]:
@@ -44,10 +44,11 @@ def system_first(turns: list[Turn]) -> list[Turn]:
 
 
 def reminders(turns: list[Turn], *, taken: bool) -> list[Turn]:
-    """Leave system turns that remind where they are; turns of the user if they are not `taken`.
+    """Keep reminders, system turns with `REMINDS`, in place; as user turns if not `taken`.
 
-    At the front they would be out of place, and every new one would change the beginning of the
-    prompt, whose KV cache is kept. Their form is the one that coding agents tell models about.
+    `taken`: True if the template accepts system turns anywhere. At the front, reminders would be
+    out of place, and each new one would change the beginning of the prompt and so invalidate its KV
+    cache. The form of the user turns is the one that coding agents describe to models.
     """
 
     def made(turn: Turn) -> Turn:
@@ -62,7 +63,7 @@ def reminders(turns: list[Turn], *, taken: bool) -> list[Turn]:
 
 
 def system_in_user(turns: list[Turn]) -> list[Turn]:
-    """Put the text of all system turns before that of the first user turn."""
+    """Prepend the text of all system turns to the first user turn."""
     merged = system_first(turns)
     if not merged or merged[0]["role"] != "system":
         return merged
@@ -94,7 +95,7 @@ def merge_same_role(turns: list[Turn]) -> list[Turn]:
 
 
 def user_first(turns: list[Turn]) -> list[Turn]:
-    """Begin with a user turn: an empty one where the assistant speaks first."""
+    """Begin with a user turn, an empty one if the assistant's is first."""
     at = next((i for i, t in enumerate(turns) if t["role"] != "system"), len(turns))
     if at < len(turns) and turns[at]["role"] == "user":
         return turns
@@ -104,7 +105,7 @@ def user_first(turns: list[Turn]) -> list[Turn]:
 
 
 def one_call_a_turn(turns: list[Turn]) -> list[Turn]:
-    """Split turns with several tool calls, each followed by its result."""
+    """Split turns with several tool calls into turns with one call, each followed by its result."""
     split: list[Turn] = []
     results: list[Turn] = []
     for index, turn in enumerate(turns):
@@ -122,7 +123,7 @@ def one_call_a_turn(turns: list[Turn]) -> list[Turn]:
 
 
 def text_before_calls(turns: list[Turn]) -> list[Turn]:
-    """Split turns with text and tool calls in two."""
+    """Split turns with text and tool calls into two."""
     split: list[Turn] = []
     for turn in turns:
         if turn.get("tool_calls") and turn["content"]:
@@ -146,7 +147,7 @@ def text_in_reasoning(turns: list[Turn]) -> list[Turn]:
 
 
 def completed(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tools with what some templates read without asking, and schemas in their plainest form."""
+    """Add the keys to tools that some templates read unconditionally, and simplify the schemas."""
     empty = {"description": "", "parameters": {}}
     functions = [empty | tool["function"] for tool in tools]
     for function in functions:
@@ -156,7 +157,7 @@ def completed(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without null, with one type for several and with an object of properties."""
+    """Simplify a schema: no null values, a single type, and an object of properties."""
     plain: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "properties":
@@ -181,7 +182,7 @@ def _results_after(turns: list[Turn], index: int) -> list[Turn]:
 
 
 def _result_of(result: Turn, results: list[Turn], calls: list[Any]) -> int:
-    """Index of the call that a result answers: by its id, else by its place."""
+    """Return the index of a result's call: by its id, else by its position."""
     ids = [call.get("id") for call in calls]
     if result.get("tool_call_id") in ids and result.get("tool_call_id") is not None:
         return ids.index(result["tool_call_id"])
@@ -221,7 +222,7 @@ def arguments_as_text(turns: list[Turn]) -> list[Turn]:
 
 
 def arguments_as_object(turns: list[Turn]) -> list[Turn]:
-    """Wrap arguments that are no object, such as text that is no JSON, into one."""
+    """Wrap arguments that are not an object, such as text that is not JSON, in one."""
 
     def wrapped(arguments: Any) -> Any:
         return arguments if isinstance(arguments, dict) else {"arguments": arguments}
@@ -267,13 +268,13 @@ def written(turns: list[Turn], form: Written = "element") -> list[Turn]:
 
 
 def results_as_user(turns: list[Turn]) -> list[Turn]:
-    """Turn results of tools into turns of the user."""
+    """Convert tool results to user turns."""
 
     return [_as_user(turn) if turn["role"] == "tool" else turn for turn in turns]
 
 
 def orphans_as_user(turns: list[Turn]) -> list[Turn]:
-    """Turn results whose calls are not there, as in a history cut short, into turns of the user."""
+    """Convert results whose calls are missing, as in a truncated history, to user turns."""
     made: list[Turn] = []
     called = False
     for turn in turns:
@@ -291,7 +292,7 @@ def _as_user(result: Turn) -> Turn:
 
 
 def form_of(source: str) -> Written:
-    """The form of calls of a template that takes tools but renders no calls."""
+    """Return the form of calls for a template that accepts tools but does not render calls."""
     if "<|tool_list_start|>" in source:
         return "pythonic"
     if "<|/tool|>" in source:
@@ -300,19 +301,19 @@ def form_of(source: str) -> Written:
 
 
 def _elements(functions: list[Any]) -> str:
-    """One element for each call, as `description` prescribes."""
+    """Write one element for each call, as `description` prescribes."""
     calls = [{"name": f["name"], "arguments": f["arguments"]} for f in functions]
     return "\n".join(f"<tool_call>\n{_json(call)}\n</tool_call>" for call in calls)
 
 
 def _list(functions: list[Any]) -> str:
-    """Granite's form."""
+    """Write calls in Granite's form."""
     calls = [{"name": f["name"], "arguments": f["arguments"]} for f in functions]
     return f"<|tool_call|>{_json(calls)}"
 
 
 def _pythonic(functions: list[Any]) -> str:
-    """LFM2's form."""
+    """Write calls in LFM2's form."""
     calls = []
     for function in functions:
         arguments = function["arguments"]
@@ -335,7 +336,7 @@ _FORMS: dict[Written, Callable[[list[Any]], str]] = {
 
 
 def describe(turns: list[Turn], tools: list[dict[str, Any]]) -> list[Turn]:
-    """Describe tools in a system turn, for a template that takes none."""
+    """Describe tools in a system turn, for a template that does not accept tools."""
     text = description(tools)
     if turns and turns[0]["role"] == "system":
         both = JOIN.join(filter(None, (turns[0]["content"], text)))
@@ -344,7 +345,7 @@ def describe(turns: list[Turn], tools: list[dict[str, Any]]) -> list[Turn]:
 
 
 def description(tools: list[dict[str, Any]]) -> str:
-    """The tools, and how to call them, in words for a model that was not trained for them."""
+    """Describe the tools and the call format, for a model that was not trained on tools."""
     listed = "\n".join(_json(tool["function"]) for tool in tools)
     return (
         "# Tools\n\n"

@@ -1,8 +1,7 @@
-"""What a request asks an answer to be: `response_format`, `tool_choice`, `strict`, and the forms of
-other servers.
+"""Constraints of a request: `response_format`, `tool_choice`, `strict`, other servers' equivalents.
 
-All of them become a `Constraint`: parts of a grammar, each checked by itself, and whether tools may
-or must be called.
+All of them become a `Constraint`: parts of a grammar, each validated on its own, and the tools that
+may or must be called.
 """
 
 import json
@@ -26,10 +25,10 @@ _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _NO_ARGUMENTS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
 
 GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
-"""Keys that say what the text is, each in a language of its own."""
+"""Keys that constrain the text, each in a language of its own."""
 
 CHOICES = 1000
-"""Most texts that an answer is chosen from."""
+"""Maximum number of choices."""
 
 
 class CallGrammar(msgspec.Struct, frozen=True):
@@ -37,28 +36,28 @@ class CallGrammar(msgspec.Struct, frozen=True):
 
     name: str
     part: str
-    """The grammar of its arguments, named `tool_INDEX`."""
+    """Grammar of its arguments, named `tool_INDEX`."""
 
 
 class Constraint(msgspec.Struct, frozen=True):
-    """What an answer has to be. At least one of `answer` and `calls` is there."""
+    """Constraint on a completion. At least one of `answer` and `calls` is set."""
 
     answer: str = ""
-    """The grammar of the text, named `answer`; "" if any text will do."""
+    """Grammar of the text, named `answer`; "" if any text is allowed."""
     is_json: bool = False
-    """True if whitespace before the text is part of it and harmless."""
+    """True if the text is JSON, so that whitespace before it is harmless."""
     calls: tuple[CallGrammar, ...] = ()
-    """The tools that may be called."""
+    """Tools that may be called."""
     forced: bool = False
     """True if one of `calls` must be called."""
     key: str = ""
-    """The request's key, for messages."""
+    """Key of the request that sets it, for messages."""
 
 
 def constraint(body: "Body", names: Mapping[str, str]) -> Constraint | None:
-    """What a request asks its answer to be; None: it may be anything.
+    """Return the constraint of a request; None if it has none.
 
-    `names` has for each key of the body the name that was sent. Raises `RequestError`.
+    `names`: for each key of the body, the name that was sent. Raises `RequestError`.
     """
     answer, is_json, key = _answer(body, names)
     chosen = _chosen_tools(body)
@@ -68,7 +67,7 @@ def constraint(body: "Body", names: Mapping[str, str]) -> Constraint | None:
     if not answer and chosen is None and not strict:
         return None
     if body.continues:
-        words = f"{key or 'tool_choice'}: a constrained answer cannot continue a message"
+        words = f"{key or 'tool_choice'}: constrained output cannot continue a message"
         raise RequestError(words, "invalid_value", key or "tool_choice")
     offered = [] if body.tool_choice == "none" else _offered(body)
     calls = _calls(offered if chosen is None else chosen, body, forced=chosen is not None)
@@ -81,13 +80,13 @@ def constraint(body: "Body", names: Mapping[str, str]) -> Constraint | None:
 
 
 def _answer(body: "Body", names: Mapping[str, str]) -> tuple[str, bool, str]:
-    """The part of the grammar, whether it is JSON, and the key that asks for it."""
+    """Return the grammar of the text, True if it is JSON, and the key that sets it."""
     asked = list(_asked(body, names))
     if not asked:
         return "", False, ""
     if len(asked) > 1:
         keys = " and ".join(key for key, _, _ in asked)
-        raise RequestError(f"{keys} exclude each other", "invalid_value", asked[1][0])
+        raise RequestError(f"{keys} are mutually exclusive", "invalid_value", asked[1][0])
     key, kind, value = asked[0]
     try:
         part = _PARTS[kind](value)
@@ -98,7 +97,7 @@ def _answer(body: "Body", names: Mapping[str, str]) -> tuple[str, bool, str]:
 
 
 def _asked(body: "Body", names: Mapping[str, str]) -> Sequence[tuple[str, str, Any]]:
-    """Key, kind and value of each constraint on the text."""
+    """Return key, kind and value of each constraint on the text."""
     asked: list[tuple[str, str, Any]] = []
     if body.response_format is not None:
         found = _response_format(body.response_format)
@@ -112,7 +111,7 @@ def _asked(body: "Body", names: Mapping[str, str]) -> Sequence[tuple[str, str, A
 
 
 def _response_format(form: Mapping[str, Any]) -> tuple[str, str, Any] | None:
-    """OpenAI's key, with the variants of llama.cpp, which has the schema beside the type."""
+    """Parse OpenAI's key, and its variants in llama.cpp, which has the schema next to the type."""
     kind = form.get("type", "text")
     if kind == "text":
         return None
@@ -126,12 +125,12 @@ def _response_format(form: Mapping[str, Any]) -> tuple[str, str, Any] | None:
         if isinstance(nested, dict):
             schema, place = nested.get("schema", schema), f"{place}.schema"
         if schema is None:
-            words = f"{place} is missing: the schema of the answer"
+            words = f"{place} is missing; set it to the JSON schema of the output"
             raise RequestError(words, "missing_required_parameter", "response_format")
         return "response_format", "json", schema
     words = (
         f"response_format.type {str(kind)[:80]!r} is not supported; "
-        "it can be text, json_object or json_schema"
+        "use text, json_object or json_schema"
     )
     raise unsupported("response_format", words)
 
@@ -140,7 +139,7 @@ _OUTPUTS = {"json": "json", "regex": "regex", "choice": "choice", "grammar": "gr
 
 
 def _structured_outputs(outputs: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
-    """vLLM's key."""
+    """Parse vLLM's key."""
     asked: list[tuple[str, str, Any]] = []
     for name, value in outputs.items():
         key = f"structured_outputs.{name[:80]}"
@@ -168,37 +167,37 @@ def _regex_part(pattern: Any) -> str:
     from llguidance import LLMatcher
 
     if not isinstance(pattern, str):
-        raise GrammarError("it is not a text")
+        raise GrammarError("it is not a string")
     found = json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0]
     return lark_grammar("answer", str(found["lark_grammar"]))
 
 
 def _choice_part(choices: Any) -> str:
     if not isinstance(choices, list) or not all(isinstance(one, str) and one for one in choices):
-        raise GrammarError("it is not a list of texts")
+        raise GrammarError("it is not a list of non-empty strings")
     if len(choices) > CHOICES:
-        raise GrammarError(f"it has {len(choices)} texts; at most {CHOICES} are taken")
+        raise GrammarError(f"it has {len(choices)} choices; the maximum is {CHOICES}")
     return lark_grammar("answer", "start: " + " | ".join(map(quoted, choices)))
 
 
 def _grammar_part(text: Any) -> str:
-    """llama.cpp's GBNF, or Lark."""
+    """Convert a grammar in llama.cpp's GBNF, or in Lark."""
     from llguidance.gbnf_to_lark import any_to_lark
 
     if not isinstance(text, str):
-        raise GrammarError("it is not a text")
+        raise GrammarError("it is not a string")
     if len(text) > LONGEST_GRAMMAR:
-        raise GrammarError(f"it has {len(text)} characters; at most {LONGEST_GRAMMAR} are taken")
+        raise GrammarError(f"it has {len(text)} characters; the maximum is {LONGEST_GRAMMAR}")
     try:
         return lark_grammar("answer", any_to_lark(text))
     except GrammarError:
         raise
-    except Exception as error:  # noqa: BLE001  its parser raises what it likes
+    except Exception as error:  # noqa: BLE001  the converter may raise anything
         raise GrammarError(f"{type(error).__name__}: {error}"[:500]) from None
 
 
 LONGEST_GRAMMAR = 50_000
-"""Characters of a grammar in GBNF, which is converted in Python."""
+"""Maximum characters of a grammar: GBNF is converted in Python."""
 
 _PARTS = {
     "json": _json_part,
@@ -209,7 +208,7 @@ _PARTS = {
 
 
 def quoted(text: str) -> str:
-    """A text as a literal of a Lark grammar."""
+    """Write a text as a literal of a Lark grammar."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -221,7 +220,7 @@ def _offered(body: "Body") -> list[dict[str, Any]]:
 
 
 def _chosen_tools(body: "Body") -> list[dict[str, Any]] | None:
-    """The tools of which one must be called; None: none must. Raises `RequestError`."""
+    """Return the tools of which one must be called; None if none must. Raises `RequestError`."""
     choice = body.tool_choice
     if choice in (None, "auto", "none"):
         return None
@@ -232,20 +231,20 @@ def _chosen_tools(body: "Body") -> list[dict[str, Any]] | None:
         names = _names(choice)
         if names is None:
             words = (
-                "tool_choice can be auto, none, required, or "
+                "tool_choice must be auto, none, required, or "
                 '{"type": "function", "function": {"name": …}}'
             )
             raise unsupported("tool_choice", words)
     chosen = [t for t in offered if names is None or t["function"].get("name") in names]
     if not chosen:
         wanted = f"a tool named {min(names)[:80]!r}" if names else "a tool"
-        words = f"tool_choice asks for {wanted}, and tools has none"
+        words = f"tool_choice requires {wanted}, but tools has none"
         raise RequestError(words, "invalid_value", "tool_choice")
     return chosen
 
 
 def _names(choice: Any) -> set[str] | None:
-    """The names in a `tool_choice`; None: it has another form."""
+    """Return the names in a `tool_choice`; None if it has another form."""
     if not isinstance(choice, dict):
         return None
     if choice.get("type") == "allowed_tools":
@@ -265,7 +264,7 @@ def _names(choice: Any) -> set[str] | None:
 def _calls(
     tools: Sequence[Mapping[str, Any]], body: "Body", *, forced: bool
 ) -> tuple[CallGrammar, ...]:
-    """The tools with the grammars of their arguments. Raises `RequestError`."""
+    """Return the tools with the grammars of their arguments. Raises `RequestError`."""
     sent = {id(tool): index for index, tool in enumerate(body.sent_tools)}
     calls = []
     for number, tool in enumerate(tools):
@@ -285,5 +284,5 @@ def _calls(
 
 
 def _object(schema: Any) -> Any:
-    """The schema of arguments, which are an object even where it does not say so."""
+    """Set the type in a schema of arguments that has none: arguments are an object."""
     return {"type": "object"} | schema if isinstance(schema, dict) else schema

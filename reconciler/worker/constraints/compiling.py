@@ -6,56 +6,56 @@ from typing import Any
 from reconciler.worker.constraints.formats import with_patterns
 
 LONGEST = 500_000
-"""Characters of a schema or a grammar. The largest published ones have some 100,000."""
+"""Maximum characters of a schema or a grammar. The largest published ones have about 100,000."""
 
 WHITESPACE = r"( |\r?\n[ \t]{0,24})"
-"""Between the parts of a JSON value: a space, or a line break with an indentation. Without a bound
-a model may write whitespace until its tokens run out."""
+"""Whitespace between the parts of a JSON value: a space, or a line break with an indentation.
+Without a bound, a model may write whitespace until it reaches its token limit."""
 
 _ONE_OF = (
-    "oneOf is enforced only where its alternatives exclude each other by a constant property or by "
-    "their types; use anyOf"
+    "oneOf is supported only if a constant property or their types make its alternatives mutually "
+    "exclusive; use anyOf"
 )
 
 
 class GrammarError(ValueError):
-    """The grammar cannot be enforced; the message says which part of it."""
+    """The grammar cannot be enforced; the message names the part that is not supported."""
 
 
 def schema_grammar(name: str, schema: Any) -> str:
-    """A part of a grammar: JSON that the schema allows. Raises `GrammarError`."""
+    """Build a part of a grammar: JSON that the schema allows. Raises `GrammarError`."""
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
-        raise GrammarError("a JSON schema is an object")
+        raise GrammarError("a JSON schema must be an object")
     options = {"whitespace_pattern": WHITESPACE}
     try:
         return _part({"name": name, "json_schema": with_patterns(schema) | {"x-guidance": options}})
     except RecursionError:
-        raise GrammarError("it is nested too deep") from None
+        raise GrammarError("it is nested too deeply") from None
 
 
 def lark_grammar(name: str, lark: str) -> str:
-    """A part of a grammar, in llguidance's variant of Lark. Raises `GrammarError`."""
+    """Build a part of a grammar in llguidance's variant of Lark. Raises `GrammarError`."""
     return _part({"name": name, "lark_grammar": lark})
 
 
 def _part(grammar: dict[str, Any]) -> str:
     text = json.dumps(grammar, ensure_ascii=False)
     if len(text) > LONGEST:
-        raise GrammarError(f"it has {len(text)} characters; at most {LONGEST} are taken")
+        raise GrammarError(f"it has {len(text)} characters; the maximum is {LONGEST}")
     return text
 
 
 def whole(parts: list[str]) -> str:
-    """A grammar of several parts, the first of which is where it starts."""
+    """Combine parts into a grammar, which starts with the first part."""
     return f'{{"grammars": [{", ".join(parts)}]}}'
 
 
 def check(part: str) -> None:
-    """Raise `GrammarError` if llguidance cannot compile a part by itself.
+    """Raise `GrammarError` if llguidance cannot compile a part on its own.
 
-    Takes time and memory: a grammar is bounded by llguidance's own limits.
+    Takes time and memory; only llguidance's own limits apply to them.
     """
     from llguidance import LLMatcher
 
@@ -65,7 +65,7 @@ def check(part: str) -> None:
 
 
 def reason(message: str) -> str:
-    """llguidance's message, bounded and without advice for its own API."""
+    """Return llguidance's message, truncated and without advice on its own API."""
     if message.startswith("oneOf constraints are not supported"):
         return _ONE_OF
     return message.strip()[:500]

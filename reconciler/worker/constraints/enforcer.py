@@ -1,4 +1,4 @@
-"""A request's `Constraint` -> what follows its answer through the grammar."""
+"""Builds the grammar of a request's `Constraint`, and its matcher."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,8 +12,9 @@ from reconciler.worker.output import OutputFormat, described
 
 
 class Enforcer:
-    """Enforces constraints on the answers of one checkpoint. For any thread but those that others
-    wait for: the first grammar of a checkpoint takes a second.
+    """Enforces constraints on the completions of one checkpoint.
+
+    Not for the event loop or the MLX thread: the first grammar of a checkpoint takes a second.
     """
 
     def __init__(self, tokenizer: Any, ends: Iterable[int], vocabulary: int) -> None:
@@ -25,9 +26,9 @@ class Enforcer:
     def enforce(
         self, constraint: Constraint, form: OutputFormat, generation: str
     ) -> tuple[Enforced, Any]:
-        """The grammar of an answer after `generation`, and a matcher of llguidance.
+        """Return the grammar of the completion after `generation`, and llguidance's matcher.
 
-        The matcher is None where nothing can be enforced. Raises `RequestError`.
+        The matcher is None if nothing can be enforced. Raises `RequestError`.
         """
         if self._literals is None:
             self._literals = Literals(special_tokens(self._tokenizer))
@@ -40,6 +41,6 @@ class Enforcer:
 
 
 def reading_form(enforced: Enforced, form: OutputFormat) -> OutputFormat:
-    """How an answer is read to which a grammar applies."""
+    """Return the output format of completions under a grammar."""
     form = described(form) if enforced.plain_calls else form
     return replace(form, sealed=True) if enforced.sealed else form

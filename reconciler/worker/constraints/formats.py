@@ -1,7 +1,7 @@
-"""Dates and times that every parser takes, in place of llguidance's own.
+"""Patterns of dates and times that every parser accepts, in place of llguidance's own.
 
-llguidance's `date-time` allows leap seconds in any minute, and 29 February in any year: RFC 3339
-does not, and Python's and JavaScript's parsers refuse them.
+llguidance's `date-time` allows leap seconds in any minute, and 29 February in any year. RFC 3339
+does not, and Python's and JavaScript's parsers reject them.
 """
 
 from typing import Any
@@ -18,11 +18,11 @@ _PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}
 _PATTERNS = {name: pattern.replace(r"\d", "[0-9]") for name, pattern in _PATTERNS.items()}
 
 _VALUES = ("const", "enum", "default", "examples")
-"""Keywords whose values are no schemas."""
+"""Keywords whose values are not schemas."""
 
 
 def with_patterns(schema: Any) -> Any:
-    """The schema with patterns for formats of dates and times. Raises RecursionError."""
+    """Replace date and time formats in a schema by patterns. Raises RecursionError."""
     if isinstance(schema, list):
         return [with_patterns(one) for one in schema]
     if not isinstance(schema, dict):

@@ -1,8 +1,8 @@
-"""A `Constraint` -> the grammar of all that the model writes, from its first token on.
+"""Builds the grammar of the whole completion from a `Constraint`.
 
-Around the text and the calls stands what the model's family writes: reasoning, which is free and
-ends with its mark, the header of the answer, the marks of a call. Marks that are special tokens are
-written as token ids, others as texts.
+The grammar adds the output of the model's family around the text and the calls: reasoning, which is
+free text up to its closing mark, the header of the answer, and the marks of a call. Marks that are
+special tokens are written as token ids, others as text.
 """
 
 import re
@@ -18,8 +18,8 @@ from reconciler.worker.output.format import Region
 from reconciler.worker.output.splitter import Splitter
 
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
-"""A text with one possible continuation may be written in any tokens: how a tokenizer would divide
-it depends on what stands before it."""
+"""Disables token forcing: a text with one possible continuation may be written in any tokens, as
+its tokenization depends on the text before it."""
 
 _TERMINALS = r"""
 TEXT: /(.|\n)*/
@@ -29,11 +29,11 @@ WS: /[ \n]{1,4}/
 """
 
 Piece = str | int
-"""Of a literal: a text, or the id of a special token."""
+"""Piece of a literal: a text, or the id of a special token."""
 
 
 class Literals:
-    """Texts as a tokenizer takes them apart: special tokens, and texts between them."""
+    """Splits texts as the tokenizer does: into special tokens, and the texts between them."""
 
     def __init__(self, special: Iterable[tuple[int, str]]) -> None:
         self._ids = {content: token for token, content in special if content}
@@ -42,12 +42,12 @@ class Literals:
         self._pattern = re.compile(f"({pattern})") if pattern else None
 
     def pieces(self, text: str) -> list[Piece]:
-        """The pieces of a text."""
+        """Split a text into pieces."""
         parts = self._pattern.split(text) if self._pattern else [text]
         return [self._ids.get(part, part) for part in parts if part]
 
     def written(self, text: str) -> str:
-        """A text as the symbols of a rule."""
+        """Write a text as the symbols of a rule."""
         return " ".join(map(_symbol, self.pieces(text)))
 
 
@@ -57,29 +57,29 @@ def _symbol(piece: Piece) -> str:
 
 @dataclass(frozen=True)
 class Enforced:
-    """A grammar, and how what it allows is to be read."""
+    """A grammar, and the form of the output that it allows."""
 
     text: str
-    """"" if nothing can be enforced."""
+    """The grammar; "" if nothing can be enforced."""
     plain_calls: bool = False
     """True if calls have the form `PLAIN`."""
     sealed: bool = False
-    """True if nothing in the text of the answer is a mark."""
+    """True if the text of the answer contains no marks."""
     warning: str = ""
 
 
 def build(
     constraint: Constraint, form: OutputFormat, literals: Literals, generation: str
 ) -> Enforced:
-    """The grammar for an answer that follows `generation`.
+    """Build the grammar of a completion that follows `generation`.
 
-    Raises ValueError where the model is inside reasoning whose end is not known.
+    Raises ValueError if the model is inside reasoning whose closing mark is unknown.
     """
     rules = _Rules(constraint, form, literals)
     lead = _lead(form, literals, generation, rules)
     body, plain = rules.body()
     if not body:
-        words = "tools: strict has no effect, as this model's form of calls cannot be enforced"
+        words = "tools: strict has no effect: this model's format of calls cannot be enforced"
         return Enforced("", warning=words)
     main = _OPTIONS + "\n".join([f"start: {lead} body", f"body: {body}", *rules.more]) + _TERMINALS
     parts = [_lark(main), *(call.part for call in constraint.calls)]
@@ -92,15 +92,15 @@ def _lark(text: str) -> str:
 
 
 class _Rules:
-    """The rules of the text and of the calls."""
+    """Builds the rules of the text and of the calls."""
 
     def __init__(self, constraint: Constraint, form: OutputFormat, literals: Literals) -> None:
         self._asked, self._form, self._literals = constraint, form, literals
         self.more: list[str] = []
-        """Rules that others refer to."""
+        """Rules that other rules refer to."""
 
     def body(self) -> tuple[str, bool]:
-        """What follows the reasoning, and whether calls have the form `PLAIN`."""
+        """Return the rule of all output after reasoning; True if calls have the form `PLAIN`."""
         asked = self._asked
         own = self._form.call_form
         if asked.forced:
@@ -114,7 +114,7 @@ class _Rules:
         return f"{answer} | {call}" if call else answer, False
 
     def until(self, text: str) -> str:
-        """Any text up to and with this one."""
+        """Return a rule for any text up to and including this one."""
         first, *rest = self._literals.pieces(text)
         if isinstance(first, int):
             head = f"TEXT {_symbol(first)}"
@@ -124,7 +124,7 @@ class _Rules:
         return " ".join([head, *map(_symbol, rest)])
 
     def _header(self) -> str:
-        """The mark before the text of an answer."""
+        """Return a rule for the mark before the text of an answer."""
         regions = [r for r in self._form.regions if r.kind == "content"]
         known = [self._literals.written(header) for r in regions for header in _openings(r)]
         if not known:
@@ -133,10 +133,10 @@ class _Rules:
         return f"({' | '.join(known)}){'' if required else '?'} "
 
     def _call(self, form: CallForm) -> str:
-        """A call of one of the tools."""
+        """Return a rule for a call of one of the tools."""
         calls = enumerate(self._asked.calls)
         choice = " | ".join(self._one(form.parts, number, call) for number, call in calls)
-        first = form.parts[0]  # a name goes on from a mark in the generation prompt
+        first = form.parts[0]  # a name continues a mark of the generation prompt
         free = isinstance(first, str) and not first[0].isspace()
         return f"{'WS? ' if free else ''}({choice})"
 
@@ -154,7 +154,7 @@ class _Rules:
         return " ".join(symbols)
 
     def _mixed(self, form: CallForm) -> str:
-        """Free text with calls in it."""
+        """Return a rule for free text with calls in it."""
         header = self._header()
         if header and any(r.literal for r in self._form.regions):
             return f"{header}TEXT | {self._call(form)}"
@@ -166,20 +166,20 @@ class _Rules:
         return f"({self.until(begins)} {self._call(rest)})* TEXT"
 
     def _free_call(self) -> str:
-        """A call in a form that is not enforced."""
+        """Return a rule for a call whose form is not enforced."""
         regions = [r for r in self._form.regions if r.kind == "call"]
         opens = dict.fromkeys(mark for region in regions for mark in _openings(region))
         return " | ".join(f"WS? {self._literals.written(mark)} TEXT" for mark in opens)
 
 
 def _lead(form: OutputFormat, literals: Literals, generation: str, rules: _Rules) -> str:
-    """The reasoning before an answer."""
+    """Return a rule for the reasoning before an answer."""
     regions = [region for region in form.regions if region.kind == "reasoning"]
     before = Splitter(form, calls=False, generation=generation)
     if before.reasoning:
         closes = dict.fromkeys(mark for region in regions for mark in _closings(region))
         if not closes:
-            raise ValueError("the mark that ends this model's reasoning is not known")
+            raise ValueError("the closing mark of this model's reasoning is unknown")
         return f"({' | '.join(rules.until(mark) for mark in closes)}) WS?"
     if before.reasoned:
         return ""
@@ -198,17 +198,17 @@ _SYNTAX = re.compile(r"[\\.^$*+?{}\[\]()|]")
 
 
 def _openings(region: Region) -> list[str]:
-    """The texts of the mark that opens a region; none where they are too many."""
+    """Return the texts of a region's opening mark; empty if its pattern is not simple."""
     return [region.literal[0]] if region.literal else _texts(region.opens)
 
 
 def _closings(region: Region) -> list[str]:
-    """The texts of the mark that closes a region."""
+    """Return the texts of a region's closing mark; empty if its pattern is not simple."""
     return [region.literal[1]] if region.literal else _texts(region.closes)
 
 
 def _texts(pattern: str) -> list[str]:
-    """The texts that a simple regular expression matches; none if it is not simple."""
+    """Return the texts that a simple regular expression matches; empty if it is not simple."""
     found = _CHOICE.search(pattern)
     if found is not None:
         before, after = pattern[: found.start()], pattern[found.end() :]
@@ -221,6 +221,6 @@ def _texts(pattern: str) -> list[str]:
 
 
 def special_tokens(tokenizer: Any) -> list[tuple[int, str]]:
-    """Ids and contents of the special tokens of mlx_lm's or transformers' tokenizer."""
+    """Return ids and contents of the special tokens of mlx_lm's or transformers' tokenizer."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return [(int(token), entry.content) for token, entry in added.items() if entry.special]

@@ -1,4 +1,4 @@
-"""Forbids the tokens that a grammar does not allow next."""
+"""Masks the tokens that a grammar does not allow next."""
 
 from typing import Any
 
@@ -7,25 +7,25 @@ import numpy as np
 
 
 class Mask:
-    """A logits processor for one request. Used on the MLX thread only.
+    """Logits processor for one completion. MLX thread only.
 
-    mlx-lm builds the graph of a step before the tokens of the last one are known. Here the forward
-    pass is begun before the last token is waited for, so that the model computes while the parser
-    follows the token and computes its mask. The GPU is not idle between two steps.
+    mlx-lm builds the graph of a step before the tokens of the last step are known. The mask starts
+    the forward pass before it waits for the last token, so that the model computes while the parser
+    consumes the token and computes the mask. The GPU is not idle between two steps.
     """
 
     def __init__(self, matcher: Any, prompt: int, vocabulary: int) -> None:
-        """`matcher` is llguidance's, at the beginning of the answer; `prompt`: tokens before it;
-        `vocabulary`: tokens that the matcher knows.
+        """`matcher`: llguidance's, at the beginning of the completion; `prompt`: number of tokens
+        before it; `vocabulary`: number of tokens that the matcher knows.
         """
         self._matcher, self._start, self._vocabulary = matcher, prompt, vocabulary
         self._followed = 0
         self._words = np.zeros((vocabulary + 31) // 32, np.int32)
         self.error = ""
-        """Why the answer cannot go on, once it cannot; the tokens after it mean nothing."""
+        """Reason why the completion cannot continue; "" if it can. Later tokens are meaningless."""
 
     def __call__(self, context: Any, logits: Any) -> Any:
-        """Logits (1, vocabulary) after the tokens in `context` -> those of allowed tokens."""
+        """Set the logits (1, vocabulary) of tokens that may not follow `context` to -inf."""
         if self.error:
             return logits
         mx.async_eval(logits)  # type: ignore[no-untyped-call]
@@ -35,10 +35,10 @@ class Mask:
         return mx.where(allowed, logits, mx.array(-mx.inf, logits.dtype))
 
     def _follow(self, context: Any) -> bool:
-        """Take the tokens that came since the last step. True if all fit the grammar.
+        """Consume the tokens since the last step. True if all fit the grammar.
 
-        A request that had to wait begins again with all that was generated, which was followed
-        already.
+        A preempted request restarts with all tokens that it had generated, which the matcher has
+        already consumed.
         """
         tokens = context[self._start + self._followed :].tolist()
         self._followed += len(tokens)
@@ -49,19 +49,19 @@ class Mask:
         return True
 
     def _allowed(self, vocabulary: int) -> Any:
-        """Which tokens may come next, as an array of booleans: (vocabulary,)."""
+        """Return the tokens that may come next, as an array of booleans: (vocabulary,)."""
         words = self._words
         words.fill(0)
         self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         if self._matcher.is_error():
-            self._fail("the answer cannot go on")
+            self._fail("the completion cannot continue")
             return None
         bits = np.unpackbits(words.view(np.uint8), count=self._vocabulary, bitorder="little")
         allowed = np.zeros(vocabulary, np.bool_)
         known = min(vocabulary, self._vocabulary)
         allowed[:known] = bits[:known]
         if not allowed.any():
-            self._fail("no token of this model can go on")
+            self._fail("the grammar allows no token of this model next")
             return None
         return mx.array(allowed)
 

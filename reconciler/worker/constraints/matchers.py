@@ -1,4 +1,4 @@
-"""Compiles grammars for the tokens of a checkpoint, and keeps those that were used last."""
+"""Compiles grammars for the tokens of a checkpoint, and caches the last used ones."""
 
 import threading
 from collections import OrderedDict
@@ -8,18 +8,18 @@ from typing import Any
 from reconciler.worker.constraints.compiling import GrammarError, reason
 
 KEPT = 32
-"""Compiled grammars that are kept. One takes some 0.1 to 10 MB."""
+"""Maximum number of cached grammars. A compiled one takes about 0.1 to 10 MB."""
 
 LEXER_STATES = 100_000
-"""Of one grammar: 1 to 2 kB each. llguidance's default is 250,000."""
+"""Maximum lexer states of a grammar, of 1 to 2 kB each. llguidance's default is 250,000."""
 
 
 class Matchers:
-    """Makes what follows an answer through a grammar. Its methods may be called on any thread."""
+    """Creates matchers, which track a completion in its grammar. Thread-safe."""
 
     def __init__(self, tokenizer: Any, ends: Iterable[int], vocabulary: int) -> None:
-        """`tokenizer` is mlx_lm's, `ends` the tokens that end an answer; ids from `vocabulary` on
-        are none of the model's.
+        """`tokenizer`: mlx_lm's. `ends`: the model's stop tokens. `vocabulary`: number of tokens of
+        the model.
         """
         self._tokenizer, self._vocabulary = tokenizer, vocabulary
         self._ends = sorted(token for token in ends if 0 <= token < vocabulary)
@@ -28,10 +28,10 @@ class Matchers:
         self._lock, self._compiling = threading.Lock(), threading.Lock()
 
     def matcher(self, grammar: str) -> Any:
-        """A matcher of llguidance at the beginning of an answer. Raises `GrammarError`.
+        """Return llguidance's matcher at the beginning of a completion. Raises `GrammarError`.
 
-        The first one needs the table of tokens, which for 128,000 takes about a second, 0.6 s of it
-        with Python's lock. Compiling takes milliseconds, without that lock.
+        The first call builds the token table, which for 128,000 tokens takes about a second and
+        holds the GIL for 0.6 s of it. Compiling takes milliseconds and does not hold the GIL.
         """
         found = self._find(grammar)
         if found is None:
@@ -58,7 +58,7 @@ class Matchers:
         limits = LLParserLimits(max_lexer_states=LEXER_STATES, verbose_errors=False)
         made = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits)
         if not made.is_error():
-            made.compute_bitmask()  # what takes too much at its beginning is refused now
+            made.compute_bitmask()  # fail now if the beginning exceeds the limits
         if made.is_error():
             raise GrammarError(reason(made.get_error()))
         return made
@@ -66,7 +66,7 @@ class Matchers:
     def _tokens(self) -> Any:
         if self._table is None:
             if not self._ends:
-                words = "this model has no token that ends an answer, so that none could end"
+                words = "this model has no stop token, so constrained output could never end"
                 raise GrammarError(words)
             from llguidance import LLTokenizer
 

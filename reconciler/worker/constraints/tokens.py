@@ -1,4 +1,4 @@
-"""The tokens of a checkpoint as bytes, in the form that llguidance takes."""
+"""Tokens of a checkpoint as bytes, in llguidance's form."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from reconciler.worker.constraints.grammar import special_tokens
 
 
 class TokenTable:
-    """What llguidance wants of a tokenizer; it reads the attributes."""
+    """Tokenizer interface of llguidance, which reads the attributes."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
 
     def __init__(self, tokenizer: Any, ends: list[int], vocabulary: int) -> None:
-        """`tokenizer` is mlx_lm's; `ends` are the tokens that end an answer, at least one.
+        """`tokenizer`: mlx_lm's. `ends`: the model's stop tokens, at least one.
 
-        There are `vocabulary` tokens, whatever the tokenizer has.
+        `vocabulary`: number of tokens in the table, regardless of the tokenizer's.
         """
         special = {t: content for t, content in special_tokens(tokenizer) if t < vocabulary}
         self.eos_token_id = ends[0]
@@ -27,13 +27,13 @@ class TokenTable:
             self.tokens[token] = content.encode()
 
     def __call__(self, text: Any) -> list[int]:
-        """The tokens of a text, for the forcing of tokens, which no grammar of ours allows."""
+        """Tokenize a text to force its tokens; all of our grammars disable that."""
         raise NotImplementedError
 
 
 def _bytes(tokenizer: Any) -> list[bytes]:
-    """What each token adds to a text, as mlx_lm's detokenizer writes it; b"" where that is nothing
-    or no text by itself.
+    """Return the bytes that each token adds to a text in mlx_lm's detokenizer; b"" if it adds none
+    or is not text on its own.
     """
     ids = list(range(max(tokenizer.get_vocab().values(), default=-1) + 1))
     kind = type(tokenizer.detokenizer)
@@ -46,7 +46,7 @@ def _bytes(tokenizer: Any) -> list[bytes]:
 
 
 def _words(tokenizer: Any, ids: list[int]) -> list[str]:
-    """The tokens as the vocabulary has them; "" for ids that no token has."""
+    """Return the tokens as written in the vocabulary; "" for ids without a token."""
     known = {token: word for word, token in tokenizer.get_vocab().items()}
     return [known.get(token, "") for token in ids]
 
@@ -54,7 +54,7 @@ def _words(tokenizer: Any, ids: list[int]) -> list[str]:
 def _byte_level(word: str, decoder: dict[str, int]) -> bytes:
     try:
         return bytes(decoder[character] for character in word)
-    except KeyError:  # an added token, whose text is its own
+    except KeyError:  # an added token, whose text is not encoded
         return word.encode("utf-8", "replace")
 
 
@@ -65,11 +65,11 @@ def _byte_fallback(word: str) -> bytes:
 
 
 def _decoded(tokenizer: Any, token: int) -> bytes:
-    """The text that a token adds to one that stands before it; b"" for a part of a character."""
+    """Return the text that a token adds to a preceding one; b"" for a part of a character."""
     try:
         before = tokenizer.decode([token])
         text = tokenizer.decode([token, token])
-    except Exception:  # noqa: BLE001  a token that no text has
+    except Exception:  # noqa: BLE001  a token that is in no text
         return b""
     added = text[len(before) :]
     return b"" if "\ufffd" in added else str(added).encode("utf-8", "replace")

@@ -1,5 +1,6 @@
-"""The forms of requests and answers beside OpenAI's chat completions, one module each.
+"""API dialects: the forms of requests and answers, one package each.
 
-`reading` is what the preprocessing process knows of them: a request becomes the chat or the text
-completion that it means. `writing` is what the worker knows: how the answer is written.
+`reading` maps each dialect to its parser, which runs in the preprocessing process and translates a
+request into a chat or text completion. `writing` maps each dialect to the code with which the
+worker writes the answer.
 """

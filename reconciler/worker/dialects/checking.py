@@ -1,4 +1,5 @@
-"""A request's body against its dialect's own types, with errors that name the client's keys."""
+"""Validate a request's body against its dialect's types, with errors that name the client's
+keys."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -10,11 +11,11 @@ from reconciler.worker.errors import RequestError
 T = TypeVar("T")
 
 LONGEST_NAME = 80
-"""Characters of a key that a message repeats."""
+"""Maximum characters of a key quoted in a message."""
 
 
 def checked(sent: Mapping[str, Any], kind: type[T]) -> T:
-    """The body as a value of a type. Raises `RequestError`."""
+    """Convert the body to a type. Raises `RequestError`."""
     try:
         return msgspec.convert(with_integers(sent), kind)
     except msgspec.ValidationError as error:
@@ -26,9 +27,10 @@ def checked(sent: Mapping[str, Any], kind: type[T]) -> T:
 
 
 def with_integers(sent: Mapping[str, Any], *inside: str) -> dict[str, Any]:
-    """A body with 100 for 100.0, for clients that have no integers.
+    """Convert integral floats such as 100.0 to integers, for clients without an integer type.
 
-    Its own values, and those of the objects `inside`; what is for the model stays as it is.
+    Converts top-level values and those of the objects named in `inside`; data for the model is left
+    unchanged.
     """
     made = {key: _integer(value) for key, value in sent.items()}
     for key in inside:
@@ -42,7 +44,7 @@ def _integer(value: Any) -> Any:
 
 
 def unknown(sent: Mapping[str, Any], known: Iterable[str], place: str = "") -> Iterator[str]:
-    """Warnings about keys that are not known and ask for something."""
+    """Warnings about unknown keys whose value is not null."""
     names = frozenset(known)
     for name, value in sent.items():
         if name not in names and value is not None:

@@ -1,7 +1,7 @@
-"""Keys of a completion request under the names by which the clients of a dialect know them.
+"""Map the keys of a completion request to the names that the clients of a dialect use.
 
-A request of another dialect is checked as the completion that it means; errors and warnings then
-name keys that its client never sent. `names` maps a key, or the beginning of one, to the client's.
+Requests of other dialects are validated as translated completions, so errors and warnings name keys
+that the client never sent. `names` maps a key, or a prefix of keys, to the client's name.
 """
 
 import re
@@ -13,25 +13,25 @@ from reconciler.worker.errors import RequestError
 E = TypeVar("E", bound=RequestError)
 
 Names = Mapping[str, str]
-"""A key of the completion -> the client's; `tools[0]` stands for all that is inside of it too."""
+"""Client's keys by the completion's keys; an entry for `tools[0]` also covers everything inside."""
 
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.\w+|\[\d+\])*")
 
 
 def named(key: str, names: Names) -> str:
-    """The client's name of a key: the longest beginning that has one counts."""
+    """Translate a key to the client's name; the longest matching prefix wins."""
     known = [own for own in names if key == own or key.startswith((f"{own}.", f"{own}["))]
     longest = max(known, key=len, default="")
     return names[longest] + key[len(longest) :] if longest else key
 
 
 def reworded(text: str, names: Names) -> str:
-    """A message, with the key at its beginning under the client's name."""
+    """Translate the key at the beginning of a message to the client's name."""
     found = _KEY.match(text)
     return named(found[0], names) + text[found.end() :] if found else text
 
 
 def renamed(error: E, names: Names) -> E:
-    """The error that a client of the dialect gets."""
+    """Translate the key and message of an error to the client's names."""
     param = None if error.param is None else named(error.param, names)
     return type(error)(reworded(str(error), names), error.code, param)

@@ -1,4 +1,4 @@
-"""What a request means: the chat or text completion that it is translated into."""
+"""Request parsers by dialect. Each translates a body into a chat or text completion."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from reconciler.worker.dialects.responses import reading as responses
 from reconciler.worker.dialects.translated import Translated
 
 Read = Callable[[dict[str, Any]], Translated]
-"""Raises `RequestError` naming the key as the client knows it."""
+"""Translates a body. Raises `RequestError` with the client's name of the key."""
 
 
 def _text(sent: dict[str, Any]) -> Translated:

@@ -1,4 +1,4 @@
-"""How an answer is written in each dialect."""
+"""Response writers by dialect."""
 
 from reconciler.core.dialects import Dialect
 from reconciler.worker.answers import Form

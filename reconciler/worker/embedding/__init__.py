@@ -1,7 +1,7 @@
-"""Vectors of texts, by models that mlx-lm loads to generate.
+"""Embed texts with models that mlx-lm loads for generation.
 
-`request` reads a body (in the preprocessing process), `session` takes the texts of all requests
-through the model (on the MLX thread), `encoder` is the model with what sentence-transformers puts
-behind it, and `answers` writes the vectors. A further API needs an entry in `READERS` and in
-`FORMS`.
+`request` parses a body (in the preprocessing process), `session` batches the texts of all requests
+through the model (on the MLX thread), `encoder` is the model with sentence-transformers' modules,
+and `answers` writes the response. To add an API, add entries to `EMBEDDING_READERS` and
+`EMBEDDING_FORMS`.
 """

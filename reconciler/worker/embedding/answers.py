@@ -1,4 +1,4 @@
-"""Runs a request for embeddings and writes the vectors in a dialect's form."""
+"""Run an embeddings request and write the response in its dialect."""
 
 import asyncio
 import base64
@@ -22,17 +22,17 @@ from reconciler.worker.thread import MlxThread
 from reconciler.worker.timing import Timing
 
 SMALLEST_LENGTH = 1e-12
-"""Of a vector that is brought to length 1; torch's `normalize` has the same."""
+"""Lower bound of the norm when normalizing a vector, as in torch's `normalize`."""
 
 FAILED = 500
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an answer is written of."""
+    """Inputs for writing a response."""
 
     model: str
-    """As the client knows it."""
+    """Model name that the client used."""
     texts: Texts
     vectors: list[Any]
     """A float32 numpy array (dimensions,) for each text."""
@@ -41,7 +41,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class EmbeddingForm:
-    """How a dialect writes vectors and errors. `write` may take as long as the answer is long."""
+    """Serialization of vectors and errors in a dialect. `write` may be slow for long responses."""
 
     write: Callable[[Answer], bytes]
     error: ErrorForm = openai_error
@@ -55,11 +55,11 @@ async def embed(
     dialect: Dialect,
     lease: Lease,
 ) -> web.Response:
-    """Answer a request for embeddings. Raises `RequestError`."""
+    """Answer an embeddings request. Raises `RequestError`."""
     name, form = request.match_info["name"], EMBEDDING_FORMS[dialect]
     if model.embedder is None:
         words = (
-            "this model generates text and makes no embeddings; name an embedding model (`type` "
+            "this model generates text and makes no embeddings; use an embedding model (`type` "
             '"embedding" in GET /api/v1/models)'
         )
         raise RequestError(words, "unsupported_model", "model")
@@ -74,7 +74,7 @@ async def embed(
         body = await asyncio.to_thread(_written, form, answer)
     except RequestError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever the model raised, the client gets to know
+    except Exception as error:  # noqa: BLE001  every failure is reported to the client
         logs.log_error(error)
         words = f"{type(error).__name__}: {error}"
         failure = {"type": "server_error", "code": "embedding_failed", "message": words}
@@ -86,7 +86,7 @@ async def embed(
 async def _computed(
     model: Model, mlx: MlxThread, name: str, texts: Texts, lease: Lease
 ) -> list[Any]:
-    """The vectors of the texts, as the model makes them."""
+    """Compute the vectors of the texts, before truncation and normalization."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[list[Any]] = loop.create_future()
 
@@ -110,13 +110,13 @@ async def _computed(
     try:
         await asyncio.wrap_future(mlx.submit(lambda: _begin(model, name, wanted, lease)))
         return await outcome
-    except BaseException:  # the client went away, or it failed
+    except BaseException:  # the client disconnected, or the computation failed
         mlx.submit(lambda: model.cancel(name, wanted))
         raise
 
 
 def _begin(model: Model, name: str, request: EmbeddingRequest, lease: Lease) -> None:
-    """On the MLX thread. Raises `RequestError`."""
+    """Start the request in its session. Runs on the MLX thread. Raises `RequestError`."""
     session = session_of(model.embedding_session, name)
     session.kv_budget.take(lease)
     with admitting():
@@ -124,7 +124,7 @@ def _begin(model: Model, name: str, request: EmbeddingRequest, lease: Lease) -> 
 
 
 def _written(form: EmbeddingForm, answer: Answer) -> bytes:
-    """The body. Raises ValueError where the model computed no numbers."""
+    """Write the body. Raises ValueError if a vector contains NaN or infinity."""
     texts = answer.texts
     finished = [
         finished_vector(vector, texts.dimensions, normalized=texts.normalized, index=index)
@@ -134,16 +134,16 @@ def _written(form: EmbeddingForm, answer: Answer) -> bytes:
 
 
 def finished_vector(vector: Any, dimensions: int, *, normalized: bool, index: int = 0) -> Any:
-    """The first `dimensions` numbers, of length 1 if `normalized`.
+    """Return the first `dimensions` numbers, scaled to length 1 if `normalized`.
 
-    Raises ValueError where they are no numbers; `index` is the text's.
+    Raises ValueError, with the text's `index`, if a number is NaN or infinite.
     """
     short = vector[:dimensions]
     if normalized:
         short = short / max(float(np.linalg.norm(short.astype(np.float64))), SMALLEST_LENGTH)
     short = short.astype(np.float32)
     if not np.isfinite(short).all():
-        raise ValueError(f"what the model computed for text {index} is no number")
+        raise ValueError(f"the model computed NaN or infinity for text {index}")
     return short
 
 
@@ -168,7 +168,7 @@ def _openai(answer: Answer) -> bytes:
 
 
 def _ollama(answer: Answer) -> bytes:
-    """Durations in nanoseconds, at least 1: clients divide by them."""
+    """Write Ollama's form. Durations are in nanoseconds, at least 1: clients divide by them."""
     texts, timing = answer.texts, answer.timing
     made: dict[str, Any] = {
         "model": texts.echo["model"],

@@ -1,11 +1,11 @@
-"""A decoder without its head: tokens -> hidden states -> one vector for each text.
+"""A decoder without its head: tokens -> hidden states -> one vector per text.
 
-mlx-lm's models compute logits; the hidden states that they are made of come from the inner module
-`model`, after its last norm, as transformers' `last_hidden_state`. Texts are padded on the right:
-a token attends to those before it alone, so that padding changes nothing, and what is computed at
-padding is never pooled. That needs no mask, whatever the attention or recurrent state is.
+mlx-lm's models return logits. The hidden states come from the inner module `model`, after its last
+norm, as transformers' `last_hidden_state`. Texts are padded on the right: a token attends to
+earlier tokens only, so padding changes nothing, and the results at padding are never pooled. No
+mask is needed, for any kind of attention or recurrent state.
 
-A model whose tokens attend in both directions gets masks of its own: see `both_ways`.
+A model with bidirectional attention gets its own masks: see `both_ways`.
 """
 
 import sys
@@ -23,37 +23,37 @@ from reconciler.core.embedder import Dense, Embedder
 PREFIX = "model."
 
 _BARE = ("embed_tokens.", "layers.", "norm.")
-"""Beginnings of names of tensors in a checkpoint that was saved without the model's head."""
+"""Tensor name prefixes in a checkpoint that was saved without the model's head."""
 
 _HEAD = "lm_head"
 
 _OTHERS = (f"{_HEAD}.", "dense.")
-"""Beginnings of names of tensors that are not used: mlx-embeddings stores a second copy of Dense
-modules among the model's own weights."""
+"""Tensor name prefixes that are ignored: mlx-embeddings stores a second copy of Dense modules among
+the model's own weights."""
 
 _BIDIRECTIONAL = ("gemma3_text", "qwen2", "qwen3")
-"""mlx-lm's modules that have all of their masks from `create_attention_mask`; of them gemma3_text
-alone has layers with a window."""
+"""mlx-lm's modules that create all masks with `create_attention_mask`; only gemma3_text has layers
+with a sliding window."""
 
 
 _UNEQUAL = ("phi3small", "plamo3")
-"""mlx-lm's modules that compute something else of a text in company, or in pieces, than alone."""
+"""mlx-lm's modules whose results for a text depend on batching or chunking."""
 
 
 def load(
     path: Path, embedder: Embedder, model_config: dict[str, Any] | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """The model, lazily, without its head and with its Dense modules; and its config.json, in which
-    `model_config` replaces keys.
+    """Load the model lazily, without its head and with its Dense modules.
 
-    Raises what mlx_lm raises, and ValueError where it has no hidden states to be pooled, or others
-    than its files say.
+    `model_config` replaces keys of config.json. Returns the model and its config. Raises the
+    exceptions of mlx_lm, and ValueError if the model has no hidden states to pool or their width
+    differs from the files.
     """
     model, config = load_model(
         path, lazy=True, model_config=model_config, get_model_classes=_classes
     )
     if not hasattr(model, "model") or _architecture(model) in _UNEQUAL:
-        words = "mlx-lm's model gives no hidden states from which embeddings could be made"
+        words = "mlx-lm's model provides no hidden states for embeddings"
         raise ValueError(f"{_architecture(model)}: {words}")
     if not embedder.causal:
         _check_both_ways(model)
@@ -67,20 +67,22 @@ def load(
     width = before // len(embedder.pooling)
     if not isinstance(hidden, mx.array) or hidden.ndim != 3 or hidden.shape[-1] != width:
         shape = tuple(hidden.shape) if isinstance(hidden, mx.array) else type(hidden).__name__
-        words = f"hidden states of {width} numbers were expected of {_architecture(model)}"
-        raise ValueError(f"{words}, not {shape}")
+        words = f"expected hidden states of width {width} from {_architecture(model)}"
+        raise ValueError(f"{words}, got {shape}")
     return model, config
 
 
 def hidden_states(model: Any) -> Any:
-    """The module that computes hidden states: called with (batch, length) token ids and, as
-    `cache`, a list of caches, it returns (batch, length, width).
+    """Return the module that computes hidden states.
+
+    Called with (batch, length) token ids and a list of caches as `cache`, it returns (batch,
+    length, width).
     """
     return model.model
 
 
 def _module(model: Any) -> str:
-    """The name of mlx-lm's module whose model it is."""
+    """Name of the mlx-lm module that defines the model."""
     return str(type(model).__mro__[1].__module__)
 
 
@@ -89,7 +91,7 @@ def _architecture(model: Any) -> str:
 
 
 def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
-    """mlx-lm's classes for a config.json, taking checkpoints without a head as well."""
+    """Return mlx-lm's classes for a config.json, extended to load checkpoints without a head."""
     model_class, args_class = _get_classes(config)
 
     def sanitize(self: Any, weights: dict[str, Any]) -> dict[str, Any]:
@@ -115,24 +117,24 @@ def _dense(layer: Dense) -> Any:
 
 
 class Encoder:
-    """Pools hidden states, piece by piece. Used on the MLX thread only."""
+    """Pools hidden states incrementally. Used on the MLX thread only."""
 
     def __init__(self, embedder: Embedder, dense: Sequence[Any]) -> None:
-        """`dense` are the layers that go with `embedder.dense`."""
+        """`dense` are the layers of `embedder.dense`, in the same order."""
         self._embedder, self._dense = embedder, dense
 
     def pool(self, hidden: Any, lengths: Sequence[int], skips: Sequence[int]) -> Any:
-        """The vectors, float32 (batch, dimensions), of texts of so many tokens.
+        """Pool the hidden states of a batch; return float32 vectors (batch, dimensions).
 
-        hidden: (batch, length, width). Of each text the first `skips` tokens, its prompt's, are
-        left out.
+        hidden: (batch, length, width). `lengths` are the numbers of tokens. The first `skips`
+        tokens of each text, its prompt, are not pooled.
         """
         states = States(self._embedder.pooling)
         states.add(hidden, lengths, skips)
         return self.finish(states)
 
     def finish(self, states: "States") -> Any:
-        """The vectors of texts that were read to the end; float32 (batch, dimensions)."""
+        """Compute the vectors of completely read texts; float32 (batch, dimensions)."""
         vectors = states.pooled()
         for layer, facts in zip(self._dense, self._embedder.dense, strict=True):
             vectors = layer(vectors)
@@ -142,22 +144,22 @@ class Encoder:
 
 
 class States:
-    """What is pooled of the hidden states of some texts, as far as they were read."""
+    """Pooling state of a batch of texts, updated piece by piece."""
 
     def __init__(self, pooling: tuple[str, ...]) -> None:
         self._pooling = pooling
         self._read = 0
         self._parts: dict[str, Any] = {}
         self._counts: Any = None
-        """Tokens that were pooled, (batch, 1)."""
+        """Number of pooled tokens, (batch, 1)."""
         self._weights: Any = None
         """Sum of the weights of `weightedmean`, (batch, 1)."""
 
     def add(self, hidden: Any, lengths: Sequence[int], skips: Sequence[int]) -> None:
-        """Take the next piece: hidden states (batch, length, width)."""
+        """Add the next piece: hidden states (batch, length, width)."""
         places = mx.arange(self._read, self._read + hidden.shape[1])[None, :, None]
         ends, starts = (mx.array(list(n))[:, None, None] for n in (lengths, skips))
-        # What is not pooled may be no number at all: it is replaced, not multiplied by zero.
+        # Excluded states may be NaN, so they are replaced by 0 rather than multiplied by 0.
         states = hidden.astype(mx.float32)
         pooled = (places >= starts) & (places < ends)
         shown = mx.where(pooled, states, 0.0)
@@ -185,11 +187,11 @@ class States:
         return total if before is None else before + total
 
     def arrays(self) -> list[Any]:
-        """What is to be computed before the next piece."""
+        """Arrays to evaluate before the next piece."""
         return [*self._parts.values(), self._counts, self._weights]
 
     def pooled(self) -> Any:
-        """float32 (batch, width x ways of pooling)."""
+        """Pooled states, float32 (batch, width x pooling modes)."""
         counts, weights = mx.maximum(self._counts, 1e-9), mx.maximum(self._weights, 1e-9)
         divisors = {
             "mean": counts,
@@ -201,10 +203,10 @@ class States:
 
 
 class _Mask:
-    """In the place of mlx-lm's `create_attention_mask`: tokens attend in both directions."""
+    """Bidirectional replacement for mlx-lm's `create_attention_mask`."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        """Of the texts that are computed together; empty: no padding."""
+        """`lengths` are those of the texts in the batch; empty if there is no padding."""
         self._lengths = lengths
 
     def __call__(self, h: Any, _cache: Any = None, window_size: int | None = None) -> Any:
@@ -212,11 +214,11 @@ class _Mask:
         places = mx.arange(length)
         mask = mx.ones((1, 1, length, length), dtype=mx.bool_)
         if window_size is not None:
-            # transformers' Gemma3TextConfig: (window // 2) + 1, which the distance is less than.
+            # As transformers' Gemma3TextConfig: the distance is less than (window // 2) + 1.
             distance = mx.abs(places[:, None] - places[None])
             mask = (distance < window_size // 2 + 1)[None, None]
         if self._lengths:
-            # Padding attends to itself, as a row without any key would be no number.
+            # Padding attends to itself: a row without any key would give NaN.
             ends = mx.array(list(self._lengths))[:, None, None, None]
             itself = places[:, None] == places[None]
             mask = mask & ((places[None, None, None] < ends) | itself[None, None])
@@ -224,7 +226,7 @@ class _Mask:
 
 
 def _check_both_ways(model: Any) -> None:
-    """Raise ValueError if mlx-lm's model cannot be made to attend in both directions."""
+    """Raise ValueError if bidirectional attention is not possible with mlx-lm's model."""
     if _architecture(model) not in _BIDIRECTIONAL:
         words = "its tokens attend in both directions, which mlx-lm cannot compute for this model"
         raise ValueError(f"{_architecture(model)}: {words}")
@@ -232,9 +234,9 @@ def _check_both_ways(model: Any) -> None:
 
 @contextmanager
 def both_ways(model: Any, lengths: Sequence[int] = ()) -> Iterator[None]:
-    """Have a model's tokens attend in both directions within the block.
+    """Use bidirectional attention in the model within the block.
 
-    lengths: of the texts that are computed together; empty: no padding.
+    lengths: those of the texts in the batch; empty if there is no padding.
     """
     module = sys.modules[_module(model)]
     original = module.create_attention_mask

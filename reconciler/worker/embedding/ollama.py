@@ -1,7 +1,7 @@
-"""Embeddings in Ollama's forms: `/api/embed`, and the older `/api/embeddings` for one text.
+"""Parse Ollama's embeddings requests: `/api/embed`, and the older `/api/embeddings` for one text.
 
-Source: Ollama's API reference and `api/types.go`. `/api/embed` gives vectors of length 1, the older
-route what the model makes.
+Source: Ollama's API reference and `api/types.go`. `/api/embed` returns vectors of length 1, the
+older route the model's vectors unchanged.
 """
 
 from itertools import islice
@@ -37,7 +37,7 @@ class Embeddings(_Common):
 
 
 def read_embed(sent: dict[str, Any], _prompts: dict[str, str]) -> Wanted:
-    """Vectors of one or several texts; what is too long is cut off unless `truncate` is false.
+    """Parse the body of `/api/embed`. Long texts are truncated unless `truncate` is false.
 
     Raises `RequestError`.
     """
@@ -56,7 +56,7 @@ def read_embed(sent: dict[str, Any], _prompts: dict[str, str]) -> Wanted:
 
 
 def read_embeddings(sent: dict[str, Any], _prompts: dict[str, str]) -> Wanted:
-    """The vector of one text. Raises `RequestError`."""
+    """Parse the body of `/api/embeddings`. Raises `RequestError`."""
     asked = _checked(sent, Embeddings)
     return Wanted(
         inputs=[asked.prompt],

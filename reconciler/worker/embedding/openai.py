@@ -1,4 +1,4 @@
-"""Requests for embeddings in OpenAI's form, with what other servers have added to it.
+"""Parse embeddings requests in OpenAI's form, with the extensions of other servers.
 
 Sources: OpenAI's API reference; the request types of vLLM (`truncate_prompt_tokens`, `normalize`,
 `add_special_tokens`), text-embeddings-inference (`prompt_name`, `truncate`, `normalize`), NVIDIA's
@@ -36,22 +36,19 @@ class _Body(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Body)
-"""Has msgspec prepare the type now: two threads that do so at its first use crash the process."""
+"""Prepares the type at import: if two threads prepare it at first use, msgspec crashes."""
 
 _PROMPT_KEYS = ("prompt", "prompt_name", "input_type", "instruction")
 
 _QUERIES = {"query", "search_query", "retrieval.query"}
 _DOCUMENTS = {"document", "passage", "search_document", "retrieval.passage"}
-"""Of `input_type` and `task`, in the words of several providers."""
+"""Values of `input_type` and `task` that several providers use."""
 
 _DOCUMENT_PROMPTS = ("document", "passage")
 
 
 def read(sent: dict[str, Any], prompts: dict[str, str]) -> Wanted:
-    """The request. Raises `RequestError`.
-
-    `prompts` are the checkpoint's.
-    """
+    """Parse a body. `prompts` are the checkpoint's. Raises `RequestError`."""
     if sent.get("input") is None:
         raise RequestError("missing 'input'", "missing_required_parameter", "input")
     for key, neutral in REFUSED.items():
@@ -68,7 +65,7 @@ def read(sent: dict[str, Any], prompts: dict[str, str]) -> Wanted:
         raise RequestError(f"{param or 'the body'}: {words}", "invalid_value", param) from None
     chosen = [names[key] for key in _PROMPT_KEYS if key in asked]
     if len(chosen) > 1:
-        words = f"{chosen[1]}: {chosen[0]} was sent too; send one of them"
+        words = f"{chosen[1]}: cannot be combined with {chosen[0]}; send one of them"
         raise RequestError(words, "invalid_value", chosen[1])
     inputs, listed = inputs_of(body.input, "input")
     name = body.prompt_name
@@ -92,8 +89,10 @@ def read(sent: dict[str, Any], prompts: dict[str, str]) -> Wanted:
 
 
 def _folded(sent: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """What is acted on, under one name for each key; the name that was sent for it; and what has
-    no effect.
+    """Normalize the keys of a body.
+
+    Returns the values under one name for each key, the name that the client used for it, and
+    warnings about ignored keys.
     """
     asked: dict[str, Any] = {}
     names: dict[str, str] = {}
@@ -110,7 +109,7 @@ def _folded(sent: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], list[
 
 
 def _prompt_of(input_type: str, prompts: dict[str, str], key: str) -> str | None:
-    """The prompt for texts of this type; None: they have none. Raises `RequestError`."""
+    """Name of the prompt for texts of this type; None if there is none. Raises `RequestError`."""
     asked = input_type.lower()
     if asked in prompts:
         return asked

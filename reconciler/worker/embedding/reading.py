@@ -1,4 +1,4 @@
-"""What a request for embeddings means, by dialect."""
+"""Parsers of embeddings requests, by dialect."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,8 @@ from reconciler.worker.embedding import ollama, openai
 from reconciler.worker.embedding.request import Wanted
 
 Read = Callable[[dict[str, Any], dict[str, str]], Wanted]
-"""Takes a body and the checkpoint's prompts by name. Raises `RequestError` naming the key as the
-client knows it."""
+"""Parses a body, given the checkpoint's prompts by name. Raises `RequestError` with the client's
+name of the key."""
 
 EMBEDDING_READERS: dict[Dialect, Read] = {
     Dialect.EMBEDDINGS: openai.read,

@@ -1,6 +1,6 @@
-"""What a request for embeddings asks for -> the tokens of its texts.
+"""Embeddings requests: from a parsed body to the tokens of its texts.
 
-A reader makes a `Wanted` of a body, in the names of its API; what comes after is the same for all.
+A reader converts a body into a `Wanted`, with its API's names; the rest is the same for all APIs.
 """
 
 from typing import Annotated, Any
@@ -13,51 +13,51 @@ from reconciler.worker.request import WARNINGS
 from reconciler.worker.token_bounds import TokenBounds
 
 MAX_INPUTS = 2048
-"""Texts of one request, as OpenAI has it."""
+"""Maximum texts of one request, as in OpenAI's API."""
 
 CHARACTERS_PER_TOKEN = 32
 SHORT = 1_000_000
-"""Characters that are tokenized: as in `worker.prompt`."""
+"""Characters that are always tokenized, as in `worker.prompt`."""
 
 
 class Wanted(msgspec.Struct, kw_only=True):
-    """A request for embeddings, checked as far as its own API goes."""
+    """A parsed embeddings request, valid by the rules of its API."""
 
     inputs: list[str | list[int]]
     key: str = "input"
-    """Of the texts, as the client named it."""
+    """Client's name of the key with the texts."""
     listed: bool = True
-    """True if the client sent a list of texts, so that errors name one of them."""
+    """True if the client sent a list of texts, so that errors include the index."""
     dimensions: int | None = None
     base64: bool = False
     normalize: bool | None = None
-    """None: as the checkpoint says."""
+    """True to scale vectors to length 1; None: use the checkpoint's setting."""
     prompt: str | None = None
-    """A text before each of the inputs."""
+    """Text to prepend to each input."""
     prompt_name: str | None = None
-    """Which of the checkpoint's prompts goes before each of the inputs."""
+    """Name of the checkpoint's prompt to prepend to each input."""
     prompt_key: str = "prompt_name"
-    """As the client named it."""
+    """Client's name of the key that selects the prompt."""
     instruction: str | None = None
-    """In the place of the task that the checkpoint's prompt for queries names."""
+    """Replaces the task in the checkpoint's query prompt."""
     truncate: int | None = None
-    """Tokens after which a text is cut off; 0: as many as the context has. None: a longer text is
-    refused."""
+    """Maximum tokens before a text is truncated; 0: the context length. None: longer texts are
+    rejected."""
     add_special_tokens: bool = True
     allow_empty: bool = False
     """True if a text may be empty."""
     echo: dict[str, Any] = msgspec.field(default_factory=dict)
-    """What the answer repeats of the request, or depends on, as plain JSON."""
+    """Request fields that the response echoes or depends on, as plain JSON."""
     warnings: list[str] = msgspec.field(default_factory=list)
-    """What was sent and has no effect."""
+    """Warnings about ignored fields."""
 
 
 class Texts(msgspec.Struct):
-    """What a model computes, and how the answer is written."""
+    """Tokenized texts, and the options for the response."""
 
     tokens: list[list[int]]
     skips: list[int]
-    """Tokens at the beginning of each text that are not pooled."""
+    """Number of tokens at the beginning of each text that are not pooled."""
     dimensions: int
     normalized: bool
     base64: bool = False
@@ -66,7 +66,7 @@ class Texts(msgspec.Struct):
 
     @property
     def count(self) -> int:
-        """Tokens of all texts."""
+        """Total number of tokens."""
         return sum(map(len, self.tokens))
 
 
@@ -76,7 +76,7 @@ Input = str | list[str | Token | list[Token]]
 
 
 def inputs_of(value: Input, key: str) -> tuple[list[str | list[int]], bool]:
-    """The texts of a text, of token ids, or of a list of either; True if it is a list of texts.
+    """Split the input into texts or lists of token ids; True if the client sent a list of texts.
 
     Raises `RequestError`.
     """
@@ -85,13 +85,13 @@ def inputs_of(value: Input, key: str) -> tuple[list[str | list[int]], bool]:
     if value and all(isinstance(one, int) for one in value):
         return [[one for one in value if isinstance(one, int)]], False
     if any(isinstance(one, int) for one in value):
-        words = f"{key}: a list has texts, token ids, or lists of token ids, and not several kinds"
+        words = f"{key}: a list must contain only texts, only token ids, or only lists of token ids"
         raise RequestError(words, "invalid_value", key)
     return [one for one in value if not isinstance(one, int)], True
 
 
 class Tokenizing:
-    """Makes tokens of the texts for one checkpoint."""
+    """Tokenizes the texts of requests for one checkpoint."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, embedder: Embedder) -> None:
         """`tokenizer` is mlx-lm's or a `BackendTokenizer`; token ids are below `vocabulary`."""
@@ -100,18 +100,18 @@ class Tokenizing:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The checkpoint's prompts, by name."""
+        """Prompts of the checkpoint, by name."""
         return self._embedder.prompts
 
     def build(self, wanted: Wanted, most: int | None) -> Texts:
-        """The tokens of all texts, each of at most `most`. Raises `RequestError`."""
+        """Tokenize all texts, each at most `most` tokens long. Raises `RequestError`."""
         embedder, key = self._embedder, wanted.key
         dimensions = wanted.dimensions or embedder.dimensions
         if dimensions > embedder.dimensions:
-            words = f"dimensions {dimensions}: this model's vectors have {embedder.dimensions}"
+            words = f"dimensions {dimensions}: this model's vectors have only {embedder.dimensions}"
             raise RequestError(words, "invalid_value", "dimensions")
         if not 1 <= len(wanted.inputs) <= MAX_INPUTS:
-            words = f"{key}: {len(wanted.inputs)} texts; 1 to {MAX_INPUTS} can be sent"
+            words = f"{key}: {len(wanted.inputs)} texts; 1 to {MAX_INPUTS} are allowed"
             raise RequestError(words, "invalid_value", key)
         prompt = self._prompt(wanted)
         skip = 0 if embedder.pools_prompt or not prompt else self._length_of_prompt(prompt, wanted)
@@ -126,7 +126,7 @@ class Tokenizing:
                 skips.append(0)
         warnings = list(wanted.warnings)
         if prompt and not all(isinstance(one, str) for one in wanted.inputs):
-            warnings.append(f"{key}: no prompt goes before token ids")
+            warnings.append(f"{key}: no prompt is prepended to token ids")
         normalized = embedder.normalized if wanted.normalize is None else wanted.normalize
         return Texts(
             tokens,
@@ -139,7 +139,7 @@ class Tokenizing:
         )
 
     def _prompt(self, wanted: Wanted) -> str:
-        """The text that goes before each of the inputs."""
+        """Text to prepend to each input."""
         prompts = self._embedder.prompts
         if wanted.prompt is not None:
             return wanted.prompt
@@ -151,17 +151,17 @@ class Tokenizing:
             return prompts[name] if name is not None else ""
         if name not in prompts:
             has = f"it has {', '.join(prompts)}" if prompts else "it has none"
-            words = f"{wanted.prompt_key}: {name[:80]!r} is no prompt of this model; {has[:500]}"
+            words = f"{wanted.prompt_key}: this model has no prompt {name[:80]!r}; {has[:500]}"
             raise RequestError(words, "invalid_value", wanted.prompt_key)
         return prompts[name]
 
     def _length_of_prompt(self, prompt: str, wanted: Wanted) -> int:
-        """Tokens of the prompt alone, without what the tokenizer adds at the end."""
+        """Number of tokens of the prompt alone, without those that the tokenizer appends."""
         alone = self._encode(prompt, wanted)
         return len(alone) - self._added_at_end(alone, wanted)
 
     def _added_at_end(self, tokens: list[int], wanted: Wanted) -> int:
-        """How many of a text's tokens the tokenizer adds at the end of any text."""
+        """Number of tokens at the end of `tokens` that the tokenizer appends to any text."""
         added = self._encode("", wanted)
         end = 0
         while end < min(len(added), len(tokens)) and added[-1 - end] == tokens[-1 - end]:
@@ -194,9 +194,9 @@ class Tokenizing:
         return self._checked(tokens, name)
 
     def _as_sent(self, tokens: list[int], wanted: Wanted, most: int | None, name: str) -> list[int]:
-        """Token ids of the client's, to which nothing is added."""
+        """Validate token ids from the client, to which nothing is added."""
         if not tokens:
-            raise RequestError(f"{name}: there is no token", "invalid_value", name)
+            raise RequestError(f"{name}: the list of token ids is empty", "invalid_value", name)
         limit = _smaller(most, wanted.truncate or None)
         if limit is not None and len(tokens) > limit:
             if wanted.truncate is None:
@@ -215,14 +215,15 @@ class Tokenizing:
         return [int(t) for t in self._tokenizer.encode(text, add_special_tokens=special)]
 
     def _cut_off(self, tokens: list[int], limit: int, wanted: Wanted) -> list[int]:
-        """The first tokens, and those that the tokenizer adds at the end of any text."""
+        """Truncate the tokens, but keep those that the tokenizer appends to any text."""
         end = min(self._added_at_end(tokens, wanted), limit - 1)
         return tokens[: limit - end] + tokens[len(tokens) - end :]
 
 
 def _instructed(prompt: str, instruction: str) -> str:
-    """The prompt for queries with another task: `Instruct: TASK\\nQuery:`, as E5, Qwen3 and others
-    have it. Raises `RequestError` for a model without such a prompt.
+    """Replace the task in the query prompt, `Instruct: TASK\\nQuery:`, as in E5, Qwen3 and others.
+
+    Raises `RequestError` for a model without such a prompt.
     """
     before, colon, rest = prompt.partition("Instruct: ")
     _, newline, after = rest.partition("\n")
@@ -238,5 +239,5 @@ def _smaller(one: int | None, other: int | None) -> int | None:
 
 
 def _too_long(words: str, limit: int, name: str) -> RequestError:
-    words = f"{words}; the longest text of this instance has {limit} (`truncate` cuts texts off)"
+    words = f"{words}; the longest text of this instance has {limit} (`truncate` shortens texts)"
     return RequestError(words, "context_length_exceeded", name)

@@ -1,9 +1,10 @@
-"""A session of an embedding model: texts of all requests, taken through the model in steps.
+"""A session of an embedding model: runs the texts of all requests through the model in steps.
 
-A step computes no more than `eval_batch_size` tokens, padding included: a batch of texts of about
-the same length, or a piece of a text that is longer. A long text has a KV cache while it is read,
-one such text at a time, and steps of it alternate with batches of short ones. Requests take turns,
-so that none waits for the end of a large one; batches are filled up with texts of others.
+A step computes at most `eval_batch_size` tokens, padding included: either a batch of texts of
+similar length, or a piece of a longer text. A long text has a KV cache while it is read. Only one
+long text is read at a time, and its steps alternate with batches of short texts. Requests take
+turns, so that none waits for the end of a large one; batches are filled with texts of other
+requests.
 """
 
 import bisect
@@ -27,34 +28,34 @@ from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.waiting import OverloadedError
 
 MAX_WAITING = 128
-"""Requests that are being answered or wait."""
+"""Maximum number of running and waiting requests."""
 
 MOST_PADDED = 2
-"""A text is computed with others that are up to so many times as long."""
+"""Maximum ratio of text lengths within a batch."""
 
 
 @dataclass(eq=False)
 class EmbeddingRequest:
-    """Texts of one client, and who gets their vectors."""
+    """Texts of one client, and callbacks for their vectors."""
 
     tokens: Sequence[Sequence[int]]
     skips: Sequence[int]
-    """Tokens at the beginning of each text that are not pooled."""
+    """Number of tokens at the beginning of each text that are not pooled."""
     finish: Callable[[list[Any]], None]
     """Called with a float32 numpy array (dimensions,) for each text, in order."""
     fail: Callable[[Exception], None]
     vectors: list[Any] = field(default_factory=list)
-    """None for what is not computed yet."""
+    """Computed vectors; None for those still missing."""
     short: list[int] = field(default_factory=list)
-    """Texts that fit in a step and are not begun, by ascending length."""
+    """Indices of pending texts that fit in a step, by ascending length."""
     long: deque[int] = field(default_factory=deque)
-    """The others."""
+    """Indices of pending texts that do not fit in a step."""
     missing: int = 0
 
 
 @dataclass(eq=False)
 class _Reading:
-    """A text that is longer than a step."""
+    """A text longer than a step, while it is read."""
 
     request: EmbeddingRequest
     index: int
@@ -68,13 +69,13 @@ class _Reading:
 
 
 class EmbeddingSession:
-    """One set of settings in force. Used on the MLX thread only."""
+    """A session with one set of settings. Used on the MLX thread only."""
 
     batching = None
     kept_bytes = 0
-    """It keeps nothing of finished requests."""
+    """It keeps no cache of finished requests."""
     kv_bytes = 0
-    """A KV cache lasts for one long text; it is not reported."""
+    """KV caches exist only while a long text is read and are not reported."""
 
     def __init__(
         self,
@@ -87,9 +88,9 @@ class EmbeddingSession:
         self.config, self.kv_budget = config, kv_budget
         self.usage = Usage()
         self.seconds = 0.0
-        """Time that its steps took: sessions share the thread by it."""
+        """Total time of its steps, by which sessions share the thread."""
         self.routed: frozenset[int] = frozenset()
-        """Numbers of experts per token that layers were seen to use."""
+        """Observed numbers of experts per token."""
         settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
         self._model = model
         self._hidden = overrides.ModelWithOverrides(hidden_states(model), settings)
@@ -97,19 +98,19 @@ class EmbeddingSession:
         self._encoder = Encoder(embedder, model.dense)
         self._heartbeat = heartbeat
         self._waiting: deque[EmbeddingRequest] = deque()
-        """Requests with texts that are not begun."""
+        """Requests with pending texts."""
         self._running: set[EmbeddingRequest] = set()
         self._reading: _Reading | None = None
         self._read_last = False
 
     @property
     def busy(self) -> bool:
-        """True if a text is to be computed."""
+        """True if there are texts to compute."""
         return bool(self._waiting or self._reading)
 
     @property
     def reads_in_tiles(self) -> bool:
-        """True if more than a tile of attention is to be computed at a time."""
+        """True if more than a tile of attention is computed at a time."""
         if not self._embedder.causal:
             longest = (len(r.tokens[r.short[-1]]) for r in self._waiting if r.short)
             return any(length > TILE for length in longest)
@@ -117,21 +118,21 @@ class EmbeddingSession:
 
     @property
     def _step_tokens(self) -> int:
-        """Tokens of a step."""
+        """Maximum tokens of a step."""
         if self._embedder.causal:
             return self.config.eval_batch_size
-        # Its tokens attend to all others, so that no text can be read in pieces.
+        # Each token attends to all others, so a text cannot be read in pieces.
         return max(self.config.eval_batch_size, self.config.context_length)
 
     def start(self, request: EmbeddingRequest) -> None:
-        """Take a request up.
+        """Queue a request.
 
-        Raises `InsufficientMemoryError` or `OverloadedError` before anything is computed.
+        Raises `InsufficientMemoryError` or `OverloadedError` before any computation.
         """
         longest = max(map(len, request.tokens))
         self._check_memory(longest)
         if len(self._running) >= MAX_WAITING:
-            raise OverloadedError(f"{MAX_WAITING} requests are being answered or wait")
+            raise OverloadedError(f"{MAX_WAITING} requests are running or waiting")
         request.missing = len(request.tokens)
         request.vectors = [None] * request.missing
         order = sorted(range(request.missing), key=lambda i: len(request.tokens[i]))
@@ -149,7 +150,7 @@ class EmbeddingSession:
             )
 
     def cancel(self, request: EmbeddingRequest) -> None:
-        """Let go of a request, if it is still there."""
+        """Remove a request if it is still pending or running."""
         self._running.discard(request)
         if request in self._waiting:
             self._waiting.remove(request)
@@ -157,14 +158,14 @@ class EmbeddingSession:
             self._reading = None
 
     def recall(self, lease: Lease) -> int:
-        """Lower the session's lease; the bytes that texts take beside what is reserved."""
+        """Lower the session's lease; return the bytes that texts use beyond what is reserved."""
         self.kv_budget.take(lease)
         mx.clear_cache()
         lengths = [len(self._reading.tokens)] if self._reading is not None else []
         return self.kv_budget.in_use(lengths)
 
     def step(self) -> None:
-        """One step. Where it fails, the requests whose texts it computed do."""
+        """Run one step. On failure, the requests whose texts it computed fail."""
         with self._heartbeat.beating(self._step_tokens / SLOWEST_TOKENS_PER_SECOND):
             if self._reading is not None and (not self._read_last or not self._any_short()):
                 self._read_last = True
@@ -184,7 +185,7 @@ class EmbeddingSession:
         return any(request.short for request in self._waiting)
 
     def _next(self) -> EmbeddingRequest | None:
-        """The request whose turn it is; one with long texts alone waits while another is read."""
+        """Next request in turn; one with only long texts waits while another long text is read."""
         for _ in range(len(self._waiting)):
             request = self._waiting[0]
             self._waiting.rotate(-1)
@@ -193,7 +194,7 @@ class EmbeddingSession:
         return None
 
     def _batch(self, first: EmbeddingRequest) -> Iterator[tuple[EmbeddingRequest, int]]:
-        """Texts to be computed together: some of `first`, then of others, of about its length."""
+        """Choose texts for a batch: first from `first`, then from others with similar lengths."""
         longest = len(first.tokens[first.short[-1]])
         rows = max(1, self._step_tokens // longest)
         for request in [first, *(r for r in self._waiting if r is not first)]:
@@ -211,7 +212,7 @@ class EmbeddingSession:
             tokens = [request.tokens[index] for request, index in batch]
             skips = [request.skips[index] for request, index in batch]
             vectors = np.array(self._vectors(tokens, skips))
-        except Exception as error:  # noqa: BLE001  every request is told
+        except Exception as error:  # noqa: BLE001  reported to every request
             self._fail({request for request, _ in batch}, error)
             return
         for (request, index), vector in zip(batch, vectors, strict=True):
@@ -227,7 +228,7 @@ class EmbeddingSession:
         return vectors
 
     def _called(self, rows: Any, lengths: Sequence[int]) -> Any:
-        """The hidden states of texts of these lengths; none are given where there is no padding."""
+        """Hidden states of a batch of texts. `lengths` is empty if there is no padding."""
         if self._embedder.causal:
             return self._hidden(rows)
         with both_ways(self._model, lengths):
@@ -237,7 +238,7 @@ class EmbeddingSession:
         """Read the first piece of a long text."""
         try:
             self._check_memory(len(request.tokens[index]))
-        except InsufficientMemoryError as error:  # some was recalled since it came
+        except InsufficientMemoryError as error:  # memory was recalled since the request began
             self._fail({request}, error)
             return
         cache, states = make_prompt_cache(self._model), States(self._embedder.pooling)
@@ -257,14 +258,14 @@ class EmbeddingSession:
             if end < len(reading.tokens):
                 return
             vector = np.array(self._encoder.finish(reading.states))[0]
-        except Exception as error:  # noqa: BLE001  it is this request's
+        except Exception as error:  # noqa: BLE001  only this request fails
             self._fail({request}, error)
             return
         self._reading = None
         self._take(request, index, vector)
 
     def _take(self, request: EmbeddingRequest, index: int, vector: Any) -> None:
-        """Give a text its vector, and the client all of them once they are there."""
+        """Store a text's vector; call the client back once all its vectors are computed."""
         if request not in self._running:
             return
         tokens = self.usage.prompt_tokens + len(request.tokens[index])
@@ -281,8 +282,9 @@ class EmbeddingSession:
             request.fail(error)
 
     def embed(self, tokens: Sequence[Sequence[int]], skips: Sequence[int]) -> list[Any]:
-        """The vectors of these texts, here and now, whatever else waits. Raises as `start` does,
-        or what the model raises.
+        """Compute the vectors of these texts now, while other requests wait.
+
+        Raises the same exceptions as `start`, and those of the model.
         """
         vectors: list[Any] = []
         errors: list[Exception] = []
@@ -295,12 +297,13 @@ class EmbeddingSession:
         return vectors
 
     def probe(self) -> None:
-        """Compute the vector of one token. Raises what the model raises."""
+        """Compute the vector of one token. Raises the model's exceptions."""
         self._vectors([[0]], [0])
 
     def observe(self, *, compute: bool = True) -> tuple[EffectiveSettings, tuple[str, ...]]:
-        """The settings in force, and those that nothing used; without `compute` nothing but the
-        graph of a call is built. Raises what the model raises.
+        """Return the effective settings and the unused ones.
+
+        Without `compute`, only the graph of a call is built. Raises the model's exceptions.
         """
 
         def call() -> None:
@@ -312,5 +315,5 @@ class EmbeddingSession:
         return observed, unused
 
     def close(self) -> None:
-        """Let go of everything; what still waits is told so."""
+        """Release everything; pending requests fail."""
         self._fail(set(self._running), RuntimeError("the instance was unloaded"))

@@ -1,11 +1,12 @@
-"""What a model writes -> content, reasoning and tool calls.
+"""Parses model output into content, reasoning and tool calls.
 
 `detect` chooses a checkpoint's `OutputFormat` once, when it is loaded: from its own
-`response_template`, else from the descriptions in `families`. `OutputParser` applies it to the
-tokens of one completion. A family is data; only readers of calls (`readers`) are code.
+`response_template` if it has one, else from the descriptions in `families`. `OutputParser` applies
+the format to the tokens of one completion. Families are data; only the readers of tool calls
+(`readers`) are code.
 
-transformers' own ResponseParser is not used for parsing: it raises where a call is not quite
-right, has no text to fall back to, and copies the whole answer with each token.
+transformers' ResponseParser does not parse completions here: it raises on slightly malformed calls,
+cannot fall back to text, and copies the whole completion for each token.
 """
 
 from reconciler.worker.output.detect import common_beginning, described, detect, of_tokenizer

@@ -1,9 +1,9 @@
-"""How a family writes one tool call with JSON arguments, as a text with gaps.
+"""Call forms: a family's tool call with JSON arguments, as text with gaps.
 
-It is found by rendering a turn with a call through the checkpoint's chat template: the arguments
-stand there as JSON, the name before them. A model can be made to write such a call by a grammar.
-Families that write arguments in another way (tags, Python) have no such form; they are made to
-write `PLAIN`, which every description of calls in `<tool_call>` reads.
+The form is derived from a turn with a call, rendered through the checkpoint's chat template: the
+turn contains the tool's name, followed by the arguments as JSON. A grammar can force the model to
+write calls in this form. Families that write arguments differently (tags, Python) have no such
+form; they are forced to write `PLAIN`, which every description of calls in `<tool_call>` can parse.
 """
 
 import json
@@ -18,23 +18,23 @@ from reconciler.worker.output.format import OutputFormat, Region
 
 
 class Gap(Enum):
-    """What is filled in."""
+    """A gap in a call form."""
 
     NAME = auto()
     ARGUMENTS = auto()
     ID = auto()
-    """Nine letters or digits, as Mistral's templates want them."""
+    """Nine letters or digits, as Mistral's templates require."""
 
 
 @dataclass(frozen=True)
 class CallForm:
-    """A tool call as it is written."""
+    """A tool call as text with gaps."""
 
     parts: tuple[str | Gap, ...]
 
     @property
     def begins(self) -> str:
-        """The text by which a call is recognized; "" if there is none before its JSON."""
+        """Mark that identifies a call; "" if there is none before its JSON."""
         first = self.parts[0]
         if not isinstance(first, str):
             return ""
@@ -42,7 +42,7 @@ class CallForm:
         return mark.group() if mark else ""
 
     def filled(self, name: str, arguments: str, given: str = "123456789") -> str:
-        """A whole call."""
+        """Return the text of a call; `given` is its id."""
         values = {Gap.NAME: name, Gap.ARGUMENTS: arguments, Gap.ID: given}
         return "".join(part if isinstance(part, str) else values[part] for part in self.parts)
 
@@ -58,7 +58,7 @@ PLAIN = CallForm(
         "}\n</tool_call>",
     )
 )
-"""For models without a form of their own that can be written by a grammar."""
+"""Form for models without one of their own that a grammar can enforce."""
 
 
 def from_rendering(
@@ -70,9 +70,10 @@ def from_rendering(
     arguments: dict[str, str],
     given: str,
 ) -> CallForm | None:
-    """The form of a rendered turn with one call, which `form` reads; None: it has none.
+    """Derive the call form from a rendered turn with one call; None if that is impossible.
 
-    The turn's `text` follows `generation`. `given`: the call's id, which may be in the text.
+    `text`: the turn, which follows `generation`. `form`: the output format of the call. `given`:
+    the call's id, which may occur in the turn.
     """
     at = _begin(generation + text, form)
     if at is None:
@@ -90,7 +91,7 @@ def from_rendering(
 
 
 def _serialized(arguments: dict[str, str]) -> Iterator[str]:
-    """The ways in which templates write JSON."""
+    """Yield the arguments in each JSON layout that templates use."""
     yield json.dumps(arguments)
     yield json.dumps(arguments, separators=(",", ":"))
     for indent in (2, 4):
@@ -98,7 +99,7 @@ def _serialized(arguments: dict[str, str]) -> Iterator[str]:
 
 
 def _begin(text: str, form: OutputFormat) -> int | None:
-    """Where the marks of the call begin; None: nowhere."""
+    """Return the position of the call's first mark; None if there is no mark."""
     marks = [region.opens for region in form.regions if region.kind == "call"]
     marks += [form.dropped] if form.dropped else []
     found = [match.start() for mark in marks if (match := regex.search(mark, text, regex.DOTALL))]
@@ -106,7 +107,7 @@ def _begin(text: str, form: OutputFormat) -> int | None:
 
 
 def _closing(after: str, form: OutputFormat, given: str) -> str:
-    """What stands behind the arguments and is part of the call."""
+    """Return the part of the call that follows its arguments."""
     end = re.match(rf"(?:\s|[}}\]]|,|\"id\": ?\"{given}\"|```)*", after)
     at = end.end() if end else 0
     closes = [_closed(region) for region in form.regions if region.kind == "call"]
@@ -118,7 +119,7 @@ def _closing(after: str, form: OutputFormat, given: str) -> str:
 
 
 def _closed(region: Region) -> str:
-    """A region's closing mark; harmony's are tokens that end the answer by themselves."""
+    """Return a region's closing mark; "" for harmony's, which are stop tokens."""
     return "" if region.headed else region.closes
 
 

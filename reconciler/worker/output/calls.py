@@ -1,4 +1,4 @@
-"""Tool calls, and the objects and texts that they are made from."""
+"""Tool calls, and functions that build them from objects and text."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,14 +15,14 @@ class Call:
     name: str
     arguments: dict[str, Any]
     id: str | None = None
-    """Where the model gives one."""
+    """Id that the model wrote, if any."""
 
 
 class Tools:
-    """The tools of a request, by name: the schemas of their parameters."""
+    """Parameter schemas of a request's tools, by tool name."""
 
     def __init__(self, tools: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Tools in OpenAI's form. What is no schema says nothing."""
+        """`tools`: in OpenAI's form. Invalid schemas are ignored."""
         self._properties: dict[str, Mapping[str, Any]] = {}
         for tool in tools:
             function = tool.get("function")
@@ -39,34 +39,34 @@ class Tools:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of the tools."""
+        """Names of the tools."""
         return frozenset(self._properties)
 
     def schema(self, tool: str, parameter: str) -> Any:
-        """The schema of a parameter; None if there is none."""
+        """Return the schema of a parameter; None if it has none."""
         return self._properties.get(tool, {}).get(parameter)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a reader may know besides the body."""
+    """Input of a reader besides the body of the call."""
 
     tools: Tools
     groups: Mapping[str, str]
-    """What the opening mark said."""
+    """Named groups of the opening mark."""
     pattern: str
-    """The region's."""
+    """Pattern of the region."""
     unclosed: bool
-    """True if the model ended the call here: brackets that are open may be closed."""
+    """True if the model itself ended the call here: open brackets may be closed."""
     cut: bool = False
-    """True if the answer was cut off here: what is open may lack more than its end."""
+    """True if the completion was cut off here: open values may lack more than their brackets."""
 
 
 _FENCE = re.compile(r"\s*```\w*\s*(?P<inside>.*?)\s*(?:```\s*)?", re.DOTALL)
 
 
 def unfenced(text: str) -> str:
-    """The text without the fence of a code block."""
+    """Remove the fence of a code block from a text."""
     fenced = _FENCE.fullmatch(text) if text.lstrip().startswith("```") else None
     return fenced["inside"] if fenced else text
 
@@ -77,16 +77,16 @@ _IDS = ("id", "tool_call_id", "call_id")
 
 
 def from_value(value: Any, tools: Tools) -> Call:
-    """A call from an object in one of the forms that models use."""
+    """Build a call from an object in one of the forms that models use. Raises ValueError."""
     if not isinstance(value, dict):
-        raise ValueError("a call is an object")  # noqa: TRY004  one kind of error
+        raise ValueError("a call must be an object")  # noqa: TRY004  every failure is a ValueError
     if isinstance(value.get("function"), dict):
         value = {**value, **value["function"]}
     key = next((k for k in _NAMES if isinstance(value.get(k), str) and value[k].strip()), None)
     if key is None:
         if len(value) == 1 and (name := next(iter(value))) in tools:
             return Call(name, arguments_of(value[name]))
-        raise ValueError("a call without a name")
+        raise ValueError("the call has no name")
     place = next((k for k in _ARGUMENTS if k in value and k != key), None)
     if place is not None:
         arguments = arguments_of(value[place])
@@ -94,47 +94,48 @@ def from_value(value: Any, tools: Tools) -> Call:
         known = {*_NAMES, *_IDS, "type"}
         arguments = {k: v for k, v in value.items() if k not in known}
     given = next((value[k] for k in _IDS if isinstance(value.get(k), str)), None)
-    # A count such as "0" begins again in each answer, so it names no call.
+    # A counter such as "0" restarts in each completion, so it does not identify a call.
     return Call(
         tool_name(value[key], tools), arguments, None if (given or "0").isdigit() else given
     )
 
 
 def arguments_of(value: Any) -> dict[str, Any]:
-    """An object of arguments, also from JSON inside a string."""
+    """Return an object of arguments; a string is parsed as JSON. Raises ValueError."""
     if isinstance(value, str):
         found = values.values(value)
         if len(found) > 1:
-            raise ValueError("several values for the arguments")
+            raise ValueError("more than one value for the arguments")
         value = found[0] if found else None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError("arguments are an object")  # noqa: TRY004  one kind of error
+        raise ValueError("arguments must be an object")  # noqa: TRY004  every failure is a ValueError
     return value
 
 
 _PREFIX = "functions."
 FIT = re.compile(r"[^\s<>{}\"'()\ud800-\udfff]+")
-"""A name or an identifier: without half a surrogate pair, which UTF-8 cannot hold."""
+"""A valid name or id. UTF-8 cannot encode the lone surrogates that it excludes."""
 
 
 def tool_name(text: str, tools: Tools) -> str:
-    """A tool's name, without what some formats put around it. Raises ValueError."""
+    """Return a tool's name without the prefix and suffix of some formats. Raises ValueError."""
     name = text.strip()
     if name not in tools:
         bare = name.removeprefix(_PREFIX).removesuffix(".call")
         name = bare if name.startswith(_PREFIX) or bare in tools else name
     if name not in tools and not FIT.fullmatch(name):
-        raise ValueError("no name of a tool")
+        raise ValueError("the name is not a valid tool name")
     return name
 
 
 def from_groups(name: str, arguments: str | None, given: str | None, context: Context) -> Call:
+    """Build a call from the text of its parts; `given` is its id. Raises ValueError."""
     found = values.values(unfenced(arguments or ""), unclosed=context.unclosed)
     if context.cut and not found:
         raise ValueError("the call was cut off before its arguments")
     if len(found) > 1:
-        raise ValueError("several values for the arguments")
+        raise ValueError("more than one value for the arguments")
     arguments_ = arguments_of(found[0] if found else None)
     return Call(tool_name(name, context.tools), arguments_, (given or "").strip() or None)

@@ -1,7 +1,7 @@
-"""A checkpoint's own `response_template`, as transformers documents it -> an `OutputFormat`.
+"""Converts a checkpoint's own `response_template` to an `OutputFormat`.
 
-transformers finds it in tokenizer_config.json. It describes fields of a message by the marks
-around them; the readers of its fields are transformers' own.
+transformers documents the template, and reads it from tokenizer_config.json. It describes the
+fields of a message by the marks around them. transformers' own code parses the tool calls.
 """
 
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from typing import Any
 from reconciler.worker.output.format import Kind, OutputFormat, Region
 
 SECONDS = 1.0
-"""Most that one search for a checkpoint's marks may take: they are regular expressions."""
+"""Time limit of one search for marks [s]: they are the checkpoint's own regular expressions."""
 
 RESERVED = {"again", "close", "stray", "drop", "wrap", "begin", "up", "down", "skip", "out"}
-"""Groups that the patterns of our own have."""
+"""Group names that our own patterns use."""
 
 _KINDS: dict[str, Kind] = {
     "thinking": "reasoning",
@@ -22,25 +22,25 @@ _KINDS: dict[str, Kind] = {
     "thought": "reasoning",
     "tool_calls": "call",
 }
-"""Fields of a message; every other one is content."""
+"""Kinds of message fields; all other fields are content."""
 
 
 def from_template(template: Any) -> OutputFormat:
-    """The format that a response template describes. Raises ValueError where it is none."""
+    """Convert a response template. Raises ValueError if it is invalid."""
     from transformers.utils.chat_parsing.response_templates import load_response_template
 
     try:
         parsed = load_response_template(template)
     except (TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"response_template: {error}") from None
+        raise ValueError(f"it is malformed ({error})") from None
     regions, dropped = [], ""
     for name, field in parsed.fields.items():
         closes = field.close_re.pattern if field.close_re is not None else ""
         if field.open_re is None:
-            dropped = closes  # what ends the text outside the other fields
+            dropped = closes  # the end of the text outside the other fields
             continue
         if reserved := RESERVED & {*field.open_re.groupindex, *_groups(field.close_re)}:
-            raise ValueError(f"response_template: groups named {', '.join(sorted(reserved))}")
+            raise ValueError(f"it uses reserved group names: {', '.join(sorted(reserved))}")
         kind = _KINDS.get(name, "content")
         read = _reader(field) if kind == "call" else None
         regions.append(
@@ -60,7 +60,7 @@ def _groups(pattern: Any) -> Mapping[str, int]:
 
 
 def _reader(field: Any) -> Any:
-    """Reads a call's body as transformers does."""
+    """Return a function that parses a call's body as transformers does."""
     from transformers.utils.chat_parsing.content_parsers import process_field
 
     def read(body: str, groups: Mapping[str, str]) -> Any:

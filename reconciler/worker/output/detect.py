@@ -1,9 +1,9 @@
-"""Finds out how a checkpoint writes reasoning and tool calls.
+"""Detects the format in which a checkpoint writes reasoning and tool calls.
 
-Candidates are the descriptions whose signs are in its chat template. Where the template renders
-a turn with a tool call or with reasoning, that rendering decides: the description that gives the
-turn back is taken, whatever the signs. Marks of reasoning that nothing describes are taken from
-the rendering.
+Candidates are the descriptions whose signs occur in the checkpoint's chat template. If the template
+renders a turn with a tool call or with reasoning, the rendering decides: the description that
+parses it back to the same turn is chosen, regardless of signs. Reasoning marks that no description
+has are taken from the rendering.
 """
 
 import json
@@ -20,13 +20,13 @@ from reconciler.worker.output.format import Description, OutputFormat, Region
 from reconciler.worker.output.parser import Delta, TextParser
 
 Render = Callable[..., str]
-"""Renders messages through the chat template: messages, tools, add_generation_prompt."""
+"""Renders messages through the chat template. Arguments: messages, tools, add_generation_prompt."""
 
 _USER = {"role": "user", "content": "What is the weather in Paris?"}
 _CITY = "Paris-on-Seine"
 _NAME = "get_weather"
 _ID = "abcdefgh1"
-"""Nine letters or digits, as Mistral's templates want it."""
+"""Nine letters or digits, as Mistral's templates require."""
 _THOUGHT = "Consider the matter first."
 _TOOL = {
     "type": "function",
@@ -49,17 +49,17 @@ def detect(
     render: Render | None = None,
     response_template: Any = None,
 ) -> OutputFormat:
-    """The format of a checkpoint.
+    """Detect the output format of a checkpoint.
 
-    `response_template`: the checkpoint's own description, which wins. Without `render` the signs
-    alone decide. Raises nothing: whatever is wrong with a template is the format's `problem`.
+    `response_template`: the checkpoint's own description, which takes precedence. Without `render`
+    only the signs decide. Never raises: errors in a template become the format's `problem`.
     """
     problem = ""
     if response_template is not None:
         try:
             return declared.from_template(response_template)
         except ValueError as error:
-            problem = f"the checkpoint's response_template cannot be used: {error}"
+            problem = f"the checkpoint's response_template is ignored: {error}"
     if not template and render is None:
         return OutputFormat(problem=problem)
     reasoning, thinking = _reasoning(template, vocabulary, render)
@@ -77,9 +77,9 @@ def detect(
 def of_tokenizer(
     tokenizer: Any, of_source: Callable[[Any, str], Render] = rendering.of_source
 ) -> OutputFormat:
-    """The format of a checkpoint whose tokenizer mlx-lm has loaded. Raises nothing.
+    """Detect the output format of a checkpoint from the tokenizer that mlx-lm loaded. Never raises.
 
-    `of_source` makes what renders turns by the text of a chat template.
+    `of_source` makes a render function from the tokenizer and the source of a chat template.
     """
     named = tokenizer.chat_template
     if not isinstance(named, Mapping):  # else templates by name, such as one for tools
@@ -96,7 +96,7 @@ def of_tokenizer(
 def _renderer(
     tokenizer: Any, sources: Mapping[str, str], of_source: Callable[[Any, str], Render]
 ) -> Render:
-    """Renders as requests are rendered: in a sandbox, for a bounded time."""
+    """Return a function that renders turns as requests do: in a sandbox, with a time limit."""
     if not sources or rendering.is_code(tokenizer):
         return rendering.of_tokenizer(tokenizer)
     default = sources.get("default") or next(iter(sources.values()))
@@ -111,10 +111,10 @@ def _renderer(
 
 
 def described(form: OutputFormat) -> OutputFormat:
-    """The format where the tools were described to the model in a system turn.
+    """Return the format for requests whose tools are described to the model in a system turn.
 
-    A model that was trained on a form of its own, which its template has no place for tools in
-    (DeepSeek V3.1), may well answer in that form.
+    A model trained on a call format of its own may still use it if its template does not accept
+    tools (DeepSeek V3.1).
     """
     return OutputFormat(
         reasoning=form.reasoning,
@@ -133,7 +133,7 @@ def _regions(descriptions: Sequence[Description]) -> tuple[Region, ...]:
 def _signed(
     template: str, vocabulary: Collection[str], descriptions: Sequence[Description]
 ) -> list[Description]:
-    """The descriptions whose signs a template has; without any, those whose tokens exist."""
+    """Return the descriptions whose signs a template has; if none, those whose tokens exist."""
     signed = [
         one
         for one in descriptions
@@ -150,24 +150,24 @@ def _signed(
 def _calls(
     template: str, vocabulary: Collection[str], render: Render | None
 ) -> tuple[Description | None, str, CallForm | None]:
-    """The description of calls, what is wrong, and how one with JSON arguments is written."""
+    """Return the description of calls, the problem, and the form of a call with JSON arguments."""
     candidates = _signed(template, vocabulary, CALLS)
     rendered = _rendered_call(render) if render else None
     if rendered is None:
         if candidates or not takes_tools(template):
             return (candidates[0] if candidates else None), "", None
-        problem = "the chat template takes tools, but the form of its tool calls is not known"
+        problem = "tool calls stay in the text: the chat template does not show their format"
         return None, problem, None
     for one in [*candidates, *(other for other in CALLS if other not in candidates)]:
         if _gives_call(one, *rendered[:2]):
             return one, "", _call_form(one, *rendered[:2])
     if candidates:
         return candidates[0], "", None
-    return None, "the form in which the chat template writes tool calls is not known", None
+    return None, "tool calls stay in the text: the chat template's call format is unknown", None
 
 
 def _call_form(description: Description, generation: str, text: str) -> CallForm | None:
-    """The form of a rendered call, if a call that is written so is read back."""
+    """Return the form of a rendered call; None if a call in this form cannot be parsed back."""
     form = OutputFormat(regions=description.regions, dropped=description.dropped)
     found = from_rendering(generation, text, form, name=_NAME, arguments={"city": _CITY}, given=_ID)
     if found is None:
@@ -177,7 +177,7 @@ def _call_form(description: Description, generation: str, text: str) -> CallForm
 
 
 def _rendered_call(render: Render) -> tuple[str, str, str] | None:
-    """A turn with a call as `_rendered` returns it; None if the template does not write it."""
+    """Render a turn with a call, as `_rendered` does; None if the template does not write calls."""
     arguments: dict[str, Any] = {"city": _CITY}
     for content in (None, ""):
         for form in (arguments, json.dumps(arguments)):
@@ -203,7 +203,7 @@ def _gives_call(description: Description, generation: str, text: str) -> bool:
 def _reasoning(
     template: str, vocabulary: Collection[str], render: Render | None
 ) -> tuple[list[Description], str]:
-    """The descriptions of reasoning, and what is wrong."""
+    """Return the descriptions of reasoning, and the problem."""
     candidates = _signed(template, vocabulary, REASONING)
     turn = {"role": "assistant", "content": "It rains."}
     for key in ("reasoning_content", "thinking", "reasoning", "thought"):
@@ -212,13 +212,13 @@ def _reasoning(
     if rendered is None or _THOUGHT not in rendered[1]:
         return candidates, ""
     form = OutputFormat(regions=_regions([*CALLS[:1], *candidates]))
-    # What begins reasoning may stand in the generation prompt alone.
+    # The opening mark of reasoning may occur only in the generation prompt.
     for generation in (rendered[0], rendered[2]):
         if _THOUGHT in _parsed(form, generation, rendered[1], []).reasoning:
             return candidates, ""
     found = _MARKED.search(rendered[1])
     if found is None:
-        return candidates, "the form in which the chat template writes reasoning is not known"
+        return candidates, "reasoning stays in the text: its format in the chat template is unknown"
     marks = re.escape(found["opens"]), re.escape(found["closes"])
     name = f"{found['opens']}…{found['closes']}"
     return [Description(name, "", (), (Region("reasoning", *marks),)), *candidates], ""
@@ -234,46 +234,46 @@ _MARKED = re.compile(rf"(?P<opens>{_MARK})\s*{re.escape(_THOUGHT)}\s*(?P<closes>
 def _rendered(
     render: Render, turn: Mapping[str, Any], tools: list[dict[str, Any]] | None
 ) -> tuple[str, str, str] | None:
-    """What the template writes before a turn, the turn, and the whole generation prompt.
+    """Return the text before a turn, the turn, and the whole generation prompt; None on failure.
 
-    The generation prompt may have more than what stands before a finished turn.
+    The generation prompt may contain more than the text before a finished turn.
     """
     try:
         base = render([_USER], tools=tools, add_generation_prompt=False)
         prompt = render([_USER], tools=tools, add_generation_prompt=True)
         whole = render([_USER, turn], tools=tools, add_generation_prompt=False)
-    except Exception:  # noqa: BLE001  a template raises what it likes
+    except Exception:  # noqa: BLE001  a template may raise anything
         return None
     common = prompt
     if not whole.startswith(prompt):
         common = _whole_marks(common_beginning(prompt, whole))
     begin = len(base) if common.startswith(base) else 0
     text = whole[len(common) :]
-    if common != prompt:  # a turn of instructions may follow what was asked
+    if common != prompt:  # a turn with instructions may follow the user's
         text = text.removeprefix(prompt[prompt.rfind("<") :])
     return common[begin:], text, prompt[begin:]
 
 
 def common_beginning(one: str, other: str) -> str:
-    """The longest text that both begin with."""
+    """Return the longest common prefix of two texts."""
     pairs = zip(one, other, strict=False)
     return one[: next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))]
 
 
 def _whole_marks(text: str) -> str:
-    """The text up to the end of its last mark or line."""
+    """Cut a text at the end of its last mark or line."""
     end = max(text.rfind(">"), text.rfind("\n"), text.rfind("]"))
     return text[: end + 1]
 
 
 def _parsed(form: OutputFormat, generation: str, text: str, tools: list[dict[str, Any]]) -> Delta:
-    """The whole of a text, as a model that writes it would be understood."""
+    """Parse a complete text as the output of a model."""
     parser = TextParser(form, generation=generation, tools=tools)
     return parser.feed(text, "stop")
 
 
 def documented() -> Iterator[tuple[str, Description]]:
-    """Every description with what it is about, for the documentation."""
+    """Yield every description with its subject, for the documentation."""
     for one in REASONING:
         yield "reasoning", one
     for one in (*CALLS, DESCRIBED):

@@ -1,4 +1,7 @@
-"""The declarative form in which the output of a family of models is described."""
+"""Declarative description of the output of a model family.
+
+A mark is the text or special token that opens or closes a region.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,19 +11,19 @@ if TYPE_CHECKING:
     from reconciler.worker.output.call_form import CallForm
 
 LONGEST_MARK = 512
-"""Characters that are held back as the possible beginning of a mark; longer ones are text."""
+"""Maximum characters held back as a possible beginning of a mark; longer candidates are text."""
 
 Kind = Literal["content", "reasoning", "call"]
 
 
 @dataclass(frozen=True)
 class Quotes:
-    """Strings inside a call's body, in which no mark counts. Regular expressions."""
+    """Quotes of strings in a call's body, inside which marks are ignored. Regular expressions."""
 
     opens: str
     closes: str
     escape: str = ""
-    """Skipped inside the string, such as a backslash and the character after it."""
+    """Skipped inside the string, such as a backslash and the next character."""
 
 
 JSON_STRINGS = (Quotes('"', '"', r"\\."),)
@@ -29,61 +32,61 @@ PYTHON_STRINGS = (Quotes('"', '"', r"\\."), Quotes("'", "'", r"\\."))
 
 @dataclass(frozen=True)
 class Region:
-    """A part of an answer, from one mark to another. Marks are regular expressions.
+    """Part of a completion, from one mark to another. Marks are regular expressions.
 
-    A mark ends with a character that is certain, so that it is recognized as soon as it is whole.
-    Its quantifiers are bounded and none is lazy: `regex` takes too much for the beginning of a
-    match with a lazy one, and an answer is searched once for each token.
+    A mark ends with a definite character, so that it is recognized as soon as it is complete. Its
+    quantifiers are bounded and not lazy: with a lazy one, `regex` reports too much text as a
+    partial match, and a completion is searched once per token.
     """
 
     kind: Kind
     opens: str
     closes: str = ""
     reader: str = ""
-    """For calls: a key of `readers.READERS`."""
+    """Key of `readers.READERS`; for calls only."""
     read: Callable[[str, Mapping[str, str]], Any] | None = None
-    """For calls, in place of a reader: body and groups of the opening mark -> calls as values."""
+    """Replaces `reader`: body and groups of the opening mark -> calls as values; for calls only."""
     pattern: str = ""
-    """For the reader "named": the body, with the groups name, arguments and perhaps id."""
+    """Pattern of the body for `read_named`, with groups name, arguments and optionally id."""
     strings: tuple[Quotes, ...] = ()
     balanced: bool = False
-    """True if the body ends where its first bracket is closed; `closes` ends it before."""
+    """True if the body ends when its first bracket is closed, or earlier at `closes`."""
     keeps_open: bool = False
     """True if the opening mark is part of the body."""
     first: bool = False
-    """True if it opens only where no text was written before it."""
+    """True if it opens only before any other text."""
     interrupts: bool = False
-    """True if it opens inside reasoning too: the mark is a token that no text contains."""
+    """True if it also opens inside reasoning: the mark is a token that never occurs in text."""
     offered: bool = False
-    """True if only calls of tools that were offered count: the marks could be ordinary text."""
+    """True if only calls of offered tools count: the marks could be ordinary text."""
     headed: bool = False
     """True if the opening mark is the header of a message: it is never text."""
     literal: tuple[str, str] | None = None
-    """The marks as the model is to write them, where the patterns allow several and every answer
-    has one."""
+    """Opening and closing mark that a grammar writes, if the patterns match several texts and every
+    completion has such a mark."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """One way to write reasoning or tool calls, and the chat templates that have it."""
+    """A format of reasoning or tool calls, and the signs of chat templates that use it."""
 
     name: str
     models: str
-    """Families that write so, for the documentation."""
+    """Families that use it, for the documentation."""
     signs: tuple[tuple[str, ...], ...]
-    """It is a template's if the template contains every string of one of these groups."""
+    """Groups of strings; a template uses the format if it contains every string of one group."""
     regions: tuple[Region, ...]
     dropped: str = ""
-    """Marks around several calls, which are no text. A regular expression."""
+    """Marks around several calls, which are not text. A regular expression."""
     tokens: tuple[str, ...] = ()
-    """It is a tokenizer's, whatever the template, if these are all in the vocabulary."""
+    """Tokens that select the format if a template has no signs and all are in the vocabulary."""
     example: str = ""
-    """As it is written, for the documentation; empty if the marks say it."""
+    """Example for the documentation; empty if the marks suffice."""
 
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """How one checkpoint writes reasoning and tool calls."""
+    """Format of the reasoning and the tool calls of one checkpoint."""
 
     reasoning: str = ""
     """Names of the descriptions in use, for logs and tests."""
@@ -91,11 +94,11 @@ class OutputFormat:
     regions: tuple[Region, ...] = ()
     dropped: str = ""
     seconds: float | None = None
-    """Most that one search for marks may take, if the marks are not our own."""
+    """Time limit of one search for marks [s], if they are the checkpoint's own."""
     call_form: "CallForm | None" = None
-    """How it writes a call with JSON arguments; None if it cannot be made to by a grammar."""
+    """Form of a call with JSON arguments; None if a grammar cannot enforce one."""
     sealed: bool = False
-    """True if a grammar says what is written: reasoning ends with its mark alone, and a text that
-    has begun has no marks."""
+    """True if a grammar constrains the completion: reasoning ends only at its closing mark, and
+    there are no marks in text that has begun."""
     problem: str = ""
-    """Why reasoning or tool calls stay text, in words; empty if nothing is unknown."""
+    """Reason why reasoning or tool calls stay in the text; empty if their formats are known."""

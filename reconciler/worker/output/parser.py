@@ -1,8 +1,8 @@
-"""Tokens -> content, reasoning and tool calls, as OpenAI's clients know them.
+"""Parses tokens into content, reasoning and tool calls, in OpenAI's form.
 
-`Splitter` finds the parts, `readers` read the calls. What cannot be read as a call is text, with
-its marks, so that nothing is lost. Whitespace between parts belongs to none of them: it is held
-back until it is known whether text follows. Stops are looked for in the content alone.
+`Splitter` finds the parts, `readers` parse the calls. A call that cannot be parsed becomes text,
+with its marks, so that nothing is lost. Whitespace between parts belongs to none of them: it is
+held back until it is known whether text follows. Only content is searched for stop sequences.
 """
 
 import uuid
@@ -19,32 +19,32 @@ from reconciler.worker.output.stops import Stops
 
 @dataclass
 class Delta:
-    """What a token adds to the answer; a part that may yet become a mark or a stop is held back."""
+    """Output that a token adds; a possible beginning of a mark or stop sequence is held back."""
 
     content: str = ""
     reasoning: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
     """Tool calls in OpenAI's form."""
     stopped: bool = False
-    """True if the content reached a stop."""
+    """True if the content reached a stop sequence."""
     stop: str = ""
-    """The stop that it reached."""
+    """The stop sequence."""
 
     def __bool__(self) -> bool:
         return bool(self.content or self.reasoning or self.calls or self.stopped)
 
 
 class _Text:
-    """Text without whitespace around it, where the marks around it are not part of it."""
+    """Content or reasoning, without the whitespace between the text and its marks."""
 
     def __init__(self) -> None:
         self.written = False
         self._held = ""
         self._separator = ""
-        """Written before the next word, if anything was written before."""
+        """Inserted before the next word if any text was written before."""
 
     def add(self, text: str, *, strip: bool) -> str:
-        """What is certain of the text. `strip`: whitespace before the first word goes."""
+        """Add text and return what is final. `strip`: drop whitespace before the first word."""
         body = text.rstrip()
         if not body:
             self._held += text
@@ -60,25 +60,25 @@ class _Text:
         return whole
 
     def drops_space(self, *, strip: bool) -> bool:
-        """True if whitespace that comes now is before a word, and so not part of the text."""
+        """True if whitespace that arrives now precedes a word and is dropped."""
         return bool(self._separator) if self.written else strip
 
     def part(self, separator: str) -> None:
-        """A new part begins: whitespace around it becomes the separator."""
+        """Begin a new part: the separator replaces the whitespace around it."""
         self._held, self._separator = "", separator
 
     def drop(self) -> None:
-        """Forget the whitespace that was held back."""
+        """Discard the whitespace that was held back."""
         self._held = ""
 
     def rest(self) -> str:
-        """The whitespace that was held back."""
+        """Return the whitespace that was held back, and clear it."""
         rest, self._held = "" if self._separator else self._held, ""
         return rest
 
 
 _BEFORE = "."
-"""Stands for the text that an answer continues."""
+"""Placeholder for the text that a completion continues."""
 
 
 class OutputParser:
@@ -95,16 +95,16 @@ class OutputParser:
         chat: bool = True,
         continues: bool = False,
     ) -> None:
-        """Where `chat` is false the completion is text and nothing else.
+        """Without `chat` the completion is plain text, with no reasoning and no calls.
 
-        `generation`: what the chat template adds where the answer begins. `tools`: those that the
-        model may call, in OpenAI's form; without any there are no calls. With `continues` the
-        answer goes on where a message ends, and a space at its beginning is part of it.
+        `generation`: the chat template's generation prompt. `tools`: those that the model may call,
+        in OpenAI's form; without any there are no calls. `continues`: True if the completion
+        continues a message, so that a leading space is part of it.
         """
         self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer
         if continues and "text" in vars(self._detokenizer):
-            # Those of mlx-lm that hold the text drop a space at the beginning of one.
+            # mlx-lm's detokenizers with a `text` drop a leading space.
             self._detokenizer.text, self._detokenizer.offset = _BEFORE, len(_BEFORE)
         self._parser = TextParser(
             output_format if chat else OutputFormat(),
@@ -114,7 +114,7 @@ class OutputParser:
         )
 
     def feed(self, token: int, end: str | None) -> Delta:
-        """The next token; `end` is "stop" where it is the end token, which is not text."""
+        """Add a token; `end` is "stop" if it is the end token, which is not text."""
         if end != "stop" and self._has_text(token):
             self._detokenizer.add_token(token)
         if end is not None:
@@ -122,9 +122,9 @@ class OutputParser:
         return self._parser.feed(self._detokenizer.last_segment, end)
 
     def _has_text(self, token: int) -> bool:
-        """False for an id of a model whose tokenizer has gaps, or fewer tokens than it.
+        """True if the id has a token: the tokenizer can have gaps, or fewer ids than the model.
 
-        mlx-lm's detokenizers raise on most of those, whatever else the answer says.
+        mlx-lm's detokenizers raise on most of the missing ids, which would fail the completion.
         """
         try:
             return self._tokenizer.convert_ids_to_tokens(token) is not None
@@ -138,12 +138,12 @@ class OutputParser:
 
     @property
     def reasoning_tokens(self) -> int:
-        """Tokens of the reasoning, its marks included as far as they close it."""
+        """Number of reasoning tokens, including those of the closing mark."""
         return self._parser.reasoning_pieces
 
 
 class TextParser:
-    """Parses one answer that comes as pieces of text."""
+    """Parses one completion that arrives as pieces of text."""
 
     def __init__(
         self,
@@ -168,8 +168,8 @@ class TextParser:
         """Pieces that arrived inside reasoning."""
 
     def feed(self, text: str, end: str | None) -> Delta:
-        """The next piece of text; `end` is "stop" or "length" at the last one."""
-        # Text comes some tokens late, so that empty pieces count too.
+        """Add a piece of text; `end` is "stop" or "length" for the last one."""
+        # The text lags some tokens behind, so empty pieces count too.
         self.reasoning_pieces += self._splitter.reasoning and end != "stop"
         parts = self._split(text, final=end is not None)
         delta = Delta()
@@ -187,13 +187,13 @@ class TextParser:
         try:
             parts = self._splitter.feed(text)
             return parts + self._splitter.finish() if final else parts
-        except TimeoutError:  # a checkpoint's own marks: from here on all is text
+        except TimeoutError:  # the checkpoint's own marks are too slow: the rest is text
             held = self._splitter.held
             self._splitter = Splitter(OutputFormat(), calls=False)
             return self._split(held, final=final)
 
     def _add(self, delta: Delta, part: Part, end: str | None) -> None:
-        """Add a part, unless it is after a stop. `end` is the answer's if the part is the last."""
+        """Add a part, unless a stop sequence precedes it. `end` is set for the last part only."""
         if part.kind != "content" or part.region is not None:
             self._release(delta)
         if self._stops.stopped:
@@ -214,7 +214,7 @@ class TextParser:
             self._write(delta, part.text)
 
     def _write(self, delta: Delta, text: str) -> None:
-        """Content, up to the first stop in it."""
+        """Write content up to the first stop sequence in it."""
         if not self._structured:
             delta.content += self._stops.feed(text)
             return
@@ -224,7 +224,7 @@ class TextParser:
         delta.content += self._content.add(self._stops.feed(text), strip=strip)
 
     def _release(self, delta: Delta) -> None:
-        """What might have become a stop is content, as something else follows."""
+        """Write the content held back for a stop sequence, which the next part rules out."""
         text = self._stops.release()
         if not self._structured:
             delta.content += text
@@ -235,7 +235,7 @@ class TextParser:
         try:
             calls = readers.read(part, self._tools, end=end)
             serialized = [self._serialize(call) for call in calls]
-        except Exception:  # noqa: BLE001  whatever is wrong with it, it is text
+        except Exception:  # noqa: BLE001  on any error the call becomes text
             region = part.region
             keeps = region is not None and region.keeps_open
             whole = f"{'' if keeps else part.opened}{part.text}{part.closed}"

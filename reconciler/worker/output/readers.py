@@ -1,8 +1,8 @@
-"""Bodies of tool calls -> names and arguments.
+"""Parses the bodies of tool calls into names and arguments.
 
-A reader takes what stands between the marks of a call and returns the calls in it, or raises
-ValueError: then the call is text. Readers are lenient where models are known to be imprecise;
-whatever they return has a name and an object of arguments.
+A reader takes the text between the marks of a call and returns the calls in it, or raises
+ValueError: then the call becomes text. Readers tolerate known imprecisions of models; each call
+that they return has a name and an object of arguments.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ Reader = Callable[[str, Context], list[Call]]
 
 
 def read(part: Part, tools: Tools, *, end: str | None) -> list[Call]:
-    """The calls in the body of a call. Raises ValueError where there is none.
+    """Parse the body of a call into calls. Raises ValueError if there is none.
 
-    `end`: how the answer ended, "stop" or "length"; None if it goes on. Where it was cut off, what
-    is missing is not made up.
+    `end`: finish reason of the completion, "stop" or "length"; None if it continues. Missing parts
+    of a completion that was cut off are not filled in.
     """
     if not tools.names:
         raise ValueError("no tools were offered")
     region = part.region
     if region is None:
-        raise ValueError("not in a region of calls")
+        raise ValueError("the region has no calls")
     cut = not part.closed and end == "length"
     context = Context(
         tools,
@@ -40,9 +40,9 @@ def read(part: Part, tools: Tools, *, end: str | None) -> list[Call]:
     else:
         calls = READERS[region.reader](part.text, context)
     if not calls:
-        raise ValueError("no call")
+        raise ValueError("the body has no call")
     if region.offered and any(call.name not in tools for call in calls):
-        raise ValueError("no such tool")
+        raise ValueError("the tool was not offered")
     return [_typed(call, tools) for call in calls]
 
 

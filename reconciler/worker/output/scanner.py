@@ -1,7 +1,7 @@
-"""Finds where the body of a tool call ends, as its text arrives.
+"""Finds the end of a tool call's body, as its text arrives.
 
-A mark inside a string of the body does not count, so that a call may write about calls. Each
-character is looked at once: an answer without any end costs linear time.
+Marks inside strings of the body are ignored, so that a call may contain text about calls. Each
+character is scanned once: a body without an end takes linear time.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ import regex
 from reconciler.worker.output.format import LONGEST_MARK, Region
 
 VALUE = r"\{|\[\s{0,32}[\{\]\"']|\[\s{0,32}[A-Za-z_][\w.]{0,99}\("
-"""Where the value of a balanced body begins: an object, or a list of objects or calls."""
+"""Beginning of the value of a balanced body: an object, or a list of objects or calls."""
 
 
 @dataclass(frozen=True)
 class End:
-    """Where a body ends: `start` to `stop` is the closing mark."""
+    """End of a body: `start` to `stop` is the closing mark."""
 
     start: int
     stop: int
 
 
 class Scanner:
-    """Scans the body of one call of a region."""
+    """Scans the body of one call."""
 
     def __init__(self, region: Region, *, strings: bool = True) -> None:
-        """Without `strings` every mark counts: for a body with a string that is never closed."""
+        """Without `strings`, marks inside strings count too: for a body with an unclosed string."""
         self.region = region
         self._before, self._outside, self._inside = _patterns(region, strings=strings)
         self._begun = not region.balanced
@@ -37,9 +37,9 @@ class Scanner:
         self.in_string = False
 
     def scan(self, text: str, position: int, *, final: bool) -> tuple[End | None, int]:
-        """The end, if it is in the text; else up to where the text is done with.
+        """Return the end, if the text has it, and the position up to which the text is scanned.
 
-        `final`: no more text will come, so that nothing is the beginning of a mark.
+        `final`: no text follows, so that nothing is the beginning of a mark.
         """
         while True:
             if self._string is not None:
@@ -57,11 +57,11 @@ class Scanner:
             end = self._take(found)
             if end is not None:
                 return end, end.stop
-            # The bracket with which the value begins counts as one.
+            # The first bracket of the value is scanned again, to be counted.
             position = found.start() if found.lastgroup == "begin" else found.end()
 
     def _take(self, found: Any) -> End | None:
-        """A mark, a bracket or an edge of a string; the end if it is that."""
+        """Process a mark, a bracket or a quote; return the end of the body if it is one."""
         name = found.lastgroup
         if self._string is not None:
             if name == "out":
@@ -83,11 +83,11 @@ class Scanner:
 
 @cache
 def _patterns(region: Region, *, strings: bool) -> tuple[Any, Any, tuple[Any, ...]]:
-    """What counts before the value, outside strings, and inside each kind of string."""
+    """Patterns to search before the value, outside strings, and inside each kind of string."""
     outside = []
     if region.closes:
         outside.append(f"(?P<close>{region.closes})")
-    if not region.keeps_open:  # the next call begins although this one was not closed
+    if not region.keeps_open:  # the next call ends one that was not closed
         outside.append(f"(?P<close>(?={region.opens}))")
     before = [*outside, f"(?P<begin>{VALUE})"]
     kinds = region.strings if strings else ()

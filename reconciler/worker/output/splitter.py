@@ -1,9 +1,9 @@
-"""Splits the text of an answer into content, reasoning and the bodies of tool calls.
+"""Splits the text of a completion into content, reasoning and the bodies of tool calls.
 
 The marks are those of an `OutputFormat`. Text is passed on as soon as it cannot be the beginning
-of a mark; the body of a call is kept until its end is found. What the chat template wrote where
-the answer begins is read first and passed to nobody, so that an answer can begin inside
-reasoning. Nothing else of the prompt is looked at.
+of a mark; the body of a call is kept until its end is found. The generation prompt is read first,
+without being passed on, so that a completion can begin inside reasoning. The rest of the prompt is
+not read.
 """
 
 from collections.abc import Collection
@@ -19,35 +19,36 @@ from reconciler.worker.output.scanner import Scanner
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the answer."""
+    """A piece of a completion."""
 
     kind: Kind
     text: str
-    """For a call: its body."""
+    """Text, or the body of a call."""
     region: Region | None = None
-    """For a call: where it stands. Else the region that begins or ends here, without text."""
+    """Region of the call; for other kinds, the region that begins or ends here, without text."""
     groups: dict[str, str] = field(default_factory=dict)
-    """What the opening mark says: name, id."""
+    """Named groups of a call's opening mark: name, id."""
     opened: str = ""
+    """Opening mark of a call."""
     closed: str = ""
-    """For a call: its marks."""
+    """Closing mark of a call; "" if it is not closed."""
 
 
 class Splitter:
-    """Splits one answer."""
+    """Splits one completion."""
 
     def __init__(
         self, form: OutputFormat, *, calls: bool, names: Collection[str] = (), generation: str = ""
     ) -> None:
-        """Without `calls` what looks like one is text. `names` are the offered tools'."""
+        """Without `calls`, tool calls are text. `names`: names of the offered tools."""
         self._marks = _marks(form, calls=calls)
         self._regions = form.regions
         self._seconds = form.seconds
         self._sealed = False
-        """True if reasoning ends with its mark alone, and a text that has begun has no marks."""
+        """True if reasoning ends only at its closing mark, and text that has begun has no marks."""
         self._names = names
         self._region: Region | None = None
-        """None: content outside every region."""
+        """Current region; None in content outside every region."""
         self._buffer = ""
         self._position = 0
         self._scanner: Scanner | None = None
@@ -55,13 +56,13 @@ class Splitter:
         self._opening: Any = None
         self._naive = False
         self._stuck = False
-        """True if the last mark had no text."""
+        """True if the last mark was empty."""
         self._wrote = False
-        """True if content was written since the beginning or since the last call."""
+        """True if content was written since the beginning or the last call."""
         self._line = True
-        """True if nothing but whitespace was written in this line."""
+        """True if the current line contains only whitespace."""
         self._reasoned = False
-        """True if reasoning has ended once."""
+        """True if reasoning has ended at least once."""
         self._called = False
         self._thought = False
         """True if reasoning was written since it began."""
@@ -76,27 +77,27 @@ class Splitter:
 
     @property
     def reasoning(self) -> bool:
-        """True while the answer is inside reasoning."""
+        """True while the completion is inside reasoning."""
         return self._region is not None and self._region.kind == "reasoning"
 
     @property
     def reasoned(self) -> bool:
-        """True if reasoning has begun, in the answer or before it."""
+        """True if reasoning has begun, in the completion or before it."""
         return self._reasoned or self.reasoning
 
     @property
     def held(self) -> str:
-        """The text that was not passed on yet."""
+        """Text that was not passed on yet."""
         return "".join(self._body) + self._buffer[self._position :]
 
     def feed(self, text: str) -> list[Part]:
-        """More text; what is certain now."""
+        """Add text and return the parts that are final."""
         self._buffer += text
         self._split(final=False)
         return self._take()
 
     def finish(self) -> list[Part]:
-        """The rest, as the answer has ended. A call that is not closed has no closing mark."""
+        """Return the remaining parts at the end. A call that is not closed has no closing mark."""
         self._drop_header()
         self._split(final=True)
         while self._scanner is not None:
@@ -105,7 +106,7 @@ class Splitter:
             if not self._scanner.in_string or self._naive:
                 self._end_call(body, "")
                 break
-            # A string that is never closed hid the marks after it.
+            # An unclosed string hid the marks after it.
             self._naive = True
             self._body, self._buffer, self._position = [], body, 0
             self._scanner = Scanner(self._scanner.region, strings=False)
@@ -113,7 +114,7 @@ class Splitter:
         return self._take()
 
     def _drop_header(self) -> None:
-        """Forget the header of a message that never came."""
+        """Discard the incomplete header of a message."""
         if self._scanner is not None or not any(region.headed for region in self._regions):
             return
         found = self._find(final=False)
@@ -132,7 +133,7 @@ class Splitter:
         self._buffer, self._position = self._buffer[self._position :], 0
 
     def _in_call(self, *, final: bool) -> bool:
-        """Look for the end of the call. True if it was found."""
+        """Search for the end of the call. True if it was found."""
         if self._scanner is None:
             return False
         end, safe = self._scanner.scan(self._buffer, self._position, final=final)
@@ -153,7 +154,7 @@ class Splitter:
         self._wrote, self._line, self._called = False, True, True
 
     def _in_text(self, *, final: bool) -> bool:
-        """Look for a mark. True if there was one, and so there is more to look at."""
+        """Search for a mark. True if one was found, and the search must continue."""
         start = self._position
         found = self._find(final=final)
         if found is None:
@@ -166,7 +167,7 @@ class Splitter:
             self._write(self._position + 1)
             return True
         self._write(found.start())
-        if found.end() == start:  # a mark without text: once, or there would be no progress
+        if found.end() == start:  # an empty mark counts once, to make progress
             if self._stuck or str(found.lastgroup) in ("stray", "drop", "wrap"):
                 self._stuck = False
                 self._write(min(start + 1, len(self._buffer)))
@@ -182,14 +183,14 @@ class Splitter:
         return True
 
     def _find(self, *, final: bool) -> Any:
-        """The first mark, or what may become one at the end of the buffer; None: neither."""
+        """Return the first mark, or a possible beginning of one at the buffer's end, or None."""
         marks, text, start = self._marks[self._region], self._buffer, self._position
         if marks.any is None:
             return None
         found = marks.any.search(text, start, partial=not final, timeout=self._seconds)
         if found is None or found.partial or final or found.start() == start:
             return found
-        # A whole mark may stand inside what is going to be a longer one that began before it.
+        # A complete mark may lie inside the possible beginning of a longer one.
         for pattern in marks.each:
             longer = pattern.search(text, start, partial=True, timeout=self._seconds)
             if longer is not None and longer.partial and longer.start() < found.start():
@@ -197,7 +198,7 @@ class Splitter:
         return found
 
     def _open_or_close(self, found: Any) -> bool:
-        """Act on a mark. False if it is text here."""
+        """Apply a mark. False if it is text here."""
         name = str(found.lastgroup)
         if self._sealed and (name not in ("close", "again") if self.reasoning else self._wrote):
             return False
@@ -207,14 +208,14 @@ class Splitter:
                 self._parts.append(Part("content", "", self._region))
             self._region, self._line = None, True
             return True
-        if name == "stray":  # a close without an opening: text once reasoning has come and gone
+        if name == "stray":  # closing mark without an opening one: text after reasoning has ended
             stray, self._reasoned = not self._reasoned, True
             return stray or not self._wrote
         if name == "drop":
             return self._called and not self._wrote
         if name == "wrap":
             return True
-        if name == "again":  # the template has begun reasoning, and so does the model
+        if name == "again":  # the template opened reasoning, and the model opens it again
             return not self._thought
         region = self._regions[int(name[1:])]
         if not self._opens(region, found):
@@ -240,7 +241,7 @@ class Splitter:
         return True
 
     def _write(self, end: int) -> None:
-        """Pass the text on up to there."""
+        """Pass on the text up to `end`."""
         text = self._buffer[self._position : end]
         own = text[self._unwritten :]
         self._unwritten = max(0, self._unwritten - len(text))
@@ -260,16 +261,16 @@ class Splitter:
 
 @dataclass(frozen=True)
 class Marks:
-    """Patterns of the marks that count in a region."""
+    """Patterns of the marks that apply in a region."""
 
     any: Any
-    """All of them; None if there is none."""
+    """One pattern for all marks; None if there are no marks."""
     each: tuple[Any, ...]
 
 
 @cache
 def _marks(form: OutputFormat, *, calls: bool) -> dict[Region | None, Marks]:
-    """The marks that count in each region; None: outside every region."""
+    """Patterns of the marks that apply in each region; key None: outside every region."""
     usable = [
         (i, region)
         for i, region in enumerate(form.regions)

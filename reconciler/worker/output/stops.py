@@ -1,29 +1,29 @@
-"""Ends a text before the first stop in it, as the text comes.
+"""Cuts a text before the first stop sequence in it, as the text arrives.
 
-Each stop has a Knuth-Morris-Pratt automaton, so that a character costs a few steps for each stop,
-however long the stops are and whatever was written before.
+Each stop sequence has a Knuth-Morris-Pratt automaton, so that a character takes a few steps per
+stop sequence, regardless of the length of the sequences and of the text before it.
 """
 
 from collections.abc import Sequence
 
 
 class Stops:
-    """Ends the content before the first stop in it."""
+    """Cuts the content before the first stop sequence in it."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._automata = [_Automaton(stop) for stop in dict.fromkeys(stops) if stop]
         self.held = ""
-        """The end of the text, if it may become a stop."""
+        """End of the text that may become a stop sequence."""
         self.found = ""
-        """The stop that ended the text, once one did."""
+        """Stop sequence that ended the text; "" if none did yet."""
 
     @property
     def stopped(self) -> bool:
-        """True once a stop ended the text."""
+        """True once a stop sequence ended the text."""
         return bool(self.found)
 
     def feed(self, text: str) -> str:
-        """The text that is certain."""
+        """Add text and return what is final."""
         if not self._automata or not text:
             return "" if self.stopped else text
         return self._feed(text)
@@ -45,7 +45,7 @@ class Stops:
         return whole[:certain]
 
     def release(self) -> str:
-        """What is certain of the text that was held back, as something else follows."""
+        """Return the text that was held back, as no stop sequence can continue it."""
         text, self.held = self.held, ""
         for one in self._automata:
             one.matched = 0
@@ -53,14 +53,14 @@ class Stops:
 
 
 class _Automaton:
-    """Follows how much of one stop the text so far ends with."""
+    """Tracks the longest prefix of one stop sequence that the text ends with."""
 
     def __init__(self, stop: str) -> None:
         self._stop, self.length = stop, len(stop)
         self.matched = 0
-        """Characters of the stop that the text ends with."""
+        """Length of that prefix."""
         self._borders = [0] * len(stop)
-        """For each beginning of the stop: the longest end of it that is a shorter beginning."""
+        """Length of the longest proper border of each prefix of the stop sequence."""
         border = 0
         for index in range(1, len(stop)):
             while border and stop[index] != stop[border]:
@@ -69,7 +69,7 @@ class _Automaton:
             self._borders[index] = border
 
     def step(self, character: str) -> bool:
-        """Take one character; True if the text now ends with the stop."""
+        """Process one character. True if the text now ends with the stop sequence."""
         while self.matched and self._stop[self.matched] != character:
             self.matched = self._borders[self.matched - 1]
         self.matched += self._stop[self.matched] == character

@@ -1,4 +1,4 @@
-"""Readers of calls that are written in tags."""
+"""Readers for calls written in tags."""
 
 import re
 from typing import Any
@@ -33,7 +33,7 @@ _CDATA = re.compile(r"\s*<!\[CDATA\[(.*)\]\]>\s*", re.DOTALL)
 
 
 def read_invokes(body: str, context: Context) -> list[Call]:
-    """Tags for functions with tags for parameters, by whatever prefix they have.
+    """Parse function tags that contain parameter tags, with any prefix.
 
     `<function=NAME><parameter=KEY>VALUE</parameter></function>` and
     `<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>`.
@@ -47,20 +47,20 @@ def read_invokes(body: str, context: Context) -> list[Call]:
         if not arguments:
             inside = re.compile(rf"(?:(?!{_INVOKE_END}).)*", re.DOTALL).match(body, at)
             text = inside[0] if inside else ""
-            if text.lstrip().startswith("{"):  # JSON in place of tags
+            if text.lstrip().startswith("{"):  # JSON instead of tags
                 arguments = arguments_of(text)
         calls.append(Call(name, arguments))
     return calls
 
 
 def _parameters(body: str, at: int, tool: str, tools: Tools) -> tuple[dict[str, Any], int]:
-    """The parameters of one function from there on, and where they end."""
+    """Parse the parameters of one function from `at`; return them and the position after them."""
     found: list[tuple[re.Match[str], str]] = []
     while (opening := _PARAMETER.match(body, _after_space(body, at))) is not None:
         end = _VALUE_END.search(body, opening.end())
         found.append((opening, body[opening.end() : end.start() if end else len(body)]))
         at = end.end() if end else len(body)
-    # Where templates put line breaks between marks and values, they do so everywhere.
+    # A template that puts line breaks between marks and values does so for every value.
     texts = [text for opening, text in found if "name" not in opening["style"]]
     before = any(text.startswith("\n") for text in texts)
     after = all(text.endswith("\n") for text in texts)
@@ -95,7 +95,7 @@ def _tagged_value(text: str, attributes: str, schema: Any) -> Any:
 
 
 def _unwrapped(text: str) -> str:
-    """A value without the line breaks that templates put around it."""
+    """Remove the line breaks that templates put around a value."""
     return text[1:-1] if len(text) > 1 and text[0] == "\n" == text[-1] else text.removeprefix("\n")
 
 
@@ -109,10 +109,10 @@ _ARGUMENT = re.compile(
 
 
 def read_keyed(body: str, context: Context) -> list[Call]:
-    """`NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>`."""
+    """Parse `NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>`."""
     head = re.match(r"\s*([^\s<>]+)", body)
     if head is None or context.cut:
-        raise ValueError("a call without a name, or cut off")
+        raise ValueError("the call has no name or was cut off")
     name, at, arguments = tool_name(head[1], context.tools), head.end(), {}
     while (found := _ARGUMENT.match(body, at)) is not None:
         key = found["key"]
@@ -120,12 +120,12 @@ def read_keyed(body: str, context: Context) -> list[Call]:
         arguments[key] = values.from_text(found["value"], schema)
         at = found.end()
     if body[at:].strip():
-        raise ValueError("not the form of a call")
+        raise ValueError("the call is malformed")
     return [Call(name, arguments)]
 
 
 def read_tagged(body: str, context: Context) -> list[Call]:
-    """What stands between `<tool_call>` and `</tool_call>`, whichever family wrote it."""
+    """Parse the text between `<tool_call>` and `</tool_call>`, in the format of any family."""
     text = body.strip()
     if _INVOKE.match(text):
         return read_invokes(text, context)
@@ -138,4 +138,4 @@ def read_tagged(body: str, context: Context) -> list[Call]:
     found = re.fullmatch(r"(?P<name>[^\s<>{}\[\]]+)\s*(?P<arguments>(?:```|\{).*)", text, re.DOTALL)
     if found is not None:
         return [from_groups(found["name"], found["arguments"], None, context)]
-    raise ValueError("not the form of a call")
+    raise ValueError("the call is malformed")

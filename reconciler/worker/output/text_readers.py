@@ -1,4 +1,4 @@
-"""Readers of calls that are written as JSON, as Python, or in forms close to them."""
+"""Readers for calls written as JSON, as Python, or in similar formats."""
 
 import html
 import re
@@ -18,35 +18,35 @@ from reconciler.worker.output.calls import (
 
 
 def read_json(body: str, context: Context) -> list[Call]:
-    """Objects, or lists of objects, one after the other."""
+    """Parse consecutive objects or lists of objects."""
     found = values.values(unfenced(body), unclosed=context.unclosed)
     items = [item for value in found for item in (value if isinstance(value, list) else [value])]
     return [from_value(item, context.tools) for item in items]
 
 
 def read_named(body: str, context: Context) -> list[Call]:
-    """A body that the region's pattern takes apart."""
+    """Parse a body by the region's pattern."""
     found = re.fullmatch(context.pattern, body, re.DOTALL)
     if found is None:
-        raise ValueError("not the form of a call")
+        raise ValueError("the call is malformed")
     groups = found.groupdict()
     return [from_groups(groups["name"], groups.get("arguments"), groups.get("id"), context)]
 
 
 def read_headed(body: str, context: Context) -> list[Call]:
-    """A body of arguments; the opening mark names the tool."""
+    """Parse a body of arguments; the opening mark contains the tool's name."""
     return [from_groups(context.groups["name"], body, context.groups.get("id"), context)]
 
 
 def read_mistral(body: str, context: Context) -> list[Call]:
-    """A list of objects (older), or name and arguments (newer)."""
+    """Parse a list of objects (older format), or name and arguments (newer format)."""
     if body.lstrip()[:1] in ("[", "{") and not body.lstrip().startswith("[ARGS]"):
         return read_json(body, context)
     return read_named(body, context)
 
 
 def read_python(body: str, context: Context) -> list[Call]:
-    """`[NAME(KEY=VALUE), …]`, or calls one after the other."""
+    """Parse `[NAME(KEY=VALUE), …]`, or consecutive calls."""
     text = body.strip()
     if re.match(r"\[?\s*\{", text):
         return read_json(text, context)
@@ -68,10 +68,10 @@ _PYTHON_NAME = re.compile(r"[A-Za-z_][\w.\-]*")
 def _python_call(parser: values.Tolerant, tools: Tools) -> Call:
     found = _PYTHON_NAME.match(parser.text, parser.position)
     if found is None:
-        raise ValueError("a call without a name")
+        raise ValueError("the call has no name")
     parser.position = found.end()
     if not parser.accept("("):
-        raise ValueError("not the form of a call")
+        raise ValueError("the call is malformed")
     arguments: dict[str, Any] = {}
     while True:
         parser.space()
@@ -84,7 +84,7 @@ def _python_call(parser: values.Tolerant, tools: Tools) -> Call:
         arguments[key] = parser.value()
         parser.space()
         if not parser.accept(",") and parser.peek() != ")":
-            raise ValueError("arguments are not separated")
+            raise ValueError("arguments are not separated by commas")
 
 
 _GEMMA_QUOTES = {'<|"|>': '<|"|>', "<escape>": "<escape>"}
@@ -92,17 +92,17 @@ _GEMMA_CALL = re.compile(r"\s*call:\s*(?P<name>[^\s{]+)\s*")
 
 
 def read_gemma(body: str, context: Context) -> list[Call]:
-    """`call:NAME{KEY:<|"|>text<|"|>}`, one or several."""
+    """Parse one or several `call:NAME{KEY:<|"|>text<|"|>}`."""
     parser = values.Tolerant(body, quotes=_GEMMA_QUOTES, unclosed=context.unclosed)
     calls = []
     while (found := _GEMMA_CALL.match(body, parser.position)) is not None:
         parser.position = found.end()
         if parser.peek() != "{":
-            raise ValueError("a call without arguments")
+            raise ValueError("the call has no arguments")
         calls.append(Call(tool_name(found["name"], context.tools), parser.value()))
     parser.space()
     if parser.peek():
-        raise ValueError("not the form of a call")
+        raise ValueError("the call is malformed")
     return calls
 
 
@@ -115,7 +115,7 @@ _ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
 
 
 def read_xtml(body: str, context: Context) -> list[Call]:
-    """Arguments with their types, or one object, between tags with attributes."""
+    """Parse typed arguments, or one JSON object, between tags with attributes."""
     arguments: dict[str, Any] = {}
     for found in _XTML_PART.finditer(body):
         attributes = {k: html.unescape(v) for k, v in _ATTRIBUTE.findall(found["attributes"])}

@@ -1,8 +1,8 @@
-"""Values that models write: JSON, almost JSON, Python literals, and text that a schema types.
+"""Parses values that models write: JSON, almost JSON, Python literals, and text typed by a schema.
 
-`json` reads what is JSON. What is not quite JSON is read by a small tolerant parser: raw line
-breaks and unknown escapes in strings, single quotes, unquoted keys, trailing commas, Python's
-literals, NaN (null, as JSON has none), and brackets that were not closed at the end.
+`json` parses valid JSON. A small tolerant parser accepts almost JSON: raw line breaks and unknown
+escapes in strings, single quotes, unquoted keys, trailing commas, Python's literals, NaN (null, as
+JSON has none), and brackets that are not closed at the end.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_DEPTH = 64
-"""Nested containers; more is not a call that anyone makes."""
+"""Maximum depth of nested containers; no reasonable call is deeper."""
 
 _WORDS: dict[str, Any] = {
     "true": True,
@@ -34,20 +34,20 @@ _DECODER = json.JSONDecoder(strict=False)
 
 
 class Tolerant:
-    """Reads values from a text that is almost JSON. Raises ValueError."""
+    """Parses values in a text that is almost JSON. Raises ValueError."""
 
     def __init__(
         self, text: str, *, quotes: Mapping[str, str] | None = None, unclosed: bool = False
     ) -> None:
-        """`quotes`: opening -> closing mark of strings without escapes, besides " and '.
+        """`quotes`: opening -> closing mark of strings without escapes, in addition to " and '.
 
-        `unclosed`: brackets that are open at the end are closed there; a string never is.
+        `unclosed`: close brackets that are open at the end; strings are never closed.
         """
         self.text, self.position = text, 0
         self._quotes, self._unclosed = quotes or {}, unclosed
 
     def value(self, depth: int = 0) -> Any:
-        """The next value."""
+        """Parse the next value."""
         if depth > MAX_DEPTH:
             raise ValueError("nested too deeply")
         self.space()
@@ -89,7 +89,7 @@ class Tolerant:
                 items.append(self.value(depth + 1))
             self.space()
             if not self.accept(",") and self.peek() not in (closing, ""):
-                raise ValueError("values are not separated")
+                raise ValueError("values are not separated by commas")
         return pairs if opening == "{" else items
 
     def _closed(self, closing: str) -> bool:
@@ -99,7 +99,7 @@ class Tolerant:
         return self.accept(closing)
 
     def key(self) -> str:
-        """The next key, quoted or not."""
+        """Parse the next key, quoted or not."""
         self.space()
         if self.peek() in ('"', "'") or any(
             self.text.startswith(q, self.position) for q in self._quotes
@@ -127,7 +127,7 @@ class Tolerant:
             if text[at] == "u" and re.fullmatch(r"[0-9a-fA-F]{4}", text[at + 1 : at + 5]):
                 parts.append(chr(int(text[at + 1 : at + 5], 16)))
                 at += 5
-            else:  # an escape that JSON does not know is kept as it was written
+            else:  # an escape that JSON does not define is kept as written
                 escape = text[at]
                 parts.append(_ESCAPES.get(escape, escape if escape in "\"'\\/" else "\\" + escape))
                 at += 1
@@ -139,11 +139,11 @@ class Tolerant:
         self.position = found.end() if found else self.position
 
     def peek(self) -> str:
-        """The next character; "" at the end."""
+        """Return the next character; "" at the end."""
         return self.text[self.position : self.position + 1]
 
     def accept(self, mark: str) -> bool:
-        """Take the mark if it comes next."""
+        """Skip the mark if it comes next. True if it did."""
         if not self.text.startswith(mark, self.position):
             return False
         self.position += len(mark)
@@ -151,7 +151,7 @@ class Tolerant:
 
 
 def values(text: str, *, unclosed: bool = False) -> list[Any]:
-    """The values that stand in a text one after the other. Raises ValueError where it is none."""
+    """Parse the consecutive values of a text. Raises ValueError."""
     found: list[Any] = []
     at = _skip(text, 0)
     while at < len(text):
@@ -167,14 +167,14 @@ def values(text: str, *, unclosed: bool = False) -> list[Any]:
 
 
 def _skip(text: str, at: int) -> int:
-    """Whitespace and separators between values."""
+    """Return the position after whitespace and separators."""
     while at < len(text) and (text[at].isspace() or text[at] in ",;"):
         at += 1
     return at
 
 
 def finite(value: Any) -> Any:
-    """The value with null for numbers that JSON cannot write."""
+    """Replace numbers that JSON cannot represent by null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -185,7 +185,7 @@ def finite(value: Any) -> Any:
 
 
 def serialize(value: Any) -> str:
-    """Write JSON that UTF-8 can hold: half a surrogate pair stays escaped."""
+    """Serialize to JSON that UTF-8 can encode: lone surrogates stay escaped."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
@@ -208,11 +208,11 @@ _ALIASES = {
     "list": "array",
     "dict": "object",
 }
-"""Names of types that schemas have and JSON Schema has not."""
+"""Type names that occur in schemas but are not part of JSON Schema."""
 
 
 def types(schema: Any, depth: int = 0) -> frozenset[str]:
-    """Types that a JSON Schema allows; empty if it names none."""
+    """Return the types that a JSON Schema allows; empty if it names none."""
     if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return frozenset()
     declared = schema.get("type")
@@ -246,7 +246,7 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def from_text(text: str, schema: Any) -> Any:
-    """The value that a text without quotes stands for: the schema decides, else its look."""
+    """Convert unquoted text to a value, by the schema's types or else by its syntax."""
     allowed = types(schema)
     if allowed == {"string"}:
         return text
@@ -263,7 +263,7 @@ def from_text(text: str, schema: Any) -> Any:
 
 
 def to_schema(value: Any, schema: Any) -> Any:
-    """A value of the type that the schema names, if it is only written as another."""
+    """Convert a value to the schema's type if it is only written as another type."""
     allowed = types(schema)
     if not allowed:
         return value
@@ -275,7 +275,7 @@ def to_schema(value: Any, schema: Any) -> Any:
 
 
 def _whole(value: Any, allowed: frozenset[str]) -> Any:
-    """3.0 where only integers are allowed is 3."""
+    """Convert floats such as 3.0 to integers if only integers are allowed."""
     if isinstance(value, float) and "integer" in allowed and "number" not in allowed:
         return int(value) if value.is_integer() else value
     return value

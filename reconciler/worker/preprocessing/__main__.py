@@ -1,15 +1,17 @@
 """The preprocessing process: `python -m reconciler.worker.preprocessing PID NICE`, started by a
 worker.
 
-It reads requests from stdin and writes the answers to stdout, one after the other, until stdin is
-closed. A request that takes too long ends the process by the kernel's alarm, which needs no lock of
-Python's. It is not to outlive its worker, whose process id is PID, however busy it is: the worker
-kills it, the daemon kills what a dead worker leaves, and on Linux the kernel does. Elsewhere a
-thread looks whether the worker is there, which works unless C code holds Python's lock: then the
-alarm ends it.
+It reads requests from stdin and writes replies to stdout, one at a time, until stdin is closed. A
+request that exceeds its deadline ends the process through the kernel's alarm, which does not need
+the GIL.
 
-Garbage is collected between requests. Meanwhile the collector would look again and again at what a
-body is parsed into: 5 million lists took ten times as long with it.
+The process must not outlive its worker, whose process id is PID, even while busy. The worker kills
+it; if the worker dies, the daemon kills it, and on Linux so does the kernel. On other systems a
+thread polls whether the worker is alive. While C code holds the GIL this thread cannot run, and the
+alarm ends the process.
+
+Garbage is collected between requests only. While a body is parsed, the collector would traverse the
+result over and over: 5 million lists took ten times as long with it.
 """
 
 import ctypes
@@ -28,23 +30,23 @@ if TYPE_CHECKING:
     from reconciler.worker.preprocessing.work import Work
 
 PR_SET_PDEATHSIG = 1
-"""From <linux/prctl.h>."""
+"""Constant from <linux/prctl.h>."""
 
 LOOK_SECONDS = 1.0
-"""Between looks whether the worker is there."""
+"""Interval between checks that the worker is alive."""
 
 
 def main() -> None:
-    """Answer until the worker closes stdin."""
+    """Serve requests until the worker closes stdin."""
     _end_with(int(sys.argv[1]))
     os.nice(int(sys.argv[2]))
     gc.disable()
     from reconciler.worker.preprocessing.messages import HEADER, MEMORY
     from reconciler.worker.preprocessing.work import Work
 
-    gc.freeze()  # what is imported stays
+    gc.freeze()  # imported modules are permanent
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    os.dup2(2, 1)  # keeps library output out of the replies
     requests = os.fdopen(0, "rb", closefd=False)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
@@ -58,12 +60,12 @@ def main() -> None:
         replies.write(frame)
         replies.flush()
         gc.collect()
-        gc.freeze()  # what is left is kept, and need not be looked at again
-    os._exit(0)  # there is nothing to save
+        gc.freeze()  # exempts the remaining objects from later collections
+    os._exit(0)  # no state to save
 
 
 def _answer(work: "Work", requests: IO[bytes], size: int, body_size: int) -> bytes:
-    """The frame that answers the one whose header was read."""
+    """Read and process the request whose header was read; return the reply frame."""
     from reconciler.worker.preprocessing.messages import Failed, decode_request, reply_frame
 
     try:
@@ -74,7 +76,7 @@ def _answer(work: "Work", requests: IO[bytes], size: int, body_size: int) -> byt
 
 
 def _end_with(worker: int) -> None:
-    """Have this process end when the worker does: by the kernel on Linux, by a thread elsewhere."""
+    """End this process with the worker: through the kernel on Linux, a polling thread elsewhere."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
@@ -89,14 +91,14 @@ def end_without(
     wait: Callable[[float], object] = time.sleep,
     end: Callable[[int], object] = os._exit,
 ) -> None:
-    """End this process once its parent is not the worker any more."""
+    """End this process once the worker is no longer its parent."""
     while parent() == worker:
         wait(LOOK_SECONDS)
     end(0)
 
 
 def _limit_memory(more: int) -> None:
-    """Let an allocation fail that takes `more` bytes, on Linux; the worker watches besides."""
+    """Limit further allocations to `more` bytes, on Linux; the worker also monitors the memory."""
     try:
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     except OSError:

@@ -1,4 +1,4 @@
-"""One preprocessing process at a time, and the thread that speaks to it."""
+"""A queue of jobs with one preprocessing process, and the thread that talks to it."""
 
 import threading
 import time
@@ -13,37 +13,37 @@ from reconciler.worker.preprocessing.process import Process, ProcessEndedError, 
 T = TypeVar("T")
 
 SETUP_SECONDS = 60.0
-"""For taking a tokenizer, which takes a second for the largest."""
+"""Time limit to set up a tokenizer, which takes a second for the largest."""
 
 LEARN_SECONDS = 30.0
-"""For learning what the chat templates take; the renderings end themselves before."""
+"""Time limit to learn the chat templates' variables; the renderings have a shorter limit."""
 
 SLOW_SECONDS = 1.0
-"""A job that runs longer keeps others waiting."""
+"""Duration from which a running job counts as slow."""
 
 RETRY_SECONDS = 60.0
-"""After which a chat template is tried again that ended a process."""
+"""Delay before a chat template that ended a process is tried again."""
 
 
 @dataclass
 class Facts:
-    """What each process has to know, as far as it is known yet."""
+    """Facts to send to each new process, as far as known."""
 
     setup: Setup | None = None
     bind: Bind | None = None
     hopeless: str = ""
-    """Why no chat can be prepared: what learning the chat templates did to a process."""
+    """Error that ended the process while it learned the chat templates; no chat can be prepared."""
     retry_at: float = 0.0
-    """On the monotonic clock."""
+    """Time of the next attempt, on the monotonic clock."""
 
 
 class Lane:
-    """Does one job after the other. What is not said to be thread-safe is for its own thread."""
+    """Runs one job at a time. Methods are for its own thread unless marked thread-safe."""
 
     def __init__(self, facts: Facts, lingers: float | None = None, nice: int = 0) -> None:
-        """`lingers`: seconds after which a process without work is ended; None: it stays.
+        """`lingers`: seconds after which an idle process is ended; None: never.
 
-        `nice`: by how much the priority of its process is lower than the worker's.
+        `nice`: niceness of its process relative to the worker's.
         """
         self._facts, self._lingers, self._nice = facts, lingers, nice
         self._process: Process | None = None
@@ -58,22 +58,22 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """Jobs that are not done. Thread-safe."""
+        """Number of unfinished jobs. Thread-safe."""
         return self._waiting
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of the bodies of jobs that are not done. Thread-safe."""
+        """Bytes of the bodies of unfinished jobs. Thread-safe."""
         return self._waiting_bytes
 
     @property
     def slow(self) -> bool:
-        """True if its job takes long, so that whoever comes next waits. Thread-safe."""
+        """True if its job has run so long that new jobs should go elsewhere. Thread-safe."""
         since = self._busy_since
         return since is not None and time.monotonic() - since > SLOW_SECONDS
 
     def submit(self, job: Callable[[], T], size: int = 0) -> "Future[T]":
-        """Have the thread do a job that holds a body of `size` bytes. Thread-safe."""
+        """Queue a job that holds a body of `size` bytes. Thread-safe."""
         with self._lock:
             self._waiting += 1
             self._waiting_bytes += size
@@ -94,12 +94,12 @@ class Lane:
             self._waiting_bytes -= size
 
     def memory(self) -> int:
-        """Bytes that its process takes. Thread-safe."""
+        """Resident memory of its process, in bytes. Thread-safe."""
         process = self._process
         return process.memory() if process is not None else 0
 
     def start(self) -> Process:
-        """A process that lives, a new one if there is none. Raises `ProcessEndedError`."""
+        """Return a live process, a new one if necessary. Raises `ProcessEndedError`."""
         if self._process is None or not self._process.alive:
             self.end()
             try:
@@ -110,14 +110,14 @@ class Lane:
         return self._process
 
     def end(self) -> None:
-        """End the process, if there is one."""
+        """End the process if there is one."""
         process, self._process = self._process, None
         self._known, self._learned = [], False
         if process is not None:
             process.end()
 
     def ask(self, request: Request, seconds: float) -> Reply:
-        """Ask a process that knows the facts. Raises `ProcessEndedError`."""
+        """Send a request to a process that has the facts. Raises `ProcessEndedError`."""
         if self._timer is not None:
             self._timer.cancel()
         process = self.inform()
@@ -130,7 +130,7 @@ class Lane:
                 self._linger(self._lingers)
 
     def learn(self) -> None:
-        """Have the process know what the chat templates take. Raises `ProcessEndedError`."""
+        """Make the process learn the chat templates' variables. Raises `ProcessEndedError`."""
         self.inform()
         if self._learned:
             return
@@ -147,7 +147,7 @@ class Lane:
         facts.hopeless, self._learned = "", True
 
     def inform(self) -> Process:
-        """A process that knows the facts. Raises `ProcessEndedError`."""
+        """Return a process that has received the facts. Raises `ProcessEndedError`."""
         process = self.start()
         for fact in (self._facts.setup, self._facts.bind):
             if fact is None or any(fact is known for known in self._known):

@@ -1,9 +1,9 @@
-"""What a worker and its preprocessing process send each other, as frames of MessagePack.
+"""Protocol between a worker and its preprocessing process: frames of MessagePack.
 
-A frame is a header (bytes of the message, bytes of the body, seconds that the request may take), a
-message, and the body that the message is about: it is not a part of the message, as a large one
-would be copied into it while the worker's streams wait. The process answers each request with one
-frame, which has no body and whose seconds have no meaning.
+A frame is a header (bytes of the message, bytes of the body, time limit in seconds), a message, and
+the request body that the message is about. The body is separate because encoding a large one into
+the message would copy it and stall the worker's streams. The process answers each request with one
+frame without a body; its time limit is unused.
 """
 
 import struct
@@ -22,19 +22,19 @@ from reconciler.worker.request import Body
 HEADER = struct.Struct("<QQd")
 
 MEMORY = 2_000_000_000
-"""Bytes that one request may take."""
+"""Maximum memory of one request, in bytes."""
 
 LONGEST_REPLY = 256_000_000
-"""Bytes; a prompt of a million tokens takes 5 MB."""
+"""Maximum bytes of a reply; a prompt of a million tokens takes 5 MB."""
 
 
 class Setup(msgspec.Struct, tag=True):
-    """Take this tokenizer and these chat templates."""
+    """Set up this tokenizer and its chat templates."""
 
     backend: str
-    """The tokenizer in the form of tokenizer.json, as transformers has set it up."""
+    """The tokenizer in tokenizer.json's format, with transformers' modifications."""
     splits_special: bool
-    """True if special tokens in a text are text."""
+    """True if special tokens in a text are tokenized as plain text."""
     chat_template: str | dict[str, str] | None
     has_chat_template: bool
     has_thinking: bool
@@ -42,26 +42,26 @@ class Setup(msgspec.Struct, tag=True):
 
 
 class Bind(msgspec.Struct, tag=True):
-    """Make prompts for this model; see `Prompts`."""
+    """Prepare prompts for this model; see `Prompts`."""
 
     vocabulary: int
     rewinds: bool
     embedder: Embedder | None = None
-    """With it texts are made into tokens for embeddings, and no prompts."""
+    """If set, texts are tokenized for embeddings and no prompts are made."""
 
 
 class Render(msgspec.Struct, tag=True):
-    """Render turns by a chat template, which need not be that of the tokenizer."""
+    """Render turns with a chat template, which need not be the tokenizer's own."""
 
     source: str
     turns: list[dict[str, Any]]
     variables: dict[str, Any]
     most: int
-    """Characters that the text may have."""
+    """Maximum characters of the text."""
 
 
 class Learn(msgspec.Struct, tag=True):
-    """Learn what the chat templates take."""
+    """Learn which variables the chat templates take."""
 
 
 class Prepare(msgspec.Struct, tag=True):
@@ -75,16 +75,16 @@ class Prepare(msgspec.Struct, tag=True):
 
 
 class Embed(msgspec.Struct, tag=True):
-    """Parse the body of a request for embeddings and make the tokens of its texts."""
+    """Parse the body of an embeddings request and tokenize its texts."""
 
     body: bytes
     most: int | None
-    """Tokens of the longest text."""
+    """Maximum tokens of a text."""
     dialect: Dialect
 
 
 class Rank(msgspec.Struct, tag=True):
-    """Parse the body of a request for reranking and make its prompts."""
+    """Parse the body of a reranking request and make its prompts."""
 
     body: bytes
     reranker: Reranker
@@ -93,38 +93,38 @@ class Rank(msgspec.Struct, tag=True):
 
 
 class Done(msgspec.Struct, tag=True):
-    """The answer to what has no result."""
+    """Reply to a request without a result."""
 
 
 class Text(msgspec.Struct, tag=True):
-    """A rendering."""
+    """A rendered text."""
 
     text: str
 
 
 class Prepared(msgspec.Struct, tag=True):
-    """A request, without what the prompt was made of, and its prompt without the tools."""
+    """A request without the fields used only for its prompt, and the prompt without tools."""
 
     body: Body
     prompt: Prompt
     tools: bytes
-    """As JSON, which has integers of any size."""
+    """Encoded as JSON, which allows integers of any size."""
 
 
 class Tokenized(msgspec.Struct, tag=True):
-    """A request for embeddings."""
+    """A tokenized embeddings request."""
 
     texts: Texts
 
 
 class Paired(msgspec.Struct, tag=True):
-    """A request for reranking."""
+    """The prompts of a reranking request."""
 
     pairs: Pairs
 
 
 class Refused(msgspec.Struct, tag=True):
-    """A `RequestError`."""
+    """Fields of a `RequestError`."""
 
     message: str
     code: str
@@ -133,7 +133,7 @@ class Refused(msgspec.Struct, tag=True):
 
 
 class Failed(msgspec.Struct, tag=True):
-    """Any other error, in words; `timed_out` is that of a TimeoutError."""
+    """Any other error; `timed_out` marks a TimeoutError."""
 
     message: str
     timed_out: bool = False
@@ -146,7 +146,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def request_frame(request: Request, seconds: float) -> tuple[bytes, bytes]:
-    """A frame but for its body, and its body."""
+    """Encode a request; return the frame without its body, and the body."""
     body = b""
     if isinstance(request, Prepare | Embed | Rank):
         body = request.body
@@ -156,7 +156,7 @@ def request_frame(request: Request, seconds: float) -> tuple[bytes, bytes]:
 
 
 def decode_request(message: bytes, body: bytes) -> Request:
-    """The request of a frame."""
+    """Decode the message of a frame and attach its body."""
     request: Request = msgspec.msgpack.decode(message, type=Request)
     if isinstance(request, Prepare | Embed | Rank):
         request.body = body
@@ -164,12 +164,12 @@ def decode_request(message: bytes, body: bytes) -> Request:
 
 
 def reply_frame(reply: Reply) -> bytes:
-    """A frame of an answer."""
+    """Encode a reply frame."""
     message = encode(reply)
     return HEADER.pack(len(message), 0, 0) + message
 
 
 def decode_reply(data: bytes) -> Reply:
-    """The answer of a frame."""
+    """Decode the message of a reply frame."""
     reply: Reply = msgspec.msgpack.decode(data, type=Reply)
     return reply

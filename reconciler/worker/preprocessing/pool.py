@@ -1,9 +1,9 @@
-"""A worker's preprocessing: where each request goes, and what becomes of failures.
+"""Preprocessing on the worker's side: route requests to processes and convert failures to errors.
 
-Short requests have one process, long ones another, which is started when it is needed: no short one
-waits for a long one. One that comes while a short one takes long goes to the other process, too. A
-tokenizer or a chat template that is Python code, of mlx_lm or transformers, is used in the worker's
-own process.
+Short requests share one process. Long ones have a second process, started on demand, so that short
+requests never wait for long ones. Requests that arrive while a short one is slow also go to the
+second process. A tokenizer or chat template that is Python code, from mlx_lm or transformers, runs
+in the worker's own process.
 """
 
 import time
@@ -45,41 +45,41 @@ from reconciler.worker.ranking.request import Pairs, Ranking
 from reconciler.worker.request import Body
 
 LONG = 256_000
-"""Bytes of a body from which on a request counts as long."""
+"""Body size, in bytes, from which a request counts as long."""
 
 SECONDS = 60.0
-"""For a request, the renderings of which have `work.RENDERING_SECONDS`."""
+"""Time limit of a request; its renderings are limited by `work.RENDERING_SECONDS`."""
 
 PROBING_SECONDS = 20.0
-"""That all renderings may take by which a checkpoint is got to know."""
+"""Time limit of all renderings that examine a checkpoint's template during a load."""
 
 RENDER_SECONDS = 15.0
-"""For one rendering, which ends itself before."""
+"""Time limit of one rendering, which has a shorter limit of its own."""
 
 LONGEST_PROBE = 200_000
-"""Characters of a rendering of one of our own short conversations."""
+"""Maximum characters of one of our short test conversations when rendered."""
 
 LINGER_SECONDS = 60.0
-"""That the process for long requests waits for the next one."""
+"""Idle time after which the process for long requests is ended."""
 
 NICE = 5
-"""By how much the priority of the process for long requests is lower than the worker's. On few
-cores streams go on, and beside one busy process it still gets a quarter of a core."""
+"""Niceness of the process for long requests relative to the worker's. With few cores, streams keep
+their pace, and beside one busy process it still gets a quarter of a core."""
 
 MAX_WAITING = 128
-"""Requests that wait for one process."""
+"""Maximum requests waiting for one process."""
 
 MAX_WAITING_BYTES = 64_000_000
-"""Of the bodies of all requests that wait: four of the largest."""
+"""Maximum total size of the bodies of waiting requests: four of the largest."""
 
 Renderer = Callable[..., str]
 
 
 class Preprocessor:
-    """Makes the prompts of one checkpoint. Its methods may be called on any thread."""
+    """Makes the prompts of one checkpoint. Methods may be called on any thread."""
 
     def __init__(self, *, apart: bool = True) -> None:
-        """With `apart` it has processes; without, all is done in threads of this one."""
+        """If `apart`, uses separate processes; otherwise threads of this process."""
         self._apart = apart
         self._facts = Facts()
         self._short = Lane(self._facts)
@@ -87,29 +87,29 @@ class Preprocessor:
         self._local: Prompts | None = None
         self._tokenizing: Tokenizing | None = None
         self._tokenizer: Any = None
-        """Of `_local`."""
+        """Tokenizer of `_local`."""
         self._probing = PROBING_SECONDS
-        """That renderings of our own may still take."""
+        """Remaining time for renderings during the load."""
         self._threads = ThreadPoolExecutor(4, "prompt")
-        """For what is done in this process."""
+        """Threads for work in this process."""
 
     def start(self) -> None:
-        """Start a process, so that it is there when it is needed."""
+        """Start a process in advance."""
         self._short.submit(self._short.start)
 
     def close(self) -> None:
-        """End the processes. What was submitted before is done first."""
+        """End the processes after all submitted jobs."""
         for lane in (self._short, self._long):
             lane.submit(lane.end).result()
 
     def memory(self) -> int:
-        """Bytes that the processes take."""
+        """Resident memory of the processes, in bytes."""
         return self._short.memory() + self._long.memory()
 
     def set_up(self, tokenizer: Any) -> None:
-        """Take mlx_lm's `tokenizer`; its own `eos_token_ids` need not be complete.
+        """Set up mlx_lm's `tokenizer`; its `eos_token_ids` may be incomplete.
 
-        Raises `UnansweredError` if there can be no process now.
+        Raises `UnansweredError` if no process is available now.
         """
         self._facts.setup = describe(tokenizer) if self._apart else None
         if self._facts.setup is None:
@@ -122,9 +122,10 @@ class Preprocessor:
             self._facts.setup = None
 
     def renderer(self, tokenizer: Any, source: str) -> Renderer:
-        """What renders turns of ours by a chat template, while a checkpoint is loaded.
+        """Return a function that renders our test conversations with a template during the load.
 
-        It raises TimeoutError, from then on at once, where that takes too long, alone or together.
+        It raises TimeoutError if one rendering, or all together, take too long; later calls then
+        fail immediately.
         """
         if self._facts.setup is None:
             return rendering.of_source(tokenizer, source)
@@ -152,7 +153,7 @@ class Preprocessor:
         raise ValueError(reply.message if isinstance(reply, Failed) else "no text")
 
     def bind(self, tokenizer: Any, vocabulary: int, *, rewinds: bool) -> None:
-        """Make prompts for this model; see `Prompts`. Begins to learn its chat templates."""
+        """Prepare prompts for this model; see `Prompts`. Starts to learn its chat templates."""
         if self._facts.setup is None:
             self._local = Prompts(tokenizer, vocabulary, rewinds=rewinds)
             self._tokenizer = tokenizer
@@ -161,7 +162,7 @@ class Preprocessor:
         self._short.submit(self._short.learn)
 
     def bind_embedder(self, tokenizer: Any, vocabulary: int, embedder: Embedder) -> None:
-        """Make tokens of texts for this embedding model."""
+        """Tokenize texts for this embedding model."""
         if self._facts.setup is None:
             self._tokenizing = Tokenizing(tokenizer, vocabulary, embedder)
             return
@@ -171,7 +172,7 @@ class Preprocessor:
     def tokenize(
         self, body: bytes, most: int | None = None, *, dialect: Dialect = Dialect.EMBEDDINGS
     ) -> "Future[Texts]":
-        """Parse a request for embeddings and make the tokens of its texts, each of `most` at most.
+        """Parse an embeddings request and tokenize its texts, each at most `most` tokens long.
 
         The future raises `RequestError`.
         """
@@ -182,7 +183,7 @@ class Preprocessor:
         return lane.submit(partial(_tokenize, lane, Embed(body, most, dialect)), len(body))
 
     def rank(self, body: bytes, reranker: Reranker, most: int | None = None) -> "Future[Pairs]":
-        """Parse a request for reranking and make its prompts, each of less than `most` tokens.
+        """Parse a reranking request and make its prompts, each shorter than `most` tokens.
 
         The future raises `RequestError`.
         """
@@ -193,14 +194,14 @@ class Preprocessor:
         return lane.submit(partial(_rank, lane, Rank(body, reranker, most)))
 
     def _lane(self, body: bytes) -> Lane:
-        """Where a request with this body goes. Raises `UnavailableError`."""
+        """Choose the lane for a request with this body. Raises `UnavailableError`."""
         short, long = self._short, self._long
         lane = long if len(body) >= LONG or (short.slow and not long.slow) else short
         if lane.waiting >= MAX_WAITING:
-            raise UnavailableError(f"{MAX_WAITING} requests wait to be read", "overloaded")
+            raise UnavailableError(f"{MAX_WAITING} requests are waiting to be parsed", "overloaded")
         waiting = short.waiting_bytes + long.waiting_bytes
         if waiting and waiting + len(body) > MAX_WAITING_BYTES:
-            words = f"requests of {waiting} bytes wait to be read; ask again in a moment"
+            words = f"requests of {waiting} bytes are waiting to be parsed; retry in a moment"
             raise UnavailableError(words, "overloaded")
         return lane
 
@@ -212,7 +213,7 @@ class Preprocessor:
         *,
         dialect: Dialect = Dialect.CHAT,
     ) -> "Future[tuple[Body, Prompt]]":
-        """Parse a request and make its prompt, refused early where it exceeds `most` tokens.
+        """Parse a request and make its prompt; reject it early if it exceeds `most` tokens.
 
         The future raises `RequestError`.
         """
@@ -225,7 +226,7 @@ class Preprocessor:
 
 
 def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
-    """On the lane's thread. Raises `RequestError`."""
+    """Prepare a prompt. Runs on the lane's thread. Raises `RequestError`."""
     text = request.dialect.is_text
     reply = _asked(lane, request, "prompt" if text else "messages", learned=not text)
     if isinstance(reply, Prepared):
@@ -235,7 +236,7 @@ def _prepare(lane: Lane, request: Prepare) -> tuple[Body, Prompt]:
 
 
 def _tokenize(lane: Lane, request: Embed) -> Texts:
-    """On the lane's thread. Raises `RequestError`."""
+    """Tokenize texts. Runs on the lane's thread. Raises `RequestError`."""
     reply = _asked(lane, request, "input", learned=False)
     if isinstance(reply, Tokenized):
         return reply.texts
@@ -243,7 +244,7 @@ def _tokenize(lane: Lane, request: Embed) -> Texts:
 
 
 def _rank(lane: Lane, request: Rank) -> Pairs:
-    """On the lane's thread. Raises `RequestError`."""
+    """Make the prompts of a reranking request. Runs on the lane's thread. Raises `RequestError`."""
     reply = _asked(lane, request, "documents", learned=False)
     if isinstance(reply, Paired):
         return reply.pairs
@@ -251,19 +252,20 @@ def _rank(lane: Lane, request: Rank) -> Pairs:
 
 
 def _asked(lane: Lane, request: Prepare | Embed | Rank, key: str, *, learned: bool) -> Reply:
-    """The answer to a request, `key` being what it mostly consists of. Raises `RequestError`.
+    """Send a request and return the reply. Raises `RequestError`.
 
-    With `learned` the process has to know what the chat templates take.
+    `key` is the request's largest part, which errors name. If `learned`, the process first learns
+    the chat templates' variables.
     """
     try:
         if learned:
             lane.learn()
         reply = lane.ask(request, SECONDS)
     except UnansweredError as error:
-        words = f"no prompt could be made of this request: {error}; ask again"
+        words = f"the prompt of this request could not be made: {error}; retry"
         raise UnavailableError(words, "preprocessing_failed") from None
     except ProcessEndedError as error:
-        words = f"no prompt could be made of this request: {error}"
+        words = f"the prompt of this request could not be made: {error}"
         raise RequestError(words, "invalid_value", key) from None
     match reply:
         case Refused(status=UnavailableError.status):
@@ -271,6 +273,6 @@ def _asked(lane: Lane, request: Prepare | Embed | Rank, key: str, *, learned: bo
         case Refused():
             raise RequestError(reply.message, reply.code, reply.param)
         case Failed():
-            words = f"no prompt could be made of this request: {reply.message}"
+            words = f"the prompt of this request could not be made: {reply.message}"
             raise RequestError(words, "invalid_value", key)
     return reply

@@ -1,7 +1,8 @@
-"""The worker's side of one preprocessing process: started, asked, ended.
+"""Start, call and end one preprocessing process, from the worker's side.
 
-A request has a deadline and may take so much memory. The process keeps the deadline itself, by an
-alarm; here it is only watched for being stopped, and for its memory, which macOS does not limit.
+Each request has a time and a memory limit. The process enforces its deadline itself, with an alarm.
+This side only detects a process that is stopped past the deadline, and monitors its memory, which
+macOS does not limit.
 """
 
 import os
@@ -27,28 +28,30 @@ from reconciler.worker.preprocessing.messages import (
 )
 
 KEPT_MEMORY = 300_000_000
-"""Bytes that a process may have more after a request than at first; else it is replaced."""
+"""Memory, in bytes, that a process may keep after a request in addition to its initial memory. A
+process that keeps more is replaced."""
 
 LOOK_SECONDS = 0.05
-"""Between looks at its memory."""
+"""Interval between checks of its memory."""
 
 LATE_SECONDS = 5.0
-"""After its deadline a process that the alarm did not end, such as a stopped one, is killed."""
+"""Delay after the deadline before a process that the alarm did not end, such as a stopped one, is
+killed."""
 
 
 _running: "set[subprocess.Popen[bytes]]" = set()
 
 
 class ProcessEndedError(Exception):
-    """The process ended instead of answering; the message says why."""
+    """The process ended without an answer; the message gives the cause."""
 
 
 class UnansweredError(ProcessEndedError):
-    """It ended, or was not started, for a reason that has nothing to do with the request."""
+    """The process ended or could not be started, for a cause unrelated to the request."""
 
 
 def kill_all() -> None:
-    """Kill every process that this one has started: it is about to end itself. Thread-safe."""
+    """Kill all preprocessing processes before this process ends. Thread-safe."""
     for child in list(_running):
         child.kill()
 
@@ -57,14 +60,14 @@ class Process:
     """A preprocessing process. Used by one thread at a time."""
 
     def __init__(self, nice: int = 0) -> None:
-        """`nice`: by how much its priority is lower than the worker's."""
+        """`nice`: niceness of the process relative to the worker's."""
         module = "reconciler.worker.preprocessing"
         command = [sys.executable, "-P", "-m", module, str(os.getpid()), str(nice)]
         pipe = subprocess.PIPE
-        # Not the worker's stderr: that ends when the worker has, by which the daemon notices it.
+        # Must not inherit the worker's stderr: the daemon detects the worker's end by its closing.
         self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
         _running.add(self._child)
-        assert self._child.stdin is not None  # noqa: S101  asked for
+        assert self._child.stdin is not None  # noqa: S101  PIPE
         assert self._child.stdout is not None  # noqa: S101
         self._requests: IO[bytes] = self._child.stdin
         self._replies: IO[bytes] = self._child.stdout
@@ -72,7 +75,7 @@ class Process:
             os.set_blocking(pipe_end.fileno(), False)
         self._end = weakref.finalize(self, _end, self._child)
         self._first_bytes = 0
-        """That it took after its first answer."""
+        """Resident memory after its first reply."""
 
     @property
     def pid(self) -> int:
@@ -81,11 +84,11 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """True if it has not ended."""
+        """True while the process runs."""
         return self._child.poll() is None
 
     def memory(self) -> int:
-        """Bytes that it takes; 0 once it has ended."""
+        """Resident memory in bytes; 0 after its end."""
         try:
             return int(psutil.Process(self._child.pid).memory_info().rss)
         except psutil.Error:
@@ -93,11 +96,11 @@ class Process:
 
     @property
     def bloated(self) -> bool:
-        """True if it keeps much of what a request took."""
+        """True if it still holds much of the memory that a request needed."""
         return self.memory() > self._first_bytes + KEPT_MEMORY
 
     def ask(self, request: Request, seconds: float) -> Reply:
-        """The answer. Raises `ProcessEndedError` where it takes too long or too much memory."""
+        """Send a request; return the reply. Raises `ProcessEndedError` if a limit is exceeded."""
         deadline = time.monotonic() + seconds + LATE_SECONDS
         try:
             for part in request_frame(request, seconds):
@@ -105,7 +108,7 @@ class Process:
             size, _, _ = HEADER.unpack(self._read(HEADER.size, deadline))
             if size > LONGEST_REPLY:
                 self.end()
-                raise ProcessEndedError(f"its answer of {size} bytes was too long")
+                raise ProcessEndedError(f"its reply of {size} bytes was too long")
             reply = decode_reply(self._read(size, deadline))
         except (BrokenPipeError, EOFError):
             raise self._ended(seconds) from None
@@ -113,14 +116,14 @@ class Process:
         return reply
 
     def _ended(self, seconds: float) -> ProcessEndedError:
-        with suppress(subprocess.TimeoutExpired):  # its pipes are closed: it is about to end
+        with suppress(subprocess.TimeoutExpired):  # its pipes are closed, so it is exiting
             self._child.wait(LATE_SECONDS)
         self.end()
         code = self._child.returncode
         if code == -signal.SIGALRM:
             return ProcessEndedError(f"it did not finish within {seconds:g} s")
-        words = f"its process ended with {code}"
-        if code in (-signal.SIGKILL, -signal.SIGTERM):  # by somebody, or by a system out of memory
+        words = f"its process ended with exit code {code}"
+        if code in (-signal.SIGKILL, -signal.SIGTERM):  # from outside, or out of memory
             return UnansweredError(words)
         return ProcessEndedError(words)
 
@@ -153,7 +156,7 @@ class Process:
                 raise ProcessEndedError("its process does not answer")
 
     def end(self) -> None:
-        """Kill it: it has nothing to save."""
+        """Kill the process; it has no state to save."""
         self._end()
 
 

@@ -1,7 +1,7 @@
-"""A tokenizer without transformers, whose import takes seconds and 100 MB.
+"""A tokenizer that does not need transformers, whose import takes seconds and 100 MB.
 
-transformers' tokenizers are settings around one of the `tokenizers` library. That one, serialized
-with the settings that matter for a prompt, gives the same tokens in another process.
+A tokenizer of transformers is a set of options around a tokenizer of the `tokenizers` library.
+Serializing that one with the options that affect prompts gives the same tokens in another process.
 """
 
 from typing import Any
@@ -15,15 +15,15 @@ _TRANSFORMERS = (
     "transformers.tokenization_utils_base",
     "transformers.tokenization_utils_tokenizers",
 )
-"""Modules whose methods a `BackendTokenizer` does the work of."""
+"""Modules whose implementations of `_METHODS` a `BackendTokenizer` reproduces."""
 
 _METHODS = ("encode", "_encode_plus", "set_truncation_and_padding")
 
 
 def describe(tokenizer: Any) -> Setup | None:
-    """What another process needs to make the same prompts as mlx_lm's `tokenizer`.
+    """Serialize mlx_lm's `tokenizer` so that another process can make the same prompts.
 
-    None if it can't: the tokenizer or its chat template is Python code.
+    Returns None if it is impossible: the tokenizer or its chat template is Python code.
     """
     inner = getattr(tokenizer, "_tokenizer", tokenizer)
     backend = getattr(inner, "backend_tokenizer", None)
@@ -34,7 +34,7 @@ def describe(tokenizer: Any) -> Setup | None:
         return None
     try:
         serialized = backend.to_str()
-    except Exception:  # noqa: BLE001  a part of it is Python code
+    except Exception:  # noqa: BLE001  raised for parts that are Python code
         return None
     return Setup(
         serialized,
@@ -47,12 +47,12 @@ def describe(tokenizer: Any) -> Setup | None:
 
 
 class BackendTokenizer:
-    """What prompts need of a tokenizer."""
+    """The subset of a tokenizer that prompts need, without transformers."""
 
     renders_by_jinja = True
 
     def __init__(self, setup: Setup) -> None:
-        """Raises what the `tokenizers` library raises."""
+        """Raises the exceptions of the `tokenizers` library."""
         self.backend_tokenizer = Tokenizer.from_str(setup.backend)
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()
@@ -63,7 +63,7 @@ class BackendTokenizer:
         self.special_tokens_map = setup.special_tokens
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The text's token ids."""
+        """Convert a text to token ids."""
         (encoding,) = self.backend_tokenizer.encode_batch_fast(
             [text], add_special_tokens=add_special_tokens
         )
@@ -71,7 +71,7 @@ class BackendTokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids, which are of the vocabulary; special tokens are text."""
+        """Convert token ids, all within the vocabulary, to text; special tokens are included."""
         text: str = self.backend_tokenizer.decode(ids, skip_special_tokens=False)
         return text
 

@@ -1,4 +1,4 @@
-"""What a preprocessing process does with each request."""
+"""Process requests: the operations of a preprocessing process."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -38,7 +38,7 @@ from reconciler.worker.ranking.request import Ranking
 from reconciler.worker.request import Body
 
 RENDERING_SECONDS = 20.0
-"""That all renderings of one request may take together."""
+"""Time limit of all renderings of one request."""
 
 
 def prepare(
@@ -70,30 +70,30 @@ def prepare(
 
 
 def tokenize(tokenizing: Tokenizing, data: bytes, most: int | None, dialect: Dialect) -> Texts:
-    """Parse a request for embeddings and make the tokens of its texts. Raises `RequestError`."""
+    """Parse an embeddings request and tokenize its texts. Raises `RequestError`."""
     sent = requests.decoded(data)
     return tokenizing.build(EMBEDDING_READERS[dialect](sent, tokenizing.prompts), most)
 
 
 class Work:
-    """The tokenizer, the model's prompts, and what is done with them."""
+    """State of a preprocessing process: the tokenizer, the model's prompts, compiled templates."""
 
     def __init__(self) -> None:
         self._tokenizer: BackendTokenizer | None = None
         self._prompts: Prompts | None = None
         self._tokenizing: Tokenizing | None = None
         self._renderers: dict[str, Callable[..., str]] = {}
-        """By the text of a template: compiling one takes longer than rendering it."""
+        """Compiled templates by source: compiling one takes longer than rendering it."""
 
     def answer(self, request: Request) -> Reply:
-        """Do what is asked. Raises nothing that a request can cause."""
+        """Process a request. Raises nothing that a request can cause."""
         try:
             return self._answer(request)
         except RequestError as error:
             return Refused(str(error), error.code, error.param, error.status)
         except TimeoutError as error:
             return Failed(str(error), timed_out=True)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this request's
+        except Exception as error:  # noqa: BLE001  only this request fails
             return Failed(f"{type(error).__name__}: {error}"[:500])
 
     def _answer(self, request: Request) -> Reply:
@@ -115,7 +115,7 @@ class Work:
                 return self._prepare(request)
             case Embed():
                 if self._tokenizing is None:
-                    raise RuntimeError("no embedding model is known yet")
+                    raise RuntimeError("no embedding model is bound")
                 texts = tokenize(self._tokenizing, request.body, request.most, request.dialect)
                 return Tokenized(texts)
             case Rank():
@@ -125,7 +125,7 @@ class Work:
 
     def _bound(self) -> Prompts:
         if self._prompts is None:
-            raise RuntimeError("no model is known yet")
+            raise RuntimeError("no model is bound")
         return self._prompts
 
     def _render(self, request: Render) -> Text:
@@ -135,19 +135,21 @@ class Work:
             self._renderers[request.source] = render
         text = render(request.turns, **request.variables)
         if len(text) > request.most:
-            raise ValueError(f"a short conversation is rendered as {len(text)} characters")
+            raise ValueError(f"a short conversation renders to {len(text)} characters")
         return Text(text)
 
     def _prepare(self, request: Prepare) -> Prepared:
         body, prompt = prepare(
             self._bound(), request.body, request.defaults, request.most, request.dialect
         )
-        # The worker has no use for what the prompt was made of.
+        # The worker does not need the fields that only the prompt is made from.
         body.continue_final_message = body.continues
         body.messages = body.prompt = body.tools = body.chat_template_kwargs = body.suffix = None
         body.system_prompt = body.tool_choice = None
         body.sent_tools, body.sent_variables, body.deferred_tools = [], [], []
-        body.response_format = body.structured_outputs = None  # the constraint is made of them
+        body.response_format = body.structured_outputs = (
+            None  # already compiled into the constraint
+        )
         body.guided_json = body.guided_regex = body.guided_choice = body.guided_grammar = None
         tools = msgspec.json.encode(prompt.tools)
         return Prepared(body, replace(prompt, tools=()), tools)

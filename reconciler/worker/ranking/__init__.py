@@ -1,5 +1,5 @@
-"""How relevant documents are to a query, by models that answer yes or no.
+"""Score the relevance of documents to a query, with models that answer yes or no.
 
-A reranker generates one token for each document, and the score is the probability of yes beside no.
-`request` makes the prompts (in the preprocessing process), `answers` has a session read them.
+A reranker generates one token for each document; the score is the probability of yes relative to
+no. `request` makes the prompts (in the preprocessing process), `answers` runs them in a session.
 """

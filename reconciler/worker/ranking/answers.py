@@ -1,4 +1,4 @@
-"""Runs a request for reranking and writes its answer in Jina's and Cohere's form."""
+"""Run a reranking request and write the response in Jina's and Cohere's form."""
 
 import asyncio
 import math
@@ -25,12 +25,12 @@ FAILED = 500
 async def rank(
     request: web.Request, model: Model, mlx: MlxThread, data: bytes, lease: Lease
 ) -> web.Response:
-    """Answer a request for reranking. Raises `RequestError`."""
+    """Answer a reranking request. Raises `RequestError`."""
     name = request.match_info["name"]
     if model.reranker is None:
         words = (
-            "this model is no reranker that is known here: Qwen3-Reranker, by the name of its "
-            "directory or repository, is"
+            "this model is not a supported reranker; use Qwen3-Reranker, which is detected by the "
+            "name of its directory or repository"
         )
         raise RequestError(words, "unsupported_model", "model")
     most = model.context_length(name)
@@ -42,7 +42,7 @@ async def rank(
             scores += await _scores(model, mlx, name, prompts, pairs, lease)
     except RequestError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever the model raised, the client gets to know
+    except Exception as error:  # noqa: BLE001  every failure is reported to the client
         logs.log_error(error)
         words = f"{type(error).__name__}: {error}"
         failure = {"type": "server_error", "code": "reranking_failed", "message": words}
@@ -58,7 +58,7 @@ async def _scores(
     pairs: Pairs,
     lease: Lease,
 ) -> list[float]:
-    """The probability of yes beside no, after each of the prompts."""
+    """Compute the probability of yes relative to no after each prompt."""
     loop = asyncio.get_running_loop()
     outcomes: list[asyncio.Future[float]] = [loop.create_future() for _ in prompts]
 
@@ -74,7 +74,7 @@ async def _scores(
         def emit(_token: int, _end: str | None, logprobs: Any) -> None:
             odds = float(logprobs[pairs.yes].item()) - float(logprobs[pairs.no].item())
             if math.isnan(odds):
-                raise ValueError("what the model computed is no number")
+                raise ValueError("the model computed NaN")
             loop.call_soon_threadsafe(settle, outcome, 1 / (1 + math.exp(-odds)))
 
         def fail(error: Exception) -> None:
@@ -86,7 +86,7 @@ async def _scores(
     try:
         await asyncio.wrap_future(mlx.submit(lambda: _start(model, name, requests, lease)))
         return list(await asyncio.gather(*outcomes))
-    except BaseException:  # the client went away, or it failed
+    except BaseException:  # the client disconnected, or the computation failed
         mlx.submit(lambda: _cancel(model, name, requests))
         raise
 
@@ -97,7 +97,7 @@ def _cancel(model: Model, name: str, requests: Sequence[Request]) -> None:
 
 
 def _start(model: Model, name: str, requests: Sequence[Request], lease: Lease) -> None:
-    """On the MLX thread. Raises `RequestError`."""
+    """Start the requests in their session. Runs on the MLX thread. Raises `RequestError`."""
     session = session_of(model.session, name)
     session.kv_budget.take(lease)
     with admitting():
@@ -105,7 +105,7 @@ def _start(model: Model, name: str, requests: Sequence[Request], lease: Lease) -
 
 
 def _answer(model: str, pairs: Pairs, scores: Sequence[float]) -> dict[str, Any]:
-    """The most relevant documents first, as many as were asked for."""
+    """Build the response: the `top_n` most relevant documents, best first."""
     tokens = sum(map(len, pairs.prompts))
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: pairs.top_n]
     results: list[dict[str, Any]] = [

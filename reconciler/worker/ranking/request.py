@@ -1,4 +1,4 @@
-"""A request for reranking, as Jina's and Cohere's clients send it -> a prompt for each document.
+"""Reranking requests in Jina's and Cohere's form, converted to one prompt per document.
 
 Sources: the API references of Jina (`/v1/rerank`) and Cohere (`/v2/rerank`), and vLLM's types.
 """
@@ -12,22 +12,22 @@ from reconciler.worker.errors import RequestError, unsupported
 from reconciler.worker.request import WARNINGS
 
 MAX_DOCUMENTS = 1000
-"""Of one request; Cohere's limit."""
+"""Maximum documents of one request; Cohere's limit."""
 
 LONGEST = 1_000_000
-"""Characters of a document that are tokenized: it takes a second."""
+"""Maximum characters of a document, which take a second to tokenize."""
 
 
 class Pairs(msgspec.Struct):
-    """Prompts, and how the answer is written."""
+    """Prompts, and the options for the response."""
 
     prompts: list[list[int]]
-    """Token ids, of one document each."""
+    """Token ids of one prompt per document."""
     yes: int
     no: int
     top_n: int
     documents: list[str] | None = None
-    """What the answer repeats."""
+    """Documents to echo in the response."""
     warnings: list[str] = msgspec.field(default_factory=list)
 
 
@@ -50,7 +50,7 @@ class _Body(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Body)
-"""Has msgspec prepare the type now: two threads that do so at its first use crash the process."""
+"""Prepares the type at import: if two threads prepare it at first use, msgspec crashes."""
 
 _HARMLESS = {"user", "metadata", "request_id", "priority", "max_chunks_per_doc"}
 
@@ -58,14 +58,14 @@ _REFUSED = ("rank_fields", "mm_processor_kwargs", "chat_template", "truncate_pro
 
 
 class Ranking:
-    """Makes prompts of pairs for one checkpoint."""
+    """Makes the prompts of query-document pairs for one checkpoint."""
 
     def __init__(self, tokenizer: Any, reranker: Reranker) -> None:
         """`tokenizer` is mlx-lm's or a `BackendTokenizer`."""
         self._tokenizer, self._reranker = tokenizer, reranker
 
     def build(self, sent: dict[str, Any], most: int | None) -> Pairs:
-        """The prompts, each of which leaves room for the answer in `most` tokens.
+        """Make the prompts, each leaving one of the `most` tokens for the answer.
 
         Raises `RequestError`.
         """
@@ -79,7 +79,7 @@ class Ranking:
         room = None if most is None else most - 1 - len(start) - len(end)
         least = len(self._pair(body, ""))
         if room is not None and least >= room:
-            words = f"query: with it the prompt has {len(start) + least + len(end)} tokens; "
+            words = f"query: the prompt with it has {len(start) + least + len(end)} tokens; "
             raise RequestError(words + _limit(most), "context_length_exceeded", "query")
         texts = [one if isinstance(one, str) else one.text for one in body.documents]
         longest = _smaller(room, _plus(least, body.max_tokens_per_doc))
@@ -97,7 +97,7 @@ class Ranking:
         )
 
     def _pair(self, body: _Body, document: str) -> list[int]:
-        """The tokens of the query with a document."""
+        """Tokenize the query with a document."""
         default = self._reranker.instruction
         instruction = default if body.instruction is None else body.instruction
         parts = {"instruction": instruction, "query": body.query, "document": document}
@@ -106,7 +106,7 @@ class Ranking:
     def _checked(
         self, text: str, key: str, body: _Body, room: int | None, most: int | None
     ) -> list[int]:
-        """The tokens of the query with a document, which may be cut off. Raises `RequestError`."""
+        """Tokenize the query with a document, truncated if allowed. Raises `RequestError`."""
         if not text:
             raise RequestError(f"{key}: the text is empty", "invalid_value", key)
         cut_off = body.truncate or body.max_tokens_per_doc is not None
@@ -115,9 +115,7 @@ class Ranking:
             raise RequestError(words, "context_length_exceeded", key)
         tokens = self._pair(body, text[:LONGEST])
         if room is not None and len(tokens) > room and not cut_off:
-            words = (
-                f"{key}: with it the pair has {len(tokens)} tokens, and there is room for {room}"
-            )
+            words = f"{key}: the pair with it has {len(tokens)} tokens, but only {room} fit"
             raise RequestError(f"{words}; {_limit(most)}", "context_length_exceeded", key)
         return tokens
 
@@ -125,7 +123,7 @@ class Ranking:
         return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False)]
 
     def _one(self, word: str) -> int:
-        """The token of an answer. Raises `RequestError` where it has several."""
+        """Token id of an answer. Raises `RequestError` if it is more than one token."""
         tokens = self._tokens(word)
         if len(tokens) != 1:
             words = f"the answer {word!r} of this reranker is not one token of its tokenizer"
@@ -143,7 +141,7 @@ def _plus(one: int, other: int | None) -> int | None:
 
 
 def _limit(most: int | None) -> str:
-    return f"the context length of this instance is {most} (`truncate` cuts documents off)"
+    return f"the context length of this instance is {most} (`truncate` shortens documents)"
 
 
 def _body(sent: dict[str, Any]) -> _Body:

@@ -1,1 +1,1 @@
-"""LM Studio's chats."""
+"""LM Studio's chat API and its older REST API v0."""

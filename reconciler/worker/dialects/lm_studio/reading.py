@@ -1,4 +1,4 @@
-"""Requests of LM Studio's `/api/v1/chat` -> chats. Nothing of one chat is there in the next.
+"""Translate requests of LM Studio's `/api/v1/chat` into chats. Chats are stateless.
 
 Source of the keys: LM Studio's documentation, "Chat with a model".
 """
@@ -22,7 +22,7 @@ class Item(msgspec.Struct):
 
 
 class Chat(msgspec.Struct):
-    """The body."""
+    """The body of `/api/v1/chat`."""
 
     model: str
     input: str | list[Item]
@@ -47,16 +47,16 @@ _RENAMED = {"max_output_tokens": "max_tokens", "repeat_penalty": "repetition_pen
 
 
 def read(sent: dict[str, Any]) -> Translated:
-    """A chat of one turn. Raises `RequestError`."""
+    """Translate a request into a chat of one turn. Raises `RequestError`."""
     _refuse_unknown(sent)
     asked = checked(sent, Chat)
     if asked.integrations:
-        words = "integrations are not supported: tools are called by clients; leave it out"
+        words = "integrations are not supported: clients call tools themselves; leave it out"
         raise unsupported("integrations", words)
     if asked.previous_response_id:
         words = (
-            "previous_response_id is not supported: chats are not stored; send what was said "
-            "before to /v1/chat/completions"
+            "previous_response_id is not supported: chats are not stored; send the conversation "
+            "to /v1/chat/completions"
         )
         raise unsupported("previous_response_id", words)
     system = [{"role": "system", "content": asked.system_prompt}] if asked.system_prompt else []
@@ -76,7 +76,7 @@ def read(sent: dict[str, Any]) -> Translated:
 
 
 def _refuse_unknown(sent: dict[str, Any]) -> None:
-    """As LM Studio does. Raises `RequestError`."""
+    """Reject unknown keys, as LM Studio does. Raises `RequestError`."""
     known = Chat.__struct_fields__
     names = [name for name in sent if name not in known]
     if names:
@@ -106,7 +106,7 @@ def _reasoning(sent: str | None) -> dict[str, Any]:
     if sent is None:
         return {}
     if sent not in REASONING:
-        words = f"reasoning: '{sent[:40]}' is not known; it can be {', '.join(REASONING)}"
+        words = f"reasoning: '{sent[:40]}' is unknown; it must be one of {', '.join(REASONING)}"
         raise RequestError(words, "invalid_value", "reasoning")
     if sent in ("on", "off"):
         return {"enable_thinking": sent == "on"}

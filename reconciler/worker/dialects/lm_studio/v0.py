@@ -1,7 +1,7 @@
-"""Answers of LM Studio's `/api/v0`: OpenAI's, with statistics, and facts of model and runtime.
+"""Write answers of LM Studio's `/api/v0`: OpenAI's form plus statistics, model and runtime info.
 
-Source of the fields: LM Studio's documentation, "REST API v0". In a stream they come in an event of
-their own before the last one.
+Source of the fields: LM Studio's documentation, "REST API v0". In a stream, these fields come in a
+separate event before the last one.
 """
 
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class Recorded:
-    """A completion whose last piece is remembered."""
+    """A completion that records its last piece."""
 
     def __init__(self, completion: Completion) -> None:
         self._completion = completion
@@ -30,20 +30,20 @@ class Recorded:
         return getattr(self._completion, name)
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The pieces of the completion."""
+        """Yield the pieces of the completion, and record each."""
         async for piece in self._completion.pieces():
             self.last = piece
             yield piece
 
 
 class _WithFacts:
-    """A stream that is given one more event before its end."""
+    """A stream that inserts an event before the last one."""
 
     def __init__(self, reply: Stream, completion: Recorded, model: str) -> None:
         self._reply, self._completion, self._model = reply, completion, model
 
     async def write(self, data: bytes) -> None:
-        """Write an event."""
+        """Write an event, preceded by the inserted one if it is the last."""
         if data == _DONE:
             completion = self._completion
             kind = "chat.completion.chunk" if completion.chat else "text_completion"
@@ -56,7 +56,7 @@ class _WithFacts:
 async def _at_once(completion: Completion, model: str) -> web.Response:
     recorded = Recorded(completion)
     answer = await openai.FORM.at_once(cast("Completion", recorded), model)
-    assert isinstance(answer.body, bytes)  # noqa: S101  that is what is written
+    assert isinstance(answer.body, bytes)  # noqa: S101  OpenAI's form sets bytes
     body = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
     answer.body = msgspec.json.encode({**body, **_facts(recorded)})
     return answer
@@ -69,7 +69,7 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
 
 
 def stop_reason(last: Piece, prompt_tokens: int, context_length: int | None) -> str:
-    """Why an answer ended, in LM Studio's words."""
+    """LM Studio's code for the end of an answer."""
     if last.finish_reason == "length":
         full = context_length is not None and prompt_tokens + last.tokens >= context_length
         return "contextLengthReached" if full else "maxPredictedTokensReached"
@@ -79,7 +79,7 @@ def stop_reason(last: Piece, prompt_tokens: int, context_length: int | None) -> 
 
 
 def tokens_per_second(tokens: int, seconds: float) -> float:
-    """The speed of a generation that took so long."""
+    """Generation speed; 0 if the duration is 0."""
     return tokens / seconds if seconds > 0 else 0.0
 
 

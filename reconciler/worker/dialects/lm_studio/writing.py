@@ -1,8 +1,7 @@
-"""Answers of LM Studio's `/api/v1/chat`: a list of outputs with statistics, or named events.
+"""Write answers of LM Studio's `/api/v1/chat`: a list of outputs with statistics, or named events.
 
 Source of fields and events: LM Studio's documentation, "Chat with a model" and "Streaming events".
-A model that was loaded for the request is told of once it is loaded: `model_load.start` and `.end`
-come together.
+If a model was loaded for the request, `model_load.start` and `.end` are both sent after the load.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ from reconciler.worker.output import Delta
 
 
 class _Outputs:
-    """What was said, in order: reasoning and messages."""
+    """The outputs so far, in order: reasoning and messages."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, list[str]]] = []
@@ -26,16 +25,16 @@ class _Outputs:
 
     @property
     def kind(self) -> str | None:
-        """Of the output that was begun last."""
+        """Kind of the last output."""
         return self._parts[-1][0] if self._parts else None
 
     @property
     def items(self) -> list[dict[str, str]]:
-        """As the answer has them."""
+        """The outputs in the response's form."""
         return [{"type": kind, "content": "".join(texts)} for kind, texts in self._parts]
 
     def add(self, kind: str, text: str) -> bool:
-        """Take up a part of an output; true if it begins a new one."""
+        """Append text to the output; true if it begins a new output."""
         begins = self.kind != kind
         if begins:
             self._parts.append((kind, []))
@@ -73,18 +72,18 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
         await _send_events(send, completion, outputs)
     except ConnectionResetError:
         raise
-    except Exception as error:  # noqa: BLE001  what was said before is told all the same
+    except Exception as error:  # noqa: BLE001  chat.end must follow, with the outputs so far
         await send("error", error=failure(error))
     await send("chat.end", result=_result(completion, model, outputs))
 
 
 async def _send_events(send: Any, completion: Completion, outputs: _Outputs) -> None:
-    """Send the events of the answer."""
+    """Send the events between the load and the end of the chat."""
     await send("prompt_processing.start")
     read = False
     async for piece in completion.pieces():
         if piece.read is not None:
-            if read:  # a request that had to make room reads again
+            if read:  # a preempted request reads its prompt again
                 continue
             progress = piece.read / max(1, completion.prompt_tokens)
             await send("prompt_processing.progress", progress=progress)
@@ -124,7 +123,7 @@ def _warnings(completion: Completion) -> list[str]:
     asked, given = completion.echo.get("context_length"), completion.context_length
     if asked is None or asked == given:
         return completion.warnings
-    words = f"context_length: has no effect; that of this instance is {given}"
+    words = f"context_length: has no effect; this instance has {given}"
     return [words, *completion.warnings]
 
 

@@ -1,8 +1,9 @@
-"""The messages of Anthropic's API -> messages of a chat completion.
+"""Translate messages of Anthropic's API into messages of a chat completion.
 
-A message of the user may hold results of tools beside text: each result becomes a message of its
-own, before the text, as chat templates want them right after the calls. Reasoning that is sent back
-is handed on; what is encrypted, and what Anthropic's servers did, cannot be read and is left out.
+A user message may contain tool results beside text. Each result becomes a separate message before
+the text, because chat templates expect results directly after the calls. Reasoning that the client
+sends back is passed on. Encrypted blocks, and the actions of Anthropic's servers, cannot be read
+and are omitted.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,32 +16,32 @@ from reconciler.worker.dialects.messages.tools import Tools, function
 from reconciler.worker.errors import RequestError, unsupported
 
 ATTRIBUTION = "x-anthropic-billing-header:"
-"""How a system block begins by which Claude Code says to Anthropic which client it is. It differs
-between conversations and agents, so that their prompts would share no beginning."""
+"""Prefix of the system block in which Claude Code identifies its client to Anthropic. It differs
+between conversations and agents, so it would prevent sharing the beginning of their prompts."""
 
 FAILED = "Error: "
-"""Before the result of a tool that failed, unless that says so itself."""
+"""Prefix for the result of a failed tool, unless its text already marks an error."""
 
 _ERROR_MARKS = ("error", "<tool_use_error>")
 
 _LEFT_OUT = ("redacted_thinking", "fallback")
-"""Kinds of blocks without a text that a model can read."""
+"""Types of blocks without text that a model can read."""
 
 
 class Chat:
     """Translates the messages of one request."""
 
     def __init__(self, tools: Tools, warnings: list[str]) -> None:
-        """`tools` is what the request offers; `warnings` gets what has no effect."""
+        """`tools` are the request's; warnings about ignored parts are appended to `warnings`."""
         self._tools, self._warnings = tools, warnings
         self._names: dict[str, str] = {}
-        """Of the tools that were called, by the ids of the calls."""
+        """Names of the called tools, by call id."""
 
     def messages(self, sent: Iterable[Message], system: Any) -> list[dict[str, Any]]:
-        """The messages of the chat. Raises `RequestError`."""
+        """Translate the messages and the system prompt. Raises `RequestError`."""
         made = self._system(system, "system")
         texts: list[dict[str, Any]] = []
-        """The user's, until the results of tools that belong before them are there."""
+        """User texts, held back until the tool results that must precede them are added."""
         for index, message in enumerate(sent):
             place, content = f"messages[{index}].content", message.content
             if message.role == "user":
@@ -58,7 +59,7 @@ class Chat:
         return made + texts
 
     def _system(self, content: Any, place: str) -> list[dict[str, Any]]:
-        """The system message, if there is any text."""
+        """Return the system message; empty if it has no text."""
         blocks = [content] if isinstance(content, str) else self._texts(content or [], place)
         text = JOIN.join(block for block in blocks if not block.startswith(ATTRIBUTION))
         return [{"role": "system", "content": text}] if text else []
@@ -69,14 +70,14 @@ class Chat:
                 yield self._result(block, f"{place}[{index}]")
 
     def _user(self, blocks: list[dict[str, Any]], place: str) -> Iterator[dict[str, Any]]:
-        """A message with what is no result, if there is anything, or nothing at all."""
+        """Yield a message with the blocks other than tool results, unless there are none."""
         others = [(i, one) for i, one in enumerate(blocks) if one.get("type") != "tool_result"]
         texts = [self._text(block, f"{place}[{index}]") for index, block in others]
         if others or not blocks:
             yield {"role": "user", "content": JOIN.join(filter(None, texts))}
 
     def _result(self, block: Mapping[str, Any], place: str) -> dict[str, Any]:
-        """A message with what a tool returned."""
+        """Translate a tool's result into a message."""
         called = _string(block, "tool_use_id", place)
         content = block.get("content")
         if content is None or isinstance(content, str):
@@ -104,7 +105,8 @@ class Chat:
             elif kind == "tool_use":
                 calls.append(self._call(block, where))
             elif (text := self._text(block, where)) is not None:
-                # An answer with citations comes in pieces; what is beside calls stands by itself.
+                # Pieces of an answer with citations are joined; text separated by other blocks is
+                # not.
                 if joins:
                     texts[-1] += text
                 else:
@@ -126,9 +128,9 @@ class Chat:
         return {"id": number, "type": "function", "function": called}
 
     def _texts(self, blocks: Any, place: str) -> list[str]:
-        """The texts of blocks: of the system, or of a result."""
+        """Texts of the blocks of a system prompt or result."""
         if not isinstance(blocks, list):
-            raise RequestError(f"{place}: expected a text or a list", "invalid_value", place)
+            raise RequestError(f"{place}: expected a string or a list", "invalid_value", place)
         found = []
         for index, block in enumerate(blocks):
             where = f"{place}[{index}]"
@@ -138,7 +140,7 @@ class Chat:
         return [text for text in found if text]
 
     def _text(self, block: Mapping[str, Any], place: str) -> str | None:
-        """The text of a block; None if it is left out. Raises `RequestError` for other contents."""
+        """Text of a block; None if it is omitted. Raises `RequestError` for unsupported content."""
         kind = block.get("type")
         if kind == "text":
             return _string(block, "text", place)
@@ -156,7 +158,7 @@ class Chat:
         if kind in _LEFT_OUT:
             return None
         if isinstance(kind, str) and _by_a_server(kind):
-            words = f"{place}: {kind[:80]} is what Anthropic's servers did; left out"
+            words = f"{place}: {kind[:80]} was run by Anthropic's servers; left out"
             self._warnings.append(words)
             return None
         words = f"content of type {str(kind)[:80]!r} is not supported here; only text is"
@@ -165,7 +167,7 @@ class Chat:
         raise unsupported(place, f"{place}: {words}")
 
     def _tool_change(self, block: Mapping[str, Any], place: str) -> str | None:
-        """What the model is told of a tool that comes or goes in the middle of a chat."""
+        """Text that announces a tool added or removed in the middle of a chat."""
         where, tool = f"{place}.tool", block.get("tool")
         kind = tool.get("type") if isinstance(tool, dict) else None
         if isinstance(tool, dict) and kind == "tool_reference":
@@ -176,14 +178,14 @@ class Chat:
             name = made["name"]
             self._tools.deferred[name] = {"type": "function", "function": made}
         else:
-            self._warnings.append(f"{where}: {str(kind)[:80]} is not known; left out")
+            self._warnings.append(f"{where}: type {str(kind)[:80]} is unknown; left out")
             return None
         if block.get("type") == "tool_removal":
             return f"The tool {name} is not available any more."
         return f"<functions>\n{self._tools.definition(name)}\n</functions>"
 
     def _document(self, block: Mapping[str, Any], place: str) -> str:
-        """The text of a document that is sent as text."""
+        """Text of a document with text content."""
         source = block.get("source")
         kind = source.get("type") if isinstance(source, dict) else None
         heads = [str(block[key]) for key in ("title", "context") if block.get(key)]
@@ -203,7 +205,7 @@ def _text_block(text: Any) -> dict[str, Any]:
 
 
 def _by_a_server(kind: str) -> bool:
-    """True of tools that Anthropic's servers run, and of their results."""
+    """True for tools that Anthropic's servers run, and for their results."""
     return kind.startswith(("server_tool_use", "mcp_")) or kind.endswith("_tool_result")
 
 
@@ -213,5 +215,5 @@ def _string(block: Mapping[str, Any], key: str, place: str) -> str:
         return value
     where = f"{place}.{key}"
     if key in block:
-        raise RequestError(f"{where}: expected a text", "invalid_value", where)
+        raise RequestError(f"{where}: expected a string", "invalid_value", where)
     raise RequestError(f"{where} is missing", "missing_required_parameter", where)

@@ -1,4 +1,4 @@
-"""Anthropic's Messages: a request -> the chat completion that it means."""
+"""Translate requests of Anthropic's Messages API into chat completions."""
 
 from typing import Any
 
@@ -13,27 +13,27 @@ from reconciler.worker.errors import RequestError
 from reconciler.worker.sampling_parameters import Sampling
 
 _SAMPLING = frozenset(Sampling.__struct_fields__)
-"""Sampling parameters, of which Anthropic's API has three; the others may be sent as well."""
+"""Sampling parameters. Anthropic's API has three; the others are accepted too."""
 
 _INSIDE = {
     "thinking": {"type", "budget_tokens", "display"},
     "output_config": {"effort", "format"},
     "tool_choice": {"type", "name", "disable_parallel_tool_use"},
 }
-"""Keys of objects that are acted on, or reported."""
+"""Known keys inside of objects; all others are reported as ignored."""
 
 
 def read(sent: dict[str, Any]) -> Translated:
-    """A request for an answer. Raises `RequestError`."""
+    """Translate a request for an answer. Raises `RequestError`."""
     asked = _checked(sent)
     if asked.max_tokens is None:
-        words = "max_tokens is missing: the most tokens of the answer"
+        words = "max_tokens is missing: the maximum number of tokens of the answer"
         raise RequestError(words, "missing_required_parameter", "max_tokens")
     return _translated(sent, asked)
 
 
 def read_to_count(sent: dict[str, Any]) -> Translated:
-    """A request for the number of tokens of its prompt. Raises `RequestError`."""
+    """Translate a request to count its prompt's tokens. Raises `RequestError`."""
     translated = _translated(sent, _checked(sent))
     translated.sent.pop("stream", None)
     return translated
@@ -99,7 +99,7 @@ def _translated(sent: dict[str, Any], asked: Asked) -> Translated:
 
 
 def _without_effect(sent: dict[str, Any]) -> list[str]:
-    """Warnings about keys that are not known."""
+    """Warnings about keys without an effect."""
     known = {*Asked.__struct_fields__, *NO_EFFECT, *_SAMPLING}
     found = [
         f"{key[:80]}: has no effect here; ignored"
@@ -118,7 +118,7 @@ def _without_effect(sent: dict[str, Any]) -> list[str]:
 
 
 def _reasoning(asked: Asked) -> dict[str, Any]:
-    """Whether and how much the model is to reason. Without `thinking` that is up to the model."""
+    """Keys that control reasoning. Without `thinking` the model decides."""
     thinking = asked.thinking or Thinking("adaptive")
     if thinking.type == "disabled":
         return {"enable_thinking": False}
@@ -130,7 +130,7 @@ def _reasoning(asked: Asked) -> dict[str, Any]:
 
 
 def _format(asked: Asked) -> dict[str, Any]:
-    """What the text of the answer has to be. Raises `RequestError`."""
+    """Keys that constrain the format of the answer. Raises `RequestError`."""
     wanted = asked.output_config.format if asked.output_config else None
     if wanted is not None and asked.output_format is not None:
         words = "output_format and output_config.format exclude each other; send the latter"
@@ -143,13 +143,13 @@ def _format(asked: Asked) -> dict[str, Any]:
 
 
 def _reminders(messages: list[dict[str, Any]]) -> list[int]:
-    """Indices of the system messages that stand after others."""
+    """Indices of system messages after the first message of another role."""
     roles = [message["role"] for message in messages]
     begin = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
     return [i for i, role in enumerate(roles) if role == "system" and i > begin]
 
 
 def _continues(messages: list[dict[str, Any]]) -> bool:
-    """True if the answer is to go on where the last message, the assistant's, ends."""
+    """True if the answer continues the last message, which is the assistant's."""
     last = messages[-1] if messages else {}
     return last.get("role") == "assistant" and bool(last["content"]) and "tool_calls" not in last

@@ -1,7 +1,7 @@
-"""The body of a request to Anthropic's Messages API, as its reference and SDK describe it.
+"""Types of request bodies of Anthropic's Messages API, from its reference and SDK.
 
-Contents and tools come in many kinds and are looked at one by one in `messages_blocks` and
-`messages_tools`; here are the keys around them. Source: the types of the `anthropic` package.
+They cover the outer keys. `blocks` and `tools` parse the many kinds of content and tools. Source:
+the types of the `anthropic` package.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,14 +14,14 @@ Role = Literal["user", "assistant", "system"]
 
 
 class Message(msgspec.Struct):
-    """One message. A role `system` may stand anywhere."""
+    """A message. A message with the role `system` may be at any position."""
 
     role: Role
     content: str | list[dict[str, Any]] | None
 
 
 class Thinking(msgspec.Struct):
-    """Whether the model is to reason."""
+    """Settings of reasoning."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Annotated[int, msgspec.Meta(ge=1, le=MOST)] | None = None
@@ -29,7 +29,7 @@ class Thinking(msgspec.Struct):
 
 
 class ToolChoice(msgspec.Struct):
-    """Whether tools are to be called."""
+    """Constraint on calling tools."""
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
@@ -37,21 +37,21 @@ class ToolChoice(msgspec.Struct):
 
 
 class OutputFormat(msgspec.Struct):
-    """What the text of the answer has to be."""
+    """Format of the answer's text."""
 
     type: Literal["json_schema"]
     schema: dict[str, Any] | bool
 
 
 class OutputConfig(msgspec.Struct):
-    """How the answer is to be."""
+    """Settings of the answer."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
 
 
 class Asked(msgspec.Struct):
-    """The keys that are acted on, besides the further sampling parameters."""
+    """The keys with an effect, except further sampling parameters."""
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     model: str | None = None
@@ -77,5 +77,5 @@ NO_EFFECT = frozenset(
         *("user_profile_id", "workspace_id", "billing_policy", "ttl"),
     }
 )
-"""Keys that change nothing about an answer here, and that clients send with every request. (`ttl`
-is acted on where a request is routed.)"""
+"""Keys that do not change the answer and that clients send with every request. (Routing uses
+`ttl`.)"""

@@ -1,8 +1,8 @@
-"""Signatures of reasoning: what a client sends back unread with a block whose text it did not get.
+"""Signatures of reasoning blocks, which clients send back unread, even if the text was omitted.
 
-Anthropic's signatures have the reasoning in them, encrypted. Here it is in them as it is where the
-text of the block was left out, so that the model finds it in the next prompt. Others say nothing.
-They prove nothing and nobody checks them: a client may as well send any reasoning as text.
+Anthropic's signatures contain the encrypted reasoning. Here, if the text of a block is omitted, the
+signature contains it unencrypted, so that the next prompt includes it. All other
+signatures are ignored. Signatures are not verified: a client could also send any reasoning as text.
 """
 
 import base64
@@ -13,7 +13,7 @@ _CARRIES = "text."
 
 
 def of_text(text: str, *, omitted: bool) -> str:
-    """The signature of a block with that reasoning, which it carries if the text is omitted."""
+    """Create the signature of a block; it contains the reasoning if `omitted`, else a hash."""
     data = text.encode("utf-8", "replace")
     if omitted:
         return _CARRIES + base64.b64encode(data).decode("ascii")
@@ -21,7 +21,7 @@ def of_text(text: str, *, omitted: bool) -> str:
 
 
 def carried(signature: Any) -> str:
-    """The reasoning that a signature carries; "" if it is another's."""
+    """Extract the reasoning from a signature; "" if it contains none."""
     if not isinstance(signature, str) or not signature.startswith(_CARRIES):
         return ""
     try:

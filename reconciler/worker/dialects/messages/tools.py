@@ -1,8 +1,8 @@
-"""The tools of Anthropic's API -> functions of a chat completion.
+"""Translate tools of Anthropic's API into functions of a chat completion.
 
-A tool with `defer_loading` is not offered from the beginning: a client that searches its tools
-refers to it by name later, and the model gets to know it there, by its definition in the text. So
-the beginning of the prompt stays the same.
+A tool with `defer_loading` is not offered at the beginning. A client that searches its tools
+refers to it by name later, and its definition is inserted in the text there. This keeps the
+beginning of the prompt unchanged.
 """
 
 import json
@@ -19,20 +19,20 @@ _KNOWN = frozenset(
         *("eager_input_streaming", "defer_loading", "allowed_callers"),
     }
 )
-"""Keys of a tool that are acted on, or change nothing about what the model may do."""
+"""Keys of a tool that have an effect here, or need none."""
 
 
 @dataclass
 class Tools:
-    """The tools that a client runs, as functions."""
+    """A request's client-side tools, as functions."""
 
     offered: list[dict[str, Any]] = field(default_factory=list)
-    """Those that the model knows from the beginning."""
+    """Tools offered from the beginning."""
     deferred: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Those that it gets to know later, by name."""
+    """Tools announced later, by name."""
 
     def definition(self, name: str) -> str:
-        """How a text tells the model of a tool, in the form that Claude Code announces."""
+        """Text that announces a tool to the model, in Claude Code's format."""
         tool = self.deferred.get(name)
         if tool is None:
             return f"The tool {name} is available."
@@ -42,16 +42,16 @@ class Tools:
 
 
 def of_request(tools: list[dict[str, Any]], names: dict[str, str], warnings: list[str]) -> Tools:
-    """The tools of a request. Raises `RequestError`.
+    """Translate the tools of a request. Raises `RequestError`.
 
-    `names` gets what the client calls each part; `warnings` what has no effect.
+    Adds the client's names of keys to `names`, and warnings about ignored parts to `warnings`.
     """
     found = Tools()
     for index, tool in enumerate(tools):
         place = f"tools[{index}]"
         kind = tool.get("type")
         if kind == "function":
-            words = f"{place}: 'function' is the form of another API; send name and input_schema"
+            words = f"{place}: 'function' belongs to another API; send name and input_schema"
             raise RequestError(words, "invalid_value", place)
         if "input_schema" not in tool and kind not in (None, "custom"):
             warnings.append(f"{place}: {str(kind)[:80]} is a tool of Anthropic's; ignored")
@@ -74,10 +74,10 @@ def of_request(tools: list[dict[str, Any]], names: dict[str, str], warnings: lis
 
 
 def function(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """A tool with a schema, as a function. Raises `RequestError`."""
+    """Translate a tool with a schema into a function. Raises `RequestError`."""
     name, schema = tool.get("name"), tool.get("input_schema")
     if not isinstance(name, str) or not name:
-        raise RequestError(f"{place}.name: expected a text", "invalid_value", f"{place}.name")
+        raise RequestError(f"{place}.name: expected a string", "invalid_value", f"{place}.name")
     if not isinstance(schema, dict):
         where = f"{place}.input_schema"
         raise RequestError(f"{where}: expected a JSON schema", "invalid_value", where)
@@ -88,14 +88,14 @@ def function(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
             continue
         if not isinstance(value, expected):
             where = f"{place}.{key}"
-            words = f"{where}: expected {'a text' if expected is str else 'true or false'}"
+            words = f"{where}: expected {'a string' if expected is str else 'true or false'}"
             raise RequestError(words, "invalid_value", where)
         made[key] = value
     return made | {"parameters": schema}
 
 
 def choice(asked: ToolChoice) -> dict[str, Any]:
-    """The keys of a chat completion that say the same. Raises `RequestError`."""
+    """Translate `tool_choice` into keys of a chat completion. Raises `RequestError`."""
     chosen: Any = {"auto": "auto", "any": "required", "none": "none"}.get(asked.type)
     if asked.type == "tool":
         if not asked.name:

@@ -1,7 +1,8 @@
-"""A completion in the form of Anthropic's Messages: JSON at once, or events as it comes.
+"""Write completions in the form of Anthropic's Messages API: one JSON object, or a stream of
+events.
 
 An answer is a list of blocks: reasoning, text and tool calls in the order in which the model writes
-them. `Blocks` makes the events of a stream; an answer at once is put together from the same events.
+them. `Blocks` makes the events of a stream; the JSON object is assembled from the same events.
 Source of the forms: the types of the `anthropic` package.
 """
 
@@ -24,18 +25,18 @@ SIGNS = Signs("text/event-stream", b'event: ping\ndata: {"type": "ping"}\n\n')
 
 
 class Blocks:
-    """Makes the events of the blocks of one answer."""
+    """Makes the events for the blocks of one answer."""
 
     def __init__(self, *, omits_thinking: bool = False) -> None:
-        """With `omits_thinking` reasoning is a block without its text."""
+        """If `omits_thinking`, reasoning blocks have no text."""
         self._omits_thinking = omits_thinking
         self._index = -1
         self._open = ""
-        """Type of the block that is open."""
+        """Type of the open block."""
         self._thoughts: list[str] = []
 
     def add(self, delta: Delta) -> Iterator[Event]:
-        """The events of what the model wrote."""
+        """Events for newly generated text, reasoning and calls."""
         if delta.reasoning:
             yield from self._enter("thinking", {"thinking": "", "signature": ""})
             self._thoughts.append(delta.reasoning)
@@ -43,7 +44,7 @@ class Blocks:
                 yield self._delta("thinking_delta", thinking=delta.reasoning)
         text = delta.content
         if self._open != "text" and self._index >= 0:
-            text = text.lstrip("\n")  # it separated the text from what is a block of its own here
+            text = text.lstrip("\n")  # separates the text from a previous block
         if text:
             yield from self._enter("text", {"text": ""})
             yield self._delta("text_delta", text=text)
@@ -56,7 +57,7 @@ class Blocks:
             yield from self.close()
 
     def close(self) -> Iterator[Event]:
-        """End the block that is open."""
+        """End the open block."""
         if not self._open:
             return
         if self._open == "thinking":
@@ -85,17 +86,17 @@ class Blocks:
 
 
 def _object(arguments: str) -> str:
-    """The arguments of a call as an object, which Anthropic's clients expect."""
+    """Wrap arguments that are not a JSON object, which Anthropic's clients require."""
     return arguments if arguments.startswith("{") else f'{{"arguments": {arguments}}}'
 
 
 class _Content:
-    """The blocks of an answer, put together from their events."""
+    """Assembles the blocks of an answer from their events."""
 
     def __init__(self) -> None:
         self.blocks: list[dict[str, Any]] = []
         self._pieces: dict[str, list[str]] = {}
-        """Of the block that is open, by the keys of its deltas."""
+        """Deltas of the open block, by key."""
 
     def add(self, event: Event) -> None:
         if event["type"] == "content_block_start":
@@ -161,12 +162,12 @@ def _blocks(completion: Completion) -> Blocks:
 
 
 def _warms(completion: Completion) -> bool:
-    """True if no token was asked for: the prompt is only read, and its KV cache kept."""
+    """True if no tokens were requested: the prompt is only read, and its KV cache kept."""
     return completion.echo.get("max_tokens") == 0
 
 
 def _message(completion: Completion, model: str) -> dict[str, Any]:
-    """The message as it begins."""
+    """The message at its start."""
     message: dict[str, Any] = {
         "id": f"msg_{completion.id.rpartition('-')[2]}",
         "type": "message",
@@ -180,7 +181,7 @@ def _message(completion: Completion, model: str) -> dict[str, Any]:
 
 
 def _stop(completion: Completion, last: Piece) -> dict[str, Any]:
-    """Why the answer ended."""
+    """Stop reason and matched stop sequence."""
     reason, found = "end_turn", None
     if _warms(completion):
         reason = "max_tokens"
@@ -195,7 +196,7 @@ def _stop(completion: Completion, last: Piece) -> dict[str, Any]:
 
 
 def _usage(completion: Completion, tokens: int) -> dict[str, Any]:
-    """Tokens; of the prompt, those that were found in a KV cache are counted by themselves."""
+    """Token counts; prompt tokens found in the prompt cache are counted separately."""
     cached = completion.cached_tokens
     return {
         "input_tokens": completion.prompt_tokens - cached,

@@ -1,1 +1,1 @@
-"""Ollama's chats and generated texts."""
+"""Ollama's chat and generate APIs."""

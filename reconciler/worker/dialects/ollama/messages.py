@@ -1,7 +1,7 @@
-"""Messages of Ollama's chats -> OpenAI's, whose calls and results are paired by identifiers.
+"""Translate Ollama's messages into OpenAI's, which pair calls and results by identifier.
 
-Ollama's clients send results of tools in the order of the calls, or with the name of the tool; few
-send the identifiers of calls.
+Ollama's clients send tool results in the order of the calls, or with the tool's name; few send the
+identifiers of calls.
 """
 
 from collections import OrderedDict, defaultdict, deque
@@ -16,7 +16,7 @@ from reconciler.worker.errors import unsupported
 
 
 class Called(msgspec.Struct):
-    """The function of a call; `arguments` are an object."""
+    """The function of a call; `arguments` is an object."""
 
     name: str
     arguments: Any = None
@@ -24,7 +24,7 @@ class Called(msgspec.Struct):
 
 
 class ToolCall(msgspec.Struct):
-    """A call that an earlier answer made."""
+    """A call in an earlier answer."""
 
     function: Called
     id: str | None = None
@@ -32,7 +32,7 @@ class ToolCall(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """One message of a chat."""
+    """A message of a chat."""
 
     role: str
     content: str | None = None
@@ -45,7 +45,7 @@ class Message(msgspec.Struct):
 
 
 def turns(messages: Sequence[Message], sent: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """The messages as OpenAI's, and warnings about unknown keys of `sent`, the same as they came.
+    """Translate messages; return them and warnings about unknown keys in `sent`, the raw messages.
 
     Raises `RequestError`.
     """
@@ -88,17 +88,17 @@ def _turn(message: Message, pending: "_Pending") -> dict[str, Any]:
 
 
 class _Pending:
-    """Calls without a result yet, in their order; there may be a hundred thousand."""
+    """Calls without a result, in order; there may be a hundred thousand."""
 
     def __init__(self) -> None:
         self._names: OrderedDict[str, str] = OrderedDict()
-        """By identifier."""
+        """Names by identifier."""
         self._ids: defaultdict[str, deque[str]] = defaultdict(deque)
-        """By name, those that got a result by their identifier included."""
+        """Identifiers by name, including calls that already got a result by identifier."""
         self._count = 0
 
     def add(self, call: ToolCall) -> str:
-        """The identifier of a call, made where none was sent."""
+        """Add a call; return its identifier, generated if none was sent."""
         self._count += 1
         id_ = call.id or f"call_{self._count}"
         self._names[id_] = call.function.name
@@ -106,13 +106,13 @@ class _Pending:
         return id_
 
     def answered(self, sent: str | None, name: str | None) -> str:
-        """The identifier of the call that a result belongs to."""
+        """Remove the call that a result belongs to; return its identifier."""
         id_ = sent or self._next(name) or next(iter(self._names), "call_0")
         self._names.pop(id_, None)
         return id_
 
     def _next(self, name: str | None) -> str | None:
-        """The first call of that name without a result."""
+        """The first call of a tool that has no result; None if there is none."""
         ids = self._ids.get(name or "")
         while ids:
             id_ = ids.popleft()

@@ -1,4 +1,4 @@
-"""Requests of Ollama's `/api/chat` and `/api/generate` -> completions.
+"""Translate requests of Ollama's `/api/chat` and `/api/generate` into completions.
 
 Source of the keys: Ollama's API reference and `api/types.go`.
 """
@@ -17,7 +17,7 @@ from reconciler.worker.dialects.translated import Translated
 from reconciler.worker.errors import RequestError, unsupported
 
 LEVELS = ("low", "medium", "high", "max")
-"""Of `think`."""
+"""Levels of `think`."""
 
 OPTIONS = {
     "num_predict": "max_tokens",
@@ -31,32 +31,32 @@ OPTIONS = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
 }
-"""Keys of `options` that are acted on -> those of a completion."""
+"""Supported keys of `options`, with the corresponding keys of a completion."""
 
 _PENALTIES = {
     "repeat_penalty": "repetition_context_size",
     "presence_penalty": "presence_context_size",
     "frequency_penalty": "frequency_context_size",
 }
-"""Penalties that look at the last `repeat_last_n` tokens."""
+"""Penalties that apply to the last `repeat_last_n` tokens."""
 
 REFUSED_OPTIONS: dict[str, tuple[float, ...]] = {
     "typical_p": (0, 1),
     "tfs_z": (0, 1),
     "mirostat": (0,),
 }
-"""Samplers that are not there, with the values that ask for none."""
+"""Options of unsupported samplers, with the values that disable them."""
 
 HARMLESS_OPTIONS = frozenset(
     (
-        # How a model is loaded, which is up to its record
+        # Load settings, which the record determines.
         *("num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock", "numa"),
         *("low_vram", "f16_kv", "logits_all", "vocab_only", "embedding_only", "draft_num_predict"),
-        # Of samplers that are refused, and of what is not done: shifting a context
+        # Options of the rejected samplers, and of context shifting, which is not supported.
         *("mirostat_tau", "mirostat_eta", "penalize_newline", "num_keep"),
     )
 )
-"""Options without an effect, which many clients always send."""
+"""Options without an effect that many clients always send."""
 
 
 class _Common(msgspec.Struct):
@@ -96,7 +96,7 @@ class Generate(_Common):
 
 
 def read_chat(sent: dict[str, Any]) -> Translated:
-    """A chat. Raises `RequestError`."""
+    """Translate a chat. Raises `RequestError`."""
     asked = checked(sent, Chat)
     messages, warnings = turns(asked.messages or [], sent.get("messages"))
     made, names, more = _common(sent, asked, Chat)
@@ -110,13 +110,13 @@ def read_chat(sent: dict[str, Any]) -> Translated:
 
 
 def read_generate(sent: dict[str, Any]) -> Translated:
-    """A text, or a chat of one turn. Raises `RequestError`."""
+    """Translate a text completion, or a chat of one turn. Raises `RequestError`."""
     asked = checked(sent, Generate)
     for key in ("template", "context", "images", "width", "height", "steps"):
         if getattr(asked, key):
             raise unsupported(key, f"{key} is not supported; leave it out")
     if asked.raw and asked.system:
-        words = "raw: a prompt that is taken as it is has no system; leave one of them out"
+        words = "raw: a raw prompt cannot have a system text; leave one of them out"
         raise RequestError(words, "invalid_value", "raw")
     made, names, warnings = _common(sent, asked, Generate)
     text = _text(asked, made)
@@ -138,7 +138,7 @@ def read_generate(sent: dict[str, Any]) -> Translated:
 
 
 def _text(asked: Generate, made: dict[str, Any]) -> dict[str, Any]:
-    """The text completion with what `made` asks for."""
+    """Convert the chat `made` to a text completion."""
     left_out = ("think", "top_logprobs")
     text = {key: value for key, value in made.items() if key not in left_out}
     text["prompt"] = asked.prompt or ""
@@ -160,7 +160,7 @@ def _echo(asked: _Common) -> dict[str, Any]:
 def _common(
     sent: Mapping[str, Any], asked: _Common, kind: type[_Common]
 ) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """What both kinds of request have: a body, the names of its keys, and warnings."""
+    """Translate the keys common to both routes; return a body, the keys' names and warnings."""
     if asked.debug_render_only:
         words = "_debug_render_only is not supported; leave it out"
         raise unsupported("_debug_render_only", words)
@@ -183,7 +183,7 @@ def _common(
 
 def _unused(asked: _Common) -> list[str]:
     warnings = [
-        f"{key}: has no effect; a prompt longer than the context is refused"
+        f"{key}: has no effect; a prompt longer than the context is rejected"
         for key in ("truncate", "shift")
         if getattr(asked, key)
     ]
@@ -192,7 +192,7 @@ def _unused(asked: _Common) -> list[str]:
 
 
 def _options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The keys of a completion, and the options that they come from. Raises `RequestError`."""
+    """Translate `options`; return keys and their client names. Raises `RequestError`."""
     for key, neutral in REFUSED_OPTIONS.items():
         value = options.get(key)
         if value is not None and value not in neutral:
@@ -208,7 +208,7 @@ def _options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
     if window is None:
         return made, names
     for option, key in _PENALTIES.items():
-        if window == 0:  # none of them looks at anything
+        if window == 0:  # disables all penalties
             made[OPTIONS[option]] = 1 if option == "repeat_penalty" else 0
         else:
             made[key], names[key] = window, "options.repeat_last_n"
@@ -222,12 +222,12 @@ def _format(sent: Any) -> dict[str, Any]:
         return {"response_format": {"type": "json_object"}}
     if isinstance(sent, dict):
         return {"response_format": {"type": "json_schema", "json_schema": {"schema": sent}}}
-    words = 'format: it can be "json" or a JSON schema, which is an object'
+    words = 'format: it must be "json" or a JSON schema, which is an object'
     raise RequestError(words, "invalid_value", "format")
 
 
 def _think(sent: Any) -> Any:
     if isinstance(sent, bool) or sent in LEVELS:
         return sent
-    words = f"think: {str(sent)[:40]!r} is not known; it can be true, false, {', '.join(LEVELS)}"
+    words = f"think: {str(sent)[:40]!r} is unknown; it must be true, false, {', '.join(LEVELS)}"
     raise RequestError(words, "invalid_value", "think")

@@ -1,4 +1,4 @@
-"""Answers in Ollama's form: one JSON object, or one in each line as the answer comes.
+"""Write answers in Ollama's form: one JSON object, or a stream of one object per line.
 
 Source of the fields: Ollama's API reference and `api/types.go`. Durations are in nanoseconds.
 """
@@ -23,12 +23,12 @@ from reconciler.worker.output import Delta
 
 @dataclass
 class _Part:
-    """What a line, or the whole answer, says."""
+    """Content of a line or of the whole answer."""
 
     delta: Delta = field(default_factory=Delta)
     likelihoods: list[Likelihood] = field(default_factory=list)
     calls: int = 0
-    """Tool calls that were said before."""
+    """Number of tool calls before this part."""
 
 
 Fields = Callable[[_Part], dict[str, Any]]
@@ -46,7 +46,7 @@ def _message(part: _Part) -> dict[str, Any]:
 
 def _call(index: int, call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    arguments = msgspec.Raw(function["arguments"].encode())  # an object's text
+    arguments = msgspec.Raw(function["arguments"].encode())  # already JSON
     return {
         "id": call["id"],
         "function": {"index": index, "name": function["name"], "arguments": arguments},
@@ -78,7 +78,7 @@ async def _stream(fields_of: Fields, reply: Stream, completion: Completion, mode
 
     async def write(line: dict[str, Any]) -> None:
         await reply.write(msgspec.json.encode(_head(completion, model) | line | more) + b"\n")
-        more.clear()  # the first line has them
+        more.clear()  # sent with the first line only
 
     calls, last = 0, Piece(Delta(), 0)
     async for last in completion.pieces():
@@ -98,7 +98,7 @@ def _head(completion: Completion, model: str) -> dict[str, Any]:
 
 
 def _end(completion: Completion, last: Piece) -> dict[str, Any]:
-    """Why it ended, and how long its parts took."""
+    """Reason of the end, durations and token counts."""
     timing = completion.timing
     return {
         "done_reason": "length" if last.finish_reason == "length" else "stop",
@@ -112,7 +112,7 @@ def _end(completion: Completion, last: Piece) -> dict[str, Any]:
 
 
 def _nanoseconds(seconds: float) -> int:
-    """At least 1: clients divide by it."""
+    """Convert to nanoseconds, at least 1: clients divide by them."""
     return max(1, round(seconds * 1e9))
 
 
@@ -131,7 +131,7 @@ def _likelihoods(completion: Completion, likelihoods: list[Likelihood]) -> dict[
     def named(token: int, logprob: float) -> dict[str, Any]:
         text = str(completion.tokenizer.decode([token]))
         made: dict[str, Any] = {"token": text, "logprob": logprob}
-        # Of a part of a character the bytes are not known.
+        # The bytes of a partial character are unknown.
         return made if "\ufffd" in text else made | {"bytes": list(text.encode())}
 
     def one(likelihood: Likelihood) -> dict[str, Any]:

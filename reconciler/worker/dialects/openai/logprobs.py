@@ -1,4 +1,4 @@
-"""Log-probabilities as OpenAI's clients know them: those of chats, and those of texts."""
+"""Log-probabilities in OpenAI's forms, one for chats and one for texts."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from reconciler.worker.likelihood import Likelihood
 
 
 def of_chat(tokenizer: Any, likelihoods: list[Likelihood]) -> dict[str, Any]:
-    """The `logprobs` of a chat."""
+    """The `logprobs` object of a chat."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
         text = str(tokenizer.decode([token]))
-        whole = "\ufffd" not in text  # else a part of a character, whose bytes are not known
+        whole = "\ufffd" not in text  # else a partial character, whose bytes are unknown
         return {
             "token": text,
             "logprob": logprob,
@@ -26,7 +26,7 @@ def of_chat(tokenizer: Any, likelihoods: list[Likelihood]) -> dict[str, Any]:
 
 
 class TokenTexts:
-    """The text of each token by itself, decoded once."""
+    """Text of each token, decoded individually and cached."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -40,20 +40,21 @@ class TokenTexts:
 
 
 class TextLogprobs:
-    """The `logprobs` of one text, in pieces.
+    """Builds the `logprobs` object of one text incrementally.
 
-    As in vLLM `text_offset` counts the characters of the tokens before, each decoded by itself.
+    As in vLLM, `text_offset` counts the characters of the preceding tokens, each decoded
+    individually.
     """
 
     def __init__(self, texts: TokenTexts, offset: int = 0) -> None:
-        """The next token comes after `offset` characters."""
+        """`offset`: characters before the next token."""
         self.texts = texts
         self.offset = offset
 
     def begin(self, first: int, likelihoods: list[Likelihood]) -> dict[str, Any]:
-        """Those of a prompt, of whose `first` token nothing is known.
+        """Log-probabilities of a prompt; its `first` token has none.
 
-        Takes seconds for a long prompt: not for a thread that others wait for.
+        Takes seconds for a long prompt, so it must not run on a shared thread.
         """
         text = self.texts[first]
         self.offset = len(text)
@@ -66,7 +67,7 @@ class TextLogprobs:
         }
 
     def add(self, likelihoods: list[Likelihood]) -> dict[str, Any]:
-        """Those of further tokens."""
+        """Log-probabilities of further tokens."""
         tokens, offsets = [], []
         for one in likelihoods:
             text = self.texts[one.token]
@@ -81,7 +82,7 @@ class TextLogprobs:
         }
 
     def _alternatives(self, one: Likelihood) -> dict[str, float]:
-        """By their texts; of those with the same text (parts of characters) the likeliest."""
+        """Log-probabilities by token text; of equal texts (partial characters), the most likely."""
         found: dict[str, float] = {}
         for token, logprob in one.alternatives:
             found.setdefault(self.texts[token], logprob)

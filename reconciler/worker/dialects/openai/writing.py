@@ -1,4 +1,4 @@
-"""Completions in OpenAI's form: JSON at once, or server-sent events as they come."""
+"""Write completions in OpenAI's form: one JSON object, or server-sent events."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ from reconciler.worker.output import Delta
 
 @dataclass
 class _Answer:
-    """One answer, as far as it is written."""
+    """One answer, as written so far."""
 
     logprobs: TextLogprobs
     whole: Delta = field(default_factory=Delta)
     likelihoods: list[Likelihood] = field(default_factory=list)
     calls: int = 0
-    """Tool calls that were written."""
+    """Number of tool calls written."""
     finish_reason: str | None = None
 
 
@@ -33,14 +33,14 @@ def _answers(completion: Completion) -> list[_Answer]:
 
 
 class _Prompts:
-    """The prompts that answers begin with, each written once for all answers to it."""
+    """Echoed prompts, each converted once for all of its answers."""
 
     def __init__(self, completion: Completion) -> None:
         self._completion = completion
         self._written: dict[int, tuple[str, dict[str, Any] | None, int]] = {}
 
     async def begin(self, index: int, one: _Answer) -> tuple[str, dict[str, Any] | None]:
-        """The prompt of an answer, and its log-probabilities if they are asked for."""
+        """The prompt of an answer, and its log-probabilities if requested."""
         place = index // (self._completion.body.n or 1)
         if place not in self._written:
             text, tokens, likelihoods = self._completion.prompt_of(index)
@@ -102,7 +102,7 @@ def _after_prompt(
     prompt: str,
     logprobs: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """A choice that begins with the prompt and, if there are any, its log-probabilities."""
+    """A choice with the prompt and its log-probabilities prepended."""
     choice = _choice(completion, index, one)
     if logprobs is not None:
         more = choice["logprobs"]
@@ -121,7 +121,7 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
 
     async def send(data: Any) -> None:
         await reply.write(b"data: " + msgspec.json.encode(data | warnings) + b"\n\n")
-        warnings.clear()  # the first event has them
+        warnings.clear()  # sent with the first event only
 
     if completion.chat:
         first = {"role": "assistant", "content": ""}
@@ -151,7 +151,7 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
 
 
 def _chunk(completion: Completion, piece: Piece, one: _Answer) -> dict[str, Any]:
-    """The choice of a chunk."""
+    """The choice object of a chunk."""
     delta = piece.delta
     content = _delta(delta, one.calls) if completion.chat else {"text": delta.content}
     one.calls += len(delta.calls)
@@ -160,11 +160,11 @@ def _chunk(completion: Completion, piece: Piece, one: _Answer) -> dict[str, Any]
 
 
 def _delta(delta: Delta, calls: int) -> dict[str, Any]:
-    """The addition of a chunk of a chat; `calls` tool calls came before."""
+    """The `delta` object of a chat chunk; `calls` is the number of earlier tool calls."""
     added: dict[str, Any] = {}
     if delta.content:
         added["content"] = delta.content
-    if delta.reasoning:  # DeepSeek's name for it, which most clients read, and OpenRouter's
+    if delta.reasoning:  # DeepSeek's key, which most clients read, and OpenRouter's
         added |= {"reasoning_content": delta.reasoning, "reasoning": delta.reasoning}
     if delta.calls:
         added["tool_calls"] = [{"index": calls + i} | c for i, c in enumerate(delta.calls)]
@@ -174,7 +174,7 @@ def _delta(delta: Delta, calls: int) -> dict[str, Any]:
 def _logprobs(
     completion: Completion, likelihoods: list[Likelihood], one: _Answer | None = None
 ) -> dict[str, Any] | None:
-    """Log-probabilities: chats and texts, which `one` is, have them in forms of their own."""
+    """Log-probabilities in the form of a chat, or of the text completion `one`."""
     if completion.body.alternatives is None:
         return None
     if completion.chat or one is None:

@@ -1,4 +1,4 @@
-"""Parts of a request held against their types."""
+"""Validate parts of a request against their types."""
 
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def converted(value: Any, kind: type[T], place: str) -> T:
-    """The value as a type. Raises `RequestError` that names the key in `place`."""
+    """Convert the value to a type. Raises `RequestError` with the key `place`."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -22,7 +22,7 @@ def converted(value: Any, kind: type[T], place: str) -> T:
 
 
 def unknown(sent: dict[str, Any], known: tuple[str, ...], place: str) -> list[str]:
-    """Warnings about keys that are not known, unless they ask for nothing."""
+    """Warnings about unknown keys whose value is not null."""
     return [
         f"{place}.{name[:80]}: unknown key, ignored"
         for name, value in sent.items()

@@ -1,7 +1,7 @@
-"""The input of a response -> messages of a chat.
+"""Translate the input items of a request into messages of a chat.
 
-An answer of a model is several items here and one message there: what stands between two turns of
-others is put together, so that the template sees what the model wrote.
+One answer of a model is several items here but one message in a chat. Items between two turns of
+other roles are merged, so that the template sees the answer as the model wrote it.
 """
 
 from typing import Any, Literal
@@ -12,21 +12,21 @@ from reconciler.worker.dialects.responses.checking import converted
 from reconciler.worker.errors import RequestError, unsupported
 
 JOIN = "\n\n"
-"""Between texts of one answer that were items of their own."""
+"""Separator of texts that were separate items of one answer."""
 
 NO_PICTURE = "[a picture or file is here, which this model cannot read]"
-"""In the result of a tool. An agent could never go on if such a result were refused."""
+"""Placeholder in a tool's result. An agent could not continue if such a result were rejected."""
 
 
 class Message(msgspec.Struct):
-    """A message of anybody; assistants' have a status and an id, which do not matter."""
+    """A message of any role; the status and id of assistant messages are ignored."""
 
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[dict[str, Any]]
 
 
 class FunctionCall(msgspec.Struct):
-    """A call that an earlier answer made."""
+    """A call in an earlier answer."""
 
     name: str
     call_id: str
@@ -34,7 +34,7 @@ class FunctionCall(msgspec.Struct):
 
 
 class CustomCall(msgspec.Struct):
-    """A call of a tool that takes a text."""
+    """A call of a custom tool, whose input is text."""
 
     name: str
     call_id: str
@@ -55,7 +55,7 @@ class Text(msgspec.Struct):
 
 
 class Reasoning(msgspec.Struct):
-    """What a model thought: itself, or in a summary."""
+    """A model's reasoning, as its text or a summary."""
 
     summary: list[Text] | None = None
     content: list[Text] | None = None
@@ -72,19 +72,19 @@ _IGNORED = frozenset(
         *("program", "program_output"),
     )
 )
-"""Items about tools that only OpenAI has: another model's answers in the history."""
+"""Items of tools that only OpenAI provides, from another model's answers in the history."""
 
 _STORED = frozenset(("item_reference", "compaction", "compaction_trigger"))
-"""Items that stand for what a server keeps, or that only OpenAI can read."""
+"""References to server-side state, and items that only OpenAI can read."""
 
 _TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
-"""Kinds of parts, each with its key."""
+"""Types of text parts, with the key of the text."""
 
 _PICTURES = ("input_image", "input_file", "input_audio", "image_url", "file")
 
 
 class _Answer:
-    """An assistant's message that grows by items."""
+    """An assistant message assembled from items."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -101,7 +101,7 @@ class _Answer:
 
 
 class Conversation:
-    """Makes messages of items, one after the other."""
+    """Translates items into messages, in order."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -117,9 +117,9 @@ class Conversation:
         }
 
     def add(self, item: Any, place: str) -> None:
-        """Add an item, which is at `place` in the request. Raises `RequestError`."""
+        """Add the item at `place` in the request. Raises `RequestError`."""
         if not isinstance(item, dict):
-            raise RequestError(f"{place}: an item is an object", "invalid_value", place)
+            raise RequestError(f"{place}: an item must be an object", "invalid_value", place)
         kind = item.get("type")
         if kind is None:
             kind = "message" if "role" in item else "item_reference"
@@ -132,16 +132,16 @@ class Conversation:
             self.warnings.append(f"{place}: items of type {kind} are ignored")
         elif kind in _STORED:
             words = (
-                f"{place}: an item of type {kind} cannot be read here: nothing is stored; send the "
+                f"{place}: items of type {kind} are not supported: nothing is stored; send the "
                 "items themselves, as clients do with store: false"
             )
             raise unsupported(place, words)
         else:
-            words = f"{place}.type: {kind[:80]!r} is no type of an item"
+            words = f"{place}.type: {kind[:80]!r} is not a valid item type"
             raise RequestError(words, "invalid_value", f"{place}.type")
 
     def end(self) -> list[dict[str, Any]]:
-        """The messages."""
+        """Close the last answer; return the messages."""
         self._close()
         return self.messages
 
@@ -164,7 +164,7 @@ class Conversation:
             return
         answer = self._answer
         if answer is not None and answer.texts and not answer.calls:
-            self._close()  # two answers in a row
+            self._close()  # consecutive answers
         self._open().texts.append(text)
 
     def _function_call(self, item: Any, place: str) -> None:
@@ -189,13 +189,13 @@ class Conversation:
         self.messages.append(message)
 
     def _result(self, output: str | list[dict[str, Any]], place: str) -> str:
-        """The text of a result, with words where something else than text is."""
+        """Text of a result, with a placeholder for each part that is not text."""
         if isinstance(output, str):
             return output
         texts = []
         for index, part in enumerate(output):
             if part.get("type") in _PICTURES:
-                self.warnings.append(f"{place}[{index}]: {part['type']} is not read")
+                self.warnings.append(f"{place}[{index}]: {part['type']} cannot be read, ignored")
                 texts.append(NO_PICTURE)
             else:
                 texts.append(_part(part, f"{place}[{index}]"))
@@ -224,5 +224,5 @@ def _part(part: dict[str, Any], place: str) -> str:
         raise unsupported(place, words)
     text = part.get(key)
     if not isinstance(text, str):
-        raise RequestError(f"{place}.{key} is missing, a text", "invalid_value", f"{place}.{key}")
+        raise RequestError(f"{place}.{key} is missing", "invalid_value", f"{place}.{key}")
     return text

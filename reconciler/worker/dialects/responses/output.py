@@ -1,7 +1,7 @@
-"""The items of an answer, and the events that tell of them as they grow.
+"""Output items of an answer, and the events for each addition to them.
 
-An item is reasoning, a message or a call. A part of another kind ends the item before it. An event
-is a dictionary without its number.
+An item is reasoning, a message or a call. Output of another kind ends the previous item. An event
+is a dictionary without its sequence number.
 """
 
 import json
@@ -18,7 +18,7 @@ Tokens = list[dict[str, Any]]
 
 
 class _Growing:
-    """What items have in common."""
+    """Common base of the items."""
 
     def __init__(self, prefix: str, index: int) -> None:
         self.id = f"{prefix}_{uuid.uuid4().hex}"
@@ -53,7 +53,7 @@ class _Growing:
 
 
 class Message(_Growing):
-    """A text."""
+    """A message item, with text."""
 
     def __init__(self, index: int) -> None:
         super().__init__("msg", index)
@@ -98,13 +98,13 @@ class Message(_Growing):
 
 
 def _brief(token: dict[str, Any]) -> dict[str, Any]:
-    """A token as events have it: without bytes."""
+    """A token in the form of events, without bytes."""
     alternatives = [{k: one[k] for k in ("token", "logprob")} for one in token["top_logprobs"]]
     return {"token": token["token"], "logprob": token["logprob"], "top_logprobs": alternatives}
 
 
 class Reasoning(_Growing):
-    """What the model thinks; where a summary is asked for, it is that too."""
+    """A reasoning item; its text doubles as the summary if one is requested."""
 
     def __init__(self, index: int, *, summarized: bool) -> None:
         super().__init__("rs", index)
@@ -163,14 +163,14 @@ def _summary_text(text: str) -> dict[str, str]:
 
 
 class Call(_Growing):
-    """A call of a function, or of a tool that takes a text; it comes whole."""
+    """A call of a function or custom tool, written at once."""
 
     def __init__(self, index: int, call: dict[str, Any], *, custom: bool) -> None:
         super().__init__("ctc" if custom else "fc", index)
         self._call, self._custom = call, custom
 
     def events(self) -> tuple[list[Event], dict[str, Any]]:
-        """All of them, and the item."""
+        """Return all events of the item, and the item."""
         key, kind = "arguments", "function_call_arguments"
         sent = self._call["function"]["arguments"]
         if self._custom:
@@ -192,7 +192,7 @@ class Call(_Growing):
 
 
 def _input(arguments: str) -> str:
-    """The text in the arguments of a custom tool."""
+    """Extract the text from the arguments of a custom tool."""
     try:
         found = json.loads(arguments)[INPUT]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -201,18 +201,18 @@ def _input(arguments: str) -> str:
 
 
 class Output:
-    """All items of an answer, one after the other."""
+    """Builds the items of an answer in order."""
 
     def __init__(self, *, summarized: bool, custom: Iterable[str]) -> None:
-        """`custom`: names of the tools that take a text."""
+        """`custom`: names of the custom tools, whose input is text."""
         self.items: list[dict[str, Any]] = []
-        """Those that are complete."""
+        """Completed items."""
         self._summarized, self._custom = summarized, frozenset(custom)
         self._open: Message | Reasoning | None = None
         self._answered = False
 
     def feed(self, delta: Delta, tokens: Tokens) -> list[Event]:
-        """Add what is certain; `tokens` are those of its text."""
+        """Add output; return the events. `tokens` are the text's log-probabilities."""
         events: list[Event] = []
         if delta.reasoning:
             text = delta.reasoning
@@ -234,7 +234,7 @@ class Output:
         return events
 
     def end(self, *, incomplete: bool) -> list[Event]:
-        """The end of the answer. One that says nothing at all is an empty message."""
+        """End the answer; return the events. An empty answer becomes an empty message."""
         if not (self._answered or incomplete):
             return self._write("", []) + self._close()
         return self._close("incomplete" if incomplete else "completed")
@@ -245,7 +245,7 @@ class Output:
             events += self._close()
             self._open = Message(len(self.items))
             events += self._open.begin()
-            # A part after another one begins with what separates the two in one text.
+            # Strips the separator from the previous part.
             text = text.removeprefix("\n\n") if self._answered else text
             self._answered = True
         return events + self._open.add(text, tokens) if text else events

@@ -1,7 +1,7 @@
-"""A request for a response -> the chat that it means.
+"""Translate requests of the Responses API into chats.
 
-Keys that only Responses has are read here. All others mean what they mean in a chat, so that
-sampling parameters and the keys of local servers can be sent too.
+Keys specific to Responses are translated here. All others keep their meaning in a chat, so that
+clients can also send sampling parameters and the keys of local servers.
 """
 
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ NAMES = {
     "response_format": "text.format",
     "response_format.json_schema": "text.format",
 }
-"""Keys of a chat as clients of Responses know them."""
+"""Client's names of the keys of a chat."""
 
 STORED = {
     "previous_response_id": "send the whole conversation in input",
@@ -29,14 +29,14 @@ STORED = {
     "background": "leave it out and wait for the answer, or set stream",
     "prompt": "send the prompt itself, in instructions and input",
 }
-"""Keys that need a server which stores something, and what to do instead."""
+"""Keys that need stored state, each with an alternative for the client."""
 
 HARMLESS = (
     *("client_metadata", "max_tool_calls", "access_programs", "background_options", "image"),
     *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier"),
     *("service_tier", "user", "store"),
 )
-"""Keys that change nothing about an answer's text."""
+"""Keys that do not change the text of an answer."""
 
 INCLUDED = "message.output_text.logprobs"
 
@@ -53,19 +53,19 @@ _OWN = (
     *("messages", "n"),
     *(*STORED, *HARMLESS),
 )
-"""Keys that are read here; all others go on."""
+"""Keys handled here; all others are passed on."""
 
 _Value = Annotated[str, msgspec.Meta(max_length=512)]
 Metadata = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=64)], _Value], msgspec.Meta(max_length=16)
 ]
-"""As OpenAI bounds it."""
+"""Metadata, with OpenAI's limits."""
 
 _REPEATED = ("prompt_cache_key", "safety_identifier", "user")
 
 
 def read(sent: dict[str, Any]) -> Translated:
-    """The chat. Raises `RequestError`."""
+    """Translate a request. Raises `RequestError`."""
     for key, instead in STORED.items():
         if sent.get(key):
             words = f"{key} is not supported: nothing is stored; {instead}"
@@ -88,7 +88,7 @@ def read(sent: dict[str, Any]) -> Translated:
     _options(sent, warnings)
     echo = _echo(sent, tools, form, reasoning)
     warnings = [*conversation.warnings, *tools.warnings, *warnings]
-    # What a client sent under a chat's name keeps it.
+    # Keys sent under a chat's name keep that name.
     names = {own: name for own, name in NAMES.items() if own.partition(".")[0] not in sent}
     return Translated(
         chat,
@@ -100,9 +100,10 @@ def read(sent: dict[str, Any]) -> Translated:
 
 
 def _reminders(messages: list[dict[str, Any]]) -> list[int]:
-    """Indices of the system and developer messages that stand after others.
+    """Indices of system and developer messages after the first message of another role.
 
-    They stay there: at the front a new one would change the beginning of an agent's long prompt.
+    They keep their positions: moved to the front, a new one would change the beginning of an
+    agent's long prompt.
     """
     system = [message["role"] in ("system", "developer") for message in messages]
     begin = next((i for i, first in enumerate(system) if not first), len(system))
@@ -125,18 +126,18 @@ def _conversation(sent: dict[str, Any]) -> Conversation:
             conversation.add(item, f"input[{index}]")
     elif items is None:
         hint = "; messages is a key of /v1/chat/completions" if "messages" in sent else ""
-        words = f"input is missing, a text or a list of items{hint}"
+        words = f"input is missing, a string or a list of items{hint}"
         raise RequestError(words, "missing_required_parameter", "input")
     else:
-        words = "input: Expected a text or a list of items"
+        words = "input: Expected a string or a list of items"
         raise RequestError(words, "invalid_value", "input")
     if "messages" in sent:
-        conversation.warnings.append("messages: has no effect on this route, input has")
+        conversation.warnings.append("messages: has no effect on this route; use input")
     return conversation
 
 
 def _text(sent: Any, chat: dict[str, Any], warnings: list[str]) -> Any:
-    """Read `text`; the format as it was sent."""
+    """Translate `text`; return the format as sent."""
     if sent is None:
         return None
     text = converted(sent, dict[str, Any], "text")
@@ -162,7 +163,7 @@ def _text(sent: Any, chat: dict[str, Any], warnings: list[str]) -> Any:
 
 
 def _reasoning(sent: Any, chat: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
-    """Read `reasoning`; what the response repeats of it."""
+    """Translate `reasoning`; return the part that the response echoes."""
     if sent is None:
         return {"effort": None, "summary": None}
     reasoning = converted(sent, dict[str, Any], "reasoning")
@@ -176,7 +177,7 @@ def _reasoning(sent: Any, chat: dict[str, Any], warnings: list[str]) -> dict[str
         chat["reasoning"] = asked
     summary = reasoning.get("summary") or reasoning.get("generate_summary")
     if summary not in (None, "auto", "concise", "detailed", "none"):
-        words = "reasoning.summary can be auto, concise or detailed"
+        words = "reasoning.summary must be auto, concise or detailed"
         raise RequestError(words, "invalid_value", "reasoning.summary")
     effort = reasoning.get("effort")
     return {
@@ -196,9 +197,9 @@ def _logprobs(sent: dict[str, Any], chat: dict[str, Any], warnings: list[str]) -
 
 
 def _options(sent: dict[str, Any], warnings: list[str]) -> None:
-    """Read keys of which one value asks for nothing."""
+    """Warn about keys whose non-default values have no effect."""
     if sent.get("truncation") not in (None, "disabled"):
-        warnings.append("truncation: a prompt that is too long is refused, not cut")
+        warnings.append("truncation: a prompt that is too long is rejected, not truncated")
     if sent.get("context_management"):
         warnings.append("context_management: has no effect")
     if sent.get("store"):
@@ -216,9 +217,10 @@ def _options(sent: dict[str, Any], warnings: list[str]) -> None:
 def _echo(
     sent: dict[str, Any], tools: Tools, form: Any, reasoning: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the response repeats, and `custom`, the names of tools that take a text.
+    """Fields that the response echoes, and `custom`, the names of the custom tools.
 
-    Large values are JSON: it has integers that MessagePack cannot have, and nobody reads it again.
+    Large values are encoded as JSON: they may contain integers too large for MessagePack, and need
+    not be decoded again.
     """
     metadata = sent.get("metadata")
     return {

@@ -1,7 +1,7 @@
-"""The tools of a response -> functions of a chat, and which of them must be called.
+"""Translate tools of the Responses API into functions of a chat, and `tool_choice`.
 
-A custom tool takes a text instead of JSON: it becomes a function with one argument, `input`, and
-its calls are written as the client knows them.
+A custom tool takes text instead of JSON. It becomes a function with one argument, `input`, and its
+calls are written in the client's form.
 """
 
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from reconciler.worker.dialects.responses.checking import converted
 from reconciler.worker.errors import RequestError, unsupported
 
 MOST = 1000
-"""Tools of a request. OpenAI takes 128; what is kept of each is read on the worker's event loop."""
+"""Maximum tools of a request. OpenAI allows 128; the worker's event loop processes each one."""
 
 INPUT = "input"
-"""The argument of a custom tool."""
+"""Name of a custom tool's argument."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -31,7 +31,7 @@ class FunctionTool(msgspec.Struct):
 
 
 class Format(msgspec.Struct):
-    """What the text of a custom tool is."""
+    """Format of a custom tool's text."""
 
     type: str
     syntax: str = ""
@@ -39,7 +39,7 @@ class Format(msgspec.Struct):
 
 
 class CustomTool(msgspec.Struct):
-    """A tool that takes a text."""
+    """A tool whose input is text."""
 
     name: Name
     description: str | None = None
@@ -51,17 +51,17 @@ class Tools:
     """The tools of a request."""
 
     functions: list[dict[str, Any]] = field(default_factory=list)
-    """As a chat has them."""
+    """Functions in a chat's form."""
     used: list[dict[str, Any]] = field(default_factory=list)
-    """As the response repeats them: those that are not ignored."""
+    """Tools in the response's form, without the ignored ones."""
     custom: list[str] = field(default_factory=list)
-    """Names of those that take a text."""
+    """Names of the custom tools."""
     names: dict[str, str] = field(default_factory=dict)
-    """Keys of the functions as the client knows them."""
+    """Client's names of the functions' keys."""
     warnings: list[str] = field(default_factory=list)
 
     def only(self, allowed: set[str]) -> "Tools":
-        """The tools with these names."""
+        """Select the tools with these names."""
         kept = [i for i, f in enumerate(self.functions) if f["function"]["name"] in allowed]
         own = [self.names[f"tools[{index}].function"] for index in kept]
         return Tools(
@@ -74,12 +74,12 @@ class Tools:
 
 
 def read_tools(sent: Any) -> Tools:
-    """The `tools` of a request. Raises `RequestError`."""
+    """Translate the `tools` of a request. Raises `RequestError`."""
     tools = Tools()
     if sent is None:
         return tools
     if isinstance(sent, list) and len(sent) > MOST:
-        words = f"tools: there are {len(sent)}; at most {MOST} are taken"
+        words = f"tools: there are {len(sent)}; the maximum is {MOST}"
         raise RequestError(words, "invalid_value", "tools")
     for index, tool in enumerate(converted(sent, list[dict[str, Any]], "tools")):
         place = f"tools[{index}]"
@@ -110,7 +110,7 @@ def _function(tool: FunctionTool) -> dict[str, Any]:
 
 
 def _repeated(function: dict[str, Any]) -> dict[str, Any]:
-    """A function as the response repeats it; `strict` as it is in force."""
+    """A function as echoed by the response; `strict` has its effective value."""
     return {"type": "function", "parameters": None, "strict": False} | function
 
 
@@ -135,7 +135,7 @@ def _custom(tool: CustomTool, place: str, tools: Tools) -> dict[str, Any]:
 
 
 def read_choice(choice: Any, tools: Tools) -> tuple[Any, Tools]:
-    """The `tool_choice` as a chat has it, and the tools among which the model chooses.
+    """Translate `tool_choice`; return it and the tools that the model may call.
 
     Raises `RequestError`.
     """
@@ -155,14 +155,14 @@ def read_choice(choice: Any, tools: Tools) -> tuple[Any, Tools]:
         if name is not None:
             return {"type": "function", "function": {"name": name}}, tools
     words = (
-        'tool_choice can be auto, none, required, {"type": "function", "name": …}, '
+        'tool_choice must be auto, none, required, {"type": "function", "name": …}, '
         '{"type": "custom", "name": …} or {"type": "allowed_tools", "mode": …, "tools": […]}'
     )
     raise unsupported("tool_choice", words)
 
 
 def _chosen(choice: Any) -> str | None:
-    """The name of a function or custom tool; None: it is another kind of tool."""
+    """Name of the chosen function or custom tool; None for other kinds of tools."""
     if not isinstance(choice, dict) or choice.get("type") not in ("function", "custom"):
         return None
     name = choice.get("name")

@@ -1,4 +1,4 @@
-"""An answer as a response: JSON at once, or server-sent events as it comes."""
+"""Write answers as responses: one JSON object, or server-sent events."""
 
 import time
 from typing import Any
@@ -17,10 +17,10 @@ _CUT = {"reason": "max_output_tokens"}
 
 
 class Response:
-    """A response that grows, and the numbers of its events."""
+    """A response under construction, and the sequence number of its events."""
 
     def __init__(self, completion: Completion, model: str) -> None:
-        """`completion` is started; `model` is its name as the client knows it."""
+        """`completion` is started; `model` is the name that the client used."""
         self._completion = completion
         echo = completion.echo
         summarized = bool(echo["reasoning"]["summary"])
@@ -30,37 +30,40 @@ class Response:
         self._last = Piece(Delta(), 0)
 
     def begin(self) -> bytes:
-        """The first events."""
+        """Encode the first events."""
         kinds = ("response.created", "response.in_progress")
         return self._encoded([{"type": kind, "response": self._head} for kind in kinds])
 
     def alive(self) -> bytes:
-        """A sign of life. Codex counts events alone: after 300 s of comments it asks again."""
+        """Encode a keep-alive event.
+
+        Codex counts only events: after 300 s of comments it retries.
+        """
         return self._encoded([{"type": "response.in_progress", "response": self._head}])
 
     def feed(self, piece: Piece) -> bytes:
-        """The events of a piece of the answer."""
+        """Encode the events for a piece of the answer."""
         return self._encoded(self.add(piece))
 
     def add(self, piece: Piece) -> list[Event]:
-        """Add a piece of the answer; the events that tell of it."""
+        """Add a piece of the answer; return its events."""
         self._last = piece
         content = bool(piece.delta.content)
         return self._output.feed(piece.delta, self._tokens(piece) if content else [])
 
     def end(self) -> bytes:
-        """The last events."""
+        """Encode the last events."""
         events = self.close()
         response = self.whole()
         last = {"type": f"response.{response['status']}", "response": response}
         return self._encoded([*events, last])
 
     def close(self) -> list[Event]:
-        """End the last item; the events that tell of it."""
+        """End the last item; return its events."""
         return self._output.end(incomplete=self._cut)
 
     def whole(self) -> dict[str, Any]:
-        """The response, once it is closed."""
+        """The complete response, valid after `close`."""
         status = "incomplete" if self._cut else "completed"
         return self._head | {
             "status": status,
@@ -71,7 +74,7 @@ class Response:
         }
 
     def failed(self, error: dict[str, str]) -> bytes:
-        """The events of an error."""
+        """Encode the events of a failure."""
         response = self._head | {"output": self._output.items, "usage": self._usage()}
         events = response_events.failure(error, FAILED, response, self._number)
         return b"".join(map(response_events.encoded, events))
@@ -101,7 +104,7 @@ class Response:
     def _tokens(self, piece: Piece) -> Tokens:
         def named(token: int, logprob: float) -> dict[str, Any]:
             text = str(self._completion.tokenizer.decode([token]))
-            # A part of a character has bytes that are not known.
+            # The bytes of a partial character are unknown.
             known = b"" if "\ufffd" in text else text.encode()
             return {"token": text, "logprob": logprob, "bytes": list(known)}
 
@@ -112,7 +115,7 @@ class Response:
 
 
 def _head(completion: Completion, model: str) -> dict[str, Any]:
-    """The response before there is an answer."""
+    """The response object without output."""
     echo, body = completion.echo, completion.body
     identity = f"resp_{completion.id.rpartition('-')[2]}"
     head = response_events.begun(identity, completion.created, model) | {
@@ -156,7 +159,7 @@ async def _stream(reply: Stream, completion: Completion, model: str) -> None:
         await reply.write(response.end())
     except ConnectionResetError:
         raise
-    except Exception as error:  # noqa: BLE001  headers are sent: the stream itself says it
+    except Exception as error:  # noqa: BLE001  headers are sent, so the stream reports the error
         await reply.write(response.failed(failure(error)))
 
 

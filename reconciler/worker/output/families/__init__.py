@@ -1,8 +1,8 @@
-"""How families of models write reasoning and tool calls: descriptions, no code.
+"""Descriptions of reasoning and tool calls in the output of model families: data, no code.
 
-Reasoning and calls are described apart, since families combine them freely. The order matters:
-the first description of calls whose signs are in a chat template is tried first. Sources: the chat
-templates as published, and what the models were seen to write besides.
+Reasoning and calls are described separately, since families combine them freely. The order matters:
+the first description of calls whose signs are in a chat template is tried first. Sources: published
+chat templates, and observed output of the models.
 """
 
 from reconciler.worker.output.families.bare import BARE

@@ -1,4 +1,4 @@
-"""Calls after one mark, or after none."""
+"""Tool calls that begin with a single mark, or with none."""
 
 from reconciler.worker.output.families.strings import PARAMETERS
 from reconciler.worker.output.format import JSON_STRINGS, PYTHON_STRINGS, Description, Region

@@ -1,4 +1,4 @@
-"""Calls between marks that one family alone has."""
+"""Tool calls between marks that only one family uses."""
 
 from reconciler.worker.output.families.strings import PARAMETERS
 from reconciler.worker.output.format import (

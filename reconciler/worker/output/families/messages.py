@@ -1,4 +1,4 @@
-"""Families that write an answer as messages, each with a header."""
+"""Families that write a completion as messages, each with a header."""
 
 from reconciler.worker.output.format import JSON_STRINGS, Description, Region
 
@@ -6,7 +6,7 @@ from reconciler.worker.output.format import JSON_STRINGS, Description, Region
 _ENDS = r"<\|(?:end|return|call)\|>"
 _START = r"<\|start\|>[^<]{0,100}"
 _MORE = r"(?:<\|(?:channel|constrain)\|>[^<]{0,100}){0,2}<\|message\|>"
-# mlx-lm's detokenizer takes the space from the beginning of an answer that begins with " to=".
+# mlx-lm's detokenizer drops the leading space of a completion that begins with " to=".
 _TO = (
     r"[^<]{0,100}(?:\b|(?<=assistant))to="
     r"(?!(?:user|assistant|all)\b)(?P<name>[^\s<]{1,100})[^<]{0,100}"

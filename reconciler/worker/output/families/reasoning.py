@@ -1,4 +1,4 @@
-"""How families write reasoning, and the answer after it."""
+"""Marks around reasoning, and around the answer that follows it."""
 
 from reconciler.worker.output.format import Description, Region
 

@@ -1,4 +1,4 @@
-"""Calls between tags, which several families share."""
+"""Tool calls between tags that several families share."""
 
 from reconciler.worker.output.families.strings import PARAMETERS, TAGGED
 from reconciler.worker.output.format import JSON_STRINGS, PYTHON_STRINGS, Description, Region
@@ -191,7 +191,7 @@ TAGS = (
 
 DESCRIBED = Description(
     name="described",
-    models="any model whose template takes no tools: they are described in a system turn",
+    models="any model whose template does not accept tools: they are described in a system turn",
     signs=(),
     example='<tool_call>{"name": …, "arguments": {…}}</tool_call>',
     regions=(_tagged("<tool_call>", "</tool_call>"),),

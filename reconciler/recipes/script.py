@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from reconciler.cli.recipes import DIRECTORY, TOKEN, Recipe
+from reconciler.recipes.tools import DIRECTORY, TOKEN, Recipe
 
 LINE = 90
 """Characters of a printed command that stands on one line."""

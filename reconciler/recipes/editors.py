@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reconciler.cli.recipes import PROVIDER, Target, output_tokens
+from reconciler.recipes.tools import PROVIDER, Target, output_tokens
 
 CONTEXT = 32_768
 """Tokens, if it is not known how many the instance has."""

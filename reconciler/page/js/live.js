@@ -1,0 +1,173 @@
+/** Keeps the store as the daemon is: the events, the records that they are about, and what instances do. */
+import { get, onRefused, recordPath, stream } from './api.js';
+import { current, set } from './store.js';
+
+const KEPT_EVENTS = 2000;
+const FLUSH_MS = 200;
+const ONE_BY_ONE = 10;
+const POLL_MS = 2000;
+const SAMPLES = 150;
+const LONGEST_PAUSE_MS = 5000;
+
+let last = null;
+/** What happened to records since they were read last: `'gone'`, or anything else. */
+let changed = new Map();
+let readAll = false;
+let flushing = null;
+let stop = new AbortController();
+let pause = 0;
+
+/** Follow the daemon as long as the page is seen: a hidden one holds no connection. */
+export function start() {
+  onRefused(() => {
+    stop.abort();
+    set({ connection: 'token' });
+  });
+  document.addEventListener('visibilitychange', () => (document.hidden ? stop.abort() : resume()));
+  resume();
+}
+
+/** Begin anew, as after a token was entered. */
+export function resume() {
+  stop.abort();
+  stop = new AbortController();
+  if (current().connection === 'token') set({ connection: 'connecting' });
+  follow(stop.signal);
+  poll(stop.signal);
+}
+
+async function follow(signal) {
+  while (!signal.aborted) {
+    try {
+      await connect(signal);
+    } catch {
+      // What is wrong shows in the connection's state.
+    }
+    if (signal.aborted) return;
+    set({ connection: 'lost' });
+    pause = Math.min(LONGEST_PAUSE_MS, pause * 2 || 250);
+    await sleep(pause, signal);
+  }
+}
+
+async function connect(signal) {
+  if (last === null) {
+    const kept = [];
+    const path = '/api/v1/events?follow=false';
+    for await (const { event, data } of stream('GET', path, undefined, { signal }))
+      if (event !== 'lost') kept.push(data);
+    take(kept);
+  }
+  const { records } = await get('/api/v1/records', { signal });
+  const { version, sourceVersion } = current();
+  set({ records: byName(records), read: true, version: version + 1, sourceVersion: sourceVersion + 1 });
+  const after = last === null ? '' : `?after=${encodeURIComponent(last)}`;
+  const following = stream('GET', `/api/v1/events${after}`, undefined, { signal });
+  set({ connection: 'live' });
+  for await (const { event, data } of following) {
+    pause = 0;
+    if (event === 'lost') {
+      last = null;
+      set({ events: [], progress: new Map(), sourceVersion: current().sourceVersion + 1 });
+      readAll = true;
+    } else {
+      take([data]);
+      if (data.type === 'source') set({ sourceVersion: current().sourceVersion + 1 });
+      if (data.type === 'record' || data.type === 'transition')
+        changed.set(data.name, data.reason === 'Removed' ? 'gone' : 'changed');
+    }
+    flushing ??= setTimeout(flush, FLUSH_MS);
+  }
+}
+
+/** Take up events: they are listed, and some say how far loads are. */
+function take(events) {
+  if (!events.length) return;
+  last = events.at(-1).id;
+  const progress = new Map(current().progress);
+  for (const event of events) {
+    if (event.type === 'phase') progress.set(event.name, event.progress);
+    else if (event.type === 'transition' && !isLoading(event.conditions))
+      progress.delete(event.name);
+  }
+  set({ events: [...current().events, ...events].slice(-KEPT_EVENTS), progress });
+}
+
+const isLoading = (conditions) =>
+  (conditions ?? []).some((one) => one.type === 'Progressing' && one.status === 'True');
+
+/** Read the records again that events were about; all of them if those are many. */
+async function flush() {
+  flushing = null;
+  const taken = changed;
+  const all = readAll || taken.size > ONE_BY_ONE;
+  changed = new Map();
+  readAll = false;
+  try {
+    set({ records: all ? byName((await get('/api/v1/records')).records) : await withChanges(taken) });
+    set({ version: current().version + 1 });
+  } catch {
+    readAll = true;
+  }
+}
+
+async function withChanges(taken) {
+  const found = await Promise.all([...taken].map(([name, what]) => (what === 'gone' ? null : one(name))));
+  const records = new Map(current().records);
+  for (const name of taken.keys()) records.delete(name);
+  for (const record of found) if (record) records.set(record.name, record);
+  return byName([...records.values()]);
+}
+
+async function one(name) {
+  try {
+    return await get(recordPath(name));
+  } catch (error) {
+    if (error.status === 404) return null;
+    throw error;
+  }
+}
+
+const byName = (records) =>
+  new Map(records.sort((a, b) => (a.name < b.name ? -1 : 1)).map((one) => [one.name, one]));
+
+async function poll(signal) {
+  while (!signal.aborted) {
+    try {
+      const [{ instances }, memory, node, health] = await Promise.all([
+        get('/api/v1/instances', { signal }),
+        get('/api/v1/memory', { signal }),
+        get('/api/v1/node', { signal }),
+        get('/health', { signal }).catch(degraded),
+      ]);
+      set({ memory, node, health });
+      sample(instances);
+    } catch {
+      // The connection's state says it.
+    }
+    await sleep(POLL_MS, signal);
+  }
+}
+
+function degraded(error) {
+  if (error.status !== 503) throw error;
+  return { status: 'degraded', message: error.message };
+}
+
+function sample(instances) {
+  const time = Date.now();
+  const samples = new Map();
+  for (const one of instances)
+    samples.set(one.name, [...(current().samples.get(one.name) ?? []), { time, ...one }].slice(-SAMPLES));
+  set({ samples });
+}
+
+function sleep(ms, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener('abort', () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

@@ -1,0 +1,46 @@
+"""`GET /api/v1/recipes`: what `launch --print` says, over HTTP."""
+
+import subprocess
+
+from reconciler.recipes.editors import EDITORS
+from reconciler.recipes.tools import TOOLS
+from tests.conftest import QUESTIONS
+from tests.support import Daemon
+
+SECRET = "zirconium"
+
+
+def recipes(daemon: Daemon, **headers: str) -> dict[str, str]:
+    path = "/api/v1/recipes?name=recipes"
+    status, answer = daemon.request("GET", path, headers=headers)
+    assert status == 200
+    return {one["name"]: one["text"] for one in answer["recipes"]}
+
+
+def test_every_tool_and_editor_has_its_recipe_for_this_daemon(shared: Daemon) -> None:
+    shared.load({"model": QUESTIONS, "instance_id": "recipes"})
+    found = recipes(shared)
+    assert set(found) == {"curl", *TOOLS, *EDITORS}
+    for name, text in found.items():
+        assert shared.url.removeprefix("http://") in text, name
+        assert "recipes" in text, name
+        assert "TOKEN_FILE" not in text
+
+
+def test_the_one_for_curl_runs(shared: Daemon) -> None:
+    shared.load({"model": QUESTIONS, "instance_id": "recipes"})
+    done = subprocess.run(["sh", "-c", recipes(shared)["curl"]], capture_output=True, check=True)
+    assert b'"role":"assistant"' in done.stdout
+
+
+def test_a_token_is_never_repeated_and_its_place_is_marked(shared: Daemon) -> None:
+    shared.load({"model": QUESTIONS, "instance_id": "recipes"})
+    found = recipes(shared, Authorization=f"Bearer {SECRET}")
+    assert SECRET not in str(found)
+    assert "$(cat TOKEN_FILE)" in found["curl"]
+    assert "TOKEN" in found["continue"]
+
+
+def test_a_name_is_needed_and_must_be_known(shared: Daemon) -> None:
+    for query, status in (("", 400), ("?name=nobody", 404)):
+        assert shared.request("GET", f"/api/v1/recipes{query}")[0] == status

@@ -1,0 +1,77 @@
+"""Chats of the live page in a real browser: words as text, reasoning, tool calls, and a stop."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from tests.page.chromium import FOUND, Page
+from tests.page.conftest import MARKUP
+from tests.support import Daemon
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(FOUND is None, reason="there is no Chromium"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+async def test_what_a_model_says_is_text(page: Page, actor: str) -> None:
+    await page.go(f"chat/{actor}")
+    await page.fill("#message", "Anything")
+    await page.press("Enter")
+    await page.shows(MARKUP, ".turn.assistant .content")
+    await page.shows("first token after", ".figures")
+    assert await page.run("document.querySelectorAll('main img, main script').length") == 0
+    assert "taken" not in await page.run("document.title")
+
+
+async def test_reasoning_is_folded_and_tool_calls_are_shown(page: Page, actor: str) -> None:
+    await page.go(f"chat/{actor}")
+    await page.fill("#message", "think")
+    await page.press("Enter")
+    await page.shows("Done.", ".turn.assistant > .content")
+    await page.shows("first token after", ".figures")
+    assert await page.run("document.querySelector('.reasoning').open") is False
+    assert "First the units." in await page.run("document.querySelector('.reasoning').textContent")
+    await page.click("button|New chat")
+    parameters = {"type": "object", "properties": {"city": {}}}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    await page.click("summary|Settings")
+    await page.fill(".parameters textarea[spellcheck]", json.dumps(tools))
+    await page.fill("#message", "How is it?")
+    await page.press("Enter")
+    await page.shows("weather(", ".call")
+    await page.shows("Oslo", ".call")
+    await page.shows("Send", ".composer .primary")
+    assert await page.run("document.querySelector('#message').placeholder") == "Result of weather"
+    await page.fill("#message", "Rain")
+    await page.press("Enter")
+    await page.until("document.querySelectorAll('.turn.assistant .figures').length === 2")
+    assert await page.run("document.querySelector('.turn.tool .content').innerText") == "Rain"
+
+
+async def test_an_answer_is_stopped(page: Page, actor: str, shared: Daemon) -> None:
+    def in_flight() -> int:
+        instances = shared.get("/api/v1/instances")["instances"]
+        (count,) = [one["requests"] for one in instances if one["name"] == actor]
+        return int(count)
+
+    await page.go(f"chat/{actor}")
+    worker = shared.get(f"/api/v1/records/{actor}")["status"]["worker_pid"]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        await page.fill("#message", "Anything")
+        await page.press("Enter")
+        await page.shows("Waiting for the first token", ".turn.assistant")
+        shared.until(lambda: in_flight() == 1)
+        await page.click("button|Stop")
+        await page.shows("Stopped.", ".turn.assistant")
+        shared.until(lambda: in_flight() == 0)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    await page.fill("#message", "Anything")
+    await page.press("Enter")
+    await page.shows(MARKUP, ".turn.assistant .content")
