@@ -33,7 +33,7 @@ def main() -> None:
             console.print(Text(f"$ {command}", style="bold green"))
             printed = output(command, home, environ | {"COLUMNS": str(COLUMNS)})
             console.print(Text(hidden(printed, home)))
-    # A picture must not fetch fonts from a server: those of the reader will do.
+    # Use the reader's fonts: the picture must not download any.
     svg = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="reconciler"), flags=re.DOTALL)
     PICTURE.write_text(svg.replace("Fira Code, monospace", "Menlo, monospace"), "utf-8")
 

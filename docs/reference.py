@@ -1,4 +1,4 @@
-"""The command line as tables, from its own parser."""
+"""Tables of the command line, generated from its parser."""
 
 import inspect
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ WHERE = ("RECONCILER_URL", "RECONCILER_TOKEN_FILE")
 
 
 def commands() -> str:
-    """Every command: what it does, how it is called, its options, its examples."""
+    """Sections of all commands, with help text, usage, options and examples."""
     return "\n".join(line for path, command in walk() for line in _section(path, command))
 
 
 def exit_codes() -> str:
-    """What each exit code means."""
+    """Table of the exit codes."""
     rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
     return "\n".join(["| exit code | meaning |", "|---|---|", *rows, ""])
 
 
 def variables() -> str:
-    """Every environment variable that stands for an option, and for which commands it does."""
+    """Table of the environment variables that set options, with their commands."""
     users: dict[str, list[str]] = {}
     meanings: dict[str, str] = {}
     for path, command in walk():
@@ -32,15 +32,15 @@ def variables() -> str:
                 meanings.setdefault(variable, f"`{option.opts[-1]}`")
     rows = []
     for variable, names in sorted(users.items()):
-        who = f"`{names[0]}`" if len(names) == 1 else "all that ask the daemon"
+        who = f"`{names[0]}`" if len(names) == 1 else "all that contact the daemon"
         if "serve" in names and len(names) > 1:
-            who = "`serve`, and all that ask the daemon"
+            who = "`serve`, and all that contact the daemon"
         rows.append(f"| `{variable}` | {meanings[variable]} | {who} |")
-    return "\n".join(["| variable | option | of |", "|---|---|---|", *rows, ""])
+    return "\n".join(["| variable | option | commands |", "|---|---|---|", *rows, ""])
 
 
 def walk() -> Iterator[tuple[str, click.Command]]:
-    """Every command by the words that call it, in the order of the help."""
+    """Yield all commands with their full names, in the order of the help."""
     context = click.Context(main, info_name="reconciler")
     for names in COMMANDS.values():
         for name in names:
@@ -53,12 +53,12 @@ def walk() -> Iterator[tuple[str, click.Command]]:
 
 
 def options(command: click.Command) -> list[click.Option]:
-    """The options of a command."""
+    """Options of a command."""
     return [p for p in command.params if isinstance(p, click.Option)]
 
 
 def own(command: click.Command) -> list[click.Option]:
-    """Without those that say where the daemon is, which most commands have."""
+    """Options of a command, except those for the address and token of the daemon."""
     return [o for o in options(command) if command.name == "serve" or o.envvar not in WHERE]
 
 

@@ -3,10 +3,10 @@
 `schema NAME` tabulates a published schema, `schema NAME PREFIX` with a prefix before each key;
 `keys KIND` lists keys of completion requests that are handled in that way;
 `embedding-keys KIND` lists those of requests for embeddings;
-`families` lists how families of models write reasoning and tool calls;
-`commands`, `exit-codes` and `variables` tell of the command line;
+`families` lists the forms of reasoning and tool calls by model family;
+`commands`, `exit-codes` and `variables` describe the command line;
 `clients` lists the clients that the tests run, with their versions;
-`recipe TOOL` is what `launch TOOL --print` prints.
+`recipe TOOL` is the output of `launch TOOL --print`.
 """
 
 import json
@@ -30,15 +30,15 @@ TABLE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> list[Path]:
-    """Every page of the docs, with those of the HTTP API."""
+    """Paths of all pages of the docs, including those of the HTTP APIs."""
     docs = Path(__file__).parent
     return sorted([*docs.glob("*.md"), *docs.glob("http/*.md")])
 
 
 def filled(path: Path) -> str:
-    """The text of a page with its tables regenerated from the schemas.
+    """Text of a page with regenerated tables.
 
-    Pages of the HTTP API link to the objects that several of them contain.
+    Pages of the HTTP API link to the page with objects that several of them contain.
     """
     objects = "objects.md" if path.parent.name == "http" else ""
 
@@ -102,12 +102,12 @@ def _families() -> str:
 
 
 def _marks(region: Region) -> str:
-    """The opening and the closing mark of a region, without the escapes of their patterns."""
+    """Opening and closing mark of a region, without the escapes of their patterns."""
     return re.sub(r"\\(.)", r"\1", f"{region.opens}…{region.closes}").replace("\n", "")
 
 
 def _code(text: str) -> str:
-    """Code in the cell of a table."""
+    """Code formatted for a table cell."""
     cell = text.replace("|", "\\|")
     return f"`` {cell} ``" if "`" in cell else f"`{cell}`"
 
@@ -144,7 +144,7 @@ def _with_values(name: str, neutral: tuple[Any, ...]) -> str:
 
 
 def _refused(key: Key) -> str:
-    """A key with the values that pass, if they are others than those that ask for nothing."""
+    """Key with its accepted values, unless these are the common neutral values."""
     values = ", ".join(f"`{json.dumps(value)}`" for value in key.neutral if value not in NOTHING)
     if set(map(repr, NOTHING)) <= set(map(repr, key.neutral)):
         return f"`{key.name}`" + (f" (also {values})" if values else "")
@@ -164,7 +164,7 @@ def _rows(node: dict[str, Any], prefix: str) -> list[str]:
 
 
 def _inner(value: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """What stands inside, with what leads to it; what has a table of its own is not repeated."""
+    """Path separator and schema of nested keys; None for schemas with a table of their own."""
     if "properties" in value:
         return ".", value
     items = value.get("items", {})
@@ -212,4 +212,4 @@ if __name__ == "__main__":
         text = filled(page)
         if page.read_text("utf-8") != text:
             page.write_text(text, "utf-8")
-            sys.stdout.write(f"{page.name} is filled anew\n")
+            sys.stdout.write(f"{page.name} is updated\n")

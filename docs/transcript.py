@@ -1,6 +1,6 @@
 """Write first-five-minutes.md: real commands, a real daemon, the demo's model.
 
-`python -m docs.transcript` runs everything in a directory of its own and leaves nothing behind.
+`python -m docs.transcript` runs all commands in a temporary directory, which it removes afterwards.
 """
 
 import os
@@ -30,32 +30,35 @@ spec:
 """
 
 STEPS = (
-    ("What is there? The demo's model stands in for one of yours.", "reconciler ls"),
-    ("Would it fit?", "reconciler estimate demo/questions --context-length 4096"),
+    ("List the models on disk. The demo's model serves as an example.", "reconciler ls"),
     (
-        "Ask it something. It is loaded first.",
+        "Estimate the memory of a load.",
+        "reconciler estimate demo/questions --context-length 4096",
+    ),
+    (
+        "Ask a question. The model is loaded first.",
         'reconciler run demo/questions --temperature 0 "What is the capital of Japan?"',
     ),
-    ("It stays loaded, with the settings that are really in force.", "reconciler ps -o wide"),
+    ("It stays loaded. The table shows the settings in force.", "reconciler ps -o wide"),
     (
-        "A second instance shares the weights of the first.",
+        "Load a second instance, which shares the weights of the first.",
         "reconciler load demo/questions --name narrow --num-experts 1",
     ),
-    ("The same as a file, for good.", "cat assistant.yaml"),
-    ("Is it right, and what would it change?", "reconciler validate assistant.yaml"),
+    ("Declare an instance in a manifest.", "cat assistant.yaml"),
+    ("Validate the manifest and preview its changes.", "reconciler validate assistant.yaml"),
     (None, "reconciler plan -f assistant.yaml"),
     (None, "reconciler apply -f assistant.yaml --wait"),
-    ("Change it.", "sed -i.old s/1024/2048/ assistant.yaml"),
+    ("Change the manifest.", "sed -i.old s/1024/2048/ assistant.yaml"),
     (None, "reconciler diff -f assistant.yaml"),
     (None, "reconciler apply -f assistant.yaml --wait"),
-    ("All that is known of it.", "reconciler describe assistant"),
-    ("What was, and what happened.", "reconciler history"),
-    ("A typo is answered.", "reconciler lod demo/questions"),
-    ("Clear up.", "reconciler delete assistant"),
+    ("Show the spec, status and history of the record.", "reconciler describe assistant"),
+    ("List past specs and their outcomes.", "reconciler history"),
+    ("A mistyped command gets a suggestion.", "reconciler lod demo/questions"),
+    ("Clean up.", "reconciler delete assistant"),
     (None, "reconciler unload narrow demo/questions"),
     (None, "reconciler ps"),
 )
-"""What is said before a command, and the command."""
+"""Introductions (None: none) and their commands."""
 
 HEAD = """\
 # The first five minutes
@@ -76,20 +79,22 @@ def main() -> None:
 
 
 def written() -> str:
-    """The page, from commands that are run now."""
+    """Run the commands and return the page."""
     with running() as (home, environ, ready):
         page = HEAD.format(ready=re.sub(r":\d+$", ":1234", ready)) + _steps(home, environ)
         return hidden(page, home)
 
 
 def hidden(text: str, home: Path) -> str:
-    """The text without the directories of this run."""
+    """Text without the directories of this run."""
     return text.replace(str(home), "~").replace(str(DEMO_MODEL), "~/models/questions")
 
 
 @contextmanager
 def running() -> Iterator[tuple[Path, dict[str, str], str]]:
-    """A daemon with the demo's model: its home, the environment of commands, its first line."""
+    """Run a daemon with the demo's model; yield its home, the commands' environment, and its first
+    line of output.
+    """
     with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as directory:
         home = Path(directory).resolve()
         model = home / ".reconciler" / "models" / "demo" / "questions"
@@ -114,7 +119,7 @@ def running() -> Iterator[tuple[Path, dict[str, str], str]]:
 
 
 def output(command: str, home: Path, environ: dict[str, str]) -> str:
-    """What a command prints, as the user of that home sees it."""
+    """Output of a command, run by the user of that home."""
     done = subprocess.run(
         [sys.executable, "-m", *shlex.split(command)]
         if command.startswith("reconciler")
@@ -132,16 +137,16 @@ def output(command: str, home: Path, environ: dict[str, str]) -> str:
 
 def _steps(home: Path, environ: dict[str, str]) -> str:
     parts = []
-    for words, command in STEPS:
-        if words is not None:
-            parts.append(f"\n{words}\n")
+    for introduction, command in STEPS:
+        if introduction is not None:
+            parts.append(f"\n{introduction}\n")
         out = output(command, home, environ)
         parts.append(f"\n```console\n$ {command}\n{out}```\n")
     return "".join(parts)
 
 
 def masked(page: str) -> str:
-    """Without what differs from run to run: numbers, and the spaces around them."""
+    """Page without the parts that vary between runs: numbers, and the spaces around them."""
     return re.sub(r"[\d.]+ ?([kMG]?B|s|m|h|d)?\b|[0-9a-f]{16}| {2,}", " ", page)
 
 

@@ -328,7 +328,7 @@ class SourceSync:
             take = partial(self._when_writable, partial(self._absorb, snapshot))
             self._after_passes(PASSES_BETWEEN_PIECES, take)
             return
-        self._remember(result.memory, touched)
+        self._remember(result.memory, touched - removed.keys())
         self._to_go &= result.memory.missing.keys()
         before, self.view = (
             self.view,

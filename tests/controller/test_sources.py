@@ -253,6 +253,16 @@ async def test_a_thousand_records_are_applied_in_batches(bench: Bench) -> None:
     assert feed(bench).view is not None
 
 
+async def test_a_source_is_followed_after_one_commit_changes_and_removes_a_record(
+    bench: Bench,
+) -> None:
+    """Regression: the removed record was counted but not compared; the next commit failed."""
+    await loaded(bench, "one", "a", "b")
+    await pushed(bench, "two", "b")
+    await pushed(bench, "three", "b", "c")
+    assert declared(bench) == {"b", "c"}
+
+
 async def test_documents_of_many_files_are_selected_outside_the_event_loop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
