@@ -1,4 +1,4 @@
-"""The command line. Each command is in a module of its own, imported when it is needed."""
+"""The command line. Each command has its own module, imported on first use."""
 
 import sys
 from importlib import import_module
@@ -11,20 +11,20 @@ import click
 HOME = Path("~/.reconciler").expanduser()
 
 EXIT_CODES = {
-    0: "done; for `plan` and `diff`: nothing would change",
-    1: "refused, or failed; the message says why",
+    0: "success; for `plan` and `diff`: nothing would change",
+    1: "rejected or failed; the message gives the reason",
     2: "for `plan` and `diff`: something would change",
-    3: "nothing answers at the daemon's address; for `service status`: it does not run",
-    4: "there is no such record, model or instance; for `service status`: it is not installed",
-    5: "not so in time",
-    64: "the command line is wrong",
-    130: "ended by Ctrl-C",
-    143: "ended by SIGTERM",
+    3: "no daemon answers at its address; for `service status`: the service is not running",
+    4: "no such record, model or instance; for `service status`: the service is not installed",
+    5: "a wait timed out",
+    64: "invalid command line",
+    130: "interrupted by Ctrl-C",
+    143: "terminated by SIGTERM",
 }
 
 INTERRUPTED, TERMINATED = 130, 143
 
-# click's own is 2, which `plan` and `diff` use as terraform and git do.
+# click's default is 2, which `plan` and `diff` use, as terraform and git do.
 click.UsageError.exit_code = 64
 
 COMMANDS = {
@@ -39,10 +39,10 @@ COMMANDS = {
     ),
     "Sources": ("sources", "sync", "confirm", "suspend", "resume"),
     "Fleet": ("fleet",),
-    "Look": ("open", "top", "bench", "events", "history", "logs"),
-    "More": ("completion", "man", "version"),
+    "Observe": ("open", "top", "bench", "events", "history", "logs"),
+    "Other": ("completion", "man", "version"),
 }
-"""By the heading of the help under which they stand."""
+"""Commands by their heading in the help."""
 
 MODULES = {
     "load": "instances",
@@ -75,43 +75,46 @@ MODULES = {
     "completion": "meta",
     "version": "meta",
 }
-"""Where a command is, if not in a module of its name."""
+"""Modules of commands whose module has another name."""
 
 
 class Commands(click.Group):
-    """Commands that are imported when they are asked for."""
+    """Group whose commands are imported on first use."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; Ctrl-C ends it without a message."""
+        """Run the command. Ctrl-C exits without a message."""
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """All of them, in the order of the help."""
+        """Names of all commands, in the order of the help."""
         return [name for names in COMMANDS.values() for name in names]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """The command of that name."""
+        """Import and return a command; None if there is none of that name."""
         if name not in self.list_commands(context):
             return None
         module = import_module(f"reconciler.cli.{MODULES.get(name, name)}")
-        # Python's own words cannot name a function.
+        # A function cannot be named like a Python keyword.
         command: click.Command = getattr(module, f"{name}_" if iskeyword(name) else name)
         return command
 
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Suggest what may have been meant; click would look among imported commands only."""
+        """Suggest similar names if there is no such command.
+
+        click would only search the imported commands.
+        """
         names = self.list_commands(context)
         if args[0] not in names:
             raise click.NoSuchCommand(args[0], possibilities=names, ctx=context)
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Under their headings."""
+        """Write the commands under their headings."""
         for heading, names in COMMANDS.items():
             commands = [(name, self.get_command(context, name)) for name in names]
             with formatter.section(heading):

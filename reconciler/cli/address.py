@@ -1,13 +1,13 @@
-"""The daemon's address, as people write it: `127.0.0.1:1234`, or a client's base URL with `/v1`."""
+"""The daemon's address as users write it: `127.0.0.1:1234`, or a base URL with `/v1`."""
 
 from urllib.parse import urlsplit
 
 SUFFIXES = ("/api/v1", "/api/v0", "/api", "/v1")
-"""Paths of APIs that are dropped from the end, the longest first; commands add their own."""
+"""API paths removed from the end of an address, longest first; commands add their own."""
 
 
 def normalize(url: str) -> str:
-    """The address with a scheme and without the path of an API. Raises ValueError."""
+    """Add a missing scheme, and remove the path of an API. Raises ValueError."""
     text = url.strip()
     full = text if "://" in text else f"http://{text}"
     try:
@@ -17,7 +17,7 @@ def normalize(url: str) -> str:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment or any(c.isspace() for c in full):
-        raise ValueError(f"'{url}' is no address of a daemon; write HOST:PORT or http://HOST:PORT")
+        raise ValueError(f"'{url}' is not a daemon's address; write HOST:PORT or http://HOST:PORT")
     full = full.rstrip("/")
     for suffix in SUFFIXES:
         if full.endswith(suffix):

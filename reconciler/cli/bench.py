@@ -1,7 +1,7 @@
-"""`bench`: how fast an instance answers one request, and several at once.
+"""`bench`: measure the speed of an instance for one request and for concurrent requests.
 
-Each request has a prompt of its own, so that no kept KV cache makes it look faster than it is, and
-generates a fixed number of tokens, whatever the model would end with.
+Each request has a unique prompt, so that the prompt cache does not distort the result. Each
+generates a fixed number of tokens: the end-of-sequence token is ignored.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ WORDS = "The quick brown fox jumps over the lazy dog. "
 
 @dataclass(frozen=True)
 class Timed:
-    """One answer. Times are monotonic seconds."""
+    """Timing of one response. Times are monotonic seconds."""
 
     begin: float
     first: float
@@ -42,7 +42,7 @@ ROWS = (
 
 
 def summary(answers: list[Timed]) -> dict[str, Any]:
-    """One row: medians over answers that were asked for at once, and their common rate."""
+    """One table row: medians over concurrent responses, and their total rate."""
     wall = max(a.end for a in answers) - min(a.begin for a in answers)
     generated = sum(a.completion_tokens for a in answers)
     rates = [(a.completion_tokens - 1) / max(a.end - a.first, 1e-9) for a in answers]
@@ -65,11 +65,15 @@ def summary(answers: list[Timed]) -> dict[str, Any]:
     type=click.IntRange(1, 64),
     multiple=True,
     default=(1, 4, 8),
-    help="Requests at once; repeatable.",
+    help="Concurrent requests; repeatable.",
 )
-@click.option("--tokens", type=click.IntRange(2, 4096), default=64, help="To generate.")
-@click.option("--words", type=click.IntRange(1, 20_000), default=100, help="Of each prompt.")
-@click.option("--timeout", "seconds", type=Duration(least=1), default="5m", help="For all of it.")
+@click.option(
+    "--tokens", type=click.IntRange(2, 4096), default=64, help="Tokens to generate per request."
+)
+@click.option("--words", type=click.IntRange(1, 20_000), default=100, help="Words per prompt.")
+@click.option(
+    "--timeout", "seconds", type=Duration(least=1), default="5m", help="Deadline for the whole run."
+)
 @output
 @asks
 async def bench(
@@ -84,24 +88,25 @@ async def bench(
 ) -> None:
     """Measure tokens per second and the time to the first token of the instance NAME.
 
-    FIRST TOKEN is the median time from a request to its first token, EACH the median rate of one
-    answer after that. TOGETHER is the tokens of all answers by the time until the last one ended.
+    FIRST TOKEN is the median time from a request to its first token. EACH is the median rate of a
+    response after its first token. TOGETHER is the total rate: the tokens of all responses, divided
+    by the time until the last one ended.
     """
     rows = []
     try:
         async with asyncio.timeout(seconds):
-            await _ask(client, name, words=1, tokens=2)  # loads what is idle
+            await _ask(client, name, words=1, tokens=2)  # loads an idle instance
             for count in counts:
                 asked = (_ask(client, name, words, tokens) for _ in range(count))
                 rows.append(summary(list(await asyncio.gather(*asked))))
     except TimeoutError:
-        message = f"not done after {seconds:g} s; ask for fewer --tokens, or a longer --timeout"
+        message = f"not done after {seconds:g} s; use fewer --tokens, or a longer --timeout"
         raise NotInTimeError(message) from None
     show(rows, ROWS, form, empty="", name="requests")
 
 
 async def _ask(client: Client, name: str, words: int, tokens: int) -> Timed:
-    """Ask for one answer. Raises `DaemonError`."""
+    """Send one request and time it. Raises `DaemonError`."""
     messages = [{"role": "user", "content": _prompt(words)}]
     more = {"max_tokens": tokens, "ignore_eos": True, "stream_options": {"include_usage": True}}
     begin = time.monotonic()
@@ -113,7 +118,7 @@ async def _ask(client: Client, name: str, words: int, tokens: int) -> Timed:
         usage = chunk.get("usage") or usage
     end = time.monotonic()
     if usage is None:
-        raise DaemonError(500, f"the answer of {name} broke off")
+        raise DaemonError(500, f"the response of {name} ended early")
     return Timed(
         begin,
         end if first is None else first,
@@ -124,7 +129,7 @@ async def _ask(client: Client, name: str, words: int, tokens: int) -> Timed:
 
 
 def _prompt(words: int) -> str:
-    """So many words, which begin unlike those of any other prompt."""
+    """A prompt of `words` words with a unique beginning."""
     sentence = WORDS.split()
     filled = [sentence[i % len(sentence)] for i in range(words - 1)]
     return " ".join([str(time.monotonic_ns()), *filled])

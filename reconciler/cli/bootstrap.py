@@ -1,4 +1,4 @@
-"""`reconciler serve`: put the rooms together and run them until a signal."""
+"""`reconciler serve`: create the daemon's components and run them until a signal."""
 
 import asyncio
 import os
@@ -34,21 +34,21 @@ from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
 
 SHUTDOWN_SECONDS = 2.0
-"""For answers to be sent whose requests were cut off when the daemon stops."""
+"""Time for requests that a shutdown interrupts to send their response."""
 
 STOP_SECONDS = 50.0
-"""After the first signal: running requests have 30, and workers 10 to end."""
+"""Deadline after the first signal: running requests have 30 s to end, and workers 10 s."""
 
 AT_ONCE_SECONDS = 13.0
-"""After the second signal."""
+"""Deadline after the second signal."""
 
 EX_SOFTWARE = 70
-"""Exit code where the process did not end by itself; sysexits.h."""
+"""Exit code if a deadline ends the process; from sysexits.h."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line or the environment said."""
+    """Options from the command line or the environment."""
 
     manifests: Path | None
     models: tuple[Path, ...]
@@ -64,24 +64,24 @@ class Options:
     log_file: Path | None = None
     git: Sequence[Following] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
-    """That were given, besides the facts of the machine."""
+    """Labels given by the user, in addition to the machine's own."""
     suspend_sources: bool = False
     probe_interval: float = PROBE_SECONDS
-    """Seconds."""
+    """Seconds between two probes of a worker."""
     wired_limit: str = "off"
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
     spare_worker: bool = True
     """True if a worker is started before it is needed."""
     allow_origins: Sequence[str] = ()
-    """Pages that may use the daemon; see `Access`."""
+    """Origins of web pages that may use the daemon; see `Access`."""
     allow_hosts: Sequence[str] = ()
-    """Names by which it may be spoken to; see `Access`."""
+    """Host names accepted in requests; see `Access`."""
     serves_page: bool = True
     """True if browsers get the live page."""
 
 
 def run(options: Options) -> None:
-    """Run the daemon. Raises `click.ClickException`, one line, where it cannot start."""
+    """Run the daemon. Raises `click.ClickException`, with one line, if it cannot start."""
     _configure_log(options)
     _check_names(options)
     token = _token(options)
@@ -99,7 +99,7 @@ def run(options: Options) -> None:
             run_directory = sockets.prepare(options.state)
         except OSError as error:
             store.close()
-            message = f"cannot make the directory of the workers' sockets: {error}"
+            message = f"cannot create the directory of the workers' sockets: {error}"
             raise click.ClickException(message) from None
         try:
             looks.run(_serve(options, token, listener, store, run_directory))
@@ -117,7 +117,7 @@ async def _serve(
     stop, at_once = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
-        """Stop; at a second signal, at once. Whatever hangs, the process ends in time."""
+        """Stop; at a second signal, at once. A watchdog ends the process if something hangs."""
         seconds = AT_ONCE_SECONDS if stop.is_set() else STOP_SECONDS
         watchdog = threading.Timer(seconds, os._exit, (EX_SOFTWARE,))
         watchdog.daemon = True
@@ -169,7 +169,7 @@ async def _serve(
     runner = web.AppRunner(
         app,
         shutdown_timeout=SHUTDOWN_SECONDS,
-        handler_cancellation=True,  # a client that goes away frees what it had
+        handler_cancellation=True,  # a client that disconnects frees its resources
     )
     await runner.setup()
     await controller.start()
@@ -189,7 +189,7 @@ def _listen(options: Options) -> socket.socket:
     except OSError as error:
         address = f"{options.host}:{options.port}"
         raise click.ClickException(
-            f"cannot listen on {address}: {error.strerror}; name another port with --port"
+            f"cannot listen on {address}: {error.strerror}; choose another port with --port"
         ) from None
 
 
@@ -203,7 +203,7 @@ def _token(options: Options) -> str | None:
         if not is_loopback(options.host):
             raise click.ClickException(
                 f"listening on {options.host} lets others load models here; "
-                "name a file with a token for them with --token-file"
+                "require a token with --token-file"
             )
         check_pages(options.allow_origins, options.token_file)
         return None
@@ -220,14 +220,14 @@ def _token(options: Options) -> str | None:
 
 
 def _check_names(options: Options) -> None:
-    """Raises `click.ClickException` where a directory's name is no text: JSON cannot hold it."""
+    """Raise `click.ClickException` if a directory's name is not UTF-8: JSON cannot hold it."""
     places = (options.state, options.hub_cache, options.lm_studio, *options.models)
     for place in (*places, options.manifests):
         try:
             str(place).encode()
         except UnicodeEncodeError:
             shown = whole(str(place))
-            message = f"the name of {shown} is not UTF-8; rename it, or name another directory"
+            message = f"the name of {shown} is not UTF-8; rename it, or use another directory"
             raise click.ClickException(message) from None
 
 

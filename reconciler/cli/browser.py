@@ -1,4 +1,4 @@
-"""`open`: the live page in a browser."""
+"""`open`: open the live page in a browser."""
 
 import webbrowser
 
@@ -11,7 +11,7 @@ from reconciler.cli.client import Client, asks
 @click.option("--print", "only_print", is_flag=True, help="Print the address; open nothing.")
 @asks
 async def open(client: Client, *, only_print: bool) -> None:  # noqa: A001  the command's name
-    """Open the live page in a browser: what is declared, what is loaded, and why.
+    """Open the live page in a browser: records, instances and their status.
 
     The page asks for the token if the daemon requires one.
     """

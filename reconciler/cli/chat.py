@@ -1,4 +1,4 @@
-"""`run`: load if needed, then answer one prompt or chat."""
+"""`run`: load a model if needed, then answer one prompt or chat."""
 
 import sys
 from pathlib import Path
@@ -27,18 +27,18 @@ HISTORY = HOME / "chat-history"
 @click.argument("model", shell_complete=completing.names_and_models)
 @click.argument("prompt", required=False)
 @click.option("--name", help="Name of the instance.  [default: the model's identifier]")
-@click.option("--system", help="A system message to begin with.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="Of sampling.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Of each answer.")
+@click.option("--system", help="System message.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens per answer.")
 @click.option(
     "--verbose",
     is_flag=True,
-    help="After each answer: tokens per second, time to first token, cached tokens.",
+    help="Print tokens per second, time to first token and cached tokens after each answer.",
 )
 @click.option(
     "--history/--no-history",
     default=True,
-    help=f"Keep typed lines in {HISTORY.name} of ~/.reconciler, for the arrow keys and Ctrl-R.",
+    help=f"Keep typed lines in ~/.reconciler/{HISTORY.name}, for the arrow keys and Ctrl-R.",
 )
 @settings
 @asks
@@ -57,13 +57,13 @@ async def run(
 ) -> None:
     """Answer PROMPT with MODEL, a model or an instance; without PROMPT, chat until Ctrl-D.
 
-    A model that is not loaded is loaded. What is piped in is put before PROMPT. In a chat, /help
-    lists the commands; Ctrl-C stops an answer.
+    MODEL is loaded if needed. Piped input is put before PROMPT. In a chat, /help lists the
+    commands; Ctrl-C stops an answer.
     """
     piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     question = "\n\n".join(part for part in (piped, prompt) if part)
     if not question and not sys.stdin.isatty():
-        raise click.ClickException("there is nothing to ask; give a PROMPT, or pipe one in")
+        raise click.ClickException("there is no prompt; give a PROMPT, or pipe one in")
     instance = await _instance(client, model, name, asked)
     talk = Talk(client, instance, verbose=verbose)
     for key, value in (
@@ -82,9 +82,10 @@ async def run(
 
 
 async def _instance(client: Client, model: str, name: str | None, asked: dict[str, Any]) -> str:
-    """The instance to ask: one of the name `model`, or what a load answers. Raises `DaemonError`.
+    """Name of the instance to use; loads one unless a record has the name `model`.
 
-    A record is not loaded anew: a request wakes it up, and waits until it is ready.
+    A record needs no load: a request wakes its instance up and waits until it is ready.
+    Raises `DaemonError`.
     """
     if name is None:
         try:
@@ -105,7 +106,7 @@ async def _instance(client: Client, model: str, name: str | None, asked: dict[st
 
 
 def _history(path: Path) -> Path:
-    """The file of typed lines, which its owner alone can read. Raises `click.ClickException`."""
+    """The file of typed lines, readable by its owner only. Raises `click.ClickException`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)

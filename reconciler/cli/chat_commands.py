@@ -1,4 +1,4 @@
-"""The commands of a chat: lines that begin with a slash."""
+"""Commands of a chat: lines that begin with a slash."""
 
 import json
 from collections.abc import Callable
@@ -14,22 +14,23 @@ from reconciler.core.near import hint
 
 HELP = {
     "/help": "list these commands",
-    "/clear": "forget the messages; parameters stay",
+    "/clear": "delete the messages; parameters stay",
     "/set": "list the parameters",
-    "/set KEY VALUE": "set a parameter; without VALUE, go back to the default",
-    "/show": "show the instance, its settings in force, and the parameters",
-    "/save FILE": "write the messages and parameters to a new file, as JSON",
+    "/set KEY VALUE": "set a parameter; without VALUE, reset it to the default",
+    "/show": "show the instance, its effective settings, and the parameters",
+    "/save FILE": "save the messages and parameters to a new JSON file",
     "/bye": "end the chat, as Ctrl-D does",
 }
 
 KEYS = """\
-Enter sends, Alt-Enter (or Esc, then Enter) begins a new line; a text between \""" and \""" may have
-several lines. Up and Ctrl-R find earlier lines. Ctrl-C stops an answer. // begins a message with /.
+Enter sends; Alt-Enter (or Esc, then Enter) starts a new line. Text between \""" and \""" may have
+several lines. Up and Ctrl-R find earlier lines. Ctrl-C stops an answer. Type // for a message that
+starts with /.
 """
 
 
 class ByeError(Exception):
-    """The chat ends."""
+    """Raised to end the chat."""
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:
@@ -54,16 +55,16 @@ def _switch(text: str) -> bool:
 
 
 PARAMETERS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "system": (str, "a text"),
+    "system": (str, "text"),
     "temperature": (_number(0, 2), "a number from 0 to 2"),
     "top_p": (_number(0, 1), "a number from 0 to 1"),
-    "max_tokens": (_positive, "a whole number of 1 or more"),
+    "max_tokens": (_positive, "an integer of 1 or more"),
     "verbose": (_switch, "on or off"),
 }
 
 
 async def execute(talk: Talk, line: str) -> None:
-    """Do what a line says that begins with `/`. Raises `ByeError` and `click.ClickException`."""
+    """Execute a line that begins with `/`. Raises `ByeError` and `click.ClickException`."""
     command, _, rest = line.partition(" ")
     rest = rest.strip()
     match command:
@@ -73,7 +74,7 @@ async def execute(talk: Talk, line: str) -> None:
             click.echo(KEYS, nl=False)
         case "/clear":
             talk.messages.clear()
-            click.echo("the messages are forgotten")
+            click.echo("the messages are deleted")
         case "/set":
             set_parameter(talk, rest)
         case "/show":
@@ -97,7 +98,7 @@ def set_parameter(talk: Talk, text: str) -> None:
     value = value.strip()
     if key not in PARAMETERS:
         known = ", ".join(PARAMETERS)
-        raise click.ClickException(f"there is no parameter '{key}'; there are {known}")
+        raise click.ClickException(f"there is no parameter '{key}'; the parameters are {known}")
     convert, meaning = PARAMETERS[key]
     try:
         converted = convert(value) if value else None
@@ -125,14 +126,14 @@ async def _show(talk: Talk) -> None:
     config = record["status"]["config"]
     click.echo(f"instance:    {talk.instance}")
     click.echo(f"model:       {record['spec']['model']}")
-    click.echo(f"in force:    {config_text(config) if config is not None else 'not loaded'}")
+    click.echo(f"settings:    {config_text(config) if config is not None else 'not loaded'}")
     click.echo(f"messages:    {len(talk.messages)}")
     _list_parameters(talk)
 
 
 def _save(talk: Talk, name: str) -> None:
     if not name:
-        raise click.ClickException("name a file: /save FILE")
+        raise click.ClickException("give a file: /save FILE")
     messages, parameters = talk.request()
     text = json.dumps(
         {"model": talk.instance, "messages": messages} | parameters, indent=2, ensure_ascii=False
@@ -141,7 +142,7 @@ def _save(talk: Talk, name: str) -> None:
         with Path(name).expanduser().open("x", encoding="utf-8") as file:
             file.write(text + "\n")
     except FileExistsError:
-        raise click.ClickException(f"{name} exists already; name another file") from None
+        raise click.ClickException(f"{name} already exists; choose another file") from None
     except OSError as error:
         raise click.ClickException(f"cannot write {name}: {error.strerror}") from None
     click.echo(f"{len(messages)} messages are saved in {name}")

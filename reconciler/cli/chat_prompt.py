@@ -1,4 +1,4 @@
-"""A chat at a terminal: lines are edited with prompt_toolkit, and Ctrl-C stops an answer alone."""
+"""Interactive chat: line editing with prompt_toolkit; Ctrl-C stops only the current answer."""
 
 import asyncio
 import signal
@@ -28,7 +28,7 @@ async def converse(talk: Talk, history: Path | None) -> None:
         prompt_continuation="... ",
         enable_open_in_editor=False,
     )
-    click.echo("Ask, and end with Ctrl-D; /help lists the commands.", err=True)
+    click.echo("Type a message; Ctrl-D ends the chat, /help lists the commands.", err=True)
     while True:
         try:
             line = await session.prompt_async(PROMPT)
@@ -56,7 +56,7 @@ async def _answer(talk: Talk, line: str) -> None:
 
 
 async def _until_interrupted(work: Awaitable[None]) -> None:
-    """Wait for `work`, which Ctrl-C cancels."""
+    """Wait for `work`; Ctrl-C cancels it."""
     task = asyncio.ensure_future(work)
     loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
     loop.add_signal_handler(signal.SIGINT, task.cancel)
@@ -73,7 +73,7 @@ async def _until_interrupted(work: Awaitable[None]) -> None:
 
 
 def unquoted(text: str) -> str:
-    """The message of what was typed, without quotes around several lines."""
+    """The typed message without the quotes of a multi-line text."""
     text = text.strip()
     if is_open(text) or not text.startswith(QUOTES):
         return text

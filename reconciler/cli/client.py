@@ -1,4 +1,4 @@
-"""The daemon's HTTP, as commands use it."""
+"""HTTP client of the daemon, for commands."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ DEFAULT_URL = "http://127.0.0.1:1234"
 
 
 class DaemonError(click.ClickException):
-    """The daemon's own words, with the HTTP status."""
+    """An error that the daemon reported, with its message and HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -36,25 +36,25 @@ class NotFoundError(DaemonError):
 
 
 class NotInTimeError(click.ClickException):
-    """What was waited for is not so."""
+    """A wait timed out."""
 
     exit_code = 5
 
 
 class UnreachableError(click.ClickException):
-    """Nothing answers, or nothing that is a daemon of ours."""
+    """The address is unreachable, or its server is not a reconciler daemon."""
 
     exit_code = 3
 
     def __init__(self, url: str, why: str = "nothing answers") -> None:
         super().__init__(
             f"{why} at {url}; start the daemon with `reconciler serve`, "
-            "or name its address with --url or RECONCILER_URL"
+            "or give its address with --url or RECONCILER_URL"
         )
 
 
 class Client:
-    """The daemon's HTTP, as JSON. Raises `DaemonError` and `UnreachableError`."""
+    """JSON over HTTP. Raises `DaemonError` and `UnreachableError`."""
 
     def __init__(
         self, url: str, session: aiohttp.ClientSession, token_file: Path | None = None
@@ -64,19 +64,19 @@ class Client:
         self._session = session
 
     async def get(self, path: str, **query: str) -> Any:
-        """GET."""
+        """Send a GET request."""
         return await self._ask("GET", path, params=query)
 
     async def post(self, path: str, body: Any) -> Any:
-        """POST."""
+        """Send a POST request."""
         return await self._ask("POST", path, json=body)
 
     async def put(self, path: str, body: Any, **query: str) -> Any:
-        """PUT."""
+        """Send a PUT request."""
         return await self._ask("PUT", path, json=body, params=query)
 
     async def delete(self, path: str) -> Any:
-        """DELETE."""
+        """Send a DELETE request."""
         return await self._ask("DELETE", path)
 
     async def _ask(self, method: str, path: str, **more: Any) -> Any:
@@ -90,7 +90,7 @@ class Client:
         try:
             body = await reply.json()
         except (aiohttp.ContentTypeError, ValueError):
-            raise UnreachableError(self.url, "something else than reconciler answers") from None
+            raise UnreachableError(self.url, "a server other than reconciler answers") from None
         if reply.status >= 400:
             message = body["error"]["message"]
             raise (
@@ -103,7 +103,7 @@ class Client:
     async def events(
         self, method: str, path: str, body: Any = None, **query: str
     ) -> AsyncIterator[tuple[str, Any]]:
-        """Type and data of server-sent events, as they come."""
+        """Type and data of each server-sent event, as it arrives."""
         try:
             async with self._session.request(
                 method,
@@ -124,16 +124,16 @@ class Client:
         except aiohttp.ClientConnectorError:
             raise UnreachableError(self.url) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            raise UnreachableError(self.url, "the daemon went away") from None
+            raise UnreachableError(self.url, "the daemon closed the connection") from None
 
     async def chat(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
-        """What is added to the answer of a chat, in pieces as they come: OpenAI's deltas."""
+        """Stream a chat completion as OpenAI's deltas."""
         async for chunk in self.chunks(model, messages, **more):
             for choice in chunk["choices"]:
                 yield choice["delta"]
 
     async def chunks(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
-        """The answer of a chat in pieces as they come: OpenAI's chunks."""
+        """Stream a chat completion as OpenAI's chunks."""
         body = {"model": model, "messages": messages, "stream": True} | more
         async for _, chunk in self.events("POST", "/v1/chat/completions", body):
             if chunk == "[DONE]":
@@ -144,9 +144,9 @@ class Client:
 
 
 def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
-    """Make a command of a coroutine function whose first argument is a client.
+    """Turn a coroutine function, whose first argument is a client, into a command.
 
-    Adds the options that say where the daemon is.
+    Adds the options for the daemon's address and token.
     """
 
     @click.option(
@@ -154,7 +154,7 @@ def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
         envvar="RECONCILER_URL",
         show_envvar=True,
         default=DEFAULT_URL,
-        help="Address of the daemon: HOST:PORT or a URL; the path of an API is dropped.",
+        help="Address of the daemon: HOST:PORT or a URL; the path of an API is removed.",
     )
     @click.option(
         "--token-file",
@@ -178,12 +178,12 @@ def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
 
 
 def bearer(token_file: Path | None) -> dict[str, str]:
-    """The header that shows a token. Raises `click.ClickException`."""
+    """The Authorization header for a token file. Raises `click.ClickException`."""
     return {} if token_file is None else {"Authorization": f"Bearer {read_token(token_file)}"}
 
 
 def read_token(token_file: Path) -> str:
-    """The token of a file. Raises `click.ClickException`."""
+    """Read a token from a file. Raises `click.ClickException`."""
     try:
         return token_file.read_text("utf-8").strip()
     except OSError as error:
@@ -197,7 +197,7 @@ async def _ask(
     token_file: Path | None,
     options: dict[str, Any],
 ) -> T:
-    # Loads and chats take as long as they take; a daemon that dies closes the connection.
+    # Loads and chats have no deadline; if the daemon dies, the connection closes.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(headers=bearer(token_file), timeout=timeout) as session:
         return await function(Client(url, session, token_file), **options)

@@ -1,7 +1,7 @@
-"""Completion of names, models, sources and files in shells.
+"""Shell completion of names, models, sources and files.
 
-The daemon is asked with a short timeout by the standard library's client. Where it does not answer,
-or refuses, nothing is completed and nothing is printed: a shell shows errors in the prompt.
+The daemon is queried with a short timeout and the standard library's HTTP client. If the request
+fails, nothing is completed and nothing is printed: a shell would show an error in the prompt.
 """
 
 import http.client
@@ -19,18 +19,18 @@ from reconciler.cli.address import normalize
 from reconciler.cli.client import DEFAULT_URL, bearer
 
 SECONDS = 1.0
-"""For the daemon to answer."""
+"""Timeout of a request to the daemon."""
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def files(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> Any:
-    """Files, by the shell itself."""
+    """Let the shell complete files."""
     return [CompletionItem(incomplete, type="file")]
 
 
 def _names_of(*lists: tuple[str, str, str]) -> Completer:
-    """Complete values of answers: a path, the key of a list there, and the key of its items."""
+    """Complete values from responses: a path, the key of a list, and the key in its items."""
 
     def complete(
         context: click.Context, parameter: click.Parameter, incomplete: str
@@ -61,7 +61,7 @@ names_and_sources = _names_of(_RECORDS, _SOURCES)
 
 
 def _answer(context: click.Context, path: str) -> dict[str, Any]:
-    """The daemon's answer; an empty one if there is none."""
+    """The daemon's response; empty if the request fails."""
     try:
         return _get(_url(context), path, context.params.get("token_file"))
     except (OSError, ValueError, http.client.HTTPException, click.ClickException):
@@ -69,9 +69,10 @@ def _answer(context: click.Context, path: str) -> dict[str, Any]:
 
 
 def _url(context: click.Context) -> str:
-    """As commands choose it: the option, that of `reconciler`, the variable, the default.
+    """The daemon's address, in the commands' order of precedence.
 
-    Raises ValueError for what is no address.
+    The command's option, the option of `reconciler`, the variable, the default.
+    Raises ValueError if it is not an address.
     """
     url = context.params.get("url")
     if context.get_parameter_source("url") is not ParameterSource.COMMANDLINE:

@@ -1,4 +1,4 @@
-"""A daemon of one's own, for the demo: started, spoken to over HTTP, ended."""
+"""A temporary daemon for the demo."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ START_SECONDS = 60.0
 
 @contextlib.asynccontextmanager
 async def running(home: Path) -> AsyncIterator[Client]:
-    """A daemon on a free port with everything under `home`; its log is `home`/log."""
+    """Run a daemon on a free port with all its files under `home`; it logs to `home`/log."""
     with (home / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *children.python("reconciler", "serve", "--port", "0"),

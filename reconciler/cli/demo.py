@@ -1,4 +1,4 @@
-"""`reconciler demo`: the main job on a small real model, start to finish."""
+"""`reconciler demo`: load, change and unload a small real model."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ spec:
 
 @click.command()
 def demo() -> None:
-    """Show the main job on a small real model, in a temporary directory."""
+    """Load, change and unload a small real model, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="reconciler-demo-") as directory:
         try:
             looks.run(_run(Path(directory).resolve()))
@@ -53,9 +53,9 @@ def demo() -> None:
 
 async def _run(home: Path) -> None:
     task = asyncio.current_task()
-    if task is not None:  # so that SIGTERM ends the daemon too
+    if task is not None:  # so that SIGTERM also ends the daemon
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    _step("A small model that was taught simple questions: a mixture of 8 experts, 2 at a time")
+    _step("A small model trained on simple questions: a mixture of 8 experts, 2 active per token")
     manifests, model = home / "manifests", home / "models" / MODEL
     manifests.mkdir()
     model.parent.mkdir(parents=True)
@@ -72,12 +72,12 @@ async def _run(home: Path) -> None:
         await _contract_request(client)
         await _manifest_changed(client, manifests)
         await _manifest_removed(client, manifests)
-        _step("Stop the daemon; its workers end with it")
+        _step("Stop the daemon and its workers")
     click.echo("done")
 
 
 async def _manifests_added(client: Client, manifests: Path) -> None:
-    _step("Drop two manifests; the second shares the first one's weights")
+    _step("Add two manifests; the second instance shares the weights of the first")
     _write(manifests, "assistant", context_length=1024)
     _print_record(await _ready(client, "assistant", generation=1))
     _write(manifests, "narrow", num_experts=1)
@@ -85,7 +85,7 @@ async def _manifests_added(client: Client, manifests: Path) -> None:
 
 
 async def _asked(client: Client) -> None:
-    _step("Ask; the answers come as they are generated")
+    _step("Ask questions; answers are streamed")
     for question, _ in QUESTIONS[:4]:
         click.echo(f"{question} ", nl=False)
         async for piece in _answer(client, "assistant", question):
@@ -94,7 +94,7 @@ async def _asked(client: Client) -> None:
 
 
 async def _compared(client: Client) -> None:
-    _step("See a setting act: one expert for each token, instead of two")
+    _step("Change a setting: one active expert per token instead of two")
     for name in ("assistant", "narrow"):
         right = 0
         for question, answer in QUESTIONS:
@@ -104,30 +104,30 @@ async def _compared(client: Client) -> None:
 
 
 async def _contract_request(client: Client) -> None:
-    _step("Load by HTTP, with the contract's request")
+    _step("Load by HTTP")
     body = {"model": MODEL, "config": {"context_length": 2048, "flash_attention": True}}
     _request("POST", "/api/v1/models/load", body)
     _json(await client.post("/api/v1/models/load", body))
-    click.echo("Asked again, the answer is the same instance, not a second copy:")
+    click.echo("The same request again returns the same instance, not a second copy:")
     again = await client.post("/api/v1/models/load", body)
     _json({key: again[key] for key in ("model_instance_id", "joined")})
 
 
 async def _manifest_changed(client: Client, manifests: Path) -> None:
-    _step("Change a manifest; the instance follows, and no weights are read again")
+    _step("Change a manifest; the instance is updated without reading the weights again")
     _write(manifests, "assistant", context_length=16)
     _print_record(await _ready(client, "assistant", generation=2))
     question = "What is the opposite of loud, and what is the capital of Finland?"
     click.echo(f"{question} ", nl=False)
     try:
         async for _ in _answer(client, "assistant", question):
-            raise click.ClickException("the context length was not kept")
+            raise click.ClickException("the context length was not enforced")
     except DaemonError as error:
         click.secho(error.message, fg="green")
 
 
 async def _manifest_removed(client: Client, manifests: Path) -> None:
-    _step("Remove a manifest; its instance unloads")
+    _step("Remove a manifest; its instance is unloaded")
     click.echo("$ rm manifests/assistant.yaml")
     (manifests / "assistant.yaml").unlink()
     try:
@@ -165,7 +165,7 @@ def _write(manifests: Path, name: str, **config: int) -> None:
 
 
 def _print_record(record: Any) -> None:
-    """The part of a record that answers: is it there, as what, and how long did it take?"""
+    """Print a record's readiness, effective settings and load times."""
     status = record["status"]
     ready = status["conditions"][0]
     click.secho(f"{record['name']}: {ready['reason']}, {ready['message']}", fg="green")
@@ -186,7 +186,7 @@ def _json(value: Any) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers as people read them."""
+    """Round all numbers to four decimals."""
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items()}
     if isinstance(value, list):

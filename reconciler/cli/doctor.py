@@ -1,4 +1,4 @@
-"""`doctor`: look at this machine, and say what is wrong and how to fix it."""
+"""`doctor`: check this machine, and report problems and their fixes."""
 
 import asyncio
 import json
@@ -30,19 +30,24 @@ from reconciler.models.places import Directory, HubCache, LMStudio, ModelRoot
 from reconciler.sources.directory import DirectorySource
 
 ASK_SECONDS = 5.0
-"""Of anything on the network."""
+"""Timeout of each network request."""
 
 MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("PROBLEM", "red")}
 
 
 @click.command(epilog="\b\nExamples:\n  reconciler doctor\n  reconciler doctor -- --port 8080")
-@click.option("--online", is_flag=True, help="Also ask whether the Hugging Face hub answers.")
+@click.option("--online", is_flag=True, help="Also check whether the Hugging Face hub answers.")
 @click.option(
-    "-o", "--output", "form", type=click.Choice(["text", "json"]), default="text", help="Form."
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Output format.",
 )
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVE-OPTION]...")
 def doctor(*, online: bool, form: str, options: tuple[str, ...]) -> None:
-    """Look at this machine as `serve` would; exit code 1 where there is a problem."""
+    """Check this machine for `serve`; exit code 1 if there is a problem."""
     with serve.make_context("serve", list(options)) as context, log.errors_only():
         found = looks.run(_examine(context.params, online=online))
     if form == "json":
@@ -62,7 +67,7 @@ def _print_finding(finding: Finding) -> None:
 
 
 async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
-    """Everything, in the order in which a newcomer would ask."""
+    """Run all checks; the most basic ones first."""
     platform = facts.platform(run_program)
     manifests, state = options["manifests"], options["state"]
     places: list[ModelRoot] = [
@@ -104,8 +109,8 @@ async def _examine(options: dict[str, Any], *, online: bool) -> list[Finding]:
 
 
 async def _machine(wired_limit: str) -> Machine | Problem:
-    """What a worker process says of MLX."""
-    # A short path: a socket's may have 104 bytes on macOS.
+    """Facts about MLX, from a worker process."""
+    # A short path: macOS limits a socket's path to 104 bytes.
     with tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp") as directory:
         worker = await WorkerProcess.start(Path(directory), wired_limit)
         try:
@@ -144,7 +149,7 @@ async def _hub() -> Finding:
 
 
 async def _ask(url: str, *, fails: bool = True) -> Any:
-    """What it answers; an answer that says it is not well is an error, unless it is wanted."""
+    """GET a JSON document; an error status raises `aiohttp.ClientError` if `fails`."""
     timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
         if fails:

@@ -22,14 +22,15 @@ ROUTE = "/api/v1/models/download"
 @click.option("--revision", help="Commit, branch or tag.  [default: main]")
 @asks
 async def pull(client: Client, *, model: str, revision: str | None) -> None:
-    """Download MODEL from the Hugging Face hub, from where an earlier attempt ended.
+    """Download MODEL from the Hugging Face hub, or resume its download.
 
-    The daemon downloads: after Ctrl-C it continues, until `reconciler downloads cancel`.
+    The daemon downloads in the background: Ctrl-C does not stop it; `reconciler downloads cancel`
+    does.
     """
     body = {"model": model} | ({"revision": revision} if revision else {})
     job = await client.post(ROUTE, body)
     if job["status"] == "already_downloaded":
-        click.echo(f"{model} is there already")
+        click.echo(f"{model} is already downloaded")
         if "message" in job:
             click.echo(f"note: {job['message']}", err=True)
         return
@@ -68,8 +69,8 @@ DOWNLOADS = (
 @output
 @asks
 async def list_(client: Client, *, form: str) -> None:
-    """List the downloads since the daemon started; `-o wide` says why one failed."""
-    show(await _jobs(client), DOWNLOADS, form, empty="nothing was downloaded", name="model")
+    """List the downloads since the daemon started; `-o wide` shows why one failed."""
+    show(await _jobs(client), DOWNLOADS, form, empty="there are no downloads", name="model")
 
 
 @downloads.command()
@@ -84,13 +85,13 @@ async def watch(client: Client, *, model: str) -> None:
 @click.argument("model", shell_complete=completing.models)
 @asks
 async def cancel(client: Client, *, model: str) -> None:
-    """Cancel the download of MODEL; the next one continues from there.
+    """Cancel the download of MODEL; the next download resumes it.
 
-    For a record with `download: if-missing` it begins again at the next attempt.
+    For a record with `download: if-missing`, the next load attempt restarts it.
     """
     job = await _latest(client, model)
     if job["status"] != "downloading":
-        raise click.ClickException(f"the download of {model} has ended: {job['status']}")
+        raise click.ClickException(f"the download of {model} has already ended: {job['status']}")
     await client.delete(f"{ROUTE}/{job['job_id']}")
     click.echo(f"the download of {model} is cancelled")
 
@@ -101,7 +102,7 @@ async def _jobs(client: Client) -> list[Any]:
 
 
 async def _latest(client: Client, model: str) -> Any:
-    """The last download of a model, or of a job's identifier. Raises `NotFoundError`."""
+    """The latest download of a model or with a job identifier. Raises `NotFoundError`."""
     jobs = await _jobs(client)
     found = [job for job in jobs if model in (job["model"], job["job_id"])]
     if not found:
@@ -112,11 +113,11 @@ async def _latest(client: Client, model: str) -> Any:
 
 async def _watch(client: Client, job: Any) -> None:
     """Show a download until it ends. Raises `click.ClickException` if it fails."""
-    with watched("fetching") as tell:
+    with watched("downloading") as update:
         while job["status"] == "downloading":
-            tell(job["downloaded_bytes"], job["total_size_bytes"])
+            update(job["downloaded_bytes"], job["total_size_bytes"])
             await asyncio.sleep(POLL_SECONDS)
             job = await client.get(f"{ROUTE}/status/{job['job_id']}")
     if job["error"] is not None:
         raise click.ClickException(job["error"]["message"])
-    click.echo(f"{job['model']} is fetched: {readable_bytes(job['total_size_bytes'] or 0)}")
+    click.echo(f"{job['model']} is downloaded: {readable_bytes(job['total_size_bytes'] or 0)}")

@@ -1,4 +1,4 @@
-"""How long, as people write it."""
+"""Option type: durations."""
 
 import re
 
@@ -15,18 +15,18 @@ class Duration(click.ParamType[float]):
     name = "duration"
 
     def __init__(self, least: float = 0.0, *, whole: bool = False) -> None:
-        """With `whole`, parts of a second are refused."""
+        """Set the minimum in seconds; `whole` rejects fractions of a second."""
         self._least, self._whole = least, whole
 
     def convert(
         self, value: object, param: click.Parameter | None, context: click.Context | None
     ) -> float:
-        """Seconds. Raises `click.BadParameter`."""
+        """Parse a duration to seconds. Raises `click.BadParameter`."""
         if isinstance(value, float):
             return value
         seconds = self._seconds(value, param, context)
         if seconds < self._least:
-            self.fail(f"'{value}' is too short; the least is {self._least:g}s", param, context)
+            self.fail(f"'{value}' is too short; the minimum is {self._least:g}s", param, context)
         if self._whole and not seconds.is_integer():
             self.fail(f"'{value}' is not a whole number of seconds", param, context)
         return seconds
@@ -35,5 +35,7 @@ class Duration(click.ParamType[float]):
         self, value: object, param: click.Parameter | None, context: click.Context | None
     ) -> float:
         if not _DURATION.fullmatch(str(value)):
-            self.fail(f"'{value}' is no duration; write for instance 30s, 5m or 1h", param, context)
+            self.fail(
+                f"'{value}' is not a duration; write for example 30s, 5m or 1h", param, context
+            )
         return sum(float(n) * UNITS.get(unit, 1.0) for n, unit in _PART.findall(str(value)))

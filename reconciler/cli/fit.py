@@ -1,22 +1,22 @@
-"""Rows of a table that fit a terminal: long cells lose their middle, and no word is broken.
+"""Fit the rows of a table to the terminal: an ellipsis replaces the middle of long cells.
 
-The first column is the name, which is copied into other commands, so it stays whole. If the names
-and the narrowest other columns do not fit, the lines are longer than the terminal is wide.
+The first column is the name, which users copy into other commands, so it is never shortened. If the
+names and the other columns at their minimum widths do not fit, lines exceed the terminal's width.
 """
 
 from collections.abc import Sequence
 
 GAP = 3
-"""Between two columns."""
+"""Cells between two columns."""
 
 NARROWEST = 10
-"""Least width of a column that is shortened."""
+"""Minimum width of a shortened column, in cells."""
 
 ELLIPSIS = "…"
 
 
 def fitted(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
-    """The rows with the widest columns shortened until a line has at most `width` cells."""
+    """Shorten the widest columns until a line has at most `width` cells, if possible."""
     from rich.cells import cell_len
 
     widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
@@ -35,7 +35,7 @@ def fitted(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -
 
 
 def shortened(text: str, width: int) -> str:
-    """The beginning and the end of a text, with an ellipsis between them if it is too wide."""
+    """Replace the middle of a text with an ellipsis if it is too wide."""
     from rich.cells import cell_len
 
     if cell_len(text) <= width:

@@ -1,4 +1,4 @@
-"""`fleet status` and `fleet endpoints`: many nodes at once, by an inventory."""
+"""`fleet status` and `fleet endpoints`: query all nodes of an inventory."""
 
 import json
 import sys
@@ -22,13 +22,13 @@ inventory = click.option(
     required=True,
     envvar="RECONCILER_INVENTORY",
     show_envvar=True,
-    help="YAML file that lists the nodes: name, url and, where one is needed, token_file.",
+    help="YAML file that lists the nodes: name, url and, if required, token_file.",
 )
 
 
 @click.group()
 def fleet() -> None:
-    """Ask many nodes at once, by a file that lists them."""
+    """Query many nodes at once, from a file that lists them."""
 
 
 NODES = (
@@ -46,7 +46,7 @@ NODES = (
 @inventory
 @output
 def status(*, file: Path, form: str) -> None:
-    """List the nodes: commit, ready records, memory, problems. Exit code 1 where there is one."""
+    """List the nodes: commit, ready records, memory, problems. Exit code 1 if any has a problem."""
     nodes = [_summary(answers) for answers in looks.run(ask(read(file)))]
     show(nodes, NODES, form, empty="the inventory has no nodes")
     if any(node["problems"] for node in nodes):
@@ -54,7 +54,7 @@ def status(*, file: Path, form: str) -> None:
 
 
 def _summary(answers: Answers) -> dict[str, Any]:
-    """A node in a few words."""
+    """Summary of a node, for one table row."""
     wanted = [r for r in answers.records if not r["spec"].get("suspend")]
     commits = [s["commit"]["applied"] for s in answers.sources if s["commit"]]
     facts = answers.facts or {"version": None, "memory": None}
@@ -89,7 +89,7 @@ def _problems(answers: Answers, wanted: Sequence[Any]) -> list[str]:
 
 
 def _is_ready(record: Any) -> bool:
-    """Whether it answers, be it after it was loaded for the purpose."""
+    """True if the record answers requests now, or after a request wakes it up."""
     ready = condition(record, "Ready")
     return bool(ready["status"] == "True" or ready["reason"] == "Idle")
 
@@ -112,12 +112,12 @@ def _memory(memory: Any) -> str:
     default="json",
     help="A list, targets for Prometheus' http_sd, or a configuration for HAProxy.",
 )
-@click.option("--bind", default=":8000", help="Where HAProxy listens.")
+@click.option("--bind", default=":8000", help="Address on which HAProxy listens.")
 def endpoints(*, file: Path, form: str, bind: str) -> None:
-    """Tell which node answers for which model.
+    """List the nodes that serve each model.
 
-    What is not reachable is said on stderr; HAProxy gets every node that declares a model, and
-    finds out by itself which of them can answer.
+    Unreachable nodes are reported on stderr. HAProxy's configuration has every node that declares a
+    model; HAProxy's own checks find those that can answer.
     """
     found = looks.run(ask(read(file)))
     for answers in found:
@@ -132,7 +132,7 @@ def endpoints(*, file: Path, form: str, bind: str) -> None:
 
 
 def _models(found: Sequence[Answers]) -> dict[str, list[Node]]:
-    """The nodes that declare each instance, and each model."""
+    """Nodes by the instances and models that they declare."""
     models: dict[str, list[Node]] = {}
     unsafe: set[str] = set()
     for answers in found:
@@ -147,7 +147,7 @@ def _models(found: Sequence[Answers]) -> dict[str, list[Node]]:
                 if answers.node not in nodes:
                     nodes.append(answers.node)
     for name in sorted(unsafe):
-        click.echo(f"{name!r} is left out: HAProxy cannot be told such a name", err=True)
+        click.echo(f"{name!r} is left out: HAProxy's configuration cannot hold this name", err=True)
     return models
 
 
@@ -166,7 +166,7 @@ def _ready(found: Sequence[Answers]) -> list[dict[str, Any]]:
 
 
 def _target(answers: Answers) -> dict[str, Any]:
-    """A node as Prometheus' HTTP service discovery has it."""
+    """A node in the format of Prometheus' HTTP service discovery."""
     scheme, _, address = answers.node.url.partition("://")
     labels = {f"node_{k}": v for k, v in answers.facts["labels"].items() if k.isidentifier()}
     return {

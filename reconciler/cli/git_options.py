@@ -1,4 +1,4 @@
-"""The options that name git repositories, and nodes by their labels."""
+"""Options for git repositories and for labels of nodes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ REF = re.compile(r"(?!.*\.\.)[A-Za-z0-9._][A-Za-z0-9._/-]{0,199}")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 SHORTEST_SECONDS = 1.0
-"""Between polls."""
+"""Shortest interval between polls."""
 
 label = click.option(
     "--label",
@@ -27,21 +27,23 @@ label = click.option(
     metavar="KEY=VALUE",
     envvar="RECONCILER_LABEL",
     show_envvar=True,
-    help="Label of this node, by which a manifest's `node_selector` picks it; several times.",
+    help="Label of this node, matched by the `node_selector` of manifests; repeatable.",
 )
 
 
 def followed(function: F) -> F:
-    """The options of `serve` that say which repositories are followed."""
+    """Add the options of `serve` for followed repositories."""
     options = (
-        _option("--git", "URL of a git repository to follow; several times for several."),
+        _option("--git", "URL of a git repository to follow; repeatable."),
         _option("--git-ref", "Branch or tag to follow.", default=["main"]),
         _option("--git-path", "Folder of the repository that holds the manifests."),
-        _option("--git-interval", "Between polls, as 60s or 5m.", type=Duration(), default=["60s"]),
+        _option(
+            "--git-interval", "Time between polls: 60s or 5m.", type=Duration(), default=["60s"]
+        ),
         _option("--git-key", "Private key for ssh.", type=_FILE),
         _option(
             "--git-verify",
-            "Follow signed commits only: ssh's allowed signers, or a GPG keyring.",
+            "Follow signed commits only: file of ssh's allowed signers, or a GPG keyring.",
             type=_FILE,
         ),
     )
@@ -52,18 +54,22 @@ def followed(function: F) -> F:
         is_flag=True,
         envvar="RECONCILER_GIT_ALLOW_REWIND",
         show_envvar=True,
-        help="Follow commits that do not descend from the one before, old ones among them.",
+        help="Also follow commits that do not descend from the previous one, such as old ones.",
     )(function)
 
 
 def branch_options(function: F) -> F:
-    """The options that name one branch of one repository."""
+    """Add the options for one branch of one repository."""
     options = (
         click.option("--git", metavar="URL", help="URL of a git repository."),
         click.option("--git-ref", default="main", help="Branch or tag."),
         click.option("--git-path", help="Folder of the repository that holds the manifests."),
         click.option("--git-key", type=_FILE, help="Private key for ssh."),
-        click.option("--git-verify", type=_FILE, help="Whose signature it must have."),
+        click.option(
+            "--git-verify",
+            type=_FILE,
+            help="File of ssh's allowed signers, or a GPG keyring, to verify the commit.",
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -81,7 +87,7 @@ def _option(name: str, words: str, **more: Any) -> Callable[[F], F]:
 def followings(
     git: Sequence[str], options: Mapping[str, Sequence[Any]], *, allow_rewind: bool
 ) -> list[Following]:
-    """One for each `--git`. An option that is given once is for all of them.
+    """Build the settings of each `--git`. An option given once applies to all of them.
 
     Raises `click.UsageError`.
     """
@@ -92,7 +98,7 @@ def followings(
     ]
     names = [f.name for f in found]
     if len(set(names)) < len(names):
-        raise click.UsageError("two --git name the same folder of the same repository")
+        raise click.UsageError("two --git options name the same folder of the same repository")
     return found
 
 
@@ -117,15 +123,15 @@ def following(
     git_verify: Path | None = None,
     allow_rewind: bool = False,
 ) -> Following:
-    """A repository to follow. Raises `click.UsageError`."""
+    """Check the options of one repository. Raises `click.UsageError`."""
     ref = git_ref or "main"
     if not REF.fullmatch(ref):
-        raise click.UsageError(f"--git-ref {ref} is no branch or tag")
+        raise click.UsageError(f"--git-ref {ref} is not a branch or tag")
     folder = (git_path or "").strip("/")
     if any(part in (".", "..", "") for part in folder.split("/")) and folder:
-        raise click.UsageError(f"--git-path {git_path} is no folder of a repository")
+        raise click.UsageError(f"--git-path {git_path} is not a folder of a repository")
     if git_interval is not None and git_interval < SHORTEST_SECONDS:
-        raise click.UsageError(f"--git-interval {git_interval:g} s is too short; 1s at least")
+        raise click.UsageError(f"--git-interval {git_interval:g} s is too short; the minimum is 1s")
     defaults = Following(Remote(url))
     return Following(
         Remote(_url(url), git_key.absolute() if git_key is not None else None),
@@ -139,21 +145,21 @@ def following(
 
 def _url(url: str) -> str:
     if url.startswith("-"):
-        raise click.UsageError(f"--git {url} is no address")
+        raise click.UsageError(f"--git {url} is not an address")
     if "://" not in url:
         return str(Path(url).absolute()) if Path(url).exists() else url
     parts = urlsplit(url)
     token = parts.username is not None and parts.scheme in ("http", "https")
     if parts.password is not None or token:
         raise click.UsageError(
-            "--git with a password or a token in the address would show it to everybody; "
+            "--git with a password or a token in the address would show it to other users; "
             "keep it in a git credential helper"
         )
     return url
 
 
 def labelled(labels: Sequence[str]) -> dict[str, str]:
-    """The labels that were given. Raises `click.UsageError`."""
+    """Parse the labels. Raises `click.UsageError`."""
     found = {}
     for one in labels:
         key, equals, value = one.partition("=")

@@ -1,4 +1,4 @@
-"""What a branch of a repository would do: fetched into a temporary directory and read there."""
+"""Preview of a branch: fetch it into a temporary directory and read its manifests."""
 
 import tempfile
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from reconciler.sources.git import Following, GitSource
 
 
 async def read(following: Following) -> Snapshot:
-    """A branch as a daemon would see it. Raises `click.ClickException`."""
+    """Read a branch as a daemon would. Raises `click.ClickException`."""
     with tempfile.TemporaryDirectory(prefix="reconciler-plan-") as directory:
         source = GitSource(following, Path(directory), lambda: datetime.now(UTC))
         async with aclosing(source.snapshots()) as snapshots:
@@ -28,7 +28,7 @@ async def read(following: Following) -> Snapshot:
 
 
 async def specs(client: Client, following: Following, snapshot: Snapshot) -> dict[str, Any]:
-    """The body that asks a daemon for a plan: in place of what it follows of that folder now."""
+    """Body of a plan request in which the branch replaces the source that the daemon follows."""
     found = (await client.get("/api/v1/sources"))["sources"]
     folder = following.name.partition("?ref=")[0]
     followed = [s["name"] for s in found if s["name"].partition("?ref=")[0] == folder]
@@ -48,8 +48,10 @@ async def specs(client: Client, following: Following, snapshot: Snapshot) -> dic
 def compare(
     base: Snapshot | None, branch: Snapshot, labels: Mapping[str, str]
 ) -> tuple[list[Any], dict[str, str]]:
-    """The changes for a node with these labels, as a plan tells them; and what is not meant for
-    it, and why.
+    """Compare two branches for a node with these labels.
+
+    Returns the changes, in a plan's format, and the reasons by name of records that the node does
+    not select.
     """
     before, _ = _selected(base, labels) if base is not None else ({}, {})
     after, others = _selected(branch, labels)
@@ -64,7 +66,7 @@ def compare(
 def _selected(
     snapshot: Snapshot, labels: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Specs by name. Raises `click.ClickException` where a name stands twice for one node."""
+    """Specs by name. Raises `click.ClickException` if a name is declared twice for one node."""
     selection = select(snapshot, labels)
     for name, why in selection.flagged.items():
         raise click.ClickException(f"'{name}' is {why}")

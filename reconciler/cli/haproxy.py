@@ -1,8 +1,8 @@
-"""A configuration for HAProxy that sends each request to a node that has its model.
+"""HAProxy configuration that routes each request to a node with its model.
 
-Requests are routed by the `model` of their body, as OpenAI's clients send it. A node is asked for
-each model whether it can answer; one that says no, or nothing, gets no new requests, and what it
-refused before it had a chance to say so is sent to another.
+Requests are routed by the `model` of their body, as OpenAI's clients send it. HAProxy checks each
+node for each model. A node whose check fails gets no new requests; requests that it rejected before
+the check noticed are retried on another node.
 """
 
 import re
@@ -12,10 +12,10 @@ from urllib.parse import quote, urlsplit
 from reconciler.cli.inventory import Node
 
 BUFFER_BYTES = 1024 * 1024
-"""The longest request that can be routed, and sent again to another node."""
+"""Size limit of requests that can be routed and retried on another node."""
 
 NAME = re.compile(r"[A-Za-z0-9._/@:+-]{1,500}")
-"""Of instances and models that can stand in the configuration as they are."""
+"""Names of instances and models that the configuration can contain literally."""
 
 HEAD = """\
 global
@@ -28,7 +28,7 @@ defaults
     option httpchk
     balance leastconn
     retries 3
-    # A node that is going answers 503; its requests are sent to another.
+    # A node that shuts down answers 503; its requests are retried on another.
     retry-on conn-failure empty-response 503
     timeout connect 5s
     timeout client 1h
@@ -45,7 +45,7 @@ frontend openai
 
 
 def configuration(models: Mapping[str, Sequence[Node]], bind: str) -> str:
-    """The configuration for models, each with the nodes that have it."""
+    """Configuration that routes each model to its nodes."""
     names = sorted(models)
     backends = {name: _backend_name(name, i) for i, name in enumerate(names)}
     lines = [HEAD.format(buffer=BUFFER_BYTES, bind=bind)]
@@ -67,7 +67,7 @@ backend nowhere
 
 
 def _backend(backend: str, model: str, nodes: Sequence[Node]) -> str:
-    """The nodes that have a model; a token stands in HAProxy's environment, not in the file."""
+    """Backend of a model with its nodes. HAProxy reads a token from its environment."""
     guarded = any(node.token_file is not None for node in nodes)
     lines = [f"backend {backend}"]
     check = f"    http-check send meth GET uri /api/v1/ready/{quote(model)}"
@@ -89,5 +89,5 @@ def _backend_name(model: str, number: int) -> str:
 
 
 def _word(name: str) -> str:
-    """As HAProxy takes names."""
+    """Replace characters that HAProxy does not allow in names."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)

@@ -1,4 +1,4 @@
-"""`init`: a first manifest for a model. Works without a daemon."""
+"""`init`: write a first manifest for a model. Works without a daemon."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from reconciler.core.snapshot import API_VERSION, KIND, read_file
 MORE = """\
   # Unload after an hour without a request; the next request loads it again.
   # idle_ttl_seconds: 3600
-  # Answer requests for other names, too.
+  # Also answer requests for these names.
   # aliases: [gpt-4o]
-  # For requests that leave these keys out.
+  # Defaults for requests that omit these keys.
   # defaults:
   #   temperature: 0.7
   #   system_prompt: Answer briefly.
@@ -22,7 +22,7 @@ MORE = """\
 """Comments at the end of `spec`."""
 
 CONTEXT = """\
-  # The model's own maximum if left out.
+  # Default: the model's maximum.
   # config:
   #   context_length: 16384
 """
@@ -37,11 +37,11 @@ CONTEXT = """\
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--name", help="Name of the record.  [default: the last part of MODEL]")
 @click.option("--context-length", type=int, help="Most tokens of prompt and completion.")
-@click.option("--download", is_flag=True, help="Fetch the model when it is not on disk.")
+@click.option("--download", is_flag=True, help="Download the model if it is not on disk.")
 def init(
     model: str, file: Path | None, name: str | None, context_length: int | None, *, download: bool
 ) -> None:
-    """Write a first manifest for MODEL to FILE, which must not be there yet, or to stdout."""
+    """Write a first manifest for MODEL to FILE, which must not exist, or to stdout."""
     text = manifest(model, name, context_length, download=download)
     read = read_file("manifest", text.encode())
     for flaw in read.flaws:
@@ -53,7 +53,7 @@ def init(
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
-        message = f"{file} is there already and is not overwritten; name another file"
+        message = f"{file} already exists and is not overwritten; choose another file"
         raise click.ClickException(message) from None
     except OSError as error:
         raise click.ClickException(f"cannot write {file}: {error.strerror}") from None

@@ -20,14 +20,19 @@ from reconciler.cli.settings import body, settings
 @click.argument("model", shell_complete=completing.models)
 @click.option("--name", help="Name of the instance.  [default: the model's identifier]")
 @settings
-@click.option("--alias", "aliases", multiple=True, help="Another name to answer under; repeatable.")
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    help="Additional name of the instance in requests; repeatable.",
+)
 @click.option(
     "-o",
     "--output",
     "form",
     type=click.Choice(["text", "json", "yaml"]),
     default="text",
-    help="Form.",
+    help="Output format.",
 )
 @asks
 async def load(
@@ -39,13 +44,13 @@ async def load(
     form: str,
     **asked: Any,
 ) -> None:
-    """Load MODEL, or join what is loaded already; it stays loaded until it is unloaded."""
+    """Load MODEL, or join an instance that is already loaded; it stays loaded until `unload`."""
     sent = body(model, name, asked) | ({"aliases": aliases} if aliases else {})
     answer = await loaded(client, sent)
     if form != "text":
         show_data(answer, form)
         return
-    how = "is loaded already" if answer["joined"] else "is loaded"
+    how = "is already loaded" if answer["joined"] else "is loaded"
     click.echo(f"{answer['model_instance_id']} {how}: {config_text(answer['config'])}")
     click.echo(f"load time: {answer['load_time_seconds']:.2f} s")
     await note_join(client, answer, model, name, asked)
@@ -56,7 +61,7 @@ async def load(
 async def note_join(
     client: Client, answer: Any, model: str, name: str | None, asked: dict[str, Any]
 ) -> None:
-    """Say on stderr that a joined instance has settings which nobody asked for here."""
+    """Report on stderr that a joined instance has settings which were not requested."""
     joined = answer["model_instance_id"]
     if not answer["joined"] or name is not None or joined.lower() == model.lower():
         return
@@ -67,8 +72,8 @@ async def note_join(
         return
     place = f"{record['file']}:{record['line']}" if record["file"] else "an earlier load"
     click.echo(
-        f"note: '{joined}' was loaded by {place} with {config_text(others)}; for an instance of "
-        f"your own: reconciler load {model} --name NAME",
+        f"note: '{joined}' was loaded by {place} with {config_text(others)}; for a separate "
+        f"instance: reconciler load {model} --name NAME",
         err=True,
     )
 
@@ -77,14 +82,14 @@ async def note_join(
 @click.argument("names", nargs=-1, required=True, shell_complete=completing.names)
 @asks
 async def unload(client: Client, *, names: tuple[str, ...]) -> None:
-    """Unload instances that were loaded ad hoc; their records go."""
+    """Unload instances that were loaded by HTTP, and delete their records."""
     for name in names:
         await client.post("/api/v1/models/unload", {"instance_id": name})
         click.echo(f"{name} is unloaded")
 
 
 def config_text(config: Any) -> str:
-    """Settings in words."""
+    """Settings as text for people."""
     return ", ".join(f"{key} {_word(value)}" for key, value in config.items())
 
 

@@ -1,4 +1,4 @@
-"""The nodes of a fleet, from a file; and what each of them answers."""
+"""Inventory file of a fleet's nodes, and queries to them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from reconciler.core.manifest import Diagnostic, ManifestError, parse
 from reconciler.core.schema import check
 
 SECONDS = 10.0
-"""A node that does not answer within this time counts as unreachable."""
+"""Timeout after which a node counts as unreachable."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a node says of itself; `problem`: why it says nothing."""
+    """Responses of a node; `problem` is the error if it could not be queried."""
 
     node: Node
     problem: str | None = None
@@ -39,7 +39,7 @@ class Answers:
 
 
 def read(file: Path) -> list[Node]:
-    """The nodes of an inventory. Raises `click.ClickException` with file, line and column."""
+    """Read an inventory. Raises `click.ClickException` with file, line and column."""
     try:
         documents = parse(file.read_bytes())
     except OSError as error:
@@ -47,7 +47,9 @@ def read(file: Path) -> list[Node]:
     except ManifestError as error:
         raise click.ClickException(_error_text(file, error.flaw)) from None
     if len(documents) != 1:
-        raise click.ClickException(f"{file}: an inventory is one document, not {len(documents)}")
+        raise click.ClickException(
+            f"{file}: an inventory must be one document, not {len(documents)}"
+        )
     (document,) = documents
     flaws = [
         Diagnostic(m.message, document.position(m.path), m.param)
@@ -59,12 +61,12 @@ def read(file: Path) -> list[Node]:
     names = [node.name for node in nodes]
     for name in names:
         if names.count(name) > 1:
-            raise click.ClickException(f"{file}: the node {name} stands twice")
+            raise click.ClickException(f"{file}: the node {name} is listed twice")
     return nodes
 
 
 def _node(one: Any, file: Path) -> Node:
-    """A token's file is found from where the inventory is."""
+    """Build a node; a token file is relative to the inventory."""
     token = one.get("token_file")
     path = file.parent / Path(token).expanduser() if token is not None else None
     try:
@@ -78,7 +80,7 @@ def _error_text(file: Path, flaw: Diagnostic) -> str:
 
 
 async def ask(nodes: Sequence[Node]) -> list[Answers]:
-    """Ask all of them at once."""
+    """Query all nodes concurrently."""
     return list(await asyncio.gather(*map(_ask, nodes)))
 
 

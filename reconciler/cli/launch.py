@@ -1,4 +1,4 @@
-"""`launch`: load a model, then start a tool of another maker that uses it."""
+"""`launch`: load a model, then start a third-party tool that uses it."""
 
 import functools
 import os
@@ -23,12 +23,12 @@ from reconciler.recipes.script import script
 from reconciler.recipes.tools import DIRECTORY, TOKEN, TOOLS, Recipe, Target, Tool
 
 AGENTS_NEED = 32_768
-"""Tokens of context with which coding agents can work: their prompts begin with up to 20,000."""
+"""Least context length, in tokens, for coding agents: their prompts begin with up to 20,000."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What is to be started once the daemon has answered."""
+    """A tool to start after the connection to the daemon is closed."""
 
     recipe: Recipe
     arguments: tuple[str, ...]
@@ -56,7 +56,7 @@ def _then_start(command: Callable[..., Start | None]) -> Callable[..., None]:
 @click.argument("arguments", nargs=-1, metavar="[-- ARGUMENT]...")
 @click.option(
     "--model",
-    help="Model or instance.  [default: the only one that is loaded]",
+    help="Model or instance.  [default: the only loaded instance]",
     shell_complete=completing.names_and_models,
 )
 @settings
@@ -72,10 +72,10 @@ async def launch(
     only_print: bool,
     **asked: Any,
 ) -> Start | None:
-    """Load MODEL if it is not, and start TOOL with settings for it and this daemon.
+    """Load MODEL if needed, and start TOOL with settings for it and this daemon.
 
-    What stands after -- goes to TOOL. Its own files of settings stay as they are. Editors take
-    their settings from such files alone; for them --print prints what to add.
+    Arguments after -- are passed to TOOL. TOOL's own settings files are not changed. Editors read
+    their settings only from such files; for them, --print prints the lines to add.
     """
     if tool in EDITORS:
         if not only_print:
@@ -105,29 +105,29 @@ async def launch(
 
 
 def _check_installed(tool: Tool) -> None:
-    """Raise `click.ClickException` if the tool's program is not found."""
+    """Raise `click.ClickException` if the tool's program is not on PATH."""
     program = tool.recipe(Target("", "")).command[0]
     if shutil.which(program) is None:
         raise click.ClickException(
-            f"{tool.title} is not installed: there is no `{program}` on PATH; "
+            f"{tool.title} is not installed: `{program}` is not on PATH; "
             f"install it with `{tool.install}`"
         )
 
 
 async def _only_loaded(client: Client) -> str:
-    """The name of the one instance of a language model that is loaded."""
+    """Name of the only loaded instance of a language model. Raises `click.ClickException`."""
     names = sorted(name for name, _ in await _instances(client))
     if len(names) == 1:
         return names[0]
     if not names:
-        words = "no model is loaded; name one with --model (`reconciler ls` lists what there is)"
+        words = "no model is loaded; choose one with --model (`reconciler ls` lists the models)"
         raise click.ClickException(words)
     listed = ", ".join(names[:10])
-    raise click.ClickException(f"{len(names)} models are loaded; name one with --model: {listed}")
+    raise click.ClickException(f"{len(names)} models are loaded; choose one with --model: {listed}")
 
 
 async def _instances(client: Client) -> list[tuple[str, int]]:
-    """Names and context lengths of the loaded instances of language models."""
+    """Names and context lengths of loaded instances of language models."""
     models = (await client.get("/api/v1/models"))["models"]
     return [
         (instance["id"], instance["config"]["context_length"])
@@ -138,7 +138,7 @@ async def _instances(client: Client) -> list[tuple[str, int]]:
 
 
 async def _request(client: Client, name: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """The load request for a model, or for the record of that name."""
+    """Load request for a model, or for the record of that name."""
     records = (await client.get("/api/v1/records"))["records"]
     record = next((record for record in records if record["name"] == name), None)
     if record is None:
@@ -147,7 +147,7 @@ async def _request(client: Client, name: str, asked: dict[str, Any]) -> dict[str
 
 
 async def _known(client: Client, model: str | None) -> Target:
-    """What a recipe can be printed for, without a load, and without a daemon if MODEL is given."""
+    """Target of a printed recipe: nothing is loaded; no daemon is needed if MODEL is given."""
     token = TOKEN if client.token_file else ""
     try:
         instances = dict(await _instances(client))
@@ -161,13 +161,13 @@ async def _known(client: Client, model: str | None) -> Target:
 
 def _not_startable(editor: Editor) -> click.ClickException:
     return click.ClickException(
-        f"{editor.title} cannot be started with settings of one session: they stand in a file of "
-        f"yours; `reconciler launch {editor.name} --print` prints what to add to it"
+        f"{editor.title} cannot be started with settings for one session: it reads them from a "
+        f"file; `reconciler launch {editor.name} --print` prints the lines to add"
     )
 
 
 def _print_settings(editor: Editor, target: Target) -> None:
-    """Print what to add to a file of settings; to stderr, to which one."""
+    """Print the lines to add to a settings file; name the file on stderr."""
     token = "; TOKEN stands for the daemon's token" if target.token else ""
     click.echo(f"add to {editor.place}{token}:", err=True)
     shown = replace(target, token="TOKEN" if target.token else "")
@@ -185,9 +185,10 @@ def _printed(client: Client, tool: Tool, target: Target, arguments: tuple[str, .
 
 
 def run(recipe: Recipe, arguments: tuple[str, ...]) -> int:
-    """Start the recipe's program; its exit status, where this process does not become it.
+    """Run the recipe's program and return its exit status.
 
-    Raises `click.ClickException` if it cannot be started.
+    A recipe without files replaces this process, and does not return. Raises
+    `click.ClickException` if the program cannot be started.
     """
     if not recipe.files:
         return _become(recipe, arguments)
@@ -205,7 +206,7 @@ def _environment(recipe: Recipe, directory: str = "") -> dict[str, str]:
 
 
 def _become(recipe: Recipe, arguments: tuple[str, ...]) -> int:
-    """Put the program in this process's place."""
+    """Replace this process with the program."""
     command = recipe.words(arguments)
     sys.stdout.flush()
     try:
@@ -215,11 +216,11 @@ def _become(recipe: Recipe, arguments: tuple[str, ...]) -> int:
 
 
 def _beside(recipe: Recipe, arguments: tuple[str, ...], directory: str) -> int:
-    """Run the program to its end, so that the directory can be removed after it."""
+    """Run the program as a child, so that the directory can be removed afterwards."""
     command = [word.replace(DIRECTORY, directory) for word in recipe.words(arguments)]
     before: dict[int, Any] = {}
     try:
-        # The terminal sends Ctrl-C to both. It is the program's to take it.
+        # The terminal sends Ctrl-C to both processes; the program handles it.
         before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
         with subprocess.Popen(command, env=_environment(recipe, directory)) as child:
             for ends in (signal.SIGTERM, signal.SIGHUP):

@@ -1,10 +1,9 @@
-"""The daemon's log: the one form of its lines, whoever writes them.
+"""The daemon's log: one format for its own lines and those of libraries.
 
-Libraries log too: aiohttp what it takes for its own errors, asyncio an exception that nobody
-awaited, Python what no code caught. Their words can repeat a request with its headers. A line of
-theirs has where it was written, the type of the error and its frames, and no words; it is in the
-form that `--log-format` asks for; and one place writes at most one in a minute, with how many were
-left out.
+Libraries log too: aiohttp its internal errors, asyncio exceptions that were never retrieved, Python
+uncaught exceptions. Their messages can contain a request with its headers, so they are dropped. A
+library's line has the place in the code, the type of the error and its stack frames, in the format
+of `--log-format`. Each place logs at most one line a minute, with the number of suppressed lines.
 """
 
 import asyncio
@@ -25,21 +24,21 @@ from reconciler.core.ratelimit import RateLimit
 
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
-"""Of `--log-file`: the one that is written, and older ones."""
+"""Number of files of `--log-file`: the current one and older ones."""
 
 REPEAT_SECONDS = 60.0
 
 OWN = "reconciler"
 
 WARNINGS = "py.warnings"
-"""The logger of Python's warnings. They name a line of code, and no value."""
+"""The logger of Python's warnings. They contain a line of code, and no values."""
 
 UNCAUGHT = "python"
-"""The logger of what no code caught."""
+"""The logger of uncaught exceptions."""
 
 
 def configure(level: str, form: str, file: Path | None) -> None:
-    """Log to `file`, or stderr if there is none. `form` is text or json. Raises OSError."""
+    """Log to `file`, or to stderr if it is None. `form` is text or json. Raises OSError."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +48,7 @@ def configure(level: str, form: str, file: Path | None) -> None:
     processors = chain(form, colours=file is None and sys.stderr.isatty())
     handler.setFormatter(Lines(processors))
     handler.addFilter(Repeats(RateLimit(REPEAT_SECONDS, time.monotonic)))
-    logging.raiseExceptions = False  # a full disk must not make a traceback of each line
+    logging.raiseExceptions = False  # on a full disk, each line would print a traceback
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger(OWN).setLevel(level.upper())
     logging.captureWarnings(capture=True)
@@ -64,7 +63,7 @@ def configure(level: str, form: str, file: Path | None) -> None:
 
 @contextmanager
 def errors_only() -> Iterator[None]:
-    """Within it, log errors alone, on stderr: for a command whose stdout is its answer."""
+    """Log only errors, on stderr, within the context: for commands that print to stdout."""
     before = structlog.get_config()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger("error"),
@@ -77,7 +76,7 @@ def errors_only() -> Iterator[None]:
 
 
 def chain(form: str, *, colours: bool) -> list[structlog.typing.Processor]:
-    """What makes a line of what is logged."""
+    """Processors that turn an event into a line."""
     common: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -85,20 +84,20 @@ def chain(form: str, *, colours: bool) -> list[structlog.typing.Processor]:
     if form == "json":
         json = structlog.processors.JSONRenderer()
         return [*common, structlog.processors.format_exc_info, json]
-    # The default one shows the values of variables: tokens and prompts among them.
+    # The default formatter shows values of variables, such as tokens and prompts.
     plain = structlog.dev.plain_traceback
     return [*common, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
 
 
 class Repeats(logging.Filter):
-    """Lets a line of a library through once in a while."""
+    """Limit the rate of libraries' lines."""
 
     def __init__(self, limit: RateLimit) -> None:
         super().__init__()
         self._limit = limit
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is written; it is noted in it how many were not."""
+        """True if the record is written; sets `left_out`, the number of suppressed ones."""
         if _is_own(record):
             return True
         kind = type(record.exc_info[1]).__name__ if record.exc_info else None
@@ -108,14 +107,14 @@ class Repeats(logging.Filter):
 
 
 class Lines(logging.Formatter):
-    """Our own lines as they are, and those of libraries in the same form without their words."""
+    """Format the daemon's lines unchanged, and those of libraries without their messages."""
 
     def __init__(self, processors: list[structlog.typing.Processor]) -> None:
         super().__init__()
         self._processors = processors
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, or several where there are frames in a text log."""
+        """Format a record: one line, or several if a text log has stack frames."""
         if _is_own(record):
             return record.getMessage()
         line: Any = {
@@ -140,7 +139,7 @@ def _is_own(record: logging.LogRecord) -> bool:
 
 
 def of_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what the event loop could tell nobody; `context` has more, and values in it."""
+    """Log an error of the event loop, without the values in `context`."""
     error = context.get("exception")
     info = (type(error), error, error.__traceback__) if isinstance(error, Exception) else None
     logging.getLogger("asyncio").error("the event loop reports an error", exc_info=info)

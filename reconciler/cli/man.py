@@ -1,4 +1,4 @@
-"""`man`: manual pages, from what `--help` prints."""
+"""`man`: manual pages, generated from the help texts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,11 +44,11 @@ def man(context: click.Context, command: tuple[str, ...], directory: Path | None
 
 
 Words = tuple[str, ...]
-"""Names of a command, from the first below `reconciler`; () is `reconciler`."""
+"""A command's path: names from the first one below `reconciler`; () is `reconciler`."""
 
 
 def walk(command: click.Command, path: Words = ()) -> Iterator[tuple[Words, click.Command]]:
-    """Every command with its path, the given one first."""
+    """Yield every command with its path, the given one first."""
     yield path, command
     if isinstance(command, click.Group):
         context = click.Context(command, info_name=" ".join((NAME, *path)))
@@ -59,7 +59,7 @@ def walk(command: click.Command, path: Words = ()) -> Iterator[tuple[Words, clic
 
 
 def page(path: Words, command: click.Command, pages: dict[Words, click.Command]) -> str:
-    """The manual page of a command; `pages` are all commands."""
+    """The manual page of a command; `pages` has all commands."""
     name = "-".join((NAME, *path))
     context = click.Context(command, info_name=" ".join((NAME, *path)))
     usage = " ".join(command.collect_usage_pieces(context))
@@ -99,6 +99,6 @@ def _paragraphs(words: str) -> list[str]:
 
 
 def text(words: str) -> str:
-    """Words as roff shows them: no character of them is a request or an escape."""
+    """Escape text for roff, so that it contains no requests or escapes."""
     escaped = words.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped[:1] in (".", "'") else escaped

@@ -1,4 +1,4 @@
-"""`validate`, `apply`, `delete`, `plan` and `diff`: manifests, read here and sent as specs."""
+"""`validate`, `apply`, `delete`, `plan` and `diff`: parse manifests and send their specs."""
 
 import difflib
 import os
@@ -28,7 +28,7 @@ files = click.option(
     "--filename",
     "files",
     multiple=True,
-    help="File, directory, or - for standard input; may be given several times.",
+    help="File, directory, or - for standard input; repeatable.",
     shell_complete=completing.files,
 )
 
@@ -36,7 +36,7 @@ files = click.option(
 @click.command(epilog="\b\nExample:\n  reconciler validate manifests/*.yaml")
 @click.argument("files", nargs=-1, required=True, shell_complete=completing.files)
 def validate(files: tuple[str, ...]) -> None:
-    """Check manifests, without a daemon: one line for each mistake."""
+    """Check manifests without a daemon; print one line per error."""
     read = looks.run(_read(files))
     declared = sum(len(file.declared) for file in read)
     if _complain(read):
@@ -50,11 +50,13 @@ def validate(files: tuple[str, ...]) -> None:
     "  kustomize build fleet/studio | reconciler apply -f - --wait"
 )
 @files
-@click.option("--wait", "wait_", is_flag=True, help="Until each is loaded, one after the other.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, as `plan` does.")
+@click.option(
+    "--wait", "wait_", is_flag=True, help="Wait until each is loaded, one after the other."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done, as `plan` does.")
 @asks
 async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run: bool) -> None:
-    """Declare the records of manifests by HTTP; one that a watched file declares is refused."""
+    """Declare the records of manifests by HTTP; records of watched files are rejected."""
     declared = await _declared(files)
     plan = await client.post("/api/v1/plan", {"apply": _specs(declared)})
     _refuse(plan)
@@ -78,7 +80,7 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
 @files
 @asks
 async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ...]) -> None:
-    """Remove records that came by HTTP, and unload their instances."""
+    """Delete records that were declared by HTTP, and unload their instances."""
     found = [*names, *(one.name for one in await _declared(files, needed=not names))]
     for name in found:
         await client.delete(record_path(name))
@@ -88,19 +90,19 @@ async def delete(client: Client, *, names: tuple[str, ...], files: tuple[str, ..
 @click.command(
     epilog="\b\nExamples:\n"
     "  reconciler plan\n"
-    "  reconciler plan -f fleet/     # exit code 2 where something would change\n"
+    "  reconciler plan -f fleet/     # exit code 2 if something would change\n"
     "  reconciler plan --git https://git.example.com/fleet.git --git-ref bigger-context\n"
     "  reconciler plan --git . --git-ref HEAD --git-base main --label memory_gb=64"
 )
 @files
 @branch_options
-@click.option("--git-base", help="With --label: tell the differences to this branch.")
+@click.option("--git-base", help="With --label: compare with this branch.")
 @click.option(
     "--label",
     "labels",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Tell what the branch is to a node with this label, without asking any; several times.",
+    help="Evaluate the branch for a node with this label, offline; repeatable.",
 )
 @click.option(
     "-o",
@@ -121,17 +123,20 @@ async def plan(
     labels: tuple[str, ...],
     **git_options: Any,
 ) -> None:
-    """Say what the daemon would do now, or with these manifests (those of watched files too), or
-    with a branch of a repository followed; with --label, what that branch is to a node with these
-    labels.
+    """Show the pending actions of the daemon, or those after a change.
+
+    The change is either manifests, also those of watched files, or a branch of a repository. With
+    --label, the branch is evaluated for a node with these labels, offline.
     """
     described = labelled(labels)
     if git is None and (described or git_base is not None):
-        raise click.UsageError("--label and --git-base go with --git")
+        raise click.UsageError("--label and --git-base require --git")
     if git_base is not None and not described:
-        raise click.UsageError("--git-base goes with --label; a daemon knows what it follows now")
+        raise click.UsageError(
+            "--git-base requires --label; a daemon compares with the branch that it follows"
+        )
     if git is not None and files:
-        raise click.UsageError("plan either files or a branch")
+        raise click.UsageError("give either files or a branch")
     followed = following(git, **git_options) if git is not None else None
     if followed is not None and described:
         base = following(git, **git_options | {"git_ref": git_base}) if git and git_base else None
@@ -164,14 +169,14 @@ async def plan(
 
 
 def print_source_errors(errors: Sequence[Any]) -> None:
-    """What of the sources is not followed as it stands, on stderr."""
+    """Print the errors of sources to stderr."""
     for one in errors:
         place = f"{one['file']}:{one['line']}:{one['column']}" if one["file"] else one["source"]
         click.echo(f"{place}: {one['message']}", err=True)
 
 
 def _print_branch(changes: Sequence[Any], others: Mapping[str, str], form: str) -> None:
-    """What a branch is to a node that is described by its labels."""
+    """Print the changes that a branch makes to a node with given labels."""
     if form != "text":
         show_data({"changes": changes, "not_selected": others}, form)
         return
@@ -192,7 +197,7 @@ def _print_others(others: Mapping[str, str]) -> None:
 @files
 @asks
 async def diff(client: Client, *, files: tuple[str, ...]) -> None:
-    """Show how records would change with these manifests, those of watched files too."""
+    """Show how these manifests would change records, including those of watched files."""
     answer = await client.post("/api/v1/plan", {"declare": _specs(await _declared(files))})
     for change in answer["changes"]:
         for line in _diff(change):
@@ -220,9 +225,9 @@ COLOURS = {"+": "green", "~": "yellow", "-": "red", "!": "red"}
 
 
 def _print_plan(answer: Any) -> None:
-    """A line for each action: what, for whom, why."""
+    """Print a line for each action: action, record, reason."""
     if not answer["actions"]:
-        click.echo("nothing to do: all is as declared")
+        click.echo("nothing to do: everything is as declared")
     width = max((len(action["name"]) for action in answer["actions"]), default=0)
     for action in answer["actions"]:
         mark = MARKS.get(action["action"], "!" if action["problem"] else " ")
@@ -233,7 +238,7 @@ def _print_plan(answer: Any) -> None:
 
 
 def _refuse(answer: Any) -> None:
-    """Raise `click.ClickException` where a spec would be refused."""
+    """Raise `click.ClickException` if a spec would be rejected."""
     if answer["refused"]:
         raise click.ClickException("\n".join(one["message"] for one in answer["refused"]))
 
@@ -243,11 +248,11 @@ def _specs(declared: Sequence[Declared]) -> list[dict[str, Any]]:
 
 
 async def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declared]:
-    """What files declare. Exits where one is invalid or a name stands twice."""
+    """Records that files declare. Exits if a file is invalid or a name is declared twice."""
     if not files and not needed:
         return []
     if not files:
-        raise click.UsageError("name a file, a directory, or - with -f")
+        raise click.UsageError("give a file, a directory, or - with -f")
     read = await _read(files)
     if _complain(read):
         sys.exit(1)
@@ -258,13 +263,15 @@ async def _declared(files: Sequence[str], *, needed: bool = True) -> list[Declar
     for file in read:
         for one in file.declared:
             if one.name in found:
-                raise click.ClickException(f"{file.path}:{one.line}: '{one.name}' stands twice")
+                raise click.ClickException(
+                    f"{file.path}:{one.line}: '{one.name}' is declared twice"
+                )
             found[one.name] = one
     return list(found.values())
 
 
 async def _read(files: Sequence[str]) -> list[ManifestFile]:
-    """The files, and those of directories as a daemon sees them. Raises `ClickException`."""
+    """Read files and directories as a daemon does. Raises `ClickException`."""
     read = []
     for name in files:
         if name == "-":
@@ -282,7 +289,7 @@ async def _read(files: Sequence[str]) -> list[ManifestFile]:
 
 
 def _complain(read: Sequence[ManifestFile]) -> bool:
-    """Tell the mistakes, a line each. True if there are any."""
+    """Print the errors, one line each. True if there are any."""
     for file in read:
         for flaw in file.flaws:
             position = flaw.position

@@ -28,7 +28,7 @@ MODELS = (
 @output
 @asks
 async def ls(client: Client, *, form: str) -> None:
-    """List the models on disk; `-o wide` says why one cannot be loaded."""
+    """List the models on disk; `-o wide` shows why one cannot be loaded."""
     found = (await client.get("/api/v1/models"))["models"]
     show(found, MODELS, form, empty="no models were found", name="key")
 
@@ -44,11 +44,11 @@ async def ls(client: Client, *, form: str) -> None:
     "form",
     type=click.Choice(["text", "json", "yaml"]),
     default="text",
-    help="Form.",
+    help="Output format.",
 )
 @asks
 async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> None:
-    """Say what MODEL would need, and whether it fits now; nothing is loaded."""
+    """Estimate the memory that MODEL needs, and whether it fits now; nothing is loaded."""
     answer = await client.post("/api/v1/models/estimate", body(model, None, asked))
     if form != "text":
         show_data(answer, form)
@@ -58,7 +58,7 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
         ("weights", "weights_bytes"),
         ("adapter", "adapter_bytes"),
         ("KV cache", "kv_cache_bytes"),
-        ("reading prompts", "prefill_bytes"),
+        ("prefill", "prefill_bytes"),
         ("process", "process_bytes"),
         ("on top of what is loaded", "needed_bytes"),
         ("free", "free_bytes"),

@@ -9,17 +9,19 @@ from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
 from reconciler.cli.records import path
 
-follow = click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+follow = click.option("-f", "--follow", is_flag=True, help="Continue until Ctrl-C.")
 
 
 @click.command()
 @click.option(
-    "--name", help="Only of this record or source.", shell_complete=completing.names_and_sources
+    "--name",
+    help="Only events of this record or source.",
+    shell_complete=completing.names_and_sources,
 )
 @follow
 @asks
 async def events(client: Client, *, name: str | None, follow: bool) -> None:
-    """Tell what happened, and with -f what happens."""
+    """List past events; with -f, also new ones as they occur."""
     if name is not None:
         await _must_be_known(client, name)
     query = {"follow": str(follow).lower()} | ({"name": name} if name else {})
@@ -34,7 +36,7 @@ async def events(client: Client, *, name: str | None, follow: bool) -> None:
 
 
 async def _must_be_known(client: Client, name: str) -> None:
-    """Raises `NotFoundError` unless a record or a source has or had that name."""
+    """Raise `NotFoundError` unless a record or a source has or had that name."""
     if (await client.get("/api/v1/history", name=name))["history"]:
         return
     if any(s["name"] == name for s in (await client.get("/api/v1/sources"))["sources"]):
@@ -59,12 +61,12 @@ HISTORY = (
 @output
 @asks
 async def history(client: Client, *, name: str | None, form: str) -> None:
-    """List what was wanted and what became of it, the newest first."""
+    """List past generations of records and their outcomes, newest first."""
     query = {"name": name} if name else {}
     kept = (await client.get("/api/v1/history", **query))["history"]
     if name and not kept:
-        raise NotFoundError(f"nothing is known of '{name}'")
-    show(kept, HISTORY, form, empty="nothing happened yet")
+        raise NotFoundError(f"'{name}' has no history")
+    show(kept, HISTORY, form, empty="there is no history")
 
 
 @click.command()
@@ -72,7 +74,7 @@ async def history(client: Client, *, name: str | None, form: str) -> None:
 @follow
 @asks
 async def logs(client: Client, *, name: str, follow: bool) -> None:
-    """Print what the worker process of the instance NAME wrote."""
+    """Print the output of the worker process of the instance NAME."""
     if follow:
         async for _, line in client.events("GET", "/api/v1/logs/stream", name=name):
             _print_line(line)

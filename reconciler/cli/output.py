@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON, YAML and names for programs."""
+"""Output of commands: tables for people; JSON, YAML and names for programs."""
 
 import json
 import shutil
@@ -21,29 +21,29 @@ output = click.option(
     "form",
     type=click.Choice(FORMATS),
     default="table",
-    help="Form of the output.",
+    help="Output format.",
 )
 
 INFINITE_WIDTH = 100_000
-"""Of the table's own layout: it never wraps."""
+"""Width of the table layout, in cells: rows never wrap."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its heading, and what stands in it for one item."""
+    """A column of a table: its heading, and the function that gives an item's cell."""
 
     heading: str
     of: Callable[[Any], object]
     wide: bool = False
-    """Only in the form `wide`."""
+    """True if the column is only shown with `-o wide`."""
 
 
 def show(
     items: Sequence[Any], columns: Sequence[Column], form: str, *, empty: str, name: str = "name"
 ) -> None:
-    """Print items of an answer; `name` is the key of what identifies one.
+    """Print items of a response; `name` is the key that identifies one.
 
-    `empty` is said where there are none.
+    If there are none, a table is replaced by the message `empty` on stderr.
     """
     if form == "name":
         for item in items:
@@ -59,7 +59,7 @@ def show(
 
 
 def show_data(data: Any, form: str) -> None:
-    """Print an answer as it is."""
+    """Print a response as JSON or YAML."""
     if form == "yaml":
         click.echo(yaml_text(data), nl=False)
     else:
@@ -67,7 +67,7 @@ def show_data(data: Any, form: str) -> None:
 
 
 def yaml_text(data: Any) -> str:
-    """YAML in the order of the keys."""
+    """Data as YAML; keys keep their order."""
     import yaml
 
     from reconciler.cli.yaml12 import Dumper
@@ -77,7 +77,7 @@ def yaml_text(data: Any) -> str:
 
 
 def manifests_text(records: Sequence[Any]) -> str:
-    """Records as manifests: what `apply -f -` and a watched directory take."""
+    """Records as manifests, for `apply -f -` and watched directories."""
     return "".join(
         "---\n"
         + yaml_text(
@@ -114,7 +114,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, fit: bool)
 
 
 STYLES = {"True": "green", "Loaded": "green", "False": "yellow", "Stalled": "red", "no": "yellow"}
-"""Of words that stand alone in a cell."""
+"""Styles of cells by their whole text."""
 
 
 def _text(value: object) -> str:
@@ -126,7 +126,7 @@ def _text(value: object) -> str:
 
 
 def age(time: str | None) -> str | None:
-    """Since a time of an answer: `5s`, `3m`, `2h`, `4d`."""
+    """Time since an ISO timestamp: `5s`, `3m`, `2h`, `4d`."""
     if time is None:
         return None
     seconds = int((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
@@ -137,12 +137,12 @@ def age(time: str | None) -> str | None:
 
 
 def clock(time: str) -> str:
-    """A time of an answer, in this machine's time zone."""
+    """An ISO timestamp in this machine's time zone."""
     return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def condition(record: Any, type_: str) -> Any:
-    """A condition of a record, or one that says that nothing is known."""
+    """A condition of a record; one with the status Unknown if it is missing."""
     for one in record["status"]["conditions"]:
         if one["type"] == type_:
             return one

@@ -1,4 +1,4 @@
-"""Who else on this machine may read what the daemon keeps: its state, and the token."""
+"""File permissions of the daemon's state directory and token file."""
 
 import stat
 from collections.abc import Collection
@@ -11,22 +11,22 @@ from reconciler.store.database import NAME
 log = structlog.get_logger()
 
 OTHERS = 0o077
-"""Permissions of the group and of everybody."""
+"""Permission bits of the group and of others."""
 
 OURS = frozenset({NAME, "lock"})
 
 
 def keep_state_private(directory: Path, uid: int) -> None:
-    """Take a state directory's permissions from others if it is ours, else warn of them.
+    """Remove other users' permissions from the daemon's state directory, or warn of them.
 
-    Ours is one that belongs to `uid` and is empty or holds a database of the daemon: a directory
-    that serves other ends too, such as /tmp, is left as it is. Raises nothing.
+    The permissions change only if the directory belongs to `uid` and is empty or holds the daemon's
+    database: a shared directory, such as /tmp, is left unchanged. Raises nothing.
     """
     try:
         found = directory.stat()
         names = {path.name for path in directory.iterdir()} if found.st_mode & OTHERS else set()
     except OSError:
-        return  # it is not there yet, or cannot be used, which is said where it is opened
+        return  # missing or unusable; opening it reports the error
     mode = stat.S_IMODE(found.st_mode)
     if not mode & OTHERS:
         return
@@ -36,17 +36,17 @@ def keep_state_private(directory: Path, uid: int) -> None:
         except OSError:
             pass
         else:
-            log.warning("state directory is closed to others now", path=str(directory))
+            log.warning("state directory is now private", path=str(directory))
             return
     fix = f"chmod 700 {directory}"
-    log.warning("others may look into the state directory", path=str(directory), fix=fix)
+    log.warning("other users may read the state directory", path=str(directory), fix=fix)
 
 
 def warn_of_public_token(path: Path) -> None:
-    """Warn if others may read the token, or replace it. Raises OSError."""
+    """Warn if other users may read or replace the token. Raises OSError."""
     if path.stat().st_mode & OTHERS:
         fix = f"chmod 600 {path}"
-        log.warning("others may read the token file", path=str(path), fix=fix)
+        log.warning("other users may read the token file", path=str(path), fix=fix)
 
 
 def _is_ours(names: Collection[str]) -> bool:

@@ -1,4 +1,4 @@
-"""A bar of bytes, where somebody watches."""
+"""Progress bars on a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from typing import Any
 from reconciler.cli.client import Client, DaemonError
 
 Update = Callable[..., None]
-"""Takes the bytes that are there, of how many, and what is being done."""
+"""Called with the bytes done, the total, and the current activity."""
 
 
 @contextmanager
 def watched(what: str) -> Iterator[Update]:
-    """A bar on stderr; nothing at all where that is no terminal."""
+    """Show a progress bar on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda *_: None
         return
@@ -36,7 +36,7 @@ def watched(what: str) -> Iterator[Update]:
 
 
 async def loaded(client: Client, body: dict[str, Any]) -> Any:
-    """Load by HTTP; the answer. Raises `DaemonError`."""
+    """Load by HTTP with a progress bar, and return the response. Raises `DaemonError`."""
     with watched("waiting") as update:
         async for kind, data in client.events("POST", "/api/v1/models/load", body):
             if kind == "result":

@@ -1,4 +1,4 @@
-"""`ps`: what is loaded, on its way, or failed, and what it uses."""
+"""`ps`: loaded, loading and failed instances, and their memory."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from reconciler.core.memory import readable_bytes
 
 
 def used(key: str) -> Any:
-    """The bytes that a row's instance has under `key`, readable; None if there are none."""
+    """Column function for a number of bytes of a row's instance, as text; None if it has none."""
 
     def cell(row: Any) -> str | None:
         size = (row["instance"] or {}).get(key)
@@ -21,12 +21,12 @@ def used(key: str) -> Any:
 
 
 def in_force(key: str) -> Any:
-    """A setting of a row's loaded instance."""
+    """Column function for an effective setting of a row's instance."""
     return lambda row: (row["status"]["config"] or {}).get(key)
 
 
 def until(row: Any) -> str | None:
-    """When a row's instance is unloaded if no request comes: `9m`."""
+    """Time until a row's instance is unloaded as idle: `in 9m`."""
     seconds = (row["instance"] or {}).get("seconds_until_idle")
     if seconds is None:
         return None
@@ -66,7 +66,7 @@ ROWS = (
 
 
 async def rows(client: Client, *, resting: bool = False) -> list[Any]:
-    """Records with the `instance` that is loaded for them, or None.
+    """Records with their loaded `instance`, or None.
 
     Suspended and idle records are left out unless `resting`.
     """
@@ -83,15 +83,15 @@ def _is_active(row: Any) -> bool:
 
 
 @click.command()
-@click.option("-a", "--all", "resting", is_flag=True, help="Suspended and idle records too.")
+@click.option("-a", "--all", "resting", is_flag=True, help="Include suspended and idle records.")
 @output
 @asks
 async def ps(client: Client, *, resting: bool, form: str) -> None:
-    """List instances that are loaded, loading or failed, and what they use.
+    """List instances that are loaded, loading or failed, and their memory.
 
     OWN is memory reserved for the instance's KV cache and prefill. SHARED is memory of weights and
-    process, which all instances of the checkpoint share. KV is what running requests have room
-    for. UNLOAD is when the instance is unloaded if no request comes.
+    process, which all instances of the checkpoint share. KV is memory that the KV cache may use for
+    active requests. UNLOAD is the time until the instance is unloaded if it gets no request.
     """
     found = await rows(client, resting=resting)
     show(found, ROWS, form, empty="nothing is loaded, loading or failed")

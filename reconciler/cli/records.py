@@ -41,7 +41,7 @@ RECORDS = (
 )
 
 LONGEST_QUESTION = 60.0
-"""Seconds that one request waits; longer ones ask again."""
+"""Maximum time that one request waits, in seconds; longer waits repeat it."""
 
 
 @click.command(
@@ -56,11 +56,11 @@ LONGEST_QUESTION = 60.0
     "form",
     type=click.Choice([*FORMATS, "manifest"]),
     default="table",
-    help="Form of the output; `manifest` is what `apply -f -` takes.",
+    help="Output format; `manifest` is valid input of `apply -f -`.",
 )
 @asks
 async def get(client: Client, *, names: tuple[str, ...], form: str) -> None:
-    """List the records, or show those called NAME."""
+    """List all records, or the records NAME."""
     if names:
         found = [await client.get(path(name)) for name in names]
     else:
@@ -85,14 +85,14 @@ async def get(client: Client, *, names: tuple[str, ...], form: str) -> None:
 @click.command(
     epilog="\b\nExamples:\n  reconciler export > backup.yaml\n  reconciler apply -f backup.yaml"
 )
-@click.option("--all", "all_", is_flag=True, help="Also records that a file or a branch declares.")
+@click.option("--all", "all_", is_flag=True, help="Include records declared by files and branches.")
 @asks
 async def export(client: Client, *, all_: bool) -> None:
-    """Print the records that came by HTTP as manifests, for a backup or for files to watch."""
+    """Print the records declared by HTTP as manifests, for a backup or to move them to files."""
     records = (await client.get("/api/v1/records"))["records"]
     found = [r for r in records if all_ or r["owner"] == HTTP]
     if not found:
-        click.echo("no record came by HTTP", err=True)
+        click.echo("no record was declared by HTTP", err=True)
     click.echo(manifests_text(found), nl=False)
 
 
@@ -102,7 +102,7 @@ async def export(client: Client, *, all_: bool) -> None:
 )
 @asks
 async def describe(client: Client, *, names: tuple[str, ...]) -> None:
-    """Show all of the records NAME: spec, conditions, settings in force, history."""
+    """Show the records NAME: spec, conditions, effective settings, history."""
     for position, name in enumerate(names):
         if position:
             click.echo()
@@ -120,7 +120,7 @@ async def _describe(client: Client, name: str) -> None:
     _block("Spec", yaml_text(record["spec"]))
     _block("Conditions", "\n".join(_condition(c) for c in status["conditions"]))
     if status["config"] is not None:
-        _block("In force", config_text(status["config"]).replace(", ", "\n"))
+        _block("Settings", config_text(status["config"]).replace(", ", "\n"))
         _block("Defaults", "\n".join(map(_default, status["defaults"])))
         _print_field("Loaded", f"{clock(status['loaded_at'])} by {status['loaded_by']}")
         phases = status["load_phases"].items()
@@ -169,15 +169,21 @@ def _generation(one: Any) -> str:
 @click.command(epilog="\b\nExample:\n  reconciler wait assistant --for ready --timeout 10m")
 @click.argument("name", shell_complete=completing.names)
 @click.option(
-    "--for", "wanted", type=click.Choice(["ready", "gone"]), default="ready", help="State."
+    "--for",
+    "wanted",
+    type=click.Choice(["ready", "gone"]),
+    default="ready",
+    help="State to wait for.",
 )
-@click.option("--timeout", "seconds", type=Duration(), default="5m", help="As 30s, 5m or 1h.")
+@click.option(
+    "--timeout", "seconds", type=Duration(), default="5m", help="Deadline: 30s, 5m or 1h."
+)
 @asks
 async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> None:
     """Wait until the record NAME is ready, or gone.
 
-    If there is no such record, the sources are looked at first: a manifest that was just written
-    counts.
+    If there is no such record, the sources are synced first, so that a manifest that was just
+    written is found.
     """
     deadline = time.monotonic() + seconds
     if wanted == "ready":
@@ -202,7 +208,7 @@ async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> Non
 
 
 async def _must_exist(client: Client, name: str) -> None:
-    """Raises `NotFoundError` if there is no such record, after a look at the sources."""
+    """Raise `NotFoundError` if there is no such record after a sync of all sources."""
     try:
         await client.get(path(name))
     except NotFoundError:
@@ -216,12 +222,12 @@ async def _must_exist(client: Client, name: str) -> None:
 )
 @asks
 async def clear(client: Client, *, names: tuple[str, ...]) -> None:
-    """Forget crashes and failures of the records NAME, so that they are tried at once."""
+    """Clear crashes and failures of the records NAME, so that they are retried at once."""
     for name in names:
         await client.post(f"{path(name)}/clear", None)
-        click.echo(f"the failures of {name} are forgotten")
+        click.echo(f"the failures of {name} are cleared")
 
 
 def path(name: str) -> str:
-    """Of a record."""
+    """Path of a record in the API."""
     return f"/api/v1/records/{quote(name)}"

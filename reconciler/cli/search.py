@@ -1,4 +1,4 @@
-"""`search`: models on the hub."""
+"""`search`: find models on the hub."""
 
 import click
 
@@ -21,17 +21,17 @@ ROWS = (
 
 @click.command(epilog="\b\nExample:\n  reconciler search qwen3 4bit")
 @click.argument("words", nargs=-1, required=True)
-@click.option("--limit", type=click.IntRange(1, 100), default=20, help="Most models.")
-@click.option("--all", "everything", is_flag=True, help="Not only models that are tagged mlx.")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, help="Maximum number of models.")
+@click.option("--all", "everything", is_flag=True, help="Include models that are not tagged mlx.")
 @output
 @asks
 async def search(
     client: Client, *, words: tuple[str, ...], limit: int, everything: bool, form: str
 ) -> None:
-    """Search the Hugging Face hub for WORDS, the most downloaded models first.
+    """Search the Hugging Face hub for WORDS; the most downloaded models come first.
 
     FITS is yes if the weights take at most 90 % of the daemon's memory budget, and - if the hub
-    does not say how large they are. `reconciler estimate` is exact for a model that is on disk.
+    does not report their size. For a model on disk, `reconciler estimate` is exact.
     """
     query = {"search": " ".join(words), "limit": str(limit)}
     if everything:

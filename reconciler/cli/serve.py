@@ -1,4 +1,4 @@
-"""`reconciler serve`: its options; what it runs is imported when it is run."""
+"""`reconciler serve`: its options. The daemon is imported when the command runs."""
 
 import gc
 import os
@@ -19,18 +19,18 @@ from reconciler.cli.sizes import MemoryBudget, WiredLimit
 from reconciler.core.memory import Budget, MemoryPolicy
 
 LEAST_PROBE_SECONDS = 0.1
-"""Below it a look is shorter than what a worker may take to answer."""
+"""Minimum probe interval: a healthy worker may need this long to answer."""
 
 
 def _hub_cache() -> Path:
-    """Where huggingface_hub keeps its cache, by the variables that it documents."""
+    """The cache directory of huggingface_hub, from its documented variables."""
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
 
 
 @contextmanager
 def _without(package: str) -> Iterator[None]:
-    """Make an import of this package raise ImportError."""
+    """Make imports of this package raise ImportError within the context."""
     modules: dict[str, Any] = sys.modules
     imported = modules.get(package)
     modules[package] = None
@@ -49,7 +49,7 @@ def _without(package: str) -> Iterator[None]:
     default=HOME / "manifests",
     envvar="RECONCILER_MANIFESTS",
     show_envvar=True,
-    help="Directory of manifests to follow; with --git only where it is named too.",
+    help="Directory of manifests to follow; ignored with --git, unless given explicitly.",
 )
 @followed
 @click.option(
@@ -57,7 +57,7 @@ def _without(package: str) -> Iterator[None]:
     is_flag=True,
     envvar="RECONCILER_SUSPEND_SOURCES",
     show_envvar=True,
-    help="Follow no source until `reconciler resume`; what is declared already stays.",
+    help="Follow no source until `reconciler resume`; existing records stay.",
 )
 @label
 @click.option(
@@ -67,7 +67,7 @@ def _without(package: str) -> Iterator[None]:
     default=[HOME / "models"],
     envvar="RECONCILER_MODELS",
     show_envvar=True,
-    help="Directory of models, as PUBLISHER/NAME; may be given several times.",
+    help="Directory of models, as PUBLISHER/NAME; repeatable.",
 )
 @click.option(
     "--hub-cache",
@@ -76,7 +76,7 @@ def _without(package: str) -> Iterator[None]:
     envvar="RECONCILER_HUB_CACHE",
     show_envvar=True,
     show_default="the cache of huggingface_hub",
-    help="Cache of Hugging Face's tools, whose models can be loaded too.",
+    help="Cache of Hugging Face's tools, from which models can also be loaded.",
 )
 @click.option(
     "--lm-studio",
@@ -84,7 +84,7 @@ def _without(package: str) -> Iterator[None]:
     default=Path("~/.lmstudio").expanduser(),
     envvar="RECONCILER_LM_STUDIO",
     show_envvar=True,
-    help="LM Studio's directory, whose models can be loaded too.",
+    help="LM Studio's directory, from which models can also be loaded.",
 )
 @click.option(
     "--state",
@@ -92,14 +92,14 @@ def _without(package: str) -> Iterator[None]:
     default=HOME / "state",
     envvar="RECONCILER_STATE",
     show_envvar=True,
-    help="Directory of the daemon's own database.",
+    help="Directory of the daemon's database.",
 )
 @click.option(
     "--host",
     default="127.0.0.1",
     envvar="RECONCILER_HOST",
     show_envvar=True,
-    help="Address to listen on; any but loopback requires a token.",
+    help="Address to listen on; any other than loopback requires a token.",
 )
 @click.option(
     "--port",
@@ -123,7 +123,7 @@ def _without(package: str) -> Iterator[None]:
     multiple=True,
     envvar="RECONCILER_ALLOW_ORIGIN",
     show_envvar=True,
-    help="Web page that may use the daemon, as https://HOST:PORT; several times. * takes a token.",
+    help="Web page that may use the daemon: https://HOST:PORT; repeatable. * requires a token.",
 )
 @click.option(
     "--allow-host",
@@ -132,22 +132,22 @@ def _without(package: str) -> Iterator[None]:
     multiple=True,
     envvar="RECONCILER_ALLOW_HOST",
     show_envvar=True,
-    help="Name by which it may be asked too, such as host.docker.internal or *.local; several "
-    "times.",
+    help="Additional host name accepted in requests, such as host.docker.internal or *.local; "
+    "repeatable.",
 )
 @click.option(
     "--no-page",
     is_flag=True,
     envvar="RECONCILER_NO_PAGE",
     show_envvar=True,
-    help="Serve no live page at / for browsers; the API stays.",
+    help="Disable the live page at /; the API stays enabled.",
 )
 @click.option(
     "--jit",
     is_flag=True,
     envvar="RECONCILER_JIT",
     show_envvar=True,
-    help="Load a model at the first request for it; it goes after an hour without one.",
+    help="Load a model at the first request for it; unload it after an hour without one.",
 )
 @click.option(
     "--probe-interval",
@@ -155,7 +155,7 @@ def _without(package: str) -> Iterator[None]:
     default="30s",
     envvar="RECONCILER_PROBE_INTERVAL",
     show_envvar=True,
-    help="A worker that hangs is found within two of these; an idle one generates a token in each.",
+    help="Time between probes: a hanging worker is found within two; idle ones generate a token.",
 )
 @click.option(
     "--memory-budget",
@@ -163,7 +163,7 @@ def _without(package: str) -> Iterator[None]:
     default="100%",
     envvar="RECONCILER_MEMORY_BUDGET",
     show_envvar=True,
-    help="What all models may take: a size, or a share of what MLX and the system offer.",
+    help="Memory for all models: a size, or a share of the maximum of MLX and the system.",
 )
 @click.option(
     "--memory-policy",
@@ -171,7 +171,7 @@ def _without(package: str) -> Iterator[None]:
     default="wait",
     envvar="RECONCILER_MEMORY_POLICY",
     show_envvar=True,
-    help="Where there is no room: wait, or unload idle instances of lower priority.",
+    help="If memory is short: wait, or unload idle instances of lower priority.",
 )
 @click.option(
     "--wired-limit",
@@ -179,7 +179,7 @@ def _without(package: str) -> Iterator[None]:
     default="off",
     envvar="RECONCILER_WIRED_LIMIT",
     show_envvar=True,
-    help="Memory that a worker keeps from being paged out: off, recommended by Metal, or a size.",
+    help="Memory that a worker wires: off, the size recommended by Metal, or a size.",
 )
 @click.option(
     "--spare-workers",
@@ -187,7 +187,7 @@ def _without(package: str) -> Iterator[None]:
     default=1,
     envvar="RECONCILER_SPARE_WORKERS",
     show_envvar=True,
-    help="Workers started before they are needed; 0 saves memory, and loads take a second longer.",
+    help="Workers started in advance; 0 saves memory, but loads take a second longer.",
 )
 @click.option(
     "--log-level",
@@ -195,7 +195,7 @@ def _without(package: str) -> Iterator[None]:
     default="info",
     envvar="RECONCILER_LOG_LEVEL",
     show_envvar=True,
-    help="Least level of the log lines on stderr.",
+    help="Minimum level of log lines.",
 )
 @click.option(
     "--log-format",
@@ -203,14 +203,14 @@ def _without(package: str) -> Iterator[None]:
     default="text",
     envvar="RECONCILER_LOG_FORMAT",
     show_envvar=True,
-    help="Log lines for people, or a JSON object in each for programs.",
+    help="Format of log lines: text, or a JSON object per line.",
 )
 @click.option(
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="RECONCILER_LOG_FILE",
     show_envvar=True,
-    help="Log to this file in place of stderr; kept are five of 10 MB.",
+    help="Log to this file instead of stderr; five files of 10 MB are kept.",
 )
 def serve(
     manifests: Path,
@@ -242,11 +242,11 @@ def serve(
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
 
-    One line on stdout names its address; the log is on stderr.
+    It prints its address to stdout, and logs to stderr.
     """
-    # What is imported stays: looking for garbage in it takes a tenth of the time that it takes.
+    # Imported objects stay alive: garbage collection would add a tenth to the time of the import.
     gc.disable()
-    with _without("rich"):  # structlog imports it for tracebacks that no log here has
+    with _without("rich"):  # structlog imports it for tracebacks, which this log does not use
         from reconciler.cli.bootstrap import Options, run
 
     gc.freeze()

@@ -20,13 +20,13 @@ from reconciler.service.launchd import Launchd
 from reconciler.service.systemd import Systemd
 
 NOT_RUNNING, NOT_INSTALLED = 3, 4
-"""Exit codes of `status`, as of `systemctl status`."""
+"""Exit codes of `status`, as in `systemctl status`."""
 
 system_option = click.option(
     "--system",
     is_flag=True,
-    help="Of the whole system, started at boot; needs root. Fleets of Macs need it: macOS' "
-    "local-network privacy keeps agents from being reached.",
+    help="Use the system's service, started at boot; requires root. Fleets of Macs need it: macOS' "
+    "local-network privacy makes agents unreachable.",
 )
 
 
@@ -44,8 +44,8 @@ def service() -> None:
 @click.option("--print", "only_print", is_flag=True, help="Print the file; change nothing.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVE-OPTION]...")
 def install(*, system: bool, only_print: bool, options: tuple[str, ...]) -> None:
-    """Write the service's file and start it; what stands after -- goes to `serve`."""
-    # What `serve` would refuse is refused before anything is written.
+    """Write the service's file and start it; options after -- are passed to `serve`."""
+    # Reject options that `serve` would reject before anything is written.
     with serve.make_context("serve", list(options)) as context:
         check_pages(context.params["allow_origins"], context.params["token_file"])
     found, job = _service(system=system), _job(options, system=system)
@@ -57,28 +57,30 @@ def install(*, system: bool, only_print: bool, options: tuple[str, ...]) -> None
         changed = found.install(job)
     except (ServiceError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{found.file} {'is written, and started' if changed else 'is as it was, running'}")
+    click.echo(
+        f"{found.file} {'is written, and started' if changed else 'is unchanged and running'}"
+    )
     if sys.platform == "linux" and not system:
-        click.echo("it ends when you log out, unless: loginctl enable-linger")
+        click.echo("the service ends when you log out; to keep it running: loginctl enable-linger")
 
 
 @service.command()
 @system_option
 def uninstall(*, system: bool) -> None:
-    """Stop the service and remove its file; what is declared stays."""
+    """Stop the service and remove its file; records and state stay."""
     _need_root(system=system)
     found = _service(system=system)
     try:
         there = found.uninstall()
     except (ServiceError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{found.file} {'is removed' if there else 'is not there'}")
+    click.echo(f"{found.file} {'is removed' if there else 'does not exist'}")
 
 
 @service.command()
 @system_option
 def status(*, system: bool) -> None:
-    """Tell what is installed, and whether it runs; exit code 3 if not, 4 if not installed."""
+    """Show whether the service runs; exit code 3 if it does not, 4 if it is not installed."""
     state = _service(system=system).state()
     click.echo(f"kind:      {state.kind}")
     click.echo(f"file:      {state.file if state.installed else 'not installed'}")
@@ -108,7 +110,7 @@ def _service(*, system: bool) -> Service:
 
 
 def _job(options: Sequence[str], *, system: bool) -> Job:
-    """What is run: this very Python, as whoever asked; sudo says who that is."""
+    """The job: this Python interpreter, as the user who runs the command, also under sudo."""
     user = os.environ.get("SUDO_USER") if system else None
     home = Path(pwd.getpwnam(user).pw_dir) if user else Path.home()
     logs = home / "Library/Logs/reconciler"
@@ -121,9 +123,9 @@ def _job(options: Sequence[str], *, system: bool) -> Job:
 def _need_root(*, system: bool) -> None:
     if system and os.geteuid() != 0:
         words = " ".join(["sudo", *children.python("reconciler"), *sys.argv[1:]])
-        raise click.ClickException(f"a service of the whole system needs root: {words}")
+        raise click.ClickException(f"the system's service requires root; run: {words}")
 
 
 def services() -> tuple[Service, Service]:
-    """The user's service, and the system's."""
+    """The user's service and the system's service."""
     return _service(system=False), _service(system=True)

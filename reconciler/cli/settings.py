@@ -1,4 +1,4 @@
-"""The five load settings, and what else a load takes, as options."""
+"""Options for the five load settings and other parameters of a load."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,14 +13,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def settings(command: F) -> F:
-    """Add an option for each setting, for an adapter, and for the time after which it goes."""
+    """Add the options for each setting, the adapter and the idle timeout."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def body(model: str, name: str | None, asked: dict[str, Any]) -> dict[str, Any]:
-    """The load request that the options mean."""
+    """Load request from the options."""
     config = {key: asked[key] for key in SETTINGS if asked[key] is not None}
     sent: dict[str, Any] = {"model": model, "config": config}
     if name is not None:

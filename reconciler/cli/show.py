@@ -1,4 +1,4 @@
-"""`show` and `rm`: one model on disk."""
+"""`show` and `rm`: models on disk."""
 
 from typing import Any
 from urllib.parse import quote
@@ -13,14 +13,14 @@ from reconciler.core.memory import readable_bytes
 
 @click.command(epilog="\b\nExample:\n  reconciler show mlx-community/Qwen3-0.6B-4bit")
 @click.argument("model", shell_complete=completing.names_and_models)
-@click.option("--template", is_flag=True, help="Print the chat template alone.")
+@click.option("--template", is_flag=True, help="Print only the chat template.")
 @click.option(
     "-o",
     "--output",
     "form",
     type=click.Choice(["text", "json", "yaml"]),
     default="text",
-    help="Form.",
+    help="Output format.",
 )
 @asks
 async def show(client: Client, *, model: str, template: bool, form: str) -> None:
@@ -38,7 +38,7 @@ async def show(client: Client, *, model: str, template: bool, form: str) -> None
 
 
 def lines(found: Any) -> list[tuple[str, str]]:
-    """What is shown of a model: a word and a value for each line; unknown values are left out."""
+    """Label and value of each line about a model; unknown values are omitted."""
     row = found["model"]
     packed = row["quantization"]
     size, context = row["size_bytes"], row["max_context_length"]
@@ -74,7 +74,7 @@ def _template(template: str | None) -> str:
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, shell_complete=completing.models)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @asks
 async def rm(client: Client, *, models: tuple[str, ...], yes: bool) -> None:
     """Remove downloaded MODELS from the Hugging Face cache, unless a record uses them."""

@@ -1,4 +1,4 @@
-"""How much memory and how many tokens, as people write it."""
+"""Option types: sizes of memory and numbers of tokens."""
 
 import re
 
@@ -15,32 +15,32 @@ TOKEN_UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
 
 class Tokens(click.ParamType[int]):
-    """A number of tokens; `k` is 1,024 and `m` 1,048,576: lengths of context are powers of two."""
+    """A number of tokens; `k` is 1,024 and `m` 1,048,576: context lengths are powers of two."""
 
     name = "tokens"
 
     def convert(
         self, value: object, param: click.Parameter | None, context: click.Context | None
     ) -> int:
-        """The number. Raises `click.BadParameter`."""
+        """Parse the number. Raises `click.BadParameter`."""
         if isinstance(value, int):
             return value
         found = TOKENS.fullmatch(str(value))
         if found is None:
-            words = "write a number, or one with k (1,024) or m (1,048,576), as 16384 or 16k"
-            self.fail(f"'{value}' is no number of tokens; {words}", param, context)
+            words = "write a number, optionally with k (1,024) or m (1,048,576): 16384 or 16k"
+            self.fail(f"'{value}' is not a number of tokens; {words}", param, context)
         return int(found[1]) * TOKEN_UNITS[found[2].lower()]
 
 
 class WiredLimit(click.ParamType[str]):
-    """`off`, `recommended` or a size; it stays as it was written, for reports."""
+    """`off`, `recommended` or a size; the text is kept for reports."""
 
     name = "limit"
 
     def convert(
         self, value: object, param: click.Parameter | None, context: click.Context | None
     ) -> str:
-        """The words. Raises `click.BadParameter`."""
+        """Check the text. Raises `click.BadParameter`."""
         text = str(value)
         if text not in WORDS:
             try:
@@ -51,14 +51,14 @@ class WiredLimit(click.ParamType[str]):
 
 
 class MemoryBudget(click.ParamType[Budget]):
-    """A size, or a share of what the machine offers."""
+    """A size, or a share of the machine's maximum."""
 
     name = "size|share"
 
     def convert(
         self, value: object, param: click.Parameter | None, context: click.Context | None
     ) -> Budget:
-        """The budget. Raises `click.BadParameter`."""
+        """Parse the budget. Raises `click.BadParameter`."""
         if isinstance(value, Budget):
             return value
         try:

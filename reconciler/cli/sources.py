@@ -1,4 +1,4 @@
-"""`sources`, `sync`, `confirm`, `suspend` and `resume`: where manifests come from."""
+"""`sources`, `sync`, `confirm`, `suspend` and `resume`: sources of manifests."""
 
 import contextlib
 import sys
@@ -13,10 +13,10 @@ from reconciler.cli.client import Client, DaemonError, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
 
 SHOWN_DIGITS = 12
-"""Of a commit."""
+"""Number of digits shown of a commit."""
 
 SHOWN_LINES = 50
-"""Of what is wrong with one source."""
+"""Maximum number of lines of problems per source."""
 
 SOURCES = (
     Column("SOURCE", lambda s: s["name"]),
@@ -40,7 +40,7 @@ which = click.argument("source", required=False, shell_complete=completing.sourc
 @output
 @asks
 async def sources(client: Client, *, form: str) -> None:
-    """List the sources of manifests, and what is wrong with them or their files."""
+    """List the sources of manifests, with errors in them or their files."""
     found = (await client.get("/api/v1/sources"))["sources"]
     show(found, SOURCES, form, empty="there are no sources")
     if form in ("table", "wide"):
@@ -52,7 +52,7 @@ async def sources(client: Client, *, form: str) -> None:
 @which
 @asks
 async def sync(client: Client, *, source: str | None) -> None:
-    """Have SOURCE, or all that are followed, looked at now."""
+    """Sync SOURCE, or all followed sources, now."""
     names = await _named(client, source, lambda s: not s["suspended"])
     answers = [await client.post(_path(name, "sync"), None) for name in names]
     for answer in answers:
@@ -65,17 +65,19 @@ async def sync(client: Client, *, source: str | None) -> None:
 @which
 @asks
 async def confirm(client: Client, *, source: str | None) -> None:
-    """Take up what is held because it would unload more than half of what is loaded, or because
-    a file that is there declares nothing any more.
+    """Apply held changes of SOURCE, or of all sources.
+
+    A change is held if it would unload more than half of the loaded instances, or if a file still
+    exists but declares nothing any more.
     """
     held = await _named(client, source, _waits)
     suspended = await _named(client, None, lambda s: s["suspended"])
     if not held and suspended and source is None:
         names = " and ".join(suspended)
-        words = f"{names}: suspended, so nothing is taken up; `reconciler resume` follows it again"
+        words = f"{names}: suspended, so no change is applied; `reconciler resume` follows it again"
         raise click.ClickException(words)
     if not held:
-        raise click.ClickException("nothing waits to be confirmed")
+        raise click.ClickException("no change waits for confirmation")
     for name in held:
         _print_source(await client.post(_path(name, "confirm"), None))
 
@@ -84,7 +86,7 @@ async def confirm(client: Client, *, source: str | None) -> None:
 @which
 @asks
 async def suspend(client: Client, *, source: str | None) -> None:
-    """Leave the records of SOURCE, or of all sources, as they are until `resume`."""
+    """Stop following SOURCE, or all sources, until `resume`; their records stay."""
     for name in await _named(client, source, lambda s: not s["suspended"]):
         await client.post(_path(name, "suspend"), None)
         click.echo(f"{name} is suspended")
@@ -100,25 +102,26 @@ async def resume(client: Client, *, source: str | None) -> None:
 
 
 async def sync_all(client: Client) -> None:
-    """Have all sources looked at now that are followed; one that cannot be read is left out."""
+    """Sync all followed sources; sources that cannot be read are skipped."""
     for name in await _named(client, None, lambda s: not s["suspended"]):
         with contextlib.suppress(DaemonError):
             await client.post(_path(name, "sync"), None)
 
 
 def _waits(source: Any) -> bool:
-    """True if something is held until it is confirmed."""
+    """True if a change is held until it is confirmed."""
     return bool(source["unconfirmed"] or (source["commit"] and source["commit"]["held"]))
 
 
 def short(commit: str | None) -> str | None:
-    """The beginning of a commit's name."""
+    """The first digits of a commit's hash."""
     return commit[:SHOWN_DIGITS] if commit is not None else None
 
 
 async def _named(client: Client, source: str | None, wanted: Any) -> list[str]:
-    """The names of the sources that are meant: the one whose name has `source` in it, or all that
-    are `wanted`. Raises `click.ClickException`.
+    """Names of the selected sources: the one whose name contains `source`, or all `wanted` ones.
+
+    Raises `click.ClickException`.
     """
     found = (await client.get("/api/v1/sources"))["sources"]
     if source is None:
@@ -127,7 +130,9 @@ async def _named(client: Client, source: str | None, wanted: Any) -> list[str]:
     if source in names or len(names) == 1:
         return [source if source in names else names[0]]
     if names:
-        raise click.ClickException(f"'{source}' may be {' or '.join(names)}; say more of it")
+        raise click.ClickException(
+            f"'{source}' matches {' and '.join(names)}; give more of the name"
+        )
     raise NotFoundError(f"there is no source '{source}'")
 
 
@@ -143,7 +148,7 @@ def _print_source(source: Any) -> None:
 
 
 def complain(source: Any, keys: Sequence[str] = ("not_followed", "held")) -> None:
-    """What is wrong with a source, on stderr."""
+    """Print the problems of a source to stderr."""
     lines = list(_complaints(source, keys))
     for line in lines[:SHOWN_LINES]:
         click.echo(line, err=True)

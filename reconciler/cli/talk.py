@@ -1,4 +1,4 @@
-"""A chat with an instance: its messages and parameters, and answers printed as they come."""
+"""A chat with an instance: messages, parameters, and streamed answers."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import click
 from reconciler.cli.client import Client
 
 MEASURABLE_SECONDS = 0.1
-"""From the first token to the last; the rate of a shorter answer says nothing."""
+"""Minimum time from the first token to the last; shorter answers have no meaningful rate."""
 
 
 @dataclass
@@ -19,16 +19,16 @@ class Measured:
     usage: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     first: float | None = None
-    """Time of the first token; monotonic, as are the others."""
+    """Time of the first token. All times are monotonic seconds."""
     last: float | None = None
 
     def note_token(self) -> None:
-        """Note that a part of the answer came."""
+        """Record the arrival of a token."""
         self.last = time.monotonic()
         self.first = self.first or self.last
 
     def __str__(self) -> str:
-        """One line, without what the server did not report."""
+        """Summary in one line, of the values that the server reported."""
         parts = []
         if self.first is not None and self.last is not None:
             parts.append(f"first token after {self.first - self.began:.2f} s")
@@ -43,7 +43,7 @@ class Measured:
 
 
 class Talk:
-    """A chat: messages, parameters of requests (`system` among them), and whether to measure."""
+    """A chat: messages, and parameters of its requests (including `system`)."""
 
     def __init__(self, client: Client, instance: str, *, verbose: bool = False) -> None:
         self.client, self.instance, self.verbose = client, instance, verbose
@@ -51,16 +51,16 @@ class Talk:
         self.parameters: dict[str, Any] = {}
 
     def request(self) -> tuple[list[dict[str, str]], dict[str, Any]]:
-        """The messages to send, and the other keys of the request."""
+        """Messages to send, and the other keys of the request."""
         system = self.parameters.get("system")
         first = [{"role": "system", "content": system}] if system else []
         options = {k: v for k, v in self.parameters.items() if k != "system"}
         return first + self.messages, options
 
     async def ask(self, question: str) -> None:
-        """Print the answer as it comes; reasoning is dimmed.
+        """Stream the answer to the terminal; reasoning is dimmed.
 
-        An answer that is cut off is kept as far as it came; a question that fails is not kept.
+        A partial answer is added to the messages; a question without an answer is removed.
         """
         self.messages.append({"role": "user", "content": question})
         answer = ""
@@ -74,7 +74,7 @@ class Talk:
                 self.messages.pop()
 
     async def _printed(self) -> Any:
-        """The pieces of the answer's content, each after it was printed."""
+        """Print the answer, and yield each piece of its content."""
         messages, options = self.request()
         options["stream_options"] = {"include_usage": True}
         measured, thinking, finish = Measured(), False, None
@@ -97,6 +97,6 @@ class Talk:
                     yield content
         click.echo()
         if finish == "length":
-            click.echo("note: the answer was cut off at its most tokens", err=True)
+            click.echo("note: the answer was cut off at its limit of tokens", err=True)
         if self.verbose:
             click.echo(str(measured), err=True)

@@ -1,7 +1,7 @@
-"""`top`: what `ps` shows, redrawn until `q` or Ctrl-C.
+"""`top`: the table of `ps`, redrawn until `q` or Ctrl-C.
 
-The alternate screen is used, so the terminal is as it was before once it ends. If the daemon goes
-away, the last picture stays with a line that says so, and it is asked again.
+It uses the terminal's alternate screen, so that the terminal is restored when it ends. If the
+daemon becomes unreachable, the last table stays with an error line, and the query is retried.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from reconciler.cli.ps import rows, until, used
 from reconciler.core.memory import readable_bytes
 
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-"""Switch to the alternate screen and hide the cursor; and back."""
+"""Escape sequences that switch to the alternate screen and hide the cursor, and back."""
 
 HEADINGS = ("NAME", "STATE", "OWN", "SHARED", "KV", "REQUESTS", "IN/S", "OUT/S", "UNLOAD")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the daemon answered at one moment."""
+    """The daemon's responses at one time."""
 
     at: float
     """Monotonic seconds."""
@@ -40,13 +40,13 @@ class Sample:
 
     @property
     def tokens(self) -> Mapping[str, tuple[int, int]]:
-        """Prompt and completion tokens so far, by instance."""
+        """Total prompt and completion tokens by instance."""
         loaded = (row["instance"] for row in self.rows if row["instance"])
         return {one["name"]: (one["prompt_tokens"], one["completion_tokens"]) for one in loaded}
 
 
 def picture(now: Sample, before: Sample | None) -> list[str]:
-    """The lines to show; token rates need a sample `before`."""
+    """Lines of the screen; token rates require a sample `before`."""
     loaded = [row["instance"] for row in now.rows if row["instance"]]
     memory = now.node["memory"]
     words = "memory unknown"
@@ -80,7 +80,7 @@ def _cells(row: Any, now: Sample, before: Sample | None) -> tuple[str, ...]:
 
 
 def _rates(name: str, now: Sample, before: Sample | None) -> tuple[str | None, str | None]:
-    """Prompt and completion tokens per second since the sample before."""
+    """Prompt and completion tokens per second since the previous sample."""
     if before is None or name not in now.tokens or name not in before.tokens:
         return None, None
     seconds = now.at - before.at
@@ -95,11 +95,11 @@ async def _sample(client: Client) -> Sample:
 
 
 @click.command()
-@click.option("--interval", type=Duration(least=0.1), default="2s", help="Between two pictures.")
-@click.option("--once", is_flag=True, help="Print one picture and end; so does a pipe.")
+@click.option("--interval", type=Duration(least=0.1), default="2s", help="Time between updates.")
+@click.option("--once", is_flag=True, help="Print once and exit; the default if output is a pipe.")
 @asks
 async def top(client: Client, *, interval: float, once: bool) -> None:
-    """Watch instances, their memory, requests and tokens per second; q or Ctrl-C ends it."""
+    """Monitor instances, memory, requests and tokens per second, until q or Ctrl-C."""
     now = await _sample(client)
     if once or not (sys.stdout.isatty() and sys.stdin.isatty()):
         click.echo("\n".join(picture(now, None)))
@@ -127,7 +127,7 @@ def _draw(lines: Sequence[str]) -> None:
 
 @contextmanager
 def _screen(ended: asyncio.Event) -> Iterator[None]:
-    """The alternate screen; `ended` is set by `q`, Ctrl-C, and the end of the input."""
+    """Use the alternate screen; `q`, Ctrl-C and the end of the input set `ended`."""
     import termios
     import tty
 

@@ -1,6 +1,7 @@
-"""YAML as manifests are read: a text that YAML 1.2 takes for a number is quoted.
+"""YAML dumper that quotes strings which YAML 1.2 reads as numbers.
 
-PyYAML writes YAML 1.1, in which `1e3` and `0o17` are texts. They are numbers in YAML 1.2.
+Manifests are read as YAML 1.2. PyYAML writes YAML 1.1, in which `1e3` and `0o17` are strings; in
+YAML 1.2 they are numbers.
 """
 
 import re
@@ -9,7 +10,7 @@ import yaml
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or YAML 1.2 would read as another type."""
+    """Quotes strings that YAML 1.1 or YAML 1.2 would read as another type."""
 
 
 _FIRST = list("-+.0123456789")

@@ -1,7 +1,7 @@
-"""What editors and desktop programs need in their own files of settings to use this daemon.
+"""Settings of editors and desktop programs for this daemon.
 
-They cannot be started for one session, as their settings stand in files of the user's, which
-`launch` does not write: `launch NAME --print` prints what to add to them.
+These programs cannot be started with settings for one session: they read them from the user's
+files, which `launch` does not write. `launch NAME --print` prints the lines to add.
 """
 
 import json
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from reconciler.recipes.tools import PROVIDER, Target, output_tokens
 
 CONTEXT = 32_768
-"""Tokens, if it is not known how many the instance has."""
+"""Context length, in tokens, if the instance's is unknown."""
 
 
 @dataclass(frozen=True)
 class Editor:
-    """A program that keeps its settings in a file of the user's."""
+    """A program that reads its settings from one of the user's files."""
 
     name: str
-    """On the command line."""
+    """Name on the command line."""
     title: str
-    """As its makers write it."""
+    """Name as its vendor writes it."""
     place: str
-    """The file, for people."""
+    """Path or name of the settings file, to be shown."""
     settings: Callable[[Target], str]
-    """What to add to the file."""
+    """Text to add to the file."""
 
 
 def _json(value: object) -> str:
@@ -33,7 +33,7 @@ def _json(value: object) -> str:
 
 
 def _zed(target: Target) -> str:
-    # Its key comes from the variable RECONCILER_API_KEY, or from the keychain.
+    # Zed reads the API key from the variable RECONCILER_API_KEY or from the keychain.
     model = {
         "name": target.model,
         "display_name": target.model,
@@ -67,7 +67,7 @@ def _vscode(target: Target) -> str:
 
 
 def _continue(target: Target) -> str:
-    # JSON strings are strings of YAML too.
+    # JSON strings are valid in YAML.
     return f"""\
 models:
   - name: {json.dumps(target.model)}
@@ -115,4 +115,4 @@ EDITORS = {
         Editor("raycast", "Raycast", "~/.config/raycast/ai/providers.yaml", _raycast),
     )
 }
-"""By name."""
+"""Editors by name."""

@@ -6,7 +6,7 @@ import shlex
 from reconciler.recipes.tools import DIRECTORY, TOKEN, Recipe
 
 LINE = 90
-"""Characters of a printed command that stands on one line."""
+"""Maximum length of a printed command on one line, in characters."""
 
 
 def script(recipe: Recipe, arguments: tuple[str, ...], token_file: str = "") -> str:
@@ -22,7 +22,7 @@ def script(recipe: Recipe, arguments: tuple[str, ...], token_file: str = "") -> 
 
 
 def _wrapped(words: list[str]) -> str:
-    """A command, with a line for each option if it is long."""
+    """A command; a long one has a line for each option."""
     short = " ".join(words)
     if len(short) <= LINE:
         return short
@@ -31,7 +31,7 @@ def _wrapped(words: list[str]) -> str:
 
 
 def _made(name: str, content: str, token_file: str) -> str:
-    """Commands that write a file of the temporary directory."""
+    """Shell commands that write a file of the temporary directory."""
     folder, _, _ = name.rpartition("/")
     end = "'END'"
     if TOKEN in content:
@@ -42,7 +42,7 @@ def _made(name: str, content: str, token_file: str) -> str:
 
 
 def _shell(word: str, token_file: str) -> str:
-    """A word of a shell command."""
+    """A word of a shell command, quoted, with its placeholders replaced."""
     read = f'"$(cat {shlex.quote(token_file)})"'
     parts = {DIRECTORY: '"$directory"', TOKEN: read}
     for place, written in parts.items():

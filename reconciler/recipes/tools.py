@@ -1,8 +1,8 @@
-"""How tools of others are started so that they use this daemon and one model.
+"""Recipes that start third-party tools with this daemon and one model.
 
-A recipe is a command with its environment and, where a tool takes its settings from a file alone,
-files for a temporary directory. None of the user's own files is read or written for it; the
-names of variables, options and keys are those of each tool's documentation and code.
+A recipe is a command with its environment and, if a tool reads its settings only from files, files
+for a temporary directory. The user's own files are neither read nor written. The names of
+variables, options and keys come from each tool's documentation and code.
 """
 
 import json
@@ -10,56 +10,56 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 PROVIDER = "reconciler"
-"""What the daemon is called in tools that name their providers."""
+"""Name of the daemon in tools that name their providers."""
 
 DIRECTORY = "{{directory}}"
-"""Stands for the temporary directory in a recipe's command and environment."""
+"""Placeholder of the temporary directory in a recipe's command and environment."""
 
-TOKEN = "{{token}}"  # noqa: S105  no secret, but its place
-"""Stands for the token in a recipe that is printed."""
+TOKEN = "{{token}}"  # noqa: S105  a placeholder
+"""Placeholder of the token in a printed recipe."""
 
 KEY = "RECONCILER_TOKEN"
-"""The variable of the token, for tools whose files and options name one."""
+"""Environment variable of the token, for tools whose settings refer to one."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a tool is started for."""
+    """The daemon and model for which a tool is started."""
 
     url: str
     """The daemon's address, without a path."""
     model: str
-    """As requests name it."""
+    """Name of the model in requests."""
     token: str = ""
-    """What the daemon requires; "" if it requires none."""
+    """Token that the daemon requires; "" if it requires none."""
     context_length: int | None = None
-    """Most tokens of prompt and completion; None if that is not known."""
+    """Most tokens of prompt and completion; None if unknown."""
 
     @property
     def openai(self) -> str:
-        """The base of OpenAI's routes."""
+        """Base URL of OpenAI's routes."""
         return f"{self.url}/v1"
 
     @property
     def key(self) -> str:
-        """A key for tools that do not start without one."""
+        """API key; a dummy if there is no token, for tools that require a key."""
         return self.token or "none"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to start a tool."""
+    """Command, environment and files that start a tool."""
 
     command: tuple[str, ...]
-    """The program and its first arguments; the user's follow."""
+    """Program and first arguments; the user's arguments follow."""
     environ: Mapping[str, str] = field(default_factory=dict)
-    """Variables to set."""
+    """Environment variables to set."""
     removed: tuple[str, ...] = ()
-    """Variables that would turn the tool elsewhere."""
+    """Environment variables to remove, since they would select another server."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Path below the temporary directory -> content."""
+    """File contents by path below the temporary directory."""
     alone: tuple[str, ...] = ()
-    """Arguments if the user gives none."""
+    """Arguments used if the user gives none."""
 
     def words(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
         """The whole command with the user's arguments."""
@@ -71,14 +71,14 @@ class Tool:
     """A program that can be started."""
 
     name: str
-    """On the command line."""
+    """Name on the command line."""
     title: str
-    """As its makers write it."""
+    """Name as its vendor writes it."""
     install: str
-    """A command that installs it."""
+    """Command that installs it."""
     recipe: Callable[[Target], Recipe]
     agent: bool = False
-    """True if it begins its prompts with thousands of tokens of instructions and tools."""
+    """True if its prompts begin with thousands of tokens of instructions and tools."""
 
 
 def _claude(target: Target) -> Recipe:
@@ -96,18 +96,18 @@ def _claude(target: Target) -> Recipe:
         "ANTHROPIC_BASE_URL": target.url,
         "ANTHROPIC_AUTH_TOKEN": target.key,
         **models,
-        # Else the system prompt begins with a number that differs in each request, and no kept
-        # prompt is of use.
+        # Otherwise the system prompt begins with a number that differs in each request, and the
+        # prompt cache never matches.
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        # Milliseconds; else it gives a stream up whose pings come for 5 minutes without a word, as
-        # they do while a large model is loaded and reads a long prompt.
+        # Milliseconds. By default it aborts a stream with nothing but pings for 5 minutes, which
+        # happens while a large model loads and prefills a long prompt.
         "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "1800000",
     }
     if target.context_length is not None:
-        # Else it takes a model that it does not know for one with a million tokens.
+        # It assumes a context of a million tokens for unknown models.
         environ["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(target.context_length)
-    # The variables of the user's settings.json win over those of the process; these win over them.
+    # The user's settings.json overrides the process's variables; --settings overrides both.
     settings = {"env": environ | {"ANTHROPIC_API_KEY": ""}}
     command = ("claude", "--settings", f"{DIRECTORY}/settings.json", "--model", target.model)
     files = {"settings.json": json.dumps(settings, indent=2) + "\n"}
@@ -127,7 +127,7 @@ def _codex(target: Target) -> Recipe:
         settings[f"{provider}.env_key"] = KEY
     if target.context_length is not None:
         settings["model_context_window"] = target.context_length
-    # Strings of TOML are those of JSON, and codex takes what is not TOML as it is.
+    # JSON strings are valid TOML; codex uses a value that is not TOML literally.
     options = [part for key, value in settings.items() for part in ("-c", f"{key}={_toml(value)}")]
     return Recipe(("codex", *options), {KEY: target.token} if target.token else {})
 
@@ -160,13 +160,13 @@ def _opencode(target: Target) -> Recipe:
 
 
 def output_tokens(context_length: int) -> int:
-    """Tokens of an answer, for tools that reserve room for it."""
+    """Most tokens of a response, for tools that reserve part of the context for it."""
     return max(1, min(8192, context_length // 4))
 
 
 def _aider(target: Target) -> Recipe:
-    # A first `openai/` is litellm's, and not part of the model's name. Options win over the files
-    # of settings that aider reads, its variables over .env files that set OPENAI_API_KEY.
+    # litellm removes the prefix `openai/` from the model's name. Options override aider's settings
+    # files, and its variables override .env files that set OPENAI_API_KEY.
     options = ("--model", f"openai/{target.model}", "--openai-api-base", target.openai)
     environ = {"AIDER_OPENAI_API_KEY": target.key}
     return Recipe(("aider", *options, "--no-show-model-warnings"), environ)
@@ -182,11 +182,11 @@ def _llm(target: Target) -> Recipe:
     }
     environ = {"LLM_USER_PATH": DIRECTORY}
     if target.token:
-        # A key of that name is not kept in the temporary directory, so the variable's is taken.
+        # The temporary directory has no stored key of that name, so llm uses the variable.
         model["api_key_name"] = PROVIDER
         environ["OPENAI_API_KEY"] = target.token
     files = {
-        # YAML, of which JSON is a part.
+        # JSON is valid YAML.
         "extra-openai-models.yaml": json.dumps([model], indent=2) + "\n",
         "default_model.txt": target.model,
     }
@@ -200,7 +200,7 @@ def _open_webui(target: Target) -> Recipe:
         "ENABLE_OPENAI_API": "true",
         "ENABLE_OLLAMA_API": "false",
         "DEFAULT_MODELS": target.model,
-        # Else what it kept in its database at its first start wins.
+        # Otherwise the settings saved in its database at the first start override these.
         "ENABLE_PERSISTENT_CONFIG": "false",
     }
     removed = ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS")
@@ -217,7 +217,7 @@ def _goose(target: Target) -> Recipe:
     }
     if target.context_length is not None:
         environ["GOOSE_CONTEXT_LIMIT"] = str(target.context_length)
-    # Without a word, it asks for the settings of a first start.
+    # Without arguments, it runs its first-time setup.
     return Recipe(("goose",), environ, alone=("session",))
 
 
@@ -242,7 +242,7 @@ def _crush(target: Target) -> Recipe:
     files = {"crush.json": json.dumps(settings, indent=2) + "\n"}
     environ = {
         "CRUSH_GLOBAL_CONFIG": DIRECTORY,
-        # Where it keeps the model that was chosen last, which would win.
+        # It stores the last selected model here, which would override this one.
         "CRUSH_GLOBAL_DATA": f"{DIRECTORY}/data",
         KEY: target.key,
     }
@@ -280,7 +280,7 @@ def _pi(target: Target) -> Recipe:
     provider = {
         "name": PROVIDER,
         "baseUrl": target.openai,
-        "apiKey": KEY,  # a variable's name
+        "apiKey": KEY,  # an environment variable's name
         "api": "openai-completions",
         "models": [model],
     }
@@ -307,7 +307,7 @@ def _cline(target: Target) -> Recipe:
     }
     entry = {
         "settings": settings,
-        "updatedAt": "2026-01-01T00:00:00.000Z",  # an entry without one is ignored
+        "updatedAt": "2026-01-01T00:00:00.000Z",  # entries without a date are ignored
         "tokenSource": "manual",
     }
     kept = {
@@ -345,4 +345,4 @@ TOOLS = {
         Tool("qwen", "Qwen Code", "npm install -g @qwen-code/qwen-code", _qwen, agent=True),
     )
 }
-"""By name, in the order of the help."""
+"""Tools by name, in the order of the help."""

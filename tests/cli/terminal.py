@@ -1,4 +1,4 @@
-"""A command at a terminal: a real process on a pseudo-terminal, typed to and read from."""
+"""A command in a terminal: a real process on a pseudo-terminal."""
 
 import fcntl
 import os
@@ -24,16 +24,16 @@ import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-"""Makes the pseudo-terminal the one whose Ctrl-C is a signal."""
+"""Code that makes the pseudo-terminal the controlling terminal, so that Ctrl-C sends a signal."""
 
 
 class Terminal:
-    """`reconciler WORDS...` with 80 columns; `screen` is all that it printed, without escapes."""
+    """`reconciler WORDS...` with 80 columns; `screen` is its output without escapes."""
 
     def __init__(self, home: Path, *words: str, columns: int = 80) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        # There is nobody to answer a question about the cursor's position.
+        # No terminal answers a query for the cursor's position.
         environ = environment(HOME=str(home), TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1")
         environ.pop("COLUMNS", None)
         self.process = subprocess.Popen(
@@ -53,13 +53,13 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def expect(self, text: str) -> None:
-        """Read until `text` appears after what was expected before."""
+        """Read until `text` appears after the text expected before."""
         while (found := self.screen.find(text, self._seen)) < 0:
             assert self._read(), f"{text!r} is not in {self.screen[self._seen :]!r}"
         self._seen = found + len(text)
 
     def end(self) -> int:
-        """Read to the end; the exit code."""
+        """Read to the end, and return the exit code."""
         while self._read():
             pass
         return self.process.wait(SECONDS)

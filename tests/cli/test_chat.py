@@ -36,7 +36,7 @@ def test_a_chat_with_a_declared_instance(shared: Daemon, tmp_path: Path) -> None
         terminal.expect("of them cached")
         terminal.expect(">>>")
         terminal.press(f"{LONG}{ENTER}")
-        terminal.expect("Error: ")  # it does not fit into the context, and the chat goes on
+        terminal.expect("Error: ")  # it exceeds the context length; the chat continues
         terminal.expect(">>>")
         terminal.press(f"/set temperature 3{ENTER}")
         terminal.expect("a number from 0 to 2")
@@ -45,7 +45,7 @@ def test_a_chat_with_a_declared_instance(shared: Daemon, tmp_path: Path) -> None
         terminal.press(f"/save {saved}{ENTER}")
         terminal.expect("2 messages are saved")
         terminal.press(f"/clear{ENTER}")
-        terminal.expect("forgotten")
+        terminal.expect("deleted")
         terminal.press(f"/show{ENTER}")
         terminal.expect("context_length 96")
         terminal.expect("messages:    0")
@@ -64,7 +64,7 @@ def test_a_chat_with_a_declared_instance(shared: Daemon, tmp_path: Path) -> None
     assert f"+{QUESTION}" in history.read_text("utf-8")
 
 
-def test_lines_are_edited_and_found_again(shared: Daemon, tmp_path: Path) -> None:
+def test_lines_can_be_edited_and_recalled(shared: Daemon, tmp_path: Path) -> None:
     command = ("run", QUESTIONS, "--url", shared.url, "--no-history", "--temperature", "0")
     with Terminal(tmp_path, *command) as terminal:
         terminal.expect(">>>")
@@ -81,7 +81,7 @@ def test_lines_are_edited_and_found_again(shared: Daemon, tmp_path: Path) -> Non
 
 @contextmanager
 def endless() -> Iterator[tuple[str, threading.Event]]:
-    """A server whose instance `slow` answers the first question without end; and its stop."""
+    """A server whose instance `slow` answers the first question endlessly; and its stop event."""
     stopped = threading.Event()
     questions: list[str] = []
 
@@ -125,7 +125,7 @@ def endless() -> Iterator[tuple[str, threading.Event]]:
             thread.join()
 
 
-def test_ctrl_c_stops_an_answer_and_ctrl_d_the_chat(tmp_path: Path) -> None:
+def test_ctrl_c_stops_an_answer_and_ctrl_d_ends_the_chat(tmp_path: Path) -> None:
     with (
         endless() as (url, stopped),
         Terminal(tmp_path, "run", "slow", "--no-history", "--url", url) as terminal,
@@ -138,7 +138,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_the_chat(tmp_path: Path) -> None:
         assert stopped.wait(60)
         terminal.expect(">>>")
         terminal.press(f"go on{ENTER}")
-        terminal.expect("piece 3")  # the answer that was stopped is part of the chat
+        terminal.expect("piece 3")  # the stopped answer is part of the chat
         terminal.expect(">>>")
         terminal.press(CTRL_D)
         assert terminal.end() == 0
@@ -166,16 +166,16 @@ def test_parameters_are_set_and_reset(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/set colour red", "there are system, temperature"),
+        ("/set colour red", "the parameters are system, temperature"),
         ("/set temperature warm", "a number from 0 to 2"),
         ("/set max_tokens 0", "1 or more"),
         ("/set verbose loud", "on or off"),
-        ("/save", "name a file"),
-        ("/save .", "exists already|Is a directory"),
+        ("/save", "give a file"),
+        ("/save .", "already exists|Is a directory"),
         ("/dance", "there is no command /dance; /help lists them"),
     ],
 )
-async def test_a_wrong_command_says_what_is_right(line: str, message: str) -> None:
+async def test_an_invalid_command_reports_the_valid_ones(line: str, message: str) -> None:
     with pytest.raises(click.ClickException, match=message):
         await execute(talk(), line)
 
@@ -187,7 +187,7 @@ async def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> N
         assert command in text
 
 
-def test_quotes_hold_several_lines() -> None:
+def test_quotes_enclose_several_lines() -> None:
     assert is_open('"""')
     assert is_open('"""a\nb')
     assert not is_open('"""a\nb"""')

@@ -1,4 +1,4 @@
-"""Commands against a daemon: what fails says why, and what to do."""
+"""Commands with a daemon: errors give the reason and the fix."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(shared: Daemon) -> Run:
-    """Run a command; its exit code and all that it printed."""
+    """Function that runs a command and returns its exit code and output."""
 
     def invoke(*words: str, text: str = "") -> tuple[int, str]:
         environ = {"RECONCILER_URL": shared.url}
@@ -36,7 +36,7 @@ def manifest(name: str, **config: int) -> str:
     return MANIFEST.format(name=name, model=QUESTIONS, config=json.dumps(config))
 
 
-def test_an_address_is_taken_as_people_write_it(run: Run, shared: Daemon) -> None:
+def test_an_address_is_accepted_in_any_usual_form(run: Run, shared: Daemon) -> None:
     bare = shared.url.removeprefix("http://")
     for url in (bare, f"{bare}/v1", f"{shared.url}/v1", f"{shared.url}/api/v1/"):
         assert run("--url", url, "ps")[0] == 0
@@ -87,8 +87,8 @@ def test_records_of_a_watched_file_are_previewed(run: Run, shared: Daemon) -> No
     assert shared.get("/api/v1/records/seen")["generation"] == 1
 
 
-def test_a_load_that_joins_says_which_settings_it_did_not_ask_for(run: Run, shared: Daemon) -> None:
-    run("unload", "tiny/llama")  # other tests may have left it
+def test_a_joined_load_reports_settings_that_were_not_requested(run: Run, shared: Daemon) -> None:
+    run("unload", "tiny/llama")  # other tests may have loaded it
     shared.home.write("small.yaml", name="small", model="tiny/llama", context_length=64)
     shared.ready("small")
     code, output = run("load", "tiny/llama")
@@ -99,7 +99,7 @@ def test_a_load_that_joins_says_which_settings_it_did_not_ask_for(run: Run, shar
     assert "note:" not in run("load", "tiny/llama", "--name", "small")[1]
 
 
-def test_tokens_and_durations_are_taken_with_units(run: Run, shared: Daemon) -> None:
+def test_tokens_and_durations_may_have_units(run: Run, shared: Daemon) -> None:
     words = ("--name", "units", "--context-length", "1k", "--idle-ttl", "10m")
     assert run("load", QUESTIONS, *words)[0] == 0
     record = shared.get("/api/v1/records/units")
@@ -111,14 +111,14 @@ def test_tokens_and_durations_are_taken_with_units(run: Run, shared: Daemon) -> 
 
 
 def test_another_spelling_of_a_model_is_the_same_model(run: Run, shared: Daemon) -> None:
-    run("unload", "tiny/qwen3")  # other tests may have left it
+    run("unload", "tiny/qwen3")  # other tests may have loaded it
     assert run("load", "Tiny/Qwen3")[1].startswith("tiny/qwen3 is loaded: ")
-    assert run("load", "TINY/qwen3")[1].startswith("tiny/qwen3 is loaded already: ")
+    assert run("load", "TINY/qwen3")[1].startswith("tiny/qwen3 is already loaded: ")
     assert shared.get("/api/v1/records/tiny/qwen3")["spec"]["model"] == "tiny/qwen3"
     assert run("unload", "tiny/qwen3")[0] == 0
 
 
-def test_what_is_not_found_says_what_to_do(run: Run, shared: Daemon) -> None:
+def test_errors_about_missing_things_give_a_fix(run: Run, shared: Daemon) -> None:
     shared.home.write("nearby.yaml", name="nearby", model=QUESTIONS)
     shared.ready("nearby")
     code, output = run("load", "maker/none")
@@ -134,7 +134,7 @@ def test_what_is_not_found_says_what_to_do(run: Run, shared: Daemon) -> None:
         assert (code, "did you mean 'nearby'?" in output) == (4, True), (words, output)
 
 
-def test_wait_counts_a_manifest_that_was_just_written(run: Run, shared: Daemon) -> None:
+def test_wait_finds_a_manifest_that_was_just_written(run: Run, shared: Daemon) -> None:
     shared.home.write("written.yaml", name="written", model=QUESTIONS)
     assert run("wait", "written") == (0, "written is ready\n")
 
@@ -159,7 +159,7 @@ def test_events_of_a_removed_record_are_found(run: Run) -> None:
     assert (code, "Removed" in output) == (0, True)
 
 
-def test_run_answers_by_the_name_of_an_instance(run: Run, shared: Daemon) -> None:
+def test_run_accepts_the_name_of_an_instance(run: Run, shared: Daemon) -> None:
     shared.home.write("asked.yaml", name="asked", model=QUESTIONS, context_length=64)
     shared.ready("asked")
     question = "What is the capital of Japan?"
@@ -170,7 +170,7 @@ def test_run_answers_by_the_name_of_an_instance(run: Run, shared: Daemon) -> Non
     assert (code, "managed by asked.yaml:1" in output) == (1, True)
     assert run("run", "asked") == (
         1,
-        "Error: there is nothing to ask; give a PROMPT, or pipe one in\n",
+        "Error: there is no prompt; give a PROMPT, or pipe one in\n",
     )
     code, output = run("run", "asked", text=question)
     assert (code, "Tokyo" in output) == (0, True)
@@ -178,10 +178,13 @@ def test_run_answers_by_the_name_of_an_instance(run: Run, shared: Daemon) -> Non
 
 def test_a_pull_of_a_model_in_a_model_directory_does_not_need_the_hub(run: Run) -> None:
     code, output = run("pull", "tiny/llama")
-    assert (code, output.startswith("tiny/llama is there already\nnote: it is in ")) == (0, True)
+    assert (code, output.startswith("tiny/llama is already downloaded\nnote: it is in ")) == (
+        0,
+        True,
+    )
 
 
-def test_a_table_breaks_no_word_in_a_narrow_terminal(shared: Daemon, tmp_path: Path) -> None:
+def test_a_table_keeps_names_whole_in_a_narrow_terminal(shared: Daemon, tmp_path: Path) -> None:
     name = "a-name-that-is-copied-into-other-commands"
     shared.home.write("narrow.yaml", name=name, model=QUESTIONS)
     shared.ready(name)
@@ -196,7 +199,7 @@ def test_a_table_breaks_no_word_in_a_narrow_terminal(shared: Daemon, tmp_path: P
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
 )
-def test_a_signal_ends_a_followed_log_without_a_word(
+def test_a_signal_ends_a_followed_log_without_a_message(
     shared: Daemon, number: signal.Signals, code: int
 ) -> None:
     command = [sys.executable, "-m", "reconciler", "events", "-f", "--url", shared.url]

@@ -1,4 +1,4 @@
-"""Completion in shells: names come from the daemon, and nothing breaks where it is away."""
+"""Shell completion: names come from the daemon; without a daemon there is no error."""
 
 import json
 import socket
@@ -22,7 +22,7 @@ TOKEN = "secret"
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A daemon that wants a token and answers lists alone."""
+    """A fake daemon that requires a token and only serves lists."""
 
     def do_GET(self) -> None:
         allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -54,7 +54,7 @@ def environ(address: str, tmp_path: Path) -> dict[str, str]:
 
 
 def completed(line: str, environ: dict[str, str], shell: str = "bash") -> list[str]:
-    """What a shell is given for the last word of a command line."""
+    """Completions of the last word of a command line."""
     words = line.split(" ")
     more = {
         "_RECONCILER_COMPLETE": f"{shell}_complete",
@@ -79,7 +79,7 @@ def test_models_sources_and_values_of_options_are_completed(environ: dict[str, s
     assert len(completed("reconciler run ", environ)) == 3
 
 
-def test_a_name_that_is_on_the_line_already_is_not_offered_again(environ: dict[str, str]) -> None:
+def test_a_name_already_on_the_line_is_not_offered_again(environ: dict[str, str]) -> None:
     assert completed("reconciler unload assistant ", environ) == ["plain,embedder"]
 
 
@@ -94,7 +94,7 @@ def test_other_shells_get_the_same_names(environ: dict[str, str]) -> None:
     assert completed(line, environ, "fish") == ["plain,assistant"]
 
 
-def test_the_address_of_the_command_line_is_asked(environ: dict[str, str]) -> None:
+def test_completion_uses_the_address_of_the_command_line(environ: dict[str, str]) -> None:
     other = environ | {"RECONCILER_URL": "http://127.0.0.1:9"}
     url = environ["RECONCILER_URL"]
     assert completed(f"reconciler describe --url {url} as", other) == ["plain,assistant"]
@@ -111,13 +111,13 @@ def test_the_address_of_the_command_line_is_asked(environ: dict[str, str]) -> No
         {"RECONCILER_TOKEN_FILE": "/missing"},
     ],
 )
-def test_nothing_is_completed_or_printed_where_the_daemon_gives_no_answer(
+def test_nothing_is_completed_or_printed_without_an_answer_of_the_daemon(
     change: dict[str, str], environ: dict[str, str]
 ) -> None:
     assert completed("reconciler describe as", environ | change) == []
 
 
-def test_a_daemon_that_hangs_is_not_waited_for(
+def test_completion_does_not_wait_for_a_hanging_daemon(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
 ) -> None:
     monkeypatch.setattr(completing, "SECONDS", 0.05)

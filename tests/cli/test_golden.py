@@ -1,8 +1,8 @@
-"""Every command, through the real daemon: what it prints, and its exit code.
+"""Output and exit code of every command, with a real daemon.
 
-`golden.txt` is a session at a terminal, run from top to bottom. What differs from run to run stands
-there as `<time>`, `<age>` and so on. `GOLDEN=write pytest tests/cli/test_golden.py` writes it anew;
-read the difference before you keep it.
+`golden.txt` is a terminal session, run from top to bottom. Values that vary between runs are
+replaced by `<time>`, `<age>` and so on. `GOLDEN=write pytest tests/cli/test_golden.py` rewrites it;
+review the diff before you keep it.
 """
 
 import json
@@ -86,7 +86,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]
 
 
 def printed(command: str, daemon: Daemon) -> str:
-    """What a command prints, without what differs from run to run; and its exit code."""
+    """Output and exit code of a command, with varying values replaced."""
     result = CliRunner().invoke(main, shlex.split(command)[1:], input="", prog_name="reconciler")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -111,7 +111,7 @@ def test_a_session_at_a_terminal(session: Daemon) -> None:
     assert text == golden
 
 
-def test_the_session_knows_every_command() -> None:
+def test_the_session_has_every_command() -> None:
     golden = GOLDEN.read_text("utf-8")
     others = {
         "serve",
@@ -135,7 +135,7 @@ def test_the_session_knows_every_command() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_prints_a_script_that_asks_the_command(shell: str) -> None:
+def test_completion_prints_a_script_that_calls_the_command(shell: str) -> None:
     result = CliRunner().invoke(main, ["completion", shell])
     assert result.exit_code == 0
     assert "_RECONCILER_COMPLETE" in result.output

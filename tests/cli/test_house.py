@@ -1,4 +1,4 @@
-"""What `serve` refuses before it starts."""
+"""Options that `serve` rejects before it starts."""
 
 import dataclasses
 import os
@@ -25,11 +25,11 @@ OPTIONS = Options(
 
 
 @pytest.mark.parametrize("key", ["manifests", "models", "hub_cache", "lm_studio", "state"])
-def test_a_directory_whose_name_is_no_text_is_refused_in_one_line(key: str) -> None:
+def test_a_directory_whose_name_is_not_utf8_is_rejected_in_one_line(key: str) -> None:
     place = Path(os.fsdecode(b"/caf\xe9"))
     value: Any = (place,) if key == "models" else place
     with pytest.raises(click.ClickException) as raised:
         _check_names(dataclasses.replace(OPTIONS, **{key: value}))
     assert raised.value.message == (
-        "the name of /caf\ufffd is not UTF-8; rename it, or name another directory"
+        "the name of /caf\ufffd is not UTF-8; rename it, or use another directory"
     )

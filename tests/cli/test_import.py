@@ -1,4 +1,4 @@
-"""`import`: settings of LM Studio and Ollama become valid manifests; nothing is lost in silence."""
+"""`import`: settings of LM Studio and Ollama become valid manifests; omissions are reported."""
 
 import json
 from pathlib import Path
@@ -76,12 +76,12 @@ def test_presets_and_defaults_of_lm_studio_s_models_become_manifests(studio: Pat
     assert qwen.config.sent() == {"context_length": 8192, "offload_kv_cache_to_gpu": True}
 
 
-def test_what_is_left_out_is_reported(studio: Path) -> None:
+def test_omitted_settings_are_reported(studio: Path) -> None:
     lines = run("lmstudio", "--from", str(studio), "--map", f"terse={MLX}").stderr.splitlines()
     assert "terse.preset.json: these settings are left out: llm.prediction.structured" in lines
     assert "empty.preset.json: not imported: it sets nothing" in lines
     assert any(line.startswith("broken.preset.json: not imported: ") for line in lines)
-    gguf = "maker/Some-GGUF/some-Q4.gguf: not imported: name an MLX model for it with"
+    gguf = "maker/Some-GGUF/some-Q4.gguf: not imported: give an MLX model for it with"
     assert any(line.startswith(gguf) for line in lines)
 
 
@@ -119,9 +119,9 @@ def test_parameters_and_system_prompts_of_ollama_s_models_become_manifests(libra
     lines = result.stderr.splitlines()
     assert "llama3.2: these settings are left out: stop" in lines
     assert "plain: not imported: it has no parameters and no system prompt" in lines
-    assert "hostile: not imported: 'sha256:../../secret' is no digest" in lines
+    assert "hostile: not imported: 'sha256:../../secret' is not a digest" in lines
     assert any(line.startswith("hot: not imported: spec.defaults.temperature") for line in lines)
-    assert "--map absent: there is nothing of that name" in lines
+    assert "--map absent: no preset or model has this name" in lines
 
 
 def test_files_are_written_and_never_overwritten(library: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_files_are_written_and_never_overwritten(library: Path, tmp_path: Path) 
     assert file.read_text("utf-8") == "mine"
 
 
-def test_nothing_to_import_and_mistakes_are_errors(tmp_path: Path) -> None:
+def test_invalid_options_and_nothing_to_import_are_errors(tmp_path: Path) -> None:
     result = run("lmstudio", "--from", str(tmp_path))
     assert (result.exit_code, result.output) == (1, "Error: nothing was imported\n")
     assert run("ollama", "--from", str(tmp_path / "missing")).exit_code == 64

@@ -1,4 +1,4 @@
-"""`init`: a manifest that is valid, and never in place of another file."""
+"""`init`: the manifest is valid, and never overwrites a file."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("a/b c",), ("a/b", "--name", "no spaces"), ("",)])
-def test_what_cannot_be_declared_is_an_error(arguments: tuple[str, ...]) -> None:
+def test_an_invalid_record_is_an_error(arguments: tuple[str, ...]) -> None:
     result = init(*arguments)
     assert result.exit_code == 1
     assert "apiVersion" not in result.stdout
@@ -77,7 +77,7 @@ def test_what_cannot_be_declared_is_an_error(arguments: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     "model", ["a/123", "a/true", "a/1e3", "a/null", "a/0o17", "a/0x1f", "a/1.5"]
 )
-def test_names_that_look_like_other_values_stay_names(model: str) -> None:
+def test_names_that_look_like_other_types_stay_strings(model: str) -> None:
     (declared,) = read_file("manifest", init(model).stdout.encode()).declared
     assert declared.name == model.rpartition("/")[2]
 
@@ -89,7 +89,7 @@ def test_names_that_look_like_other_values_stay_names(model: str) -> None:
         *(1e30, 1000.0, 0.1, 5, -3, True, None),
     ],
 )
-def test_what_is_printed_as_yaml_is_read_back_as_it_was(value: object) -> None:
+def test_printed_yaml_is_read_back_unchanged(value: object) -> None:
     (document,) = parse(yaml_text({"key": value}).encode())
     assert document.value == {"key": value}
     assert type(document.value["key"]) is type(value)

@@ -1,4 +1,4 @@
-"""`launch` with programs that say how they were started, in place of the real tools."""
+"""`launch` with fake tools that print their arguments and environment."""
 
 import json
 import os
@@ -45,7 +45,7 @@ TARGET = Target("http://127.0.0.1:1234", "it's/a $model", "", 40_000)
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A directory with a program of the name of each tool's."""
+    """A directory with a fake program for each tool."""
     directory = tmp_path / "bin"
     directory.mkdir()
     for tool in TOOLS.values():
@@ -60,7 +60,7 @@ def path_of(programs: Path) -> str:
 
 
 def as_started(recipe: Recipe, printed: str) -> Any:
-    """Hold what a fake printed against the recipe; its variables."""
+    """Compare the output of a fake with the recipe, and return the remaining arguments."""
     argv, variables, files, directory = json.loads(printed)
     placed = [word.replace(DIRECTORY, directory or "") for word in recipe.command[1:]]
     assert argv[1 : 1 + len(placed)] == placed
@@ -108,14 +108,14 @@ def test_every_recipe_names_the_daemon_and_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", EDITORS)
 @pytest.mark.parametrize("token", ["", "TOKEN"])
-def test_what_an_editor_needs_is_json_or_yaml(name: str, token: str) -> None:
+def test_settings_of_editors_are_json_or_yaml(name: str, token: str) -> None:
     target = replace(TARGET, token=token)
     text = EDITORS[name].settings(target)
-    assert yaml.safe_load(text)  # of which JSON is a part
+    assert yaml.safe_load(text)  # JSON is valid YAML
     everything = json.dumps(yaml.safe_load(text))
     assert f"{target.url}/v1" in everything
     assert target.model in everything
-    assert ("TOKEN" in text) == (token != "" and name != "zed")  # whose keys are in the keychain
+    assert ("TOKEN" in text) == (token != "" and name != "zed")  # Zed keeps keys in the keychain
 
 
 def test_a_shell_completes_the_names_of_tools() -> None:
@@ -127,7 +127,7 @@ def test_a_shell_completes_the_names_of_tools() -> None:
 
 
 def launch(daemon: Daemon, programs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as a process, which becomes the tool."""
+    """Run the command as a process, which becomes the tool."""
     return subprocess.run(
         [sys.executable, "-m", "reconciler", "--url", daemon.url, "launch", *arguments],
         env=environment(PATH=path_of(programs), ANTHROPIC_API_KEY="elsewhere"),
@@ -138,7 +138,7 @@ def launch(daemon: Daemon, programs: Path, *arguments: str) -> subprocess.Comple
 
 
 def asked(daemon: Daemon | None, programs: Path | None, *arguments: str) -> Result:
-    """The command where it starts nothing."""
+    """Run the command in this process; it must start no tool."""
     where = daemon.url if daemon else "http://127.0.0.1:1"
     path = "/nowhere" if programs is None else path_of(programs)
     command = ["--url", where, "launch", *arguments]
@@ -147,7 +147,7 @@ def asked(daemon: Daemon | None, programs: Path | None, *arguments: str) -> Resu
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon that has nothing loaded but what these tests load."""
+    """A daemon in which only these tests load models."""
     with Daemon(Home(tmp_path_factory.mktemp("bare"), models)) as running:
         yield running
 
@@ -160,7 +160,7 @@ def test_launch_loads_the_model_and_becomes_the_tool(bare: Daemon, programs: Pat
     assert done.returncode == 7
     assert "context_length 2000 is short for Codex" in done.stderr
     assert bare.loaded() == {MODEL}
-    # The only model that is loaded need not be named, and a file's directory is removed.
+    # The only loaded model is the default, and the directory of files is removed.
     done = launch(bare, programs, "claude")
     as_started(TOOLS["claude"].recipe(Target(bare.url, MODEL, "", 2000)), done.stdout)
     assert done.returncode == 7
@@ -170,20 +170,20 @@ def test_launch_loads_the_model_and_becomes_the_tool(bare: Daemon, programs: Pat
     bare.load({"model": MODEL, "instance_id": "second"})
     refused = asked(bare, programs, "llm")
     assert refused.exit_code == 1
-    assert f"2 models are loaded; name one with --model: {MODEL}, second" in refused.stderr
-    # A record's name is as good as a model's.
+    assert f"2 models are loaded; choose one with --model: {MODEL}, second" in refused.stderr
+    # A record's name is accepted like a model's.
     done = launch(bare, programs, "llm", "--model", "second")
     assert json.loads(done.stdout)[2]["default_model.txt"] == "second"
     for name in ("second", MODEL):
         bare.unload(name)
     refused = asked(bare, programs, "llm")
-    assert "no model is loaded; name one with --model" in refused.stderr
+    assert "no model is loaded; choose one with --model" in refused.stderr
 
 
-def test_launch_names_what_is_missing(bare: Daemon, programs: Path) -> None:
+def test_launch_reports_missing_models_and_programs(bare: Daemon, programs: Path) -> None:
     done = asked(bare, None, "aider", "--model", MODEL)
     assert done.exit_code == 1
-    assert "aider is not installed: there is no `aider` on PATH; install it with" in done.stderr
+    assert "aider is not installed: `aider` is not on PATH; install it with" in done.stderr
     assert bare.loaded() == set()
     done = asked(None, programs, "aider", "--model", MODEL)
     assert done.exit_code == 3
@@ -193,7 +193,7 @@ def test_launch_names_what_is_missing(bare: Daemon, programs: Path) -> None:
     assert f"# {MODEL} is not loaded" in done.stdout
     done = asked(None, programs, "zed")
     assert done.exit_code == 1
-    assert "`reconciler launch zed --print` prints what to add to it" in done.stderr
+    assert "`reconciler launch zed --print` prints the lines to add" in done.stderr
     done = asked(None, programs, "zed", "--model", MODEL, "--print")
     assert "add to ~/.config/zed/settings.json:" in done.stderr
     providers = json.loads(done.stdout)["language_models"]["openai_compatible"]

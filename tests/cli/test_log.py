@@ -1,4 +1,4 @@
-"""The form of log lines: ours, and those of libraries."""
+"""Format of log lines of the daemon and of libraries."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ structlog.get_logger("reconciler.x").info("ours", name="a")
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_no_library_logs_words_or_another_form(form: str, tmp_path: Path) -> None:
+def test_libraries_log_no_messages_and_no_other_format(form: str, tmp_path: Path) -> None:
     program = tmp_path / "loud.py"
     program.write_text(LOUD.format(form=form, secret=SECRET), "utf-8")
     command = [sys.executable, str(program)]
@@ -72,7 +72,7 @@ def test_no_library_logs_words_or_another_form(form: str, tmp_path: Path) -> Non
     for type_ in ("ValueError", "KeyError", "OSError", "RuntimeError"):
         assert type_ in done.stderr
     assert "this goes away" in done.stderr
-    assert "in_a_thread" in done.stderr  # where it happened
+    assert "in_a_thread" in done.stderr  # the function in which it was raised
     if form == "json":
         lines = [json.loads(line) for line in done.stderr.splitlines()]
         assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
@@ -84,7 +84,7 @@ def record(line: int) -> logging.LogRecord:
     return logging.LogRecord("aiohttp.server", logging.ERROR, "x.py", line, SECRET, None, None)
 
 
-def test_one_place_logs_once_in_a_period_and_counts_dropped_lines() -> None:
+def test_one_place_logs_once_per_period_and_counts_dropped_lines() -> None:
     now = [0.0]
     repeats = log.Repeats(RateLimit(60, lambda: now[0]))
     lines = log.Lines(log.chain("json", colours=False))
@@ -96,7 +96,9 @@ def test_one_place_logs_once_in_a_period_and_counts_dropped_lines() -> None:
     assert json.loads(lines.format(again))["left_out"] == 4
 
 
-async def test_what_the_loop_reports_has_no_values(caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_of_the_loop_are_logged_without_values(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     error = ValueError("the type alone is written")
     log.of_loop(asyncio.get_running_loop(), {"message": SECRET, "exception": error})
     (found,) = caplog.records
@@ -106,8 +108,8 @@ async def test_what_the_loop_reports_has_no_values(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_an_error_of_ours_is_logged_without_the_values_of_variables(form: str) -> None:
-    """The default of structlog, where rich is installed, shows what each frame knows."""
+def test_an_error_of_the_daemon_is_logged_without_values_of_variables(form: str) -> None:
+    """If rich is installed, structlog's default prints the variables of each frame."""
     token = "a value of " + "zirconium"
 
     def fail() -> None:

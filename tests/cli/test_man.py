@@ -1,4 +1,4 @@
-"""Manual pages: from the commands themselves, and as roff has to be."""
+"""Manual pages: generated from the commands, in valid roff."""
 
 import shutil
 import subprocess
@@ -24,13 +24,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_a_page_has_what_the_help_has() -> None:
+def test_a_page_has_the_text_of_the_help() -> None:
     page = printed("load")
     for part in (
         '.TH "RECONCILER-LOAD" "1"',
         "reconciler\\-load \\- Load MODEL",
         "[OPTIONS] MODEL",
-        ".B \\-\\-alias TEXT\nAnother name to answer under; repeatable.",
+        ".B \\-\\-alias TEXT\nAdditional name of the instance in requests; repeatable.",
         ".SH EXAMPLES",
         "reconciler load openai/gpt\\-oss\\-20b",
         ".SH SEE ALSO\nreconciler(1)",
@@ -47,14 +47,14 @@ def test_every_command_and_group_has_a_page(pages: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
-def test_groff_has_no_complaint(pages: Path) -> None:
+def test_groff_reports_no_problem(pages: Path) -> None:
     files = sorted(map(str, pages.iterdir()))
     command = ["groff", "-man", "-Tascii", "-ww", "-z", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
 
-def test_no_mark_of_the_help_s_layout_is_left(pages: Path) -> None:
+def test_no_layout_mark_of_the_help_is_left(pages: Path) -> None:
     assert all("\b" not in path.read_text("utf-8") for path in pages.iterdir())
 
 
@@ -62,11 +62,11 @@ def test_no_mark_of_the_help_s_layout_is_left(pages: Path) -> None:
     ("words", "roff"),
     [("plain", "plain"), ("-n", "\\-n"), (".SH", "\\&.SH"), ("'x", "\\&'x"), ("a\\b", "a\\eb")],
 )
-def test_no_word_is_a_request_or_an_escape(words: str, roff: str) -> None:
+def test_no_text_is_a_request_or_an_escape(words: str, roff: str) -> None:
     assert text(words) == roff
 
 
-def test_mistakes_are_answered(tmp_path: Path) -> None:
+def test_invalid_commands_are_errors(tmp_path: Path) -> None:
     for arguments, message in (
         (("lod",), "there is no command 'lod'"),
         (("load", "--write", str(tmp_path)), "leave COMMAND out"),

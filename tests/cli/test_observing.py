@@ -1,4 +1,4 @@
-"""`ps` and `top`: what instances use, as the daemon says it and as it is shown."""
+"""`ps`, `top` and `bench`: resource use of instances."""
 
 import os
 import pty
@@ -24,7 +24,7 @@ def invoke(daemon: Daemon, *arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def used(shared: Daemon) -> Daemon:
-    """Two instances of one checkpoint, one that is unloaded when idle, and one that failed."""
+    """Two instances of one checkpoint, one with an idle timeout, and one that failed."""
     body = {"model": LLAMA, "context_length": 64}
     shared.load(body | {"instance_id": "first"})
     shared.load(body | {"instance_id": "second", "idle_ttl_seconds": 3000})
@@ -34,7 +34,7 @@ def used(shared: Daemon) -> Daemon:
     return shared
 
 
-def test_instances_of_a_checkpoint_share_its_weights_and_have_a_reservation_each(
+def test_instances_of_a_checkpoint_share_its_weights_and_have_separate_reservations(
     used: Daemon,
 ) -> None:
     found = {one["name"]: one for one in used.get("/api/v1/instances")["instances"]}
@@ -69,7 +69,7 @@ def test_a_request_is_counted_with_its_kv_cache_and_tokens(used: Daemon) -> None
     used.unload("long")
 
 
-def test_ps_shows_what_is_loaded_and_what_failed(used: Daemon) -> None:
+def test_ps_shows_loaded_and_failed_instances(used: Daemon) -> None:
     result = invoke(used, "ps")
     assert result.exit_code == 0
     lines = {line.split()[0]: line.split() for line in result.output.splitlines()}
@@ -79,14 +79,14 @@ def test_ps_shows_what_is_loaded_and_what_failed(used: Daemon) -> None:
     assert lines["missing"][1] == "ModelNotFound"
 
 
-def test_ps_leaves_out_what_is_suspended_unless_all_is_asked_for(used: Daemon) -> None:
+def test_ps_omits_suspended_records_without_all(used: Daemon) -> None:
     body = {"spec": {"model": LLAMA, "suspend": True}}
     assert used.request("PUT", "/api/v1/records/resting", body)[0] == 200
     assert "resting" not in invoke(used, "ps", "-o", "name").output.split()
     assert "resting" in invoke(used, "ps", "-a", "-o", "name").output.split()
 
 
-def test_top_prints_one_picture_to_a_pipe(used: Daemon) -> None:
+def test_top_prints_once_to_a_pipe(used: Daemon) -> None:
     for options in ((), ("--once",)):
         result = invoke(used, "top", *options)
         assert result.exit_code == 0
@@ -100,7 +100,7 @@ def test_top_redraws_until_a_key_ends_it_and_restores_the_terminal(
     used: Daemon, key: bytes
 ) -> None:
     ours, theirs = pty.openpty()
-    # Opened by a session leader without a terminal, it becomes the one whose Ctrl-C is a signal.
+    # Opened by a session leader without a terminal, it becomes its controlling terminal.
     on_terminal = 'tty=$1; shift; exec "$@" <"$tty" >"$tty" 2>&1'
     top = subprocess.Popen(
         [
@@ -148,7 +148,7 @@ def sample(at: float, *rows: Any) -> Sample:
     return Sample(at, {"version": "1.2.3", "memory": memory}, rows)
 
 
-def test_a_picture_has_totals_and_rates_since_the_picture_before() -> None:
+def test_top_shows_totals_and_rates_since_the_previous_sample() -> None:
     before = sample(10.0, row("a", prompt_tokens=100, completion_tokens=5))
     now = sample(12.0, row("a", prompt_tokens=300, completion_tokens=25), row("new"))
     head, _, headings, a, new = picture(now, before)
@@ -182,7 +182,7 @@ def test_bench_measures_one_request_and_several(used: Daemon) -> None:
     assert one.split()[-2:] == three.split()[-2:] == ["8", "tokens"]
 
 
-def test_bench_ends_when_its_time_is_over(used: Daemon) -> None:
+def test_bench_ends_at_its_deadline(used: Daemon) -> None:
     used.load({"model": LLAMA, "instance_id": "roomy"})
     result = invoke(used, "bench", "roomy", "-n", "1", "--tokens", "4096", "--timeout", "1s")
     assert result.exit_code == 5
@@ -190,11 +190,11 @@ def test_bench_ends_when_its_time_is_over(used: Daemon) -> None:
     used.unload("roomy")
 
 
-def test_bench_of_what_is_not_there_is_exit_code_4(used: Daemon) -> None:
+def test_bench_of_a_missing_instance_has_exit_code_4(used: Daemon) -> None:
     assert invoke(used, "bench", "nothing").exit_code == 4
 
 
-def test_a_summary_has_medians_and_the_rate_of_all_together() -> None:
+def test_a_summary_has_medians_and_the_total_rate() -> None:
     answers = [
         Timed(0.0, 1.0, 3.0, 10, 21),
         Timed(0.0, 2.0, 4.0, 12, 21),

@@ -1,4 +1,4 @@
-"""What others on this machine may read."""
+"""Permissions of the state directory and the token file."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("names", [(), ("lock", "run"), ("reconciler.db", "other")])
-def test_a_state_directory_that_others_may_read_is_closed(
+def test_a_state_directory_that_others_may_read_becomes_private(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
     for name in names:
@@ -28,7 +28,7 @@ def test_a_state_directory_that_others_may_read_is_closed(
 
 
 @pytest.mark.parametrize(("permissions", "uid"), [(0o1777, 0), (0o755, 12345), (0o755, 0)])
-def test_a_directory_of_others_is_left_as_it_is_and_warned_of(
+def test_a_shared_directory_is_unchanged_and_warned_of(
     tmp_path: Path, permissions: int, uid: int
 ) -> None:
     (tmp_path / "somebody's").touch()
@@ -39,7 +39,7 @@ def test_a_directory_of_others_is_left_as_it_is_and_warned_of(
     assert lines[0]["fix"] == f"chmod 700 {tmp_path}"
 
 
-def test_what_is_private_or_not_there_is_not_spoken_of(tmp_path: Path) -> None:
+def test_private_or_missing_files_cause_no_warning(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with capture_logs() as lines:
         keep_state_private(tmp_path, os.geteuid())

@@ -1,4 +1,4 @@
-"""The options that name repositories, and what `fleet` makes of names."""
+"""Options for repositories, and names in the configuration of `fleet`."""
 
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,25 @@ URL = "https://git.example.com/fleet.git"
     [
         ("https://me:secret@git.example.com/x", {}, "a git credential helper"),
         ("https://ghp_secret@git.example.com/x", {}, "a git credential helper"),
-        ("--upload-pack=x", {}, "is no address"),
-        (URL, {"git_ref": "--force"}, "is no branch or tag"),
-        (URL, {"git_ref": "a..b"}, "is no branch or tag"),
-        (URL, {"git_ref": "main:refs/heads/x"}, "is no branch or tag"),
-        (URL, {"git_path": "a/../b"}, "is no folder"),
-        (URL, {"git_interval": 0.0}, "1s at least"),
+        ("--upload-pack=x", {}, "is not an address"),
+        (URL, {"git_ref": "--force"}, "is not a branch or tag"),
+        (URL, {"git_ref": "a..b"}, "is not a branch or tag"),
+        (URL, {"git_ref": "main:refs/heads/x"}, "is not a branch or tag"),
+        (URL, {"git_path": "a/../b"}, "is not a folder"),
+        (URL, {"git_interval": 0.0}, "the minimum is 1s"),
     ],
 )
-def test_what_cannot_be_followed_is_refused(url: str, more: Any, message: str) -> None:
+def test_invalid_options_of_repositories_are_rejected(url: str, more: Any, message: str) -> None:
     with pytest.raises(click.UsageError, match=message):
         following(url, **more)
 
 
-def test_names_hold_repository_folder_and_branch() -> None:
+def test_names_contain_repository_folder_and_branch() -> None:
     assert following(URL, git_path="/fleet/").name == f"git:{URL}//fleet?ref=main"
     assert following("git@host:x.git", git_ref="v1").name == "git:git@host:x.git?ref=v1"
 
 
-def test_an_option_that_is_given_once_is_for_all_repositories() -> None:
+def test_an_option_given_once_applies_to_all_repositories() -> None:
     options = {"git_ref": ("next",), "git_path": ("a", "b"), "git_key": ()}
     first, second = followings([URL, "git@host:x"], options, allow_rewind=False)
     assert (first.ref, first.folder, first.remote.key) == ("next", "a", None)
@@ -66,12 +66,12 @@ def test_durations() -> None:
     for text, seconds in durations.items():
         assert Duration().convert(text, None, None) == seconds
     for wrong in ("", "soon", "-1", "5d", "1m 3s"):
-        with pytest.raises(click.BadParameter, match="is no duration"):
+        with pytest.raises(click.BadParameter, match="is not a duration"):
             Duration().convert(wrong, None, None)
 
 
 def test_facts_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As its programs print them; this was not run on one."""
+    """Output of macOS' programs; this test was not run on a Mac."""
 
     def run(command: Any) -> Output:
         if command[0] == "sysctl":
@@ -94,7 +94,7 @@ def test_facts_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "gpu_cores" not in facts(lambda _: Output(1, "unknown"))
 
 
-def test_a_token_does_not_stand_in_the_configuration(tmp_path: Path) -> None:
+def test_the_configuration_contains_no_token(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret", "utf-8")
     nodes = [Node("one two", "https://mac.local", token), Node("b", "http://10.0.0.2:1234")]

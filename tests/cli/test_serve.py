@@ -1,4 +1,4 @@
-"""What `serve` imports."""
+"""Imports of `serve`."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 from reconciler.cli import serve
 
 
-def test_a_package_is_hidden_from_imports_and_is_there_afterwards() -> None:
+def test_a_package_is_hidden_from_imports_and_restored() -> None:
     with serve._without("json"), pytest.raises(ImportError):
         import_module("json")
     assert import_module("json") is json

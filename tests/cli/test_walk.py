@@ -1,8 +1,8 @@
-"""The commands of README.md and docs/quickstart.md, run from top to bottom as a new user does.
+"""The commands of README.md and docs/quickstart.md, run in order as by a new user.
 
-`walk.txt` is the transcript, without what differs from run to run. `GOLDEN=write pytest
-tests/cli/test_walk.py` writes it anew. A hub on this machine has the demo's model under the name
-of the model that the pages download.
+`walk.txt` is the transcript, with varying values replaced. `GOLDEN=write pytest
+tests/cli/test_walk.py` rewrites it. A local fake hub serves the demo's model under the name of the
+model that the pages download.
 """
 
 import json
@@ -32,7 +32,7 @@ TESTED_ELSEWHERE = {
     "reconciler service install": "tests/service",
     "reconciler doctor": "tests/doctor",
 }
-"""Commands that change the machine or depend on it, and where they are tested."""
+"""Commands that change the machine or depend on it, with their tests."""
 
 VARYING = (
     (re.compile(r'"(id|created|\w*_time\w*|\w+_tokens)": ("[^"]*"|[\d.]+)'), r'"\1": <varies>'),
@@ -60,7 +60,7 @@ def commands(block: str) -> Iterator[str]:
 
 
 def walk(page: Path) -> Iterator[str]:
-    """Every command of a page; a manifest is saved at the path in its first line."""
+    """Commands of a page; manifests are saved at the path in their first line."""
     for language, block in blocks(page):
         if language == "yaml":
             path, _, manifest = block.removeprefix("# ").partition("\n")
@@ -71,7 +71,7 @@ def walk(page: Path) -> Iterator[str]:
 
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    """A daemon with its defaults, in a home of its own."""
+    """A daemon with default options in a temporary home."""
     for variable in [name for name in os.environ if name.startswith(("RECONCILER_", "HF_"))]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -90,7 +90,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 
 def result(command: str, daemon: Daemon) -> str:
-    """Output of a command; `curl` is a request of this process."""
+    """Output of a command; `curl` is replaced by a request of this process."""
     if command.startswith("curl "):
         return masked(request(shlex.split(command), daemon))
     if command.startswith("reconciler "):
@@ -114,7 +114,7 @@ def masked(text: str) -> str:
     return text
 
 
-def test_a_new_user_walks_through_the_readme_and_the_quick_start(daemon: Daemon) -> None:
+def test_a_new_user_can_follow_the_readme_and_the_quick_start(daemon: Daemon) -> None:
     pages = [(page, [c for c in walk(page) if c not in TESTED_ELSEWHERE]) for page in PAGES]
     transcript = ""
     for page, steps in pages:
@@ -132,7 +132,7 @@ def test_every_command_that_is_tested_elsewhere_is_on_the_pages() -> None:
 
 
 def test_every_command_in_the_docs_can_be_parsed() -> None:
-    """Options and arguments are those of the command; files need not exist."""
+    """Options and arguments must be valid; files need not exist."""
     pages = [*Path().glob("*.md"), *Path("docs").rglob("*.md")]
     shell = [block for page in pages for language, block in blocks(page) if language == "sh"]
     lines = {line for block in shell for line in commands(block) if line[:11] == "reconciler "}
@@ -143,7 +143,7 @@ def test_every_command_in_the_docs_can_be_parsed() -> None:
 
 
 def parse(command: click.Command, name: str, words: list[str]) -> None:
-    """Raises click.UsageError if the words are no options or arguments of the command."""
+    """Parse the words. Raises click.UsageError if an option or argument is invalid."""
     try:
         context = command.make_context(name, words)
     except click.BadParameter as error:

@@ -1,4 +1,4 @@
-"""Commands that start a worker, where MLX cannot be imported."""
+"""Commands that start a worker if MLX cannot be imported."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.support import environment
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """An environment in which importing MLX fails."""
+    """Environment in which the import of MLX fails."""
     (tmp_path / "mlx").mkdir()
     (tmp_path / "mlx/__init__.py").write_text("raise ImportError('no MLX here')", "utf-8")
     return environment(PYTHONPATH=str(tmp_path), HOME=str(tmp_path))
@@ -25,14 +25,14 @@ def run(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_doctor_prints_its_findings_alone(environ: dict[str, str]) -> None:
+def test_doctor_prints_only_its_findings(environ: dict[str, str]) -> None:
     done = run(environ, "doctor", "-o", "json")
     assert (done.returncode, done.stderr) == (1, "")
     (mlx,) = [finding for finding in json.loads(done.stdout) if finding["what"] == "mlx"]
     assert "no MLX here" in mlx["message"]
 
 
-def test_the_demo_says_why_it_fails(environ: dict[str, str]) -> None:
+def test_the_demo_reports_the_error(environ: dict[str, str]) -> None:
     done = run(environ, "demo")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: no worker can be started")

@@ -1,4 +1,4 @@
-"""What people write and read: addresses, numbers of tokens, durations, tables, near names."""
+"""Parsing and printing of addresses, token counts, durations, tables and similar names."""
 
 import click
 import pytest
@@ -31,7 +31,7 @@ def test_an_address_has_a_scheme_and_no_path_of_an_api(written: str, meant: str)
 @pytest.mark.parametrize(
     "written", ["", "http://", "ftp://mac", "mac:port", "mac:99999", "a b", "http://mac?x=1"]
 )
-def test_what_is_no_address_is_refused(written: str) -> None:
+def test_an_invalid_address_is_rejected(written: str) -> None:
     with pytest.raises(ValueError, match="write HOST:PORT"):
         normalize(written)
 
@@ -80,12 +80,12 @@ def test_a_table_fits_its_terminal(columns: int) -> None:
         assert rows[0][2].endswith("bit")
 
 
-def test_names_are_whole_in_the_narrowest_terminal() -> None:
+def test_names_are_never_shortened() -> None:
     assert [row[0] for row in fitted(HEADINGS, ROWS, 10)] == ["assistant", "a"]
     assert widths(fitted(HEADINGS, ROWS, 10)) == [9, 5, 10, 10]
 
 
-def test_a_text_loses_its_middle() -> None:
+def test_a_long_text_loses_its_middle() -> None:
     assert shortened("abcdefghij", 10) == "abcdefghij"
     assert shortened("abcdefghijk", 10) == "abcd…ghijk"
     assert cell_len(shortened("模型模型模型模型", 9)) <= 9

@@ -11,7 +11,7 @@ from tests.controller.machine import World
 
 @pytest.fixture
 def budget() -> int:
-    """Bytes that models may take."""
+    """Memory for models, in bytes."""
     return 10**9
 
 

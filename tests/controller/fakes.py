@@ -1,4 +1,4 @@
-"""The controller over fakes that a test steps by hand; store and model files are real."""
+"""A controller with fakes that the test steps; the store and model files are real."""
 
 import asyncio
 import heapq
@@ -32,7 +32,7 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class FakeTimer:
-    """A call that is still to come, unless it was cancelled."""
+    """A scheduled call, which can be cancelled."""
 
     def __init__(self, callback: Callable[[], None]) -> None:
         self.callback: Callable[[], None] | None = callback
@@ -42,7 +42,7 @@ class FakeTimer:
 
 
 class FakeClock:
-    """Stands still until it is advanced. Chance is nil."""
+    """A clock that only the test advances. Its random value is 0."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -54,7 +54,7 @@ class FakeClock:
         return self.seconds
 
     def utc(self) -> datetime:
-        """A little later at each look, as a real one."""
+        """The time, slightly later at each call, like a real clock."""
         return EPOCH + timedelta(seconds=self.seconds, microseconds=next(self._looks))
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
@@ -66,13 +66,13 @@ class FakeClock:
         return 0.0
 
     def step(self) -> None:
-        """Let time pass until the first thing is due; that alone is called."""
+        """Advance to the first scheduled call and run only that."""
         self.seconds, _, timer = heapq.heappop(self._timers)
         if timer.callback is not None:
             timer.callback()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; what is due is called at its time."""
+        """Advance the time; each scheduled call runs at its time."""
         end = self.seconds + seconds
         while self._timers and self._timers[0][0] <= end:
             self.seconds, _, timer = heapq.heappop(self._timers)
@@ -82,7 +82,7 @@ class FakeClock:
 
 
 class FakeEngine:
-    """Loads nothing; each load waits until the test says how it ends."""
+    """An engine that loads nothing; the test ends each load."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -91,12 +91,12 @@ class FakeEngine:
         self.unloads: list[str] = []
         self.live: dict[str, int] = {}
         self.requests: list[tuple[str, str, bytes, int]] = []
-        """Each with the bytes that it was leased."""
+        """Requests with their leased bytes."""
         self.in_use: dict[str, int] = {}
-        """Bytes beside what is reserved that running requests take, by instance."""
+        """Bytes that active requests use beyond the reservation, by instance."""
         self.serial = itertools.count(1)
         self.draining: asyncio.Future[None] | None = None
-        """Set it, and the next unload lasts until it is done."""
+        """If set, the next unload waits for it."""
         self.startable = True
         self.on_death: Callable[[Instance, Problem], None] = lambda _instance, _problem: None
 
@@ -109,7 +109,7 @@ class FakeEngine:
         return checkpoint.footprint
 
     def retain_only(self, names: Collection[str]) -> None:
-        """Nothing is counted."""
+        """Do nothing: no tokens are counted."""
 
     def outgoing(self) -> tuple[Instance, ...]:
         return ()
@@ -179,13 +179,13 @@ class FakeEngine:
         return None
 
     async def drain(self, at_once: asyncio.Event) -> None:
-        """No request runs longer than its test."""
+        """Return at once: no request outlives its test."""
 
     async def close(self) -> None:
         self.loaded.clear()
 
     async def let_load(self, problem: Problem | None = None) -> LoadSpec:
-        """Let the next load end, well or with `problem`; what it was asked for."""
+        """End the next load, successfully or with `problem`, and return its spec."""
         spec, end = await self.loads.get()
         if problem is None:
             end.set_result(None)
@@ -200,7 +200,7 @@ async def _nothing() -> AsyncIterator[bytes]:
 
 
 class FakeSource:
-    """Yields the snapshots that the test puts."""
+    """A source that yields the snapshots of the test."""
 
     name = "directory:/manifests"
 
@@ -208,7 +208,7 @@ class FakeSource:
         self.queue: asyncio.Queue[Snapshot] = asyncio.Queue()
         self.accepted: list[str] = []
         self.now: Snapshot | None = None
-        """What a look sees that is asked for."""
+        """Snapshot that a requested scan returns."""
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         while True:
@@ -216,7 +216,7 @@ class FakeSource:
             yield self.now
 
     async def sync(self) -> None:
-        """Otherwise it is looked at when the test says so."""
+        """Push the snapshot `now`; other scans happen when the test pushes one."""
         if self.now is not None:
             self.queue.put_nowait(self.now)
 
@@ -232,7 +232,7 @@ class FakeSource:
     def push(
         self, commit: str, *names: str, attempted: str | None = None, problem: str | None = None
     ) -> None:
-        """A commit that declares these records; with `problem`, a newer one cannot be had."""
+        """Push a commit that declares these records; `problem` is the error of a newer one."""
         files = tuple(ManifestFile(f"{n}.yaml", (Declared(n, spec(), 1),)) for n in names)
         self.queue.put_nowait(
             Snapshot(self.name, files, commit=Commit(commit, attempted or commit, problem))
@@ -240,7 +240,7 @@ class FakeSource:
 
 
 async def spin(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds; for what no event tells."""
+    """Wait until `condition` holds, if there is no event to await."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
@@ -281,25 +281,25 @@ class Bench:
         self.store.close()
 
     async def restart(self) -> None:
-        """Stop, and start again over the same state, with nothing loaded."""
+        """Stop, and start again with the same state and nothing loaded."""
         await self.close()
         self._make()
         await self.controller.start()
 
     async def crash(self, *, reboot: bool = False) -> None:
-        """End without a word, the machine too if `reboot`, and start again."""
-        self.store.close()  # what the controller does from here on is lost
+        """Crash the daemon, or the machine if `reboot`, and start again."""
+        self.store.close()  # later writes of the controller are lost
         await self.controller.close()
         self.boots += reboot
         self._make()
         await self.controller.start()
 
     def let_write(self, can: bool) -> None:
-        """Whether the state can be written from now on."""
+        """Set whether the state can be written."""
         self.store._db.execute(f"PRAGMA query_only = {not can}")
 
     async def asked(self, name: str, count: int = 1) -> None:
-        """Wait until so many requests wait for a record."""
+        """Wait until `count` requests wait for a record."""
         entries = self.controller._registry.states
         await spin(lambda: name in entries and len(entries[name]._waiters) >= count)
 
@@ -318,7 +318,7 @@ class Bench:
         return answer
 
     async def reason(self, name: str, reason: str) -> str:
-        """Wait for a reason of the Ready condition; its message."""
+        """Wait for a reason of the Ready condition, and return its message."""
 
         def found() -> str | None:
             answer = self.controller.answer(name)
@@ -338,7 +338,7 @@ def request(model: str = "tiny/llama", **config: int) -> LoadRequest:
 
 
 async def load(bench: Bench, wanted: LoadRequest, problem: Problem | None = None) -> RecordView:
-    """A load by HTTP, and the end of the engine's work on it."""
+    """Load by HTTP, and end the engine's load."""
     asking = asyncio.create_task(bench.controller.load(wanted))
     await bench.engine.let_load(problem)
     return await asking

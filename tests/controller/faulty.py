@@ -1,4 +1,4 @@
-"""An engine and a catalogue that do as they are told, faults included, and see what is asked."""
+"""A fake engine and catalogue with faults that the test injects; they check their calls."""
 
 import asyncio
 import itertools
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 BUDGET = 100
 WEIGHTS = {"p/small": 10, "p/other": 30, "p/big": 60, "p/huge": 200}
-"""Of the models that are on disk; p/huge never fits, and p/absent comes later if at all."""
+"""Models on disk, by name; p/huge never fits, and p/absent may appear later."""
 
 DIED = Problem(Reason.WORKER_DIED, "it died", permanent=False)
 
 
 class DeadMountError(Exception):
-    """A look at a dead mount: it ends when the mount is back."""
+    """Raised for a lookup on a dead mount, which hangs until the mount is back."""
 
 
 class Inline(ThreadPoolExecutor):
-    """Runs jobs at once, so that nothing happens between steps; those that hang, at `resume`."""
+    """An executor that runs jobs at once, between steps; hanging ones run at `resume`."""
 
     def __init__(self) -> None:
         super().__init__(max_workers=1)
@@ -52,7 +52,7 @@ class Inline(ThreadPoolExecutor):
         return future
 
     def resume(self) -> None:
-        """Let everything that hangs go on."""
+        """Run all hanging jobs."""
         hanging, self._hanging = self._hanging, []
         for future, job in hanging:
             if not future.cancelled():
@@ -63,7 +63,7 @@ class Inline(ThreadPoolExecutor):
             result = job()
         except DeadMountError:
             self._hanging.append((future, job))
-        except Exception as error:  # noqa: BLE001  it is the caller's
+        except Exception as error:  # noqa: BLE001  the caller handles it
             future.set_exception(error)
         else:
             future.set_result(result)
@@ -76,9 +76,10 @@ class FakeCatalog:
         self.weights = dict(WEIGHTS)
         self.version = 1
         self.sick: dict[str, type[Exception]] = {}
-        """What a look at a model raises, or every look at several of which it is one. A look at
-        several does not wait for a dead mount, as that of the real catalogue. Each look raises an
-        error of its own: one that is raised again has the frames of all times before.
+        """Exception of a lookup by model; a shared lookup of several models raises it too.
+
+        A shared lookup does not wait for a dead mount, as in the real catalogue. Each lookup raises
+        a new exception: raising one again would add the frames of all earlier times.
         """
 
     def find(self, ref: ModelRef) -> Checkpoint:
@@ -106,7 +107,7 @@ class FakeCatalog:
 
 @dataclass
 class Pending:
-    """Work of the engine that has not ended."""
+    """An unfinished action of the engine."""
 
     name: str
     end: "asyncio.Future[None]"
@@ -118,7 +119,7 @@ class Pending:
 
 
 class FaultyEngine:
-    """Loads and unloads when told to, and asserts what it may be asked for."""
+    """An engine whose actions the test ends; it asserts that each action is allowed."""
 
     def __init__(self, world: "World", on_death: Callable[[Instance, Problem], None]) -> None:
         self.world = world
@@ -136,7 +137,7 @@ class FaultyEngine:
         return checkpoint.footprint
 
     def retain_only(self, names: Collection[str]) -> None:
-        """Nothing is counted."""
+        """Do nothing: no tokens are counted."""
 
     def outgoing(self) -> tuple[Instance, ...]:
         return ()
@@ -159,11 +160,11 @@ class FaultyEngine:
     ) -> Instance:
         record = self.world.load_begins(name, spec, checkpoint)
         held = any(i.checkpoint == checkpoint.path for i in self.loaded.values()) or any(
-            # What replaces their only instance keeps the weights.
+            # The replacement of their only instance keeps the weights.
             p.checkpoint is not None and p.checkpoint.path == checkpoint.path and not p.reads
             for p in self.pending
         )
-        if unload_first:  # weights that are wanted again stay
+        if unload_first:  # weights that another action uses stay loaded
             del self.loaded[name]
         progress(Progress("worker"))
         progress(Progress("weights", 0, checkpoint.weights_bytes))
@@ -229,7 +230,7 @@ class FaultyEngine:
         return None
 
     async def drain(self, at_once: asyncio.Event) -> None:
-        """No request runs longer than its test."""
+        """Return at once: no request outlives its test."""
 
     async def close(self) -> None:
         self.loaded.clear()
@@ -248,12 +249,12 @@ class FaultyEngine:
             self.pending.remove(pending)
 
     def leased(self) -> int:
-        """The most bytes that requests can take beside what is reserved."""
+        """Maximum of bytes that requests can use beyond the reservations."""
         there = [self.sessions.of(instance.session) for instance in self.loaded.values()]
         return sum(session.possible for session in there)
 
     def used(self) -> int:
-        """Bytes that are reserved, with what is on its way."""
+        """Reserved bytes, including those of actions in progress."""
         ledger = Ledger.of(BUDGET, self.loaded.values())
         for p in self.pending:
             if p.checkpoint is not None and p.resolved is not None:
@@ -262,7 +263,7 @@ class FaultyEngine:
         return ledger.used
 
     def kill(self, name: str) -> None:
-        """The worker of an instance dies."""
+        """Kill the worker of an instance."""
         instance = self.loaded.pop(name)
         self.on_death(instance, DIED)
 

@@ -1,4 +1,4 @@
-"""Workers' side of memory leases, as far as a controller can see it: statements and requests."""
+"""Fake workers for memory leases: their requests, and their responses to recalls."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from reconciler.core.protocol import Lease
 
 @dataclass(eq=False)
 class FakeRequest:
-    """Of a client; its lease is put in force when it arrives, which may be much later."""
+    """A client's request; its lease applies when it arrives, which may be much later."""
 
     name: str
     session: str
     lease: Lease
     wanted: int
-    """Bytes beside what is reserved."""
+    """Bytes beyond the reservation."""
     taken: int = 0
     ended: "asyncio.Future[None]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -24,7 +24,7 @@ class FakeRequest:
 
 @dataclass
 class FakeSession:
-    """What a worker knows of one session."""
+    """A worker's state of one session."""
 
     lease: Lease = field(default_factory=Lease)
     arriving: list[FakeRequest] = field(default_factory=list)
@@ -40,12 +40,12 @@ class FakeSession:
 
     @property
     def possible(self) -> int:
-        """The most that it can take of what it was told, or is about to be told."""
+        """Maximum of bytes under the current lease and those in transit."""
         coming = [r.lease for r in self.arriving if r.lease.serial > self.lease.serial]
         return max(self.in_use, self.lease.allowed, *(lease.allowed for lease in coming), 0)
 
     def arrive(self) -> None:
-        """The oldest request on its way comes in, and starts if there is memory for it."""
+        """Deliver the oldest request in transit, which starts if there is memory for it."""
         request = self.arriving.pop(0)
         self.take(request.lease)
         wanted = min(request.wanted, self.lease.allowed - self.in_use)
@@ -58,12 +58,12 @@ class FakeSession:
 
 
 class FakeSessions:
-    """All of them, by session."""
+    """The sessions of all workers."""
 
     def __init__(self) -> None:
         self.by_session: dict[str, FakeSession] = {}
         self.recalls: list[asyncio.Future[bool]] = []
-        """That were not answered yet; False: the answer is lost."""
+        """Pending recalls; the result False means that the response is lost."""
 
     def of(self, session: str) -> FakeSession:
         return self.by_session.setdefault(session, FakeSession())
@@ -78,7 +78,7 @@ class FakeSessions:
             self.recalls.remove(answered)
 
     async def answer(self, request: FakeRequest) -> None:
-        """Run a request until somebody ends it; its memory is free a little later."""
+        """Run a request until the test ends it; its memory is released a little later."""
         self.of(request.session).arriving.append(request)
         await request.ended
 
@@ -86,7 +86,7 @@ class FakeSessions:
         return [r for s in self.by_session.values() for r in (*s.arriving, *s.running)]
 
     def free(self, request: FakeRequest) -> None:
-        """The worker has let go of a request, or never got it."""
+        """Release the memory of a request, or drop one that never arrived."""
         session = self.of(request.session)
         for requests in (session.arriving, session.running):
             if request in requests:

@@ -1,7 +1,7 @@
-"""The real controller in a world of faults: an engine, a catalogue, files and time by hand.
+"""The real controller in a world with faults: fake engine, catalogue, files and time.
 
-Every step of `World` ends when nothing can go on by itself; `check` then holds design's promises
-against the state.
+Each step of `World` ends when no task can continue without another step; `check` then asserts that
+the state keeps the design's guarantees.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ FLAW = Diagnostic("bad", SourceLocation(1, 1))
 
 @dataclass
 class Failures:
-    """Of one generation of one record, in a row."""
+    """Consecutive failures of one generation of a record."""
 
     key: tuple[object, ...]
     count: int
@@ -59,18 +59,18 @@ class World:
         self.clock = FakeClock()
         self.catalog = FakeCatalog()
         self.files: dict[str, tuple[tuple[str, LoadSpec], ...] | None] = {}
-        """What each file declares; None: it is invalid."""
+        """Documents by file; None if the file is invalid."""
         self.unreadable = False
         self.calls: list[asyncio.Task[RecordView]] = []
-        """Loads and puts that wait for their end."""
+        """Pending load and put calls."""
         self.asking: list[asyncio.Task[None]] = []
-        """Requests that wait for an instance."""
+        """Pending requests for an instance."""
         self.acknowledged: set[str] = set()
-        """Names of http records that a caller was told are loaded."""
+        """Names of http records whose load was acknowledged to a caller."""
         self.failures: dict[str, Failures] = {}
-        """The latest of each record."""
+        """Latest failures by record."""
         self.given_up: list[tuple[Record, LoadSpec, str]] = []
-        """What failed for good: as which record, and the fingerprint of the files."""
+        """Permanent failures: the record, and the fingerprint of the files."""
         self.generations: dict[tuple[str, object], Record] = {}
         self.violations: list[str] = []
         self.unloads: list[asyncio.Task[None]] = []
@@ -110,9 +110,9 @@ class World:
         self.start()
 
     def crash(self, *, reboot: bool) -> None:
-        """The daemon, or the machine, ends without a word, and starts again."""
+        """Crash the daemon, or the machine if `reboot`, and start again."""
         self.hang_up()
-        self.store.close()  # what the controller does from here on is lost
+        self.store.close()  # later writes of the controller are lost
         self.run(self.controller.close())
         self._collect()
         self.failures.clear()
@@ -121,7 +121,7 @@ class World:
         self.start()
 
     def let_write(self, can: bool) -> None:
-        """The disk is full, or has room again, which is noticed in a while."""
+        """Fill the disk, or free space on it, which the controller notices after a while."""
         self.store._db.execute(f"PRAGMA query_only = {not can}")
         self.writable = can
         if can:
@@ -129,22 +129,22 @@ class World:
             assert self.controller.problem is None
 
     def sicken(self, model: str, error: type[Exception]) -> None:
-        """From now on looks at a model raise such an error, or hang."""
+        """Make lookups of a model raise an error, or hang."""
         self.catalog.sick[model] = error
 
     def cure(self) -> None:
-        """Every model can be looked at again, and what hung goes on."""
+        """Make lookups of all models work again, and resume those that hang."""
         self.catalog.sick.clear()
         self.threads.resume()
         self.settle()
 
     def is_sick(self, record: Record) -> bool:
-        """True if a model that the record is about cannot be looked at."""
+        """True if lookups of a model of the record fail."""
         specs = (record.spec, record.last_good)
         return any(spec is not None and spec.model in self.catalog.sick for spec in specs)
 
     def clear(self, name: str) -> None:
-        """Somebody forgives a record, or is told that it cannot be written down."""
+        """Clear a record's failures, or get the error that this cannot be persisted."""
 
         async def cleared() -> None:
             with contextlib.suppress(LoadError):
@@ -163,7 +163,7 @@ class World:
         self._directory.cleanup()
 
     def run(self, coroutine: Any) -> None:
-        """Run it, and then whatever can go on by itself."""
+        """Run a coroutine, and then all tasks that can continue."""
         self.runner.run(coroutine)
         self.settle()
 
@@ -178,7 +178,7 @@ class World:
         self.runner.run(idle())
 
     def scan(self) -> None:
-        """A look at the directory, at an event or at a rescan."""
+        """Scan the directory, as after an event or at a rescan."""
         if self.unreadable:
             snapshot = Snapshot(self.source.name, unreadable="gone")
         else:
@@ -214,7 +214,7 @@ class World:
         self._collect()
 
     def ask(self, name: str) -> None:
-        """A request for an instance, or for any of a model."""
+        """Send a request for an instance, or for any instance of a model."""
 
         async def routed() -> None:
             found = await self.controller.ready_for(name)
@@ -228,7 +228,7 @@ class World:
         self._collect()
 
     def complete(self, name: str, size: int) -> None:
-        """A completion request whose KV cache takes so much beside what is reserved."""
+        """Send a completion request whose KV cache needs `size` bytes beyond the reservation."""
 
         async def answered() -> None:
             async with self.controller.request(name, "completions", str(size).encode()) as reply:
@@ -241,23 +241,23 @@ class World:
         self.run(begin())
 
     def end_request(self, request: FakeRequest) -> None:
-        """Its client has the answer; the worker is about to let go of its memory."""
+        """Complete a request; the worker is about to release its memory."""
         if not request.ended.done():
             request.ended.set_result(None)
         self.settle()
 
     def free_request(self, request: FakeRequest) -> None:
-        """The worker lets go of it."""
+        """Release the memory of a request."""
         self.end_request(request)
         self.engine.sessions.free(request)
 
     def end_recall(self, *, answered: bool) -> None:
-        """A worker's answer arrives, or is lost."""
+        """Deliver a worker's response to a recall, or lose it."""
         self.engine.sessions.recalls[0].set_result(answered)
         self.settle()
 
     def hang_up(self) -> None:
-        """Whoever still asks goes away."""
+        """Disconnect all waiting callers."""
         for task in self.asking:
             task.cancel()
         self.settle()
@@ -272,7 +272,7 @@ class World:
         self._collect()
 
     def end(self, pending: Pending, problem: Problem | None) -> None:
-        """An action of the engine ends."""
+        """End an action of the engine."""
         if problem is None:
             pending.end.set_result(None)
         else:
@@ -292,7 +292,7 @@ class World:
         self._collect()
 
     def _collect(self) -> None:
-        """Take up what callers were told."""
+        """Process the results of finished calls."""
         self.settle()
         for unload in [u for u in self.unloads if u.done()]:
             self.unloads.remove(unload)
@@ -317,17 +317,17 @@ class World:
         return answer.record if answer is not None else None
 
     def expect(self, holds: bool, words: str) -> None:
-        """Note a broken promise; raised in a task it would be taken for a failed load."""
+        """Record a violation; an exception in a task would count as a failed load."""
         if not holds:
             self.violations.append(words)
 
     def load_begins(self, name: str, spec: LoadSpec, checkpoint: Checkpoint) -> Record | None:
         record = self.record(name)
-        self.expect(record is not None, f"{name} is loaded though nobody wants it")
+        self.expect(record is not None, f"{name} is loaded without a record")
         if record is None:
             return None
         wanted = spec.loads_like(record.spec) or spec == record.last_good
-        self.expect(wanted, f"{name} is loaded as nobody wants it")
+        self.expect(wanted, f"{name} is loaded with a spec that is not declared")
         failures = self.failures.get(name)
         if failures is not None and failures.key == (record.created_at, record.generation, spec):
             delay = min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** (failures.count - 1))
@@ -344,7 +344,7 @@ class World:
         problem: Problem,
         checkpoint: Checkpoint | None,
     ) -> None:
-        """Note a failure, as design counts them."""
+        """Record a failure, counted as the design specifies."""
         if record is None or spec is None:
             return
         if problem.permanent and checkpoint is not None:
@@ -356,19 +356,19 @@ class World:
             key, count, self.clock.seconds, problem.permanent, checkpoint
         )
 
-    # -- promises --------------------------------------------------------------------------
+    # -- guarantees ------------------------------------------------------------------------
 
     def check(self) -> None:
         self._collect()
         promises.check(self)
 
     def converge(self) -> None:
-        """Without further faults everything that can be loaded is loaded."""
+        """Assert that without further faults, everything that can be loaded is loaded."""
         self.unreadable = False
         self.let_write(True)
         self.scan()
         self._come_to_rest()
-        if self.catalog.sick:  # whatever is healthy needs no cure of what is not
+        if self.catalog.sick:  # healthy models load while others are still sick
             promises.check_settled(self)
             self.cure()
             self._come_to_rest()

@@ -1,4 +1,4 @@
-"""Design's promises, held against the state of a world."""
+"""Assertions of the design's guarantees on the state of a world."""
 
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def check(world: "World") -> None:
-    """After any step."""
+    """Assert the guarantees that hold after any step."""
     assert not world.violations, world.violations
     answers = {a.record.name: a for a in world.controller.answers()}
     assert world.engine.used() <= BUDGET
-    assert world.engine.used() + world.engine.leased() <= BUDGET, "memory is promised twice"
+    assert world.engine.used() + world.engine.leased() <= BUDGET, "memory is leased twice"
     _check_desired(world, {name: a.record for name, a in answers.items()})
     for answer in answers.values():
         _check_status(world, answer)
@@ -29,13 +29,13 @@ def check(world: "World") -> None:
 
 
 def _check_desired(world: "World", records: dict[str, Record]) -> None:
-    """Desired state is what its owners say."""
+    """Assert that the desired state is what its owners declare."""
     for record in records.values():
         key = (record.name, record.created_at)
         before = world.generations.get(key, record)
         assert record.generation >= before.generation
         if record.generation == before.generation:
-            assert record.spec == before.spec, "a change of spec without a generation"
+            assert record.spec == before.spec, "the spec changed without a new generation"
         world.generations[key] = record
         assert not (record.provisional and record.owner != HTTP)
     declared = _declared(world)
@@ -44,7 +44,7 @@ def _check_desired(world: "World", records: dict[str, Record]) -> None:
             assert records[name].owner == world.source.name
             assert records[name].spec == specs[0]
     world.acknowledged -= {r.name for r in records.values() if r.owner != HTTP}
-    assert world.acknowledged <= records.keys(), "what was acknowledged is gone"
+    assert world.acknowledged <= records.keys(), "an acknowledged record is gone"
 
 
 def _declared(world: "World") -> dict[str, list[LoadSpec]]:
@@ -56,7 +56,7 @@ def _declared(world: "World") -> dict[str, list[LoadSpec]]:
 
 
 def _check_status(world: "World", answer: RecordView) -> None:
-    """What is reported is what is so."""
+    """Assert that the reported status is the actual state."""
     record, status = answer.record, answer.status
     instance = world.engine.loaded.get(record.name)
     states = {c.type: c.status == "True" for c in status.conditions}
@@ -66,7 +66,7 @@ def _check_status(world: "World", answer: RecordView) -> None:
         assert instance is not None
         assert instance.spec.loads_like(record.spec)
         assert status.observed_generation == record.generation
-        # That it was good is noted as soon as it can be.
+        # The last good spec is persisted as soon as possible.
         assert record.last_good is not None or not world.writable
         assert not record.provisional or not world.writable
     undone = states["Stalled"] and not _held(answer) and world.writable
@@ -93,16 +93,16 @@ def _check_history(world: "World", answer: RecordView) -> None:
 
 
 def _check_callers(world: "World", answers: dict[str, RecordView]) -> None:
-    """Nobody waits for what nothing works on."""
+    """Assert that no caller waits for a record without an action in progress."""
     for name, entry in world.controller._registry.states.items():
         if entry.awaited:
             progressing = answers[name].status.condition("Progressing")
             assert progressing is not None
-            assert progressing.status == "True", f"somebody waits for {name} in vain"
+            assert progressing.status == "True", f"a caller waits for {name} in vain"
 
 
 def _check_restored(world: "World", record: Record) -> None:
-    """Where a spec cannot be, the last good spec serves, if it can."""
+    """Assert that if a spec cannot be loaded, the last good spec serves if possible."""
     good = record.last_good
     if record.name in world.engine.loaded or good is None:
         return
@@ -125,7 +125,7 @@ def _check_restored(world: "World", record: Record) -> None:
 
 
 def check_settled(world: "World") -> None:
-    """What can be loaded is, but for records whose models cannot be looked at."""
+    """Assert that all records are loaded that can be, unless lookups of their models fail."""
     for answer in world.controller.answers():
         if _rests(answer) or _held(answer) or world.is_sick(answer.record):
             continue
@@ -142,7 +142,7 @@ def check_settled(world: "World") -> None:
 
 
 def _held(answer: RecordView) -> bool:
-    """Whether crashes are held against it."""
+    """True if the record is held because of crashes."""
     stalled = answer.status.condition("Stalled")
     if stalled is None or stalled.reason != "SuspectedHostCrash":
         return False
@@ -150,6 +150,6 @@ def _held(answer: RecordView) -> bool:
 
 
 def _rests(answer: RecordView) -> bool:
-    """Whether it is not loaded because that is asked for."""
+    """True if the record is intentionally not loaded."""
     ready = answer.status.condition("Ready")
     return answer.record.spec.suspend or (ready is not None and ready.reason == "Idle")

@@ -1,4 +1,4 @@
-"""The controller over a fake engine and a fake clock; store and model files are real."""
+"""The controller with a fake engine and a fake clock; the store and model files are real."""
 
 import asyncio
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.controller.fakes import Bench, FakeSource, load, request, spec
 BROKEN = Problem(Reason.LOAD_FAILED, "it broke", permanent=True)
 
 
-async def test_an_update_that_fails_leaves_the_previous_spec_in_force(bench: Bench) -> None:
+async def test_a_failed_update_keeps_the_previous_spec(bench: Bench) -> None:
     await load(bench, request(context_length=100))
     with pytest.raises(LoadError, match="it broke"):
         await load(bench, request(context_length=200), BROKEN)
@@ -25,7 +25,7 @@ async def test_an_update_that_fails_leaves_the_previous_spec_in_force(bench: Ben
     assert bench.engine.loads.empty()
 
 
-async def test_a_failed_first_load_fails_for_everyone_who_joined_it(bench: Bench) -> None:
+async def test_a_failed_first_load_fails_for_all_callers_that_joined_it(bench: Bench) -> None:
     asking = [asyncio.create_task(bench.controller.load(request())) for _ in range(3)]
     await bench.asked("tiny/llama", 3)
     await bench.engine.let_load(BROKEN)
@@ -36,7 +36,7 @@ async def test_a_failed_first_load_fails_for_everyone_who_joined_it(bench: Bench
     assert bench.engine.loads.empty()
 
 
-async def test_a_change_that_lands_during_a_load_is_not_lost(bench: Bench) -> None:
+async def test_a_change_during_a_load_is_not_lost(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=100)))
     first, end = await bench.engine.loads.get()
     bench.source.declare(("a", spec(context_length=200)))
@@ -47,7 +47,7 @@ async def test_a_change_that_lands_during_a_load_is_not_lost(bench: Bench) -> No
     assert (await bench.ready("a", 2)).status.observed_generation == 2
 
 
-async def test_what_is_removed_during_its_load_is_cancelled(bench: Bench) -> None:
+async def test_the_load_of_a_removed_record_is_cancelled(bench: Bench) -> None:
     asking = asyncio.create_task(bench.controller.load(request()))
     _, end = await bench.engine.loads.get()
     await bench.controller.unload("tiny/llama")
@@ -60,7 +60,7 @@ async def test_what_is_removed_during_its_load_is_cancelled(bench: Bench) -> Non
     assert (await load(bench, request())).status.ready
 
 
-async def test_what_no_manifest_declares_any_more_during_its_load_is_cancelled(
+async def test_the_load_of_a_record_that_its_manifest_drops_is_cancelled(
     bench: Bench,
 ) -> None:
     bench.source.declare(("a", spec()), ("b", spec("tiny/qwen3")))
@@ -73,10 +73,10 @@ async def test_what_no_manifest_declares_any_more_during_its_load_is_cancelled(
     await bench.engine.let_load()
     await bench.ready("b")
     await bench.crash()
-    assert bench.store.suspicions() == {}  # nothing is held against who comes again
+    assert bench.store.suspicions() == {}  # a record that is declared again is not suspected
 
 
-async def test_who_asks_for_what_is_on_its_way_waits_for_it(bench: Bench) -> None:
+async def test_a_request_for_a_loading_instance_waits_for_it(bench: Bench) -> None:
     bench.source.declare(("a", spec()))
     _, end = await bench.engine.loads.get()
     asking = [
@@ -91,7 +91,9 @@ async def test_who_asks_for_what_is_on_its_way_waits_for_it(bench: Bench) -> Non
     assert await asyncio.gather(*asking) == ["a", "a", "a"]
 
 
-async def test_while_a_model_changes_the_old_one_answers_for_itself_alone(bench: Bench) -> None:
+async def test_during_an_update_the_old_model_answers_only_for_itself(
+    bench: Bench,
+) -> None:
     bench.source.declare(("a", spec("tiny/llama")))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -116,7 +118,7 @@ async def test_weights_are_read_one_checkpoint_at_a_time(bench: Bench) -> None:
     await bench.ready("b")
 
 
-async def test_an_agreeing_pass_changes_nothing(bench: Bench) -> None:
+async def test_a_pass_without_differences_changes_nothing(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=100)))
     await bench.engine.let_load()
     before = await bench.ready("a")
@@ -132,7 +134,7 @@ def _files(bench: Bench) -> int:
     return len(view.snapshot.files) if view is not None else 0
 
 
-async def test_a_changed_record_is_not_ready_for_one_moment_with_what_was_loaded_before(
+async def test_a_changed_record_is_never_ready_with_its_previous_settings(
     bench: Bench,
 ) -> None:
     await load(bench, request(context_length=100))
@@ -175,7 +177,7 @@ async def test_a_dead_worker_is_replaced_under_back_off(bench: Bench) -> None:
     assert (answer.status.config, answer.status.restarts) == (None, 1)
 
 
-async def test_an_unforeseen_error_is_a_failure_like_any_other(bench: Bench) -> None:
+async def test_an_unexpected_error_is_a_failure_like_any_other(bench: Bench) -> None:
     asking = asyncio.create_task(bench.controller.load(request()))
     _, end = await bench.engine.loads.get()
     end.set_exception(ZeroDivisionError("a bug"))
@@ -196,14 +198,14 @@ async def test_without_a_worker_a_load_fails_with_the_reason(tmp_path: Path, mod
 
 
 class TestOnASmallMachine:
-    """A machine that holds tiny/llama with a small context, and little else."""
+    """A machine with memory for tiny/llama with a small context, and little else."""
 
     @pytest.fixture
     def budget(self, models: Path) -> int:
         facts = read_facts(models / "tiny/llama")
         return facts.weights_bytes + 1000 * facts.kv_bytes_per_token
 
-    async def test_a_load_that_does_not_fit_now_is_refused_with_who_holds_what(
+    async def test_a_load_that_does_not_fit_now_is_rejected_with_a_list_of_holders(
         self, bench: Bench
     ) -> None:
         await load(bench, request(context_length=900))
@@ -212,7 +214,7 @@ class TestOnASmallMachine:
         assert raised.value.problem.reason is Reason.INSUFFICIENT_MEMORY
         assert [a.record.name for a in bench.controller.answers()] == ["tiny/llama"]
 
-    async def test_a_manifest_that_does_not_fit_now_waits_and_is_loaded_on_release(
+    async def test_a_manifest_that_does_not_fit_now_waits_until_memory_is_free(
         self, bench: Bench
     ) -> None:
         await load(bench, request(context_length=900))
@@ -235,7 +237,7 @@ class TestOnASmallMachine:
         assert bench.controller.answers() == ()
 
 
-async def test_what_is_counted_of_an_instance_goes_with_its_record(bench: Bench) -> None:
+async def test_counts_of_an_instance_are_dropped_with_its_record(bench: Bench) -> None:
     def counted() -> set[str]:
         families = bench.controller.metrics.registry.collect()
         return {s.labels["instance"] for f in families for s in f.samples if "instance" in s.labels}

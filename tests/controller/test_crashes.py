@@ -1,4 +1,4 @@
-"""The host-crash guard: crashes are held against who was loaded or loading; a fake engine."""
+"""The host-crash guard: crashes count against loaded and loading records. Fake engine."""
 
 import asyncio
 from dataclasses import replace
@@ -32,7 +32,7 @@ async def crash_while_loaded(bench: Bench, name: str) -> None:
     await bench.crash(reboot=True)
 
 
-async def test_two_loads_that_a_crash_cut_short_hold_the_record_and_others_load(
+async def test_two_loads_interrupted_by_crashes_hold_the_record_and_others_load(
     bench: Bench,
 ) -> None:
     await declare(bench, "a", "b")
@@ -52,7 +52,7 @@ async def test_two_loads_that_a_crash_cut_short_hold_the_record_and_others_load(
     await bench.ready("a")
 
 
-async def test_what_is_held_stays_so_through_clean_restarts_until_it_is_cleared(
+async def test_a_held_record_stays_held_after_clean_restarts_until_it_is_cleared(
     bench: Bench,
 ) -> None:
     await declare(bench, "a")
@@ -67,7 +67,7 @@ async def test_what_is_held_stays_so_through_clean_restarts_until_it_is_cleared(
     assert bench.store.suspicions() == {}
 
 
-async def test_a_daemon_that_is_killed_again_and_again_does_not_condemn_what_then_loads(
+async def test_repeated_kills_of_the_daemon_do_not_hold_a_record_that_then_loads(
     bench: Bench,
 ) -> None:
     await declare(bench, "a")
@@ -80,7 +80,7 @@ async def test_a_daemon_that_is_killed_again_and_again_does_not_condemn_what_the
     await bench.ready("a")
 
 
-async def test_a_machine_that_goes_down_twice_holds_what_was_loaded(bench: Bench) -> None:
+async def test_two_machine_crashes_hold_the_loaded_records(bench: Bench) -> None:
     await declare(bench, "a")
     await crash_while_loaded(bench, "a")
     await crash_while_loaded(bench, "a")
@@ -88,7 +88,7 @@ async def test_a_machine_that_goes_down_twice_holds_what_was_loaded(bench: Bench
     assert bench.engine.loads.empty()
 
 
-async def test_a_reboot_after_a_clean_stop_counts_for_nothing(bench: Bench) -> None:
+async def test_a_reboot_after_a_clean_stop_does_not_count(bench: Bench) -> None:
     await declare(bench, "a")
     for _ in range(3):
         await bench.engine.let_load()
@@ -99,7 +99,7 @@ async def test_a_reboot_after_a_clean_stop_counts_for_nothing(bench: Bench) -> N
     await bench.ready("a")
 
 
-async def test_who_was_gone_before_the_machine_went_down_is_not_suspected(bench: Bench) -> None:
+async def test_a_record_unloaded_before_a_machine_crash_is_not_suspected(bench: Bench) -> None:
     await declare(bench, "a")
     await bench.engine.let_load()
     await bench.ready("a")
@@ -117,7 +117,7 @@ def _loaded(bench: Bench) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("end", ["hour", "clean stop", "unload", "change"])
-async def test_what_clears_a_suspicion(bench: Bench, end: str) -> None:
+async def test_events_that_clear_a_suspicion(bench: Bench, end: str) -> None:
     await declare(bench, "a")
     await crash_while_loaded(bench, "a")
     await bench.engine.let_load()
@@ -146,7 +146,7 @@ async def test_what_clears_a_suspicion(bench: Bench, end: str) -> None:
     await bench.ready("a")
 
 
-async def test_a_crash_counts_again_only_while_nothing_cleared_it(bench: Bench) -> None:
+async def test_crashes_add_up_only_until_they_are_cleared(bench: Bench) -> None:
     await declare(bench, "a")
     await crash_while_loaded(bench, "a")
     await bench.engine.let_load()
@@ -156,7 +156,7 @@ async def test_a_crash_counts_again_only_while_nothing_cleared_it(bench: Bench) 
     await bench.reason("a", HELD)
 
 
-async def test_a_change_of_spec_has_a_held_record_tried(bench: Bench) -> None:
+async def test_a_change_of_spec_retries_a_held_record(bench: Bench) -> None:
     await declare(bench, "a")
     await crash_while_loading(bench)
     await crash_while_loading(bench)
@@ -166,7 +166,7 @@ async def test_a_change_of_spec_has_a_held_record_tried(bench: Bench) -> None:
     await bench.ready("a", 2)
 
 
-async def test_a_load_that_would_join_a_held_record_is_refused_at_once(bench: Bench) -> None:
+async def test_a_load_that_would_join_a_held_record_is_rejected_at_once(bench: Bench) -> None:
     await load(bench, request())
     await bench.crash(reboot=True)
     await crash_while_loaded(bench, "tiny/llama")
@@ -176,12 +176,12 @@ async def test_a_load_that_would_join_a_held_record_is_refused_at_once(bench: Be
     assert raised.value.problem.reason is Reason.SUSPECTED_HOST_CRASH
     with pytest.raises(LoadError, match="the machine crashed twice"):
         await bench.controller.ready_for("tiny/llama")
-    # Other settings are another spec.
+    # Other settings make another spec.
     answer = await load(bench, request(context_length=100))
     assert answer.record.generation == 2
 
 
-async def test_a_first_load_that_crashes_twice_is_given_up(bench: Bench) -> None:
+async def test_a_first_load_that_crashes_twice_is_abandoned(bench: Bench) -> None:
     asking = asyncio.create_task(bench.controller.load(request()))
     await crash_while_loading(bench)
     with pytest.raises(LoadError, match="stopping"):
@@ -194,7 +194,7 @@ async def test_a_first_load_that_crashes_twice_is_given_up(bench: Bench) -> None
     assert bench.engine.loads.empty()
 
 
-async def test_the_last_good_spec_is_under_the_same_suspicion(bench: Bench) -> None:
+async def test_a_suspicion_applies_to_the_last_good_spec_as_well(bench: Bench) -> None:
     await load(bench, request())
     asking = asyncio.create_task(bench.controller.load(request(context_length=100)))
     await crash_while_loading(bench)
@@ -208,7 +208,7 @@ async def test_the_last_good_spec_is_under_the_same_suspicion(bench: Bench) -> N
     assert bench.engine.loads.empty()
 
 
-async def test_clear_forgets_back_off_and_permanent_failures_too(bench: Bench) -> None:
+async def test_clear_also_resets_back_off_and_permanent_failures(bench: Bench) -> None:
     from tests.controller.test_controller import BROKEN
 
     await declare(bench, "a")

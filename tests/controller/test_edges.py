@@ -1,4 +1,4 @@
-"""What happens when things overlap, fail late, or take their time; on a clock of the test's own."""
+"""Overlapping, late and slow operations, with a fake clock."""
 
 import asyncio
 from dataclasses import replace
@@ -45,7 +45,7 @@ async def test_back_off_doubles_from_1_to_300_seconds_and_a_success_resets_it(
         await bench.engine.let_load(HICCUP)
         await bench.reason("a", "BackingOff")
         bench.clock.advance(delay - 0.01)
-        await load(bench, request("tiny/qwen3"))  # whatever was due would have come first
+        await load(bench, request("tiny/qwen3"))  # a due retry would have come first
         await bench.controller.unload("tiny/qwen3")
         assert bench.engine.loads.empty()
         bench.clock.advance(0.01)
@@ -87,7 +87,7 @@ async def test_a_permanent_failure_waits_for_a_change_of_the_files(
         config.write_bytes(data)
 
 
-async def test_the_loop_never_gives_up_what_a_manifest_wants(bench: Bench) -> None:
+async def test_loads_of_a_manifest_are_retried_for_ever(bench: Bench) -> None:
     bench.source.declare(("a", spec()))
     for _ in range(30):
         await bench.engine.let_load(HICCUP)
@@ -101,7 +101,7 @@ async def test_the_loop_never_gives_up_what_a_manifest_wants(bench: Bench) -> No
 
 
 class TestWhereOnlyOneFits:
-    """A machine that holds one model at a time."""
+    """A machine with memory for one model."""
 
     @pytest.fixture
     def budget(self, models: Path) -> int:
@@ -109,7 +109,7 @@ class TestWhereOnlyOneFits:
         return facts.weights_bytes + 1000 * facts.kv_bytes_per_token
 
     async def rolled_back(self, bench: Bench, problem: Problem) -> None:
-        """tiny/llama is loaded; another model is wanted, and its load fails."""
+        """Load tiny/llama, declare another model, and fail its load."""
         bench.source.declare(("a", spec(context_length=900)))
         await bench.engine.let_load()
         await bench.ready("a")
@@ -118,9 +118,7 @@ class TestWhereOnlyOneFits:
         assert await bench.engine.let_load() == spec(context_length=900)
         await bench.reason("a", "RolledBack")
 
-    async def test_a_load_that_fails_after_one_that_worked_restores_the_previous_one(
-        self, bench: Bench
-    ) -> None:
+    async def test_a_failed_update_restores_the_previous_model(self, bench: Bench) -> None:
         await self.rolled_back(bench, BROKEN)
         assert reasons(bench, "a") == {
             "Ready": ("False", "RolledBack"),
@@ -134,9 +132,7 @@ class TestWhereOnlyOneFits:
         assert answer.status.config.context_length == 900
         assert "it broke" in answer.status.conditions[0].message
 
-    async def test_what_failed_in_passing_is_tried_again_and_restored_again(
-        self, bench: Bench
-    ) -> None:
+    async def test_a_transient_failure_is_retried_and_rolled_back_again(self, bench: Bench) -> None:
         await self.rolled_back(bench, HICCUP)
         bench.clock.advance(1)
         await bench.engine.let_load(HICCUP)
@@ -146,9 +142,7 @@ class TestWhereOnlyOneFits:
         assert (await bench.engine.let_load()).model == "tiny/llama-4bit"
         assert (await bench.ready("a", 2)).status.observed_generation == 2
 
-    async def test_a_previous_one_that_fails_too_has_a_back_off_of_its_own(
-        self, bench: Bench
-    ) -> None:
+    async def test_a_failed_rollback_has_its_own_back_off(self, bench: Bench) -> None:
         bench.source.declare(("a", spec(context_length=900)))
         await bench.engine.let_load()
         await bench.ready("a")
@@ -160,14 +154,14 @@ class TestWhereOnlyOneFits:
         assert await bench.engine.let_load() == spec(context_length=900)
         await bench.reason("a", "RolledBack")
 
-    async def test_the_last_good_spec_is_restored_after_a_restart_too(self, bench: Bench) -> None:
+    async def test_the_last_good_spec_is_also_restored_after_a_restart(self, bench: Bench) -> None:
         await self.rolled_back(bench, BROKEN)
         await bench.restart()
         assert (await bench.engine.let_load(BROKEN)).model == "tiny/llama-4bit"
         assert await bench.engine.let_load() == spec(context_length=900)
         await bench.reason("a", "RolledBack")
 
-    async def test_load_first_waits_rather_than_let_go_of_what_serves(self, bench: Bench) -> None:
+    async def test_load_first_waits_rather_than_unload_the_serving_one(self, bench: Bench) -> None:
         bench.source.declare(("a", spec(context_length=900)))
         await bench.engine.let_load()
         wanted = spec("tiny/llama-4bit", context_length=900)
@@ -191,7 +185,7 @@ class TestWhereOnlyOneFits:
         assert (await bench.ready("a", 3)).record.spec.model == "tiny/llama"
 
 
-async def test_unload_first_is_a_choice(bench: Bench) -> None:
+async def test_unload_first_unloads_before_it_loads(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=100)))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -203,7 +197,7 @@ async def test_unload_first_is_a_choice(bench: Bench) -> None:
     await bench.ready("a", 2)
 
 
-async def test_a_change_of_how_and_when_loads_nothing_anew(bench: Bench) -> None:
+async def test_a_change_of_priority_or_update_strategy_reloads_nothing(bench: Bench) -> None:
     bench.source.declare(("a", spec()))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -244,7 +238,7 @@ async def test_a_record_recreated_during_its_load_is_loaded_at_once(bench: Bench
     assert bench.engine.loaded["tiny/llama"].config.context_length == 200
 
 
-async def test_100_records_changed_at_once_are_all_followed(bench: Bench) -> None:
+async def test_100_records_changed_at_once_are_all_loaded(bench: Bench) -> None:
     names = [f"n{i:02}" for i in range(100)]
 
     async def declare(generation: int) -> None:
@@ -252,7 +246,7 @@ async def test_100_records_changed_at_once_are_all_followed(bench: Bench) -> Non
         bench.source.declare(*((name, spec(context_length=length)) for name in names))
         records = bench.controller._registry.records
         while [r.generation for r in records.values()] != [generation] * len(names):
-            bench.clock.advance(0.0)  # they are taken up piece by piece
+            bench.clock.advance(0.0)  # they are applied in batches
             await asyncio.sleep(0)
         for _ in names:
             await bench.engine.let_load()
@@ -280,7 +274,7 @@ async def test_a_manifest_takes_over_an_http_record_and_nothing_is_reloaded(benc
         await bench.controller.unload("tiny/llama")
 
 
-async def test_manifests_load_before_ad_hoc_records_and_by_priority(bench: Bench) -> None:
+async def test_manifests_load_before_http_records_and_by_priority(bench: Bench) -> None:
     await load(bench, request("openai/gpt-oss-20b"))
     low, high = spec("tiny/llama"), replace(spec("tiny/qwen3"), priority=1)
     bench.source.declare(("low", low), ("high", high))
@@ -300,7 +294,7 @@ def empty(bench: Bench) -> None:
     bench.source.queue.put_nowait(Snapshot(bench.source.name, empty=True))
 
 
-async def test_a_directory_that_turns_empty_is_believed_after_30_seconds(bench: Bench) -> None:
+async def test_an_emptied_directory_is_applied_after_30_seconds(bench: Bench) -> None:
     bench.source.declare(("a", spec()))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -313,7 +307,7 @@ async def test_a_directory_that_turns_empty_is_believed_after_30_seconds(bench: 
     await bench.controller.until(lambda: bench.controller.is_gone("a"))
 
 
-async def test_a_directory_that_cannot_be_read_holds_everything_for_ever(bench: Bench) -> None:
+async def test_an_unreadable_directory_keeps_its_records_for_ever(bench: Bench) -> None:
     bench.source.declare(("a", spec()))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -348,7 +342,7 @@ def _view(bench: Bench) -> Snapshot:
 # -- files of a model that change ----------------------------------------------------------
 
 
-async def test_files_that_change_under_a_loaded_instance_are_reported_and_not_loaded(
+async def test_changed_files_of_a_loaded_instance_are_reported_and_not_loaded(
     bench: Bench, models: Path
 ) -> None:
     await load(bench, request())
@@ -375,7 +369,7 @@ def _warnings(bench: Bench) -> list[str]:
     return [w.key for w in answer.status.warnings] if answer is not None else []
 
 
-async def test_weights_whose_only_instance_is_being_replaced_are_not_read_a_second_time(
+async def test_weights_of_an_instance_that_is_being_replaced_are_not_read_twice(
     bench: Bench,
 ) -> None:
     first = replace(spec(), update_strategy="unload-first")

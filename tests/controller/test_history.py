@@ -1,4 +1,4 @@
-"""The history of specs, and the events."""
+"""History of specs, and events."""
 
 import pytest
 
@@ -13,14 +13,14 @@ BROKEN = Problem(Reason.LOAD_FAILED, "it broke")
 
 
 async def kept_events(bench: Bench, after: str | None = None) -> list[str]:
-    """The kept events in short."""
+    """Short form of the kept events."""
     return [
         "lost" if event is None else f"{event.type} {event.name} {event.reason}"
         async for event in bench.controller.events.follow(after, wait=False)
     ]
 
 
-async def test_history_keeps_each_spec_and_what_became_of_it(bench: Bench) -> None:
+async def test_history_keeps_each_spec_and_its_outcome(bench: Bench) -> None:
     await load(bench, request(context_length=1))
     with pytest.raises(LoadError):
         await load(bench, request(context_length=2), BROKEN)
@@ -85,7 +85,7 @@ async def test_events_resume_after_an_id_and_report_lost_ones(bench: Bench) -> N
     assert len(await kept_events(bench)) == KEPT
 
 
-async def test_events_of_sources_come_when_errors_come_and_go(bench: Bench) -> None:
+async def test_events_are_emitted_when_errors_of_sources_appear_and_disappear(bench: Bench) -> None:
     for flaw in (
         Diagnostic("bad", SourceLocation(2, 3), "spec.x"),
         Diagnostic("bad", SourceLocation(2, 3), "spec.x"),

@@ -1,4 +1,4 @@
-"""What is not used goes, and comes back when it is asked for."""
+"""Idle instances are unloaded, and reloaded by a request."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from tests.controller.machine import World
 IDLE = replace(spec(), idle_ttl_seconds=100)
 
 
-async def test_what_nobody_asks_anything_goes_idle_and_a_request_loads_it_again(
+async def test_an_unused_instance_becomes_idle_and_a_request_reloads_it(
     bench: Bench,
 ) -> None:
     bench.source.declare(("a", IDLE))
@@ -36,14 +36,14 @@ async def test_what_nobody_asks_anything_goes_idle_and_a_request_loads_it_again(
     assert [g.outcome for g in bench.controller.history("a")] == ["Loaded"]
 
 
-async def test_what_was_loaded_for_somebody_goes_idle_on_time(bench: Bench) -> None:
-    """Sooner than records are looked at for no reason at all."""
+async def test_an_instance_without_requests_becomes_idle_on_time(bench: Bench) -> None:
+    """The timeout is shorter than the interval of unconditional passes."""
     await load(bench, replace(request(), idle_ttl_seconds=5))
     bench.clock.advance(5)
     await bench.reason("tiny/llama", "Idle")
 
 
-async def test_a_request_under_way_keeps_it_loaded_and_the_time_runs_from_its_end(
+async def test_an_active_request_keeps_its_instance_loaded_and_its_end_restarts_the_timeout(
     bench: Bench,
 ) -> None:
     bench.source.declare(("a", IDLE))
@@ -59,7 +59,7 @@ async def test_a_request_under_way_keeps_it_loaded_and_the_time_runs_from_its_en
     await bench.reason("a", "Idle")
 
 
-async def test_what_is_idle_stays_so_through_a_restart(bench: Bench) -> None:
+async def test_an_idle_record_stays_idle_after_a_restart(bench: Bench) -> None:
     bench.source.declare(("a", IDLE))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -71,7 +71,7 @@ async def test_what_is_idle_stays_so_through_a_restart(bench: Bench) -> None:
     assert bench.engine.loads.empty()
 
 
-async def test_a_load_and_a_changed_spec_wake_what_is_idle(bench: Bench) -> None:
+async def test_a_load_and_a_changed_spec_wake_an_idle_record(bench: Bench) -> None:
     bench.source.declare(("a", IDLE))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -85,7 +85,7 @@ async def test_a_load_and_a_changed_spec_wake_what_is_idle(bench: Bench) -> None
     assert (await bench.ready("a", generation=2)).record.generation == 2
 
 
-async def test_an_unload_that_fails_does_not_make_a_broken_spec_worth_trying(bench: Bench) -> None:
+async def test_a_failed_unload_does_not_retry_a_broken_spec(bench: Bench) -> None:
     bench.source.declare(("a", IDLE))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -121,7 +121,7 @@ async def test_a_caller_gets_the_failure_of_a_change_to_an_expired_record(
     assert bench.controller.instances()
 
 
-async def test_a_record_put_anew_while_it_is_loaded_counts_from_then(bench: Bench) -> None:
+async def test_the_idle_time_of_a_recreated_record_starts_with_its_load(bench: Bench) -> None:
     bench.clock.advance(1000)
     loading = asyncio.create_task(bench.controller.load(request()))
     await bench.engine.loads.get()
@@ -139,8 +139,8 @@ async def test_a_record_put_anew_while_it_is_loaded_counts_from_then(bench: Benc
     assert bench.engine.unloads == []
 
 
-def test_what_a_request_waits_for_is_not_idle(world: World) -> None:
-    """Else it would go and come back, again and again, for as long as the request waits."""
+def test_a_record_with_a_waiting_request_is_not_idle(world: World) -> None:
+    """Otherwise it would be unloaded and reloaded repeatedly while the request waits."""
     small = LoadSpec("p/small", idle_ttl_seconds=20, update_strategy="load-first")
     world.files["1.yaml"] = (("a", small),)
     world.scan()
@@ -155,14 +155,14 @@ def test_what_a_request_waits_for_is_not_idle(world: World) -> None:
     assert world.engine.pending or not world.engine.loaded
 
 
-async def test_what_has_no_limit_is_never_idle(bench: Bench) -> None:
+async def test_a_record_without_a_timeout_is_never_idle(bench: Bench) -> None:
     await load(bench, request())
     bench.clock.advance(10**6)
     await asyncio.sleep(0)
     assert bench.controller.instances()
 
 
-async def test_an_http_load_can_set_the_limit_of_its_record(bench: Bench) -> None:
+async def test_an_http_load_can_set_the_idle_timeout_of_its_record(bench: Bench) -> None:
     await load(bench, request())
     answer = await bench.controller.load(replace(request(), idle_ttl_seconds=50))
     assert (answer.record.spec.idle_ttl_seconds, answer.record.generation) == (50, 2)
@@ -171,7 +171,7 @@ async def test_an_http_load_can_set_the_limit_of_its_record(bench: Bench) -> Non
 
 
 class TestJit:
-    """With `--jit`."""
+    """Loads on demand, with `--jit`."""
 
     @pytest.fixture
     async def bench(self, tmp_path: Path, models: Path) -> AsyncIterator[Bench]:
@@ -189,7 +189,7 @@ class TestJit:
         assert answer is not None
         assert (answer.record.owner, answer.record.spec.idle_ttl_seconds) == ("http", 3600)
 
-    async def test_the_load_goes_on_when_who_asked_first_goes_away(self, bench: Bench) -> None:
+    async def test_a_load_continues_if_its_first_caller_disconnects(self, bench: Bench) -> None:
         first = asyncio.create_task(bench.controller.ready_for("tiny/llama"))
         await bench.asked("tiny/llama")
         first.cancel()
@@ -203,7 +203,7 @@ class TestJit:
             await bench.controller.ready_for("no/such")
         assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
 
-    async def test_what_is_suspended_is_not_loaded(self, bench: Bench) -> None:
+    async def test_a_suspended_record_is_not_loaded_on_demand(self, bench: Bench) -> None:
         bench.source.declare(("a", replace(spec(), suspend=True)))
         await bench.reason("a", "Suspended")
         with pytest.raises(LoadError, match="suspended") as raised:

@@ -1,4 +1,4 @@
-"""One sick thing harms only itself."""
+"""A failure of one record affects no other."""
 
 import ast
 import asyncio
@@ -69,7 +69,7 @@ async def test_a_record_whose_report_fails_has_the_error_and_the_others_load(
     await bench.ready("a")
 
 
-async def test_a_status_that_cannot_be_written_holds_up_no_other(
+async def test_a_status_that_cannot_be_written_blocks_no_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = bench.store.put
@@ -122,13 +122,13 @@ async def test_consecutive_failed_passes_are_reported_until_one_succeeds(
 
 
 def lock(tmp_path: Path) -> sqlite3.Connection:
-    """Another program that writes to the database."""
+    """Lock of the database by another program."""
     other = sqlite3.connect(tmp_path / "state" / NAME)
     other.execute("BEGIN IMMEDIATE")
     return other
 
 
-async def test_who_changes_something_waits_for_another_program_to_unlock_the_database(
+async def test_a_change_waits_for_another_program_to_unlock_the_database(
     bench: Bench, tmp_path: Path
 ) -> None:
     await load(bench, request())
@@ -138,7 +138,7 @@ async def test_who_changes_something_waits_for_another_program_to_unlock_the_dat
         unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
         for _ in range(3):
             await asyncio.sleep(0)
-        # Requests go on meanwhile.
+        # Requests continue meanwhile.
         async with bench.controller.request("tiny/llama", "completions", b""):
             pass
         bench.clock.advance(1)
@@ -165,7 +165,7 @@ async def test_a_persistent_lock_is_reported_and_pending_writes_are_retried(
         while not unloading.done():
             await asyncio.sleep(0)
             bench.clock.advance(LOCKED_SECONDS / 10)
-        with pytest.raises(LoadError, match=f"another program uses {NAME}; end it") as raised:
+        with pytest.raises(LoadError, match=f"another program uses {NAME}; stop it") as raised:
             await unloading
         assert raised.value.problem.reason is Reason.STATE_UNWRITABLE
         other.rollback()
@@ -176,7 +176,7 @@ async def test_a_persistent_lock_is_reported_and_pending_writes_are_retried(
     await spin(lambda: (answer.record, answer.status) in bench.store.load())
 
 
-async def test_a_stop_that_waits_for_another_program_to_unlock_the_database_is_no_crash(
+async def test_a_stop_during_a_lock_of_the_database_is_not_a_crash(
     bench: Bench, tmp_path: Path
 ) -> None:
     await load(bench, request())
@@ -193,7 +193,7 @@ async def test_a_stop_that_waits_for_another_program_to_unlock_the_database_is_n
     assert last.clean
 
 
-async def test_a_first_load_makes_three_transactions(
+async def test_a_first_load_takes_three_transactions(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statements: list[str] = []
@@ -210,25 +210,25 @@ async def test_a_first_load_makes_three_transactions(
     bench.store._db.set_trace_callback(statements.append)
     await load(bench, request())
     bench.store._db.set_trace_callback(None)
-    # The record; the attempt that begins; its end, with all that it changes.
+    # The record; the start of the attempt; its end with all changes.
     assert statements.count("COMMIT") == 3
     assert plans <= 4
 
 
-async def test_a_thousand_manifests_are_taken_up_in_a_few_transactions(bench: Bench) -> None:
+async def test_a_thousand_manifests_are_applied_in_a_few_transactions(bench: Bench) -> None:
     statements: list[str] = []
     bench.store._db.set_trace_callback(statements.append)
     suspended = replace(spec(), suspend=True)
     bench.source.declare(*((f"n{i}", suspended) for i in range(1000)))
     while bench.controller.answer("n999") is None:
-        bench.clock.advance(0.0)  # they are taken up piece by piece
+        bench.clock.advance(0.0)  # they are applied in batches
         await asyncio.sleep(0)
     await bench.reason("n999", "Suspended")
     bench.store._db.set_trace_callback(None)
     assert statements.count("COMMIT") <= 50
 
 
-def test_the_state_of_a_record_is_changed_by_its_methods_only() -> None:
+def test_the_state_of_a_record_is_only_changed_by_its_methods() -> None:
     record_state = ast.parse(Path(controller.__file__).with_name("state.py").read_text("utf-8"))
     facts = {
         node.attr
@@ -246,7 +246,7 @@ def test_the_state_of_a_record_is_changed_by_its_methods_only() -> None:
                 assert own or node.attr not in facts, f"{file.name}:{node.lineno}"
 
 
-async def test_a_record_that_cannot_be_stored_is_left_out_and_the_others_load(
+async def test_a_record_that_cannot_be_stored_is_skipped_and_the_others_load(
     bench: Bench,
 ) -> None:
     prompt = Defaults(system_prompt="\ud800")
@@ -259,7 +259,7 @@ async def test_a_record_that_cannot_be_stored_is_left_out_and_the_others_load(
     assert raised.value.problem.reason is Reason.IMPOSSIBLE_SETTING
 
 
-async def test_who_waits_for_a_record_that_is_gone_stops_no_pass(bench: Bench) -> None:
+async def test_a_waiter_for_a_removed_record_stops_no_pass(bench: Bench) -> None:
     await load(bench, request())
     await bench.controller.unload("tiny/llama")
     bench.controller._registry.activate("tiny/llama")

@@ -1,4 +1,4 @@
-"""Reserved and leased memory never exceed the budget, in whatever order things happen."""
+"""Reserved and leased memory never exceed the budget, in any order of events."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ CONFIG = EffectiveSettings(
 
 
 class Leasing(RuleBasedStateMachine):
-    """Requests that are late, clients that go, answers that are lost, loads that need memory."""
+    """Late requests, disconnecting clients, lost responses, and loads that need memory."""
 
     @initialize()
     def begin(self) -> None:
@@ -41,7 +41,7 @@ class Leasing(RuleBasedStateMachine):
         self.loaded: dict[str, Instance] = {}
         self.replaced: list[Instance] = []
         self.loads: dict[asyncio.Task[None], int] = {}
-        """Those that wait for room, and those that have it, by the bytes that they reserve."""
+        """Waiting and running loads, with the bytes that they reserve."""
         self.clock = FakeClock()
         self.leases = MemoryLeases(self, self.available, self.clock)
         self.asking: list[asyncio.Task[None]] = []
@@ -49,7 +49,7 @@ class Leasing(RuleBasedStateMachine):
         for name in ("a", "b"):
             self.add(name, 10)
 
-    # -- what leases see -------------------------------------------------------------------
+    # -- inputs of leases ------------------------------------------------------------------
 
     def instances(self) -> tuple[Instance, ...]:
         return tuple(self.loaded.values())
@@ -127,7 +127,7 @@ class Leasing(RuleBasedStateMachine):
 
     @rule(size=st.sampled_from([70, 40, 10]))
     def begin_a_load(self, size: int) -> None:
-        """One that fits beside what is reserved, as the plan sees to it."""
+        """Begin a load that fits beside the reservations, as the plan ensures."""
         if self.reserved(self.loads) + size > BUDGET:
             return
 
@@ -161,7 +161,7 @@ class Leasing(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), old=st.booleans(), chance=st.integers(0, 3))
     def lose_a_session(self, name: str, old: bool, chance: int) -> None:
-        if chance:  # it is rare
+        if chance:  # rare
             return
         gone = self.replaced.pop(0) if old and self.replaced else self.loaded.pop(name, None)
         if gone is not None:
@@ -173,7 +173,7 @@ class Leasing(RuleBasedStateMachine):
         self.settle()
         self.drop_failed_loads()
 
-    # -- promises --------------------------------------------------------------------------
+    # -- guarantees ------------------------------------------------------------------------
 
     @invariant()
     def nothing_is_promised_twice(self) -> None:
@@ -189,7 +189,7 @@ class Leasing(RuleBasedStateMachine):
         assert all(size <= held.get(session, 0) for session, size in possible.items())
 
     def teardown(self) -> None:
-        """A load gets its memory as soon as the requests of before have ended."""
+        """Assert that loads get their memory once the earlier requests have ended."""
         if not hasattr(self, "workers"):
             return
         for _ in range(10):

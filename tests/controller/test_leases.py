@@ -1,4 +1,4 @@
-"""Memory that is reserved for nobody: leased to instances that answer, recalled for others."""
+"""Unreserved memory is leased to instances with active requests, and recalled for others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -20,7 +20,7 @@ CONFIG = EffectiveSettings(
 
 
 class Sessions:
-    """Instances a, b and c, each over its own checkpoint, and what their workers take."""
+    """Instances a, b and c with separate checkpoints, and the memory use of their workers."""
 
     def __init__(self, *names: str) -> None:
         self.loaded = {name: _instance(name) for name in names}
@@ -46,7 +46,7 @@ class Sessions:
         return {} if self.silent else {session: self.in_use.get(session, 0) for session in leases}
 
     async def ask(self, name: str, until: AsyncExitStack) -> int:
-        """Begin a request; the bytes that it is leased."""
+        """Begin a request, and return its leased bytes."""
         return (await until.enter_async_context(self.leases.lease(name))).allowed
 
 
@@ -57,19 +57,19 @@ def _instance(name: str, session: str = "") -> Instance:
 
 @pytest.fixture
 async def asking() -> AsyncIterator[AsyncExitStack]:
-    """Requests that go on until it is closed."""
+    """Requests that run until the stack is closed."""
     async with AsyncExitStack() as stack:
         yield stack
 
 
-async def test_no_byte_is_leased_to_two(asking: AsyncExitStack) -> None:
+async def test_no_byte_is_leased_twice(asking: AsyncExitStack) -> None:
     sessions = Sessions("a", "b", "c")
     assert [await sessions.ask(name, asking) for name in "abc"] == [33, 33, 34]
     assert sessions.leases.held() == {"a1": 33, "b1": 33, "c1": 34}
     assert sessions.recalled == []
 
 
-async def test_a_lease_outlasts_its_requests_until_another_instance_needs_it(
+async def test_a_lease_persists_after_its_requests_until_another_instance_needs_it(
     asking: AsyncExitStack,
 ) -> None:
     sessions = Sessions("a")
@@ -82,7 +82,7 @@ async def test_a_lease_outlasts_its_requests_until_another_instance_needs_it(
     assert sessions.leases.held() == {"a1": 50, "b1": 50}
 
 
-async def test_what_answers_is_not_made_to_give_back_for_another_ones_requests(
+async def test_requests_of_another_instance_recall_nothing_from_one_with_active_requests(
     asking: AsyncExitStack,
 ) -> None:
     sessions = Sessions("a")
@@ -93,7 +93,7 @@ async def test_what_answers_is_not_made_to_give_back_for_another_ones_requests(
     assert sessions.recalled == []
 
 
-async def test_memory_that_was_not_given_back_is_not_leased_again(asking: AsyncExitStack) -> None:
+async def test_memory_that_was_not_returned_is_not_leased_again(asking: AsyncExitStack) -> None:
     sessions = Sessions("a")
     async with AsyncExitStack() as first:
         await sessions.ask("a", first)
@@ -101,12 +101,12 @@ async def test_memory_that_was_not_given_back_is_not_leased_again(asking: AsyncE
     sessions.silent = True
     assert await sessions.ask("b", asking) == 0
     sessions.silent = False
-    sessions.in_use = {"a1": 70}  # of a request whose client has gone
+    sessions.in_use = {"a1": 70}  # of a request whose client has disconnected
     assert await sessions.ask("b", asking) == 30
     assert sessions.leases.held() == {"a1": 70, "b1": 30}
 
 
-async def test_a_load_waits_until_running_requests_have_given_back_what_it_needs(
+async def test_a_load_waits_until_active_requests_have_returned_the_memory_it_needs(
     asking: AsyncExitStack,
 ) -> None:
     sessions = Sessions("a")
@@ -117,7 +117,7 @@ async def test_a_load_waits_until_running_requests_have_given_back_what_it_needs
     room = asyncio.create_task(sessions.leases.make_room())
     await spin(lambda: bool(sessions.recalled))
     assert sessions.leases.held() == {"a1": 60}
-    assert await sessions.ask("a", asking) == 30  # what came later starts in no more
+    assert await sessions.ask("a", asking) == 30  # a later request gets no more
     assert not room.done()
     sessions.in_use = {"a1": 10}
     await first.aclose()
@@ -125,7 +125,7 @@ async def test_a_load_waits_until_running_requests_have_given_back_what_it_needs
     assert sessions.leases.held() == {"a1": 30}
 
 
-async def test_a_load_that_gets_no_memory_back_names_the_holders(asking: AsyncExitStack) -> None:
+async def test_a_load_whose_recall_fails_names_the_holders(asking: AsyncExitStack) -> None:
     sessions = Sessions("a")
     await sessions.ask("a", asking)
     sessions.in_use = {"a1": 60}
@@ -139,7 +139,7 @@ async def test_a_load_that_gets_no_memory_back_names_the_holders(asking: AsyncEx
     assert raised.value.problem.reason is Reason.INSUFFICIENT_MEMORY
 
 
-async def test_what_goes_first_does_not_keep_its_replacement_waiting(
+async def test_a_replacement_does_not_wait_for_the_instance_that_it_replaces(
     asking: AsyncExitStack,
 ) -> None:
     sessions = Sessions("a")
@@ -156,7 +156,7 @@ async def test_a_lease_ends_with_its_session(asking: AsyncExitStack, how: str) -
     if how == "was replaced":
         sessions.loaded["a"] = _instance("a", "a2")
         sessions.replaced = (old,)
-        assert sessions.leases.held() == {"a1": 50}  # its requests go on
+        assert sessions.leases.held() == {"a1": 50}  # its requests continue
         assert await sessions.ask("a", asking) == 25
         sessions.replaced = ()
         assert sessions.leases.held() == {"a2": 25}
@@ -164,7 +164,7 @@ async def test_a_lease_ends_with_its_session(asking: AsyncExitStack, how: str) -
         assert sessions.leases.held() == {}
 
 
-async def test_an_answer_to_an_earlier_recall_does_not_settle_a_later_one(
+async def test_a_response_to_an_earlier_recall_does_not_complete_a_later_one(
     asking: AsyncExitStack,
 ) -> None:
     sessions = Sessions("a")
@@ -180,12 +180,12 @@ async def test_an_answer_to_an_earlier_recall_does_not_settle_a_later_one(
     sessions.free = 60
     rooms = [asyncio.create_task(sessions.leases.make_room())]
     await spin(lambda: len(answers) == 1)
-    sessions.free = 100  # that load went away
-    assert await sessions.ask("a", asking) == 100  # and a request takes all of it
+    sessions.free = 100  # that load was cancelled
+    assert await sessions.ask("a", asking) == 100  # a request uses all of it
     sessions.free = 10
     rooms.append(asyncio.create_task(sessions.leases.make_room()))
     await spin(lambda: len(answers) == 2)
-    answers[0].set_result({"a1": 0})  # as it was before that request
+    answers[0].set_result({"a1": 0})  # sent before that request
     await asyncio.sleep(0)
     assert sessions.leases.held() == {"a1": 100}
     answers[1].set_result({"a1": 70})
@@ -195,7 +195,7 @@ async def test_an_answer_to_an_earlier_recall_does_not_settle_a_later_one(
         room.cancel()
 
 
-async def test_a_load_takes_memory_back_from_an_instance_that_never_rests(bench: Bench) -> None:
+async def test_a_load_recalls_memory_from_an_instance_that_is_always_busy(bench: Bench) -> None:
     await load(bench, request("tiny/llama", context_length=1024))
     async with bench.controller.request("tiny/llama", "completions", b""):
         await load(bench, request("tiny/qwen3", context_length=8192))
@@ -206,13 +206,13 @@ async def test_a_load_takes_memory_back_from_an_instance_that_never_rests(bench:
     assert before - after == loaded.shared_bytes + loaded.session_bytes
 
 
-def test_a_load_that_waited_for_memory_is_planned_again_if_its_weights_have_gone(
+def test_a_load_that_waited_for_memory_is_replanned_if_its_weights_were_unloaded(
     world: World,
 ) -> None:
     world.files["1.yaml"] = (("a", LoadSpec("p/small")),)
     world.scan()
     world.end(world.engine.pending[0], None)
-    world.complete("a", 0)  # which leaves all memory leased
+    world.complete("a", 0)  # all memory stays leased
     world.files["1.yaml"] = (
         ("a", LoadSpec("p/other", RequestedSettings(context_length=1))),
         ("b", LoadSpec("p/small", RequestedSettings(context_length=11))),

@@ -1,4 +1,4 @@
-"""Looks at models' files: beside each other, with a deadline, and never believed when stale."""
+"""Lookups of model files: concurrent, with a deadline; stale results are discarded."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ THERE = Checkpoint("/p/a", "v1", "llama", 10, 50)
 
 
 class Resolver:
-    """Looks end when the test says so."""
+    """A resolver whose lookups the test ends."""
 
     def __init__(self) -> None:
         self.looks: list[tuple[list[ModelRef], asyncio.Future[dict[ModelRef, object]]]] = []
@@ -42,7 +42,7 @@ class Resolver:
 
 
 class Jobs(Downloads):
-    """Downloads that the test makes."""
+    """Fake download jobs."""
 
     def __init__(self) -> None:
         super().__init__(Path("/nowhere"))
@@ -65,13 +65,13 @@ class Bench:
         self.lookups.refresh(dict.fromkeys(refs, 0.0), refs)
 
 
-async def test_a_look_goes_on_beside_and_wakes_when_it_ends() -> None:
+async def test_a_lookup_runs_in_the_background_and_wakes_the_loop() -> None:
     bench = Bench()
     bench.refresh(A)
     assert bench.lookups.found() == {}
     assert bench.lookups.is_fresh(A)
     await bench.resolver.begun(1)
-    bench.refresh(A)  # a look is under way
+    bench.refresh(A)  # a lookup is in progress
     bench.clock.advance(PATIENCE_SECONDS)
     assert not bench.lookups.is_fresh(A)
     bench.resolver.looks[0][1].set_result({A: THERE})
@@ -87,7 +87,7 @@ async def test_a_look_goes_on_beside_and_wakes_when_it_ends() -> None:
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_look_during_which_a_download_ended_is_not_believed(announced: bool) -> None:
+async def test_a_lookup_during_which_a_download_ended_is_discarded(announced: bool) -> None:
     bench = Bench()
     bench.refresh(A)
     await bench.resolver.begun(1)
@@ -104,7 +104,7 @@ async def test_a_look_during_which_a_download_ended_is_not_believed(announced: b
     assert bench.lookups.found() == {A: THERE}
 
 
-async def test_what_a_look_at_many_raises_is_the_problem_of_one() -> None:
+async def test_an_exception_of_a_shared_lookup_is_attributed_to_one_model() -> None:
     bench = Bench()
     bench.refresh(A, B)
     await bench.resolver.begun(1)
@@ -124,11 +124,11 @@ async def test_what_a_look_at_many_raises_is_the_problem_of_one() -> None:
     assert "RecursionError: too deep" in problem.message
 
 
-async def test_what_hangs_holds_up_nobody_and_has_a_deadline() -> None:
+async def test_a_hanging_lookup_blocks_no_other_and_has_a_deadline() -> None:
     bench = Bench()
     bench.refresh(A, B)
     await bench.resolver.begun(1)
-    bench.resolver.looks[0][1].set_result({B: THERE})  # its patience is over
+    bench.resolver.looks[0][1].set_result({B: THERE})  # its time limit is over
     await bench.resolver.begun(2)
     assert bench.resolver.looks[1][0] == [A]
     assert bench.lookups.found() == {B: THERE}
@@ -143,7 +143,7 @@ async def test_what_hangs_holds_up_nobody_and_has_a_deadline() -> None:
         await finding
 
 
-async def test_what_hangs_after_it_failed_is_waited_for_and_not_asked_for_again_and_again() -> None:
+async def test_a_hanging_lookup_after_a_failure_is_awaited_and_not_repeated() -> None:
     bench = Bench()
     bench.refresh(A)
     await bench.resolver.begun(1)
@@ -152,7 +152,7 @@ async def test_what_hangs_after_it_failed_is_waited_for_and_not_asked_for_again_
     bench.clock.advance(RECHECK_SECONDS)
     bench.refresh(A)
     await bench.resolver.begun(2)
-    bench.resolver.looks[1][1].set_result({})  # its patience is over
+    bench.resolver.looks[1][1].set_result({})  # its time limit is over
     await spin(lambda: bench.woken == 2)
     for _ in range(10):
         bench.refresh(A)

@@ -1,4 +1,4 @@
-"""Changes that callers ask for at once: they take turns."""
+"""Concurrent changes take turns."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from tests.controller.fakes import Bench
 
 
-async def test_decisions_that_come_at_once_leave_the_loop_to_others(bench: Bench) -> None:
+async def test_simultaneous_decisions_yield_to_the_event_loop(bench: Bench) -> None:
     passes = 0
     over = asyncio.Event()
 
@@ -26,7 +26,7 @@ async def test_decisions_that_come_at_once_leave_the_loop_to_others(bench: Bench
     assert len(set(seen)) == len(seen)
 
 
-async def test_a_decision_alone_waits_for_nobody(bench: Bench) -> None:
+async def test_a_single_decision_does_not_wait(bench: Bench) -> None:
     deciding = bench.controller._mutations._turn(lambda: "decided")
-    with pytest.raises(StopIteration, match="decided"):  # it ends at its first step
+    with pytest.raises(StopIteration, match="decided"):  # it completes in one step
         deciding.send(None)

@@ -1,4 +1,4 @@
-"""Design's promises, whatever happens in whatever order."""
+"""The design's guarantees, under random events in random order."""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,7 +26,7 @@ TRANSIENT = Problem(Reason.LOAD_FAILED, "hiccup", permanent=False)
 PERMANENT = Problem(Reason.LOAD_FAILED, "broken")
 
 names = st.sampled_from(NAMES)
-# What can be loaded comes up more often than what cannot.
+# Models that can be loaded are more frequent than others.
 models = st.sampled_from(["p/small", "p/small", "p/other", *MODELS])
 contexts = st.none() | st.integers(1, 30) | st.integers(1, 60)
 defaults = st.sampled_from([Defaults(), Defaults(), Defaults(temperature=0.0), Defaults(top_k=5)])
@@ -52,7 +52,7 @@ requests = st.builds(
 
 
 class Promises(RuleBasedStateMachine):
-    """Files, calls, faults, restarts and time, one after the other."""
+    """Random sequences of file changes, calls, faults, restarts and waits."""
 
     @initialize()
     def begin(self) -> None:
@@ -189,7 +189,7 @@ class Promises(RuleBasedStateMachine):
                 self.world.close()
 
 
-def test_designs_promises_hold_after_every_step() -> None:
+def test_the_guarantees_hold_after_every_step() -> None:
     run_state_machine_as_test(
         Promises,
         settings=settings(
@@ -205,7 +205,7 @@ def test_designs_promises_hold_after_every_step() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_designs_promises_hold_for_long() -> None:
+def test_the_guarantees_hold_for_long() -> None:
     run_state_machine_as_test(
         Promises,
         settings=settings(

@@ -1,4 +1,4 @@
-"""A pull asks the hub only where the hub can add something."""
+"""A pull contacts the hub only if files may be missing."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,14 +27,14 @@ class Lookups:
 
 @pytest.fixture
 async def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Downloads by a process that must not ask the hub."""
+    """Downloads whose process must not contact the hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = Downloads(tmp_path / "hub")
     yield found
     await found.close()
 
 
-async def test_without_the_hub_what_is_there_is_enough(tmp_path: Path, downloads: Any) -> None:
+async def test_a_downloaded_model_needs_no_hub(tmp_path: Path, downloads: Any) -> None:
     there: Any = Lookups(tmp_path / "hub/models--maker--model")
     pulled = await pull(downloads, there, ModelRef(MODEL))
     assert pulled.job is None
@@ -44,7 +44,7 @@ async def test_without_the_hub_what_is_there_is_enough(tmp_path: Path, downloads
         await pull(downloads, nothing, ModelRef(MODEL))
 
 
-async def test_a_model_elsewhere_or_a_commit_that_is_there_needs_no_hub(
+async def test_a_model_of_a_directory_or_a_downloaded_commit_needs_no_hub(
     tmp_path: Path, downloads: Any
 ) -> None:
     elsewhere: Any = Lookups(tmp_path / "models/maker/model")

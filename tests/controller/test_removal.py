@@ -1,4 +1,4 @@
-"""Removal of models, where the cache gives no answer."""
+"""Removal of models from a hanging cache."""
 
 import threading
 from pathlib import Path
@@ -11,7 +11,7 @@ from reconciler.controller.removal import Removal
 from reconciler.core.errors import LoadError, Reason
 
 
-async def test_a_cache_that_hangs_is_an_error_and_holds_nobody(
+async def test_a_hanging_cache_is_an_error_and_blocks_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     released = threading.Event()

@@ -1,4 +1,4 @@
-"""Looks at models, for many who ask at once, and past what is slow or sick."""
+"""Lookups of models: shared by concurrent callers, and not blocked by slow or broken models."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ def checkpoint(ref: ModelRef) -> Checkpoint:
 
 
 class FakeCatalog:
-    """Counts looks; what it does about the sick model is the test's to say."""
+    """A catalogue that records lookups; the test sets the result for the sick model."""
 
     def __init__(self) -> None:
         self.looks: list[list[str]] = []
@@ -57,7 +57,7 @@ def catalog() -> FakeCatalog:
 
 @pytest.fixture
 def seen() -> asyncio.Event:
-    """Set when something was seen that nobody waited for."""
+    """Event set when a lookup ends without a waiting caller."""
     return asyncio.Event()
 
 
@@ -71,13 +71,13 @@ async def resolver(catalog: FakeCatalog, seen: asyncio.Event) -> AsyncIterator[C
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """Looks hang until it is set."""
+    """Event that ends hanging lookups."""
     gate = threading.Event()
     yield gate
     gate.set()
 
 
-async def test_a_thousand_questions_take_two_looks(
+async def test_a_thousand_queries_take_two_lookups(
     resolver: CheckpointResolver, catalog: FakeCatalog
 ) -> None:
     refs = [ModelRef(f"m/{n % 10}") for n in range(1000)]
@@ -86,7 +86,7 @@ async def test_a_thousand_questions_take_two_looks(
     assert len(catalog.looks) <= 2
 
 
-async def test_an_answer_comes_from_a_look_that_began_after_the_question(
+async def test_a_result_comes_from_a_lookup_that_began_after_the_query(
     resolver: CheckpointResolver, catalog: FakeCatalog, gate: threading.Event
 ) -> None:
     begun = threading.Event()
@@ -106,7 +106,7 @@ async def test_an_answer_comes_from_a_look_that_began_after_the_question(
     assert catalog.looks == [["sick"], ["sick"]]
 
 
-async def test_what_is_raised_for_one_model_is_its_problem_alone(
+async def test_an_exception_for_one_model_affects_no_other(
     resolver: CheckpointResolver, catalog: FakeCatalog
 ) -> None:
     def fail() -> Checkpoint:
@@ -124,7 +124,7 @@ async def test_what_is_raised_for_one_model_is_its_problem_alone(
     assert (await resolver.find(HEALTHY)).shapes == Shapes(1)
 
 
-async def test_looks_that_fail_for_the_same_reason_are_logged_once(
+async def test_lookups_that_fail_for_the_same_reason_are_logged_once(
     resolver: CheckpointResolver, catalog: FakeCatalog
 ) -> None:
     def fail() -> Checkpoint:
@@ -138,7 +138,7 @@ async def test_looks_that_fail_for_the_same_reason_are_logged_once(
     assert [line["event"] for line in lines] == ["lookup failed unexpectedly"]
 
 
-async def test_a_healthy_model_waits_for_none_that_hangs_where_a_look_at_both_fails(
+async def test_a_healthy_model_does_not_wait_for_a_hanging_one_after_a_shared_lookup_fails(
     resolver: CheckpointResolver, catalog: FakeCatalog, gate: threading.Event
 ) -> None:
     def fail() -> Checkpoint:
@@ -158,13 +158,13 @@ async def test_a_healthy_model_waits_for_none_that_hangs_where_a_look_at_both_fa
     assert (await sick).path == "/sick"
 
 
-async def test_a_model_whose_building_raises_anything_has_no_shapes(
+async def test_a_model_that_cannot_be_built_has_no_shapes(
     resolver: CheckpointResolver,
 ) -> None:
     assert (await resolver.find(SICK)).shapes is None
 
 
-async def test_what_is_slow_is_left_out_and_there_when_it_was_seen(
+async def test_a_slow_model_is_omitted_until_its_lookup_ends(
     resolver: CheckpointResolver, catalog: FakeCatalog, gate: threading.Event, seen: asyncio.Event
 ) -> None:
     def slow() -> Checkpoint:
@@ -184,7 +184,7 @@ async def test_what_is_slow_is_left_out_and_there_when_it_was_seen(
     assert catalog.looks == [["sick"]]
 
 
-async def test_who_needs_what_does_not_answer_waits_longer(
+async def test_a_caller_that_needs_an_unresponsive_model_waits_longer(
     resolver: CheckpointResolver, catalog: FakeCatalog
 ) -> None:
     catalog.sick = lambda: NoAnswerError(Path("/sick")).problem
@@ -196,7 +196,7 @@ async def test_who_needs_what_does_not_answer_waits_longer(
         await resolver.find(SICK)
 
 
-async def test_a_look_that_never_ends_has_a_deadline(
+async def test_a_lookup_that_never_ends_has_a_deadline(
     resolver: CheckpointResolver,
     catalog: FakeCatalog,
     gate: threading.Event,

@@ -1,4 +1,4 @@
-"""Sources that are held, suspended, or meant for others."""
+"""Sources that are held, suspended, or select other nodes."""
 
 import threading
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def files(bench: Bench) -> tuple[ManifestFile, ...]:
 
 
 async def pushed(bench: Bench, commit: str, *names: str) -> None:
-    """Push, and wait until it was seen."""
+    """Push a commit, and wait until it is processed."""
     bench.source.push(commit, *names)
 
     def is_seen() -> bool:
@@ -56,7 +56,9 @@ async def loaded(bench: Bench, commit: str, *names: str) -> None:
         await bench.ready(name)
 
 
-async def test_a_commit_that_would_unload_much_is_held_until_it_is_confirmed(bench: Bench) -> None:
+async def test_a_commit_that_would_unload_most_is_held_until_confirmed(
+    bench: Bench,
+) -> None:
     await loaded(bench, "one", *"abcd")
     await pushed(bench, "two", "a")
     assert declared(bench) == set("abcd")
@@ -76,7 +78,9 @@ async def test_a_commit_that_would_unload_much_is_held_until_it_is_confirmed(ben
     assert raised.value.problem.reason is Reason.NOTHING_HELD
 
 
-async def test_a_held_commit_can_be_confirmed_while_the_repository_is_away(bench: Bench) -> None:
+async def test_a_held_commit_can_be_confirmed_without_the_repository(
+    bench: Bench,
+) -> None:
     await loaded(bench, "one", *"abcd")
     await pushed(bench, "two", "a")
     bench.source.push("one", *"abcd", attempted="nothing", problem="gone")
@@ -85,7 +89,7 @@ async def test_a_held_commit_can_be_confirmed_while_the_repository_is_away(bench
     assert declared(bench) == {"a"}
 
 
-async def test_a_later_commit_takes_the_place_of_a_held_one(bench: Bench) -> None:
+async def test_a_later_commit_replaces_a_held_one(bench: Bench) -> None:
     await loaded(bench, "one", *"abcd")
     await pushed(bench, "two", "a")
     await pushed(bench, "three", *"abc")
@@ -93,7 +97,7 @@ async def test_a_later_commit_takes_the_place_of_a_held_one(bench: Bench) -> Non
     assert feed(bench).guarded is None
 
 
-async def test_a_held_commit_is_held_after_a_restart_too(bench: Bench) -> None:
+async def test_a_held_commit_is_still_held_after_a_restart(bench: Bench) -> None:
     await loaded(bench, "one", *"abcd")
     await bench.restart()
     await pushed(bench, "two", "a")
@@ -112,7 +116,7 @@ async def test_a_suspended_source_is_not_followed_and_a_restart_does_not_change_
     await bench.restart()
     assert feed(bench).suspended
     bench.source.push("two", "b")
-    await bench.engine.let_load()  # what was declared before
+    await bench.engine.let_load()  # the record declared before
     await bench.ready("a")
     assert declared(bench) == {"a"}
     await feed(bench).resume()
@@ -121,7 +125,7 @@ async def test_a_suspended_source_is_not_followed_and_a_restart_does_not_change_
     assert declared(bench) == {"b"}
 
 
-async def test_what_is_meant_for_other_nodes_is_refused_by_http(bench: Bench) -> None:
+async def test_a_record_for_other_nodes_is_rejected_by_http(bench: Bench) -> None:
     elsewhere = LoadSpec("tiny/llama", node_selector=(Requirement("role", "In", ("prod",)),))
     with pytest.raises(LoadError, match="'a' is meant for nodes with role In prod") as raised:
         await bench.controller.put("a", elsewhere)
@@ -134,7 +138,7 @@ async def test_an_unknown_source_is_named(bench: Bench) -> None:
         bench.controller.source("git:x")
 
 
-async def test_a_commit_that_declares_a_name_twice_is_refused(bench: Bench) -> None:
+async def test_a_commit_that_declares_a_name_twice_is_rejected(bench: Bench) -> None:
     await loaded(bench, "one", "a")
     await pushed(bench, "two", "a", "b", "b")
     view = feed(bench).view
@@ -147,11 +151,11 @@ async def test_a_commit_that_declares_a_name_twice_is_refused(bench: Bench) -> N
         feed(bench).confirm()
 
 
-async def test_resume_looks_again_and_takes_nothing_that_was_seen_meanwhile(bench: Bench) -> None:
+async def test_resume_scans_again_and_ignores_snapshots_of_the_suspension(bench: Bench) -> None:
     await loaded(bench, "one", "a")
     feed(bench).suspend()
     bench.source.push("two", "b")
-    await spin(bench.source.queue.empty)  # it was seen
+    await spin(bench.source.queue.empty)  # it was processed
     bench.source.now = Snapshot(
         FakeSource.name,
         (ManifestFile("c.yaml", (Declared("c", LoadSpec("tiny/llama", suspend=True), 1),)),),
@@ -162,7 +166,7 @@ async def test_resume_looks_again_and_takes_nothing_that_was_seen_meanwhile(benc
     assert (declared(bench), bench.source.accepted) == ({"c"}, ["one", "three"])
 
 
-async def test_nothing_of_a_suspended_source_is_confirmed(bench: Bench) -> None:
+async def test_changes_of_a_suspended_source_cannot_be_confirmed(bench: Bench) -> None:
     await loaded(bench, "one", *"abcd")
     await pushed(bench, "two", "a")
     feed(bench).suspend()
@@ -172,7 +176,9 @@ async def test_nothing_of_a_suspended_source_is_confirmed(bench: Bench) -> None:
     assert declared(bench) == set("abcd")
 
 
-async def test_what_a_directory_lost_at_once_goes_when_it_is_confirmed(bench: Bench) -> None:
+async def test_a_mass_removal_from_a_directory_needs_confirmation(
+    bench: Bench,
+) -> None:
     specs = [(name, LoadSpec("tiny/llama")) for name in "abcd"]
     bench.source.declare(*specs)
     for _ in specs:
@@ -193,7 +199,7 @@ async def test_what_a_directory_lost_at_once_goes_when_it_is_confirmed(bench: Be
     assert declared(bench) == {"a"}
 
 
-def test_flaws_are_looked_for_once_and_not_for_each_record() -> None:
+def test_errors_of_files_are_collected_once_and_not_for_each_record() -> None:
     looks = 0
 
     class Files(tuple[ManifestFile, ...]):
@@ -215,7 +221,7 @@ def test_flaws_are_looked_for_once_and_not_for_each_record() -> None:
     assert looks == 1
 
 
-async def test_a_thousand_records_are_removed_piece_by_piece(bench: Bench) -> None:
+async def test_a_thousand_records_are_removed_in_batches(bench: Bench) -> None:
     specs = [(f"n{i}", LoadSpec("tiny/llama", suspend=True)) for i in range(PIECE)]
     more = [(f"m{i}", LoadSpec("tiny/llama", suspend=True)) for i in range(2 * PIECE)]
     bench.source.declare(*specs, *more)
@@ -232,12 +238,12 @@ async def test_a_thousand_records_are_removed_piece_by_piece(bench: Bench) -> No
     assert seen.count(2 * PIECE) == PASSES_BETWEEN_PIECES
 
 
-async def test_a_thousand_records_are_taken_up_piece_by_piece(bench: Bench) -> None:
+async def test_a_thousand_records_are_applied_in_batches(bench: Bench) -> None:
     specs = [(f"n{i}", LoadSpec("tiny/llama", suspend=True)) for i in range(3 * PIECE - 1)]
     bench.source.declare(*specs)
     await bench.controller.until(lambda: len(declared(bench)) == PIECE)
     assert feed(bench).view is None
-    for _ in range(PASSES_BETWEEN_PIECES - 1):  # in which others get their answers
+    for _ in range(PASSES_BETWEEN_PIECES - 1):  # passes in which other calls are served
         bench.clock.step()
         assert len(declared(bench)) == PIECE
     bench.clock.step()
@@ -247,20 +253,20 @@ async def test_a_thousand_records_are_taken_up_piece_by_piece(bench: Bench) -> N
     assert feed(bench).view is not None
 
 
-async def test_a_source_is_followed_after_a_record_changed_and_went_in_one_commit(
+async def test_a_source_is_followed_after_one_commit_changes_and_removes_a_record(
     bench: Bench,
 ) -> None:
-    """The removed record was forgotten to be compared, and the next commit raised KeyError."""
+    """Regression: the removed record was counted but not compared; the next commit failed."""
     await loaded(bench, "one", "a", "b")
     await pushed(bench, "two", "b")
     await pushed(bench, "three", "b", "c")
     assert declared(bench) == {"b", "c"}
 
 
-async def test_documents_of_many_files_are_selected_beside_the_event_loop(
+async def test_documents_of_many_files_are_selected_outside_the_event_loop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of 10,000 were selected in one step of the event loop, which took 0.1 s."""
+    """Selection over 10,000 files blocked the event loop for 0.1 s."""
     threads: list[threading.Thread] = []
 
     def noted(*arguments: Any) -> Selection:
@@ -279,7 +285,7 @@ async def test_documents_of_many_files_are_selected_beside_the_event_loop(
     assert threads == [threading.main_thread()]
 
 
-def test_a_selection_of_something_older_is_not_used() -> None:
+def test_a_selection_of_an_older_snapshot_is_not_used() -> None:
     older, newer = (select(Snapshot("source"), {}) for _ in range(2))
     ahead = Ahead(older, newer)
     assert ahead.of(older) is newer

@@ -1,4 +1,4 @@
-"""What other reconcilers got wrong, where no other test is about it; docs/guarantees.md has all."""
+"""Known faults of other reconcilers that no other test covers; see docs/guarantees.md."""
 
 import asyncio
 import threading
@@ -18,13 +18,13 @@ KILLED = Problem(Reason.WORKER_DIED, "killed by signal 9", permanent=False)
 
 
 def why(bench: Bench, name: str) -> str:
-    """What the Ready condition says."""
+    """Message of the Ready condition."""
     answer = bench.controller.answer(name)
     ready = answer.status.condition("Ready") if answer is not None else None
     return ready.message if ready is not None else ""
 
 
-async def test_the_number_of_restarts_in_a_life_is_not_the_number_of_failures_in_a_row(
+async def test_the_number_of_restarts_is_not_the_number_of_consecutive_failures(
     bench: Bench,
 ) -> None:
     bench.source.declare(("a", spec()))
@@ -42,14 +42,14 @@ async def test_the_number_of_restarts_in_a_life_is_not_the_number_of_failures_in
 
 
 class TestWhereTheContextIsCapped:
-    """A machine on which no model can have the context that it is made for."""
+    """A machine with too little memory for the maximum context of any model."""
 
     @pytest.fixture
     def budget(self, models: Path) -> int:
         facts = read_facts(models / "tiny/llama")
         return facts.weights_bytes + 1000 * facts.kv_bytes_per_token
 
-    async def test_settings_in_force_that_differ_from_the_spec_are_no_drift(
+    async def test_effective_settings_that_differ_from_the_spec_are_not_drift(
         self, bench: Bench
     ) -> None:
         bench.source.declare(("a", spec()))
@@ -58,7 +58,7 @@ class TestWhereTheContextIsCapped:
         assert before.status.config is not None
         assert before.status.config.context_length == 1000
         for _ in range(3):
-            bench.clock.advance(31)  # the files are looked at anew
+            bench.clock.advance(31)  # the files are checked again
             bench.source.declare(("a", spec()))
             await bench.controller.until(bench.source.queue.empty)
         await bench.restart()
@@ -69,10 +69,10 @@ class TestWhereTheContextIsCapped:
         assert bench.engine.loads.empty()
 
 
-async def test_what_was_so_before_an_await_decides_nothing_after_it(
+async def test_state_read_before_an_await_is_not_used_after_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load looks for its model; meanwhile the record that it would join is removed."""
+    """While a load looks up its model, the record that it would join is removed."""
     first = await load(bench, request(context_length=100))
     begun, goes_on = threading.Event(), threading.Event()
     find = Catalog.find_all

@@ -1,4 +1,4 @@
-"""A state that cannot be written for a while: nothing is half done, and nothing is lost."""
+"""While the state cannot be written, no change is partly applied, and none is lost."""
 
 import asyncio
 
@@ -24,13 +24,13 @@ async def refused(bench: Bench, asked: LoadRequest) -> None:
 
 
 async def writable_again(bench: Bench) -> None:
-    """There is room again, and it is noticed."""
+    """Make the state writable, and wait until the controller notices."""
     bench.let_write(True)
     bench.clock.advance(WRITE_AGAIN_SECONDS)
     await bench.controller.until(lambda: bench.controller.problem is None)
 
 
-async def test_a_load_that_cannot_be_written_down_is_refused_and_leaves_nothing(
+async def test_a_load_that_cannot_be_persisted_is_rejected_without_effect(
     bench: Bench,
 ) -> None:
     bench.let_write(False)
@@ -41,7 +41,7 @@ async def test_a_load_that_cannot_be_written_down_is_refused_and_leaves_nothing(
     assert (await load(bench, request())).joined is False
 
 
-async def test_an_unload_and_a_put_that_cannot_be_written_down_change_nothing(
+async def test_an_unload_and_a_put_that_cannot_be_persisted_change_nothing(
     bench: Bench,
 ) -> None:
     await load(bench, request(context_length=100))
@@ -54,14 +54,14 @@ async def test_an_unload_and_a_put_that_cannot_be_written_down_change_nothing(
     await refused(bench, request(context_length=200))
     assert bench.controller.answers() == before
     assert set(bench.engine.loaded) == {"tiny/llama"}
-    # What needs no writing goes on.
+    # Calls that write nothing still work.
     assert (await bench.controller.load(request())).joined
     assert await bench.controller.ready_for("tiny/llama") == "tiny/llama"
     await writable_again(bench)
     assert bench.controller.answers() == before
 
 
-async def test_a_write_failure_is_logged_once_and_its_end_once(bench: Bench) -> None:
+async def test_a_write_failure_and_its_end_are_logged_once(bench: Bench) -> None:
     with capture_logs() as lines:
         await load(bench, request())
         bench.let_write(False)
@@ -81,14 +81,14 @@ async def test_a_write_failure_is_logged_once_and_its_end_once(bench: Bench) -> 
     assert reasons == ["Unwritable", "Writable"]
 
 
-async def test_no_load_starts_that_cannot_be_written_down(bench: Bench) -> None:
+async def test_no_load_starts_that_cannot_be_persisted(bench: Bench) -> None:
     await load(bench, request())
     bench.source.declare(("a", spec("tiny/qwen3")))
     _, end = await bench.engine.loads.get()
     bench.let_write(False)
     end.set_exception(LoadError(DIED))
     await bench.controller.until(lambda: bench.controller.problem is not None)
-    bench.clock.advance(10 * WRITE_AGAIN_SECONDS)  # its back-off is long over
+    bench.clock.advance(10 * WRITE_AGAIN_SECONDS)  # its back-off is over
     await bench.reason("a", "StateUnwritable")
     assert bench.engine.loads.empty()
     await writable_again(bench)
@@ -96,7 +96,7 @@ async def test_no_load_starts_that_cannot_be_written_down(bench: Bench) -> None:
     await bench.ready("a")
 
 
-async def test_what_happens_meanwhile_is_true_at_once_and_written_later(bench: Bench) -> None:
+async def test_a_status_change_is_effective_at_once_and_persisted_later(bench: Bench) -> None:
     await load(bench, request())
     bench.let_write(False)
     bench.engine.on_death(bench.engine.loaded.pop("tiny/llama"), DIED)
@@ -112,7 +112,9 @@ async def test_what_happens_meanwhile_is_true_at_once_and_written_later(bench: B
     assert next(bench.controller.history("tiny/llama")).outcome == "Loaded"
 
 
-async def test_the_end_of_an_attempt_is_written_later_and_counts_as_no_crash(bench: Bench) -> None:
+async def test_the_end_of_an_attempt_is_persisted_later_and_is_no_crash(
+    bench: Bench,
+) -> None:
     bench.source.declare(("a", spec()))
     _, end = await bench.engine.loads.get()
     bench.let_write(False)
@@ -125,7 +127,7 @@ async def test_the_end_of_an_attempt_is_written_later_and_counts_as_no_crash(ben
     assert (last.interrupted, last.loaded) == ((), frozenset({"a"}))
 
 
-async def test_a_first_load_that_cannot_be_noted_as_good_is_undone(bench: Bench) -> None:
+async def test_a_first_load_that_cannot_be_persisted_is_undone(bench: Bench) -> None:
     asking = asyncio.create_task(bench.controller.load(request()))
     _, end = await bench.engine.loads.get()
     bench.let_write(False)
@@ -138,7 +140,7 @@ async def test_a_first_load_that_cannot_be_noted_as_good_is_undone(bench: Bench)
     assert bench.engine.unloads == ["tiny/llama"]
 
 
-async def test_a_failed_update_is_undone_when_that_can_be_written(bench: Bench) -> None:
+async def test_a_failed_update_is_undone_once_it_can_be_persisted(bench: Bench) -> None:
     await load(bench, request(context_length=100))
     asking = asyncio.create_task(bench.controller.load(request(context_length=200)))
     _, end = await bench.engine.loads.get()
@@ -152,7 +154,7 @@ async def test_a_failed_update_is_undone_when_that_can_be_written(bench: Bench) 
     assert bench.store.load()[0][0] == answer.record
 
 
-async def test_a_failed_first_load_goes_when_that_can_be_written(bench: Bench) -> None:
+async def test_a_failed_first_load_is_removed_once_it_can_be_persisted(bench: Bench) -> None:
     asking = asyncio.create_task(bench.controller.load(request()))
     _, end = await bench.engine.loads.get()
     bench.let_write(False)
@@ -166,7 +168,7 @@ async def test_a_failed_first_load_goes_when_that_can_be_written(bench: Bench) -
     assert next(bench.controller.history("tiny/llama")).message == "it died"
 
 
-async def test_an_instance_that_nobody_wants_goes_though_it_cannot_be_noted(bench: Bench) -> None:
+async def test_an_unload_completes_though_it_cannot_be_persisted(bench: Bench) -> None:
     await load(bench, request())
     bench.engine.draining = asyncio.get_running_loop().create_future()
     unloading = asyncio.create_task(bench.controller.unload("tiny/llama"))
@@ -178,7 +180,9 @@ async def test_an_instance_that_nobody_wants_goes_though_it_cannot_be_noted(benc
     await writable_again(bench)
 
 
-async def test_a_source_is_taken_up_when_there_is_room_and_no_change_is_lost(bench: Bench) -> None:
+async def test_a_source_is_applied_later_and_no_change_is_lost(
+    bench: Bench,
+) -> None:
     bench.source.declare(("a", spec()))
     await bench.engine.let_load()
     await bench.ready("a")
@@ -208,7 +212,7 @@ async def test_the_latest_snapshot_is_applied_after_a_write_failure(bench: Bench
     assert [a.record.name for a in bench.controller.answers()] == ["b"]
 
 
-async def test_a_confirmation_that_cannot_be_written_down_is_an_error_and_happens_later(
+async def test_a_confirmation_that_cannot_be_persisted_is_an_error_and_is_applied_later(
     bench: Bench,
 ) -> None:
     names = ("a", "b", "c", "d")
@@ -234,7 +238,7 @@ async def test_a_confirmation_that_cannot_be_written_down_is_an_error_and_happen
     assert feed.view.snapshot.commit == Commit("two", "two")
 
 
-async def test_a_clear_that_cannot_be_written_down_is_an_error(bench: Bench) -> None:
+async def test_a_clear_that_cannot_be_persisted_is_an_error(bench: Bench) -> None:
     bench.source.declare(("a", spec()))
     await bench.engine.let_load(BROKEN)
     await bench.reason("a", "LoadFailed")
@@ -245,7 +249,7 @@ async def test_a_clear_that_cannot_be_written_down_is_an_error(bench: Bench) -> 
     await writable_again(bench)
 
 
-async def test_a_stop_that_cannot_be_written_down_is_no_error(bench: Bench) -> None:
+async def test_a_stop_that_cannot_be_persisted_is_not_an_error(bench: Bench) -> None:
     await load(bench, request())
     bench.let_write(False)
     await bench.restart()
@@ -253,7 +257,7 @@ async def test_a_stop_that_cannot_be_written_down_is_no_error(bench: Bench) -> N
     await bench.ready("tiny/llama")
 
 
-def test_a_load_that_a_crash_had_cut_short_counts_even_unwritten(world: World) -> None:
+def test_a_load_after_a_crash_counts_though_it_cannot_be_persisted(world: World) -> None:
     world.files["1.yaml"] = (("a", LoadSpec("p/small", idle_ttl_seconds=20)),)
     world.scan()
     world.crash(reboot=False)
@@ -265,7 +269,7 @@ def test_a_load_that_a_crash_had_cut_short_counts_even_unwritten(world: World) -
     world.check()
 
 
-def test_a_load_that_cannot_wake_what_is_idle_is_refused_and_waited_for_by_nobody(
+def test_a_load_that_cannot_wake_an_idle_record_is_rejected_and_leaves_no_waiter(
     world: World,
 ) -> None:
     world.load(LoadRequest("p/small", instance_id="a", idle_ttl_seconds=20))

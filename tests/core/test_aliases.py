@@ -43,7 +43,7 @@ def test_the_older_of_two_records_has_the_alias_and_the_other_warns(*, reverse: 
     assert "'b' (b.yaml:1) declared it first" in warning.reason
 
 
-def test_of_two_records_of_the_same_age_the_first_by_name_has_the_alias() -> None:
+def test_the_first_name_of_two_records_of_the_same_age_has_the_alias() -> None:
     aliases, _ = known(record("b", "gpt-4o"), record("a", "gpt-4o"))
     assert aliases.owner("gpt-4o") == "a"
 

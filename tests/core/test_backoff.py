@@ -18,7 +18,7 @@ def test_the_delay_doubles_up_to_its_limit() -> None:
     assert delays == [1, 2, 4, 8, 16, 32, 64, 128, 256, LONGEST_SECONDS]
 
 
-def test_it_never_gives_up() -> None:
+def test_retries_never_end() -> None:
     assert fail(5000).not_before == 100.0 + LONGEST_SECONDS
 
 
@@ -26,6 +26,6 @@ def test_jitter_adds_a_bounded_fraction() -> None:
     assert fail(1, chance=0.5).not_before == 100.0 + 1 + JITTER / 2
 
 
-def test_a_new_generation_starts_over() -> None:
+def test_a_new_generation_resets_the_delay() -> None:
     again = after(fail(5), 2, "r", PROBLEM, 100.0, 0.0)
     assert (again.failures, again.not_before) == (1, 101.0)

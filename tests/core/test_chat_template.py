@@ -27,7 +27,7 @@ from tests.rendering import OWN, PUBLISHED, Template
         ("", False),
     ],
 )
-def test_a_template_takes_tools_if_it_has_a_variable_or_a_key_for_them(
+def test_a_template_supports_tools_if_it_has_a_variable_or_a_key_for_them(
     template: str, takes: bool
 ) -> None:
     assert takes_tools(template) is takes
@@ -79,7 +79,7 @@ TEMPLATES = [path for folder in (PUBLISHED, OWN) for path in sorted(folder.glob(
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=[path.stem for path in TEMPLATES])
-def test_a_template_reasons_by_default_as_reported(path: Path) -> None:
+def test_the_reported_default_of_reasoning_matches_the_template(path: Path) -> None:
     """Rendering without a switch equals rendering with the switch at its default."""
     can = reasoning(path.read_text("utf-8"))
     if can is None or "off" not in can.options or path.stem == "llama-cpp-rwkv-world":

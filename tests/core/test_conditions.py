@@ -108,7 +108,7 @@ def test_any_other_transient_failure_backs_off() -> None:
     assert conditions(derive(RECORD, Status(), None, wait, AT))["Ready"] == ("False", "BackingOff")
 
 
-def test_the_observed_generation_is_the_newest_that_was_in_force() -> None:
+def test_the_observed_generation_is_the_newest_that_was_loaded() -> None:
     loaded = derive(RECORD, Status(), LOADED, None, AT)
     assert loaded.observed_generation == 3
     changed = replace(RECORD, generation=4, spec=LoadSpec("m", RequestedSettings(num_experts=1)))
@@ -124,7 +124,7 @@ def test_a_transition_keeps_its_time_until_status_or_reason_changes() -> None:
     assert {c.last_transition_time for c in loaded.conditions} == {LATER}
 
 
-def test_while_nothing_is_loaded_nothing_is_in_force() -> None:
+def test_without_an_instance_no_settings_are_reported() -> None:
     loaded = replace(derive(RECORD, Status(), LOADED, None, AT), memory_bytes=9)
     assert (loaded.config, loaded.worker_pid) == (CONFIG, 7)
     gone = derive(RECORD, loaded, None, None, AT)

@@ -76,13 +76,13 @@ def test_a_first_request_creates_a_provisional_record() -> None:
         (RequestedSettings(), ask(num_experts=4), True),
     ],
 )
-def test_a_request_agrees_by_the_keys_it_sends(
+def test_a_request_agrees_if_the_keys_that_it_sends_do(
     asked: RequestedSettings, request_: LoadRequest, *, expected: bool
 ) -> None:
     assert agrees(view("a", asked), request_) is expected
 
 
-def test_nothing_is_in_force_before_it_is_loaded() -> None:
+def test_a_record_has_no_effective_settings_before_it_is_loaded() -> None:
     loading = view("a", config=None)
     assert agrees(loading, ask()) is True
     assert agrees(loading, ask(context_length=4096)) is False
@@ -98,7 +98,7 @@ def test_nothing_is_in_force_before_it_is_loaded() -> None:
         ([view("m", owner=HERE)], "m"),  # regardless of its owner
     ],
 )
-def test_a_request_joins_the_record_it_would_expect(views: list[View], expected: str) -> None:
+def test_a_request_joins_the_expected_record(views: list[View], expected: str) -> None:
     assert verdict(ask(), *views) == Join(expected)
 
 
@@ -127,7 +127,7 @@ def test_with_an_instance_id_only_that_record_counts() -> None:
     assert (created.record.name, created.record.provisional) == ("c", True)
 
 
-def test_what_a_manifest_owns_is_refused_naming_file_and_line() -> None:
+def test_a_change_to_a_manifests_record_is_rejected_with_file_and_line() -> None:
     theirs = view("p/m", RequestedSettings(context_length=5), owner=HERE)
     with pytest.raises(LoadError, match=r"f\.yaml:7") as raised:
         verdict(ask(context_length=6), theirs)
@@ -169,7 +169,7 @@ class TestDefaults:
             (Defaults(), Defaults(), ("defaults.temperature",), True),
         ],
     )
-    def test_a_request_agrees_by_the_defaults_it_sends(
+    def test_a_request_agrees_if_the_defaults_that_it_sends_do(
         self, defaults: Defaults, sent: Defaults, resets: tuple[str, ...], *, expected: bool
     ) -> None:
         request = replace(ask(None, *resets), defaults=sent)
@@ -202,14 +202,14 @@ class TestAdapters:
         spec = replace(known.record.spec, adapter=adapter)
         return replace(known, record=replace(known.record, spec=spec))
 
-    def test_who_asks_for_the_model_is_not_given_an_adapter(self) -> None:
+    def test_a_request_for_the_model_does_not_join_an_adapter(self) -> None:
         assert isinstance(verdict(ask(), self.view("tuned")), Put)
         assert verdict(ask(), self.view("tuned"), self.view("plain", None)) == Join("plain")
         changed = verdict(ask(), self.view("p/m"))
         assert isinstance(changed, Put)
         assert changed.record.spec.adapter is None
 
-    def test_who_asks_for_an_adapter_joins_the_one_it_resolves_to(self) -> None:
+    def test_a_request_for_an_adapter_joins_the_one_it_resolves_to(self) -> None:
         request = replace(ask(), adapter="/link/to/sql")
         views = (self.view("plain", None), self.view("tuned"))
         assert decide(views, request, self.SQL, AT) == Join("tuned")

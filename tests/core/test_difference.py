@@ -19,7 +19,7 @@ def test_removed_and_added_objects_are_the_whole_difference(
     assert not Counter(gone) & Counter(come)
 
 
-def test_equal_objects_are_not_the_same() -> None:
+def test_equal_objects_are_not_identical() -> None:
     one, other = [1], [1]
     assert difference([one], [one]) == ([], [])
     gone, come = difference((one, one), (other, one))

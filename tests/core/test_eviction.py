@@ -57,7 +57,7 @@ def kinds(planned: list[Action]) -> list[tuple[str, str]]:
     return [(a.name, a.kind.value) for a in planned]
 
 
-def test_what_is_idle_and_of_lower_priority_goes_and_the_record_waits_for_it() -> None:
+def test_an_idle_instance_of_lower_priority_is_evicted_and_the_record_waits() -> None:
     unload, wait = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER))
     assert (unload.name, unload.kind) == ("low", Kind.UNLOAD)
     assert "high of higher priority needs the memory" in unload.message
@@ -65,7 +65,7 @@ def test_what_is_idle_and_of_lower_priority_goes_and_the_record_waits_for_it() -
     assert "waiting for the memory of low" in wait.message
 
 
-def test_the_longest_unused_goes_first_and_as_many_as_must() -> None:
+def test_the_least_recently_used_are_evicted_and_only_as_many_as_needed() -> None:
     used = {"low": 1.0, "lower": 2.0}
     assert kinds(actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), used_at=used))[0][0] == "low"
     used = {"low": 2.0, "lower": 1.0}
@@ -75,7 +75,7 @@ def test_the_longest_unused_goes_first_and_as_many_as_must() -> None:
     assert planned == [("low", "Unload"), ("lower", "Unload"), ("high", "Wait")]
 
 
-def test_never_one_with_a_request_running() -> None:
+def test_an_instance_with_an_active_request_is_never_evicted() -> None:
     loaded = (LOW, LOWER)
     planned = kinds(actions(HIGH, *loaded, loaded=loaded, busy=frozenset({"low"})))
     assert planned == [("lower", "Unload"), ("high", "Wait")]
@@ -84,7 +84,7 @@ def test_never_one_with_a_request_running() -> None:
     assert wait.problem.reason is Reason.INSUFFICIENT_MEMORY
 
 
-def test_equals_do_not_send_each_other_away_and_manifests_rank_above_ad_hoc() -> None:
+def test_equal_priorities_do_not_evict_each_other_and_manifests_rank_above_http() -> None:
     peer = record("peer", 1, context=40)
     assert kinds(actions(HIGH, peer, LOW, loaded=(HIGH,)))[0] == ("peer", "Wait")
     ad_hoc = replace(AD_HOC, spec=replace(AD_HOC.spec, config=RequestedSettings(context_length=30)))
@@ -92,32 +92,32 @@ def test_equals_do_not_send_each_other_away_and_manifests_rank_above_ad_hoc() ->
     assert wait.problem is not None
 
 
-def test_nobody_goes_in_vain() -> None:
+def test_nothing_is_evicted_in_vain() -> None:
     other = record("other", 2)
     huge = record("high", 1, context=50)
     (wait,) = actions(huge, LOWER, other, loaded=(LOWER, other), live={"/other": 60})
     assert wait.problem is not None
 
 
-def test_nobody_goes_unless_that_was_asked_for() -> None:
+def test_nothing_is_evicted_unless_enabled() -> None:
     (wait,) = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), evicts=False)
     assert wait.problem is not None
     assert "low 40 B" in wait.message
 
 
-def test_what_had_to_go_comes_back_after_what_it_went_for() -> None:
+def test_an_evicted_record_waits_until_the_one_of_higher_priority_is_gone() -> None:
     assert kinds(actions(HIGH, LOW, LOWER, loaded=(LOWER,))) == [("high", "Load"), ("low", "Wait")]
     assert kinds(actions(LOW, LOWER, loaded=(LOWER,))) == [("low", "Load")]
 
 
-def test_an_unload_under_way_is_waited_for() -> None:
+def test_an_unload_in_progress_is_awaited() -> None:
     going = Action(Kind.UNLOAD, "low", "no record wants it")
     (wait,) = actions(HIGH, LOWER, loaded=(LOW, LOWER), running={"low": going}, evicts=False)
     assert (wait.reason, wait.problem) == (Reason.WAITING_FOR_MEMORY, None)
     assert "waiting for the memory of low" in wait.message
 
 
-def test_what_a_worker_is_seen_to_take_counts_where_it_is_more() -> None:
+def test_the_measured_memory_of_a_worker_counts_if_it_is_higher() -> None:
     small = record("small")
     assert kinds(actions(small, LOW, loaded=(LOW,))) == [("small", "Load")]
     (wait,) = actions(small, LOW, loaded=(LOW,), live={"/low": 70}, evicts=False)
@@ -139,14 +139,14 @@ def test_an_invalid_budget_is_refused_with_a_message(text: str) -> None:
         Budget.parse(text)
 
 
-def test_a_ledger_without_some_keeps_what_they_share_with_others() -> None:
+def test_a_ledger_without_some_holders_keeps_memory_shared_with_others() -> None:
     ledger = Ledger(100)
     ledger.hold("a", "/m", 30, 5)
     ledger.hold("b", "/m", 30, 5)
     assert ledger.without("a").used == 35
 
 
-def test_nobody_goes_whom_the_others_make_needless() -> None:
+def test_no_redundant_instance_is_evicted() -> None:
     small, big = record("small"), record("big")
     loaded = [replace(instance(small), session_bytes=1, weights_bytes=1), instance(big)]
     facts = Facts(
@@ -158,14 +158,14 @@ def test_nobody_goes_whom_the_others_make_needless() -> None:
     assert kinds(list(planned)) == [("big", "Unload"), ("high", "Wait")]
 
 
-def test_what_failed_sends_nobody_away_again() -> None:
+def test_a_failed_record_evicts_nothing_again() -> None:
     problem = Problem(Reason.LOAD_FAILED, "hiccup", permanent=False)
     retry = Retry(1, None, problem, failures=1, not_before=-1.0)
     (wait,) = actions(HIGH, LOW, LOWER, loaded=(LOW, LOWER), retries={"high": retry})
     assert wait.problem is not None
 
 
-def test_who_waits_for_room_has_it_before_who_comes_later() -> None:
+def test_free_memory_goes_to_the_first_record_that_waits() -> None:
     going = Action(Kind.UNLOAD, "low", "no record wants it")
     later = record("later", context=5)
     planned = actions(HIGH, LOWER, later, loaded=(LOW, LOWER), running={"low": going}, evicts=False)
@@ -189,7 +189,7 @@ def test_an_update_waits_for_an_unload_if_that_and_its_own_memory_suffice() -> N
     assert (wait.reason, wait.problem) == (Reason.WAITING_FOR_MEMORY, None)
 
 
-def test_what_was_replaced_holds_its_memory_until_it_has_answered() -> None:
+def test_a_replaced_instance_holds_its_memory_until_its_requests_end() -> None:
     small = record("small")
     old = replace(instance(LOW), checkpoint="/old", weights_bytes=50)
     (wait,) = actions(small, LOW, loaded=(LOW,), outgoing=(old,), evicts=False)

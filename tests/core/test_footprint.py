@@ -38,7 +38,7 @@ def test_kv_cache_of_every_kind() -> None:
     assert kv_bytes(Shapes(0, fixed=77), 1000) == kv_bytes(Shapes(0, fixed=77), 1) == 77
 
 
-def test_scores_are_in_memory_as_attention_is_computed() -> None:
+def test_memory_of_scores_depends_on_the_attention_kernel() -> None:
     shapes = replace(SCORES, growing=1)
     assert scores(shapes, CPU) == TILE
     assert scores(shapes, replace(CPU, eval_batch_size=100)) == 100
@@ -54,7 +54,7 @@ def test_metals_fused_kernel_keeps_no_scores_for_its_head_widths() -> None:
     assert scores(shapes, replace(GPU, flash_attention=False)) == 512
 
 
-def test_a_model_of_sliding_windows_scores_no_more_keys_than_they_hold() -> None:
+def test_sliding_windows_bound_the_number_of_scored_keys() -> None:
     sliding = replace(SCORES, windows=((128, 1),))
     assert working_bytes(sliding, CPU, 4096) == working_bytes(sliding, CPU, 100_000)
 

@@ -55,7 +55,7 @@ def test_a_busy_worker_without_progress_is_hung_after_an_interval(watcher: Watch
     assert words == "it is busy and has made no progress for 32 s"
 
 
-def test_a_step_may_take_its_allowance_longer(watcher: Watcher) -> None:
+def test_a_step_may_take_longer_by_its_allowance(watcher: Watcher) -> None:
     assert watcher.until_hung([Pulse(5, busy=True, allowance=3 * LOOK)] * 100) == (
         INTERVAL + 3 * LOOK
     )
@@ -66,7 +66,7 @@ def test_the_allowance_of_a_step_does_not_extend_silence(watcher: Watcher) -> No
     assert watcher.until_hung([None] * 100) == INTERVAL
 
 
-def test_a_prefill_of_hours_that_gets_on_is_no_hang(watcher: Watcher) -> None:
+def test_a_long_prefill_with_progress_is_not_a_hang(watcher: Watcher) -> None:
     looks = int(5 * 3600 / LOOK)
     assert {watcher.look(Pulse(n // 3, busy=True)) for n in range(looks)} == {None}
 
@@ -102,7 +102,7 @@ def test_one_answer_ends_silence_and_one_step_ends_a_stall(watcher: Watcher) -> 
 
 @pytest.mark.parametrize("pulse", [None, BUSY])
 @pytest.mark.parametrize("gap", [LOOK * 2, INTERVAL, INTERVAL + 1, 3600.0, 1e7])
-def test_a_jump_of_the_clock_is_no_hang(watcher: Watcher, pulse: Pulse | None, gap: float) -> None:
+def test_a_clock_jump_is_not_a_hang(watcher: Watcher, pulse: Pulse | None, gap: float) -> None:
     """The machine slept, or the daemon was stopped: a late check counts as one."""
     for _ in range(20):
         assert watcher.look(pulse, after=gap) is None
@@ -117,6 +117,6 @@ def test_after_a_gap_a_fresh_interval_begins(watcher: Watcher, pulse: Pulse | No
     assert watcher.until_hung([pulse] * 100) == INTERVAL
 
 
-def test_looks_that_all_come_late_still_find_a_hang(watcher: Watcher) -> None:
+def test_probes_that_are_always_late_still_find_a_hang(watcher: Watcher) -> None:
     found = [watcher.look(None, after=3 * LOOK) for _ in range(LOOKS)]
     assert found[-1] is not None

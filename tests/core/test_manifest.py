@@ -59,7 +59,7 @@ def test_documents_are_separated_and_empty_ones_omitted() -> None:
     assert second.position(("b",)) == SourceLocation(7, 1)
 
 
-def test_json_is_read_too() -> None:
+def test_json_is_accepted() -> None:
     assert value('{"a": [1, "x", null, true], "b": {}}') == {"a": [1, "x", None, True], "b": {}}
 
 
@@ -89,30 +89,30 @@ def test_an_error_has_its_position(data: bytes, words: str, position: SourceLoca
     assert found.position == position
 
 
-def test_an_end_after_a_separator_is_an_open_one() -> None:
+def test_a_separator_at_the_end_is_an_open_end() -> None:
     for text in ("a: 1\n---\n", "a: 1\n---\n# then\n", "---\n"):
         assert parse_file(text.encode()).open_end
     for text in ("", "a: 1\n", "---\na: 1\n", "# nothing\n", "a: 1\n...\n"):
         assert not parse_file(text.encode()).open_end
 
 
-def test_text_of_a_file_is_shown_in_one_bounded_line() -> None:
+def test_text_of_a_file_is_printed_on_one_bounded_line() -> None:
     assert printable("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
     assert len(printable("k" * 5000)) == manifest.MAX_SHOWN
 
 
-def test_aliases_are_counted_as_what_they_expand_to() -> None:
+def test_aliases_count_by_their_expanded_size() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     assert "aliases expanded" in flaw("\n".join(lines).encode()).message
 
 
-def test_a_file_is_bounded() -> None:
+def test_the_size_of_a_file_is_limited() -> None:
     assert "larger than" in flaw(b"#" * (manifest.MAX_BYTES + 1)).message
 
 
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(st.binary() | st.text(alphabet="ab:- []{}&*!|>'\"#?,\n\t0.~", max_size=40).map(str.encode))
-def test_no_bytes_raise_anything_else(data: bytes) -> None:
+def test_any_bytes_raise_only_manifest_errors(data: bytes) -> None:
     with suppress(ManifestError):
         parse(data)

@@ -5,7 +5,7 @@ import pytest
 from reconciler.core.memory import Ledger, readable_bytes
 
 
-def test_what_is_shared_is_counted_once_per_checkpoint() -> None:
+def test_shared_memory_is_counted_once_per_checkpoint() -> None:
     ledger = Ledger(1000)
     ledger.hold("a", "/m", 100, 10)
     ledger.hold("b", "/m", 100, 20)
@@ -14,7 +14,7 @@ def test_what_is_shared_is_counted_once_per_checkpoint() -> None:
     assert ledger.holders() == {"a": 110, "b": 20, "c": 55}
 
 
-def test_what_is_shared_goes_with_the_last_that_holds_it() -> None:
+def test_shared_memory_is_released_with_its_last_holder() -> None:
     ledger = Ledger(1000)
     ledger.hold("a", "/m", 100, 10)
     ledger.hold("b", "/m", 100, 20)
@@ -33,7 +33,7 @@ def test_missing_bytes_include_shared_ones_only_if_they_are_not_held() -> None:
     assert ledger.missing("/n", 20, 40) == 20
 
 
-def test_holding_again_replaces() -> None:
+def test_a_second_hold_replaces_the_first() -> None:
     ledger = Ledger(1000)
     ledger.hold("a", "/m", 100, 10)
     ledger.hold("a", "/n", 50, 5)
@@ -48,7 +48,7 @@ def test_lazy_weights_count_before_they_are_resident() -> None:
     assert ledger.used == 110
 
 
-def test_a_worker_that_takes_more_than_it_was_admitted_with_counts_as_seen() -> None:
+def test_a_worker_above_its_reservation_counts_as_measured() -> None:
     ledger = Ledger(1000, live={"/m": 300, "/gone": 500})
     ledger.hold("a", "/m", 100, 10)
     ledger.hold("b", "/m", 100, 20)

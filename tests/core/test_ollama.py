@@ -41,7 +41,7 @@ def test_an_invalid_duration_is_an_error(sent: Any) -> None:
         ollama.keep_alive_seconds(sent)
 
 
-def test_a_name_has_a_tag_or_means_the_latest() -> None:
+def test_a_name_without_a_tag_means_latest() -> None:
     for name in ("tiny/llama", "llama", "host:1/x"):
         assert ollama.with_tag(name) == f"{name}:latest"
         assert ollama.without_latest(f"{name}:latest") == ollama.without_latest(name) == name

@@ -195,9 +195,7 @@ def test_an_ideal_engine_converges_from_any_state(world: World) -> None:
 
 @quickly
 @given(worlds, SEEDS)
-def test_it_converges_whatever_ends_first_and_whenever_it_is_called(
-    world: World, seed: int
-) -> None:
+def test_an_ideal_engine_converges_whatever_action_ends_first(world: World, seed: int) -> None:
     chance = Random(seed)
     for _ in range(PASSES):
         actions = world.plan()
@@ -216,7 +214,7 @@ def test_it_converges_whatever_ends_first_and_whenever_it_is_called(
 
 @quickly
 @given(worlds)
-def test_a_record_that_agrees_is_not_touched(world: World) -> None:
+def test_a_matching_record_gets_no_action(world: World) -> None:
     for name, record in list(world.records.items()):
         if name in world.instances:
             world.records[name] = replace(record, spec=world.instances[name].spec)
@@ -235,7 +233,7 @@ def test_a_record_gets_at_most_one_action_and_one_reads_weights(world: World) ->
 
 @quickly
 @given(worlds)
-def test_it_depends_on_nothing_but_its_arguments(world: World) -> None:
+def test_a_plan_depends_only_on_its_arguments(world: World) -> None:
     assert world.plan() == world.plan()
 
 
@@ -256,7 +254,7 @@ def test_a_problem_of_the_files_holds_and_keeps_the_instance() -> None:
     assert (action.kind, action.problem) == (Kind.HOLD, problem)
 
 
-def test_an_adapter_that_did_not_fit_is_tried_again_when_its_files_change() -> None:
+def test_a_failed_adapter_is_retried_when_its_files_change() -> None:
     spec = LoadSpec("x", adapter="tuned")
     record = Record("a", HTTP, spec, EPOCH)
     before = replace(checkpoint("x", 10), adapter=Adapter("/tuned", "f", 3))
@@ -269,7 +267,7 @@ def test_an_adapter_that_did_not_fit_is_tried_again_when_its_files_change() -> N
         assert action.kind is kind
 
 
-def test_a_change_of_defaults_is_a_reconfigure_and_its_reason_holds_no_prompt() -> None:
+def test_a_change_of_defaults_is_a_reconfigure_whose_reason_contains_no_prompt() -> None:
     found = checkpoint("x", 10)
     before = LoadSpec("x", defaults=Defaults(system_prompt="secret", top_k=3))
     after = LoadSpec("x", defaults=Defaults(system_prompt="hidden", top_k=4))

@@ -12,7 +12,7 @@ from mlx_lm import server
 from reconciler.core.request_keys import ACTS, BY_NAME, KEYS, Kind, resembles
 
 
-def test_each_name_stands_for_one_key() -> None:
+def test_names_of_keys_are_unique() -> None:
     names = Counter(name for key in KEYS for name in (key.name, *key.aliases))
     assert [name for name, number in names.items() if number > 1] == []
     assert [key.name for key in ACTS if not key.meaning] == []

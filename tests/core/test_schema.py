@@ -180,13 +180,13 @@ def test_a_published_schema_names_itself(name: str) -> None:
         ("load-request", {"model": "m" * 900_000}, "model must be at most 500 characters long"),
     ],
 )
-def test_an_array_that_is_too_long_is_refused_before_its_items_are_checked(
+def test_an_array_that_is_too_long_is_rejected_before_its_items_are_checked(
     name: SchemaName, value: Any, message: str
 ) -> None:
     assert [m.message for m in check(name, value)] == [message]
 
 
-def test_no_more_than_a_hundred_mistakes_are_listed() -> None:
+def test_at_most_a_hundred_errors_are_listed() -> None:
     wrong = [{"nme": i, "spec": {"mdel": "m"}} for i in range(1000)]
     for value in ({"apply": wrong}, {f"key{i}": 1 for i in range(60_000)}):
         assert len(check("plan-request", value)) == MAX_MISTAKES

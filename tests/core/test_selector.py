@@ -56,13 +56,13 @@ def test_a_selector_that_matches(value: Any) -> None:
 
 
 @pytest.mark.parametrize(("value", "why"), UNMET)
-def test_a_selector_that_does_not_match_names_the_reason(value: Any, why: str) -> None:
+def test_a_selector_that_does_not_match_gives_the_reason(value: Any, why: str) -> None:
     assert check("manifest", manifest(value)) == ()
     assert why in str(unmet(selector(value), STUDIO))
 
 
 @pytest.mark.parametrize("value", [*MET, *(value for value, _ in UNMET)])
-def test_a_serialized_selector_means_the_same(value: Any) -> None:
+def test_a_selector_survives_serialization(value: Any) -> None:
     assert selector(selector_json(selector(value))) == selector(value)
     spec = load_spec(manifest(value)["spec"])
     assert load_spec(spec_json(spec)) == spec

@@ -49,7 +49,7 @@ def test_a_checkpoint_that_states_no_maximum_gets_a_modest_context() -> None:
     assert in_force(RequestedSettings(context_length=60_000), nameless).context_length == 60_000
 
 
-def test_a_default_context_is_capped_by_what_the_model_alone_could_have() -> None:
+def test_a_default_context_is_capped_to_what_fits_the_model_alone() -> None:
     small = replace(GPU, memory_budget=DENSE.weights_bytes + 10 * 500)
     resolved = resolve(RequestedSettings(), DENSE, small)
     assert resolved.config.context_length == 500
@@ -61,7 +61,7 @@ def test_a_requested_context_is_reserved_in_full_and_a_default_one_in_part() -> 
     assert resolve(RequestedSettings(), DENSE, GPU).need.kv == DEFAULT_CONTEXT_COUNTED * 10
 
 
-def test_num_experts_0_means_the_models_own() -> None:
+def test_num_experts_0_means_the_models_default() -> None:
     assert in_force(RequestedSettings(num_experts=0), MOE).num_experts == 2
 
 
@@ -73,7 +73,7 @@ def test_a_dense_model_reports_no_experts_and_warns() -> None:
 
 @pytest.mark.parametrize("machine", [GPU, CPU])
 @pytest.mark.parametrize(("requested", "expected"), [(None, True), (True, True), (False, False)])
-def test_flash_attention_is_as_asked_and_on_by_default(
+def test_flash_attention_is_as_requested_and_on_by_default(
     requested: bool | None, machine: Machine, *, expected: bool
 ) -> None:
     resolved = resolve(RequestedSettings(flash_attention=requested), DENSE, machine)
@@ -92,7 +92,7 @@ def test_flash_attention_is_as_asked_and_on_by_default(
         (True, CPU, False, True),
     ],
 )
-def test_the_kv_cache_is_on_the_gpu_where_there_is_one_unless_unwanted(
+def test_the_kv_cache_is_on_the_gpu_unless_there_is_none_or_it_is_disabled(
     requested: bool | None, machine: Machine, *, expected: bool, warns: bool
 ) -> None:
     resolved = resolve(RequestedSettings(offload_kv_cache_to_gpu=requested), DENSE, machine)
@@ -112,7 +112,7 @@ def test_the_kv_cache_is_on_the_gpu_where_there_is_one_unless_unwanted(
         (RequestedSettings(num_experts=9), Reason.IMPOSSIBLE_SETTING, "num_experts", "8 experts"),
     ],
 )
-def test_the_impossible_is_refused_with_the_limit(
+def test_an_impossible_setting_is_rejected_with_the_limit(
     asked: RequestedSettings, reason: Reason, param: str, limit: str
 ) -> None:
     problem = refused(asked, MOE)
@@ -133,7 +133,7 @@ def test_experts_that_a_router_cannot_choose_are_refused_with_the_reason(
     assert words in problem.message
 
 
-def test_what_this_machine_never_holds_is_refused() -> None:
+def test_a_model_too_large_for_the_machine_is_rejected() -> None:
     big = replace(DENSE, weights_bytes=2_000_000)
     assert refused(RequestedSettings(), big).reason is Reason.INSUFFICIENT_MEMORY
     deep = replace(DENSE, kv_bytes_per_token=1000)

@@ -51,7 +51,7 @@ def test_one_error_makes_the_whole_file_declare_nothing() -> None:
     assert (file.declared, file.valid) == ((), False)
 
 
-def test_a_document_for_another_program_is_ignored_and_listed() -> None:
+def test_a_document_of_another_program_is_ignored_and_listed() -> None:
     file = read_file("a.yaml", b"apiVersion: v1\nkind: ConfigMap\n---\n" + VALID.encode())
     assert file.valid
     assert len(file.declared) == 1
@@ -93,7 +93,7 @@ def test_an_unknown_version_of_our_group_or_kind_is_an_error(version: str, kind:
         "[" * 100_000,
     ],
 )
-def test_flaws_are_bounded_in_number_and_length(text: str) -> None:
+def test_errors_are_limited_in_number_and_length(text: str) -> None:
     flaws = read_file("a.yaml", text.encode()).flaws
     assert 1 <= len(flaws) <= MAX_FLAWS + 1
     assert max(len(f.message) + len(f.key) for f in flaws) < 1000

@@ -121,7 +121,7 @@ def test_an_unreadable_directory_holds_everything(follower: Follower) -> None:
     assert set(follower.records) == {"a", "b"}
 
 
-def test_an_invalid_file_keeps_what_it_declared(follower: Follower) -> None:
+def test_an_invalid_file_keeps_its_records(follower: Follower) -> None:
     for now in (10.0, 1000.0):
         assert follower.see(invalid("a.yaml"), B, now=now).removals == ()
     assert follower.records["a"].spec == SPEC
@@ -170,7 +170,7 @@ def test_a_manifest_takes_over_an_http_record_without_a_new_generation() -> None
     assert follower.records["a"] == expected
 
 
-def test_another_sources_record_is_left_to_its_owner() -> None:
+def test_a_record_of_another_source_is_not_changed() -> None:
     theirs = Record("a", "directory:/theirs", SPEC, AT, file="x.yaml", line=3)
     follower = Follower(theirs)
     result = follower.see(file("a.yaml", ("a", OTHER)), now=0.0)
@@ -196,7 +196,7 @@ LATER = 10_000.0
         ),
     ],
 )
-def test_what_a_file_that_is_there_stops_declaring_without_a_word_is_held(
+def test_a_removal_without_a_clear_intent_is_held(
     follower: Follower, file_: ManifestFile, words: str
 ) -> None:
     for now in (1.0, 5.0, LATER):
@@ -213,7 +213,7 @@ def test_a_held_document_that_comes_back_is_never_removed(follower: Follower) ->
     assert (result.held, follower.records["a"].generation) == ({}, 2)
 
 
-def test_deleting_the_file_or_another_document_in_it_is_a_word(follower: Follower) -> None:
+def test_deleting_or_replacing_a_document_is_a_clear_intent(follower: Follower) -> None:
     follower.see(ManifestFile("a.yaml"), B, now=1.0)
     follower.see(B, now=LATER)
     assert follower.see(B, now=LATER + VANISHED_SECONDS).removals == ("a",)
@@ -235,7 +235,7 @@ def test_a_file_that_is_written_slowly_loses_nothing(follower: Follower) -> None
     assert result.removals == ("c",)
 
 
-def test_a_folder_that_turns_empty_is_believed_later() -> None:
+def test_an_emptied_folder_is_applied_after_a_delay() -> None:
     follower = Follower()
     follower.see(file("team/a.yaml", ("a", SPEC)), B, now=0.0)
     assert follower.see(B, now=1.0, empty_folders=("team/",)).check_at == 1.0 + EMPTY_SECONDS
@@ -250,7 +250,7 @@ def test_a_folder_that_turns_empty_is_believed_later() -> None:
         ManifestFile("team/", ignored=("a link to nothing",), open_end=True),
     ],
 )
-def test_what_stood_in_a_folder_that_cannot_be_read_is_kept(folder: ManifestFile) -> None:
+def test_records_of_an_unreadable_folder_are_kept(folder: ManifestFile) -> None:
     follower = Follower()
     follower.see(file("team/x/a.yaml", ("a", SPEC)), B, now=0.0)
     for now in (1.0, LATER):
@@ -335,13 +335,13 @@ class TestNodes:
     def see(self, *files: ManifestFile, **records: Record) -> Absorbed:
         return absorb(records, SourceState(), Snapshot(HERE, files), 0.0, AT, self.LABELS)
 
-    def test_only_what_is_meant_for_this_node_becomes_a_record(self) -> None:
+    def test_only_documents_that_select_this_node_become_records(self) -> None:
         seen = self.see(file("a.yaml", ("a", self.MINE), ("b", self.OTHERS), ("c", SPEC)))
         assert [r.name for r in seen.upserts] == ["a", "c"]
         assert list(seen.not_selected) == ["b"]
         assert seen.not_selected["b"].startswith("a.yaml:2: meant for nodes with role NotIn prod")
 
-    def test_one_name_may_stand_twice_for_different_nodes(self) -> None:
+    def test_a_name_may_be_declared_twice_for_different_nodes(self) -> None:
         seen = self.see(file("a.yaml", ("a", self.MINE), ("a", self.OTHERS)))
         assert [r.spec for r in seen.upserts] == [self.MINE]
         assert (seen.flagged, seen.not_selected) == ({}, {})

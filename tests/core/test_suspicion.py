@@ -65,7 +65,7 @@ def test_nothing_counts_after_a_clean_stop(last: LastRun, boot_id: str) -> None:
 
 
 @given(runs, boots)
-def test_it_counts_only_what_was_there(last: LastRun, boot_id: str) -> None:
+def test_only_loaded_or_loading_records_count(last: LastRun, boot_id: str) -> None:
     loading = any(
         (c.name, c.created_at, c.generation) == ("a", AT, 3) and c.action in LOADS
         for c in last.interrupted
@@ -98,7 +98,7 @@ def test_crashes_that_count(last: LastRun | None, counted: tuple[int, int]) -> N
     assert (found.daemon_crashes, found.machine_crashes) == counted
 
 
-def test_a_record_that_was_made_anew_is_another() -> None:
+def test_a_recreated_record_is_not_suspected() -> None:
     recreated = replace(RECORD, created_at=AT.replace(year=2027))
     last = LastRun("boot-1", clean=False, interrupted=(CUT,))
     assert after_start([recreated], {}, last, "boot-1", AT) == {}

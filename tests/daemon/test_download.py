@@ -342,8 +342,8 @@ def test_pull_fetches_and_reports_it(daemon: Daemon, hub: Hub, name: str) -> Non
         return result.exit_code, result.output
 
     code, output = pull(name, "--revision", "v1")
-    assert (code, output.startswith(f"{name} is fetched: ")) == (0, True)
-    assert pull(name, "--revision", "v1") == (0, f"{name} is there already\n")
+    assert (code, output.startswith(f"{name} is downloaded: ")) == (0, True)
+    assert pull(name, "--revision", "v1") == (0, f"{name} is already downloaded\n")
     assert pull("maker/none")[0] == 4
     hub.repositories[name].lies["model.safetensors"] = "0" * 64
     hub.repositories[name].commit = "1" * 40
@@ -368,12 +368,12 @@ def test_downloads_are_listed_watched_and_cancelled(daemon: Daemon, hub: Hub, na
     assert "was cancelled; the next download resumes this one" in cancelled["error"]["message"]
     assert fetchers(daemon) == []
     code, refused = downloads("cancel", job["job_id"])
-    assert (code, "has ended: failed" in refused) == (1, True)
+    assert (code, "has already ended: failed" in refused) == (1, True)
     assert downloads("watch", name)[0] == 1
     hub.stop_after = None
     download(daemon, name)
     code, watched = downloads("watch", name)
-    assert (code, watched.startswith(f"{name} is fetched: ")) == (0, True)
+    assert (code, watched.startswith(f"{name} is downloaded: ")) == (0, True)
     code, missing = downloads("watch", name.upper())
     assert (code, f"did you mean '{name}'?" in missing) == (4, True)
 

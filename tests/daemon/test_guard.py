@@ -129,7 +129,7 @@ def test_a_model_whose_load_brings_the_daemon_down_twice_is_held_until_it_is_cle
     assert "`reconciler clear slow`" in done.stdout
     block.unlink()  # the disk does not hang any more
     done = run(daemon, "clear", "slow")
-    assert (done.returncode, done.stdout) == (0, "the failures of slow are forgotten\n")
+    assert (done.returncode, done.stdout) == (0, "the failures of slow are cleared\n")
     daemon.ready("slow")
     assert run(daemon, "clear", "nobody").returncode == 4
 

@@ -83,7 +83,7 @@ def test_memory_is_not_wired_unless_asked_for(shared: Daemon) -> None:
 def test_an_option_with_a_wrong_value_is_refused_in_words(home: Home) -> None:
     for option, value, words in (
         ("--wired-limit", "24", "is not a size; use a number and a unit"),
-        ("--probe-interval", "0", "is too short; the least is 0.1s"),
+        ("--probe-interval", "0", "is too short; the minimum is 0.1s"),
     ):
         command = [sys.executable, "-m", "reconciler", "serve", *home.arguments(), option, value]
         done = subprocess.run(

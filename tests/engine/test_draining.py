@@ -1,4 +1,4 @@
-"""An instance that goes, over a real worker."""
+"""Draining of an instance, with a real worker."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ async def empty(tmp_path: Path) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 async def engine(empty: Engine, models: Path) -> Engine:
-    """One with `a` loaded."""
+    """An engine with `a` loaded."""
     checkpoint = read_facts((models / "tiny/llama").resolve())
     resolved = resolve(RequestedSettings(), checkpoint, await empty.machine())
     await empty.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, lambda _: None)
@@ -44,7 +44,7 @@ async def engine(empty: Engine, models: Path) -> Engine:
 
 
 def _machine(engine: Engine) -> Machine:
-    """As the worker of `a` describes it; another worker would have to be started to be asked."""
+    """The machine, as reported by the worker of `a`: starting another worker would be slow."""
     hello = engine._loaded["a"].holder.worker.hello
     assert hello is not None
     return hello.machine
@@ -54,7 +54,7 @@ async def _rest(chunks: AsyncIterator[bytes]) -> int:
     return sum([len(chunk) async for chunk in chunks])
 
 
-async def test_a_session_that_is_not_what_was_asked_for_is_closed(
+async def test_a_session_with_unexpected_settings_is_closed(
     engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = WorkerProcess.ask
@@ -88,11 +88,11 @@ async def test_requests_that_never_end_are_cut_off(
     assert engine.instances() == ()
 
 
-async def test_an_instance_that_drains_takes_no_new_requests(engine: Engine) -> None:
+async def test_a_draining_instance_rejects_new_requests(engine: Engine) -> None:
     async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)) as answer:
         await anext(answer.chunks)
         unloading = asyncio.create_task(engine.unload("a"))
-        while not engine._loaded["a"].draining:  # noqa: ASYNC110  no event tells
+        while not engine._loaded["a"].draining:  # noqa: ASYNC110  there is no event
             await asyncio.sleep(0)
         with pytest.raises(LoadError) as raised:
             async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)):
@@ -103,14 +103,14 @@ async def test_an_instance_that_drains_takes_no_new_requests(engine: Engine) -> 
     assert engine.instances() == ()
 
 
-async def test_what_is_not_loaded_answers_nothing(empty: Engine) -> None:
+async def test_an_instance_that_is_not_loaded_rejects_requests(empty: Engine) -> None:
     with pytest.raises(LoadError, match="'b' is not loaded now"):
         async with empty.request("b", "completions", ENDLESS, Lease(1, 10**9)):
             pass
 
 
 async def _replace(engine: Engine, models: Path) -> None:
-    """Another context length for `a`, which goes first."""
+    """Load `a` with another context length; the old instance is unloaded first."""
     checkpoint = read_facts((models / "tiny/llama").resolve())
     asked = RequestedSettings(context_length=64)
     resolved = resolve(asked, checkpoint, _machine(engine))
@@ -123,13 +123,13 @@ async def _tokens(engine: Engine) -> int:
         return len(await anext(answer.chunks))
 
 
-async def test_what_drains_for_a_load_that_is_cancelled_answers_again(
+async def test_a_draining_instance_answers_again_if_its_replacement_is_cancelled(
     engine: Engine, models: Path
 ) -> None:
     async with engine.request("a", "completions", ENDLESS, Lease(1, 10**9)) as answer:
         await anext(answer.chunks)
         replacing = asyncio.create_task(_replace(engine, models))
-        while not engine._loaded["a"].draining:  # noqa: ASYNC110  no event tells
+        while not engine._loaded["a"].draining:  # noqa: ASYNC110  there is no event
             await asyncio.sleep(0)
         replacing.cancel()
         await asyncio.gather(replacing, return_exceptions=True)
@@ -138,7 +138,7 @@ async def test_what_drains_for_a_load_that_is_cancelled_answers_again(
 
 
 @pytest.mark.parametrize(("method", "replaced"), [("pulse", False), ("end", False), ("ask", True)])
-async def test_what_was_being_closed_when_that_was_cancelled_is_gone(
+async def test_a_close_is_completed_though_it_is_cancelled(
     engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch, method: str, *, replaced: bool
 ) -> None:
     original = getattr(WorkerProcess, method)
@@ -161,7 +161,7 @@ async def test_what_was_being_closed_when_that_was_cancelled_is_gone(
     assert not worker.alive
 
 
-async def test_a_session_is_closed_though_another_came_as_its_worker_was_about_to_end(
+async def test_a_session_is_closed_though_another_one_keeps_its_worker(
     engine: Engine, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, asked, goes_on = WorkerProcess.pulse, asyncio.Event(), asyncio.Event()

@@ -1,4 +1,4 @@
-"""What the end of a worker is taken for."""
+"""Reason of a worker's exit."""
 
 import signal
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_the_reason_of_an_exit(
     assert problem.message.startswith(message)
 
 
-async def test_a_worker_that_never_gets_ready_is_ended_and_reported(
+async def test_a_worker_that_never_becomes_ready_is_ended_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "START_SECONDS", 0.0)

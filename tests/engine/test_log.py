@@ -1,9 +1,9 @@
-"""What is kept of what a worker writes is bounded."""
+"""The kept output of a worker is bounded."""
 
 from reconciler.engine.log import KEPT, LONGEST, Log
 
 
-async def test_the_last_lines_are_kept_and_none_at_any_length() -> None:
+async def test_the_last_lines_are_kept_and_long_ones_truncated() -> None:
     log = Log(1)
     for number in range(KEPT + 10):
         log.write(f"{number} {'x' * LONGEST}")

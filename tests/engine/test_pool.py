@@ -1,4 +1,4 @@
-"""When workers are started."""
+"""Start of workers by the pool."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ from reconciler.engine.process import WorkerProcess
 
 
 class FakeWorker:
-    """Is ready at once and lives until it is ended."""
+    """A worker that is ready at once and runs until it is ended."""
 
     alive = True
 
@@ -20,7 +20,7 @@ class FakeWorker:
         self.ended = asyncio.Event()
 
     async def ready(self) -> None:
-        """It is."""
+        """Return at once."""
 
     async def wait(self) -> None:
         await self.ended.wait()
@@ -32,7 +32,7 @@ class FakeWorker:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> "asyncio.Queue[FakeWorker]":
-    """Each worker that is started, in turn."""
+    """Started workers, in order."""
     workers: asyncio.Queue[FakeWorker] = asyncio.Queue()
 
     async def start(*_: Any) -> FakeWorker:
@@ -45,7 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> "asyncio.Queue[FakeWorker]":
     return workers
 
 
-async def test_a_spare_worker_is_started_after_one_was_taken_and_after_it_died(
+async def test_a_spare_worker_is_started_after_one_is_taken_or_dies(
     started: "asyncio.Queue[FakeWorker]",
 ) -> None:
     pool = Pool(Path())
@@ -58,7 +58,7 @@ async def test_a_spare_worker_is_started_after_one_was_taken_and_after_it_died(
     await pool.close()
 
 
-async def test_without_a_spare_a_worker_is_started_when_it_is_needed(
+async def test_without_a_spare_a_worker_is_started_on_demand(
     started: "asyncio.Queue[FakeWorker]",
 ) -> None:
     pool = Pool(Path(), spare=False)

@@ -1,4 +1,4 @@
-"""A worker process, as those who ask it see its end."""
+"""Exit of a worker process, as its callers see it."""
 
 import asyncio
 import json
@@ -24,12 +24,12 @@ from reconciler.models.checkpoint import read_facts
 
 ASKED = {"prompt": [7], "max_tokens": 30_000, "stream": True, "temperature": 0}
 ENDLESS = json.dumps(ASKED).encode()
-"""What is sampled could end by chance."""
+"""Greedy decoding: a sampled response could end by chance."""
 
 
 @pytest.fixture
 async def worker(tmp_path: Path) -> AsyncIterator[WorkerProcess]:
-    """One that has just been started: most tests end it before its imports are done."""
+    """A worker that has just been started: most tests end it before its imports are done."""
     directory = sockets.prepare(tmp_path)
     worker = await WorkerProcess.start(directory, "off")
     yield worker
@@ -37,7 +37,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[WorkerProcess]:
     sockets.remove(directory)
 
 
-async def test_a_reader_of_a_worker_that_is_ended_gets_the_reason(
+async def test_a_reader_of_an_ended_worker_gets_the_reason(
     worker: WorkerProcess, models: Path
 ) -> None:
     checkpoint = read_facts(models / "tiny/llama")
@@ -54,11 +54,11 @@ async def test_a_reader_of_a_worker_that_is_ended_gets_the_reason(
     assert raised.value.problem.reason is Reason.WORKER_DIED
 
 
-async def test_a_request_to_a_worker_already_found_dead_fails_as_died(
+async def test_a_request_to_a_worker_known_to_be_dead_fails_as_died(
     worker: WorkerProcess,
 ) -> None:
     os.kill(worker.pid, signal.SIGKILL)
-    for _ in range(2):  # the first finds out, and closes what the second would use
+    for _ in range(2):  # the first finds out, and closes the second's connection
         with pytest.raises(LoadError, match="killed from outside by SIGKILL") as raised:
             await worker.ask("DELETE", "sessions/1", None, type(None))
         assert raised.value.problem.reason is Reason.WORKER_KILLED
@@ -67,7 +67,7 @@ async def test_a_request_to_a_worker_already_found_dead_fails_as_died(
 async def test_a_large_body_is_sent_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """15 MB in one step of the event loop kept all other streams waiting for 20 ms."""
+    """Sending 15 MB in one step of the event loop blocked all other streams for 20 ms."""
     received: list[bytes] = []
 
     async def receive(request: web.Request) -> web.Response:
@@ -109,15 +109,15 @@ async def test_a_signal_to_the_daemons_group_does_not_reach_a_worker(
 async def test_a_killed_worker_is_not_alive_until_the_kernel_has_ended_it(
     worker: WorkerProcess,
 ) -> None:
-    """A spare that hung on one checkpoint was handed out for the load of another."""
+    """A spare worker that hung on one checkpoint was used for the load of another."""
     worker.kill(Problem(Reason.WORKER_HUNG, "it hung", permanent=False))
     assert not worker.alive
 
 
-async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(
+async def test_a_worker_that_the_kernel_cannot_end_blocks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one in the middle of a call to a driver or a disk that hangs: SIGKILL waits for that."""
+    """SIGKILL has no effect while a worker is in a hanging call to a driver or a disk."""
     directory = sockets.prepare(tmp_path)
     worker = await WorkerProcess.start(directory, "off")
     await worker.ready()
@@ -126,7 +126,7 @@ async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(
     monkeypatch.setattr(module, "END_SECONDS", 0.0)
     monkeypatch.setattr(module, "KILL_SECONDS", 0.0)
     monkeypatch.setattr(worker._process, "kill", lambda: None)
-    os.kill(worker.pid, signal.SIGSTOP)  # it does not see its lifeline
+    os.kill(worker.pid, signal.SIGSTOP)  # it does not notice that its lifeline closes
     try:
         with capture_logs() as logs:
             await worker.end()
@@ -139,7 +139,7 @@ async def test_a_worker_that_the_kernel_cannot_end_holds_nobody_up(
     sockets.remove(directory)
 
 
-async def test_what_a_dead_worker_leaves_is_ended(tmp_path: Path) -> None:
+async def test_children_of_a_dead_worker_are_ended(tmp_path: Path) -> None:
     process, exited = await spawn(
         *("sh", "-c", "sleep 600 & echo $!; read _; kill -9 $$"),
         stdin=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Looks at shapes, and loads that take the worker which looks."""
+"""Requests for shapes, and loads that take the worker of such a request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,7 +32,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 def before_answer(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitable[None]]]:
-    """What happens to looks, in turn, in place of an answer in time; further ones are answered."""
+    """Functions that replace the responses to requests for shapes, in order; later ones succeed."""
     turns: list[Callable[[], Awaitable[None]]] = []
     ask = WorkerProcess.ask
 
@@ -46,7 +46,7 @@ def before_answer(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitabl
     return turns
 
 
-async def test_who_borrows_gets_no_worker_that_was_taken_as_it_got_ready(tmp_path: Path) -> None:
+async def test_a_borrower_gets_no_worker_that_was_taken_as_it_became_ready(tmp_path: Path) -> None:
     directory = sockets.prepare(tmp_path)
     pool = Pool(directory)
     taken, borrowed = await asyncio.gather(pool.take(), pool.borrow())
@@ -62,7 +62,7 @@ async def test_a_load_does_not_get_the_worker_that_builds_another_checkpoint(
     checkpoint: Checkpoint,
     before_answer: list[Callable[[], Awaitable[None]]],
 ) -> None:
-    """What hangs there is killed, and the load would fail for another checkpoint's fault."""
+    """If that worker hung, it would be killed, and the load would fail for another checkpoint."""
     spare = await engine._pool.borrow()
     taken: list[WorkerProcess] = []
 
@@ -79,7 +79,7 @@ async def test_a_load_does_not_get_the_worker_that_builds_another_checkpoint(
     await worker.end()
 
 
-async def test_a_spare_worker_that_hangs_over_shapes_is_killed(
+async def test_a_spare_worker_that_hangs_on_shapes_is_killed(
     engine: Engine,
     checkpoint: Checkpoint,
     before_answer: list[Callable[[], Awaitable[None]]],
@@ -97,7 +97,7 @@ async def test_a_spare_worker_that_hangs_over_shapes_is_killed(
     assert (await engine.shapes(checkpoint)).growing
 
 
-async def test_models_are_built_one_by_one_so_that_none_answers_for_another(
+async def test_models_are_built_one_at_a_time_so_that_no_hang_affects_another(
     engine: Engine,
     checkpoint: Checkpoint,
     before_answer: list[Callable[[], Awaitable[None]]],

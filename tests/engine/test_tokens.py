@@ -1,4 +1,4 @@
-"""Counts of tokens that outlive sessions and workers."""
+"""Counts of tokens that persist across sessions and workers."""
 
 import pytest
 
@@ -14,14 +14,14 @@ def test_an_instance_has_the_sum_of_its_sessions() -> None:
     tokens = Tokens()
     tokens.open("1", "a")
     tokens.read(pulse(**{"1": Usage(10, 3)}))
-    tokens.open("2", "a")  # other settings; the old session still drains
+    tokens.open("2", "a")  # other settings; the old session is still draining
     tokens.read(pulse(**{"1": Usage(10, 5), "2": Usage(1, 1)}))
     assert tokens.totals() == {"a": Usage(11, 6)}
     tokens.close("1", Usage(10, 7))
     assert tokens.totals() == {"a": Usage(11, 8)}
 
 
-def test_what_was_read_last_counts_where_there_is_no_last_word() -> None:
+def test_the_last_reading_counts_if_there_is_no_final_one() -> None:
     tokens = Tokens()
     tokens.open("1", "a")
     tokens.read(pulse(**{"1": Usage(10, 3)}))
@@ -30,7 +30,7 @@ def test_what_was_read_last_counts_where_there_is_no_last_word() -> None:
     assert tokens.totals() == {"a": Usage(10, 3)}
 
 
-def test_counts_never_go_back_and_strangers_are_not_counted() -> None:
+def test_counts_never_decrease_and_unknown_sessions_are_not_counted() -> None:
     tokens = Tokens()
     tokens.open("1", "a")
     for usage in (Usage(10, 3), Usage(10, 2), Usage(9, 3)):
@@ -39,13 +39,13 @@ def test_counts_never_go_back_and_strangers_are_not_counted() -> None:
     assert tokens.totals() == {"a": Usage(10, 3)}
 
 
-def test_an_instance_that_answered_nothing_has_none() -> None:
+def test_an_instance_without_requests_has_no_tokens() -> None:
     tokens = Tokens()
     tokens.open("1", "a")
     assert tokens.totals() == {"a": Usage(0, 0)}
 
 
-def test_what_is_kept_goes_with_its_record_once_its_session_is_closed() -> None:
+def test_counts_are_dropped_with_the_record_after_its_session_closes() -> None:
     tokens = Tokens()
     for session, name in (("1", "idle"), ("2", "gone"), ("3", "drains")):
         tokens.open(session, name)
@@ -59,7 +59,7 @@ def test_what_is_kept_goes_with_its_record_once_its_session_is_closed() -> None:
     assert tokens.totals() == {"idle": Usage(10, 3)}
 
 
-def test_waits_for_first_tokens_add_up_and_never_go_back() -> None:
+def test_times_to_first_token_add_up_and_never_decrease() -> None:
     tokens = Tokens()
     for session in "12":
         tokens.open(session, "a")

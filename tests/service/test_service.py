@@ -212,7 +212,7 @@ def test_the_command_prints_the_file_and_refuses_options_that_serve_would_refuse
     status = run(main, ["service", "status"])
     assert (status.exit_code, "not installed" in status.output) == (4, True)
     gone = run(main, ["service", "uninstall"])
-    assert (gone.exit_code, "is not there" in gone.output) == (0, True)
+    assert (gone.exit_code, "does not exist" in gone.output) == (0, True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,14 +221,14 @@ def test_a_service_of_the_system_needs_root(monkeypatch: pytest.MonkeyPatch) -> 
     for command in ("install", "uninstall"):
         refused = CliRunner().invoke(main, ["service", command, "--system"])
         assert refused.exit_code == 1
-        assert "needs root: sudo " in refused.output
+        assert "requires root; run: sudo " in refused.output
 
 
 def test_what_serve_would_refuse_is_not_installed() -> None:
     for options, words in (
         (("--allow-origin", "*"), "--token-file"),
         (("--allow-origin", "http://a.example/"), "write http://a.example"),
-        (("--allow-host", "*.com"), "name the hosts"),
+        (("--allow-host", "*.com"), "list the hosts"),
     ):
         done = CliRunner().invoke(main, ["service", "install", "--print", "--", *options])
         assert done.exit_code != 0

@@ -143,7 +143,9 @@ def test_as_many_requests_as_may_wait_and_no_more(models: Path) -> None:
 
     for _ in range(BATCH_SIZE + MAX_WAITING):
         start()
-    with pytest.raises(OverloadedError, match=f"{MAX_WAITING} of at most {MAX_WAITING} are waiting"):
+    with pytest.raises(
+        OverloadedError, match=f"{MAX_WAITING} of at most {MAX_WAITING} are waiting"
+    ):
         start()
     while session.busy:
         session.step()

@@ -1,7 +1,7 @@
-"""`import`: settings of LM Studio and Ollama as manifests.
+"""`import`: convert settings of LM Studio and Ollama to manifests.
 
-Files of other programs are read, never written. Each preset or model is read by itself: one that
-cannot be read is reported, and the others are imported all the same.
+Files of other programs are read, never written. Each preset or model is read separately: one that
+cannot be read is reported, and does not stop the others.
 """
 
 from collections.abc import Iterable
@@ -26,13 +26,13 @@ to = click.option(
     "--to",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write a file for each manifest to this directory.  [default: print them]",
+    help="Write a file per manifest to this directory.  [default: print them]",
 )
 
 
 @click.group("import")
 def import_() -> None:
-    """Make manifests of the settings of other programs."""
+    """Convert settings of other programs to manifests."""
 
 
 @import_.command("lmstudio", epilog="\b\nExample:\n  reconciler import lmstudio --to manifests")
@@ -47,9 +47,9 @@ def import_() -> None:
 @mapped
 @to
 def lmstudio_command(root: Path, maps: tuple[str, ...], directory: Path | None) -> None:
-    """Import presets, and the defaults that were saved for models.
+    """Import presets, and saved defaults of models.
 
-    A preset names no model: name one for it with --map.
+    A preset has no model: give one for it with --map.
     """
     _import(lm_studio.found(root), _mapping(maps), directory)
 
@@ -73,7 +73,7 @@ def lmstudio_command(root: Path, maps: tuple[str, ...], directory: Path | None) 
 def ollama_command(root: Path, maps: tuple[str, ...], directory: Path | None) -> None:
     """Import the parameters and system prompts of models.
 
-    Ollama's models are GGUF files, which MLX cannot load: name an MLX model for each with --map.
+    Ollama's models are GGUF files, which MLX cannot load: give an MLX model for each with --map.
     """
     _import(ollama.found(root), _mapping(maps), directory)
 
@@ -89,7 +89,7 @@ def _mapping(maps: Iterable[str]) -> dict[str, str]:
 
 
 def _import(found: Iterable[Found], maps: dict[str, str], directory: Path | None) -> None:
-    """Print or write a manifest for each; report what is left out."""
+    """Print or write a manifest for each; report settings that are left out."""
     imported, used = 0, set()
     for one in found:
         names = [name.lower() for name in one.names if name.lower() in maps]
@@ -97,7 +97,7 @@ def _import(found: Iterable[Found], maps: dict[str, str], directory: Path | None
         model = maps[names[0]] if names else one.model
         problem = one.problem
         if problem is None and model is None:
-            problem = f"name an MLX model for it with --map '{one.names[0]}=MODEL'"
+            problem = f"give an MLX model for it with --map '{one.names[0]}=MODEL'"
         text = ""
         if problem is None and model is not None:
             text, problem = manifest(one, model)
@@ -111,13 +111,13 @@ def _import(found: Iterable[Found], maps: dict[str, str], directory: Path | None
             keys = printable(", ".join(one.left_out))
             click.echo(f"{printable(one.origin)}: these settings are left out: {keys}", err=True)
     for name in maps.keys() - used:
-        click.echo(f"--map {printable(name)}: there is nothing of that name", err=True)
+        click.echo(f"--map {printable(name)}: no preset or model has this name", err=True)
     if not imported:
         raise click.ClickException("nothing was imported")
 
 
 def _put(text: str, one: Found, directory: Path | None) -> str | None:
-    """Print or write a manifest; why it cannot be written."""
+    """Print or write a manifest, and return the error if it cannot be written."""
     if directory is None:
         click.echo(f"---\n{text}", nl=False)
         return None
@@ -127,7 +127,7 @@ def _put(text: str, one: Found, directory: Path | None) -> str | None:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
-        return f"{file} is there already and is not overwritten"
+        return f"{file} already exists and is not overwritten"
     except OSError as error:
         return f"cannot write {file}: {error.strerror}"
     click.echo(f"{file} is written")

@@ -1,4 +1,4 @@
-"""Settings that were found in files of another program, and the manifest that they become."""
+"""Settings found in files of another program, and their manifest."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from reconciler.cli.output import yaml_text
 from reconciler.core.snapshot import API_VERSION, KIND, read_file
 
 MAX_BYTES = 1_000_000
-"""Of a file of settings."""
+"""Size limit of a settings file."""
 
 MAX_NAME = 200
 
@@ -20,17 +20,17 @@ class Found:
     """One preset or model of another program."""
 
     origin: str
-    """What is shown of it: a file or a name."""
+    """File or name, for messages."""
     names: tuple[str, ...]
-    """By which `--map` names it."""
+    """Names that `--map` accepts for it."""
     model: str | None = None
-    """None: MLX can load none of that name."""
+    """Model to load; None if MLX can load no model of that name."""
     config: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
-    """Settings that have no counterpart."""
+    """Settings that have no equivalent."""
     problem: str | None = None
-    """Why it cannot be read."""
+    """Error that prevents reading it."""
 
     @property
     def record(self) -> str:
@@ -40,7 +40,7 @@ class Found:
 
 
 def manifest(one: Found, model: str) -> tuple[str, str | None]:
-    """The manifest, and why it would not be valid."""
+    """The manifest, and its errors if it is invalid."""
     spec: dict[str, Any] = {"model": model}
     if one.config:
         spec["config"] = one.config
@@ -54,20 +54,20 @@ def manifest(one: Found, model: str) -> tuple[str, str | None]:
 
 
 def file_name(record: str) -> str:
-    """The file for a record's manifest."""
+    """File name of a record's manifest."""
     return re.sub(r"[/:@]", "-", record) + ".yaml"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object in a file. Raises OSError or ValueError."""
+    """Read a JSON object from a file. Raises OSError or ValueError."""
     value = json.loads(read_text(path))
     if not isinstance(value, dict):
-        raise ValueError("it holds no object")  # noqa: TRY004  it is the file's value
+        raise ValueError("it is not a JSON object")  # noqa: TRY004  it is the file's value
     return value
 
 
 def read_text(path: Path) -> str:
-    """A small text file. Raises OSError or ValueError."""
+    """Read a text file of limited size. Raises OSError or ValueError."""
     with path.open("rb") as stream:
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

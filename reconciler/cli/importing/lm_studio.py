@@ -1,8 +1,8 @@
-"""LM Studio's presets, and the defaults that it saved for models.
+"""LM Studio's presets, and its saved defaults of models.
 
 `config-presets/NAME.preset.json` and `.internal/user-concrete-model-default-config/PUBLISHER/NAME`
 with `.json` have `operation.fields` and `load.fields`: lists of {key, value}, in which an optional
-value is {checked, value}. LM Studio documents neither; this is how published tools read them.
+value is {checked, value}. LM Studio documents neither; published tools read them this way.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ CONFIG = {
 
 
 def found(root: Path) -> Iterator[Found]:
-    """All presets and all defaults of models, by the names of their files."""
+    """Read all presets and all defaults of models, in the order of their file names."""
     for path in sorted((root / PRESETS).glob("*.json")):
         name = path.name.removesuffix(".json").removesuffix(".preset")
         yield _read(path, path.name, name, None)
@@ -63,7 +63,7 @@ def _read(path: Path, origin: str, name: str, model: str | None) -> Found:
 
 
 def _fields(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values that are set; values that are switched off or empty are not."""
+    """Keys and values that are set; disabled and empty values are skipped."""
     for part in ("operation", "load"):
         section = content.get(part)
         entries = section.get("fields") if isinstance(section, dict) else None

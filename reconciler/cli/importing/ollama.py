@@ -1,8 +1,8 @@
 """Parameters and system prompts of Ollama's models.
 
 `manifests/REGISTRY/NAMESPACE/NAME/TAG` lists layers by media type and digest; a layer's content is
-`blobs/sha256-DIGEST`. Parameters are a JSON object, a system prompt is a text. Ollama's own code
-reads them so.
+`blobs/sha256-DIGEST`. Parameters are a JSON object; a system prompt is text. The source of this
+format is Ollama's code.
 """
 
 import re
@@ -18,7 +18,7 @@ SYSTEM = "application/vnd.ollama.image.system"
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 USUAL = ("registry.ollama.ai/library/", "registry.ollama.ai/")
-"""Left out of names, as `ollama list` does."""
+"""Prefixes removed from names, as in `ollama list`."""
 
 DEFAULTS = {
     "temperature": "temperature",
@@ -34,7 +34,7 @@ DEFAULTS = {
 
 
 def found(root: Path) -> Iterator[Found]:
-    """All models that have parameters or a system prompt, by name."""
+    """Read all models that have parameters or a system prompt, in the order of their names."""
     manifests = root / "manifests"
     for path in sorted(manifests.rglob("*")):
         parts = path.relative_to(manifests).parts
@@ -73,8 +73,8 @@ def _layers(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _blob(root: Path, digest: str) -> Path:
-    """Raises ValueError for what is no digest."""
+    """Path of a blob. Raises ValueError if the digest is invalid."""
     match = DIGEST.fullmatch(digest)
     if match is None:
-        raise ValueError(f"'{digest[:80]}' is no digest")
+        raise ValueError(f"'{digest[:80]}' is not a digest")
     return root / "blobs" / f"sha256-{match[1]}"
