@@ -33,5 +33,5 @@ def test_somebody_elses_place_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     path = sockets.prepare(tmp_path)
     path.rmdir()
     path.symlink_to(tmp_path)
-    with pytest.raises(PermissionError, match="somebody else"):
+    with pytest.raises(PermissionError, match="another user"):
         sockets.prepare(tmp_path)

@@ -8,6 +8,7 @@ from multidict import CIMultiDict
 from reconciler.api.errors import ApiError
 from reconciler.api.guard import guard
 from reconciler.api.origins import Access
+from reconciler.api.page import SERVES_PAGE
 
 TOKEN = "zirconium"
 BEARER = "Authorization"
@@ -19,7 +20,9 @@ async def ask(*headers: tuple[str, str]) -> web.StreamResponse:
     async def handler(_request: web.Request) -> web.Response:
         return web.Response()
 
-    request = make_mocked_request("GET", "/health", CIMultiDict(headers))
+    app = web.Application()
+    app[SERVES_PAGE] = True
+    request = make_mocked_request("GET", "/health", CIMultiDict(headers), app=app)
     return await guard(Access("127.0.0.1", TOKEN))(request, handler)
 
 

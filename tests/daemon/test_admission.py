@@ -103,7 +103,7 @@ def test_a_refusal_has_the_numbers_and_who_holds_what(daemon: Daemon, one: str) 
     status, answer = daemon.request("POST", "/api/v1/models/load", BODY | {"model": "tiny/qwen3"})
     assert (status, answer["error"]["code"]) == (503, "insufficient_memory")
     message = answer["error"]["message"]
-    assert f"short of the {float(one.removesuffix('MB')):.1f} MB" in message
+    assert f"short of the memory budget of {float(one.removesuffix('MB')):.1f} MB" in message
     assert "in use: tiny/llama " in message
     status, answer = daemon.request("POST", "/api/v1/models/load", BODY | {"context_length": 32768})
     assert answer["error"]["code"] == "insufficient_memory"
