@@ -267,6 +267,19 @@ async def test_a_hidden_page_holds_no_connection_and_catches_up(
         await tab.shows("Ready", row("meanwhile"))
 
 
+@pytest.mark.parametrize("address", ["record/100%", "chat/%ff", "constructor", "__proto__/x"])
+async def test_a_malformed_address_shows_a_view(
+    browser: Browser, shared: Daemon, address: str
+) -> None:
+    async with browser.page() as tab:
+        await tab.open(f"{shared.url}/#/{address}")
+        await tab.shows("Live", ".connection")
+        await tab.go("sources")
+        await tab.shows("Sources", "h1")
+        await tab.go(address)
+        await tab.until("document.querySelector('h1').innerText !== 'Sources'")
+
+
 async def test_a_token_is_asked_for_and_kept_in_the_tab_alone(browser: Browser, home: Home) -> None:
     file = home.root / "token"
     file.write_text(TOKEN)
@@ -276,6 +289,10 @@ async def test_a_token_is_asked_for_and_kept_in_the_tab_alone(browser: Browser, 
             await tab.shows("requires a token", "h1")
             await tab.fill("#token", "wrong")
             await tab.press("Enter")
+            await tab.shows("That is not the daemon's token", ".note.bad")
+            await tab.fill("#token", f"\u201c{TOKEN}\u201d")  # not Latin-1, as headers must be
+            await tab.press("Enter")
+            await tab.until("!document.querySelector('.note.bad')")
             await tab.shows("That is not the daemon's token", ".note.bad")
             await tab.fill("#token", TOKEN)
             await tab.press("Enter")
