@@ -267,6 +267,20 @@ async def test_a_hidden_page_holds_no_connection_and_catches_up(
         await tab.shows("Ready", row("meanwhile"))
 
 
+async def test_a_read_that_fails_is_repeated(page: Page, shared: Daemon) -> None:
+    await page.run("""(() => {
+      const real = window.fetch;
+      window.fetch = async (path, options) => {
+        if (path !== '/api/v1/records/unread') return real(path, options);
+        window.fetch = real;
+        throw new TypeError('Failed to fetch');
+      };
+    })()""")
+    spec = {"spec": {"model": QUESTIONS, "suspend": True}}
+    shared.request("PUT", "/api/v1/records/unread", spec)
+    await page.shows("Suspended", row("unread"))
+
+
 @pytest.mark.parametrize("address", ["record/100%", "chat/%ff", "constructor", "__proto__/x"])
 async def test_a_malformed_address_shows_a_view(
     browser: Browser, shared: Daemon, address: str
