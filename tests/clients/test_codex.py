@@ -48,7 +48,9 @@ def run(
     return clients.installed(CODEX).run(command, environ=recipe.environ, cwd=cwd)
 
 
-def test_a_tool_round_trip(clients: Clients, shared: Daemon, model: str, tmp_path: Path) -> None:
+def test_a_tool_round_trip_works(
+    clients: Clients, shared: Daemon, model: str, tmp_path: Path
+) -> None:
     done = run(clients, shared, model, tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, ANSWER), done.stderr
     assert "42 sheep" in done.stderr
