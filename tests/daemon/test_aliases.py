@@ -49,7 +49,7 @@ def test_a_record_answers_under_its_alias(assistant: Daemon, path: str) -> None:
     assert status == 200, answer
 
 
-def test_ollama_s_clients_may_add_the_tag_latest(assistant: Daemon) -> None:
+def test_ollamas_clients_may_add_the_tag_latest(assistant: Daemon) -> None:
     body = DOORS["/api/chat"] | {"model": "gpt-4o:latest"}
     assert assistant.request("POST", "/api/chat", body)[0] == 200
     shown = assistant.request("POST", "/api/show", {"model": "gpt-4o:latest"})

@@ -185,7 +185,7 @@ def test_an_echo_has_the_log_probabilities_of_the_prompt(
         assert best == pytest.approx(row.max().item(), abs=1e-3)
 
 
-def test_an_echo_without_log_probabilities_and_in_a_stream(client: openai.OpenAI) -> None:
+def test_an_echo_works_without_log_probabilities_and_in_a_stream(client: openai.OpenAI) -> None:
     more: Any = {"model": LLAMA, "prompt": [PROMPT, "b"], "echo": True, "seed": 2, "n": 2}
     whole = client.completions.create(max_tokens=5, **more)
     assert [choice.text.startswith(PROMPT) for choice in whole.choices] == [
@@ -227,7 +227,7 @@ def coder(both: Daemon) -> Path:
     return path
 
 
-def test_a_suffix_is_answered_as_the_prompt_format_of_the_family(
+def test_a_suffix_uses_the_fill_in_the_middle_format_of_the_family(
     both: Daemon, coder: Path, client: openai.OpenAI
 ) -> None:
     prompt, suffix = "def f(x):\n    ", "\n    return x"

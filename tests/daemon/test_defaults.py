@@ -98,7 +98,7 @@ def test_a_default_seed_makes_equal_requests_equal(daemon: Daemon) -> None:
     assert complete(daemon, "seeded", seed=8) != seeded
 
 
-def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> None:
+def test_max_tokens_is_set_by_the_request_the_record_or_the_model(daemon: Daemon) -> None:
     def tokens(name: str, **more: Any) -> int:
         body = {"model": name, "prompt": [5, 6, 7], "temperature": 0} | more
         status, answer = daemon.request("POST", TEXT, body)

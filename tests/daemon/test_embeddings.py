@@ -103,7 +103,7 @@ def test_texts_from_ollamas_client_are_truncated_unless_it_forbids_that(embeddin
 def test_ollamas_clients_recognize_an_embedding_model(embedding: Daemon) -> None:
     with ollama.Client(embedding.url) as ours:
         assert ours.show(EMBEDDER).capabilities == ["embedding"]
-        assert ours.embed(EMBEDDER, "").embeddings == []  # that loads it
+        assert ours.embed(EMBEDDER, "").embeddings == []  # this loads it
     wrong: list[dict[str, Any]]
     wrong = [{"input": 5}, {"input": [5]}, {"input": "x", "keep_alive": "x"}]
     for body in wrong:

@@ -32,7 +32,7 @@ def file(daemon: Daemon, path: str) -> Any:
 def seen(daemon: Daemon, path: str) -> None:
     """Wait until the directory has been read after `path` was written.
 
-    A manifest for somebody else changes nothing, and is listed.
+    Writes a manifest for another node, which changes nothing but is listed.
     """
     text = "apiVersion: v1\nkind: Service\n"
     (daemon.home.manifests / path).write_text(text, "utf-8")

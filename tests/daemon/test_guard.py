@@ -80,7 +80,7 @@ def let_look(daemon: Daemon, block: Path) -> None:
 
 @contextmanager
 def reading(daemon: Daemon, block: Path) -> Iterator[None]:
-    """Run while the worker waits for the file, in the middle of the load."""
+    """Run the block while the worker waits for the file, in the middle of the load."""
     daemon.until(lambda: any(e["type"] == "phase" for e in daemon.events()))
     end = opened(daemon, block)
     yield

@@ -41,7 +41,7 @@ RESULT = closed(
     ),
     warnings_={"type": "array", "items": STRING},
 )
-"""LM Studio's documentation, "Chat with a model", without what needs tools or stored chats."""
+"""LM Studio's documentation, "Chat with a model", without parts that need tools or stored chats."""
 
 NAMED = closed(type=STRING, model_instance_id=STRING)
 TEXT = closed(type=STRING, content=STRING)

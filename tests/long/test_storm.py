@@ -11,7 +11,7 @@ KILLS = 105
 """Kills for each seed; up to twice as many until they have hit their targets."""
 
 SPARE = ("--spare-workers", "1")
-"""The default of users; the short storm runs without spare workers."""
+"""Spare workers, as users have them; the short storm runs without."""
 
 
 def hits_enough(running: Storm) -> bool:
