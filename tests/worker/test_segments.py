@@ -79,9 +79,8 @@ def test_text_that_a_template_adds_only_for_the_answer_is_excluded(tokenizer: An
 def test_a_tool_result_is_a_turn_like_a_users(tokenizer: Any) -> None:
     *_, user, last = found(tokenizer, THINKING, [SYSTEM, USER, ANSWER, RESULT])
     assert last.endswith("</think>A record.<|end|><|tool|>42<|end|><|assistant|><think>")
-    assert user.endswith(
-        "What is wanted?<|end|><|assistant|>"
-    )  # the next user turn removes the reasoning
+    # The next user turn removes the reasoning.
+    assert user.endswith("What is wanted?<|end|><|assistant|>")
 
 
 def test_rewindable_caches_need_only_the_boundary_after_the_system_turns(
