@@ -18,10 +18,10 @@ from reconciler.worker import quick_imports
 # Set the environment before the imports below and those of the tests.
 
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
-"""With TF32, MLX on a GPU rounds float32 products, and equivalent computations differ."""
+"""Disable TF32, with which MLX on a GPU rounds float32 products: equivalent results would differ."""
 
 os.environ.setdefault("SSL_CERT_FILE", os.devnull)
-"""No certificates: aiohttp parses all at import, 40 ms in each process, and no test needs one."""
+"""Load no certificates: aiohttp parses all at import, 40 ms a process, and no test needs one."""
 
 # Containers often set it. Each daemon and worker would then compile the whole project at its start,
 # and pytest all tests at each run.

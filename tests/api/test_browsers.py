@@ -156,7 +156,7 @@ async def test_a_refused_preflight_of_another_page_names_the_option(serving: Ser
 
 
 @with_access(PAGE)
-async def test_options_without_a_preflight_is_an_unsupported_method(serving: Served) -> None:
+async def test_an_options_request_that_is_not_a_preflight_is_refused(serving: Served) -> None:
     assert await serving.status("OPTIONS", "/v1/models") == 405
     assert await serving.status("OPTIONS", "/v1/models", Origin=PAGE) == 405
 

@@ -1,4 +1,4 @@
-"""All keys by which mlx-lm's models configure their experts are known."""
+"""Keys by which mlx-lm's models configure their experts."""
 
 import ast
 import json

@@ -129,8 +129,8 @@ def test_a_cycle_of_bases_is_not_found(folders: Folders) -> None:
 
 
 def test_virtual_models_that_all_name_each_other_are_resolved_quickly(folders: Folders) -> None:
-    """Each of 30 models names all 30, and the last names the model on disk: without a set of
-    visited models, the search would try 30^10 paths.
+    """29 models name all 30, and the last names the model on disk: without a set of visited models,
+    the search would try 30^10 paths.
     """
     path = folders.download("c/concrete")
     names = [f"v/model-{n}" for n in range(30)]
