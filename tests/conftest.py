@@ -18,7 +18,7 @@ from reconciler.worker import quick_imports
 # Set the environment before the imports below and those of the tests.
 
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
-"""Disable TF32, with which MLX on a GPU rounds float32 products: equivalent results would differ."""
+"""Disable TF32: with it, MLX on a GPU rounds float32 products, and equal computations differ."""
 
 os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 """Load no certificates: aiohttp parses all at import, 40 ms a process, and no test needs one."""
