@@ -45,7 +45,7 @@ LLAMA = {
 
 
 def prefill(session: Session, length: int) -> tuple[float, float]:
-    """Seconds and peak bytes of a prefill of `tokens` tokens and the generation of one."""
+    """Seconds and peak bytes of a prefill of `length` tokens and the generation of one."""
     mx.clear_cache()
     mx.reset_peak_memory()
     before = mx.get_active_memory()

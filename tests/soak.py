@@ -53,7 +53,7 @@ class Sample:
     workers: int
     orphans: int
     sockets: int
-    """Sockets without a worker."""
+    """Number of sockets without a worker."""
     disk: int
     """Bytes of the state directory."""
 

@@ -98,7 +98,7 @@ def raising(name: str, error: BaseException) -> Callable[[Path], bool]:
 
 @pytest.fixture
 def nobody() -> Iterator[None]:
-    """Drop root, which bypasses permissions, for another user."""
+    """Run as an unprivileged user, since root bypasses permissions."""
     if os.geteuid() == 0:
         os.seteuid(65534)
         yield
