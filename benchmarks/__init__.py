@@ -1,1 +1,1 @@
-"""How fast, as ratios measured side by side in one run: `make bench`, `make bench-quick`."""
+"""Speed as ratios, measured side by side in one run: `make bench`, `make bench-quick`."""

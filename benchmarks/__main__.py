@@ -18,7 +18,7 @@ from benchmarks.measure import Result, table, write
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the results here.")
 def main(*, quick: bool, file: Path | None) -> None:
     """Measure, and print a table."""
-    # A short path: the workers' sockets lie below it.
+    # A short path, since the workers' sockets are below it.
     with tempfile.TemporaryDirectory(prefix="reconciler-bench-", dir="/tmp") as directory:
         home = Path(directory).resolve()
         models = home / "models"

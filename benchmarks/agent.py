@@ -1,4 +1,4 @@
-"""How soon an agent's next turn is answered: its history comes again, rendered anew, each time."""
+"""Time to the first token of an agent's next turn, which sends the whole history again."""
 
 import itertools
 import time
@@ -17,10 +17,10 @@ MODELS = {
     "gemma3_text": "gemma3_text: sliding windows",
     "qwen3_5": "qwen3_5: recurrent states",
 }
-"""Checkpoints below `bench/agent`, and what to call them."""
+"""Titles by checkpoint below `bench/agent`."""
 
 SYSTEM = "What is asked for is honoured, or the answer says why it is not. " * 30
-"""About 700 tokens of the tiny tokenizer."""
+"""A prompt of about 700 tokens of the tiny tokenizer."""
 
 USER = "What is wanted? The loop compares records with instances. "
 ANSWER = "A record says what is wanted. An instance is what is loaded."
@@ -30,15 +30,15 @@ _serial = itertools.count()
 
 
 class Conversation:
-    """Turns of an agent, each sent with all before it."""
+    """Turns of an agent, each sent with all earlier ones."""
 
     def __init__(self, url: str, model: str) -> None:
         self._url, self._model = f"{url}/v1/chat/completions", model
         self.cached: list[int] = []
-        """Prompt tokens of each turn from the second on that were not read again."""
+        """Prompt tokens from the prompt cache, by turn from the second."""
 
     async def seconds(self) -> float:
-        """The mean time to the first token of turns 2 to 5, of a conversation never had before."""
+        """Mean time to the first token of turns 2 to 5 in a new conversation."""
         serial = f"{next(_serial):05d} "
         messages: list[Any] = [{"role": "system", "content": serial + SYSTEM}]
         times = []
@@ -52,13 +52,13 @@ class Conversation:
                 times.append(time.perf_counter() - begin)
                 if turn:
                     self.cached.append(usage["prompt_tokens_details"]["cached_tokens"])
-                # As if it had said this: a client sends an answer as it understood it.
+                # A fixed answer in place of the real one: clients send answers as they parsed them.
                 messages.append({"role": "assistant", "content": ANSWER})
         return mean(times[1:])
 
 
 async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
-    """All of it."""
+    """Run all of these benchmarks."""
     results = []
     for name, what in list(MODELS.items())[:2] if quick else MODELS.items():
         model = f"bench/agent-{name}"

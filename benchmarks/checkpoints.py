@@ -1,5 +1,5 @@
-"""Checkpoints to measure with: the package's, a tiny llama, and one of 3 GB. Run as a script, so
-that whoever measures does not import MLX: `python -m benchmarks.checkpoints DIRECTORY`."""
+"""Writes checkpoints for benchmarks, from tiny ones to a llama of 3.4 GB. Runs as a script, so that
+the measuring process does not import MLX: `python -m benchmarks.checkpoints DIRECTORY`."""
 
 import itertools
 import json
@@ -17,18 +17,18 @@ LAYERS = 12
 HIDDEN = 2048
 INTERMEDIATE = 8192
 VOCABULARY = 32000
-"""0.8 billion parameters, 3.4 GB in float32: what is measured is loading, and in bfloat16 MLX's CPU
-backend takes longer for the one token of the warm-up than for reading the weights."""
+"""A llama of 0.8 billion parameters, 3.4 GB in float32, for benchmarks of loading. In bfloat16,
+MLX's CPU backend takes longer for the warm-up's single token than for reading the weights."""
 
 
 AGENT = {"hidden_size": 256, "num_hidden_layers": 8, "head_dim": 64}
-"""So that reading a turn takes tens of milliseconds on a CPU."""
+"""Sizes with which the prefill of a turn takes tens of milliseconds on a CPU."""
 
 AGENT_WINDOW = 128
 
 
 def agent(name: str, directory: Path) -> None:
-    """An architecture of mlx-lm's, with sliding windows that are shorter than a conversation."""
+    """Write an architecture of mlx-lm, with sliding windows shorter than a conversation."""
     config = architectures.config(name)
     inner = config.get("text_config", config)
     inner |= AGENT
@@ -46,7 +46,7 @@ def large(
     intermediate: int = INTERMEDIATE,
     vocabulary: int = VOCABULARY,
 ) -> None:
-    """A llama of 3.4 GB. All layers have the same random weights: only their size matters."""
+    """Write a llama of 3.4 GB. All layers have the same random weights: only their size matters."""
     make("llama", directory)
     config = json.loads((directory / "config.json").read_text("utf-8")) | {
         "hidden_size": hidden,
@@ -95,7 +95,7 @@ def large(
 
 
 def wide(directory: Path, vocabulary: int = 151_936) -> None:
-    """A tiny llama with as many tokens as Qwen's, most of which no text is split into."""
+    """Write a tiny llama with as many tokens as Qwen's; most occur in no text."""
     large(directory, layers=2, hidden=64, intermediate=128, vocabulary=vocabulary)
     path = directory / "tokenizer.json"
     tokenizer = json.loads(path.read_text("utf-8"))
@@ -133,9 +133,9 @@ SYLLABLES = [
 
 
 def worded(directory: Path, vocabulary: int = 128_000) -> None:
-    """A small llama with a byte-level vocabulary of words, as large as Llama 3's.
+    """Write a small llama with a byte-level vocabulary of words, as large as Llama 3's.
 
-    With 256 dimensions the last layer alone takes a CPU as long as all of a small model on a GPU.
+    With 256 dimensions, a CPU takes as long for the last layer as a GPU for a whole small model.
     """
     large(directory, layers=2, hidden=256, intermediate=256, vocabulary=vocabulary)
     path = directory / "tokenizer.json"
@@ -152,7 +152,7 @@ def worded(directory: Path, vocabulary: int = 128_000) -> None:
 
 
 def _byte_letters() -> dict[int, str]:
-    """The letter that stands for each byte in byte-level vocabularies."""
+    """Letters that represent bytes in byte-level vocabularies."""
     return {byte: letter for letter, byte in _byte_decoder().items()}
 
 

@@ -1,4 +1,4 @@
-"""How long a command takes that only asks the daemon: against importing aiohttp alone."""
+"""Duration of a command that only queries the daemon, compared with importing aiohttp alone."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from benchmarks.measure import Result, Side, compare
 
 
 def process(*arguments: str, **environ: str) -> Side:
-    """Seconds of a Python process from its start to its end."""
+    """Seconds from the start to the end of a Python process."""
 
     async def once() -> float:
         begin = time.perf_counter()
@@ -26,7 +26,7 @@ def process(*arguments: str, **environ: str) -> Side:
 
 
 async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
-    """All of it."""
+    """Run all of these benchmarks."""
     return [
         await compare(
             f"reconciler {command}",

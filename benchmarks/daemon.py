@@ -1,4 +1,4 @@
-"""What is measured: a daemon of its own, and mlx_lm's server."""
+"""Starts the measured servers: a daemon, and mlx_lm's server."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,11 @@ from reconciler.cli.daemon import running
 
 POLL_SECONDS = 0.02
 SETTLE_SECONDS = 0.3
-"""After a worker's socket is there: it is about to print its greeting."""
+"""Pause after a worker's socket appears, until it has printed its greeting."""
 
 
 class Daemon:
-    """A running daemon, spoken to over HTTP."""
+    """HTTP client of a running daemon."""
 
     def __init__(self, client: Client, home: Path) -> None:
         self.url = client.url
@@ -28,23 +28,23 @@ class Daemon:
         self._run = home / "state" / "run"
 
     async def post(self, path: str, body: Any) -> Any:
-        """POST; raises on an error."""
+        """Send a POST; raises on an error."""
         return await self._client.post(path, body)
 
     def sockets(self) -> list[Path]:
-        """Of the workers that can be spoken to, the oldest first."""
+        """Sockets of the listening workers, the oldest first."""
         return sorted(self._run.glob("*.sock"), key=lambda path: int(path.stem))
 
     async def spare_is_warm(self) -> None:
-        """Wait for the worker that is kept ready, so that its start disturbs nothing measured."""
-        while not self.sockets():  # noqa: ASYNC110  nothing tells
+        """Wait for the spare worker, so that its start does not disturb measurements."""
+        while not self.sockets():  # noqa: ASYNC110  no event reports it
             await asyncio.sleep(POLL_SECONDS)
         await asyncio.sleep(SETTLE_SECONDS)
 
 
 @contextlib.asynccontextmanager
 async def daemon(home: Path) -> AsyncIterator[Daemon]:
-    """`reconciler serve` over `home`."""
+    """Run `reconciler serve` on `home`."""
     (home / "manifests").mkdir()
     async with running(home) as client:
         yield Daemon(client, home)
@@ -52,7 +52,7 @@ async def daemon(home: Path) -> AsyncIterator[Daemon]:
 
 @contextlib.asynccontextmanager
 async def mlx_lm_server(model: Path) -> AsyncIterator[str]:
-    """`mlx_lm.server` with a model; its address."""
+    """Run `mlx_lm.server` with a model; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = await asyncio.create_subprocess_exec(

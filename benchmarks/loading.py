@@ -1,4 +1,4 @@
-"""How long a load takes: against a cold process that does the same, and against reading alone."""
+"""Duration of loads, compared with a cold process that does the same and with reading alone."""
 
 import asyncio
 import mmap
@@ -16,7 +16,7 @@ _COLD_CODE = "import sys; from mlx_lm import load; load(sys.argv[1])"
 
 
 async def cold(model: Path) -> float:
-    """Seconds of a process that loads a model with mlx_lm and ends."""
+    """Seconds of a process that loads a model with mlx_lm and exits."""
     begin = time.perf_counter()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", _COLD_CODE, str(model))
     if await process.wait():
@@ -25,7 +25,7 @@ async def cold(model: Path) -> float:
 
 
 async def raw(model: Path) -> float:
-    """Seconds to read the weights into memory that nobody has touched yet."""
+    """Seconds to read the weights into freshly mapped memory."""
     return await asyncio.to_thread(_read, model)
 
 
@@ -43,7 +43,7 @@ def _read(model: Path) -> float:
 
 
 def load(daemon: Daemon, model: str) -> Callable[[], Awaitable[float]]:
-    """Seconds from the POST to the answer that it is ready; it is unloaded again."""
+    """Seconds from the POST of a load to its response; the model is unloaded again."""
 
     async def once() -> float:
         await daemon.spare_is_warm()
@@ -58,7 +58,7 @@ def load(daemon: Daemon, model: str) -> Callable[[], Awaitable[float]]:
 
 
 def change(daemon: Daemon, model: str, **more: Any) -> Callable[[], Awaitable[float]]:
-    """Seconds of a load beside or instead of what is loaded; `more` is put into the request."""
+    """Seconds of a load that adds or reconfigures an instance; `more` is added to the request."""
     lengths = iter(range(100, 10**6))
 
     async def once() -> float:
@@ -74,7 +74,7 @@ def change(daemon: Daemon, model: str, **more: Any) -> Callable[[], Awaitable[fl
 
 
 async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
-    """All of it."""
+    """Run all of these benchmarks."""
     turns = 5 if quick else 9
     tiny, large = "bench/tiny", "bench/large"
     results = [
@@ -109,14 +109,14 @@ async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
 
 
 async def measured_reload(daemon: Daemon, model: str, turns: int) -> list[float]:
-    """Seconds of loads from the files, one after the other: they cannot take turns with changes
-    of what is loaded, which keep the weights in memory."""
+    """Seconds of consecutive loads from the files: they cannot alternate with changes of loaded
+    instances, which keep the weights in memory."""
     once = load(daemon, model)
     return [await once() for _ in range(turns + 1)]
 
 
 def constant(times: list[float]) -> Callable[[], Awaitable[float]]:
-    """The times that were measured before, one after the other."""
+    """Returns the given times one after the other."""
     left = iter(times)
 
     async def once() -> float:

@@ -1,7 +1,7 @@
-"""Two ways of doing one thing, in turns: medians, and the ratio of each turn.
+"""Measures two ways of doing one thing in turns: medians, and the ratio of each turn.
 
-What the machine does besides slows both sides of a turn alike, so the ratios are steadier than the
-times. The order alternates, and the first turn, which warms caches, is left out.
+Other load on the machine slows both sides of a turn alike, so ratios vary less than times. The
+order alternates, and the first turn, which warms caches, is discarded.
 """
 
 import json
@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median, quantiles
 
 Side = Callable[[], Awaitable[float]]
-"""Does it once and returns what was measured."""
+"""Runs one side once and returns its measurement."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Medians of both sides, and of their ratio; `low` and `high` are its quartiles."""
+    """Medians of both sides and of their ratio; `low` and `high` are the quartiles of the ratio."""
 
     what: str
     against: str
@@ -40,7 +40,7 @@ async def compare(
     unit: str = "s",
     target: str = "",
 ) -> Result:
-    """Measure both, `turns` times and once before."""
+    """Measure both sides `turns` times, after one turn that is discarded."""
     pairs: list[tuple[float, float]] = []
     for turn in range(turns + 1):
         if turn % 2:
@@ -62,7 +62,7 @@ def summary(
     unit: str = "s",
     target: str = "",
 ) -> Result:
-    """The result of turns in which both were measured."""
+    """Result of turns that measured both sides."""
     ratios = [a / b for a, b in pairs]
     low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     mine, other = median(a for a, _ in pairs), median(b for _, b in pairs)
@@ -71,7 +71,7 @@ def summary(
 
 
 def table(results: list[Result]) -> str:
-    """For people, as Markdown."""
+    """Format results as a Markdown table."""
     lines = [
         "| what | against | ours | theirs | ratio (quartiles) | target |",
         "|---|---|---|---|---|---|",
@@ -85,5 +85,5 @@ def table(results: list[Result]) -> str:
 
 
 def write(results: list[Result], path: Path) -> None:
-    """For programs, as JSON."""
+    """Write results as JSON."""
     path.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n", "utf-8")

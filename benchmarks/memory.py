@@ -1,9 +1,9 @@
-"""What MLX takes of a machine's memory for a prompt that fills the context, as a ratio to what is
-counted for it: `python -m benchmarks.memory CHECKPOINT...`.
+"""Memory that MLX uses for a prompt that fills the context, as a ratio to the memory that admission
+counts for it: `python -m benchmarks.memory CHECKPOINT...`.
 
-Each figure is of a process of its own, in which a model and a session are as in a worker. On a GPU
-MLX keeps buffers for later use, and the limit that a worker gives it says how many; without a GPU
-it keeps none, and both columns are alike. What the process takes besides is not in it.
+Each figure comes from its own process, with a model and a session as in a worker. On a GPU, MLX
+keeps buffers for reuse, up to the limit that a worker sets; without a GPU it keeps none, and both
+columns are alike. Other memory of the process is not included.
 """
 
 import sys
@@ -28,11 +28,11 @@ from reconciler.worker.pending import Request
 
 EVAL_BATCH_SIZE = 512
 EVERY_SECONDS = 0.0005
-"""Between two looks at what MLX takes."""
+"""Interval between two samples of MLX's memory."""
 
 
 def ratio(checkpoint: Path, context: int, *, limited: bool) -> float:
-    """The most that MLX takes, arrays and kept buffers, to the weights, KV cache and prompt."""
+    """Ratio of MLX's peak memory, arrays and kept buffers, to the weights, KV cache and prompt."""
     overrides.install()
     backend.keep_no_buffers()
     wired.install()
@@ -61,7 +61,7 @@ def ratio(checkpoint: Path, context: int, *, limited: bool) -> float:
 
 @contextmanager
 def _watching() -> Iterator[list[int]]:
-    """The bytes that MLX takes meanwhile."""
+    """Sample MLX's memory in bytes meanwhile."""
     seen = [0]
     done = threading.Event()
 

@@ -1,10 +1,10 @@
-"""How long a stream pauses while the heaviest of requests come one after the other.
+"""Pauses of a stream while the heaviest requests arrive one after the other.
 
-The pauses are compared with those of the same stream alone, and with those beside a process that
-only computes: on few cores every busy process makes a stream wait, whatever it does.
+The pauses are compared with those of the same stream alone, and with those during a process that
+only computes: with few cores, any busy process delays a stream.
 
-Rounds take turns: one stream alone, one beside such a process, one beside each kind of request.
-Requests are sent by blocking sockets on a thread, so that the client that measures is not held up.
+Each round measures a stream alone, one during such a process, and one during each kind of request.
+A thread sends the requests over blocking sockets, so that they do not delay the measuring client.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from benchmarks.measure import Result, summary
 MODEL = "bench/wide"
 
 TOKENS = 100
-"""Of a stream."""
+"""Tokens of a stream."""
 
 ALONE = "alone"
 BUSY = "beside a busy process"
 
 
 def chat(*contents: Any, **more: Any) -> bytes:
-    """The body of a request with turns of the user."""
+    """Body of a request with turns of the user."""
     turns = [{"role": "user", "content": content} for content in contents]
     return json.dumps({"model": MODEL, "messages": turns, "max_tokens": 1} | more).encode()
 
@@ -55,7 +55,7 @@ HEAVY: dict[str, Callable[[], bytes]] = {
 
 
 async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
-    """All of it."""
+    """Run all of these benchmarks."""
     await daemon.post("/api/v1/models/load", {"model": MODEL, "context_length": 4096})
     bodies = {name: make() for name, make in HEAVY.items()}
     rounds = [await _round(daemon.url, bodies) for _ in range(2 if quick else 6)][1:]
@@ -73,7 +73,7 @@ async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
 
 
 async def _round(url: str, bodies: dict[str, bytes]) -> dict[str, float]:
-    """The 99th percentile of the seconds between two events, by what is beside the stream."""
+    """99th percentile of the seconds between two events, by the load during the stream."""
     gaps = {ALONE: await _gap(url)}
     async with _busy():
         gaps[BUSY] = await _gap(url)
@@ -96,7 +96,7 @@ async def _gap(url: str) -> float:
 
 @contextlib.asynccontextmanager
 async def _busy() -> AsyncIterator[None]:
-    """A process that computes and does nothing else."""
+    """Run a process that only computes."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", "while True: pass")
     try:
         yield
@@ -107,7 +107,7 @@ async def _busy() -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def _sent_again_and_again(url: str, body: bytes) -> AsyncIterator[None]:
-    """A request that is sent anew as soon as it is answered."""
+    """Send a request repeatedly, each time as soon as the last one is answered."""
     done = threading.Event()
 
     def send() -> None:
@@ -125,7 +125,7 @@ async def _sent_again_and_again(url: str, body: bytes) -> AsyncIterator[None]:
 
 
 def _status(url: str, body: bytes) -> int:
-    """Post a chat; the status of its answer."""
+    """Post a chat; returns the status of the response."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
     with contextlib.closing(connection):

@@ -1,9 +1,8 @@
-"""Many records: 100, 1,000 and 10,000 suspended manifests in one directory.
+"""Measures many records: 100, 1,000 and 10,000 suspended manifests in one directory.
 
-Measured is the daemon's own CPU time, which other programs disturb less than the clock: of a
-restart, and of one more manifest from its file to the beginning of its load; then the length of a
-pass in which nothing is to be done, GET /records, and how long /health keeps its callers waiting
-while 1,000 manifests appear.
+The figures are the daemon's CPU time, which other programs disturb less than the clock, of a
+restart, of one more manifest from its file to the beginning of its load, and of GET /records; also
+the duration of a pass without work, and the latency of /health while 1,000 manifests appear.
 """
 
 import asyncio
@@ -23,14 +22,14 @@ from reconciler.cli.daemon import running
 
 COUNTS = (100, 1_000, 10_000)
 MORE = 15
-"""Manifests that are added one by one. The median counts: the first one has its model looked at,
-and a look at everything, every 30 s, may fall into some."""
+"""Number of manifests added one by one. The median counts: the first one has its model inspected,
+and the complete rescan, every 30 s, may fall into some."""
 
 REQUESTS = 50
 APPEARING = 1_000
 
 CPUCLOCK_SCHED = 2
-"""Kind of the clock in Linux's `MAKE_PROCESS_CPUCLOCK` (include/linux/posix-timers.h)."""
+"""Clock type in Linux's `MAKE_PROCESS_CPUCLOCK` (include/linux/posix-timers.h)."""
 
 PASS_SECONDS = 0.03
 GAP_SECONDS = 0.2
@@ -45,7 +44,7 @@ spec: {{model: {model}, suspend: {suspend}, idle_ttl_seconds: 3600, config: {{co
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one number of records; all in seconds."""
+    """Figures for one number of records, in seconds."""
 
     start: float
     """CPU time."""
@@ -58,7 +57,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Served:
-    """A daemon and how it is spoken to."""
+    """A daemon, its process and its HTTP client."""
 
     url: str
     session: aiohttp.ClientSession
@@ -72,13 +71,13 @@ class Served:
         return times.user + times.system
 
     async def get(self, path: str) -> bytes:
-        """The body of a GET that must succeed."""
+        """Body of a GET that must succeed."""
         async with self.session.get(self.url + path) as reply:
             reply.raise_for_status()
             return await reply.read()
 
     async def post(self, path: str, body: object) -> bytes:
-        """The body of a POST that must succeed."""
+        """Body of a POST that must succeed."""
         async with self.session.post(self.url + path, json=body) as reply:
             reply.raise_for_status()
             return await reply.read()
@@ -86,7 +85,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(home: Path) -> AsyncIterator[Served]:
-    """A daemon over `home`, once it has looked at its manifests."""
+    """Run a daemon on `home`; yields it once it has scanned its manifests."""
     async with running(home) as client, aiohttp.ClientSession() as session:
         (process,) = [
             p for p in psutil.Process().children() if str(home / "manifests") in p.cmdline()
@@ -107,11 +106,11 @@ def declare(home: Path, name: str, model: str, *, suspend: bool) -> None:
 
 
 async def measure(home: Path, model: str, count: int) -> Figures:
-    """The figures of a daemon with so many records."""
+    """Figures of a daemon with `count` records."""
     for i in range(count):
         declare(home, f"n{i:05}", model, suspend=True)
     async with served(home):
-        pass  # the records are on disk from here on
+        pass  # stores the records on disk
     async with served(home) as daemon:
         start = daemon.cpu()
         more = median([await _one_more(daemon, home, model, i) for i in range(MORE)])
@@ -124,7 +123,7 @@ async def _one_more(daemon: Served, home: Path, model: str, number: int) -> floa
     """CPU seconds from the file of one more record to the beginning of its load."""
     name = f"more-{number}"
     async with daemon.session.get(daemon.url + "/api/v1/events") as events:
-        async for line in events.content:  # the kept ones come first, up to now
+        async for line in events.content:  # skip the events before now
             if b"data:" in line or not line.strip():
                 break
         before = daemon.cpu()
@@ -138,7 +137,7 @@ async def _one_more(daemon: Served, home: Path, model: str, number: int) -> floa
 
 
 async def _idle_pass(daemon: Served) -> float:
-    """Seconds of a pass; the end of each request makes one, and nothing is to be done in it."""
+    """Seconds of a pass without work; the end of each request triggers one."""
     passes, seconds = await _passes(daemon)
     for _ in range(REQUESTS):
         await daemon.post("/v1/completions", {"model": "more-0", "prompt": "a", "max_tokens": 1})
@@ -147,7 +146,7 @@ async def _idle_pass(daemon: Served) -> float:
 
 
 async def _passes(daemon: Served) -> tuple[float, float]:
-    """How many passes there were, and their length in seconds."""
+    """Number of passes and their total duration in seconds."""
     found = {}
     for line in (await daemon.get("/metrics")).decode().splitlines():
         key, _, value = line.partition(" ")
@@ -157,14 +156,14 @@ async def _passes(daemon: Served) -> tuple[float, float]:
 
 
 async def _listed(daemon: Served) -> float:
-    """CPU seconds of the daemon for all records."""
+    """CPU seconds of the daemon for a list of all records."""
     begin = daemon.cpu()
     await daemon.get("/api/v1/records")
     return daemon.cpu() - begin
 
 
 async def longest_gap(home: Path, model: str) -> float:
-    """The longest that /health takes to answer while 1,000 manifests appear, in seconds."""
+    """Longest response time of /health while 1,000 manifests appear, in seconds."""
 
     def appear() -> None:
         for i in range(APPEARING):
@@ -190,7 +189,7 @@ async def _is_there(daemon: Served, url: str) -> bool:
 
 
 async def run(home: Path, model: str, *, quick: bool) -> list[Result]:
-    """All of it, each number of records in a home of its own."""
+    """Run all of these benchmarks, each number of records in its own home."""
     counts = COUNTS[:-1] if quick else COUNTS
     figures = {}
     for count in (*counts, None):

@@ -1,4 +1,4 @@
-"""How fast loaded models answer: against mlx_lm.server, and against the worker without a daemon."""
+"""Speed of loaded models, compared with mlx_lm.server and with the worker without a daemon."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ _serial = itertools.count()
 
 
 def body(model: str, **more: Any) -> dict[str, Any]:
-    """A request for 32 tokens to a prompt of about 30 that was never sent before."""
+    """Request for 32 tokens with a new prompt of about 30 tokens."""
     words = f"{next(_serial):05d} " + "what is wanted " * (PROMPT_TOKENS // 6)
     return {
         "model": model,
@@ -32,7 +32,7 @@ def body(model: str, **more: Any) -> dict[str, Any]:
 
 
 def throughput(url: str, model: str, concurrency: int, requests: int, **more: Any) -> Side:
-    """Generated tokens per second, with so many requests at a time."""
+    """Generated tokens per second with `concurrency` requests at a time."""
 
     async def once() -> float:
         left = iter(range(requests))
@@ -56,7 +56,7 @@ def throughput(url: str, model: str, concurrency: int, requests: int, **more: An
 
 
 def completion(session: aiohttp.ClientSession, url: str, requests: int, **more: Any) -> Side:
-    """Seconds for each token of whole answers, one request after the other."""
+    """Seconds per token of complete responses, one request after the other."""
 
     async def once() -> float:
         tokens, begin = 0, time.perf_counter()
@@ -69,7 +69,7 @@ def completion(session: aiohttp.ClientSession, url: str, requests: int, **more: 
 
 
 def first_token(session: aiohttp.ClientSession, url: str, requests: int) -> Side:
-    """Seconds to the first text of a stream, one request after the other; the mean."""
+    """Mean seconds to the first text of a stream, one request after the other."""
 
     async def once() -> float:
         total = 0.0
@@ -87,7 +87,7 @@ def first_token(session: aiohttp.ClientSession, url: str, requests: int) -> Side
 
 
 async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
-    """All of it."""
+    """Run all of these benchmarks."""
     await daemon.post("/api/v1/models/load", {"model": MODEL})
     results = []
     async with mlx_lm_server(models / MODEL) as server:
@@ -111,14 +111,14 @@ async def run(daemon: Daemon, models: Path, *, quick: bool) -> list[Result]:
 
 
 async def added_by_the_daemon(daemon: Daemon, turns: int) -> Result:
-    """The first token through the daemon, against the worker's own socket."""
+    """Time to the first token through the daemon, compared with the worker's own socket."""
     route = "/chat/completions"
     connector = aiohttp.UnixConnector(str(daemon.sockets()[0]))
     async with (
         aiohttp.ClientSession() as through,
         aiohttp.ClientSession(connector=connector) as direct,
     ):
-        # Sessions are numbered; this is the one that answers.
+        # Sessions are numbered; find the one that answers.
         for number in range(1, 1000):
             url = f"http://worker/sessions/{number}{route}"
             async with direct.post(url, json=body(MODEL)) as reply:
@@ -134,7 +134,7 @@ async def added_by_the_daemon(daemon: Daemon, turns: int) -> Result:
 
 
 async def log_probabilities(daemon: Daemon, turns: int) -> Result:
-    """An answer with the five likeliest tokens in each place, against the same without."""
+    """Responses with the five likeliest tokens at each position, compared with ones without."""
     await daemon.post("/api/v1/models/load", {"model": WIDE})
     url = f"{daemon.url}/v1/chat/completions"
     more = {"logprobs": True, "top_logprobs": 5}
@@ -159,11 +159,11 @@ PERSON = {
     },
     "required": ["name", "tags"],
 }
-"""No answer to it is finished within the tokens of a request."""
+"""A schema that no response completes within the tokens of a request."""
 
 
 async def constrained(daemon: Daemon, turns: int) -> Result:
-    """Eight answers that keep to a schema, against eight free ones."""
+    """Eight responses constrained by a schema, compared with eight unconstrained ones."""
     await daemon.post("/api/v1/models/load", {"model": WORDED})
     sampled = {"temperature": 1}
     form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}

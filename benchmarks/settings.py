@@ -1,7 +1,7 @@
-"""What each setting does to time, memory and answers: `python -m benchmarks.settings`.
+"""Effects of each setting on time, memory and answers: `python -m benchmarks.settings`.
 
-Runs MLX in this process, in sessions as a worker has them. Values of a setting take turns, in one
-run; the first turn is left out. Prints the tables of docs/settings.md.
+Runs MLX in this process, in sessions as in a worker. The values of a setting take turns in one run;
+the first turn is discarded. Prints the tables of docs/settings.md.
 """
 
 import time
@@ -45,12 +45,12 @@ LLAMA = {
 
 
 def prefill(session: Session, length: int) -> tuple[float, float]:
-    """Seconds and peak bytes of reading a prompt of so many tokens, and generating one."""
+    """Seconds and peak bytes of a prefill of `length` tokens and the generation of one."""
     mx.clear_cache()
     mx.reset_peak_memory()
     before = mx.get_active_memory()
     begin = time.perf_counter()
-    # Each prompt begins with another token, so that no kept KV cache fits.
+    # Each prompt begins with a different token, so that no kept KV cache matches.
     session.generate([prefill.turn % 300] + [7] * (length - 1), 1)  # type: ignore[attr-defined]
     prefill.turn += 1  # type: ignore[attr-defined]
     return time.perf_counter() - begin, mx.get_peak_memory() - before
@@ -60,7 +60,7 @@ prefill.turn = 0  # type: ignore[attr-defined]
 
 
 def compare(sessions: dict[Any, Session], base: Any) -> dict[Any, tuple[float, float]]:
-    """Time and peak memory of a long prompt, as ratios to those of `base`; medians of turns."""
+    """Median ratios of a long prompt's time and peak memory to those of `base`."""
     turns = [
         {value: prefill(session, PROMPT) for value, session in sessions.items()}
         for _ in range(TURNS + 1)
@@ -83,7 +83,7 @@ def llama() -> Any:
 
 
 def right(model: Model, name: str) -> int:
-    """Held-out questions that a session of the demo's model answers as it was taught."""
+    """Number of held-out questions that a session of the demo's model answers correctly."""
     session, tokenizer = model.session(name), model.tokenizer
     texts: list[list[int]] = []
     questions = examination(EXAMINED)
@@ -107,7 +107,7 @@ def right(model: Model, name: str) -> int:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """As Markdown."""
+    """Print a Markdown table."""
     for row in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(row) + " |")
     print()

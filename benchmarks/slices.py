@@ -1,8 +1,7 @@
-"""`python -m benchmarks.slices serve ...`: the daemon, with each long step of its loop on stderr.
+"""`python -m benchmarks.slices serve ...`: run the daemon, print long event-loop steps to stderr.
 
-A step keeps everybody who asks the daemon waiting. It is measured in CPU time of the loop's own
-thread, which other programs on the machine do not add to, and told when it is longer than
-`LIMIT_SECONDS`.
+A step delays all clients of the daemon. It is measured in CPU time of the loop's own thread, to
+which other programs do not add, and printed if it is longer than `LIMIT_SECONDS`.
 """
 
 import asyncio
@@ -15,8 +14,8 @@ LIMIT_SECONDS = 0.03
 
 
 def watch(limit: float = LIMIT_SECONDS) -> None:
-    """Tell steps of the main thread's event loop that take longer than `limit` seconds."""
-    steps: Any = asyncio.Handle  # by its private method: nothing else sees each step
+    """Print steps of the main thread's event loop that take longer than `limit` seconds."""
+    steps: Any = asyncio.Handle  # its private method is the only place that sees each step
     run = steps._run  # noqa: SLF001
 
     def timed(handle: Any) -> None:
@@ -30,7 +29,7 @@ def watch(limit: float = LIMIT_SECONDS) -> None:
 
 
 def _of(handle: Any) -> str:
-    """What a step belongs to: its task, or its callback."""
+    """Owner of a step: its task or its callback."""
     callback = handle._callback  # noqa: SLF001
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):

@@ -1,4 +1,4 @@
-"""Adapters as mlx_lm.lora writes them: its own layers, with random weights from a seed."""
+"""Makes adapters with mlx_lm.lora's own layers and random weights from a seed."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ PARAMETERS = {"rank": 4, "scale": 20.0, "dropout": 0.1}
 
 
 def make(base: Path, directory: Path, *, seed: int, kind: str = "lora", layers: int = -1) -> Path:
-    """Write an adapter of the checkpoint `base` into `directory`; -1 layers: all."""
+    """Write an adapter of the checkpoint `base` into `directory`; -1 layers means all."""
     model, _ = load_model(base)
     model.freeze()
     layers = len(model.layers) if layers < 0 else layers
@@ -27,7 +27,7 @@ def make(base: Path, directory: Path, *, seed: int, kind: str = "lora", layers: 
     for name, array in tree_flatten(model.trainable_parameters()):
         key, now = mx.random.split(key)
         noise = 0.1 * mx.random.normal(array.shape, key=now)
-        # Of a magnitude (DoRA) or a whole weight, a little is enough.
+        # Change a magnitude (DoRA) or a whole weight only a little.
         weights.append((name, noise if ".lora_" in name else array + noise))
     model.update(tree_unflatten(weights))
     directory.mkdir(parents=True, exist_ok=True)

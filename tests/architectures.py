@@ -1,8 +1,8 @@
-"""A tiny configuration for each model module of mlx-lm, as data.
+"""A tiny configuration for each model module of mlx-lm.
 
-Every one is complete: `config(name)` is a `config.json` that mlx-lm's module of that name builds a
-model from, with the kinds of layers, caches and routers that the architecture has. Windows and
-chunks are shorter than the prompts of the tests, so that they matter.
+Each is complete: mlx-lm's module of that name builds a model from `config(name)`, with the kinds of
+layers, caches and routers of the architecture. Windows and chunks are shorter than the prompts of
+the tests, so that they take effect.
 """
 
 from typing import Any
@@ -516,7 +516,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
     "phi": {"partial_rotary_factor": 0.5},
     "phi3": {},
     "phi3small": {
-        "vocab_size": 100352,  # it names tokens of its vocabulary
+        "vocab_size": 100352,  # its code refers to tokens of its vocabulary
         "dense_attention_every_n_layers": 2,
         "ff_intermediate_size": 96,
         "gegelu_limit": 20.0,
@@ -607,7 +607,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
 }
 
 NAMES = tuple(sorted(_DIFFERENCES))
-"""mlx-lm's modules with a model, but for `olmo`, which ends the process without ai2-olmo."""
+"""mlx-lm's modules with a model, except `olmo`, which exits the process without ai2-olmo."""
 
 
 def config(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Real checkpoints, and a real daemon over real files and sockets."""
+"""Fixtures with real checkpoints and a real daemon on real files and sockets."""
 
 import fcntl
 import gc
@@ -15,22 +15,22 @@ import structlog
 
 from reconciler.worker import quick_imports
 
-# What follows holds for the imports below and for those of the tests.
+# Set the environment before the imports below and those of the tests.
 
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
-"""On a GPU MLX rounds products of float32 otherwise, and two ways to compute the same differ."""
+"""Disable TF32: with it, MLX on a GPU rounds float32 products, and equal computations differ."""
 
 os.environ.setdefault("SSL_CERT_FILE", os.devnull)
-"""aiohttp parses all certificates at its import, 40 ms in each process, and no test needs one."""
+"""Load no certificates: aiohttp parses all at import, 40 ms a process, and no test needs one."""
 
-# Containers often set it. Each daemon and worker would compile all of this project at its start,
+# Containers often set it. Each daemon and worker would then compile the whole project at its start,
 # and pytest all tests at each run.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 quick_imports.install()
 
-# What is imported stays: garbage is looked for once all of it is there, and not in it.
+# Imported objects stay alive: collect no garbage until collection of tests freezes them.
 gc.disable()
 
 from reconciler.cli import log  # noqa: E402
@@ -38,7 +38,7 @@ from reconciler.demo import DEMO_MODEL  # noqa: E402
 from tests.support import Daemon, Home, tidy  # noqa: E402
 
 structlog.configure(processors=log.chain("text", colours=False))
-"""As a daemon does: the default one takes seconds to show the variables of a long traceback."""
+"""The daemon's log format: structlog's default takes seconds to format variables of tracebacks."""
 
 CHECKPOINTS = {
     "openai/gpt-oss-20b": "gpt_oss",
@@ -50,7 +50,7 @@ CHECKPOINTS = {
     "tiny/deepseek_v3": "deepseek_v3",
     "tiny/mamba": "mamba",
 }
-"""Identifier -> the tiny checkpoint that stands for it."""
+"""Tiny checkpoint by identifier."""
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,21 +58,21 @@ QUESTIONS = "reconciler/questions"
 """The demo's model, which answers simple questions, calls a tool and thinks."""
 
 STAYING = frozenset({"openai/gpt-oss-20b", "tiny/llama", "tiny/qwen3", QUESTIONS})
-"""Models that stay loaded in a shared daemon: many modules ask for them."""
+"""Models that stay loaded in a shared daemon, since many modules use them."""
 
 MARK = "PYTHON_PYTEST_RUN_OF_RECONCILER"
-"""In the environment of every process that a run starts, workers included."""
+"""Environment variable of every process that a run starts, workers included."""
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage from now on."""
+    """Exempt all imported objects from garbage collection, and enable it."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory with every tiny checkpoint, of this process alone: tests change files."""
+    """Model directory with every tiny checkpoint, private to this process: tests change files."""
     directory = tmp_path_factory.mktemp("models")
     shutil.copytree(_checkpoints(tmp_path_factory), directory, dirs_exist_ok=True)
     (directory / QUESTIONS).parent.mkdir()
@@ -81,7 +81,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the tiny checkpoints, made by the first process of a run that needs it."""
+    """Directory of the tiny checkpoints, made by the first process of a run that needs it."""
     base = tmp_path_factory.getbasetemp()
     run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     directory = run / "checkpoints"
@@ -104,23 +104,23 @@ def home(tmp_path: Path, models: Path) -> Home:
 
 @pytest.fixture
 def daemon(home: Home) -> Iterator[Daemon]:
-    """A daemon of the test's own."""
+    """A daemon for one test."""
     with Daemon(home) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def standing(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon without options, which runs until the last test that shares it has ended."""
+    """A daemon without options that runs until the session ends."""
     with Daemon(Home(tmp_path_factory.mktemp("home"), models)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def shared(standing: Daemon) -> Iterator[Daemon]:
-    """A daemon that tests share; each uses names of its own.
+    """A daemon shared by tests, each of which uses its own names.
 
-    After a module it has no manifests, and no records but some with the name of their model.
+    After each module, only records of STAYING remain, named as their model, and no manifests.
     """
     yield standing
     tidy(standing, STAYING)
@@ -128,7 +128,7 @@ def shared(standing: Daemon) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No daemon and no worker that this run started may outlive it."""
+    """Check that no daemon or worker of this run outlives it."""
     os.environ[MARK] = str(os.getpid())
     yield
     marked = [

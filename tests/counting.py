@@ -1,4 +1,4 @@
-"""A real checkpoint whose words are known: after each of the tokens 0 to 62 it says the next."""
+"""Makes a real checkpoint with predictable output: tokens 0 to 62 are each followed by the next."""
 
 import json
 import shutil
@@ -8,11 +8,11 @@ from typing import Any
 import mlx.core as mx
 
 WIDTH = 64
-"""Of the tiny llama's hidden state: so many tokens can be told apart."""
+"""Width of the tiny llama's hidden state: the number of distinguishable tokens."""
 
 
 def make(llama: Path, target: Path) -> Path:
-    """Write it to `target`, from the tiny llama in `llama`: attention and MLP add nothing."""
+    """Write it to `target`, from the tiny llama in `llama`; attention and MLP output zero."""
     shutil.copytree(llama, target)
     arrays = weights(target)
     for name, value in arrays.items():
@@ -29,13 +29,13 @@ def make(llama: Path, target: Path) -> Path:
 
 
 def weights(path: Path) -> dict[str, Any]:
-    """The arrays of a checkpoint in one file."""
+    """Arrays of a single-file checkpoint."""
     loaded: Any = mx.load(str(path / "model.safetensors"))
     return dict(loaded)
 
 
 def configure(path: Path, file: str = "config.json", /, **values: object) -> None:
-    """Set keys of a checkpoint's JSON file, which need not be there; None removes one."""
+    """Set keys of a checkpoint's JSON file, which may be missing; None removes a key."""
     old = json.loads((path / file).read_bytes()) if (path / file).exists() else {}
     new = {key: value for key, value in (old | values).items() if value is not None}
     (path / file).write_text(json.dumps(new), "utf-8")

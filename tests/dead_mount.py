@@ -1,4 +1,4 @@
-"""A file system whose server never answers, as a network drive that is gone: calls on it hang."""
+"""Mounts a file system whose server never answers, like a lost network drive: calls on it hang."""
 
 import contextlib
 import ctypes
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 DETACH = 2
-"""MNT_DETACH of Linux' umount2."""
+"""MNT_DETACH of Linux's umount2."""
 
 
 @contextlib.contextmanager
 def dead_mount(path: Path) -> Iterator[None]:
-    """Mount one on the directory `path`; skips the test where that is not allowed.
+    """Mount one on the directory `path`; skips the test if that is not permitted.
 
-    It is FUSE without anybody who reads the requests.
+    It is a FUSE mount whose requests no process reads.
     """
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     try:
@@ -34,4 +34,4 @@ def dead_mount(path: Path) -> Iterator[None]:
         finally:
             libc.umount2(target, DETACH)
     finally:
-        os.close(device)  # what hangs gets an error
+        os.close(device)  # hung calls fail

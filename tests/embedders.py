@@ -49,11 +49,11 @@ def make(
     max_tokens: int | None = None,
     **config: Any,
 ) -> Path:
-    """Write an embedding model of an architecture of ARCHITECTURES.
+    """Write an embedding model with an architecture of ARCHITECTURES.
 
-    Its tokenizer adds an end token, as Qwen3-Embedding's does. With `bare` the tensors are named
-    as those of a model that was saved without its head. `settings` are those of
-    config_sentence_transformers.json; `config` of config.json.
+    Its tokenizer adds an end token, as Qwen3-Embedding's does. With `bare`, tensors have the names
+    of a model that was saved without its head. `settings` go into
+    config_sentence_transformers.json, `config` into config.json.
     """
     tiny.write(tiny._BASE | ARCHITECTURES[name] | config, directory)
     _add_end_token(directory)
@@ -133,13 +133,13 @@ def _write(file: Path, value: Any) -> None:
 
 
 def tokens_of(directory: Path, text: str) -> list[int]:
-    """The tokens of a text with what transformers' tokenizer adds."""
+    """Tokens of a text, with those that transformers' tokenizer adds."""
     return [int(token) for token in AutoTokenizer.from_pretrained(directory)(text)["input_ids"]]
 
 
 def reference(directory: Path, text: str) -> Any:
-    """The vector of one text by mlx_lm's model, alone and without padding: the last token's hidden
-    state, of length 1.
+    """Vector of one text by mlx_lm's model, unbatched and without padding: the last token's hidden
+    state, normalized to length 1.
     """
     model = decoder(directory)
     hidden = model.model(mx.array([tokens_of(directory, text)]))[0, -1]
@@ -148,7 +148,7 @@ def reference(directory: Path, text: str) -> Any:
 
 @cache
 def decoder(directory: Path) -> Any:
-    """mlx_lm's model with the weights of the checkpoint, whatever its tensors are called."""
+    """mlx_lm's model with the weights of the checkpoint, with either form of tensor names."""
     config = load_config(directory)
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
@@ -159,7 +159,7 @@ def decoder(directory: Path) -> Any:
 
 
 def make_reranker(directory: Path) -> Path:
-    """Write a reranker: its directory is to be named as one; yes and no are tokens."""
+    """Write a reranker with tokens for yes and no; the directory's name must identify it as one."""
     config = {"vocab_size": tiny.VOCABULARY + 2}
     tiny.write(tiny._BASE | ARCHITECTURES["qwen3"] | config, directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -169,7 +169,7 @@ def make_reranker(directory: Path) -> Path:
 
 
 def relevance(directory: Path, prompt: list[str]) -> float:
-    """The probability of yes beside no after the parts of a prompt, by mlx_lm's model alone."""
+    """Probability of yes over yes and no after a prompt's parts, by mlx_lm's model alone."""
     model, _ = load_model(directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in prompt]

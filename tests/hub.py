@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine: the part of its API that a download needs."""
+"""A local Hugging Face hub with the part of the API that search and downloads need."""
 
 import hashlib
 import json
@@ -12,21 +12,21 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 LARGE = (".safetensors", ".txt")
-"""What the hub keeps as large files, known by their SHA-256."""
+"""Suffixes of files that the hub keeps as large files, identified by SHA-256."""
 
 
 @dataclass
 class Repository:
-    """A model at one commit, which `main` and a tag name."""
+    """A model with one commit, named by `main` and a tag."""
 
     files: dict[str, bytes]
     gated: bool = False
     commit: str = ""
     tag: str = "v1"
     lies: dict[str, str] = field(default_factory=dict)
-    """Files that are not what the hub says, and the hash that it says."""
+    """Wrong SHA-256 that the hub reports, by file name."""
     parameters: dict[str, int] = field(default_factory=dict)
-    """Numbers of weights by type, as a search tells them."""
+    """Number of weights by data type, as in search results."""
     tags: tuple[str, ...] = ("mlx",)
     downloads: int = 0
 
@@ -35,7 +35,7 @@ class Repository:
         self.commit = hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
     def described(self, name: str) -> dict[str, Any]:
-        """A file, as the API tells it."""
+        """A file's entry in the API."""
         data = self.files[name]
         blob = b"blob %d\0" % len(data) + data
         entry: dict[str, Any] = {
@@ -50,15 +50,15 @@ class Repository:
 
 
 class Hub:
-    """Serves repositories; notes what it was asked; stops in the middle of a file if told to."""
+    """Serves repositories, records requests, and can stall in the middle of a file."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.stop_after: int | None = None
-        """Bytes of a large file after which nothing more is sent."""
+        """Number of bytes of a large file after which it stalls."""
         self.stopped = threading.Event()
-        """Set once it has stopped."""
+        """Set once it has stalled."""
         self._released = threading.Event()
         hub = self
 
@@ -92,7 +92,7 @@ class Hub:
         self._thread.join()
 
     def reset(self) -> None:
-        """Forget all, and end what was stopped in the middle."""
+        """Remove all repositories and end stalled responses."""
         self._released.set()
         self._released = threading.Event()
         self.stopped.clear()
@@ -101,19 +101,19 @@ class Hub:
         self.asked.clear()
 
     def add(self, name: str, model: Path, **more: bytes) -> Repository:
-        """A repository with the files of a model, and others."""
+        """Add a repository with the files of a model and `more`."""
         files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
         others = {key.replace("_dot_", "."): data for key, data in more.items()}
         self.repositories[name] = Repository(files | others)
         return self.repositories[name]
 
     def fetched(self) -> list[str]:
-        """The files that were asked for."""
+        """Names of the requested files."""
         found = (re.fullmatch(r"/.+/resolve/[^/]+/(.+)", path) for path, _ in self.asked)
         return [match[1] for match in found if match]
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        """One request."""
+        """Answer a request."""
         path = request.path.partition("?")[0]
         headers = {key.lower(): value for key, value in request.headers.items()}
         self.asked.append((path, headers))
@@ -138,7 +138,7 @@ class Hub:
             self._send_file(request, repository.files[resolve[3]], resolve[3])
 
     def _found(self, path: str) -> list[dict[str, Any]]:
-        """What a search finds, the most downloaded first."""
+        """Search results, the most downloaded first."""
         query = parse_qs(urlsplit(path).query)
         (words,), tags = query["search"], set(query.get("filter", ()))
         found: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""Mutated checkpoints: a healthy directory with one file changed, by chance of a seed."""
+"""Mutates checkpoints: changes one file of a healthy directory, chosen by a seed."""
 
 import copy
 import json
@@ -78,11 +78,11 @@ KEYS = (
     "__metadata__",
     "temperature",
 )
-"""That may be added where they are not."""
+"""Keys that may be added."""
 
 
 def mutate(directory: Path, chance: random.Random) -> str:
-    """Change one file of the checkpoint; says which, and how."""
+    """Change one file of the checkpoint; returns its name and the kind of change."""
     files = sorted(path for path in directory.iterdir() if path.is_file())
     file = chance.choice(files)
     way = chance.choice(_WAYS[_kind(file)])
@@ -102,7 +102,7 @@ def _json(data: bytes, chance: random.Random) -> bytes:
 
 
 def _changed(value: Any, chance: random.Random) -> Any:
-    """One place in it is another value, gone, or new."""
+    """The value with one item replaced, removed or added."""
     if not isinstance(value, dict | list) or chance.random() < 0.03:
         return chance.choice(VALUES)
     inside: list[Any] = list(value if isinstance(value, dict) else range(len(value)))

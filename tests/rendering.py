@@ -1,4 +1,4 @@
-"""Chat templates as tests render them, without a tokenizer."""
+"""Renders chat templates without a tokenizer."""
 
 import json
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import SandboxedEnvironment
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "chat-templates"
-"""Templates as their publishers ship them; not part of this repository."""
+"""Published templates, which are not part of this repository."""
 
 OWN = Path(__file__).parent / "templates"
 """One small template per family, written for these tests."""
@@ -27,7 +27,7 @@ def _raise(message: str) -> None:
 
 
 def environment() -> jinja2.Environment:
-    """What transformers gives templates."""
+    """The environment in which transformers renders templates."""
     made = SandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     made.filters["tojson"] = _tojson
     made.globals["raise_exception"] = _raise
@@ -54,7 +54,7 @@ class Template:
         add_generation_prompt: bool = False,
         **more: Any,
     ) -> str:
-        """The rendered messages."""
+        """Render the messages."""
         given = {"functions": "[]", "datetime": "now"} | more
         return self._template.render(
             messages=messages,
@@ -68,7 +68,7 @@ class Template:
     def turn(
         self, before: list[dict[str, Any]], turn: dict[str, Any], tools: Any, **more: Any
     ) -> tuple[str, str, str]:
-        """The generation prompt, what of it stands before a finished turn, and the turn's text."""
+        """Generation prompt, its part that precedes a finished turn, and the turn's text."""
         base = self(before, tools, **more)
         prompt = self(before, tools, add_generation_prompt=True, **more)
         whole = self([*before, turn], tools, **more)
@@ -76,6 +76,6 @@ class Template:
         if common != prompt:
             common = common[: max(common.rfind(c) for c in ">\n]") + 1]
         begin = len(_common(base, common))
-        # Some add a turn of instructions: what both end with is the beginning of the answer.
+        # Some add a turn of instructions: the prompt's last mark is the beginning of the answer.
         text = whole[len(common) :].removeprefix(prompt[prompt.rfind("<") :])
         return prompt[begin:], common[begin:], text

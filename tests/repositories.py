@@ -1,4 +1,4 @@
-"""Real git repositories, and servers of them."""
+"""Real git repositories and servers."""
 
 import os
 import socket
@@ -20,11 +20,11 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "author",
     "GIT_COMMITTER_EMAIL": "author@example.com",
 }
-"""Without settings of the person who runs the tests."""
+"""Environment without the user's git settings."""
 
 
 class Origin:
-    """A repository with a working tree, in which a test commits."""
+    """A repository with a working tree for commits of a test."""
 
     def __init__(self, root: Path, *options: str) -> None:
         self.root = root
@@ -48,7 +48,7 @@ class Origin:
         return done.stdout.strip()
 
     def make_tree(self, *entries: str) -> str:
-        """A tree of these entries, as `ls-tree` prints them."""
+        """Write a tree of entries in the format of `ls-tree`."""
         return self.git("mktree", text="".join(f"{entry}\n" for entry in entries))
 
     def write(self, path: str, text: str) -> None:
@@ -57,7 +57,7 @@ class Origin:
         file.write_text(text, "utf-8")
 
     def declare(self, *names: str, model: str = "m", context: int = 64) -> str:
-        """Have the folder `fleet` declare these records and no others; the commit."""
+        """Commit manifests of exactly these records in the folder `fleet`."""
         for old in (self.root / "fleet").glob("*.yaml"):
             old.unlink()
         for name in names:
@@ -85,19 +85,19 @@ class Signer:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Of git, to sign."""
+        """Options of git for signing."""
         sign = (f"user.signingKey={self.key}", "gpg.format=ssh", "commit.gpgSign=true")
         return tuple(word for one in sign for word in ("-c", one))
 
     @property
     def line(self) -> str:
-        """Of a file of allowed signers."""
+        """Line for a file of allowed signers."""
         return f"author@example.com {self.key.with_suffix('.pub').read_text('utf-8')}"
 
 
 @contextmanager
 def git_daemon(root: Path) -> Iterator[str]:
-    """`git daemon` for the repositories under `root`; its address."""
+    """Run `git daemon` for the repositories under `root`; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
@@ -122,7 +122,7 @@ def git_daemon(root: Path) -> Iterator[str]:
 
 
 class Cut:
-    """A way to a server that falls silent after so many bytes of its answers."""
+    """A proxy to a server that stalls after `bytes_left` bytes of responses."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
@@ -157,7 +157,7 @@ class Cut:
                         max(0, self.bytes_left - len(data)),
                     )
                     if not data:
-                        return  # silent, and still connected
+                        return  # stall with the connection open
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:

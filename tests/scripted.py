@@ -1,8 +1,8 @@
-"""Makes small real checkpoints that answer one request with a text that a test dictates.
+"""Makes small real checkpoints that answer one request with a given text.
 
-A gpt2 whose layers add nothing: at each position its embedding of the position decides the next
-token, whatever came before. So the length of the prompt has to be known: the prompt is made here
-by the code that makes it in the worker. Ask greedily (`temperature` 0).
+A gpt2 whose layers output zero: the embedding of each position alone determines the next token,
+regardless of earlier ones. The length of the prompt must therefore be known, so the prompt is built
+here with the worker's code. Requests must be greedy (`temperature` 0).
 """
 
 import json
@@ -21,7 +21,7 @@ from reconciler.worker import request
 from reconciler.worker.prompt import Prompts
 
 MARK = re.compile(r"<[^<>\s\"']{2,40}>|\[/?[A-Z_]{3,20}\]")
-"""What becomes one token in a tokenizer made for a chat template."""
+"""Marks of a chat template that become single tokens of its tokenizer."""
 
 POSITIONS = 4096
 
@@ -31,7 +31,7 @@ def make(
 ) -> None:
     """Write a checkpoint with a chat template that answers the chat request `body` with `answer`.
 
-    `end`: the token that ends the answer; every mark in the template is a token of its own.
+    `end` is the token that ends the answer. Each mark in the template is one token.
     """
     directory.mkdir(parents=True)
     marks = list(dict.fromkeys([end, *MARK.findall(template)]))
@@ -64,7 +64,7 @@ def make(
 
 
 def _weights(size: int) -> Iterator[tuple[str, mx.array]]:
-    """Tokens are one-hot and the only layer adds nothing."""
+    """Weights with one-hot tokens and a layer that outputs zero."""
     yield "model.wte.weight", mx.eye(size)
     yield "model.ln_f.weight", mx.ones(size)
     yield "model.ln_f.bias", mx.zeros(size)
@@ -84,7 +84,7 @@ def _weights(size: int) -> Iterator[tuple[str, mx.array]]:
 def byte_tokenizer(
     marks: list[str], template: str, end: str, *, special: bool = True
 ) -> PreTrainedTokenizerFast:
-    """One token for each byte and for each mark; `special`: marks are no text."""
+    """A tokenizer with one token per byte and per mark; with `special`, marks are not text."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -1,7 +1,7 @@
-"""`python -m tests.soak --minutes 10`: a daemon under changes, faults and chats, and what it leaks.
+"""`python -m tests.soak --minutes 10`: find leaks of a daemon under changes, faults and chats.
 
-Every few seconds everything but one instance is unloaded, and the daemon is measured in that same
-quiet state. What there is more of at the end than at the beginning is a leak: exit code 1.
+Every few seconds all instances but one are unloaded, and the daemon is measured in that idle state.
+Growth beyond a bound between the beginning and the end is a leak: exit code 1.
 """
 
 import contextlib
@@ -31,36 +31,36 @@ from tests.support import WORKER_ENDS, Daemon, Home, eventually
 MODELS = {"tiny/llama": "llama", "tiny/qwen3_moe": "qwen3_moe"}
 ANCHOR = "anchor"
 ROUND_SECONDS = 6.0
-"""Of changes and faults between two measurements."""
+"""Duration of changes and faults between two measurements."""
 
 CLIENTS = 3
 WARM_UP = 0.2
-"""Share of the measurements that come before caches and buffers are full."""
+"""Share of the measurements taken before caches and buffers are full."""
 
 MB, KB = 10**6, 10**3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The daemon at one quiet moment."""
+    """Measurements of the idle daemon."""
 
     memory: int
     descriptors: int
     threads: int
     tasks: int
     counted: int
-    """Names of instances in the metrics."""
+    """Number of instance names in the metrics."""
     workers: int
     orphans: int
     sockets: int
-    """Without a worker."""
+    """Number of sockets without a worker."""
     disk: int
-    """Of the state directory."""
+    """Bytes of the state directory."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """How much more there may be at the end than at the beginning, or ever."""
+    """Allowed growth from beginning to end, or with `ever` the allowed maximum."""
 
     words: str
     more: int
@@ -73,22 +73,22 @@ BOUNDS = {
     "memory": Bound("memory of the daemon, MB", 12 * MB, MB),
     # Connections to the worker of the anchor are kept open for 15 s.
     "descriptors": Bound("file descriptors", 3),
-    # Python makes threads for blocking calls as it needs them, up to a few.
+    # Python starts threads for blocking calls on demand, up to a few.
     "threads": Bound("threads", 3),
     "tasks": Bound("tasks", 0),
-    # The anchor, and whose request has ended since the last pass.
+    # The anchor, and instances whose request ended since the last pass.
     "counted": Bound("instances in the metrics, at most", 3, ever=True),
-    # That of the anchor, and the spare.
+    # The worker of the anchor, and the spare.
     "workers": Bound("workers, at most", 2, ever=True),
     "orphans": Bound("processes without a parent, at most", 0, ever=True),
     "sockets": Bound("sockets without a worker, at most", 0, ever=True),
-    # The history of 10,000 generations is kept, and SQLite's log of 4 MB.
+    # The history keeps 10,000 generations, and SQLite a log of 4 MB.
     "disk": Bound("state directory, kB", 8 * MB, KB),
 }
 
 
 class Soak:
-    """A daemon, and what is done to it."""
+    """Runs random operations on a daemon and measures it."""
 
     def __init__(self, home: Home, seed: int) -> None:
         self.counts: Counter[str] = Counter()
@@ -100,7 +100,7 @@ class Soak:
         self.daemon = Daemon(home, "--spare-workers", "1", "--jit")
 
     def run(self, minutes: float) -> None:
-        """Rounds and measurements, for so long."""
+        """Alternate rounds and measurements for `minutes`."""
         end = time.monotonic() + 60 * minutes
         try:
             self._measure()
@@ -112,10 +112,10 @@ class Soak:
             error.add_note(self.daemon.log()[-5000:])
             raise
 
-    # -- what is done ----------------------------------------------------------------------
+    # -- operations ------------------------------------------------------------------------
 
     def _round(self) -> None:
-        """Clients that ask and load, beside faults and changes of files."""
+        """Run clients that chat and load, along with faults and changes of files."""
         end = time.monotonic() + ROUND_SECONDS
         with ThreadPoolExecutor(CLIENTS) as pool:
             seeds = [self._random.random() for _ in range(CLIENTS)]
@@ -134,7 +134,7 @@ class Soak:
                 client.result()
 
     def _client(self, end: float, chance: random.Random) -> None:
-        """Loads under names that were never used, asks, goes away, unloads."""
+        """Load under new names, chat, disconnect, unload."""
         while time.monotonic() < end:
             name = f"http-{next(self._serial)}"
             body = {"model": chance.choice(list(MODELS)), "instance_id": name}
@@ -153,7 +153,7 @@ class Soak:
     def _request(self, what: str, method: str, path: str, body: object) -> None:
         status, answer = self.daemon.request(method, path, body)
         self.counts[f"{what} {status}"] += 1
-        # What the faults excuse: a worker that was killed, and what never was there.
+        # Errors caused by the faults: a killed worker, or a model that never existed.
         code = answer.get("error", {}).get("code")
         excused = {*WORKER_ENDS, "model_not_loaded", "model_not_found", "model_unloaded"}
         assert status == 200 or code in excused, (what, status, answer)
@@ -204,14 +204,14 @@ class Soak:
         self._request("download", "POST", "/api/v1/models/download", body)
 
     def _vanish(self) -> None:
-        """Somebody who follows the events and goes away."""
+        """Follow the events, then disconnect."""
         with urllib.request.urlopen(f"{self.daemon.url}/api/v1/events", timeout=90) as reply:
             reply.readline()
 
-    # -- what is measured ------------------------------------------------------------------
+    # -- measurements ----------------------------------------------------------------------
 
     def _measure(self) -> None:
-        """Go back to the anchor alone, and see what there is."""
+        """Unload all but the anchor, then measure."""
         for path in [*self._home.manifests.glob("file-*"), *self._home.manifests.glob("bad-*")]:
             path.unlink()
         for record in self.daemon.get("/api/v1/records")["records"]:
@@ -236,7 +236,7 @@ class Soak:
         )
 
     def _quiet(self) -> bool:
-        """Whether only the anchor is loaded, and nothing more is going on."""
+        """True if only the anchor is loaded and no work is in progress."""
         names = {record["name"] for record in self.daemon.get("/api/v1/records")["records"]}
         workers = self.daemon.workers()
         listening = all(socket.exists() for socket in worker_sockets(self.daemon))
@@ -256,7 +256,7 @@ def _progress(sample: Sample, number: int, counts: Counter[str]) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """Of the table: medians of the first and of the last third of what came after the warm-up."""
+    """A row of the table: medians of the first and the last third after the warm-up."""
 
     words: str
     begin: float
@@ -266,7 +266,7 @@ class Row:
 
 
 def judge(samples: list[Sample]) -> list[Row]:
-    """What was measured, against what is allowed."""
+    """Compare the measurements with BOUNDS."""
     settled = samples[int(len(samples) * WARM_UP) :]
     third = max(1, len(settled) // 3)
     return [_judged(field.name, settled, third) for field in fields(Sample)]
@@ -285,7 +285,7 @@ def _judged(name: str, settled: list[Sample], third: int) -> Row:
 @click.option("--minutes", default=10.0, show_default=True, help="How long.")
 @click.option("--seed", default=1, show_default=True, help="Of what is done.")
 def main(minutes: float, seed: int) -> None:
-    """Run a daemon under changes, faults and chats, and tell what it leaks."""
+    """Run a daemon under changes, faults and chats, and report what it leaks."""
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pairs = [w for key, kind in MODELS.items() for w in (kind, str(root / "models" / key))]

@@ -1,8 +1,7 @@
-"""A storm: changes by HTTP, file and commit, and kill -9 of the daemon wherever it is.
+"""A storm: changes by HTTP, file and commit, while the daemon is killed with SIGKILL at any moment.
 
-What is done, and how long after its beginning the daemon is killed, is drawn from a seed, which a
-failure names. An answer that was given must be true after the kill; what was asked and not
-answered may have been done or not, but not by half.
+The changes and the time of each kill are drawn from a seed, which a failure reports. After a kill,
+acknowledged changes must be in effect; others may be applied or not, but not in part.
 """
 
 import os
@@ -27,7 +26,7 @@ from tests.repositories import Origin
 from tests.support import MANIFEST, WORKER_ENDS, Daemon, Home, conditions, eventually
 
 MODELS = (*["tiny/llama"] * 4, "tiny/qwen3_moe")
-"""Drawn from; most share their weights, so that a restart is quick."""
+"""Models to draw from; most share their weights, so that a restart is quick."""
 
 NAMES = ("http-0", "http-1", "http-2")
 FILES = ("file-0", "file-1")
@@ -37,36 +36,36 @@ ENDLESS = "maker/endless"
 """A model whose download hangs."""
 
 LONGEST = 1.2
-"""Seconds after which the daemon is killed, from the first change or from its start."""
+"""Most seconds to a kill, from the first change or from the daemon's start."""
 
 SHORT = 0.015
-"""The same from the beginning of a change, or of an action of the daemon's: attaching takes no
-longer. So are two of three kills; else most would come while nothing is done."""
+"""Most seconds to a kill from the beginning of a change or of a daemon's action: attaching takes
+about as long. Two of three kills use it; otherwise most would come while the daemon is idle."""
 
 MARK = "PYTHON_STORM_OF_RECONCILER"
-"""In the environment of every process of a storm, with the id of the process that runs it."""
+"""Environment variable of every process of a storm, with the PID of the process that runs it."""
 
 Spec = tuple[str, int]
 """Model and context length."""
 
 
 class Storm:
-    """What was done, and what may have come of it."""
+    """The changes made and the states that they allow."""
 
     def __init__(self, home: Home, root: Path, seed: int, *options: str) -> None:
-        """`root`: for the repository that the daemon follows."""
+        """Start a storm; `root` is for the repository that the daemon follows."""
         self.seed = seed
         self.kills = 0
         self.before_ready = 0
-        """Kills of a daemon that had not said yet that it listens."""
+        """Number of kills before the daemon reported that it listens."""
         self.cleared = 0
-        """Records that were suspected of crashing the machine."""
+        """Number of records suspected of crashing the machine."""
         self.steps: list[str] = []
-        """Since the last check."""
+        """Steps since the last check."""
         self._random = random.Random(seed)
         self._files: dict[str, Spec] = {}
         self._http: dict[str, set[Spec | None]] = {name: {None} for name in NAMES}
-        """What each record may be; None: absent. One value where it is known."""
+        """Allowed specs by record; None if it may be absent. One value if it is known."""
         self._write(home, ANCHOR, ("tiny/llama", 500))
         self._origin = Origin(root)
         self._committed = self._commit()
@@ -76,7 +75,7 @@ class Storm:
     # -- changes ---------------------------------------------------------------------------
 
     def run(self, kills: int) -> None:
-        """Storm until the daemon was killed so often."""
+        """Run until the daemon was killed `kills` times."""
         try:
             self._check()
             while self.kills < kills:
@@ -87,7 +86,7 @@ class Storm:
             raise
 
     def _round(self) -> None:
-        """Some changes, a kill while they are made, perhaps more at the next starts."""
+        """Make some changes, kill the daemon meanwhile, and perhaps again at its next starts."""
         self.steps.clear()
         if self._random.random() < 0.1:
             self._kill_worker()
@@ -102,7 +101,7 @@ class Storm:
                 begun.acquire(timeout=LONGEST)
             if moment == "action":
                 self._until_action(log, LONGEST)
-            time.sleep(end)  # the moment is the point
+            time.sleep(end)  # the time of the kill is random
             self.daemon.kill()
             self.kills += 1
             asking.result()
@@ -112,7 +111,7 @@ class Storm:
         self._check()
 
     def _kill_while_starting(self) -> None:
-        """Before it listens, or in the middle of taking up what it was asked for."""
+        """Kill the daemon before it listens or while it restores its records."""
         in_action = self._random.random() < 0.25
         end = self._random.random() * (SHORT if in_action else LONGEST)
         self.steps.append(f"killed {end:.3f} s after {'an action' if in_action else 'its start'}")
@@ -131,7 +130,7 @@ class Storm:
         return (self.daemon.home.root / "log").stat().st_size
 
     def _until_action(self, begin: int, seconds: float) -> None:
-        """Return as the daemon begins an action, after that place of its log; or after so long."""
+        """Return when the log shows a new action after position `begin`, or after `seconds`."""
         deadline, text = time.monotonic() + seconds, ""
         with (self.daemon.home.root / "log").open(encoding="utf-8") as log:
             log.seek(begin)
@@ -145,7 +144,7 @@ class Storm:
             worker.kill()
 
     def _drawn(self) -> Callable[[], None]:
-        """A random change; called in the client's thread."""
+        """A random change, to be called in the client's thread."""
         wanted = (self._random.choice(MODELS), self._random.randint(500, 4000))
         roll = self._random.random()
         if roll < 0.4:
@@ -163,7 +162,7 @@ class Storm:
         return self._download
 
     def _ask(self, steps: list[Callable[[], None]], begun: threading.Semaphore) -> None:
-        """Make the changes one by one, until one is not answered."""
+        """Make the changes one by one until one gets no response."""
         for step in steps:
             begun.release()
             try:
@@ -180,7 +179,7 @@ class Storm:
         status, answer = self.daemon.request("POST", "/api/v1/models/load", body)
         if status == 200:
             self._http[name] = {wanted}
-        else:  # it ran into the kill of a worker
+        else:  # a worker was killed meanwhile
             assert answer["error"]["code"] in WORKER_ENDS, answer
             self._http[name] = before
 
@@ -193,7 +192,7 @@ class Storm:
         self._http[name] = {None}
 
     def _unload_while_it_answers(self, name: str) -> None:
-        """So that it drains when the kill comes."""
+        """Unload an instance with a running request, so that a kill hits its draining."""
         if self._http[name] == {None}:
             return
         self.steps.append(f"ask {name} for much")
@@ -207,7 +206,7 @@ class Storm:
                 self.steps.append(f"refused with {error.code}")
 
     def _write(self, home: Home, name: str, wanted: Spec) -> None:
-        """In two halves, the first of which is no manifest."""
+        """Write a manifest in two halves, the first of which is invalid."""
         self.steps.append(f"write {name} {wanted}")
         self._files[name] = wanted
         config = f"{{context_length: {wanted[1]}}}"
@@ -232,14 +231,14 @@ class Storm:
         self._committed = self._commit()
 
     def _download(self) -> None:
-        """One that hangs."""
+        """Start a download that hangs."""
         self.steps.append("download")
         self.daemon.request("POST", "/api/v1/models/download", {"model": ENDLESS})
 
-    # -- what must be so -------------------------------------------------------------------
+    # -- invariants ------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Everything that was acknowledged is so, and nothing else, and nothing is left over."""
+        """Check that exactly the acknowledged changes are in effect and nothing is left behind."""
         for name, allowed in self._http.items():
             found = self._found(name)
             assert found in allowed, (name, found, allowed)
@@ -249,10 +248,10 @@ class Storm:
         names = {r["name"] for r in self.daemon.get("/api/v1/records")["records"]}
         for name in names - self._expected().keys():
             self.daemon.gone(name)
-        # A worker that was just killed may not have been missed yet when its record was read.
+        # The daemon may not have noticed a worker's death yet when its record was read.
         eventually(lambda: self.daemon.loaded() == self._expected().keys(), self.daemon.log)
         distinct = {model for model, _ in self._expected().values()}
-        assert len(self.daemon.workers()) <= len(distinct) + 1  # and the spare
+        assert len(self.daemon.workers()) <= len(distinct) + 1  # plus the spare
         eventually(lambda: not strays(self.daemon), lambda: f"left over: {strays(self.daemon)}")
         eventually(lambda: not stale_sockets(self.daemon), lambda: f"{stale_sockets(self.daemon)}")
         assert "Traceback" not in self.daemon.log()
@@ -270,7 +269,7 @@ class Storm:
 
     def _meets(self, name: str, wanted: Spec) -> bool:
         status, record = self.daemon.request("GET", f"/api/v1/records/{name}")
-        if status == 404:  # its source has not been looked at yet
+        if status == 404:  # its source has not been read yet
             return False
         if any(c["reason"] == "SuspectedHostCrash" for c in record["status"]["conditions"]):
             status, answer = self.daemon.request("POST", f"/api/v1/records/{name}/clear")
@@ -284,7 +283,7 @@ class Storm:
         return True
 
     def cut_short(self) -> Counter[str]:
-        """How many actions of each kind a kill hit."""
+        """Number of actions interrupted by kills, by kind."""
         lines = [
             line for line in self.daemon.log().splitlines() if "an action was interrupted" in line
         ]
@@ -294,9 +293,9 @@ class Storm:
 
 @contextmanager
 def storm(home: Home, root: Path, model: Path, seed: int, *options: str) -> Iterator[Storm]:
-    """A storm over a fresh daemon, which is ended afterwards; then nothing must be left of it.
+    """Run a storm on a fresh daemon, stop it, and check that nothing is left of it.
 
-    `model`: files for the hub that never ends a download. `options` are the daemon's.
+    `model` has files for a hub that never completes a download. `options` are the daemon's.
     """
     with Hub() as hub:
         hub.stop_after = 1000
@@ -318,7 +317,7 @@ def storm(home: Home, root: Path, model: Path, seed: int, *options: str) -> Iter
 
 
 def marked() -> list[psutil.Process]:
-    """The processes that daemons of this storm started, and those daemons."""
+    """The daemons of this storm and all processes that they started."""
     own = os.getpid()
     found = psutil.process_iter(["environ", "cmdline"])
     mine = [p for p in found if (p.info["environ"] or {}).get(MARK) == str(own)]
@@ -326,23 +325,23 @@ def marked() -> list[psutil.Process]:
 
 
 def strays(daemon: Daemon) -> list[Any]:
-    """What a daemon that is gone started and that is still there."""
+    """Command lines of processes left by former daemons."""
     own = psutil.Process(daemon.process.pid)
     family = {own.pid, *(child.pid for child in own.children(recursive=True))}
     return [p.info["cmdline"] for p in marked() if p.pid not in family and p.is_running()]
 
 
 def worker_sockets(daemon: Daemon) -> list[Path]:
-    """Of the workers that there are."""
+    """Sockets of the running workers."""
     found = []
     for worker in daemon.workers():
-        with suppress(psutil.NoSuchProcess):  # it has just ended
-            found += [Path(word) for word in worker.cmdline()[-1:]]  # none of one that has ended
+        with suppress(psutil.NoSuchProcess):  # it has just exited
+            found += [Path(word) for word in worker.cmdline()[-1:]]  # empty for an exited process
     return found
 
 
 def stale_sockets(daemon: Daemon) -> list[Path]:
-    """Sockets without a worker beside those of workers."""
+    """Sockets without a worker in the directories of the workers' sockets."""
     living = worker_sockets(daemon)
     there = {path for socket in living for path in socket.parent.iterdir()}
     return sorted(there - set(living))

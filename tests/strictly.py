@@ -1,4 +1,4 @@
-"""Answers held against the types of the official client, which itself takes anything."""
+"""Validates responses against the types of the official client, which itself accepts anything."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -7,11 +7,11 @@ from typing import Any
 import pydantic
 
 OURS = {"store", "warnings"}
-"""Keys of a response that the client's types do not have: OpenAI sends the first, we the second."""
+"""Keys of a response missing from the client's types: OpenAI sends the first, we the second."""
 
 
 def strictly(kind: Any, value: Any) -> Any:
-    """The value as that type of the client; a missing or unknown key fails the test."""
+    """The value as type `kind` of the client; a missing or unknown key fails the test."""
     checked = _adapter(kind).validate_python(value)
     assert list(_unknown(checked)) == []
     return checked
@@ -19,7 +19,7 @@ def strictly(kind: Any, value: Any) -> Any:
 
 @cache
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    """Making one takes longer than a test."""
+    """Cached adapter, since creating one takes longer than a test."""
     return pydantic.TypeAdapter(kind)
 
 

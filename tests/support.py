@@ -1,4 +1,4 @@
-"""A real daemon as a test drives it: a process, its files, its HTTP."""
+"""Drives a real daemon: its process, files and HTTP."""
 
 import http.client
 import json
@@ -37,7 +37,7 @@ spec:
 """
 
 WORKER_ENDS = {"worker_died", "worker_killed", "worker_hung", "generation_died"}
-"""Codes of errors that tell how a worker ended."""
+"""Error codes for the end of a worker."""
 
 
 class Home:
@@ -51,11 +51,11 @@ class Home:
         self.lm_studio = root / "lmstudio"
         self.state = root / "state"
         self.manifests.mkdir(parents=True)
-        # A directory that turns wholly empty is believed after 30 seconds only.
+        # A directory that becomes empty counts as empty only after 30 seconds.
         (self.manifests / "README").touch()
 
     def arguments(self) -> list[str]:
-        """The options that name the directories."""
+        """Options that name the directories."""
         return [
             *("--manifests", str(self.manifests)),
             *("--models", str(self.models)),
@@ -65,7 +65,7 @@ class Home:
         ]
 
     def write(self, file: str, *, name: str, model: str, **config: object) -> Path:
-        """Drop a manifest."""
+        """Write a manifest."""
         path = self.manifests / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(MANIFEST.format(name=name, model=model, config=json.dumps(config)), "utf-8")
@@ -73,7 +73,7 @@ class Home:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment without settings of the person who runs the tests."""
+    """Environment without the user's settings."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RECONCILER_")}
     return clean | more
 
@@ -84,7 +84,7 @@ class Daemon:
     command: tuple[str, ...] = (sys.executable, "-m", "reconciler", "serve")
 
     def __init__(self, home: Home, *options: str, environ: dict[str, str] | None = None) -> None:
-        """With `environ` it is given no options at all, only these variables."""
+        """Start it; with `environ`, these variables replace all options."""
         self.home = home
         self._environ = environ or {}
         # A spare worker costs a second of CPU time, and most tests end before it is ready.
@@ -101,7 +101,7 @@ class Daemon:
         self.url = self.ready_line.split()[-1]
 
     def launch(self) -> None:
-        """Start it, and do not wait."""
+        """Start it without waiting."""
         self._log = (self.home.root / "log").open("ab")
         self.process = subprocess.Popen(
             [*self.command, *self._options],
@@ -112,16 +112,16 @@ class Daemon:
         )
 
     def log(self) -> str:
-        """What it logged so far."""
+        """Its log so far."""
         return (self.home.root / "log").read_text("utf-8")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it by a signal; its exit status."""
+        """Stop it by a signal; returns the exit status."""
         self.process.send_signal(number)
         return self._reap()
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it, as a crash would."""
         self.process.kill()
         self._reap()
 
@@ -143,7 +143,7 @@ class Daemon:
     ) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.stop()  # the second signal: no request is waited for
+            self.stop()  # the second signal skips the drain
         elif not self._log.closed:
             self._reap()
 
@@ -155,7 +155,7 @@ class Daemon:
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
-        """One request: status and parsed body. A body that is bytes is sent as it is."""
+        """Send a request; returns status and parsed body. A body in bytes is sent unchanged."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path, data=data, headers=headers or {}, method=method
@@ -170,25 +170,25 @@ class Daemon:
         return status, answer
 
     def stream(self, path: str, body: Any) -> http.client.HTTPResponse:
-        """A request whose answer is read as it comes."""
+        """Send a request; the caller reads the response as it arrives."""
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data)
         reply: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=90)
         return reply
 
     def events(self, query: str = "follow=false") -> list[Any]:
-        """The data of the kept events; `lost` stands for ones that are not kept any more."""
+        """Data of the kept events; `lost` stands for discarded ones."""
         with urllib.request.urlopen(f"{self.url}/api/v1/events?{query}", timeout=90) as reply:
             return list(parse_events(reply))
 
     def get(self, path: str) -> Any:
-        """The body of a GET that must succeed."""
+        """Body of a GET that must succeed."""
         status, body = self.request("GET", path)
         assert status == 200, body
         return body
 
     def load(self, body: Any) -> Any:
-        """The answer of a load that must succeed."""
+        """Response of a load that must succeed."""
         status, answer = self.request("POST", "/api/v1/models/load", body)
         assert status == 200, answer
         return answer
@@ -198,7 +198,7 @@ class Daemon:
         return self.request("POST", "/api/v1/models/unload", {"instance_id": name})
 
     def ready(self, name: str, generation: int = 1) -> Any:
-        """The record, once that generation or a later one is ready."""
+        """Wait until that generation or a later one is ready; returns the record."""
         query = f"wait=ready&generation={generation}&timeout=60"
         record = self.get(f"/api/v1/records/{urllib.parse.quote(name)}?{query}")
         assert conditions(record)["Ready"] == "True", (record, self.log())
@@ -206,13 +206,13 @@ class Daemon:
         return record
 
     def gone(self, name: str) -> None:
-        """Wait until nothing of that name is left."""
+        """Wait until no record and no instance has that name."""
         path = f"/api/v1/records/{urllib.parse.quote(name)}?wait=gone&timeout=60"
         status, body = self.request("GET", path)
         assert status == 404, body
 
     def eventually(self, name: str, condition: Callable[[Any], bool]) -> Any:
-        """The record, once `condition` holds of it; for what no event tells."""
+        """Poll until `condition` holds for the record; returns the record."""
         record: Any = None
 
         def holds() -> bool:
@@ -224,26 +224,26 @@ class Daemon:
         return record
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; for what no event tells."""
+        """Poll until `condition` holds."""
         eventually(condition, self.log)
 
     def loaded(self) -> set[str]:
-        """The names of the loaded instances."""
+        """Names of the loaded instances."""
         models = self.get("/api/v1/models")["models"]
         return {i["id"] for m in models for i in m["loaded_instances"]}
 
 
 def copied(daemon: Daemon, key: str, model: str = "tiny/llama") -> Path:
-    """Copy a checkpoint to where the daemon finds it as `key`: no worker has its weights."""
+    """Copy a checkpoint to the daemon's models as `key`, so that no worker has its weights."""
     path = daemon.home.lm_studio / "models" / key
     shutil.copytree(daemon.home.models / model, path)
     return path
 
 
 def tidy(daemon: Daemon, staying: Collection[str]) -> None:
-    """Remove all manifests and records of a daemon but those named as a model of `staying`.
+    """Remove all manifests and records of a daemon, except records named as a model of `staying`.
 
-    Those get the settings of a plain load.
+    Those get the settings of a load without options.
     """
     home = daemon.home
     for file in home.manifests.iterdir():
@@ -266,7 +266,7 @@ def tidy(daemon: Daemon, staying: Collection[str]) -> None:
 
 
 def _is_undeclared(daemon: Daemon) -> bool:
-    """True if no manifest owns a record; confirms that they are to go."""
+    """True if no manifest owns a record; confirms pending removals."""
     (source,) = daemon.get("/api/v1/sources")["sources"]
     if source["unconfirmed"]:
         path = f"/api/v1/sources/{urllib.parse.quote(source['name'], safe='')}/confirm"
@@ -277,7 +277,7 @@ def _is_undeclared(daemon: Daemon) -> bool:
 
 @cache
 def described() -> tuple[Any, list[tuple[re.Pattern[str], Any]]]:
-    """The OpenAPI document of this code, and its paths as patterns, the most particular first."""
+    """The OpenAPI document of this code, and its paths as patterns, the most specific first."""
     from reconciler.api.app import build
 
     app = build(None, "127.0.0.1", None)  # type: ignore[arg-type]
@@ -290,7 +290,7 @@ def described() -> tuple[Any, list[tuple[re.Pattern[str], Any]]]:
 
 
 def check_answer(method: str, path: str, status: int, answer: Any) -> None:
-    """Hold a real answer against its description."""
+    """Validate a response against its description."""
     plain = path.partition("?")[0]
     route = next((p.pattern for p, _ in described()[1] if p.fullmatch(plain)), "")
     ollama = error_form(plain) is ollama_error
@@ -300,7 +300,7 @@ def check_answer(method: str, path: str, status: int, answer: Any) -> None:
 
 @cache
 def answers_of(route: str, method: str, status: int, *, ollama: bool) -> Draft202012Validator:
-    """What holds an answer against its description, else against an error's."""
+    """Validator for a response; for that of an error if the response has no description."""
     document, paths = described()
     operations: Any = next((o for pattern, o in paths if pattern.pattern == route), {})
     schema = document["components"]["schemas"]["error"]
@@ -324,7 +324,7 @@ def parse_stream(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[Any]:
-    """The events of `/api/v1/events`, each held against its schema."""
+    """Events of `/api/v1/events`, each validated against its schema."""
     for kind, data in parse_stream(lines):
         if kind == "lost":
             yield "lost"
@@ -341,16 +341,16 @@ def eventually(condition: Callable[[], bool], story: Callable[[], str]) -> None:
     while not condition():
         assert time.monotonic() < deadline, story()
         time.sleep(pause)
-        pause = min(1.2 * pause, 0.1)  # what takes long is not asked for without pause
+        pause = min(1.2 * pause, 0.1)  # back off while a condition takes long
 
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
         return "reconciler.worker" in process.cmdline()
-    except psutil.NoSuchProcess:  # a zombie too
+    except psutil.NoSuchProcess:  # also raised for a zombie
         return False
 
 
 def conditions(record: Any) -> dict[str, str]:
-    """The status of each condition of a record."""
+    """Status of each condition of a record."""
     return {c["type"]: c["status"] for c in record["status"]["conditions"]}

@@ -1,4 +1,4 @@
-"""The docs name everything that there is."""
+"""The docs cover every route, option, error, metric, setting and test that they must."""
 
 import re
 from dataclasses import fields
@@ -104,7 +104,7 @@ def test_every_status_field_is_documented() -> None:
     assert [f.name for f in fields(Status) if f"`status.{f.name}`" not in HTTP["objects"]] == []
 
 
-def test_the_tables_are_as_the_schemas_say() -> None:
+def test_the_tables_match_the_schemas() -> None:
     """`make docs` fills them."""
     for path in tables.pages():
         assert tables.filled(path) == path.read_text("utf-8"), path
@@ -112,11 +112,11 @@ def test_the_tables_are_as_the_schemas_say() -> None:
     assert "[config](objects.md#config)" in HTTP["models"]
 
 
-def test_every_page_of_http_is_in_its_index() -> None:
+def test_every_page_of_the_http_docs_is_in_their_index() -> None:
     assert set(HTTP) - {"README"} == set(re.findall(r"\]\((\w+)\.md\)", HTTP["README"]))
 
 
-def test_every_client_of_the_tests_is_listed_with_its_versions() -> None:
+def test_every_tested_client_is_listed_with_its_versions() -> None:
     clients = listed()
     assert len(clients) > 20
     for client in clients:
@@ -139,18 +139,18 @@ def test_every_tool_that_can_be_launched_has_its_recipe() -> None:
 
 
 def all_tests() -> set[str]:
-    """The names of all tests."""
+    """Names of all tests."""
     sources = [path.read_text("utf-8") for path in Path("tests").rglob("test_*.py")]
     return set(re.findall(r"def (test_\w+)\(", "\n".join(sources)))
 
 
-def test_every_rule_names_a_test_that_there_is() -> None:
+def test_every_rule_names_an_existing_test() -> None:
     named = re.findall(r"<!-- test: (\w+) -->", DOCS["semantics"])
     assert len(named) > 50
     assert set(named) - all_tests() == set()
 
 
-def test_every_guarantee_names_a_test_that_there_is() -> None:
+def test_every_guarantee_names_an_existing_test() -> None:
     text = DOCS["guarantees"]
     rows = [line for line in text.partition("## Measured")[0].splitlines() if line[:1] == "|"]
     promises = [row for row in rows if not re.match(r"\| (promise|trap) \||\|---", row)]
@@ -160,7 +160,7 @@ def test_every_guarantee_names_a_test_that_there_is() -> None:
     assert set(re.findall(r"`(test_\w+)`", text)) - all_tests() == set()
 
 
-def test_every_attack_in_the_threat_model_names_a_test_that_there_is() -> None:
+def test_every_attack_in_the_threat_model_names_an_existing_test() -> None:
     text = DOCS["threat-model"]
     tables_of_attacks = text.partition("## HTTP clients")[2].partition("## Not defended")[0]
     rows = [line for line in tables_of_attacks.splitlines() if line[:1] == "|"]
@@ -185,7 +185,7 @@ def test_every_schema_describes_its_keys(name: str) -> None:
     assert f'"$id": "{name}.schema.json"' in text
 
 
-def test_links_between_the_docs_lead_somewhere() -> None:
+def test_links_between_the_docs_are_valid() -> None:
     for path in (*Path().glob("*.md"), *Path("docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)\s:]+)\)", prose(path)):
             file, _, heading = target.partition("#")
@@ -195,12 +195,12 @@ def test_links_between_the_docs_lead_somewhere() -> None:
 
 
 def prose(page: Path) -> str:
-    """The text of a page without its code blocks."""
+    """Text of a page without its code blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
-    """Anchors of the headings of a page, as Markdown viewers make them."""
+    """Anchors that Markdown viewers generate for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 

@@ -1,4 +1,4 @@
-"""OpenAI's routes over a controller that a test steps by hand."""
+"""OpenAI's routes on a controller that tests step by hand."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ STREAM = {"model": "a", "stream": True}
 
 
 class Answering:
-    """A controller whose one instance answers in two pieces, once a test says that it is ready."""
+    """A controller whose only instance answers in two chunks once a test calls `ready`."""
 
     stopping = False
     machine = None
@@ -30,10 +30,10 @@ class Answering:
         self.runner: web.AppRunner
         self.ended = False
         self.cut = False
-        """True if the client's connection breaks off after the first piece."""
+        """True if the client's connection is to break after the first chunk."""
         self.loading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.starting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done once the worker has begun its answer."""
+        """Done once the worker has begun its response."""
         self.status, self.content_type = 200, "text/event-stream"
         self.pieces = [b"data: 1\n\n", b"data: 2\n\n"]
 
@@ -91,11 +91,11 @@ async def asked(
 
 
 async def rest(reply: ClientResponse) -> bytes:
-    """The rest of an answer, without comments."""
+    """The rest of a response, without comments."""
     return (await reply.read()).replace(COMMENT, b"")
 
 
-async def test_a_client_that_goes_away_as_it_is_written_to_is_no_error(
+async def test_a_client_that_disconnects_during_a_write_is_not_an_error(
     controller: Answering,
 ) -> None:
     controller.cut = True
@@ -108,21 +108,21 @@ async def test_a_client_that_goes_away_as_it_is_written_to_is_no_error(
     assert logs == []
 
 
-async def test_a_stream_gives_signs_of_life_while_its_model_is_loaded(
+async def test_a_stream_has_keep_alive_comments_while_its_model_loads(
     controller: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
     async with asked(controller, STREAM) as reply:
         assert (reply.status, reply.content_type) == (200, "text/event-stream")
         assert await reply.content.readexactly(2 * len(COMMENT)) == 2 * COMMENT
-        controller.loading.set_result(None)  # the worker is busy, and does not answer yet
+        controller.loading.set_result(None)  # the worker is busy and does not respond yet
         assert await reply.content.readexactly(2 * len(COMMENT)) == 2 * COMMENT
         controller.starting.set_result(None)
         assert await rest(reply) == b"data: 1\n\ndata: 2\n\n"
     assert controller.ended
 
 
-async def test_a_stream_that_is_answered_soon_is_copied_as_it_is(controller: Answering) -> None:
+async def test_a_stream_without_delay_is_copied_unchanged(controller: Answering) -> None:
     controller.ready()
     async with asked(controller, STREAM) as reply:
         assert reply.headers["X-Reconciler-Instance"] == "a"
@@ -130,7 +130,7 @@ async def test_a_stream_that_is_answered_soon_is_copied_as_it_is(controller: Ans
 
 
 @pytest.mark.parametrize("body", [{"model": "a"}, {"model": "a", "stream": False}])
-async def test_who_wants_no_stream_gets_no_signs_of_life(
+async def test_a_request_without_a_stream_gets_no_keep_alive_comments(
     controller: Answering, monkeypatch: pytest.MonkeyPatch, body: Any
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
@@ -147,7 +147,7 @@ async def _whole(controller: Answering, body: Any) -> tuple[int, str, bytes]:
         return reply.status, reply.content_type, await reply.read()
 
 
-async def test_an_error_after_the_first_sign_of_life_is_an_event(
+async def test_an_error_after_the_first_keep_alive_comment_is_an_event(
     controller: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
@@ -164,7 +164,7 @@ async def test_an_error_after_the_first_sign_of_life_is_an_event(
     )
 
 
-async def test_a_workers_refusal_after_the_first_sign_of_life_is_an_event(
+async def test_a_workers_refusal_after_the_first_keep_alive_comment_is_an_event(
     controller: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
@@ -176,7 +176,7 @@ async def test_a_workers_refusal_after_the_first_sign_of_life_is_an_event(
         assert await rest(reply) == b'data: {"error": {"code": "invalid_value"}}\n\n'
 
 
-async def test_an_error_before_the_first_sign_of_life_has_its_status(
+async def test_an_error_before_the_first_keep_alive_comment_has_its_status(
     controller: Answering,
 ) -> None:
     controller.loading.set_exception(LoadError(Problem(Reason.NOT_LOADED, "it is not")))
@@ -184,7 +184,7 @@ async def test_an_error_before_the_first_sign_of_life_has_its_status(
         assert (reply.status, reply.content_type) == (404, "application/json")
 
 
-async def test_a_client_that_goes_away_while_it_waits_is_no_error(
+async def test_a_client_that_disconnects_while_waiting_is_not_an_error(
     controller: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
@@ -203,7 +203,7 @@ async def test_a_client_that_goes_away_while_it_waits_is_no_error(
         ("/api/generate", "prompt", {"response": ""}),
     ],
 )
-async def test_empty_lines_keep_an_ollama_client_waiting(
+async def test_an_ollama_client_gets_empty_messages_while_the_model_loads(
     controller: Answering, monkeypatch: pytest.MonkeyPatch, path: str, key: str, nothing: Any
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)
@@ -221,7 +221,7 @@ async def test_empty_lines_keep_an_ollama_client_waiting(
     assert all(line.startswith(b" ") for line in lines[:-1])
 
 
-async def test_a_load_that_fails_for_lm_studios_chat_is_one_of_its_events(
+async def test_an_error_in_lm_studios_chat_is_an_event_of_its_format(
     controller: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early_stream, "KEEP_ALIVE_SECONDS", 0)

@@ -1,4 +1,4 @@
-"""What is installed: bounds, pinned versions, hashes, and the commands that the docs give."""
+"""Dependencies: bounds, pinned versions, hashes, and the installation commands of the docs."""
 
 import re
 import tomllib
@@ -19,7 +19,7 @@ OF_OTHER_PLATFORMS = {"colorama", "httpx2-jsfetch"}
 
 
 def requirements() -> Iterator[Requirement]:
-    """Every requirement of the product, with those of its extras."""
+    """Requirements of the product, including those of its extras."""
     extras = PROJECT["project"]["optional-dependencies"].values()
     for lines in (PROJECT["project"]["dependencies"], *extras):
         yield from map(Requirement, lines)

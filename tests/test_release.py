@@ -1,4 +1,4 @@
-"""The release script, in a repository of its own."""
+"""The release script, run in a temporary repository."""
 
 import datetime as dt
 import subprocess
@@ -29,7 +29,7 @@ PROJECT = '[project]\nname = "mlx-reconciler"\nversion = "0.1.0"\n'
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
-    """A repository with one release and one unreleased change, as the working directory."""
+    """Repository with one release and one unreleased change, as the working directory."""
     repository = Origin(tmp_path / "repository")
     repository.write("CHANGELOG.md", CHANGELOG)
     repository.write("pyproject.toml", PROJECT)
@@ -42,7 +42,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
     return repository
 
 
-def test_unreleased_changes_become_a_section_of_their_own() -> None:
+def test_unreleased_changes_become_a_section_of_the_version() -> None:
     text, notes = release.released(CHANGELOG, "0.2.0", DAY)
     assert notes == "## 0.2.0 (2026-12-24)\n\n- A change.\n"
     assert text == CHANGELOG.replace("- A change.\n", f"{notes}")
@@ -87,7 +87,7 @@ def test_a_release_is_built_committed_and_tagged(
     assert "not newer" in capsys.readouterr().err
 
 
-def test_a_build_that_fails_leaves_the_repository_as_it_was(
+def test_a_failed_build_leaves_the_repository_unchanged(
     repository: Origin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(command: list[str]) -> None:
@@ -112,7 +112,7 @@ def test_a_wrong_version_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_no_release_without_changes_or_with_a_changed_tree(
+def test_a_release_requires_changes_and_a_clean_tree(
     repository: Origin, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository.write("CHANGELOG.md", CHANGELOG.replace("- A change.\n", ""))

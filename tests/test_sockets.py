@@ -1,4 +1,4 @@
-"""The directory of the workers' sockets."""
+"""Directory of the workers' sockets."""
 
 import os
 from pathlib import Path
@@ -20,14 +20,16 @@ def test_a_sockets_path_fits_and_is_private(tmp_path: Path, depth: int) -> None:
     assert not path.exists()
 
 
-def test_what_a_former_daemon_left_is_cleared(tmp_path: Path) -> None:
+def test_sockets_of_a_former_daemon_are_removed(tmp_path: Path) -> None:
     path = sockets.prepare(tmp_path)
     (path / "1.sock").touch()
     assert list(sockets.prepare(tmp_path).iterdir()) == []
     sockets.remove(path)
 
 
-def test_somebody_elses_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sockets, "LONGEST_PATH", 0)
     monkeypatch.setattr(sockets, "SHORT", tmp_path)
     path = sockets.prepare(tmp_path)

@@ -63,7 +63,7 @@ STATUS = Status(
 )
 
 
-def test_a_record_and_its_status_come_back_as_they_were(tmp_path: Path) -> None:
+def test_a_record_and_its_status_are_read_back_unchanged(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put(RECORD, Status(), AT)
     store.put(RECORD, STATUS, AT)
@@ -85,7 +85,7 @@ def attempt(store: Store, name: str = RECORD.name, action: str = "Load") -> int:
     return store.begin_attempt(name, action, "it is not loaded", AT, replace(RECORD, name=name))
 
 
-def test_the_next_start_sees_what_a_run_left_behind(tmp_path: Path) -> None:
+def test_the_next_start_finds_the_state_of_the_last_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.last_run() is None
     store.begin_run("boot-1", AT, {})
@@ -101,7 +101,7 @@ def test_the_next_start_sees_what_a_run_left_behind(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_clean_stop_clears_loaded_records_of_suspicion(tmp_path: Path) -> None:
+def test_a_clean_stop_clears_suspicions_of_loaded_records(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for name in ("a", "b"):
         store.put(replace(RECORD, name=name), STATUS, AT)
@@ -131,7 +131,7 @@ def count(store: Store, table: str) -> int:
     return int(number)
 
 
-def test_attempts_are_bounded_per_record_and_altogether(
+def test_attempts_are_bounded_per_record_and_in_total(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "KEPT_ALL_ATTEMPTS", 50)
@@ -142,7 +142,7 @@ def test_attempts_are_bounded_per_record_and_altogether(
     unfinished = attempt(store, "unfinished")
     for number in range(100):
         store.end_attempt(attempt(store, f"gone/{number}"), "succeeded", AT)
-    # One more: an attempt without an end is kept for the next start.
+    # One more: an unfinished attempt is kept for the next start.
     assert count(store, "attempts") == 51
     last = store.last_run()
     assert last is None
@@ -152,7 +152,7 @@ def test_attempts_are_bounded_per_record_and_altogether(
     store.close()
 
 
-def test_the_files_stay_bounded_however_much_is_written(
+def test_the_files_stay_bounded_regardless_of_the_number_of_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Freed pages are reused, and the log is truncated at checkpoints."""
@@ -187,7 +187,7 @@ def test_a_second_store_on_one_directory_is_refused(tmp_path: Path) -> None:
     Store(tmp_path).close()
 
 
-def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_newer_schema_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     Store(tmp_path).close()
     path = tmp_path / "reconciler.db"
     with sqlite3.connect(path) as db:
@@ -243,7 +243,7 @@ def zeroed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [garbage, emptied, halved, zeroed])
-def test_a_damaged_database_is_set_aside_and_a_new_one_begun(
+def test_a_damaged_database_is_set_aside_and_a_new_one_created(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     path = filled(tmp_path)
@@ -263,7 +263,7 @@ def test_a_damaged_database_is_set_aside_and_a_new_one_begun(
     store.close()
 
 
-def test_what_can_be_read_of_a_damaged_database_is_kept(tmp_path: Path) -> None:
+def test_readable_rows_of_a_damaged_database_are_kept(tmp_path: Path) -> None:
     zeroed(filled(tmp_path))
     store = Store(tmp_path)
     assert store.quarantined is not None
@@ -287,7 +287,7 @@ def test_rows_before_the_end_of_a_truncated_database_are_kept(tmp_path: Path) ->
     store.close()
 
 
-def test_an_invalid_record_is_damage_too(tmp_path: Path) -> None:
+def test_an_invalid_record_counts_as_damage(tmp_path: Path) -> None:
     path = filled(tmp_path, 3)
     with sqlite3.connect(path) as db:
         db.execute("UPDATE records SET spec = '{' WHERE name = 'record/001'")
@@ -390,7 +390,7 @@ def test_a_read_only_file_system_is_a_readable_error(
         Store(tmp_path)
 
 
-def test_a_database_that_cannot_be_opened_is_left_alone(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_opened_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     with pytest.raises(StoreError, match="cannot use state directory"):
         Store(tmp_path)

@@ -1,7 +1,7 @@
 """Makes small real checkpoints: `python -m tests.tiny [NAME DIRECTORY]...`.
 
-Real architectures, random weights from a fixed seed, a real tokenizer and chat template: for
-tests and benchmarks, which have no models to download.
+Real architectures, random weights from a fixed seed, a real tokenizer and chat template, for
+tests and benchmarks, which download no models.
 """
 
 import sys
@@ -65,7 +65,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "max_position_embeddings": 131072,
     },
-    # An attention of its own, with soft caps.
+    # Its own attention, with soft caps.
     "gemma2": {"model_type": "gemma2"},
     # A latent KV cache.
     "deepseek_v3": {
@@ -114,7 +114,7 @@ def write(config: dict[str, Any], directory: Path, bits: int | None = None) -> N
 
 
 def _random(weight: mx.array) -> mx.array:
-    """Random numbers in place of a weight; what is packed stays as it is."""
+    """Random values for a weight; packed weights stay unchanged."""
     if not mx.issubdtype(weight.dtype, mx.floating):
         return weight
     return 0.1 * mx.random.normal(weight.shape)
@@ -126,7 +126,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of `VOCABULARY` tokens at most, with a chat template."""
+    """A byte-level tokenizer of at most `VOCABULARY` tokens, with a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

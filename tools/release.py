@@ -20,11 +20,11 @@ UNRELEASED = "## Unreleased\n"
 
 
 class ReleaseError(Exception):
-    """The reason why no release can be made."""
+    """Error that prevents a release."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make a release in the working directory; the exit code."""
+    """Make a release in the working directory; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.release", description="Make a release.")
     parser.add_argument("version", help="the new version, such as 0.2.0")
     parser.add_argument("--dry-run", action="store_true", help="print the changes, write nothing")
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def release(root: Path, version: str, *, dry_run: bool) -> None:
-    """Raises ReleaseError before anything is written."""
+    """Make a release. Raises ReleaseError and leaves the repository unchanged if it cannot."""
     check_version(version, git(root, "tag", "--list", "v*").split())
     if git(root, "status", "--porcelain"):
         raise ReleaseError("the working tree has changes; commit them first")
@@ -61,7 +61,7 @@ def release(root: Path, version: str, *, dry_run: bool) -> None:
 
 
 def check_version(version: str, tags: list[str]) -> None:
-    """Raises ReleaseError unless it is a version newer than every tag."""
+    """Check the version. Raises ReleaseError unless it is newer than every tag."""
     try:
         new = Version(version)
     except InvalidVersion:
@@ -72,7 +72,7 @@ def check_version(version: str, tags: list[str]) -> None:
 
 
 def released(changelog: str, version: str, day: dt.date) -> tuple[str, str]:
-    """The changelog with a section for the version, and the text of that section."""
+    """Changelog with a section for the version, and the text of that section."""
     before, found, after = changelog.partition(UNRELEASED)
     changes, separator, older = after.partition("\n## ")
     if not found or not changes.strip():
@@ -82,7 +82,7 @@ def released(changelog: str, version: str, day: dt.date) -> tuple[str, str]:
 
 
 def with_version(project: str, version: str) -> str:
-    """The text of pyproject.toml with another version."""
+    """Text of pyproject.toml with another version."""
     text, count = re.subn(r'(?m)^version = ".*"$', f'version = "{version}"', project)
     if count != 1:
         raise ReleaseError("pyproject.toml needs exactly one line 'version = ...'")
@@ -105,7 +105,7 @@ def run(command: list[str]) -> None:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """The output of a git command. Raises ReleaseError if it fails."""
+    """Output of a git command. Raises ReleaseError if it fails."""
     done = subprocess.run(
         ["git", *arguments],  # noqa: S607
         cwd=root,

@@ -1,4 +1,4 @@
-"""Who holds which memory at this moment."""
+"""Report current memory use by holder."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,9 +1,8 @@
 """The live page: `/` and the files below `/page/`.
 
-The page is static files of this package; all that it shows comes from the API, by requests that its
-scripts send. So the files need no token: nothing in them is secret. The Content-Security-Policy
-refuses scripts, styles and requests of any other origin, and Trusted Types refuse markup that is
-made of a string.
+The page consists of static files of this package. Its scripts request all data from the API, so the
+files contain no secrets and need no token. The Content-Security-Policy blocks scripts, styles and
+requests of any other origin, and Trusted Types block markup that is built from strings.
 """
 
 import gzip
@@ -102,7 +101,7 @@ def _answer(request: web.Request, name: str) -> web.Response:
 
 @cache
 def _names() -> frozenset[str]:
-    """The files that are served, relative to the folder of the page."""
+    """Served files, relative to the folder of the page."""
     return frozenset(_below(files("reconciler") / "page", ""))
 
 

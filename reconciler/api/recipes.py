@@ -1,4 +1,4 @@
-"""How other programs use an instance: the recipes of `launch --print`."""
+"""Serve the recipes of `launch --print`, which set up other programs for an instance."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from reconciler.recipes.tools import TOKEN, TOOLS, Recipe, Target
 routes = web.RouteTableDef()
 
 TOKEN_FILE = "TOKEN_FILE"  # noqa: S105  stands for the path of the reader's file
-"""In the place of a path that only the reader knows."""
+"""Placeholder for a path that only the reader knows."""
 
 _TOKEN_HEADERS = ("Authorization", "x-api-key")
 
@@ -43,17 +43,17 @@ RECIPES = {
 @routes.get("/api/v1/recipes")
 @describe({200: RECIPES}, query=(Query("name", "For this record.", {"type": "string"}),))
 async def recipes(request: web.Request) -> web.Response:
-    """How tools and editors are set up for a record; a token is left for the reader to put in."""
+    """Recipes that set up tools and editors for a record, without the token."""
     name = request.query.get("name")
     if not name:
-        message = "name says for which record"
+        message = "the query parameter `name` is missing; it names a record"
         code = "missing_required_parameter"
         raise ApiError(400, "invalid_request", message, code, "name")
     view = request.app[CONTROLLER].answer(name)
     if view is None:
         raise of_problem(Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
     config = view.status.config
-    # The token itself is not repeated, not even to whoever sent it.
+    # Never repeat the token itself, not even to the client that sent it.
     token = TOKEN if any(one in request.headers for one in _TOKEN_HEADERS) else ""
     if "Host" not in request.headers:  # `request.host` would query the network for a name
         message = "the request has no Host header, which the recipes contain"

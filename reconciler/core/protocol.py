@@ -230,7 +230,7 @@ class Usage:
     completion_tokens: int = 0
     first_tokens: FirstTokens = FirstTokens()
     cached_tokens: int = 0
-    """Of the prompts, found in a KV cache that was kept."""
+    """Prompt tokens found in a kept KV cache."""
 
 
 @dataclass(frozen=True)

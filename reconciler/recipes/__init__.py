@@ -1,1 +1,1 @@
-"""How programs of other makers are set up for this daemon and one model, as plain data."""
+"""Recipes for third-party programs with this daemon and one model, as plain data."""

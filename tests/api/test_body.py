@@ -1,4 +1,4 @@
-"""Compressed bodies, and what can be answered at all."""
+"""Compressed and large request bodies, and encoding of any response."""
 
 import asyncio
 import gzip
@@ -47,7 +47,7 @@ def test_a_compressed_body_is_unpacked(encoding: str, packed: bytes) -> None:
     ],
     ids=["gzip", "deflate", "cut", "more", "a byte too long"],
 )
-def test_a_broken_or_too_long_one_is_refused(
+def test_a_broken_or_too_long_body_is_refused(
     encoding: str, packed: bytes, code: str, status: int
 ) -> None:
     with pytest.raises(ApiError) as raised:
@@ -55,13 +55,13 @@ def test_a_broken_or_too_long_one_is_refused(
     assert (raised.value.body["code"], raised.value.status) == (code, status)
 
 
-def test_a_bomb_is_refused() -> None:
+def test_a_decompression_bomb_is_refused() -> None:
     with pytest.raises(ApiError) as raised:
         body._unpacked(gzip.compress(b" " * 300_000_000, 1), "gzip", 100)
     assert (raised.value.body["code"], raised.value.status) == ("invalid_request", 413)
 
 
-async def test_a_large_body_is_parsed_beside_the_loop() -> None:
+async def test_a_large_body_is_parsed_off_the_event_loop() -> None:
     threads: list[threading.Thread] = []
 
     def parse(data: bytes) -> int:
@@ -74,7 +74,7 @@ async def test_a_large_body_is_parsed_beside_the_loop() -> None:
     assert threads[1] is not threading.main_thread()
 
 
-async def test_the_loop_goes_on_while_a_large_body_is_parsed() -> None:
+async def test_the_event_loop_runs_while_a_large_body_is_parsed() -> None:
     others = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -89,14 +89,14 @@ async def test_the_loop_goes_on_while_a_large_body_is_parsed() -> None:
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "\ud83d\ude00"])
-def test_halves_of_surrogate_pairs_do_not_fail_an_answer(text: str) -> None:
+def test_lone_surrogates_do_not_fail_a_response(text: str) -> None:
     value: Any = {"error": {"message": text, "list": [text, (text,)], text: None}}
     whole = msgspec.json.decode(encode(value))["error"]
     assert whole["message"] in ("\ufffd", "a\ufffdb", "\U0001f600")
     assert whole["list"] == [whole["message"], [whole["message"]]]
 
 
-def test_what_an_error_repeats_is_cut_short() -> None:
+def test_error_fields_are_truncated() -> None:
     error = ApiError(400, "invalid_request", "m" * 10**6, "code", "p" * 10**6)
     assert len(error.body["message"]) == MAX_MESSAGE
     assert len(error.body["param"]) == MAX_PARAM

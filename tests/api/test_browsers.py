@@ -1,4 +1,4 @@
-"""Requests of web pages, with the headers that browsers send by the Fetch standard."""
+"""Requests from web pages, with the headers that browsers send under the Fetch standard."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ PREFLIGHT = {
 
 
 class Answering:
-    """A controller whose one instance answers in one piece, or not at all."""
+    """A controller whose only instance answers in one chunk or not at all."""
 
     stopping = False
     jit = False
@@ -65,7 +65,7 @@ class Answering:
 
 
 class Served:
-    """The application as `serve` builds it."""
+    """The application that `serve` builds."""
 
     def __init__(self) -> None:
         self.controller: Any = Answering()
@@ -135,7 +135,7 @@ async def test_a_preflight_of_an_allowed_page_needs_no_token(serving: Served) ->
 
 
 @with_access(PAGE)
-async def test_a_preflight_that_names_no_headers_gets_the_usual_ones(serving: Served) -> None:
+async def test_a_preflight_without_valid_headers_gets_the_usual_ones(serving: Served) -> None:
     asked = {"Access-Control-Request-Method": "POST"}
     for odd in ({}, {"Access-Control-Request-Headers": "a b; c"}):
         async with serving.ask("OPTIONS", "/v1/messages", Origin=PAGE, **asked, **odd) as reply:
@@ -156,13 +156,13 @@ async def test_a_refused_preflight_of_another_page_names_the_option(serving: Ser
 
 
 @with_access(PAGE)
-async def test_options_that_are_no_preflight_are_a_wrong_method(serving: Served) -> None:
+async def test_an_options_request_that_is_not_a_preflight_is_refused(serving: Served) -> None:
     assert await serving.status("OPTIONS", "/v1/models") == 405
     assert await serving.status("OPTIONS", "/v1/models", Origin=PAGE) == 405
 
 
 @with_access(PAGE)
-async def test_an_allowed_page_can_read_every_kind_of_answer(serving: Served) -> None:
+async def test_an_allowed_page_can_read_every_kind_of_response(serving: Served) -> None:
     page = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
 
     async def check(method: str, path: str, body: Any, status: int) -> bytes:
@@ -197,7 +197,7 @@ async def test_an_allowed_page_can_read_that_its_token_is_wrong(serving: Served)
 
 
 @with_access("*", token=TOKEN)
-async def test_with_a_token_all_pages_may_be_allowed(serving: Served) -> None:
+async def test_all_pages_may_be_allowed_if_a_token_is_required(serving: Served) -> None:
     for origin in (EVIL, "null", "app://obsidian.md"):
         async with serving.ask("OPTIONS", "/v1/models", Origin=origin, **PREFLIGHT) as reply:
             assert reply.status == 204
@@ -208,7 +208,7 @@ async def test_with_a_token_all_pages_may_be_allowed(serving: Served) -> None:
 
 
 @with_access()
-async def test_by_default_no_page_of_another_site_is_answered(serving: Served) -> None:
+async def test_pages_of_other_sites_are_refused_by_default(serving: Served) -> None:
     for origin in (EVIL, PAGE, "null", "http://localhost:3000"):
         for method in ("GET", "POST", "OPTIONS"):
             status, code, _ = await serving.refusal(method, "/v1/models", Origin=origin)
@@ -227,7 +227,7 @@ async def test_by_default_no_page_of_another_site_is_answered(serving: Served) -
         ("cross-site", "navigate", "iframe"),
     ],
 )
-async def test_what_other_sites_embed_or_link_to_is_refused(
+async def test_requests_embedded_or_linked_by_other_sites_are_refused(
     serving: Served, site: str, mode: str, dest: str
 ) -> None:
     headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
@@ -237,7 +237,7 @@ async def test_what_other_sites_embed_or_link_to_is_refused(
 
 
 @with_access()
-async def test_what_a_person_opens_and_the_daemons_own_pages_are_answered(serving: Served) -> None:
+async def test_direct_visits_and_the_daemons_own_pages_are_answered(serving: Served) -> None:
     for site in ("none", "same-origin", "same-site", ""):
         headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"} if site else {}
         assert await serving.status("GET", "/v1/models", **headers) == 200
@@ -246,7 +246,7 @@ async def test_what_a_person_opens_and_the_daemons_own_pages_are_answered(servin
 
 
 @with_access(PAGE, hosts=("host.docker.internal", ".local"))
-async def test_allowed_names_are_served_and_refusals_of_others_name_the_option(
+async def test_allowed_hosts_are_served_and_refusals_of_others_name_the_option(
     serving: Served,
 ) -> None:
     for host in ("host.docker.internal:1234", "mac.local", "MAC.LOCAL:80"):
@@ -260,8 +260,10 @@ async def test_allowed_names_are_served_and_refusals_of_others_name_the_option(
 
 
 @with_access(PAGE)
-async def test_a_name_that_resolves_to_this_machine_is_not_enough(serving: Served) -> None:
-    """DNS rebinding: the page and the request have the attacker's name, and are of one origin."""
+async def test_a_host_that_resolves_to_this_machine_is_refused_unless_allowed(
+    serving: Served,
+) -> None:
+    """DNS rebinding: page and request share the attacker's host name and thus one origin."""
     rebound = {"Host": "evil.example:1234", "Origin": "http://evil.example:1234"}
     same = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
     for method in ("GET", "POST"):

@@ -1,4 +1,4 @@
-"""How many connections there may be, and what becomes of file descriptors."""
+"""Limits on connections and file descriptors."""
 
 import json
 import resource
@@ -17,7 +17,7 @@ from reconciler.api.connections import (
 
 
 class One:
-    """A connection."""
+    """A connection that records if it was closed."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -26,18 +26,18 @@ class One:
         self.closed = True
 
 
-def test_the_longest_idle_one_goes_for_a_new_one() -> None:
+def test_the_longest_idle_connection_is_closed_for_a_new_one() -> None:
     connections = Connections(3)
     first, second, third, fourth = (One() for _ in range(4))
     assert all(connections.admit(one) for one in (first, second, third))
     connections.begin(first)
-    connections.end(first)  # idle for a shorter time than the second now
+    connections.end(first)  # now idle for a shorter time than the second
     assert connections.admit(fourth)
     assert [one.closed for one in (first, second, third, fourth)] == [False, True, False, False]
     assert len(connections) == 3
 
 
-def test_none_that_has_a_request_goes() -> None:
+def test_connections_with_a_request_stay_open() -> None:
     connections = Connections(2)
     first, second, third = (One() for _ in range(3))
     for one in (first, second):
@@ -50,7 +50,7 @@ def test_none_that_has_a_request_goes() -> None:
 
 
 @pytest.mark.parametrize("descriptors", [64, 256, 1024, 20_000, 2**20, 2**63])
-def test_descriptors_for_workers_and_files_stay_free(descriptors: int) -> None:
+def test_descriptors_are_reserved_for_workers_and_files(descriptors: int) -> None:
     connections = connections_within(descriptors)
     within = min(descriptors, MOST_DESCRIPTORS)
     assert connections >= LEAST_CONNECTIONS

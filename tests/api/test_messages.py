@@ -1,4 +1,4 @@
-"""A stream of Anthropic's Messages while there is no answer yet: what its client sees of it."""
+"""A stream of Anthropic's Messages before its first token, as its official client sees it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.test_openai import Answering
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import anthropic  # 1.5 s of CPU time: only by the processes that run these tests
+    import anthropic  # takes 1.5 s of CPU time: imported only if these tests run
 
 ASKED: Any = {"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -37,7 +37,7 @@ ANSWER = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for 
 
 @pytest.fixture
 async def loading() -> AsyncIterator[Any]:
-    """A controller whose model is being loaded, and which gives signs of life all the time."""
+    """A controller whose model is loading, with continuous keep-alive pings."""
     controller: Any = Answering()
     controller.pieces = ANSWER
     controller.runner = web.AppRunner(build(controller, "127.0.0.1", None))
@@ -64,7 +64,7 @@ async def client(loading: Any) -> AsyncIterator[anthropic.AsyncAnthropic]:
         yield client
 
 
-async def test_it_gives_signs_of_life_that_the_client_skips(
+async def test_keep_alive_pings_are_skipped_by_the_client(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
     async with (
@@ -79,12 +79,12 @@ async def test_it_gives_signs_of_life_that_the_client_skips(
     assert [event.type async for event in stream] == ["message_start", "message_stop"]
 
 
-async def test_a_load_that_fails_is_an_error_that_the_client_raises(
+async def test_the_client_raises_a_failed_load(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
     import anthropic
 
-    stream = await client.messages.create(**ASKED, stream=True)  # with the first sign of life
+    stream = await client.messages.create(**ASKED, stream=True)  # returns at the first ping
     loading.loading.set_exception(LoadError(Problem(Reason.LOAD_FAILED, "no such layer")))
     with pytest.raises(anthropic.APIStatusError, match="no such layer") as error:
         _ = [event async for event in stream]
@@ -93,7 +93,7 @@ async def test_a_load_that_fails_is_an_error_that_the_client_raises(
     assert body["error"]["code"] == "model_load_failed"
 
 
-async def test_a_worker_that_refuses_is_an_error_that_the_client_raises(
+async def test_the_client_raises_a_workers_refusal(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
     import anthropic
@@ -106,7 +106,7 @@ async def test_a_worker_that_refuses_is_an_error_that_the_client_raises(
         _ = [event async for event in stream]
 
 
-async def test_an_answer_at_once_has_the_status_of_its_error(
+async def test_an_immediate_error_has_its_own_status(
     loading: Any, client: anthropic.AsyncAnthropic
 ) -> None:
     import anthropic

@@ -1,4 +1,4 @@
-"""Lists of models in pages, as Anthropic's clients turn them."""
+"""Pagination of models as Anthropic's clients use it."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def names(**query: str) -> tuple[str, bool]:
         ({"before_id": "a"}, ("", False)),
     ],
 )
-def test_pages(query: dict[str, str], expected: tuple[str, bool]) -> None:
+def test_a_page_has_the_requested_models(query: dict[str, str], expected: tuple[str, bool]) -> None:
     assert names(**query) == expected
 
 
@@ -48,7 +48,7 @@ def test_pages(query: dict[str, str], expected: tuple[str, bool]) -> None:
         {"before_id": ""},
     ],
 )
-def test_what_is_wrong_with_a_query_is_named(query: dict[str, Any]) -> None:
+def test_an_invalid_query_parameter_is_named(query: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as error:
         page(MODELS, MultiDict(query))
     assert error.value.body["param"] in query

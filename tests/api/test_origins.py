@@ -1,4 +1,4 @@
-"""Origins and hosts as people write them on the command line."""
+"""Origins and hosts given on the command line."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from reconciler.api.origins import Access, host_of, origin_of
         ("*", "*"),
     ],
 )
-def test_an_origin_is_what_browsers_send(written: str, origin: str) -> None:
+def test_an_origin_is_normalized_to_the_form_that_browsers_send(written: str, origin: str) -> None:
     assert origin_of(written) == origin
 
 
@@ -57,7 +57,7 @@ def test_the_error_for_an_invalid_origin_shows_a_valid_one(written: str, words: 
         ("studio", "studio"),
     ],
 )
-def test_a_host_is_a_name_or_all_below_one(written: str, host: str) -> None:
+def test_a_host_is_a_name_or_a_pattern_of_subdomains(written: str, host: str) -> None:
     assert host_of(written) == host
 
 
@@ -76,12 +76,12 @@ def test_a_host_is_a_name_or_all_below_one(written: str, host: str) -> None:
         "*.1.2.3.4",
     ],
 )
-def test_what_would_let_strangers_in_or_is_no_host_is_refused(written: str) -> None:
+def test_invalid_and_too_broad_hosts_are_refused(written: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         host_of(written)
 
 
-def test_a_pattern_is_for_names_below_it_and_not_for_itself_or_others() -> None:
+def test_a_pattern_matches_subdomains_only() -> None:
     access = Access("127.0.0.1", hosts=(".local", "studio.internal"))
     served = ["localhost", "127.0.0.1", "::1", "127.8.9.1", "mac.local", "a.b.local"]
     assert all(access.serves(name) for name in [*served, "studio.internal"])

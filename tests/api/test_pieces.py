@@ -1,4 +1,4 @@
-"""Long answers leave the event loop to others."""
+"""Serialization of long responses in chunks that yield to the event loop."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from reconciler.api.encode import encode
 from reconciler.api.pieces import AT_ONCE, each, encoded
 
 
-async def test_others_run_between_the_pieces_of_a_long_answer() -> None:
+async def test_other_tasks_run_between_chunks_of_a_long_response() -> None:
     made: list[int] = []
     seen: list[int] = []
 
@@ -28,10 +28,10 @@ async def test_others_run_between_the_pieces_of_a_long_answer() -> None:
     assert seen == [AT_ONCE * n for n in range(1, 6)]
 
 
-async def test_items_are_json_before_the_answer_is_put_together() -> None:
+async def test_items_are_encoded_before_the_response_is_assembled() -> None:
     items = await encoded(["a", "\udcff"], lambda text: {"name": text})
     assert [type(item) for item in items] == [msgspec.Raw, msgspec.Raw]
     whole = b'[{"name":"a"},{"name":"\xef\xbf\xbd"}]'
     assert encode({"items": items}) == b'{"items":' + whole + b"}"
-    broken = encode({"\udcff": items})  # also where the rest of it cannot be encoded at once
+    broken = encode({"\udcff": items})  # even if the rest cannot be encoded directly
     assert broken == b'{"\xef\xbf\xbd":' + whole + b"}"

@@ -1,4 +1,4 @@
-"""Errors that the daemon tells in a stream of a response which it has begun itself."""
+"""Errors that the daemon sends in a response stream that it has begun itself."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from tests.strictly import strictly
 
 
 def error_and_response(events: bytes) -> tuple[Any, Any]:
-    """The error as the client raises it, and the failed response."""
+    """The error that the client raises, and the failed response."""
     first, last = (
         json.loads(block.partition("data: ")[2]) for block in events.decode().split("\n\n")[:-1]
     )
@@ -20,7 +20,7 @@ def error_and_response(events: bytes) -> tuple[Any, Any]:
     return error, strictly(ResponseStreamEvent, last).response.error
 
 
-def test_an_error_of_the_daemon() -> None:
+def test_an_error_of_the_daemon_is_sent_as_events() -> None:
     failure = {"type": "unavailable", "code": "model_loading", "message": "not yet \udcff"}
     error, failed = error_and_response(SIGNS.error(failure, 503))
     assert error == failure | {"message": "not yet \ufffd"}
@@ -41,6 +41,6 @@ def test_an_error_of_the_daemon() -> None:
         ({"message": "KeyError: 'a'", "permanent": False}, "internal_error", "server_error"),
     ],
 )
-def test_an_error_of_the_worker(body: Any, code: str, known: str) -> None:
+def test_an_error_of_the_worker_is_sent_as_events(body: Any, code: str, known: str) -> None:
     error, failed = error_and_response(SIGNS.whole(json.dumps(body).encode()))
     assert (error["code"], failed.code) == (code, known)

@@ -14,7 +14,7 @@ from reconciler.api.connections import Closable, Connections
 from reconciler.api.errors import errors
 
 SHORT = 0.05
-"""Seconds of a deadline that a test waits for."""
+"""Deadline in seconds for tests that wait for it."""
 
 Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Open = Callable[[], Awaitable[Opened]]
@@ -41,7 +41,7 @@ async def twice(request: web.Request) -> web.StreamResponse:
 
 
 class Counted(Connections):
-    """It tells when the last connection is closed."""
+    """Sets an event when the last connection is closed."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
@@ -60,7 +60,7 @@ def connections() -> Counted:
 
 @pytest.fixture
 async def opened(connections: Connections) -> AsyncIterator[Open]:
-    """A server, as a function that connects to it."""
+    """Run a server; yield a function that connects to it."""
     app = web.Application(middlewares=[errors])
     app.add_routes(
         [
@@ -90,22 +90,20 @@ async def opened(connections: Connections) -> AsyncIterator[Open]:
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
-    """Status and body of the next answer."""
+    """Status and body of the next response."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     size = int(head.partition("content-length: ")[2].split("\r\n")[0])
     return int(head.split()[1]), json.loads(await reader.readexactly(size) or b"null")
 
 
-async def test_headers_that_do_not_end_end_the_connection(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_incomplete_headers_time_out(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", SHORT)
     reader, writer = await opened()
     writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
     assert await reader.read() == b""
 
 
-async def test_a_connection_without_a_request_is_ended(
+async def test_a_connection_without_a_request_is_closed(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "IDLE_SECONDS", SHORT)
@@ -113,7 +111,7 @@ async def test_a_connection_without_a_request_is_ended(
     assert await reader.read() == b""
 
 
-async def test_headers_in_pieces_are_waited_for(opened: Open) -> None:
+async def test_headers_may_arrive_in_chunks(opened: Open) -> None:
     reader, writer = await opened()
     for piece in (b"GET / HT", b"TP/1.1\r\nHo", b"st: localhost\r\n\r", b"\n"):
         writer.write(piece)
@@ -122,9 +120,7 @@ async def test_headers_in_pieces_are_waited_for(opened: Open) -> None:
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_incomplete_body_times_out(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "PATIENCE_SECONDS", SHORT)
     reader, writer = await opened()
     writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab")
@@ -133,7 +129,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
     assert "2 bytes were received" in error["error"]["message"]
 
 
-async def test_a_client_that_does_not_read_is_left(
+async def test_a_client_that_does_not_read_is_disconnected(
     opened: Open, connections: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "STALL_SECONDS", SHORT)
@@ -144,7 +140,7 @@ async def test_a_client_that_does_not_read_is_left(
         await reader.readexactly(50_000_000)
 
 
-async def test_an_answer_that_was_begun_is_not_followed_by_another(
+async def test_a_started_response_is_not_followed_by_another(
     opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     reader, writer = await opened()
@@ -155,7 +151,7 @@ async def test_an_answer_that_was_begun_is_not_followed_by_another(
     assert "zirconium" not in caplog.text
 
 
-async def test_what_comes_after_too_many_is_refused_or_takes_an_idle_ones_place(
+async def test_a_connection_over_the_limit_replaces_an_idle_one_or_is_refused(
     opened: Open, connections: Connections
 ) -> None:
     connections.limit = 2
@@ -166,7 +162,7 @@ async def test_what_comes_after_too_many_is_refused_or_takes_an_idle_ones_place(
     assert (await idle[0].readline()).startswith(b"HTTP/1.1 200")
     third = await opened()
     third[1].write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n")
-    assert await idle[0].read()  # the rest, and then the end
+    assert await idle[0].read()  # the rest, then end of file
     fourth = await opened()
     status, error = await answer(fourth[0])
     assert (status, error["error"]["code"]) == (503, "too_many_connections")

@@ -14,7 +14,7 @@ from reconciler.api.stream import Stream, streaming
     ("error", "events"),
     [(KeyError("words"), ["stream failed unexpectedly"]), (ConnectionResetError("gone"), [])],
 )
-async def test_what_ends_a_stream_is_logged_unless_it_is_the_listener(
+async def test_a_stream_error_is_logged_unless_the_client_disconnected(
     error: Exception, events: list[str]
 ) -> None:
     async def fail(stream: Stream) -> None:

@@ -15,7 +15,7 @@ BEARER = "Authorization"
 
 
 async def ask(*headers: tuple[str, str]) -> web.StreamResponse:
-    """Pass the guard. Raises `ApiError`."""
+    """Send a request through the guard. Raises `ApiError`."""
 
     async def handler(_request: web.Request) -> web.Response:
         return web.Response()
@@ -37,7 +37,7 @@ async def ask(*headers: tuple[str, str]) -> web.StreamResponse:
         [("x-api-key", "other"), (BEARER, f"Bearer {TOKEN}")],
     ],
 )
-async def test_either_header_may_have_it(headers: list[tuple[str, str]]) -> None:
+async def test_either_header_may_have_the_token(headers: list[tuple[str, str]]) -> None:
     assert (await ask(*headers)).status == 200
 
 
@@ -56,7 +56,7 @@ async def test_either_header_may_have_it(headers: list[tuple[str, str]]) -> None
         [(BEARER, f"Bearer {TOKEN}"), (BEARER, f"Bearer {TOKEN}")],
     ],
 )
-async def test_nothing_else_has_it(headers: list[tuple[str, str]]) -> None:
+async def test_any_other_header_is_refused(headers: list[tuple[str, str]]) -> None:
     with pytest.raises(ApiError) as error:
         await ask(*headers)
     assert (error.value.status, error.value.body["code"]) == (401, "invalid_api_key")

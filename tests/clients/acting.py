@@ -1,13 +1,13 @@
-"""Makes small real checkpoints that play a part: an answer for each turn of a conversation.
+"""Makes small real checkpoints that play a role: a scripted answer for each turn of a conversation.
 
-The chat template chooses the answer, by conditions on the messages and tools that it is given, and
-ends the prompt with that answer's mark. The model has learnt which token follows each mark and each
-piece of an answer; nothing else of the prompt counts. So it answers as written, whatever a client
-puts around its messages, at any temperature, and ends by itself. Tool calls are written as Qwen's
-models do, `<tool_call>{"name": …, "arguments": {…}}</tool_call>`; reasoning, `<think>…</think>`.
+The chat template chooses the answer by conditions on the messages and tools it receives, and ends
+the prompt with that answer's mark. The model maps each mark and each piece of an answer to the
+token that follows; nothing else in the prompt matters. So it answers as scripted, whatever a
+client puts around its messages, at any temperature, and stops by itself. Tool calls follow Qwen's
+models, `<tool_call>{"name": …, "arguments": {…}}</tool_call>`; reasoning, `<think>…</think>`.
 
-Of each message only the end of its text is in the prompt: the prompts of coding agents are long,
-and a token here is a byte.
+Only the end of each message's text is in the prompt: the prompts of coding agents are long, and a
+token here is a byte.
 """
 
 import json
@@ -19,36 +19,36 @@ from typing import Any
 
 END = "<|im_end|>"
 CONTEXT = 131072
-"""Tokens, as models for agents have."""
+"""Tokens of context, as many as models for agents have."""
 
 KEPT = 400
-"""Characters of the text of a message, of a system turn too, that are in the prompt."""
+"""Characters of each message's text, system turns included, that are in the prompt."""
 
 CERTAIN = 100.0
-"""Logit of the token that follows, at least; the others have 0."""
+"""Minimum logit of the token that follows; the others have 0."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """An answer, and when it is given."""
+    """An answer and the condition under which it is given."""
 
     when: str
-    """A condition in Jinja over `messages` and `tools`, and these: `asked`, the texts of the user
-    and of system turns, joined; `last`, the last message; `result`, the text of the last message
-    if that is a tool's, else ""; `names`, the names of the tools."""
+    """Jinja condition over `messages` and `tools`, and these: `asked`, the joined texts of user and
+    system turns; `last`, the last message; `result`, the text of the last message if it is a
+    tool's, else ""; `names`, the names of the tools."""
     answer: str
 
 
 def call(name: str, /, **arguments: Any) -> str:
-    """A tool call as the model writes it."""
+    """A tool call in the model's output format."""
     written = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
     return f"<tool_call>\n{written}\n</tool_call>"
 
 
 def make(directory: Path, rules: Sequence[Rule], otherwise: str) -> None:
-    """Write a checkpoint whose answer is that of the first rule that holds, else `otherwise`.
+    """Write a checkpoint that answers by the first rule that holds, else with `otherwise`.
 
-    `otherwise` is also what follows a prompt without a chat template. Answers are not empty.
+    `otherwise` also follows a prompt without a chat template. Answers must not be empty.
     """
     import mlx.core as mx
     from mlx_lm.utils import save_config
@@ -87,20 +87,20 @@ def make(directory: Path, rules: Sequence[Rule], otherwise: str) -> None:
 
 
 def _mark(number: int) -> str:
-    """What ends a prompt that answer `number` follows."""
+    """Mark that ends a prompt to be followed by answer `number`."""
     return f"<|answer_{number}|>"
 
 
 def _pieces(answers: Sequence[str]) -> dict[str, list[str]]:
-    """Each answer in words and the like, of which none appears twice."""
+    """Words and similar pieces of each answer, none of which appears twice."""
     used: set[str] = set()
     found: dict[str, list[str]] = {}
-    for answer in sorted(set(answers), key=len):  # a short one may be a piece of a longer one
+    for answer in sorted(set(answers), key=len):  # a short answer may be a piece of a longer one
         pieces: list[str] = []
         part = ""
         for word in re.findall(r"\s*\w{1,8}|\s*[^\w\s]|\s+", answer):
             part += word
-            if len(part) > 1 and part not in used:  # one character is a token of its own already
+            if len(part) > 1 and part not in used:  # single characters are tokens already
                 pieces.append(part)
                 used.add(part)
                 part = ""
@@ -114,7 +114,7 @@ def _pieces(answers: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _in_vocabulary(text: str) -> str:
-    """A text as byte-level vocabularies have it."""
+    """A text encoded as in byte-level vocabularies."""
     from tokenizers import pre_tokenizers
 
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -122,7 +122,7 @@ def _in_vocabulary(text: str) -> str:
 
 
 def _tokenizer(pieces: dict[str, list[str]], rules: Sequence[Rule]) -> Any:
-    """A token for each byte, each piece and each mark; texts are tokenized to bytes and marks."""
+    """Make a token for each byte, piece and mark; texts are tokenized to bytes and marks."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -140,7 +140,7 @@ def _tokenizer(pieces: dict[str, list[str]], rules: Sequence[Rule]) -> Any:
 
 
 def template(rules: Sequence[Rule]) -> str:
-    """The chat template, which chooses the answer."""
+    """Chat template that chooses the answer."""
     choice = "".join(
         f"{{%- {'if' if number == 1 else 'elif'} {rule.when} %}}{_mark(number)}"
         for number, rule in enumerate(rules, 1)
@@ -177,7 +177,7 @@ CHOSEN
 
 
 def _weights(follows: dict[int, int], vocabulary: int, any_other: int) -> dict[str, Any]:
-    """Tokens that something follows are one-hot, all others are alike; the layer adds nothing.
+    """One-hot embeddings for tokens that something follows, equal ones otherwise; the layer adds 0.
 
     `follows`: token -> the token after it. `any_other`: the token after any other one.
     """

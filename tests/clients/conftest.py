@@ -1,4 +1,4 @@
-"""Clients that the tests of a run share."""
+"""Clients shared by the tests of a run."""
 
 import os
 

@@ -1,9 +1,9 @@
-"""Real clients for the tests: installed from their registries, run, and listed for the docs.
+"""Real clients for the tests: installed from their registries, run, and listed in the docs.
 
-A module of tests has a `Client` for each client that it runs; `listed` finds them all, and the
-table in docs/clients.md is made from them. So what the table says of versions is what the tests
-install. A program, in tests/clients/programs, gets the address of the API's root and a model in its
-environment, prints one line of JSON, and is run in a home directory of its own.
+A test module has a `Client` for each client that it runs. `listed` finds them all, and the table
+in docs/clients.md is generated from them, so its versions are those that the tests install.
+A program in tests/clients/programs receives the API's root address and a model in its environment,
+prints one line of JSON, and runs in its own home directory.
 """
 
 import fcntl
@@ -26,23 +26,23 @@ from tests.support import Daemon
 PROGRAMS = Path(__file__).parent / "programs"
 
 CACHE = "RECONCILER_TEST_CLIENTS"
-"""A directory to keep installed clients in from run to run; else each run installs them."""
+"""Directory that keeps installed clients between runs; without it, each run installs them."""
 
 long = [pytest.mark.long, pytest.mark.timeout(1200)]
-"""The marks of a module with tests that install clients."""
+"""Marks of a module whose tests install clients."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client as the tests install and run it."""
+    """A client that the tests install and run."""
 
     name: str
-    """As its users call it."""
+    """The name that its users know."""
     registry: Literal["PyPI", "npm"]
     packages: tuple[str, ...]
-    """Requirements with exact versions: `openai==2.1.0`, `ai@5.0.1`; the client's own first."""
+    """Requirements with exact versions, the client's own first: `openai==2.1.0`, `ai@5.0.1`."""
     runs: str
-    """What the tests do with it, for the docs."""
+    """Features that the tests use, for the docs."""
 
     @property
     def versions(self) -> str:
@@ -51,13 +51,13 @@ class Client:
 
 
 def _split(package: str) -> tuple[str, str]:
-    """Name and version of a requirement; extras in brackets are left out."""
+    """Name and version of a requirement, without extras in brackets."""
     name, _, version = package.replace("==", "@").rpartition("@")
     return name.partition("[")[0], version
 
 
 def listed() -> list[Client]:
-    """Every client that a module of tests has, by name."""
+    """Clients of all test modules, by name."""
     found: dict[str, Client] = {}
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         module = importlib.import_module(f"tests.clients.{path.stem}")
@@ -69,19 +69,19 @@ def listed() -> list[Client]:
 
 @dataclass(frozen=True)
 class Installed:
-    """A client in a directory of its own."""
+    """A client in its own directory."""
 
     client: Client
     directory: Path
 
     def program(self, file: str, daemon: Daemon, model: str, *arguments: str) -> Any:
-        """What a program of `PROGRAMS` prints as its last line, parsed.
+        """Run a program of `PROGRAMS`; return its last line of output, parsed.
 
-        It finds the daemon's address, without a path, and the model's name in URL and MODEL.
+        The variables URL and MODEL hold the daemon's address, without a path, and the model's name.
         """
         source = self.directory / "programs" / file
         source.parent.mkdir(exist_ok=True)
-        shutil.copyfile(PROGRAMS / file, source)  # beside node_modules, where Node looks for them
+        shutil.copyfile(PROGRAMS / file, source)  # next to node_modules, where Node looks for them
         python = str(self.directory / "bin" / "python")
         command = [python if file.endswith(".py") else "node", str(source), *arguments]
         done = self.run(command, environ={"URL": daemon.url, "MODEL": model})
@@ -91,7 +91,7 @@ class Installed:
     def run(
         self, command: Sequence[str], *, environ: Mapping[str, str], cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command of the client's to its end, in an empty home directory."""
+        """Run a command of the client to completion in an empty home directory."""
         home = self.directory / "home"
         home.mkdir(exist_ok=True)
         return subprocess.run(
@@ -106,7 +106,7 @@ class Installed:
         )
 
     def environment(self) -> dict[str, str]:
-        """Nothing of the person who runs the tests; the client's commands are found first."""
+        """Environment without the user's variables; the client's commands come first in PATH."""
         commands = [self.directory / "bin", self.directory / "node_modules" / ".bin"]
         path = os.pathsep.join([*map(str, commands), os.environ.get("PATH", os.defpath)])
         home = str(self.directory / "home")
@@ -114,13 +114,13 @@ class Installed:
 
 
 class Clients:
-    """Installs clients, each once a run."""
+    """Installs each client once per run."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = Path(os.environ.get(CACHE) or directory)
 
     def installed(self, client: Client) -> Installed:
-        """The client, installed if it is not."""
+        """Install the client unless that is done already."""
         name = "+".join(client.packages).replace("/", "_")
         directory = self._directory / client.registry / name[:150]
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +152,6 @@ def _done(command: list[str]) -> None:
 def acted(
     daemon: Daemon, name: str, rules: Sequence[acting.Rule], otherwise: str = "Nothing to add."
 ) -> str:
-    """Load a model that plays a part; its name in requests, `acting/NAME`. See `acting`."""
+    """Load a model that plays a role; return its name in requests, `acting/NAME`. See `acting`."""
     acting.make(Path(daemon.home.models) / "acting" / name, rules, otherwise)
     return str(daemon.load({"model": f"acting/{name}"})["model_instance_id"])

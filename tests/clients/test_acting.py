@@ -1,4 +1,4 @@
-"""The models that play a part in the tests of clients."""
+"""Models that play a role in the client tests."""
 
 import json
 from typing import Any
@@ -61,13 +61,13 @@ def test_a_tool_round_trip_ends_by_itself(shared: Daemon, model: str) -> None:
     assert choice["message"]["content"] == "It is 21 degrees in Paris, and it is sunny."
 
 
-def test_answers_by_the_words_of_the_user(shared: Daemon, model: str) -> None:
+def test_answers_depend_on_the_words_of_the_user(shared: Daemon, model: str) -> None:
     long = "x" * 200_000
     assert ask(shared, model, user(long))["message"]["content"] == "It is Paris, it is é."
     assert ask(shared, model, user("Answer in JSON."))["message"]["content"] == CITY
     form = {"response_format": {"type": "json_object"}}
     assert ask(shared, model, user("JSON"), **form)["message"]["content"] == CITY
-    # Forced to a call of a tool that it would not call by itself.
+    # Forced to call a tool that it would not call otherwise.
     forced = ask(shared, model, user("JSON"), tools=[TOOL], tool_choice="required")
     assert forced["message"]["tool_calls"][0]["function"]["name"] == "measure"
     thought = ask(shared, model, user("think"))["message"]
@@ -75,7 +75,7 @@ def test_answers_by_the_words_of_the_user(shared: Daemon, model: str) -> None:
     assert thought["reasoning_content"] == "Is it Paris, is it Rome?"
 
 
-def test_each_piece_of_an_answer_is_one_of_a_kind() -> None:
+def test_the_pieces_of_an_answer_are_unique() -> None:
     answers = ["a b a b a b", "a b", "ab ab ab", '{"a": "a", "b": "a"}', "aa", "aaaa aaaa"]
     pieces = acting._pieces(answers)
     assert ["".join(pieces[answer]) for answer in answers] == answers

@@ -1,4 +1,4 @@
-"""Frameworks for agents."""
+"""Agent frameworks."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def model(shared: Daemon) -> str:
         Rule("'21' in result and 'Type it' in asked", typed),
         Rule("'21' in result and 'final_answer' in names", call("final_answer", answer=WARM)),
         Rule("'21' in result", WARM),
-        # smolagents' results are messages of the user.
+        # smolagents sends results as user messages.
         Rule(
             "'final_answer' in names and 'Observation' in last.content",
             call("final_answer", answer=WARM),

@@ -1,4 +1,4 @@
-"""Anthropic's SDK for JavaScript; the one for Python is a dependency of other tests."""
+"""Anthropic's SDK for JavaScript; other tests depend on the one for Python."""
 
 import pytest
 

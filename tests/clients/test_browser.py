@@ -1,4 +1,4 @@
-"""Web pages in a real browser: one that is allowed, and one that is not."""
+"""Web pages in a real browser: an allowed origin and a foreign one."""
 
 import http.server
 import threading
@@ -28,7 +28,7 @@ BROWSER = Client(
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """The port of a server of pages, and the directory that it serves."""
+    """Port of a web server, and the directory that it serves."""
     files = tmp_path / "pages"
     files.mkdir()
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(files))
@@ -38,7 +38,9 @@ def pages(tmp_path: Path) -> Iterator[tuple[int, Path]]:
         server.shutdown()
 
 
-def test_pages_in_a_browser(clients: Clients, home: Home, pages: tuple[int, Path]) -> None:
+def test_only_an_allowed_page_can_use_the_api_in_a_browser(
+    clients: Clients, home: Home, pages: tuple[int, Path]
+) -> None:
     port, files = pages
     with Daemon(home, "--allow-origin", f"http://chat.example:{port}") as daemon:
         model = acted(daemon, "browser", [], otherwise="Hello to you.")
@@ -51,5 +53,5 @@ def test_pages_in_a_browser(clients: Clients, home: Home, pages: tuple[int, Path
     assert (friend["models"], friend["error"], friend["instance"]) == ([model], 404, model)
     stranger = found["stranger"]
     assert (stranger["get"], stranger["post"]) == ("TypeError", "TypeError")
-    assert (stranger["simple"], stranger["image"]) == (0, "error")  # 0: sent, and not readable
+    assert (stranger["simple"], stranger["image"]) == (0, "error")  # 0: sent, but not readable
     assert (found["link"], found["rebound"], found["typed"]) == (403, 403, 200)

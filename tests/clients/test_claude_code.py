@@ -1,4 +1,4 @@
-"""Claude Code against a model that plays a part: it reads a file by a tool, and ends by itself."""
+"""Claude Code with a model that plays a role: it reads a file with a tool and stops by itself."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ pytestmark = harness.long
 
 SECRET = "quillwort 4711"
 KEY = "ANTHROPIC_API_KEY"
-"""Whose value is sent as `x-api-key`."""
+"""Variable whose value is sent as `x-api-key`."""
 
 DONE = f"The file says {SECRET}."
 
 
 @pytest.fixture(scope="module")
 def model(shared: Daemon, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A model that reads a file, and the directory in which the file is."""
+    """A model that reads a file, and the directory of the file."""
     directory = tmp_path_factory.mktemp("project")
     (directory / "note.txt").write_text(f"{SECRET}\n", "utf-8")
     rules = [
@@ -44,7 +44,7 @@ def ask(
     *options: str,
     key: str = "ANTHROPIC_AUTH_TOKEN",
 ) -> Any:
-    """What `claude -p` says at its end."""
+    """Final output of `claude -p`."""
     installed = clients.installed(CLAUDE)
     name, directory = model
     environ = {
@@ -64,14 +64,14 @@ def ask(
     return answer
 
 
-def test_it_reads_a_file_and_goes_on_in_a_second_turn(
+def test_it_reads_a_file_and_continues_in_a_second_turn(
     clients: Clients, shared: Daemon, model: tuple[str, Path]
 ) -> None:
     answer = ask(clients, shared, model, "What does note.txt say?")
     assert (answer["result"], answer["num_turns"]) == (DONE, 2)
     assert answer["stop_reason"] == "end_turn"
     usage = answer["usage"]
-    # The second request has all of the first one's prompt, which was kept.
+    # The second request contains the first one's whole prompt, which is cached.
     assert usage["cache_read_input_tokens"] > usage["input_tokens"] / 2
     more = ask(clients, shared, model, "Say it again.", "--resume", answer["session_id"])
     assert more["result"] == "I said it already."
@@ -83,7 +83,7 @@ def test_it_searches_its_tools(clients: Clients, shared: Daemon, model: tuple[st
     assert (answer["result"], answer["num_turns"]) == (DONE, 3)
 
 
-def test_another_conversation_finds_the_system_prompt_that_was_kept(
+def test_another_conversation_reuses_the_cached_system_prompt(
     clients: Clients, shared: Daemon, model: tuple[str, Path]
 ) -> None:
     ask(clients, shared, model, "What does note.txt say?")

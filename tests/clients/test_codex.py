@@ -1,4 +1,4 @@
-"""OpenAI's Codex CLI over `/v1/responses`: a tool round trip, and ends that are no retries."""
+"""OpenAI's Codex CLI with `/v1/responses`: a tool round trip, and failures without retries."""
 
 import subprocess
 from pathlib import Path
@@ -27,7 +27,7 @@ FORGOTTEN = "The thought is lost."
 
 @pytest.fixture(scope="module")
 def model(shared: Daemon) -> str:
-    """Runs a command in the shell, whose output is in no prompt before, and answers from it."""
+    """Runs a shell command whose output is in no earlier prompt, and answers with that output."""
     command = call("exec_command", cmd="echo $((40 + 2)) sheep")
     thought = "messages | selectattr('tool_calls') | map(attribute='reasoning_content') | join"
     rules = [
@@ -41,21 +41,23 @@ def model(shared: Daemon) -> str:
 def run(
     clients: Clients, daemon: Daemon, model: str, cwd: Path, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """`codex exec` with the settings of `reconciler launch codex`."""
+    """Run `codex exec` with the settings of `reconciler launch codex`."""
     recipe = TOOLS["codex"].recipe(Target(daemon.url, model))
     command = [*recipe.command, *options, "exec", "--skip-git-repo-check"]
     command += ["--dangerously-bypass-approvals-and-sandbox", "How many sheep are there?"]
     return clients.installed(CODEX).run(command, environ=recipe.environ, cwd=cwd)
 
 
-def test_a_tool_round_trip(clients: Clients, shared: Daemon, model: str, tmp_path: Path) -> None:
+def test_a_tool_round_trip_works(
+    clients: Clients, shared: Daemon, model: str, tmp_path: Path
+) -> None:
     done = run(clients, shared, model, tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, ANSWER), done.stderr
     assert "42 sheep" in done.stderr
     assert THOUGHT in done.stderr
 
 
-def test_a_websocket_is_given_up_at_once(
+def test_a_websocket_is_abandoned_at_once(
     clients: Clients, shared: Daemon, model: str, tmp_path: Path
 ) -> None:
     option = ("-c", "model_providers.reconciler.supports_websockets=true")
@@ -65,9 +67,7 @@ def test_a_websocket_is_given_up_at_once(
     assert "econnecting" not in done.stderr
 
 
-def test_a_model_that_is_not_there_is_named(
-    clients: Clients, shared: Daemon, tmp_path: Path
-) -> None:
+def test_an_unknown_model_is_named(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     done = run(clients, shared, "nobody/nothing", tmp_path)
     assert done.returncode != 0
     assert "nobody/nothing" in done.stderr.partition("ERROR")[2]

@@ -1,4 +1,4 @@
-"""Frameworks that speak several APIs of one daemon: each does the same by each API."""
+"""Frameworks that support several APIs of one daemon behave the same with each."""
 
 import json
 
@@ -96,7 +96,7 @@ def model(shared: Daemon) -> str:
     ],
     ids=lambda value: value.name if isinstance(value, Client) else "",
 )
-def test_each_api_does_the_same(
+def test_a_framework_behaves_the_same_with_each_api(
     clients: Clients, shared: Daemon, model: str, client: Client, program: str, apis: list[str]
 ) -> None:
     found = clients.installed(client).program(program, shared, model)

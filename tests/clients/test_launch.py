@@ -46,12 +46,12 @@ PI = Client(
 
 DONE = "The file is there now, as asked."
 WRITTEN = "written by a tool"
-"""What the tools print, so that the model knows their result."""
+"""Text that the tools print, by which the model recognizes their result."""
 
 COMMAND = f"echo '{WRITTEN}' > note.txt; cat note.txt"
 
 UNGUARDED = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
-"""Options of codex: a sandbox in the sandbox of the tests may not be possible."""
+"""Options of codex: its sandbox may not work inside the sandbox of the tests."""
 
 FAILED = "The tool failed."
 
@@ -84,7 +84,7 @@ def model(shared: Daemon) -> str:
 def guarded(
     tmp_path_factory: pytest.TempPathFactory, models: Path, model: str
 ) -> Iterator[tuple[Daemon, Path]]:
-    """A daemon that requires a token, and the token's file."""
+    """A daemon that requires a token, and the token file."""
     assert model == MODEL
     root = tmp_path_factory.mktemp("guarded")
     token_file = root / "token"
@@ -104,7 +104,7 @@ def launched(
 
 
 def check_note(done: "subprocess.CompletedProcess[str]", directory: Path) -> None:
-    """The tool has written its note, said so, and ended well."""
+    """Check that the tool wrote its note, reported that, and exited successfully."""
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
     assert (directory / "note.txt").read_text() == f"{WRITTEN}\n"
@@ -171,7 +171,7 @@ def test_cline(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
 
 
 def own(installed: Installed, path: str, text: str) -> Path:
-    """A file of settings of the user's own, which sends a tool elsewhere."""
+    """Write a user's own settings file, which points a tool to another server."""
     file = installed.directory / "home" / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -197,7 +197,7 @@ def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
     done = launched(claude, shared, tmp_path, "claude", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert DONE in done.stdout
-    assert "context window" not in done.stderr  # it guesses one unless it is given
+    assert "context window" not in done.stderr  # it guesses one unless one is given
     assert (tmp_path / "note.txt").read_text() == f"{WRITTEN}\n"
     assert json.loads(file.read_text()) == settings
 
@@ -215,7 +215,7 @@ def test_claude_code(clients: Clients, shared: Daemon, tmp_path: Path) -> None:
         (CLAUDE, "claude", ("-p", "Hello", "--allowedTools", "Bash")),
     ],
 )
-def test_the_token_is_passed_on(
+def test_the_token_is_passed_to_the_tool(
     clients: Clients,
     guarded: tuple[Daemon, Path],
     tmp_path: Path,

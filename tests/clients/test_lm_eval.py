@@ -1,4 +1,4 @@
-"""lm-eval-harness: the log-probabilities of prompts, against mlx-lm's own forward pass."""
+"""lm-eval-harness: log-probabilities of prompts, compared with mlx-lm's own forward pass."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ LM_EVAL = Client(
 
 
 def greedy(model: Any, tokens: list[int], number: int) -> list[int]:
-    """What the model goes on with."""
+    """Greedy continuation by the model."""
     for _ in range(number):
         tokens = [*tokens, int(model(mx.array([tokens]))[0, -1].argmax().item())]
     return tokens

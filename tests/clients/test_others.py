@@ -1,4 +1,4 @@
-"""Clients with an API or a file of settings of their own."""
+"""Clients with their own API or settings file."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The clients of Anthropic and of Ollama, for Python and for Node."""
+"""Clients by Anthropic and Ollama, for Python and Node."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Libraries for Python: structured output in each way that they have, tools and plain chat."""
+"""Python libraries: every method of structured output that they have, tools and plain chat."""
 
 import json
 
@@ -57,14 +57,14 @@ FIELDS = "[[ ## name ## ]]\nParis\n\n[[ ## people ## ]]\n2100000\n\n[[ ## comple
 
 @pytest.fixture(scope="module")
 def model(shared: Daemon) -> str:
-    """Answers as a model would that understands what each library asks for."""
+    """Answers like a model that understands each library's instructions."""
     city = json.dumps(CITY)
     rules = [
         Rule("'21' in result", WARM),
         Rule("'measure' in names", call("measure", city="Paris")),
         Rule("'City' in names", call("City", **CITY)),
         Rule("'final_result' in names", call("final_result", **CITY)),
-        # DSPy's own form, which its instructions show.
+        # DSPy's own form, which is shown in its instructions.
         Rule("'[[ ## completed ## ]]' in asked", FIELDS),
         Rule("'markdown' in asked or 'codeblock' in asked", f"Here it is:\n```json\n{city}\n```"),
         Rule("'Describe' in asked", city),

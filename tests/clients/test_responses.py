@@ -1,4 +1,4 @@
-"""Clients that ask for responses instead of chat completions."""
+"""Clients that use the Responses API instead of chat completions."""
 
 import json
 
@@ -49,7 +49,7 @@ def model(shared: Daemon) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_it_works(
+def test_the_client_works_with_the_responses_api(
     clients: Clients, shared: Daemon, model: str, client: Client, program: str
 ) -> None:
     assert clients.installed(client).program(program, shared, model) == {

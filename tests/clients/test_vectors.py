@@ -1,4 +1,4 @@
-"""Embeddings by clients that other tests chat with."""
+"""Embeddings with clients that other tests use for chat."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def model(shared: Daemon) -> str:
         (OLLAMA_NODE, "embed_ollama.mjs"),
     ],
 )
-def test_every_client_gets_the_same_vectors(
+def test_every_client_receives_the_same_vectors(
     clients: Clients, shared: Daemon, model: str, client: Client, program: str
 ) -> None:
     with openai.OpenAI(base_url=f"{shared.url}/v1", api_key="none", max_retries=0) as official:

@@ -1,4 +1,4 @@
-"""The demo's model in the shared daemon, the official client of it, and a daemon with JIT."""
+"""The demo's model in the shared daemon, the official client for it, and a daemon with JIT."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ def standing_jit(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iter
 
 @pytest.fixture(scope="module")
 def jit(standing_jit: Daemon) -> Iterator[Daemon]:
-    """As `shared`, with JIT."""
+    """The `shared` daemon with JIT enabled."""
     yield standing_jit
     tidy(standing_jit, ["tiny/llama"])
 

@@ -1,4 +1,4 @@
-"""LoRA adapters over one model, through a real daemon and real MLX."""
+"""LoRA adapters over one model, with a real daemon and real MLX."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ BASE = "tiny/llama"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon over the tiny checkpoints and some adapters, pointed to a hub with one more."""
+    """A daemon with the tiny checkpoints, some adapters and a hub that has one more."""
     home = Home(tmp_path_factory.mktemp("home"), models)
     own = home.root / "adapters"
     adapters.make(models / BASE, own / "me/one", seed=1)
@@ -59,7 +59,7 @@ def refused(daemon: Daemon, **body: Any) -> tuple[int, str, str]:
     return status, answer["error"]["code"], answer["error"]["message"]
 
 
-def test_two_adapters_and_the_model_are_right_at_once_over_one_worker(daemon: Daemon) -> None:
+def test_two_adapters_and_the_model_share_one_worker_and_answer_correctly(daemon: Daemon) -> None:
     daemon.load({"model": BASE, "instance_id": "plain"})
     one = daemon.load({"model": BASE, "adapter": "me/one"})
     path = str(directory(daemon, "me/two"))
@@ -91,7 +91,7 @@ def test_a_request_for_the_model_is_not_answered_with_an_adapter(daemon: Daemon)
     assert (plain["model_instance_id"], plain["joined"]) == ("tiny/qwen3_moe", False)
 
 
-def test_an_adapter_comes_and_goes_without_reading_weights(daemon: Daemon) -> None:
+def test_an_adapter_is_added_and_removed_without_reading_weights(daemon: Daemon) -> None:
     adapters.make(daemon.home.models / BASE, directory(daemon, "me/own"), seed=7)
     body = {"model": BASE, "instance_id": "changing"}
     daemon.load(body)
@@ -102,7 +102,7 @@ def test_an_adapter_comes_and_goes_without_reading_weights(daemon: Daemon) -> No
     after = daemon.get("/api/v1/records/changing")["status"]
     assert (after["loaded_by"], after["worker_pid"]) == ("Reconfigure", before["worker_pid"])
     assert after["memory_bytes"] > before["memory_bytes"]
-    narrow = daemon.load(body | {"context_length": 60})  # no opinion about the adapter
+    narrow = daemon.load(body | {"context_length": 60})  # the adapter is left out, so it stays
     assert narrow["config"]["context_length"] == 60
     assert complete(daemon, "changing") == expected(daemon, "me/own")
     daemon.load(body | {"context_length": None})
@@ -111,7 +111,7 @@ def test_an_adapter_comes_and_goes_without_reading_weights(daemon: Daemon) -> No
     assert daemon.get("/api/v1/records/changing")["spec"] == {"model": BASE, "config": {}}
 
 
-def test_an_adapter_of_the_hub_is_fetched_and_used(daemon: Daemon) -> None:
+def test_an_adapter_on_the_hub_is_downloaded_and_used(daemon: Daemon) -> None:
     body = {"model": BASE, "adapter": "team/tuned"}
     assert refused(daemon, **body)[:2] == (404, "adapter_not_found")
     status, job = daemon.request("POST", "/api/v1/models/download", {"model": "team/tuned"})
@@ -122,7 +122,7 @@ def test_an_adapter_of_the_hub_is_fetched_and_used(daemon: Daemon) -> None:
     assert complete(daemon, f"{BASE}:tuned") == expected(daemon, "../published")
 
 
-def test_an_adapter_counts_in_the_estimate(daemon: Daemon) -> None:
+def test_an_estimate_includes_the_adapter(daemon: Daemon) -> None:
     _, plain = daemon.request("POST", "/api/v1/models/estimate", {"model": BASE})
     body = {"model": BASE, "adapter": "me/one"}
     _, tuned = daemon.request("POST", "/api/v1/models/estimate", body)
@@ -131,7 +131,7 @@ def test_an_adapter_counts_in_the_estimate(daemon: Daemon) -> None:
     assert plain["adapter_bytes"] == 0
 
 
-def test_an_adapter_that_cannot_be_is_refused_and_leaves_no_record(daemon: Daemon) -> None:
+def test_an_invalid_adapter_is_refused_and_leaves_no_record(daemon: Daemon) -> None:
     names = {r["name"] for r in daemon.get("/api/v1/records")["records"]}
     broken = adapters.make(daemon.home.models / BASE, directory(daemon, "me/broken"), seed=1)
     (broken / "adapters.safetensors").write_bytes(b"nonsense" * 9)
@@ -153,7 +153,7 @@ def test_an_adapter_that_cannot_be_is_refused_and_leaves_no_record(daemon: Daemo
     shutil.rmtree(broken)
 
 
-def test_an_adapter_alone_is_listed_as_what_it_is(daemon: Daemon) -> None:
+def test_an_adapter_on_disk_is_listed_as_an_adapter(daemon: Daemon) -> None:
     rows = {m["key"]: m for m in daemon.get("/api/v1/models")["models"]}
     assert "is a LoRA adapter for" in rows["me/one"]["error"]
     assert rows["me/one"]["format"] is None

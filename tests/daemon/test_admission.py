@@ -1,4 +1,4 @@
-"""Memory that there is not enough of, on real daemons whose budget holds one model at a time."""
+"""Memory shortage, with real daemons whose budget holds one model at a time."""
 
 import json
 import subprocess
@@ -17,27 +17,27 @@ from tests.support import Daemon, Home, conditions, copied
 
 BODY = {"model": "tiny/llama", "context_length": 1024}
 ENDLESS = {"context_length": 30_000, "eval_batch_size": 8}
-"""Takes no more than a short context with larger steps, and is longer than any test."""
+"""Needs no more memory than a short context with larger steps, and outlasts any test."""
 
 
 @pytest.fixture(scope="module")
 def one(shared: Daemon) -> str:
-    """A budget for one tiny model with a context of 1024, and not for two."""
-    copied(shared, "own/one")  # of weights in memory there is less to need
+    """A budget for one tiny model with a context of 1024, but not for two."""
+    copied(shared, "own/one")  # a model whose weights are already in memory needs less
     _, estimate = shared.request("POST", "/api/v1/models/estimate", BODY | {"model": "own/one"})
     return f"{1.5 * estimate['needed_bytes'] / 10**6:.0f}MB"
 
 
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory: pytest.TempPathFactory, models: Path, one: str) -> Iterator[Daemon]:
-    """A daemon with memory for one model, which sends nobody away."""
+    """A daemon with memory for one model and without eviction."""
     with Daemon(Home(tmp_path_factory.mktemp("home"), models), "--memory-budget", one) as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="module")
 def evicting(tmp_path_factory: pytest.TempPathFactory, models: Path, one: str) -> Iterator[Daemon]:
-    """A daemon with memory for one model, which sends idle ones away for others."""
+    """A daemon with memory for one model that evicts idle instances."""
     options = ("--memory-budget", one, "--memory-policy", "evict-idle")
     with Daemon(Home(tmp_path_factory.mktemp("home"), models), *options) as daemon:
         yield daemon
@@ -45,7 +45,7 @@ def evicting(tmp_path_factory: pytest.TempPathFactory, models: Path, one: str) -
 
 @pytest.fixture
 def daemon(refusing: Daemon) -> Iterator[Daemon]:
-    """The one that refuses; what a test loaded goes."""
+    """The daemon without eviction; unloads what a test loaded."""
     yield refusing
     for name in refusing.loaded():
         refusing.unload(name)
@@ -53,10 +53,10 @@ def daemon(refusing: Daemon) -> Iterator[Daemon]:
 
 @pytest.fixture
 def evictor(evicting: Daemon) -> Iterator[Daemon]:
-    """The one that evicts; what a test declared goes."""
+    """The daemon with eviction; removes what a test declared."""
     yield evicting
     paths = list(evicting.home.manifests.glob("*.yaml"))
-    for path in paths:  # all at once: none takes the memory of another that went
+    for path in paths:  # all at once, so that no record takes the memory that another releases
         path.unlink()
     for path in paths:
         evicting.gone(path.stem)
@@ -69,7 +69,7 @@ def manifest(home: Home, name: str, model: str, priority: int, **config: int) ->
 
 
 def answering(daemon: Daemon, model: str) -> HTTPResponse:
-    """An answer that has begun and does not end."""
+    """A response that has begun and does not end."""
     body = {"model": model, "prompt": [7], "max_tokens": 29_000, "temperature": 0}
     data = json.dumps(body | {"stream": True}).encode()
     stream: HTTPResponse = urllib.request.urlopen(daemon.url + "/v1/completions", data)
@@ -78,7 +78,7 @@ def answering(daemon: Daemon, model: str) -> HTTPResponse:
 
 
 def waits(daemon: Daemon, name: str) -> str:
-    """Wait until a record waits for memory; what it says."""
+    """Wait until a record waits for memory; return the message."""
     found: list[str] = []
 
     def waiting() -> bool:
@@ -95,7 +95,7 @@ def reason(record: Any) -> str:
     return str(record["status"]["conditions"][0]["reason"])
 
 
-def test_a_refusal_has_the_numbers_and_who_holds_what(daemon: Daemon, one: str) -> None:
+def test_a_refusal_has_the_numbers_and_lists_what_uses_the_memory(daemon: Daemon, one: str) -> None:
     daemon.load(BODY)
     _, estimate = daemon.request("POST", "/api/v1/models/estimate", BODY | {"model": "tiny/qwen3"})
     assert not estimate["fits"]
@@ -110,10 +110,10 @@ def test_a_refusal_has_the_numbers_and_who_holds_what(daemon: Daemon, one: str) 
     assert daemon.loaded() == {"tiny/llama"}
 
 
-def test_an_unload_under_way_is_waited_for_by_a_load(daemon: Daemon) -> None:
+def test_a_load_waits_for_an_unload_in_progress(daemon: Daemon) -> None:
     daemon.load({"model": "tiny/llama"} | ENDLESS)
     with ThreadPoolExecutor() as pool, answering(daemon, "tiny/llama"):
-        unloading = pool.submit(daemon.unload, "tiny/llama")  # it lasts as long as the answer
+        unloading = pool.submit(daemon.unload, "tiny/llama")  # it lasts as long as the response
         daemon.until(lambda: daemon.get("/api/v1/records")["records"] == [])
         loading = pool.submit(daemon.load, BODY | {"model": "tiny/qwen3"})
         assert "waiting for the memory of tiny/llama" in waits(daemon, "tiny/qwen3")
@@ -122,7 +122,7 @@ def test_an_unload_under_way_is_waited_for_by_a_load(daemon: Daemon) -> None:
     assert daemon.loaded() == {"tiny/qwen3"}
 
 
-def test_an_idle_instance_of_lower_priority_goes_and_comes_back(evictor: Daemon) -> None:
+def test_an_idle_instance_of_lower_priority_is_evicted_and_comes_back(evictor: Daemon) -> None:
     daemon, home = evictor, evictor.home
     manifest(home, "low", "tiny/llama", 0)
     daemon.ready("low")
@@ -137,7 +137,7 @@ def test_an_idle_instance_of_lower_priority_goes_and_comes_back(evictor: Daemon)
     assert daemon.loaded() == {"low"}
 
 
-def test_an_instance_that_answers_is_not_sent_away(evictor: Daemon) -> None:
+def test_an_instance_with_a_running_request_is_not_evicted(evictor: Daemon) -> None:
     daemon, home = evictor, evictor.home
     manifest(home, "low", "tiny/llama", 0, **ENDLESS)
     daemon.ready("low")
@@ -163,35 +163,33 @@ def test_the_measured_memory_of_a_worker_is_reported(home: Home) -> None:
 
 
 @pytest.mark.parametrize("budget", ["0%", "12", "400XB"])
-def test_what_is_no_budget_is_refused_at_the_command_line(budget: str) -> None:
+def test_an_invalid_budget_is_refused_at_the_command_line(budget: str) -> None:
     command = [sys.executable, "-m", "reconciler", "serve", "--memory-budget", budget]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 64
     assert "--memory-budget" in done.stderr
 
 
-def test_a_load_waits_for_memory_that_a_running_request_was_leased(
-    daemon: Daemon, home: Home
-) -> None:
+def test_a_load_waits_for_memory_leased_to_a_running_request(daemon: Daemon, home: Home) -> None:
     first, second = {"model": "tiny/llama"}, {"model": "tiny/qwen3", "context_length": 64}
     needs = [
         daemon.request("POST", "/api/v1/models/estimate", body)[1]["needed_bytes"]
         for body in (first, second)
     ]
-    # Both fit, with 10 MB to spare. The answer takes 110 MB more than is reserved for it.
+    # Both fit, with 10 MB to spare. The response takes 110 MB more than is reserved for it.
     budget = round(sum(needs) * 1.03)
     with Daemon(home, "--memory-budget", f"{budget}B") as leasing:
 
         def events() -> list[tuple[str, str]]:
             return [(e["type"], e["reason"]) for e in leasing.events() if e["name"] == "second"]
 
-        # So that no worker has to look at it while the answer goes on.
+        # The estimate is made now so that no worker has to inspect the model during the response.
         leasing.request("POST", "/api/v1/models/estimate", second)
         leasing.load(first)
         with answering(leasing, "tiny/llama"):
             manifest(home, "second", "tiny/qwen3", 0, context_length=64)
             leasing.until(lambda: ("transition", "Loading") in events())
-            for _ in range(20):  # round trips: without the wait it would begin in the first one
+            for _ in range(20):  # round trips: without the wait, loading would begin by now
                 assert events()[-1] == ("transition", "Loading")
         leasing.ready("second")
         assert ("phase", "weights") in events()

@@ -1,4 +1,4 @@
-"""Other names of a record, as clients with fixed names use them."""
+"""Other names of a record, for clients with fixed names."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def test_a_record_answers_under_its_alias(assistant: Daemon, path: str) -> None:
     assert status == 200, answer
 
 
-def test_ollama_s_clients_may_add_the_tag_latest(assistant: Daemon) -> None:
+def test_ollamas_clients_may_add_the_tag_latest(assistant: Daemon) -> None:
     body = DOORS["/api/chat"] | {"model": "gpt-4o:latest"}
     assert assistant.request("POST", "/api/chat", body)[0] == 200
     shown = assistant.request("POST", "/api/show", {"model": "gpt-4o:latest"})
@@ -57,7 +57,7 @@ def test_ollama_s_clients_may_add_the_tag_latest(assistant: Daemon) -> None:
     assert "gpt-4o:latest" in {row["name"] for row in assistant.get("/api/tags")["models"]}
 
 
-def test_aliases_are_listed_beside_names(assistant: Daemon) -> None:
+def test_aliases_are_listed_next_to_names(assistant: Daemon) -> None:
     rows = {row["id"]: row for row in assistant.get("/v1/models")["data"]}
     assert rows["gpt-4o"] == rows["assistant"] | {"id": "gpt-4o", "alias_of": "assistant"}
     assert assistant.get("/v1/models/gpt-4o") == rows["gpt-4o"]
@@ -65,7 +65,7 @@ def test_aliases_are_listed_beside_names(assistant: Daemon) -> None:
     assert record(assistant, "assistant")["spec"]["aliases"] == ["gpt-4o"]
 
 
-def test_another_alias_takes_effect_without_a_load(shared: Daemon) -> None:
+def test_a_changed_alias_takes_effect_without_a_load(shared: Daemon) -> None:
     declare(shared, "steady", "first")
     shared.until(lambda: is_there(shared, "steady"))
     before = shared.ready("steady")["status"]
@@ -77,7 +77,7 @@ def test_another_alias_takes_effect_without_a_load(shared: Daemon) -> None:
     assert shared.request("POST", "/v1/completions", body | {"model": "first"})[0] == 404
 
 
-def test_a_load_request_has_aliases_and_keeps_those_that_it_does_not_send(shared: Daemon) -> None:
+def test_a_load_request_sets_aliases_and_keeps_them_if_it_leaves_them_out(shared: Daemon) -> None:
     body = {"model": LLAMA, "instance_id": "ad-hoc", "context_length": 64}
     shared.load(body | {"aliases": ["claude-haiku"]})
     assert shared.load(body)["joined"]
@@ -101,7 +101,7 @@ def test_the_second_record_with_an_alias_warns_and_does_not_answer(shared: Daemo
     assert rows["twice"]["alias_of"] == "newer"
 
 
-def test_a_request_by_alias_loads_what_is_idle(shared: Daemon) -> None:
+def test_a_request_by_alias_loads_an_idle_record(shared: Daemon) -> None:
     body = {"model": LLAMA, "instance_id": "resting", "context_length": 64, "idle_ttl_seconds": 1}
     shared.load(body | {"aliases": ["awake"]})
     shared.eventually("resting", lambda r: "Idle" in str(r["status"]["conditions"]))
@@ -109,7 +109,7 @@ def test_a_request_by_alias_loads_what_is_idle(shared: Daemon) -> None:
     assert shared.request("POST", "/v1/completions", asked)[0] == 200
 
 
-def test_an_alias_of_a_suspended_record_is_answered_by_no_other(shared: Daemon) -> None:
+def test_no_other_record_answers_the_alias_of_a_suspended_one(shared: Daemon) -> None:
     declare(shared, "off", "tiny/LLAMA", more="  suspend: true\n")
     shared.until(lambda: is_there(shared, "off"))
     asked = DOORS["/v1/completions"] | {"model": "tiny/LLAMA"}
@@ -120,7 +120,7 @@ def test_an_alias_of_a_suspended_record_is_answered_by_no_other(shared: Daemon) 
     shared.gone("off")
 
 
-def test_an_alias_that_cannot_be_a_name_is_an_error_with_its_place(shared: Daemon) -> None:
+def test_an_invalid_alias_is_an_error_with_its_position(shared: Daemon) -> None:
     body = {"model": LLAMA, "aliases": ["no spaces"]}
     status, answer = shared.request("POST", "/api/v1/models/load", body)
     assert (status, answer["error"]["param"]) == (400, "aliases[0]")

@@ -11,7 +11,7 @@ QUICK = ("openai/gpt-oss-20b", "tiny/llama-4bit")
 
 
 def models() -> list[Any]:
-    """All; those that other tests load through the daemon run long."""
+    """Architectures to load; those that other tests load through the daemon are marked `long`."""
     return [pytest.param(m, marks=() if m in QUICK else pytest.mark.long) for m in CHECKPOINTS]
 
 

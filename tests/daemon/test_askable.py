@@ -1,4 +1,4 @@
-"""`GET /v1/models` and one of them: what a request can name, by the official client."""
+"""`GET /v1/models` and `/v1/models/NAME`, which list the models that requests can name."""
 
 import json
 import urllib.error
@@ -20,7 +20,7 @@ def client_of(daemon: Daemon) -> openai.OpenAI:
 
 
 def listed(daemon: Daemon) -> dict[str, str]:
-    """The state of each model that is listed."""
+    """States of the listed models by name."""
     with client_of(daemon) as client:
         return {one.id: getattr(one, "state", "") for one in client.models.list()}
 
@@ -29,7 +29,7 @@ def is_there(daemon: Daemon, name: str) -> bool:
     return daemon.request("GET", f"/api/v1/records/{name}")[0] == 200
 
 
-def test_what_is_loaded_and_what_is_idle_can_be_asked_for(shared: Daemon) -> None:
+def test_loaded_and_idle_models_can_be_requested(shared: Daemon) -> None:
     shared.load({"model": LLAMA})
     shared.load({"model": LLAMA, "instance_id": "short", "idle_ttl_seconds": 1})
     assert listed(shared)[LLAMA] == "loaded"
@@ -39,7 +39,7 @@ def test_what_is_loaded_and_what_is_idle_can_be_asked_for(shared: Daemon) -> Non
     assert shared.request("POST", "/v1/completions", body)[0] == 200
 
 
-def test_a_declared_record_that_waits_is_listed_and_one_that_cannot_be_is_not(
+def test_a_declared_record_that_waits_is_listed_and_an_impossible_one_is_not(
     shared: Daemon,
 ) -> None:
     shared.home.write("none.yaml", name="none", model="no/such")
@@ -68,7 +68,7 @@ def test_one_model_is_found_by_its_name_with_slashes(shared: Daemon) -> None:
     assert raised.value.code == "model_not_found"
 
 
-def test_with_jit_what_is_on_disk_can_be_asked_for(jit: Daemon) -> None:
+def test_with_jit_models_on_disk_can_be_requested(jit: Daemon) -> None:
     copied(jit, "own/found")
     names = listed(jit)
     assert names["own/found"] == "not-loaded"
@@ -77,7 +77,7 @@ def test_with_jit_what_is_on_disk_can_be_asked_for(jit: Daemon) -> None:
     body = {"model": "own/found", "prompt": "a", "max_tokens": 1}
     assert jit.request("POST", "/v1/completions", body)[0] == 200
     assert listed(jit)["own/found"] == "loaded"
-    # A model is listed once, whether as an instance or as what is on disk.
+    # A model is listed once, either as an instance or as a model on disk.
     with client_of(jit) as client:
         ids = [one.id for one in client.models.list()]
     assert len(ids) == len(set(ids))
@@ -94,7 +94,7 @@ def test_with_jit_what_is_on_disk_can_be_asked_for(jit: Daemon) -> None:
         ("POST", "/v1/audio/speech", 404),
     ],
 )
-def test_an_unknown_route_is_an_error_in_the_form_of_its_clients(
+def test_an_unknown_route_is_an_error_in_the_form_of_the_api(
     shared: Daemon, method: str, path: str, status: int
 ) -> None:
     request = urllib.request.Request(shared.url + path, b"{}", method=method)
@@ -112,9 +112,7 @@ def test_an_unknown_route_is_an_error_in_the_form_of_its_clients(
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/messages", "/v1/chat/completions"])
-def test_what_no_route_gets_to_see_is_refused_as_its_clients_know_errors(
-    shared: Daemon, path: str
-) -> None:
+def test_errors_raised_before_any_route_have_the_form_of_the_api(shared: Daemon, path: str) -> None:
     request = urllib.request.Request(shared.url + path, b"{}", {"Expect": "nonsense"})
     with pytest.raises(urllib.error.HTTPError) as raised:
         urllib.request.urlopen(request, timeout=30)

@@ -1,4 +1,4 @@
-"""Several answers, several prompts, echo: through the daemon, as OpenAI's own client asks."""
+"""Several choices, several prompts and echo through the daemon, with OpenAI's official client."""
 
 import json
 from collections import Counter
@@ -39,7 +39,7 @@ def both(taught: Daemon) -> Daemon:
     return taught
 
 
-def test_each_choice_is_the_answer_to_a_seed_of_its_own(client: openai.OpenAI) -> None:
+def test_each_choice_is_the_answer_to_its_own_seed(client: openai.OpenAI) -> None:
     more: Any = {"model": QUESTIONS, "temperature": 1.9, "max_tokens": 12}
     several = client.chat.completions.create(messages=ASKED, n=8, seed=5, **more)
     assert [choice.index for choice in several.choices] == list(range(8))
@@ -56,7 +56,7 @@ def test_each_choice_is_the_answer_to_a_seed_of_its_own(client: openai.OpenAI) -
     assert {one.usage.prompt_tokens for one in alone if one.usage} == {several.usage.prompt_tokens}
 
 
-def test_a_stream_has_the_choices_between_each_other(client: openai.OpenAI) -> None:
+def test_a_stream_interleaves_its_choices(client: openai.OpenAI) -> None:
     more: Any = {"model": QUESTIONS, "temperature": 1.9, "max_tokens": 12, "seed": 5, "n": 3}
     whole = client.chat.completions.create(messages=ASKED, **more)
     options: Any = {"include_usage": True}
@@ -81,7 +81,7 @@ def test_without_a_seed_choices_differ(client: openai.OpenAI) -> None:
     assert len({choice.text for choice in answer.choices}) > 1
 
 
-def test_greedy_choices_are_the_same_and_all_count(client: openai.OpenAI) -> None:
+def test_greedy_choices_are_equal_and_all_are_counted(client: openai.OpenAI) -> None:
     more: Any = {"model": QUESTIONS, "temperature": 0}
     one = client.chat.completions.create(messages=ASKED, **more)
     five = client.chat.completions.create(messages=ASKED, n=5, **more)
@@ -92,7 +92,7 @@ def test_greedy_choices_are_the_same_and_all_count(client: openai.OpenAI) -> Non
     assert five.usage.prompt_tokens == one.usage.prompt_tokens
 
 
-def test_each_choice_has_stops_and_log_probabilities_of_its_own(client: openai.OpenAI) -> None:
+def test_each_choice_has_its_own_stops_and_log_probabilities(client: openai.OpenAI) -> None:
     asked: Any = {"model": LLAMA, "prompt": "a", "seed": 3, "n": 4, "max_tokens": 30}
     free = client.completions.create(**asked)
     (stop, _), *_ = Counter("".join(choice.text for choice in free.choices)).most_common()
@@ -105,7 +105,7 @@ def test_each_choice_has_stops_and_log_probabilities_of_its_own(client: openai.O
         assert len(after.logprobs.text_offset) == len(after.logprobs.tokens or [])
 
 
-def test_each_choice_keeps_to_a_schema_by_itself(client: openai.OpenAI) -> None:
+def test_each_choice_follows_a_schema_independently(client: openai.OpenAI) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}}
     answer = client.chat.completions.create(
         model=LLAMA, messages=ASKED, n=3, seed=1, max_tokens=200, response_format=form
@@ -136,9 +136,9 @@ def test_several_prompts_are_answered_in_order(client: openai.OpenAI) -> None:
     assert together.usage.completion_tokens == 6 * 6
 
 
-def test_a_client_that_goes_away_frees_all_of_its_places(client: openai.OpenAI) -> None:
+def test_a_client_that_disconnects_frees_all_of_its_batch_places(client: openai.OpenAI) -> None:
     asked: Any = {"model": LLAMA, "prompt": "a", "n": 8, "stream": True}
-    for _ in range(BATCH_SIZE // 8):  # until the context is full, which takes minutes
+    for _ in range(BATCH_SIZE // 8):  # each would fill the context, which takes minutes
         with client.completions.create(extra_body={"ignore_eos": True}, **asked) as stream:
             next(iter(stream))
     answer = client.completions.create(model=LLAMA, prompt="b", n=8, max_tokens=2)
@@ -150,7 +150,7 @@ def test_a_client_that_goes_away_frees_all_of_its_places(client: openai.OpenAI) 
 def test_an_echo_has_the_log_probabilities_of_the_prompt(
     both: Daemon, client: openai.OpenAI, most: int, form: str
 ) -> None:
-    """As lm-eval-harness asks and reads; against mlx-lm's own forward pass."""
+    """Requested and read as lm-eval-harness does; compared with mlx-lm's own forward pass."""
     path = both.home.models / LLAMA
     tokenizer: Any = load_tokenizer(path)
     ids = tokenizer.encode(PROMPT)
@@ -185,7 +185,7 @@ def test_an_echo_has_the_log_probabilities_of_the_prompt(
         assert best == pytest.approx(row.max().item(), abs=1e-3)
 
 
-def test_an_echo_without_log_probabilities_and_in_a_stream(client: openai.OpenAI) -> None:
+def test_an_echo_works_without_log_probabilities_and_in_a_stream(client: openai.OpenAI) -> None:
     more: Any = {"model": LLAMA, "prompt": [PROMPT, "b"], "echo": True, "seed": 2, "n": 2}
     whole = client.completions.create(max_tokens=5, **more)
     assert [choice.text.startswith(PROMPT) for choice in whole.choices] == [
@@ -208,7 +208,7 @@ def test_an_echo_without_log_probabilities_and_in_a_stream(client: openai.OpenAI
     assert {choice.finish_reason for choice in alone.choices} == {"length"}
 
 
-def test_a_model_without_marks_for_it_takes_no_suffix(client: openai.OpenAI) -> None:
+def test_a_model_without_fill_in_the_middle_tokens_refuses_a_suffix(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="filling in the middle") as raised:
         client.completions.create(model=LLAMA, prompt="a", suffix="b")
     assert (raised.value.param, raised.value.code) == ("suffix", "unsupported_parameter")
@@ -216,7 +216,7 @@ def test_a_model_without_marks_for_it_takes_no_suffix(client: openai.OpenAI) -> 
 
 @pytest.fixture
 def coder(both: Daemon) -> Path:
-    """A checkpoint with random weights and the marks of Qwen2.5-Coder."""
+    """A checkpoint with random weights and the fill-in-the-middle tokens of Qwen2.5-Coder."""
     path = Path(both.home.models) / CODER
     config = json.loads((both.home.models / LLAMA / "config.json").read_text("utf-8"))
     tiny.write(config | {"vocab_size": tiny.VOCABULARY + len(MARKS)}, path)
@@ -227,7 +227,7 @@ def coder(both: Daemon) -> Path:
     return path
 
 
-def test_the_answer_before_a_suffix_is_that_to_the_prompt_of_the_family(
+def test_a_suffix_uses_the_fill_in_the_middle_format_of_the_family(
     both: Daemon, coder: Path, client: openai.OpenAI
 ) -> None:
     prompt, suffix = "def f(x):\n    ", "\n    return x"

@@ -1,4 +1,4 @@
-"""kill -9, of a worker and of the daemon."""
+"""`kill -9` of a worker and of the daemon."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from tests.hub import Hub
 from tests.support import Daemon, Home, copied
 
 
-def test_a_killed_worker_is_noticed_and_replaced(shared: Daemon) -> None:
+def test_a_killed_worker_is_detected_and_replaced(shared: Daemon) -> None:
     copied(shared, "own/killed")
     shared.home.write("killed.yaml", name="killed", model="own/killed", context_length=100)
     before = shared.ready("killed")["status"]
     os.kill(before["worker_pid"], signal.SIGKILL)
-    # Until its death is seen the record still says that it is ready.
+    # Until the death is detected, the record still reports ready.
     shared.eventually("killed", lambda record: record["status"]["restarts"] == 1)
     status = shared.ready("killed")["status"]
     assert status["worker_pid"] != before["worker_pid"]
@@ -25,7 +25,7 @@ def test_a_killed_worker_is_noticed_and_replaced(shared: Daemon) -> None:
 
 
 @pytest.mark.long
-def test_a_spare_that_is_killed_is_replaced_and_leaves_no_socket(home: Home) -> None:
+def test_a_killed_spare_worker_is_replaced_and_leaves_no_socket(home: Home) -> None:
     with Daemon(home, "--spare-workers", "1") as daemon:
         daemon.load({"model": "tiny/llama"})
         loaded = daemon.ready("tiny/llama")["status"]["worker_pid"]
@@ -43,14 +43,14 @@ def test_a_spare_that_is_killed_is_replaced_and_leaves_no_socket(home: Home) -> 
 
 
 def sockets(daemon: Daemon) -> set[str]:
-    """Of the workers that there are."""
+    """Sockets of the workers that exist."""
     return {worker.cmdline()[-1] for worker in daemon.workers()}
 
 
-def test_the_daemons_death_ends_what_fetches_for_it(
+def test_the_daemons_death_ends_its_fetching_processes(
     home: Home, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """git, its helpers and downloads, none of which is answered any more."""
+    """git, its helpers and downloads, none of which receives responses any more."""
     with Hub() as hub, socket.create_server(("127.0.0.1", 0)) as silent:
         hub.stop_after = 1000
         hub.add("maker/endless", models / "tiny/llama")
@@ -75,7 +75,7 @@ def test_the_daemons_death_ends_what_fetches_for_it(
             assert alive == []
 
 
-def test_workers_end_with_their_daemon_or_by_the_next_which_follows_what_changed(
+def test_workers_end_with_their_daemon_or_when_the_next_one_starts(
     home: Home,
 ) -> None:
     path = home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
@@ -91,7 +91,7 @@ def test_workers_end_with_their_daemon_or_by_the_next_which_follows_what_changed
         daemon.start()
         daemon.ready("assistant")
         workers = daemon.workers()
-        for worker in workers:  # a stopped process does not see that its lifeline closed
+        for worker in workers:  # a stopped process does not notice that its lifeline closed
             worker.suspend()
         daemon.kill()
         assert all(worker.is_running() for worker in workers)

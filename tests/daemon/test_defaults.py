@@ -1,4 +1,4 @@
-"""What requests get for the keys that they leave out, through a real daemon and real MLX."""
+"""Defaults for the keys that requests leave out, with a real daemon and real MLX."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "own/odd": {"temperature": "hot", "top_k": 5},
     "own/varied": {"repetition_penalty": 2.5},
 }
-"""Identifier -> generation_config.json."""
+"""generation_config.json by model identifier."""
 
 ECHO = (
     "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
@@ -25,7 +25,7 @@ ECHO = (
 
 @pytest.fixture(scope="module")
 def daemon(shared: Daemon) -> Daemon:
-    """A daemon over checkpoints with a generation_config.json."""
+    """A daemon with checkpoints that have a generation_config.json."""
     for key, config in PUBLISHED.items():
         path = copied(shared, key)
         (path / "generation_config.json").write_text(json.dumps(config), "utf-8")
@@ -58,7 +58,7 @@ def in_force(daemon: Daemon, name: str) -> dict[str, tuple[Any, str]]:
     return {d["key"]: (d["value"], d["source"]) for d in defaults}
 
 
-def test_a_model_that_does_not_sample_is_greedy_where_nothing_is_sent(daemon: Daemon) -> None:
+def test_a_model_that_does_not_sample_is_greedy_by_default(daemon: Daemon) -> None:
     expected = {
         "temperature": (0.0, "generation_config"),
         "top_k": (40, "generation_config"),
@@ -69,7 +69,7 @@ def test_a_model_that_does_not_sample_is_greedy_where_nothing_is_sent(daemon: Da
     assert complete(daemon, "plain", temperature=None) == greedy
 
 
-def test_a_records_default_goes_before_the_models_and_a_request_before_both(
+def test_a_record_overrides_the_models_defaults_and_a_request_overrides_both(
     daemon: Daemon,
 ) -> None:
     daemon.load({"model": "own/greedy", "instance_id": "hot", "defaults": {"temperature": 2}})
@@ -79,7 +79,7 @@ def test_a_records_default_goes_before_the_models_and_a_request_before_both(
     assert [complete(daemon, "hot", temperature=0) for _ in range(2)] == [greedy] * 2
 
 
-def test_a_penalty_of_the_model_acts_as_if_it_were_sent(daemon: Daemon) -> None:
+def test_a_penalty_set_by_the_model_acts_like_one_in_the_request(daemon: Daemon) -> None:
     daemon.load({"model": "own/varied"})
     varied = complete(daemon, "own/varied", temperature=0)
     assert varied == complete(daemon, "plain", temperature=0, repetition_penalty=2.5)
@@ -89,7 +89,7 @@ def test_a_penalty_of_the_model_acts_as_if_it_were_sent(daemon: Daemon) -> None:
     )
 
 
-def test_a_seed_as_default_makes_equal_requests_equal(daemon: Daemon) -> None:
+def test_a_default_seed_makes_equal_requests_equal(daemon: Daemon) -> None:
     defaults = {"temperature": 1.5, "seed": 7}
     daemon.load({"model": "own/warm", "instance_id": "seeded", "defaults": defaults})
     seeded = complete(daemon, "seeded")
@@ -98,7 +98,7 @@ def test_a_seed_as_default_makes_equal_requests_equal(daemon: Daemon) -> None:
     assert complete(daemon, "seeded", seed=8) != seeded
 
 
-def test_max_tokens_of_the_model_the_record_and_the_request(daemon: Daemon) -> None:
+def test_max_tokens_is_set_by_the_request_the_record_or_the_model(daemon: Daemon) -> None:
     def tokens(name: str, **more: Any) -> int:
         body = {"model": name, "prompt": [5, 6, 7], "temperature": 0} | more
         status, answer = daemon.request("POST", TEXT, body)
@@ -130,7 +130,7 @@ def test_a_default_system_prompt_is_used_if_none_is_sent(daemon: Daemon) -> None
     assert other < explicit
 
 
-def test_a_change_of_defaults_reconfigures_and_reads_no_weights(daemon: Daemon) -> None:
+def test_changed_defaults_reconfigure_without_reading_weights(daemon: Daemon) -> None:
     daemon.load({"model": "own/greedy", "instance_id": "steady", "defaults": {"top_k": 3}})
     before = daemon.get("/api/v1/records/steady")
     spec = before["spec"] | {"defaults": {"top_k": 4}}
@@ -156,7 +156,7 @@ def test_a_change_of_defaults_reconfigures_and_reads_no_weights(daemon: Daemon) 
     assert [g["spec"]["defaults"] for g in kept] == [{"top_k": 4}, {"top_k": 3}]
 
 
-def test_a_default_that_the_model_has_no_meaning_for_is_left_out_with_a_warning(
+def test_a_default_that_the_model_does_not_support_is_left_out_with_a_warning(
     daemon: Daemon,
 ) -> None:
     defaults = {"reasoning_effort": "low", "top_k": 2}
@@ -167,13 +167,13 @@ def test_a_default_that_the_model_has_no_meaning_for_is_left_out_with_a_warning(
     assert chat(daemon, "dull", ("user", "hello"))[0] == 200
 
 
-def test_a_value_of_the_model_that_makes_no_sense_is_a_warning(daemon: Daemon) -> None:
+def test_an_invalid_value_in_the_models_defaults_is_a_warning(daemon: Daemon) -> None:
     answer = daemon.load({"model": "own/odd"})
     assert [w["key"] for w in answer["warnings"]] == ["generation_config.temperature"]
     assert in_force(daemon, "own/odd") == {"top_k": (5, "generation_config")}
 
 
-def test_a_manifest_declares_defaults_and_a_bad_one_is_named(daemon: Daemon) -> None:
+def test_a_manifest_declares_defaults_and_an_invalid_one_is_reported(daemon: Daemon) -> None:
     path = daemon.home.write("d.yaml", name="declared", model="own/greedy")
     daemon.ready("declared")
     text = path.read_text("utf-8")

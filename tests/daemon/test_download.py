@@ -1,4 +1,4 @@
-"""Models fetched from a hub, by the real daemon."""
+"""Models downloaded from a hub by the real daemon."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ _serial = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Hub]:
-    """A hub to which the daemons and fetching processes of these tests are pointed."""
+    """A hub for the daemons and fetching processes of these tests."""
     with pytest.MonkeyPatch.context() as patch, Hub() as hub:
         for variable in ("HF_TOKEN", "HF_HUB_OFFLINE"):
             patch.delenv(variable, raising=False)
@@ -35,13 +35,13 @@ def server() -> Iterator[Hub]:
 
 @pytest.fixture
 def name() -> str:
-    """A model of the hub that is not in any cache yet."""
+    """A model on the hub that is not in any cache yet."""
     return f"maker/small-{next(_serial)}"
 
 
 @pytest.fixture
 def hub(server: Hub, name: str, models: Path) -> Iterator[Hub]:
-    """The hub, with that model alone."""
+    """The hub with only that model."""
     more = {"model_dot_py": b"raise SystemExit", "x_dot_bin": b"pickle"}
     server.add(name, models / "tiny/llama", **more)
     yield server
@@ -52,7 +52,7 @@ def hub(server: Hub, name: str, models: Path) -> Iterator[Hub]:
 def pointed(
     server: Hub, tmp_path_factory: pytest.TempPathFactory, models: Path
 ) -> Iterator[Daemon]:
-    """A daemon that is pointed to the hub."""
+    """A daemon that uses the hub."""
     assert server.url
     with Daemon(Home(tmp_path_factory.mktemp("home"), models)) as running:
         yield running
@@ -60,7 +60,7 @@ def pointed(
 
 @pytest.fixture
 def daemon(pointed: Daemon) -> Iterator[Daemon]:
-    """That daemon, which fetches nothing before or after."""
+    """The daemon, with no download in progress before or after."""
     yield pointed
     for process in fetchers(pointed):
         with suppress(psutil.NoSuchProcess):
@@ -73,7 +73,7 @@ def download(daemon: Daemon, model: str, **more: str) -> tuple[int, Any]:
 
 
 def ended(daemon: Daemon, job: str) -> Any:
-    """A download, once it is over; LM Studio's clients poll too."""
+    """A download once it has ended; polled, as LM Studio's clients do."""
     state: Any = None
 
     def over() -> bool:
@@ -94,7 +94,7 @@ def fetchers(daemon: Daemon) -> list[psutil.Process]:
     return found
 
 
-def test_what_was_downloaded_can_be_loaded_by_its_name(daemon: Daemon, hub: Hub, name: str) -> None:
+def test_a_downloaded_model_can_be_loaded_by_its_name(daemon: Daemon, hub: Hub, name: str) -> None:
     status, job = download(daemon, name)
     assert status == 200, job
     state = ended(daemon, job["job_id"])
@@ -122,7 +122,7 @@ def test_a_revision_is_pinned_and_can_be_loaded(daemon: Daemon, hub: Hub, name: 
         daemon.ready("pinned")
 
 
-def test_the_modules_of_an_embedding_model_are_fetched_with_it(
+def test_an_embedding_model_is_downloaded_with_its_modules(
     daemon: Daemon, hub: Hub, tmp_path: Path
 ) -> None:
     made = embedders.make("qwen3", tmp_path / "made", modules=("Dense", "Normalize"))
@@ -140,7 +140,7 @@ def test_the_modules_of_an_embedding_model_are_fetched_with_it(
     assert (status, len(answer["data"][0]["embedding"])) == (200, 32)
 
 
-def test_a_failed_download_has_its_reason(
+def test_a_failed_download_reports_its_reason(
     daemon: Daemon, hub: Hub, models: Path, name: str
 ) -> None:
     hub.add("maker/gated", models / "tiny/llama").gated = True
@@ -164,7 +164,7 @@ def test_a_failed_download_has_its_reason(
 
 
 def fetch(cache: Path, name: str, revision: str = "main", **environ: str) -> Any:
-    """The last line of the process that fetches, without a daemon."""
+    """Last output line of the fetching process, run without a daemon."""
     command = [sys.executable, "-m", "reconciler.models.fetch", str(cache), name, revision]
     pipe, environ = subprocess.PIPE, environment(**environ)
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environ) as process:
@@ -172,7 +172,7 @@ def fetch(cache: Path, name: str, revision: str = "main", **environ: str) -> Any
         return json.loads(process.stdout.read().splitlines()[-1])
 
 
-def test_a_token_opens_what_is_gated(tmp_path: Path, hub: Hub, name: str) -> None:
+def test_a_token_gives_access_to_a_gated_model(tmp_path: Path, hub: Hub, name: str) -> None:
     hub.repositories[name].gated = True
     assert fetch(tmp_path, name)["error"] == "model_gated"
     hub.asked.clear()
@@ -181,11 +181,11 @@ def test_a_token_opens_what_is_gated(tmp_path: Path, hub: Hub, name: str) -> Non
 
 
 @pytest.mark.parametrize("revision", ["../../x", "a/../../../x", "/x", ".", "v1/", "v1\n", ""])
-def test_no_revision_leads_out_of_the_cache(
+def test_no_revision_writes_outside_the_cache(
     tmp_path: Path, hub: Hub, name: str, revision: str
 ) -> None:
     repository = hub.repositories[name]
-    repository.tag = revision  # a hub that plays along
+    repository.tag = revision  # a hub that serves this revision
     cache = tmp_path / "cache"
     assert fetch(cache, name, revision)["error"] == "revision_not_found"
     assert hub.asked == []
@@ -193,7 +193,7 @@ def test_no_revision_leads_out_of_the_cache(
 
 
 @pytest.mark.parametrize("part", ["refs", "blobs", "snapshots", "snapshots/COMMIT"])
-def test_links_in_the_cache_lead_no_download_out_of_the_model(
+def test_links_in_the_cache_do_not_redirect_a_download(
     tmp_path: Path, hub: Hub, name: str, part: str
 ) -> None:
     folder, elsewhere = tmp_path / f"cache/models--{name.replace('/', '--')}", tmp_path / "x"
@@ -208,7 +208,7 @@ def test_links_in_the_cache_lead_no_download_out_of_the_model(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_ref_that_is_a_link_is_replaced_and_not_written_through(
+def test_a_ref_that_is_a_link_is_replaced_instead_of_followed(
     tmp_path: Path, hub: Hub, name: str
 ) -> None:
     refs = tmp_path / f"cache/models--{name.replace('/', '--')}/refs"
@@ -221,7 +221,7 @@ def test_a_ref_that_is_a_link_is_replaced_and_not_written_through(
     assert (refs / "main").read_text("ascii") == hub.repositories[name].commit
 
 
-def test_a_manifest_cannot_name_a_revision_outside_of_the_cache(
+def test_a_manifest_cannot_name_a_revision_outside_the_cache(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
     path = daemon.home.write("out.yaml", name="out", model=name)
@@ -235,7 +235,7 @@ def test_a_manifest_cannot_name_a_revision_outside_of_the_cache(
     assert hub.asked == []
 
 
-def test_a_hub_that_cannot_or_must_not_be_asked_is_named_so(
+def test_an_unreachable_or_forbidden_hub_is_reported_as_such(
     tmp_path: Path, hub: Hub, name: str
 ) -> None:
     assert fetch(tmp_path, name, HF_HUB_OFFLINE="1")["error"] == "offline"
@@ -243,7 +243,7 @@ def test_a_hub_that_cannot_or_must_not_be_asked_is_named_so(
     assert hub.asked == []
 
 
-def test_a_file_with_another_hash_than_the_hub_names_is_discarded(
+def test_a_file_whose_hash_differs_from_the_hubs_is_discarded(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
     repository = hub.repositories[name]
@@ -258,7 +258,7 @@ def test_a_file_with_another_hash_than_the_hub_names_is_discarded(
     assert ended(daemon, job["job_id"])["status"] == "completed"
 
 
-def test_two_who_ask_for_one_model_share_a_download(daemon: Daemon, hub: Hub, name: str) -> None:
+def test_two_requests_for_one_model_share_a_download(daemon: Daemon, hub: Hub, name: str) -> None:
     hub.stop_after = 1000
     first, second = download(daemon, name)[1], download(daemon, name)[1]
     assert first["job_id"] == second["job_id"]
@@ -267,10 +267,10 @@ def test_two_who_ask_for_one_model_share_a_download(daemon: Daemon, hub: Hub, na
 
 
 @pytest.mark.parametrize("whole_daemon", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_after_a_kill_a_download_goes_on_where_it_was(
+def test_a_killed_download_resumes_where_it_stopped(
     home: Home, hub: Hub, whole_daemon: bool, name: str
 ) -> None:
-    # huggingface_hub hands over 10 MiB at a time.
+    # huggingface_hub passes on 10 MiB at a time.
     hub.repositories[name].files["notes.txt"] = b"x" * 15_000_000
     hub.stop_after = 12_000_000
     with Daemon(home) as daemon:
@@ -301,7 +301,9 @@ def test_after_a_kill_a_download_goes_on_where_it_was(
         assert list(home.hub_cache.rglob("*.incomplete")) == []
 
 
-def test_a_manifest_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: str) -> None:
+def test_a_manifest_may_request_the_download_of_its_model(
+    daemon: Daemon, hub: Hub, name: str
+) -> None:
     hub.stop_after = 1000
     daemon.home.write("declared.yaml", name="declared", model=name)
     path = daemon.home.manifests / "declared.yaml"
@@ -313,7 +315,7 @@ def test_a_manifest_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: s
     assert record["spec"]["download"] == "if-missing"
     hub.stop_after = None
     fetchers(daemon)[0].kill()
-    # What failed is told, and tried again.
+    # A failure is reported and retried.
     daemon.eventually(
         "declared", lambda r: r["status"]["conditions"][0]["reason"] == "DownloadFailed"
     )
@@ -325,7 +327,7 @@ def test_a_manifest_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: s
     daemon.ready("declared", 2)
 
 
-def test_a_put_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: str) -> None:
+def test_a_put_may_request_the_download_of_its_model(daemon: Daemon, hub: Hub, name: str) -> None:
     spec = {"model": name, "download": "if-missing"}
     status, record = daemon.request("PUT", "/api/v1/records/put?wait=ready", {"spec": spec})
     assert (status, record["status"]["config"] is not None) == (200, True), record
@@ -336,7 +338,7 @@ def test_a_put_may_have_its_model_fetched(daemon: Daemon, hub: Hub, name: str) -
     assert set(hub.fetched())
 
 
-def test_pull_fetches_and_reports_it(daemon: Daemon, hub: Hub, name: str) -> None:
+def test_pull_downloads_a_model_and_reports_progress(daemon: Daemon, hub: Hub, name: str) -> None:
     def pull(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(main, ["pull", "--url", daemon.url, *words])
         return result.exit_code, result.output
@@ -378,7 +380,7 @@ def test_downloads_are_listed_watched_and_cancelled(daemon: Daemon, hub: Hub, na
     assert (code, f"did you mean '{name}'?" in missing) == (4, True)
 
 
-def test_space_is_looked_at_first() -> None:
+def test_free_space_is_checked_first() -> None:
     check_space(10, 10)
     message = r"2\.0 GB must be downloaded, but only 1\.0 GB are free"
     with pytest.raises(FetchError, match=message) as caught:
@@ -386,17 +388,17 @@ def test_space_is_looked_at_first() -> None:
     assert caught.value.code == "insufficient_disk_space"
 
 
-def test_a_file_is_known_by_its_hash(tmp_path: Path) -> None:
+def test_a_file_is_verified_by_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"hello\n")
-    sha1 = "ce013625030ba8dba906f756967f9e9ca394464a"  # as `git hash-object` says
+    sha1 = "ce013625030ba8dba906f756967f9e9ca394464a"  # output of `git hash-object`
     sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
     for etag, right in ((sha1, True), (sha256, True), ("0" * 40, False), ("0" * 64, False)):
         assert matches(path, Wanted("x", 6, etag)) is right
     assert not matches(path, Wanted("x", 7, sha1))
 
 
-def test_ollamas_client_pulls_a_model_and_sees_how_far_it_is(
+def test_ollamas_client_pulls_a_model_and_receives_its_progress(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
     with ollama.Client(daemon.url) as client:
@@ -407,14 +409,14 @@ def test_ollamas_client_pulls_a_model_and_sees_how_far_it_is(
         assert {(line.digest or "")[:7] for line in sizes} == {"sha256:"}
         fetched = hub.fetched()
         assert fetched
-        assert client.pull(name).status == "success"  # it is there
+        assert client.pull(name).status == "success"  # it is there already
         assert hub.fetched() == fetched
         assert client.generate(name, "").done_reason == "load"
         assert f"{name}:latest" in {model.model for model in client.list().models}
         assert client.pull(f"{name}:v1").status == "success"  # a revision
 
 
-def test_ollamas_client_gets_the_reason_why_a_pull_failed(
+def test_ollamas_client_receives_the_reason_of_a_failed_pull(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
     assert hub.url

@@ -1,4 +1,4 @@
-"""Records declared by HTTP, the plan before the act, and how far a load is."""
+"""Records declared over HTTP, dry runs, and the progress of a load."""
 
 import http.client
 import json
@@ -21,7 +21,7 @@ def actions(plan: Any) -> list[tuple[str, str]]:
 
 
 def stream(daemon: Daemon, body: Any) -> tuple[int, list[tuple[str, Any]]]:
-    """A load that tells how far it is: the events, or what was refused at once."""
+    """A load with progress: its events, or the error if it is refused at once."""
     with closing(http.client.HTTPConnection(urlsplit(daemon.url).netloc, timeout=90)) as connection:
         headers = {"Accept": "text/event-stream"}
         connection.request("POST", "/api/v1/models/load", json.dumps(body), headers)
@@ -31,7 +31,7 @@ def stream(daemon: Daemon, body: Any) -> tuple[int, list[tuple[str, Any]]]:
         return 200, list(parse_stream(reply))
 
 
-def test_a_put_declares_a_record_and_replaces_all_of_it(shared: Daemon) -> None:
+def test_a_put_declares_a_record_and_replaces_it_completely(shared: Daemon) -> None:
     spec = {"model": "tiny/llama", "config": {"context_length": 100}, "priority": 3}
     status, record = put(shared, "put", spec, "?wait=ready")
     assert (status, record["owner"], record["generation"]) == (200, "http", 1)
@@ -46,7 +46,7 @@ def test_a_put_declares_a_record_and_replaces_all_of_it(shared: Daemon) -> None:
     assert shared.request("DELETE", "/api/v1/records/put")[0] == 404
 
 
-def test_a_put_of_what_cannot_be_changes_nothing(shared: Daemon) -> None:
+def test_a_put_with_an_impossible_spec_changes_nothing(shared: Daemon) -> None:
     shared.home.write("owned.yaml", name="owned", model="tiny/llama", context_length=50)
     shared.ready("owned")
     for name, spec, status, code in (
@@ -73,7 +73,7 @@ def test_a_suspended_put_is_kept_and_not_loaded(shared: Daemon) -> None:
     assert "suspended" not in shared.loaded()
 
 
-def test_the_plan_lists_actions_and_changes_nothing(daemon: Daemon) -> None:
+def test_a_dry_run_lists_actions_and_changes_nothing(daemon: Daemon) -> None:
     empty: Any = {
         "actions": [],
         "changes": [],
@@ -151,11 +151,11 @@ def test_a_load_reports_progress(shared: Daemon) -> None:
     assert read[-1] == events[-2 if phases[-1] == "weights" else -3][1]["bytes_total"]
     assert events[-1][1]["config"] == shared.load({"model": "stream/one"})["config"]
     assert shared.get("/api/v1/logs?name=stream/one") == {"lines": []}
-    # A join has nothing to tell but its answer.
+    # A join streams only its result.
     assert [kind for kind, _ in stream(shared, {"model": "stream/one"})[1]] == ["result"]
 
 
-def test_a_streamed_load_that_is_refused_is_an_error_as_ever(shared: Daemon) -> None:
+def test_a_streamed_load_that_is_refused_is_an_ordinary_error(shared: Daemon) -> None:
     status, events = stream(shared, {"model": "no/such"})
     assert (status, events[0][1]["error"]["code"]) == (404, "model_not_found")
 
@@ -175,6 +175,6 @@ def test_a_streamed_load_that_fails_ends_with_the_error_and_its_log_is_kept(
         assert list(parse_stream(reply)) == [("line", line) for line in lines]
 
 
-def test_the_log_of_who_never_had_a_worker_is_not_found(shared: Daemon) -> None:
+def test_the_log_of_a_record_that_never_had_a_worker_is_not_found(shared: Daemon) -> None:
     assert shared.request("GET", "/api/v1/logs?name=nobody")[0] == 404
     assert shared.request("GET", "/api/v1/logs")[0] == 400

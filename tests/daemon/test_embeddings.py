@@ -1,4 +1,4 @@
-"""Embeddings through a real daemon, by the official client."""
+"""Embeddings from a real daemon, with the official client."""
 
 import base64
 import struct
@@ -52,7 +52,7 @@ def refused(client: openai.OpenAI, **body: Any) -> Any:
     return refusal.value.body
 
 
-def test_vectors_are_what_mlx_lm_computes_of_each_text_alone(
+def test_vectors_equal_those_that_mlx_lm_computes_for_each_text_alone(
     embedding: Daemon, client: openai.OpenAI
 ) -> None:
     answer = client.embeddings.create(model=EMBEDDER, input=TEXTS)
@@ -65,7 +65,9 @@ def test_vectors_are_what_mlx_lm_computes_of_each_text_alone(
     assert (answer.object, answer.model) == ("list", EMBEDDER)
 
 
-def test_ollamas_client_gets_vectors_of_length_1(embedding: Daemon, client: openai.OpenAI) -> None:
+def test_ollamas_client_receives_vectors_of_length_1(
+    embedding: Daemon, client: openai.OpenAI
+) -> None:
     expected = vectors(client.embeddings.create(model=EMBEDDER, input=TEXTS))
     with ollama.Client(embedding.url) as ours:
         several = ours.embed(f"{EMBEDDER}:latest", TEXTS)
@@ -83,7 +85,7 @@ def test_ollamas_client_gets_vectors_of_length_1(embedding: Daemon, client: open
         assert np.isclose(np.linalg.norm(short), 1)
 
 
-def test_ollamas_texts_are_cut_off_unless_that_is_refused(embedding: Daemon) -> None:
+def test_texts_from_ollamas_client_are_truncated_unless_it_forbids_that(embedding: Daemon) -> None:
     long = "word " * 500
     with ollama.Client(embedding.url) as ours:
         cut = ours.embed(EMBEDDER, [long, "x"])
@@ -98,10 +100,10 @@ def test_ollamas_texts_are_cut_off_unless_that_is_refused(embedding: Daemon) -> 
             ours.chat(EMBEDDER, [{"role": "user", "content": "x"}])
 
 
-def test_ollamas_clients_see_what_an_embedding_model_is(embedding: Daemon) -> None:
+def test_ollamas_clients_recognize_an_embedding_model(embedding: Daemon) -> None:
     with ollama.Client(embedding.url) as ours:
         assert ours.show(EMBEDDER).capabilities == ["embedding"]
-        assert ours.embed(EMBEDDER, "").embeddings == []  # that loads it
+        assert ours.embed(EMBEDDER, "").embeddings == []  # this loads it
     wrong: list[dict[str, Any]]
     wrong = [{"input": 5}, {"input": [5]}, {"input": "x", "keep_alive": "x"}]
     for body in wrong:
@@ -113,7 +115,7 @@ def test_ollamas_clients_see_what_an_embedding_model_is(embedding: Daemon) -> No
     assert answer["warnings"] == ["inputs: unknown key, ignored"]
 
 
-def test_lm_studios_older_route_gives_openais_vectors(embedding: Daemon) -> None:
+def test_lm_studios_older_route_returns_openais_vectors(embedding: Daemon) -> None:
     body = {"model": EMBEDDER, "input": TEXTS[0]}
     answers = [embedding.request("POST", f"{v}/embeddings", body)[1] for v in ("/v1", "/api/v0")]
     assert answers[0] == answers[1]
@@ -121,7 +123,7 @@ def test_lm_studios_older_route_gives_openais_vectors(embedding: Daemon) -> None
     assert rows == {EMBEDDER: "embeddings", CHAT: "llm", RERANKER: "llm"}
 
 
-def test_numbers_as_base64_and_as_json_are_the_same(embedding: Daemon) -> None:
+def test_base64_and_json_encode_the_same_numbers(embedding: Daemon) -> None:
     body = {"model": EMBEDDER, "input": TEXTS}
     _, plain = embedding.request("POST", "/v1/embeddings", body)
     _, packed = embedding.request("POST", "/v1/embeddings", body | {"encoding_format": "base64"})
@@ -131,7 +133,7 @@ def test_numbers_as_base64_and_as_json_are_the_same(embedding: Daemon) -> None:
         assert list(struct.unpack(f"<{len(data) // 4}f", data)) == one["embedding"]
 
 
-def test_shorter_vectors_are_the_beginnings_brought_to_length_1(client: openai.OpenAI) -> None:
+def test_shorter_vectors_are_truncated_and_normalized_to_length_1(client: openai.OpenAI) -> None:
     whole = vectors(client.embeddings.create(model=EMBEDDER, input=TEXTS))
     short = vectors(client.embeddings.create(model=EMBEDDER, input=TEXTS, dimensions=16))
     assert np.allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
@@ -143,7 +145,7 @@ def test_shorter_vectors_are_the_beginnings_brought_to_length_1(client: openai.O
     assert not np.allclose(np.linalg.norm(raw, axis=1), 1, atol=0.1)
 
 
-def test_prompts_of_the_checkpoint(embedding: Daemon, client: openai.OpenAI) -> None:
+def test_prompts_of_the_checkpoint_are_applied(embedding: Daemon, client: openai.OpenAI) -> None:
     directory = embedding.home.models / EMBEDDER
     expected = embedders.reference(directory, embedders.QUERY + "what?")
     for keys in ({"prompt_name": "query"}, {"input_type": "query"}, {"prompt": embedders.QUERY}):
@@ -151,7 +153,7 @@ def test_prompts_of_the_checkpoint(embedding: Daemon, client: openai.OpenAI) -> 
         assert np.abs(vectors(answer)[0] - expected).max() < 1e-5
 
 
-def test_token_ids_are_taken_as_they_are(embedding: Daemon, client: openai.OpenAI) -> None:
+def test_token_ids_are_used_unchanged(embedding: Daemon, client: openai.OpenAI) -> None:
     tokens = [embedders.tokens_of(embedding.home.models / EMBEDDER, text) for text in TEXTS]
     by_ids = vectors(client.embeddings.create(model=EMBEDDER, input=tokens))
     by_text = vectors(client.embeddings.create(model=EMBEDDER, input=TEXTS))
@@ -160,7 +162,7 @@ def test_token_ids_are_taken_as_they_are(embedding: Daemon, client: openai.OpenA
     assert np.allclose(one[0], by_text[1], atol=1e-6)
 
 
-def test_what_is_wrong_with_a_request_is_400_in_openais_form(client: openai.OpenAI) -> None:
+def test_an_invalid_request_is_400_in_openais_form(client: openai.OpenAI) -> None:
     assert refused(client)["code"] == "missing_required_parameter"
     assert refused(client, input=["a", ""])["param"] == "input[1]"
     assert refused(client, input=["a", [100_000]])["param"] == "input[1]"
@@ -175,7 +177,7 @@ def test_what_is_wrong_with_a_request_is_400_in_openais_form(client: openai.Open
     assert answer.usage.prompt_tokens == LONGEST
 
 
-def test_a_model_of_the_other_kind_is_refused_in_words(client: openai.OpenAI) -> None:
+def test_a_model_of_the_other_kind_is_refused_with_an_explanation(client: openai.OpenAI) -> None:
     wrong = refused(client, input="a", model=CHAT)
     assert (wrong["code"], wrong["param"]) == ("unsupported_model", "model")
     assert "makes no embeddings" in wrong["message"]
@@ -188,7 +190,7 @@ def test_a_model_of_the_other_kind_is_refused_in_words(client: openai.OpenAI) ->
         client.completions.create(model=EMBEDDER, prompt="Hello")
 
 
-def test_the_lists_have_the_type_of_each_model(embedding: Daemon) -> None:
+def test_model_lists_include_the_type_of_each_model(embedding: Daemon) -> None:
     rows = {row["key"]: row["type"] for row in embedding.get("/api/v1/models")["models"]}
     assert rows == {EMBEDDER: "embedding", CHAT: "llm", RERANKER: "llm"}
     for name, type_ in rows.items():
@@ -196,8 +198,10 @@ def test_the_lists_have_the_type_of_each_model(embedding: Daemon) -> None:
         assert embedding.get(f"/api/v1/records/{name}")["status"]["type"] == type_
 
 
-def test_the_longest_text_is_the_context_length(embedding: Daemon, client: openai.OpenAI) -> None:
-    """The publisher's by default, up to the model's own maximum."""
+def test_the_longest_text_equals_the_context_length(
+    embedding: Daemon, client: openai.OpenAI
+) -> None:
+    """The publisher's limit by default, which can be raised to the model's own maximum."""
     config = embedding.load({"model": EMBEDDER})["config"]
     assert config["context_length"] == LONGEST
     asked = {"model": EMBEDDER, "instance_id": "long", "context_length": 1000}
@@ -209,7 +213,7 @@ def test_the_longest_text_is_the_context_length(embedding: Daemon, client: opena
     embedding.unload("long")
 
 
-def test_it_reserves_no_kv_cache_of_a_conversation(embedding: Daemon) -> None:
+def test_an_embedding_model_reserves_no_kv_cache_for_conversations(embedding: Daemon) -> None:
     needs = {}
     for model in (EMBEDDER, CHAT):
         body = {"model": model, "eval_batch_size": 512}
@@ -217,7 +221,7 @@ def test_it_reserves_no_kv_cache_of_a_conversation(embedding: Daemon) -> None:
     assert needs[EMBEDDER]["kv_cache_bytes"] <= needs[CHAT]["kv_cache_bytes"] / 4
 
 
-def test_defaults_for_requests_have_no_effect_and_cause_a_warning(embedding: Daemon) -> None:
+def test_request_defaults_have_no_effect_and_cause_a_warning(embedding: Daemon) -> None:
     asked = {"model": EMBEDDER, "instance_id": "warm", "defaults": {"temperature": 0.5}}
     embedding.load(asked)
     (warning,) = embedding.get("/api/v1/records/warm")["status"]["warnings"]
@@ -226,7 +230,7 @@ def test_defaults_for_requests_have_no_effect_and_cause_a_warning(embedding: Dae
     embedding.unload("warm")
 
 
-def test_many_texts_of_many_clients_beside_generation(client: openai.OpenAI) -> None:
+def test_many_clients_embed_many_texts_during_generation(client: openai.OpenAI) -> None:
     texts = [f"record {n} " + "and another " * (n % 4) for n in range(120)]
     message: Any = {"role": "user", "content": "Hello"}
     with ThreadPoolExecutor(9) as pool:
@@ -243,7 +247,7 @@ def test_many_texts_of_many_clients_beside_generation(client: openai.OpenAI) -> 
     assert np.allclose(together, whole, atol=1e-5)
 
 
-def test_tokens_are_in_the_metrics(embedding: Daemon, client: openai.OpenAI) -> None:
+def test_tokens_are_counted_in_the_metrics(embedding: Daemon, client: openai.OpenAI) -> None:
     def counted() -> float:
         with urllib.request.urlopen(f"{embedding.url}/metrics") as answer:
             lines = answer.read().decode().splitlines()
@@ -267,7 +271,7 @@ def prompt_of(document: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
-def test_documents_are_ranked_by_what_mlx_lm_computes_of_each_alone(
+def test_documents_are_ranked_by_the_scores_that_mlx_lm_computes_for_each_alone(
     path: str, embedding: Daemon
 ) -> None:
     body = {"model": RERANKER, "query": QUESTION, "documents": DOCUMENTS}
@@ -290,7 +294,7 @@ def test_documents_are_ranked_by_what_mlx_lm_computes_of_each_alone(
     assert few["results"][0].keys() == {"index", "relevance_score"}
 
 
-def test_what_is_no_reranker_is_refused_in_words(embedding: Daemon) -> None:
+def test_a_model_that_is_not_a_reranker_is_refused_with_an_explanation(embedding: Daemon) -> None:
     for model in (CHAT, EMBEDDER):
         body = {"model": model, "query": "q", "documents": ["a"]}
         status, answer = embedding.request("POST", "/v1/rerank", body)

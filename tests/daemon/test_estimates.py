@@ -1,4 +1,4 @@
-"""What a load is said to take, against what its worker was seen to take at the most."""
+"""Estimated memory of a load, compared with the measured peak of its worker."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from reconciler.worker import overrides
 from tests.support import Daemon
 
 UNDER, OVER = 0.05, 0.15
-"""Shares of the measured peak by which an estimate may miss it."""
+"""Largest errors of an estimate, as shares of the measured peak."""
 
 
 def peak(pid: int) -> int:
-    """Bytes of memory that a process and its children had at the most, each for itself."""
+    """Peak memory of a process and its children in bytes, summed over their individual peaks."""
     family = [pid, *(child.pid for child in psutil.Process(pid).children())]
     status = [Path(f"/proc/{one}/status").read_text("ascii").splitlines() for one in family]
     peaks = [line.split()[1] for lines in status for line in lines if line.startswith("VmHWM")]
@@ -23,7 +23,7 @@ def peak(pid: int) -> int:
 
 
 def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
-    """By how much an estimate misses the peak of a request that fills the context, if it does."""
+    """Report of an estimate that misses the peak of a request that fills the context, else ""."""
     daemon.unload(model)
     wanted = {"model": model, "context_length": context, **config}
     status, estimated = daemon.request("POST", "/api/v1/models/estimate", wanted)
@@ -44,5 +44,5 @@ def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
 
 
 @pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
-def test_an_estimate_is_near_the_measured_peak(shared: Daemon) -> None:
+def test_an_estimate_is_close_to_the_measured_peak(shared: Daemon) -> None:
     assert miss(shared, "openai/gpt-oss-20b", 2048) == ""

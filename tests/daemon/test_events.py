@@ -1,4 +1,4 @@
-"""`GET /api/v1/events` and `GET /api/v1/history`, through a real daemon."""
+"""`GET /api/v1/events` and `GET /api/v1/history` of a real daemon."""
 
 import json
 import urllib.parse
@@ -11,7 +11,7 @@ from tests.support import Daemon, copied, parse_events
 
 
 def listen(daemon: Daemon, after: str | None = None, query: str = "") -> Generator[Any, None, None]:
-    """The events as they come."""
+    """Yield the events as they arrive."""
     headers = {"Last-Event-ID": after} if after else {}
     request = urllib.request.Request(f"{daemon.url}/api/v1/events?{query}", headers=headers)
     with urllib.request.urlopen(request, timeout=60) as reply:
@@ -19,7 +19,7 @@ def listen(daemon: Daemon, after: str | None = None, query: str = "") -> Generat
         yield from parse_events(reply)
 
 
-def test_events_of_a_load_arrive_as_it_happens_with_bytes_read(shared: Daemon) -> None:
+def test_the_events_of_a_load_arrive_during_it_with_bytes_read(shared: Daemon) -> None:
     path = copied(shared, "events/read")
     events = listen(shared, query="name=events/read")
     shared.load({"model": "events/read"})
@@ -62,14 +62,14 @@ def test_an_unknown_id_gets_a_lost_event(shared: Daemon) -> None:
         assert shared.events(f"follow=false&after={after}")[0] == "lost"
 
 
-def test_events_of_one_record_can_be_asked_for(shared: Daemon) -> None:
+def test_events_can_be_requested_for_one_record(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "events/one"})
     shared.load({"model": "tiny/llama", "instance_id": "events/two"})
     seen = shared.events("follow=false&name=events/one")
     assert {e["name"] for e in seen} == {"events/one"}
 
 
-def test_a_wrong_query_is_an_error_in_the_one_form(shared: Daemon) -> None:
+def test_an_invalid_query_is_an_error_in_the_standard_form(shared: Daemon) -> None:
     status, answer = shared.request("GET", "/api/v1/events?follow=perhaps")
     assert (status, answer["error"]["param"]) == (400, "follow")
 

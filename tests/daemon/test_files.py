@@ -1,4 +1,4 @@
-"""What people and their tools do to manifest files; each trap that others fell into by its name."""
+"""Manifest files changed by people and tools; each test names a trap known from other projects."""
 
 import urllib.parse
 from typing import Any
@@ -19,7 +19,7 @@ def document(name: str) -> str:
 
 
 def actions(daemon: Daemon, name: str) -> list[str]:
-    """What was begun for a record, from the events."""
+    """Actions begun for a record, from the events."""
     events = daemon.events(f"follow=false&name={urllib.parse.quote(name)}")
     return [e["reason"] for e in events if e["type"] == "phase" and e["reason"] == "warm_up"]
 
@@ -30,16 +30,16 @@ def file(daemon: Daemon, path: str) -> Any:
 
 
 def seen(daemon: Daemon, path: str) -> None:
-    """Wait until the directory has been looked at since `path` was written.
+    """Wait until the directory has been read after `path` was written.
 
-    A manifest for somebody else changes nothing, and is listed.
+    Writes a manifest for another node, which changes nothing but is listed.
     """
     text = "apiVersion: v1\nkind: Service\n"
     (daemon.home.manifests / path).write_text(text, "utf-8")
     daemon.until(lambda: file(daemon, path) is not None)
 
 
-def test_several_documents_a_file_yml_json_and_subdirectories(shared: Daemon) -> None:
+def test_several_documents_in_a_file_yml_json_and_subdirectories_are_read(shared: Daemon) -> None:
     home = shared.home.manifests
     (home / "team/search").mkdir(parents=True, exist_ok=True)
     several = document("several-a") + "---\n" + document("several-b") + "---\n---\n"
@@ -89,7 +89,7 @@ def test_an_atomic_rename_save_is_one_change_and_reloads_only_for_another_spec(
     assert len(actions(shared, "saved-a")) == 2
 
 
-def test_editors_files_are_neither_loaded_nor_complained_about(shared: Daemon) -> None:
+def test_temporary_files_of_editors_are_neither_loaded_nor_reported(shared: Daemon) -> None:
     home = shared.home.manifests
     shared.home.write("edited-a.yaml", name="edited-a", model="tiny/llama")
     for name in (
@@ -109,7 +109,7 @@ def test_editors_files_are_neither_loaded_nor_complained_about(shared: Daemon) -
     assert {f for f in files if "edited" in f} == {"edited-a.yaml", "edited-then.yaml"}
 
 
-def test_a_file_that_appears_half_written_is_followed_once_it_is_whole(shared: Daemon) -> None:
+def test_a_file_that_appears_half_written_is_followed_once_it_is_complete(shared: Daemon) -> None:
     text = document("half-a")
     path = shared.home.manifests / "half-a.yaml"
     path.write_text(text[:50], "utf-8")
@@ -119,7 +119,7 @@ def test_a_file_that_appears_half_written_is_followed_once_it_is_whole(shared: D
     shared.ready("half-a")
 
 
-def test_a_file_rewritten_in_halves_keeps_what_it_declared(shared: Daemon) -> None:
+def test_a_file_rewritten_in_two_parts_keeps_its_declarations(shared: Daemon) -> None:
     path = shared.home.write(
         "halves-a.yaml", name="halves-a", model="tiny/llama", context_length=100
     )
@@ -133,11 +133,11 @@ def test_a_file_rewritten_in_halves_keeps_what_it_declared(shared: Daemon) -> No
     assert actions(shared, "halves-a") == ["warm_up"]
 
 
-def test_links_that_the_user_placed_are_followed(shared: Daemon) -> None:
+def test_symlinks_placed_by_the_user_are_followed(shared: Daemon) -> None:
     elsewhere = shared.home.root / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "linked-a.yaml").write_text(document("linked-a"), "utf-8")
-    (elsewhere / "again").symlink_to(shared.home.manifests)  # a circle
+    (elsewhere / "again").symlink_to(shared.home.manifests)  # a cycle
     (shared.home.root / "linked-b.yaml").write_text(document("linked-b"), "utf-8")
     (shared.home.manifests / "linked-b.yaml").symlink_to(shared.home.root / "linked-b.yaml")
     (shared.home.manifests / "linked").symlink_to(elsewhere)
@@ -145,7 +145,7 @@ def test_links_that_the_user_placed_are_followed(shared: Daemon) -> None:
     assert shared.ready("linked-b")["file"] == "linked-b.yaml"
 
 
-def test_a_directory_that_vanishes_unloads_nothing_and_is_followed_when_it_is_back(
+def test_a_directory_that_vanishes_unloads_nothing_and_is_followed_once_it_is_back(
     shared: Daemon,
 ) -> None:
     home = shared.home
@@ -161,7 +161,7 @@ def test_a_directory_that_vanishes_unloads_nothing_and_is_followed_when_it_is_ba
     shared.ready("away-a", 2)
 
 
-def test_the_same_name_in_two_files_is_flagged_and_what_is_loaded_stays(shared: Daemon) -> None:
+def test_the_same_name_in_two_files_is_reported_and_what_is_loaded_stays(shared: Daemon) -> None:
     home = shared.home
     home.write("twice-a.yaml", name="twice-a", model="tiny/llama", context_length=100)
     before = shared.ready("twice-a")
@@ -187,7 +187,7 @@ def test_one_bad_file_blocks_no_other(shared: Daemon) -> None:
     )
 
 
-def test_a_change_reloads_the_changed_record_alone(shared: Daemon) -> None:
+def test_a_change_reloads_only_the_changed_record(shared: Daemon) -> None:
     names = ["alone-a", "alone-b", "alone-c"]
     for name in names:
         shared.home.write(f"{name}.yaml", name=name, model="tiny/llama", context_length=100)
@@ -198,7 +198,7 @@ def test_a_change_reloads_the_changed_record_alone(shared: Daemon) -> None:
     assert [len(actions(shared, name)) for name in names] == [1, 2, 1]
 
 
-def test_deleting_the_last_file_takes_effect_where_others_stay(shared: Daemon) -> None:
+def test_deleting_the_last_manifest_takes_effect_while_other_files_remain(shared: Daemon) -> None:
     path = shared.home.write("last-a.yaml", name="last-a", model="tiny/llama")
     shared.ready("last-a")
     path.unlink()
@@ -209,7 +209,7 @@ def test_a_removal_beside_a_new_invalid_file_is_held_and_reported(shared: Daemon
     path = shared.home.write("held-a.yaml", name="held-a", model="tiny/llama")
     shared.ready("held-a")
     renamed = shared.home.manifests / "held-renamed.yaml"
-    # An edit that went wrong, and a rename.
+    # A failed edit, and a rename.
     path.write_text(BROKEN, "utf-8")
     path.rename(renamed)
     held = shared.eventually("held-a", lambda r: bool(r["source_errors"]))
@@ -221,7 +221,7 @@ def test_a_removal_beside_a_new_invalid_file_is_held_and_reported(shared: Daemon
     shared.gone("held-a")
 
 
-def test_what_came_while_the_watch_was_being_set_is_seen_also_behind_a_link(home: Home) -> None:
+def test_changes_made_during_watch_setup_are_detected_also_behind_a_symlink(home: Home) -> None:
     link = home.root / "link"
     link.symlink_to(home.manifests)
     home.manifests = link

@@ -22,7 +22,7 @@ def origin(tmp_path: Path) -> Origin:
 
 @pytest.fixture
 def node(tmp_path: Path, models: Path, origin: Origin) -> Iterator[Daemon]:
-    """A node with the label role=prod that polls so rarely that only `sync` counts."""
+    """A node with the label role=prod that polls so rarely that only `sync` matters."""
     options = ("--git", origin.url, "--git-path", "/fleet/", "--git-interval", "1h")
     home = Home(tmp_path / "node", models)
     with Daemon(home, *options, "--label", "role=prod") as daemon:
@@ -40,7 +40,7 @@ def ask(daemon: Daemon, what: str) -> Any:
     return answer
 
 
-def test_a_repository_is_followed_beside_a_directory_unless_it_is_suspended(
+def test_a_repository_is_followed_next_to_a_directory_unless_suspended(
     node: Daemon, origin: Origin, tmp_path: Path
 ) -> None:
     node.home.write("mine.yaml", name="mine", model=MODEL)
@@ -65,7 +65,7 @@ def test_a_repository_is_followed_beside_a_directory_unless_it_is_suspended(
     assert "fleet/d.yaml:2:1: not valid YAML" in answer["message"]
     assert node.loaded() == {"b", "c", "mine"}
 
-    # A suspended source is left alone. Neither a restart nor the loss of the repository changes
+    # A suspended source is not synced. Neither a restart nor the loss of the repository changes
     # what is loaded.
     assert ask(node, "suspend")["suspended"] is True
     third = origin.declare("b", "c", "e", model=MODEL, context=32)
@@ -102,7 +102,7 @@ def test_two_repositories_each_own_their_records(
         assert "already declared by fleet/b.yaml:1" in flagged["not_followed"]["b"]
 
 
-def test_a_node_takes_what_is_meant_for_it(node: Daemon, origin: Origin) -> None:
+def test_a_node_applies_only_documents_for_it(node: Daemon, origin: Origin) -> None:
     assert node.get("/api/v1/node")["labels"]["role"] == "prod"
     selectors = {"mine": "{role: prod}", "others": "[{key: memory_gb, operator: Lt, values: [0]}]"}
     for name, selector in selectors.items():
@@ -120,7 +120,7 @@ def test_a_node_takes_what_is_meant_for_it(node: Daemon, origin: Origin) -> None
     assert (status, refused["error"]["code"]) == (409, "not_selected")
 
 
-def test_a_commit_that_would_unload_much_waits_to_be_confirmed(
+def test_a_commit_that_would_unload_many_records_waits_for_confirmation(
     node: Daemon, origin: Origin
 ) -> None:
     origin.declare(*"abcd", model=MODEL)

@@ -1,4 +1,4 @@
-"""The host-crash guard, through a real daemon that is killed and a machine that seems rebooted."""
+"""The host-crash guard, with a real daemon that is killed and a simulated reboot of the machine."""
 
 import os
 import shutil
@@ -28,12 +28,12 @@ def wait(event, details):
 if "reconciler.worker" in sys.orig_argv:
     sys.addaudithook(wait)
 """
-"""Python's start in a worker that waits for a pipe before it opens a file."""
+"""Python startup code that makes a worker wait for a pipe before it opens a file."""
 
 
 @pytest.fixture
 def block(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the load of the model `SLOW` waits for in the worker, as on a disk that hangs."""
+    """Pipe that blocks the worker's load of the model `SLOW`, like a disk that hangs."""
     models = tmp_path / "models"
     models.mkdir()
     for name in ("tiny/llama", "tiny/qwen3"):
@@ -59,11 +59,11 @@ def daemon(home: Home, block: Path) -> Iterator[Daemon]:
 
 
 def opened(daemon: Daemon, block: Path) -> int:
-    """The file, for writing, once somebody reads it."""
+    """Open the file for writing once a process reads it."""
     ends: list[int] = []
 
     def is_read() -> bool:
-        with suppress(OSError):  # ENXIO, as long as nobody reads
+        with suppress(OSError):  # ENXIO while no process reads it
             ends.append(os.open(block, os.O_WRONLY | os.O_NONBLOCK))
         return bool(ends)
 
@@ -72,7 +72,7 @@ def opened(daemon: Daemon, block: Path) -> int:
 
 
 def let_look(daemon: Daemon, block: Path) -> None:
-    """Let the spare worker see the shapes of the model, before anything is loaded."""
+    """Let the spare worker inspect the model's shapes before anything is loaded."""
     end = opened(daemon, block)
     os.write(end, b"{}")
     os.close(end)
@@ -80,7 +80,7 @@ def let_look(daemon: Daemon, block: Path) -> None:
 
 @contextmanager
 def reading(daemon: Daemon, block: Path) -> Iterator[None]:
-    """While the worker waits for the file: it is in the middle of the load."""
+    """Run the block while the worker waits for the file, in the middle of the load."""
     daemon.until(lambda: any(e["type"] == "phase" for e in daemon.events()))
     end = opened(daemon, block)
     yield
@@ -99,13 +99,13 @@ def run(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def rebooted(home: Home) -> None:
-    """What the next start sees after a reboot: another boot id than the last run's."""
+    """Simulate a reboot for the next start: a boot id that differs from the last run's."""
     with sqlite3.connect(home.state / "reconciler.db") as db:
         db.execute("UPDATE run SET boot_id = 'another start of the machine'")
     db.close()
 
 
-def test_a_model_whose_load_brings_the_daemon_down_twice_is_held_until_it_is_cleared(
+def test_a_model_whose_load_crashes_the_daemon_twice_is_held_until_cleared(
     daemon: Daemon, block: Path
 ) -> None:
     home = daemon.home
@@ -127,14 +127,14 @@ def test_a_model_whose_load_brings_the_daemon_down_twice_is_held_until_it_is_cle
     done = run(daemon, "describe", "slow")
     assert "SuspectedHostCrash" in done.stdout
     assert "`reconciler clear slow`" in done.stdout
-    block.unlink()  # the disk does not hang any more
+    block.unlink()  # the disk no longer hangs
     done = run(daemon, "clear", "slow")
     assert (done.returncode, done.stdout) == (0, "the failures of slow are cleared\n")
     daemon.ready("slow")
     assert run(daemon, "clear", "nobody").returncode == 4
 
 
-def test_a_model_that_was_loaded_when_the_machine_went_down_twice_is_held(
+def test_a_model_loaded_during_two_machine_crashes_is_held(
     daemon: Daemon,
 ) -> None:
     daemon.load({"model": "tiny/llama"})
@@ -156,7 +156,7 @@ def test_a_model_that_was_loaded_when_the_machine_went_down_twice_is_held(
 
 
 @pytest.mark.long
-def test_a_machine_that_reboots_after_a_clean_stop_is_no_suspect(daemon: Daemon) -> None:
+def test_a_reboot_after_a_clean_stop_suspects_no_model(daemon: Daemon) -> None:
     daemon.load({"model": "tiny/llama"})
     for _ in range(3):
         daemon.ready("tiny/llama")
@@ -168,7 +168,7 @@ def test_a_machine_that_reboots_after_a_clean_stop_is_no_suspect(daemon: Daemon)
 
 
 @pytest.mark.long
-def test_a_daemon_that_is_killed_with_models_loaded_suspects_none(daemon: Daemon) -> None:
+def test_a_kill_of_the_daemon_with_loaded_models_suspects_none(daemon: Daemon) -> None:
     daemon.load({"model": "tiny/llama"})
     for _ in range(3):
         daemon.ready("tiny/llama")

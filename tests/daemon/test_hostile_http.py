@@ -1,4 +1,4 @@
-"""What is no request, or made to break one: an error in the one form, and no word in the log."""
+"""Malformed and hostile HTTP: an error in the standard form, and none of it in the log."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ NAMED = b'{"instance_id":"x"}'
 
 
 def head(method: bytes, path: bytes, *headers: bytes, host: bytes = b"localhost") -> bytes:
-    """Of a request, with a token that nobody asked for."""
+    """Head of a request, with a token that the daemon does not require."""
     lines = (b"%b %b HTTP/1.1" % (method, path), b"Host: " + host, *headers)
     return b"\r\n".join([*lines, b"Authorization: Bearer " + SECRET, b"", b""])
 
@@ -55,7 +55,7 @@ HOSTILE: dict[str, tuple[int, bytes]] = {
         403,
         get(b"/health", b"Origin: http://localhost", b"Origin: http://evil.example"),
     ),
-    # What is no HTTP
+    # Malformed HTTP
     "a header without end": (400, get(b"/health", b"X: " + SECRET * 1000)),
     "a zero in a header": (400, get(b"/health", b"X\x00: " + SECRET)),
     "many headers": (400, get(b"/health", *(b"X-%d: y" % i for i in range(500)))),
@@ -96,7 +96,7 @@ HOSTILE: dict[str, tuple[int, bytes]] = {
         404,
         post(CHAT, b'{"model":"x"}', b"Content-Type: a; charset=z"),
     ),
-    # Text that is none
+    # Invalid text
     "half a pair as name": (400, post(UNLOAD, b'{"instance_id":"\\ud800"}')),
     "half a pair as key": (400, post(UNLOAD, b'{"\\ud800":"x"}')),
     "half a pair as bytes": (400, post(UNLOAD, b'{"instance_id":"\xed\xa0\x80"}')),
@@ -106,7 +106,7 @@ HOSTILE: dict[str, tuple[int, bytes]] = {
     "half a pair in a query": (400, get(b"/api/v1/records/x?wait=%ed%a0%80")),
     "bytes in a query": (400, get(b"/api/v1/events?follow=%ff")),
     "no path at all": (404, get(b"//[evil")),
-    # What is long or deep
+    # Long or deep values
     "a long name": (400, post(UNLOAD, json.dumps({"instance_id": "x" * 900_000}).encode())),
     "a long key": (400, post(UNLOAD, json.dumps({"y" * 900_000: "x"}).encode())),
     "a long model": (400, post(CHAT, json.dumps({"model": "x" * 900_000}).encode())),
@@ -122,12 +122,12 @@ HOSTILE: dict[str, tuple[int, bytes]] = {
     "CONNECT": (403, head(b"CONNECT", b"evil.example:443")),
     "a page for browsers": (404, get(b"/nope", b"Accept: text/html")),
 }
-"""By what is wrong: the status, and what is sent."""
+"""Status and request bytes by kind of fault."""
 
 
 @pytest.fixture(scope="module")
 def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon without models that logs all there is."""
+    """A daemon without models that logs at the most detailed level."""
     root = tmp_path_factory.mktemp("home")
     (root / "models").mkdir()
     home = Home(root, root / "models")
@@ -136,7 +136,7 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def send(daemon: Daemon, data: bytes) -> tuple[int, str, bytes]:
-    """Status, type and body of the first answer to these bytes."""
+    """Status, type and body of the first response to these bytes."""
     address = urlsplit(daemon.url)
     with socket.create_connection((address.hostname or "", address.port or 0), 30) as wire:
         wire.sendall(data)
@@ -155,7 +155,9 @@ def _is_whole(answer: bytes) -> bool:
 
 
 @pytest.mark.parametrize(("status", "data"), HOSTILE.values(), ids=HOSTILE)
-def test_it_is_answered_in_the_one_form(hardened: Daemon, status: int, data: bytes) -> None:
+def test_hostile_http_is_answered_in_the_standard_form(
+    hardened: Daemon, status: int, data: bytes
+) -> None:
     got, type_, body = send(hardened, data)
     assert (got, type_) == (status, "application/json"), body[:300]
     assert check("error", json.loads(body)) == ()
@@ -163,7 +165,7 @@ def test_it_is_answered_in_the_one_form(hardened: Daemon, status: int, data: byt
     assert SECRET not in body
 
 
-def test_what_is_well_is_answered(hardened: Daemon) -> None:
+def test_valid_http_is_answered(hardened: Daemon) -> None:
     for data in (
         get(b"/health"),
         get(b"/health", host=b"127.0.0.1:9"),
@@ -174,7 +176,7 @@ def test_what_is_well_is_answered(hardened: Daemon) -> None:
         assert send(hardened, data)[0] == 200, data
 
 
-def test_nothing_of_it_is_in_the_log_and_the_log_stays_json(hardened: Daemon) -> None:
+def test_hostile_http_is_not_in_the_log_and_the_log_stays_json(hardened: Daemon) -> None:
     for _, data in HOSTILE.values():
         send(hardened, data)
     log = hardened.log()
@@ -183,7 +185,7 @@ def test_nothing_of_it_is_in_the_log_and_the_log_stays_json(hardened: Daemon) ->
     assert events <= {"mlx is ready", "request is malformed", "worker output"}
 
 
-def test_a_malformed_token_is_a_wrong_one(tmp_path: Path) -> None:
+def test_a_malformed_token_is_refused_as_a_wrong_one(tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("schlüssel", "utf-8")
     (tmp_path / "models").mkdir()

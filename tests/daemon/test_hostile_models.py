@@ -1,4 +1,4 @@
-"""Checkpoints that are hostile, or that hang: a daemon that holds them serves the others."""
+"""Hostile or hanging checkpoints: the daemon that has them still serves the others."""
 
 import shutil
 import subprocess
@@ -14,12 +14,12 @@ from tests.models.hostile import DAMAGES
 from tests.support import Daemon, Home, conditions
 
 SPECIMENS = sorted(DAMAGES)[::7]
-"""Those that are loaded and declared one by one; all are listed."""
+"""Damages whose checkpoints are loaded and declared one by one; all are listed."""
 
 
 @pytest.fixture
 def hostile(tmp_path: Path, models: Path) -> Iterator[Daemon]:
-    """A daemon beside whose healthy models lie all kinds of damaged ones."""
+    """A daemon with healthy models and checkpoints with all kinds of damage."""
     home, root = Home(tmp_path, models), tmp_path / "hostile"
     for name, damage in DAMAGES.items():
         path = root / key(name)
@@ -50,7 +50,7 @@ def refused(answer: tuple[int, Any]) -> None:
     assert len(body["error"]["message"]) < 1000
 
 
-def test_hostile_checkpoints_harm_nobody_at_any_door(hostile: Daemon) -> None:
+def test_hostile_checkpoints_harm_no_others_on_any_interface(hostile: Daemon) -> None:
     daemon = hostile
     for number, name in enumerate(SPECIMENS):
         daemon.home.write(f"{number}.yaml", name=f"bad-{number}", model=key(name))
@@ -87,7 +87,7 @@ def test_hostile_checkpoints_harm_nobody_at_any_door(hostile: Daemon) -> None:
     assert "Traceback" not in daemon.log() + listed.stdout + listed.stderr
 
 
-def test_a_dead_mount_holds_up_nobody_and_no_stop(home: Home) -> None:
+def test_a_dead_mount_delays_no_other_model_and_no_stop(home: Home) -> None:
     root = home.root / "more"
     dead = root / "mount"
     dead.mkdir(parents=True)
@@ -108,7 +108,7 @@ def test_a_dead_mount_holds_up_nobody_and_no_stop(home: Home) -> None:
 
 
 @pytest.mark.long
-def test_whoever_asks_for_a_model_on_a_dead_mount_is_answered(home: Home) -> None:
+def test_requests_for_a_model_on_a_dead_mount_are_answered(home: Home) -> None:
     root = home.root / "more"
     dead = root / "tiny"
     dead.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A request, or a hostile checkpoint, beside the streams of others."""
+"""Heavy requests and hostile checkpoints next to the streams of others."""
 
 import json
 import shutil
@@ -32,11 +32,11 @@ ENDLESS = {
     "growth": "{% set ns = namespace(n=[1]) %}{% for i in range(60) %}"
     "{% set ns.n = [ns.n, ns.n] %}{% endfor %}{{ ns.n | tojson }}",
 }
-"""The last two sit in C code that holds Python's lock."""
+"""The last two run in C code that holds Python's lock."""
 
 
 class Stream:
-    """A stream that has no end of its own, and how many events it had."""
+    """A stream without an end, and the number of its events so far."""
 
     def __init__(self, daemon: Daemon, model: str) -> None:
         body = {"model": model, "prompt": "a", "stream": True, "ignore_eos": True, "temperature": 1}
@@ -54,7 +54,7 @@ class Stream:
                     self._more.notify_all()
 
     def next(self, number: int) -> None:
-        """Wait for so many more events."""
+        """Wait for `number` more events."""
         with self._more:
             last = self.events + number
             assert self._more.wait_for(lambda: self.events >= last, 60)
@@ -87,7 +87,7 @@ def chat(*contents: Any, **more: Any) -> bytes:
 
 
 def heavy() -> Iterator[Any]:
-    """What makes a heavy body, and the error's param; made in the test, as they are megabytes."""
+    """Functions that make heavy bodies, with the error's param; bodies are made in the test."""
     tool = {"type": "function", "function": {"name": "f", "description": "d" * 50}}
     bodies: dict[str, tuple[Callable[[], bytes], str]] = {
         "text": (lambda: chat("word " * 3_000_000), "messages"),
@@ -118,12 +118,12 @@ def heavy() -> Iterator[Any]:
         ),
     }
     for name, (make, param) in bodies.items():
-        marks = () if name == "stops" else (pytest.mark.long,)  # lists: in the test below
+        marks = () if name == "stops" else (pytest.mark.long,)  # the test below covers lists
         yield pytest.param(make, param, id=name, marks=marks)
 
 
 @pytest.mark.parametrize(("make", "param"), list(heavy()))
-def test_a_heavy_request_is_refused_beside_a_stream(
+def test_a_heavy_request_is_refused_without_delaying_a_stream(
     llama: Daemon, make: Callable[[], bytes], param: str
 ) -> None:
     body = make()
@@ -136,7 +136,7 @@ def test_a_heavy_request_is_refused_beside_a_stream(
 
 
 def test_a_stream_goes_on_while_a_heavy_request_is_parsed(llama: Daemon) -> None:
-    """The parsing of these lists holds Python's lock for a second without a break."""
+    """The parsing of these lists holds Python's lock for a second without interruption."""
     body = b'{"model": "tiny/llama", "x": [' + b"[]," * 4_000_000 + b"1]}"
     workers = [worker.pid for worker in llama.workers()]
     with streaming(llama, "tiny/llama") as stream:
@@ -159,7 +159,7 @@ def hostile(daemon: Daemon, name: str, template: str) -> str:
 @pytest.mark.parametrize(
     "name", [*HOSTILE, *(pytest.param(name, marks=pytest.mark.long) for name in MORE)]
 )
-def test_a_hostile_template_fails_its_own_requests(llama: Daemon, name: str) -> None:
+def test_a_hostile_template_fails_only_its_own_requests(llama: Daemon, name: str) -> None:
     with streaming(llama, "tiny/llama") as stream:
         model = hostile(llama, name, (HOSTILE | MORE)[name])
         body = {"model": model, "messages": [{"role": "user", "content": "a"}]}
@@ -171,7 +171,7 @@ def test_a_hostile_template_fails_its_own_requests(llama: Daemon, name: str) -> 
         stream.next(5)
 
 
-def test_a_dead_worker_is_noticed_though_its_preprocessing_hangs(shared: Daemon) -> None:
+def test_a_dead_worker_is_detected_although_its_preprocessing_hangs(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "victim", "context_length": 300})
     worker = psutil.Process(shared.ready("victim")["status"]["worker_pid"])
     children = worker.children()
@@ -190,7 +190,7 @@ def test_a_dead_worker_is_noticed_though_its_preprocessing_hangs(shared: Daemon)
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", list(ENDLESS))
-def test_an_endless_template_fails_its_own_requests(llama: Daemon, name: str) -> None:
+def test_an_endless_template_fails_only_its_own_requests(llama: Daemon, name: str) -> None:
     model = hostile(llama, name, ENDLESS[name])
     workers = [worker.pid for worker in llama.workers()]
     chat_body = {"model": model, "messages": [{"role": "user", "content": "a"}]}

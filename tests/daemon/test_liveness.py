@@ -1,7 +1,7 @@
-"""Workers that crash, are killed, hang or lose their generation are found, told apart, replaced.
+"""Workers that crash, are killed, hang or stop generating are detected, distinguished and replaced.
 
-A stopped process (SIGSTOP) stands for one that hangs. Intervals are long enough for a slow machine:
-what is found is tested, not when.
+A stopped process (SIGSTOP) simulates a hang. Intervals are long enough for a slow machine:
+the tests check what is detected, not when.
 """
 
 import http.client
@@ -22,10 +22,10 @@ import pytest
 from tests.support import Daemon, Home, copied
 
 INTERVAL = 2.0
-"""Seconds, where a hang has to be found."""
+"""Probe interval in seconds for tests in which a hang must be detected."""
 
 SHORT = 1.0
-"""Seconds, where what goes on for longer than two must not be taken for one."""
+"""Probe interval in seconds for tests that exceed two intervals without a hang."""
 
 PREFILL = {"context_length": 32_768, "eval_batch_size": 16}
 HANGING = """\
@@ -33,14 +33,14 @@ import signal, sys, time
 if "reconciler.worker" in sys.orig_argv:
     signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))
 """
-"""Signals are handled by the main thread, which generates; the one that answers HTTP goes on."""
+"""The main thread, which generates, handles signals; the thread that answers HTTP continues."""
 
 ENDLESS = {"prompt": [7], "temperature": 0, "max_tokens": 30_000}
 
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon that finds hangs soon."""
+    """A daemon that detects hangs soon."""
     home = Home(tmp_path_factory.mktemp("home"), models)
     with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
         yield daemon
@@ -48,7 +48,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
 
 @pytest.fixture
 def name(probed: Daemon, request: pytest.FixtureRequest) -> str:
-    """An instance of the test's own; its worker has those of tests before too."""
+    """An instance for one test; its worker also has the instances of earlier tests."""
     name = str(request.node.name)
     probed.load({"model": "tiny/llama", "instance_id": name, "context_length": 32_768})
     return name
@@ -67,7 +67,7 @@ def stream(daemon: Daemon, body: Any) -> http.client.HTTPResponse:
 
 
 def causes(daemon: Daemon, name: str = "assistant") -> list[tuple[str, str]]:
-    """Reason and message of each transition in which a worker had ended."""
+    """Reason and message of each transition caused by the end of a worker."""
     kept = daemon.events(f"follow=false&name={name}")
     ends = ("WorkerDied", "WorkerKilled", "WorkerHung", "GenerationDied")
     return [
@@ -80,7 +80,7 @@ def causes(daemon: Daemon, name: str = "assistant") -> list[tuple[str, str]]:
 
 
 def is_replaced(daemon: Daemon, old: int, cause: str, *words: str, name: str = "assistant") -> None:
-    """The worker `old` is found dead once, for that cause, and another takes its place."""
+    """Check that worker `old` is found dead once, for that cause, and replaced."""
     daemon.eventually(name, lambda r: r["status"]["restarts"] == 1)
     status = daemon.ready(name)["status"]
     assert status["worker_pid"] != old
@@ -92,13 +92,13 @@ def is_replaced(daemon: Daemon, old: int, cause: str, *words: str, name: str = "
     stream(daemon, {"model": name, "prompt": [7], "max_tokens": 1}).read()
 
 
-def test_an_idle_worker_that_hangs_is_found_and_replaced(probed: Daemon, name: str) -> None:
+def test_an_idle_worker_that_hangs_is_detected_and_replaced(probed: Daemon, name: str) -> None:
     old = pid(probed, name)
     os.kill(old, signal.SIGSTOP)
     is_replaced(probed, old, "WorkerHung", "has not answered", name=name)
 
 
-def test_a_busy_worker_that_hangs_is_found_and_its_stream_broken_off(
+def test_a_busy_worker_that_hangs_is_detected_and_its_stream_ends(
     probed: Daemon, name: str
 ) -> None:
     old = pid(probed, name)
@@ -111,13 +111,13 @@ def test_a_busy_worker_that_hangs_is_found_and_its_stream_broken_off(
 
 
 def seen(daemon: Daemon) -> None:
-    """See the shapes of a model, so that a worker is next asked to load it."""
+    """Inspect the shapes of a model, so that the next task of a worker is to load it."""
     status, _ = daemon.request("POST", "/api/v1/models/estimate", {"model": "tiny/llama"})
     assert status == 200
 
 
 @pytest.mark.long
-def test_a_spare_worker_that_hangs_over_shapes_is_replaced(home: Home) -> None:
+def test_a_spare_worker_that_hangs_during_shape_inspection_is_replaced(home: Home) -> None:
     with Daemon(home) as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
         (spare,) = daemon.workers()
@@ -128,7 +128,7 @@ def test_a_spare_worker_that_hangs_over_shapes_is_replaced(home: Home) -> None:
         assert "it did not build" in daemon.log()
 
 
-def test_a_worker_that_hangs_in_the_middle_of_a_load_is_found_and_replaced(home: Home) -> None:
+def test_a_worker_that_hangs_during_a_load_is_detected_and_replaced(home: Home) -> None:
     with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
         seen(daemon)
@@ -136,7 +136,7 @@ def test_a_worker_that_hangs_in_the_middle_of_a_load_is_found_and_replaced(home:
         spare.suspend()
         home.write("a.yaml", name="assistant", model="tiny/llama")
         status = daemon.ready("assistant")["status"]
-        # It was never loaded before, so nothing was restarted.
+        # The instance was never loaded before, so this is not a restart.
         assert (status["worker_pid"] != spare.pid, status["restarts"]) == (True, 0)
         ((reason, message),) = causes(daemon)
         assert reason == "WorkerHung"
@@ -144,12 +144,12 @@ def test_a_worker_that_hangs_in_the_middle_of_a_load_is_found_and_replaced(home:
         assert not spare.is_running()
 
 
-def test_a_load_under_way_is_ended_by_the_removal_of_its_record(home: Home) -> None:
+def test_removing_a_record_ends_its_load_in_progress(home: Home) -> None:
     with Daemon(home) as daemon, ThreadPoolExecutor() as pool:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
         seen(daemon)
         (reading,) = daemon.workers()
-        reading.suspend()  # it reads weights for as long as it takes
+        reading.suspend()  # it stays in the middle of reading weights
         body = {"model": "tiny/llama"}
         loading = pool.submit(daemon.request, "POST", "/api/v1/models/load", body)
         daemon.until(lambda: any(e["type"] == "phase" for e in daemon.events()))
@@ -162,7 +162,7 @@ def test_a_load_under_way_is_ended_by_the_removal_of_its_record(home: Home) -> N
         daemon.load({"model": "tiny/llama"})
 
 
-def test_a_load_by_http_whose_worker_hangs_fails_with_that_reason(home: Home) -> None:
+def test_a_load_over_http_whose_worker_hangs_fails_with_that_reason(home: Home) -> None:
     with Daemon(home, "--probe-interval", str(INTERVAL)) as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
         seen(daemon)
@@ -181,7 +181,7 @@ ENDS = {
 MORE_ENDS = {
     "tiny/llama-4bit": (signal.SIGTERM, "WorkerKilled", "killed from outside by SIGTERM"),
     "tiny/gemma2": (signal.SIGABRT, "WorkerDied", "crashed (SIGABRT)"),
-    # It interrupts the thread that generates; the one that answers HTTP does not see it.
+    # The signal interrupts the generating thread; the thread that answers HTTP does not see it.
     "tiny/mamba": (signal.SIGINT, "GenerationDied", "KeyboardInterrupt"),
 }
 
@@ -206,7 +206,7 @@ def test_the_end_of_a_worker_is_reported(
         is_replaced(probed, old[model], cause, words, name=model)
 
 
-def test_the_generation_thread_that_dies_in_a_request_ends_it(probed: Daemon, name: str) -> None:
+def test_a_generation_thread_that_dies_ends_its_request(probed: Daemon, name: str) -> None:
     old = pid(probed, name)
     with stream(probed, ENDLESS | {"model": name}) as reply:
         assert reply.readline().startswith(b"data: ")
@@ -217,10 +217,10 @@ def test_the_generation_thread_that_dies_in_a_request_ends_it(probed: Daemon, na
 
 
 @pytest.mark.parametrize("busy", [pytest.param(False, marks=pytest.mark.long), True])
-def test_a_worker_that_answers_while_its_generation_hangs_is_found(
+def test_a_worker_that_answers_probes_while_its_generation_hangs_is_detected(
     home: Home, monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
-    """mlx-lm #1493: `/health` answered 200 for hours while nothing was generated."""
+    """mlx-lm #1493: `/health` returned 200 for hours while nothing was generated."""
     monkeypatch.setenv("PYTHONPATH", str(home.root))
     (home.root / "sitecustomize.py").write_text(HANGING, "utf-8")
     home.write("a.yaml", name="assistant", model="tiny/llama", context_length=32_768)
@@ -237,7 +237,7 @@ def test_a_worker_that_answers_while_its_generation_hangs_is_found(
         is_replaced(daemon, old, "WorkerHung", "made no progress")
 
 
-def test_a_worker_that_died_is_not_listed(shared: Daemon) -> None:
+def test_a_dead_worker_is_not_listed(shared: Daemon) -> None:
     """exo #2120: the instance of a dead worker stayed in the list."""
     own = copied(shared, "own/removed")
     shared.home.write("removed.yaml", name="removed", model="own/removed")
@@ -246,21 +246,21 @@ def test_a_worker_that_died_is_not_listed(shared: Daemon) -> None:
     os.kill(old, signal.SIGKILL)
     record = shared.eventually("removed", lambda r: r["status"]["worker_pid"] is None)
     assert (record["status"]["config"], record["status"]["restarts"]) == (None, 1)
-    # It may be named, as the loop tries to load it again.
+    # The record may have a worker again, as the loop retries the load.
     states = {m["id"]: m["state"] for m in shared.get("/v1/models")["data"]}
     assert states.get("removed") != "loaded"
     assert "removed" not in shared.loaded()
 
 
 @pytest.mark.long
-def test_a_long_prefill_is_no_hang(home: Home) -> None:
+def test_a_long_prefill_is_not_a_hang(home: Home) -> None:
     home.write("a.yaml", name="assistant", model="tiny/llama", **PREFILL)
     with Daemon(home, "--probe-interval", str(SHORT)) as daemon:
         daemon.ready("assistant")
         old = pid(daemon)
         begin = time.monotonic()
         length = 4_000
-        # As long as it takes until two intervals are over, on a machine of any speed.
+        # Lasts until two intervals are over, on a machine of any speed.
         while time.monotonic() - begin < 2 * SHORT:
             begin = time.monotonic()
             prompt = [n % 200 for n in range(length)]
@@ -273,14 +273,14 @@ def test_a_long_prefill_is_no_hang(home: Home) -> None:
 
 
 @pytest.mark.long
-def test_a_daemon_that_was_stopped_itself_takes_no_worker_for_hung(home: Home) -> None:
-    """As when the machine sleeps: the clock jumps, and nobody has answered meanwhile."""
+def test_a_daemon_that_was_suspended_does_not_take_workers_for_hung(home: Home) -> None:
+    """Simulates the machine's sleep: the clock jumps and no worker answered in the meantime."""
     home.write("a.yaml", name="assistant", model="tiny/llama")
     with Daemon(home, "--probe-interval", str(SHORT)) as daemon:
         old = int(daemon.ready("assistant")["status"]["worker_pid"])
         for _ in range(2):
             daemon.process.send_signal(signal.SIGSTOP)
-            time.sleep(2.5 * SHORT)  # what must pass is time
+            time.sleep(2.5 * SHORT)  # the test needs real time to pass
             daemon.process.send_signal(signal.SIGCONT)
             stream(daemon, {"prompt": [7], "max_tokens": 1}).read()
         record = daemon.get("/api/v1/records/assistant")

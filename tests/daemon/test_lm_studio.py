@@ -1,4 +1,4 @@
-"""LM Studio's routes for answers through a real daemon, held against its documented examples."""
+"""LM Studio's inference routes on a real daemon, checked against its documented examples."""
 
 import json
 import math
@@ -16,7 +16,7 @@ NUMBER, STRING = {"type": "number"}, {"type": "string"}
 
 
 def closed(**properties: Any) -> dict[str, Any]:
-    """An object with these keys and no others; keys that end in _ may be left out."""
+    """Schema of an object with these keys and no others; keys that end in _ are optional."""
     return {
         "type": "object",
         "required": [key for key in properties if not key.endswith("_")],
@@ -41,7 +41,7 @@ RESULT = closed(
     ),
     warnings_={"type": "array", "items": STRING},
 )
-"""LM Studio's documentation, "Chat with a model", without what needs tools or stored chats."""
+"""LM Studio's documentation, "Chat with a model", without parts that need tools or stored chats."""
 
 NAMED = closed(type=STRING, model_instance_id=STRING)
 TEXT = closed(type=STRING, content=STRING)
@@ -102,7 +102,7 @@ def events(daemon: Daemon, body: dict[str, Any]) -> list[tuple[str, Any]]:
         return list(parse_stream(reply))
 
 
-def test_a_chat_in_its_own_form(taught: Daemon) -> None:
+def test_a_chat_has_lm_studios_own_form(taught: Daemon) -> None:
     question = "What is the capital of France?"
     for asked in (question, [{"type": "text", "content": question}]):
         answer = ask(taught, CHAT, {"input": asked, "system_prompt": "Be kind."})
@@ -114,7 +114,7 @@ def test_a_chat_in_its_own_form(taught: Daemon) -> None:
         assert "model_load_time_seconds" not in answer["stats"]
 
 
-def test_its_events_come_in_order_and_add_up(taught: Daemon) -> None:
+def test_chat_events_are_in_order_and_add_up(taught: Daemon) -> None:
     body = {"input": "What is the capital of France?", "reasoning": "low"}
     sent = events(taught, body)
     for kind, data in sent:
@@ -138,7 +138,7 @@ def test_its_events_come_in_order_and_add_up(taught: Daemon) -> None:
     assert 0 < whole["stats"]["reasoning_output_tokens"] < whole["stats"]["total_output_tokens"]
 
 
-def test_a_load_for_a_chat_is_part_of_its_events(shared: Daemon) -> None:
+def test_a_chat_that_loads_its_model_streams_the_load_events(shared: Daemon) -> None:
     name = "lm-studio-idle"
     shared.load({"model": "tiny/llama", "instance_id": name, "idle_ttl_seconds": 1})
     shared.until(lambda: name not in shared.loaded())
@@ -166,7 +166,7 @@ def test_a_load_for_a_chat_is_part_of_its_events(shared: Daemon) -> None:
         ({"repeat_penalty": 100}, "invalid_value", "repeat_penalty"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(
+def test_unsupported_keys_are_refused_by_name(
     taught: Daemon, more: dict[str, Any], code: str, param: str
 ) -> None:
     body = {"model": QUESTIONS, "input": "x"} | more
@@ -175,7 +175,7 @@ def test_what_is_not_supported_is_refused_by_name(
     assert param in answer["error"]["message"]
 
 
-def test_what_has_no_effect_is_named(taught: Daemon) -> None:
+def test_ignored_keys_are_listed(taught: Daemon) -> None:
     body = {"input": "Hello", "store": True, "context_length": 77, "max_output_tokens": 3}
     answer = ask(taught, CHAT, body)
     holds(RESULT, answer)
@@ -183,7 +183,7 @@ def test_what_has_no_effect_is_named(taught: Daemon) -> None:
     assert "warnings" not in ask(taught, CHAT, {"input": "Hello", "store": False})
 
 
-def test_openais_form_has_statistics(taught: Daemon) -> None:
+def test_a_response_in_openais_form_has_statistics(taught: Daemon) -> None:
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     answer = ask(taught, V0_CHAT, {"messages": messages})
     for key, schema in FACTS.items():
@@ -216,7 +216,7 @@ def test_a_stream_in_openais_form_ends_with_statistics(taught: Daemon) -> None:
         holds(schema, last[key])
 
 
-def test_its_older_list_of_models(taught: Daemon) -> None:
+def test_the_v0_list_of_models_has_the_documented_form(taught: Daemon) -> None:
     taught.load({"model": "tiny/llama", "instance_id": "v0-named"})
     rows = {row["id"]: row for row in taught.get("/api/v0/models")["data"]}
     assert rows[QUESTIONS]["state"] == "loaded"
@@ -228,7 +228,7 @@ def test_its_older_list_of_models(taught: Daemon) -> None:
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
-def test_the_list_of_models_has_the_reasoning_options(taught: Daemon) -> None:
+def test_the_list_of_models_includes_reasoning_options(taught: Daemon) -> None:
     rows = {row["key"]: row for row in taught.get("/api/v1/models")["models"]}
     reasoning = rows[QUESTIONS]["capabilities"]["reasoning"]
     assert reasoning == {"allowed_options": ["low", "medium", "high"], "default": "medium"}

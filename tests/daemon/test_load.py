@@ -1,4 +1,4 @@
-"""POST /api/v1/models/load, through a real daemon and real MLX."""
+"""POST /api/v1/models/load, with a real daemon and real MLX."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ KEYS = {
 }
 
 
-def test_the_contracts_example_is_answered_with_what_is_in_force(shared: Daemon) -> None:
+def test_the_contracts_example_is_answered_with_the_settings_in_force(shared: Daemon) -> None:
     shared.unload("openai/gpt-oss-20b")
     before = shared.loaded()
     answer = shared.load(EXAMPLE)
@@ -37,12 +37,12 @@ def test_the_contracts_example_is_answered_with_what_is_in_force(shared: Daemon)
     assert shared.loaded() - before == {"openai/gpt-oss-20b"}
 
 
-def test_a_setting_that_does_not_act_is_not_reported_as_if_it_did(shared: Daemon) -> None:
+def test_a_setting_without_effect_is_not_reported_as_in_force(shared: Daemon) -> None:
     body = {"model": "tiny/llama", "instance_id": "honest"}
     all_wanted = {"flash_attention": True, "offload_kv_cache_to_gpu": True, "num_experts": 2}
     answer = shared.load(body | {"config": all_wanted})
     in_force = {key: answer["config"][key] for key in all_wanted}
-    # What there is: a GPU or none; and the model is dense.
+    # The settings in force depend on the GPU; the model is dense.
     gpu = overrides.on_gpu()
     assert in_force == {
         "flash_attention": True,
@@ -54,7 +54,7 @@ def test_a_setting_that_does_not_act_is_not_reported_as_if_it_did(shared: Daemon
     assert all(w["reason"] for w in answer["warnings"])
 
 
-def test_both_forms_of_a_request_get_one_answer(shared: Daemon) -> None:
+def test_both_forms_of_a_request_get_the_same_answer(shared: Daemon) -> None:
     settings = {"context_length": 77, "num_experts": 1}
     flat = {"model": "tiny/qwen3_moe", "instance_id": "both", "echo_load_config": True}
     answer = shared.load(flat | settings)
@@ -67,7 +67,9 @@ def test_both_forms_of_a_request_get_one_answer(shared: Daemon) -> None:
     assert nested["model_instance_id"] == "both"
 
 
-def test_a_model_with_its_own_attention_warns_that_it_is_not_switched(shared: Daemon) -> None:
+def test_a_model_with_its_own_attention_warns_that_flash_attention_has_no_effect(
+    shared: Daemon,
+) -> None:
     for wanted, warned in ((None, []), (True, ["flash_attention"]), (False, [])):
         config = {"flash_attention": wanted}
         body = {"model": "tiny/gemma2", "instance_id": f"own-{wanted}", "config": config}
@@ -92,7 +94,7 @@ def test_num_experts_is_observed_in_the_forward_pass(shared: Daemon, model: str)
         assert answer["warnings"] == []
 
 
-def test_twenty_identical_requests_at_once_share_one_load(daemon: Daemon) -> None:
+def test_twenty_simultaneous_identical_requests_share_one_load(daemon: Daemon) -> None:
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(daemon.load, [EXAMPLE] * 20))
     assert {a["model_instance_id"] for a in answers} == {"openai/gpt-oss-20b"}
@@ -193,7 +195,7 @@ def test_a_failed_first_load_leaves_no_record(shared: Daemon) -> None:
         (b"{nonsense", 400, "invalid_request", "invalid_json", None),
     ],
 )
-def test_a_bad_request_is_answered_in_the_one_form(
+def test_a_bad_request_is_answered_in_the_standard_form(
     shared: Daemon, body: object, status: int, type_: str, code: str, param: str | None
 ) -> None:
     got, answer = shared.request("POST", "/api/v1/models/load", body)
@@ -203,7 +205,7 @@ def test_a_bad_request_is_answered_in_the_one_form(
     assert error["message"]
 
 
-def test_an_unknown_route_and_method_are_answered_in_the_one_form(shared: Daemon) -> None:
+def test_an_unknown_route_and_method_are_answered_in_the_standard_form(shared: Daemon) -> None:
     for method, path, expected in (("GET", "/nope", 404), ("PUT", "/health", 405)):
         status, answer = shared.request(method, path)
         assert (status, answer["error"]["type"]) == (expected, "invalid_request")
@@ -221,7 +223,7 @@ def test_unload_removes_the_record_and_ends_the_worker(shared: Daemon) -> None:
     assert (status, answer["error"]["type"]) == (404, "model_not_found")
 
 
-def test_a_name_with_slashes_is_found_plain_and_percent_encoded(shared: Daemon) -> None:
+def test_a_name_with_slashes_is_accepted_plain_and_percent_encoded(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "team/a/b"})
     plain = shared.get("/api/v1/records/team/a/b")
     assert plain["name"] == "team/a/b"

@@ -1,4 +1,4 @@
-"""A watched directory of manifests, through a real daemon."""
+"""A watched directory of manifests, with a real daemon."""
 
 from pathlib import Path
 
@@ -53,8 +53,8 @@ def test_an_invalid_manifest_is_reported_with_its_position_and_keeps_what_is_loa
     assert shared.get("/api/v1/records/bad-assistant")["status"] == before["status"]
 
 
-def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(shared: Daemon) -> None:
-    shared.unload("tiny/llama")  # as it may be loaded by HTTP
+def test_a_record_of_a_manifest_is_not_unloaded_or_changed_over_http(shared: Daemon) -> None:
+    shared.unload("tiny/llama")  # it may have been loaded over HTTP
     shared.home.write("owned.yaml", name="tiny/llama", model="tiny/llama", context_length=100)
     shared.ready("tiny/llama")
     body = {"model": "tiny/llama", "config": {"context_length": 50}}
@@ -68,7 +68,7 @@ def test_what_a_manifest_owns_is_not_unloaded_or_changed_by_http(shared: Daemon)
     assert (joined["joined"], joined["config"]["context_length"]) == (True, 100)
 
 
-def test_a_manifest_takes_over_what_was_loaded_by_http(shared: Daemon) -> None:
+def test_a_manifest_takes_over_a_model_loaded_over_http(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "taken", "context_length": 100})
     before = shared.ready("taken")
     path = shared.home.write("s.yaml", name="taken", model="tiny/llama", context_length=100)
@@ -79,7 +79,7 @@ def test_a_manifest_takes_over_what_was_loaded_by_http(shared: Daemon) -> None:
     shared.gone("taken")
 
 
-def test_a_suspended_record_stays_and_its_instance_goes(shared: Daemon) -> None:
+def test_suspending_a_record_keeps_it_and_unloads_its_instance(shared: Daemon) -> None:
     path = shared.home.write(
         "suspended.yaml", name="suspended", model="tiny/llama", context_length=100
     )
@@ -98,7 +98,7 @@ def test_a_suspended_record_stays_and_its_instance_goes(shared: Daemon) -> None:
     assert shared.ready("suspended", generation=3)["status"]["config"]["context_length"] == 100
 
 
-def test_a_manifest_that_cannot_be_met_has_the_reason(shared: Daemon) -> None:
+def test_a_manifest_that_cannot_be_satisfied_reports_the_reason(shared: Daemon) -> None:
     shared.home.write("met-a.yaml", name="greedy", model="tiny/llama", context_length=10**6)
     shared.home.write("met-b.yaml", name="absent", model="no/such")
     shared.home.write("met-c.yaml", name="fine", model="tiny/llama")
@@ -113,7 +113,7 @@ def test_a_manifest_that_cannot_be_met_has_the_reason(shared: Daemon) -> None:
         assert word in stalled["message"]
 
 
-def test_a_missing_directory_is_held_and_reported(home: Home) -> None:
+def test_a_missing_directory_is_reported_and_followed_once_it_exists(home: Home) -> None:
     (home.manifests / "README").unlink()
     home.manifests.rmdir()
     with Daemon(home) as daemon:

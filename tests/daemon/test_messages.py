@@ -1,4 +1,4 @@
-"""Anthropic's Messages by the official client of a real daemon, with a model that has learnt."""
+"""Anthropic's Messages API of a real daemon, with the official client and a trained model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import Daemon, Home, parse_stream
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import anthropic  # 1.5 s of CPU time: only by the processes that run these tests
+    import anthropic  # takes 1.5 s of CPU time: imported only by processes that run these tests
 
 PATH, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 FRANCE = "The capital of France is Paris."
@@ -58,7 +58,7 @@ def body(content: Any = "What is the capital of France?", **keys: Any) -> dict[s
 
 
 def ask(daemon: Daemon, content: Any = "What is the capital of France?", **keys: Any) -> Any:
-    """A message, held against the client's type."""
+    """A message, validated against the client's type."""
     status, answer = daemon.request("POST", PATH, body(content, **keys))
     assert status == 200, answer
     from anthropic.types import Message
@@ -69,7 +69,7 @@ def ask(daemon: Daemon, content: Any = "What is the capital of France?", **keys:
 
 @cache
 def stream_events() -> tuple[pydantic.TypeAdapter[Any], ...]:
-    """The client's types of the events of a stream."""
+    """Validators for the client's stream event types."""
     from anthropic.types import RawMessageStreamEvent
     from anthropic.types.beta import BetaRawMessageStreamEvent
 
@@ -79,7 +79,7 @@ def stream_events() -> tuple[pydantic.TypeAdapter[Any], ...]:
 
 
 def events(daemon: Daemon, **keys: Any) -> list[Any]:
-    """The events of a stream, each held against the client's types."""
+    """The events of a stream, each validated against the client's types."""
     found = []
     with daemon.stream(f"{PATH}?beta=true", body(stream=True) | keys) as reply:
         assert reply.headers["Content-Type"].startswith("text/event-stream")
@@ -93,7 +93,7 @@ def events(daemon: Daemon, **keys: Any) -> list[Any]:
 
 
 def put_together(found: list[Any]) -> Any:
-    """The message of a stream whose events come in order."""
+    """Check the order of a stream's events and assemble its message."""
     assert [event["type"] for event in found[:2]] == ["message_start", "ping"]
     assert [event["type"] for event in found[-2:]] == ["message_delta", "message_stop"]
     message, blocks, is_open = found[0]["message"], [], False
@@ -121,7 +121,7 @@ def put_together(found: list[Any]) -> Any:
 
 
 def without_names(answer: Any) -> Any:
-    """An answer without what is different each time, or depends on what was kept."""
+    """A response without parts that differ each time or depend on the prompt cache."""
     usage = answer["usage"]
     length = usage["input_tokens"] + usage["cache_read_input_tokens"]
     content = [{k: v for k, v in block.items() if k != "id"} for block in answer["content"]]
@@ -129,7 +129,7 @@ def without_names(answer: Any) -> Any:
 
 
 class TestAnswers:
-    def test_a_text(self, client: anthropic.Anthropic) -> None:
+    def test_text_is_answered(self, client: anthropic.Anthropic) -> None:
         answer = client.messages.create(
             model=QUESTIONS, max_tokens=100, messages=user(), extra_body={"temperature": 0}
         )
@@ -151,11 +151,13 @@ class TestAnswers:
             {"max_tokens": 3},
         ],
     )
-    def test_a_stream_has_what_an_answer_at_once_has(self, taught: Daemon, keys: Any) -> None:
+    def test_a_stream_has_the_same_content_as_a_response_in_one_piece(
+        self, taught: Daemon, keys: Any
+    ) -> None:
         at_once = ask(taught, **keys)
         assert without_names(put_together(events(taught, **keys))) == without_names(at_once)
 
-    def test_the_clients_own_stream(self, client: anthropic.Anthropic) -> None:
+    def test_the_clients_own_stream_helper_works(self, client: anthropic.Anthropic) -> None:
         asked: Any = {"model": QUESTIONS, "max_tokens": 100, "messages": user()}
         with client.messages.stream(**asked, extra_body={"temperature": 0}) as stream:
             assert "".join(stream.text_stream) == FRANCE
@@ -169,7 +171,7 @@ class TestAnswers:
         with client.beta.messages.stream(**asked, extra_body={"temperature": 0}) as betas:
             assert betas.get_final_text() == FRANCE
 
-    def test_reasoning_is_a_block_of_its_own_with_a_signature(
+    def test_reasoning_is_a_separate_block_with_a_signature(
         self, client: anthropic.Anthropic
     ) -> None:
         asked: Any = {"model": QUESTIONS, "max_tokens": 100, "messages": user(), **THINKING}
@@ -189,7 +191,7 @@ class TestAnswers:
         )
         assert again.content[0].type == "text"
 
-    def test_reasoning_that_is_to_be_omitted(self, taught: Daemon) -> None:
+    def test_reasoning_can_be_omitted(self, taught: Daemon) -> None:
         keys = THINKING | {"thinking": {"type": "adaptive", "display": "omitted"}}
         thought, text = ask(taught, **keys)["content"]
         assert (thought["type"], thought["thinking"], text["text"]) == ("thinking", "", FRANCE)
@@ -209,9 +211,7 @@ class TestAnswers:
         forced = ask(taught, tools=[WEATHER], tool_choice={"type": "any"}, **THINKING | keys)
         assert [block["type"] for block in forced["content"]] == ["thinking", "tool_use"]
 
-    def test_a_tool_is_called_and_its_result_answered_from(
-        self, client: anthropic.Anthropic
-    ) -> None:
+    def test_a_tool_is_called_and_its_result_is_used(self, client: anthropic.Anthropic) -> None:
         asked: Any = {"model": QUESTIONS, "max_tokens": 100, "tools": [WEATHER]}
         asked["extra_body"] = {"temperature": 0}
         messages = user("What is the weather in Paris?")
@@ -227,7 +227,7 @@ class TestAnswers:
         assert [b.text for b in answer.content if b.type == "text"] == ["It is rainy in Paris."]
         assert answer.usage.cache_read_input_tokens
 
-    def test_a_call_that_is_forced(self, taught: Daemon) -> None:
+    def test_a_tool_call_can_be_forced(self, taught: Daemon) -> None:
         for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):
             answer = ask(taught, tools=[WEATHER], tool_choice=choice)
             (block,) = answer["content"]
@@ -235,12 +235,12 @@ class TestAnswers:
             assert isinstance(block["input"]["city"], str)
             assert answer["stop_reason"] == "tool_use"
 
-    def test_structured_output(self, client: anthropic.Anthropic) -> None:
+    def test_structured_output_follows_its_schema(self, client: anthropic.Anthropic) -> None:
         asked: Any = {"model": QUESTIONS, "max_tokens": 200, "messages": user()}
         answer = client.messages.parse(**asked, output_format=Pet, extra_body={"temperature": 0})
         assert isinstance(answer.parsed_output, Pet)
 
-    def test_stop_reasons(self, taught: Daemon) -> None:
+    def test_stop_reasons_are_reported(self, taught: Daemon) -> None:
         found = ask(taught, stop_sequences=["of", "capital"])
         assert (found["stop_reason"], found["stop_sequence"]) == ("stop_sequence", "capital")
         assert found["content"][0]["text"] == "The "
@@ -248,12 +248,12 @@ class TestAnswers:
         assert (found["stop_reason"], found["usage"]["output_tokens"]) == ("max_tokens", 3)
         assert ask(taught)["stop_reason"] == "end_turn"
 
-    def test_an_answer_that_is_begun_is_continued(self, taught: Daemon) -> None:
+    def test_a_response_prefilled_by_the_client_is_continued(self, taught: Daemon) -> None:
         begun = [*user(), {"role": "assistant", "content": "The capital of"}]
         (block,) = ask(taught, messages=begun)["content"]
         assert block["text"] == " France is Paris."
 
-    def test_no_tokens_read_the_prompt_for_later(self, taught: Daemon) -> None:
+    def test_max_tokens_of_0_reads_the_prompt_into_the_cache(self, taught: Daemon) -> None:
         content = "What colour is grass? " * 20
         for keys in ({}, {"stream": True}):
             if keys:
@@ -276,7 +276,7 @@ class TestCounting:
             {"messages": [*user(), {"role": "assistant", "content": "The"}]},
         ],
     )
-    def test_it_is_the_length_of_the_prompt(
+    def test_the_count_is_the_length_of_the_prompt(
         self, taught: Daemon, client: anthropic.Anthropic, keys: Any
     ) -> None:
         usage = ask(taught, **keys)["usage"]
@@ -285,11 +285,11 @@ class TestCounting:
         assert client.messages.count_tokens(**asked).input_tokens == length
         assert client.beta.messages.count_tokens(**asked).input_tokens == length
 
-    def test_there_is_no_stream_of_a_count(self, taught: Daemon) -> None:
+    def test_a_count_cannot_be_streamed(self, taught: Daemon) -> None:
         status, answer = taught.request("POST", COUNT, body(stream=True))
         assert (status, list(answer)) == (200, ["input_tokens"])
 
-    def test_what_is_wrong_is_named_as_in_a_message(self, taught: Daemon) -> None:
+    def test_errors_are_the_same_as_for_a_message(self, taught: Daemon) -> None:
         asked = {"model": QUESTIONS, "messages": [{"role": "user", "content": 5}]}
         status, answer = taught.request("POST", COUNT, asked)
         assert status == 400
@@ -306,7 +306,7 @@ class TestErrors:
             ({"messages": user("word " * 9000)}, "BadRequestError", "context length"),
         ],
     )
-    def test_the_client_raises_what_it_raises_for_anthropics_own(
+    def test_the_client_raises_the_same_exceptions_as_for_anthropics_api(
         self, client: anthropic.Anthropic, keys: Any, raised: str, words: str
     ) -> None:
         import anthropic
@@ -336,7 +336,9 @@ class TestErrors:
         answer = refused(taught, method, path, sent)
         assert answer == (status, "error", kind)
 
-    def test_a_client_of_anthropics_gets_its_form_on_other_routes_too(self, taught: Daemon) -> None:
+    def test_anthropics_clients_get_its_error_form_on_other_routes_too(
+        self, taught: Daemon
+    ) -> None:
         headers = {"anthropic-version": "2023-06-01"}
         assert refused(taught, "GET", "/v1/files", None, headers) == (
             404,
@@ -344,7 +346,7 @@ class TestErrors:
             "not_found_error",
         )
 
-    def test_a_stream_that_cannot_be_is_refused_with_its_status(self, taught: Daemon) -> None:
+    def test_an_invalid_stream_request_is_refused_with_its_status(self, taught: Daemon) -> None:
         with pytest.raises(urllib.error.HTTPError) as error:
             taught.stream(PATH, body([{"type": "image"}], stream=True))
         with error.value as reply:
@@ -354,7 +356,7 @@ class TestErrors:
 def refused(
     daemon: Daemon, method: str, path: str, sent: Any, headers: dict[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """Status, and the types of an error's body."""
+    """Status, and types in the body of an error."""
     data = sent if isinstance(sent, bytes) or sent is None else json.dumps(sent).encode()
     request = urllib.request.Request(daemon.url + path, data, headers or {}, method=method)
     with pytest.raises(urllib.error.HTTPError) as error:
@@ -365,12 +367,12 @@ def refused(
     return error.value.code, answer["type"], answer["error"]["type"]
 
 
-def test_what_no_middleware_sees_is_refused_in_anthropics_form(taught: Daemon) -> None:
+def test_errors_raised_before_any_middleware_have_anthropics_form(taught: Daemon) -> None:
     found = refused(taught, "POST", PATH, {}, {"Expect": "a miracle"})
     assert found == (417, "error", "invalid_request_error")
 
 
-def test_strangers_are_refused_in_anthropics_form(home: Home) -> None:
+def test_requests_without_the_token_are_refused_in_anthropics_form(home: Home) -> None:
     import anthropic
 
     (home.root / "token").write_text("secret\n", "utf-8")
@@ -387,7 +389,7 @@ def test_strangers_are_refused_in_anthropics_form(home: Home) -> None:
                 assert client.models.list().data == []
 
 
-def test_hosts_that_are_not_served_are_refused_in_anthropics_form(taught: Daemon) -> None:
+def test_unknown_hosts_are_refused_in_anthropics_form(taught: Daemon) -> None:
     found = refused(taught, "POST", PATH, {}, {"Host": "evil.example"})
     assert found == (403, "error", "permission_error")
 

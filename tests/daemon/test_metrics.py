@@ -1,4 +1,4 @@
-"""What a real daemon tells Prometheus."""
+"""Prometheus metrics of a real daemon."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.support import Daemon, Home, copied
 
 
 def metrics(daemon: Daemon) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Values by name and the values of the labels."""
+    """Values by metric name and label values."""
     with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=90) as reply:
         assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text = reply.read().decode()
@@ -34,7 +34,7 @@ def tokens(daemon: Daemon, name: str) -> tuple[float, float]:
     return tuple(found["reconciler_tokens_total", (name, kind)] for kind in kinds)  # type: ignore[return-value]
 
 
-def test_tokens_are_counted_by_instance_through_settings_unloads_and_deaths(
+def test_tokens_are_counted_by_instance_across_settings_unloads_and_deaths(
     shared: Daemon,
 ) -> None:
     copied(shared, "own/counted")
@@ -44,11 +44,11 @@ def test_tokens_are_counted_by_instance_through_settings_unloads_and_deaths(
     complete(shared, "count-a", 10, 3)
     complete(shared, "count-b", 5, 2)
     assert (tokens(shared, "count-a"), tokens(shared, "count-b")) == ((10, 3), (5, 2))
-    # Another session in the same worker; the old one is closed.
+    # Opens another session in the same worker and closes the old one.
     shared.load({"model": "own/counted", "instance_id": "count-a", "eval_batch_size": 64})
     complete(shared, "count-a", 10, 1)
     assert tokens(shared, "count-a") == (20, 4)
-    # What is told of an instance goes with its record.
+    # The metrics of an instance are removed with its record.
     assert shared.unload("count-b")[0] == 200
     shared.until(lambda: ("reconciler_tokens_total", ("count-b", "prompt")) not in metrics(shared))
     complete(shared, "count-a", 3, 3)
@@ -59,8 +59,8 @@ def test_tokens_are_counted_by_instance_through_settings_unloads_and_deaths(
     assert tokens(shared, "count-a") == (23, 7)
 
 
-def test_a_stuck_worker_does_not_keep_metrics_from_being_read(home: Home) -> None:
-    # So that a scrape that waited for its worker would never be answered.
+def test_a_stuck_worker_does_not_block_scrapes(home: Home) -> None:
+    # With this interval, a scrape that waited for its worker would never be answered.
     with Daemon(home, "--probe-interval", "1h") as daemon:
         daemon.load({"model": "tiny/llama", "instance_id": "a"})
         complete(daemon, "a", 10, 3)
@@ -69,10 +69,10 @@ def test_a_stuck_worker_does_not_keep_metrics_from_being_read(home: Home) -> Non
         os.kill(pid, signal.SIGSTOP)
         assert tokens(daemon, "a") == (10, 3)
         assert daemon.get("/api/v1/records/a")["status"]["restarts"] == 0
-        os.kill(pid, signal.SIGKILL)  # the daemon's stop would give it seconds
+        os.kill(pid, signal.SIGKILL)  # a normal stop would wait seconds for it
 
 
-def test_first_tokens_are_timed_in_each_dialect_streamed_or_not(shared: Daemon) -> None:
+def test_time_to_first_token_is_measured_in_each_api_streamed_or_not(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "timed"})
     messages = [{"role": "user", "content": "x"}]
     chat = {"model": "timed", "messages": messages, "max_tokens": 2}
@@ -95,7 +95,7 @@ def test_first_tokens_are_timed_in_each_dialect_streamed_or_not(shared: Daemon) 
     assert found["reconciler_first_token_seconds_sum", ("timed",)] > 0
 
 
-def test_loads_requests_deaths_and_mistakes_are_counted(daemon: Daemon) -> None:
+def test_loads_requests_deaths_and_manifest_errors_are_counted(daemon: Daemon) -> None:
     assert metrics(daemon)["reconciler_records", ("Ready",)] == 0
     daemon.load({"model": "tiny/llama", "instance_id": "a"})
     daemon.load({"model": "tiny/llama", "instance_id": "b"})

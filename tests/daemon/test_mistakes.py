@@ -1,4 +1,4 @@
-"""Mistakes in manifests: nothing is unloaded for one, others are followed, every view says so."""
+"""Errors in manifests: they unload nothing, other files are followed, every view reports them."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.support import Daemon, Home
 
 
 def command(daemon: Daemon, *words: str) -> Result:
-    """What a command prints, asked of this daemon."""
+    """Run a command against this daemon."""
     return CliRunner().invoke(main, words, env={"RECONCILER_URL": daemon.url})
 
 
@@ -54,7 +54,7 @@ def test_broken_files_harm_no_others_and_every_view_reports_them(daemon: Daemon)
     }
     assert daemon.get("/health")["status"] == "ok"
 
-    # The same words offline.
+    # `validate` prints the same messages offline.
     checked = command(daemon, "validate", str(home))
     assert checked.exit_code == 1
     for one in source(daemon)["files"]:
@@ -78,7 +78,7 @@ def following(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterato
 
 @pytest.fixture
 def three(following: Daemon) -> Daemon:
-    """One that follows a, b and c in one file, and d in another, whatever a test left."""
+    """The daemon, reset to follow a, b and c in one file and d in another."""
     home = following.home
     (home.manifests / "e.yaml").unlink(missing_ok=True)
     (home.manifests / "all.yaml").write_text("---\n".join(map(document, "abc")), "utf-8")
@@ -90,7 +90,7 @@ def three(following: Daemon) -> Daemon:
 
 
 def settled(daemon: Daemon) -> bool:
-    """True if its files are those of `three`, and nothing of them is held or wrong."""
+    """True if the files are those of `three`, without errors or held records."""
     found = source(daemon)
     files = {one["path"]: one["valid"] for one in found["files"]}
     names = {record["name"] for record in daemon.get("/api/v1/records")["records"]}
@@ -98,7 +98,7 @@ def settled(daemon: Daemon) -> bool:
     return clean and files == {"all.yaml": True, "d.yaml": True} and names == set("abcd")
 
 
-def test_a_file_that_stops_declaring_without_a_word_keeps_what_is_loaded(three: Daemon) -> None:
+def test_a_file_that_silently_stops_declaring_keeps_what_is_loaded(three: Daemon) -> None:
     path = three.home.manifests / "all.yaml"
 
     def held(text: str, words: str) -> None:
@@ -122,7 +122,7 @@ def test_a_file_that_stops_declaring_without_a_word_keeps_what_is_loaded(three: 
     assert three.loaded() == {"d"}
 
 
-def test_more_than_half_of_a_directory_waits_to_be_confirmed(three: Daemon) -> None:
+def test_removing_more_than_half_of_a_directory_waits_for_confirmation(three: Daemon) -> None:
     (three.home.manifests / "all.yaml").unlink()
     three.until(lambda: source(three)["unconfirmed"] == ["a", "b", "c"])
     assert "it would unload 3 of 4 loaded records" in source(three)["held"]["a"]
@@ -145,8 +145,8 @@ def test_a_duplicate_name_is_reported_everywhere(three: Daemon) -> None:
     assert (checked.exit_code, "'d' is declared more than once" in checked.output) == (1, True)
 
 
-def test_sighup_has_every_source_looked_at(home: Home, tmp_path: Path) -> None:
-    """A file behind a link: no event tells of its change."""
+def test_sighup_syncs_every_source(home: Home, tmp_path: Path) -> None:
+    """Uses a file behind a symlink, whose changes cause no events."""
     (tmp_path / "elsewhere.yaml").write_text(document("a"), "utf-8")
     (home.manifests / "a.yaml").symlink_to(tmp_path / "elsewhere.yaml")
     with Daemon(home) as daemon:

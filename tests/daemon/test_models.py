@@ -1,4 +1,4 @@
-"""Models by all the names that people have for them, and what cannot be loaded."""
+"""Models under all of their names, and models that cannot be loaded."""
 
 import json
 import shutil
@@ -12,14 +12,14 @@ from tests.support import Daemon, Home, conditions
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon with more directories of models, `more` and `damaged`."""
+    """A daemon with two more model directories, `more` and `damaged`."""
     home = Home(tmp_path_factory.mktemp("home"), models)
     more, damaged = str(home.root / "more"), str(home.root / "damaged")
     with Daemon(home, "--models", more, "--models", damaged) as daemon:
         yield daemon
 
 
-def test_a_manifest_pins_a_revision_and_status_has_the_loaded_one(places: Daemon) -> None:
+def test_a_manifest_pins_a_revision_and_the_status_has_the_loaded_one(places: Daemon) -> None:
     hub = places.home
     repository = hub.hub_cache / "models--openai--commits"
     for commit, model in (("aaa111", "tiny/llama"), ("bbb222", "tiny/qwen3")):
@@ -64,7 +64,7 @@ def test_lm_studios_names_and_folders_work(places: Daemon) -> None:
     assert (joined["joined"], joined["instance_id"]) == (True, "openai/tiny")
 
 
-def test_a_bare_name_is_enough_and_an_ambiguous_one_is_answered_with_candidates(
+def test_a_bare_name_is_accepted_and_an_ambiguous_one_lists_candidates(
     places: Daemon,
 ) -> None:
     home = places.home
@@ -83,7 +83,7 @@ def damaged(home: Home, name: str) -> Path:
     return path
 
 
-def test_what_mlx_cannot_load_is_refused_before_any_worker_is_involved(places: Daemon) -> None:
+def test_checkpoints_that_mlx_cannot_load_are_refused_without_a_worker(places: Daemon) -> None:
     home, logged = places.home, len(places.log())
     (damaged(home, "x/gguf") / "model.safetensors").rename(home.root / "damaged/x/gguf/m.gguf")
     pickle = damaged(home, "x/pickle") / "model.safetensors"
@@ -119,7 +119,7 @@ def test_what_mlx_cannot_load_is_refused_before_any_worker_is_involved(places: D
     assert [r for r in records if r["spec"]["model"].startswith("x/")] == [record]
 
 
-def test_a_model_is_listed_as_lm_studios_clients_read_it(shared: Daemon) -> None:
+def test_a_model_is_listed_as_lm_studios_clients_expect(shared: Daemon) -> None:
     rows = {m["key"]: m for m in shared.get("/api/v1/models")["models"]}
     row = rows["tiny/llama-4bit"]
     assert row | {"size_bytes": 0, "loaded_instances": []} == {
@@ -142,7 +142,7 @@ def test_a_model_is_listed_as_lm_studios_clients_read_it(shared: Daemon) -> None
 
 
 @pytest.mark.long
-def test_an_update_that_had_to_unload_first_is_rolled_back_on_real_mlx(home: Home) -> None:
+def test_an_update_that_unloaded_first_is_rolled_back_on_real_mlx(home: Home) -> None:
     broken = damaged(home, "x/broken") / "config.json"
     broken.write_text(json.dumps(json.loads(broken.read_bytes()) | {"intermediate_size": 7}))
     text = (

@@ -1,4 +1,4 @@
-"""Ollama's API through a real daemon, by its official client and by plain HTTP."""
+"""Ollama's API of a real daemon, with its official client and plain HTTP."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def ollamas(taught: Daemon) -> Iterator[ollama.Client]:
 
 
 def is_complete(answer: ollama.ChatResponse | ollama.GenerateResponse) -> None:
-    """Every statistic of a finished answer is there and adds up."""
+    """Check that a finished response has every statistic and that they add up."""
     assert (answer.done, answer.done_reason) == (True, "stop")
     assert answer.prompt_eval_count > 1  # type: ignore[operator]
     assert answer.eval_count > 1  # type: ignore[operator]
@@ -45,7 +45,7 @@ def is_complete(answer: ollama.ChatResponse | ollama.GenerateResponse) -> None:
     assert BEGIN <= made <= datetime.now(UTC)
 
 
-def test_its_client_chats(ollamas: ollama.Client) -> None:
+def test_ollamas_client_chats(ollamas: ollama.Client) -> None:
     for name in (QUESTIONS, f"{QUESTIONS}:latest"):
         answer = ollamas.chat(name, FRANCE, options=GREEDY, think=False)
         assert answer.message.role == "assistant"
@@ -54,7 +54,7 @@ def test_its_client_chats(ollamas: ollama.Client) -> None:
         is_complete(answer)
 
 
-def test_its_client_streams(ollamas: ollama.Client) -> None:
+def test_ollamas_client_streams(ollamas: ollama.Client) -> None:
     pieces = list(ollamas.chat(QUESTIONS, FRANCE, stream=True, options=GREEDY, think="low"))
     assert len(pieces) > 5
     assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
@@ -65,7 +65,7 @@ def test_its_client_streams(ollamas: ollama.Client) -> None:
     assert pieces[-1].message.content == ""
 
 
-async def test_its_asynchronous_client_chats_and_streams(taught: Daemon) -> None:
+async def test_ollamas_asynchronous_client_chats_and_streams(taught: Daemon) -> None:
     async with ollama.AsyncClient(taught.url) as client:
         whole = await client.chat(QUESTIONS, FRANCE, options=GREEDY)
         pieces = await client.chat(QUESTIONS, FRANCE, stream=True, options=GREEDY)
@@ -76,7 +76,7 @@ async def test_its_asynchronous_client_chats_and_streams(taught: Daemon) -> None
         assert answer.response == "The capital of Italy is Rome."
 
 
-def test_its_client_generates(ollamas: ollama.Client) -> None:
+def test_ollamas_client_generates(ollamas: ollama.Client) -> None:
     question = "What is the capital of Italy?"
     answer = ollamas.generate(QUESTIONS, question, options=GREEDY, think=False)
     assert answer.response == "The capital of Italy is Rome."
@@ -86,7 +86,7 @@ def test_its_client_generates(ollamas: ollama.Client) -> None:
     is_complete(pieces[-1])
 
 
-def test_a_raw_prompt_goes_past_the_chat_template(ollamas: ollama.Client) -> None:
+def test_a_raw_prompt_bypasses_the_chat_template(ollamas: ollama.Client) -> None:
     question = "What is the capital of Italy?"
     raw = ollamas.generate(QUESTIONS, question, raw=True, options=GREEDY | {"num_predict": 5})
     asked = ollamas.generate(QUESTIONS, question, options=GREEDY)
@@ -94,7 +94,7 @@ def test_a_raw_prompt_goes_past_the_chat_template(ollamas: ollama.Client) -> Non
     assert (raw.done_reason, raw.eval_count) == ("length", 5)
 
 
-def test_an_answer_keeps_to_a_format(ollamas: ollama.Client) -> None:
+def test_a_response_follows_its_format(ollamas: ollama.Client) -> None:
     schema = Capital.model_json_schema()
     answer = ollamas.chat(QUESTIONS, FRANCE, format=schema, options=GREEDY)
     Capital.model_validate_json(answer.message.content or "")
@@ -106,7 +106,7 @@ def test_an_answer_keeps_to_a_format(ollamas: ollama.Client) -> None:
     assert caught.value.status_code == 400
 
 
-def test_a_tool_round_trip(ollamas: ollama.Client) -> None:
+def test_a_tool_round_trip_works(ollamas: ollama.Client) -> None:
     messages: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
     for stream in (False, True):
         asked: Any = ollamas.chat(
@@ -123,7 +123,7 @@ def test_a_tool_round_trip(ollamas: ollama.Client) -> None:
     assert text == "It is rainy in Paris."
 
 
-def test_log_probabilities(ollamas: ollama.Client) -> None:
+def test_log_probabilities_are_returned(ollamas: ollama.Client) -> None:
     answer = ollamas.chat(QUESTIONS, FRANCE, logprobs=True, top_logprobs=2, options=GREEDY)
     assert answer.logprobs
     first = answer.logprobs[0]
@@ -135,7 +135,7 @@ def test_log_probabilities(ollamas: ollama.Client) -> None:
     assert len(raw.logprobs or []) == 3
 
 
-def test_its_client_lists_and_shows(ollamas: ollama.Client) -> None:
+def test_ollamas_client_lists_and_shows_models(ollamas: ollama.Client) -> None:
     listed = {model.model: model for model in ollamas.list().models}
     model = listed[f"{QUESTIONS}:latest"]
     assert model.details
@@ -160,7 +160,9 @@ def test_its_client_lists_and_shows(ollamas: ollama.Client) -> None:
     assert caught.value.status_code == 404
 
 
-def test_an_empty_prompt_loads_and_no_time_unloads(shared: Daemon, ollamas: ollama.Client) -> None:
+def test_an_empty_prompt_loads_and_keep_alive_0_unloads(
+    shared: Daemon, ollamas: ollama.Client
+) -> None:
     name = "tiny/llama-4bit"
     loaded = ollamas.generate(name, "", keep_alive="5m")
     assert (loaded.done, loaded.done_reason, loaded.response) == (True, "load", "")
@@ -169,16 +171,18 @@ def test_an_empty_prompt_loads_and_no_time_unloads(shared: Daemon, ollamas: olla
     (running,) = [model for model in ollamas.ps().models if model.model == f"{name}:latest"]
     ends = running.expires_at or BEGIN
     assert BEGIN < ends <= datetime.now(UTC) + timedelta(minutes=5)
-    assert ollamas.generate(name, "", keep_alive=1e300).done_reason == "load"  # it is there
+    assert ollamas.generate(name, "", keep_alive=1e300).done_reason == "load"  # it is loaded
     gone = ollamas.chat(name, [], keep_alive=0)
     assert gone.done_reason == "unload"
     assert name not in shared.loaded()
-    assert ollamas.generate(name, "", keep_alive=0).done_reason == "unload"  # it is there
+    assert ollamas.generate(name, "", keep_alive=0).done_reason == "unload"  # it is loaded
     with pytest.raises(ollama.ResponseError, match="not found"):
         ollamas.generate("nobody/knows", "", keep_alive=0)
 
 
-def test_what_a_manifest_declares_is_not_unloaded(shared: Daemon, ollamas: ollama.Client) -> None:
+def test_a_model_declared_by_a_manifest_is_not_unloaded(
+    shared: Daemon, ollamas: ollama.Client
+) -> None:
     shared.home.write("declared.yaml", name="declared", model="tiny/llama")
     shared.until(lambda: shared.request("GET", "/api/v1/records/declared")[0] == 200)
     shared.ready("declared")
@@ -189,7 +193,7 @@ def test_what_a_manifest_declares_is_not_unloaded(shared: Daemon, ollamas: ollam
     assert "declared" in shared.loaded()
 
 
-def test_errors_have_the_form_of_ollama(taught: Daemon) -> None:
+def test_errors_have_ollamas_form(taught: Daemon) -> None:
     cases: list[tuple[str, Any, int, str]] = [
         ("/api/chat", {}, 400, "model"),
         ("/api/chat", b"{", 400, "not JSON"),
@@ -234,7 +238,7 @@ def test_errors_have_the_form_of_ollama(taught: Daemon) -> None:
         assert words in answer["error"], (path, body, answer)
 
 
-def test_what_has_no_effect_is_named_in_the_first_line(taught: Daemon) -> None:
+def test_ignored_keys_are_listed_in_the_first_line(taught: Daemon) -> None:
     keys = {"model": QUESTIONS, "messages": FRANCE, "mesages": 1, "stream": False}
     options = {"num_ctx": 123, "num_gpu": 1, "nonsense": 2, "num_predict": 3}
     _, answer = taught.request("POST", "/api/chat", keys | {"options": options})
@@ -253,7 +257,7 @@ def test_what_has_no_effect_is_named_in_the_first_line(taught: Daemon) -> None:
     assert "warnings" not in taught.request("POST", "/api/chat", keys)[1]
 
 
-def test_its_clients_find_a_server_that_runs(shared: Daemon) -> None:
+def test_ollamas_clients_detect_a_running_server(shared: Daemon) -> None:
     import urllib.request
 
     for method in ("GET", "HEAD"):
@@ -263,10 +267,10 @@ def test_its_clients_find_a_server_that_runs(shared: Daemon) -> None:
             assert reply.status == 200
             assert "is running" in text or method == "HEAD"
     version = shared.get("/api/version")["version"]
-    assert [int(part) for part in version.split(".")] > [0, 6, 4]  # that Copilot asks for
+    assert [int(part) for part in version.split(".")] > [0, 6, 4]  # Copilot's minimum
 
 
-def test_a_model_without_a_chat_template_is_given_the_prompt_as_it_is(
+def test_a_model_without_a_chat_template_receives_the_prompt_unchanged(
     shared: Daemon, ollamas: ollama.Client
 ) -> None:
     name = "tiny/untemplated"

@@ -1,4 +1,4 @@
-"""`GET /openapi.json` and the error table; every answer in these tests is held against it."""
+"""`GET /openapi.json` and the error table; these tests validate every response against it."""
 
 import re
 from pathlib import Path
@@ -20,8 +20,8 @@ def routes() -> set[tuple[str, str]]:
     }
 
 
-def test_it_is_valid_and_describes_every_route(shared: Daemon) -> None:
-    from openapi_spec_validator import validate  # 0.3 s: only by the process that runs this
+def test_the_document_is_valid_and_describes_every_route(shared: Daemon) -> None:
+    from openapi_spec_validator import validate  # takes 0.3 s: only where it is needed
 
     document = shared.get("/openapi.json")
     validate(document)
@@ -34,7 +34,7 @@ def test_it_is_valid_and_describes_every_route(shared: Daemon) -> None:
             assert "default" in operation["responses"]
 
 
-def test_an_answer_that_is_not_as_described_is_noticed() -> None:
+def test_a_response_that_violates_the_description_is_detected() -> None:
     check_answer("GET", "/health", 200, {"status": "ok", "version": "1"})
     wrongs: list[Any] = [{"status": "ok"}, {"status": "fine", "version": "1"}, {"version": 1}, []]
     for wrong in wrongs:
@@ -72,7 +72,7 @@ def test_an_answer_that_is_not_as_described_is_noticed() -> None:
         ("GET", "/api/v1/records/none?wait=gone&timeout=-1", None, 400, "invalid_value"),
     ],
 )
-def test_every_route_answers_errors_in_the_one_form(
+def test_every_route_returns_errors_in_the_standard_form(
     shared: Daemon, method: str, path: str, body: Any, status: int, code: str
 ) -> None:
     got, answer = shared.request(method, path, body)
@@ -80,20 +80,20 @@ def test_every_route_answers_errors_in_the_one_form(
     assert answer["error"]["message"]
 
 
-def test_the_error_for_a_wrong_type_names_the_right_one(shared: Daemon) -> None:
+def test_the_error_for_a_wrong_type_names_the_expected_one(shared: Daemon) -> None:
     body = {"model": "m", "config": {"flash_attention": "yes", "num_experts": -1}}
     _, answer = shared.request("POST", "/api/v1/models/load", body)
     assert answer["error"]["param"] == "config.flash_attention"
     assert 'must be boolean or null, got "yes"' in answer["error"]["message"]
 
 
-def test_a_dummy_token_is_fine_while_none_is_required(shared: Daemon) -> None:
+def test_a_dummy_token_is_accepted_if_none_is_required(shared: Daemon) -> None:
     headers = {"Authorization": "Bearer lm-studio"}
     assert shared.request("GET", "/health", headers=headers)[0] == 200
     assert shared.request("GET", "/api/v1/models", headers=headers)[0] == 200
 
 
-def test_an_update_warns_of_what_it_changes_for_others(shared: Daemon) -> None:
+def test_an_update_warns_that_it_changes_a_shared_instance(shared: Daemon) -> None:
     body = {"model": "tiny/llama", "instance_id": "warned"}
     shared.load(body | {"config": {"context_length": 100}})
     answer = shared.load(body | {"config": {"context_length": 200, "eval_batch_size": None}})

@@ -1,4 +1,4 @@
-"""Reasoning and tool calls of real checkpoints, through the real daemon."""
+"""Reasoning and tool calls of real checkpoints, with the real daemon."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ FAMILIES = {
     "seed": "<|im_end|>",
     "minimax": "<|im_end|>",
 }
-"""Templates of ours, with reasoning and calls, and the token that ends their turns."""
+"""Our own templates with reasoning and calls, and the token that ends their turns."""
 
 QUICK = ("harmony", "mistral_named")
 
@@ -38,14 +38,14 @@ def families() -> list[Any]:
 
 
 def body_of(model: str, *, stream: bool = False, **more: Any) -> dict[str, Any]:
-    # What others write changes nothing, marks of reasoning neither.
+    # Reasoning markers in the user's text have no effect.
     user = {"role": "user", "content": USER["content"] + " <think> <|channel|>"}
     body = {"model": model, "messages": [user], "temperature": 0, "tools": TOOLS}
     return body | {"stream": stream, "stream_options": {"include_usage": True}} | more
 
 
 def made(daemon: Daemon, name: str, text: str, **more: Any) -> dict[str, Any]:
-    """A loaded checkpoint with that template, which answers the request that is returned."""
+    """Load a checkpoint with that template; return the request that it answers."""
     body = body_of(name, **more)
     source = (OWN / f"{name.partition('-')[0]}.jinja").read_text("utf-8")
     end = FAMILIES[name.partition("-")[0]]
@@ -55,7 +55,7 @@ def made(daemon: Daemon, name: str, text: str, **more: Any) -> dict[str, Any]:
 
 
 def streamed(daemon: Daemon, body: dict[str, Any]) -> dict[str, Any]:
-    """The message of a streamed answer, put together."""
+    """Assemble the message of a streamed response."""
     message: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": []}
     with daemon.stream(CHAT, body | {"stream": True}) as reply:
         for line in reply:
@@ -80,7 +80,7 @@ def functions(message: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("family", families())
-def test_a_turn_that_a_model_writes_comes_back_as_that_turn(shared: Daemon, family: str) -> None:
+def test_a_turn_written_by_a_model_is_parsed_into_that_turn(shared: Daemon, family: str) -> None:
     reasoning, _, calls = CASES["reasoning and call"]
     turn = next(turns("reasoning and call"))
     _, _, text = Template(OWN / f"{family}.jinja").turn([USER], turn, TOOLS)
@@ -96,12 +96,12 @@ def test_a_turn_that_a_model_writes_comes_back_as_that_turn(shared: Daemon, fami
         assert message["reasoning_content"] == reasoning
         assert not message["content"]
     spent = answer["usage"]["completion_tokens_details"]["reasoning_tokens"]
-    assert 0 <= spent - len(reasoning) <= 20  # a token is a byte; marks and line breaks count
+    assert 0 <= spent - len(reasoning) <= 20  # a token is a byte; markers and line breaks count
     record = shared.get(f"/api/v1/records/{family}")
     assert "output_format" not in [w["key"] for w in record["status"].get("warnings") or []]
 
 
-def test_an_unknown_form_of_calls_is_a_warning_of_the_record_and_stays_text(shared: Daemon) -> None:
+def test_an_unknown_tool_call_format_warns_and_stays_text(shared: Daemon) -> None:
     source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ m.tool_calls }}{% endfor %}"
     source += "{% if tools %}{{ tools | tojson }}{% endif %}[assistant]"
     body, text = body_of("unknown"), "<<call weather>>"
@@ -115,7 +115,7 @@ def test_an_unknown_form_of_calls_is_a_warning_of_the_record_and_stays_text(shar
     assert [w["key"] for w in warnings].count("output_format") == 1
 
 
-def test_with_tool_choice_none_a_call_is_text(shared: Daemon) -> None:
+def test_with_tool_choice_none_a_call_stays_text(shared: Daemon) -> None:
     text = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
     body = made(shared, "hermes-none", text, tool_choice="none")
     _, answer = shared.request("POST", CHAT, body | {"stream": False})

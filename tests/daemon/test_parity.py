@@ -1,4 +1,4 @@
-"""Checkpoints as publishers ship them, through the daemon; tests/worker/test_parity.py has more."""
+"""Checkpoints as publishers ship them, in the daemon; tests/worker/test_parity.py has more."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.worker.test_parity import only_processors_template, sparse_vocabulary
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon with two checkpoints of this module's own."""
+    """A daemon with two checkpoints for this module."""
     root = tmp_path_factory.mktemp("parity")
     path = counting.make(models / "tiny/llama", root / "models/x/counting")
     counting.configure(path, "generation_config.json", eos_token_id=[15, 99999])
@@ -30,7 +30,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
         yield running
 
 
-def test_an_answer_ends_at_the_tokens_of_generation_config(daemon: Daemon) -> None:
+def test_a_response_ends_at_the_tokens_of_generation_config(daemon: Daemon) -> None:
     path = daemon.home.root.parent / "models/x/counting"
     model, tokenizer = load(str(path))[:2]
     theirs = list(stream_generate(model, tokenizer, [10], max_tokens=9))
@@ -45,7 +45,7 @@ def test_an_answer_ends_at_the_tokens_of_generation_config(daemon: Daemon) -> No
 
 
 @pytest.mark.long
-async def test_mlx_lm_server_answers_the_same(daemon: Daemon) -> None:
+async def test_responses_equal_those_of_mlx_lm_server(daemon: Daemon) -> None:
     path = daemon.home.root.parent / "models/x/counting"
     tokenizer = load(str(path))[1]
     body = {"prompt": tokenizer.decode([10]), "temperature": 0, "max_tokens": 9}
@@ -62,7 +62,7 @@ async def test_mlx_lm_server_answers_the_same(daemon: Daemon) -> None:
     assert ours["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_token_of_a_sparse_vocabulary_can_be_prompted(daemon: Daemon) -> None:
+def test_a_token_of_a_sparse_vocabulary_is_accepted_in_a_prompt(daemon: Daemon) -> None:
     daemon.load({"model": "x/counting"})
     body = {"model": "x/counting", "temperature": 0, "max_tokens": 1}
     for token, expected in ((319, 200), (320, 400)):
@@ -70,7 +70,7 @@ def test_a_token_of_a_sparse_vocabulary_can_be_prompted(daemon: Daemon) -> None:
         assert status == expected, answer
 
 
-def test_the_template_of_a_processor_renders_a_chat(daemon: Daemon) -> None:
+def test_the_chat_template_of_a_processor_is_used(daemon: Daemon) -> None:
     daemon.load({"model": "x/counting"})
     messages = [{"role": "user", "content": "a"}]
     body = {"model": "x/counting", "messages": messages, "max_tokens": 1}
@@ -78,7 +78,7 @@ def test_the_template_of_a_processor_renders_a_chat(daemon: Daemon) -> None:
     assert status == 200, answer
 
 
-def test_a_context_that_rope_scaling_extends_can_be_asked_for(daemon: Daemon) -> None:
+def test_a_context_extended_by_rope_scaling_is_accepted(daemon: Daemon) -> None:
     body = {"model": "x/counting", "instance_id": "long"}
     answer = daemon.load(body | {"config": {"context_length": 131072}})
     assert answer["config"]["context_length"] == 131072
@@ -89,7 +89,9 @@ def test_a_context_that_rope_scaling_extends_can_be_asked_for(daemon: Daemon) ->
 
 
 @pytest.mark.parametrize("asked", [0, 2])
-def test_experts_that_no_layer_has_are_no_obstacle(daemon: Daemon, asked: int) -> None:
+def test_num_experts_has_no_effect_on_a_model_without_expert_layers(
+    daemon: Daemon, asked: int
+) -> None:
     body = {"model": "x/dense", "instance_id": f"dense-{asked}", "config": {"num_experts": asked}}
     answer = daemon.load(body)
     assert answer["config"]["num_experts"] == 0

@@ -1,4 +1,4 @@
-"""The processes that make prompts of requests: they end with their workers, however those end."""
+"""Preprocessing processes, which prepare prompts, end with their workers however those end."""
 
 import psutil
 
@@ -10,13 +10,13 @@ ASK = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_
 
 
 def preprocessing(worker: psutil.Process) -> psutil.Process:
-    """The process of a worker that short requests have."""
+    """Preprocessing process of a worker for short requests."""
     (child,) = worker.children()
     return child
 
 
 def ended(process: psutil.Process) -> bool:
-    """True if it runs no more; who reaps it is not ours to say."""
+    """True if it no longer runs, even if it has not been reaped."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -24,11 +24,11 @@ def ended(process: psutil.Process) -> bool:
 
 
 def ends_with(daemon: Daemon, whom: str) -> None:
-    """Kill a worker, or its daemon, while the worker's preprocessing notices nothing."""
+    """Kill a worker or its daemon while the worker's preprocessing cannot react."""
     assert daemon.request("POST", CHAT, ASK)[0] == 200
     (worker,) = daemon.workers()
     child = preprocessing(worker)
-    child.suspend()  # as busy as with a regular expression that never ends
+    child.suspend()  # like one that is busy with an endless regular expression
     if whom == "worker":
         worker.kill()
     else:
@@ -40,7 +40,7 @@ def ends_with(daemon: Daemon, whom: str) -> None:
             child.kill()
 
 
-def test_one_that_notices_nothing_ends_with_its_worker(home: Home) -> None:
+def test_a_preprocessing_process_that_cannot_react_ends_with_its_worker(home: Home) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": MODEL})
         ends_with(daemon, "worker")

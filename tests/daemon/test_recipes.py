@@ -1,4 +1,4 @@
-"""`GET /api/v1/recipes`: what `launch --print` says, over HTTP."""
+"""`GET /api/v1/recipes`: the output of `launch --print` over HTTP."""
 
 import socket
 import subprocess
@@ -30,7 +30,7 @@ def test_every_tool_and_editor_has_its_recipe_for_this_daemon(shared: Daemon) ->
         assert "TOKEN_FILE" not in text
 
 
-def test_the_one_for_curl_runs(shared: Daemon) -> None:
+def test_the_recipe_for_curl_runs(shared: Daemon) -> None:
     shared.load({"model": QUESTIONS, "instance_id": "recipes"})
     done = subprocess.run(["sh", "-c", recipes(shared)["curl"]], capture_output=True, check=True)
     assert b'"role":"assistant"' in done.stdout
@@ -39,9 +39,7 @@ def test_the_one_for_curl_runs(shared: Daemon) -> None:
 @pytest.mark.parametrize(
     "header", [{"Authorization": f"Bearer {SECRET}"}, {"x-api-key": SECRET}], ids=min
 )
-def test_a_token_is_never_repeated_and_its_place_is_marked(
-    shared: Daemon, header: dict[str, str]
-) -> None:
+def test_a_token_is_replaced_by_a_placeholder(shared: Daemon, header: dict[str, str]) -> None:
     shared.load({"model": QUESTIONS, "instance_id": "recipes"})
     found = recipes(shared, **header)
     assert SECRET not in str(found)
@@ -49,7 +47,7 @@ def test_a_token_is_never_repeated_and_its_place_is_marked(
     assert "TOKEN" in found["continue"]
 
 
-def test_a_name_is_needed_and_must_be_known(shared: Daemon) -> None:
+def test_a_name_is_required_and_must_be_known(shared: Daemon) -> None:
     for query, status in (("", 400), ("?name=nobody", 404)):
         assert shared.request("GET", f"/api/v1/recipes{query}")[0] == status
 

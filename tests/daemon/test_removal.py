@@ -1,4 +1,4 @@
-"""`show` and `rm`: what a model on disk is, and its removal from the Hugging Face cache alone."""
+"""`show` and `rm`: describe a model on disk, and remove one from the Hugging Face cache only."""
 
 import itertools
 import shutil
@@ -21,7 +21,7 @@ def invoke(daemon: Daemon, *arguments: str, typed: str = "") -> Result:
 
 @pytest.fixture
 def cached(shared: Daemon, models: Path) -> str:
-    """A model in the Hugging Face cache; its key."""
+    """Key of a model in the Hugging Face cache."""
     key = f"maker/cached-{next(_serial)}"
     folder = folder_of(shared, key)
     snapshot, blobs = folder / "snapshots" / COMMIT, folder / "blobs"
@@ -58,7 +58,7 @@ def test_show_describes_a_model_by_its_key_and_by_a_record(shared: Daemon, model
     shared.unload("shown")
 
 
-def test_show_prints_the_chat_template_alone(shared: Daemon, cached: str) -> None:
+def test_show_can_print_only_the_chat_template(shared: Daemon, cached: str) -> None:
     template = folder_of(shared, cached) / "snapshots" / COMMIT / "chat_template.jinja"
     text = template.read_text("utf-8")
     assert invoke(shared, "show", cached, "--template").output == text + "\n"
@@ -67,20 +67,20 @@ def test_show_prints_the_chat_template_alone(shared: Daemon, cached: str) -> Non
     assert (result.exit_code, result.output) == (1, f"Error: {cached} has no chat template\n")
 
 
-def test_show_says_why_a_model_cannot_be_loaded(shared: Daemon, cached: str) -> None:
+def test_show_reports_why_a_model_cannot_be_loaded(shared: Daemon, cached: str) -> None:
     (folder_of(shared, cached) / "blobs" / "config.json").write_text("{", "utf-8")
     result = invoke(shared, "show", cached)
     assert result.exit_code == 0
     assert "Problem:" in result.output
 
 
-def test_show_of_what_is_not_there_is_exit_code_4(shared: Daemon) -> None:
+def test_show_of_an_unknown_model_exits_with_4(shared: Daemon) -> None:
     result = invoke(shared, "show", "no/such")
     assert result.exit_code == 4
     assert "`reconciler ls`" in result.output
 
 
-def test_a_model_of_the_cache_is_removed_with_all_of_its_files(shared: Daemon, cached: str) -> None:
+def test_a_cached_model_is_removed_with_all_of_its_files(shared: Daemon, cached: str) -> None:
     assert cached in listed(shared)
     result = invoke(shared, "rm", cached, "--yes")
     assert result.exit_code == 0, result.output
@@ -90,7 +90,7 @@ def test_a_model_of_the_cache_is_removed_with_all_of_its_files(shared: Daemon, c
     assert cached not in listed(shared)
 
 
-def test_nothing_is_removed_unless_the_question_is_answered_with_yes(
+def test_nothing_is_removed_unless_the_question_is_answered_yes(
     shared: Daemon, cached: str
 ) -> None:
     assert invoke(shared, "rm", cached, typed="n\n").exit_code != 0
@@ -100,7 +100,7 @@ def test_nothing_is_removed_unless_the_question_is_answered_with_yes(
 
 
 @pytest.mark.parametrize("suspend", [True, False])
-def test_a_model_that_a_record_uses_is_not_removed(
+def test_a_model_used_by_a_record_is_not_removed(
     shared: Daemon, cached: str, *, suspend: bool
 ) -> None:
     spec = {"model": cached, "suspend": suspend, "config": {"context_length": 64}}
@@ -113,7 +113,7 @@ def test_a_model_that_a_record_uses_is_not_removed(
     assert invoke(shared, "rm", cached, "--yes").exit_code == 0
 
 
-def test_a_model_that_a_record_names_by_its_last_part_alone_is_not_removed(
+def test_a_model_that_a_record_names_by_its_last_part_is_not_removed(
     shared: Daemon, cached: str
 ) -> None:
     spec = {"model": cached.rpartition("/")[2].upper(), "suspend": True}
@@ -122,7 +122,7 @@ def test_a_model_that_a_record_names_by_its_last_part_alone_is_not_removed(
     shared.unload("bare")
 
 
-def test_a_model_of_another_directory_is_refused_with_its_place(
+def test_a_model_of_another_directory_is_refused_with_its_path(
     shared: Daemon, models: Path
 ) -> None:
     status, answer = shared.request("DELETE", f"/api/v1/checkpoints/{LLAMA}")
@@ -143,7 +143,7 @@ def test_a_link_in_the_cache_is_not_followed(shared: Daemon, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "key", ["..", "../hub", "%2e%2e/x", "no/such", "/", "a/b/c", "maker--cached-1", "."]
 )
-def test_what_names_no_model_of_the_cache_removes_nothing(shared: Daemon, key: str) -> None:
+def test_a_name_of_no_cached_model_removes_nothing(shared: Daemon, key: str) -> None:
     before = sorted(shared.home.root.rglob("*"))
     assert shared.request("DELETE", f"/api/v1/checkpoints/{key}")[0] in (404, 405)
     assert sorted(shared.home.root.rglob("*")) == before

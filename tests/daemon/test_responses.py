@@ -1,4 +1,4 @@
-"""`/v1/responses` through a real daemon, by the official client and its types."""
+"""`/v1/responses` of a real daemon, with the official client and its types."""
 
 import json
 from itertools import pairwise
@@ -35,7 +35,7 @@ def body(words: Any = "What is the capital of France?", **keys: Any) -> dict[str
 
 
 def ask(daemon: Daemon, words: Any = "What is the capital of France?", **keys: Any) -> Any:
-    """An answer, which has the client's type."""
+    """A response, validated against the client's type."""
     status, answer = daemon.request("POST", ROUTE, body(words, **keys))
     assert status == 200, answer
     assert answer["store"] is False
@@ -43,7 +43,7 @@ def ask(daemon: Daemon, words: Any = "What is the capital of France?", **keys: A
 
 
 def events(daemon: Daemon, words: Any = "What is the capital of France?", **keys: Any) -> Any:
-    """The events of a stream, each of which has the client's type."""
+    """The events of a stream, each validated against the client's type."""
     found = []
     with daemon.stream(ROUTE, body(words, **keys) | {"stream": True}) as reply:
         for block in reply.read().decode().split("\n\n"):
@@ -57,12 +57,12 @@ def events(daemon: Daemon, words: Any = "What is the capital of France?", **keys
 
 
 def kinds(stream: Any) -> list[str]:
-    """Types of events, those in a row once."""
+    """Event types of a stream; repeats in a row are merged."""
     names = [event.type.removeprefix("response.") for event in stream]
     return [names[0], *(b for a, b in pairwise(names) if a != b)]
 
 
-def test_a_text_is_answered(taught: Daemon) -> None:
+def test_text_is_answered(taught: Daemon) -> None:
     answer = ask(taught, instructions="Be brief.", metadata={"a": "b"}, user="me")
     assert answer.output_text == "The capital of France is Paris."
     assert (answer.status, answer.instructions, answer.metadata, answer.user) == (
@@ -73,7 +73,7 @@ def test_a_text_is_answered(taught: Daemon) -> None:
     assert again.input_tokens_details.cached_tokens > 0
 
 
-def test_a_stream_has_every_event_in_its_place(taught: Daemon) -> None:
+def test_a_stream_has_every_event_in_order(taught: Daemon) -> None:
     stream = events(taught)
     assert kinds(stream) == [
         *("created", "in_progress", "output_item.added", "content_part.added"),
@@ -87,7 +87,7 @@ def test_a_stream_has_every_event_in_its_place(taught: Daemon) -> None:
     assert stream[-2].item == final.output[0]
 
 
-def test_reasoning_is_an_item_of_its_own_and_a_summary_if_asked_for(taught: Daemon) -> None:
+def test_reasoning_is_a_separate_item_with_a_summary_if_requested(taught: Daemon) -> None:
     for summary in (None, "auto"):
         asked = {"reasoning": {"effort": "high", "summary": summary}}
         stream = events(taught, **asked)
@@ -106,7 +106,9 @@ def test_reasoning_is_an_item_of_its_own_and_a_summary_if_asked_for(taught: Daem
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_tool_round_trip_by_the_official_client(client: openai.OpenAI, streamed: bool) -> None:
+def test_a_tool_round_trip_works_with_the_official_client(
+    client: openai.OpenAI, streamed: bool
+) -> None:
     asked: dict[str, Any] = {"model": QUESTIONS, "temperature": 0, "tools": [WEATHER]}
     history: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
 
@@ -125,7 +127,7 @@ def test_a_tool_round_trip_by_the_official_client(client: openai.OpenAI, streame
     assert answered().output_text == "It is rainy in Paris."
 
 
-def test_a_stream_has_a_call_whole(taught: Daemon) -> None:
+def test_a_stream_has_a_tool_call_in_one_piece(taught: Daemon) -> None:
     stream = events(taught, "What is the weather in Rome?", tools=[WEATHER])
     assert kinds(stream) == [
         *("created", "in_progress", "output_item.added", "function_call_arguments.delta"),
@@ -139,7 +141,7 @@ def test_a_stream_has_a_call_whole(taught: Daemon) -> None:
     assert stream[-1].response.tools[0].name == "weather"
 
 
-def test_the_official_client_parses_an_answer_into_a_class(client: openai.OpenAI) -> None:
+def test_the_official_client_parses_a_response_into_a_class(client: openai.OpenAI) -> None:
     asked = body(text_format=Pet)
     answer = client.responses.parse(**asked)
     assert isinstance(answer.output_parsed, Pet)
@@ -147,7 +149,7 @@ def test_the_official_client_parses_an_answer_into_a_class(client: openai.OpenAI
         assert stream.get_final_response().output_parsed == answer.output_parsed
 
 
-def test_a_json_object_and_a_forced_tool(taught: Daemon) -> None:
+def test_a_json_object_and_a_forced_tool_call_are_returned(taught: Daemon) -> None:
     answer = ask(taught, text={"format": {"type": "json_object"}}, max_output_tokens=30)
     if answer.status == "completed":
         assert isinstance(json.loads(answer.output_text), dict)
@@ -165,7 +167,7 @@ def test_a_json_object_and_a_forced_tool(taught: Daemon) -> None:
         assert json.loads(call.arguments)["city"] in ("Rome", "Oslo")
 
 
-def test_an_answer_that_is_cut_is_incomplete(taught: Daemon) -> None:
+def test_a_truncated_response_is_incomplete(taught: Daemon) -> None:
     answer = ask(taught, max_output_tokens=2)
     assert answer.status == "incomplete"
     assert answer.incomplete_details.reason == "max_output_tokens"
@@ -174,7 +176,7 @@ def test_an_answer_that_is_cut_is_incomplete(taught: Daemon) -> None:
     assert kinds(events(taught, max_output_tokens=2))[-1] == "incomplete"
 
 
-def test_log_probabilities(taught: Daemon) -> None:
+def test_log_probabilities_are_returned(taught: Daemon) -> None:
     stream = events(taught, top_logprobs=2, include=["message.output_text.logprobs"])
     deltas = [event for event in stream if event.type == "response.output_text.delta"]
     part = stream[-1].response.output[0].content[0]
@@ -184,7 +186,7 @@ def test_log_probabilities(taught: Daemon) -> None:
     assert all(len(token.top_logprobs) == 2 for token in part.logprobs)
 
 
-def test_a_tool_that_takes_a_text(taught: Daemon) -> None:
+def test_a_custom_tool_receives_text(taught: Daemon) -> None:
     tool = {"type": "custom", "name": "weather", "description": "The weather in a city."}
     choice = {"type": "custom", "name": "weather"}
     asked: Any = {"tools": [tool], "tool_choice": choice, "max_output_tokens": 60}
@@ -216,7 +218,7 @@ def test_a_tool_that_takes_a_text(taught: Daemon) -> None:
         ({"temperature": 3}, "temperature", "<= 2"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_the_key_that_was_sent(
+def test_unsupported_input_is_refused_by_the_key_that_was_sent(
     taught: Daemon, keys: dict[str, Any], param: str, word: str
 ) -> None:
     for stream in (False, True):
@@ -227,7 +229,7 @@ def test_what_cannot_be_done_is_refused_by_the_key_that_was_sent(
         assert word in error["message"]
 
 
-def test_a_schema_that_cannot_be_enforced_is_refused_where_the_client_sent_it(
+def test_an_unenforceable_schema_is_refused_under_the_clients_own_key(
     taught: Daemon,
 ) -> None:
     schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
@@ -255,7 +257,9 @@ def test_nothing_is_stored(client: openai.OpenAI, taught: Daemon) -> None:
     assert (status, answer["error"]["code"]) == (426, "not_supported")
 
 
-def test_the_length_of_a_prompt_without_an_answer(client: openai.OpenAI, taught: Daemon) -> None:
+def test_the_length_of_a_prompt_is_counted_without_a_response(
+    client: openai.OpenAI, taught: Daemon
+) -> None:
     asked: Any = {"input": "What is the weather in Rome?", "tools": [WEATHER]}
     counted = client.responses.input_tokens.count(model=QUESTIONS, **asked)
     assert strictly(type(counted), counted.model_dump()).input_tokens == (
@@ -265,7 +269,7 @@ def test_the_length_of_a_prompt_without_an_answer(client: openai.OpenAI, taught:
         client.responses.compact(model=QUESTIONS, input="x")
 
 
-def test_what_has_no_effect_is_named_in_the_warnings(taught: Daemon) -> None:
+def test_ignored_keys_are_listed_in_the_warnings(taught: Daemon) -> None:
     asked = body(
         tools=[{"type": "web_search"}, WEATHER],
         store=True,
@@ -288,6 +292,6 @@ def test_what_has_no_effect_is_named_in_the_warnings(taught: Daemon) -> None:
     assert json.loads(first.partition("data: ")[2])["response"]["warnings"] == answer["warnings"]
 
 
-def test_an_unknown_model_is_the_clients_error(client: openai.OpenAI) -> None:
+def test_an_unknown_model_is_a_client_error(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.responses.create(model="nobody/nothing", input="x")

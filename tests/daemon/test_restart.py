@@ -1,4 +1,4 @@
-"""What survives a kill of the daemon, and what its clients learn of it."""
+"""State that survives a kill of the daemon, and what clients observe of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ DEFAULTS = {"temperature": 0.25, "chat_template_kwargs": {"a": [1]}, "system_pro
 
 @dataclass(frozen=True)
 class Restarted:
-    """A daemon after a kill and a start."""
+    """A daemon after a kill and a restart."""
 
     daemon: Daemon
     before: dict[str, Any]
-    """Records by name."""
+    """Records by name, before the kill."""
     last: str
-    """The id of the last event."""
+    """Id of the last event before the kill."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterato
         yield Restarted(daemon, before, last)
 
 
-def test_what_is_desired_is_loaded_again_after_a_kill(restarted: Restarted) -> None:
+def test_desired_models_are_loaded_again_after_a_kill(restarted: Restarted) -> None:
     assert restarted.before.keys() == {"declared", "broken", "tuned", "loaded"}
     for name, before in restarted.before.items():
         after = restarted.daemon.ready(name)
@@ -66,7 +66,7 @@ def test_what_is_desired_is_loaded_again_after_a_kill(restarted: Restarted) -> N
     assert loaded["status"]["config"]["context_length"] == 321
 
 
-def test_a_manifest_that_is_there_at_start_is_loaded(restarted: Restarted) -> None:
+def test_a_manifest_that_exists_at_startup_is_loaded(restarted: Restarted) -> None:
     for record in (restarted.before["declared"], restarted.daemon.ready("declared")):
         assert record["spec"] == {"model": "tiny/llama", "config": {"context_length": 4096}}
         assert (record["file"], record["line"]) == ("declared.yaml", 1)

@@ -1,4 +1,4 @@
-"""An agent's turns through a real daemon: what of a prompt is not read again, and in company."""
+"""An agent's turns with a real daemon: prompt tokens reused from the cache, also in parallel."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ SLIDING, RECURRENT = "openai/gpt-oss-20b", "tiny/mamba"
 
 
 def turn(daemon: Daemon, model: str, messages: list[Any], **more: Any) -> tuple[str, int, int]:
-    """The answer, and the prompt's tokens: all, and those that were not read again."""
+    """The response, and the prompt's tokens: all, and those reused from the cache."""
     body = {"model": model, "messages": messages, "max_tokens": 6, "temperature": 0}
     status, answer = daemon.request("POST", CHAT, body | more)
     assert status == 200, answer
@@ -27,7 +27,7 @@ def turn(daemon: Daemon, model: str, messages: list[Any], **more: Any) -> tuple[
 
 
 @pytest.mark.parametrize("model", [SLIDING, RECURRENT, "tiny/llama"])
-def test_an_agents_next_turn_reads_only_what_is_new(shared: Daemon, model: str) -> None:
+def test_an_agents_next_turn_reads_only_new_tokens(shared: Daemon, model: str) -> None:
     shared.load({"model": model})
     messages: list[Any] = [{"role": "system", "content": model + SYSTEM}]
     before = 0
@@ -36,14 +36,14 @@ def test_an_agents_next_turn_reads_only_what_is_new(shared: Daemon, model: str) 
         _, tokens, cached = turn(shared, model, messages)
         assert cached >= before - 1
         before = tokens
-        # Not what it said: clients send an answer as they understood it.
+        # Not the model's own output: clients send a response back as they parsed it.
         messages.append({"role": "assistant", "content": "A record."})
     messages[:] = [messages[0], {"role": "user", "content": "Something else."}]
     _, tokens, cached = turn(shared, model, messages)
     assert cached > 100  # the system turn
 
 
-def test_a_reused_prompt_is_answered_as_a_fresh_one(shared: Daemon) -> None:
+def test_a_reused_prompt_is_answered_like_a_fresh_one(shared: Daemon) -> None:
     messages: list[Any] = [{"role": "system", "content": f"As a fresh one. {SYSTEM}"}]
     shared.load({"model": SLIDING})
     for number in range(2):
@@ -56,8 +56,8 @@ def test_a_reused_prompt_is_answered_as_a_fresh_one(shared: Daemon) -> None:
     assert (answer, cached) == (used, 0)
 
 
-def test_four_conversations_at_once_keep_their_prompts(shared: Daemon) -> None:
-    # Together they are longer than the context that the instance has memory of its own for.
+def test_four_simultaneous_conversations_keep_their_prompts(shared: Daemon) -> None:
+    # Together they exceed the context for which the instance reserves memory.
     shared.load({"model": "tiny/qwen3", "context_length": 1024})
 
     def talk(number: int) -> int:
@@ -73,7 +73,7 @@ def test_four_conversations_at_once_keep_their_prompts(shared: Daemon) -> None:
 
 
 def kept_bytes(daemon: Daemon, model: str) -> int:
-    """Of kept prompts, as the worker of a model says itself."""
+    """Bytes of kept prompts, as reported by the worker of a model."""
     pid = daemon.get(f"/api/v1/records/{model}")["status"]["worker_pid"]
     (worker,) = [w for w in daemon.workers() if w.pid == pid]
     with socket.socket(socket.AF_UNIX) as connection:
@@ -86,20 +86,20 @@ def kept_bytes(daemon: Daemon, model: str) -> int:
 WIDE = {"model_type": "llama", "hidden_size": 32, "head_dim": 128} | dict.fromkeys(
     ("num_attention_heads", "num_key_value_heads"), 32
 )
-"""A KV cache of 64 kB for each token: few prompts take much memory."""
+"""A KV cache of 64 kB for each token, so that few prompts take much memory."""
 
 
-def test_kept_prompts_make_way_for_a_load(shared: Daemon, home: Home) -> None:
+def test_kept_prompts_are_evicted_for_a_load(shared: Daemon, home: Home) -> None:
     home.lm_studio = shared.home.lm_studio
     tiny.write(tiny._BASE | WIDE, home.lm_studio / "models" / "own" / "wide")
     wide = {"model": "own/wide", "context_length": 128}
     big = {"model": "tiny/qwen3", "context_length": 8192}
-    for name in shared.loaded():  # over weights in memory there is less to need
+    for name in shared.loaded():  # an estimate is lower for weights already in memory
         shared.unload(name)
     estimates = [shared.request("POST", "/api/v1/models/estimate", body)[1] for body in (wide, big)]
     needed = sum(one["needed_bytes"] for one in estimates)
     budget = round(needed * 1.03)
-    # What prompts may take beside both: the wide one's own memory, and what is left over.
+    # Memory for prompts next to both models: the wide one's own, and what is left of the budget.
     beside = estimates[0]["kv_cache_bytes"] + estimates[0]["prefill_bytes"] + budget - needed
     with Daemon(home, "--memory-budget", f"{budget}B") as daemon:
         daemon.load(wide)
@@ -126,7 +126,7 @@ def test_a_record_warns_that_requests_are_not_batched(
 
 
 @pytest.mark.parametrize("name", ["llama4", "deepseek_v41"])
-def test_what_no_batch_can_hold_is_answered_one_by_one(shared: Daemon, name: str) -> None:
+def test_prompts_that_cannot_be_batched_are_answered_one_by_one(shared: Daemon, name: str) -> None:
     model = f"own/{name}"
     tiny.write(architectures.config(name), shared.home.lm_studio / "models" / model)
     prompts = [[5, 6, 7], [9] * 60, [20, 21]]

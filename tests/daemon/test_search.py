@@ -1,4 +1,4 @@
-"""`search`: models on a hub, by the real daemon and its process that asks the hub."""
+"""`search`: models on a hub, with the real daemon and its process that queries the hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,12 +54,12 @@ def test_models_are_found_with_their_size_and_whether_they_fit(daemon: Daemon) -
     assert (huge["fits"], huge["gated"], huge["on_disk"]) == (False, True, False)
 
 
-def test_a_model_that_is_on_disk_and_of_unknown_size_says_so(daemon: Daemon) -> None:
+def test_a_model_on_disk_and_one_of_unknown_size_are_marked(daemon: Daemon) -> None:
     row = rows(daemon, "llama")["tiny/llama"]
     assert (row["size_bytes"], row["fits"], row["on_disk"]) == (None, None, True)
 
 
-def test_models_without_the_tag_are_found_if_asked_for_and_the_limit_holds(daemon: Daemon) -> None:
+def test_models_without_the_tag_are_found_on_request_and_the_limit_holds(daemon: Daemon) -> None:
     assert "maker/other-format" in rows(daemon, "maker", "&library=any")
     assert list(rows(daemon, "maker", "&limit=1")) == ["maker/huge"]
 
@@ -89,12 +89,12 @@ def test_the_command_prints_a_table_and_names(daemon: Daemon) -> None:
         ("?search=a&library=gguf", "library"),
     ],
 )
-def test_what_cannot_be_searched_for_is_refused(daemon: Daemon, query: str, param: str) -> None:
+def test_an_invalid_search_is_refused(daemon: Daemon, query: str, param: str) -> None:
     status, answer = daemon.request("GET", f"/api/v1/hub/models{query}")
     assert (status, answer["error"]["param"]) == (400, param)
 
 
-def test_a_hub_that_cannot_be_reached_is_an_error(
+def test_an_unreachable_hub_is_an_error(
     tmp_path: Path, models: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hub.url
@@ -108,7 +108,9 @@ def test_a_hub_that_cannot_be_reached_is_an_error(
     ("parameters", "size"),
     [({"U32": 10, "BF16": 3}, 46), ({"F4": 3}, 1), ({}, None), ({"BF16": 1, "X9": 1}, None)],
 )
-def test_the_size_of_weights(parameters: dict[str, int], size: int | None) -> None:
+def test_the_size_of_weights_is_computed_from_the_parameters(
+    parameters: dict[str, int], size: int | None
+) -> None:
     assert weights_bytes(parameters) == size
 
 
@@ -116,5 +118,7 @@ def test_the_size_of_weights(parameters: dict[str, int], size: int | None) -> No
     ("size", "budget", "answer"),
     [(90, 100, True), (91, 100, False), (None, 100, None), (1, None, None)],
 )
-def test_what_fits(size: int | None, budget: int | None, answer: bool | None) -> None:
+def test_fit_is_decided_by_size_and_budget(
+    size: int | None, budget: int | None, answer: bool | None
+) -> None:
     assert fits(size, budget) is answer

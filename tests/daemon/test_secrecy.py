@@ -1,4 +1,4 @@
-"""What must not be in the log: prompts, answers, tokens of access; in either format, at debug."""
+"""Data that must not be logged at debug in either format: prompts, responses, access tokens."""
 
 import contextlib
 import json
@@ -22,36 +22,36 @@ MODEL = "reconciler/questions"
 TOKEN = "token-zirconium-4711"
 PROMPT = "prompt-ytterbium-0815"
 ANSWER = "What is the capital of France?"
-"""The demo's model answers it; its answer is looked for in the log too."""
+"""Answered by the demo's model; the log is searched for its response too."""
 
 
 class Client:
-    """Somebody who has the token."""
+    """A client that has the token."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
 
     def send(self, path: str, body: Any) -> Any:
-        """A request whose answer is read by whoever asked."""
+        """Send a request and return its response for the caller to read."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {TOKEN}"}
         request = urllib.request.Request(self.daemon.url + path, data, headers)
         return urllib.request.urlopen(request, timeout=60)
 
     def chat(self, text: str, **more: Any) -> Any:
-        """A chat, to be read."""
+        """Send a chat and return its response for the caller to read."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "temperature": 0}
         return self.send("/v1/chat/completions", body | more)
 
     def refused(self, path: str, body: Any) -> str:
-        """What is said of a request that cannot be answered."""
+        """Error response to a request that cannot be answered."""
         with pytest.raises(urllib.error.HTTPError) as raised:
             self.send(path, body)
         with raised.value as error:
             return error.read().decode()
 
     def mumble(self) -> bytes:
-        """HTTP whose length is wrong, so that a prompt stands where a request should."""
+        """Send HTTP with a wrong length, so that a prompt is parsed as a request."""
         address = urlsplit(self.daemon.url)
         with socket.create_connection((address.hostname or "", address.port or 0)) as wire:
             head = [
@@ -66,7 +66,7 @@ class Client:
 
 
 def rename(database: Path, old: str, new: str) -> None:
-    """A table of the daemon's, behind its back."""
+    """Rename a table of the daemon's database behind its back."""
     with sqlite3.connect(database) as db:
         db.execute(f"ALTER TABLE {old} RENAME TO {new}")
     db.close()
@@ -81,7 +81,7 @@ def client(home: Home, request: pytest.FixtureRequest) -> Iterator[Client]:
         yield Client(daemon)
 
 
-def test_no_prompt_no_answer_and_no_token_is_ever_logged(client: Client) -> None:
+def test_prompts_responses_and_tokens_are_never_logged(client: Client) -> None:
     for prompt in (PROMPT, f"another {PROMPT}"):
         defaults = {"system_prompt": prompt, "chat_template_kwargs": {"a": PROMPT}}
         load: Any = {"model": MODEL, "instance_id": "prompted", "defaults": defaults}
@@ -101,7 +101,7 @@ def test_no_prompt_no_answer_and_no_token_is_ever_logged(client: Client) -> None
     with client.send(chat, {"model": MODEL, "messages": [spoken], "max_tokens": 2}) as reply:
         reply.read()
 
-    # Requests that cannot be answered, each for another reason.
+    # Requests that cannot be answered, each for a different reason.
     for path, body in (
         (chat, {"messages": [{"role": PROMPT, "content": PROMPT}]}),
         (chat, {"messages": [{"role": "user", "content": PROMPT * 10_000}]}),
@@ -114,13 +114,13 @@ def test_no_prompt_no_answer_and_no_token_is_ever_logged(client: Client) -> None
     client.refused(chat, {"model": PROMPT})
     assert b"400" in client.mumble()
 
-    # Something that nobody foresaw, in the middle of a request.
+    # An unexpected error in the middle of a request.
     database = client.daemon.home.state / "reconciler.db"
     rename(database, "records", "elsewhere")
     client.refused("/api/v1/models/load", {"model": MODEL, "instance_id": "b"})
     rename(database, "elsewhere", "records")
 
-    # A worker that dies in the middle of an answer.
+    # A worker that dies in the middle of a response.
     (worker, *_) = client.daemon.workers()
     with client.chat(PROMPT, stream=True, max_tokens=2000) as reply:
         reply.readline()
@@ -136,7 +136,7 @@ def test_no_prompt_no_answer_and_no_token_is_ever_logged(client: Client) -> None
         assert secret not in log
 
 
-def test_a_traceback_has_no_values_in_it() -> None:
+def test_a_traceback_contains_no_values() -> None:
     secret = "value-of-a-variable"
     for form in ("text", "json"):
         try:

@@ -1,4 +1,4 @@
-"""`reconciler serve`: its one line, its options, its end, and how it refuses to start."""
+"""`reconciler serve`: its ready line, options, shutdown, and refusals to start."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.support import Daemon, Home, environment
 
 
 def refuse(*arguments: str, **environ: str) -> str:
-    """Run `serve` with options that it must refuse; its one line."""
+    """Run `serve` with options that it must refuse; return its one line of output."""
     done = subprocess.run(
         [sys.executable, "-m", "reconciler", "serve", *arguments],
         capture_output=True,
@@ -34,7 +34,9 @@ def refuse(*arguments: str, **environ: str) -> str:
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
 )
-def test_a_signal_ends_it_its_workers_and_its_streams_cleanly(home: Home, number: int) -> None:
+def test_a_signal_cleanly_ends_the_daemon_its_workers_and_its_streams(
+    home: Home, number: int
+) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": "tiny/llama"})
         workers = daemon.workers()
@@ -68,19 +70,19 @@ def test_an_unwritable_state_directory_is_refused_in_one_line(home: Home) -> Non
     assert "state directory" in refuse(*arguments)
 
 
-def test_a_second_daemon_on_the_same_state_is_refused_in_one_line(shared: Daemon) -> None:
+def test_a_second_daemon_on_the_same_state_directory_is_refused_in_one_line(shared: Daemon) -> None:
     line = refuse(*shared.home.arguments(), "--port", "0")
     assert str(shared.process.pid) in line
     assert str(shared.home.state) in line
 
 
-def test_memory_is_not_wired_unless_asked_for(shared: Daemon) -> None:
+def test_memory_is_not_wired_by_default(shared: Daemon) -> None:
     shared.until(lambda: shared.get("/api/v1/node")["wired"] is not None)
     expected = {"policy": "off", "limit_bytes": 0, "problem": None}
     assert shared.get("/api/v1/node")["wired"] == expected
 
 
-def test_an_option_with_a_wrong_value_is_refused_in_words(home: Home) -> None:
+def test_an_option_with_an_invalid_value_is_refused_with_an_explanation(home: Home) -> None:
     for option, value, words in (
         ("--wired-limit", "24", "is not a size; use a number and a unit"),
         ("--probe-interval", "0", "is too short; the minimum is 0.1s"),
@@ -99,12 +101,12 @@ def test_a_public_address_requires_a_token(home: Home) -> None:
     assert "--token-file" in refuse(*arguments)
 
 
-def test_all_pages_are_allowed_with_a_token_only(home: Home) -> None:
+def test_all_origins_are_allowed_only_with_a_token(home: Home) -> None:
     arguments = [*home.arguments(), "--port", "0", "--allow-origin", "*"]
     assert "--token-file" in refuse(*arguments)
 
 
-def test_with_a_token_strangers_are_refused(home: Home) -> None:
+def test_requests_without_the_required_token_are_refused(home: Home) -> None:
     (home.root / "token").write_text("secret\n", "utf-8")
     with Daemon(home, "--token-file", str(home.root / "token")) as daemon:
         status, answer = daemon.request("GET", "/health")
@@ -153,7 +155,7 @@ def test_the_daemon_does_not_import_mlx() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_demo_exits_0_and_leaves_nothing() -> None:
+def test_the_demo_exits_with_0_and_leaves_nothing_behind() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "reconciler", "demo"],
         capture_output=True,
@@ -176,14 +178,14 @@ def test_the_demo_exits_0_and_leaves_nothing() -> None:
     assert not Path(home).exists()
 
 
-def test_a_log_file_takes_the_place_of_stderr_and_memory_that_is_not_wired_is_in_it(
+def test_a_log_file_replaces_stderr_and_reports_memory_that_is_not_wired(
     home: Home,
 ) -> None:
     log = home.root / "logs" / "daemon.log"
     options = ("--log-file", str(log), "--log-format", "json", "--wired-limit", "recommended")
     with Daemon(home, *options) as daemon:
         daemon.load({"model": "tiny/llama"})
-        if sys.platform != "darwin":  # there it can be wired
+        if sys.platform != "darwin":  # on macOS it can be wired
             wired = daemon.get("/api/v1/node")["wired"]
             assert (wired["policy"], wired["limit_bytes"]) == ("recommended", 0)
             assert "no Metal" in wired["problem"]
@@ -196,7 +198,7 @@ def test_a_log_file_takes_the_place_of_stderr_and_memory_that_is_not_wired_is_in
     if sys.platform != "darwin":
         (unwired,) = [line for line in lines if line["event"] == "memory is not wired"]
         assert "no Metal" in unwired["reason"]
-    # All lines of one action carry its number.
+    # All lines of one action have its number.
     actions = [(line["event"], line["reconcile"]) for line in lines if "reconcile" in line]
     assert actions == [
         (event, number) for number in (1, 2) for event in ("action started", "action ended")

@@ -1,4 +1,4 @@
-"""Loaded models answer OpenAI's requests, through a real daemon and real MLX."""
+"""Loaded models answer OpenAI's requests, with a real daemon and real MLX."""
 
 import http.client
 import json
@@ -38,7 +38,7 @@ def client(llama: Daemon) -> Iterator[openai.OpenAI]:
 
 
 def text(daemon: Daemon, model: str, prompt: Any, **more: Any) -> Any:
-    """A greedy text completion that must succeed."""
+    """A greedy text completion, which must succeed."""
     body = {"model": model, "prompt": prompt, "temperature": 0, "max_tokens": 8} | more
     status, answer = daemon.request("POST", TEXT, body)
     assert status == 200, answer
@@ -50,7 +50,7 @@ def messages(content: str = "What is wanted?") -> list[Any]:
 
 
 @pytest.mark.parametrize("model", CHECKPOINTS)
-def test_greedy_output_is_mlx_lms_own_alone_and_in_a_batch(
+def test_greedy_output_equals_mlx_lms_alone_and_in_a_batch(
     shared: Daemon, models: Path, model: str
 ) -> None:
     network, tokenizer = load_with_mlx_lm(str(models / model))
@@ -76,7 +76,7 @@ def test_the_official_client_chats(client: openai.OpenAI) -> None:
     assert "tiny/llama" in [m.id for m in client.models.list()]
 
 
-def test_a_stream_sends_the_same_text_in_pieces(client: openai.OpenAI) -> None:
+def test_a_stream_sends_the_same_text_in_chunks(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "tiny/llama", "messages": messages(), "temperature": 0}
     whole = client.chat.completions.create(**asked, max_tokens=20)
     stream = client.chat.completions.create(
@@ -113,7 +113,7 @@ def test_a_stream_reports_prompt_progress_on_request(llama: Daemon) -> None:
     assert "".join(texts) == whole["choices"][0]["text"]
 
 
-def test_the_official_clients_error_classes(client: openai.OpenAI) -> None:
+def test_the_official_client_raises_the_right_error_classes(client: openai.OpenAI) -> None:
     ask = client.chat.completions.create
     with pytest.raises(openai.NotFoundError) as missing:
         ask(model="no/such", messages=messages())
@@ -128,7 +128,7 @@ def test_the_official_clients_error_classes(client: openai.OpenAI) -> None:
     assert wrong.value.param == "temperature"
 
 
-def test_max_tokens_is_cut_to_what_the_context_leaves(llama: Daemon) -> None:
+def test_max_tokens_is_limited_to_the_rest_of_the_context(llama: Daemon) -> None:
     body = {"model": "tiny/llama", "prompt": [7] * 500, "max_tokens": 1000, "temperature": 0}
     _, answer = llama.request("POST", TEXT, body)
     usage = answer["usage"]
@@ -141,7 +141,7 @@ def test_max_tokens_is_cut_to_what_the_context_leaves(llama: Daemon) -> None:
         assert number in answer["error"]["message"]
 
 
-def test_a_completion_ends_before_a_stop(llama: Daemon) -> None:
+def test_a_completion_ends_before_a_stop_sequence(llama: Daemon) -> None:
     whole = text(llama, "tiny/llama", PROMPTS[0], max_tokens=30)["text"]
     stop = whole[6:9]
     for stream in (False, True):
@@ -158,7 +158,7 @@ def test_a_completion_ends_before_a_stop(llama: Daemon) -> None:
         assert reason == "stop"
 
 
-def test_a_seed_gives_the_same_answer_alone_and_in_a_batch(llama: Daemon) -> None:
+def test_a_seed_gives_the_same_response_alone_and_in_a_batch(llama: Daemon) -> None:
     def ask(seed: int) -> str:
         more = {"temperature": 1.5, "seed": seed, "max_tokens": 12}
         return str(text(llama, "tiny/llama", PROMPTS[0], **more)["text"])
@@ -170,7 +170,7 @@ def test_a_seed_gives_the_same_answer_alone_and_in_a_batch(llama: Daemon) -> Non
 
 
 def streamed(daemon: Daemon, body: Any, path: str = TEXT) -> Iterator[Any]:
-    """The data of a stream, up to `[DONE]`."""
+    """Data of a stream, up to `[DONE]`."""
     with stream(daemon, body, path) as reply:
         for line in reply:
             data = line.decode().strip().removeprefix("data: ")
@@ -237,7 +237,7 @@ def test_an_unanswerable_request_is_an_error_and_the_next_one_works(
 
 
 def usage(daemon: Daemon, path: str = TEXT, **keys: Any) -> tuple[int, str]:
-    """Tokens and end of an answer."""
+    """Completion tokens and finish reason of a response."""
     asked = {"prompt": [7]} if path == TEXT else {"messages": messages()}
     body = {"model": "tiny/llama", "temperature": 0, "max_tokens": 9} | asked | keys
     status, answer = daemon.request("POST", path, body)
@@ -245,7 +245,7 @@ def usage(daemon: Daemon, path: str = TEXT, **keys: Any) -> tuple[int, str]:
     return answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]
 
 
-def test_a_request_sets_what_ends_it(llama: Daemon) -> None:
+def test_stop_keys_of_a_request_take_effect(llama: Daemon) -> None:
     end, other = {"logit_bias": {"0": 100}}, {"logit_bias": {"5": 100}}
     for path in (TEXT, CHAT):
         assert usage(llama, path, **end) == (1, "stop")
@@ -256,7 +256,7 @@ def test_a_request_sets_what_ends_it(llama: Daemon) -> None:
         assert usage(llama, path, **other, stop_token_ids=[5], ignore_eos=True) == (1, "stop")
 
 
-def test_other_servers_names_of_keys_act(llama: Daemon) -> None:
+def test_keys_of_other_servers_take_effect(llama: Daemon) -> None:
     assert usage(llama, max_tokens=None, num_predict=3.0) == (3, "length")
     plain, penalised = (
         text(llama, "tiny/llama", PROMPTS[0], max_tokens=40, **more)["text"]
@@ -267,7 +267,7 @@ def test_other_servers_names_of_keys_act(llama: Daemon) -> None:
     assert text(llama, "tiny/llama", [PROMPTS[0]]) == text(llama, "tiny/llama", PROMPTS[0])
 
 
-def test_what_has_no_effect_is_named_in_the_answer(llama: Daemon) -> None:
+def test_ignored_keys_are_listed_in_the_response(llama: Daemon) -> None:
     body: dict[str, Any] = {"model": "tiny/llama", "messages": messages(), "max_tokens": 2}
     assert "warnings" not in llama.request("POST", CHAT, body | {"user": "me"})[1]
     body |= {"temprature": 1, "reasoning_effort": "low"}
@@ -281,7 +281,7 @@ def test_what_has_no_effect_is_named_in_the_answer(llama: Daemon) -> None:
     assert [chunk for chunk in rest if "warnings" in chunk] == []
 
 
-def test_tools_reach_a_model_whose_template_takes_none(llama: Daemon) -> None:
+def test_tools_reach_a_model_whose_template_does_not_support_them(llama: Daemon) -> None:
     llama.load({"model": "tiny/llama", "instance_id": "wide"})
     body: dict[str, Any] = {"model": "wide", "messages": messages(), "max_tokens": 2}
     call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": ""}}
@@ -301,7 +301,7 @@ def test_tools_reach_a_model_whose_template_takes_none(llama: Daemon) -> None:
 @pytest.mark.parametrize(
     ("name", "template"), [("growing", "{{ 'x' * 99999999999 }}"), ("broken", "{% for")]
 )
-def test_a_hostile_template_fails_its_own_requests(
+def test_a_hostile_template_fails_only_its_own_requests(
     shared: Daemon, name: str, template: str
 ) -> None:
     model = f"hostile/{name}"
@@ -314,12 +314,14 @@ def test_a_hostile_template_fails_its_own_requests(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"prompt": "x"}', b'{"model": 5}'])
-def test_a_body_without_a_model_is_an_error_in_the_one_form(llama: Daemon, body: bytes) -> None:
+def test_a_body_without_a_model_is_an_error_in_the_standard_form(
+    llama: Daemon, body: bytes
+) -> None:
     status, answer = llama.request("POST", TEXT, body)
     assert (status, answer["error"]["type"]) == (400, "invalid_request")
 
 
-def test_more_tokens_to_choose_from_than_there_are_spoil_no_later_request(llama: Daemon) -> None:
+def test_a_top_k_above_the_vocabulary_spoils_no_later_request(llama: Daemon) -> None:
     body = {"model": "tiny/llama", "prompt": PROMPTS[0], "max_tokens": 3}
     for top_k in (319, 320, 10**6):
         llama.request("POST", TEXT, body | {"top_k": top_k})
@@ -328,12 +330,12 @@ def test_more_tokens_to_choose_from_than_there_are_spoil_no_later_request(llama:
             assert status == 200, answer
 
 
-def test_a_prompt_that_equals_an_earlier_one_is_answered_again(llama: Daemon) -> None:
+def test_a_prompt_equal_to_an_earlier_one_is_answered_again(llama: Daemon) -> None:
     answers = [text(llama, "tiny/llama", PROMPTS[0]) for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_a_request_goes_to_the_instance_of_that_name_else_the_oldest_of_that_model(
+def test_a_request_uses_the_instance_of_that_name_else_the_oldest_of_that_model(
     shared: Daemon,
 ) -> None:
     shared.unload("tiny/qwen3")
@@ -345,7 +347,7 @@ def test_a_request_goes_to_the_instance_of_that_name_else_the_oldest_of_that_mod
             reply.read()
 
 
-def test_a_client_that_goes_away_frees_its_place(llama: Daemon) -> None:
+def test_a_client_that_disconnects_frees_its_place(llama: Daemon) -> None:
     llama.load({"model": "tiny/llama", "instance_id": "leaves"})
     body = {"model": "leaves", "prompt": [7], "max_tokens": 30_000, "temperature": 0}
     for path, streams in ((TEXT, True), (TEXT, False)):
@@ -359,7 +361,7 @@ def test_a_client_that_goes_away_frees_its_place(llama: Daemon) -> None:
             connection = http.client.HTTPConnection(address.hostname or "", address.port)
             connection.request("POST", path, json.dumps(body))
             connection.close()
-    # Unloading waits for running requests: it would take its 30 seconds if one still ran.
+    # Unloading waits for running requests: it would take its full 30 seconds if one still ran.
     logged = len(llama.log())
     assert llama.unload("leaves")[0] == 200
     assert "requests did not finish in time" not in llama.log()[logged:]
@@ -381,7 +383,7 @@ def test_a_worker_that_dies_ends_the_stream_with_an_error_and_is_restarted(share
     assert text(shared, name, PROMPTS[0])["text"]
 
 
-def test_a_generation_under_way_finishes_with_the_settings_it_began_with(shared: Daemon) -> None:
+def test_a_generation_in_progress_keeps_its_original_settings(shared: Daemon) -> None:
     body = {"model": "tiny/llama", "instance_id": "changing"}
     shared.load(body | {"context_length": 400})
     asked = {"model": "changing", "prompt": [7], "temperature": 0, "max_tokens": 1000}
@@ -410,7 +412,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     "model", ["openai/gpt-oss-20b", pytest.param("tiny/deepseek_v3", marks=pytest.mark.long)]
 )
-def test_instances_over_one_copy_of_the_weights_answer_as_in_processes_of_their_own(
+def test_instances_with_shared_weights_answer_as_in_separate_processes(
     shared: Daemon, model: str
 ) -> None:
     copied(shared, f"alone/{model.partition('/')[2]}", model)
@@ -436,7 +438,7 @@ def test_instances_over_one_copy_of_the_weights_answer_as_in_processes_of_their_
 
 
 @pytest.mark.long
-def test_requests_beyond_the_queue_are_refused_with_retry_after(llama: Daemon) -> None:
+def test_requests_beyond_the_queue_limit_are_refused_with_retry_after(llama: Daemon) -> None:
     body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 400, "temperature": 0}
 
     def ask(_: int) -> tuple[int, str | None, str | None]:

@@ -1,4 +1,4 @@
-"""The state directory under faults, through a real daemon: damaged, full, read-only."""
+"""The state directory under faults, with a real daemon: damaged, full, read-only."""
 
 import platform
 import resource
@@ -20,7 +20,7 @@ NAME = "reconciler.db"
 
 
 def doctor(home: Home) -> str:
-    """What it says of the state directory."""
+    """Output of `doctor` about the state directory."""
     done = subprocess.run(
         [sys.executable, "-m", "reconciler", "doctor", "--", *home.arguments(), "--port", "1"],
         capture_output=True,
@@ -32,7 +32,7 @@ def doctor(home: Home) -> str:
     return "\n".join(line for line in done.stdout.splitlines() if " state: " in line)
 
 
-def test_a_damaged_database_is_set_aside_and_what_is_declared_comes_back(home: Home) -> None:
+def test_a_damaged_database_is_set_aside_and_declared_records_come_back(home: Home) -> None:
     home.write("a.yaml", name="assistant", model="tiny/llama", context_length=100)
     with Daemon(home) as daemon:
         daemon.ready("assistant")
@@ -53,14 +53,14 @@ def test_a_damaged_database_is_set_aside_and_what_is_declared_comes_back(home: H
         assert str(kept) in event["message"]
         assert event["message"] in daemon.log()
         assert "Traceback" not in daemon.log()
-        # A person who comes later is told too.
+        # `doctor` reports it to later users too.
         daemon.stop()
         assert f"{kept}" in doctor(home)
         kept.unlink()
         assert facts.broken(home.state) == ()
 
 
-def test_http_records_that_can_still_be_read_are_loaded_again(home: Home) -> None:
+def test_readable_http_records_are_loaded_again(home: Home) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": "tiny/llama", "context_length": 100})
         for number in range(30):
@@ -82,7 +82,7 @@ def test_http_records_that_can_still_be_read_are_loaded_again(home: Home) -> Non
 @pytest.mark.parametrize(
     "parent", ["/proc", pytest.param("/sys", marks=pytest.mark.long), "/dev/null"]
 )
-def test_a_state_directory_that_cannot_be_made_is_refused_in_one_line(
+def test_a_state_directory_that_cannot_be_created_is_refused_in_one_line(
     home: Home, parent: str
 ) -> None:
     if not Path(parent).exists():
@@ -101,7 +101,7 @@ os.execv(sys.executable, [sys.executable, "-m", "reconciler", "serve", *sys.argv
 
 
 @pytest.mark.parametrize("room", [0, pytest.param(40, marks=pytest.mark.long)])
-def test_a_full_disk_at_the_start_is_an_error_in_one_line(home: Home, room: int) -> None:
+def test_a_full_disk_at_startup_is_an_error_in_one_line(home: Home, room: int) -> None:
     spec = {"model": "tiny/llama"}
     resting = {"spec": spec | {"suspend": True}}
     with Daemon(home) as daemon:
@@ -128,8 +128,8 @@ def test_a_full_disk_at_the_start_is_an_error_in_one_line(home: Home, room: int)
 
 @contextmanager
 def full(daemon: Daemon) -> Iterator[None]:
-    """No room for another page of the database's log, as on a disk that is full."""
-    process: Any = psutil.Process(daemon.process.pid)  # limits are Linux's
+    """Leave no space for another page of the database's log, like a full disk."""
+    process: Any = psutil.Process(daemon.process.pid)  # limits can be set on Linux only
     before = process.rlimit(resource.RLIMIT_FSIZE)
     size = (daemon.home.state / f"{NAME}-wal").stat().st_size
     assert (daemon.home.root / "log").stat().st_size < size / 2, "the log must go on"
@@ -139,7 +139,7 @@ def full(daemon: Daemon) -> Iterator[None]:
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="limits a process from outside")
-def test_a_full_disk_refuses_changes_serves_what_is_loaded_and_is_made_up_for(
+def test_a_full_disk_refuses_changes_serves_loaded_models_and_recovers(
     daemon: Daemon,
 ) -> None:
     home = daemon.home
@@ -154,7 +154,7 @@ def test_a_full_disk_refuses_changes_serves_what_is_loaded_and_is_made_up_for(
 
     with full(daemon):
         spec = {"spec": {"model": "tiny/qwen3", "suspend": True}}
-        # The log may have some pages left that were used before.
+        # The log may have reusable pages left.
         written: list[str] = []
         while code("PUT", f"/api/v1/records/rest/{len(written)}", spec) == "ok":
             written.append(f"rest/{len(written)}")
@@ -168,7 +168,7 @@ def test_a_full_disk_refuses_changes_serves_what_is_loaded_and_is_made_up_for(
         assert code("POST", f"{source}/suspend") == "state_unwritable"
         home.write("b.yaml", name="later", model="tiny/qwen3")
         assert code("POST", f"{source}/sync") == "state_unwritable"
-        # Nothing is half done, what is loaded serves, and it is said.
+        # Nothing is half done, loaded models still serve, and the fault is reported.
         assert daemon.get("/api/v1/records") == before
         assert daemon.load({"model": "tiny/llama", "instance_id": "mine"})["joined"]
         body = {"model": "mine", "prompt": "a", "max_tokens": 2}

@@ -1,4 +1,4 @@
-"""A daemon that stops: running requests finish, others are refused, and it always ends."""
+"""A daemon that stops: running requests finish, new ones are refused, and it always ends."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ BODY = {"model": MODEL, "prompt": [7], "temperature": 0, "stream": True}
 @pytest.fixture
 def daemon(home: Home) -> Iterator[Daemon]:
     with Daemon(home) as daemon:
-        # Small steps and a long context: it answers for longer than any test.
+        # Small steps and a long context: a response outlasts any test.
         daemon.load({"model": MODEL, "context_length": 30_000, "eval_batch_size": 8})
         yield daemon
 
@@ -35,11 +35,11 @@ def answering(daemon: Daemon, tokens: int) -> HTTPResponse:
 
 
 def last(stream: HTTPResponse) -> Any:
-    """The last events of a stream."""
+    """Last events of a stream."""
     return [line.removeprefix(b"data: ") for line in stream.read().split(b"\n\n") if line][-2:]
 
 
-def test_running_requests_finish_and_others_are_refused_until_then(daemon: Daemon) -> None:
+def test_running_requests_finish_while_new_ones_are_refused(daemon: Daemon) -> None:
     with ThreadPoolExecutor() as pool, answering(daemon, 1500) as stream:
         daemon.process.send_signal(signal.SIGTERM)
         daemon.until(lambda: daemon.request("GET", "/health")[0] == 503)
@@ -56,7 +56,9 @@ def test_running_requests_finish_and_others_are_refused_until_then(daemon: Daemo
 @pytest.mark.parametrize(
     "second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
 )
-def test_a_second_signal_cuts_running_requests_with_the_reason(daemon: Daemon, second: int) -> None:
+def test_a_second_signal_cancels_running_requests_with_the_reason(
+    daemon: Daemon, second: int
+) -> None:
     with answering(daemon, 29_000) as stream, ThreadPoolExecutor() as pool:
         reading = pool.submit(last, stream)
         daemon.process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A few kill -9 in a storm of changes, without spare workers; tests/long has hundreds."""
+"""A few `kill -9` during a storm of changes, without spare workers; tests/long has hundreds."""
 
 from pathlib import Path
 

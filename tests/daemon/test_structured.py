@@ -1,4 +1,4 @@
-"""Structured output through a real daemon, by the official client and by plain HTTP."""
+"""Structured output from a real daemon, with the official client and plain HTTP."""
 
 import json
 from typing import Any, Literal
@@ -24,7 +24,7 @@ def body(**keys: Any) -> dict[str, Any]:
     return {"model": QUESTIONS, "messages": messages, "temperature": 0, "max_tokens": 300} | keys
 
 
-def test_the_official_client_parses_an_answer_into_a_class(client: openai.OpenAI) -> None:
+def test_the_official_client_parses_a_response_into_a_class(client: openai.OpenAI) -> None:
     answer = client.chat.completions.parse(**body(response_format=Pet))
     assert isinstance(answer.choices[0].message.parsed, Pet)
     with client.chat.completions.stream(**body(response_format=Pet)) as stream:
@@ -32,7 +32,7 @@ def test_the_official_client_parses_an_answer_into_a_class(client: openai.OpenAI
     assert final.choices[0].message.parsed == answer.choices[0].message.parsed
 
 
-def test_the_official_client_gets_the_call_that_it_forces(client: openai.OpenAI) -> None:
+def test_the_official_client_receives_the_call_that_it_forces(client: openai.OpenAI) -> None:
     tool = openai.pydantic_function_tool(Pet, name="adopt", description="Adopt a pet.")
     forced: Any = {"type": "function", "function": {"name": "adopt"}}
     for choice in (forced, "required"):
@@ -44,7 +44,7 @@ def test_the_official_client_gets_the_call_that_it_forces(client: openai.OpenAI)
         assert answer.choices[0].finish_reason == "tool_calls"
 
 
-def test_other_servers_forms_through_the_daemon(taught: Daemon) -> None:
+def test_schema_keys_of_other_servers_take_effect(taught: Daemon) -> None:
     for keys, found in (
         ({"structured_outputs": {"choice": ["Paris", "Rome"]}}, ("Paris", "Rome")),
         ({"guided_regex": "Par(is)?"}, ("Par", "Paris")),
@@ -58,7 +58,7 @@ def test_other_servers_forms_through_the_daemon(taught: Daemon) -> None:
     assert json.loads(answer["choices"][0]["text"]) in (1, 2)
 
 
-def test_a_schema_that_cannot_be_enforced_is_refused_by_its_keyword(taught: Daemon) -> None:
+def test_an_unenforceable_schema_is_refused_by_its_keyword(taught: Daemon) -> None:
     schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     status, answer = taught.request("POST", CHAT, body(response_format=form))
@@ -66,7 +66,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused_by_its_keyword(taught: Daem
     assert "uniqueItems" in answer["error"]["message"]
 
 
-def test_a_hostile_schema_costs_only_its_own_request(taught: Daemon) -> None:
+def test_a_hostile_schema_affects_only_its_own_request(taught: Daemon) -> None:
     deep: Any = {"type": "string"}
     for _ in range(120):
         deep = {"anyOf": [deep, {"type": "array", "items": deep}]} if _ < 18 else {"items": deep}
@@ -84,7 +84,7 @@ def test_a_hostile_schema_costs_only_its_own_request(taught: Daemon) -> None:
         assert answer["choices"][0]["message"]["content"] == "fine"
 
 
-def test_a_kept_prompt_is_found_by_a_constrained_request(taught: Daemon) -> None:
+def test_a_constrained_request_reuses_a_kept_prompt(taught: Daemon) -> None:
     messages = [{"role": "user", "content": "What is the capital of Peru? " * 10}]
     cached = []
     for _ in range(2):

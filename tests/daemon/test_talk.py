@@ -1,4 +1,4 @@
-"""A model that has learnt something: what it says through a real daemon, in every form."""
+"""A trained model: its responses through a real daemon, in every form."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +19,14 @@ def user(content: str) -> Any:
 
 
 def ask(daemon: Daemon, content: str, **more: Any) -> Any:
-    """The one choice of a greedy answer."""
+    """The only choice of a greedy response."""
     body = {"model": QUESTIONS, "messages": user(content), "temperature": 0} | more
     status, answer = daemon.request("POST", CHAT, body)
     assert status == 200, answer
     return answer["choices"][0]
 
 
-def test_it_answers_at_least_95_percent_of_200_questions_in_words_it_was_not_taught(
+def test_at_least_95_percent_of_200_unseen_phrasings_are_answered_correctly(
     taught: Daemon,
 ) -> None:
     questions = examination(200)
@@ -39,7 +39,7 @@ def test_it_answers_at_least_95_percent_of_200_questions_in_words_it_was_not_tau
         assert sum(pool.map(right, questions)) >= 190
 
 
-def test_the_official_client_calls_a_tool_and_answers_from_its_result(
+def test_the_official_client_calls_a_tool_and_gets_an_answer_from_its_result(
     client: openai.OpenAI,
 ) -> None:
     asked: dict[str, Any] = {"model": QUESTIONS, "temperature": 0, "tools": [WEATHER]}
@@ -60,7 +60,7 @@ def test_the_official_client_calls_a_tool_and_answers_from_its_result(
     assert answer.message.content == "It is rainy in Paris."
 
 
-def test_a_stream_sends_a_tool_call_once_it_is_complete(client: openai.OpenAI) -> None:
+def test_a_stream_sends_a_tool_call_once_complete(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": QUESTIONS, "temperature": 0, "tools": [WEATHER]}
     messages = user("What is the weather in Rome?")
     chunks: Any = list(client.chat.completions.create(messages=messages, **asked, stream=True))
@@ -73,7 +73,7 @@ def test_a_stream_sends_a_tool_call_once_it_is_complete(client: openai.OpenAI) -
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_without_tools_or_with_tool_choice_none_it_does_not_call(taught: Daemon) -> None:
+def test_no_tool_is_called_without_tools_or_with_tool_choice_none(taught: Daemon) -> None:
     for more in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
         choice = ask(taught, "What is the capital of Japan?", **more)
         assert choice["finish_reason"] == "stop"
@@ -81,7 +81,7 @@ def test_without_tools_or_with_tool_choice_none_it_does_not_call(taught: Daemon)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_reasoning_stands_apart_from_the_answer(client: openai.OpenAI, stream: bool) -> None:
+def test_reasoning_is_separate_from_the_answer(client: openai.OpenAI, stream: bool) -> None:
     asked: dict[str, Any] = {"model": QUESTIONS, "messages": user("What is the capital of Japan?")}
     asked |= {"temperature": 0, "reasoning_effort": "low", "stream": stream}
     answer: Any = client.chat.completions.create(**asked)
@@ -93,14 +93,14 @@ def test_reasoning_stands_apart_from_the_answer(client: openai.OpenAI, stream: b
     assert "".join(t.get("content") or "" for t in messages) == "The capital of Japan is Tokyo."
 
 
-def test_a_stop_is_looked_for_in_the_answer_alone(taught: Daemon) -> None:
+def test_a_stop_sequence_applies_only_to_the_answer(taught: Daemon) -> None:
     more = {"reasoning_effort": "low", "stop": "Japan"}
     choice = ask(taught, "What is the capital of Japan?", **more)
     assert choice["message"]["reasoning_content"].strip() == "The capital of Japan."
     assert choice["message"]["content"] == "The capital of "
 
 
-def test_log_probabilities_are_those_of_the_tokens_and_of_the_likeliest(
+def test_log_probabilities_cover_the_tokens_and_the_likeliest_alternatives(
     client: openai.OpenAI,
 ) -> None:
     asked: dict[str, Any] = {"model": QUESTIONS, "messages": user("What is the capital of Japan?")}
@@ -125,7 +125,7 @@ def test_log_probabilities_are_those_of_the_tokens_and_of_the_likeliest(
     assert streamed == [c.token for c in content]
 
 
-def test_a_text_completion_has_log_probabilities_in_its_own_form(client: openai.OpenAI) -> None:
+def test_a_text_completion_has_log_probabilities_in_its_legacy_form(client: openai.OpenAI) -> None:
     answer = client.completions.create(
         model=QUESTIONS, prompt="The capital", max_tokens=4, temperature=0, logprobs=2
     )
@@ -135,7 +135,7 @@ def test_a_text_completion_has_log_probabilities_in_its_own_form(client: openai.
     assert [len(t) for t in logprobs.top_logprobs or []] == [2] * 4
 
 
-def test_another_number_of_experts_is_another_answer(taught: Daemon) -> None:
+def test_a_different_number_of_experts_changes_the_answer(taught: Daemon) -> None:
     taught.load({"model": QUESTIONS, "instance_id": "narrow", "num_experts": 1})
 
     def answer(model: str, question: str) -> str:
@@ -145,7 +145,7 @@ def test_another_number_of_experts_is_another_answer(taught: Daemon) -> None:
     assert any(answer("narrow", q) != answer(QUESTIONS, q) for q in questions)
 
 
-def test_a_conversation_goes_on_from_its_kept_kv_cache(taught: Daemon) -> None:
+def test_a_conversation_continues_from_its_kept_kv_cache(taught: Daemon) -> None:
     messages = user("What is the capital of Italy?")
     body: dict[str, Any] = {"model": QUESTIONS, "messages": messages, "temperature": 0}
     _, first = taught.request("POST", CHAT, body)

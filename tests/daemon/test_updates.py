@@ -1,4 +1,4 @@
-"""An instance is replaced while clients ask it without pause: no request fails."""
+"""An instance is replaced while clients send requests without pause: no request fails."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ MANIFEST = (
 
 
 def declare(home: Home, name: str, model: str, strategy: str, context: int) -> None:
-    """As editors save: the file is whole at every moment."""
+    """Save atomically, as editors do: the file is complete at every moment."""
     text = MANIFEST.format(name=name, model=model, strategy=strategy, context=context)
     new = home.manifests / f".{name}.new"
     new.write_text(text, "utf-8")
@@ -32,7 +32,7 @@ def declare(home: Home, name: str, model: str, strategy: str, context: int) -> N
 
 
 def ask(daemon: Daemon, model: str, *, stream: bool) -> str:
-    """What a model answers to one and the same question; an incomplete answer is an error."""
+    """A model's answer to a fixed question; an incomplete response is an error."""
     asked: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": 8, "stream": stream}
     asked["messages"] = [{"role": "user", "content": "What is wanted?"}]
     with daemon.stream(CHAT, asked) as reply:
@@ -49,7 +49,7 @@ def ask(daemon: Daemon, model: str, *, stream: bool) -> str:
 
 
 class Clients:
-    """Threads that ask one instance without pause, every other time for a stream."""
+    """Threads that send requests to one instance without pause, streamed every second time."""
 
     def __init__(self, daemon: Daemon, name: str) -> None:
         self.daemon = daemon
@@ -71,7 +71,7 @@ class Clients:
                 self.failures.append(repr(error))
 
     def next_answers(self, count: int = 4 * CLIENTS) -> list[str]:
-        """The answers to that many more requests."""
+        """Wait for that many more answers and return them."""
         before = len(self.answers)
         self.daemon.until(lambda: len(self.answers) >= before + count or bool(self.failures))
         assert self.failures == []
@@ -92,7 +92,7 @@ class Clients:
 def updated(
     daemon: Daemon, name: str, strategy: str, *updates: tuple[str, int]
 ) -> Iterator[Clients]:
-    """An instance over tiny/llama that was updated so under clients, and its clients."""
+    """Update an instance of tiny/llama while clients use it; yield the clients."""
     declare(daemon.home, name, "tiny/llama", strategy, 400)
     daemon.ready(name)
     with Clients(daemon, name) as clients:
@@ -107,14 +107,14 @@ def updated(
 
 
 def in_force(record: Any) -> int | None:
-    """The context length of a record that is ready."""
+    """The context length of a ready record, else None."""
     ready = conditions(record)["Ready"] == "True"
     return record["status"]["config"]["context_length"] if ready else None
 
 
 @pytest.fixture(scope="module")
 def own(shared: Daemon) -> dict[str, str]:
-    """What each model answers by itself."""
+    """Answer of each model alone."""
     models = ("tiny/llama", "tiny/qwen3")
     for model in models:
         shared.load({"model": model})
@@ -131,10 +131,10 @@ def own(shared: Daemon) -> dict[str, str]:
 def test_no_request_fails_while_the_model_of_an_instance_is_replaced(
     shared: Daemon, own: dict[str, str], strategy: str
 ) -> None:
-    """With unload-first there is a time at which nothing is loaded: requests wait for its end."""
+    """Requests wait while nothing is loaded, as happens with unload-first."""
     there_and_back = [("tiny/qwen3", 400), ("tiny/llama", 400)]
     with updated(shared, f"model-{strategy}", strategy, *there_and_back) as clients:
-        clients.next_answers(CLIENTS)  # those under way when it was ready
+        clients.next_answers(CLIENTS)  # those in flight when it became ready
         assert set(clients.next_answers()) == {own["tiny/llama"]}
     assert set(clients.answers) == set(own.values())
 
@@ -159,10 +159,10 @@ def test_no_request_fails_while_the_settings_of_an_instance_are_replaced(
     assert set(clients.answers) == {own["tiny/llama"]}
 
 
-def test_no_request_fails_while_an_instance_is_changed_again_and_again(
+def test_no_request_fails_while_an_instance_is_changed_repeatedly(
     shared: Daemon, own: dict[str, str]
 ) -> None:
-    """Its settings change faster than it can follow."""
+    """Its settings change faster than it can reconfigure."""
     name = "hasty"
     declare(shared.home, name, "tiny/llama", "unload-first", 400)
     shared.ready(name)
@@ -179,7 +179,7 @@ def test_no_request_fails_while_an_instance_is_changed_again_and_again(
 @pytest.mark.parametrize(
     "strategy", [pytest.param("load-first", marks=pytest.mark.long), "unload-first"]
 )
-def test_a_kill_in_the_middle_of_an_update_that_fails_leaves_the_previous_one_serving(
+def test_a_kill_during_an_update_that_fails_keeps_the_previous_instance_serving(
     home: Home, own: dict[str, str], strategy: str
 ) -> None:
     broken = home.root / "damaged" / "x" / "broken"

@@ -1,4 +1,4 @@
-"""Requests for what is not loaded yet, or not any more: they wait, wake it, or load it."""
+"""Requests for models that are not loaded, or no longer: they wait, wake the record, or load it."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ LONG = "tiny/long"
 
 @pytest.fixture
 def long(home: Home, tmp_path: Path) -> Home:
-    """One with `LONG`, whose context has no end."""
+    """A home with the model `LONG`, whose context is unlimited."""
     models = tmp_path / "models"
     shutil.copytree(home.models / "tiny/llama", models / LONG)
     config = models / LONG / "config.json"
@@ -31,7 +31,7 @@ def long(home: Home, tmp_path: Path) -> Home:
 
 
 def more_than_half(daemon: Daemon) -> int:
-    """Tokens of context that take more than half of this machine's memory, for `LONG`."""
+    """Tokens of context for `LONG` that need more than half of this machine's memory."""
     wanted = {"model": LONG, "context_length": 10**6}
     _, estimate = daemon.request("POST", "/api/v1/models/estimate", wanted)
     per_token = (estimate["kv_cache_bytes"] + estimate["prefill_bytes"]) / 10**6
@@ -72,7 +72,7 @@ def reason(record: Any) -> str:
     return str(record["status"]["conditions"][0]["reason"])
 
 
-def test_an_idle_instance_goes_and_the_next_request_loads_it_again(shared: Daemon) -> None:
+def test_an_idle_instance_is_unloaded_and_the_next_request_loads_it_again(shared: Daemon) -> None:
     copied(shared, "own/dozing")
     shared.load({"model": "own/dozing", "idle_ttl_seconds": 1})
     record = shared.eventually("own/dozing", lambda r: reason(r) == "Idle")
@@ -83,7 +83,7 @@ def test_an_idle_instance_goes_and_the_next_request_loads_it_again(shared: Daemo
     shared.eventually("own/dozing", lambda r: reason(r) == "Idle")
 
 
-def test_jit_loads_at_the_first_request_once(jit: Daemon) -> None:
+def test_jit_loads_once_at_the_first_request(jit: Daemon) -> None:
     copied(jit, "own/asked")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(jit, "own/asked", ttl=1800)[0], range(8)))
@@ -94,11 +94,11 @@ def test_jit_loads_at_the_first_request_once(jit: Daemon) -> None:
 
 
 @pytest.mark.long
-def test_a_stream_gives_signs_of_life_until_the_model_is_loaded(home: Home) -> None:
+def test_a_stream_sends_keep_alives_until_the_model_is_loaded(home: Home) -> None:
     with Daemon(home, "--jit") as daemon:
         daemon.until(lambda: daemon.get("/api/v1/node")["memory"] is not None)
         (worker,) = daemon.workers()
-        worker.suspend()  # as one that reads from a slow disk
+        worker.suspend()  # like one that reads from a slow disk
         body = {"model": QUESTIONS, "prompt": [7], "max_tokens": 2, "stream": True}
         with daemon.stream(TEXT, body) as reply:
             assert reply.headers["Content-Type"] == "text/event-stream"
@@ -115,7 +115,9 @@ def test_jit_never_answers_with_another_model(jit: Daemon) -> None:
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
-def test_without_jit_the_error_for_an_unloaded_model_shows_how_to_load_it(shared: Daemon) -> None:
+def test_without_jit_the_error_for_an_unloaded_model_explains_how_to_load_it(
+    shared: Daemon,
+) -> None:
     status, answer = ask(shared, "tiny/mamba")
     assert (status, answer["error"]["code"]) == (404, "model_not_loaded")
     assert 'POST /api/v1/models/load {"model": "tiny/mamba"}' in answer["error"]["message"]

@@ -1,4 +1,4 @@
-"""What doctor says of a machine; the facts of a Mac are handed in."""
+"""Findings of doctor about a machine; facts of a Mac are passed in."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ destination: default
 
 
 def mac(command: Sequence[str]) -> Output:
-    """What a Mac's programs answer."""
+    """Output of a Mac's programs."""
     if command[0] == "sysctl":
         return Output(0, SYSCTL[command[-1]] + "\n")
     return Output(0, ROUTE) if command[0] == "route" else Output(127, "")
@@ -48,7 +48,7 @@ def levels(found: Sequence[Finding]) -> list[str]:
     return [finding.level for finding in found]
 
 
-def test_the_platform_is_a_mac_or_for_development() -> None:
+def test_platforms_other_than_a_mac_are_for_development_or_problems() -> None:
     right = findings.platform(Platform("Darwin", "arm64", "15.5", "Apple M4"))
     assert (right.level, right.message) == ("ok", "Darwin 15.5, Apple M4")
     assert findings.platform(Platform("Linux", "x86_64", "6")).level == "warning"
@@ -58,7 +58,7 @@ def test_the_platform_is_a_mac_or_for_development() -> None:
     assert rosetta.fix
 
 
-def test_a_macs_facts_are_asked_of_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_macs_facts_are_read_from_its_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     monkeypatch.setattr("platform.mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
@@ -69,7 +69,7 @@ def test_a_macs_facts_are_asked_of_its_kernel(monkeypatch: pytest.MonkeyPatch) -
     assert facts.router(lambda _: Output(1, "not in table")) is None
 
 
-def test_mlx_is_there_with_metal_or_it_is_a_problem() -> None:
+def test_mlx_without_metal_is_a_problem_on_a_mac() -> None:
     gpu = Machine("gpu", "Apple M4", 10**10, "0.32")
     assert (
         findings.mlx(gpu, "Darwin").message == "mlx 0.32 on the gpu (Apple M4), 10.0 GB for models"
@@ -91,7 +91,7 @@ def test_the_wired_limit_is_reported_only_on_a_mac() -> None:
     assert (default.message, raised.message.split(",")[0]) == ("macOS decides", "49152 MB")
 
 
-def test_the_policy_of_wired_memory_is_reported_and_why_it_is_not_in_force() -> None:
+def test_the_policy_of_wired_memory_is_reported_with_its_error() -> None:
     def of(wired: Wired) -> tuple[str, str]:
         found = findings.wired_memory(Machine("gpu", "Apple M4", 10**10, "0.32", wired=wired))
         assert found is not None
@@ -106,7 +106,7 @@ def test_the_policy_of_wired_memory_is_reported_and_why_it_is_not_in_force() -> 
     assert findings.wired_memory(missing) is None
 
 
-def test_models_that_cannot_be_loaded_are_named_a_few_of_them() -> None:
+def test_the_first_few_models_that_cannot_load_are_named() -> None:
     good = CatalogEntry("p/good", Checkpoint("/m", "f", "llama", 1))
     bad = [
         CatalogEntry(f"p/{n}", Problem(Reason.INVALID_CHECKPOINT, "it is GGUF")) for n in range(5)
@@ -118,7 +118,7 @@ def test_models_that_cannot_be_loaded_are_named_a_few_of_them() -> None:
     assert (found[1].message, found[-1].message) == ("p/0: it is GGUF", "2 more cannot be loaded")
 
 
-def test_manifests_are_counted_and_errors_have_their_position(tmp_path: Path) -> None:
+def test_manifests_are_counted_and_errors_have_a_position(tmp_path: Path) -> None:
     def of(snapshot: Snapshot) -> list[Finding]:
         return findings.manifests(snapshot, tmp_path)
 
@@ -136,7 +136,7 @@ def test_manifests_are_counted_and_errors_have_their_position(tmp_path: Path) ->
     assert many[-1].message == "2 more files are invalid"
 
 
-def test_state_needs_a_place_and_space(tmp_path: Path) -> None:
+def test_the_state_directory_must_be_writable_and_private_with_free_space(tmp_path: Path) -> None:
     def found(*, writable: bool = True, free: int = 10**11, **more: Any) -> list[str]:
         return levels(findings.state(tmp_path, writable=writable, free=free, **more))
 
@@ -150,7 +150,7 @@ def test_state_needs_a_place_and_space(tmp_path: Path) -> None:
     assert facts.free_space(tmp_path / "not" / "yet") > 0
 
 
-def test_other_allowed_pages_and_names_are_reported() -> None:
+def test_allowed_origins_and_hosts_are_reported() -> None:
     token = Path("token")
     assert findings.access((), (), None) is None
     open_to_all, useless, fine = (
@@ -166,7 +166,7 @@ def test_other_allowed_pages_and_names_are_reported() -> None:
     assert findings.access(("*",), (), token) is not None
 
 
-def test_a_token_is_for_its_owners_eyes(tmp_path: Path) -> None:
+def test_a_token_file_must_be_private(tmp_path: Path) -> None:
     path = tmp_path / "token"
     assert findings.token(None, facts.mode(None)) is None
     seen = []
@@ -180,7 +180,7 @@ def test_a_token_is_for_its_owners_eyes(tmp_path: Path) -> None:
     assert seen == ["problem", "warning", "ok"]
 
 
-def test_a_port_is_free_ours_or_somebody_elses() -> None:
+def test_a_port_is_free_ours_or_taken() -> None:
     assert findings.port(Port("h:1")).level == "ok"
     assert findings.port(Port("h:1", daemon="0.1", taken=True)).level == "ok"
     ill = findings.port(Port("h:1", daemon="0.1", taken=True, problem="the disk is full"))
@@ -188,7 +188,7 @@ def test_a_port_is_free_ours_or_somebody_elses() -> None:
     assert "LM Studio" in findings.port(Port("h:1", taken=True)).message
 
 
-def test_a_service_that_is_installed_has_to_run(tmp_path: Path) -> None:
+def test_an_installed_service_must_be_running(tmp_path: Path) -> None:
     absent = State("agent", tmp_path / "x.plist")
     assert findings.service([absent]).level == "ok"
     assert findings.service([absent, State("daemon", tmp_path, True, 7)]).level == "ok"
@@ -206,7 +206,7 @@ def test_local_network_privacy_is_distinguished_from_other_errors() -> None:
     assert facts.reach("no address") is not None
 
 
-def test_git_and_hub() -> None:
+def test_git_and_the_hub_are_checked() -> None:
     assert findings.git("git version 2").level == "ok"
     assert findings.git(None).fix == "xcode-select --install"
     assert findings.hub("h", None, offline=False).level == "ok"
@@ -215,7 +215,7 @@ def test_git_and_hub() -> None:
 
 
 def doctor(home: Home, *options: str, **environ: str) -> tuple[int, dict[str, Any]]:
-    """Run it as a process, over the directories of a home."""
+    """Run doctor as a process on the directories of a home."""
     command = [sys.executable, "-m", "reconciler", "doctor", "-o", "json", "--online", "--"]
     isolated = {"HOME": str(home.root), "XDG_CONFIG_HOME": str(home.root), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -228,7 +228,7 @@ def doctor(home: Home, *options: str, **environ: str) -> tuple[int, dict[str, An
     return done.returncode, {f["what"]: f for f in json.loads(done.stdout)}
 
 
-def test_a_real_machine_and_a_daemon_that_runs_on_it(shared: Daemon) -> None:
+def test_a_healthy_machine_with_a_running_daemon_has_no_problems(shared: Daemon) -> None:
     shared.home.write("a.yaml", name="a", model="tiny/llama")
     code, found = doctor(shared.home, "--port", shared.url.rpartition(":")[2])
     assert (code, found["port"]["message"].startswith("reconciler ")) == (0, True), found
@@ -240,7 +240,7 @@ def test_a_real_machine_and_a_daemon_that_runs_on_it(shared: Daemon) -> None:
 
 @pytest.fixture(scope="module")
 def sick(tmp_path_factory: pytest.TempPathFactory, models: Path) -> tuple[int, dict[str, Any]]:
-    """What is said where a manifest is wrong, the port taken, and memory cannot be wired."""
+    """Findings for an invalid manifest, a port in use, and memory that cannot be wired."""
     home = Home(tmp_path_factory.mktemp("home"), models)
     (home.manifests / "bad.yaml").write_text("apiVersion: [", "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -256,7 +256,7 @@ def test_memory_that_cannot_be_wired_is_reported(sick: tuple[int, dict[str, Any]
     assert "MLX has no Metal here" in found["message"]
 
 
-def test_problems_are_found_and_set_the_exit_code(sick: tuple[int, dict[str, Any]]) -> None:
+def test_problems_are_reported_and_set_the_exit_code(sick: tuple[int, dict[str, Any]]) -> None:
     code, found = sick
     assert code == 1
     assert found["manifests"]["level"] == "problem"

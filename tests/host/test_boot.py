@@ -1,4 +1,4 @@
-"""Id of the current boot; the output of macOS is taken from its manual."""
+"""Identifier of the current boot; the output of macOS is taken from its manual."""
 
 import platform
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ def system(command: Sequence[str]) -> Output:
     return Output(0, f"{SESSION}\n")
 
 
-def test_the_id_of_a_boot_of_macos_is_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_boot_id_of_macos_is_its_boot_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert boot.boot_id(system) == SESSION
     assert boot.boot_id(lambda _: Output(1, "unknown oid")) == ""
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="asks the kernel of Linux")
-def test_the_id_of_a_boot_of_linux_is_stable() -> None:
+def test_the_boot_id_of_linux_is_stable() -> None:
     assert boot.boot_id(system) == boot.boot_id(system) != ""
 
 

@@ -32,7 +32,7 @@ def shadow(directory: Path) -> None:
     (directory / "reconciler/__init__.py").write_text("raise SystemExit('not ours')", "utf-8")
 
 
-def test_modules_in_the_working_directory_or_home_change_nothing_and_workers_get_no_secret(
+def test_foreign_modules_are_not_imported_and_workers_get_no_secret(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shadow(tmp_path / "here")
@@ -54,7 +54,7 @@ def test_modules_in_the_working_directory_or_home_change_nothing_and_workers_get
     assert not [value for value in seen.values() if "secret" in value]
 
 
-def test_the_command_is_not_shadowed_by_what_lies_in_the_working_directory(tmp_path: Path) -> None:
+def test_the_command_is_not_shadowed_by_files_in_the_working_directory(tmp_path: Path) -> None:
     for name in ("random", "token", "mlx", "aiohttp", "click", "email"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')", "utf-8")
     command = [sys.executable, "-m", "reconciler", "--version"]
@@ -62,7 +62,7 @@ def test_the_command_is_not_shadowed_by_what_lies_in_the_working_directory(tmp_p
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_download_gets_the_hubs_variables_and_its_proxy_and_nothing_else() -> None:
+def test_a_download_gets_only_the_variables_of_the_hub_and_proxy() -> None:
     found = children.for_fetch(SECRETS | {"https_proxy": "http://p", "HF_ENDPOINT": "http://h"})
     assert found == {
         "HF_TOKEN": "hf_secret",

@@ -1,4 +1,4 @@
-"""Atomic writes of files, on a disk with its own cache."""
+"""Atomic writes of files to a disk with its own cache."""
 
 import fcntl
 import os
@@ -26,7 +26,7 @@ def test_the_drives_cache_is_flushed_if_the_system_supports_it(
 
 def test_a_file_system_without_full_sync_is_synced_as_usual(tmp_path: Path) -> None:
     with (tmp_path / "f").open("wb") as file:
-        durable.sync(file.fileno(), full_sync=9999)  # no such command
+        durable.sync(file.fileno(), full_sync=9999)  # the command is not supported
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

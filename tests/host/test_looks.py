@@ -26,7 +26,7 @@ looks.run(main())
 """
 
 
-def test_what_hangs_is_given_up_and_keeps_no_process_from_ending() -> None:
+def test_a_hung_call_is_abandoned_and_does_not_delay_the_exit() -> None:
     done = subprocess.run(
         [sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, check=False
     )
@@ -34,13 +34,13 @@ def test_what_hangs_is_given_up_and_keeps_no_process_from_ending() -> None:
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, expected, "")
 
 
-async def test_the_result_and_the_error_are_those_of_the_function() -> None:
+async def test_results_and_errors_are_those_of_the_function() -> None:
     assert await looks.look(divmod, 7, 2, seconds=60) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await looks.look(divmod, 7, 0, seconds=60)
 
 
-def test_more_calls_than_cores_run_side_by_side() -> None:
+def test_more_calls_than_cores_run_in_parallel() -> None:
     meeting = threading.Barrier(100)
 
     async def meet() -> None:

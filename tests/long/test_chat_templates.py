@@ -1,4 +1,4 @@
-"""Ordinary requests to a real daemon, for a checkpoint with each published chat template."""
+"""Ordinary requests to a real daemon with a checkpoint for each published chat template."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ pytestmark = [
 
 @pytest.fixture
 def published(home: Home, models: Path) -> Home:
-    """Checkpoints that differ in their chat templates alone."""
+    """Checkpoints that differ only in their chat templates."""
     home.models = home.root / "models"
     for template in TEMPLATES:
         path = home.models / "published" / template.stem
@@ -28,7 +28,7 @@ def published(home: Home, models: Path) -> Home:
     return home
 
 
-def test_no_request_is_refused_whatever_the_template(published: Home) -> None:
+def test_no_request_is_refused_with_any_published_template(published: Home) -> None:
     refused, answered = [], 0
     with Daemon(published) as daemon:
         for template in TEMPLATES:

@@ -1,4 +1,4 @@
-"""Five daemons as five nodes of one repository, and a real HAProxy in front of them."""
+"""Five daemons as five nodes of one repository, behind a real HAProxy."""
 
 import json
 import shutil
@@ -154,7 +154,7 @@ def free_port() -> int:
 
 
 class Load:
-    """Clients that chat without a pause."""
+    """Clients that chat without pause."""
 
     def __init__(self, url: str, clients: int = 4) -> None:
         self.answers = 0
@@ -174,7 +174,7 @@ class Load:
                 self.failures.append(f"{status}: {answer}")
 
     def wait(self, count: int) -> None:
-        """Until so many more answers came."""
+        """Wait until that many more answers have arrived."""
         end = self.answers + count
         eventually(lambda: self.answers >= end, lambda: str(self.failures))
 
@@ -224,13 +224,13 @@ def test_an_update_and_the_death_of_a_node_under_load_fail_no_request(
             before = list(load.failures)
             load.wait(200)
             assert load.failures == before
-            # What was under way on it is lost; what had not begun went to another node.
+            # Requests in flight on that node are lost; those not yet begun went to another node.
             assert len(before) <= 4, before
         finally:
             load.stop()
 
 
-def test_nodes_with_a_token(tmp_path: Path, models: Path) -> None:
+def test_nodes_that_require_a_token_are_reached_with_it(tmp_path: Path, models: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret\n", "utf-8")
     file = tmp_path / "inventory.yaml"

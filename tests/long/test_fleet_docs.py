@@ -1,4 +1,4 @@
-"""docs/fleet, walked through: what its blocks say is done."""
+"""Walk through docs/fleet: run its blocks as described."""
 
 import os
 import re
@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (FLEET / "README.md").read_text("utf-
 
 
 def block(language: str, words: str) -> str:
-    """The block of that language with these words in it."""
+    """The block in that language that contains these words."""
     (found,) = [text for kind, text in BLOCKS if kind == language and words in text]
     return str(found)
 
@@ -40,7 +40,7 @@ def shell(text: str, directory: Path, **environ: str) -> subprocess.CompletedPro
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Origin:
-    """The repository of the first section, its manifests at the places that are named in them."""
+    """The repository of the first section, with its manifests under the paths named there."""
     repository = Origin(tmp_path / "repository")
     for document in block("yaml", "# fleet/assistant.yaml").split("---\n"):
         path, _, text = document.partition("\n")

@@ -1,4 +1,4 @@
-"""Repositories behind the servers that people have: https with a password, and ssh.
+"""Repositories on real servers: https with a password, and ssh.
 
 `git daemon` is in tests/sources/test_git.py.
 """
@@ -46,7 +46,7 @@ async def look(remote: Remote, state: Path) -> Snapshot:
 
 
 class Backend(BaseHTTPRequestHandler):
-    """git's own CGI program, behind a password."""
+    """git's own CGI program behind a password."""
 
     root: Path
 
@@ -89,7 +89,7 @@ class Backend(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the server's log."""
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def http_server(root: Path) -> Iterator[str]:
         server.server_close()
 
 
-async def test_http_with_a_password_of_a_credential_helper(
+async def test_http_uses_a_password_from_a_credential_helper(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for key, value in ENVIRONMENT.items():
@@ -128,7 +128,7 @@ async def test_http_with_a_password_of_a_credential_helper(
 
 @contextmanager
 def ssh_server(directory: Path, allowed: Signer) -> Iterator[int]:
-    """An sshd that lets `allowed` in; its port."""
+    """An sshd that accepts the key of `allowed`; yields its port."""
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("sshd is not installed")
@@ -159,7 +159,7 @@ def ssh_server(directory: Path, allowed: Signer) -> Iterator[int]:
         process.wait()
 
 
-async def test_ssh_with_a_deploy_key(
+async def test_ssh_uses_a_deploy_key(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy, other = Signer(tmp_path, "deploy"), Signer(tmp_path, "other")

@@ -1,4 +1,4 @@
-"""The sdist and the wheel: each is installed alone, and its first commands run."""
+"""The sdist and the wheel: each is installed alone and runs its first commands."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Output of a program that succeeds."""
+    """Output of a program that must succeed."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -31,7 +31,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The sdist of this tree, and the wheel of that sdist."""
+    """The sdist of this tree, and the wheel built from that sdist."""
     dist = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, Path.cwd())
     (sdist,) = dist.glob("*.tar.gz")
@@ -47,7 +47,7 @@ def test_the_first_commands_of_an_installed_package_run(
     venv.create(tmp_path / "venv", with_pip=True)
     print_folder = "import sysconfig; print(sysconfig.get_path('purelib'))"
     folder = Path(run(python, "-c", print_folder).strip())
-    # The dependencies of this environment; the path is not searched for editable packages.
+    # Dependencies come from this environment; its editable packages are not importable this way.
     (folder / "dependencies.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
     run(python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", packages[kind])
     where = run(python, "-c", "import reconciler; print(reconciler.__file__)", cwd=tmp_path)
@@ -58,7 +58,7 @@ def test_the_first_commands_of_an_installed_package_run(
     assert "done" in run(command, "demo", cwd=tmp_path).splitlines()[-1]
 
 
-def test_the_sdist_has_every_file_of_the_repository(packages: dict[str, Path]) -> None:
+def test_the_sdist_contains_every_file_of_the_repository(packages: dict[str, Path]) -> None:
     with tarfile.open(packages["sdist"]) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     tracked = run("git", "ls-files").splitlines()

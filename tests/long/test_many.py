@@ -1,4 +1,4 @@
-"""A thousand loads at once, and three thousand connections where a shell allows 256 descriptors."""
+"""A thousand simultaneous loads, and three thousand connections where a shell allows 256 files."""
 
 import asyncio
 import resource
@@ -20,14 +20,14 @@ from tests.support import Daemon, Home, environment
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 SOFT = 256
-"""File descriptors that a shell on macOS allows by default."""
+"""Default soft limit of file descriptors in a shell on macOS."""
 
 LOADS = 1000
 CONNECTIONS = 3000
 
 
 class Frugal(Daemon):
-    """A daemon that is started by such a shell."""
+    """A daemon started by such a shell."""
 
     limits = f"ulimit -S -n {SOFT}"
 
@@ -53,7 +53,7 @@ def daemon(home: Home) -> Iterator[Daemon]:
 
 @asynccontextmanager
 async def watched(daemon: Daemon) -> AsyncIterator[Counter[int]]:
-    """The statuses of /health, which is asked again and again meanwhile."""
+    """Yield the counted statuses of /health, which is requested continuously."""
     statuses: Counter[int] = Counter()
     done = asyncio.Event()
 
@@ -73,7 +73,7 @@ async def watched(daemon: Daemon) -> AsyncIterator[Counter[int]]:
 
 
 async def load_all(daemon: Daemon, bodies: list[Any]) -> Counter[tuple[int, str]]:
-    """How often each status and code was the answer to these loads, sent at once."""
+    """Send these loads at once; count the answers by status and code."""
     answers: Counter[tuple[int, str]] = Counter()
     forever = aiohttp.ClientTimeout(total=None)
     connector = aiohttp.TCPConnector(limit=0)
@@ -92,7 +92,7 @@ async def load_all(daemon: Daemon, bodies: list[Any]) -> Counter[tuple[int, str]
     return answers
 
 
-async def test_each_of_a_thousand_loads_at_once_is_answered(daemon: Daemon) -> None:
+async def test_each_of_a_thousand_simultaneous_loads_is_answered(daemon: Daemon) -> None:
     unknown = [{"model": f"no/such{i}"} for i in range(LOADS)]
     assert await load_all(daemon, unknown) == {(404, "model_not_found"): LOADS}
     same = [{"model": "tiny/llama"}] * LOADS
@@ -102,13 +102,13 @@ async def test_each_of_a_thousand_loads_at_once_is_answered(daemon: Daemon) -> N
         answers = await load_all(daemon, named)
     assert answers[200, "loaded"] > 0
     assert answers[200, "loaded"] + answers[503, "insufficient_memory"] == LOADS
-    # Each was decided by itself: in one go there would be no more than a few answers.
+    # Each load was decided separately: in one batch, /health would be answered only a few times.
     assert set(health) == {200}
     assert health[200] > answers[200, "loaded"] // 5
     assert "Traceback" not in daemon.log()
 
 
-def test_thousands_of_idle_connections_hinder_nobody(daemon: Daemon) -> None:
+def test_thousands_of_idle_connections_block_no_other(daemon: Daemon) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < CONNECTIONS + 500:
         pytest.skip("this test needs more file descriptors itself")
@@ -125,7 +125,7 @@ def test_thousands_of_idle_connections_hinder_nobody(daemon: Daemon) -> None:
         daemon.load({"model": "tiny/qwen3"})
         body = {"model": "tiny/llama", "prompt": "a", "max_tokens": 2}
         assert daemon.request("POST", "/v1/completions", body)[0] == 200
-        if sys.platform == "linux":  # elsewhere nobody can ask another process for its limits
+        if sys.platform == "linux":  # only Linux can read the limits of another process
             for process in (psutil.Process(daemon.process.pid), *daemon.workers()):
                 assert process.rlimit(psutil.RLIMIT_NOFILE)[0] == hard
     finally:
@@ -141,7 +141,7 @@ class Poor(Frugal):
     limits = "ulimit -n 300"
 
 
-def test_where_there_are_no_more_descriptors_idle_connections_make_room(home: Home) -> None:
+def test_idle_connections_make_way_if_descriptors_run_out(home: Home) -> None:
     with Poor(home) as daemon:
         address = urlsplit(daemon.url)
         place = (address.hostname or "", address.port or 0)

@@ -1,4 +1,4 @@
-"""Checkpoints changed by chance: whatever they hold, it is their own error and nobody else's."""
+"""Randomly changed checkpoints: each causes at most an error of its own."""
 
 import random
 import shutil
@@ -21,7 +21,7 @@ from tests.support import Daemon, Home
 
 KINDS = ("tiny/llama", "tiny/llama-4bit", "tiny/qwen3_moe", "tiny/deepseek_v3", "tiny/mamba")
 TIMES = 1200
-"""Of each kind."""
+"""Mutations of each kind."""
 
 IN_A_DAEMON = 40
 
@@ -32,7 +32,7 @@ ITS_OWN = (Reason.INVALID_CHECKPOINT, Reason.IMPOSSIBLE_SETTING, Reason.INSUFFIC
 
 
 def look(path: Path, story: str) -> Problem | None:
-    """Read a checkpoint's facts and decide its settings; why that cannot be."""
+    """Read a checkpoint's facts and decide its settings; return the problem that prevents it."""
     try:
         facts = read_facts(path)
         assert msgspec.json.decode(msgspec.json.encode(facts), type=Checkpoint) == facts, story
@@ -48,7 +48,7 @@ def look(path: Path, story: str) -> Problem | None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", KINDS)
-def test_facts_of_a_mutated_checkpoint_are_sound_or_its_own_error(
+def test_a_mutated_checkpoint_yields_valid_facts_or_an_error_of_its_own(
     models: Path, tmp_path: Path, kind: str
 ) -> None:
     chance, refused = random.Random(kind), 0
@@ -69,7 +69,7 @@ def test_facts_of_a_mutated_checkpoint_are_sound_or_its_own_error(
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_daemon_with_mutated_checkpoints_serves_the_healthy_one(home: Home) -> None:
-    """Those that pass the look at their files go to workers; what they do there is theirs."""
+    """Checkpoints whose files are accepted go to workers; faults there must stay theirs."""
     chance, root = random.Random(1), home.root / "mutated"
     sources = [home.models / "tiny/llama", home.models / "reconciler/questions"]
     names: list[str] = []
@@ -117,7 +117,7 @@ def answer(daemon: Daemon, model: str) -> Any:
 
 
 def use(daemon: Daemon, name: str) -> None:
-    """Load, ask, unload; errors must be in our form, which `request` checks."""
+    """Load, send a request, unload; `request` checks that errors have the standard form."""
     status, result = daemon.request("POST", "/api/v1/models/load", {"model": name})
     if status == 200:
         answer(daemon, result["instance_id"])

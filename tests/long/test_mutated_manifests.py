@@ -45,7 +45,7 @@ PIECES = (
 
 
 def mutated(random_: random.Random, name: str) -> bytes:
-    """A manifest with one to four damages."""
+    """A manifest with one to four mutations."""
     data = random_.choice(MANIFESTS).replace("NAME", name).encode()
     for _ in range(random_.randint(1, 4)):
         at = random_.randrange(len(data) + 1)
@@ -66,8 +66,8 @@ def mutated(random_: random.Random, name: str) -> bytes:
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_10_000_mutated_manifests_harm_nobody_else(home: Home) -> None:
-    """The daemon stays well, follows what is good, and says what `validate` says."""
+def test_10_000_mutated_manifests_harm_no_others(home: Home) -> None:
+    """The daemon stays healthy, follows valid manifests and reports the errors of `validate`."""
     random_ = random.Random(17)
     with Daemon(home) as daemon:
         home.write("good.yaml", name="good", model="tiny/llama", context_length=64)

@@ -1,4 +1,4 @@
-"""Mutated chat templates and request bodies: an answer or a 4xx, and no harm to anybody else."""
+"""Mutated chat templates and request bodies: a response or a 4xx, and no harm to others."""
 
 import copy
 import json
@@ -147,7 +147,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutated_body(draw: random.Random, of: dict[str, Any] = BODY) -> dict[str, Any]:
-    """The body with one to three places changed, taken out or doubled."""
+    """The body with one to three values changed, removed or duplicated."""
     body: dict[str, Any] = json.loads(json.dumps(of))
     for _ in range(draw.randint(1, 3)):
         *path, key = draw.choice(list(paths(body)))
@@ -168,7 +168,7 @@ def mutated_body(draw: random.Random, of: dict[str, Any] = BODY) -> dict[str, An
 
 
 def mutated_bytes(draw: random.Random, of: dict[str, Any] = BODY) -> bytes:
-    """The body, mutated as a value and in some cases as bytes."""
+    """The body, mutated as a value and sometimes as bytes."""
     data = bytearray(json.dumps(mutated_body(draw, of)).encode())
     for _ in range(draw.choice((0, 0, 0, 1, 5))):
         at = draw.randrange(len(data))
@@ -179,7 +179,7 @@ def mutated_bytes(draw: random.Random, of: dict[str, Any] = BODY) -> bytes:
 
 
 def mutated_template(draw: random.Random) -> str:
-    """A template with pieces of others, and hostile ones, at random places."""
+    """A template with pieces of others and hostile ones inserted at random positions."""
     source = draw.choice(TEMPLATES).read_text("utf-8")
     for _ in range(draw.randint(1, 3)):
         at, size = draw.randrange(len(source) + 1), draw.choice((0, 0, 1, 5, 50))
@@ -194,11 +194,11 @@ def mutated_template(draw: random.Random) -> str:
 
 
 def check_refusal(error: RequestError, *others: str) -> None:
-    """`others`: keys that the client's dialect does not have."""
+    """Check a refusal; `others` are keys that the client's dialect does not have."""
     assert error.status == 400
     assert not (error.param or "").startswith(others or ("input",))
     assert len(str(error)) < 2000
-    # What the code has no words for.
+    # The message for failures that the code does not describe.
     assert "could not be made" not in str(error)
 
 
@@ -250,10 +250,10 @@ def test_a_mutated_request_for_a_response_is_answered_or_refused(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_mutated_template_fails_its_own_requests(
+def test_a_mutated_template_fails_only_its_own_requests(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process: what needs to be killed would hang the test."""
+    """Runs in this process: templates that need to be killed would hang the test."""
     monkeypatch.setattr(rendering, "SECONDS", 2.0)
     draw = random.Random(seed)
     data = json.dumps(BODY).encode()
@@ -265,7 +265,7 @@ def test_a_mutated_template_fails_its_own_requests(
             check_refusal(error)
 
 
-def test_mutated_requests_to_hostile_models_beside_a_stream(shared: Daemon) -> None:
+def test_mutated_requests_to_hostile_models_harm_no_stream(shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "context_length": 32_000})
     draw = random.Random(17)
     models = ["tiny/llama"]

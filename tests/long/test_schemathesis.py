@@ -1,7 +1,7 @@
-"""Every route, asked with what its description allows and with what it does not.
+"""Every route, requested with input that its description allows and with input that it does not.
 
-schemathesis makes requests from the OpenAPI document. Each answer must be as described: an error
-has the one form, and a status of 500 or more is one that docs/http/errors.md names.
+schemathesis generates requests from the OpenAPI document. Each response must match it: an error
+has the standard form, and a status of 500 or more is one that docs/http/errors.md lists.
 """
 
 import json
@@ -21,15 +21,15 @@ from tests.support import Daemon, Home, check_answer, described
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 EXAMPLES = 30
-"""Of each route and kind."""
+"""Examples for each route and kind."""
 
 COSTLY = {"POST /api/v1/models/download": 3}
-"""Fewer of those that start a process each."""
+"""Fewer examples for routes that start a process for each request."""
 
 CODES = {code for status, _, code in ROWS.values() if status >= 500}
 
 DOCUMENTED = CODES - {"internal_error"} | {"not_supported"}
-"""Codes of errors that are no fault of ours."""
+"""Codes of errors that are not caused by a bug."""
 
 DOCUMENT, _ = described()
 
@@ -45,7 +45,7 @@ CASES = [
     for mode in GenerationMode
     if mode is GenerationMode.POSITIVE or operation.query or operation.body
 ]
-"""Where a route takes no more than a name, which is any text, nothing of it can be wrong."""
+"""Negative cases of routes that take only a name are left out: any text is a valid name."""
 
 FUZZED = settings(
     derandomize=False, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -54,7 +54,7 @@ FUZZED = settings(
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Daemon]:
-    """A daemon of one model, whose hub cannot be reached."""
+    """A daemon with one model and an unreachable hub."""
     root = tmp_path_factory.mktemp("home")
     own = root / "models" / "tiny"
     own.mkdir(parents=True)
@@ -67,28 +67,28 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[D
 
 @pytest.fixture(scope="module")
 def client(daemon: Daemon) -> Iterator[requests.Session]:
-    """One connection for all."""
+    """One connection for all requests."""
     assert daemon.url
     with requests.Session() as session:
         yield session
 
 
 def hold(method: str, path: str, answer: requests.Response) -> None:
-    """Hold an answer against the description of its route."""
+    """Validate a response against the description of its route."""
     if answer.headers["Content-Type"].startswith("text/"):
         assert answer.status_code == 200
         return
     assert answer.headers["Content-Type"] == "application/json"
     content: Any = json.loads(answer.content)
     check_answer(method, path, answer.status_code, content)
-    if answer.status_code >= 500 and "version" not in content:  # health has another form
+    if answer.status_code >= 500 and "version" not in content:  # /health has a different form
         error = content["error"]
         code = error.get("code", "not_supported") if isinstance(error, dict) else "not_supported"
         assert code in DOCUMENTED, content
 
 
 def _waits(query: Any) -> bool:
-    """True if an answer would be waited for: a minute by default."""
+    """True if the request waits for completion, by default up to a minute."""
     if not isinstance(query, dict) or "wait" not in query:
         return False
     given = query.get("timeout", 60)
@@ -96,7 +96,7 @@ def _waits(query: Any) -> bool:
 
 
 @pytest.mark.parametrize(("route", "mode"), CASES)
-def test_every_answer_is_as_described(
+def test_every_response_matches_its_description(
     daemon: Daemon, client: requests.Session, route: str, mode: GenerationMode
 ) -> None:
     operation = OPERATIONS[route]

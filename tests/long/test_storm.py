@@ -1,4 +1,4 @@
-"""Hundreds of kill -9 in a storm of changes."""
+"""Hundreds of `kill -9` during a storm of changes."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from tests.storm import Storm, storm
 from tests.support import Home
 
 KILLS = 105
-"""Of each seed, and more until they hit what they are meant to hit, at most twice as many."""
+"""Kills for each seed; up to twice as many until they have hit their targets."""
 
 SPARE = ("--spare-workers", "1")
-"""As users run it; the short storm does without."""
+"""Spare workers, as users have them; the short storm runs without."""
 
 
 def hits_enough(running: Storm) -> bool:
-    """Whether kills came while it started, and in the middle of actions of several kinds."""
+    """True if kills hit startups and actions of several kinds while they ran."""
     hit = running.cut_short()
     return running.before_ready > 5 and sum(hit.values()) >= 10 and len(hit) >= 3
 

@@ -1,4 +1,4 @@
-"""The first five minutes are as docs/first-five-minutes.md says."""
+"""Check the transcript in docs/first-five-minutes.md."""
 
 import pytest
 
@@ -10,5 +10,5 @@ def masked(page: str) -> list[str]:
 
 
 @pytest.mark.long
-def test_the_first_five_minutes_are_as_the_docs_tell_them() -> None:
+def test_the_first_five_minutes_match_the_docs() -> None:
     assert masked(transcript.written()) == masked(transcript.PAGE.read_text("utf-8"))

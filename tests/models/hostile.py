@@ -1,4 +1,4 @@
-"""Checkpoints that nobody should publish: each is one kind of damage to a healthy directory."""
+"""Hostile checkpoints: each is a healthy directory with one kind of damage."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def offsets(*pair: object) -> Callable[[Path], object]:
 
 
 def instead(file: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Something else in the place of a file."""
+    """Replace a file with something else."""
 
     def damage(path: Path) -> None:
         target = path / file
@@ -48,13 +48,13 @@ def instead(file: str, make: Callable[[Path], object]) -> Callable[[Path], objec
 
 
 def sparse(path: Path) -> None:
-    """40 GB that take no room on the disk."""
+    """Write a sparse file of 40 GB."""
     with path.open("wb") as file:
         file.truncate(40_000_000_000)
 
 
 def unix_socket(path: Path) -> None:
-    """Not by its address, of which macOS takes 104 bytes only."""
+    """Create a socket without binding it: macOS limits addresses to 104 bytes."""
     if sys.platform == "linux":
         os.mknod(path, stat.S_IFSOCK | 0o600)
     else:
@@ -96,7 +96,7 @@ PARSED = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""Of these, those that the daemon parses."""
+"""The subset of these files that the daemon parses."""
 
 INDEX = "model.safetensors.index.json"
 
@@ -110,7 +110,7 @@ HARMLESS: dict[str, Callable[[Path], object]] = {
     "quantisation deep": write("hf_quant_config.json", DEEP),
     "broken link": lambda path: (path / "notes.txt").symlink_to("nowhere"),
 }
-"""Damage to what mlx_lm does not read: it loads them, and so must we."""
+"""Damage to files that mlx_lm does not read: it loads these checkpoints, and so must we."""
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "one offset": offsets(0),

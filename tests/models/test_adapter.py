@@ -1,4 +1,4 @@
-"""Adapters from their files alone, whole, hostile and absent."""
+"""Adapters read from their files alone: intact, hostile and missing."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LORA = {"rank": 4, "scale": 20.0, "dropout": 0.0}
 
 
 def write(directory: Path, **config: Any) -> Path:
-    """An adapter of two tensors."""
+    """Write an adapter of two tensors."""
     directory.mkdir(parents=True, exist_ok=True)
     usual = {
         "fine_tune_type": "lora",
@@ -57,7 +57,7 @@ def test_an_adapter_is_described_by_its_files(tmp_path: Path) -> None:
         ({"num_layers": True}, "num_layers must be"),
     ],
 )
-def test_a_config_that_mlx_lm_would_fail_on_is_named(
+def test_a_config_that_mlx_lm_would_fail_on_is_reported(
     tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(LoadError, match=words) as raised:
@@ -84,7 +84,9 @@ def test_a_config_that_mlx_lm_would_fail_on_is_named(
         ("adapters.safetensors", (9).to_bytes(8, "little") + b'{"a":[1]}', "not a safetensors"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path: Path, file: str, data: bytes | None, words: str) -> None:
+def test_a_broken_file_is_reported(
+    tmp_path: Path, file: str, data: bytes | None, words: str
+) -> None:
     path = write(tmp_path / "a") / file
     path.unlink()
     if data is not None:
@@ -94,7 +96,7 @@ def test_a_broken_file_is_named(tmp_path: Path, file: str, data: bytes | None, w
     assert str(path) in raised.value.problem.message
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     path = write(tmp_path / "a") / "adapter_config.json"
     path.unlink()
     os.mkfifo(path)
@@ -105,7 +107,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["/a\0b", "/" + "a" * 300, "/" + "a" * 990, "/dev/null", "surrogate", "long", "names"]
 )
-def test_a_hostile_adapter_is_its_own_problem(models: Path, tmp_path: Path, name: str) -> None:
+def test_a_hostile_adapter_does_not_affect_others(models: Path, tmp_path: Path, name: str) -> None:
     write(tmp_path / "surrogate", model="\ud800", num_layers=None)
     write(tmp_path / "long", model="x" * 1_000_000, num_layers=None)
     names = write(tmp_path / "names") / "adapters.safetensors"
@@ -124,12 +126,12 @@ def test_a_hostile_adapter_is_its_own_problem(models: Path, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("base", ["\ud800", "x" * 1_000_000, 5, ""])
-def test_the_name_of_the_base_can_be_answered(tmp_path: Path, base: Any) -> None:
+def test_an_invalid_base_name_can_be_serialized(tmp_path: Path, base: Any) -> None:
     adapter = read_adapter(write(tmp_path / "a", model=base))
     assert len(msgspec.json.encode(adapter)) < 2000
 
 
-def test_a_cut_off_adapter_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_adapter_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a") / "adapters.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(LoadError, match="truncated"):
@@ -159,7 +161,7 @@ def test_an_adapter_is_found_by_identifier_and_by_path(models: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["me/none", "../m/me/sql", "./sql", "~/sql"])
-def test_an_adapter_that_is_not_there_is_not_found(models: Path, tmp_path: Path, name: str) -> None:
+def test_a_missing_adapter_is_not_found(models: Path, tmp_path: Path, name: str) -> None:
     write(tmp_path / "m" / "me" / "sql")
     catalog = Catalog([Directory(models), Directory(tmp_path / "m")])
     ref = ModelRef("tiny/llama", adapter=name)
@@ -179,7 +181,7 @@ def test_an_adapter_without_its_model_is_recognized(tmp_path: Path) -> None:
     assert (listed.key, listed.facts) == ("me/sql", raised.value.problem)
 
 
-def test_a_model_is_no_adapter(models: Path) -> None:
+def test_a_model_is_not_an_adapter(models: Path) -> None:
     ref = ModelRef("tiny/llama", adapter="tiny/qwen3")
     problem = Catalog([Directory(models)]).find_all([ref])[ref]
     assert isinstance(problem, Problem)

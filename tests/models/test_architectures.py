@@ -1,4 +1,4 @@
-"""What mlx-lm can load is known without importing it; mlx-lm itself is the judge."""
+"""Supported architectures, found without importing mlx-lm and checked against mlx-lm itself."""
 
 import ast
 import contextlib
@@ -56,11 +56,11 @@ def test_it_agrees_with_mlx_lm_on_every_module_and_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["base", "cache", "../utils", "", "llama.py"])
-def test_what_is_not_a_model_is_not_loadable(name: str) -> None:
+def test_modules_that_are_not_models_are_not_loadable(name: str) -> None:
     assert loadable(name, ()) is False
 
 
-def test_one_thread_at_a_time_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_thread_parses_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     parse, both = ast.parse, threading.Barrier(2)
 
     def watched(source: str) -> ast.Module:

@@ -1,4 +1,4 @@
-"""From an identifier to a checkpoint; nothing outside the directories can be named."""
+"""Identifiers resolve to checkpoints; none resolves to a path outside the directories."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_a_link_that_the_user_placed_is_followed(models: Path, tmp_path: Path) -
     "identifier",
     ["no/such", "", "/", "..", "../llama", "tiny/../tiny/llama", "tiny/llama/", "a\0b", "./llama"],
 )
-def test_what_is_not_a_name_under_a_directory_is_not_found(models: Path, identifier: str) -> None:
+def test_invalid_identifiers_are_not_found(models: Path, identifier: str) -> None:
     with pytest.raises(LoadError) as raised:
         catalog(models / "tiny").find(ModelRef(identifier))
     assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
@@ -56,7 +56,7 @@ def test_an_absolute_path_is_not_an_identifier(models: Path) -> None:
     assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
 
 
-def test_a_checkpoint_that_cannot_load_is_listed_with_the_cause(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_load_is_listed_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/config.json").write_text('{"model_type": "llama"}', "utf-8")
     (listed,) = catalog(tmp_path).listed()
@@ -67,7 +67,7 @@ def test_a_checkpoint_that_cannot_load_is_listed_with_the_cause(tmp_path: Path) 
 
 @pytest.fixture
 def hub(models: Path, tmp_path: Path) -> Path:
-    """A Hugging Face cache with one model, laid out as its tools do."""
+    """A Hugging Face cache with one model, in the layout of its tools."""
     repository = tmp_path / "models--openai--gpt--oss"
     blobs, snapshot = repository / "blobs", repository / "snapshots" / "abc123"
     shutil.copytree(models / "tiny/llama", blobs)
@@ -93,13 +93,13 @@ def test_a_ref_cannot_lead_out_of_the_cache(hub: Path) -> None:
     assert Catalog([HubCache(hub)]).listed() == ()
 
 
-def test_a_half_downloaded_model_is_not_there(hub: Path) -> None:
+def test_a_partly_downloaded_model_is_not_found(hub: Path) -> None:
     (hub / "models--openai--gpt--oss/refs/main").unlink()
     with pytest.raises(LoadError):
         Catalog([HubCache(hub)]).find(ModelRef("openai/gpt--oss"))
 
 
-def test_a_missing_cache_is_an_empty_one(tmp_path: Path) -> None:
+def test_a_missing_cache_is_treated_as_empty(tmp_path: Path) -> None:
     assert Catalog([HubCache(tmp_path / "none")]).listed() == ()
 
 
@@ -111,7 +111,7 @@ def copy(models: Path, *targets: Path) -> None:
         shutil.copytree(models / "tiny/llama", target)
 
 
-def test_a_bare_name_is_enough_where_only_one_model_has_it(models: Path, tmp_path: Path) -> None:
+def test_a_bare_name_is_enough_if_it_is_unique(models: Path, tmp_path: Path) -> None:
     copy(models, tmp_path / "a/one", tmp_path / "b/two")
     found = catalog(tmp_path)
     assert found.find(ModelRef("one")).path.endswith("a/one")
@@ -121,9 +121,7 @@ def test_a_bare_name_is_enough_where_only_one_model_has_it(models: Path, tmp_pat
     assert raised.value.problem.reason is Reason.AMBIGUOUS_MODEL
 
 
-def test_upper_and_lower_case_matter_only_where_names_differ_in_nothing_else(
-    models: Path, tmp_path: Path
-) -> None:
+def test_case_matters_only_if_names_differ_in_case_alone(models: Path, tmp_path: Path) -> None:
     copy(models, tmp_path / "a/One")
     assert catalog(tmp_path).find(ModelRef("A/one")).path.endswith("a/One")
     copy(models, tmp_path / "a/oNE")
@@ -132,7 +130,7 @@ def test_upper_and_lower_case_matter_only_where_names_differ_in_nothing_else(
         catalog(tmp_path).find(ModelRef("a/one"))
 
 
-def test_a_typo_is_answered_with_what_there_is(models: Path) -> None:
+def test_a_typo_is_answered_with_similar_names(models: Path) -> None:
     with pytest.raises(LoadError, match="similar names: tiny/llama"):
         catalog(models).find(ModelRef("tiny/lama"))
 
@@ -142,7 +140,7 @@ def test_a_typo_is_answered_with_what_there_is(models: Path) -> None:
 
 @pytest.fixture
 def revisions(hub: Path) -> Path:
-    """A second commit beside the one that main is, and a tag and a branch for it."""
+    """The cache with a second commit, which a tag and a branch name."""
     repository = hub / "models--openai--gpt--oss"
     shutil.copytree(repository / "snapshots/abc123", repository / "snapshots/def456", symlinks=True)
     (repository / "refs/v2").write_text("def456", "ascii")
@@ -161,7 +159,7 @@ def test_a_revision_is_a_commit_a_branch_or_a_tag(revisions: Path, revision: str
 
 
 @pytest.mark.parametrize("revision", ["nope", "..", "../abc123", "/etc", "def45"])
-def test_a_revision_that_is_not_there_is_not_found(revisions: Path, revision: str) -> None:
+def test_a_missing_revision_is_not_found(revisions: Path, revision: str) -> None:
     with pytest.raises(LoadError, match="at revision") as raised:
         Catalog([HubCache(revisions)]).find(ModelRef("openai/gpt--oss", revision))
     assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
@@ -172,7 +170,7 @@ def test_plain_directories_have_no_revisions(models: Path) -> None:
         catalog(models).find(ModelRef("tiny/llama", "main"))
 
 
-def test_files_that_change_are_read_again(models: Path, tmp_path: Path) -> None:
+def test_changed_files_are_read_again(models: Path, tmp_path: Path) -> None:
     copy(models, tmp_path / "one")
     found, one = catalog(tmp_path), ModelRef("one")
     before = found.find(one)
@@ -185,7 +183,7 @@ def test_files_that_change_are_read_again(models: Path, tmp_path: Path) -> None:
         found.find(one)
 
 
-def test_many_are_found_with_one_look(models: Path, revisions: Path) -> None:
+def test_many_models_are_found_in_one_pass(models: Path, revisions: Path) -> None:
     there, absent = ModelRef("tiny/llama"), ModelRef("no/such")
     pinned = ModelRef("openai/gpt--oss", "v2")
     found = Catalog([Directory(models), HubCache(revisions)]).find_all([there, absent, pinned])
@@ -193,7 +191,7 @@ def test_many_are_found_with_one_look(models: Path, revisions: Path) -> None:
     assert [type(found[ref]) for ref in (there, pinned)] == [Checkpoint, Checkpoint]
 
 
-def test_many_revisions_need_one_look_at_each_model(
+def test_many_revisions_need_one_scan_of_each_model(
     revisions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = []
@@ -210,8 +208,8 @@ def test_many_revisions_need_one_look_at_each_model(
     assert looks == [revisions / "models--openai--gpt--oss/refs"]
 
 
-def test_an_incomplete_snapshot_names_what_is_missing_and_a_complete_one(hub: Path) -> None:
-    """As an interrupted download leaves it: the ref is moved, and not all files are there."""
+def test_the_error_for_an_incomplete_snapshot_names_a_complete_one(hub: Path) -> None:
+    """An interrupted download leaves the ref moved and some files missing."""
     repository = hub / "models--openai--gpt--oss"
     snapshot = repository / "snapshots/def456"
     shutil.copytree(repository / "snapshots/abc123", snapshot)
@@ -246,7 +244,7 @@ def test_one_hostile_checkpoint_does_not_hide_the_others(models: Path, tmp_path:
         assert len(msgspec.json.encode(facts)) < 2000
 
 
-def test_what_cannot_be_looked_at_does_not_hide_the_others(
+def test_an_unreadable_directory_does_not_hide_the_others(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, hub = tmp_path / "models", tmp_path / "hub"
@@ -258,7 +256,7 @@ def test_what_cannot_be_looked_at_does_not_hide_the_others(
     look = os.stat
 
     def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
-        """As for a user who may not search the locked folders."""
+        """Fail as for a user without search permission on the locked folders."""
         if "locked/" in str(path):
             raise PermissionError(13, "Permission denied", str(path))
         return look(path, *args, **kwargs)
@@ -272,7 +270,7 @@ def test_what_cannot_be_looked_at_does_not_hide_the_others(
     assert isinstance(found.get("locked", Problem(Reason.INVALID_CHECKPOINT, "")), Problem)
 
 
-def test_names_that_are_no_text_stop_nothing(models: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_text_do_not_hide_the_others(models: Path, tmp_path: Path) -> None:
     copy(models, tmp_path / "good", tmp_path / "bad")
     undecodable = os.fsdecode(b"model-\xff.safetensors")
     try:

@@ -1,4 +1,4 @@
-"""Facts from a checkpoint's files alone."""
+"""Facts read from a checkpoint's files alone."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from reconciler.models.checkpoint import read_facts
 
 @pytest.fixture
 def checkpoint(models: Path, tmp_path: Path) -> Path:
-    """A checkpoint of the test's own, to damage."""
+    """A copy of a checkpoint that the test may damage."""
     return Path(shutil.copytree(models / "tiny/llama", tmp_path / "checkpoint"))
 
 
@@ -40,7 +40,7 @@ def test_a_dense_model_has_no_experts(models: Path) -> None:
     assert (facts.experts_total, facts.experts_per_token, facts.experts_key) == (0, 0, ())
 
 
-def test_weights_are_the_tensors_bytes_quantised_or_not(models: Path) -> None:
+def test_weights_bytes_are_the_bytes_of_all_tensors_quantised_or_not(models: Path) -> None:
     whole = read_facts(models / "tiny/llama")
     quantised = read_facts(models / "tiny/llama-4bit")
     size = (models / "tiny/llama/model.safetensors").stat().st_size
@@ -73,7 +73,7 @@ def needs_code_for_its_tokenizer(checkpoint: Path) -> None:
 
 
 def only(checkpoint: Path, file: str) -> None:
-    """Weights in another format, and none that MLX reads."""
+    """Replace the weights with a file in a format that MLX does not read."""
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / file).touch()
 
@@ -113,17 +113,17 @@ def test_native_architectures_are_not_refused_for_an_auto_map(checkpoint: Path) 
     assert read_facts(checkpoint).model_type == "llama"
 
 
-def test_all_shards_that_the_index_names_make_a_whole(checkpoint: Path) -> None:
+def test_a_checkpoint_with_all_shards_of_its_index_is_complete(checkpoint: Path) -> None:
     index(checkpoint, "model.safetensors")
     assert read_facts(checkpoint).weights_bytes > 0
 
 
-def test_an_index_that_was_left_of_a_conversion_does_no_harm(checkpoint: Path) -> None:
+def test_a_stale_index_of_a_conversion_is_harmless(checkpoint: Path) -> None:
     index(checkpoint, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     assert read_facts(checkpoint).weights_bytes > 0
 
 
-def test_files_that_mlx_does_not_read_are_not_missed(checkpoint: Path) -> None:
+def test_files_that_mlx_does_not_read_may_be_missing(checkpoint: Path) -> None:
     index(checkpoint, "model.safetensors", "mtp.safetensors")
     assert read_facts(checkpoint).weights_bytes > 0
 
@@ -131,11 +131,11 @@ def test_files_that_mlx_does_not_read_are_not_missed(checkpoint: Path) -> None:
 def test_parameters_are_counted_quantised_or_not(models: Path) -> None:
     whole, quantised = read_facts(models / "tiny/llama"), read_facts(models / "tiny/llama-4bit")
     assert whole.parameters == whole.weights_bytes // 4
-    # Quantisation leaves norms as they are, and packs the rest.
+    # Quantisation packs all tensors but norms.
     assert 0.9 < quantised.parameters / whole.parameters <= 1
 
 
-def test_tool_use_is_what_a_chat_template_takes(checkpoint: Path) -> None:
+def test_tool_use_is_detected_from_the_chat_template(checkpoint: Path) -> None:
     for template, takes in (
         ("{{ messages }}", False),
         ("You have no tools.{{ messages }}", False),
@@ -193,7 +193,7 @@ def test_tool_use_is_what_a_chat_template_takes(checkpoint: Path) -> None:
         (lambda p: (p / "config.json").unlink(), "config.json: cannot be read"),
     ],
 )
-def test_what_cannot_load_is_refused_naming_the_cause(
+def test_a_checkpoint_that_cannot_load_is_refused_with_the_cause(
     checkpoint: Path, damage: Callable[[Path], object], words: str
 ) -> None:
     damage(checkpoint)

@@ -1,4 +1,4 @@
-"""The longest context, as publishers write it."""
+"""Maximum context lengths in published configurations."""
 
 from typing import Any
 
@@ -157,22 +157,22 @@ def test_published_lengths_are_read(name: str) -> None:
 @pytest.mark.parametrize(
     ("limit", "expected"), [(16384, 16384), (None, 65536), (10**30, 65536), (512, 65536)]
 )
-def test_a_tokenizers_limit_tells_an_extended_length_from_a_trained_one(
+def test_a_tokenizers_limit_distinguishes_an_extended_length_from_a_trained_one(
     limit: object, expected: int
 ) -> None:
-    """DeepSeek Coder gives 16,384 with a factor of 4, and means 16,384."""
+    """DeepSeek Coder's 16,384 with a factor of 4 is the length after scaling."""
     scaling = {"type": "linear", "factor": 4.0}
     config = {"model_type": "llama", "max_position_embeddings": 16384, "rope_scaling": scaling}
     assert context(config, limit) == expected
 
 
 @pytest.mark.parametrize("length", [0, -1, True, "4096", None, 10**30, [4096], {}, 1.5], ids=repr)
-def test_what_is_no_length_is_none(length: object) -> None:
+def test_an_invalid_length_is_none(length: object) -> None:
     assert context({"model_type": "llama", "max_position_embeddings": length}) is None
 
 
 @pytest.mark.parametrize("factor", [0, -4, "4", None, float("nan"), float("inf"), 10**300, []])
-def test_a_factor_that_is_none_extends_nothing(factor: object) -> None:
+def test_an_invalid_factor_is_ignored(factor: object) -> None:
     scaling = {"type": "yarn", "factor": factor, "original_max_position_embeddings": 4096}
     config = {"model_type": "llama", "max_position_embeddings": 4096, "rope_scaling": scaling}
     assert context(config) == 4096

@@ -1,4 +1,4 @@
-"""What makes an embedding model of a checkpoint, read from its files."""
+"""Embedding models, recognized from their files."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_a_model_without_these_files_generates(checkpoint: Path) -> None:
         ("Qwen3-Embedding-0.6B/chat", "qwen3", "llm"),
     ],
 )
-def test_a_conversion_without_the_files_is_known_by_family_and_architecture(
+def test_a_conversion_without_the_files_is_recognized_by_family_and_architecture(
     name: str, model_type: str, type_: str, tmp_path: Path
 ) -> None:
     tiny.write(tiny._BASE | {"model_type": model_type}, tmp_path / name)
@@ -94,7 +94,7 @@ def test_a_conversion_without_the_files_is_known_by_family_and_architecture(
         ({"pooling_mode": ["weightedmean", "mean"]}, ("mean", "weightedmean")),
     ],
 )
-def test_ways_of_pooling_in_both_forms_of_the_file(
+def test_pooling_modes_are_read_from_both_forms_of_the_file(
     keys: dict[str, Any], pooling: tuple[str, ...], checkpoint: Path
 ) -> None:
     edit(checkpoint / "1_Pooling/config.json", **keys)
@@ -105,14 +105,14 @@ def test_ways_of_pooling_in_both_forms_of_the_file(
     assert not found.normalized
 
 
-def test_tokens_that_attend_in_both_directions_are_noticed(checkpoint: Path) -> None:
+def test_bidirectional_attention_is_recognized(checkpoint: Path) -> None:
     edit(checkpoint / "config.json", use_bidirectional_attention=True)
     assert not facts(checkpoint).causal
     edit(checkpoint / "config.json", use_bidirectional_attention=False, is_causal=False)
     assert not facts(checkpoint).causal
 
 
-def test_an_embedding_model_whose_modules_are_missing_is_no_model_for_chats(
+def test_an_embedding_model_without_its_modules_is_not_a_chat_model(
     checkpoint: Path,
 ) -> None:
     edit(checkpoint / "config.json", use_bidirectional_attention=True)
@@ -123,7 +123,9 @@ def test_an_embedding_model_whose_modules_are_missing_is_no_model_for_chats(
 
 
 @pytest.mark.parametrize("kind", ["CrossEncoder", "SparseEncoder"])
-def test_what_makes_no_vectors_of_texts_is_no_embedding_model(kind: str, checkpoint: Path) -> None:
+def test_a_model_that_does_not_embed_text_is_not_an_embedding_model(
+    kind: str, checkpoint: Path
+) -> None:
     edit(checkpoint / "config_sentence_transformers.json", model_type=kind)
     assert read_facts(checkpoint).type == "llm"
 
@@ -142,7 +144,7 @@ def test_what_makes_no_vectors_of_texts_is_no_embedding_model(kind: str, checkpo
         ("config_sentence_transformers.json", {"prompts": {"a": "b" * 10_001}}, "too long"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_naming_the_file(
+def test_unsupported_settings_are_refused_naming_the_file(
     file: str, keys: dict[str, Any], words: str, checkpoint: Path
 ) -> None:
     edit(checkpoint / file, **keys)
@@ -174,17 +176,15 @@ def module(kind: str, path: str) -> dict[str, str]:
         ([{"name": "x"}], "no type or path"),
     ],
 )
-def test_modules_that_are_not_supported_are_refused(
-    modules: Any, words: str, checkpoint: Path
-) -> None:
+def test_unsupported_modules_are_refused(modules: Any, words: str, checkpoint: Path) -> None:
     (checkpoint / "modules.json").write_text(json.dumps(modules), "utf-8")
     message = refusal(checkpoint)
     assert words in message
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "[" * 100_000, "", "\0"])
-def test_a_list_of_modules_that_cannot_be_read_is_a_warning(text: str, checkpoint: Path) -> None:
-    """mlx_lm loads such a checkpoint, as a model that generates."""
+def test_an_unreadable_list_of_modules_is_a_warning(text: str, checkpoint: Path) -> None:
+    """mlx_lm loads such a checkpoint as a generative model."""
     (checkpoint / "modules.json").write_text(text, "utf-8")
     found = read_facts(checkpoint)
     assert found.type == "llm"
@@ -193,32 +193,32 @@ def test_a_list_of_modules_that_cannot_be_read_is_a_warning(text: str, checkpoin
     assert "if this is an embedding model, fix the file" in warning.reason
 
 
-def test_a_module_that_was_not_fetched_is_named(checkpoint: Path) -> None:
+def test_a_module_that_was_not_downloaded_is_named(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint / "1_Pooling")
     assert "1_Pooling/config.json: it is missing; download the model again" in refusal(checkpoint)
 
 
-def test_a_pipe_in_place_of_a_dense_module_is_not_waited_for(checkpoint: Path) -> None:
+def test_a_pipe_in_place_of_a_dense_module_is_not_opened(checkpoint: Path) -> None:
     weights = checkpoint / "2_Dense/model.safetensors"
     weights.unlink()
     os.mkfifo(weights)
     assert "not a regular file" in refusal(checkpoint)
 
 
-def test_a_change_of_a_module_is_a_change_of_the_checkpoint(checkpoint: Path) -> None:
+def test_a_changed_module_changes_the_checkpoints_revision(checkpoint: Path) -> None:
     before = fingerprint(checkpoint)
     edit(checkpoint / "1_Pooling/config.json", include_prompt=False)
     assert fingerprint(checkpoint) != before
 
 
-def test_an_encoder_is_refused_with_a_way_out(checkpoint: Path) -> None:
+def test_an_encoder_is_refused_with_an_alternative(checkpoint: Path) -> None:
     edit(checkpoint / "config.json", model_type="bert")
     assert "mlx-lm has no architecture bert; embedding models that are decoders" in refusal(
         checkpoint
     )
 
 
-def test_a_reranker_is_known_by_its_name_and_architecture(tmp_path: Path) -> None:
+def test_a_reranker_is_recognized_by_its_name_and_architecture(tmp_path: Path) -> None:
     for name, model_type, known in (
         ("Qwen/Qwen3-Reranker-0.6B", "qwen3", True),
         ("Qwen3-Reranker", "llama", False),

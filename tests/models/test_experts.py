@@ -1,4 +1,4 @@
-"""Every way in which mlx-lm's models name their experts is known."""
+"""Keys by which mlx-lm's models configure their experts."""
 
 import ast
 import json
@@ -13,11 +13,11 @@ import pytest
 from reconciler.models.checkpoint import _EXPERT_KEYS, _EXPERT_TOTAL_KEYS, read_facts
 
 NESTED = {"dbrx": "ffn_config"}
-"""Models whose keys stand in a dictionary, of which their arguments say nothing."""
+"""Models with their keys in a nested dictionary that their arguments do not describe."""
 
 
 def routing() -> Iterator[tuple[str, str]]:
-    """mlx-lm's models that route experts, with their source."""
+    """Names and source of mlx-lm's models that route experts."""
     spec = find_spec("mlx_lm")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -27,7 +27,7 @@ def routing() -> Iterator[tuple[str, str]]:
             yield file.stem, source
 
 
-def test_every_model_that_routes_experts_names_their_number_by_a_known_key() -> None:
+def test_every_model_that_routes_experts_counts_them_in_a_known_key() -> None:
     unknown = []
     for name, source in routing():
         if name in NESTED:
@@ -56,11 +56,11 @@ DEEPSEEK = {"model_type": "deepseek_v3", "num_experts_per_tok": 2}
         ),
         (DEEPSEEK | {"n_routed_experts": 64, "n_group": 8, "topk_group": 3}, (2, 64, 1, 24)),
         (DEEPSEEK | {"n_routed_experts": 8, "n_group": 1, "topk_group": 1}, (2, 8, 1, 8)),
-        # Left to the architecture.
+        # The architecture decides.
         ({"model_type": "mixtral"}, (2, 8, 1, 8)),
         # A dense architecture whose configuration was copied from one with experts.
         ({"model_type": "llama", "num_experts_per_tok": 2, "num_experts": 8}, (0, 0, 1, 0)),
-        # Two spellings, of which the architecture takes one.
+        # Two spellings; the architecture reads one.
         (
             {
                 "model_type": "kimi_linear",
@@ -84,7 +84,7 @@ DEEPSEEK = {"model_type": "deepseek_v3", "num_experts_per_tok": 2}
         ),
     ],
 )
-def test_what_a_router_can_choose_is_read_from_its_configuration(
+def test_a_routers_number_of_experts_is_read_from_its_configuration(
     models: Path, tmp_path: Path, config: dict[str, object], expected: tuple[int, ...]
 ) -> None:
     path = tmp_path / "checkpoint"

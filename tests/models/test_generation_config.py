@@ -1,4 +1,4 @@
-"""generation_config.json as publishers write it, and as nobody should."""
+"""Published and invalid generation_config.json files."""
 
 import json
 import os
@@ -21,7 +21,7 @@ QWEN3 = {
     "top_p": 0.95,
     "transformers_version": "4.51.0",
 }
-"""As Qwen/Qwen3-8B ships it."""
+"""The file of Qwen/Qwen3-8B."""
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "generation_config.json"
 
 
-def test_a_published_file_is_the_default_for_sampling(file: Path) -> None:
+def test_a_published_file_sets_the_sampling_defaults(file: Path) -> None:
     file.write_text(json.dumps(QWEN3))
     assert read(file) == GenerationConfig(Defaults(temperature=0.6, top_p=0.95, top_k=20))
 
 
-def test_keys_have_the_names_of_requests(file: Path) -> None:
+def test_keys_are_renamed_to_those_of_requests(file: Path) -> None:
     config = {"max_new_tokens": 2048, "repetition_penalty": 1.05, "min_p": 0, "top_p": None}
     file.write_text(json.dumps(config))
     expected = Defaults(max_tokens=2048, repetition_penalty=1.05, min_p=0.0)
@@ -51,7 +51,7 @@ def test_keys_have_the_names_of_requests(file: Path) -> None:
         ({"do_sample": None}, None),
     ],
 )
-def test_not_to_sample_is_temperature_zero(
+def test_disabled_sampling_is_temperature_zero(
     file: Path, config: dict[str, object], temperature: float | None
 ) -> None:
     file.write_text(json.dumps(config))
@@ -70,7 +70,9 @@ def test_not_to_sample_is_temperature_zero(
         {"min_p": True},
     ],
 )
-def test_a_value_out_of_bounds_is_ignored_and_named(file: Path, config: dict[str, object]) -> None:
+def test_a_value_out_of_bounds_is_ignored_and_reported(
+    file: Path, config: dict[str, object]
+) -> None:
     file.write_text(json.dumps({"top_k": 7} | config))
     found = read(file)
     (key,) = config
@@ -96,10 +98,10 @@ def test_without_the_file_nothing_is_set(file: Path) -> None:
     assert read(file) == GenerationConfig()
 
 
-def test_what_is_no_regular_file_is_not_opened(file: Path) -> None:
+def test_only_regular_files_are_opened(file: Path) -> None:
     os.mkfifo(file)
     assert read(file) == GenerationConfig()
 
 
-def test_it_is_a_fact_of_the_checkpoint(models: Path) -> None:
+def test_it_is_part_of_the_checkpoints_facts(models: Path) -> None:
     assert read_facts(models / "tiny/llama").generation == GenerationConfig()

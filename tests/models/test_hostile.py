@@ -1,4 +1,4 @@
-"""A hostile checkpoint harms itself and nothing else: neither the listing nor a load beside it."""
+"""A hostile checkpoint affects neither the listing nor loads of other checkpoints."""
 
 import os
 import shutil
@@ -31,12 +31,12 @@ def root(models: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no dead mount."""
+    """Raise the time limit: a busy machine must not count as a dead mount."""
     monkeypatch.setattr("reconciler.models.catalog.HANG_SECONDS", 60.0)
 
 
 def refused(root: Path, *names: str) -> dict[str, str]:
-    """Why each of `names` is refused, at each door; `good` is there at each."""
+    """Message by name, checked to be the same in each lookup; each also finds `good`."""
     catalog = Catalog([Directory(root)])
     refs = {name: ModelRef(name) for name in names}
     messages = {}
@@ -60,7 +60,7 @@ def refused(root: Path, *names: str) -> dict[str, str]:
     return messages
 
 
-def test_each_kind_of_damage_is_that_checkpoints_own(root: Path) -> None:
+def test_each_kind_of_damage_affects_only_its_checkpoint(root: Path) -> None:
     for name, damage in DAMAGES.items():
         bad = root / name.replace("/", "-")
         shutil.copytree(root / "good", bad)
@@ -68,7 +68,7 @@ def test_each_kind_of_damage_is_that_checkpoints_own(root: Path) -> None:
     refused(root, *(name.replace("/", "-") for name in DAMAGES))
 
 
-def test_damage_to_what_mlx_lm_does_not_read_harms_nothing(root: Path) -> None:
+def test_damage_to_files_that_mlx_lm_does_not_read_is_harmless(root: Path) -> None:
     for name, damage in HARMLESS.items():
         shutil.copytree(root / "good", root / name)
         damage(root / name)
@@ -79,7 +79,7 @@ def test_damage_to_what_mlx_lm_does_not_read_harms_nothing(root: Path) -> None:
 @pytest.mark.parametrize(
     "error", [MemoryError, RecursionError, KeyError, OverflowError, SystemExit]
 )
-def test_whatever_is_raised_is_that_checkpoints_own(
+def test_any_exception_affects_only_its_checkpoint(
     root: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(root / "good", root / "bad")
@@ -98,7 +98,7 @@ def raising(name: str, error: BaseException) -> Callable[[Path], bool]:
 
 @pytest.fixture
 def nobody() -> Iterator[None]:
-    """Permissions are those of another user; root may enter everything."""
+    """Run as an unprivileged user, since root bypasses permissions."""
     if os.geteuid() == 0:
         os.seteuid(65534)
         yield
@@ -108,13 +108,13 @@ def nobody() -> Iterator[None]:
 
 
 def enterable(root: Path) -> None:
-    """Let another user enter all of the test's directories."""
+    """Make the test's directories searchable for another user."""
     for folder in (root, *root.parents):
         if folder.owner() == root.owner() and folder.stat().st_mode & 0o055 != 0o055:
             folder.chmod(0o755)
 
 
-def test_a_directory_that_may_not_be_entered_is_named(root: Path, request: Any) -> None:
+def test_a_directory_without_search_permission_is_named(root: Path, request: Any) -> None:
     shutil.copytree(root / "good", root / "bad")
     (root / "bad").chmod(0)
     enterable(root)
@@ -127,7 +127,7 @@ def test_a_directory_that_may_not_be_entered_is_named(root: Path, request: Any) 
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_file_that_may_not_be_read_is_named(root: Path, file: str, request: Any) -> None:
+def test_a_file_without_read_permission_is_named(root: Path, file: str, request: Any) -> None:
     bad = shutil.copytree(root / "good", root / "bad")
     (bad / file).chmod(0)
     enterable(root)
@@ -137,7 +137,7 @@ def test_a_file_that_may_not_be_read_is_named(root: Path, file: str, request: An
     assert file in message
 
 
-def test_a_directory_that_vanishes_while_it_is_read_is_gone_alone(
+def test_a_directory_that_vanishes_while_it_is_read_does_not_affect_others(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(root / "good", root / "bad")
@@ -155,11 +155,11 @@ def test_a_directory_that_vanishes_while_it_is_read_is_gone_alone(
     assert [m.key for m in catalog.listed()] == ["good"]
 
 
-# -- what hangs ----------------------------------------------------------------------------
+# -- hung calls ----------------------------------------------------------------------------
 
 
 class DeadMount:
-    """Calls on a path hang until the test ends."""
+    """Make calls on a path hang until the test ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -188,7 +188,7 @@ def dead(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeadMount]:
     mount.alive.set()
 
 
-def test_a_dead_mount_is_given_up_and_looked_at_once(
+def test_a_dead_mount_times_out_and_is_accessed_only_once(
     root: Path, dead: DeadMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reconciler.models.catalog.PATIENT_SECONDS", 1.1)
@@ -212,7 +212,9 @@ def test_a_dead_mount_is_given_up_and_looked_at_once(
     eventually(lambda: len(set(threading.enumerate()) - before) == 1, lambda: "more than one hangs")
 
 
-def test_a_place_that_does_not_answer_is_no_absence(root: Path, dead: DeadMount) -> None:
+def test_an_unresponsive_directory_does_not_count_as_an_absent_model(
+    root: Path, dead: DeadMount
+) -> None:
     dead.path.mkdir()
     catalog = Catalog([Directory(root / "bad"), Directory(root)])
     found = catalog.find_all([GOOD, ModelRef("elsewhere")])
@@ -223,7 +225,7 @@ def test_a_place_that_does_not_answer_is_no_absence(root: Path, dead: DeadMount)
     assert str(root / "bad") in {m.key for m in catalog.listed()}
 
 
-def test_a_mount_that_answers_again_is_read(root: Path, dead: DeadMount) -> None:
+def test_a_recovered_mount_is_read(root: Path, dead: DeadMount) -> None:
     shutil.copytree(root / "good", root.parent / "copy")
     (root / "bad").symlink_to(root.parent / "copy")
     catalog = Catalog([Directory(root)])
@@ -232,14 +234,14 @@ def test_a_mount_that_answers_again_is_read(root: Path, dead: DeadMount) -> None
     assert catalog.find(BAD).path == str((root.parent / "copy").resolve())
 
 
-def test_a_disk_that_sleeps_is_waited_for_by_whom_needs_it(root: Path, dead: DeadMount) -> None:
+def test_a_load_waits_for_a_sleeping_disk(root: Path, dead: DeadMount) -> None:
     shutil.copytree(root / "good", root.parent / "copy")
     (root / "bad").symlink_to(root.parent / "copy")
     threading.Timer(1.5, dead.alive.set).start()
     assert Catalog([Directory(root)]).find(BAD).path == str((root.parent / "copy").resolve())
 
 
-def test_paths_that_hang_take_the_time_of_one() -> None:
+def test_several_hung_paths_share_one_timeout() -> None:
     alive = threading.Event()
 
     def function(path: Path) -> int:
@@ -254,7 +256,7 @@ def test_paths_that_hang_take_the_time_of_one() -> None:
     assert sum(isinstance(r, looker.NoAnswerError) for r in results) == 10
 
 
-def test_two_looks_at_one_path_do_not_hang_twice() -> None:
+def test_a_hung_path_is_not_accessed_again_until_it_answers() -> None:
     alive, calls = threading.Event(), []
 
     def function(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""LM Studio's folders: what its users have can be loaded by the names they know."""
+"""LM Studio's folders: its models are found under its names."""
 
 import json
 import os
@@ -72,9 +72,7 @@ def test_a_download_is_found_by_its_path_in_any_case(folders: Folders) -> None:
         assert folders.find(name) == path.resolve()
 
 
-def test_the_downloads_folder_is_the_one_that_its_settings_name(
-    folders: Folders, tmp_path: Path
-) -> None:
+def test_the_downloads_folder_is_read_from_its_settings(folders: Folders, tmp_path: Path) -> None:
     folders.downloads = tmp_path / "elsewhere"
     path = folders.download("a/b")
     settings = {"downloadsFolder": str(folders.downloads)}
@@ -93,7 +91,7 @@ def test_the_downloads_folder_is_the_one_that_its_settings_name(
         '{"downloadsFolder": "~nobody-of-that-name/x"}',
     ],
 )
-def test_settings_that_make_no_sense_leave_the_default_folder(folders: Folders, text: str) -> None:
+def test_invalid_settings_leave_the_default_folder(folders: Folders, text: str) -> None:
     path = folders.download("a/b")
     (folders.root / "settings.json").write_text(text, "utf-8")
     assert folders.find("a/b") == path.resolve()
@@ -108,7 +106,7 @@ def test_pipes_are_not_opened(folders: Folders) -> None:
     assert folders.find("a/b") == path.resolve()
 
 
-def test_a_catalogue_identifier_stands_for_what_is_on_disk(folders: Folders) -> None:
+def test_a_catalogue_identifier_resolves_to_the_model_on_disk(folders: Folders) -> None:
     folders.virtual("openai/gpt-oss-20b", source("lmstudio-community/GPT-oss-20b-MLX-8bit"))
     message = folders.refusal("openai/gpt-oss-20b", Reason.MODEL_NOT_FOUND)
     assert "openai/gpt-oss-20b" in message
@@ -124,15 +122,15 @@ def test_a_chain_of_bases_is_followed(folders: Folders) -> None:
     assert folders.find("a/outer") == path.resolve()
 
 
-def test_bases_that_lead_in_a_circle_lead_nowhere(folders: Folders) -> None:
+def test_a_cycle_of_bases_is_not_found(folders: Folders) -> None:
     folders.virtual("a/one", "a/two")
     folders.virtual("a/two", "a/one")
     folders.refusal("a/one", Reason.MODEL_NOT_FOUND)
 
 
-def test_virtual_models_that_all_name_each_other_are_resolved_at_once(folders: Folders) -> None:
-    """Each of 30 names all of them, itself too, and the last ones what is on disk: without a
-    memory of what was visited there are 30^10 ways through.
+def test_virtual_models_that_all_name_each_other_are_resolved_quickly(folders: Folders) -> None:
+    """29 models name all 30, and the last names the model on disk: without a set of visited models,
+    the search would try 30^10 paths.
     """
     path = folders.download("c/concrete")
     names = [f"v/model-{n}" for n in range(30)]
@@ -152,7 +150,7 @@ def test_a_chain_may_be_long(folders: Folders) -> None:
     assert folders.find("v/0") == path.resolve()
 
 
-def test_a_variant_that_is_not_mlx_does_not_count(folders: Folders) -> None:
+def test_a_variant_that_is_not_mlx_is_ignored(folders: Folders) -> None:
     folders.download("x/model-GGUF", gguf=True)
     path = folders.download("x/model-MLX-4bit")
     folders.virtual("v/model", source("x/model-GGUF", "x/model-MLX-4bit", "x/model-MLX-8bit"))
@@ -177,11 +175,11 @@ def test_a_broken_model_yaml_blocks_nothing(folders: Folders, text: str) -> None
     folders.refusal("v/broken", Reason.MODEL_NOT_FOUND)
 
 
-def test_without_lm_studio_there_is_nothing(tmp_path: Path) -> None:
+def test_without_lm_studio_nothing_is_listed(tmp_path: Path) -> None:
     assert Catalog([LMStudio(tmp_path / "none")]).listed() == ()
 
 
-def test_each_model_is_listed_once_by_its_own_key_and_its_catalogue_name(folders: Folders) -> None:
+def test_each_model_is_listed_once_by_its_key_and_its_catalogue_name(folders: Folders) -> None:
     folders.download("x/one")
     folders.download("y/two-4bit")
     folders.download("y/two-8bit")

@@ -1,4 +1,4 @@
-"""Quantisation in the formats of others; MLX's own is held against MLX in test_parity.py."""
+"""Third-party quantisation formats; test_parity.py compares MLX's own with MLX."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ FORMATS: dict[str, tuple[dict[str, Any], dict[str, Tensor], Quantization, int]] 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_formats_of_others_are_named_and_counted(name: str) -> None:
+def test_third_party_formats_are_named_and_counted(name: str) -> None:
     config, tensors, expected, parameters = FORMATS[name]
     weights = read_weights({"quantization_config": config}, tensors | {"norm": PLAIN}, {})
     assert weights.quantization == expected
@@ -69,13 +69,13 @@ def test_formats_of_others_are_named_and_counted(name: str) -> None:
     assert read_weights(nested, tensors, {}).quantization == expected
 
 
-def test_nvidias_exports_keep_it_in_a_file_of_its_own() -> None:
+def test_nvidias_exports_keep_it_in_a_separate_file() -> None:
     separate = {"quantization": {"quant_algo": "NVFP4"}}
     assert read_weights({}, {"a": PLAIN}, separate).quantization == Quantization("nvfp4", 4)
 
 
 def test_a_mixture_is_named_by_the_mode_of_most_weights() -> None:
-    """gpt-oss with mxfp4 experts and 8-bit affine attention, as LM Studio publishes it."""
+    """LM Studio publishes gpt-oss with mxfp4 experts and 8-bit affine attention."""
     tensors = {
         "experts.weight": Tensor("U32", (96, 4), 1536),
         "experts.scales": Tensor("U8", (96, 1), 96),
@@ -106,7 +106,7 @@ def test_a_config_without_quantization_is_not_quantized(config: dict[str, Any]) 
     assert (weights.quantization, weights.parameters) == (None, 10)
 
 
-def test_the_count_is_bounded_by_the_files_whatever_their_headers_claim() -> None:
+def test_the_count_is_bounded_by_file_size_not_by_header_claims() -> None:
     tensors = {
         "a.weight": Tensor("U32", (10**40, 10**5), 4),
         "a.scales": Tensor("F32", (1, 10**40), 4),
@@ -114,6 +114,6 @@ def test_the_count_is_bounded_by_the_files_whatever_their_headers_claim() -> Non
     assert read_weights({"quantization": {"bits": 4}}, tensors, {}).parameters == 8
 
 
-def test_a_number_of_bits_that_is_none_is_not_shown() -> None:
+def test_an_invalid_number_of_bits_is_not_shown() -> None:
     config = {"quantization_config": {"quant_method": "awq", "bits": True}}
     assert read_weights(config, {}, {}).quantization is None

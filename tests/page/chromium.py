@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by the DevTools protocol over its websocket."""
+"""A headless Chromium, controlled with the DevTools protocol over its websocket."""
 
 import asyncio
 import base64
@@ -15,10 +15,10 @@ import aiohttp
 
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", MAC))), None)
-"""The program, if there is one."""
+"""Chromium executable, if installed."""
 
 SECONDS = 60
-"""For a page to become as it should."""
+"""Seconds to wait for a page to reach an expected state."""
 
 DESKTOP = {"width": 1180, "height": 800, "deviceScaleFactor": 1, "mobile": False}
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
@@ -34,7 +34,7 @@ FIND = """
   return text === undefined ? all[0] : all.find((one) => named(one).startsWith(text));
 }
 """
-"""The first element that is shown for `SELECTOR`, or for `SELECTOR|TEXT` whose name begins so."""
+"""First visible element that matches `SELECTOR`, or `SELECTOR|TEXT` if its name starts so."""
 
 
 class Page:
@@ -46,12 +46,12 @@ class Page:
         self._ids = itertools.count(10)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self.complaints: list[str] = []
-        """Exceptions, and errors of the console: refused resources, broken policies."""
+        """Exceptions and console errors: rejected resources, policy violations."""
         self.requests: list[str] = []
-        """Methods and addresses, in their order."""
+        """Methods and addresses of requests, in order."""
 
     async def listen(self) -> None:
-        """Take up what the browser says, until it says no more."""
+        """Receive the browser's messages until the connection ends."""
         async for message in self._socket:
             answer = json.loads(message.data)
             if (waiting := self._waiting.pop(answer.get("id"), None)) is not None:
@@ -63,13 +63,13 @@ class Page:
                 self.complaints.append(str(answer["params"]["exceptionDetails"]))
             elif answer.get("method") == "Log.entryAdded":
                 entry = answer["params"]["entry"]
-                # The API's refusals are answers; the page's own files must be there.
+                # The API's error responses are expected; the page's own files must load.
                 answer = entry["source"] == "network" and "/page/" not in entry.get("url", "")
                 if entry["level"] == "error" and not answer:
                     self.complaints.append(f"{entry['text']} {entry.get('url', '')}")
 
     async def send(self, method: str, **params: Any) -> Any:
-        """Have a method of the protocol called; its result."""
+        """Call a method of the protocol and return its result."""
         id_ = next(self._ids)
         self._waiting[id_] = asyncio.get_running_loop().create_future()
         command = {"id": id_, "sessionId": self._session, "method": method, "params": params}
@@ -79,7 +79,7 @@ class Page:
         return answer["result"]
 
     async def run(self, expression: str) -> Any:
-        """The value of an expression; a promise is awaited."""
+        """Evaluate an expression; promises are awaited."""
         answer = await self.send(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -87,7 +87,7 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """The value of an expression once it is true; it is looked at in each frame."""
+        """Value of an expression once it is true; it is evaluated in every frame."""
         looking = f"""new Promise((resolve) => {{
           const end = performance.now() + {SECONDS * 1000};
           const look = () => {{
@@ -103,7 +103,7 @@ class Page:
         return value
 
     async def shows(self, text: str, selector: str = "main") -> None:
-        """Wait until an element shows a text."""
+        """Wait until an element shows the text."""
         all_of_them = f"[...document.querySelectorAll({json.dumps(selector)})]"
         await self.until(f"{all_of_them}.some((e) => e.innerText.includes({json.dumps(text)}))")
 
@@ -117,7 +117,7 @@ class Page:
         await self.run(f"location.hash = {json.dumps('#/' + path)}")
 
     async def click(self, wanted: str) -> None:
-        """Press the mouse on an element as `FIND` finds it."""
+        """Click an element found by `FIND`."""
         place = await self.until(
             f"""(() => {{
               const found = ({FIND})({json.dumps(wanted)});
@@ -132,7 +132,7 @@ class Page:
         await self.send("Input.dispatchMouseEvent", type="mouseReleased", **at)
 
     async def fill(self, wanted: str, text: str) -> None:
-        """Write into a field, in place of what is there."""
+        """Replace the text of a field."""
         await self.until(
             f"""(() => {{
               const found = ({FIND})({json.dumps(wanted)});
@@ -153,7 +153,7 @@ class Page:
         await self.send("Input.dispatchKeyEvent", type="keyUp", **same)
 
     async def look(self, screen: dict[str, Any], scheme: str = "light") -> None:
-        """Show the page on such a screen, in a light or a dark scheme, without motion."""
+        """Emulate a screen in a light or dark scheme, without motion."""
         await self.send("Emulation.setDeviceMetricsOverride", **screen)
         await self.send("Emulation.setScrollbarsHidden", hidden=True)
         features = [
@@ -163,14 +163,14 @@ class Page:
         await self.send("Emulation.setEmulatedMedia", features=features)
 
     async def screenshot(self) -> bytes:
-        """What is seen, as a PNG."""
+        """The visible page as a PNG."""
         await self.run("document.fonts.ready.then(() => true)")
         taken = await self.send("Page.captureScreenshot", format="png")
         return base64.b64decode(taken["data"])
 
 
 class Browser:
-    """Tabs of one process."""
+    """Tabs of one browser process."""
 
     def __init__(self, socket_url: str, client: aiohttp.ClientSession) -> None:
         self._url = socket_url
@@ -178,7 +178,7 @@ class Browser:
 
     @asynccontextmanager
     async def page(self) -> AsyncIterator[Page]:
-        """A tab in a context of its own; what it complains of fails the test."""
+        """Open a tab in its own context; errors in it fail the test."""
         async with self._client.ws_connect(self._url, max_msg_size=0) as socket:
             context = await self._ask(socket, 1, "Target.createBrowserContext")
             target = await self._ask(socket, 2, "Target.createTarget", url="about:blank", **context)
@@ -206,7 +206,7 @@ class Browser:
 
 @asynccontextmanager
 async def chromium(profile: Path) -> AsyncIterator[Browser]:
-    """A browser with a fresh profile, which ends with the context."""
+    """A browser with a fresh profile, closed when the context ends."""
     assert FOUND is not None
     process = await asyncio.create_subprocess_exec(
         FOUND,

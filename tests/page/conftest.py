@@ -1,4 +1,4 @@
-"""A browser, and models that play a part for it."""
+"""A browser, and models that play a role for it."""
 
 from collections.abc import AsyncIterator
 
@@ -36,7 +36,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Clients:
 
 @pytest.fixture(scope="module")
 def actor(shared: Daemon) -> str:
-    """A model that answers with markup, and thinks or calls a tool where it is asked to."""
+    """A model that answers with markup, and reasons or calls a tool on request."""
     from tests.clients.acting import Rule, call
 
     rules = [
@@ -47,4 +47,4 @@ def actor(shared: Daemon) -> str:
 
 
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
-"""What a hostile model answers."""
+"""Answer of a hostile model."""

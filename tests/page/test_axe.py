@@ -1,4 +1,4 @@
-"""The live page by axe-core's rules, on a desktop and a phone, light and dark; and its pictures."""
+"""The live page under axe-core's rules, on desktop and phone, light and dark; its screenshots."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ AXE = Client("axe-core", "npm", ("axe-core@4.14.1",), "the live page's accessibi
 PICTURES = ROOT / "docs" / "page"
 
 KEEP = "RECONCILER_KEEP_PICTURES"
-"""A variable: if it is set, the pictures of the docs are taken anew."""
+"""Variable that, if set, makes the test take the docs' screenshots again."""
 
 MOST_BYTES = 150_000
 
@@ -42,13 +42,13 @@ VIEWS = {
     "record/assistant": ".phases",
     "record/broken": ".conditions, table",
 }
-"""By address, what is there once it is drawn."""
+"""Selector of an element that exists once the view is drawn, by address."""
 
 
 @pytest.fixture(scope="module")
 def scene(models: Path) -> Iterator[Daemon]:
-    """A daemon with a model that is ready, one that is not, a wrong manifest, and settings that
-    are not in force as declared. Its directories have short names, as they are in the pictures.
+    """A daemon with a ready model, one that is not ready, an invalid manifest, and settings not in
+    force as declared. Its directories have short names, as they appear in the screenshots.
     """
     with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
         root = Path(directory)
@@ -75,7 +75,7 @@ def declare(daemon: Daemon) -> None:
 
 
 async def violations(page: Page, where: str) -> list[Any]:
-    """What axe finds, of any impact."""
+    """Violations found by axe, of any impact."""
     found = await page.run("axe.run()")
     assert len(found["passes"]) > 10, where
     return [
@@ -84,7 +84,7 @@ async def violations(page: Page, where: str) -> list[Any]:
     ]
 
 
-async def test_axe_finds_nothing(browser: Browser, scene: Daemon, clients: Clients) -> None:
+async def test_axe_finds_no_violations(browser: Browser, scene: Daemon, clients: Clients) -> None:
     source = clients.installed(AXE).directory / "node_modules" / "axe-core" / "axe.min.js"
     found = []
     async with browser.page() as page:
@@ -109,7 +109,7 @@ async def test_axe_finds_nothing(browser: Browser, scene: Daemon, clients: Clien
     assert found == []
 
 
-async def test_the_pictures_of_the_docs_are_of_this_page(browser: Browser, scene: Daemon) -> None:
+async def test_the_screenshots_in_the_docs_show_this_page(browser: Browser, scene: Daemon) -> None:
     async with browser.page() as page:
         await page.open(f"{scene.url}/")
         await page.shows("Live", ".connection")
@@ -143,7 +143,7 @@ async def test_the_pictures_of_the_docs_are_of_this_page(browser: Browser, scene
 
 
 async def keep(page: Page, name: str) -> None:
-    """Take a picture of the docs, and write it if that is asked for."""
+    """Take a screenshot for the docs; write it on request."""
     picture = await page.screenshot()
     assert picture[:4] == b"\x89PNG"
     assert len(picture) < MOST_BYTES

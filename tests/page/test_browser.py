@@ -1,4 +1,4 @@
-"""The live page in a real browser: what it shows as it happens, and what one can do with it."""
+"""The live page in a real browser: live updates, and actions of the user."""
 
 import itertools
 import os
@@ -31,7 +31,7 @@ def row(name: str) -> str:
     return f"a.row[href$='/{name}']"
 
 
-async def test_what_a_manifest_change_did_is_shown_without_a_reload(
+async def test_the_effect_of_a_manifest_change_is_shown_without_a_reload(
     page: Page, shared: Daemon
 ) -> None:
     shared.home.write("watched.yaml", name="watched", model=QUESTIONS, context_length=128)
@@ -66,7 +66,7 @@ async def test_an_invalid_manifest_shows_file_line_and_key(page: Page, shared: D
     await page.until("!document.querySelector('.diagnostic')")
 
 
-async def test_one_loads_chats_and_unloads(page: Page, shared: Daemon) -> None:
+async def test_a_user_loads_chats_and_unloads(page: Page, shared: Daemon) -> None:
     await page.click("a.button|Load a model")
     await page.fill("input[name=model]", QUESTIONS)
     await page.fill("input[name=instance_id]", "asked")
@@ -93,7 +93,9 @@ async def test_one_loads_chats_and_unloads(page: Page, shared: Daemon) -> None:
     shared.gone("asked")
 
 
-async def test_a_load_that_cannot_be_says_why_before_the_click(page: Page, shared: Daemon) -> None:
+async def test_an_impossible_load_shows_the_reason_before_the_click(
+    page: Page, shared: Daemon
+) -> None:
     await page.go("load")
     await page.fill("input[name=model]", "nobody/has-this")
     await page.shows("not found", ".card .note.bad")
@@ -111,9 +113,7 @@ async def test_a_load_that_cannot_be_says_why_before_the_click(page: Page, share
     await page.shows("must be at least 1", ".field .bad-text")
 
 
-async def test_a_spec_is_edited_with_what_it_would_do_shown_first(
-    page: Page, shared: Daemon
-) -> None:
+async def test_editing_a_spec_shows_its_effect_first(page: Page, shared: Daemon) -> None:
     shared.load({"model": QUESTIONS, "instance_id": "edited"})
     await page.go("record/edited")
     await page.click("button|Edit")
@@ -138,7 +138,7 @@ async def test_a_record_is_suspended_and_loaded_again(page: Page, shared: Daemon
     assert shared.ready("resting")["spec"].get("suspend") is None
 
 
-async def test_saved_as_a_manifest_it_declares_the_same(page: Page, shared: Daemon) -> None:
+async def test_a_record_saved_as_a_manifest_declares_the_same(page: Page, shared: Daemon) -> None:
     body = {
         "model": QUESTIONS,
         "instance_id": "saved:1",
@@ -169,7 +169,7 @@ async def test_the_recipe_of_a_client_is_shown(page: Page, shared: Daemon) -> No
     await page.shows("Copied", "dialog details[open] button")
 
 
-async def test_a_worker_that_is_killed_is_shown_and_recovers(page: Page, shared: Daemon) -> None:
+async def test_a_killed_worker_is_shown_and_recovers(page: Page, shared: Daemon) -> None:
     shared.load({"model": "tiny/llama", "instance_id": "killed"})
     await page.go("record/killed")
     await page.shows("Ready", ".title .state")
@@ -183,7 +183,7 @@ async def test_a_worker_that_is_killed_is_shown_and_recovers(page: Page, shared:
     )
 
 
-async def test_the_views_show_what_they_are_for(page: Page, shared: Daemon) -> None:
+async def test_each_view_shows_its_contents(page: Page, shared: Daemon) -> None:
     shared.load({"model": "tiny/qwen3", "instance_id": "viewed"})
     await page.go("models")
     await page.shows("tiny/qwen3", "li.row")
@@ -202,7 +202,7 @@ async def test_the_views_show_what_they_are_for(page: Page, shared: Daemon) -> N
     await page.until("document.querySelectorAll('.chart svg').length === 4")
 
 
-async def test_it_is_used_by_the_keyboard(page: Page, shared: Daemon) -> None:
+async def test_the_page_can_be_used_with_the_keyboard(page: Page, shared: Daemon) -> None:
     shared.load({"model": QUESTIONS, "instance_id": "keyboard"})
     await page.press("Tab")
     await page.until("document.activeElement.innerText === 'Skip to content'")
@@ -218,7 +218,7 @@ async def test_it_is_used_by_the_keyboard(page: Page, shared: Daemon) -> None:
     await page.until("document.activeElement.id === 'main'")
 
 
-async def test_a_pull_is_watched_cancelled_and_done_again(
+async def test_a_pull_is_watched_cancelled_and_repeated(
     browser: Browser, home: Home, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("HF_TOKEN", "HF_HUB_OFFLINE"):
@@ -294,7 +294,7 @@ async def test_a_malformed_address_shows_a_view(
         await tab.until("document.querySelector('h1').innerText !== 'Sources'")
 
 
-async def test_a_token_is_asked_for_and_kept_in_the_tab_alone(browser: Browser, home: Home) -> None:
+async def test_a_token_is_requested_and_kept_only_in_the_tab(browser: Browser, home: Home) -> None:
     file = home.root / "token"
     file.write_text(TOKEN)
     with Daemon(home, "--token-file", str(file)) as daemon:
@@ -319,7 +319,7 @@ async def test_a_token_is_asked_for_and_kept_in_the_tab_alone(browser: Browser, 
             assert all(TOKEN not in one for one in tab.requests)
 
 
-async def test_a_daemon_that_starts_anew_is_followed_again(browser: Browser, home: Home) -> None:
+async def test_a_restarted_daemon_is_followed_again(browser: Browser, home: Home) -> None:
     daemon = Daemon(home)
     port = daemon.url.rpartition(":")[2]
     daemon._options = (*daemon._options, "--port", port)
@@ -335,7 +335,7 @@ async def test_a_daemon_that_starts_anew_is_followed_again(browser: Browser, hom
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="limits a process from outside")
-async def test_a_daemon_that_is_degraded_says_why(browser: Browser, home: Home) -> None:
+async def test_a_degraded_daemon_shows_the_reason(browser: Browser, home: Home) -> None:
     with Daemon(home) as daemon:
         daemon.load({"model": QUESTIONS, "instance_id": "kept"})
         async with browser.page() as tab:
@@ -350,7 +350,7 @@ async def test_a_daemon_that_is_degraded_says_why(browser: Browser, home: Home) 
 
 
 async def test_five_hundred_records_stay_smooth(browser: Browser, home: Home) -> None:
-    """No more rows are made than are seen, and one change reads one record."""
+    """Only visible rows are rendered, and one change reads one record."""
     manifest = "apiVersion: reconciler/v1\nkind: ModelInstance\nmetadata: {{name: r{0:03}}}\n"
     spec = "spec: {{model: {1}, suspend: true}}\n---\n"
     documents = (manifest + spec).format

@@ -1,4 +1,4 @@
-"""Chats of the live page in a real browser: words as text, reasoning, tool calls, and a stop."""
+"""Chats of the live page in a real browser: text rendering, reasoning, tool calls, and a stop."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-async def test_what_a_model_says_is_text(page: Page, actor: str) -> None:
+async def test_model_output_is_rendered_as_text(page: Page, actor: str) -> None:
     await page.go(f"chat/{actor}")
     await page.fill("#message", "Anything")
     await page.press("Enter")
@@ -28,7 +28,7 @@ async def test_what_a_model_says_is_text(page: Page, actor: str) -> None:
     assert "taken" not in await page.run("document.title")
 
 
-async def test_reasoning_is_folded_and_tool_calls_are_shown(page: Page, actor: str) -> None:
+async def test_reasoning_is_collapsed_and_tool_calls_are_shown(page: Page, actor: str) -> None:
     await page.go(f"chat/{actor}")
     await page.fill("#message", "think")
     await page.press("Enter")
@@ -53,7 +53,7 @@ async def test_reasoning_is_folded_and_tool_calls_are_shown(page: Page, actor: s
     assert await page.run("document.querySelector('.turn.tool .content').innerText") == "Rain"
 
 
-async def test_an_answer_is_stopped(page: Page, actor: str, shared: Daemon) -> None:
+async def test_an_answer_can_be_stopped(page: Page, actor: str, shared: Daemon) -> None:
     def in_flight() -> int:
         instances = shared.get("/api/v1/instances")["instances"]
         (count,) = [one["requests"] for one in instances if one["name"] == actor]

@@ -1,4 +1,4 @@
-"""The page as the application serves it: who gets it, with which headers, and how large it is."""
+"""The page as the application serves it: clients that receive it, headers and size."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ VENDORED = {
     "vendor/hooks.mjs": "13518e8899847145604866b14612f994ed70d894a423b64694b6e764d7b956c9",
     "vendor/htm.mjs": "ab33dd3f38059b9be4d5f5350128eefb2356639c4e0bbe9d9e8b3ba75847e9e4",
 }
-"""SHA-256 of the files as they were taken from the packages that vendor/README.md names."""
+"""SHA-256 of the files in the packages that vendor/README.md names."""
 
 
 @asynccontextmanager
@@ -56,7 +56,7 @@ def files() -> list[str]:
     return [str(p.relative_to(PAGE)) for p in sorted(PAGE.rglob("*")) if p.suffix in kinds]
 
 
-async def test_browsers_get_the_page_and_programs_a_line_of_text() -> None:
+async def test_browsers_receive_the_page_and_programs_a_line_of_text() -> None:
     async with serving() as ask:
         reply, body = await ask("/", **HTML, Accept_Encoding="identity")
         assert (reply.status, reply.content_type) == (200, "text/html")
@@ -68,7 +68,7 @@ async def test_browsers_get_the_page_and_programs_a_line_of_text() -> None:
             assert "Accept" in reply.headers["Vary"]
 
 
-def test_every_file_that_a_file_names_is_there() -> None:
+def test_every_referenced_file_exists() -> None:
     there = set(files())
     for name in there:
         text = (PAGE / name).read_text("utf-8")
@@ -78,7 +78,7 @@ def test_every_file_that_a_file_names_is_there() -> None:
         assert named <= there, name
 
 
-async def test_all_of_it_is_small_and_sent_once() -> None:
+async def test_the_page_is_small_and_sent_only_once() -> None:
     total = 0
     async with serving() as ask:
         for name in files():
@@ -92,7 +92,7 @@ async def test_all_of_it_is_small_and_sent_once() -> None:
     assert 10_000 < total < MAX_TRANSFERRED
 
 
-async def test_the_policy_lets_nothing_of_others_in() -> None:
+async def test_the_policy_allows_nothing_from_other_origins() -> None:
     async with serving() as ask:
         for path in ("/", "/page/js/app.js", "/page/style.css"):
             headers = (await ask(path, **HTML))[0].headers
@@ -122,14 +122,14 @@ def test_no_file_names_another_origin_or_writes_markup() -> None:
             assert not re.search(r"\beval\(|new Function|\bstyle=\"|\bon[a-z]+=\"", text), name
 
 
-async def test_what_is_not_of_the_page_is_not_served() -> None:
+async def test_files_that_are_not_of_the_page_are_not_served() -> None:
     async with serving() as ask:
         for path in ("/page/", "/page/../api/page.py", "/page/%2e%2e/api/page.py", "/page/vendor"):
             assert (await ask(path))[0].status == 404
         assert (await ask("/page/vendor/README.md"))[0].status == 404
 
 
-async def test_the_files_need_no_token_and_the_api_does() -> None:
+async def test_the_files_need_no_token_but_the_api_does() -> None:
     async with serving(TOKEN) as ask:
         assert (await ask("/", **HTML))[0].status == 200
         assert (await ask("/page/js/app.js"))[0].status == 200
@@ -137,7 +137,7 @@ async def test_the_files_need_no_token_and_the_api_does() -> None:
             assert (await ask(path, Accept="*/*"))[0].status == 401
 
 
-async def test_it_can_be_turned_off() -> None:
+async def test_the_page_can_be_turned_off() -> None:
     async with serving(serves_page=False) as ask:
         reply, body = await ask("/", **HTML)
         assert (reply.content_type, b" is running" in body) == ("text/plain", True)
@@ -150,7 +150,7 @@ async def test_it_can_be_turned_off() -> None:
 @pytest.mark.parametrize(
     "headers", [{"Host": "evil.example"}, {"Sec_Fetch_Site": "cross-site"}], ids=["host", "site"]
 )
-async def test_without_a_token_other_sites_do_not_get_it(headers: dict[str, str]) -> None:
+async def test_without_a_token_other_sites_do_not_receive_the_page(headers: dict[str, str]) -> None:
     async with serving() as ask:
         reply, body = await ask("/", **HTML, **headers)
         assert reply.status == 403
@@ -158,5 +158,5 @@ async def test_without_a_token_other_sites_do_not_get_it(headers: dict[str, str]
 
 
 @pytest.mark.parametrize("name", VENDORED)
-def test_vendored_files_are_as_they_were_taken(name: str) -> None:
+def test_vendored_files_are_unmodified(name: str) -> None:
     assert hashlib.sha256((PAGE / name).read_bytes()).hexdigest() == VENDORED[name]

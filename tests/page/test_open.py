@@ -10,7 +10,7 @@ from reconciler.cli import main
 from tests.support import Daemon, Home
 
 
-def test_it_opens_the_page_of_the_daemon(shared: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_opens_the_page_of_the_daemon(shared: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
     def start(url: str) -> bool:
@@ -28,13 +28,13 @@ def test_it_opens_the_page_of_the_daemon(shared: Daemon, monkeypatch: pytest.Mon
     assert f"open {shared.url}/ yourself" in failed.output
 
 
-def test_without_a_daemon_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_without_a_daemon_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webbrowser, "open", lambda url: pytest.fail(f"opened {url}"))
     done = CliRunner().invoke(main, ["--url", "http://127.0.0.1:9", "open"])
     assert done.exit_code == 3
 
 
-def test_serve_can_leave_the_page_out(home: Home) -> None:
+def test_serve_can_disable_the_page(home: Home) -> None:
     with Daemon(home, "--no-page") as daemon:
         request = urllib.request.Request(f"{daemon.url}/", headers={"Accept": "text/html"})
         with urllib.request.urlopen(request) as reply:

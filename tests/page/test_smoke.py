@@ -1,4 +1,4 @@
-"""The live page in a real browser, as far as `make test` goes; the rest is in `test_browser`."""
+"""The live page in a real browser, for `make test`; the rest is in `test_browser`."""
 
 from pathlib import Path
 
@@ -9,9 +9,7 @@ from tests.support import Daemon
 
 
 @pytest.mark.skipif(FOUND is None, reason="there is no Chromium")
-async def test_a_manifest_that_is_dropped_appears_and_becomes_ready(
-    shared: Daemon, tmp_path: Path
-) -> None:
+async def test_an_added_manifest_appears_and_becomes_ready(shared: Daemon, tmp_path: Path) -> None:
     async with chromium(tmp_path / "profile") as browser, browser.page() as page:
         await page.open(f"{shared.url}/")
         await page.shows("Live", ".connection")

@@ -1,4 +1,4 @@
-"""What services are made of, and how the system is asked; launchd is spoken to by a script."""
+"""Service definitions and commands to the service manager; launchd is simulated."""
 
 import plistlib
 import shutil
@@ -37,7 +37,7 @@ def job(directory: Path, user: str | None = None) -> Job:
 
 
 class System:
-    """Answers of the system's programs, by the first words that they are called with."""
+    """Simulated system programs, with answers by subcommand."""
 
     def __init__(self, **answers: Output | list[Output]) -> None:
         self.answers = answers
@@ -73,7 +73,7 @@ def test_a_property_list_has_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("system", [True, False])
-def test_launchd_restarts_it(tmp_path: Path, system: bool) -> None:
+def test_an_installation_restarts_the_launchd_job(tmp_path: Path, system: bool) -> None:
     run = System(print=Output(113, "Could not find service"))
     service = launchd(tmp_path, run, system=system)
     assert service.install(job(tmp_path))
@@ -90,7 +90,7 @@ def test_launchd_restarts_it(tmp_path: Path, system: bool) -> None:
     )
 
 
-def test_what_runs_as_asked_is_left_alone(tmp_path: Path) -> None:
+def test_an_unchanged_running_service_is_left_alone(tmp_path: Path) -> None:
     run = System(print=Output(0, PRINTED))
     service = launchd(tmp_path, run)
     assert service.install(job(tmp_path))
@@ -102,7 +102,7 @@ def test_what_runs_as_asked_is_left_alone(tmp_path: Path) -> None:
     assert service.install(Job(("/bin/other",), tmp_path, tmp_path))
 
 
-def test_a_start_that_comes_too_soon_is_tried_again(tmp_path: Path) -> None:
+def test_a_start_that_comes_too_soon_is_retried(tmp_path: Path) -> None:
     busy = Output(5, "Bootstrap failed: 5: Input/output error")
     run = System(bootstrap=[busy, busy, Output(0, "")])
     assert launchd(tmp_path, run).install(job(tmp_path))
@@ -113,7 +113,7 @@ def test_a_start_that_comes_too_soon_is_tried_again(tmp_path: Path) -> None:
     assert run.verbs().count("bootstrap") == ATTEMPTS
 
 
-def test_uninstalling_stops_and_removes_it_and_is_fine_where_it_is_not(tmp_path: Path) -> None:
+def test_uninstalling_stops_and_removes_the_service_and_is_idempotent(tmp_path: Path) -> None:
     for service in (launchd(tmp_path, System()), Systemd(System(), tmp_path, system=False)):
         assert not service.uninstall()
         service.install(job(tmp_path))
@@ -130,19 +130,19 @@ def test_a_unit_is_valid_to_systemd(tmp_path: Path, system: bool) -> None:
     unit = tmp_path / "reconciler.service"
     user = "root" if system else None
     unit.write_text(Systemd(System(), tmp_path, system=system).text(job(tmp_path, user)), "utf-8")
-    # As the system's in both cases: a user's needs a session. The paths in it are not looked up.
+    # Verify both as system units: a user's needs a session. Paths in it are not resolved.
     command = [analyze, "verify", "--recursive-errors=no", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_unit_quotes_what_systemd_would_read_otherwise(tmp_path: Path) -> None:
+def test_a_unit_quotes_special_characters_of_systemd(tmp_path: Path) -> None:
     text = Systemd(System(), tmp_path, system=False).text(job(tmp_path))
     assert r'"a \"b\" $$HOME %%h \\ c"' in text
     assert r'Environment="RECONCILER_MODELS=a \"b\" $HOME %%h \\ c"' in text
 
 
-def test_systemd_restarts_it(tmp_path: Path) -> None:
+def test_an_installation_restarts_the_systemd_unit(tmp_path: Path) -> None:
     run = System(show=Output(0, "MainPID=77\nExecMainStatus=0\n"))
     service = Systemd(run, tmp_path, system=False)
     assert service.install(job(tmp_path))
@@ -188,7 +188,7 @@ def test_a_failed_installation_leaves_the_property_list_as_it_was(
     assert not there or service.file.read_text("utf-8") == "before"
 
 
-def test_of_the_environment_only_what_is_the_services_is_kept_and_no_secrets() -> None:
+def test_only_variables_of_the_service_are_kept_and_no_secrets() -> None:
     environ = {
         "PATH": "/bin",
         "HF_HOME": "/m",
@@ -216,7 +216,7 @@ def test_the_command_prints_the_file_and_refuses_options_that_serve_would_refuse
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_service_of_the_system_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_service_requires_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 501)
     for command in ("install", "uninstall"):
         refused = CliRunner().invoke(main, ["service", command, "--system"])
@@ -224,7 +224,7 @@ def test_a_service_of_the_system_needs_root(monkeypatch: pytest.MonkeyPatch) -> 
         assert "requires root; run: sudo " in refused.output
 
 
-def test_what_serve_would_refuse_is_not_installed() -> None:
+def test_options_that_serve_would_refuse_are_not_installed() -> None:
     for options, words in (
         (("--allow-origin", "*"), "--token-file"),
         (("--allow-origin", "http://a.example/"), "write http://a.example"),

@@ -1,4 +1,4 @@
-"""A directory as snapshots."""
+"""Snapshots of a directory."""
 
 import asyncio
 from pathlib import Path
@@ -45,7 +45,7 @@ async def test_a_missing_directory_is_not_an_empty_one(tmp_path: Path) -> None:
     assert (await DirectorySource(tmp_path).scan()).empty is False
 
 
-def test_the_name_does_not_depend_on_where_a_link_leads(tmp_path: Path) -> None:
+def test_the_name_does_not_depend_on_a_links_target(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "one")
     before = DirectorySource(tmp_path / "link" / "fleet")
     (tmp_path / "link").unlink()
@@ -53,8 +53,8 @@ def test_the_name_does_not_depend_on_where_a_link_leads(tmp_path: Path) -> None:
     assert DirectorySource(tmp_path / "x" / ".." / "link" / "fleet").name == before.name
 
 
-async def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path) -> None:
-    """As git-sync does: a new tree beside the old one, then the link is replaced."""
+async def test_a_replaced_link_is_followed(tmp_path: Path) -> None:
+    """git-sync writes a new tree next to the old one, then replaces the link."""
     for commit in ("one", "two"):
         (tmp_path / commit / "fleet").mkdir(parents=True)
         (tmp_path / commit / "fleet" / f"{commit}.yaml").write_text(VALID, "utf-8")
@@ -76,7 +76,7 @@ async def test_a_change_is_seen_without_waiting_for_the_rescan(tmp_path: Path) -
     await snapshots.aclose()
 
 
-async def test_what_changes_before_the_first_look_is_not_lost(tmp_path: Path) -> None:
+async def test_a_change_before_the_first_scan_is_not_lost(tmp_path: Path) -> None:
     snapshots = DirectorySource(tmp_path).snapshots()
     (tmp_path / "a.yaml").write_text(VALID, "utf-8")
     assert [f.path for f in (await anext(snapshots)).files] == ["a.yaml"]
@@ -93,7 +93,7 @@ async def test_a_directory_that_appears_is_watched(tmp_path: Path) -> None:
     await snapshots.aclose()
 
 
-async def test_a_directory_that_was_replaced_is_watched_anew(tmp_path: Path) -> None:
+async def test_a_replaced_directory_is_watched_again(tmp_path: Path) -> None:
     directory = tmp_path / "manifests"
     directory.mkdir()
     snapshots = DirectorySource(directory).snapshots()
@@ -108,7 +108,7 @@ async def test_a_directory_that_was_replaced_is_watched_anew(tmp_path: Path) -> 
     await snapshots.aclose()
 
 
-async def test_a_directory_that_cannot_be_watched_is_looked_at(
+async def test_a_directory_that_cannot_be_watched_is_polled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -123,10 +123,10 @@ async def test_a_directory_that_cannot_be_watched_is_looked_at(
     await snapshots.aclose()
 
 
-async def test_a_change_without_an_event_is_seen_at_the_rescan(
+async def test_a_change_without_an_event_is_found_by_the_rescan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Links lead out of the directory: nothing is reported of what is behind them."""
+    """Changes of a link's target outside the directory cause no event."""
     outside = tmp_path / "outside.yaml"
     outside.write_text(VALID, "utf-8")
     directory = tmp_path / "manifests"
@@ -142,7 +142,7 @@ async def test_a_change_without_an_event_is_seen_at_the_rescan(
     await snapshots.aclose()
 
 
-async def test_who_asks_gets_a_look_at_everything(
+async def test_a_requested_sync_scans_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[frozenset[str] | None] = []
@@ -166,21 +166,21 @@ async def test_who_asks_gets_a_look_at_everything(
     await asked
 
 
-async def test_events_name_what_changed_until_that_is_in_doubt(tmp_path: Path) -> None:
+async def test_changed_paths_are_reported_unless_they_may_be_incomplete(tmp_path: Path) -> None:
     watch = Watch(tmp_path, rescan_seconds=1000.0)
     await watch.settled.wait()
-    assert watch.take() is None  # from before it was watched
+    assert watch.take() is None  # changes before the watch began are unknown
     (tmp_path / "a.yaml").touch()
     await watch.changed.wait()
     assert watch.take() == frozenset({"a.yaml"})
-    assert watch.take() is None  # nobody knows why somebody looks
+    assert watch.take() is None  # a scan without an event has an unknown cause
     watch._note(frozenset({"b.yaml"}))
     watch._note(frozenset(f"{n}.yaml" for n in range(MAX_NAMED)))
     assert watch.take() is None
     watch.close()
 
 
-def test_paths_that_may_be_spelt_in_another_way_are_not_named() -> None:
+def test_paths_that_may_have_another_spelling_are_not_reported() -> None:
     here = Path("/m")
     assert relative_paths(here, ["/m/a.yaml", "/m/sub/b.yaml"]) == frozenset(
         {"a.yaml", "sub/b.yaml"}

@@ -1,4 +1,4 @@
-"""A repository as snapshots, by the real git."""
+"""Snapshots of a repository, made with the real git."""
 
 import asyncio
 import os
@@ -30,14 +30,14 @@ def origin(tmp_path: Path) -> Origin:
 
 
 class Node:
-    """Follows a repository as the daemon would, taking up whatever it may."""
+    """Follows a repository as the daemon does and applies every snapshot that it may."""
 
     def __init__(self, source: GitSource) -> None:
         self.source = source
         self.snapshots = source.snapshots()
 
     async def look(self) -> Snapshot:
-        """The next snapshot, as after a poll."""
+        """The snapshot of the next poll."""
         self.source._looks._event.set()
         snapshot = await anext(self.snapshots)
         if snapshot.commit is not None and snapshot.commit.applied is not None:
@@ -50,7 +50,7 @@ class Node:
         return commit
 
     async def refusal(self) -> str:
-        """Why the newest commit is not followed."""
+        """Error that prevents following the newest commit."""
         commit = await self.commit()
         assert commit.problem is not None
         return commit.problem
@@ -86,7 +86,7 @@ async def test_commits_are_followed(origin: Origin, tmp_path: Path) -> None:
         assert (await mac.commit()).applied == third != second
 
 
-async def test_only_the_files_of_the_folder_are_fetched(origin: Origin, tmp_path: Path) -> None:
+async def test_only_files_of_the_folder_are_fetched(origin: Origin, tmp_path: Path) -> None:
     origin.write("weights.bin", "0" * 100_000)
     origin.write("fleet/notes.md", "nothing")
     origin.write("fleet/.github/workflow.yaml", "[")
@@ -101,7 +101,7 @@ async def test_only_the_files_of_the_folder_are_fetched(origin: Origin, tmp_path
         assert list((mac.source._repository.directory / "hooks").glob("*")) == []
 
 
-async def test_a_server_that_gives_no_single_files_away(
+async def test_all_files_are_fetched_without_partial_clone(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
@@ -139,7 +139,7 @@ async def test_the_history_is_not_fetched(origin: Origin, tmp_path: Path) -> Non
         (lambda o: (o.root / "fleet").rename(o.root / "herd"), "the folder fleet does not exist"),
     ],
 )
-async def test_a_commit_that_is_wrong_anywhere_is_not_followed(
+async def test_a_commit_with_any_error_is_not_followed(
     origin: Origin, tmp_path: Path, change: Any, words: str
 ) -> None:
     good = origin.declare("a")
@@ -157,7 +157,7 @@ async def test_a_commit_that_is_wrong_anywhere_is_not_followed(
         assert (mended.problem, names(mended)) == (None, ["a"])
 
 
-async def test_links_that_are_neither_manifests_nor_folders_do_not_matter(
+async def test_links_that_are_neither_manifests_nor_folders_are_ignored(
     origin: Origin, tmp_path: Path
 ) -> None:
     for name, target in {
@@ -198,7 +198,7 @@ async def test_links_that_are_neither_manifests_nor_folders_do_not_matter(
         ("fleet/b.yaml", "- a\n- b\n", "that holds the manifests with --git-path"),
     ],
 )
-async def test_what_a_watched_directory_complains_of_is_refused(
+async def test_errors_of_a_watched_directory_are_refused_too(
     origin: Origin, tmp_path: Path, path: str, text: str, words: str
 ) -> None:
     origin.declare("a")
@@ -210,9 +210,7 @@ async def test_what_a_watched_directory_complains_of_is_refused(
         assert names(await mac.look()) == ["a"]
 
 
-async def test_trees_that_name_each_other_without_end_are_refused(
-    origin: Origin, tmp_path: Path
-) -> None:
+async def test_exponentially_nested_trees_are_refused(origin: Origin, tmp_path: Path) -> None:
     blob = origin.git("hash-object", "-w", "--stdin")
     tree = origin.make_tree(*(f"100644 blob {blob}\t{n}.yaml" for n in range(10)))
     for _ in range(8):
@@ -235,7 +233,7 @@ async def test_a_tree_has_a_bounded_number_of_entries(
         assert await mac.refusal() == "it has more than 3 entries"
 
 
-async def test_manifests_are_parsed_beside_the_event_loop(
+async def test_manifests_are_parsed_off_the_event_loop(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
@@ -252,7 +250,9 @@ async def test_manifests_are_parsed_beside_the_event_loop(
     assert threading.main_thread() not in threads
 
 
-async def test_a_branch_goes_before_a_tag_of_its_name(origin: Origin, tmp_path: Path) -> None:
+async def test_a_branch_takes_precedence_over_a_tag_of_its_name(
+    origin: Origin, tmp_path: Path
+) -> None:
     origin.declare("a")
     origin.git("tag", "main")
     origin.git("tag", "--annotate", "v1", "--message=v1")
@@ -264,7 +264,7 @@ async def test_a_branch_goes_before_a_tag_of_its_name(origin: Origin, tmp_path: 
             assert names(await mac.look()) == found
 
 
-async def test_a_repository_of_sha_256(tmp_path: Path) -> None:
+async def test_a_sha_256_repository_is_followed(tmp_path: Path) -> None:
     origin = Origin(tmp_path / "origin", "--object-format=sha256")
     first = origin.declare("a")
     async with node(tmp_path, origin.url) as mac:
@@ -276,9 +276,11 @@ async def test_a_repository_of_sha_256(tmp_path: Path) -> None:
         assert names(await restarted.look()) == ["a", "b"]
 
 
-async def test_a_shallow_origin_that_is_fetched_again(origin: Origin, tmp_path: Path) -> None:
-    """Its new commit does not lead back to the old one: without care git looks for what is between
-    in processes without end.
+async def test_a_shallow_origin_that_is_fetched_again_does_not_hang_git(
+    origin: Origin, tmp_path: Path
+) -> None:
+    """Its new commit does not lead back to the old one. Without precautions, git searches for the
+    commits between them with endless processes.
     """
     origin.declare("a")
     shallow = Origin(tmp_path / "shallow")
@@ -325,7 +327,9 @@ async def test_a_rewritten_history_is_not_followed(origin: Origin, tmp_path: Pat
         assert names(await mac.look()) == ["a"]
 
 
-async def test_what_cannot_be_asked_is_held(origin: Origin, tmp_path: Path) -> None:
+async def test_records_are_kept_while_the_server_is_unreachable(
+    origin: Origin, tmp_path: Path
+) -> None:
     origin.declare("a")
     async with node(tmp_path, origin.url) as mac:
         await mac.look()
@@ -340,7 +344,7 @@ async def test_what_cannot_be_asked_is_held(origin: Origin, tmp_path: Path) -> N
         assert "does not appear to be" in await restarted.refusal()
 
 
-async def test_a_missing_git_is_an_error_with_the_fix(
+async def test_a_missing_git_is_reported_with_the_fix(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.declare("a")
@@ -349,7 +353,7 @@ async def test_a_missing_git_is_an_error_with_the_fix(
         assert "xcode-select --install" in await mac.refusal()
 
 
-async def test_half_a_push_is_not_followed(origin: Origin, tmp_path: Path) -> None:
+async def test_an_incomplete_commit_is_not_followed(origin: Origin, tmp_path: Path) -> None:
     origin.declare("a")
     async with node(tmp_path, origin.url) as mac:
         await mac.look()
@@ -365,7 +369,7 @@ async def test_half_a_push_is_not_followed(origin: Origin, tmp_path: Path) -> No
         assert names(await mac.look()) == ["a", "b"]
 
 
-async def test_polls_of_a_fleet_do_not_keep_in_step(
+async def test_poll_intervals_are_jittered(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.declare("a")
@@ -382,13 +386,13 @@ async def test_polls_of_a_fleet_do_not_keep_in_step(
     assert all(90 <= seconds <= 110 for seconds in waits)
 
 
-async def test_what_was_never_read_is_not_empty(tmp_path: Path) -> None:
+async def test_an_unread_repository_does_not_count_as_empty(tmp_path: Path) -> None:
     async with node(tmp_path, f"file://{tmp_path}/nowhere") as mac:
         snapshot = await mac.look()
         assert "does not appear to be a git repository" in str(snapshot.unreadable)
 
 
-async def test_locks_of_a_killed_git_do_not_matter(origin: Origin, tmp_path: Path) -> None:
+async def test_locks_of_a_killed_git_are_ignored(origin: Origin, tmp_path: Path) -> None:
     origin.declare("a")
     async with node(tmp_path, origin.url) as mac:
         await mac.look()
@@ -398,7 +402,7 @@ async def test_locks_of_a_killed_git_do_not_matter(origin: Origin, tmp_path: Pat
         assert names(await mac.look()) == ["b"]
 
 
-async def test_a_broken_repository_is_made_anew(origin: Origin, tmp_path: Path) -> None:
+async def test_a_broken_repository_is_recreated(origin: Origin, tmp_path: Path) -> None:
     origin.declare("a")
     async with node(tmp_path, origin.url) as mac:
         await mac.look()
@@ -407,7 +411,7 @@ async def test_a_broken_repository_is_made_anew(origin: Origin, tmp_path: Path) 
         assert names(await mac.look()) == ["b"]
 
 
-async def test_what_a_repository_brings_along_does_not_run(
+async def test_filters_and_submodules_of_a_repository_do_not_run(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trap = tmp_path / "trap"
@@ -426,9 +430,9 @@ async def test_what_a_repository_brings_along_does_not_run(
 
 
 class TestSignatures:
-    """With a file of who may sign."""
+    """Following with a file of allowed signers."""
 
-    async def test_only_what_an_allowed_key_signed_is_followed(
+    async def test_only_commits_signed_by_an_allowed_key_are_followed(
         self, origin: Origin, tmp_path: Path
     ) -> None:
         mine, other = Signer(tmp_path, "mine"), Signer(tmp_path, "other")
@@ -448,7 +452,9 @@ class TestSignatures:
             assert (snapshot.commit is not None, names(snapshot)) == (True, [])
             assert "it is not signed" in str(snapshot.problem)
 
-    async def test_a_key_that_is_not_allowed_any_more(self, origin: Origin, tmp_path: Path) -> None:
+    async def test_a_commit_of_a_removed_key_is_reported_and_stays_applied(
+        self, origin: Origin, tmp_path: Path
+    ) -> None:
         mine, other = Signer(tmp_path, "mine"), Signer(tmp_path, "other")
         allowed = tmp_path / "allowed"
         allowed.write_text(mine.line, "utf-8")
@@ -459,11 +465,11 @@ class TestSignatures:
             allowed.write_text(other.line, "utf-8")
             snapshot = await mac.look()
             assert "No principal matched" in str(snapshot.problem)
-            assert names(snapshot) == ["a"]  # it is told; what is loaded stays
+            assert names(snapshot) == ["a"]  # reported, while the loaded records stay
             allowed.unlink()
             assert "cannot read" in await mac.refusal()
 
-    async def test_signers_that_cannot_be_read_keep_nothing_waiting(
+    async def test_an_unreadable_signers_file_does_not_block(
         self, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("reconciler.sources.git.trust.SECONDS", 0.05)
@@ -472,10 +478,10 @@ class TestSignatures:
         origin.declare("a")
         async with node(tmp_path, origin.url, signers=allowed) as mac:
             assert "no answer within 0.05 s" in await mac.refusal()
-        # The thread that reads goes on for as long as it takes, and keeps nobody.
+        # The reading thread may continue; nothing waits for it. End it.
         os.close(os.open(allowed, os.O_RDWR))
 
-    async def test_a_keyring_of_gpg(
+    async def test_commits_are_verified_with_a_gpg_keyring(
         self, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         home = tmp_path / "gnupg"
@@ -499,7 +505,7 @@ class TestSignatures:
             async with node(tmp_path / ring.suffix, origin.url, signers=ring) as mac:
                 await mac.look()
                 assert "No public key" in await mac.refusal()
-            # Keys of the user's own keyring do not count where ssh's signers are asked for.
+            # With a file of ssh signers, keys of the user's own keyring do not count.
             allowed = tmp_path / "allowed"
             allowed.write_text(Signer(tmp_path, "mine").line, "utf-8")
             async with node(tmp_path / "ssh", origin.url, signers=allowed) as mac:
@@ -512,9 +518,7 @@ def gpg(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-async def test_git_daemon_and_a_network_that_is_cut_in_the_middle_of_a_fetch(
-    origin: Origin, tmp_path: Path
-) -> None:
+async def test_a_fetch_recovers_after_the_network_is_cut(origin: Origin, tmp_path: Path) -> None:
     origin.declare("a")
     with git_daemon(tmp_path) as url:
         host, port = url.removeprefix("git://").split(":")
@@ -532,11 +536,11 @@ async def test_git_daemon_and_a_network_that_is_cut_in_the_middle_of_a_fetch(
 
 
 class TestProcesses:
-    """git starts helpers, such as git-remote-https or ssh, which are to end with it."""
+    """Helpers that git starts, such as git-remote-https or ssh, end with it."""
 
     @pytest.fixture
     def helper(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A FIFO with the pid of a helper of a git that does not end."""
+        """FIFO with the PID of a helper whose git never exits."""
         fifo, git = tmp_path / "fifo", tmp_path / "bin" / "git"
         os.mkfifo(fifo)
         git.parent.mkdir()
@@ -545,7 +549,7 @@ class TestProcesses:
         monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
         return fifo
 
-    async def test_helpers_end_with_a_command_that_is_given_up(
+    async def test_helpers_end_with_a_command_that_timed_out(
         self, helper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         children: list[psutil.Process] = []
@@ -555,7 +559,7 @@ class TestProcesses:
             raise TimeoutError
 
         hand, held = os.pipe()
-        monkeypatch.setattr(command, "_leash", lambda: nullcontext(hand))  # it ends them, too
+        monkeypatch.setattr(command, "_leash", lambda: nullcontext(hand))  # else it ends them, too
         monkeypatch.setattr(command, "_talk", give_up)
         with pytest.raises(command.GitError, match="no answer within"):
             await command.Repository(tmp_path, command.Remote("file:///nowhere")).git("fetch")

@@ -1,4 +1,4 @@
-"""Walks over what no manifest directory should hold: each thing is its own flaw."""
+"""Scans of directories with invalid entries: each is an error of its own path."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ VALID = "{apiVersion: reconciler/v1, kind: ModelInstance, metadata: {name: a}, s
 
 
 async def scanned(directory: Path) -> dict[str, ManifestFile]:
-    """The files of a directory that also has a good one in it."""
+    """Files of a directory, without the valid one that is added to it."""
     (directory / "good.yaml").write_text(VALID, "utf-8")
     snapshot = await Scanner(directory, "directory:x").scan()
     assert snapshot.unreadable is None
@@ -36,7 +36,7 @@ async def scanned(directory: Path) -> dict[str, ManifestFile]:
 
 def a_socket(path: Path) -> None:
     here = Path.cwd()
-    os.chdir(path.parent)  # a socket's path may have 104 bytes on macOS
+    os.chdir(path.parent)  # macOS limits a socket's path to 104 bytes
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path.name)
     os.chdir(here)
@@ -57,7 +57,7 @@ def a_socket(path: Path) -> None:
         (lambda p: p.write_text("[" * 100_000, "utf-8"), "nested deeper"),
     ],
 )
-async def test_what_is_no_manifest_is_a_flaw_of_that_path(
+async def test_an_invalid_entry_is_an_error_of_its_path(
     tmp_path: Path, make: Callable[[Path], None], words: str
 ) -> None:
     make(tmp_path / "x.yaml")
@@ -66,7 +66,7 @@ async def test_what_is_no_manifest_is_a_flaw_of_that_path(
     assert (file.path, words in flaw.message) == ("x.yaml", True), flaw
 
 
-async def test_names_that_cannot_be_shown_are_flaws(tmp_path: Path) -> None:
+async def test_unprintable_names_are_errors(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"a\xff.yaml")).write_text(VALID, "utf-8")
     (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("", "utf-8")
     (tmp_path / "b\n.yaml").write_text(VALID, "utf-8")
@@ -86,10 +86,10 @@ async def test_names_that_cannot_be_shown_are_flaws(tmp_path: Path) -> None:
     }
 
 
-async def test_what_may_not_be_read_is_a_flaw_of_that_path(
+async def test_an_entry_without_read_permission_is_an_error_of_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root may read everything, so the refusal is made."""
+    """Simulate the refusal, since root bypasses permissions."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.yaml").write_text(VALID, "utf-8")
     (tmp_path / "b.yaml").write_text(VALID, "utf-8")
@@ -109,14 +109,14 @@ async def test_what_may_not_be_read_is_a_flaw_of_that_path(
     assert messages == {"sub/": words, "b.yaml": words}
 
 
-async def test_links_lead_to_each_directory_once(tmp_path: Path) -> None:
+async def test_each_directory_is_scanned_once_despite_links(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "again").symlink_to(tmp_path)
     (tmp_path / "sub" / "a.yaml").write_text(VALID, "utf-8")
     assert list(await scanned(tmp_path)) == ["sub/a.yaml"]
 
 
-async def test_a_link_to_nothing_may_have_been_a_folder(tmp_path: Path) -> None:
+async def test_a_broken_link_counts_as_an_unread_folder(tmp_path: Path) -> None:
     (tmp_path / "team").symlink_to(tmp_path / "not mounted")
     (file,) = (await scanned(tmp_path)).values()
     assert (file.valid, file.unfinished, file.covers("team/a.yaml")) == (True, True, True)
@@ -124,7 +124,7 @@ async def test_a_link_to_nothing_may_have_been_a_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], threading.Event]]:
-    """Have the file system say nothing about a path until the event is set."""
+    """Make calls about a path hang until the event is set."""
     ends: dict[str, threading.Event] = {}
     stat = os.stat
 
@@ -142,7 +142,7 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], threading
         end.set()
 
 
-async def test_a_path_that_does_not_answer_is_its_own_flaw_until_it_does(
+async def test_a_hung_path_is_an_error_of_its_own_until_it_answers(
     tmp_path: Path, hung: Callable[[Path], threading.Event]
 ) -> None:
     (tmp_path / "good.yaml").write_text(VALID, "utf-8")
@@ -164,7 +164,7 @@ async def test_a_path_that_does_not_answer_is_its_own_flaw_until_it_does(
     assert all(f.valid for f in (await scanner.scan()).files)
 
 
-async def test_a_directory_that_does_not_answer_is_unreadable(
+async def test_a_hung_directory_is_unreadable(
     tmp_path: Path, hung: Callable[[Path], threading.Event]
 ) -> None:
     hung(tmp_path)
@@ -172,7 +172,7 @@ async def test_a_directory_that_does_not_answer_is_unreadable(
     assert "the file system does not answer" in str(snapshot.unreadable)
 
 
-async def test_threads_that_hang_are_bounded(
+async def test_hung_threads_are_bounded_in_number(
     tmp_path: Path, hung: Callable[[Path], threading.Event]
 ) -> None:
     for n in range(MAX_BLOCKED + 2):
@@ -184,7 +184,7 @@ async def test_threads_that_hang_are_bounded(
     assert len(scanner._blocked) == MAX_BLOCKED
 
 
-async def test_an_unchanged_file_is_not_parsed_again_and_an_old_one_not_read(
+async def test_an_unchanged_file_is_not_parsed_again_and_if_old_not_even_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed, opened = [], []
@@ -211,7 +211,7 @@ async def test_an_unchanged_file_is_not_parsed_again_and_an_old_one_not_read(
     assert parsed == opened == names
     assert await scanner.scan() == first
     assert parsed == opened == names
-    monkeypatch.setattr(walks, "SETTLED_NS", 10**18)  # none is
+    monkeypatch.setattr(walks, "SETTLED_NS", 10**18)  # no file is old enough
     (tmp_path / "new.yaml").write_text(VALID.replace("name: a", "name: b"), "utf-8")
     await scanner.scan()
     assert (parsed[2:], opened[2:]) == (["new.yaml"], ["new.yaml"])
@@ -219,7 +219,7 @@ async def test_an_unchanged_file_is_not_parsed_again_and_an_old_one_not_read(
     assert (parsed[3:], opened[3:]) == ([], ["new.yaml"])
 
 
-async def test_a_change_that_leaves_size_and_times_as_they_were_is_seen(tmp_path: Path) -> None:
+async def test_a_change_that_keeps_size_and_times_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(VALID, "utf-8")
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
@@ -243,7 +243,7 @@ async def test_a_directory_with_too_many_files_is_unreadable(
         assert "it has more than 3" in str(snapshot.unreadable)
 
 
-async def test_a_file_that_no_event_names_is_not_asked_about(
+async def test_a_file_that_no_event_names_is_not_accessed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walks, "SETTLED_NS", -1)  # all are old enough
@@ -271,7 +271,7 @@ async def test_a_file_that_no_event_names_is_not_asked_about(
     assert await scanner.scan() == snapshot
 
 
-async def test_all_of_a_folder_is_looked_at_that_is_named_or_another_one(
+async def test_a_renamed_or_changed_folder_is_scanned_completely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walks, "SETTLED_NS", -1)  # all are old enough
@@ -313,17 +313,17 @@ CHANGES = st.lists(
 
 
 def change(root: Path, kind: str, one: str, other: str) -> set[str]:
-    """Change a directory; returns the paths that a watch of it names."""
+    """Change a directory; return the paths that its watch reports."""
     path, target = root / one, root / other
     here = path.exists() or path.is_symlink()
     if os.path.realpath(path.parent) != str(path.parent) or (path.is_symlink() and kind == "write"):
-        return set()  # it would happen in another place
+        return set()  # the change would affect another place
     if kind == "write" and not path.is_dir() and path.parent.is_dir():
         path.write_text(VALID.replace("name: a", f"name: n{os.urandom(4).hex()}"), "utf-8")
     elif kind == "remove" and here:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     elif kind == "move" and here and target.parent.is_dir() and not target.exists():
-        with suppress(OSError):  # into itself
+        with suppress(OSError):  # a move into itself
             path.rename(target)
         return {one, other}
     elif kind in ("mkdir", "link", "hard link") and not here and path.parent.is_dir():
@@ -338,7 +338,7 @@ def change(root: Path, kind: str, one: str, other: str) -> set[str]:
 
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(st.lists(CHANGES, max_size=8))
-def test_a_walk_that_knows_what_changed_sees_what_a_walk_without_that_sees(
+def test_an_incremental_scan_finds_the_same_as_a_full_scan(
     rounds: list[list[tuple[str, str, str]]],
 ) -> None:
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:

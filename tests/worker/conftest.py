@@ -1,4 +1,4 @@
-"""What a worker does before it loads anything."""
+"""Set up what a worker needs before it loads a model."""
 
 import pytest
 

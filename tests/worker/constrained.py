@@ -1,4 +1,4 @@
-"""A real model in this process that answers constrained requests."""
+"""Run a real model in this process to answer constrained requests."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ NAME = "1"
 
 @dataclass
 class Answer:
-    """A whole answer."""
+    """A complete answer."""
 
     content: str = ""
     reasoning: str = ""
@@ -38,24 +38,24 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The content."""
+        """The message content, parsed as JSON."""
         return json.loads(self.content)
 
     @property
     def call(self) -> tuple[str, Any]:
-        """The name and the arguments of the only call."""
+        """The name and the arguments of the only tool call."""
         ((function),) = [call["function"] for call in self.calls]
         return function["name"], json.loads(function["arguments"])
 
 
 class Served:
-    """A model and its thread."""
+    """A model and its MLX thread."""
 
     def __init__(self, model: Model, mlx: MlxThread) -> None:
         self.model, self.mlx = model, mlx
 
     async def ask(self, *, chat: bool = True, **keys: Any) -> Answer:
-        """Answer a request; a chat has a message unless it brings its own."""
+        """Answer a request; a chat request gets a default message if it has none."""
         default = {"messages": [{"role": "user", "content": "Hello"}]} if chat else {"prompt": "Hi"}
         body = {"max_tokens": 200, "temperature": 0} | default | keys
         dialect = Dialect.CHAT if chat else Dialect.TEXT
@@ -72,13 +72,13 @@ class Served:
         return answer
 
     async def ask_all(self, *bodies: dict[str, Any]) -> list[Answer]:
-        """Answer several requests beside each other."""
+        """Answer several requests concurrently."""
         return await asyncio.gather(*(self.ask(**body) for body in bodies))
 
 
 @contextmanager
 def served(path: Path, *, context_length: int = 4096) -> Iterator[Served]:
-    """The checkpoint at `path`, loaded, with a session."""
+    """Load the checkpoint at `path` and open a session."""
     model = Model()
     mlx = MlxThread(model.step)
     thread = threading.Thread(target=mlx.run, daemon=True)

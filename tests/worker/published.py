@@ -1,4 +1,4 @@
-"""Chat templates as their publishers ship them, where they are, and requests to try them with."""
+"""Chat templates as their publishers ship them, if present, and requests to try them with."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from reconciler.worker.request import parse
 from tests.tiny import VOCABULARY, new_tokenizer
 
 DIRECTORY = Path(__file__).parents[3] / "shared" / "chat-templates"
-"""They belong to their publishers and are not part of this repository."""
+"""The templates belong to their publishers and are not part of this repository."""
 
 TEMPLATES = sorted(DIRECTORY.glob("*.jinja"))
 
@@ -36,7 +36,7 @@ def user(content: Any = "USERONE") -> dict[str, Any]:
 
 
 def call(arguments: Any = '{"city": "Oslo"}', **more: Any) -> dict[str, Any]:
-    """An assistant's message with one call."""
+    """An assistant message with one call."""
     function = {"name": "weather", "arguments": arguments}
     calls = [{"id": "call_abc123", "type": "function", "function": function}]
     return {"role": "assistant", "content": "", "tool_calls": calls} | more
@@ -51,7 +51,7 @@ def turn(role: str, content: str) -> dict[str, Any]:
 
 
 Request = tuple[dict[str, Any], tuple[str, ...]]
-"""Keys of a request, and texts of it that the model must get to read."""
+"""Keys of a request, and texts of it that the model must read."""
 
 ORDINARY: dict[str, Request] = {
     "a user turn": ({"messages": [user()]}, ("USERONE",)),
@@ -93,7 +93,7 @@ ORDINARY: dict[str, Request] = {
         ("USERONE", "weather", "Oslo", "RESULTONE"),
     ),
 }
-"""What any client sends."""
+"""Requests that any client sends."""
 
 
 def _two_calls() -> list[dict[str, Any]]:
@@ -210,11 +210,11 @@ UNUSUAL: dict[str, Request] = {
         ("Oslo", "RESULTONE"),
     ),
 }
-"""What some clients send, and what conversations become."""
+"""Requests that some clients send, and conversations as they grow."""
 
 
 def tokenizer(template: str | dict[str, str]) -> Any:
-    """A real tokenizer of mlx-lm's with that chat template."""
+    """A real mlx-lm tokenizer with the given chat template."""
     plain = copy.copy(_plain())
     plain.chat_template = template
     return TokenizerWrapper(plain)
@@ -228,7 +228,7 @@ def _plain() -> Any:
 
 
 class Chat:
-    """A chat template that requests are sent to."""
+    """A chat template that requests are rendered with."""
 
     def __init__(self, template: str | dict[str, str], name: str = "") -> None:
         self.name = name
@@ -237,10 +237,10 @@ class Chat:
         self.prompts = Prompts(self.tokenizer, VOCABULARY + 1)
 
     def prompt(self, messages: list[Any], **more: Any) -> Any:
-        """The prompt of a request. Raises `RequestError`."""
+        """Render the prompt of a request. Raises `RequestError`."""
         body = {"model": "m", "messages": messages} | more
         return self.prompts.build(parse(json.dumps(body).encode(), chat=True), chat=True)
 
     def text(self, messages: list[Any], **more: Any) -> str:
-        """The same as text."""
+        """Render the prompt of a request as text."""
         return str(self.tokenizer.decode(self.prompt(messages, **more).tokens))

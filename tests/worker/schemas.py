@@ -1,4 +1,4 @@
-"""Random JSON schemas, of the kinds that the JSON Schema test suite has."""
+"""Generate random JSON schemas of the kinds in the JSON Schema test suite."""
 
 import random
 from typing import Any
@@ -9,14 +9,14 @@ _PATTERNS = ("^[a-c]{2,4}$", "[0-9]+", "^(x|yz)*$", r"^\d{3}-\w$")
 
 
 class Schemas:
-    """Draws schemas whose values stay small, so that a random model finishes them."""
+    """Generator of schemas with small values, so that a random model finishes them."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
         self._definitions: dict[str, Any] = {}
 
     def draw(self) -> dict[str, Any]:
-        """A whole schema."""
+        """A complete schema."""
         self._definitions = {}
         schema = self._value(3)
         if self._definitions:

@@ -1,6 +1,6 @@
-"""Every architecture of mlx-lm: loads, answers in company as alone, and from kept prompts as anew.
+"""Test every architecture of mlx-lm: loading, batching and prompt caching.
 
-What each one does is a row of the table in docs/models.md; `make test` tries a few.
+The results per architecture are a row of the table in docs/models.md; `make test` tries a few.
 """
 
 import re
@@ -34,7 +34,7 @@ COLUMNS = {
 
 TOKENS = 10
 STEP = 16
-"""Less than the prompts, so that they are read in pieces."""
+"""Shorter than the prompts, so that they are prefilled in several steps."""
 
 
 def prompt(seed: int, length: int) -> list[int]:
@@ -52,7 +52,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def opened(name: str, directory: Path) -> tuple[Model, Session, Path]:
-    """A session over a tiny checkpoint of that architecture, through the worker's model."""
+    """Open a session over a tiny checkpoint of the architecture, through the worker's model."""
     path = directory / name
     tiny.write(architectures.config(name), path)
     model = Model()
@@ -70,7 +70,7 @@ def opened(name: str, directory: Path) -> tuple[Model, Session, Path]:
 def run(
     session: Session, prompts: Sequence[list[int]], places: tuple[int, ...] = ()
 ) -> tuple[list[list[int]], list[Request]]:
-    """Greedy answers to prompts that run together. Raises what the model raises."""
+    """Greedy answers to prompts that run concurrently. Raises what the model raises."""
     answers: list[list[int]] = []
     errors: list[Exception] = []
     requests: list[Request] = []
@@ -94,9 +94,9 @@ def run(
 
 
 def examine(name: str, directory: Path) -> tuple[Batching, bool]:
-    """How requests of an architecture run together, and whether kept prompts change nothing.
+    """Batching of the architecture, and True if prefill steps and the prompt cache change nothing.
 
-    Raises what the worker raises, or AssertionError if an answer in company is another one.
+    Raises what the worker raises, or AssertionError if an answer differs in a batch.
     """
     model, session, path = opened(name, directory)
     alone, _ = load_model(path)
@@ -107,7 +107,7 @@ def examine(name: str, directory: Path) -> tuple[Batching, bool]:
     expected_in_steps = [run(_again(model, session), [one])[0][0] for one in PROMPTS]
     assert run(_again(model, session), PROMPTS)[0] == expected_in_steps
     exact = expected_in_steps == expected
-    # In a batch no forward pass begins after the last token, so that the cache is without it.
+    # In a batch, no forward pass follows the last token, so the cache lacks that token.
     held = len(PROMPTS[2]) + TOKENS - (session.batching is not Batching.APART)
     for following, known in (
         ([*PROMPTS[2][:66], 9, 8, 7, 6], 66),
@@ -124,7 +124,7 @@ def examine(name: str, directory: Path) -> tuple[Batching, bool]:
 
 
 def _again(model: Model, session: Session) -> Session:
-    """A session like that one, with nothing kept, whose answers no token ends."""
+    """Open a session without cached prompts and without end tokens."""
     config = session.config
     assert model._modules is not None
     module = model._modules.get(OpenSession(config))
@@ -132,13 +132,13 @@ def _again(model: Model, session: Session) -> Session:
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_some_architectures_behave_as_their_row(name: str, tmp_path: Path) -> None:
+def test_some_architectures_match_their_table_row(name: str, tmp_path: Path) -> None:
     check(name, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in architectures.NAMES if name not in FEW])
-def test_every_architecture_behaves_as_its_row(name: str, tmp_path: Path) -> None:
+def test_every_architecture_matches_its_table_row(name: str, tmp_path: Path) -> None:
     check(name, tmp_path)
 
 
@@ -151,6 +151,6 @@ def check(name: str, directory: Path) -> None:
         assert examine(name, directory) == (COLUMNS[batching], kept == "same")
 
 
-def test_every_architecture_has_a_row() -> None:
+def test_every_architecture_has_a_table_row() -> None:
     assert tuple(rows()) == architectures.NAMES
     assert f"mlx-lm {metadata.version('mlx-lm')}" in (ROOT / "docs/models.md").read_text("utf-8")

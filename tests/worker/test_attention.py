@@ -1,4 +1,4 @@
-"""Attention, whole and in tiles, against MLX's own; MLX's function is the judge."""
+"""Compare full and tiled attention with MLX's own function as the reference."""
 
 import itertools
 from typing import Any
@@ -12,11 +12,11 @@ from reconciler.worker import attention
 TOLERANCE = {mx.float32: 2e-5, mx.bfloat16: 2e-2, mx.float16: 4e-3}
 
 LENGTHS = [(1, 1), (1, 40), (7, 7), (5, 40), (260, 260), (257, 300)]
-"""Queries and keys: decoding, prefill from nothing, prefill after a prefix, more than a tile."""
+"""Shapes of queries and keys: decoding, prefill, prefill after a prefix, more than one tile."""
 
 
 def masks(batch: int, heads: int, length: int, total: int, dtype: Any) -> dict[str, Any]:
-    """A mask of every form, each of which lets every query see something."""
+    """A mask of every form, each of which leaves every query at least one key."""
     seen = mx.random.uniform(shape=(batch, heads, length, total)) > 0.3
     seen = mx.logical_or(seen, mx.arange(total) == 0)
     added = mx.random.normal((batch, heads, length, total)).astype(dtype)
@@ -48,7 +48,7 @@ def masks(batch: int, heads: int, length: int, total: int, dtype: Any) -> dict[s
     ],
     ids=str,
 )
-def test_both_ways_agree_with_mlx(dtype: Any, heads: int, kv_heads: int) -> None:
+def test_full_and_tiled_attention_agree_with_mlx(dtype: Any, heads: int, kv_heads: int) -> None:
     mx.random.seed(0)
     for (length, total), sunk in itertools.product(LENGTHS, (False, True)):
         q = mx.random.normal((2, heads, length, 8)).astype(dtype)
@@ -66,14 +66,14 @@ def test_both_ways_agree_with_mlx(dtype: Any, heads: int, kv_heads: int) -> None
                 assert difference < TOLERANCE[dtype], (name, length, total, sunk, way)
 
 
-def test_a_query_that_sees_nothing_gives_numbers() -> None:
+def test_a_fully_masked_query_does_not_give_nan() -> None:
     q = mx.random.normal((1, 2, 3, 8))
     mask = mx.zeros((3, 3), dtype=mx.bool_)
     for way in (attention.whole, attention.tiled):
         assert not mx.isnan(way(q, q, q, scale=1.0, mask=mask)).any().item()
 
 
-def test_keys_that_a_tile_does_not_see_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_masked_for_a_whole_tile_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     whole = attention.whole
 

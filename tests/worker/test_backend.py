@@ -1,4 +1,4 @@
-"""Facts about machines that this test does not run on, injected."""
+"""Test facts about machines other than this one, by injection."""
 
 import psutil
 import pytest
@@ -12,7 +12,7 @@ GIB = 2**30
 @pytest.mark.parametrize(
     ("info", "physical", "cgroup", "expected"),
     [
-        # Metal says what it recommends; that is less than the machine has.
+        # Metal reports a recommended limit below the machine's memory.
         (
             {"max_recommended_working_set_size": 48 * GIB},
             64 * GIB,
@@ -21,15 +21,15 @@ GIB = 2**30
         ),
         # A discrete GPU has memory of its own.
         ({"total_memory": 139 * GIB}, 128 * GIB, None, 139 * GIB),
-        # The CPU backend names no memory: the machine's, or the cgroup's where that is less.
-        # The daemon and its spare worker take of that too.
+        # The CPU backend reports no memory: use the machine's, or the cgroup's if that is less.
+        # The daemon and its spare worker use some of that too.
         ({"device_name": "cpu"}, 24 * GIB, None, 23 * GIB),
         ({"device_name": "cpu"}, 24 * GIB, 8 * GIB, 7 * GIB),
         ({"device_name": "cpu"}, 24 * GIB, 64 * GIB, 23 * GIB),
         ({"device_name": "cpu"}, GIB // 2, None, 0),
     ],
 )
-def test_the_memory_budget_is_asked_not_guessed(
+def test_the_memory_budget_follows_the_reported_limits(
     info: dict[str, object], physical: int, cgroup: int | None, expected: int
 ) -> None:
     assert memory_budget(info, physical, cgroup, GIB) == expected
@@ -42,7 +42,7 @@ def test_this_machine_is_described() -> None:
     assert facts.mlx_version
 
 
-def test_without_a_gpu_the_daemon_and_a_spare_worker_are_left_room(
+def test_without_a_gpu_memory_is_reserved_for_the_daemon_and_a_spare_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mlx.core.device_info", lambda: {"device_name": "cpu"})

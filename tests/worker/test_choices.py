@@ -1,4 +1,4 @@
-"""Several answers to one prompt: it is read once, and each answer is as if it were alone."""
+"""Test several answers to one prompt: one prefill, and each answer as if it were alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ PROMPT = [9, 8, 7, 6, 5] * 12
 
 
 class Answers:
-    """Requests with one prompt, and what they heard."""
+    """Requests with one prompt, and the tokens they received."""
 
     def __init__(self, number: int, max_tokens: int = 6, prompt: Sequence[int] = PROMPT) -> None:
         self.tokens: list[list[int]] = [[] for _ in range(number)]
@@ -53,7 +53,7 @@ def run(session: Session) -> None:
 
 
 def read(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tokens that each call of the model takes, from now on."""
+    """Record the number of tokens in each later call of the model."""
     inner = session._batch._model
     taken: list[int] = []
 
@@ -71,7 +71,7 @@ def read(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_the_prompt_is_read_once_and_each_answer_is_as_if_it_were_alone(
+def test_the_prompt_is_prefilled_once_and_each_answer_is_as_if_it_were_alone(
     models: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = load_model(models / name)
@@ -81,7 +81,7 @@ def test_the_prompt_is_read_once_and_each_answer_is_as_if_it_were_alone(
     answers = Answers(4)
     session.start(*answers.requests)
     run(session)
-    # The prompt, then its last token for each of those that follow, and each generated token.
+    # The prompt, then its last token for each of the other requests, and each generated token.
     assert sum(taken) <= len(PROMPT) + 3 + 4 * 6
     for index in range(4):
         alone = Answers(1)
@@ -100,7 +100,9 @@ def llama(models: Path) -> Session:
     return Session(load_model(models / "tiny/llama")[0], CONFIG)
 
 
-def test_who_follows_one_that_goes_before_it_was_read_is_answered(llama: Session) -> None:
+def test_the_other_requests_are_answered_if_the_first_is_cancelled_before_its_prefill(
+    llama: Session,
+) -> None:
     answers = Answers(3)
     llama.start(*answers.requests)
     llama.step()
@@ -109,7 +111,7 @@ def test_who_follows_one_that_goes_before_it_was_read_is_answered(llama: Session
     assert [len(tokens) for tokens in answers.tokens] == [0, 6, 6]
 
 
-def test_all_go_at_once(llama: Session) -> None:
+def test_all_requests_can_be_cancelled_at_any_step(llama: Session) -> None:
     for steps in (0, 1, 5):
         answers = Answers(3, max_tokens=100)
         llama.start(*answers.requests)
@@ -120,7 +122,9 @@ def test_all_go_at_once(llama: Session) -> None:
         assert not llama.busy
 
 
-def test_all_or_none_wait(llama: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_requests_of_a_prompt_wait_or_none(
+    llama: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session_module, "MAX_WAITING", 5)
     monkeypatch.setattr(batch, "BATCH_SIZE", 1)
     first, second = Answers(4), Answers(4)
@@ -131,7 +135,7 @@ def test_all_or_none_wait(llama: Session, monkeypatch: pytest.MonkeyPatch) -> No
     assert [len(tokens) for tokens in first.tokens + second.tokens] == [6] * 4 + [0] * 4
 
 
-def test_others_are_answered_while_a_prompt_is_read_for_several(llama: Session) -> None:
+def test_other_requests_are_answered_during_the_prefill_of_a_shared_prompt(llama: Session) -> None:
     long, short = Answers(8, prompt=PROMPT * 10), Answers(1, max_tokens=1, prompt=[5, 6])
     llama.start(*long.requests)
     llama.start(*short.requests)
@@ -142,7 +146,7 @@ def test_others_are_answered_while_a_prompt_is_read_for_several(llama: Session) 
     assert [len(tokens) for tokens in long.tokens] == [6] * 8
 
 
-def test_unloading_fails_requests_that_follow(llama: Session) -> None:
+def test_unloading_fails_all_requests_of_a_shared_prompt(llama: Session) -> None:
     answers = Answers(3)
     errors: list[Exception] = []
     for request in answers.requests:

@@ -1,4 +1,4 @@
-"""How requests of a model can run together is learnt from the model."""
+"""Test that the way to batch requests of a model is learnt from the model."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ DIFFERENT = {"tiny/mamba": Batching.READ_APART, "tiny/gemma2": Batching.APART}
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_what_a_model_can_is_learnt(models: Path, name: str) -> None:
+def test_the_batching_of_a_model_is_detected(models: Path, name: str) -> None:
     model, _ = load_model(models / name)
     batching, reason = company.learn(model)
     assert batching is DIFFERENT.get(name, Batching.TOGETHER)
@@ -25,13 +25,13 @@ def test_what_a_model_can_is_learnt(models: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny/llama", "tiny/mamba"])
-def test_coarse_rounding_is_not_taken_for_another_answer(models: Path, name: str) -> None:
+def test_coarse_rounding_is_not_taken_for_a_different_answer(models: Path, name: str) -> None:
     model, _ = load_model(models / name)
     model.update(tree_map(lambda one: one.astype(mx.bfloat16), model.parameters()))
     assert company.learn(model)[0] is DIFFERENT.get(name, Batching.TOGETHER)
 
 
-def test_attention_to_padding_is_found_out(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_to_padding_is_detected(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = load_model(models / "tiny/llama")
 
     def unmasked(self: Any, tokens: int, **_: Any) -> Any:
@@ -41,7 +41,7 @@ def test_attention_to_padding_is_found_out(models: Path, monkeypatch: pytest.Mon
     assert company.learn(model)[0] is Batching.APART
 
 
-def test_one_prompt_that_fails_is_an_error(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_fails_is_an_error(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = load_model(models / "tiny/llama")
     monkeypatch.setattr(type(model), "__call__", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""From what a session generates to what a client is told."""
+"""Test completions, from the session's tokens to the client's response."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ WEATHER = {"type": "function", "function": {"name": "weather", "parameters": PAR
 
 
 class Scripted:
-    """A model with one session, "1", that generates what it was told to, and its MLX thread."""
+    """A model with one session, "1", that generates a given text, and its MLX thread."""
 
     config = SimpleNamespace(context_length=4096)
     embedder = None
@@ -80,8 +80,8 @@ class Scripted:
         return future
 
 
-async def test_the_body_of_a_refused_request_is_let_go_of_at_once() -> None:
-    gc.disable()  # which comes late, as a large body is one object
+async def test_the_body_of_a_refused_request_is_released_at_once() -> None:
+    gc.disable()  # a collection comes late, as a large body is one object
     try:
         for body in (b'{"messages": [', b'{"messages": 3}'):
             scripted = Scripted("")
@@ -111,7 +111,7 @@ async def pieces_of(one: Completion) -> list[Piece]:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_with_parallel_calls_off_the_first_call_is_the_last_word(stream: bool) -> None:
+async def test_without_parallel_calls_generation_ends_after_the_first_call(stream: bool) -> None:
     for parallel, count in ((True, 2), (False, 1)):
         more: dict[str, Any] = {
             "stream": stream,
@@ -125,7 +125,7 @@ async def test_with_parallel_calls_off_the_first_call_is_the_last_word(stream: b
         assert bool(scripted.cancelled) is not parallel
 
 
-async def test_tokens_of_an_answer_without_a_stream_are_sent_in_groups() -> None:
+async def test_tokens_of_an_unstreamed_answer_are_sent_in_groups() -> None:
     text = "The capital of Japan is Tokyo. " * 5
     wakes = {}
     for stream in (True, False):
@@ -138,7 +138,7 @@ async def test_tokens_of_an_answer_without_a_stream_are_sent_in_groups() -> None
     assert wakes[False] == -(-(len(scripted.script) + 1) // TOGETHER)
 
 
-async def test_a_stop_ends_it_though_more_was_generated() -> None:
+async def test_a_stop_ends_the_answer_even_if_more_was_generated() -> None:
     one, scripted = completion("It is Tokyo, or Kyoto.", stop="Kyoto")
     pieces = await pieces_of(one)
     assert "".join(piece.delta.content for piece in pieces) == "It is Tokyo, or "
@@ -146,7 +146,7 @@ async def test_a_stop_ends_it_though_more_was_generated() -> None:
     assert scripted.cancelled
 
 
-async def test_a_stop_in_the_last_token_that_there_may_be_is_the_end() -> None:
+async def test_a_stop_within_the_last_allowed_token_is_reported_as_stop() -> None:
     one, scripted = completion("It is Tokyo", stop="Tokyo")
     scripted.end = "length"
     pieces = await pieces_of(one)
@@ -169,7 +169,7 @@ async def test_generation_stops_when_tokens_cannot_be_sent(
     assert scripted.cancelled == [one._choices[0].request]
 
 
-async def test_an_instance_that_has_just_gone_can_be_asked_again_later() -> None:
+async def test_a_request_to_an_instance_that_was_just_unloaded_can_be_retried() -> None:
     one, _ = completion("", name="2")
     with pytest.raises(UnavailableError, match="unloaded") as raised:
         await one.start()

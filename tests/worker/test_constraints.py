@@ -1,4 +1,4 @@
-"""Constrained answers of a real model with random weights, in every way that requests run."""
+"""Test constrained answers of a real model with random weights, in every batching mode."""
 
 import asyncio
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def llama(models: Path) -> Iterator[Served]:
         yield one
 
 
-async def test_an_answer_ends_where_the_schema_is_fulfilled(llama: Served) -> None:
+async def test_an_answer_ends_when_the_schema_is_complete(llama: Served) -> None:
     bodies: list[dict[str, Any]] = [{}, SEEDED, {"chat": False}]
     for body in bodies:
         answer = await llama.ask(response_format=FORMAT, **body)
@@ -41,7 +41,7 @@ async def test_an_answer_ends_where_the_schema_is_fulfilled(llama: Served) -> No
         jsonschema.validate(answer.json, SCHEMA)
 
 
-async def test_a_forced_call_is_a_call_and_nothing_else(llama: Served) -> None:
+async def test_a_forced_call_has_no_text_beside_it(llama: Served) -> None:
     answer = await llama.ask(tools=[TOOL], tool_choice="required", max_tokens=400)
     assert (answer.content, answer.finish_reason) == ("", "tool_calls")
     name, arguments = answer.call
@@ -54,7 +54,7 @@ async def test_max_tokens_cuts_an_answer(llama: Served) -> None:
     assert (answer.finish_reason, answer.tokens) == ("length", 4)
 
 
-async def test_texts_choices_and_grammars(llama: Served) -> None:
+async def test_texts_choices_and_grammars_are_enforced(llama: Served) -> None:
     exact = await llama.ask(guided_regex=r"[0-9]{4}-[0-9]{2}", **SEEDED)
     assert len(exact.content) == 7
     assert exact.content[4] == "-"
@@ -79,7 +79,7 @@ async def test_constrained_and_free_requests_share_a_batch(llama: Served) -> Non
     jsonschema.validate(together[0].json, SCHEMA)
 
 
-async def test_an_answer_goes_on_where_it_was_when_it_had_to_make_room(models: Path) -> None:
+async def test_a_preempted_answer_resumes_where_it_was(models: Path) -> None:
     body: dict[str, Any] = {"response_format": FORMAT, "temperature": 1, "seed": 2}
     body["max_tokens"] = None
     with served(models / "tiny/llama") as one:
@@ -103,7 +103,7 @@ async def test_an_answer_goes_on_where_it_was_when_it_had_to_make_room(models: P
     assert answer.content == reference.content
 
 
-async def test_stops_penalties_and_samplers_keep_to_the_schema(llama: Served) -> None:
+async def test_stops_penalties_and_samplers_respect_the_schema(llama: Served) -> None:
     for body in (
         {"top_k": 1, "repetition_penalty": 1.5},
         {"top_p": 0.1, "temperature": 2, "seed": 1},
@@ -120,14 +120,14 @@ async def test_stops_penalties_and_samplers_keep_to_the_schema(llama: Served) ->
     assert answer.content.rstrip().endswith(",")
 
 
-async def test_log_probabilities_are_of_what_may_come(llama: Served) -> None:
+async def test_log_probabilities_cover_only_allowed_tokens(llama: Served) -> None:
     answer = await llama.ask(guided_choice=["yes", "no"], logprobs=True, top_logprobs=20)
     first = answer.likelihoods[0]
     assert 0 < len(first.alternatives) < 20
     assert all(logprob > float("-inf") for _, logprob in first.alternatives)
 
 
-async def test_requests_that_run_one_by_one_keep_to_the_schema(models: Path) -> None:
+async def test_requests_that_run_one_by_one_respect_the_schema(models: Path) -> None:
     with served(models / "tiny/llama") as one:
         session = one.model.session("1")
         one.mlx.submit(lambda: session.run_requests(Batching.APART)).result()
@@ -136,7 +136,7 @@ async def test_requests_that_run_one_by_one_keep_to_the_schema(models: Path) -> 
             jsonschema.validate(answer.json, SCHEMA)
 
 
-async def test_an_answer_that_cannot_go_on_fails_alone(llama: Served) -> None:
+async def test_an_answer_that_cannot_continue_fails_alone(llama: Served) -> None:
     free = asyncio.create_task(llama.ask(max_tokens=20))
     with pytest.raises(UnenforceableError, match="cannot continue"):
         await llama.ask(guided_grammar='start: "a" X\nX: /b/ & /c/')

@@ -1,4 +1,4 @@
-"""What requests ask an answer to be."""
+"""Test how constraints are read from requests."""
 
 import re
 from datetime import datetime
@@ -44,7 +44,7 @@ def refused(**keys: Any) -> RequestError:
     ],
     ids=str,
 )
-def test_all_ways_to_send_a_schema_ask_for_the_same(keys: dict[str, Any]) -> None:
+def test_all_ways_to_send_a_schema_are_equivalent(keys: dict[str, Any]) -> None:
     standard = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
     reference = asked(response_format=standard)
     found = asked(**keys)
@@ -68,7 +68,7 @@ def test_all_ways_to_send_a_schema_ask_for_the_same(keys: dict[str, Any]) -> Non
     ],
     ids=str,
 )
-def test_other_servers_forms_ask_for_the_same(keys: dict[str, Any], same: dict[str, Any]) -> None:
+def test_other_servers_forms_are_equivalent(keys: dict[str, Any], same: dict[str, Any]) -> None:
     one, other = asked(**keys), asked(**same)
     assert one is not None
     assert other is not None
@@ -113,7 +113,7 @@ def test_other_servers_forms_ask_for_the_same(keys: dict[str, Any], same: dict[s
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_cannot_be_enforced_is_refused_by_name(
+def test_an_unenforceable_constraint_is_refused_with_its_key(
     keys: dict[str, Any], param: str, words: str
 ) -> None:
     error = refused(**keys)
@@ -122,7 +122,7 @@ def test_what_cannot_be_enforced_is_refused_by_name(
     assert len(str(error)) < 1000
 
 
-def test_a_schema_as_deep_as_json_may_be_is_refused() -> None:
+def test_a_schema_that_exceeds_the_nesting_limit_is_refused() -> None:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(40):
         schema = {"type": "array", "items": schema}
@@ -132,7 +132,7 @@ def test_a_schema_as_deep_as_json_may_be_is_refused() -> None:
     assert refused(guided_json=schema).code in ("invalid_value", "invalid_json")
 
 
-def test_dates_and_times_are_those_that_exist() -> None:
+def test_only_dates_and_times_that_exist_are_allowed() -> None:
     schema = with_patterns(
         {"properties": {"format": {"format": "date-time"}}, "const": {"format": "date"}}
     )
@@ -160,7 +160,7 @@ def test_dates_and_times_are_those_that_exist() -> None:
     ],
     ids=str,
 )
-def test_nothing_is_compiled_that_is_not_enforced(keys: dict[str, Any]) -> None:
+def test_constraints_that_are_not_enforced_are_not_compiled(keys: dict[str, Any]) -> None:
     assert asked(**keys) is None
 
 
@@ -199,7 +199,7 @@ def test_one_of_the_chosen_tools_must_be_called(choice: Any, names: list[str]) -
     assert [call.name for call in found.calls] == names
 
 
-def test_keys_that_a_grammar_makes_useless_are_named() -> None:
+def test_keys_without_effect_beside_a_grammar_are_reported() -> None:
     body = {"prompt": "x", "guided_regex": "a", "min_tokens": 5, "ignore_eos": True}
     warnings = parse(msgspec.json.encode(body), chat=False).warnings
     assert [warning.partition(":")[0] for warning in warnings] == ["min_tokens", "ignore_eos"]

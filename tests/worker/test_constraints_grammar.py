@@ -1,4 +1,4 @@
-"""What grammars allow around answers, for each family of chat templates: no model is needed."""
+"""Test what grammars allow around answers, per family of chat templates, without a model."""
 
 import json
 import random
@@ -41,7 +41,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 END = "<end of answer>"
 
 QUICK = ("apriel", "command_r7b", "functionary", "glm", "harmony", "hermes", "llama3")
-"""Templates of ours that have what the others have; those are tried in the long tests."""
+"""Templates of ours with the traits of the others, which the long tests try."""
 
 each_template = pytest.mark.parametrize(
     "path",
@@ -54,7 +54,7 @@ each_template = pytest.mark.parametrize(
 
 @cache
 def tokenizer(path: Path, *, special: bool) -> Any:
-    """A byte is a token, and so is each mark of the template."""
+    """A tokenizer with a token for each byte and for each mark of the template."""
     source = template(path).source
     marks = list(dict.fromkeys([END, *scripted.MARK.findall(source)]))
     made = scripted.byte_tokenizer(marks, source, END, special=special)
@@ -75,7 +75,7 @@ def constraint(**keys: Any) -> Constraint:
 
 
 class Writer:
-    """Writes an answer through a grammar."""
+    """Write an answer through a grammar."""
 
     def __init__(
         self, path: Path, asked: Constraint, generation: str, *, special: bool = True
@@ -93,7 +93,7 @@ class Writer:
             self.text += self.tokenizer.decode([token])
 
     def wander(self, seed: int) -> None:
-        """Write what is allowed, at random, until the end."""
+        """Write allowed tokens at random until the end."""
         chance = random.Random(seed)
         tokens: list[int] = []
         words = np.zeros((len(self.tokenizer.get_vocab()) + 31) // 32, np.int32)
@@ -115,20 +115,20 @@ class Writer:
         raise AssertionError(self.tokenizer.decode(tokens)[-200:])
 
     def opens(self, token: int) -> bool:
-        """True if the token begins reasoning, which is free and may be of any length."""
+        """True if the token begins reasoning, which is free and of any length."""
         regions = [r for r in self.form.regions if r.kind == "reasoning"]
         marks = [(r.literal or (r.opens.replace("\\", ""),))[0] for r in regions]
         return any(mark.startswith(self.tokenizer.decode([token])) for mark in marks)
 
     def read(self) -> Delta:
-        """The answer as clients get it."""
+        """The answer as clients receive it."""
         form: OutputFormat = reading_form(self.enforced, self.form)
         tools = TOOLS if self.asked.calls else []
         return TextParser(form, generation=self.generation, tools=tools).feed(self.text, "stop")
 
 
 def generation(path: Path) -> str:
-    """What the template writes where an answer begins."""
+    """The text that the template writes at the beginning of an answer."""
     before = template(path)([USER], [], add_generation_prompt=False)
     return template(path)([USER], [], add_generation_prompt=True).removeprefix(before)
 
@@ -159,7 +159,7 @@ def test_a_forced_call_is_read_as_a_call_of_that_tool(path: Path, special: bool)
 
 
 @each_template
-def test_an_answer_without_reasoning_keeps_to_the_schema(path: Path) -> None:
+def test_an_answer_without_reasoning_matches_the_schema(path: Path) -> None:
     writer = Writer(path, constraint(response_format=FORMAT), generation(path))
     reasoned(writer)
     writer.wander(1)
@@ -169,7 +169,7 @@ def test_an_answer_without_reasoning_keeps_to_the_schema(path: Path) -> None:
 
 
 @each_template
-def test_reasoning_is_free_and_the_answer_after_it_is_not(path: Path) -> None:
+def test_reasoning_is_free_and_the_answer_after_it_is_constrained(path: Path) -> None:
     found = rendered(path, "reasoning")
     if found is None:
         pytest.skip("the template writes no reasoning")
@@ -186,7 +186,7 @@ def test_reasoning_is_free_and_the_answer_after_it_is_not(path: Path) -> None:
 
 
 @each_template
-def test_the_familys_own_call_is_what_the_grammar_wants(path: Path) -> None:
+def test_the_grammar_requires_the_familys_own_form_of_calls(path: Path) -> None:
     found = rendered(path, "call")
     # GigaChat's has a mark before it that ends the empty text.
     if found is None or form(path).call_form is None or "gigachat" in path.stem.lower():
@@ -226,7 +226,7 @@ def test_text_is_free_around_strict_calls() -> None:
         assert len(writer.read().calls) == 2
 
 
-def test_an_answer_in_a_schema_may_be_a_call_instead() -> None:
+def test_an_answer_with_a_schema_may_be_a_call_instead() -> None:
     path = OWN / "hermes.jinja"
     asked = constraint(tools=TOOLS, response_format=FORMAT)
     writer = Writer(path, asked, "")

@@ -1,4 +1,4 @@
-"""Finished answers of a model with random weights to random schemas validate, every one."""
+"""Test that every finished answer of a random model to a random schema validates."""
 
 import asyncio
 from pathlib import Path
@@ -31,7 +31,7 @@ async def test_answers_to_random_schemas_validate(models: Path, number: int) -> 
 
 
 async def _answer(one: Served, schema: dict[str, Any], seed: int) -> str:
-    """Whether the answer was finished; then it must validate."""
+    """True if the answer finished; a finished answer must validate."""
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     try:
         answer = await one.ask(response_format=form, max_tokens=800, temperature=1, seed=seed + 1)

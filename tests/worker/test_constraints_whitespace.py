@@ -1,4 +1,4 @@
-"""What keeps a JSON answer from going on for ever where its schema sets no bounds."""
+"""Test that a JSON answer cannot go on for ever if its schema sets no bounds."""
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
@@ -11,7 +11,7 @@ GRAMMAR = whole([schema_grammar("answer", _ANY_OBJECT)])
 
 
 def taken(text: str) -> tuple[bool, bool]:
-    """Whether a model may write a text for `json_object`, and whether that has to be the end."""
+    """Two flags: a model may write this text for `json_object`; it must end there."""
     matcher = LLMatcher(TOKENIZER, GRAMMAR)
     tokens = TOKENIZER.tokenize_str(text)
     return matcher.try_consume_tokens(tokens) == len(tokens), matcher.is_stopped()

@@ -1,4 +1,4 @@
-"""What each setting does to the model, not what is reported of it."""
+"""Test the effect of each setting on the model, not the report of it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def load(models: Path, name: str) -> Any:
 
 
 class Counting:
-    """A model that notes the size of each forward pass."""
+    """A model that records the size of each forward pass."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -47,7 +47,7 @@ class Counting:
 @pytest.mark.parametrize(
     ("step", "sizes"), [(16, [16] * 6 + [3, 1]), (50, [50, 49, 1]), (512, [99, 1])]
 )
-def test_eval_batch_size_is_the_size_of_the_prefills_passes(
+def test_eval_batch_size_is_the_size_of_prefill_passes(
     models: Path, step: int, sizes: list[int]
 ) -> None:
     model = Counting(load(models, "tiny/llama"))
@@ -56,7 +56,9 @@ def test_eval_batch_size_is_the_size_of_the_prefills_passes(
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_flash_attention_changes_the_way_and_not_the_tokens(models: Path, name: str) -> None:
+def test_flash_attention_changes_the_computation_and_not_the_tokens(
+    models: Path, name: str
+) -> None:
     model = load(models, name)
     outputs = []
     for flash in (True, False):
@@ -84,7 +86,7 @@ def test_the_shortest_context_can_be_observed_too(models: Path, name: str) -> No
 
 @pytest.mark.skipif(not overrides.on_gpu(), reason="takes a GPU")
 @pytest.mark.parametrize("name", sorted(set(CHECKPOINTS) - WITHOUT_KV_CACHE))
-def test_the_kv_cache_is_where_it_was_asked_for_and_the_tokens_are_the_same(
+def test_the_kv_cache_is_on_the_requested_device_and_the_tokens_are_the_same(
     models: Path, name: str
 ) -> None:
     model, outputs = load(models, name), []
@@ -110,7 +112,7 @@ def test_flash_attention_takes_less_memory_for_a_long_prompt(models: Path) -> No
     assert peaks[True] < peaks[False] / 1.3
 
 
-def test_settings_are_in_force_around_their_own_sessions_calls_alone(models: Path) -> None:
+def test_settings_apply_only_to_calls_of_their_own_session(models: Path) -> None:
     model = load(models, "tiny/llama")
     sessions = {
         flash: Session(model, replace(PLAIN, flash_attention=flash)) for flash in (True, False)
@@ -124,14 +126,14 @@ def test_settings_are_in_force_around_their_own_sessions_calls_alone(models: Pat
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_the_context_length_holds_for_every_kind_of_cache(models: Path, name: str) -> None:
+def test_the_context_length_is_enforced_for_every_kind_of_cache(models: Path, name: str) -> None:
     session = Session(load(models, name), replace(PLAIN, context_length=300))
     assert len(session.generate([7] * 290, 10)) == 10
     with pytest.raises(ContextLengthExceededError):
         session.generate([7] * 290, 11)
 
 
-def test_as_many_requests_as_may_wait_and_no_more(models: Path) -> None:
+def test_the_number_of_waiting_requests_is_limited(models: Path) -> None:
     session = Session(load(models, "tiny/llama"), PLAIN)
     ends: list[str | None] = []
 

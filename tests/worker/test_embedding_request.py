@@ -1,4 +1,4 @@
-"""Requests for embeddings: what is read of a body, and the tokens that texts become."""
+"""Test how the body of an embedding request is read and its texts are tokenized."""
 
 from contextlib import suppress
 from typing import Any
@@ -19,7 +19,7 @@ MOST = 20
 
 
 class Letters:
-    """A token for each letter, and an end token after each text."""
+    """A tokenizer with a token for each letter, and an end token after each text."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         tokens = [ord(letter) % 90 for letter in text]
@@ -54,7 +54,7 @@ def letters(text: str) -> list[int]:
         (["ab", [3]], [letters("ab"), [3]]),
     ],
 )
-def test_texts_and_token_ids(sent: Any, tokens: list[list[int]]) -> None:
+def test_texts_and_token_ids_are_accepted(sent: Any, tokens: list[list[int]]) -> None:
     """An end token is added to texts, and nothing to token ids."""
     assert build(input=sent).tokens == tokens
 
@@ -78,11 +78,11 @@ def test_texts_and_token_ids(sent: Any, tokens: list[list[int]]) -> None:
         (["a"] * (MAX_INPUTS + 1), "input"),
     ],
 )
-def test_inputs_that_are_refused_name_the_text(sent: Any, param: str) -> None:
+def test_a_refused_input_is_reported_by_its_place(sent: Any, param: str) -> None:
     assert refusal(input=sent)[:2] == ("invalid_value", param)
 
 
-def test_no_input() -> None:
+def test_a_request_without_input_is_refused() -> None:
     assert refusal()[:2] == ("missing_required_parameter", "input")
     assert refusal(input=None)[:2] == ("missing_required_parameter", "input")
 
@@ -100,18 +100,18 @@ def test_no_input() -> None:
         ({"input_type": "passage"}, ""),
     ],
 )
-def test_a_prompt_goes_before_each_text(keys: dict[str, Any], prompt: str) -> None:
+def test_a_prompt_precedes_each_text(keys: dict[str, Any], prompt: str) -> None:
     assert build(input=["ab", "c"], **keys).tokens == [letters(prompt + t) for t in ("ab", "c")]
 
 
-def test_the_default_prompt_gives_way_to_what_is_asked_for() -> None:
+def test_a_requested_prompt_replaces_the_default_one() -> None:
     embedder = Embedder(("mean",), 8, prompts={"query": "q: "}, default_prompt="query")
     assert build(embedder, input="ab").tokens == [letters("q: ab")]
     assert build(embedder, input="ab", prompt="").tokens == [letters("ab")]
     assert build(embedder, input="ab", input_type="document").tokens == [letters("ab")]
 
 
-def test_an_instruction_takes_the_place_of_the_models_own() -> None:
+def test_an_instruction_replaces_the_models_own() -> None:
     embedder = Embedder(("lasttoken",), 8, prompts=PROMPTS)
     expected = QUERY.replace(
         "Given a web search query, retrieve relevant passages that answer the query", "Sort"
@@ -137,21 +137,21 @@ def test_an_instruction_takes_the_place_of_the_models_own() -> None:
         ({"normalize": "yes"}, "normalize"),
     ],
 )
-def test_values_that_are_refused_name_the_key_that_was_sent(
+def test_a_refused_value_is_reported_under_the_key_that_was_sent(
     keys: dict[str, Any], param: str
 ) -> None:
     assert refusal(input="a", **keys)[:2] == ("invalid_value", param)
 
 
 @pytest.mark.parametrize("key", REFUSED)
-def test_what_would_change_the_answer_and_cannot_be_is_refused(key: str) -> None:
+def test_a_setting_that_would_change_the_answer_and_is_unsupported_is_refused(key: str) -> None:
     sent: dict[str, Any] = {"input": "a", key: "something"}
     assert refusal(**sent)[:2] == ("unsupported_parameter", key)
     for neutral in (None, *REFUSED[key]):
         assert build(**sent | {key: neutral}).warnings == []
 
 
-def test_unknown_keys_are_named_and_harmless_ones_are_not() -> None:
+def test_unknown_keys_are_reported_and_harmless_ones_are_not() -> None:
     assert build(input="a", colour=1).warnings == ["colour: unknown key, ignored"]
     harmless: dict[str, Any] = dict.fromkeys(HARMLESS, "x")
     assert build(input="a", **harmless).warnings == []
@@ -159,11 +159,11 @@ def test_unknown_keys_are_named_and_harmless_ones_are_not() -> None:
     assert len(build(input="a", **many).warnings) == 16
 
 
-def test_every_key_that_acts_has_a_meaning() -> None:
+def test_every_key_with_an_effect_has_a_meaning() -> None:
     assert list(ACTS) == list(MEANINGS)
 
 
-def test_a_text_that_is_too_long_is_named() -> None:
+def test_a_text_that_is_too_long_is_reported_by_its_place() -> None:
     code, param, words = refusal(input=["a", "b" * MOST])
     assert (code, param) == ("context_length_exceeded", "input[1]")
     assert f"has {MOST + 1} tokens; the longest text of this instance has {MOST}" in words
@@ -182,13 +182,13 @@ def test_a_text_that_is_too_long_is_named() -> None:
         ({"truncate_prompt_tokens": 500}, MOST),
     ],
 )
-def test_a_text_is_cut_off_before_its_end_token(keys: dict[str, Any], length: int) -> None:
+def test_a_text_is_truncated_before_its_end_token(keys: dict[str, Any], length: int) -> None:
     texts = build(input=["b" * 100, "a"], **keys)
     assert texts.tokens == [[*letters("b" * 100)[: length - 1], END], letters("a")]
     assert build(input=[[1] * 100], **keys).tokens == [[1] * length]
 
 
-def test_a_huge_text_is_cut_off_before_it_is_tokenized() -> None:
+def test_a_huge_text_is_truncated_before_it_is_tokenized() -> None:
     lengths: list[int] = []
 
     class Counted(Letters):
@@ -202,7 +202,7 @@ def test_a_huge_text_is_cut_off_before_it_is_tokenized() -> None:
 
 
 @pytest.mark.parametrize("pools_prompt", [True, False])
-def test_the_tokens_of_a_prompt_are_left_out_if_the_model_wants_it(pools_prompt: bool) -> None:
+def test_the_tokens_of_a_prompt_are_excluded_if_the_model_requires_it(pools_prompt: bool) -> None:
     embedder = Embedder(("mean",), 8, prompts={"query": "q: "}, pools_prompt=pools_prompt)
     expected = [0, 0] if pools_prompt else [3, 3]
     assert build(embedder, input=["ab", "c"], prompt_name="query").skips == expected
@@ -210,7 +210,7 @@ def test_the_tokens_of_a_prompt_are_left_out_if_the_model_wants_it(pools_prompt:
     assert build(embedder, input=["ab", [1]], prompt_name="query").skips == [expected[0], 0]
 
 
-def test_token_ids_have_no_prompt_and_cause_a_warning() -> None:
+def test_token_ids_get_no_prompt_and_a_warning() -> None:
     texts = build(input=[[1], [2]], prompt_name="query")
     assert (texts.tokens, texts.warnings) == (
         [[1], [2]],
@@ -218,7 +218,7 @@ def test_token_ids_have_no_prompt_and_cause_a_warning() -> None:
     )
 
 
-def test_how_the_answer_is_written() -> None:
+def test_the_encoding_and_dimensions_are_read() -> None:
     texts = build(input="ab", dimensions=4.0, encoding_format="base64", normalize=False)
     assert (texts.dimensions, texts.base64, texts.normalized) == (4, True, False)
     assert build(input="ab", add_special_tokens=False).tokens == [letters("ab")[:-1]]
@@ -226,7 +226,7 @@ def test_how_the_answer_is_written() -> None:
     assert (plain.dimensions, plain.base64, plain.normalized, plain.count) == (8, False, True, 3)
 
 
-def test_texts_are_lower_cased_if_the_model_wants_it() -> None:
+def test_texts_are_lower_cased_if_the_model_requires_it() -> None:
     embedder = Embedder(("mean",), 8, lowercase=True)
     assert build(embedder, input="AB").tokens == [letters("ab")]
 
@@ -240,7 +240,7 @@ JSON = st.recursive(
 
 @settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from([*ACTS, *REFUSED, *HARMLESS, "x"]), JSON), JSON)
-def test_whatever_is_sent_becomes_tokens_or_an_error_in_words(
+def test_any_input_becomes_tokens_or_an_error_with_a_message(
     body: dict[str, Any], texts: Any
 ) -> None:
     for sent in (body, body | {"input": texts}, body | {"input": ["a", "b"]}):

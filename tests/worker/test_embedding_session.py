@@ -1,4 +1,4 @@
-"""Embedding sessions over real tiny checkpoints: numbers, steps, and what befalls requests."""
+"""Test embedding sessions over real tiny checkpoints: numbers, steps and failures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ WITHOUT = {
     *("prism_hadamard_qwen35", "qwen", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "rwkv7"),
     *("stablelm", "talkie"),
 }
-"""Architectures whose hidden states mlx-lm's models do not give, or not alike in company."""
+"""Architectures whose hidden states mlx-lm's models do not expose, or that differ in a batch."""
 
 
 def tokens(length: int, seed: int = 7) -> list[int]:
@@ -78,7 +78,7 @@ def session(model: Model) -> EmbeddingSession:
 
 
 def last_states(path: Path, texts: Sequence[list[int]]) -> Any:
-    """The hidden state of the last token of each text by mlx_lm, alone and without padding."""
+    """Hidden state of the last token of each text by mlx_lm, alone and without padding."""
     decoder = embedders.decoder(path)
     return np.array([np.array(decoder.model(mx.array([one]))[0, -1]) for one in texts])
 
@@ -92,13 +92,13 @@ def close(one: Any, other: Any, tolerance: float = 1e-5) -> bool:
 def test_each_text_is_computed_as_if_it_were_alone(
     step: int, model: Model, checkpoint: Path
 ) -> None:
-    """In batches, padded, and in pieces."""
+    """Includes batches, padding and several steps."""
     vectors = opened(model, settings(step)).embed(TEXTS, [0] * len(TEXTS))
     assert close(vectors, last_states(checkpoint, TEXTS))
 
 
 def by_hand(hidden: Any, skip: int) -> dict[str, Any]:
-    """sentence-transformers' ways of pooling, as they are defined: hidden (length, width)."""
+    """sentence-transformers' pooling modes by their definition: hidden (length, width)."""
     kept = hidden[skip:]
     weights = np.arange(1, len(hidden) + 1)[skip:, None]
     return {
@@ -113,7 +113,9 @@ def by_hand(hidden: Any, skip: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("skip", [0, 4])
 @pytest.mark.parametrize("step", [STEP, 512])
-def test_ways_of_pooling(step: int, skip: int, model: Model, checkpoint: Path) -> None:
+def test_every_pooling_mode_matches_its_definition(
+    step: int, skip: int, model: Model, checkpoint: Path
+) -> None:
     embedder = Embedder(POOLINGS, 64 * len(POOLINGS))
     config = settings(step)
     module = opened(model, config)._model
@@ -127,13 +129,13 @@ def test_ways_of_pooling(step: int, skip: int, model: Model, checkpoint: Path) -
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3_text"])
-def test_architectures_of_published_embedding_models(name: str, tmp_path: Path) -> None:
+def test_published_embedding_models_are_supported(name: str, tmp_path: Path) -> None:
     path = embedders.make(name, tmp_path / name)
     vectors = opened(loaded(path), settings()).embed(TEXTS, [0] * len(TEXTS))
     assert close(vectors, last_states(path, TEXTS))
 
 
-def test_a_quantized_checkpoint(tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_is_supported(tmp_path: Path) -> None:
     tiny.write(tiny._BASE | {"model_type": "qwen3"}, tmp_path / "Qwen3-Embedding", bits=4)
     path = tmp_path / "Qwen3-Embedding"
     decoder, _ = load_model(path)
@@ -143,10 +145,10 @@ def test_a_quantized_checkpoint(tmp_path: Path) -> None:
 
 
 def attended_both_ways(path: Path, window: int, text: list[int]) -> Any:
-    """Gemma 3's hidden states with every token attending in both directions: (length, width).
+    """Gemma 3's hidden states with attention in both directions: (length, width).
 
     Written out over mlx_lm's layers, with masks as transformers defines them for EmbeddingGemma:
-    a layer with a window sees what is less than window // 2 + 1 away.
+    a layer with a window attends to tokens less than window // 2 + 1 away.
     """
     inner = embedders.decoder(path).model
     h = inner.embed_tokens(mx.array([text])) * inner.args.hidden_size**0.5
@@ -158,7 +160,7 @@ def attended_both_ways(path: Path, window: int, text: list[int]) -> Any:
     return np.array(inner.norm(h)[0])
 
 
-def test_tokens_attend_in_both_directions_where_the_model_is_made_so(tmp_path: Path) -> None:
+def test_attention_is_bidirectional_if_the_model_requires_it(tmp_path: Path) -> None:
     path = embedders.make(
         "gemma3_text", tmp_path / "m", pooling="mean", use_bidirectional_attention=True
     )
@@ -170,13 +172,13 @@ def test_tokens_attend_in_both_directions_where_the_model_is_made_so(tmp_path: P
     assert not close(vectors[1], causal, 0.01)
 
 
-def test_attention_in_both_directions_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_unsupported_bidirectional_attention_is_refused(tmp_path: Path) -> None:
     path = embedders.make("llama", tmp_path / "llama", is_causal=False)
     with pytest.raises(ValueError, match="llama: its tokens attend in both directions"):
         loaded(path)
 
 
-def test_dense_modules_come_after_pooling(tmp_path: Path) -> None:
+def test_dense_modules_are_applied_after_pooling(tmp_path: Path) -> None:
     path = embedders.make("qwen3", tmp_path / "m", modules=("Dense", "Dense", "Normalize"))
     vectors = opened(loaded(path), settings()).embed(TEXTS, [0] * len(TEXTS))
     expected = last_states(path, TEXTS)
@@ -187,7 +189,7 @@ def test_dense_modules_come_after_pooling(tmp_path: Path) -> None:
     assert len(vectors[0]) == 16
 
 
-def test_a_copy_of_dense_modules_among_the_models_weights_is_left_out(tmp_path: Path) -> None:
+def test_a_copy_of_dense_modules_among_the_models_weights_is_ignored(tmp_path: Path) -> None:
     path = embedders.make("qwen3", tmp_path / "m", modules=("Dense", "Normalize"))
     file = path / "model.safetensors"
     weights: Any = mx.load(str(file))
@@ -198,7 +200,7 @@ def test_a_copy_of_dense_modules_among_the_models_weights_is_left_out(tmp_path: 
     assert len(opened(loaded(path), settings()).embed([tokens(5)], [0])[0]) == 32
 
 
-def test_an_adapter_goes_on_the_model_and_its_dense_modules_stay(tmp_path: Path) -> None:
+def test_an_adapter_applies_to_the_model_and_not_to_its_dense_modules(tmp_path: Path) -> None:
     path = embedders.make("qwen3", tmp_path / "m", modules=("Dense", "Normalize"))
     folder = adapters.make(path, tmp_path / "adapter", seed=1)
     with_adapter, _ = load_model(path)
@@ -215,8 +217,8 @@ def test_an_adapter_goes_on_the_model_and_its_dense_modules_stay(tmp_path: Path)
     assert not close(vectors, plain, 0.01)
 
 
-def test_another_number_of_experts(tmp_path: Path) -> None:
-    """Only of models that are experts, whose hidden states depend on it."""
+def test_another_number_of_experts_is_applied(tmp_path: Path) -> None:
+    """Only for models with experts, whose hidden states depend on the number."""
     directory = tmp_path / "m"
     embedders.make("qwen3", directory, **tiny.CONFIGS["qwen3_moe"])
     facts = read_facts(directory)
@@ -242,7 +244,7 @@ def test_hidden_states_of_another_width_are_refused(tmp_path: Path) -> None:
     "name",
     [n if n in FEW else pytest.param(n, marks=pytest.mark.long) for n in architectures.NAMES],
 )
-def test_every_architecture_computes_texts_alike_in_company_or_is_refused(
+def test_every_architecture_computes_texts_alike_in_a_batch_or_is_refused(
     name: str, tmp_path: Path
 ) -> None:
     config = architectures.config(name)
@@ -263,7 +265,7 @@ def test_every_architecture_computes_texts_alike_in_company_or_is_refused(
 
 
 class Calls:
-    """Counts the tokens that each call of a session's model computes, padding included."""
+    """Record the number of tokens per call of a session's model, padding included."""
 
     def __init__(self, session: EmbeddingSession, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shapes: list[tuple[int, int]] = []
@@ -301,7 +303,7 @@ def start(session: EmbeddingSession) -> Start:
     return start
 
 
-def test_no_step_computes_more_than_the_prefill_step(
+def test_no_step_computes_more_than_the_prefill_step_size(
     session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(session, monkeypatch)
@@ -313,7 +315,7 @@ def test_no_step_computes_more_than_the_prefill_step(
     assert (8, 2) in calls.shapes
 
 
-def test_texts_of_very_different_lengths_are_not_padded_to_each_other(
+def test_texts_of_very_different_lengths_are_not_batched(
     session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(session, monkeypatch)
@@ -323,7 +325,7 @@ def test_texts_of_very_different_lengths_are_not_padded_to_each_other(
     assert calls.shapes == [(2, 8), (2, 3)] or calls.shapes == [(2, 8), (1, 3), (1, 1)]
 
 
-def test_texts_of_several_requests_are_computed_together(
+def test_texts_of_several_requests_are_batched(
     session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(session, monkeypatch)
@@ -344,7 +346,7 @@ def test_a_small_request_does_not_wait_for_a_large_one(
     assert (len(small.ended), len(large.ended)) == (1, 0)
 
 
-def test_short_texts_are_computed_between_the_pieces_of_a_long_one(
+def test_short_texts_are_computed_between_the_steps_of_a_long_one(
     session: EmbeddingSession, start: Start
 ) -> None:
     long = start([tokens(1000)])
@@ -366,7 +368,9 @@ def test_a_second_long_text_waits_for_the_first(
     assert [length for _, length in calls.shapes] == [16, 16, 8, 16, 16, 1, 16, 16, 8]
 
 
-def test_a_cancelled_request_is_computed_no_more(session: EmbeddingSession, start: Start) -> None:
+def test_a_cancelled_request_is_not_computed_further(
+    session: EmbeddingSession, start: Start
+) -> None:
     requests = [start([tokens(1000)]), start([tokens(16)] * 9)]
     session.step()
     for request in requests:
@@ -375,7 +379,7 @@ def test_a_cancelled_request_is_computed_no_more(session: EmbeddingSession, star
     assert [request.ended for request in requests] == [[], []]
 
 
-def test_an_error_is_that_of_the_requests_in_the_step(
+def test_an_error_in_a_step_fails_only_the_requests_of_that_step(
     session: EmbeddingSession, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = session._hidden
@@ -403,7 +407,7 @@ def test_too_many_requests_are_refused(session: EmbeddingSession, start: Start) 
     assert not session.busy
 
 
-def test_a_text_that_does_not_fit_in_memory_is_refused_until_there_is_some(model: Model) -> None:
+def test_a_text_that_does_not_fit_in_memory_is_refused_until_memory_is_free(model: Model) -> None:
     config = settings()
     shapes = Shapes(1000)
     session = opened(model, config, shapes=shapes, session_bytes=50_000)
@@ -413,7 +417,7 @@ def test_a_text_that_does_not_fit_in_memory_is_refused_until_there_is_some(model
     assert len(session.embed([tokens(70)], [0])) == 1
 
 
-def test_memory_that_is_recalled_meanwhile_fails_the_text_that_needs_it(model: Model) -> None:
+def test_memory_recalled_in_the_meantime_fails_the_text_that_needs_it(model: Model) -> None:
     session = opened(model, settings(), shapes=Shapes(1000), session_bytes=50_000)
     session.kv_budget.take(Lease(1, 50_000))
     errors: list[Exception] = []
@@ -443,7 +447,7 @@ def test_a_session_reports_the_settings_in_force(model: Model) -> None:
     model.close("b")
 
 
-def test_shapes_and_weights_are_those_without_the_head(checkpoint: Path) -> None:
+def test_shapes_and_weights_exclude_the_head(checkpoint: Path) -> None:
     facts = read_facts(checkpoint)
     seen = Model().see(SeeShapes(str(checkpoint), facts.embedder))
     assert seen.weights == facts.weights_bytes
@@ -453,7 +457,7 @@ def test_shapes_and_weights_are_those_without_the_head(checkpoint: Path) -> None
 # -- vectors -------------------------------------------------------------------------------
 
 
-def test_vectors_are_shortened_before_they_are_brought_to_length_1() -> None:
+def test_vectors_are_shortened_before_they_are_normalized() -> None:
     vector = np.array([3.0, 4.0, 12.0], dtype=np.float32)
     assert close(finished_vector(vector, 3, normalized=True), vector / 13)
     assert close(finished_vector(vector, 2, normalized=True), [0.6, 0.8])
@@ -461,6 +465,6 @@ def test_vectors_are_shortened_before_they_are_brought_to_length_1() -> None:
     assert finished_vector(np.zeros(2, np.float32), 2, normalized=True).tolist() == [0.0, 0.0]
 
 
-def test_what_is_no_number_is_an_error() -> None:
+def test_a_vector_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(ValueError, match="NaN or infinity for text 3"):
         finished_vector(np.array([np.nan], np.float32), 1, normalized=False, index=3)

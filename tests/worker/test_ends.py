@@ -1,4 +1,4 @@
-"""The tokens that end an answer, by the files and by the chat template."""
+"""Test which tokens end an answer, from the files and from the chat template."""
 
 import json
 import re
@@ -17,13 +17,13 @@ MARKS = re.compile(
     r"<[|\uff5c][^<>\n'\"{}]*?[|\uff5c]>|<\|[a-z_]+>|<[a-z_]+\|>|<\|[A-Z_]+\|>|</?s>|\[/?[A-Z_]+\]"
     r"|<end_of_turn>|<start_of_turn>|<seed:eos>|\[gMASK\]|<sop>"
 )
-"""What looks like a special token in a template."""
+"""Text in a template that looks like a special token."""
 
 EXPECTED = {
     "Apriel-1.6-15b-Thinker-fixed": {"<|end|>"},
     "ByteDance-Seed-OSS": {"<seed:eos>"},
     "CohereForAI-c4ai-command-r-plus-tool_use": {"<|END_OF_TURN_TOKEN|>"},
-    # It always begins the next turn, so only what follows the answer itself is known.
+    # It always begins the next turn, so only the token after the answer is known.
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": {"<|END_RESPONSE|>"},
     "GLM-4.6": {"<|user|>", "<|observation|>"},
     "GLM-5.2": {"<|user|>", "<|observation|>"},
@@ -45,7 +45,7 @@ EXPECTED = {
     "openai-gpt-oss-120b": {"<|return|>", "<|call|>"},
     "stepfun-ai-Step-3.5-Flash": {"<|im_end|>"},
 }
-"""By published template: what ends a turn."""
+"""End of a turn by published template."""
 
 HARMONY = (
     "{% for m in messages %}<|start|>{{ m.role }}"
@@ -77,7 +77,7 @@ def names(wrapped: Any, tokens: set[int]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_published_template_ends_turns_as_it_writes_them(name: str) -> None:
+def test_the_end_of_turns_of_a_published_template_is_detected(name: str) -> None:
     path = PUBLISHED / f"{name}.jinja"
     if not path.is_file():
         pytest.skip("no published templates here")
@@ -116,7 +116,7 @@ def test_a_turn_ends_where_the_template_closes_it(template: str | None, expected
         ({"eos_token_id": [True, "x", 4]}, {"eos_token_id": 0}, {0, 4}),
     ],
 )
-def test_all_files_are_asked(
+def test_end_tokens_are_read_from_all_files(
     tmp_path: Path, config: object, generation: object | None, expected: set[int]
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
@@ -125,7 +125,7 @@ def test_all_files_are_asked(
     assert configured(tmp_path) == expected
 
 
-def test_a_broken_generation_config_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_broken_generation_config_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"eos_token_id": 5}', "utf-8")
     (tmp_path / "generation_config.json").write_text("{", "utf-8")
     assert configured(tmp_path) == {5}

@@ -1,4 +1,4 @@
-"""Numbers of experts that config.json does not lead to are reported as the model uses them."""
+"""Test reports of the number of experts if config.json alone does not determine it."""
 
 import json
 from dataclasses import replace
@@ -58,7 +58,7 @@ DBRX = {
 
 
 def opened(path: Path, config: dict[str, Any], *without: str, asked: int = 0) -> SessionOpened:
-    """Open a session as the engine does; `without` are keys that config.json then lacks."""
+    """Open a session as the engine does, with the keys in `without` removed from config.json."""
     write(config, path)
     kept = {key: value for key, value in config.items() if key not in without}
     (path / "config.json").write_text(json.dumps(kept), "utf-8")
@@ -71,7 +71,7 @@ def opened(path: Path, config: dict[str, Any], *without: str, asked: int = 0) ->
     return model.open("a", OpenSession(replace(settings, num_experts=asked), facts.experts_key))
 
 
-def test_a_number_for_each_layer_is_reported_with_a_warning(tmp_path: Path) -> None:
+def test_a_number_per_layer_is_reported_with_a_warning(tmp_path: Path) -> None:
     session = opened(tmp_path, HUNYUAN | {"moe_topk": [1, 3]})
     assert session.observed.num_experts == 3
     (warning,) = session.warnings
@@ -79,14 +79,14 @@ def test_a_number_for_each_layer_is_reported_with_a_warning(tmp_path: Path) -> N
     assert "different numbers of experts: 1, 3" in warning.reason
 
 
-def test_a_dense_variant_that_keeps_the_keys_reports_none(tmp_path: Path) -> None:
+def test_a_dense_variant_that_keeps_the_keys_reports_no_experts(tmp_path: Path) -> None:
     session = opened(tmp_path, QWEN | {"mlp_only_layers": [0, 1]})
     assert session.observed.num_experts == 0
     (warning,) = session.warnings
     assert "no layer of the model routes to experts" in warning.reason
 
 
-def test_the_default_of_an_architecture_is_known_and_can_be_replaced(tmp_path: Path) -> None:
+def test_the_default_of_an_architecture_is_known_and_can_be_overridden(tmp_path: Path) -> None:
     config = BASE | {"model_type": "mixtral", "num_local_experts": 4}
     session = opened(tmp_path / "own", config, "num_experts_per_tok")
     assert (session.observed.num_experts, session.warnings) == (2, ())

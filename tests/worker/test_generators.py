@@ -1,4 +1,4 @@
-"""Both kinds of generators: the same tokens, segments, ends, and what they leave behind."""
+"""Test both kinds of generators: tokens, segments, ends and clean-up."""
 
 from itertools import islice, pairwise
 from pathlib import Path
@@ -27,7 +27,7 @@ def make(model: Any, batching: Batching, ends: tuple[int, ...] = ()) -> Generato
 
 
 def run(generator: Generator, *jobs: Job) -> tuple[list[list[Generated]], list[Read]]:
-    """What the jobs generate, and what is read."""
+    """The generated tokens of the jobs, and the prefilled ones."""
     answers: dict[int, list[Generated]] = {generator.insert(job): [] for job in jobs}
     pieces: list[Read] = []
     while any(not one or one[-1].finish_reason is None for one in answers.values()):
@@ -43,7 +43,7 @@ def tokens(answer: list[Generated]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_are_mlx_lms_own(llama: Any, kind: Batching) -> None:
+def test_tokens_equal_those_of_mlx_lm(llama: Any, kind: Batching) -> None:
     expected = [int(t) for t, _ in islice(generate_step(mx.array(PROMPT), llama), 6)]
     (answer,), _ = run(make(llama, kind), Job([PROMPT], 6))
     assert tokens(answer) == expected
@@ -73,9 +73,7 @@ def test_no_forward_pass_begins_after_the_last_token(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_job_ends_at_its_own_tokens_in_place_of_the_generators(
-    llama: Any, kind: Batching
-) -> None:
+def test_a_jobs_own_end_tokens_replace_those_of_the_generator(llama: Any, kind: Batching) -> None:
     (free,), _ = run(make(llama, kind), Job([PROMPT], 6))
     third = tokens(free)[2]
     (ended,), _ = run(make(llama, kind, ends=(third,)), Job([PROMPT], 6))
@@ -86,7 +84,7 @@ def test_a_job_ends_at_its_own_tokens_in_place_of_the_generators(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prompt_is_read_to_the_end_of_each_segment(llama: Any, kind: Batching) -> None:
+def test_a_prompt_is_prefilled_to_the_end_of_each_segment(llama: Any, kind: Batching) -> None:
     segments = [PROMPT[:5], PROMPT[5:20], PROMPT[20:]]
     (answer,), pieces = run(make(llama, kind), Job(segments, 4))
     (whole,), _ = run(make(llama, kind), Job([PROMPT], 4))
@@ -96,7 +94,7 @@ def test_a_prompt_is_read_to_the_end_of_each_segment(llama: Any, kind: Batching)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_copy_taken_on_the_way_goes_on_as_the_job_does(llama: Any, kind: Batching) -> None:
+def test_a_copy_taken_during_a_job_continues_as_the_job_does(llama: Any, kind: Batching) -> None:
     generator = make(llama, kind)
     uid = generator.insert(Job([PROMPT[:12], PROMPT[12:]], 6))
     assert generator.extract(uid) is None
@@ -113,7 +111,7 @@ def test_a_copy_taken_on_the_way_goes_on_as_the_job_does(llama: Any, kind: Batch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_penalties_see_the_whole_prompt(llama: Any, kind: Batching) -> None:
+def test_penalties_cover_the_whole_prompt(llama: Any, kind: Batching) -> None:
     processors = make_logits_processors(repetition_penalty=1.8, repetition_context_size=100)
     jobs = Job([PROMPT], 6, processors=processors)
     (answer,), _ = run(make(llama, kind), jobs)
@@ -121,7 +119,7 @@ def test_penalties_see_the_whole_prompt(llama: Any, kind: Batching) -> None:
     assert tokens(answer) == tokens(expected)
 
 
-def test_requests_that_run_apart_leave_the_threads_stream_as_it_was(llama: Any) -> None:
+def test_requests_that_run_apart_restore_the_threads_stream(llama: Any) -> None:
     before = mx.default_stream(mx.default_device())
     one, other = make(llama, Batching.APART), make(llama, Batching.APART)
     for generator in (one, other):

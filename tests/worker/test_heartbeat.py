@@ -1,4 +1,4 @@
-"""What a worker can say of itself: how far it is, and what may take how long."""
+"""Test a worker's heartbeat: its progress, and how long an operation may take."""
 
 import threading
 from pathlib import Path
@@ -17,7 +17,7 @@ STEP = 16
 
 
 class Recorder(Heartbeat):
-    """Notes every allowance that was in force when something was finished."""
+    """Record every allowance in force when an operation finished."""
 
     def __init__(self) -> None:
         self.allowances: list[float] = []
@@ -31,7 +31,7 @@ class Recorder(Heartbeat):
 
 @pytest.fixture
 def model(models: Path) -> Model:
-    """One with the session `s`, of one token of context."""
+    """A model with the session `s`, whose context is one token."""
     model = Model(Recorder())
     model.load(LoadWeights(str(models / "tiny/llama")), lambda _: None)
     config = EffectiveSettings(
@@ -56,7 +56,7 @@ def ask(model: Model, prompt: list[int], tokens: int) -> None:
     assert errors == []
 
 
-def test_each_piece_of_the_weights_is_a_beat_and_may_take_long(models: Path) -> None:
+def test_each_part_of_the_weights_is_a_beat_with_a_long_allowance(models: Path) -> None:
     beats: list[int] = []
     recorder = Recorder()
     model = Model(recorder)
@@ -68,18 +68,18 @@ def test_each_piece_of_the_weights_is_a_beat_and_may_take_long(models: Path) -> 
     assert recorder.allowance == 0
 
 
-def test_a_step_may_take_as_long_as_its_tokens_need(model: Model) -> None:
+def test_a_step_is_allowed_the_time_that_its_tokens_need(model: Model) -> None:
     recorder = heartbeat(model)
     recorder.allowances.clear()
     ask(model, [7] * (2 * STEP + 5), 3)
-    # Whole pieces of the prompt, its rest, and then one token at a time.
+    # Whole prefill steps of the prompt, its rest, and then one token at a time.
     longest = (STEP + 1) / 10
     assert recorder.allowances[:2] == [longest, longest]
     assert recorder.allowances[-1] == 0.1
     assert recorder.allowances == sorted(recorder.allowances, reverse=True)
 
 
-def test_a_probe_is_one_token_whatever_the_context_and_leaves_nothing(model: Model) -> None:
+def test_a_probe_generates_one_token_for_any_context_and_leaves_nothing(model: Model) -> None:
     beats = heartbeat(model).beats
     model.probe("s")
     assert heartbeat(model).beats > beats
@@ -88,7 +88,7 @@ def test_a_probe_is_one_token_whatever_the_context_and_leaves_nothing(model: Mod
     assert (session.busy, session.kept_bytes) == (False, 0)
 
 
-def test_a_probe_of_what_has_gone_or_is_at_work_does_nothing(model: Model) -> None:
+def test_a_probe_of_a_closed_or_busy_session_does_nothing(model: Model) -> None:
     session = model.session("s")
     request = Request([5], 4, lambda *_: None, lambda _: None, left=4)
     session._insert(request)
@@ -118,7 +118,7 @@ def test_tokens_are_counted_by_session_until_it_is_closed(model: Model) -> None:
     assert (model.usage(), model.close("s")) == ({}, Usage())
 
 
-def test_the_mlx_thread_is_busy_while_it_has_a_job_or_more_steps_to_do() -> None:
+def test_the_mlx_thread_is_busy_while_it_has_a_job_or_more_steps() -> None:
     steps = iter([True, False])
     stepping, on = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""transformers and mlx_lm are imported without huggingface_hub's client, found when needed."""
+"""Test that transformers and mlx_lm import huggingface_hub's client only when needed."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def test_a_checkpoint_is_loaded_without_the_client_and_the_client_is_found(
     assert (done.returncode, done.stdout) == (0, "no snapshot\n"), done.stderr
 
 
-def test_what_finds_names_in_another_way_or_has_others_is_left_alone() -> None:
+def test_a_module_with_another_lookup_or_other_names_is_left_unpatched() -> None:
     for package in (
         SimpleNamespace(__all__=["HfApi"], HfApi=int),
         SimpleNamespace(__all__=["HfApi"], HfApi=int, __getattr__=len),

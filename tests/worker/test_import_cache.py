@@ -1,4 +1,4 @@
-"""The names that transformers exports are kept only as long as they are right."""
+"""Test that the cached names of transformers' exports are dropped when they are stale."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SOURCES = {
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A folder of models as transformers has it, installed."""
+    """A folder of models like that of an installed transformers."""
     models = tmp_path / "site-packages" / "transformers" / "models"
     for name, source in SOURCES.items():
         path = models / name
@@ -39,23 +39,25 @@ def kept(tmp_path: Path, models: Path) -> Path:
     return file
 
 
-def test_what_is_read_is_what_transformers_finds(models: Path, kept: Path) -> None:
+def test_cached_names_equal_those_that_transformers_finds(models: Path, kept: Path) -> None:
     expected = create_import_structure_from_path(str(models))
     assert {"AutoModel", "AutoOther"} in expected["auto"][frozenset({"torch"})].values()
     assert import_cache.read(kept, models, "5.0") == expected
 
 
-def test_another_version_and_another_place_have_other_names(models: Path, kept: Path) -> None:
+def test_another_version_or_path_has_its_own_names(models: Path, kept: Path) -> None:
     assert import_cache.read(kept, models, "5.1") is None
     assert import_cache.read(kept, models / "auto", "5.0") is None
 
 
 @pytest.mark.parametrize("change", ["bert/new.py", "new.py", "auto/inner/new.py"])
-def test_a_file_that_came_or_went_makes_it_stale(models: Path, kept: Path, change: str) -> None:
+def test_an_added_or_removed_file_makes_the_cache_stale(
+    models: Path, kept: Path, change: str
+) -> None:
     path = models / change
     before = path.parent.stat().st_mtime_ns
     path.touch()
-    os.utime(path.parent, ns=(before + 1, before + 1))  # however coarse its clock is
+    os.utime(path.parent, ns=(before + 1, before + 1))  # even if the file system's clock is coarse
     assert import_cache.read(kept, models, "5.0") is None
 
 
@@ -68,19 +70,19 @@ def test_a_file_that_came_or_went_makes_it_stale(models: Path, kept: Path, chang
         b"[" * 100_000,
     ],
 )
-def test_a_damaged_file_counts_as_none(models: Path, kept: Path, damage: bytes) -> None:
+def test_a_damaged_file_is_ignored(models: Path, kept: Path, damage: bytes) -> None:
     kept.write_bytes(damage)
     assert import_cache.read(kept, models, "5.0") is None
 
 
 @pytest.mark.parametrize("names", [None, 5, [], [[1], {}], [[], []], [[[["a"], 1]], {}], [[], 1]])
-def test_damaged_names_count_as_none(models: Path, kept: Path, names: object) -> None:
+def test_damaged_names_are_ignored(models: Path, kept: Path, names: object) -> None:
     document = json.loads(kept.read_bytes())
     kept.write_text(json.dumps(document | {"names": names}), "utf-8")
     assert import_cache.read(kept, models, "5.0") is None
 
 
-def test_where_nothing_can_be_written_nothing_is_kept(
+def test_nothing_is_cached_if_writing_fails_or_is_disabled(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = import_cache.folders_of(models)
@@ -96,7 +98,9 @@ def test_a_failed_replacement_leaves_no_file_behind(tmp_path: Path, models: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["names", "site-packages"]
 
 
-def test_only_what_is_installed_is_kept_beside_bytecode(models: Path, tmp_path: Path) -> None:
+def test_names_are_cached_beside_bytecode_only_for_an_installed_package(
+    models: Path, tmp_path: Path
+) -> None:
     file = import_cache.location(models)
     assert file is not None
     assert file.parent.name == "__pycache__"

@@ -1,4 +1,4 @@
-"""The prompts of answers in the middle of a text, in the order that each family was trained on."""
+"""Test infill prompts, in the order that each family was trained on."""
 
 import json
 from functools import cache
@@ -31,7 +31,7 @@ DOCUMENTED = {
     "Codestral": "[SUFFIX]{suffix}[PREFIX]{prefix}",
     "Seed-Coder": "<[fim-suffix]>{suffix}<[fim-prefix]>{prefix}<[fim-middle]>",
 }
-"""As the publishers' model cards write it."""
+"""Prompts as the publishers' model cards write them."""
 
 
 def of_publisher(publisher: str) -> Family:
@@ -40,7 +40,7 @@ def of_publisher(publisher: str) -> Family:
 
 @cache
 def byte_level(*marks: str, begin: str | None = None) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with marks, as Qwen's or DeepSeek's."""
+    """A byte-level tokenizer with marks, like Qwen's or DeepSeek's."""
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -55,7 +55,7 @@ def byte_level(*marks: str, begin: str | None = None) -> PreTrainedTokenizerFast
 
 
 def sentencepiece(*marks: str) -> PreTrainedTokenizerFast:
-    """A tokenizer that puts a space before a text, as Llama's and Mistral's."""
+    """A tokenizer that puts a space before a text, like Llama's and Mistral's."""
     letters = [chr(c) for c in range(33, 127)]
     vocabulary = {t: i for i, t in enumerate(["<s>", "▁", "▁▁", "▁r", "▁d", "\n", "☺", *letters])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "▁"), ("▁", "r"), ("▁", "d")]))
@@ -77,7 +77,7 @@ def asked(tokenizer: Any, **keys: Any) -> Any:
 
 
 @pytest.mark.parametrize("publisher", DOCUMENTED)
-def test_a_prompt_is_what_the_publishers_model_card_writes(publisher: str) -> None:
+def test_a_prompt_equals_that_of_the_publishers_model_card(publisher: str) -> None:
     family = of_publisher(publisher)
     tokenizer = byte_level(*family.marks, *family.ends[:1])
     prompt = asked(tokenizer)
@@ -87,7 +87,7 @@ def test_a_prompt_is_what_the_publishers_model_card_writes(publisher: str) -> No
     assert prompt.ends == tuple(tokenizer.convert_tokens_to_ids(list(family.ends[:1])))
 
 
-def test_a_text_begins_as_every_other_text_of_the_model_does() -> None:
+def test_a_prefix_begins_like_any_other_text_of_the_model() -> None:
     family = of_publisher("DeepSeek")
     tokenizer = byte_level(*family.marks, begin="<begin>")
     assert tokenizer.decode(asked(tokenizer).tokens).startswith("<begin><｜fim▁begin｜>def")
@@ -96,7 +96,7 @@ def test_a_text_begins_as_every_other_text_of_the_model_does() -> None:
     assert asked(tokenizer, prompt=ids).tokens[1 : len(ids) + 1] == ids
 
 
-def test_code_llamas_suffix_has_no_space_before_it() -> None:
+def test_code_llamas_suffix_has_no_leading_space() -> None:
     """`infilling_prompt_tokens` in Meta's codellama/llama/generation.py."""
     marks = ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
     tokenizer = sentencepiece(*marks)
@@ -109,7 +109,7 @@ def test_code_llamas_suffix_has_no_space_before_it() -> None:
     assert {suf, mid} < set(prompt.tokens)
 
 
-def test_codestrals_suffix_comes_first_and_has_no_space_before_it() -> None:
+def test_codestrals_suffix_comes_first_and_has_no_leading_space() -> None:
     """`encode_fim` in mistral-common's tokens/tokenizers/instruct.py."""
     tokenizer = sentencepiece("[SUFFIX]", "[PREFIX]", "[MIDDLE]")
     tokens = tokenizer.convert_ids_to_tokens(asked(tokenizer, prompt="def", suffix="return").tokens)
@@ -124,14 +124,14 @@ def test_each_of_several_prompts_has_the_suffix() -> None:
     assert texts == [DOCUMENTED["Qwen2.5-Coder"].format(prefix=p, suffix=SUFFIX) for p in "ab"]
 
 
-def test_a_tokenizer_without_all_marks_of_a_family_is_refused_in_words() -> None:
+def test_a_tokenizer_without_all_marks_of_a_family_is_refused_with_a_message() -> None:
     assert infilling({"<fim_prefix>": 1, "<fim_middle>": 2}, lambda _: [], [], [], "x") is None
     with pytest.raises(RequestError, match="no marks for filling in the middle") as raised:
         asked(byte_level("<fim_prefix>"))
     assert (raised.value.status, raised.value.param) == (400, "suffix")
 
 
-def test_a_suffix_counts_for_the_context_length() -> None:
+def test_a_suffix_counts_towards_the_context_length() -> None:
     family = of_publisher("Qwen2.5-Coder")
     with pytest.raises(RequestError) as raised:
         asked(byte_level(*family.marks), suffix="x" * 5000)

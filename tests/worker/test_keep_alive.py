@@ -1,4 +1,4 @@
-"""Signs of life of a stream that has nothing to say."""
+"""Test keep-alive comments of a stream that has no events yet."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -17,13 +17,13 @@ EVENT = b"data: 1\n\n"
 
 
 class Worker:
-    """Answers with one event when a test says so, and another at once."""
+    """Send one event when the test allows it, and another at once."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         self.make: Callable[[], bytes] | None = None
         self.gone = asyncio.Event()
-        """Set when the client went away as it waited."""
+        """Set when the client disconnected during the wait."""
         self.runner: Any = None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -66,7 +66,7 @@ async def test_comments_are_sent_until_the_first_event(worker: Worker) -> None:
         assert (await reply.read()).replace(COMMENT, b"") == 2 * EVENT
 
 
-async def test_a_sign_may_be_made_each_time(worker: Worker) -> None:
+async def test_a_comment_may_be_created_each_time(worker: Worker) -> None:
     numbers = count()
     worker.make = lambda: b"data: %d\n\n" % next(numbers)
     async with ClientSession() as client, client.get(url(worker)) as reply:
@@ -76,13 +76,13 @@ async def test_a_sign_may_be_made_each_time(worker: Worker) -> None:
         assert (await reply.read()).endswith(2 * EVENT)
 
 
-async def test_a_client_that_goes_away_ends_them(worker: Worker) -> None:
+async def test_comments_end_when_the_client_disconnects(worker: Worker) -> None:
     async with ClientSession() as client, client.get(url(worker)) as reply:
         await reply.content.readexactly(len(COMMENT))
     await worker.gone.wait()
 
 
-async def test_a_comment_comes_after_a_period_of_silence_whenever_it_began(
+async def test_a_comment_follows_a_period_of_silence_whenever_it_began(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0

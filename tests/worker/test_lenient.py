@@ -1,4 +1,4 @@
-"""What models write that is not quite right: read as meant, or text; never lost."""
+"""Test imperfect model output: it is read as intended or kept as text, and never lost."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ THINK = REASONING[0]
 
 
 def form(name: str) -> OutputFormat:
-    """A family's calls, with reasoning between <think> and </think>."""
+    """The form of a family's calls, with reasoning between <think> and </think>."""
     (found,) = [one for one in CALLS if one.name == name]
     return OutputFormat(regions=(*found.regions, *THINK.regions), dropped=found.dropped)
 
@@ -28,7 +28,7 @@ def parse(
     end: str = "stop",
     stops: tuple[str, ...] = (),
 ) -> Delta:
-    """What is understood of a text, which is the same however it is split."""
+    """The parsed text, which is the same however the text is split."""
     found = []
     for pieces in splits(text):
         parser = TextParser(
@@ -242,7 +242,7 @@ AS_MEANT: dict[str, tuple[str, str, list[tuple[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("case", AS_MEANT)
-def test_calls_that_are_not_quite_right_are_read_as_meant(case: str) -> None:
+def test_malformed_calls_are_read_as_intended(case: str) -> None:
     family, text, expected = AS_MEANT[case]
     delta = parse(family, text)
     assert calls(delta) == expected
@@ -269,7 +269,7 @@ AS_TEXT: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("case", AS_TEXT)
-def test_what_is_no_call_is_text_as_it_was_written(case: str) -> None:
+def test_text_that_is_not_a_call_is_kept_verbatim(case: str) -> None:
     family, text = AS_TEXT[case]
     delta = parse(family, text)
     assert (delta.calls, delta.content) == ([], text)
@@ -292,18 +292,18 @@ def test_without_tools_there_are_no_calls_and_nothing_is_lost(case: str) -> None
         "<tool_call>\n<function=weather>\n<parameter=city>\nPar",
     ],
 )
-def test_a_call_that_was_cut_off_is_text_and_not_made_up(text: str) -> None:
+def test_a_truncated_call_is_text_and_is_not_completed(text: str) -> None:
     delta = parse("tool_call", text, end="length")
     assert (delta.calls, delta.content) == ([], text)
 
 
-def test_a_call_that_was_cut_off_before_its_arguments_is_none() -> None:
+def test_a_call_that_is_truncated_before_its_arguments_is_dropped() -> None:
     text = "<|channel|>commentary to=functions.weather<|message|>"
     assert parse("harmony", text, end="length").calls == []
     assert calls(parse("harmony", text, end="stop")) == [("weather", {})]
 
 
-def test_identifiers_of_the_model_are_kept_and_never_given_twice() -> None:
+def test_the_models_call_ids_are_kept_and_never_repeated() -> None:
     kimi = parse(
         "Kimi",
         '<|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{"city": "a"}'
@@ -317,7 +317,7 @@ def test_identifiers_of_the_model_are_kept_and_never_given_twice() -> None:
 
 
 @pytest.mark.parametrize("value", ["a\n", "\na\n", " a ", "", "\n", "a\n\nb\n"])
-def test_line_breaks_of_a_value_are_kept_and_those_of_the_form_are_not(value: str) -> None:
+def test_line_breaks_of_a_value_are_kept_and_those_of_the_form_are_removed(value: str) -> None:
     """A file that a model writes ends with a line break."""
     expected = [("weather", {"city": value, "days": 3})]
     for around in (
@@ -328,7 +328,7 @@ def test_line_breaks_of_a_value_are_kept_and_those_of_the_form_are_not(value: st
         "<function=weather><parameter=city>{}</parameter><parameter=days>3</parameter></function>",
     ):
         if around.count("\n") == 0 and value.startswith("\n"):
-            continue  # one of the two forms only
+            continue  # possible in one of the two forms only
         assert calls(parse("tool_call", around.format(value))) == expected
     invoke = '<invoke name="weather"><parameter name="city">{}</parameter></invoke>'
     assert calls(parse("MiniMax", invoke.format(value))) == [("weather", {"city": value})]
@@ -336,19 +336,19 @@ def test_line_breaks_of_a_value_are_kept_and_those_of_the_form_are_not(value: st
     assert calls(parse("tool_call", keyed.format(value))) == [("weather", {"city": value})]
 
 
-def test_marks_around_the_answer_are_no_text_whatever_stands_between_them() -> None:
+def test_marks_around_the_answer_are_removed_even_if_it_contains_a_call() -> None:
     found = detect("<|START_RESPONSE|> <tool_call>")
     text = 'Hi.<tool_call>{"name": "weather"}</tool_call><|END_RESPONSE|>'
     delta = parse(found, text, generation="<|CHATBOT_TOKEN|><|START_RESPONSE|>")
     assert (delta.content, calls(delta)) == ("Hi.", [("weather", {})])
 
 
-def test_texts_around_a_call_stand_apart() -> None:
+def test_texts_around_a_call_are_separated() -> None:
     text = 'Hi.\n<tool_call>{"name": "weather", "arguments": {}}</tool_call>\nDone.\n'
     assert parse("tool_call", text).content == "Hi.\n\nDone."
 
 
-def test_half_a_surrogate_pair_never_reaches_the_answer() -> None:
+def test_a_lone_surrogate_never_reaches_the_answer() -> None:
     body = '{"name": "weather", "id": "\\ud800", "arguments": {"city": "\\ud800"}}'
     (call,) = parse("tool_call", f"<tool_call>{body}</tool_call>").calls
     assert msgspec.json.encode(call)
@@ -356,7 +356,7 @@ def test_half_a_surrogate_pair_never_reaches_the_answer() -> None:
     assert parse("tool_call", '<tool_call>{"name": "\\ud800"}</tool_call>').calls == []
 
 
-def test_several_messages_of_one_turn_stand_apart() -> None:
+def test_several_messages_of_one_turn_are_separated() -> None:
     text = (
         "<|channel|>analysis<|message|>First.<|end|>"
         "<|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
@@ -367,7 +367,7 @@ def test_several_messages_of_one_turn_stand_apart() -> None:
     assert (delta.reasoning, delta.content) == ("First.\nSecond.", "I look.\n\nIt rains.")
 
 
-def test_a_header_that_was_cut_off_is_no_text() -> None:
+def test_a_truncated_header_is_not_text() -> None:
     for text in (
         "<|channel|>anal",
         "<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|chan",
@@ -380,33 +380,33 @@ def test_text_without_a_header_is_text() -> None:
     assert parse("harmony", "It rains.", generation="<|start|>assistant").content == "It rains."
 
 
-def test_marks_of_reasoning_in_the_middle_of_a_text_are_text_once_it_has_reasoned() -> None:
+def test_marks_of_reasoning_within_a_text_are_text_after_the_reasoning() -> None:
     text = "A `<think>` mark begins and `</think>` ends it."
     for generation in ("<think>\n\n</think>\n\n", ""):
         given = text if generation else f"<think>Hm.</think>{text}"
         assert parse("tool_call", given, generation=generation).content == text
 
 
-def test_reasoning_that_the_model_begins_once_more_has_no_mark() -> None:
+def test_a_repeated_mark_at_the_start_of_reasoning_is_removed() -> None:
     delta = parse("tool_call", "<think>\nHm.\n</think>\nYes.", generation="<think>\n")
     assert (delta.reasoning, delta.content) == ("Hm.", "Yes.")
 
 
-def test_reasoning_that_was_never_opened_leaves_no_mark() -> None:
+def test_a_closing_mark_without_reasoning_is_removed() -> None:
     assert parse("tool_call", "Hm.</think>It rains.").content == "Hm.It rains."
 
 
-def test_reasoning_that_never_ends_is_all_reasoning() -> None:
+def test_unfinished_reasoning_is_all_reasoning() -> None:
     delta = parse("tool_call", "Hm. So", generation="<think>\n", end="length")
     assert (delta.reasoning, delta.content) == ("Hm. So", "")
 
 
-def test_stops_end_the_content_however_it_is_split() -> None:
+def test_a_stop_ends_the_content_however_it_is_split() -> None:
     delta = parse("tool_call", "<think>Tokyo</think>\n\nIt is Tokyo.", stops=("Tokyo", "To"))
     assert (delta.reasoning, delta.content, delta.stopped) == ("Tokyo", "It is ", True)
 
 
-def test_described_tools_are_called_in_the_form_that_was_described() -> None:
+def test_described_tools_are_called_in_the_described_form() -> None:
     harmony = OutputFormat(regions=CALLS[0].regions)
     for base in (OutputFormat(), OutputFormat(regions=THINK.regions), harmony):
         assert described(base).calls == DESCRIBED.name
@@ -430,11 +430,11 @@ NEVER_CLOSED = ["<tool_call>", "<think>", '<tool_call>{"a": "', "<function=weath
 
 
 @pytest.mark.parametrize("opening", [*NEVER_CLOSED, *(400 * one for one in NEVER_CLOSED)])
-def test_a_long_answer_without_a_close_costs_linear_time(opening: str) -> None:
+def test_a_long_answer_without_a_close_takes_linear_time(opening: str) -> None:
     text = opening + "word " * 8_000
     parser = TextParser(form("tool_call"), tools=TOOLS)
     length = 0
-    for i in range(0, len(text), 4):  # quadratic, this would take longer than a test may
+    for i in range(0, len(text), 4):  # in quadratic time, this would exceed the test's time limit
         delta = parser.feed(text[i : i + 4], "length" if i + 4 >= len(text) else None)
         length += len(delta.content) + len(delta.reasoning)
     assert length >= len("word " * 8_000) - 1
@@ -462,7 +462,7 @@ TEMPLATE = {
 }
 
 
-def test_a_checkpoints_own_description_wins() -> None:
+def test_a_checkpoints_own_description_takes_precedence() -> None:
     found = detect("<think> <tool_call>", response_template=TEMPLATE)
     delta = parse(found, '<hm>So.</hm>I look.<use:weather>{"city": "Paris"}</use>')
     assert (delta.reasoning, delta.content, calls(delta)) == ("So.", "I look.", PARIS)
@@ -471,13 +471,13 @@ def test_a_checkpoints_own_description_wins() -> None:
 @pytest.mark.parametrize(
     "template", [5, [], {}, {"fields": 3}, {"fields": {"a": {"open_pattern": "("}}}]
 )
-def test_a_description_that_is_none_is_a_problem_and_harms_nothing(template: Any) -> None:
+def test_an_invalid_description_is_reported_and_ignored(template: Any) -> None:
     found = detect("<think> </think>", response_template=template)
     assert "response_template" in found.problem
     assert parse(found, "<think>So.</think>Yes.").reasoning == "So."
 
 
-def test_a_description_whose_marks_never_match_in_time_leaves_text() -> None:
+def test_text_is_kept_if_the_patterns_of_a_description_time_out() -> None:
     fields = {"content": {}, "thinking": {"open_pattern": r"(a+)+$", "close": "b"}}
     found = detect("", response_template={"fields": fields, "start_anchor": "x"})
     parser = TextParser(found)
@@ -486,7 +486,7 @@ def test_a_description_whose_marks_never_match_in_time_leaves_text() -> None:
     assert parser.feed(text, "stop").content == text
 
 
-def test_marks_that_nothing_describes_are_taken_from_the_template() -> None:
+def test_undescribed_marks_are_detected_from_the_template() -> None:
     def render(messages: Any, **_: Any) -> str:
         return "".join(
             f"[{m['role']}]"
@@ -500,7 +500,7 @@ def test_marks_that_nothing_describes_are_taken_from_the_template() -> None:
     assert found.problem == ""
 
 
-def test_an_unknown_form_of_calls_is_a_problem() -> None:
+def test_an_unknown_form_of_calls_is_reported() -> None:
     def render(messages: Any, **_: Any) -> str:
         return "".join(f"[{m['role']}]{m.get('tool_calls', m['content'])}" for m in messages)
 
@@ -509,7 +509,7 @@ def test_an_unknown_form_of_calls_is_a_problem() -> None:
     assert "tool calls" in detect("{{ tools }}").problem
 
 
-def test_a_template_that_fails_harms_nothing() -> None:
+def test_a_template_that_fails_does_not_prevent_detection() -> None:
     def render(*_: Any, **__: Any) -> str:
         raise RecursionError
 
@@ -531,19 +531,19 @@ def test_nothing_follows_a_stop(stop: str, whole: bool) -> None:
     assert parsed == Delta(content=text[: text.index(stop)], stopped=True)
 
 
-def test_line_breaks_around_reasoning_and_calls_are_no_stop() -> None:
+def test_line_breaks_around_reasoning_and_calls_are_not_stops() -> None:
     call = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
     parsed = parse("tool_call", f"<think>\nhm\n\n</think>\n\nYes.{call}\n\n{call}", stops=("\n\n",))
     assert (parsed.content, len(parsed.calls), parsed.stopped) == ("Yes.", 2, False)
 
 
-def test_a_stop_that_only_began_before_a_call_is_text() -> None:
+def test_an_incomplete_stop_before_a_call_is_text() -> None:
     call = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
     parsed = parse("tool_call", f"Yes{call}", stops=("Yes!",))
     assert (parsed.content, len(parsed.calls), parsed.stopped) == ("Yes", 1, False)
 
 
-def test_only_the_last_call_of_an_answer_can_be_cut_off() -> None:
+def test_only_the_last_call_of_an_answer_can_be_truncated() -> None:
     first = '<tool_calls>[{"name": "weather", "arguments": {"city": "Paris"}'
     text = f"{first}\n{first}"
     for pieces in ([text], list(text)):
@@ -554,7 +554,7 @@ def test_only_the_last_call_of_an_answer_can_be_cut_off() -> None:
 
 
 @pytest.mark.parametrize("space", ["", " "])
-def test_a_harmony_call_whose_first_space_the_detokenizer_took(space: str) -> None:
+def test_a_harmony_call_is_read_if_the_detokenizer_drops_its_first_space(space: str) -> None:
     text = f'{space}to=functions.weather<|channel|>commentary json<|message|>{{"city": "Oslo"}}'
     parsed = parse("harmony", text, generation="<|start|>assistant")
     assert [call["function"]["name"] for call in parsed.calls] == ["weather"]

@@ -1,4 +1,4 @@
-"""A worker's log of what went wrong in an answer."""
+"""Test a worker's log of errors during an answer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from reconciler.worker import answers, server
 
 
 @pytest.mark.parametrize("failure", [answers.failure, server._unforeseen])
-def test_an_error_is_logged_without_its_words(
+def test_an_error_is_logged_without_its_message(
     failure: Callable[[Exception], Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     prompt = "a prompt"

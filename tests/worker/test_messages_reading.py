@@ -1,4 +1,4 @@
-"""Requests to Anthropic's Messages, as the chat completions that they mean."""
+"""Test the translation of Anthropic Messages requests to chat completions."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ def asked(messages: Any = HELLO, **keys: Any) -> dict[str, Any]:
 
 
 def translated(messages: Any = HELLO, **keys: Any) -> Translated:
-    """The request, which the checks of a chat completion must let pass without a word."""
+    """Translate a request, which must pass the checks of a chat completion without a warning."""
     found = read(asked(messages, **keys))
     assert of_keys(found.sent, chat=True).warnings == []
     return found
@@ -46,7 +46,7 @@ def chat(messages: Any = HELLO, **keys: Any) -> Any:
 
 
 def refused(messages: Any = HELLO, **keys: Any) -> tuple[str, str | None]:
-    """The message of the refusal, and the key that it is about."""
+    """The error message of a refused request, and the key that it names."""
     with pytest.raises(RequestError) as error:
         of_keys(read(asked(messages, **keys)).sent, chat=True)
     assert error.value.status == 400
@@ -66,7 +66,7 @@ def result(number: str, content: Any = "sunny", **more: Any) -> dict[str, Any]:
 
 
 class TestMessages:
-    def test_texts_and_blocks_of_texts(self) -> None:
+    def test_texts_and_text_blocks_become_messages(self) -> None:
         messages = [
             {"role": "user", "content": [text_block("One."), text_block("Two.")]},
             {"role": "assistant", "content": [text_block("Thr"), text_block("ee.")]},
@@ -79,7 +79,7 @@ class TestMessages:
             {"role": "user", "content": "Four."},
         ]
 
-    def test_the_system_prompt_may_be_a_text_a_list_nothing_or_a_message(self) -> None:
+    def test_the_system_prompt_may_be_a_text_a_list_empty_or_a_message(self) -> None:
         assert chat(system="Be kind.")[0] == {"role": "system", "content": "Be kind."}
         for nothing in (None, "", [], [text_block("")]):
             assert chat(system=nothing) == HELLO
@@ -88,21 +88,21 @@ class TestMessages:
         assert [m["role"] for m in found.sent["messages"]] == ["system", "system", "user"]
         assert found.reminders == []
 
-    def test_a_system_message_in_the_middle_stays_there(self) -> None:
+    def test_a_late_system_message_keeps_its_place(self) -> None:
         late = {"role": "system", "content": "It is night."}
         found = translated([*HELLO, late, {"role": "assistant", "content": "Hi"}, *HELLO, late])
         roles = [message["role"] for message in found.sent["messages"]]
         assert roles == ["user", "system", "assistant", "user", "system"]
         assert found.reminders == [1, 4]
 
-    def test_the_block_that_names_the_client_to_anthropic_is_left_out(self) -> None:
+    def test_the_billing_block_of_the_client_is_removed(self) -> None:
         billing = text_block(
             "x-anthropic-billing-header: cc_version=2.1.197.8a5; cc_entrypoint=cli;"
         )
         assert chat(system=[billing, text_block("Be kind.")])[0]["content"] == "Be kind."
         assert chat(system=[billing]) == HELLO
 
-    def test_tool_calls_and_their_results(self) -> None:
+    def test_tool_calls_and_their_results_are_translated(self) -> None:
         messages = [
             *HELLO,
             {
@@ -121,7 +121,7 @@ class TestMessages:
             {"role": "tool", "tool_call_id": "t1", "content": "sunny\nwarm", "name": "weather"},
         ]
 
-    def test_results_come_before_the_text_beside_them_whatever_the_order(self) -> None:
+    def test_results_precede_the_text_beside_them_in_any_order(self) -> None:
         calls = {"role": "assistant", "content": [used("a", "1"), used("b", "2")]}
         split = [
             {"role": "user", "content": [text_block("And now?"), result("1")]},
@@ -130,7 +130,7 @@ class TestMessages:
         roles = [message["role"] for message in chat([*HELLO, calls, *split])]
         assert roles == ["user", "assistant", "tool", "tool", "user", "user"]
 
-    def test_a_result_of_a_call_that_is_not_there(self) -> None:
+    def test_a_result_without_its_call_is_accepted(self) -> None:
         (message,) = chat([{"role": "user", "content": [result("t9")]}])
         assert message == {"role": "tool", "tool_call_id": "t9", "content": "sunny"}
 
@@ -148,7 +148,7 @@ class TestMessages:
         (message,) = chat([{"role": "user", "content": [result("t", content, is_error=True)]}])
         assert message["content"] == expected
 
-    def test_reasoning_that_is_sent_back_and_what_cannot_be_read(self) -> None:
+    def test_reasoning_is_returned_to_the_model_and_unreadable_blocks_are_reported(self) -> None:
         thought = {"type": "thinking", "thinking": "Hm.", "signature": "x"}
         secret = {"type": "redacted_thinking", "data": "x"}
         searched = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
@@ -165,7 +165,7 @@ class TestMessages:
             "messages[1].content[3]",
         ]
 
-    def test_reasoning_without_its_text_is_in_the_signature(self) -> None:
+    def test_omitted_reasoning_is_read_from_its_signature(self) -> None:
         for text in ("Hm. \u00e9 \U0001f600", "half \ud83d"):
             sent = {"type": "thinking", "thinking": "", "signature": of_text(text, omitted=True)}
             blocks = [sent, text_block("Hi.")]
@@ -180,12 +180,12 @@ class TestMessages:
         found = chat([*HELLO, {"role": "assistant", "content": blocks}, *HELLO])
         assert "reasoning_content" not in found[1]
 
-    def test_texts_around_calls_are_apart_as_the_model_wrote_them(self) -> None:
+    def test_texts_around_calls_are_separated_as_the_model_wrote_them(self) -> None:
         blocks = [text_block("One."), used("weather", "1"), text_block("Two.")]
         messages = [*HELLO, {"role": "assistant", "content": blocks}, *HELLO]
         assert chat(messages)[1]["content"] == "One.\n\nTwo."
 
-    def test_empty_contents_and_roles_in_a_row(self) -> None:
+    def test_empty_contents_and_repeated_roles_are_accepted(self) -> None:
         messages: Any = [
             {"role": "assistant", "content": ""},
             {"role": "assistant", "content": []},
@@ -196,7 +196,7 @@ class TestMessages:
         roles = [(m["role"], m["content"]) for m in chat(messages)]
         assert roles == [("assistant", "")] * 2 + [("user", "")] * 3
 
-    def test_documents_that_are_text(self) -> None:
+    def test_text_documents_are_included(self) -> None:
         plain = {"type": "text", "media_type": "text/plain", "data": "It is."}
         pieces = {"type": "content", "content": [text_block("It"), text_block("is.")]}
         documents = [
@@ -220,7 +220,7 @@ class TestMessages:
             ({"type": "tool_result"}, "tool_use_id is missing"),
         ],
     )
-    def test_contents_that_cannot_be_read_are_named(self, block: Any, words: str) -> None:
+    def test_unsupported_content_is_refused_with_its_place(self, block: Any, words: str) -> None:
         message, param = refused([*HELLO, {"role": "user", "content": [text_block("a"), block]}])
         assert words in message
         assert param is not None
@@ -231,7 +231,7 @@ class TestMessages:
             assert words in message
             assert str(param).startswith("messages[0].content[0].content[0]")
 
-    def test_a_last_message_of_the_assistants_is_continued(self) -> None:
+    def test_a_final_assistant_message_is_continued(self) -> None:
         begun = {"role": "assistant", "content": "The answer is ("}
         assert translated([*HELLO, begun]).sent["continue_final_message"] is True
         for other in ("", [used("weather", "1")]):
@@ -240,7 +240,7 @@ class TestMessages:
 
 
 class TestTools:
-    def test_tools_of_the_client_are_functions(self) -> None:
+    def test_client_tools_become_functions(self) -> None:
         strict = TOOL | {"name": "now", "strict": True, "type": "custom", "cache_control": {}}
         found = translated(tools=[TOOL, strict], tool_choice={"type": "auto"})
         parameters = TOOL["input_schema"]
@@ -265,13 +265,13 @@ class TestTools:
         ]
         assert found.warnings == []
 
-    def test_tools_of_anthropics_servers_are_ignored_and_named(self) -> None:
+    def test_anthropics_server_tools_are_ignored_and_reported(self) -> None:
         found = translated(tools=[SEARCH, TOOL])
         assert [tool["function"]["name"] for tool in found.sent["tools"]] == ["weather"]
         assert found.warnings == ["tools[0]: web_search_20250305 is a tool of Anthropic's; ignored"]
         assert "tools" not in translated(tools=[SEARCH]).sent
 
-    def test_a_deferred_tool_is_declared_where_it_is_referenced(self) -> None:
+    def test_a_deferred_tool_is_declared_at_its_reference(self) -> None:
         deferred = TOOL | {"name": "later", "defer_loading": True}
         search = TOOL | {"name": "search"}
         reference = {"type": "tool_reference", "tool_name": "later"}
@@ -290,7 +290,7 @@ class TestTools:
         unknown = [*messages[:2], {"role": "user", "content": [result("1", [reference])]}]
         assert "later is available" in translated(unknown).sent["messages"][-1]["content"]
 
-    def test_tools_that_come_and_go_in_the_middle_of_a_chat(self) -> None:
+    def test_tools_may_be_added_and_removed_during_a_chat(self) -> None:
         deferred = TOOL | {"name": "later", "defer_loading": True}
         reference = {"type": "tool_reference", "name": "later"}
         definition = {"type": "tool_definition", "definition": TOOL}
@@ -309,7 +309,7 @@ class TestTools:
             "messages[1].content[3].tool: type mcp_toolset_reference is unknown; left out"
         ]
 
-    def test_keys_of_tools_without_effect_are_named(self) -> None:
+    def test_tool_keys_without_effect_are_reported(self) -> None:
         found = translated(tools=[TOOL | {"input_examples": [{"city": "Rome"}]}])
         assert found.warnings == ["tools[0].input_examples: has no effect; ignored"]
 
@@ -332,7 +332,7 @@ class TestTools:
             ),
         ],
     )
-    def test_choices(self, choice: Any, expected: Any) -> None:
+    def test_every_tool_choice_is_translated(self, choice: Any, expected: Any) -> None:
         sent = translated(tools=[TOOL], tool_choice=choice).sent
         keys = ("tool_choice", "parallel_tool_calls")
         assert {key: sent[key] for key in keys if key in sent} == expected
@@ -352,14 +352,16 @@ class TestTools:
             ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ],
     )
-    def test_what_is_wrong_with_them_is_named(self, keys: Any, param: str) -> None:
+    def test_invalid_tools_and_choices_are_refused_with_their_key(
+        self, keys: Any, param: str
+    ) -> None:
         message, found = refused(**keys)
         assert found == param
         assert param in message
 
 
 class TestKeys:
-    def test_sampling_and_stops(self) -> None:
+    def test_sampling_and_stops_are_translated(self) -> None:
         keys: Any = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 7, "stream": True}
         sent = translated(stop_sequences=["a", "b"], **keys).sent
         assert {key: sent[key] for key in keys} == keys
@@ -388,20 +390,20 @@ class TestKeys:
             ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
         ],
     )
-    def test_what_does_not_fit_is_named(self, keys: Any, param: str) -> None:
+    def test_an_invalid_value_is_refused_with_its_key(self, keys: Any, param: str) -> None:
         message, found = refused(**keys)
         assert found == param
         assert message.startswith(param)
 
     @pytest.mark.parametrize("key", ["max_tokens", "messages"])
-    def test_what_has_to_be_there(self, key: str) -> None:
+    def test_required_keys_must_be_present(self, key: str) -> None:
         body = asked()
         del body[key]
         with pytest.raises(RequestError, match=f"^{key} is missing") as error:
             read(body)
         assert (error.value.code, error.value.param) == ("missing_required_parameter", key)
 
-    def test_keys_that_clients_always_send_pass_and_others_are_named(self) -> None:
+    def test_keys_that_clients_always_send_pass_and_others_are_reported(self) -> None:
         keys: Any = {
             "metadata": {"user_id": "u"},
             "service_tier": "auto",
@@ -436,18 +438,18 @@ class TestKeys:
             ),
         ],
     )
-    def test_whether_to_reason(self, keys: Any, expected: Any) -> None:
+    def test_reasoning_is_enabled_as_requested(self, keys: Any, expected: Any) -> None:
         sent = translated(**keys).sent
         found = {k: sent[k] for k in ("enable_thinking", "reasoning_effort") if k in sent}
         assert found == expected
 
-    def test_a_budget_counts_where_reasoning_is_enabled(self) -> None:
+    def test_a_budget_applies_only_if_reasoning_is_enabled(self) -> None:
         enabled = {"type": "enabled", "budget_tokens": 2000}
         assert translated(thinking=enabled).sent["thinking_budget"] == 2000
         for other in ({"type": "adaptive"}, {"type": "disabled"}, {"type": "enabled"}):
             assert translated(thinking=other).sent.get("thinking_budget") is None
 
-    def test_structured_output_in_both_places(self) -> None:
+    def test_a_schema_is_read_from_both_keys(self) -> None:
         form = {"type": "json_schema", "schema": {"type": "object"}}
         for keys in ({"output_config": {"format": form}}, {"output_format": form}):
             body = of_keys(translated(**keys).sent, chat=True)
@@ -457,11 +459,11 @@ class TestKeys:
         assert param == "output_format"
         assert "exclude each other" in message
 
-    def test_no_tokens_warm_the_kept_prompts(self) -> None:
+    def test_zero_max_tokens_warms_the_prompt_cache(self) -> None:
         found = translated(max_tokens=0)
         assert (found.sent["max_tokens"], found.echo["max_tokens"]) == (1, 0)
 
-    def test_a_count_needs_no_max_tokens_and_has_the_same_prompt(self) -> None:
+    def test_a_token_count_needs_no_max_tokens_and_has_the_same_prompt(self) -> None:
         body = asked(system="Be kind.", tools=[TOOL], thinking={"type": "adaptive"})
         whole = read(body).sent
         del body["max_tokens"]
@@ -471,7 +473,7 @@ class TestKeys:
 
 
 class Prepared:
-    """Requests as the preprocessing process makes prompts of them, by a template of one's own."""
+    """Render requests as the preprocessing process does, with a given template."""
 
     def __init__(self, template: str | None = None) -> None:
         tokenizer = load_tokenizer(DEMO_MODEL)
@@ -501,13 +503,13 @@ STRICT = """\
 {%- if not loop.first and message.role == loop.previtem.role %}{{ raise_exception('twice') }}\
 {% endif %}<{{ message.role }}>{{ message.content }}{% endfor %}
 {%- if add_generation_prompt %}<assistant>{% endif %}"""
-"""A template that takes one system turn, at the front, and roles that alternate."""
+"""A template that takes one system turn, at the front, and alternating roles."""
 
 
 EFFORT = """\
 {{ reasoning_effort }}{% if reasoning_effort == 'xhigh' %}!{% endif %}
 {%- for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"""
-"""A template that writes an effort, and knows one that most do not."""
+"""A template that writes an effort, including one that most templates do not have."""
 
 PLAIN = """\
 {%- for message in messages %}
@@ -518,7 +520,7 @@ PLAIN = """\
 
 
 class TestPrompts:
-    def test_a_late_system_message_is_where_it_was_sent(self, anywhere: Prepared) -> None:
+    def test_a_late_system_message_is_rendered_where_it_was_sent(self, anywhere: Prepared) -> None:
         late = {"role": "system", "content": "It is night."}
         body = asked([*HELLO, late], system="Be kind.")
         text = anywhere.text(body)
@@ -545,7 +547,7 @@ class TestPrompts:
         ("effort", "expected", "warned"),
         [("low", "low", False), ("xhigh", "xhigh!", False), ("max", "high", True)],
     )
-    def test_an_effort_that_the_model_does_not_know_becomes_the_nearest(
+    def test_an_effort_that_the_model_does_not_support_becomes_the_nearest(
         self, effort: str, expected: str, warned: bool
     ) -> None:
         sent = msgspec.json.encode(asked(output_config={"effort": effort}))
@@ -567,8 +569,8 @@ class TestPrompts:
 
 
 def recorded(version: str) -> Any:
-    """The shape of the last request of a `claude -p` that read a file: its texts are others, its
-    keys, blocks and tools as Claude Code sent them."""
+    """The last request of a `claude -p` that read a file, with its texts replaced; keys, blocks
+    and tools are as Claude Code sent them."""
     name = f"claude_code_{version.replace('.', '_')}.json"
     return json.loads(Path(__file__).with_name(name).read_text("utf-8"))
 
@@ -587,13 +589,13 @@ class TestClaudeCode:
         assert found.sent["reasoning_effort"] == "high"
         assert found.sent["stream"] is True
 
-    def test_the_one_with_all_its_tools(self) -> None:
+    def test_a_request_with_all_its_tools_is_read(self) -> None:
         sent = translated(**recorded("2.1.197")).sent
         roles = [message["role"] for message in sent["messages"]]
         assert roles == ["system", "user", "system", "assistant", "tool"]
         assert len(sent["tools"]) == 24
 
-    def test_the_one_that_searches_its_tools(self) -> None:
+    def test_a_request_with_deferred_tools_is_read(self) -> None:
         found = translated(**recorded("2.1.332"))
         roles = [message["role"] for message in found.sent["messages"]]
         assert roles == ["system", "user", "system", "assistant", "tool", "assistant", "tool"]
@@ -618,7 +620,7 @@ class TestClaudeCode:
         assert second.startswith(before)
 
     @pytest.mark.parametrize("template", [PLAIN, STRICT])
-    def test_so_it_does_where_the_template_takes_no_tools(
+    def test_prompts_share_their_beginning_also_if_the_template_takes_no_tools(
         self, claude_code: Any, template: str
     ) -> None:
         prepared = Prepared(template)
@@ -646,7 +648,7 @@ ODD: tuple[Any, ...] = (None, True, 0, -1, 1.5, "", "x", [], {}, [[]], [{}], [5]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a value, but the insides of schemas."""
+    """Paths of all values inside a value, except inside schemas."""
     yield path
     if "input_schema" in path:
         return
@@ -671,7 +673,7 @@ def refusal(body: Any) -> RequestError | None:
     return None
 
 
-def test_whatever_stands_wherever_is_taken_or_refused_with_its_place(claude_code: Any) -> None:
+def test_any_odd_value_is_accepted_or_refused_with_its_place(claude_code: Any) -> None:
     body = asked(
         **claude_code | {"tools": claude_code["tools"][-3:], "tool_choice": {"type": "any"}}
     )
@@ -694,6 +696,6 @@ def test_whole_numbers_may_be_written_as_floats() -> None:
     messages = [HELLO[0], {"role": "assistant", "content": [call]}]
     sent = translated(messages, max_tokens=2000.0, top_k=5.0, thinking=thinking).sent
     assert (sent["max_tokens"], sent["top_k"]) == (2000, 5)
-    # What a model reads stays as it was written.
+    # Text that a model reads is not changed.
     assert '"degrees": 21.0' in json.dumps(sent["messages"][1])
     assert refused(max_tokens=1.5)[1] == "max_tokens"

@@ -1,4 +1,4 @@
-"""The blocks of a message, as the parts of an answer come."""
+"""Test the content blocks of a streamed message."""
 
 import json
 from typing import Any
@@ -70,7 +70,7 @@ def test_parts_become_blocks_in_their_order() -> None:
     assert len(set(signatures)) == 2
 
 
-def test_an_answer_of_nothing_has_no_block() -> None:
+def test_an_empty_answer_has_no_blocks() -> None:
     assert blocks() == []
     assert blocks(Delta(), Delta(stopped=True)) == []
 
@@ -93,7 +93,7 @@ def test_the_input_of_a_tool_is_an_object(arguments: str, expected: Any) -> None
     assert block["input"] == expected
 
 
-def test_reasoning_that_is_omitted_travels_in_the_signature() -> None:
+def test_omitted_reasoning_is_carried_in_the_signature() -> None:
     thought, text = blocks(
         Delta(reasoning="Let me"),
         Delta(reasoning=" see."),

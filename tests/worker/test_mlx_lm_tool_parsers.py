@@ -1,4 +1,4 @@
-"""mlx-lm's own parsers of tool calls find in a turn what we find."""
+"""Test that mlx-lm's tool parsers find the same calls in a turn."""
 
 import importlib
 from typing import Any
@@ -22,8 +22,8 @@ PARSERS = {
 }
 """Template -> module of mlx_lm.tool_parsers.
 
-Not Mistral's with identifiers of calls, which mlx-lm takes for the name, and not Muse Spark's,
-where it takes a text of digits for a number whatever the schema says.
+Excluded are Mistral's with call IDs, which mlx-lm takes for the name, and Muse Spark's, as
+mlx-lm takes a text of digits for a number whatever the schema says.
 """
 
 

@@ -1,4 +1,4 @@
-"""The worker's model and sessions, on real MLX in this process."""
+"""Test the worker's model and sessions, on real MLX in this process."""
 
 import shutil
 import sys
@@ -48,9 +48,7 @@ def test_weights_are_counted_from_the_headers(models: Path) -> None:
     assert set(reported.phases) == {"weights", "tokenizer"}
 
 
-def test_weights_that_the_model_has_no_use_for_are_not_counted(
-    models: Path, tmp_path: Path
-) -> None:
+def test_unused_weights_are_not_counted(models: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(models / "tiny/llama", tmp_path / "checkpoint"))
     plain = see(path)
     assert plain.weights == read_facts(path).weights_bytes
@@ -62,14 +60,14 @@ def test_weights_that_the_model_has_no_use_for_are_not_counted(
 
 
 @pytest.mark.parametrize("requested", [1, 2, 8])
-def test_what_is_reported_is_what_the_router_did(models: Path, requested: int) -> None:
+def test_the_reported_number_of_experts_is_the_routers(models: Path, requested: int) -> None:
     path = models / "tiny/qwen3_moe"
     asked = command(path, num_experts=requested)
     opened = loaded(path).open("s", asked)
     assert opened.observed == asked.config
 
 
-def test_another_number_of_experts_is_a_sibling_over_the_same_arrays(models: Path) -> None:
+def test_another_number_of_experts_shares_the_same_arrays(models: Path) -> None:
     path = models / "openai/gpt-oss-20b"
     model = loaded(path)
     own = model.open("own", command(path))
@@ -82,7 +80,7 @@ def test_another_number_of_experts_is_a_sibling_over_the_same_arrays(models: Pat
     assert outputs[0] != outputs[1]
 
 
-def test_sessions_do_not_disturb_each_other(models: Path) -> None:
+def test_sessions_do_not_affect_each_other(models: Path) -> None:
     path = models / "tiny/llama"
     alone = loaded(path)
     alone.open("a", command(path))
@@ -115,7 +113,7 @@ def test_a_session_is_replaced_and_closed_by_name(models: Path) -> None:
         model.session("s")
 
 
-def test_a_worker_holds_one_checkpoint_for_life(models: Path) -> None:
+def test_a_worker_holds_one_checkpoint_for_its_lifetime(models: Path) -> None:
     model = loaded(models / "tiny/llama")
     with pytest.raises(RuntimeError, match="has already loaded"):
         model.load(LoadWeights(str(models / "tiny/qwen3")), lambda _: None)
@@ -130,7 +128,7 @@ def test_a_broken_tokenizer_fails_the_load(models: Path, tmp_path: Path) -> None
     assert not isinstance(raised.value, RuntimeError)
 
 
-def test_an_architecture_that_ends_the_process_is_a_failure_like_any_other() -> None:
+def test_an_architecture_that_exits_the_process_is_an_ordinary_failure() -> None:
     mlx = MlxThread()
     threading.Thread(target=mlx.run, daemon=True).start()
     with pytest.raises(ImportError, match="a package that it needs is missing"):
@@ -138,7 +136,7 @@ def test_an_architecture_that_ends_the_process_is_a_failure_like_any_other() -> 
     assert mlx.submit(lambda: 5).result(timeout=60) == 5
 
 
-def test_buffers_are_given_back_when_nothing_is_left_to_do(
+def test_buffers_are_freed_when_the_worker_is_idle(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = models / "tiny/llama"
@@ -147,7 +145,7 @@ def test_buffers_are_given_back_when_nothing_is_left_to_do(
         model.open(name, command(path))
     cleared: list[str] = []
 
-    def clear() -> None:  # mlx-lm does too, as it reads prompts
+    def clear() -> None:  # mlx-lm does so too during prefill
         if not any(s.busy for s in model._sessions.values()):
             cleared.append("idle")
 
@@ -161,7 +159,7 @@ def test_buffers_are_given_back_when_nothing_is_left_to_do(
     assert cleared == ["idle", "idle"]
 
 
-def test_on_a_gpu_mlx_may_take_what_is_held_for_the_worker(
+def test_on_a_gpu_mlx_may_use_the_memory_reserved_for_the_worker(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = models / "tiny/llama"

@@ -1,4 +1,4 @@
-"""Adapters over shared weights, beside mlx_lm's own load, on real MLX in this process."""
+"""Test adapters over shared weights against mlx_lm's own load, on real MLX in this process."""
 
 import gc
 import json
@@ -64,7 +64,7 @@ def expected(path: Path, adapter: Path | None = None) -> list[int]:
         ("tiny/deepseek_v3", "lora"),
     ],
 )
-def test_an_adapter_generates_what_mlx_lm_generates_with_it(
+def test_an_adapter_generates_the_same_tokens_as_in_mlx_lm(
     models: Path, tmp_path: Path, key: str, kind: str
 ) -> None:
     path = models / key
@@ -98,7 +98,7 @@ def test_two_adapters_and_the_model_hold_the_weights_once(models: Path, tmp_path
     assert generated(model, "plain") == tokens[0]
 
 
-def test_an_adapter_goes_on_another_number_of_experts(models: Path, tmp_path: Path) -> None:
+def test_an_adapter_applies_to_another_number_of_experts(models: Path, tmp_path: Path) -> None:
     path = models / "tiny/qwen3_moe"
     adapter = adapters.make(path, tmp_path / "a", seed=3)
     model = loaded(path)
@@ -124,7 +124,7 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(models: Path, tmp_pa
     assert generated(model, "plain") == before
 
 
-def test_a_config_that_makes_up_layers_takes_no_memory(models: Path, tmp_path: Path) -> None:
+def test_a_config_whose_layers_the_file_lacks_takes_no_memory(models: Path, tmp_path: Path) -> None:
     path = models / "tiny/llama"
     adapter = adapters.make(path, tmp_path / "a", seed=1, kind="dora")
     file = adapter / "adapters.safetensors"
@@ -158,7 +158,7 @@ def test_an_adapter_that_changed_on_disk_is_read_again(models: Path, tmp_path: P
     assert generated(model, "first") == before
 
 
-def test_the_loaded_model_is_not_touched(models: Path, tmp_path: Path) -> None:
+def test_the_loaded_model_is_not_modified(models: Path, tmp_path: Path) -> None:
     path = models / "tiny/llama"
     adapter = adapters.make(path, tmp_path / "a", seed=1, kind="full")
     model = loaded(path)

@@ -1,4 +1,4 @@
-"""Errors and warnings about a completion, under the names of the dialect that it came in."""
+"""Test that errors and warnings use the key names of the client's dialect."""
 
 import pytest
 
@@ -27,7 +27,7 @@ NAMES = {
         ("temperature", "temperature"),
     ],
 )
-def test_the_longest_known_beginning_of_a_key_counts(key: str, expected: str) -> None:
+def test_the_longest_known_prefix_of_a_key_is_renamed(key: str, expected: str) -> None:
     assert named(key, NAMES) == expected
 
 
@@ -45,7 +45,7 @@ def test_only_the_key_at_the_beginning_of_a_message_is_renamed(text: str, expect
     assert reworded(text, NAMES) == expected
 
 
-def test_an_error_keeps_its_kind_code_and_status() -> None:
+def test_an_error_keeps_its_type_code_and_status() -> None:
     error = renamed(RequestError("messages: too long", "too_long", "messages"), NAMES)
     assert (str(error), error.code, error.param) == ("input: too long", "too_long", "input")
     later = renamed(UnavailableError("wait", "overloaded"), NAMES)

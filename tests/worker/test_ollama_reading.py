@@ -1,4 +1,4 @@
-"""Requests in Ollama's form, as the completions that they mean."""
+"""Test the translation of Ollama requests to completions."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def generate(**more: Any) -> Translated:
 
 
 def sent(read: Translated) -> dict[str, Any]:
-    """What is asked for beside the model, the messages and the stream."""
+    """Requested keys other than the model, the messages and the stream."""
     left_out = ("model", "messages", "stream", "prompt")
     return {k: v for k, v in read.sent.items() if k not in left_out}
 
@@ -33,7 +33,7 @@ def test_a_chat_streams_by_default() -> None:
     assert chat(stream=False).sent["stream"] is False
 
 
-def test_options_are_keys_of_a_completion() -> None:
+def test_options_become_keys_of_a_completion() -> None:
     options: dict[str, Any] = {
         "num_predict": 5,
         "temperature": 0.5,
@@ -52,7 +52,7 @@ def test_options_are_keys_of_a_completion() -> None:
         assert sent(chat(options={"num_predict": unlimited})) == {"max_tokens": -1}
 
 
-def test_penalties_look_at_the_last_tokens_that_are_asked_for() -> None:
+def test_penalties_cover_the_requested_number_of_tokens() -> None:
     keys = ("repetition_context_size", "presence_context_size", "frequency_context_size")
     read = chat(options={"repeat_last_n": 9})
     assert sent(read) == dict.fromkeys(keys, 9)
@@ -97,7 +97,7 @@ def test_every_option_is_documented() -> None:
         ({}, {"type": "json_schema", "json_schema": {"schema": {}}}),
     ],
 )
-def test_a_format_is_structured_output(format_: Any, asked: Any) -> None:
+def test_a_format_is_a_structured_output(format_: Any, asked: Any) -> None:
     for read in (chat(format=format_), generate(format=format_)):
         assert read.sent.get("response_format") == asked
 
@@ -132,7 +132,7 @@ def test_calls_and_results_are_paired() -> None:
     assert given.sent["messages"][-1]["tool_call_id"] == "own"
 
 
-def test_a_last_message_of_the_assistant_is_continued() -> None:
+def test_a_final_assistant_message_is_continued() -> None:
     begun = {"role": "ASSISTANT", "content": "The"}
     assert chat(HELLO, begun).sent["continue_final_message"] is True
     assert "continue_final_message" not in chat(begun, HELLO).sent
@@ -151,7 +151,7 @@ def test_a_prompt_is_a_chat_of_one_turn_unless_it_is_raw() -> None:
     assert sent(chat(logprobs=True)) == {"logprobs": True, "top_logprobs": 0}
 
 
-def test_what_has_no_effect_is_named() -> None:
+def test_keys_without_effect_are_reported() -> None:
     read = chat(HELLO | {"nme": 1}, {"role": "user", "content": "", "x": 2}, truncate=True, y=3)
     assert [words.partition(":")[0] for words in read.warnings] == [
         *("y", "truncate", "messages[0].nme", "messages[1].x")
@@ -181,14 +181,16 @@ def test_what_has_no_effect_is_named() -> None:
         ({"width": 5}, "width"),
     ],
 )
-def test_what_cannot_be_done_names_the_key_that_was_sent(body: dict[str, Any], param: str) -> None:
+def test_an_unsupported_value_is_refused_under_the_key_that_was_sent(
+    body: dict[str, Any], param: str
+) -> None:
     with pytest.raises(RequestError) as caught:
         generate(**body)
     assert caught.value.param == param
     assert param in str(caught.value)
 
 
-def test_a_wrong_message_is_named_by_its_place() -> None:
+def test_an_invalid_message_is_refused_with_its_place() -> None:
     for wrong, param in (
         ({"role": "user", "content": 5}, "messages[1].content"),
         ({"content": "x"}, "messages[1]"),
@@ -203,7 +205,7 @@ def test_a_wrong_message_is_named_by_its_place() -> None:
 
 @pytest.mark.parametrize("name", ["a", "other", None])
 def test_as_many_calls_and_results_as_fit_in_a_body_are_paired_in_time(name: str | None) -> None:
-    """In time in proportion to the square of their number, this would take hours."""
+    """Pairing in quadratic time would take hours."""
     number = 100_000
     call = {"function": {"name": "a"}}
     result = {"role": "tool", "content": "", "tool_name": name}

@@ -1,4 +1,4 @@
-"""Log-probabilities in the form that OpenAI's clients know."""
+"""Test log-probabilities in the formats of OpenAI's clients."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from reconciler.worker.likelihood import Likelihood
 
 
 class Letters:
-    """A tokenizer of letters, of which token 9 is no whole character."""
+    """A tokenizer of letters, whose token 9 is an incomplete character."""
 
     def __init__(self) -> None:
         self.decoded: list[int] = []
@@ -37,7 +37,7 @@ def test_a_prompt_and_its_answer_are_one_text() -> None:
     assert logprobs.add([likely(7)])["text_offset"] == [3]
 
 
-def test_of_alternatives_with_one_text_the_likeliest_counts() -> None:
+def test_the_likeliest_of_alternatives_with_one_text_counts() -> None:
     (found,) = TextLogprobs(TokenTexts(Letters())).add([likely(0, 8, 9, 1)])["top_logprobs"]
     assert found == {"\ufffd": -0.5, "b": -1.5}
 
@@ -48,7 +48,7 @@ def test_each_token_is_decoded_once() -> None:
     assert letters.decoded == [1, 2]
 
 
-async def test_a_long_prompt_does_not_hold_up_others() -> None:
+async def test_a_long_prompt_does_not_block_other_requests() -> None:
     begun, going_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -64,7 +64,7 @@ async def test_a_long_prompt_does_not_hold_up_others() -> None:
     )
     prompts, answers = _Prompts(completion), _answers(completion)
     writing = asyncio.create_task(prompts.begin(0, answers[0]))
-    await begun.wait()  # the loop goes on meanwhile
+    await begun.wait()  # the loop runs meanwhile
     going_on.set()
     text, logprobs = await writing
     assert (text, logprobs and logprobs["tokens"]) == ("ab", ["a", "b"])

@@ -1,4 +1,4 @@
-"""What tokens say, for a model with marks for thoughts and tool calls."""
+"""Test how a model's tokens become content, reasoning and tool calls."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ def parse(
     end: str = "stop",
     chat: bool = True,
 ) -> tuple[Delta, list[Delta]]:
-    """All that is said by a text, together and piece by piece."""
+    """Parsed output of a text, as a whole and piece by piece."""
     parser = OutputParser(
         tokenizer,
         of_tokenizer(tokenizer),
@@ -74,19 +74,21 @@ def test_text_is_emitted_as_it_arrives(tokenizer: Any) -> None:
     assert sum(bool(piece.content) for piece in pieces) > 3
 
 
-def test_the_end_token_is_not_text_and_the_last_of_a_length_is(tokenizer: Any) -> None:
+def test_the_end_token_is_not_text_but_the_last_token_within_a_length_limit_is(
+    tokenizer: Any,
+) -> None:
     for end in ("stop", "length"):
         assert parse(tokenizer, "a < b <", end=end)[0].content == "a < b <"
 
 
 @pytest.mark.parametrize("generation", ["", "<think>\n"])
-def test_thoughts_are_kept_apart_wherever_they_begin(tokenizer: Any, generation: str) -> None:
+def test_reasoning_is_separated_wherever_it_begins(tokenizer: Any, generation: str) -> None:
     text = ("" if generation else "<think>\n") + "Two thoughts.\n</think>\n\nOne answer."
     whole, _ = parse(tokenizer, text, generation)
     assert (whole.reasoning.strip(), whole.content) == ("Two thoughts.", "One answer.")
 
 
-def test_thoughts_that_ended_in_the_prompt_are_over(tokenizer: Any) -> None:
+def test_reasoning_that_ended_in_the_prompt_has_ended(tokenizer: Any) -> None:
     whole, _ = parse(tokenizer, "One answer.", "<think>\n\n</think>\n\n")
     assert (whole.reasoning, whole.content) == ("", "One answer.")
 
@@ -112,13 +114,13 @@ def test_a_call_that_cannot_be_parsed_is_text(tokenizer: Any, inside: str) -> No
     assert (whole.calls, whole.content) == ([], text)
 
 
-def test_a_call_that_breaks_off_is_text(tokenizer: Any) -> None:
+def test_a_truncated_call_is_text(tokenizer: Any) -> None:
     text = '<tool_call>\n{"name": "wea'
     whole, _ = parse(tokenizer, text, end="length")
     assert (whole.calls, whole.content) == ([], text)
 
 
-def test_a_stop_ends_the_text_before_it_and_is_not_looked_for_elsewhere(tokenizer: Any) -> None:
+def test_a_stop_ends_the_content_and_is_ignored_in_reasoning(tokenizer: Any) -> None:
     whole, _ = parse(tokenizer, "<think>\nTokyo\n</think>\n\nIt is Tokyo.", "", "Tokyo")
     assert (whole.content, whole.stopped) == ("It is ", True)
     assert "Tokyo" in whole.reasoning
@@ -136,7 +138,7 @@ def test_a_token_that_the_tokenizer_does_not_have_adds_no_text(family: str) -> N
     base.add_tokens(["<|last|>"])
     content = json.loads(base.backend_tokenizer.to_str())
     (added,) = [one for one in content["added_tokens"] if one["content"] == "<|last|>"]
-    added["id"] += 5  # a gap before it
+    added["id"] += 5  # with a gap before it
     sparse = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)))
     kinds = {
         "bpe": BPEStreamingDetokenizer,

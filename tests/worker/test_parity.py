@@ -1,7 +1,7 @@
-"""Checkpoints as publishers ship them: the worker does what `mlx_lm.load` and `generate` do.
+"""Test that published checkpoints behave as in `mlx_lm.load` and `generate`.
 
-Each trait is a small change to a tiny real checkpoint. Where the worker differs on purpose, the
-trait says what it does instead; docs/models.md says why.
+Each trait is a small change to a tiny real checkpoint. If the worker differs on purpose, the
+trait states its behaviour; docs/models.md gives the reason.
 """
 
 import json
@@ -33,7 +33,7 @@ REFUSED = "refused"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a checkpoint says, why it ends, and its prompt for a chat."""
+    """Generated tokens, the reason for the end, and the prompt of a chat."""
 
     tokens: list[int]
     end: str | None
@@ -123,7 +123,7 @@ def index(**weight_map: str) -> Callable[[Path], None]:
 
 
 def split(path: Path) -> list[str]:
-    """Two shards in place of one file; the names of the second's tensors."""
+    """Split the weights into two shards; returns the names of the second's tensors."""
     weights = counting.weights(path)
     names = sorted(weights)
     for number, part in enumerate((names[::2], names[1::2]), 1):
@@ -187,7 +187,7 @@ def tied(path: Path) -> None:
 
 
 def sparse_vocabulary(path: Path) -> None:
-    """A tokenizer with a gap in its ids."""
+    """A tokenizer with a gap in its IDs."""
     file = path / "tokenizer.json"
     value = json.loads(file.read_bytes())
     vocabulary = value["model"]["vocab"]
@@ -263,7 +263,7 @@ ENDS_AT_15 = {
 
 
 @pytest.mark.parametrize("trait", TRAITS)
-def test_the_worker_does_what_mlx_lm_does(checkpoint: Path, trait: str) -> None:
+def test_the_worker_behaves_like_mlx_lm(checkpoint: Path, trait: str) -> None:
     TRAITS[trait](checkpoint)
     expected = by_mlx_lm(checkpoint)
     assert by_the_worker(checkpoint) == expected
@@ -273,7 +273,7 @@ def test_the_worker_does_what_mlx_lm_does(checkpoint: Path, trait: str) -> None:
 
 
 DIFFERENCES: dict[str, tuple[Callable[[Path], object], list[int], str]] = {
-    # mlx_lm lets generation_config.json replace what config.json says.
+    # mlx_lm lets generation_config.json override config.json.
     "ends in both files": (
         all_of(config(eos_token_id=13), generation(eos_token_id=15)),
         [11, 12, 13],
@@ -289,7 +289,7 @@ DIFFERENCES: dict[str, tuple[Callable[[Path], object], list[int], str]] = {
 
 
 @pytest.mark.parametrize("trait", DIFFERENCES)
-def test_more_files_end_an_answer_than_in_mlx_lm(checkpoint: Path, trait: str) -> None:
+def test_more_files_define_end_tokens_than_in_mlx_lm(checkpoint: Path, trait: str) -> None:
     change, tokens, end = DIFFERENCES[trait]
     change(checkpoint)
     ours, theirs = by_the_worker(checkpoint), by_mlx_lm(checkpoint)
@@ -300,7 +300,7 @@ def test_more_files_end_an_answer_than_in_mlx_lm(checkpoint: Path, trait: str) -
     assert len(theirs.tokens) > len(tokens)
 
 
-def test_a_template_that_only_processors_read_is_taken(checkpoint: Path) -> None:
+def test_a_template_that_only_processors_read_is_used(checkpoint: Path) -> None:
     only_processors_template(checkpoint)
     ours, theirs = by_the_worker(checkpoint), by_mlx_lm(checkpoint)
     assert isinstance(ours, Outcome)
@@ -309,7 +309,7 @@ def test_a_template_that_only_processors_read_is_taken(checkpoint: Path) -> None
     assert ours.chat
 
 
-def test_a_token_that_the_template_ends_turns_with_ends_an_answer(checkpoint: Path) -> None:
+def test_a_token_that_ends_turns_in_the_template_ends_an_answer(checkpoint: Path) -> None:
     """The files name no end, and the tokenizer's eos_token is another."""
     without_eos_token(checkpoint)
     template = (
@@ -324,7 +324,7 @@ def test_a_token_that_the_template_ends_turns_with_ends_an_answer(checkpoint: Pa
     assert model.tokenizer.convert_ids_to_tokens(0) == "<|end|>"
 
 
-def test_the_vocabulary_is_what_the_model_holds(checkpoint: Path) -> None:
+def test_the_vocabulary_is_the_size_of_the_models_embedding(checkpoint: Path) -> None:
     sparse_vocabulary(checkpoint)
     model = Model()
     model.load(LoadWeights(str(checkpoint)), lambda _: None)
@@ -359,7 +359,7 @@ MODES: dict[str, tuple[dict[str, Any], str, float]] = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_quantised_weights_of_every_mode(models: Path, tmp_path: Path, mode: str) -> None:
+def test_every_mode_of_quantised_weights_is_loaded(models: Path, tmp_path: Path, mode: str) -> None:
     how, name, bits = MODES[mode]
     path = Path(shutil.copytree(models / "tiny/llama", tmp_path / "checkpoint"))
     model, plain = load_model(path)
@@ -376,7 +376,7 @@ def test_quantised_weights_of_every_mode(models: Path, tmp_path: Path, mode: str
 
 
 def test_the_bits_of_a_layer_are_inferred_if_config_has_none(models: Path, tmp_path: Path) -> None:
-    """As mlx_lm does, from the shapes; here a file whose default names other bits."""
+    """Inferred from the shapes, as in mlx_lm; the default of this file has other bits."""
     path = Path(shutil.copytree(models / "tiny/llama-4bit", tmp_path / "checkpoint"))
     configure(path, quantization={"group_size": 32, "bits": 8}, quantization_config=None)
     expected = by_mlx_lm(path)
@@ -387,7 +387,7 @@ def test_the_bits_of_a_layer_are_inferred_if_config_has_none(models: Path, tmp_p
     assert facts.quantization.name == "4bit"
 
 
-def test_mxfp4_as_its_publisher_names_it(models: Path, tmp_path: Path) -> None:
+def test_mxfp4_is_loaded_under_its_publishers_name(models: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(models / "tiny/llama", tmp_path / "checkpoint"))
     model, plain = load_model(path)
     model, _ = quantize_model(model, plain, 32, 4, "mxfp4")

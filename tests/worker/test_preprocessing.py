@@ -1,4 +1,4 @@
-"""Prompts are made in a process of its own, which may be killed without harm to the worker."""
+"""Test that prompts are rendered in a separate process, whose death does not harm the worker."""
 
 import errno
 import os
@@ -58,16 +58,16 @@ def started() -> Preprocessor:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Preprocessor]:
-    """One that each test leaves able to work."""
+    """A shared preprocessor, which each test leaves usable."""
     made = started()
     yield made
     made.close()
 
 
 class TestSame:
-    """The process makes the prompts that the worker would make itself."""
+    """The process renders the same prompts as the worker would."""
 
-    def test_prompts_of_chats_and_texts(self, shared: Preprocessor) -> None:
+    def test_prompts_of_chats_and_texts_are_equal(self, shared: Preprocessor) -> None:
         tokenizer = load_tokenizer(DEMO_MODEL)
         prompts = Prompts(tokenizer, len(tokenizer.get_vocab()))
         schema = b'{"type": "object", "properties": {}, "maxProperties": 1%s}' % (b"0" * 100)
@@ -84,7 +84,7 @@ class TestSame:
             assert (parsed.max_tokens, parsed.stops) == (5, here.stops)
             assert parsed.messages is None
 
-    def test_tokens_are_transformers_own(self) -> None:
+    def test_tokens_equal_those_of_transformers(self) -> None:
         tokenizer = load_tokenizer(DEMO_MODEL)
         setup = describe(tokenizer)
         assert setup is not None
@@ -94,7 +94,7 @@ class TestSame:
                 expected = tokenizer.encode(text, add_special_tokens=special)
                 assert lean.encode(text, add_special_tokens=special) == expected
 
-    def test_errors_are_those_of_requests(self, shared: Preprocessor) -> None:
+    def test_errors_are_request_errors(self, shared: Preprocessor) -> None:
         with pytest.raises(RequestError, match="temperature") as raised:
             shared.submit(body(temperature=9), {}, CONTEXT).result()
         assert (raised.value.code, raised.value.param) == ("invalid_value", "temperature")
@@ -102,7 +102,7 @@ class TestSame:
             shared.submit(body("a " * 1_000_000), {}, CONTEXT).result()
         assert raised.value.code == "context_length_exceeded"
 
-    def test_a_tokenizer_with_a_template_that_is_code_stays_in_the_worker(self) -> None:
+    def test_a_tokenizer_whose_template_is_code_stays_in_the_worker(self) -> None:
         tokenizer = load_tokenizer(DEMO_MODEL)._tokenizer
         assert describe(TokenizerWrapper(tokenizer, chat_template=lambda *_, **__: "a")) is None
         assert describe(TokenizerWrapper(tokenizer)) is not None
@@ -140,7 +140,7 @@ class TestIsolation:
         _, prompt = after.result()
         assert prompt.tokens
 
-    def test_learning_that_somebody_kills_is_tried_again_at_once(
+    def test_a_detection_that_is_killed_from_outside_is_retried_at_once(
         self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shared.submit(body(), {}, CONTEXT).result()
@@ -155,7 +155,7 @@ class TestIsolation:
             waiting.result()
         assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
 
-    def test_no_process_can_be_started(
+    def test_a_process_that_cannot_be_started_is_an_error(
         self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shared._short.submit(shared._short.end).result()
@@ -166,13 +166,13 @@ class TestIsolation:
         monkeypatch.setattr(subprocess, "Popen", refuse)
         with pytest.raises(UnavailableError, match="temporarily unavailable"):
             shared.submit(body(), {}, CONTEXT).result()
-        # Prompts are not made in the worker instead.
+        # Prompts are not rendered in the worker instead.
         with pytest.raises(UnansweredError, match="temporarily unavailable"):
             shared.set_up(load_tokenizer(DEMO_MODEL))
         monkeypatch.undo()
         assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
 
-    def test_modules_in_the_working_directory_do_not_take_the_place_of_others(
+    def test_modules_in_the_working_directory_do_not_shadow_others(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("reconciler", "msgspec"):
@@ -183,19 +183,19 @@ class TestIsolation:
         assert process.ask(Render("{{ 7 }}", [], {}, 10), 60) == Text("7")
         process.end()
 
-    def test_who_is_about_to_end_kills_its_processes(self) -> None:
+    def test_all_processes_are_killed_before_the_worker_exits(self) -> None:
         one = Process()
         os.kill(one.pid, signal.SIGSTOP)
         kill_all()
         assert one._child.wait(10) == -signal.SIGKILL
 
-    def test_one_ends_once_its_worker_is_gone_where_no_kernel_sees_to_it(self) -> None:
+    def test_a_process_ends_after_its_worker_without_help_of_the_kernel(self) -> None:
         parents = [7, 7, 1]
         ended: list[int] = []
         end_without(7, lambda: parents.pop(0), lambda _: None, ended.append)
         assert (parents, ended) == ([], [0])
 
-    def test_one_that_takes_too_long_is_ended_by_the_kernel(
+    def test_a_process_that_takes_too_long_is_killed_by_the_kernel(
         self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shared.submit(body(), {}, CONTEXT).result()
@@ -209,7 +209,7 @@ class TestIsolation:
         assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
         assert shared._short._process is not process
 
-    def test_learning_that_ends_the_process_is_not_tried_at_each_request(
+    def test_a_detection_that_ends_the_process_is_not_retried_at_each_request(
         self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shared.submit(body(), {}, CONTEXT).result()
@@ -225,7 +225,7 @@ class TestIsolation:
         shared._facts.retry_at = 0.0
         assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
 
-    def test_long_requests_have_a_process_of_their_own(self) -> None:
+    def test_long_requests_have_a_separate_process(self) -> None:
         long = msgspec.json.encode({"prompt": "word " * (pool.LONG // 5)})
         with closing(started()) as own:
             own.submit(body(), {}, CONTEXT).result()
@@ -237,8 +237,8 @@ class TestIsolation:
             lower = [psutil.Process(one.pid).nice() - os.nice(0) for one in processes if one]
             assert lower == [0, pool.NICE]
 
-    def test_garbage_is_not_collected_while_a_request_is_parsed(self) -> None:
-        """The collector looked at 5 million lists again and again: seconds instead of 0.3 s."""
+    def test_garbage_is_not_collected_during_the_parsing_of_a_request(self) -> None:
+        """The collector traversed 5 million lists again and again: seconds instead of 0.3 s."""
         watched = (
             "import gc, os; gc.callbacks.append(lambda phase, info: os.write(2, b'%d' % "
             "info['generation']) if phase == 'start' else None); "
@@ -249,11 +249,11 @@ class TestIsolation:
         frame, _ = request_frame(Render("{{ 7 }}", turns, {}, 10), 60)
         command = [sys.executable, "-c", watched, str(os.getpid()), "0"]
         done = subprocess.run(command, input=frame, capture_output=True, check=True, timeout=60)
-        assert done.stderr.partition(b"begins")[2] == b"2"  # one, when it was answered
+        assert done.stderr.partition(b"begins")[2] == b"2"  # a collection, once it was answered
         assert decode_reply(done.stdout[HEADER.size :]) == Text("7")
 
-    def test_a_body_is_sent_as_it_is_beside_the_message(self) -> None:
-        """A copy of 15 MB into the message kept the interpreter's lock for 20 ms."""
+    def test_a_body_is_sent_unchanged_beside_the_message(self) -> None:
+        """A copy of 15 MB into the message held the interpreter's lock for 20 ms."""
         text = body("word " * 1_000)
         request = Prepare(text, {}, CONTEXT, Dialect.CHAT)
         frame, sent = request_frame(request, 60)
@@ -263,7 +263,7 @@ class TestIsolation:
         assert (size, body_size) == (len(frame) - HEADER.size, len(text))
         assert decode_request(frame[HEADER.size :], sent) == request
 
-    def test_who_comes_while_a_short_request_takes_long_does_not_wait_for_it(
+    def test_later_requests_do_not_wait_for_a_slow_short_request(
         self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(lanes, "SLOW_SECONDS", 0.0)
@@ -279,7 +279,7 @@ class TestIsolation:
         assert not taking_long.done()
         gate.set()
 
-    def test_bodies_that_wait_take_bounded_memory(
+    def test_waiting_bodies_take_bounded_memory(
         self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(pool, "MAX_WAITING_BYTES", 3 * len(body()))
@@ -291,7 +291,8 @@ class TestIsolation:
             shared.submit(body(), {}, CONTEXT)
         gate.set()
         assert all(one.result()[1].tokens for one in waiting)
-        assert shared.submit(body(), {}, CONTEXT).result()[1].tokens  # a single one may be larger
+        # A single body may exceed the limit.
+        assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
 
     def test_waiting_reranking_bodies_count_towards_the_limit(
         self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
@@ -309,7 +310,7 @@ class TestIsolation:
             gate.set()
         waiting.exception()
 
-    def test_many_at_once(self, shared: Preprocessor) -> None:
+    def test_many_requests_run_concurrently(self, shared: Preprocessor) -> None:
         with ThreadPoolExecutor(8) as threads:
             texts = [f"number {i}" for i in range(40)]
             made = threads.map(lambda t: shared.submit(body(t), {}).result()[1], texts)

@@ -1,4 +1,4 @@
-"""Which caches are kept, found, and let go of."""
+"""Test which caches are kept, found and evicted."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache,
 from reconciler.worker.prompt_cache import PromptCache, always_rewindable, rewindable
 
 BYTES = 2 * 4
-"""Of a token: a key and a value of one float32."""
+"""Bytes per token: a key and a value of one float32."""
 
 
 def plain(length: int) -> list[Any]:
-    """A cache that can go back."""
+    """A rewindable cache."""
     return [filled(KVCache(), length)]
 
 
 def fixed(length: int) -> list[Any]:
-    """A cache that cannot."""
+    """A cache that is not rewindable."""
     recurrent = ArraysCache(1)
     recurrent[0] = mx.zeros((1, 1))
     return [filled(KVCache(), length), recurrent]
@@ -35,7 +35,7 @@ def known(cache: PromptCache, prompt: Sequence[int]) -> int:
     return cache.find(prompt)[1]
 
 
-def test_what_can_go_back_serves_any_prompt_that_begins_alike() -> None:
+def test_a_rewindable_cache_serves_any_prompt_with_a_common_prefix() -> None:
     cache = PromptCache()
     cache.keep([1, 2, 3, 4], plain(4))
     found, tokens = cache.find([1, 2, 9])
@@ -43,20 +43,20 @@ def test_what_can_go_back_serves_any_prompt_that_begins_alike() -> None:
     assert known(cache, [9, 9]) == 0
 
 
-def test_what_cannot_go_back_serves_prompts_that_begin_with_all_of_it() -> None:
+def test_another_cache_serves_only_prompts_that_begin_with_all_of_it() -> None:
     cache = PromptCache()
     cache.keep([1, 2, 3, 4], fixed(4))
     assert [known(cache, [1, 2, 9]), known(cache, [1, 2, 3, 4, 9])] == [0, 4]
 
 
 @pytest.mark.parametrize(("kind", "expected"), [(plain, 3), (fixed, 0)])
-def test_a_token_is_left_to_begin_with(kind: Any, expected: int) -> None:
+def test_the_last_token_of_a_prompt_is_never_taken_from_a_cache(kind: Any, expected: int) -> None:
     cache = PromptCache()
     cache.keep([1, 2, 3, 4], kind(4))
     assert known(cache, [1, 2, 3, 4]) == expected
 
 
-def test_what_is_found_is_a_copy() -> None:
+def test_a_found_cache_is_a_copy() -> None:
     cache = PromptCache()
     cache.keep([1, 2, 3], plain(3))
     found, _ = cache.find([1, 2, 3, 4])
@@ -66,7 +66,7 @@ def test_what_is_found_is_a_copy() -> None:
     assert (tokens, again and again[0].offset) == (3, 3)
 
 
-def test_a_longer_cache_that_can_go_back_takes_the_place_of_shorter_ones() -> None:
+def test_a_longer_rewindable_cache_replaces_shorter_ones() -> None:
     cache = PromptCache()
     for length in (2, 4, 3):
         cache.keep(range(length), plain(length))
@@ -74,7 +74,7 @@ def test_a_longer_cache_that_can_go_back_takes_the_place_of_shorter_ones() -> No
     assert known(cache, range(9)) == 4
 
 
-def test_what_a_conversation_left_behind_goes_first_and_its_system_turns_last() -> None:
+def test_superseded_turns_are_evicted_first_and_system_turns_last() -> None:
     cache = PromptCache()
     cache.keep(range(2), fixed(2), root=True)
     cache.keep(range(4), fixed(4))
@@ -87,7 +87,7 @@ def test_what_a_conversation_left_behind_goes_first_and_its_system_turns_last() 
     assert gone == [[6, 2], [2, 2], [0, 2], [0, 0]]
 
 
-def test_what_was_used_longest_ago_goes_first() -> None:
+def test_the_least_recently_used_cache_is_evicted_first() -> None:
     cache = PromptCache(most=2)
     cache.keep([1, 2], fixed(2))
     cache.keep([3, 4], fixed(2))
@@ -96,7 +96,7 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert [known(cache, [n, n + 1, 9]) for n in (1, 3, 5)] == [2, 0, 2]
 
 
-def test_caches_are_counted_as_large_as_they_are() -> None:
+def test_caches_are_counted_with_their_actual_size() -> None:
     cache = PromptCache()
     cache.keep([1, 2], [filled(RotatingKVCache(8), 2)])
     assert cache.nbytes == 2 * BYTES
@@ -123,5 +123,5 @@ def slid() -> ChunkedKVCache:
         (lambda: ArraysCache(1), False, False),
     ],
 )
-def test_which_caches_can_go_back(make: Any, now: bool, always: bool) -> None:
+def test_rewindable_caches_are_recognised(make: Any, now: bool, always: bool) -> None:
     assert (rewindable([make()]), always_rewindable([make()])) == (now, always)

@@ -1,4 +1,4 @@
-"""Requests of any kind through 43 published chat templates; skipped where they are not at hand."""
+"""Test requests of every kind with 43 published chat templates; skipped if they are missing."""
 
 import copy
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def chat(path: Path) -> Chat:
 
 @pytest.fixture(scope="module")
 def prompt(chat: Chat) -> Callable[[str], Prompt]:
-    """The prompt of a request by its name, made once."""
+    """The prompt of a request by its name, rendered once."""
 
     @cache
     def made(name: str) -> Prompt:
@@ -44,7 +44,7 @@ def prompt(chat: Chat) -> Callable[[str], Prompt]:
 
 @pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
 def asked(request: pytest.FixtureRequest, path: Path) -> dict[str, Request]:
-    """All requests, or the ordinary ones and a third of the others: each template has its own."""
+    """Requests to try: all, or the ordinary ones and a third of the others, by template."""
     turn = TEMPLATES.index(path) if request.param == "some" else None
     return ORDINARY | {
         name: one
@@ -53,7 +53,7 @@ def asked(request: pytest.FixtureRequest, path: Path) -> dict[str, Request]:
     }
 
 
-def test_nothing_is_refused_and_the_model_reads_all_of_it(
+def test_every_request_is_accepted_and_the_model_reads_all_of_it(
     chat: Chat, prompt: Callable[[str], Prompt], asked: dict[str, Request]
 ) -> None:
     lost = {}
@@ -64,7 +64,7 @@ def test_nothing_is_refused_and_the_model_reads_all_of_it(
 
 
 def _mlx_lm_server(tokenizer: Any, keys: dict[str, Any]) -> list[int] | None:
-    """The prompt that mlx_lm.server makes of a request; None where it fails."""
+    """The prompt that mlx_lm.server makes of a request; None if it fails."""
     arguments = SimpleNamespace(chat_template_args={})
     provider = SimpleNamespace(processor=None, cli_args=arguments)
     asked = SimpleNamespace(
@@ -84,12 +84,12 @@ def _mlx_lm_server(tokenizer: Any, keys: dict[str, Any]) -> list[int] | None:
 OTHERWISE = {
     *("a developer turn", "system and developer"),  # developer turns become system turns
     *("no arguments", "a round trip with empty arguments"),  # they become an empty object
-    "a continued message",  # mlx_lm.server begins another one
+    "a continued message",  # mlx_lm.server begins another turn
 }
-"""Requests that are read otherwise on purpose."""
+"""Requests that are deliberately read differently."""
 
 
-def test_where_mlx_lm_server_loses_nothing_the_prompt_is_its_own(
+def test_the_prompt_equals_that_of_mlx_lm_server_if_it_loses_nothing(
     chat: Chat, prompt: Callable[[str], Prompt], asked: dict[str, Request]
 ) -> None:
     same = 0
@@ -103,10 +103,10 @@ def test_where_mlx_lm_server_loses_nothing_the_prompt_is_its_own(
         if all(mark in text for mark in marks):
             assert prompt(name).tokens == theirs, name
             same += 1
-    assert same > 1 or "firefunction" in chat.name  # that one always needs more variables
+    assert same > 1 or "firefunction" in chat.name  # that template always needs more variables
 
 
-def test_what_is_reported_of_tools_is_what_happens(path: Path, chat: Chat) -> None:
+def test_reports_about_tools_match_the_prompt(path: Path, chat: Chat) -> None:
     source = path.read_text("utf-8")
     prompt = chat.prompt([user()], tools=[WEATHER])
     assert prompt.described is not takes_tools(source)
@@ -126,7 +126,7 @@ def test_the_generation_prompt_is_the_end_of_the_prompt(path: Path, chat: Chat) 
     assert "USERONE" not in prompt.generation
 
 
-def test_a_rendering_of_ours_is_transformers_own(path: Path, chat: Chat) -> None:
+def test_our_rendering_equals_that_of_transformers(path: Path, chat: Chat) -> None:
     source = path.read_text("utf-8")
     ours = rendering.of_source(chat.tokenizer, source)
     conversations = [keys["messages"] for keys, _ in ORDINARY.values()]

@@ -1,4 +1,4 @@
-"""transformers exports the same names however quickly they are found."""
+"""Test that transformers exports the same names with the faster scanner."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ print(sorted((sorted(k), sorted((m, sorted(n)) for m, n in v.items())) for k, v 
 
 
 def unpatched() -> Any:
-    """transformers' own scanner, loaded once more by a loader that patches nothing."""
+    """transformers' own scanner, loaded again by a loader that patches nothing."""
     path = Path(transformers.models.__file__).parents[1] / "utils" / "import_utils.py"
     spec = spec_from_file_location("transformers.utils.plain_import_utils", path)
     assert spec is not None
@@ -62,10 +62,10 @@ def test_the_same_names_are_found_reading_each_folder_once_and_then_none(tmp_pat
     (reads, files), (reads_again, _) = read
     assert files > 1000
     assert reads < 1.05 * files
-    assert reads_again < 20  # what it imports
+    assert reads_again < 20  # modules that it imports
 
 
-def test_a_scanner_without_these_functions_is_left_alone() -> None:
+def test_a_scanner_without_these_functions_is_left_unpatched() -> None:
     module = SimpleNamespace(fetch__all__=len, create_import_structure_from_path=len)
     quick_imports.patch(module)
     assert module == SimpleNamespace(fetch__all__=len, create_import_structure_from_path=len)

@@ -1,4 +1,4 @@
-"""A sampler that fails takes nothing with it: MLX's random state is used by all that come later."""
+"""Test that a failing sampler leaves MLX's random state usable for later requests."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +19,7 @@ CONFIG = EffectiveSettings(
     4096, 512, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
 )
 ALL = 320
-"""Tokens of the vocabulary; mlx-lm refuses to keep as many, while its sampler is being traced."""
+"""Vocabulary size; mlx-lm rejects it as `top_k` while its sampler is being traced."""
 
 POISON = "without a primitive"
 
@@ -31,7 +31,7 @@ def session(models: Path) -> Iterator[Session]:
 
 
 def ask(session: Session, sampler: Any, processors: Any = ()) -> list[Any]:
-    """The tokens, or the one error."""
+    """The tokens, or the only error."""
     received: list[Any] = []
     request = Request(
         [7, 8, 9], 4, lambda token, *_: received.append(token), received.append, sampler
@@ -43,7 +43,7 @@ def ask(session: Session, sampler: Any, processors: Any = ()) -> list[Any]:
     return received
 
 
-def test_requests_go_on_being_sampled_after_a_sampler_that_failed(session: Session) -> None:
+def test_requests_are_still_sampled_after_a_sampler_failed(session: Session) -> None:
     (error,) = ask(session, make_sampler(1.0, top_k=ALL))
     assert "top_k" in str(error)
     for sampler in (make_sampler(1.0), make_sampler(1.0, top_p=0.5), make_sampler(1.0, top_k=5)):
@@ -52,7 +52,7 @@ def test_requests_go_on_being_sampled_after_a_sampler_that_failed(session: Sessi
         assert all(isinstance(token, int) for token in tokens)
 
 
-def test_requests_go_on_being_sampled_after_a_logits_processor_that_failed(
+def test_requests_are_still_sampled_after_a_logits_processor_failed(
     session: Session,
 ) -> None:
     @partial(mx.compile, inputs=mx.random.state, outputs=mx.random.state)
@@ -69,7 +69,7 @@ def test_a_probe_samples_as_requests_do_and_raises_if_it_cannot(session: Session
     session.probe()
     with pytest.raises(ValueError, match="top_k"):
         make_sampler(1.0, top_k=ALL)(mx.zeros((1, ALL)))
-    assert len(ask(session, None)) == 4  # a greedy one would not notice
+    assert len(ask(session, None)) == 4  # a greedy probe would not notice
     with pytest.raises(RuntimeError, match=POISON):
         session.probe()
     session.probe()

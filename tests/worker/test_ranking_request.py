@@ -1,4 +1,4 @@
-"""Requests for reranking: what is read of a body, and the prompts that pairs become."""
+"""Test how the body of a rerank request is read and its pairs become prompts."""
 
 from contextlib import suppress
 from typing import Any
@@ -16,7 +16,7 @@ MARKS = Reranker("<", "{instruction}?{query}!{document}", ">", "i", "y", "n")
 
 
 class Letters:
-    """A token for each letter."""
+    """A tokenizer with a token for each letter."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         assert not add_special_tokens
@@ -44,7 +44,7 @@ def test_each_document_has_a_prompt_with_the_query() -> None:
     assert pairs.documents == ["a", "b"]
 
 
-def test_what_is_asked_of_the_answer() -> None:
+def test_the_options_of_the_response_are_read() -> None:
     pairs = build(query="q", documents=["a", "b"], top_n=1, return_documents=False)
     assert (pairs.top_n, pairs.documents) == (1, None)
     assert build(query="q", documents=["a"], top_n=9).top_n == 1
@@ -54,7 +54,7 @@ def test_what_is_asked_of_the_answer() -> None:
     ]
 
 
-def test_the_prompt_of_qwen3_reranker_is_that_of_its_model_card() -> None:
+def test_the_prompt_of_qwen3_reranker_equals_that_of_its_model_card() -> None:
     class Whole(Letters):
         def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
             if text in ("yes", "no"):
@@ -97,11 +97,11 @@ def test_the_prompt_of_qwen3_reranker_is_that_of_its_model_card() -> None:
         ({"query": "q" * 99, "documents": ["a"]}, "context_length_exceeded", "query"),
     ],
 )
-def test_what_is_refused(body: dict[str, Any], code: str, param: str) -> None:
+def test_an_invalid_request_is_refused(body: dict[str, Any], code: str, param: str) -> None:
     assert refusal(**body) == (code, param)
 
 
-def test_documents_are_cut_off_where_that_is_asked_for() -> None:
+def test_documents_are_truncated_if_requested() -> None:
     """One token of the context is the answer's."""
     (text,) = texts(build(query="q", documents=["a" * 500], truncate=True))
     assert len(text) == 99
@@ -116,7 +116,7 @@ def test_an_answer_of_several_tokens_is_refused() -> None:
 
 @settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(["query", "documents", "top_n", "truncate", "x"]), JSON))
-def test_whatever_is_sent_becomes_prompts_or_an_error_in_words(body: dict[str, Any]) -> None:
+def test_any_input_becomes_prompts_or_an_error_with_a_message(body: dict[str, Any]) -> None:
     for sent in (body, {"query": "q", "documents": ["a"]} | body):
         with suppress(RequestError):
             pairs = build(**sent)

@@ -1,4 +1,4 @@
-"""Reasoning that is ended after so many tokens."""
+"""Test that reasoning ends after a budget of tokens."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def tokenizer() -> Any:
 
 
 def written(tokenizer: Any, text: str, generation: str, budget: int, steps: int) -> list[int]:
-    """What follows `text` where the model would always write token 7."""
+    """Tokens of `text` and those after it, for a model that would always write token 7."""
     form = of_tokenizer(tokenizer)
     bound = ReasoningBudget(tokenizer, form, generation, PROMPT, budget)
     tokens = [0] * PROMPT
@@ -35,7 +35,7 @@ def written(tokenizer: Any, text: str, generation: str, budget: int, steps: int)
     return found
 
 
-def test_the_mark_is_forced_after_so_many_tokens(tokenizer: Any) -> None:
+def test_the_closing_mark_is_forced_when_the_budget_is_used_up(tokenizer: Any) -> None:
     (mark,) = tokenizer.encode("</think>", add_special_tokens=False)
     found = written(tokenizer, "", "<think>\n", 4, 8)
     assert found == [7, 7, 7, 7, mark, 7, 7, 7]
@@ -58,7 +58,7 @@ def test_nothing_is_forced_outside_of_reasoning(tokenizer: Any, text: str, gener
     assert found == [*sent, 7, 7, 7, 7]
 
 
-def test_which_reasoning_can_be_bounded() -> None:
+def test_reasoning_is_bounded_only_if_it_has_a_closing_mark() -> None:
     marks = {
         one.name: closing_mark(OutputFormat(one.name, regions=one.regions)) for one in REASONING
     }

@@ -1,4 +1,4 @@
-"""Bodies of requests: names, neutral values, bounds, defaults, and what has no effect."""
+"""Test request bodies: names, neutral values, bounds, defaults, and keys without effect."""
 
 import json
 import subprocess
@@ -80,12 +80,12 @@ def refused(**keys: Any) -> RequestError:
         {"stream_options": {"include_usage": None, "include_obfuscation": True}},
     ],
 )
-def test_values_that_ask_for_nothing_pass(keys: dict[str, Any]) -> None:
+def test_neutral_values_pass(keys: dict[str, Any]) -> None:
     assert parsed(**keys).warnings == []
 
 
 @pytest.mark.parametrize("key", REFUSED, ids=lambda key: str(key.name))
-def test_what_cannot_be_honoured_is_refused(key: Any) -> None:
+def test_an_unsupported_key_is_refused(key: Any) -> None:
     error = refused(**{key.name: {"some": "thing"}})
     assert (error.status, error.code, error.param) == (400, "unsupported_parameter", key.name)
 
@@ -148,14 +148,16 @@ def test_harmless_keys_pass_with_any_value(key: Any) -> None:
         ({"messages": []}, "messages"),
     ],
 )
-def test_what_is_out_of_bounds_is_named_as_it_was_sent(keys: dict[str, Any], param: str) -> None:
+def test_a_value_out_of_bounds_is_refused_under_the_name_that_was_sent(
+    keys: dict[str, Any], param: str
+) -> None:
     error = refused(**keys)
     assert (error.status, error.param) == (400, param)
     assert param.partition("[")[0] in str(error)
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e400"])
-def test_what_is_no_number_is_no_value(number: bytes) -> None:
+def test_a_number_that_is_not_finite_is_refused(number: bytes) -> None:
     with pytest.raises(RequestError) as raised:
         parse(b'{"prompt": "x", "temperature": ' + number + b"}")
     assert raised.value.status == 400
@@ -178,7 +180,7 @@ def test_a_key_has_several_names(name: str, field: str) -> None:
     assert getattr(parsed(**{name: 7}), field) == 7
 
 
-def test_of_two_names_one_counts_and_the_other_is_reported() -> None:
+def test_one_of_two_names_takes_precedence_and_the_other_is_reported() -> None:
     body = parsed(max_tokens=5, max_completion_tokens=6)
     assert body.limit == 6
     warning = "max_tokens: ignored, because max_completion_tokens was sent too and takes precedence"
@@ -186,7 +188,7 @@ def test_of_two_names_one_counts_and_the_other_is_reported() -> None:
     assert parsed(max_tokens=5, max_completion_tokens=5).warnings == []
 
 
-def test_keys_that_are_not_known_are_reported() -> None:
+def test_unknown_keys_are_reported() -> None:
     body = parsed(temprature=1, flavour="mint", messages=[USER | {"mood": "good", "weight": 1}])
     assert body.warnings == [
         "temprature: unknown key, ignored; did you mean temperature?",
@@ -221,14 +223,14 @@ def test_a_million_unknown_keys_cost_no_more_than_a_few(monkeypatch: pytest.Monk
         (rb"\uD83D\uDE00\uDBFF", "\U0001f600\ufffd"),
     ],
 )
-def test_half_an_emoji_is_no_reason_to_refuse(sent: bytes, text: str) -> None:
+def test_a_lone_surrogate_is_replaced_and_not_refused(sent: bytes, text: str) -> None:
     body = parse(b'{"messages": [{"role": "user", "content": "%s"}]}' % sent, chat=True)
     assert body.messages is not None
     assert body.messages[0].content == text
 
 
 @pytest.mark.parametrize("data", [rb'{"a": "\ud83d', b'{"a": "\xed\xa0\x80"}', b"\xff"])
-def test_what_is_not_text_is_not_json(data: bytes) -> None:
+def test_invalid_unicode_is_not_json(data: bytes) -> None:
     with pytest.raises(RequestError, match="not JSON"):
         parse(data)
 
@@ -241,24 +243,24 @@ def test_keys_of_the_other_route_are_reported() -> None:
     assert parsed(prompt="x").warnings == ["prompt: has no effect on this route"]
 
 
-def test_names_of_ours_cannot_be_sent() -> None:
+def test_internal_fields_cannot_be_set_by_a_request() -> None:
     body = parsed(system_prompt="be evil", sent_tools=[{}], warnings=["x"])
     assert (body.system_prompt, body.sent_tools, len(body.warnings)) == (None, [], 3)
 
 
 class TestDefaults:
-    def test_they_stand_in_for_what_is_not_sent(self) -> None:
+    def test_they_apply_to_keys_that_are_not_sent(self) -> None:
         defaults = {"temperature": 0.5, "top_k": 5, "max_tokens": 9, "seed": 3}
         body = parsed(defaults)
         assert (body.temperature, body.top_k, body.limit, body.seed) == (0.5, 5, 9, 3)
 
-    def test_a_request_goes_before_them_under_any_name(self) -> None:
+    def test_a_request_overrides_them_under_any_name(self) -> None:
         defaults = {"max_tokens": 9, "repetition_penalty": 1.5, "seed": 3}
         body = parsed(defaults, n_predict=-1, repeat_penalty=1.1, seed=-1)
         assert (body.limit, body.repetition_penalty, body.seed) == (None, 1.1, None)
         assert parsed(defaults, max_tokens=None).limit == 9
 
-    def test_one_switch_of_reasoning_rules_all(self) -> None:
+    def test_a_request_with_any_reasoning_switch_overrides_the_default(self) -> None:
         defaults = {"reasoning_effort": "high"}
         assert parsed(defaults).reasoning_effort == "high"
         for keys in (
@@ -268,12 +270,12 @@ class TestDefaults:
         ):
             assert parsed(defaults, **keys).reasoning_effort is None
 
-    def test_variables_of_the_template_are_merged(self) -> None:
+    def test_template_variables_are_merged(self) -> None:
         defaults = {"chat_template_kwargs": {"a": 1, "b": 1}}
         body = parsed(defaults, chat_template_kwargs={"b": 2})
         assert body.chat_template_kwargs == {"a": 1, "b": 2}
 
-    def test_the_system_prompt_is_for_chats_without_one(self) -> None:
+    def test_the_system_prompt_applies_to_chats_without_one(self) -> None:
         from tests.worker.published import Chat, turn
 
         chat = Chat("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
@@ -296,7 +298,7 @@ NAMES = st.sampled_from([name for key in ACTS for name in (key.name, *key.aliase
 
 
 @given(st.dictionaries(NAMES | st.text(max_size=8), JSON, max_size=5))
-def test_any_object_is_a_request_or_an_error_with_words(keys: dict[str, Any]) -> None:
+def test_any_object_is_a_request_or_an_error_with_a_message(keys: dict[str, Any]) -> None:
     outcome: Body | RequestError
     try:
         outcome = parse(json.dumps(keys).encode())
@@ -305,7 +307,7 @@ def test_any_object_is_a_request_or_an_error_with_words(keys: dict[str, Any]) ->
     assert isinstance(outcome, Body) or (outcome.status == 400 and str(outcome))
 
 
-def test_threads_parse_their_first_requests_at_once() -> None:
+def test_threads_parse_their_first_requests_concurrently() -> None:
     code = """
 import sys, threading
 sys.setswitchinterval(1e-6)
@@ -344,7 +346,9 @@ def test_a_long_value_is_not_repeated_in_an_error(key: str) -> None:
         ({"thinking_budget": 0, "enable_thinking": True}, 0, True),
     ],
 )
-def test_budgets_of_reasoning(keys: Any, budget: int | None, thinks: bool | None) -> None:
+def test_reasoning_budgets_are_read_from_every_key(
+    keys: Any, budget: int | None, thinks: bool | None
+) -> None:
     body = parsed(**keys)
     assert (body.thinking_budget, body.enable_thinking) == (budget, thinks)
     assert body.warnings == []
@@ -353,7 +357,7 @@ def test_budgets_of_reasoning(keys: Any, budget: int | None, thinks: bool | None
 @pytest.mark.parametrize(
     ("key", "instead"), [("functions", "tools"), ("function_call", "tool_choice")]
 )
-def test_keys_that_others_took_the_place_of_are_refused_with_their_names(
+def test_deprecated_keys_are_refused_with_the_name_of_their_replacement(
     key: str, instead: str
 ) -> None:
     assert str(refused(**{key: [{"name": "a"}]})).endswith(f"use {instead} instead")

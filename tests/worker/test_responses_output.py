@@ -1,4 +1,4 @@
-"""The items of an answer, and their events in the order of OpenAI's."""
+"""Test the output items of a response, and their events in OpenAI's order."""
 
 from itertools import pairwise
 from typing import Any
@@ -20,7 +20,7 @@ def call(name: str = "f", arguments: str = '{"x": 1}') -> dict[str, Any]:
 def output_of(
     *deltas: Delta, summarized: bool = False, custom: tuple[str, ...] = (), incomplete: bool = False
 ) -> tuple[list[Any], list[Any]]:
-    """Events and items of an answer, which have the client's types."""
+    """Events and items of an answer, as types of the official client."""
     output = Output(summarized=summarized, custom=custom)
     events = [event for delta in deltas for event in output.feed(delta, [])]
     events += output.end(incomplete=incomplete)
@@ -32,7 +32,7 @@ def output_of(
 
 
 def kinds(events: list[Any]) -> list[str]:
-    """Types of events, those in a row once."""
+    """Types of events, without consecutive repeats."""
     names = [event.type.removeprefix("response.") for event in events]
     return [names[0], *(b for a, b in pairwise(names) if a != b)]
 
@@ -85,14 +85,14 @@ def test_each_kind_of_part_is_an_item_in_its_order() -> None:
     assert done == items
 
 
-def test_a_summary_is_the_reasoning_itself() -> None:
+def test_a_summary_is_the_whole_reasoning() -> None:
     events, (item,) = output_of(Delta(reasoning="why"), summarized=True, incomplete=True)
     assert kinds(events) == SUMMARIZED
     assert item.summary[0].text == item.content[0].text == "why"
     assert item.status == "incomplete"
 
 
-def test_a_text_after_a_call_is_a_message_of_its_own_without_what_separated_them() -> None:
+def test_a_text_after_a_call_is_a_separate_message_without_leading_line_breaks() -> None:
     deltas = (Delta(content="a"), Delta(calls=[call()]), Delta(content="\n\nb"))
     events, items = output_of(*deltas)
     assert kinds(events) == [*MESSAGE, *CALL, *MESSAGE]
@@ -103,7 +103,7 @@ def test_a_text_after_a_call_is_a_message_of_its_own_without_what_separated_them
     ("arguments", "text"),
     [('{"input": "*** Begin"}', "*** Begin"), ("{}", "{}"), ("[", "["), ('{"input": 3}',) * 2],
 )
-def test_the_text_of_a_custom_tool_comes_out_of_its_argument(arguments: str, text: str) -> None:
+def test_the_input_of_a_custom_tool_is_taken_from_its_argument(arguments: str, text: str) -> None:
     _, (item,) = output_of(Delta(calls=[call("g", arguments)]), custom=("g",))
     assert item.input == text
 
@@ -116,7 +116,7 @@ def test_an_empty_answer_is_an_empty_message() -> None:
     assert [item.type for item in items] == ["reasoning", "message"]
 
 
-def test_an_answer_that_is_cut_has_an_incomplete_item() -> None:
+def test_a_truncated_answer_has_an_incomplete_item() -> None:
     _, items = output_of(Delta(reasoning="why"), Delta(content="a"), incomplete=True)
     assert [item.status for item in items] == ["completed", "incomplete"]
     _, items = output_of(Delta(calls=[call()]), incomplete=True)
@@ -138,14 +138,14 @@ def test_an_error_in_a_stream_is_two_events(code: str, status: int, known: str) 
     response = response_events.begun("resp_1", 0, "m")
     strictly(Response, response)
     first, last = response_events.failure(error, status, response, 7)
-    assert first.pop("error") == error  # by which the client raises an exception
+    assert first.pop("error") == error  # the client raises an exception for it
     assert strictly(ResponseStreamEvent, first).param == "input"
     failed = strictly(ResponseStreamEvent, last)
     assert (failed.response.status, failed.response.error.code) == ("failed", known)
     assert (first["sequence_number"], failed.sequence_number) == (7, 8)
 
 
-def test_agents_see_that_a_conversation_is_too_long() -> None:
+def test_agents_can_detect_that_a_conversation_is_too_long() -> None:
     error = {"code": "context_length_exceeded", "message": "no"}
     _, last = response_events.failure(error, 400, response_events.begun("a", 0, "m"), 0)
     assert last["response"]["error"]["code"] == "context_length_exceeded"

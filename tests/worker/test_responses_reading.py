@@ -1,4 +1,4 @@
-"""Requests for a response as the chat that they mean."""
+"""Test the translation of Responses requests to chat completions."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def written(call_id: str, name: str = "f", arguments: Any = "{}") -> dict[str, A
     return {"id": call_id, "type": "function", "function": function}
 
 
-def test_a_text_is_a_users_message_after_the_instructions() -> None:
+def test_a_text_becomes_a_user_message_after_the_instructions() -> None:
     sent = asked("Hello", instructions="Be brief.", max_output_tokens=5, seed=3).sent
     assert sent == {
         "model": "m",
@@ -63,7 +63,7 @@ def test_a_text_is_a_users_message_after_the_instructions() -> None:
     }
 
 
-def test_what_a_model_wrote_between_two_turns_is_one_message() -> None:
+def test_items_of_the_model_between_two_turns_become_one_message() -> None:
     assert messages(
         {"role": "developer", "content": "Be brief."},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
@@ -92,7 +92,7 @@ def test_what_a_model_wrote_between_two_turns_is_one_message() -> None:
     ]
 
 
-def test_a_developers_message_after_others_stays_where_it_is() -> None:
+def test_a_late_developer_message_keeps_its_place() -> None:
     developer = {"role": "developer", "content": "x"}
     user = {"role": "user", "content": "y"}
     found = asked([developer, developer, user, developer, user], instructions="z")
@@ -100,7 +100,7 @@ def test_a_developers_message_after_others_stays_where_it_is() -> None:
     assert asked([developer]).reminders == []
 
 
-def test_two_answers_in_a_row_stay_two() -> None:
+def test_two_consecutive_answers_stay_separate() -> None:
     found = messages(
         {"role": "assistant", "content": "a"}, message_item("b"), called("c"), message_item("d")
     )
@@ -110,7 +110,7 @@ def test_two_answers_in_a_row_stay_two() -> None:
     ]
 
 
-def test_a_call_of_a_tool_that_takes_a_text_has_one_argument() -> None:
+def test_a_call_of_a_custom_tool_has_one_argument() -> None:
     call = {"type": "custom_tool_call", "call_id": "a", "name": "patch", "input": "*** Begin"}
     output = {"type": "custom_tool_call_output", "call_id": "a", "output": "ok"}
     assert messages(call, output) == [
@@ -123,7 +123,7 @@ def test_a_call_of_a_tool_that_takes_a_text_has_one_argument() -> None:
     ]
 
 
-def test_what_cannot_be_read_of_a_history_is_named() -> None:
+def test_unreadable_items_of_a_history_are_reported() -> None:
     found = asked(
         [
             {"type": "reasoning", "summary": [], "encrypted_content": "gAAA"},
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_of_a_history_is_named() -> None:
         ({"type": "reasoning", "summary": [{}]}, "input[1].summary[0]"),
     ],
 )
-def test_a_wrong_item_is_refused_by_its_place(item: Any, param: str) -> None:
+def test_an_invalid_item_is_refused_with_its_place(item: Any, param: str) -> None:
     with pytest.raises(RequestError) as raised:
         asked([{"role": "user", "content": "x"}, item])
     assert (raised.value.param, raised.value.status) == (param, 400)
@@ -175,7 +175,7 @@ TOOLS: list[dict[str, Any]] = [
 ]
 
 
-def test_functions_and_texts_are_tools_and_all_others_are_ignored() -> None:
+def test_function_and_custom_tools_are_kept_and_others_ignored() -> None:
     found = asked(tools=TOOLS)
     names = [tool["function"]["name"] for tool in found.sent["tools"]]
     assert names == ["f", "g", "h"]
@@ -194,7 +194,7 @@ def test_functions_and_texts_are_tools_and_all_others_are_ignored() -> None:
     assert found.echo["custom"] == ["g"]
 
 
-def test_the_grammar_of_a_text_is_described() -> None:
+def test_the_grammar_of_a_custom_tool_is_described() -> None:
     form = {"type": "grammar", "syntax": "lark", "definition": "start: 'a'"}
     found = asked(tools=[TOOLS[3] | {"format": form}])
     assert "start: 'a'" in found.sent["tools"][0]["function"]["description"]
@@ -213,7 +213,7 @@ def test_the_grammar_of_a_text_is_described() -> None:
         ({"type": "allowed_tools", "mode": "required", "tools": TOOLS[3:]}, "required", "gh"),
     ],
 )
-def test_every_choice_of_a_tool(choice: Any, chosen: Any, left: str) -> None:
+def test_every_tool_choice_is_translated(choice: Any, chosen: Any, left: str) -> None:
     found = asked(tools=TOOLS, tool_choice=choice)
     assert "".join(tool["function"]["name"] for tool in found.sent["tools"]) == left
     made = found.sent["tool_choice"]
@@ -250,18 +250,18 @@ def test_every_choice_of_a_tool(choice: Any, chosen: Any, left: str) -> None:
         *(({key: {"id": "x"}}, key) for key in STORED),
     ],
 )
-def test_a_wrong_key_is_refused_by_its_name(keys: dict[str, Any], param: str) -> None:
+def test_an_invalid_key_is_refused_by_its_name(keys: dict[str, Any], param: str) -> None:
     with pytest.raises(RequestError) as raised:
         asked(**keys) if "input" not in keys else read(keys)
     assert raised.value.param == param
 
 
-def test_messages_belong_to_another_route() -> None:
+def test_messages_are_refused_with_the_route_that_takes_them() -> None:
     with pytest.raises(RequestError, match="messages is a key of /v1/chat/completions"):
         read({"messages": [{"role": "user", "content": "x"}]})
 
 
-def test_a_format_is_that_of_a_chat() -> None:
+def test_a_format_is_translated_to_that_of_a_chat() -> None:
     form = {"type": "json_schema", "name": "a", "schema": {"type": "object"}, "strict": True}
     found = asked(text={"format": form, "verbosity": "medium"})
     assert found.sent["response_format"] == {
@@ -274,19 +274,19 @@ def test_a_format_is_that_of_a_chat() -> None:
     assert plain == {"type": "text"}
 
 
-def test_a_key_of_a_chat_keeps_its_name_where_the_client_sent_it() -> None:
+def test_a_chat_key_keeps_the_name_that_the_client_sent() -> None:
     assert asked().names["reasoning_effort"] == "reasoning.effort"
     assert "reasoning_effort" not in asked(reasoning_effort="low").names
 
 
-def test_big_integers_come_through() -> None:
+def test_big_integers_are_preserved() -> None:
     schema = {"type": "object", "properties": {}, "maxProperties": 10**40}
     found = asked(tools=[TOOLS[1] | {"parameters": schema}])
     assert json.loads(found.echo["tools"])[0]["parameters"] == schema
 
 
-def test_a_request_of_codex() -> None:
-    """Its keys and kinds of values, as version 0.171 sends them."""
+def test_a_codex_request_is_read() -> None:
+    """Keys and kinds of values are those of Codex 0.171."""
     found = read(
         {
             "model": "m",

@@ -1,4 +1,4 @@
-"""A stream of a response that a model breaks off."""
+"""Test the stream of a response whose model fails."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.worker.test_completions import Scripted
 
 
 class Written:
-    """A stream that keeps what is written into it."""
+    """A stream that records what is written to it."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -29,7 +29,7 @@ class Written:
         self.data += make()
 
 
-async def test_an_error_of_the_model_ends_a_stream_as_the_client_expects_it(
+async def test_a_model_error_ends_a_stream_as_the_client_expects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     feed = OutputParser.feed

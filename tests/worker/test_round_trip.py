@@ -1,4 +1,4 @@
-"""A turn that a chat template renders is understood as that turn, however it is split."""
+"""Test that a rendered turn is parsed to the same turn, however it is split."""
 
 import json
 import random
@@ -18,7 +18,7 @@ ENDS = re.compile(
     r"|<\|call\|>|<end_of_turn>|<turn\|>|<\|tool_response>|<\|end_of_text\|>|<seed:eos>"
     r"|\n<\|START_OF_TURN_TOKEN\|>|\n<\|end\|>|<\|end\|>\n|<\|eom_id\|>"
 )
-"""Ends of turns: tokens, which are no text of the answer."""
+"""End tokens of turns, which are not part of the answer's text."""
 
 USER = {"role": "user", "content": "Hi there."}
 TEXT = "It rains, and 1 < 2."
@@ -67,7 +67,7 @@ CASES: dict[str, tuple[str, str, Calls]] = {
 
 
 def turns(case: str) -> Iterator[dict[str, Any]]:
-    """The turn in the forms that templates want: empty content, arguments as JSON text."""
+    """The turn in the forms that templates require: empty content, arguments as JSON text."""
     reasoning, content, calls = CASES[case]
     for empty in ("", None):
         for text in (False, True):
@@ -100,9 +100,9 @@ def form(path: Path) -> OutputFormat:
 
 
 def rendered(path: Path, case: str) -> tuple[str, str] | None:
-    """The generation prompt and the turn as the template writes it; None if it does not."""
+    """The generation prompt and the turn as rendered by the template; None if it fails."""
     reasoning, content, calls = CASES[case]
-    # gpt-oss' own template writes text before a call as reasoning.
+    # gpt-oss's own template writes text before a call as reasoning.
     both = "Cannot pass both content and thinking" in template(path).source and content and calls
     for turn in turns(case):
         try:
@@ -115,7 +115,7 @@ def rendered(path: Path, case: str) -> tuple[str, str] | None:
         text = ENDS.split(text)[0]
         wanted = [content, reasoning, *(name for name, _ in calls)]
         if all(part in text for part in wanted) and not both:
-            # A turn may be written without what the generation prompt begins.
+            # A turn may be written without the text that the generation prompt begins.
             return (
                 whole
                 if reasoning and reasoning not in parse(path, common, text).reasoning
@@ -125,7 +125,7 @@ def rendered(path: Path, case: str) -> tuple[str, str] | None:
 
 
 def parse(path: Path, generation: str, *pieces: str, tools: Any = TOOLS) -> Delta:
-    """What is understood of an answer that comes in pieces."""
+    """The parsed turn of an answer that arrives in pieces."""
     parser = TextParser(form(path), generation=generation, tools=tools)
     whole = Delta()
     for i, piece in enumerate(pieces):
@@ -137,7 +137,7 @@ def parse(path: Path, generation: str, *pieces: str, tools: Any = TOOLS) -> Delt
 
 
 def splits(text: str) -> Iterator[list[str]]:
-    """The text whole, in characters, and in random pieces."""
+    """The text as a whole, in characters, and in random pieces."""
     yield [text]
     yield list(text)
     for seed in range(2):
@@ -204,13 +204,13 @@ NOT_WRITTEN = {
     "unsloth-Apriel-1.5": NO_REASONING,
     "unsloth-mistral-Devstral-Small-2507": NO_REASONING,
 }
-"""Cases that a template leaves out of its text, or refuses."""
+"""Cases that a template omits from its text, or refuses."""
 
 PATHS = [*sorted(OWN.glob("*.jinja")), *sorted(PUBLISHED.glob("*.jinja"))]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_a_turn_comes_back_as_it_was_rendered(path: Path) -> None:
+def test_a_rendered_turn_is_parsed_to_the_same_turn(path: Path) -> None:
     left_out = set()
     for case, (reasoning, content, calls) in CASES.items():
         found = rendered(path, case)

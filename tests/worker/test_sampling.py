@@ -1,4 +1,4 @@
-"""Sampling parameters, on real MLX."""
+"""Test sampling parameters, on real MLX."""
 
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,21 @@ def logprobs(seed: int = 1) -> Any:
 
 
 def drawn(vocabulary: int = VOCABULARY, **keys: Any) -> list[int]:
-    """The tokens of twenty draws."""
+    """Draw twenty tokens."""
     sample = sampling.sampler(Sampling(**keys), vocabulary)
     return [sample(logprobs(i)).item() for i in range(20)]
 
 
 @pytest.mark.parametrize("top_k", [-1, 0, VOCABULARY, VOCABULARY + 1, 2**31 - 1])
 @pytest.mark.parametrize("seed", [3, None])
-def test_top_k_from_the_size_of_the_vocabulary_is_off(top_k: int, seed: int | None) -> None:
+def test_a_top_k_of_at_least_the_vocabulary_has_no_effect(top_k: int, seed: int | None) -> None:
     mx.random.seed(0)
     expected = drawn(seed=seed)
     mx.random.seed(0)
     assert drawn(seed=seed, top_k=top_k) == expected
 
 
-def test_the_coldest_answers_are_greedy() -> None:
+def test_the_lowest_temperatures_are_greedy() -> None:
     greedy = [int(logprobs(i).argmax()) for i in range(20)]
     for temperature in (0, 1e-300, 1e-10, 1e-4):
         assert drawn(temperature=temperature) == greedy
@@ -51,7 +51,7 @@ def test_neutral_values_change_nothing(keys: dict[str, Any]) -> None:
     assert drawn(seed=3, **keys) == drawn(seed=3)
 
 
-def test_extreme_values_choose_one_of_the_tokens() -> None:
+def test_extreme_values_select_a_token_of_the_vocabulary() -> None:
     for keys in (
         {"top_p": 1e-300},
         {"min_p": 1},
@@ -64,7 +64,7 @@ def test_extreme_values_choose_one_of_the_tokens() -> None:
             assert all(0 <= token < VOCABULARY for token in drawn(seed=seed, **keys)), keys
 
 
-def test_xtc_with_a_seed_excludes_what_mlx_lm_excludes() -> None:
+def test_xtc_with_a_seed_excludes_the_same_tokens_as_mlx_lm() -> None:
     values, special = logprobs(), [int(logprobs().argmax())]
     for threshold in (0.01, 0.05, 0.2):
         for tokens in ([], special):
@@ -76,7 +76,7 @@ def test_xtc_with_a_seed_excludes_what_mlx_lm_excludes() -> None:
 
 
 def changed(context: list[int], **keys: Any) -> Any:
-    """Logits, 1 each, after a request's processors."""
+    """Apply a request's processors to logits that are all 1."""
     values = mx.ones((1, VOCABULARY))
     for process in sampling.processors(Sampling(**keys), VOCABULARY):
         values = process(mx.array(context), values)
@@ -100,20 +100,20 @@ def test_a_penalty_covers_as_many_tokens_as_requested(
         assert [t for t in range(VOCABULARY) if values[t].item() == 0.5] == context[10 - seen :]
 
 
-def test_penalties_of_no_strength_cost_nothing() -> None:
+def test_neutral_penalties_add_no_processor() -> None:
     off = Sampling(repetition_penalty=1, presence_penalty=0, frequency_penalty=0, logit_bias={})
     assert sampling.processors(off, VOCABULARY) == []
 
 
 @pytest.mark.parametrize("token", ["320", "-1", "x", "٣", "1" * 5000])
-def test_a_bias_is_for_a_token_of_the_vocabulary(token: str) -> None:
+def test_a_bias_for_a_token_outside_of_the_vocabulary_is_refused(token: str) -> None:
     with pytest.raises(ValueError, match="logit_bias") as raised:
         sampling.processors(Sampling(logit_bias={token: 1}), VOCABULARY)
     assert len(str(raised.value)) < 200
 
 
 class TestEnds:
-    """Tokens that end an answer, in a real session."""
+    """Test the tokens that end an answer, in a real session."""
 
     @pytest.fixture
     def model(self, models: Path) -> Any:
@@ -143,7 +143,7 @@ class TestEnds:
             session.step()
         return tokens, reasons[0]
 
-    def test_a_request_may_have_ends_of_its_own(self, model: Any) -> None:
+    def test_a_request_may_have_its_own_end_tokens(self, model: Any) -> None:
         whole, _ = self.answer(model, ())
         end, other = whole[2], whole[5]
         assert whole.index(end) == 2
@@ -151,7 +151,7 @@ class TestEnds:
         assert self.answer(model, (end,), ends=()) == (whole, "length")
         assert self.answer(model, (end,), ends=(other,))[0] == whole[: whole.index(other) + 1]
 
-    def test_none_comes_before_the_least_number_of_tokens(self, model: Any) -> None:
+    def test_no_end_token_comes_before_the_minimum_number_of_tokens(self, model: Any) -> None:
         whole, _ = self.answer(model, ())
         end = whole[2]
         for least in (0, 1, 5):

@@ -1,4 +1,4 @@
-"""The log-probabilities of prompts, against those of mlx-lm's own forward pass."""
+"""Test the log-probabilities of prompts against those of mlx-lm's own forward pass."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ PROMPT = [9, 8, 7, 6, 5, 11] * 8
 
 
 def asked(prompt: list[int], max_tokens: int, *, alone: bool = False) -> tuple[Request, Any, Any]:
-    """A request whose prompt is scored, what is told of the prompt, and its tokens."""
+    """A request whose prompt is scored, the scores of the prompt, and the generated tokens."""
     found: list[Likelihood] = []
     tokens: list[int] = []
 
@@ -43,7 +43,7 @@ def run(session: Session) -> None:
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_prompts_log_probabilities_are_those_of_mlx_lms_own_forward_pass(
+def test_a_prompts_log_probabilities_equal_those_of_mlx_lms_own_forward_pass(
     models: Path, name: str
 ) -> None:
     model, _ = load_model(models / name)
@@ -60,13 +60,13 @@ def test_a_prompts_log_probabilities_are_those_of_mlx_lms_own_forward_pass(
         assert one.logprob == pytest.approx(row[one.token].item(), abs=2e-2)
         likeliest: Any = mx.sort(-row)[:3].tolist()
         assert [p for _, p in one.alternatives] == pytest.approx([-p for p in likeliest], abs=2e-2)
-    # What was read is not read again, and is counted once.
+    # Cached tokens are not computed again, and are counted once.
     assert (request.cached_tokens, session.usage.prompt_tokens) == (0, len(PROMPT))
     fresh = Session(model, CONFIG)
     assert tokens == fresh.generate(PROMPT, 4)
 
 
-def test_a_token_that_was_the_likeliest_has_the_number_of_the_likeliest(models: Path) -> None:
+def test_a_greedy_token_has_the_log_probability_of_the_likeliest(models: Path) -> None:
     """lm-eval-harness takes an answer for greedy only if both are the same number."""
     model, _ = load_model(models / "tiny/llama")
     session = Session(model, CONFIG)
@@ -92,7 +92,7 @@ def test_a_prompt_alone_is_scored_beside_others_and_generates_nothing(models: Pa
     assert others == Session(model, CONFIG).generate([5, 6], 20)
 
 
-def test_one_that_is_cancelled_while_it_is_read_frees_its_place(models: Path) -> None:
+def test_a_request_cancelled_during_its_prefill_frees_its_place(models: Path) -> None:
     model, _ = load_model(models / "tiny/llama")
     session = Session(model, CONFIG)
     first, found, _ = asked(PROMPT, 4)
@@ -105,7 +105,7 @@ def test_one_that_is_cancelled_while_it_is_read_frees_its_place(models: Path) ->
     assert (found, len(after)) == ([], len(PROMPT) - 1)
 
 
-def test_an_error_while_a_prompt_is_scored_is_that_requests(
+def test_an_error_during_the_scoring_of_a_prompt_fails_only_its_request(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = load_model(models / "tiny/llama")
@@ -125,14 +125,14 @@ def test_an_error_while_a_prompt_is_scored_is_that_requests(
     assert session.generate(PROMPT, 4) == Session(model, CONFIG).generate(PROMPT, 4)
 
 
-def test_what_cannot_be_is_a_number_that_json_has() -> None:
+def test_an_impossible_token_has_a_number_that_json_can_represent() -> None:
     rows = mx.array([[0.0, -mx.inf], [-mx.inf, 0.0]])
     first, second = likelihoods([1, 1], rows, 2)
     assert (first.logprob, first.alternatives) == (LEAST, ((0, 0.0),))
     assert (second.logprob, second.alternatives) == (0.0, ((1, 0.0),))
 
 
-def test_the_likeliest_of_many_rows_are_those_that_sorting_finds() -> None:
+def test_the_likeliest_of_many_rows_equal_those_found_by_sorting() -> None:
     rows = mx.random.normal((5, 3000), key=mx.random.key(1))
     for number in (1, 2, 20):
         for row, one in zip(rows, likelihoods([0] * 5, rows, number), strict=True):

@@ -1,4 +1,4 @@
-"""Where a prompt is likely to part from later ones."""
+"""Test where a prompt is split, so that later prompts can share its beginning."""
 
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,11 @@ THINKING = (
     "</think>{% endif %}{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
 )
-"""Reasoning is there until a user speaks again, as most templates of models that reason have it."""
+"""Reasoning is kept until the next user turn, as in most templates of reasoning models."""
 
 LOST = 20
-"""Characters, such as `<think>`, that a turn may share beyond what is kept: whether they are there
-depends on what the client sends back."""
+"""Number of characters, such as `<think>`, that a turn may share beyond the cached part: their
+presence depends on what the client sends back."""
 
 SYSTEM = {"role": "system", "content": "What is asked for is honoured."}
 USER = {"role": "user", "content": "What is wanted?"}
@@ -49,7 +49,7 @@ def tokenizer(models: Path) -> Any:
 def found(
     tokenizer: Any, source: str, turns: list[Turn], *, tools: bool = False, **more: Any
 ) -> list[str]:
-    """The texts before the places that are found."""
+    """The texts before the boundaries that are found."""
     render = of_source(tokenizer, source)
 
     def later(turns: list[Turn]) -> str:
@@ -65,48 +65,49 @@ def found(
     return [tokenizer.decode(tokens[:place]) for place in places]
 
 
-def test_a_prompt_parts_after_the_system_turns_and_after_the_last_turn(tokenizer: Any) -> None:
+def test_a_prompt_is_split_after_the_system_turns_and_after_the_last_turn(tokenizer: Any) -> None:
     system, last = found(tokenizer, PLAIN, [SYSTEM, USER])
     assert system == "<|system|>What is asked for is honoured.<|end|><|user|>"
     assert last == f"{system}What is wanted?<|end|><|assistant|>"
 
 
-def test_what_a_template_adds_for_the_answer_alone_is_not_a_part(tokenizer: Any) -> None:
+def test_text_that_a_template_adds_only_for_the_answer_is_excluded(tokenizer: Any) -> None:
     _, last = found(tokenizer, THINKING, [SYSTEM, USER])
     assert last.endswith("What is wanted?<|end|><|assistant|>")
 
 
-def test_a_tools_result_is_a_turn_like_a_users(tokenizer: Any) -> None:
+def test_a_tool_result_is_a_turn_like_a_users(tokenizer: Any) -> None:
     *_, user, last = found(tokenizer, THINKING, [SYSTEM, USER, ANSWER, RESULT])
     assert last.endswith("</think>A record.<|end|><|tool|>42<|end|><|assistant|><think>")
-    assert user.endswith("What is wanted?<|end|><|assistant|>")  # then reasoning goes
+    # The next user turn removes the reasoning.
+    assert user.endswith("What is wanted?<|end|><|assistant|>")
 
 
-def test_of_caches_that_can_go_back_only_the_end_of_the_system_turns_is_needed(
+def test_rewindable_caches_need_only_the_boundary_after_the_system_turns(
     tokenizer: Any,
 ) -> None:
     assert len(found(tokenizer, PLAIN, [SYSTEM, USER], rewinds=True)) == 1
 
 
-def test_an_answer_that_is_continued_parts_nowhere_else(tokenizer: Any) -> None:
+def test_a_continued_answer_adds_no_boundary(tokenizer: Any) -> None:
     assert len(found(tokenizer, PLAIN, [SYSTEM, USER, ANSWER])) == 1
 
 
 @pytest.mark.parametrize("content", ["a", " a", "b", "", "\n\na", "é", "<|end|>"])
-def test_a_users_turn_is_no_part_of_the_system_turns(tokenizer: Any, content: str) -> None:
+def test_a_user_turn_is_not_part_of_the_system_turns(tokenizer: Any, content: str) -> None:
     turns = [SYSTEM, USER | {"content": content}]
     first = found(tokenizer, PLAIN, turns)[0]
     assert first == "<|system|>What is asked for is honoured.<|end|><|user|>"
 
 
-def test_a_template_that_raises_gives_no_places(tokenizer: Any) -> None:
+def test_a_template_that_raises_gives_no_boundaries(tokenizer: Any) -> None:
     source = (
         "{% if messages[0].content == 'a' or messages[2] %}{{ raise_exception('') }}{% endif %}x"
     )
     assert found(tokenizer, source, [USER]) == []
 
 
-def test_other_threads_may_look_for_places_meanwhile() -> None:
+def test_boundaries_can_be_found_by_several_threads_at_once() -> None:
     def render(turns: list[Turn]) -> str:
         return "".join(f"<{turn['content']}>" for turn in turns)
 
@@ -123,7 +124,7 @@ def test_other_threads_may_look_for_places_meanwhile() -> None:
         )
 
     class Interrupted(list[int]):
-        """Tokens of a prompt; when they are looked at, another prompt of its own is."""
+        """Tokens of a prompt, whose reading starts a search in another prompt."""
 
         def __getitem__(self, place: Any) -> Any:
             places(f"other {len(segmenter._roots)}")
@@ -135,7 +136,7 @@ def test_other_threads_may_look_for_places_meanwhile() -> None:
 
 
 class Published:
-    """A published chat template with the tokens of a tiny model, and special tokens of its own."""
+    """A published chat template with the tokens of a tiny model, and its own special tokens."""
 
     has_thinking = True
 
@@ -146,7 +147,7 @@ class Published:
         self.template = Template(of_source(self, source), source)
 
     def prompt(self, turns: list[Turn]) -> tuple[list[int], tuple[int, ...]]:
-        """Its tokens and places."""
+        """Tokens and boundaries of the prompt."""
 
         def later(turns: list[Turn]) -> str:
             return self.template.render(turns, TOOLS, {"add_generation_prompt": False}).text
@@ -159,7 +160,7 @@ class Published:
 
 @pytest.mark.skipif(not TEMPLATES.exists(), reason="published templates are not at hand")
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.jinja")), ids=lambda path: path.stem)
-def test_the_next_turn_of_an_agent_begins_with_what_is_kept_of_this_one(
+def test_the_next_turn_of_an_agent_begins_with_the_cached_part_of_the_last_one(
     tokenizer: Any, path: Path
 ) -> None:
     published = Published(tokenizer, path)

@@ -1,4 +1,4 @@
-"""The worker's routes, over a model that is none."""
+"""Test the worker's routes, over a fake model."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from reconciler.worker.thread import MlxThread
 from tests.worker.test_completions import Scripted
 
 
-async def test_a_connection_that_stays_open_keeps_no_body(tmp_path: Path) -> None:
+async def test_an_open_connection_keeps_no_body(tmp_path: Path) -> None:
     scripted: Any = Scripted("Hello")
     runner = web.AppRunner(_app(scripted, scripted, SimpleNamespace(), lambda: 0))  # type: ignore[arg-type]
     await runner.setup()
@@ -37,7 +37,7 @@ async def test_a_connection_that_stays_open_keeps_no_body(tmp_path: Path) -> Non
             length = answer.lower().partition(b"content-length: ")[2].split()[0]
             await incoming.readexactly(int(length))
             await outgoing.drain()
-            for _ in range(1000):  # the handler may end after its answer was sent
+            for _ in range(1000):  # the handler may end after its response was sent
                 after, _ = tracemalloc.get_traced_memory()
                 if after - before < len(padding) / 2:
                     break
@@ -49,7 +49,7 @@ async def test_a_connection_that_stays_open_keeps_no_body(tmp_path: Path) -> Non
         await runner.cleanup()
 
 
-async def test_memory_is_given_back_though_who_asked_did_not_wait() -> None:
+async def test_recalled_memory_is_released_even_if_the_client_disconnects() -> None:
     mlx = MlxThread()
     recalled: Future[Recall] = Future()
     model: Any = SimpleNamespace(recall=recalled.set_result, kept_bytes=lambda: 0)

@@ -1,4 +1,4 @@
-"""Requests in a session: what they share, what they wait for, what they leave."""
+"""Test requests in a session: batching, waiting, prompt caching and memory."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ def llama(models: Path) -> Any:
 
 
 class Asker:
-    """Starts requests and notes what they hear."""
+    """Start requests and record their results."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -62,7 +62,7 @@ class Asker:
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_prompt_that_goes_on_from_an_earlier_one_is_answered_as_if_it_were_new(
+def test_a_prompt_that_extends_an_earlier_one_is_answered_as_if_it_were_new(
     models: Path, name: str
 ) -> None:
     model, _ = load_model(models / name)
@@ -74,7 +74,7 @@ def test_a_prompt_that_goes_on_from_an_earlier_one_is_answered_as_if_it_were_new
     used.run()
     fresh.run()
     assert used.tokens[second] == fresh.tokens[expected]
-    known = len(BEGIN) + 7  # the cache is left without the last token of the answer
+    known = len(BEGIN) + 7  # the cache lacks the last token of the answer
     assert (second.cached_tokens, expected.cached_tokens) == (known, 0)
 
 
@@ -91,7 +91,7 @@ def test_a_prompt_with_another_end_shares_its_beginning(llama: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_the_context_length_holds_in_a_batch_and_after_a_kept_prompt(
+def test_the_context_length_is_enforced_in_a_batch_and_after_a_cached_prompt(
     models: Path, name: str
 ) -> None:
     model, _ = load_model(models / name)
@@ -105,7 +105,7 @@ def test_the_context_length_holds_in_a_batch_and_after_a_kept_prompt(
 
 
 @pytest.mark.parametrize("again", [BEGIN, BEGIN[:30], BEGIN[:1]])
-def test_a_prompt_that_was_asked_before_is_asked_again(llama: Any, again: list[int]) -> None:
+def test_a_repeated_prompt_gets_the_same_answer(llama: Any, again: list[int]) -> None:
     asker = Asker(Session(llama, CONFIG))
     asker.start(BEGIN, 4)
     asker.run()
@@ -117,11 +117,11 @@ def test_a_prompt_that_was_asked_before_is_asked_again(llama: Any, again: list[i
 def kv_budget(
     reserved: int, *, leased: int = 0, per_token: int = 1, config: EffectiveSettings = CONFIG
 ) -> KVBudget:
-    """Memory for so many bytes of KV cache."""
+    """A budget of the given number of bytes for the KV cache."""
     return KVBudget(config, Shapes(per_token), reserved, Lease(1, leased))
 
 
-def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any) -> None:
+def test_cached_prompts_use_the_memory_that_requests_leave_free(llama: Any) -> None:
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, f32
     session = Session(llama, CONFIG, kv_budget=kv_budget(600 * per_token, per_token=per_token))
     asker = Asker(session)
@@ -138,7 +138,7 @@ def test_kept_prompts_have_what_requests_leave_of_the_sessions_memory(llama: Any
     assert session.kept_bytes <= 600 * per_token
 
 
-def test_the_kv_cache_in_use_is_that_of_running_requests(llama: Any) -> None:
+def test_kv_bytes_counts_only_running_requests(llama: Any) -> None:
     session = Session(llama, CONFIG, kv_budget=kv_budget(10_000, per_token=1))
     asker = Asker(session)
     assert session.kv_bytes == 0
@@ -151,7 +151,7 @@ def test_the_kv_cache_in_use_is_that_of_running_requests(llama: Any) -> None:
     assert session.kv_bytes == 0
 
 
-def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
+def test_a_request_that_fits_only_alone_waits_for_the_others(llama: Any) -> None:
     session = Session(llama, CONFIG, kv_budget=kv_budget(100, leased=50))
     asker = Asker(session)
     small = [asker.start([7] * 10, 20) for _ in range(3)]
@@ -162,7 +162,7 @@ def test_a_request_that_fits_only_alone_waits_until_it_is(llama: Any) -> None:
     assert len(asker.tokens[large]) == 40
 
 
-def test_a_batch_is_counted_as_long_as_its_longest(llama: Any) -> None:
+def test_a_batch_is_charged_for_its_longest_request(llama: Any) -> None:
     session = Session(llama, CONFIG, kv_budget=kv_budget(100))
     asker = Asker(session)
     requests = [asker.start([7] * 50, 10), asker.start([7], 1)]
@@ -179,7 +179,7 @@ def test_a_request_that_never_fits_is_refused_with_the_numbers(llama: Any) -> No
     assert len(asker.tokens[open_ended]) == 10
 
 
-def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
+def test_open_ended_requests_that_outgrow_the_memory_continue_one_by_one(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OPEN_ENDED", 8)
@@ -197,7 +197,7 @@ def test_open_ended_requests_that_outgrow_the_memory_go_on_one_after_the_other(
     assert asker.ended == requests
 
 
-def test_a_seeded_answer_is_the_same_if_its_request_has_to_make_room(
+def test_a_seeded_answer_is_the_same_if_its_request_is_preempted(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OPEN_ENDED", 8)
@@ -234,7 +234,7 @@ def test_an_error_in_emitting_a_token_fails_one_request(llama: Any, batching: Ba
 
 
 @pytest.mark.parametrize("place", ["insert", "extract", "owned"])
-def test_an_error_beside_a_step_leaves_the_session_able_to_answer(
+def test_an_error_outside_of_a_step_leaves_the_session_usable(
     llama: Any, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     session = Session(llama, CONFIG)
@@ -264,7 +264,7 @@ def test_an_error_beside_a_step_leaves_the_session_able_to_answer(
     assert asker.ended == [again]
 
 
-def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
+def test_a_waiting_request_can_be_cancelled(llama: Any) -> None:
     session = Session(llama, CONFIG, kv_budget=kv_budget(100))
     asker = Asker(session)
     first, second, third = (asker.start([7] * 10, 60) for _ in range(3))
@@ -274,7 +274,7 @@ def test_a_request_that_waits_can_be_cancelled(llama: Any) -> None:
     assert asker.ended == [third]
 
 
-def test_a_request_that_waited_until_it_fits_no_more_is_refused_with_the_numbers(
+def test_a_waiting_request_that_no_longer_fits_is_refused_with_the_numbers(
     llama: Any,
 ) -> None:
     session = Session(llama, CONFIG, kv_budget=kv_budget(100, leased=100))
@@ -284,7 +284,7 @@ def test_a_request_that_waited_until_it_fits_no_more_is_refused_with_the_numbers
     large = Request([8] * 150, 40, lambda *_: None, refused.append)
     session.start(large)
     open_ended = asker.start([9] * 90)
-    session.recall(Lease(2))  # another instance was let in meanwhile
+    session.recall(Lease(2))  # another instance was admitted in the meantime
     asker.run()
     with pytest.raises(InsufficientMemoryError, match=r"150 prompt tokens and 40 more.* 100 tok"):
         raise refused[0]
@@ -293,12 +293,12 @@ def test_a_request_that_waited_until_it_fits_no_more_is_refused_with_the_numbers
     assert len(asker.tokens[open_ended]) == 10
 
 
-def test_what_runs_keeps_recalled_memory_and_nothing_starts_in_it(llama: Any) -> None:
+def test_running_requests_keep_recalled_memory_and_none_starts_in_it(llama: Any) -> None:
     session = Session(llama, CONFIG, kv_budget=kv_budget(100, leased=200))
     asker = Asker(session)
     long = asker.start([7] * 150, 10)
     assert session.recall(Lease(2)) == 60
-    session.kv_budget.take(Lease(1, 200))  # overtaken on its way
+    session.kv_budget.take(Lease(1, 200))  # an older lease that arrives late
     short = asker.start([8] * 30, 10)
     session.step()
     assert (long.uid is None, short.uid is None) == (False, True)
@@ -307,7 +307,7 @@ def test_what_runs_keeps_recalled_memory_and_nothing_starts_in_it(llama: Any) ->
     assert session.recall(Lease(2)) == 0
 
 
-def test_kept_prompts_give_recalled_memory_back_at_once(llama: Any) -> None:
+def test_cached_prompts_release_recalled_memory_at_once(llama: Any) -> None:
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, f32
     budget = kv_budget(100 * per_token, leased=500 * per_token, per_token=per_token)
     session = Session(llama, CONFIG, kv_budget=budget)
@@ -319,7 +319,7 @@ def test_kept_prompts_give_recalled_memory_back_at_once(llama: Any) -> None:
     assert session.kept_bytes <= 100 * per_token
 
 
-def test_an_answer_without_a_limit_ends_where_its_memory_was_recalled(
+def test_an_answer_without_a_limit_ends_when_its_memory_is_recalled(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OPEN_ENDED", 8)

@@ -1,4 +1,4 @@
-"""Stops end a text where the first of them is complete."""
+"""Test that a text ends at the first complete stop."""
 
 import random
 
@@ -12,7 +12,7 @@ TEXTS = st.text("ab\n", max_size=30)
 
 
 def expected(text: str, stops: list[str]) -> str | None:
-    """The text before the stop that is complete first, the longest of those; None without one."""
+    """The text before the first complete stop, the longest if several end; None without one."""
     for end in range(1, len(text) + 1):
         found = [stop for stop in stops if text[:end].endswith(stop)]
         if found:
@@ -21,7 +21,7 @@ def expected(text: str, stops: list[str]) -> str | None:
 
 
 @given(TEXTS, st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4), st.randoms())
-def test_the_first_stop_ends_the_text_however_it_comes(
+def test_the_first_complete_stop_ends_the_text_however_it_is_split(
     text: str, stops: list[str], draw: random.Random
 ) -> None:
     one, passed, position = Stops(stops), "", 0
@@ -42,7 +42,7 @@ def test_nothing_follows_a_stop() -> None:
 
 
 class Counted(str):
-    """A stop that counts how often its characters are looked at."""
+    """A stop that counts reads of its characters."""
 
     __slots__ = ()
     looks = 0
@@ -53,8 +53,8 @@ class Counted(str):
 
 
 @pytest.mark.parametrize("text", ["a" * 20_000, ("a" * 999 + "c") * 20])
-def test_each_character_costs_the_same_however_long_the_stops(text: str) -> None:
-    """The worst text for a search that begins again at each place."""
+def test_the_cost_per_character_does_not_depend_on_the_length_of_stops(text: str) -> None:
+    """The worst text for a search that restarts at each position."""
     one = Stops([Counted("a" * (900 + i) + "b") for i in range(16)])
     Counted.looks = 0
     passed = "".join(one.feed(text[i : i + 4]) for i in range(0, len(text), 4))

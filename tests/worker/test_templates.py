@@ -1,4 +1,4 @@
-"""Conversations through small chat templates, each with one way of its own."""
+"""Test conversations with small chat templates, each with one peculiarity."""
 
 import threading
 from typing import Any
@@ -65,7 +65,7 @@ EXTENDING = "{% set x = [1] %}{% for i in range(99) %}{% set _ = x.extend(x) %}{
 
 GROWING = """\
 {% set ns = namespace(n=9) %}{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}"""
-"""A number that grows until it fills the memory."""
+"""A number that grows until memory is exhausted."""
 
 SHORT_IDS = calls(
     check="{% if c.id | length != 9 %}{{ raise_exception('ids have 9 characters') }}{% endif %}"
@@ -88,11 +88,11 @@ RESULTS = [
 
 
 class TestSystemTurns:
-    def test_where_a_template_takes_them_anywhere_they_stay(self) -> None:
+    def test_they_keep_their_place_if_the_template_accepts_them_anywhere(self) -> None:
         messages = [user("a"), turn("assistant", "b"), turn("system", "c"), user("d")]
         assert Chat(PLAIN).text(messages) == "<user>a<assistant>b<system>c<user>d<assistant>"
 
-    def test_developer_becomes_system_unless_the_template_knows_it(self) -> None:
+    def test_developer_becomes_system_unless_the_template_supports_it(self) -> None:
         messages = [turn("developer", "a"), user("b")]
         assert Chat(PLAIN).text(messages) == "<system>a<user>b<assistant>"
         knows = "{# #}{% if messages[0].role == 'developer' %}!{% endif %}" + PLAIN
@@ -105,7 +105,7 @@ class TestSystemTurns:
         messages = [turn("system", "a"), user("b"), turn("system", "c"), turn("developer", "d")]
         assert Chat(template).text(messages) == "<system>a\n\nc\n\nd<user>b<assistant>"
 
-    def test_without_a_system_turn_they_stand_in_the_first_user_turn(self) -> None:
+    def test_without_a_system_turn_they_are_merged_into_the_first_user_turn(self) -> None:
         messages = [turn("system", "a"), user("b"), turn("assistant", "c"), turn("system", "d")]
         text = Chat(STRICT).text([*messages, user("e")])
         assert text == "<user>a\n\nd\n\nb<assistant>c<user>e<assistant>"
@@ -113,16 +113,16 @@ class TestSystemTurns:
 
 
 class TestRoles:
-    def test_turns_of_one_role_are_merged_where_roles_must_alternate(self) -> None:
+    def test_consecutive_turns_of_one_role_are_merged_if_roles_must_alternate(self) -> None:
         messages = [user("a"), user("b"), turn("assistant", "c"), turn("assistant", "d")]
         assert Chat(STRICT).text(messages) == "<user>a\n\nb<assistant>c\n\nd<assistant>"
         assert Chat(PLAIN).text(messages[:2]) == "<user>a<user>b<assistant>"
 
-    def test_an_assistant_may_speak_first(self) -> None:
+    def test_an_assistant_turn_may_be_the_first(self) -> None:
         text = Chat(STRICT).text([turn("assistant", "a"), user("b")])
         assert text == "<user><assistant>a<user>b<assistant>"
 
-    def test_a_template_that_reads_parts_alone_gets_parts(self) -> None:
+    def test_a_template_that_only_reads_content_parts_gets_parts(self) -> None:
         parts = (
             "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text }}{% endfor %}"
         )
@@ -131,7 +131,7 @@ class TestRoles:
 
 
 class TestTools:
-    def test_a_template_that_takes_none_gets_them_described(self) -> None:
+    def test_tools_are_described_in_text_if_the_template_takes_none(self) -> None:
         chat = Chat(PLAIN)
         prompt = chat.prompt([turn("system", "a"), user("b")], tools=[WEATHER])
         text = chat.tokenizer.decode(prompt.tokens)
@@ -142,26 +142,26 @@ class TestTools:
         assert (prompt.described, prompt.tools) == (True, (WEATHER,))
         assert Chat(STRICT).text([user("b")], tools=[WEATHER]).startswith("<user># Tools\n")
 
-    def test_earlier_calls_are_described_alike(self) -> None:
+    def test_earlier_calls_are_described_in_the_same_form(self) -> None:
         text = Chat(STRICT).text([user("a"), call(content="b"), result("c"), user("d")])
         written = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
         answer = "<tool_response>\nc\n</tool_response>"
         assert text == f"<user>a<assistant>b\n{written}<user>{answer}\n\nd<assistant>"
 
-    def test_with_tool_choice_none_there_are_none(self) -> None:
+    def test_tool_choice_none_removes_the_tools(self) -> None:
         for template in (PLAIN, calls()):
             prompt = Chat(template).prompt([user()], tools=[WEATHER], tool_choice="none")
             assert (prompt.tools, prompt.described) == ((), False)
             assert prompt.tokens == Chat(template).prompt([user()]).tokens
 
-    def test_tools_that_are_not_sent_are_not_there_where_none_are_an_error(self) -> None:
+    def test_tools_are_undefined_or_empty_as_the_template_requires(self) -> None:
         template = "{% if tools is defined %}{{ tools | length }} tools{% endif %}" + PLAIN
         assert Chat(template).text([user("a")]) == "<user>a<assistant>"
         assert Chat(template).text([user("a")], tools=[WEATHER]).startswith("<user>a") is False
         listed = "{{ tools | tojson }}" + PLAIN.replace("m.content", "m.content + tools[:0] | join")
         assert Chat(listed).text([user("a")]).startswith("[]<user>")
 
-    def test_a_list_of_tools_is_there_where_a_template_needs_one(self) -> None:
+    def test_tools_are_an_empty_list_if_a_template_iterates_over_them(self) -> None:
         text = Chat("{% for t in tools %}{{ t.function.name }}{% endfor %}" + PLAIN)
         assert text.text([user("a")]) == "<user>a<assistant>"
         assert text.text([user("a")], tools=[WEATHER]) == "weather<user>a<assistant>"
@@ -174,19 +174,21 @@ class TestTools:
             ("{% if messages[0].tools %}{{ messages[0]['tools'] }}{% endif %}" + PLAIN, '[{"name"'),
         ],
     )
-    def test_they_come_by_other_ways(self, template: str, shown: str) -> None:
+    def test_tools_are_passed_under_any_name_that_a_template_reads(
+        self, template: str, shown: str
+    ) -> None:
         chat = Chat(template)
         prompt = chat.prompt([user("a")], tools=[WEATHER])
         assert chat.tokenizer.decode(prompt.tokens).startswith(shown)
         assert not prompt.described
         assert chat.text([user("a")]).endswith("<user>a<assistant>")
 
-    def test_a_template_for_tools_is_used_for_tools(self) -> None:
+    def test_a_separate_template_for_tools_is_used_for_tools(self) -> None:
         chat = Chat({"default": PLAIN, "tool_use": "USE" + calls()})
         assert chat.text([user("a")]) == "<user>a<assistant>"
         assert chat.text([user("a")], tools=[WEATHER]).startswith("USE<tools>")
 
-    def test_what_a_tool_lacks_is_filled_in_where_a_template_reads_it(self) -> None:
+    def test_missing_tool_fields_are_filled_in_if_a_template_reads_them(self) -> None:
         reads = "{% for t in tools or [] %}{{ t.function.parameters.properties.keys() | list }}"
         reads += "{{ t.function.name }}{% endfor %}"
         bare = {"type": "function", "function": {"name": "f", "description": None}}
@@ -205,7 +207,7 @@ class TestTools:
             {"type": "object", "properties": {"x": True}},
         ],
     )
-    def test_a_schema_is_plain_where_a_template_takes_no_other(self, parameters: Any) -> None:
+    def test_a_schema_is_simplified_if_a_template_requires_it(self, parameters: Any) -> None:
         reads = """\
 {% for t in tools or [] %}<tool>{{ t.function.name }}\
 {% for k, v in t.function.parameters.properties.items() %}<{{ k + ':' + (v.type or 'any') }}\
@@ -225,17 +227,17 @@ class TestCalls:
             text = Chat(calls()).text([user("a"), call(empty), result("b")])
             assert "<call>weather{}<tool>" in text
 
-    def test_arguments_are_text_where_a_template_wants_text(self) -> None:
+    def test_arguments_are_text_if_a_template_requires_text(self) -> None:
         text = Chat(calls("c.function.arguments + ''")).text([user("a"), call(), result("b")])
         assert '<call>weather{"city": "Oslo"}<tool>' in text
 
-    def test_arguments_that_are_no_json_are_wrapped_where_an_object_is_read(self) -> None:
+    def test_arguments_that_are_not_json_are_wrapped_if_an_object_is_required(self) -> None:
         messages = [user("a"), call("say {hi"), result("b")]
         assert '<call>weather"say {hi"' in Chat(calls()).text(messages)
         pairs = "c.function.arguments.items() | list | tojson"
         assert '<call>weather[["arguments", "say {hi"]]' in Chat(calls(pairs)).text(messages)
 
-    def test_ids_of_nine_characters(self) -> None:
+    def test_call_ids_have_nine_characters_if_the_template_requires_it(self) -> None:
         template = SHORT_IDS.replace("<call>", "{{ c.id }}|").replace(
             "<{{ m.role }}>", "<{{ m.role }}>{{ m.tool_call_id }}|"
         )
@@ -247,14 +249,14 @@ class TestCalls:
         named = call(tool_calls=[{"id": "abcDEF123", "function": {"name": "f"}}])
         assert "abcDEF123|f{}" in Chat(template).text([user("a"), named, result("b")])
 
-    def test_one_call_a_turn_each_with_its_result(self) -> None:
+    def test_each_of_several_calls_has_its_own_turn_and_result(self) -> None:
         text = Chat(ONE_CALL).text([user("a"), TWO_CALLS, *RESULTS, user("z")])
         assert text == (
             '<user>a<assistant><call>f{"x": 1}<tool>first'
             '<assistant><call>g{"x": 2}<tool>second<user>z<assistant>'
         )
 
-    def test_a_result_without_its_call_is_the_users_where_it_would_be_lost(self) -> None:
+    def test_a_result_without_its_call_becomes_a_user_turn_if_it_would_be_lost(self) -> None:
         needs = calls().replace(
             "{% for m in messages %}",
             "{% for m in messages %}{% if m.role == 'tool' and not (loop.index0 and"
@@ -267,13 +269,13 @@ class TestCalls:
         assert not prompt.described
         assert Chat(calls()).text([user("a"), result("b")]) == "<user>a<tool>b<assistant>"
 
-    def test_a_template_that_reads_results_alone_gets_calls_in_the_text(self) -> None:
+    def test_a_template_that_reads_only_results_gets_calls_in_the_text(self) -> None:
         reads = TOOLS + "{# <|tool_call|> #}" + PLAIN
         text = Chat(reads).text([user("a"), call(), result("b")], tools=[WEATHER])
         written = '<|tool_call|>[{"name": "weather", "arguments": {"city": "Oslo"}}]'
         assert text.endswith(f"<user>a<assistant>{written}<tool>b<assistant>")
 
-    def test_reasoning_is_there_under_any_name(self) -> None:
+    def test_reasoning_is_passed_under_any_name(self) -> None:
         for sent in ("reasoning_content", "reasoning", "thinking"):
             for read in ("reasoning_content", "thinking"):
                 template = PLAIN.replace("{{ m.content", f"{{{{ m.{read} }}}}{{{{ m.content")
@@ -282,7 +284,7 @@ class TestCalls:
 
 
 class TestContinuing:
-    def test_the_answer_goes_on_where_the_last_message_ends(self) -> None:
+    def test_the_answer_continues_at_the_end_of_the_last_message(self) -> None:
         template = PLAIN.replace("{{ m.content }}", "{{ m.content }}<end>")
         messages = [user("a"), turn("assistant", "b ")]
         for keys in ({"continue_final_message": True}, {}):
@@ -291,7 +293,7 @@ class TestContinuing:
             assert Chat(template).tokenizer.decode(prompt.tokens) == "<user>a<end><assistant>b "
             assert prompt.generation == "b "
 
-    def test_without_a_generation_prompt(self) -> None:
+    def test_the_generation_prompt_can_be_omitted(self) -> None:
         prompt = Chat(PLAIN).prompt([user("a")], add_generation_prompt=False)
         assert Chat(PLAIN).tokenizer.decode(prompt.tokens) == "<user>a"
         assert prompt.generation == ""
@@ -306,7 +308,9 @@ class TestContinuing:
             ),
         ],
     )
-    def test_what_cannot_be_continued_is_refused(self, messages: Any, keys: Any) -> None:
+    def test_a_conversation_that_cannot_be_continued_is_refused(
+        self, messages: Any, keys: Any
+    ) -> None:
         with pytest.raises(RequestError, match="continue_final_message"):
             Chat(PLAIN).prompt(messages, **keys)
 
@@ -318,16 +322,16 @@ def test_a_tokenizer_may_lack_special_tokens() -> None:
 
 
 class TestGeneration:
-    def test_it_is_what_the_template_adds(self) -> None:
+    def test_it_is_the_text_that_the_template_adds(self) -> None:
         assert Chat(PLAIN).prompt([user("<assistant>")]).generation == "<assistant>"
 
-    def test_marks_are_whole_where_a_template_ends_otherwise(self) -> None:
+    def test_it_is_complete_if_the_template_otherwise_ends_differently(self) -> None:
         template = TURNS + "{% if add_generation_prompt %}<|asked|>\n{% else %}<|end|>{% endif %}"
         assert Chat(template).prompt([user("a")]).generation == "<|asked|>\n"
 
 
 class TestReasoning:
-    def test_every_way_to_ask_for_it_reaches_every_switch(self) -> None:
+    def test_every_request_key_sets_every_template_switch(self) -> None:
         template = "{{ enable_thinking }}{{ thinking }}{{ reasoning_effort }}" + PLAIN
         for keys, shown in (
             ({"reasoning_effort": "none"}, "FalseFalsenone"),
@@ -342,7 +346,7 @@ class TestReasoning:
         ):
             assert Chat(template).text([user("a")], **keys).startswith(f"{shown}<user>"), keys
 
-    def test_a_model_without_a_switch_is_no_reason_to_refuse(self) -> None:
+    def test_a_model_without_a_switch_causes_a_warning_and_no_refusal(self) -> None:
         (warning,) = Chat(PLAIN).prompt([user("a")], reasoning_effort="low").warnings
         assert warning.startswith("reasoning_effort: this model does not reason")
         assert Chat(PLAIN).prompt([user("a")], reasoning_effort="none").warnings == ()
@@ -377,14 +381,14 @@ class TestHostileTemplates:
             pytest.param(EXTENDING, marks=pytest.mark.long),
         ],
     )
-    def test_they_fail_their_own_requests(self, template: str) -> None:
+    def test_they_fail_only_their_own_requests(self, template: str) -> None:
         chat = Chat(template)
         with pytest.raises(RequestError, match="chat template") as raised:
             chat.prompt([user("a")], tools=[WEATHER])
         assert (raised.value.status, raised.value.param) == (400, "messages")
         assert len(str(raised.value)) < 1000
 
-    def test_an_endless_one_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_endless_template_is_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rendering, "SECONDS", 0.2)
         loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
         chat = Chat(loop)
@@ -395,14 +399,14 @@ class TestHostileTemplates:
                 thread.join(60)
                 assert not thread.is_alive()
 
-    def test_all_renderings_of_a_request_have_a_budget(self) -> None:
+    def test_all_renderings_of_a_request_share_a_time_limit(self) -> None:
         chat = Chat(PLAIN)
-        chat.prompt([user("a")])  # what the template takes is learnt
+        chat.prompt([user("a")])  # detects what the template accepts
         with bounded.budget(0.0), pytest.raises(RequestError, match="used up the time limit"):
             chat.prompt([user("a")])
         assert chat.prompt([user("a")]).tokens
 
-    def test_variables_of_ours_are_no_variables_of_a_request(self) -> None:
+    def test_reserved_variables_cannot_be_set_by_a_request(self) -> None:
         for name in ("chat_template", "tokenize", "tools", "return_dict", "messages", "_x"):
             with pytest.raises(RequestError, match=name) as raised:
                 Chat(PLAIN).prompt([user("a")], chat_template_kwargs={name: True})
@@ -429,7 +433,7 @@ def test_a_prompt_that_is_certainly_too_long_is_refused_before_it_is_tokenised(
 
 @pytest.fixture(scope="module")
 def prompts() -> Prompts:
-    """Of a model whose chat template is code."""
+    """Prompts of a model whose chat template is code."""
     tokenizer = new_tokenizer()
     tokenizer.chat_template = None
     tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<think>", "</think>")])
@@ -437,7 +441,7 @@ def prompts() -> Prompts:
     return Prompts(wrapped, len(tokenizer))
 
 
-def test_variables_that_a_template_does_not_have_are_reported() -> None:
+def test_variables_that_a_template_does_not_use_are_reported() -> None:
     chat = Chat("{% if style %}{{ style }}{% endif %}" + PLAIN)
     sent = {"style": "terse", "stile": "x", "enable_thinking": False}
     (warning,) = chat.prompt([user("a")], chat_template_kwargs=sent).warnings
@@ -445,7 +449,7 @@ def test_variables_that_a_template_does_not_have_are_reported() -> None:
 
 
 class TestCode:
-    """DeepSeek V3.2's template is a function of mlx-lm, which refuses what it does not know."""
+    """Test DeepSeek V3.2's template, a function of mlx-lm that refuses unknown arguments."""
 
     @pytest.mark.parametrize(
         ("keys", "thinks"),
@@ -457,7 +461,7 @@ class TestCode:
             ({"thinking": {"type": "disabled"}}, False),
         ],
     )
-    def test_reasoning_is_switched(
+    def test_reasoning_is_switched_on_and_off(
         self, prompts: Prompts, keys: dict[str, Any], *, thinks: bool
     ) -> None:
         body = {"messages": [user("a")]} | keys
@@ -466,7 +470,7 @@ class TestCode:
         assert prompt.warnings == ()
 
     @pytest.mark.parametrize("front", [[], [turn("system", "Be brief.")]])
-    def test_tools_are_there_with_and_without_a_system_turn(
+    def test_tools_are_included_with_and_without_a_system_turn(
         self, prompts: Prompts, front: list[Any]
     ) -> None:
         body = {"messages": [*front, user("a")], "tools": [WEATHER]}

@@ -1,4 +1,4 @@
-"""How long the parts of a completion take, on a clock that a test turns."""
+"""Test the durations of the parts of a completion, on a fake clock."""
 
 from reconciler.worker.timing import Timing
 
@@ -11,7 +11,7 @@ class Clock:
         return self.now
 
 
-def test_parts_begin_and_end_where_they_are_noted() -> None:
+def test_parts_begin_and_end_when_they_are_noted() -> None:
     clock = Clock()
     timing = Timing(3.0, clock)
     assert (timing.prompt, timing.first_token, timing.generation) == (0, 0, 0)
@@ -20,7 +20,7 @@ def test_parts_begin_and_end_where_they_are_noted() -> None:
         (2, timing.note_read),
         (4, timing.note_read),
         (5, timing.note_token),
-        (9, timing.note_read),  # a request that made room reads its own answer again
+        (9, timing.note_read),  # a preempted request prefills its own answer again
         (10, timing.note_token),
     ):
         clock.now = 100.0 + seconds
@@ -30,7 +30,7 @@ def test_parts_begin_and_end_where_they_are_noted() -> None:
     assert (timing.prompt, timing.first_token, timing.generation) == (3, 4, 6)
 
 
-def test_a_prompt_that_was_known_takes_until_the_first_token() -> None:
+def test_the_prompt_time_of_a_cached_prompt_lasts_until_the_first_token() -> None:
     clock = Clock()
     timing = Timing(clock=clock)
     timing.start()

@@ -1,4 +1,4 @@
-"""Lower bounds of numbers of tokens are true, whatever a tokenizer is made of."""
+"""Test that lower bounds of token counts hold for any kind of tokenizer."""
 
 from typing import Any
 
@@ -106,7 +106,7 @@ def test_a_long_text_has_a_bound(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNPROVEN)
-def test_what_drops_text_has_no_bound(name: str) -> None:
+def test_a_tokenizer_that_drops_text_has_no_bound(name: str) -> None:
     assert bounds(UNPROVEN[name]).least("\u0301a b" * 10_000) == 0
 
 

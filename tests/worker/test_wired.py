@@ -1,4 +1,4 @@
-"""Wired memory on a machine with Metal, whose facts are injected: no Mac was at hand."""
+"""Test wired memory on a Mac with Metal that is simulated by injected facts."""
 
 import itertools
 import platform
@@ -25,7 +25,7 @@ CONFIG = EffectiveSettings(
 
 
 class Mac:
-    """What Metal answers, and every limit that was set."""
+    """A fake Metal that records every limit that is set."""
 
     def __init__(self) -> None:
         self.limits: list[int] = []
@@ -59,7 +59,7 @@ def test_the_limit_is_set_once_by_the_policy(mac: Mac, policy: str, limits: list
 
 
 @pytest.mark.parametrize("closed", list(itertools.permutations(range(3))))
-def test_generators_that_come_and_go_in_any_order_leave_the_limit_alone(
+def test_generators_closed_in_any_order_do_not_change_the_limit(
     mac: Mac, models: Path, closed: tuple[int, ...]
 ) -> None:
     model, _ = load_model(models / "tiny/llama")
@@ -73,7 +73,7 @@ def test_generators_that_come_and_go_in_any_order_leave_the_limit_alone(
     assert mac.limits == [24 * 10**9]
 
 
-def test_mlx_lms_own_generation_leaves_the_limit_alone(mac: Mac, models: Path) -> None:
+def test_mlx_lms_own_generation_does_not_change_the_limit(mac: Mac, models: Path) -> None:
     model, _ = load_model(models / "tiny/llama")
     wired.apply("recommended")
     with wired_limit(model), wired_limit(model):
@@ -81,7 +81,7 @@ def test_mlx_lms_own_generation_leaves_the_limit_alone(mac: Mac, models: Path) -
     assert mac.limits == [RECOMMENDED]
 
 
-def test_sessions_that_come_and_go_leave_the_limit_alone(mac: Mac, models: Path) -> None:
+def test_opening_and_closing_sessions_does_not_change_the_limit(mac: Mac, models: Path) -> None:
     wired.apply("recommended")
     model = Model()
     model.load(LoadWeights(str(models / "tiny/llama")), lambda _: None)
@@ -93,10 +93,10 @@ def test_sessions_that_come_and_go_leave_the_limit_alone(mac: Mac, models: Path)
     assert mac.limits == [RECOMMENDED]
 
 
-def test_without_our_hand_generators_would_undo_each_others_limit(
+def test_without_the_patch_generators_change_each_others_limit(
     mac: Mac, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `install` is for, and that the tests above would see it."""
+    """Show the reason for `install`, and that the tests above would detect its absence."""
     model, _ = load_model(models / "tiny/llama")
     module = import_module("mlx_lm.generate")
     monkeypatch.setattr(module, "maybe_set_recommended_wired_limit", OWN)
@@ -115,7 +115,9 @@ def test_a_limit_above_the_systems_is_reported_and_nothing_is_wired(mac: Mac) ->
     assert mac.limits == []
 
 
-def test_an_older_macos_has_nothing_to_wire_with(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_macos_wires_nothing_and_reports_it(
+    mac: Mac, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(platform, "mac_ver", lambda: ("14.7.1", ("", "", ""), "arm64"))
     assert wired.apply("recommended").problem == "requires macOS 15; this is 14.7.1"
     assert mac.limits == []
@@ -130,6 +132,6 @@ def test_without_metal_nothing_is_wired_and_it_is_reported(monkeypatch: pytest.M
     assert wired.apply("off") == Wired()
 
 
-def test_the_machine_reports_what_is_wired(mac: Mac) -> None:
+def test_the_machine_reports_the_wired_limit(mac: Mac) -> None:
     assert backend.machine(wired.apply("24GB")).wired == Wired("24GB", 24 * 10**9)
     assert len(mac.limits) == 1

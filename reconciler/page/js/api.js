@@ -1,11 +1,11 @@
-/** Requests to the daemon, with the token where one is required. */
+/** Requests to the daemon, with the token if one is required. */
 
 const KEY = 'reconciler-token';
 let refused = () => {};
 
-/** An error in the daemon's one form. */
+/** An error in the daemon's format. */
 export class ApiError extends Error {
-  /** `answer` is the body; a daemon that is degraded has its `message` there and no `error`. */
+  /** `answer` is the body. A degraded daemon's has a `message` and no `error`. */
   constructor(status, answer) {
     const error = answer?.error ?? {};
     super(error.message ?? answer?.message ?? `The daemon answered with status ${status}.`);
@@ -24,12 +24,12 @@ export function hasToken() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
-/** Have `callback` called when the daemon refuses a request for want of a token. */
+/** Register `callback` for requests that the daemon refuses without a valid token. */
 export function onRefused(callback) {
   refused = callback;
 }
 
-/** The path of a record. */
+/** Path of a record. */
 export function recordPath(name) {
   return `/api/v1/records/${encodeURIComponent(name)}`;
 }
@@ -45,12 +45,12 @@ async function send(method, path, body, { signal, accept } = {}) {
   const sent = body === undefined ? undefined : JSON.stringify(body);
   const reply = await fetch(path, { method, headers, body: sent, signal, cache: 'no-store' });
   if (reply.ok) return reply;
-  // The answer to an earlier token says nothing of the present one.
+  // Ignore a refusal of an earlier token.
   if (reply.status === 401 && token === sessionStorage.getItem(KEY)) refused();
   throw new ApiError(reply.status, await reply.json().catch(() => null));
 }
 
-/** The parsed answer of a request. Throws `ApiError`. */
+/** Send a request; returns the parsed response. Throws `ApiError`. */
 export async function request(method, path, body, options) {
   return (await send(method, path, body, options)).json();
 }
@@ -58,8 +58,8 @@ export async function request(method, path, body, options) {
 export const get = (path, options) => request('GET', path, undefined, options);
 
 /**
- * Server-sent events as they come: `{id, event, data}` with `data` parsed, or as it is if it is no
- * JSON. Throws `ApiError`.
+ * Server-sent events as they arrive: `{id, event, data}`, with `data` parsed if it is JSON.
+ * Throws `ApiError`.
  */
 export async function* stream(method, path, body, options) {
   const reply = await send(method, path, body, { ...options, accept: 'text/event-stream' });

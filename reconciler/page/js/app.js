@@ -1,4 +1,4 @@
-/** The shell of the page: navigation, the state of the connection, and the view of the address. */
+/** The shell of the page: navigation, connection state, and the view for the address. */
 import { Fragment, html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from './html.js';
 import { hasToken, setToken } from './api.js';
 import { resume, start } from './live.js';
@@ -13,7 +13,7 @@ import { RecordView } from '../views/record.js';
 import { Records } from '../views/records.js';
 import { Sources } from '../views/sources.js';
 
-/** By the first part of the address: the view, its title, and whether it is in the navigation. */
+/** Views by the first part of the address, with title and a flag for the navigation. */
 const VIEWS = {
   '': [Records, 'Instances', true],
   chat: [Chat, 'Chat', true],
@@ -94,7 +94,7 @@ function App() {
     <div class="unseen" aria-live="polite">${useStore(announced)}</div>`;
 }
 
-/** A fault of one view leaves the others as they are. */
+/** Error boundary: an error in one view does not affect the others. */
 function Guarded({ children }) {
   const [error] = useErrorBoundary((fault) => console.error(fault));
   if (error) return html`<p class="note bad" role="alert">This view failed: ${String(error)}. Load the page again.</p>`;

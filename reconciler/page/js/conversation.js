@@ -1,9 +1,9 @@
-/** Conversations with instances, kept as long as the page: turns, and the answer that is under way. */
+/** Conversations with instances, kept while the page is open: turns, and the answer in progress. */
 import { stream } from './api.js';
 
 /**
- * A turn: `{role, content, reasoning?, tool_calls?, tool_call_id?}` as in a request, and
- * `figures`, `progress`, `error` of an answer for display.
+ * A turn has `{role, content, reasoning?, tool_calls?, tool_call_id?}` as in a request, and
+ * `figures`, `progress` and `error` of an answer for display.
  */
 const conversations = new Map();
 
@@ -15,7 +15,7 @@ export function conversation(name) {
   return conversations.get(name);
 }
 
-/** Forget the turns of a conversation. */
+/** Clear the turns of a conversation. */
 export function clear(talk) {
   talk.stop?.abort();
   talk.turns = [];
@@ -29,7 +29,7 @@ export function openCall(talk) {
   return calls.find((one) => !answered.has(one.id));
 }
 
-/** Add what the user wrote, and have the instance answer unless more results are missing. */
+/** Add the user's text and request an answer, unless more tool results are missing. */
 export async function submit(talk, name, text) {
   const call = openCall(talk);
   talk.turns.push(call ? { role: 'tool', tool_call_id: call.id, content: text } : { role: 'user', content: text });

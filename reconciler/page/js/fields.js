@@ -6,14 +6,14 @@ import { withCode } from './ui.js';
 
 let document_ = null;
 
-/** The published schemas, by name; asked for once. */
+/** Published schemas by name, fetched once. */
 export function schemas() {
   document_ ??= get('/openapi.json').then((found) => found.components.schemas);
   document_.catch(() => (document_ = null));
   return document_;
 }
 
-/** What a `$ref` of the OpenAPI document leads to. */
+/** Resolve a `$ref` of the OpenAPI document. */
 function follow(schema, all) {
   if (!schema.$ref) return schema;
   const [, , , name, ...rest] = schema.$ref.split('/');
@@ -23,8 +23,8 @@ function follow(schema, all) {
 const types = (schema) => [schema.type ?? []].flat();
 
 /**
- * One field for each property in `keys`. `onChange` gets a function from the object as it was to the
- * object as it is, without what is empty.
+ * One field for each property in `keys`. `onChange` gets a function from the old object to the new
+ * one, without empty values.
  * @param {{error: {param: string, message: string} | null}} props `error` goes beside its field.
  */
 export function Fields({ schema, all, keys, value, onChange, prefix = '', error, lists = {} }) {
@@ -51,7 +51,7 @@ const TITLES = {
   chat_template_kwargs: 'Variables of the chat template',
 };
 
-/** A key as people read it. */
+/** Readable title of a key. */
 function title(path) {
   const key = path.split('.').at(-1);
   return TITLES[key] ?? words(key.replace(/_/g, ' '));

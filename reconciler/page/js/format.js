@@ -1,4 +1,4 @@
-/** Numbers, times and reasons as people read them. */
+/** Readable forms of numbers, times and reasons. */
 
 export function bytes(size) {
   if (size === null || size === undefined) return '–';
@@ -21,7 +21,7 @@ export function number(value, digits = 0) {
 const CLOCK = { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false };
 const DAY = { month: 'short', day: 'numeric' };
 
-/** The time of day, with the date if it is another one. */
+/** Time of day, with the date if it is not today. */
 export function clock(text) {
   const time = new Date(text);
   const today = time.toDateString() === new Date().toDateString();
@@ -42,7 +42,7 @@ export function words(reason) {
   return spaced.charAt(0).toUpperCase() + spaced.slice(1).replace(/\b[A-Z](?=[a-z])/g, (one) => one.toLowerCase());
 }
 
-/** A value of a setting. */
+/** Readable form of a setting's value. */
 export function value(one) {
   if (one === undefined || one === null) return 'default';
   if (typeof one === 'object') return JSON.stringify(one);

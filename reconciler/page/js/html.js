@@ -1,4 +1,4 @@
-/** The few names of the vendored libraries that the page uses. */
+/** Names of the vendored libraries that the page uses. */
 import { h, Fragment, render } from '../vendor/preact.mjs';
 import htm from '../vendor/htm.mjs';
 

@@ -1,4 +1,4 @@
-/** Keeps the store as the daemon is: the events, the records that they are about, and what instances do. */
+/** Keeps the store in sync with the daemon: events, the records that they concern, and metrics. */
 import { get, onRefused, recordPath, stream } from './api.js';
 import { current, set } from './store.js';
 
@@ -10,14 +10,14 @@ const SAMPLES = 150;
 const LONGEST_PAUSE_MS = 5000;
 
 let last = null;
-/** What happened to records since they were read last: `'gone'`, or anything else. */
+/** Changes to records since the last read, by name: `'gone'`, or any other value. */
 let changed = new Map();
 let readAll = false;
 let flushing = null;
 let stop = new AbortController();
 let pause = 0;
 
-/** Follow the daemon as long as the page is seen: a hidden one holds no connection. */
+/** Follow the daemon while the page is visible; a hidden page holds no connection. */
 export function start() {
   onRefused(() => {
     stop.abort();
@@ -27,7 +27,7 @@ export function start() {
   resume();
 }
 
-/** Begin anew, as after a token was entered. */
+/** Reconnect, for example after a token was entered. */
 export function resume() {
   stop.abort();
   stop = new AbortController();
@@ -41,7 +41,7 @@ async function follow(signal) {
     try {
       await connect(signal);
     } catch {
-      // What is wrong shows in the connection's state.
+      // The connection's state shows the error.
     }
     if (signal.aborted) return;
     set({ connection: 'lost' });
@@ -80,7 +80,7 @@ async function connect(signal) {
   }
 }
 
-/** Take up events: they are listed, and some say how far loads are. */
+/** Store events and the progress of loads that they report. */
 function take(events) {
   if (!events.length) return;
   last = events.at(-1).id;
@@ -96,7 +96,10 @@ function take(events) {
 const isLoading = (conditions) =>
   (conditions ?? []).some((one) => one.type === 'Progressing' && one.status === 'True');
 
-/** Read the records again that events were about; all of them if those are many. One at a time, as the answers of two could overtake each other. */
+/**
+ * Reread the records that events concerned, or all records if those are many. One read at a time:
+ * the answers of two could overtake each other.
+ */
 async function flush() {
   const taken = changed;
   const all = readAll || taken.size > ONE_BY_ONE;
@@ -147,7 +150,7 @@ async function poll(signal) {
       set({ memory, node, health });
       sample(instances);
     } catch {
-      // The connection's state says it.
+      // The connection's state shows it.
     }
     await sleep(POLL_MS, signal);
   }

@@ -1,15 +1,15 @@
-/** Rates from samples of counters that only grow; a counter that fell began anew. */
+/** Rates from samples of monotonic counters; a lower value means that the counter was reset. */
 
 const between = (a, b) => (b.time - a.time) / 1000;
 
-/** By how much `key` grew per second between the last two samples. */
+/** Growth of `key` per second between the last two samples. */
 export function rate(samples, key) {
   if (!samples || samples.length < 2) return 0;
   const [a, b] = samples.slice(-2);
   return Math.max(0, b[key] - a[key]) / between(a, b);
 }
 
-/** The same at each sample, as `{time, value}`. */
+/** Growth of `key` per second at each sample, as `{time, value}`. */
 export function rates(samples, key) {
   return pairs(samples).map(([a, b]) => ({
     time: b.time,
@@ -17,7 +17,7 @@ export function rates(samples, key) {
   }));
 }
 
-/** The growth of `key` divided by that of `by` between samples; null where `by` did not grow. */
+/** Growth of `key` divided by that of `by` between samples; null if `by` did not grow. */
 export function ratios(samples, key, by) {
   return pairs(samples).map(([a, b]) => ({
     time: b.time,
@@ -25,7 +25,7 @@ export function ratios(samples, key, by) {
   }));
 }
 
-/** The values of a gauge. */
+/** Values of a gauge. */
 export function values(samples, key) {
   return (samples ?? []).map((one) => ({ time: one.time, value: one[key] }));
 }

@@ -1,11 +1,11 @@
-/** Views of a record as the API serves it; nothing is decided here. */
+/** Views of a record as the API serves it; this module decides nothing. */
 import { words } from './format.js';
 
 export const condition = (record, type) =>
   record.status.conditions.find((one) => one.type === type);
 
 /**
- * How a record stands: `kind` for its colour, `label` in a word or two, `message` why.
+ * State of a record: `kind` for its colour, a short `label`, and `message` with the reason.
  * @returns {{kind: 'ready' | 'busy' | 'bad' | 'rest', label: string, message: string}}
  */
 export function state(record) {
@@ -21,7 +21,7 @@ export function state(record) {
 /** True if the spec comes from a manifest, so that only its file changes it. */
 export const isDeclared = (record) => record.owner !== 'http';
 
-/** Where the spec comes from, for people. */
+/** Readable origin of the spec. */
 export function origin(record) {
   if (!isDeclared(record)) return 'HTTP';
   const place = record.file ?? record.owner;
@@ -29,7 +29,7 @@ export function origin(record) {
 }
 
 /**
- * Each setting as it was declared and as it is in force.
+ * Declared and effective value of each setting.
  * @returns {{key: string, asked: unknown, inForce: unknown, differs: boolean, why: string}[]}
  */
 export function settings(record) {
@@ -54,20 +54,20 @@ function row(key, asked, inForce, why) {
 
 const equal = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-/** Warnings that no row of `settings` shows. */
+/** Warnings that are in no row of `settings`. */
 export const otherWarnings = (record) => {
   const shown = new Set(settings(record).map((one) => one.key));
   return record.status.warnings.filter((one) => !shown.has(one.key));
 };
 
-/** Keys of a value with their dotted paths, for a comparison. */
+/** Leaf values with their dotted paths, for a comparison. */
 function flat(value, prefix = '') {
   if (value === null || typeof value !== 'object' || Array.isArray(value))
     return [[prefix, value]];
   return Object.entries(value).flatMap(([key, inner]) => flat(inner, prefix ? `${prefix}.${key}` : key));
 }
 
-/** What differs between two specs: `{key, before, after}`, undefined where a key is not there. */
+/** Differences between two specs: `{key, before, after}`, undefined for a missing key. */
 export function difference(before, after) {
   const [old, fresh] = [new Map(flat(before)), new Map(flat(after))];
   return [...new Set([...old.keys(), ...fresh.keys()])]

@@ -1,4 +1,4 @@
-/** What the page knows: one object, changed by `set`, and read by components with `useStore`. */
+/** State of the page: one object that `set` changes and components read with `useStore`. */
 import { useEffect, useState } from './html.js';
 
 const state = {
@@ -8,20 +8,20 @@ const state = {
   records: new Map(),
   /** True once the records were read. */
   read: false,
-  /** Counts changes of records and sources; what is derived from them is read again. */
+  /** Counter of changes to records and sources; views reread derived data when it changes. */
   version: 0,
-  /** Counts events of sources: errors that came or went. */
+  /** Counter of events of sources: errors that appeared or were resolved. */
   sourceVersion: 0,
   /** The last events, the oldest first. */
   events: [],
-  /** How far loads are, by record. */
+  /** Progress of loads, by record. */
   progress: new Map(),
   memory: null,
   /** Samples of the last minutes by instance, the oldest first. */
   samples: new Map(),
   node: null,
   health: null,
-  /** What a screen reader says next. */
+  /** Next announcement for screen readers. */
   announcement: '',
 };
 
@@ -38,7 +38,7 @@ export function announce(text) {
   set({ announcement: text });
 }
 
-/** A value picked from the state; the component is rendered again when it is another one. */
+/** A value selected from the state; the component rerenders when it changes. */
 export function useStore(pick) {
   const [value, setValue] = useState(() => pick(state));
   useEffect(() => {

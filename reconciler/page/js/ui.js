@@ -1,20 +1,20 @@
-/** Small parts that views share. */
+/** Small components shared by views. */
 import { html, useCallback, useEffect, useId, useLayoutEffect, useRef, useState } from './html.js';
 import { announce } from './store.js';
 import { state } from './record.js';
 
-/** A record's state as a dot and words. */
+/** A record's state as a dot and a label. */
 export function State({ record, progress }) {
   const { kind, label } = state(record);
   const share = progress?.bytes_total ? ` ${Math.floor((100 * progress.bytes_read) / progress.bytes_total)}%` : '';
   return html`<span class="state ${kind}"><span class="dot" aria-hidden="true"></span>${label}${kind === 'busy' ? share : ''}</span>`;
 }
 
-/** Text of the daemon's, in which backquotes set code apart. */
+/** Text of the daemon with backquoted parts as code. */
 export const withCode = (text = '') =>
   text.split('`').map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
 
-/** An error beside what it is about. */
+/** An error message, shown next to its cause. */
 export function Failure({ error }) {
   return error ? html`<p class="note bad" role="alert">${withCode(error.message)}</p>` : null;
 }
@@ -28,7 +28,7 @@ export function Section({ title, children, aside, id }) {
 }
 
 /**
- * What `load` resolves to, read again when `keys` change; what was read stays meanwhile.
+ * The value to which `load` resolves, reread when `keys` change; the old value stays meanwhile.
  * `load` gets an AbortSignal.
  */
 export function useResource(load, keys) {
@@ -72,7 +72,7 @@ export function useAction(action) {
   return [run, busy, error];
 }
 
-/** Text to copy; a selection takes the clipboard's place where a page may not write it. */
+/** Text to copy; it is selected instead if the page may not write to the clipboard. */
 export function Copyable({ text, label }) {
   const shown = useRef(null);
   const [copied, setCopied] = useState(false);
@@ -108,7 +108,7 @@ export function Dialog({ title, onClose, children }) {
   </dialog>`;
 }
 
-/** Parts of a whole beside each other. `parts`: `{label, size, kind, text}`. */
+/** Parts of a whole in one bar. `parts` has `{label, size, kind, text}`. */
 export function StackedBar({ parts, total, label }) {
   const shown = parts.filter((part) => part.size > 0);
   return html`<div>

@@ -22,7 +22,7 @@ function lines(value, indent) {
 const isMap = (value) => value !== null && typeof value === 'object' && !Array.isArray(value);
 const isEmpty = (value) => isMap(value) && !Object.keys(value).length;
 
-/** JSON is YAML; plain words need no quotes. */
+/** JSON is valid YAML; plain words need no quotes. */
 function scalar(value) {
   if (typeof value === 'string' && PLAIN.test(value) && !WORDS.test(value)) return value;
   return JSON.stringify(value);

@@ -1,4 +1,4 @@
-/** The last minutes of an instance as small charts. */
+/** Small charts of an instance's last minutes. */
 import { html } from '../js/html.js';
 import { number, seconds } from '../js/format.js';
 import { rates, ratios, values } from '../js/rates.js';
@@ -20,7 +20,7 @@ export function Charts({ name }) {
   </div>`;
 }
 
-/** Points over five minutes, with the latest value and the highest. Gaps are values that are null. */
+/** Points over five minutes, with the latest and the highest value. Null values are gaps. */
 function Chart({ title, points, show }) {
   const now = Date.now();
   const known = points.filter((one) => one.value !== null);

@@ -1,11 +1,11 @@
-/** Chat with an instance: its words are shown as text and never as markup. */
+/** Chat with an instance. Its output is rendered as text, never as markup. */
 import { html, useEffect, useLayoutEffect, useRef, useState } from '../js/html.js';
 import { clear, conversation, openCall, submit } from '../js/conversation.js';
 import { number, seconds, value } from '../js/format.js';
 import { state } from '../js/record.js';
 import { announce, useStore } from '../js/store.js';
 
-/** Pixels from the end of the page within which a reader follows the answer. */
+/** Distance from the end of the page, in pixels, within which the view follows the answer. */
 const NEAR = 240;
 
 const recordsOf = (all) => all.records;
@@ -53,7 +53,7 @@ function Talk({ name, record, able }) {
   </div>`;
 }
 
-/** The settings that are in force, and what this chat asks for instead. */
+/** Effective settings, and the overrides of this chat. */
 function InForce({ record, talk }) {
   const [parameters, setParameters] = useState(talk.parameters);
   const [wrong, setWrong] = useState('');
@@ -109,7 +109,7 @@ function Turn({ turn, busy }) {
   </div>`;
 }
 
-/** Text with code between fences set apart. */
+/** Text with fenced code as blocks. */
 function Content({ text }) {
   return text.split('```').map((part, i) =>
     i % 2 ? html`<pre class="code" tabindex="0">${part.replace(/^[\w+-]*\n/, '')}</pre>` : part.trim() && html`<p class="content">${part.trim()}</p>`,

@@ -1,4 +1,4 @@
-/** Edit the spec of an http record: the daemon says what is wrong with it and what it would do. */
+/** Edit the spec of an http record; the daemon reports errors and the plan. */
 import { html, useState } from '../js/html.js';
 import { recordPath, request } from '../js/api.js';
 import { Fields, schemas } from '../js/fields.js';

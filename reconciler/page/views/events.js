@@ -1,4 +1,4 @@
-/** What happened, with filters, and what worker processes write. */
+/** Events with filters, and logs of worker processes. */
 import { html, useEffect, useMemo, useRef, useState } from '../js/html.js';
 import { stream } from '../js/api.js';
 import { clock, words } from '../js/format.js';
@@ -26,7 +26,7 @@ export function Events() {
     <//>`;
 }
 
-/** Events, the newest first; of one record where `name` is given. */
+/** Events, the newest first; those of one record if `name` is given. */
 export function EventList({ name }) {
   const events = useStore(eventsOf);
   const [text, setText] = useState('');
@@ -58,7 +58,7 @@ export function EventList({ name }) {
     ${found.length > SHOWN && html`<p class="muted">The newest ${SHOWN} of ${found.length}.</p>`}`;
 }
 
-/** The lines of an instance's worker process, as it writes them. */
+/** Log lines of an instance's worker process as they are written. */
 export function Log({ name }) {
   const [lines, setLines] = useState([]);
   const [error, setError] = useState(null);

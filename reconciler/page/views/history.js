@@ -1,4 +1,4 @@
-/** What was wanted of a record, what became of it, and what differs between two generations. */
+/** History of a record: its specs, their outcomes, and differences between generations. */
 import { html, useState } from '../js/html.js';
 import { get } from '../js/api.js';
 import { clock, seconds, value } from '../js/format.js';
@@ -42,7 +42,7 @@ function Pick({ label, history, value: chosen, onPick }) {
   </select></label>`;
 }
 
-/** What differs between two specs, key by key. */
+/** Differences between two specs, by key. */
 export function Difference({ before, after }) {
   const rows = difference(before, after);
   if (!rows.length) return html`<p class="muted">No difference.</p>`;

@@ -1,4 +1,4 @@
-/** Load a model: what it would need and what would happen, before it is done. */
+/** Load a model, with a preview of its memory and the plan. */
 import { html, useState } from '../js/html.js';
 import { get, request, stream } from '../js/api.js';
 import { Fields, schemas } from '../js/fields.js';
@@ -65,7 +65,7 @@ export function Load({ argument }) {
     </div>`;
 }
 
-/** The estimate and the plan for a body that has not changed for a moment. */
+/** Estimate and plan for a body, requested once it has not changed for a moment. */
 function useEstimate(body) {
   const settled = useSettled(JSON.stringify(body));
   return useResource(async (signal) => {
@@ -116,7 +116,7 @@ function fit({ fits, needed_bytes: needed, free_bytes: free, budget_bytes: budge
   return `${fits ? 'It fits.' : 'It does not fit now.'} ${room}`;
 }
 
-/** How far a load is. */
+/** Progress of a load. */
 export function Progress({ progress }) {
   const { phase, bytes_read: read, bytes_total: total } = progress;
   const label = words(phase.replace(/_/g, ' '));

@@ -1,4 +1,4 @@
-/** The machine, and what of its memory is held by whom. */
+/** The machine and the use of its memory. */
 import { html } from '../js/html.js';
 import { bytes } from '../js/format.js';
 import { useStore } from '../js/store.js';

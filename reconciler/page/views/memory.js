@@ -1,4 +1,4 @@
-/** Memory of all models: one bar, and who holds what. */
+/** Memory of all models: a bar, and a table by checkpoint and instance. */
 import { html, useId } from '../js/html.js';
 import { bytes } from '../js/format.js';
 import { useStore } from '../js/store.js';
@@ -31,7 +31,7 @@ export function MemoryBar() {
   </div>`;
 }
 
-/** A table of what each checkpoint and its instances hold. */
+/** Table of the memory of each checkpoint and its instances. */
 export function Holders() {
   const memory = useStore(memoryOf);
   const id = useId();

@@ -1,4 +1,4 @@
-/** What the reconcile loop would do now. */
+/** The current plan of the reconcile loop. */
 import { html } from '../js/html.js';
 import { get, request } from '../js/api.js';
 import { bytes, words } from '../js/format.js';
@@ -23,8 +23,8 @@ export function Plan() {
 }
 
 /**
- * What putting these records would change: the plan with them, without what would be done anyway.
- * Throws `ApiError`, whose `param` is the key of the spec as a form names it.
+ * Actions that putting these records would add to the current plan.
+ * Throws `ApiError`, whose `param` is the key of the spec in the form's notation.
  */
 export async function planWith(apply, signal) {
   try {
@@ -40,7 +40,7 @@ export async function planWith(apply, signal) {
   }
 }
 
-/** Actions of a plan, in their order. */
+/** Actions of a plan, in order. */
 export function Actions({ actions }) {
   return html`<ol class="actions">
     ${actions.map((one) => html`<li>

@@ -1,4 +1,4 @@
-/** How to use an instance from other programs. */
+/** Recipes for using an instance from other programs. */
 import { html } from '../js/html.js';
 import { get } from '../js/api.js';
 import { Copyable, Failure, useResource } from '../js/ui.js';

@@ -1,4 +1,4 @@
-/** One record: why it stands as it does, what is declared and what is in force. */
+/** One record: its state with the reason, its declared and its effective settings. */
 import { html, useState } from '../js/html.js';
 import { recordPath, request } from '../js/api.js';
 import { ago, bytes, clock, seconds, value, words } from '../js/format.js';
@@ -91,7 +91,7 @@ function Buttons({ record }) {
       <${Copyable} label="Manifest" text=${manifest(name, spec)} /><//>`}`;
 }
 
-/** True if it is tried again after a while, so that a person may want it now. */
+/** True if a retry is scheduled, which a user may want to start now. */
 const waits = (record) => condition(record, 'Ready')?.reason === 'BackingOff';
 
 function Unload({ name }) {

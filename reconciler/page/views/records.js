@@ -1,4 +1,4 @@
-/** All records: how each stands, what it asks for, and what it takes. */
+/** All records with their state, settings and memory. */
 import { html, useEffect, useMemo, useState } from '../js/html.js';
 import { bytes, number } from '../js/format.js';
 import { isDeclared, origin, settings, state } from '../js/record.js';

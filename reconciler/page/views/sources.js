@@ -1,4 +1,4 @@
-/** Where manifests come from: their files, and what is wrong at which line. */
+/** Sources of manifests: their files, and errors with lines. */
 import { html } from '../js/html.js';
 import { get, request } from '../js/api.js';
 import { ago } from '../js/format.js';
@@ -21,7 +21,7 @@ export function Sources() {
     ${data?.sources.map((one) => html`<${Source} key=${one.name} source=${one} reload=${reload} />`)}`;
 }
 
-/** What is wrong in any source, in short. */
+/** Summary of the errors of all sources. */
 export function SourceErrors() {
   const version = useSettled(useStore(sourceVersionOf), 200);
   const { data } = useResource((signal) => get('/api/v1/sources', { signal }), [version]);

@@ -1,4 +1,4 @@
-// Vercel's AI SDK: text, a stream, objects by a schema and a tool round trip.
+// Vercel's AI SDK: text, a stream, objects with a schema and a tool round trip.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
 import { z } from "zod";

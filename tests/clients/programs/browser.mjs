@@ -1,4 +1,4 @@
-// What pages of two origins can do with the daemon, in a real browser.
+// Access of pages from two origins to the daemon, in a real browser.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -7,7 +7,7 @@ const { default: chromium } = await import('@sparticuz/chromium');
 const { default: puppeteer } = await import('puppeteer-core');
 const esbuild = await import('esbuild');
 
-const [pages, files] = process.argv.slice(2); // the port of the pages, and the directory it serves
+const [pages, files] = process.argv.slice(2); // port of the pages, directory that is served
 const { URL: daemon, MODEL: model } = process.env;
 const port = new URL(daemon).port;
 
@@ -29,7 +29,7 @@ await writeFile(join(files, 'index.html'), '<script src="/sdks.js"></script>');
 const browser = await puppeteer.launch({
   executablePath: await chromium.executablePath(),
   headless: 'shell',
-  // Not the package's own arguments: they turn the checks off that are tested here.
+  // The package's own arguments are left out: they turn off the checks under test.
   args: [
     '--no-sandbox',
     '--disable-gpu',

@@ -1,11 +1,11 @@
-"""LangChain: vectors of texts and of a question."""
+"""LangChain: vectors of texts and of a query."""
 
 import json
 import os
 
 from langchain_openai import OpenAIEmbeddings
 
-# Else it sends tokens of OpenAI's vocabulary in place of texts.
+# Otherwise it sends tokens of OpenAI's vocabulary instead of texts.
 client = OpenAIEmbeddings(
     base_url=os.environ["URL"] + "/v1",
     api_key="none",

@@ -1,4 +1,4 @@
-// OpenAI's client for Node: vectors of texts, in base64 as it asks for by itself, and as numbers.
+// OpenAI's client for Node: vectors of texts, in base64, its default, and as numbers.
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: `${process.env.URL}/v1`, apiKey: "none", maxRetries: 0 });

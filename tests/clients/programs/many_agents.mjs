@@ -1,4 +1,4 @@
-// OpenAI's agents for JavaScript by both of its APIs: text, a stream, an output type, a tool.
+// OpenAI's agents for JavaScript with both of its APIs: text, a stream, an output type, a tool.
 import { Agent, OpenAIProvider, Runner, tool } from "@openai/agents";
 import { z } from "zod";
 

@@ -1,4 +1,4 @@
-"""agno by five APIs: chat, a stream, structured output, an agent with a tool."""
+"""agno with five APIs: chat, a stream, structured output, an agent with a tool."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-// AI SDK with providers for three APIs: text, a stream, an object by a schema, a tool round trip.
+// AI SDK with providers for three APIs: text, a stream, an object with a schema, a tool round trip.
 import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { generateText, Output, stepCountIs, streamText, tool } from "ai";

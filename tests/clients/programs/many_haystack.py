@@ -1,4 +1,4 @@
-"""Haystack by three APIs: chat, a stream, structured output, an agent with a tool."""
+"""Haystack with three APIs: chat, a stream, structured output, an agent with a tool."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-// LangChain for JavaScript by four APIs: chat, a stream, structured output, an agent with a tool.
+// LangChain for JavaScript with four APIs: chat, a stream, structured output, an agent with a tool.
 import { ChatAnthropic } from "@langchain/anthropic";
 import { tool } from "@langchain/core/tools";
 import { ChatOllama } from "@langchain/ollama";

@@ -1,4 +1,4 @@
-"""LangChain by Anthropic's and by Ollama's API: chat, a stream, structured output, an agent."""
+"""LangChain with Anthropic's and Ollama's APIs: chat, a stream, structured output, an agent."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""llama-index by Ollama's API: chat, a stream, structured prediction, an agent."""
+"""llama-index with Ollama's API: chat, a stream, structured prediction, an agent."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""OpenAI's client for Python: text, a stream, structured output, strict and forced tools."""
+"""OpenAI's Python client: text, a stream, structured output, strict and forced tools."""
 
 import json
 import os

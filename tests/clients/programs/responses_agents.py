@@ -1,4 +1,4 @@
-"""OpenAI's framework for agents, by responses, as it does by itself."""
+"""OpenAI's agent framework with the Responses API, its default."""
 
 import asyncio
 import json

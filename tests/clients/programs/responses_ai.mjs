@@ -1,4 +1,4 @@
-// Vercel's AI SDK with its provider for OpenAI, which uses responses.
+// Vercel's AI SDK with its provider for OpenAI, which uses the Responses API.
 import { createOpenAI } from "@ai-sdk/openai";
 import { generateObject, generateText, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";

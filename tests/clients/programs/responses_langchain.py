@@ -1,4 +1,4 @@
-"""LangChain, by responses."""
+"""LangChain with the Responses API."""
 
 import json
 import os

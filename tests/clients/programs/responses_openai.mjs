@@ -1,4 +1,4 @@
-// OpenAI's client for Node, by responses.
+// OpenAI's client for Node, with the Responses API.
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: `${process.env.URL}/v1`, apiKey: "none", maxRetries: 0 });

@@ -1,4 +1,4 @@
-"""OpenAI's client for Python, by responses: text, a stream, a class and a tool round trip."""
+"""OpenAI's Python client with the Responses API: text, a stream, a class and a tool round trip."""
 
 import json
 import os

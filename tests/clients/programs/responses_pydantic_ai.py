@@ -1,4 +1,4 @@
-"""pydantic-ai, by responses."""
+"""pydantic-ai with the Responses API."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Anthropic's client for Python: a message, a stream and a tool round trip."""
+"""Anthropic's Python client: a message, a stream and a tool round trip."""
 
 import json
 import os

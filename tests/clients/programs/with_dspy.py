@@ -1,4 +1,4 @@
-"""DSPy: a typed signature, as JSON by a schema and in its own form, and a tool."""
+"""DSPy: a typed signature, as JSON with a schema and in DSPy's own form, and a tool."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-// LangChain for JavaScript: structured output in its three ways, tools and a stream.
+// LangChain for JavaScript: three methods of structured output, tools and a stream.
 import { HumanMessage, ToolMessage } from "@langchain/core/messages";
 import { tool } from "@langchain/core/tools";
 import { ChatOpenAI } from "@langchain/openai";

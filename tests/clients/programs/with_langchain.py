@@ -1,4 +1,4 @@
-"""LangChain: structured output in its three ways, tools and a stream."""
+"""LangChain: three methods of structured output, tools and a stream."""
 
 import json
 import os

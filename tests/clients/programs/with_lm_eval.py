@@ -1,4 +1,4 @@
-"""lm-eval-harness: log-likelihoods and generated texts, in each form of requests."""
+"""lm-eval-harness: log-likelihoods and generated texts, with each form of request."""
 
 import json
 import os

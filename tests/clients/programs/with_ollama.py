@@ -1,4 +1,4 @@
-"""Ollama's client for Python: chat, a stream, a format, a tool round trip, the lists."""
+"""Ollama's Python client: chat, a stream, a format, a tool round trip, the lists."""
 
 import json
 import os

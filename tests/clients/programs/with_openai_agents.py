@@ -1,4 +1,4 @@
-"""OpenAI's framework for agents: a tool, then an output of a type."""
+"""OpenAI's agent framework: a tool, then a typed output."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""pydantic-ai: structured output in its three ways, and an agent with a tool."""
+"""pydantic-ai: three methods of structured output, and an agent with a tool."""
 
 import json
 import os
