@@ -306,7 +306,7 @@ async def test_a_token_is_requested_and_kept_only_in_the_tab(browser: Browser, h
             await tab.shows("That is not the daemon's token", ".note.bad")
             await tab.fill("#token", f"\u201c{TOKEN}\u201d")  # not Latin-1, as headers must be
             await tab.press("Enter")
-            await tab.until("!document.querySelector('.note.bad')")
+            await tab.until("document.querySelector('#token')?.value === ''")  # a new form
             await tab.shows("That is not the daemon's token", ".note.bad")
             await tab.fill("#token", TOKEN)
             await tab.press("Enter")
