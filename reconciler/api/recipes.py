@@ -19,6 +19,8 @@ routes = web.RouteTableDef()
 TOKEN_FILE = "TOKEN_FILE"  # noqa: S105  stands for the path of the reader's file
 """Placeholder for a path that only the reader knows."""
 
+_TOKEN_HEADERS = ("Authorization", "x-api-key")
+
 RECIPE = {
     "type": "object",
     "additionalProperties": False,
@@ -52,7 +54,10 @@ async def recipes(request: web.Request) -> web.Response:
         raise of_problem(Problem(Reason.UNKNOWN_INSTANCE, f"there is no record '{name}'"))
     config = view.status.config
     # Never repeat the token itself, not even to the client that sent it.
-    token = TOKEN if "Authorization" in request.headers else ""
+    token = TOKEN if any(one in request.headers for one in _TOKEN_HEADERS) else ""
+    if "Host" not in request.headers:  # `request.host` would query the network for a name
+        message = "the request has no Host header, which the recipes contain"
+        raise ApiError(400, "invalid_request", message, "invalid_http")
     url = f"{request.scheme}://{request.host}"
     target = Target(url, name, token, config.context_length if config is not None else None)
     return reply({"recipes": [_curl(target), *_tools(target), *_editors(target)]})

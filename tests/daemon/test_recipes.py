@@ -1,6 +1,9 @@
 """`GET /api/v1/recipes`: the output of `launch --print` over HTTP."""
 
+import socket
 import subprocess
+
+import pytest
 
 from reconciler.recipes.editors import EDITORS
 from reconciler.recipes.tools import TOOLS
@@ -33,9 +36,12 @@ def test_the_recipe_for_curl_runs(shared: Daemon) -> None:
     assert b'"role":"assistant"' in done.stdout
 
 
-def test_a_token_is_replaced_by_a_placeholder(shared: Daemon) -> None:
+@pytest.mark.parametrize(
+    "header", [{"Authorization": f"Bearer {SECRET}"}, {"x-api-key": SECRET}], ids=min
+)
+def test_a_token_is_replaced_by_a_placeholder(shared: Daemon, header: dict[str, str]) -> None:
     shared.load({"model": QUESTIONS, "instance_id": "recipes"})
-    found = recipes(shared, Authorization=f"Bearer {SECRET}")
+    found = recipes(shared, **header)
     assert SECRET not in str(found)
     assert "$(cat TOKEN_FILE)" in found["curl"]
     assert "TOKEN" in found["continue"]
@@ -44,3 +50,13 @@ def test_a_token_is_replaced_by_a_placeholder(shared: Daemon) -> None:
 def test_a_name_is_required_and_must_be_known(shared: Daemon) -> None:
     for query, status in (("", 400), ("?name=nobody", 404)):
         assert shared.request("GET", f"/api/v1/recipes{query}")[0] == status
+
+
+def test_a_request_without_a_host_is_rejected(shared: Daemon) -> None:
+    shared.load({"model": QUESTIONS, "instance_id": "recipes"})
+    host, _, port = shared.url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(b"GET /api/v1/recipes?name=recipes HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b" 400 " in answer.partition(b"\r\n")[0]
+    assert b"Host" in answer

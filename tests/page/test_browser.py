@@ -267,6 +267,33 @@ async def test_a_hidden_page_holds_no_connection_and_catches_up(
         await tab.shows("Ready", row("meanwhile"))
 
 
+async def test_a_read_that_fails_is_repeated(page: Page, shared: Daemon) -> None:
+    await page.run("""(() => {
+      const real = window.fetch;
+      window.fetch = async (path, options) => {
+        if (path !== '/api/v1/records/unread') return real(path, options);
+        window.fetch = real;
+        throw new TypeError('Failed to fetch');
+      };
+    })()""")
+    spec = {"spec": {"model": QUESTIONS, "suspend": True}}
+    shared.request("PUT", "/api/v1/records/unread", spec)
+    await page.shows("Suspended", row("unread"))
+
+
+@pytest.mark.parametrize("address", ["record/100%", "chat/%ff", "constructor", "__proto__/x"])
+async def test_a_malformed_address_shows_a_view(
+    browser: Browser, shared: Daemon, address: str
+) -> None:
+    async with browser.page() as tab:
+        await tab.open(f"{shared.url}/#/{address}")
+        await tab.shows("Live", ".connection")
+        await tab.go("sources")
+        await tab.shows("Sources", "h1")
+        await tab.go(address)
+        await tab.until("document.querySelector('h1').innerText !== 'Sources'")
+
+
 async def test_a_token_is_requested_and_kept_only_in_the_tab(browser: Browser, home: Home) -> None:
     file = home.root / "token"
     file.write_text(TOKEN)
@@ -276,6 +303,10 @@ async def test_a_token_is_requested_and_kept_only_in_the_tab(browser: Browser, h
             await tab.shows("requires a token", "h1")
             await tab.fill("#token", "wrong")
             await tab.press("Enter")
+            await tab.shows("That is not the daemon's token", ".note.bad")
+            await tab.fill("#token", f"\u201c{TOKEN}\u201d")  # not Latin-1, as headers must be
+            await tab.press("Enter")
+            await tab.until("document.querySelector('#token')?.value === ''")  # a new form
             await tab.shows("That is not the daemon's token", ".note.bad")
             await tab.fill("#token", TOKEN)
             await tab.press("Enter")

@@ -75,3 +75,33 @@ async def test_an_answer_can_be_stopped(page: Page, actor: str, shared: Daemon) 
     await page.fill("#message", "Anything")
     await page.press("Enter")
     await page.shows(MARKUP, ".turn.assistant .content")
+
+
+async def test_a_failed_exchange_is_not_sent_again(page: Page) -> None:
+    """Its roles would not alternate, and an incomplete call has no result."""
+    sent = await page.run("""(async () => {
+      const { conversation, submit } = await import('/page/js/conversation.js');
+      const call = { index: 0, id: 'c', function: { name: 'f', arguments: '{"a' } };
+      const lines = (...all) => all.map((one) => `data: ${JSON.stringify(one)}\n\n`).join('');
+      const answers = [
+        lines({ choices: [{ delta: { tool_calls: [call] } }] }, { error: { message: 'died' } }),
+        lines({ choices: [{ delta: { content: 'Yes.' } }] }),
+        lines({ choices: [{ delta: { content: 'No.' } }] }),
+      ];
+      const sent = [];
+      const real = window.fetch;
+      window.fetch = async (path, options) => {
+        if (path !== '/v1/chat/completions') return real(path, options);
+        sent.push(JSON.parse(options.body).messages.map((one) => `${one.role} ${one.content}`));
+        return new Response(answers.shift());
+      };
+      const talk = conversation('failing');
+      for (const text of ['One?', 'Two?', 'Three?']) await submit(talk, 'failing', text);
+      window.fetch = real;
+      return sent;
+    })()""")
+    assert sent == [
+        ["user One?"],
+        ["user Two?"],
+        ["user Two?", "assistant Yes.", "user Three?"],
+    ]

@@ -20,6 +20,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
 from reconciler.core.dialects import Dialect
+from reconciler.core.reranker import QWEN3
 from reconciler.demo import DEMO_MODEL
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
@@ -292,6 +293,22 @@ class TestIsolation:
         assert all(one.result()[1].tokens for one in waiting)
         # A single body may exceed the limit.
         assert shared.submit(body(), {}, CONTEXT).result()[1].tokens
+
+    def test_waiting_reranking_bodies_count_towards_the_limit(
+        self, shared: Preprocessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ranked = msgspec.json.encode({"query": "a", "documents": ["b"]})
+        monkeypatch.setattr(pool, "MAX_WAITING_BYTES", len(ranked))
+        gate = threading.Event()
+        for lane in (shared._short, shared._long):
+            lane.submit(lambda: gate.wait(60))
+        try:
+            waiting = shared.rank(ranked, QWEN3, CONTEXT)
+            with pytest.raises(UnavailableError, match=f"{len(ranked)} bytes are waiting"):
+                shared.rank(ranked, QWEN3, CONTEXT)
+        finally:
+            gate.set()
+        waiting.exception()
 
     def test_many_requests_run_concurrently(self, shared: Preprocessor) -> None:
         with ThreadPoolExecutor(8) as threads:

@@ -34,10 +34,13 @@ export function recordPath(name) {
   return `/api/v1/records/${encodeURIComponent(name)}`;
 }
 
+/** A text for a header: one character for each byte of its UTF-8, as `fetch` refuses any others. */
+const utf8 = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
 async function send(method, path, body, { signal, accept } = {}) {
   const headers = { Accept: accept ?? 'application/json' };
   const token = sessionStorage.getItem(KEY);
-  if (token) headers.Authorization = `Bearer ${token}`;
+  if (token) headers.Authorization = `Bearer ${utf8(token)}`;
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   const sent = body === undefined ? undefined : JSON.stringify(body);
   const reply = await fetch(path, { method, headers, body: sent, signal, cache: 'no-store' });

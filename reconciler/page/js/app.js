@@ -29,8 +29,17 @@ const VIEWS = {
 function route() {
   const [, path = ''] = location.hash.split('#/');
   const [view, ...rest] = path.split('/');
-  const name = VIEWS[view] ? view : '';
-  return { name, argument: decodeURIComponent(rest.join('/')) };
+  const name = Object.hasOwn(VIEWS, view) ? view : '';
+  return { name, argument: decoded(rest.join('/')) };
+}
+
+/** A part of the address without its percent-encoding; as it is if that is malformed. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function useRoute() {

@@ -39,7 +39,7 @@ export async function submit(talk, name, text) {
 
 async function answer(talk, name) {
   const { system, ...parameters } = talk.parameters;
-  const messages = talk.turns.filter((one) => !one.error).map(sent);
+  const messages = answered(talk.turns).map(sent);
   if (system) messages.unshift({ role: 'system', content: system });
   const body = {
     ...parameters,
@@ -62,12 +62,17 @@ async function answer(talk, name) {
   } catch (error) {
     if (error.name !== 'AbortError') turn.error = error.message;
     else turn.stopped = true;
+    turn.tool_calls = []; // incomplete calls can neither be answered nor sent
   }
   delete turn.progress;
   if (!turn.content && !turn.reasoning && !turn.tool_calls.length && turn.stopped) turn.error = 'Stopped.';
   talk.stop = null;
   talk.changed();
 }
+
+/** The turns without failed answers and what they failed on: many templates require that roles alternate. */
+const answered = (turns) =>
+  turns.filter((one, i) => !one.error && !(one.role === 'user' && turns[i + 1]?.error));
 
 /** A turn as a message of a request. */
 function sent({ role, content, tool_calls: calls, tool_call_id: id }) {

@@ -96,11 +96,14 @@ function take(events) {
 const isLoading = (conditions) =>
   (conditions ?? []).some((one) => one.type === 'Progressing' && one.status === 'True');
 
-/** Reread the records that events concerned, or all records if those are many. */
+/**
+ * Reread the records that events concerned, or all records if those are many. One read at a time:
+ * the answers of two could overtake each other.
+ */
 async function flush() {
-  flushing = null;
   const taken = changed;
   const all = readAll || taken.size > ONE_BY_ONE;
+  let wait = FLUSH_MS;
   changed = new Map();
   readAll = false;
   try {
@@ -108,7 +111,11 @@ async function flush() {
     set({ version: current().version + 1 });
   } catch {
     readAll = true;
+    wait = POLL_MS;
   }
+  flushing = null;
+  // A connection that was lost reads all records when it is back.
+  if ((readAll || changed.size) && current().connection === 'live') flushing = setTimeout(flush, wait);
 }
 
 async function withChanges(taken) {

@@ -102,7 +102,8 @@ function Turn({ turn, busy }) {
     ${turn.content && html`<${Content} text=${turn.content} />`}
     ${turn.tool_calls?.map((call) => html`<div class="call"><span class="tag">calls</span> <code>${call.function.name}(${call.function.arguments})</code></div>`)}
     ${busy && !turn.content && !turn.reasoning && html`<p class="muted">${reading(turn.progress)}</p>`}
-    ${turn.error && html`<p class="note bad" role="alert">${turn.error}</p>`}
+    ${turn.error && html`<p class="note bad" role="alert">${turn.error}</p>
+      <p class="muted">Later messages are sent without this exchange.</p>`}
     ${turn.figures && html`<${Figures} turn=${turn} />`}
     ${turn.stopped && !turn.error && html`<p class="muted">Stopped.</p>`}
   </div>`;

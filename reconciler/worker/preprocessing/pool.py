@@ -191,7 +191,7 @@ class Preprocessor:
             ranking = Ranking(self._tokenizer, reranker)
             return self._threads.submit(lambda: ranking.build(requests.decoded(body), most))
         lane = self._lane(body)
-        return lane.submit(partial(_rank, lane, Rank(body, reranker, most)))
+        return lane.submit(partial(_rank, lane, Rank(body, reranker, most)), len(body))
 
     def _lane(self, body: bytes) -> Lane:
         """Choose the lane for a request with this body. Raises `UnavailableError`."""
