@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import aiohttp
 import click
 from click.core import ParameterSource
+from yarl import URL
 
 from reconciler.cli.address import normalize
 from reconciler.host import looks
@@ -79,9 +80,14 @@ class Client:
         """Send a DELETE request."""
         return await self._ask("DELETE", path)
 
+    def _address(self, path: str) -> URL:
+        """URL of a path, which is sent as it is: `..` in a name must not lead to another route."""
+        base = str(URL(self.url)).rstrip("/")
+        return URL(base + path, encoded=True)
+
     async def _ask(self, method: str, path: str, **more: Any) -> Any:
         try:
-            async with self._session.request(method, self.url + path, **more) as reply:
+            async with self._session.request(method, self._address(path), **more) as reply:
                 return await self._answer(reply)
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.InvalidURL):
             raise UnreachableError(self.url) from None
@@ -107,7 +113,7 @@ class Client:
         try:
             async with self._session.request(
                 method,
-                self.url + path,
+                self._address(path),
                 json=body,
                 params=query,
                 headers={"Accept": "text/event-stream"},

@@ -147,3 +147,13 @@ def test_what_names_no_model_of_the_cache_removes_nothing(shared: Daemon, key: s
     before = sorted(shared.home.root.rglob("*"))
     assert shared.request("DELETE", f"/api/v1/checkpoints/{key}")[0] in (404, 405)
     assert sorted(shared.home.root.rglob("*")) == before
+
+
+def test_a_name_with_dots_leads_to_no_other_route(shared: Daemon) -> None:
+    spec = {"model": LLAMA, "suspend": True}
+    assert shared.request("PUT", "/api/v1/records/bystander", {"spec": spec})[0] == 200
+    for words in (("rm", "--yes"), ("show",), ("get",), ("describe",)):
+        result = invoke(shared, *words, "../records/bystander")
+        assert (result.exit_code, "../records/bystander" in result.output) == (4, True)
+    assert shared.request("GET", "/api/v1/records/bystander")[0] == 200
+    shared.unload("bystander")
