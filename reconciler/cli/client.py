@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:1234"
 
+MAX_TOKEN = 4096
+"""Maximum length of a token."""
+
 
 class DaemonError(click.ClickException):
     """An error that the daemon reported, with its message and HTTP status."""
@@ -178,7 +181,12 @@ def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
             url = normalize(url)
         except ValueError as error:
             raise click.UsageError(f"--url: {error}") from None
-        return looks.run(_ask(function, url, token_file, options))
+        try:
+            return looks.run(_ask(function, url, token_file, options))
+        except UnicodeEncodeError as error:
+            if error.reason != "surrogates not allowed":
+                raise
+            raise click.UsageError(f"{error.object!r} is not valid UTF-8") from None
 
     return command
 
@@ -191,10 +199,17 @@ def bearer(token_file: Path | None) -> dict[str, str]:
 def read_token(token_file: Path) -> str:
     """Read a token from a file. Raises `click.ClickException`."""
     try:
-        return token_file.read_text("utf-8").strip()
+        with token_file.open(encoding="utf-8") as stream:
+            token = stream.read(MAX_TOKEN + 1).strip()
     except OSError as error:
         message = f"cannot read token file {token_file}: {error.strerror}"
         raise click.ClickException(message) from None
+    except UnicodeDecodeError:
+        token = ""
+    if not 0 < len(token) <= MAX_TOKEN or not token.isprintable():
+        message = f"token file {token_file} must contain one line of text, the token"
+        raise click.ClickException(message)
+    return token
 
 
 async def _ask(
