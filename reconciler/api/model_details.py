@@ -32,11 +32,11 @@ async def details(request: web.Request) -> web.Response:
     if entry is None:
         words = f"Model {key} not found in downloaded models; `reconciler ls` lists them"
         raise of_problem(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))
-    users = controller.removal.users(entry.key, Path(entry.path))
+    users = await controller.removal.users(entry.key, Path(entry.path))
     answer: dict[str, Any] = {
         "model": model_row(entry, loaded_by_path(controller)),
         "path": entry.path,
-        "used_by": list(users),
+        "used_by": users,
         "template": None,
         "defaults": {},
         "experts_total": 0,

@@ -14,6 +14,7 @@ def normalize(url: str) -> str:
         parts = urlsplit(full)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname)
         valid = valid and (parts.port is None or parts.port > 0)
+        (parts.hostname or "").encode("idna")
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment or any(c.isspace() for c in full):

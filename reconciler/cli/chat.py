@@ -60,7 +60,7 @@ async def run(
     MODEL is loaded if needed. Piped input is put before PROMPT. In a chat, /help lists the
     commands; Ctrl-C stops an answer.
     """
-    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
+    piped = "" if sys.stdin.isatty() else _piped()
     question = "\n\n".join(part for part in (piped, prompt) if part)
     if not question and not sys.stdin.isatty():
         raise click.ClickException("there is no prompt; give a PROMPT, or pipe one in")
@@ -103,6 +103,15 @@ async def _instance(client: Client, model: str, name: str | None, asked: dict[st
     await note_join(client, answer, model, name, asked)
     instance: str = answer["model_instance_id"]
     return instance
+
+
+def _piped() -> str:
+    """Text of stdin. Raises `click.ClickException`."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        message = f"the piped input is not UTF-8 text: byte {error.start} is invalid"
+        raise click.ClickException(message) from None
 
 
 def _history(path: Path) -> Path:

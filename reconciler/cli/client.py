@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import aiohttp
 import click
 from click.core import ParameterSource
+from yarl import URL
 
 from reconciler.cli.address import normalize
 from reconciler.host import looks
@@ -16,6 +17,9 @@ from reconciler.host import looks
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:1234"
+
+MAX_TOKEN = 4096
+"""Maximum length of a token."""
 
 
 class DaemonError(click.ClickException):
@@ -79,9 +83,14 @@ class Client:
         """Send a DELETE request."""
         return await self._ask("DELETE", path)
 
+    def _address(self, path: str) -> URL:
+        """URL of a path, which is sent as it is: `..` in a name must not lead to another route."""
+        base = str(URL(self.url)).rstrip("/")
+        return URL(base + path, encoded=True)
+
     async def _ask(self, method: str, path: str, **more: Any) -> Any:
         try:
-            async with self._session.request(method, self.url + path, **more) as reply:
+            async with self._session.request(method, self._address(path), **more) as reply:
                 return await self._answer(reply)
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.InvalidURL):
             raise UnreachableError(self.url) from None
@@ -107,7 +116,7 @@ class Client:
         try:
             async with self._session.request(
                 method,
-                self.url + path,
+                self._address(path),
                 json=body,
                 params=query,
                 headers={"Accept": "text/event-stream"},
@@ -172,7 +181,12 @@ def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
             url = normalize(url)
         except ValueError as error:
             raise click.UsageError(f"--url: {error}") from None
-        return looks.run(_ask(function, url, token_file, options))
+        try:
+            return looks.run(_ask(function, url, token_file, options))
+        except UnicodeEncodeError as error:
+            if error.reason != "surrogates not allowed":
+                raise
+            raise click.UsageError(f"{error.object!r} is not valid UTF-8") from None
 
     return command
 
@@ -185,10 +199,17 @@ def bearer(token_file: Path | None) -> dict[str, str]:
 def read_token(token_file: Path) -> str:
     """Read a token from a file. Raises `click.ClickException`."""
     try:
-        return token_file.read_text("utf-8").strip()
+        with token_file.open(encoding="utf-8") as stream:
+            token = stream.read(MAX_TOKEN + 1).strip()
     except OSError as error:
         message = f"cannot read token file {token_file}: {error.strerror}"
         raise click.ClickException(message) from None
+    except UnicodeDecodeError:
+        token = ""
+    if not 0 < len(token) <= MAX_TOKEN or not token.isprintable():
+        message = f"token file {token_file} must contain one line of text, the token"
+        raise click.ClickException(message)
+    return token
 
 
 async def _ask(

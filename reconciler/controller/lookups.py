@@ -40,6 +40,7 @@ class Resolver(Protocol):
     async def find_all(
         self, refs: Iterable[ModelRef], patience: float | None = None
     ) -> Mapping[ModelRef, Checkpoint | Problem]: ...
+    def forget(self, base: ModelRef) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Lookups:
 
     def forget(self, base: ModelRef) -> None:
         """Drop the results of a model whose files have changed, with and without adapters."""
+        self._resolver.forget(base)
         for ref in [ref for ref in self._cached if ref.base == base]:
             del self._cached[ref]
         for ref, look in self._looks.items():
@@ -170,6 +172,8 @@ class Lookups:
                 again.append(ref)
                 continue
             checkpoint = found[ref]
+            if isinstance(checkpoint, Checkpoint):
+                self._downloads.note_found(ref.base)
             missing = (
                 isinstance(checkpoint, Problem) and checkpoint.reason is Reason.MODEL_NOT_FOUND
             )

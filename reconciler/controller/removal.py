@@ -1,6 +1,7 @@
 """Removes downloaded models that no record or instance uses."""
 
-from collections.abc import Iterator
+import asyncio
+import os
 from pathlib import Path
 
 import structlog
@@ -10,7 +11,7 @@ from reconciler.controller.lookups import Lookups
 from reconciler.controller.registry import Registry
 from reconciler.controller.state import RecordState
 from reconciler.core.errors import LoadError, Problem, Reason
-from reconciler.core.records import ModelRef
+from reconciler.core.records import LoadSpec, ModelRef
 from reconciler.host.looks import look
 from reconciler.models import removal
 from reconciler.models.catalog import CatalogEntry
@@ -52,7 +53,8 @@ class Removal:
             words = f"the Hugging Face cache ({self._cache}) cannot be read: {error}"
             problem = Problem(Reason.NOT_REMOVABLE, words, permanent=False, param="model")
             raise LoadError(problem) from None
-        if entry is not None and (folder is None or not removal.holds(folder, entry.path)):
+        root = Path(await _real(str(self._cache))) if folder is None else folder
+        if entry is not None and not removal.holds(root, entry.path):
             words = (
                 f"{key} lies in {entry.path}, outside the Hugging Face cache ({self._cache}); "
                 "remove it with the program that put it there"
@@ -61,40 +63,66 @@ class Removal:
         if folder is None:
             words = f"Model {key} not found in the Hugging Face cache ({self._cache})"
             raise LoadError(Problem(Reason.MODEL_NOT_FOUND, words, param="model"))
-        if users := list(self.users(key, folder)):
+        if users := await self.users(key, folder):
             words = f"{key} is in use by {', '.join(users)}; unload or delete that first"
             raise LoadError(Problem(Reason.MODEL_IN_USE, words, param="model"))
-        freed = await look(removal.remove, folder, seconds=removal.SECONDS)
+        try:
+            freed = await look(removal.remove, folder, seconds=removal.SECONDS)
+        except TimeoutError:
+            words = f"the files of {key} are not removed yet; the removal goes on"
+            problem = Problem(Reason.NOT_REMOVABLE, words, permanent=False, param="model")
+            raise LoadError(problem) from None
+        finally:
+            self._lookups.forget(ModelRef(key))
+            self._registry.wake.set()
         log.info("model removed", model=key, bytes=freed)
-        self._lookups.forget(ModelRef(key))
-        self._registry.wake.set()
         return freed
 
-    def users(self, key: str, folder: Path) -> Iterator[str]:
-        """Yield the names of records and instances that use the model in a folder."""
+    async def users(self, key: str, folder: Path) -> list[str]:
+        """Return the names of records and instances that use the model in a folder."""
+        paths = {path for state in self._registry.states.values() for path in _adapters(state)}
+        real = dict(zip(paths, await asyncio.gather(*map(_real, paths)), strict=True))
         names = dict.fromkeys(
             state.record.name
             for state in self._registry.states.values()
             if self._uses(state, key, folder)
+            or any(removal.holds(folder, real.get(path, path)) for path in _adapters(state))
         )
         for instance in (*self._engine.instances(), *self._engine.outgoing()):
             if any(removal.holds(folder, p) for p in (instance.checkpoint, instance.adapter)):
                 names[instance.name] = None
-        yield from names
-        if self._downloads.is_fetching(key):
-            yield "a download"
+        return [*names, *(["a download"] if self._downloads.is_fetching(key) else [])]
 
     def _uses(self, state: RecordState, key: str, folder: Path) -> bool:
-        record = state.record
-        specs = [spec for spec in (record.spec, record.last_good) if spec is not None]
-        for spec in specs:
+        for spec in _specs(state):
             found = self._lookups.checkpoint(spec.ref)
             adapter = None if found is None or found.adapter is None else found.adapter.path
             if found is not None and any(removal.holds(folder, p) for p in (found.path, adapter)):
                 return True
-            if any(_may_mean(name, key) for name in (spec.model, spec.adapter) if name):
-                return found is None or removal.holds(folder, found.path)
+            names = [name for name in (spec.model, spec.adapter) if name]
+            if found is None and any(_may_mean(name, key) for name in names):
+                return True
         return removal.holds(folder, state.status.checkpoint)
+
+
+def _specs(state: RecordState) -> list[LoadSpec]:
+    """The spec of a record, and the one that a failed update returns to."""
+    record = state.record
+    return [spec for spec in (record.spec, record.last_good) if spec is not None]
+
+
+def _adapters(state: RecordState) -> list[str]:
+    """Adapters of a record that are given by absolute path. They may not be looked up yet."""
+    named = [spec.adapter for spec in _specs(state)]
+    return [path for path in named if path is not None and path.startswith("/")]
+
+
+async def _real(path: str) -> str:
+    """Return a path with links resolved, or as it is if its disk does not respond."""
+    try:
+        return await look(os.path.realpath, path, seconds=LOOK_SECONDS)
+    except (OSError, ValueError, TimeoutError):
+        return path
 
 
 def _may_mean(name: str, key: str) -> bool:

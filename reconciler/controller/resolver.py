@@ -93,6 +93,8 @@ class CheckpointResolver:
         """
         if patience is None:
             refs = list(refs)
+            for ref in refs:
+                self._late.pop(ref, None)  # this lookup is newer
             answers = await asyncio.gather(*map(self._found_complete, refs))
             return dict(zip(refs, answers, strict=True))
         late = {ref: self._late.pop(ref, None) for ref in refs}
@@ -115,6 +117,11 @@ class CheckpointResolver:
                 if older is None:
                     task.add_done_callback(lambda _: self._on_seen())
         return found
+
+    def forget(self, base: ModelRef) -> None:
+        """Drop late lookups of a model whose files have changed, with and without adapters."""
+        for ref in [ref for ref in self._late if ref.base == base]:
+            del self._late[ref]
 
     async def listed(self) -> tuple[CatalogEntry, ...]:
         """List the models on disk, with the facts found in their files."""

@@ -76,6 +76,8 @@ class Job:
     cancelled: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next progress, then replaced by a new event."""
+    awaited: bool = False
+    """True if a record has waited for it; else its outcome is no answer to a record."""
     reported: bool = False
     """True if its problem was reported to the record that needs the model."""
     known: asyncio.Event = field(default_factory=asyncio.Event)
@@ -139,14 +141,22 @@ class Downloads:
     def missing(self, ref: ModelRef) -> Problem:
         """Download a model that is not on disk; return its progress, or the last attempt's error.
 
-        A failure is reported once; the next call tries again.
+        A failure is reported once, if a record waited for it; the next call tries again.
         """
         last = self.ended(ref)
-        if last is not None and not last.reported:
+        if last is not None and last.awaited and not last.reported:
             last.reported = True
             message = f"{ref.model} was downloaded into {self._cache} but is not found there"
             return last.problem or Problem(Reason.DOWNLOAD_FAILED, message, permanent=False)
-        return Problem(Reason.DOWNLOADING, self.begin(ref).words, permanent=False)
+        job = self.begin(ref)
+        job.awaited = True
+        return Problem(Reason.DOWNLOADING, job.words, permanent=False)
+
+    def note_found(self, ref: ModelRef) -> None:
+        """Note that a model is on disk: its last download has nothing to report if it goes."""
+        last = self.ended(ref)
+        if last is not None:
+            last.reported = True
 
     def ended(self, ref: ModelRef) -> Job | None:
         """The last download of a model; None if there is none or it has not ended."""

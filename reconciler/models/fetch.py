@@ -43,6 +43,9 @@ REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*
 
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
+LOCK = ".reconciler.lock"
+"""File in a model's directory in the cache that a download process locks."""
+
 ENVIRONMENT = {
     # Xet chunks cannot be resumed after a kill.
     "HF_HUB_DISABLE_XET": "1",
@@ -224,7 +227,7 @@ def _link(folder: Path, commit: str, files: list[Wanted]) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on the model's directory against other download processes."""
-    with (folder / ".reconciler.lock").open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -1,20 +1,27 @@
 """Remove a model from the Hugging Face cache.
 
 Only the model's own folder in the cache is removed, and links are not followed. The folder is
-renamed first, so that no load finds a partially removed model.
+renamed first, so that no load finds a partially removed model. If the daemon ends before the files
+are removed, the next removal removes them.
 """
 
+import fcntl
 import os
+import re
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from reconciler.core.errors import LoadError, Problem, Reason
-from reconciler.models.fetch import MODEL
+from reconciler.models.fetch import LOCK, MODEL
 from reconciler.models.places import repository_key
 
 SECONDS = 600.0
 """Time limit to remove the files of a model."""
+
+ASIDE = re.compile(r"\.removing-[0-9a-f]{16}")
+"""Names of folders whose removal has begun."""
 
 
 def folder_of(cache: Path, key: str) -> Path | None:
@@ -23,6 +30,9 @@ def folder_of(cache: Path, key: str) -> Path | None:
     folder = root / f"models--{key.replace('/', '--')}"
     # A key that contains `--` may map to the folder of another model.
     if not MODEL.fullmatch(key) or repository_key(folder) != key:
+        return None
+    # A file system may ignore case, but the checks for users do not.
+    if not root.is_dir() or folder not in root.iterdir():
         return None
     return folder if folder.is_dir() and not folder.is_symlink() else None
 
@@ -35,19 +45,49 @@ def holds(folder: Path, path: str | None) -> bool:
 def remove(folder: Path) -> int:
     """Remove a folder from `folder_of`; return the total bytes of its files.
 
-    Raises `LoadError` `NotRemovable`.
+    Raises `LoadError`: `ModelNotFound`, `ModelInUse` by a download, `NotRemovable`.
     """
-    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
     leaving = folder.with_name(f".removing-{secrets.token_hex(8)}")
     try:
+        _refuse_if_downloading(folder)
         folder.rename(leaving)
+    except FileNotFoundError:
+        words = f"{folder} does not exist any more"
+        raise LoadError(Problem(Reason.MODEL_NOT_FOUND, words, param="model")) from None
     except OSError as error:
         raise _failed(folder, error) from None
     try:
-        shutil.rmtree(leaving)
+        size = sum(_size(Path(at) / name) for at, _, names in os.walk(leaving) for name in names)
+        with suppress(FileNotFoundError):  # a removal that ends now removes this one's files too
+            shutil.rmtree(leaving)
     except OSError as error:
         raise _failed(leaving, error) from None
+    for left in folder.parent.iterdir():
+        if ASIDE.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
     return size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _refuse_if_downloading(folder: Path) -> None:
+    """Raise `LoadError` if a process, of this daemon or another one, downloads the model."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        words = f"{repository_key(folder)} is in use by a download; cancel that first"
+        raise LoadError(Problem(Reason.MODEL_IN_USE, words, param="model")) from None
+    finally:
+        os.close(lock)
 
 
 def _failed(folder: Path, error: OSError) -> LoadError:

@@ -214,3 +214,32 @@ def test_a_signal_ends_a_followed_log_without_a_message(
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (code, "")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"first\nsecond", b"", b"x" * 5000])
+def test_a_token_file_without_one_line_of_text_is_refused(
+    run: Run, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    code, text = run("ls", "--token-file", str(file))
+    assert (code, f"token file {file} must contain one line of text" in text) == (1, True)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_an_address_with_an_invalid_host_is_refused(run: Run, host: str) -> None:
+    code, text = run("--url", f"http://{host}", "ls")
+    assert (code, "is not a daemon's address" in text) == (64, True)
+
+
+@pytest.mark.parametrize("words", [("rm", "--yes"), ("get",), ("show",), ("history",), ("load",)])
+def test_a_name_that_is_not_utf_8_is_refused(run: Run, words: tuple[str, ...]) -> None:
+    code, text = run(*words, "\udcff")
+    assert (code in (1, 4, 64), "Error: " in text) == (True, True)
+
+
+def test_piped_input_that_is_not_utf_8_is_refused(shared: Daemon) -> None:
+    environ = {"RECONCILER_URL": shared.url}
+    result = CliRunner().invoke(main, ("run", QUESTIONS), input=b"a\xff", env=environ)
+    expected = "Error: the piped input is not UTF-8 text: byte 1 is invalid\n"
+    assert (result.exit_code, result.output) == (1, expected)

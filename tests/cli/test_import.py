@@ -1,6 +1,7 @@
 """`import`: settings of LM Studio and Ollama become valid manifests; omissions are reported."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,17 @@ def test_invalid_options_and_nothing_to_import_are_errors(tmp_path: Path) -> Non
     assert (result.exit_code, result.output) == (1, "Error: nothing was imported\n")
     assert run("ollama", "--from", str(tmp_path / "missing")).exit_code == 64
     assert run("ollama", "--from", str(tmp_path), "--map", "llama").exit_code == 64
+
+
+def test_a_pipe_and_a_deeply_nested_preset_stop_no_other_one(tmp_path: Path) -> None:
+    presets = tmp_path / "config-presets"
+    deep = json.dumps(fields(operation={"llm.prediction.temperature": "DEEP"}))
+    write(presets / "deep.preset.json", deep.replace('"DEEP"', "[" * 400 + "]" * 400))
+    os.mkfifo(presets / "pipe.preset.json")
+    write(presets / "sound.preset.json", fields(operation={"llm.prediction.temperature": 0.5}))
+    maps = [f"--map={name}={MLX}" for name in ("deep", "pipe", "sound")]
+    result = run("lmstudio", "--from", str(tmp_path), *maps)
+    assert result.exit_code == 0, result.output
+    assert set(declared(result.stdout)) == {"sound"}
+    assert "deep.preset.json: not imported: its values are nested too deeply" in result.stderr
+    assert "pipe.preset.json: not imported: it is not a regular file" in result.stderr

@@ -37,6 +37,9 @@ class Resolver:
             raise LoadError(found)
         return found
 
+    def forget(self, base: ModelRef) -> None:
+        """Nothing is kept here."""
+
     async def begun(self, count: int) -> None:
         await spin(lambda: len(self.looks) == count)
 

@@ -211,3 +211,33 @@ async def test_a_lookup_that_never_ends_has_a_deadline(
     with pytest.raises(LoadError, match=r"no answer within 0\.05 s"):
         await resolver.find(SICK)
     assert (await resolver.find(HEALTHY)).path == "/healthy"
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+async def test_a_late_result_is_not_used_once_the_files_changed_or_were_looked_up_anew(
+    resolver: CheckpointResolver,
+    catalog: FakeCatalog,
+    gate: threading.Event,
+    seen: asyncio.Event,
+    *,
+    forgotten: bool,
+) -> None:
+    gone = Problem(Reason.MODEL_NOT_FOUND, "it is removed", permanent=False)
+
+    def slow() -> Checkpoint:
+        gate.wait(60)
+        return checkpoint(SICK)
+
+    def absent() -> Checkpoint:
+        raise LoadError(gone)
+
+    catalog.sick = slow
+    assert await resolver.find_all([SICK], 0) == {}
+    gate.set()
+    await seen.wait()
+    catalog.sick = catalog.patient = absent
+    if forgotten:
+        resolver.forget(SICK)
+    else:
+        await resolver.find_all([SICK])
+    assert isinstance((await resolver.find_all([SICK], 60))[SICK], Problem)

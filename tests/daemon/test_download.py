@@ -338,6 +338,24 @@ def test_a_put_may_request_the_download_of_its_model(daemon: Daemon, hub: Hub, n
     assert set(hub.fetched())
 
 
+def test_the_end_of_a_pull_is_no_failure_of_a_later_record(
+    daemon: Daemon, hub: Hub, name: str
+) -> None:
+    hub.stop_after = 1000
+    _, job = download(daemon, name)
+    assert hub.stopped.wait(60)
+    daemon.request("DELETE", f"/api/v1/models/download/{job['job_id']}")
+    hub.stop_after = None
+    spec = {"model": name, "download": "if-missing"}
+    for record in ("after-cancel", "after-removal"):
+        path = f"/api/v1/records/{record}"
+        status, answer = daemon.request("PUT", f"{path}?wait=ready", {"spec": spec})
+        assert status == 200, answer
+        daemon.unload(record)
+        assert daemon.request("DELETE", f"/api/v1/checkpoints/{name}")[0] == 200
+    assert set(hub.fetched())
+
+
 def test_pull_downloads_a_model_and_reports_progress(daemon: Daemon, hub: Hub, name: str) -> None:
     def pull(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(main, ["pull", "--url", daemon.url, *words])

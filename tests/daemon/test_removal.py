@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,40 @@ def test_a_name_of_no_cached_model_removes_nothing(shared: Daemon, key: str) -> 
     before = sorted(shared.home.root.rglob("*"))
     assert shared.request("DELETE", f"/api/v1/checkpoints/{key}")[0] in (404, 405)
     assert sorted(shared.home.root.rglob("*")) == before
+
+
+def test_a_name_with_dots_leads_to_no_other_route(shared: Daemon) -> None:
+    spec = {"model": LLAMA, "suspend": True}
+    assert shared.request("PUT", "/api/v1/records/bystander", {"spec": spec})[0] == 200
+    for words in (("rm", "--yes"), ("show",), ("get",), ("describe",)):
+        result = invoke(shared, *words, "../records/bystander")
+        assert (result.exit_code, "../records/bystander" in result.output) == (4, True)
+    assert shared.request("GET", "/api/v1/records/bystander")[0] == 200
+    shared.unload("bystander")
+
+
+@pytest.mark.parametrize("by_link", [True, False])
+def test_an_adapter_that_a_suspended_record_names_by_path_is_not_removed(
+    shared: Daemon, cached: str, tmp_path: Path, *, by_link: bool
+) -> None:
+    folder = folder_of(shared, cached)
+    (tmp_path / "link").symlink_to(folder)
+    path = (tmp_path / "link" if by_link else folder) / "snapshots" / COMMIT
+    spec = {"model": LLAMA, "adapter": str(path), "suspend": True}
+    assert shared.request("PUT", "/api/v1/records/adapted", {"spec": spec})[0] == 200
+    result = invoke(shared, "rm", cached, "--yes")
+    assert f"{cached} is in use by adapted" in result.output
+    assert folder.is_dir()
+    shared.unload("adapted")
+
+
+def test_of_two_removals_at_once_one_removes_and_the_other_finds_nothing(
+    shared: Daemon, cached: str
+) -> None:
+    def remove(_: int) -> tuple[int, str]:
+        status, answer = shared.request("DELETE", f"/api/v1/checkpoints/{cached}")
+        return status, answer["error"]["code"] if status != 200 else ""
+
+    with ThreadPoolExecutor(6) as threads:
+        answers = sorted(threads.map(remove, range(6)))
+    assert answers == [(200, ""), *[(404, "model_not_found")] * 5]

@@ -8,6 +8,7 @@ from typing import Any
 
 from reconciler.cli.output import yaml_text
 from reconciler.core.snapshot import API_VERSION, KIND, read_file
+from reconciler.models.files import read_bytes
 
 MAX_BYTES = 1_000_000
 """Size limit of a settings file."""
@@ -48,7 +49,10 @@ def manifest(one: Found, model: str) -> tuple[str, str | None]:
         spec["defaults"] = one.defaults
     metadata = {"name": one.record}
     document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
-    text = yaml_text(document)
+    try:
+        text = yaml_text(document)
+    except RecursionError:
+        return "", "its values are nested too deeply"
     flaws = read_file("manifest", text.encode("utf-8", "surrogatepass")).flaws
     return text, "; ".join(flaw.message for flaw in flaws) or None
 
@@ -68,8 +72,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_text(path: Path) -> str:
     """Read a text file of limited size. Raises OSError or ValueError."""
-    with path.open("rb") as stream:
-        data = stream.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-    return data.decode("utf-8")
+    return read_bytes(path, MAX_BYTES).decode("utf-8")
