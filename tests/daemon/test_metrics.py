@@ -105,7 +105,12 @@ def test_loads_requests_deaths_and_manifest_errors_are_counted(daemon: Daemon) -
         data = json.dumps(body).encode()
         with urllib.request.urlopen(f"{daemon.url}/v1/completions", data=data, timeout=90) as reply:
             reply.read()
-    lines = {"model": "a", "prompt": "x", "raw": True, "options": {"num_predict": 2}}
+    lines = {
+        "model": "a",
+        "prompt": "x",
+        "raw": True,
+        "options": {"num_predict": 2, "temperature": 0},
+    }
     with daemon.stream("/api/generate", lines) as reply:
         assert json.loads(reply.read().splitlines()[-1])["eval_count"] == 2
     pid = daemon.ready("a")["status"]["worker_pid"]
