@@ -7,7 +7,7 @@ import click
 
 from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
-from reconciler.cli.output import show_data
+from reconciler.cli.output import show_data, text_or_data
 from reconciler.cli.progress import loaded
 from reconciler.cli.settings import body, settings
 
@@ -26,14 +26,7 @@ from reconciler.cli.settings import body, settings
     multiple=True,
     help="Additional name of the instance in requests; repeatable.",
 )
-@click.option(
-    "-o",
-    "--output",
-    "form",
-    type=click.Choice(["text", "json", "yaml"]),
-    default="text",
-    help="Output format.",
-)
+@text_or_data
 @asks
 async def load(
     client: Client,

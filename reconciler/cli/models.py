@@ -7,7 +7,7 @@ import click
 from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.instances import config_text
-from reconciler.cli.output import Column, output, show, show_data
+from reconciler.cli.output import Column, output, show, show_data, text_or_data
 from reconciler.cli.settings import body, settings
 from reconciler.core.memory import readable_bytes
 
@@ -38,14 +38,7 @@ async def ls(client: Client, *, form: str) -> None:
 )
 @click.argument("model", shell_complete=completing.models)
 @settings
-@click.option(
-    "-o",
-    "--output",
-    "form",
-    type=click.Choice(["text", "json", "yaml"]),
-    default="text",
-    help="Output format.",
-)
+@text_or_data
 @asks
 async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> None:
     """Estimate the memory that MODEL needs, and whether it fits now; nothing is loaded."""

@@ -58,6 +58,17 @@ def show(
         _table([column.heading for column in shown], rows, fit=form == "table")
 
 
+text_or_data = click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["text", "json", "yaml"]),
+    default="text",
+    help="Output format.",
+)
+"""The `-o` option of commands without a table."""
+
+
 def show_data(data: Any, form: str) -> None:
     """Print a response as JSON or YAML."""
     if form == "yaml":

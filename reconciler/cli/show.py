@@ -7,21 +7,14 @@ import click
 
 from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
-from reconciler.cli.output import show_data
+from reconciler.cli.output import show_data, text_or_data
 from reconciler.core.memory import readable_bytes
 
 
 @click.command(epilog="\b\nExample:\n  reconciler show mlx-community/Qwen3-0.6B-4bit")
 @click.argument("model", shell_complete=completing.names_and_models)
 @click.option("--template", is_flag=True, help="Print only the chat template.")
-@click.option(
-    "-o",
-    "--output",
-    "form",
-    type=click.Choice(["text", "json", "yaml"]),
-    default="text",
-    help="Output format.",
-)
+@text_or_data
 @asks
 async def show(client: Client, *, model: str, template: bool, form: str) -> None:
     """Describe MODEL, an identifier or a record's name: architecture, size, context, template."""
