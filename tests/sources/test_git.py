@@ -563,9 +563,36 @@ class TestProcesses:
         monkeypatch.setattr(command, "_talk", give_up)
         with pytest.raises(command.GitError, match="no answer within"):
             await command.Repository(tmp_path, command.Remote("file:///nowhere")).git("fetch")
-        await asyncio.to_thread(children[0].wait, 10)
-        os.close(hand)
-        os.close(held)
+        try:
+            await asyncio.to_thread(children[0].wait, 10)
+        finally:
+            os.close(hand)
+            os.close(held)
+
+    async def test_a_helper_that_detached_itself_does_not_block_the_source(
+        self, helper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A shared connection of ssh outlives git and holds its pipes; it is not ours to end."""
+        code = f"import os, time; os.setsid(); open({str(helper)!r}, 'w').write(str(os.getpid()))"
+        git = tmp_path / "bin" / "git"
+        git.write_text(
+            f'#!/bin/sh\n{sys.executable} -c "{code}; time.sleep(600)" &\nwait\n', "utf-8"
+        )
+        children: list[psutil.Process] = []
+
+        async def give_up(*_: Any) -> None:
+            children.append(psutil.Process(int(await asyncio.to_thread(helper.read_text))))
+            raise TimeoutError
+
+        monkeypatch.setattr(command, "_talk", give_up)
+        repository = command.Repository(tmp_path, command.Remote("file:///nowhere"))
+        try:
+            async with asyncio.timeout(30):  # it waited until the helper had ended
+                with pytest.raises(command.GitError, match="no answer within"):
+                    await repository.git("fetch")
+            assert children[0].is_running()
+        finally:
+            children[0].kill()
 
     async def test_helpers_end_when_the_daemon_is_killed(self, helper: Path) -> None:
         asks = (
