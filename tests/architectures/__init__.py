@@ -8,14 +8,14 @@ the tests, so that they take effect.
 from typing import Any
 
 from tests.architectures.dense import DENSE
-from tests.architectures.experts import EXPERTS
+from tests.architectures.experts import MIXTURES
 from tests.architectures.nested import NESTED
 from tests.architectures.parts import COMMON, VOCABULARY
 from tests.architectures.recurrent import RECURRENT
 
 __all__ = ["NAMES", "VOCABULARY", "config"]
 
-_DIFFERENCES = DENSE | EXPERTS | NESTED | RECURRENT
+_DIFFERENCES = DENSE | MIXTURES | NESTED | RECURRENT
 
 NAMES = tuple(sorted(_DIFFERENCES))
 """mlx-lm's modules with a model, except `olmo`, which exits the process without ai2-olmo."""

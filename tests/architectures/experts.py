@@ -16,7 +16,7 @@ from tests.architectures.parts import (
     YARN,
 )
 
-EXPERTS: dict[str, dict[str, Any]] = {
+MIXTURES: dict[str, dict[str, Any]] = {
     "Klear": EXPERTS,
     "afmoe": {**EXPERTS, **SLIDING, "num_dense_layers": 1},
     "bailing_moe": EXPERTS,
