@@ -1,6 +1,7 @@
 """`reconciler serve`: create the daemon's components and run them until a signal."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -70,6 +71,8 @@ class Options:
     """Seconds between two probes of a worker."""
     wired_limit: str = "off"
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
+    stall_budget: float = math.inf
+    """Maximum gap in a stream while prompts are prefilled [s]; infinite: none."""
     spare_worker: bool = True
     """True if a worker is started before it is needed."""
     allow_origins: Sequence[str] = ()
@@ -149,6 +152,7 @@ async def _serve(
             on_death,
             options.probe_interval,
             options.wired_limit,
+            options.stall_budget,
             spare=options.spare_worker,
         ),
         sources,
