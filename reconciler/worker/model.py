@@ -30,6 +30,7 @@ from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.constraints.enforcer import Enforcer
 from reconciler.worker.embedding import encoder
 from reconciler.worker.embedding.session import EmbeddingRequest, EmbeddingSession
+from reconciler.worker.generators import Batching
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.modules import Modules, build
@@ -43,7 +44,8 @@ from reconciler.worker.shapes import embedding_rows, vocabulary
 
 if TYPE_CHECKING:
     from reconciler.core.reranker import Reranker
-    from reconciler.worker.generators import Batching
+
+TOGETHER = (Batching.TOGETHER, None)
 
 STEPS = 50
 """Number of progress reports while weights are read; fewer if single arrays are larger."""
@@ -80,6 +82,8 @@ class Model:
         """Request defaults by session."""
         self._batching: dict[tuple[int, bool, bool], tuple[Batching, str | None]] = {}
         """Batching by compute settings, with the reason if requests cannot run together."""
+        self._together: frozenset[str] = frozenset()
+        """Compute settings with which an earlier worker found that requests can run together."""
         self._weights = 0
         """Memory that MLX holds when no session is open [bytes]."""
         self._limit = 0
@@ -102,6 +106,7 @@ class Model:
         if self._path is not None:
             raise RuntimeError(f"this worker has already loaded {self._path}")
         begin = time.monotonic()
+        self._together = frozenset(command.together)
         path = Path(command.path)
         phases: dict[str, Phase] = {}
         tokenizer = _Tokenizer(path, begin, self.preprocessor)
@@ -176,13 +181,14 @@ class Model:
         module = self._modules.get(command)
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
         session: Session | EmbeddingSession
-        reason = None
+        batching, reason = None, None
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
             session = Session(module, config, tuple(eos), kv_budget, self._heartbeat)
             if way not in self._batching:
-                self._batching[way] = session.learn_batching()
+                known = str(way) in self._together
+                self._batching[way] = TOGETHER if known else session.learn_batching()
             batching, reason = self._batching[way]
             session.run_requests(batching)
         observed, unused = session.observe(
@@ -194,7 +200,8 @@ class Model:
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
         memory = max(0, mx.get_active_memory() - before)
         warnings = self._warnings(config, session, reason)
-        return SessionOpened(observed, unused, phases, memory, warnings)
+        together = (str(way),) if batching is Batching.TOGETHER else ()
+        return SessionOpened(observed, unused, phases, memory, warnings, together=together)
 
     def _warnings(
         self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None
