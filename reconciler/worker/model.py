@@ -41,6 +41,7 @@ from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
+from reconciler.worker.vocabulary import vocabulary_kept
 
 if TYPE_CHECKING:
     from reconciler.core.reranker import Reranker
@@ -378,8 +379,9 @@ class _Tokenizer(threading.Thread):
     def run(self) -> None:
         start = time.monotonic()
         try:
-            self.result = tokenizers.load(self.path, self.preprocessor)
-            self.output_format = of_tokenizer(self.result, self.preprocessor.renderer)
+            with vocabulary_kept():
+                self.result = tokenizers.load(self.path, self.preprocessor)
+                self.output_format = of_tokenizer(self.result, self.preprocessor.renderer)
         except Exception as error:  # noqa: BLE001  raised again on the MLX thread
             self.error = error
         self.phase = Phase(start - self.begin, time.monotonic() - start)
