@@ -146,6 +146,8 @@ class LoadWeights:
     """Configuration for embedding texts; None: it generates."""
     reranker: Reranker | None = None
     """Configuration for reranking documents, if it is a reranker."""
+    together: tuple[str, ...] = ()
+    """Earlier values of `SessionOpened.together` for the same files."""
 
 
 class WeightsRead(msgspec.Struct, frozen=True, tag=True):
@@ -191,6 +193,9 @@ class SessionOpened:
     """Properties of the model that change how requests are served; shown in the record's status."""
     unused_defaults: tuple[str, ...] = ()
     """Keys of defaults that no request to this model supports; `warnings` give the reasons."""
+    together: tuple[str, ...] = ()
+    """The session's compute settings, if the trial has shown that its requests can share a batch;
+    only the worker knows how to read it."""
 
 
 FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

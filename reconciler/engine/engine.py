@@ -172,6 +172,7 @@ class Engine:
                 raise
         finally:
             self._pool.warm()
+        self._holders.remember_trial(holder, opened.together)
         elapsed = time.monotonic() - begin
         warm_up = opened.phases["warm_up"].duration
         phases["warm_up"] = Phase(elapsed - warm_up, warm_up)

@@ -30,6 +30,7 @@ from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.constraints.enforcer import Enforcer
 from reconciler.worker.embedding import encoder
 from reconciler.worker.embedding.session import EmbeddingRequest, EmbeddingSession
+from reconciler.worker.generators import Batching
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.modules import Modules, build
@@ -40,10 +41,12 @@ from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
+from reconciler.worker.vocabulary import vocabulary_kept
 
 if TYPE_CHECKING:
     from reconciler.core.reranker import Reranker
-    from reconciler.worker.generators import Batching
+
+TOGETHER = (Batching.TOGETHER, None)
 
 STEPS = 50
 """Number of progress reports while weights are read; fewer if single arrays are larger."""
@@ -80,6 +83,8 @@ class Model:
         """Request defaults by session."""
         self._batching: dict[tuple[int, bool, bool], tuple[Batching, str | None]] = {}
         """Batching by compute settings, with the reason if requests cannot run together."""
+        self._together: frozenset[str] = frozenset()
+        """Compute settings with which an earlier worker found that requests can run together."""
         self._weights = 0
         """Memory that MLX holds when no session is open [bytes]."""
         self._limit = 0
@@ -102,6 +107,7 @@ class Model:
         if self._path is not None:
             raise RuntimeError(f"this worker has already loaded {self._path}")
         begin = time.monotonic()
+        self._together = frozenset(command.together)
         path = Path(command.path)
         phases: dict[str, Phase] = {}
         tokenizer = _Tokenizer(path, begin, self.preprocessor)
@@ -176,13 +182,14 @@ class Model:
         module = self._modules.get(command)
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
         session: Session | EmbeddingSession
-        reason = None
+        batching, reason = None, None
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
             session = Session(module, config, tuple(eos), kv_budget, self._heartbeat)
             if way not in self._batching:
-                self._batching[way] = session.learn_batching()
+                known = str(way) in self._together
+                self._batching[way] = TOGETHER if known else session.learn_batching()
             batching, reason = self._batching[way]
             session.run_requests(batching)
         observed, unused = session.observe(
@@ -194,7 +201,8 @@ class Model:
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
         memory = max(0, mx.get_active_memory() - before)
         warnings = self._warnings(config, session, reason)
-        return SessionOpened(observed, unused, phases, memory, warnings)
+        together = (str(way),) if batching is Batching.TOGETHER else ()
+        return SessionOpened(observed, unused, phases, memory, warnings, together=together)
 
     def _warnings(
         self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None
@@ -371,8 +379,9 @@ class _Tokenizer(threading.Thread):
     def run(self) -> None:
         start = time.monotonic()
         try:
-            self.result = tokenizers.load(self.path, self.preprocessor)
-            self.output_format = of_tokenizer(self.result, self.preprocessor.renderer)
+            with vocabulary_kept():
+                self.result = tokenizers.load(self.path, self.preprocessor)
+                self.output_format = of_tokenizer(self.result, self.preprocessor.renderer)
         except Exception as error:  # noqa: BLE001  raised again on the MLX thread
             self.error = error
         self.phase = Phase(start - self.begin, time.monotonic() - start)
