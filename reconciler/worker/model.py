@@ -77,7 +77,7 @@ class Model:
         """Enforcer of constraints on completions."""
         self.vocabulary = 0
         """Size of the vocabulary: the model's token ids are below this number."""
-        self._computed: set[tuple[int, bool, bool]] = set()
+        self._computed: set[tuple[int, bool, bool, int | None]] = set()
         """Compute settings with which a token was already generated."""
         self._defaults: dict[str, Mapping[str, Any]] = {}
         """Request defaults by session."""
@@ -181,6 +181,7 @@ class Model:
         kv_budget = KVBudget(budgeted, command.shapes, command.session_bytes)
         module = self._modules.get(command)
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
+        computed = (*way, config.kv_cache_bits)
         session: Session | EmbeddingSession
         batching, reason = None, None
         if self.embedder is not None:
@@ -193,9 +194,9 @@ class Model:
             batching, reason = self._batching[way]
             session.run_requests(batching)
         observed, unused = session.observe(
-            compute=command.adapter is not None or way not in self._computed
+            compute=command.adapter is not None or computed not in self._computed
         )
-        self._computed.add(way)
+        self._computed.add(computed)
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}

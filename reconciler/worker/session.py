@@ -53,7 +53,9 @@ class Session:
         self.seconds = 0.0
         """Total time of its steps, by which sessions share the thread fairly."""
         self.kv_budget = kv_budget or KVBudget(config)
-        settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
+        settings = overrides.Overrides(
+            config.flash_attention, config.offload_kv_cache_to_gpu, config.kv_cache_bits
+        )
         self._model = overrides.ModelWithOverrides(model, settings)
         self.ends = tuple(eos)
         """Stop tokens."""
@@ -373,8 +375,10 @@ class Session:
         def call() -> None:
             if compute:
                 self.probe()
-            else:
-                self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
+            if not compute or config.kv_cache_bits:
+                # With several tokens: `flash_attention` does not apply to one that attends to a
+                # quantised cache.
+                self._model(mx.array([[0, 0]]), cache=make_prompt_cache(self._model))
 
         config = replace(self.config, eval_batch_size=self._batch.generator.prefill_step)
         observed, unused, self.routed = observing.observe(self._model, config, call)
@@ -385,7 +389,8 @@ class Session:
 
         Raises as `observe`.
         """
-        return company.learn(self._model)
+        # Not of quantised caches: rounding would look like a difference.
+        return company.learn(self._model.not_quantized())
 
     def run_requests(self, batching: Batching) -> None:
         """Set the batching. Call it before a request is started."""
