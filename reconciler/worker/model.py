@@ -4,6 +4,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,7 @@ from reconciler.core.protocol import (
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.constraints.enforcer import Enforcer
+from reconciler.worker.disk.store import Make, PromptDisk, Scope
 from reconciler.worker.embedding import encoder
 from reconciler.worker.embedding.session import EmbeddingRequest, EmbeddingSession
 from reconciler.worker.generators import Batching
@@ -45,8 +49,15 @@ from reconciler.worker.vocabulary import vocabulary_kept
 
 if TYPE_CHECKING:
     from reconciler.core.reranker import Reranker
+    from reconciler.worker.disk.restoring import Post
 
 TOGETHER = (Batching.TOGETHER, None)
+
+SAME_NUMBERS = {"context_length", "eval_batch_size"}
+"""Settings on which the values in a KV cache do not depend."""
+
+DISK_VERSION = 1
+"""Increased when prompts on disk become invalid although MLX and mlx-lm stay the same."""
 
 STEPS = 50
 """Number of progress reports while weights are read; fewer if single arrays are larger."""
@@ -89,6 +100,10 @@ class Model:
         """Memory that MLX holds when no session is open [bytes]."""
         self._limit = 0
         """Limit on MLX's memory, set when a session was last stepped [bytes]; 0 before that."""
+        self._disk: PromptDisk | None = None
+        """Prompts on disk; None until a session has some."""
+        self.post: Post = lambda job: job()
+        """Runs a job on the MLX thread."""
         self._floor = 0.0
         """Thread time of the last stepped session before its step [s]."""
 
@@ -187,7 +202,15 @@ class Model:
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
-            session = Session(module, config, tuple(eos), kv_budget, self._heartbeat)
+            session = Session(
+                module,
+                config,
+                tuple(eos),
+                kv_budget,
+                self._heartbeat,
+                prompts=self._prompts(command),
+                post=self.post,
+            )
             if way not in self._batching:
                 known = str(way) in self._together
                 self._batching[way] = TOGETHER if known else session.learn_batching()
@@ -204,6 +227,28 @@ class Model:
         warnings = self._warnings(config, session, reason)
         together = (str(way),) if batching is Batching.TOGETHER else ()
         return SessionOpened(observed, unused, phases, memory, warnings, together=together)
+
+    def _prompts(self, command: OpenSession) -> Callable[[Make], Scope] | None:
+        """The prompts on disk that a session can use; None if there are none."""
+        if command.prompts is None:
+            return None
+        if self._disk is None:
+            self._disk = PromptDisk(command.prompts)
+        settings = asdict(command.config)
+        for key in SAME_NUMBERS:
+            del settings[key]
+        scope = {
+            "fingerprint": command.prompts.fingerprint,
+            "settings": settings,
+            "versions": [DISK_VERSION, version("mlx"), version("mlx-lm")],
+            "device": str(mx.default_device()),
+        }
+        return partial(Scope, self._disk, scope)
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all kept prompts are on disk, at most so long. Thread-safe."""
+        if self._disk is not None:
+            self._disk.flush(seconds)
 
     def _warnings(
         self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None

@@ -6,7 +6,7 @@ session is busy.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +19,13 @@ from reconciler.core.protocol import Lease, Usage
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import company, observing, overrides, random_state
 from reconciler.worker.batch import Batch
+from reconciler.worker.disk.restoring import Post, Restoring
+from reconciler.worker.disk.store import Make, Scope
 from reconciler.worker.generators import Batching
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.pending import Request, Score, unasked
+from reconciler.worker.prompt_cache import not_saved
 from reconciler.worker.scoring import PromptScorer, Scoring
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError, Waiting
 
@@ -45,7 +48,10 @@ class Session:
         kv_budget: KVBudget | None = None,
         heartbeat: Heartbeat | None = None,
         batching: Batching = Batching.TOGETHER,
+        prompts: Callable[[Make], Scope] | None = None,
+        post: Post = lambda job: job(),
     ) -> None:
+        """`prompts` makes its prompts on disk; `post` runs a job on the MLX thread."""
         self.config = config
         self.batching = batching
         self.usage = Usage()
@@ -63,10 +69,13 @@ class Session:
         """Observed numbers of experts per token."""
         self._waiting = Waiting()
         self._scoring = Scoring(self._model, config.eval_batch_size)
+        self._prompts = prompts(lambda: make_prompt_cache(self._model)) if prompts else None
+        self._restoring = Restoring(self._prompts, post, self._insert_restored)
         self._batch = self._new_batch()
 
     def _new_batch(self) -> Batch:
-        return Batch(self._model, self.config.eval_batch_size, self.ends, self.batching)
+        step, save = self.config.eval_batch_size, self._prompts.save if self._prompts else not_saved
+        return Batch(self._model, step, self.ends, self.batching, save)
 
     @property
     def busy(self) -> bool:
@@ -81,7 +90,7 @@ class Session:
     @property
     def _admitted(self) -> list[Request]:
         """Requests that have a slot and memory."""
-        return [*self._batch.running.values(), *self._scoring]
+        return [*self._batch.running.values(), *self._scoring, *self._restoring.copy()]
 
     def _lengths(self, *more: Request) -> list[int]:
         """Reserved tokens of the admitted requests, and of `more`."""
@@ -96,7 +105,8 @@ class Session:
     def kv_bytes(self) -> int:
         """KV cache that running requests have room for. Also for other threads."""
         # Of copies, made in one go: requests come and go meanwhile.
-        admitted = [*self._batch.running.copy().values(), *self._scoring]
+        running, restoring = self._batch.running.copy().values(), self._restoring.copy()
+        admitted = [*running, *self._scoring, *restoring]
         return self.kv_budget.taken([request.reserved for request in admitted])
 
     def start(self, *requests: Request) -> None:
@@ -204,10 +214,23 @@ class Session:
             self._insert(request)
 
     def _insert(self, request: Request) -> None:
-        """Add a request to the batch."""
+        """Add a request to the batch, or begin to read its prompt from disk."""
+        if self._restoring.begin(request, self._batch.kept.longest(request.prompt)):
+            self._trim()
+            return
         self._batch.insert(request)
         self._note_cached(request, request.known)
         self._trim()
+
+    def _insert_restored(self, request: Request) -> None:
+        """Add a request to the batch whose prompt was read from disk, or could not be."""
+        try:
+            self._batch.insert(request)
+            self._note_cached(request, request.known)
+        except Exception as error:  # noqa: BLE001  only this request fails
+            request.fail(error)
+        self._trim()
+        self._admit()
 
     def _note_cached(self, request: Request, tokens: int) -> None:
         """Count a prompt when its request is first admitted; `tokens`: those found in the cache."""
@@ -215,7 +238,7 @@ class Session:
             return
         request.cached_tokens = tokens
         if request.counted and request.follows is None:
-            self._count(len(request.prompt), 0, tokens)
+            self._count(len(request.prompt), 0, tokens, request.disk_tokens)
 
     def _trim(self) -> None:
         """Trim the prompt cache to the memory that running requests leave free."""
@@ -237,17 +260,18 @@ class Session:
         if request.uid is not None:
             self._batch.leave(request)
             self._trim()
-        elif not self._waiting.remove(request):
+        elif not self._restoring.remove(request) and not self._waiting.remove(request):
             self._scoring.remove(request)
         self._admit()
 
-    def _count(self, prompt: int, completion: int, cached: int = 0) -> None:
+    def _count(self, prompt: int, completion: int, cached: int = 0, disk: int = 0) -> None:
         before = self.usage
         self.usage = replace(
             before,
             prompt_tokens=before.prompt_tokens + prompt,
             completion_tokens=before.completion_tokens + completion,
             cached_tokens=before.cached_tokens + cached,
+            disk_tokens=before.disk_tokens + disk,
         )
 
     def _count_first(self, request: Request) -> None:
@@ -404,6 +428,7 @@ class Session:
         gone = [*self._admitted, *self._waiting]
         self._waiting.clear()
         self._scoring.clear()
+        self._restoring.clear()
         self._batch.close()
         for request in gone:
             request.fail(RuntimeError("the instance was unloaded"))
