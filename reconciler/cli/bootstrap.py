@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+import structlog
 from aiohttp import web
 
 from reconciler.api.app import build
@@ -26,6 +27,7 @@ from reconciler.controller.clock import SystemClock
 from reconciler.core.memory import MemoryPolicy
 from reconciler.engine import sockets
 from reconciler.engine.engine import PROBE_SECONDS, Engine
+from reconciler.engine.prompt_disk import PromptDisk
 from reconciler.host import boot, looks, node
 from reconciler.host.run import run_program
 from reconciler.models.catalog import Catalog
@@ -33,6 +35,9 @@ from reconciler.models.places import Directory, HubCache, LMStudio
 from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
+
+CLEAR_SECONDS = 5.0
+"""Time to delete kept prompts before the daemon starts without them."""
 
 SHUTDOWN_SECONDS = 2.0
 """Time for requests that a shutdown interrupts to send their response."""
@@ -73,6 +78,8 @@ class Options:
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
     stall_budget: float = math.inf
     """Maximum gap in a stream while prompts are prefilled [s]; infinite: none."""
+    prompts: PromptDisk | None = None
+    """Prompts on disk; None: none are kept, and none are deleted."""
     spare_worker: bool = True
     """True if a worker is started before it is needed."""
     allow_origins: Sequence[str] = ()
@@ -154,6 +161,7 @@ async def _serve(
             options.wired_limit,
             options.stall_budget,
             spare=options.spare_worker,
+            prompts=options.prompts,
         ),
         sources,
         hub_cache=options.hub_cache,
@@ -176,6 +184,7 @@ async def _serve(
         handler_cancellation=True,  # a client that disconnects frees its resources
     )
     await runner.setup()
+    await _delete_prompts(options.prompts)
     await controller.start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, controller.look_at_sources)
     server = await listen(runner, listener, connections)
@@ -184,6 +193,17 @@ async def _serve(
     await controller.close(at_once)
     server.close()
     await runner.cleanup()
+
+
+async def _delete_prompts(prompts: PromptDisk | None) -> None:
+    """Delete the prompts on disk if none are to be kept."""
+    if prompts is None or prompts.most_bytes:
+        return
+    try:
+        await looks.look(prompts.clear, seconds=CLEAR_SECONDS)
+    except (OSError, TimeoutError) as error:
+        path, reason = str(prompts.root), str(error)
+        structlog.get_logger().warning("kept prompts were not deleted", path=path, reason=reason)
 
 
 def _listen(options: Options) -> socket.socket:

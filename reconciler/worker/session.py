@@ -7,7 +7,7 @@ session is busy.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +20,13 @@ from reconciler.core.protocol import Lease, Usage
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import company, observing, overrides, random_state
 from reconciler.worker.batch import Batch
+from reconciler.worker.disk.restoring import Post, Restoring
+from reconciler.worker.disk.store import Make, Scope
 from reconciler.worker.generators import Batching
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.pending import Request, Score, unasked
+from reconciler.worker.prompt_cache import not_saved
 from reconciler.worker.scoring import PromptScorer, Scoring
 from reconciler.worker.stalls import StepSizes
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError, Waiting
@@ -47,7 +50,10 @@ class Session:
         kv_budget: KVBudget | None = None,
         heartbeat: Heartbeat | None = None,
         batching: Batching = Batching.TOGETHER,
+        prompts: Callable[[Make], Scope] | None = None,
+        post: Post = lambda job: job(),
     ) -> None:
+        """`prompts` makes its prompts on disk; `post` runs a job on the MLX thread."""
         self.config = config
         self.batching = batching
         self.usage = Usage()
@@ -55,7 +61,9 @@ class Session:
         self.seconds = 0.0
         """Total time of its steps, by which sessions share the thread fairly."""
         self.kv_budget = kv_budget or KVBudget(config)
-        settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
+        settings = overrides.Overrides(
+            config.flash_attention, config.offload_kv_cache_to_gpu, config.kv_cache_bits
+        )
         self._model = overrides.ModelWithOverrides(model, settings)
         self.ends = tuple(eos)
         """Stop tokens."""
@@ -63,11 +71,14 @@ class Session:
         """Observed numbers of experts per token."""
         self._waiting = Waiting()
         self._scoring = Scoring(self._model, config.eval_batch_size)
+        self._prompts = prompts(lambda: make_prompt_cache(self._model)) if prompts else None
+        self._restoring = Restoring(self._prompts, post, self._insert_restored)
         self._batch = self._new_batch()
         self._sizes = StepSizes(config.eval_batch_size)
 
     def _new_batch(self) -> Batch:
-        return Batch(self._model, self.config.eval_batch_size, self.ends, self.batching)
+        step, save = self.config.eval_batch_size, self._prompts.save if self._prompts else not_saved
+        return Batch(self._model, step, self.ends, self.batching, save)
 
     @property
     def busy(self) -> bool:
@@ -97,7 +108,7 @@ class Session:
     @property
     def _admitted(self) -> list[Request]:
         """Requests that have a slot and memory."""
-        return [*self._batch.running.values(), *self._scoring]
+        return [*self._batch.running.values(), *self._scoring, *self._restoring.copy()]
 
     def _lengths(self, *more: Request) -> list[int]:
         """Reserved tokens of the admitted requests, and of `more`."""
@@ -112,7 +123,8 @@ class Session:
     def kv_bytes(self) -> int:
         """KV cache that running requests have room for. Also for other threads."""
         # Of copies, made in one go: requests come and go meanwhile.
-        admitted = [*self._batch.running.copy().values(), *self._scoring]
+        running, restoring = self._batch.running.copy().values(), self._restoring.copy()
+        admitted = [*running, *self._scoring, *restoring]
         return self.kv_budget.taken([request.reserved for request in admitted])
 
     def start(self, *requests: Request) -> None:
@@ -223,10 +235,23 @@ class Session:
             self._insert(request)
 
     def _insert(self, request: Request) -> None:
-        """Add a request to the batch."""
+        """Add a request to the batch, or begin to read its prompt from disk."""
+        if self._restoring.begin(request, self._batch.kept.longest(request.prompt)):
+            self._trim()
+            return
         self._batch.insert(request)
         self._note_cached(request, request.known)
         self._trim()
+
+    def _insert_restored(self, request: Request) -> None:
+        """Add a request to the batch whose prompt was read from disk, or could not be."""
+        try:
+            self._batch.insert(request)
+            self._note_cached(request, request.known)
+        except Exception as error:  # noqa: BLE001  only this request fails
+            request.fail(error)
+        self._trim()
+        self._admit()
 
     def _note_cached(self, request: Request, tokens: int) -> None:
         """Count a prompt when its request is first admitted; `tokens`: those found in the cache."""
@@ -234,7 +259,7 @@ class Session:
             return
         request.cached_tokens = tokens
         if request.counted and request.follows is None:
-            self._count(len(request.prompt), 0, tokens)
+            self._count(len(request.prompt), 0, tokens, request.disk_tokens)
 
     def _trim(self) -> None:
         """Trim the prompt cache to the memory that running requests leave free."""
@@ -256,17 +281,18 @@ class Session:
         if request.uid is not None:
             self._batch.leave(request)
             self._trim()
-        elif not self._waiting.remove(request):
+        elif not self._restoring.remove(request) and not self._waiting.remove(request):
             self._scoring.remove(request)
         self._admit()
 
-    def _count(self, prompt: int, completion: int, cached: int = 0) -> None:
+    def _count(self, prompt: int, completion: int, cached: int = 0, disk: int = 0) -> None:
         before = self.usage
         self.usage = replace(
             before,
             prompt_tokens=before.prompt_tokens + prompt,
             completion_tokens=before.completion_tokens + completion,
             cached_tokens=before.cached_tokens + cached,
+            disk_tokens=before.disk_tokens + disk,
         )
 
     def _count_first(self, request: Request) -> None:
@@ -413,8 +439,10 @@ class Session:
         def call() -> None:
             if compute:
                 self.probe()
-            else:
-                self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
+            if not compute or config.kv_cache_bits:
+                # With several tokens: `flash_attention` does not apply to one that attends to a
+                # quantised cache.
+                self._model(mx.array([[0, 0]]), cache=make_prompt_cache(self._model))
 
         config = replace(self.config, eval_batch_size=self._batch.generator.prefill_step)
         observed, unused, self.routed = observing.observe(self._model, config, call)
@@ -425,7 +453,8 @@ class Session:
 
         Raises as `observe`.
         """
-        return company.learn(self._model)
+        # Not of quantised caches: rounding would look like a difference.
+        return company.learn(self._model.not_quantized())
 
     def run_requests(self, batching: Batching) -> None:
         """Set the batching. Call it before a request is started."""
@@ -439,6 +468,7 @@ class Session:
         gone = [*self._admitted, *self._waiting]
         self._waiting.clear()
         self._scoring.clear()
+        self._restoring.clear()
         self._batch.close()
         for request in gone:
             request.fail(RuntimeError("the instance was unloaded"))

@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+from reconciler.host.spawn import spawn
 from reconciler.sources.git.command import GitError, Repository
 from reconciler.sources.git.tree import RefusedError
 from reconciler.sources.scan import SECONDS, in_thread
@@ -63,7 +64,7 @@ def is_keyring(keys: bytes) -> bool:
 async def _import(keyring: Path, home: str) -> None:
     """Create a keyring that holds only these keys. Raises `RefusedError`."""
     try:
-        process = await asyncio.create_subprocess_exec(
+        process, exited, close = await spawn(
             *("gpg", "--homedir", home, "--batch", "--quiet", "--no-autostart"),
             *("--import", str(keyring)),
             stdin=asyncio.subprocess.DEVNULL,
@@ -80,8 +81,7 @@ async def _import(keyring: Path, home: str) -> None:
     except TimeoutError:
         raise RefusedError(f"gpg: no answer within {GPG_SECONDS:g} s") from None
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        close()
+        await exited.wait()
     if process.returncode:
         raise RefusedError(f"gpg cannot read {keyring}: {words.decode(errors='replace').strip()}")
