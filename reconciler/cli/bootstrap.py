@@ -1,6 +1,7 @@
 """`reconciler serve`: create the daemon's components and run them until a signal."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -75,6 +76,8 @@ class Options:
     """Seconds between two probes of a worker."""
     wired_limit: str = "off"
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
+    stall_budget: float = math.inf
+    """Maximum gap in a stream while prompts are prefilled [s]; infinite: none."""
     prompts: PromptDisk | None = None
     """Prompts on disk; None: none are kept, and none are deleted."""
     spare_worker: bool = True
@@ -156,6 +159,7 @@ async def _serve(
             on_death,
             options.probe_interval,
             options.wired_limit,
+            options.stall_budget,
             spare=options.spare_worker,
             prompts=options.prompts,
         ),

@@ -13,10 +13,13 @@ from click.core import ParameterSource
 
 from reconciler.cli import HOME
 from reconciler.cli.access import Host, Origin
-from reconciler.cli.duration import Duration
+from reconciler.cli.duration import Bound, Duration
 from reconciler.cli.git_options import followed, followings, label, labelled
 from reconciler.cli.sizes import MemoryBudget, SizeOrOff, WiredLimit
 from reconciler.core.memory import Budget, MemoryPolicy
+
+LEAST_STALL_SECONDS = 0.01
+"""Minimum stall budget: a token of a small model takes about as long."""
 
 LEAST_PROBE_SECONDS = 0.1
 """Minimum probe interval: a healthy worker may need this long to answer."""
@@ -170,6 +173,14 @@ def _without(package: str) -> Iterator[None]:
     help="Time between probes: a hanging worker is found within two; idle ones generate a token.",
 )
 @click.option(
+    "--stall-budget",
+    type=Bound(least=LEAST_STALL_SECONDS),
+    default="0.25s",
+    envvar="RECONCILER_STALL_BUDGET",
+    show_envvar=True,
+    help="Longest pause of a stream while prompts are read, or 8 usual ones if longer; or off.",
+)
+@click.option(
     "--memory-budget",
     type=MemoryBudget(),
     default="100%",
@@ -256,6 +267,7 @@ def serve(
     no_page: bool,
     jit: bool,
     probe_interval: float,
+    stall_budget: float,
     memory_budget: Budget,
     memory_policy: str,
     wired_limit: str,
@@ -306,6 +318,7 @@ def serve(
             probe_interval,
             wired_limit,
             MemoryPolicy(memory_budget, evict_idle=memory_policy == "evict-idle"),
+            stall_budget=stall_budget,
             prompts=PromptDisk(prompt_cache.absolute(), prompt_cache_size),
             spare_worker=spare_workers == 1,
             allow_origins=allow_origins,

@@ -8,6 +8,7 @@ death is reported.
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -90,6 +91,7 @@ class Engine:
         on_death: Callable[[Instance, Problem], None],
         probe_interval: float = PROBE_SECONDS,
         wired_limit: str = "off",
+        stall_budget: float = math.inf,
         *,
         spare: bool = True,
         prompts: PromptDisk | None = None,
@@ -97,11 +99,12 @@ class Engine:
         """`on_death` is called for each instance whose worker died.
 
         `wired_limit` applies to each worker: `off`, `recommended`, or a size.
+        `stall_budget`: maximum gap in a worker's streams while it prefills prompts [s].
         `spare`: True if a worker is started before it is needed.
         `prompts`: where prompts are kept on disk; None: nowhere.
         """
         self._prompts = prompts
-        self._pool = Pool(sockets, wired_limit, spare=spare)
+        self._pool = Pool(sockets, wired_limit, stall_budget, spare=spare)
         self._on_death = on_death
         self._tokens = Tokens()
         self._holders = Holders(self._pool, probe_interval, self._tokens.read, self._died)

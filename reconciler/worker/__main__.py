@@ -1,4 +1,6 @@
-"""Start a worker: `python -m reconciler.worker WIRED-LIMIT SOCKET`. The daemon runs this command.
+"""Start a worker: `python -m reconciler.worker WIRED-LIMIT STALL-BUDGET SOCKET`.
+
+The daemon runs this command.
 
 A child process (`preprocessing`) turns requests into prompts. The worker has three threads:
 
@@ -57,6 +59,7 @@ def main() -> None:
     from reconciler.worker.heartbeat import Heartbeat
     from reconciler.worker.model import Model
     from reconciler.worker.server import FLUSH_SECONDS, serve
+    from reconciler.worker.stalls import StallBudget
     from reconciler.worker.thread import MlxThread
 
     gc.freeze()
@@ -66,13 +69,13 @@ def main() -> None:
     wired.install()
     limit = wired.apply(sys.argv[1])
     heartbeat = Heartbeat()
-    model = Model(heartbeat, preprocessor)
+    model = Model(heartbeat, preprocessor, StallBudget(float(sys.argv[2])))
     mlx = MlxThread(model.step, heartbeat)
     model.post = mlx.submit
     before_end.append(lambda: model.flush(FLUSH_SECONDS))
     own, child = backend.resident(), preprocessor.memory()
     machine = backend.machine(limit, own + child)
-    serve(sys.argv[2], model, mlx, heartbeat, lambda: backend.memory(own) + preprocessor.memory())
+    serve(sys.argv[3], model, mlx, heartbeat, lambda: backend.memory(own) + preprocessor.memory())
     hello = Hello(os.getpid(), machine)
     with os.fdopen(hello_fd, "wb") as out:
         out.write(msgspec.json.encode(hello) + b"\n")

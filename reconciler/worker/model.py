@@ -45,6 +45,7 @@ from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
+from reconciler.worker.stalls import StallBudget
 from reconciler.worker.vocabulary import vocabulary_kept
 
 if TYPE_CHECKING:
@@ -67,11 +68,15 @@ class Model:
     """One checkpoint, loaded once. MLX thread only, except for members marked thread-safe."""
 
     def __init__(
-        self, heartbeat: Heartbeat | None = None, preprocessor: Preprocessor | None = None
+        self,
+        heartbeat: Heartbeat | None = None,
+        preprocessor: Preprocessor | None = None,
+        stall_budget: StallBudget | None = None,
     ) -> None:
         self.preprocessor = preprocessor or Preprocessor(apart=False)
         """Turns requests into prompts, once the checkpoint is loaded. Thread-safe."""
         self._heartbeat = heartbeat or Heartbeat()
+        self._stall_budget = stall_budget or StallBudget()
         self._path: Path | None = None
         self._modules: Modules | None = None
         self._adapters: dict[str, Adapter | None] = {}
@@ -344,7 +349,11 @@ class Model:
         self._floor = session.seconds
         begin = time.monotonic()
         self._set_limit(session)
-        session.step()
+        if isinstance(session, Session):
+            texts = [other for other in busy if isinstance(other, Session)]
+            session.step(self._stall_budget.of_step(texts))
+        else:
+            session.step()
         session.seconds += time.monotonic() - begin
         if not any(s.busy for s in self._sessions.values()):
             # No work is left to reuse cached GPU buffers for, and they count as used memory.

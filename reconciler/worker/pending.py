@@ -59,6 +59,8 @@ class Request:
     """Handling of the prompt's log-probabilities, if they are requested."""
     kept: bool = True
     """True if its KV cache is saved for prompts with the same prefix."""
+    streams: bool = False
+    """True if its client receives tokens as they are generated."""
     counted: bool = True
     """True if it belongs to a client and its tokens are counted."""
     asked: float | None = None

@@ -5,6 +5,7 @@ The daemon calls a session an instance. Requests wait (`waiting`) until there is
 session is busy.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.pending import Request, Score, unasked
 from reconciler.worker.prompt_cache import not_saved
 from reconciler.worker.scoring import PromptScorer, Scoring
+from reconciler.worker.stalls import StepSizes
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError, Waiting
 
 OPEN_ENDED = 1024
@@ -72,6 +74,7 @@ class Session:
         self._prompts = prompts(lambda: make_prompt_cache(self._model)) if prompts else None
         self._restoring = Restoring(self._prompts, post, self._insert_restored)
         self._batch = self._new_batch()
+        self._sizes = StepSizes(config.eval_batch_size)
 
     def _new_batch(self) -> Batch:
         step, save = self.config.eval_batch_size, self._prompts.save if self._prompts else not_saved
@@ -86,6 +89,21 @@ class Session:
     def reads_in_tiles(self) -> bool:
         """True if a prompt with more than one attention tile left is being prefilled."""
         return any(request.unread > TILE for request in self._admitted)
+
+    @property
+    def streams(self) -> bool:
+        """True if a client receives tokens as they are generated."""
+        return any(r.streams and r.emitted and not r.unread for r in self._batch.running.values())
+
+    @property
+    def prefills(self) -> bool:
+        """True if a prompt is being prefilled."""
+        return bool(self._scoring) or any(r.unread > 1 for r in self._batch.running.values())
+
+    @property
+    def usual_gap(self) -> float:
+        """Usual time between two tokens [s]; 0 if unknown."""
+        return self._sizes.usual_gap
 
     @property
     def _admitted(self) -> list[Request]:
@@ -192,11 +210,14 @@ class Session:
         self._note_cached(request, 0)
         self._trim()
 
-    def _score(self) -> None:
-        """Prefill a chunk of the first prompt to score."""
+    def _score(self, most: int) -> None:
+        """Prefill a chunk of the first prompt to score, of at most `most` tokens."""
         request = self._scoring.first
+        begin, left = len(request.prompt) - request.unread, request.unread
+        start = time.monotonic()
         try:
-            ended = self._scoring.read()
+            ended = self._scoring.read(most)
+            self._sizes.learn_score(left - request.unread, begin, time.monotonic() - start)
             if ended is not None:
                 self._end_scoring(request, *ended)
         except Exception as error:  # noqa: BLE001  only this request fails
@@ -280,34 +301,53 @@ class Session:
             first = self.usage.first_tokens.with_one(time.monotonic() - request.asked)
             self.usage = replace(self.usage, first_tokens=first)
 
-    def _next_tokens(self) -> int:
+    @property
+    def _together(self) -> int:
+        """Maximum number of prompts that a step prefills together."""
+        return PREFILL_BATCH if self.batching is Batching.TOGETHER else 1
+
+    def _next_tokens(self, read: int, scored: int) -> int:
         """Maximum tokens that the next step computes: a chunk of each of some prompts, padded to
         the longest, and one token of each other request.
+
+        `read`, `scored`: maximum tokens of a chunk that is prefilled or scored.
         """
-        pieces = [min(r.unread, self.config.eval_batch_size) for r in self._admitted]
-        together = PREFILL_BATCH if self.batching is Batching.TOGETHER else 1
-        reading = min(together + bool(self._scoring), sum(piece > 0 for piece in pieces))
+        pieces = [min(r.unread, read) for r in self._batch.running.values()]
+        pieces += [min(r.unread, scored) for r in self._scoring]
+        reading = min(self._together + bool(self._scoring), sum(piece > 0 for piece in pieces))
         return reading * max(pieces, default=0) + len(self._batch.running)
 
-    def step(self) -> None:
-        """Run one step of the batch. If it fails, all requests of the batch fail."""
-        with self._heartbeat.beating(self._next_tokens() / SLOWEST_TOKENS_PER_SECOND):
-            self._step()
+    def step(self, budget: float = math.inf) -> None:
+        """Run one step of the batch. If it fails, all requests of the batch fail.
 
-    def _step(self) -> None:
+        `budget`: maximum time to prefill prompts, as far as it can be predicted [s].
+        """
+        reading = [r for r in self._batch.running.values() if r.unread > 1][: self._together]
+        scoring = [self._scoring.first] if self._scoring else []
+        read, scored = self._sizes.choose(budget, reading, scoring)
+        allowance = self._next_tokens(read, scored) / SLOWEST_TOKENS_PER_SECOND
+        with self._heartbeat.beating(allowance):
+            self._step(read, scored)
+
+    def _step(self, read: int, scored: int) -> None:
+        """Run one step with chunks of at most so many tokens of each prompt."""
         try:
             if self._batch.running:
-                self._advance()
+                self._advance(read)
         except Exception as error:  # noqa: BLE001  reported to every request
             random_state.renew()
             for request in self._batch.restart():
                 request.fail(error)
         if self._scoring:
-            self._score()
+            self._score(scored)
         self._admit()
 
-    def _advance(self) -> None:
-        pieces, tokens = self._batch.generator.next()
+    def _advance(self, most: int) -> None:
+        start = time.monotonic()
+        pieces, tokens = self._batch.generator.next(most)
+        seconds = time.monotonic() - start
+        read = [(self._batch.running[piece.uid], piece) for piece in pieces]
+        self._sizes.learn(read, seconds, generated=bool(tokens))
         for piece in pieces:
             if self._batch.note_read(piece):
                 self._trim()
