@@ -239,8 +239,9 @@ def _token(options: Options) -> str | None:
 
 def _check_names(options: Options) -> None:
     """Raise `click.ClickException` if a directory's name is not UTF-8: JSON cannot hold it."""
+    prompts = options.prompts.root if options.prompts else None
     places = (options.state, options.hub_cache, options.lm_studio, *options.models)
-    for place in (*places, options.manifests):
+    for place in (*places, options.manifests, prompts):
         try:
             str(place).encode()
         except UnicodeEncodeError:
