@@ -105,12 +105,22 @@ def test_a_manifest_sets_the_bits_and_its_mistake_keeps_what_is_loaded(taught: D
 
 
 @pytest.mark.long
-def test_a_quantised_instance_comes_back_after_a_kill(tmp_path: Path, models: Path) -> None:
+def test_a_quantised_instance_and_its_prompts_on_disk_come_back_after_a_restart(
+    tmp_path: Path, models: Path
+) -> None:
+    answers = []
     with Daemon(Home(tmp_path / "home", models)) as daemon:
         daemon.load({"model": QUESTIONS, "kv_cache_bits": 4})
-        before = answer(daemon, QUESTIONS)
-        daemon.kill()
-        daemon.start()
-        record = daemon.ready(QUESTIONS)
-        assert record["status"]["config"]["kv_cache_bits"] == 4
-        assert answer(daemon, QUESTIONS) == before
+        for _ in range(2):
+            prompt = {"model": QUESTIONS, "prompt": [7 + n % 300 for n in range(1000)]}
+            body = prompt | {"temperature": 0, "max_tokens": 8}
+            status, reply = daemon.request("POST", "/v1/completions", body)
+            assert status == 200, reply
+            cached = reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+            answers.append((reply["choices"][0]["text"], cached > 900))
+            daemon.stop()
+            daemon.start()
+            record = daemon.ready(QUESTIONS)
+            assert record["status"]["config"]["kv_cache_bits"] == 4
+    (expected, _), _ = answers
+    assert answers == [(expected, False), (expected, True)]
