@@ -33,6 +33,7 @@ from reconciler.host import boot, looks, node
 from reconciler.host.run import run_program
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio
+from reconciler.models.read_ahead import ReadAhead
 from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
@@ -170,6 +171,7 @@ async def _serve(
         labels=node.labels(node.facts(run_program), options.labels),
         boot_id=boot.boot_id(run_program),
         memory=options.memory,
+        read_ahead=ReadAhead(),
     )
     app = build(
         controller,
