@@ -103,17 +103,21 @@ def _attend(
     overrides = _current
     if overrides is None:
         return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
-    with _device(overrides):
-        gpu = on_gpu()
-        if _watching is not None:
-            _watching.attention.add(overrides.flash_attention)
-            _watching.kv_on_gpu.add(gpu)
-            _watching.shapes.add(_attended(q, mask, sinks))
-        if not overrides.flash_attention:
-            return attention.whole(q, k, v, scale=scale, mask=mask, sinks=sinks)
-        if gpu:
-            return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
-        return attention.tiled(q, k, v, scale=scale, mask=mask, sinks=sinks)
+    gpu = on_gpu()
+    if gpu and not overrides.kv_on_gpu:
+        with mx.stream(mx.cpu):
+            return _attend(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
+    if _watching is not None:
+        _watching.attention.add(overrides.flash_attention)
+        _watching.kv_on_gpu.add(gpu)
+        _watching.shapes.add(_attended(q, mask, sinks))
+    if not overrides.flash_attention:
+        return attention.whole(q, k, v, scale=scale, mask=mask, sinks=sinks)
+    if gpu or (q.shape[2] == 1 and sinks is None):
+        # For one query, MLX's CPU backend runs the operations of `attention.whole`, without
+        # Python. Its computation with sinks takes more memory than ours.
+        return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
+    return attention.tiled(q, k, v, scale=scale, mask=mask, sinks=sinks)
 
 
 def _attended(queries: Any, mask: Any, sinks: Any) -> Attended:
@@ -129,21 +133,15 @@ def _updating(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_and_fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _current is None:
             return original(self, *args, **kwargs)
-        with _device(_current):
-            if _watching is not None:
-                _watching.kv_on_gpu.add(on_gpu())
-            return original(self, *args, **kwargs)
+        gpu = on_gpu()
+        if gpu and not _current.kv_on_gpu:
+            with mx.stream(mx.cpu):
+                return update_and_fetch(self, *args, **kwargs)
+        if _watching is not None:
+            _watching.kv_on_gpu.add(gpu)
+        return original(self, *args, **kwargs)
 
     return update_and_fetch
-
-
-@contextmanager
-def _device(overrides: Overrides) -> Iterator[None]:
-    if overrides.kv_on_gpu or not on_gpu():
-        yield
-    else:
-        with mx.stream(mx.cpu):
-            yield
 
 
 def on_gpu() -> bool:
