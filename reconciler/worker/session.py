@@ -240,6 +240,8 @@ class Session:
         self._admit()
 
     def _count(self, prompt: int, completion: int, cached: int = 0) -> None:
+        if not prompt + completion:
+            return
         before = self.usage
         self.usage = replace(
             before,
@@ -285,14 +287,14 @@ class Session:
         for piece in pieces:
             if self._batch.note_read(piece):
                 self._trim()
+        running = self._batch.running
+        self._count(0, sum(running[one.uid].counted for one in tokens))
         for one in tokens:
-            request = self._batch.running[one.uid]
+            request = running[one.uid]
             request.left -= 1
             request.emitted += 1
-            if request.counted:
-                self._count(0, 1)
-                if request.emitted == 1:
-                    self._count_first(request)
+            if request.counted and request.emitted == 1:
+                self._count_first(request)
             request.generated.append(one.token)
             end = one.finish_reason or self._end_of_room(request)
             try:
