@@ -104,10 +104,24 @@ def _attend(
     overrides = _current
     if overrides is None:
         return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
+    if overrides.kv_on_gpu or not on_gpu():
+        return _overridden(overrides, q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
+    with mx.stream(mx.cpu):
+        return _overridden(overrides, q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
+
+
+def _overridden(
+    overrides: Overrides,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    scale: float,
+    mask: Any,
+    sinks: Any,
+    **more: Any,
+) -> Any:
     gpu = on_gpu()
-    if gpu and not overrides.kv_on_gpu:
-        with mx.stream(mx.cpu):
-            return _attend(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
     if _watching is not None:
         _watching.attention.add(overrides.flash_attention)
         _watching.kv_on_gpu.add(gpu)
@@ -134,12 +148,14 @@ def _updating(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_and_fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _current is None:
             return original(self, *args, **kwargs)
-        gpu = on_gpu()
-        if gpu and not _current.kv_on_gpu:
-            with mx.stream(mx.cpu):
-                return update_and_fetch(self, *args, **kwargs)
+        if _current.kv_on_gpu or not on_gpu():
+            return updated(self, *args, **kwargs)
+        with mx.stream(mx.cpu):
+            return updated(self, *args, **kwargs)
+
+    def updated(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _watching is not None:
-            _watching.kv_on_gpu.add(gpu)
+            _watching.kv_on_gpu.add(on_gpu())
         return original(self, *args, **kwargs)
 
     return update_and_fetch
