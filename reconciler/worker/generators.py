@@ -328,7 +328,7 @@ def owned(cache: list[Any]) -> list[Any]:
     """
     for one in cache:
         _own(one)
-    mx.async_eval(
+    mx.async_eval(  # type: ignore[no-untyped-call]
         [array for one in cache for _, array in tree_flatten(one.state) if _is_array(array)]
     )
     return cache
