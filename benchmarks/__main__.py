@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from benchmarks import agent, commands, loading, neighbours, records, restored, serving
+from benchmarks import (
+    agent,
+    commands,
+    loading,
+    neighbours,
+    records,
+    restored,
+    serving,
+    token_cost,
+)
 from benchmarks.daemon import daemon
 from benchmarks.measure import Result, table, write
 
@@ -34,6 +43,7 @@ async def _run(home: Path, models: Path, *, quick: bool) -> list[Result]:
     async with daemon(home) as served:
         results = await commands.run(served, quick=quick)
         results += await serving.run(served, models, quick=quick)
+        results += await token_cost.run(served, quick=quick)
         results += await neighbours.run(served, quick=quick)
         results += await agent.run(served, models, quick=quick)
         results += await restored.run(served, quick=quick)
