@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import agent, commands, loading, neighbours, records, serving
+from benchmarks import agent, commands, loading, neighbours, records, serving, stall
 from benchmarks.daemon import daemon
 from benchmarks.measure import Result, table, write
 
@@ -36,6 +36,7 @@ async def _run(home: Path, models: Path, *, quick: bool) -> list[Result]:
         results += await serving.run(served, models, quick=quick)
         results += await neighbours.run(served, quick=quick)
         results += await agent.run(served, models, quick=quick)
+        results += [] if quick else await stall.run(served, models)
         results += await loading.run(served, models, quick=quick)
     return results + await records.run(home, serving.MODEL, quick=quick)
 
