@@ -21,6 +21,7 @@ from reconciler.api.origins import is_loopback
 from reconciler.api.server import listen
 from reconciler.cli import HOME, log
 from reconciler.cli.access import check_pages
+from reconciler.cli.client import read_token
 from reconciler.cli.privacy import keep_state_private, warn_of_public_token
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
@@ -231,15 +232,8 @@ def _token(options: Options) -> str | None:
             )
         check_pages(options.allow_origins, options.token_file)
         return None
-    try:
-        token = options.token_file.read_text("utf-8").strip()
-        warn_of_public_token(options.token_file)
-    except OSError as error:
-        raise click.ClickException(
-            f"cannot read token file {options.token_file}: {error.strerror}"
-        ) from None
-    if not token:
-        raise click.ClickException(f"token file {options.token_file} is empty")
+    token = read_token(options.token_file)
+    warn_of_public_token(options.token_file)
     return token
 
 
@@ -256,6 +250,9 @@ def _check_names(options: Options) -> None:
 
 
 def _configure_log(options: Options) -> None:
+    file = options.log_file
+    if file is not None and file.is_fifo():  # opening it waits for a reader
+        raise click.ClickException(f"cannot write log file {file}: it is a FIFO; name another file")
     try:
         log.configure(options.log_level, options.log_format, options.log_file)
     except OSError as error:

@@ -67,7 +67,9 @@ class Removal:
             words = f"{key} is in use by {', '.join(users)}; unload or delete that first"
             raise LoadError(Problem(Reason.MODEL_IN_USE, words, param="model"))
         try:
-            freed = await look(removal.remove, folder, seconds=removal.SECONDS)
+            with self._lookups.moving(folder):  # in the same step as the check for users
+                leaving = await look(removal.set_aside, folder, seconds=LOOK_SECONDS)
+            freed = await look(removal.remove, leaving, seconds=removal.SECONDS)
         except TimeoutError:
             words = f"the files of {key} are not removed yet; the removal goes on"
             problem = Problem(Reason.NOT_REMOVABLE, words, permanent=False, param="model")

@@ -82,8 +82,12 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """True if a request is running or waiting."""
-        return bool(self._batch.running or self._scoring or self._waiting)
+        """True if a step would do something.
+
+        While a prompt is read from disk, requests that wait for its memory are not stepped.
+        """
+        waiting = self._waiting and not self._restoring.copy()
+        return bool(self._batch.running or self._scoring or waiting)
 
     @property
     def reads_in_tiles(self) -> bool:

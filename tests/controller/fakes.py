@@ -25,7 +25,7 @@ from reconciler.core.records import (
 from reconciler.core.settings import Resolved
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 from reconciler.models.catalog import Catalog
-from reconciler.models.places import Directory
+from reconciler.models.places import Directory, HubCache
 from reconciler.store import Store
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -271,7 +271,7 @@ class Bench:
             self.engine.on_death = on_death
             return self.engine
 
-        catalog = Catalog([Directory(self._models)])
+        catalog = Catalog([Directory(self._models), HubCache(self._state / "hub")])
         self.controller = Controller(
             self.store,
             catalog,

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,13 +55,16 @@ class TestSignatures:
         self, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("reconciler.sources.git.trust.SECONDS", 0.05)
+        released = threading.Event()
         allowed = tmp_path / "allowed"
-        os.mkfifo(allowed)
         origin.declare("a")
         async with node(tmp_path, origin.url, signers=allowed) as mac:
+            os.mkfifo(allowed)
+            assert f"cannot read {allowed}: it is a FIFO" in await mac.refusal()
+            name = "reconciler.sources.git.trust.read_at_most"
+            monkeypatch.setattr(name, lambda *_: released.wait())  # as on a dead mount
             assert "no answer within 0.05 s" in await mac.refusal()
-        # The reading thread may continue; nothing waits for it. End it.
-        os.close(os.open(allowed, os.O_RDWR))
+        released.set()
 
     async def test_commits_are_verified_with_a_gpg_keyring(
         self, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,8 +2,10 @@
 
 import asyncio
 import tempfile
+from functools import partial
 from pathlib import Path
 
+from reconciler.host.kinds import read_at_most
 from reconciler.host.spawn import spawn
 from reconciler.sources.git.command import GitError, Repository
 from reconciler.sources.git.tree import RefusedError
@@ -11,6 +13,9 @@ from reconciler.sources.scan import SECONDS, in_thread
 
 GPG_SECONDS = 30.0
 """Time limit for gpg to import a keyring."""
+
+MAX_KEYS = 100_000_000
+"""Maximum size of the file; the keyring of a large distribution has some 10 MB."""
 
 ARMOR = b"-----BEGIN PGP"
 
@@ -22,12 +27,14 @@ async def verify(repository: Repository, commit: str, signers: Path) -> None:
     Raises `RefusedError`.
     """
     try:
-        reading, _ = in_thread(signers.read_bytes)
+        reading, _ = in_thread(partial(read_at_most, signers, MAX_KEYS))
         keys = await asyncio.wait_for(reading, SECONDS)
     except TimeoutError:
         raise RefusedError(f"cannot read {signers}: no answer within {SECONDS:g} s") from None
     except OSError as error:
         raise RefusedError(f"cannot read {signers}: {error.strerror}") from None
+    if len(keys) > MAX_KEYS:
+        raise RefusedError(f"cannot read {signers}: it is larger than {MAX_KEYS} bytes")
     with tempfile.TemporaryDirectory(prefix="reconciler-gpg-") as home:
         allowed = "/dev/null"
         if is_keyring(keys):

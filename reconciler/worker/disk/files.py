@@ -102,13 +102,18 @@ class Entry:
         return np.empty(self.shape, TYPES[self.kind])
 
 
+def _open(path: str, flags: int) -> int:
+    """Open a file without following a link, or waiting for the other end of a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 class Reader:
     """Reads a file from its beginning to its end. Use as a context manager."""
 
     def __init__(self, path: Path, name: str) -> None:
         """Open a file and read its header. Raises OSError or `DamagedError`."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        self._file: BinaryIO = os.fdopen(descriptor, "rb")
+        # `Path.open` takes no opener.
+        self._file: BinaryIO = open(path, "rb", opener=_open)  # noqa: SIM115
         try:
             self._read_header(name)
         except DamagedError:

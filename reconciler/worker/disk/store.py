@@ -294,6 +294,10 @@ class PromptDisk:
                 except FileNotFoundError:  # another worker deleted it
                     self.directory.index.discard(name)
                     break
+                except OSError as error:
+                    self.directory.index.discard(name)
+                    self._read_failures.note(error)
+                    break
                 except DamagedError:
                     self.directory.delete(name)
                     print(f"a stored prompt was damaged and is deleted: {name}", file=sys.stderr)
@@ -385,13 +389,19 @@ class _Failures:
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Note whether the block fails. Raises nothing."""
+        before = self._since
         try:
             yield
         except Exception as error:  # noqa: BLE001  a prompt is computed instead
-            # Only an OSError's words are logged: it names files, which are hashes.
-            words = str(error) if isinstance(error, OSError) else type(error).__name__
-            if self._since is None:
-                print(f"{self._what}: {words}", file=sys.stderr)
-            self._since = time.monotonic()
+            self.note(error)
         else:
-            self._since = None
+            if self._since == before:
+                self._since = None
+
+    def note(self, error: Exception) -> None:
+        """Note a failure."""
+        # Only an OSError's words are logged: it names files, which are hashes.
+        words = str(error) if isinstance(error, OSError) else type(error).__name__
+        if self._since is None:
+            print(f"{self._what}: {words}", file=sys.stderr)
+        self._since = time.monotonic()
