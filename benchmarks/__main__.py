@@ -16,6 +16,7 @@ from benchmarks import (
     records,
     restored,
     serving,
+    stall,
     token_cost,
 )
 from benchmarks.daemon import daemon
@@ -47,6 +48,7 @@ async def _run(home: Path, models: Path, *, quick: bool) -> list[Result]:
         results += await neighbours.run(served, quick=quick)
         results += await agent.run(served, models, quick=quick)
         results += await restored.run(served, quick=quick)
+        results += [] if quick else await stall.run(served, models)
         results += await loading.run(served, models, quick=quick)
     return results + await records.run(home, serving.MODEL, quick=quick)
 
