@@ -10,7 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import _byte_decoder
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.agent import MODELS
@@ -83,20 +86,19 @@ def middle(name: str, directory: Path) -> None:
 @cache
 def _words() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer of exactly `MIDDLE_VOCABULARY` tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    trainer = BpeTrainer(
         vocab_size=MIDDLE_VOCABULARY,
         special_tokens=["<|im_end|>", "<|im_start|>"],
         show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=ByteLevel.alphabet(),
     )
     texts = [*(PROJECT / "docs").glob("*.md"), *(PROJECT / "reconciler").rglob("*.py")]
     tokenizer.train(sorted(map(str, texts)), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=CHATML
-    )
+    end = tokenizer.id_to_token(0)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, chat_template=CHATML)
 
 
 def agent(name: str, directory: Path) -> None:
