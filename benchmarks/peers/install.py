@@ -69,22 +69,21 @@ def _mlx() -> str:
 
 
 def _run(*command: str) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,
-    )
-    try:
-        said = process.communicate(timeout=INSTALL_SECONDS)[1]
-    except subprocess.TimeoutExpired:
-        raise SkippedError(f"not installed within {INSTALL_SECONDS:.0f} s") from None
-    finally:
-        children.kill_group(process.pid)
-        process.wait()
+        process_group=0,
+    ) as process:
+        try:
+            said = process.communicate(timeout=INSTALL_SECONDS)[1]
+        except subprocess.TimeoutExpired:
+            raise SkippedError(f"not installed within {INSTALL_SECONDS:.0f} s") from None
+        finally:
+            children.kill_group(process.pid)
     if process.returncode:
         lines = [line for line in said.splitlines() if "ERROR" in line] or said.splitlines()
         raise SkippedError(f"not installed: {lines[-1] if lines else 'no message'}")

@@ -25,7 +25,7 @@ SYSTEM_PROMPT = SYSTEM[: len(SYSTEM) // 3]
 RUNNING_TOKENS = 8
 """Pieces of text of a running stream before the long prompt is sent."""
 
-STREAM_TOKENS = 2000
+STREAM_TOKENS = 4000
 """Tokens that the running stream may have: more than while the long prompt is read."""
 
 CALM_CPU = 0.3
@@ -91,9 +91,9 @@ def stall(words: int) -> Callable[[Server], Awaitable[Figures]]:
                     # The gap that the prompt caused ends with the next text of the stream.
                     if reading and reading.done() and answer.times[-1] > reading.result().times[0]:
                         break
-            if reading is None:
-                raise FailedError(f"the stream ended after {len(answer.times)} pieces of text")
-            other = await reading
+            other = await reading if reading else None
+        if other is None or answer.times[-1] < other.times[0]:
+            raise FailedError("the stream ended before the prompt was read")
         await calm(server)
         gap = answer.longest_gap(other.sent, other.times[0])
         return {"gap": gap, "first": other.first}
