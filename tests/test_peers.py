@@ -219,6 +219,14 @@ def test_the_table_has_a_ratio_or_a_reason_for_each_server() -> None:
     )
 
 
+def test_there_is_no_ratio_to_nothing() -> None:
+    measured = Measured()
+    measured.add("reconciler", {"cpu": 1.0})
+    measured.add("peer", {"cpu": 0.0})
+    titles = {"reconciler": "reconciler 1", "peer": "peer 2"}
+    assert Row("idle", "cpu", "s", measured).cells(titles) == ["1", "0"]
+
+
 def test_without_reconciler_the_table_has_values_and_no_ratios() -> None:
     measured = Measured()
     measured.add("peer", {"speed": 2.0})

@@ -12,15 +12,19 @@ from benchmarks.peers.servers import Program, Server
 from benchmarks.peers.table import Row
 from benchmarks.peers.turns import in_turns
 
-TINY, LLAMA, GPT_OSS = "bench/tiny", "bench/llama-20m", "bench/gpt_oss-20m"
+LLAMA = "llama"
 MODELS = {
-    TINY: "tiny llama",
-    LLAMA: "llama of 20 M",
-    GPT_OSS: "gpt_oss of 20 M",
+    "tiny": ("bench/tiny", "tiny llama", ("throughput",)),
+    LLAMA: ("bench/llama-20m", "llama of 20 M", ("idle", "throughput", "agent", "stall")),
+    "gpt_oss": ("bench/gpt_oss-20m", "gpt_oss of 20 M", ("throughput", "agent")),
 }
-"""What each checkpoint is called in the table."""
+"""By short name: the checkpoint, its name in the table, and what is measured with it."""
 
-GROUPS = ("throughput", "agent", "stall", "idle", "start", "memory")
+GROUPS = (
+    *(f"{group}-{name}" for name, (_, _, groups) in MODELS.items() for group in groups),
+    "start",
+    "memory",
+)
 """Parts of the table, which can be measured alone."""
 
 IDLE_SECONDS = 20.0
@@ -64,19 +68,18 @@ async def run(
 ) -> list[Row]:
     """Measure all rows of the groups in `only`."""
     result = []
-    for model in (LLAMA,) if quick else MODELS:
-        wanted = only & {"throughput"} if model == TINY else only & {"throughput", "agent"}
-        if model == LLAMA:
-            wanted |= only & {"stall", "idle"}
-        if wanted:
+    for name, (model, _, groups) in MODELS.items():
+        wanted = frozenset(group for group in groups if f"{group}-{name}" in only)
+        if wanted and (name == LLAMA or not quick):
             async with all_started(found, models, model) as (started, failed):
-                for row in await _of(model, started, wanted, quick=quick):
+                for row in await _of(name, started, wanted, quick=quick):
                     row.measured.failed.update(failed)
                     result.append(row)
+    model = MODELS[LLAMA][0]
     turns = 1 if quick else 3
     if "start" in only:
         say("starts")
-        measured = await in_turns(found, rows.start(models, LLAMA), turns, 0)
+        measured = await in_turns(found, rows.start(models, model), turns, 0)
         what = "from the command to the first answer"
         result += [
             Row(what, "seconds", "s", measured),
@@ -84,16 +87,16 @@ async def run(
         ]
     if "memory" in only:
         say("two instances")
-        measured = await in_turns(found, rows.memory(models, LLAMA), 1, 0)
+        measured = await in_turns(found, rows.memory(models, model), 1, 0)
         result.append(Row("resident, two instances of one model", "memory", "MB", measured))
     return result
 
 
 async def _of(
-    model: str, started: Mapping[str, Server], wanted: frozenset[str], *, quick: bool
+    name: str, started: Mapping[str, Server], wanted: frozenset[str], *, quick: bool
 ) -> list[Row]:
     """Rows of servers that run with one model."""
-    title, turns = MODELS[model], 1 if quick else 3
+    title, turns = MODELS[name][1], 1 if quick else 3
     result = []
     if "idle" in wanted:
         say("idle servers")

@@ -39,7 +39,7 @@ class Measured:
         self.failed[name] = reason
 
     def results(self, what: str, figure: str, unit: str, titles: Mapping[str, str]) -> list[Result]:
-        """Ratios of reconciler to every other server that was measured."""
+        """Ratios of reconciler to every other server that was measured; there is none to 0."""
         ours = self.turns.get(OURS, [])
         return [
             summary(
@@ -49,7 +49,7 @@ class Measured:
                 unit=unit,
             )
             for name, turns in self.turns.items()
-            if name != OURS and ours
+            if name != OURS and ours and all(turn[figure] for turn in turns)
         ]
 
 

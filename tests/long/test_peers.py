@@ -1,4 +1,4 @@
-"""The comparison with other servers, run as a user runs it where no other server can be installed."""
+"""The comparison with other servers, as a user runs it where none can be installed."""
 
 import json
 import os
@@ -39,14 +39,15 @@ def test_the_table_without_servers_to_install(tmp_path: Path) -> None:
     ]
     rows = [line for line in lines[2:] if line.startswith("|")]
     assert len(rows) == 10
-    assert all(line.count("**") == 2 for line in rows), out
+    assert not [line for line in rows if "| - " in line], out
     results = json.loads(file.read_text())
-    assert len(results) == len(rows)
-    assert all(result["ours"] >= 0 and result["theirs"] > 0 for result in results)
+    # An idle server may use no measurable CPU time, to which there is no ratio.
+    assert len(rows) - 1 <= len(results) <= len(rows)
+    assert all(result["against"].startswith("mlx_lm.server ") for result in results)
 
 
 def test_an_interrupted_run_leaves_no_server_behind(tmp_path: Path) -> None:
-    with start(tmp_path, "--only", "throughput") as process:
+    with start(tmp_path, "--only", "throughput-llama") as process:
         assert process.stderr is not None
         assert "8 at a time" in process.stderr.readline()
         family = psutil.Process(process.pid).children(recursive=True)
