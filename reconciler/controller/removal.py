@@ -77,8 +77,16 @@ class Removal:
         finally:
             self._lookups.forget(ModelRef(key))
             self._registry.wake.set()
+        await self._remove_prompts(key, folder)
         log.info("model removed", model=key, bytes=freed)
         return freed
+
+    async def _remove_prompts(self, key: str, folder: Path) -> None:
+        """Remove the model's prompts on disk, which are of no use without it."""
+        try:
+            await self._engine.remove_prompts(folder)
+        except (OSError, TimeoutError) as error:
+            log.warning("kept prompts were not removed", model=key, reason=str(error))
 
     async def users(self, key: str, folder: Path) -> list[str]:
         """Return the names of records and instances that use the model in a folder."""

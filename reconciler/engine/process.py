@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
@@ -88,14 +89,17 @@ class WorkerProcess:
         self.hello: Hello | None = None
 
     @classmethod
-    async def start(cls, directory: Path, wired_limit: str) -> "WorkerProcess":
+    async def start(
+        cls, directory: Path, wired_limit: str, stall_budget: float = math.inf
+    ) -> "WorkerProcess":
         """Start a worker with its socket in `directory`.
 
         `wired_limit` is `off`, `recommended` or a size: memory that is kept from being paged out.
+        `stall_budget`: maximum gap in a stream while prompts are prefilled [s]; infinite: none.
         """
         socket = directory / f"{next(_serial)}.sock"
         process, exited, _ = await spawn(
-            *children.python("reconciler.worker", wired_limit, str(socket)),
+            *children.python("reconciler.worker", wired_limit, str(stall_budget), str(socket)),
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,

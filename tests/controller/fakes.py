@@ -89,6 +89,7 @@ class FakeEngine:
         self.loaded: dict[str, Instance] = {}
         self.loads: asyncio.Queue[tuple[LoadSpec, asyncio.Future[None]]] = asyncio.Queue()
         self.unloads: list[str] = []
+        self.removed_prompts: list[Path] = []
         self.live: dict[str, int] = {}
         self.requests: list[tuple[str, str, bytes, int]] = []
         """Requests with their leased bytes."""
@@ -107,6 +108,12 @@ class FakeEngine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
+
+    async def prompts_bytes(self) -> int:
+        return 0
+
+    async def remove_prompts(self, folder: Path) -> None:
+        self.removed_prompts.append(folder)
 
     def retain_only(self, names: Collection[str]) -> None:
         """Do nothing: no tokens are counted."""
