@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.embedder import Embedder
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.records import EffectiveSettings, RequestedSettings
 from reconciler.core.settings import DEFAULT_CONTEXT_COUNTED, UNNAMED_CONTEXT, Resolved, resolve
