@@ -89,7 +89,7 @@ class StepSizes:
         `budget`: maximum time for both [s]; `read`, `scored`: the requests whose prompts they are.
         """
         if self._mixed >= WITHOUT and not math.isinf(budget):
-            self._mixed = 0
+            self._mixed = 0  # also if it has no stream of its own any more
             return 0, 0
         budget /= max(1, bool(read) + bool(scored))
         return self._width(self._read, budget, read), self._width(self._scored, budget, scored)
@@ -107,8 +107,9 @@ class StepSizes:
         `generated`: True if it also generated tokens for other requests.
         """
         if not pieces:
-            self._gaps.append(seconds)
-            self._mixed = 0
+            if generated:
+                self._gaps.append(seconds)
+                self._mixed = 0
             return
         # Last tokens of prompts are computed with the first ones of the completions.
         chunks = [(request, piece) for request, piece in pieces if piece.done < piece.total]

@@ -181,6 +181,14 @@ def test_the_usual_gap_is_learned_while_prompts_are_always_being_read(llama: Clo
     gaps = [after - before for before, after in pairwise(tokens)]
     assert max(gaps[:-2]) <= USUAL * 2 * llama.per_pass
     assert short.emitted > len(progress), "some steps only generated"
+    # A stream of another session bounds the steps of this one, whose own stream has ended.
+    usual = session.usual_gap
+    session.cancel(short)
+    again = request(3000)
+    session.start(again)
+    while not again.emitted:
+        session.step(BUDGET)
+    assert session.usual_gap == pytest.approx(usual, rel=0.01)
 
 
 def test_answers_that_are_not_streamed_and_no_budget_leave_the_steps_large(llama: Clocked) -> None:
