@@ -80,6 +80,7 @@ def decide(
             request.adapter,
             idle_ttl_seconds=request.idle_ttl_seconds,
             aliases=request.aliases or (),
+            warm=bool(request.warm),
         )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
@@ -180,6 +181,8 @@ def agrees(view: View, request: LoadRequest) -> bool:
         return False
     if request.aliases not in (None, view.record.spec.aliases):
         return False
+    if request.warm not in (None, view.record.spec.warm):
+        return False
     ttl = request.idle_ttl_seconds
     return ttl is None or ttl == view.record.spec.idle_ttl_seconds
 
@@ -244,4 +247,5 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         adapter=adapter,
         idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,
         aliases=spec.aliases if request.aliases is None else request.aliases,
+        warm=spec.warm if request.warm is None else request.warm,
     )

@@ -1,4 +1,4 @@
-"""Where a session finds its prompts on disk, and the names of the files that all parties share."""
+"""Location of prompts on disk, and names of the files that the daemon and the workers share."""
 
 from dataclasses import dataclass
 

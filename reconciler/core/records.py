@@ -105,6 +105,8 @@ class LoadSpec:
     """Nodes that the record is meant for; empty: all."""
     aliases: tuple[str, ...] = ()
     """Other names under which it serves requests."""
+    warm: bool = False
+    """Keep the model's files in the page cache while no instance is loaded."""
 
     @property
     def ref(self) -> ModelRef:
@@ -160,6 +162,8 @@ class LoadRequest:
     adapter: str | None = None
     aliases: tuple[str, ...] | None = None
     """Other names of the record; None: not sent."""
+    warm: bool | None = None
+    """None: not sent."""
 
     @property
     def ref(self) -> ModelRef:

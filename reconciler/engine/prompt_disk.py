@@ -1,4 +1,4 @@
-"""The daemon's side of prompts on disk: where each session's are, their size, and their removal.
+"""The daemon's side of prompts on disk: their location, size and removal.
 
 Workers write and read the files, and keep the limit (`worker/disk`). Removing files here needs no
 lock: for a worker a missing file is one that was evicted.
@@ -27,7 +27,7 @@ class PromptDisk:
     """Maximum size of all prompts; 0: none are kept."""
 
     def store(self, checkpoint: Checkpoint, fingerprint: str) -> PromptStore | None:
-        """Where the prompts of a checkpoint are; None if none are kept.
+        """Location of the prompts of a checkpoint; None if none are kept.
 
         `fingerprint`: state of the checkpoint's files when its weights were read.
         """

@@ -323,10 +323,16 @@ class _Sequence:
 
 
 def owned(cache: list[Any]) -> list[Any]:
-    """Copy the arrays of a cache that was extracted from a batch, so that it owns them."""
+    """Copy the arrays of a cache that was extracted from a batch, so that it owns them.
+
+    The copies are started but not awaited: the next step of the batch runs already, and they come
+    after it. Until then they keep the batch's arrays in memory.
+    """
     for one in cache:
         _own(one)
-    mx.eval([array for one in cache for _, array in tree_flatten(one.state) if _is_array(array)])
+    mx.async_eval(  # type: ignore[no-untyped-call]
+        [array for one in cache for _, array in tree_flatten(one.state) if _is_array(array)]
+    )
     return cache
 
 

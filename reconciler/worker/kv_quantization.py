@@ -43,9 +43,7 @@ def _keeps_keys(cache: Any) -> bool:
 
 def _trial(model: Any) -> str:
     """Build the graphs of prefill and of one more token."""
-    settings = overrides.Overrides(
-        flash_attention=True, kv_on_gpu=overrides.on_gpu(), kv_bits=BITS
-    )
+    settings = overrides.Overrides(flash_attention=True, kv_on_gpu=overrides.on_gpu(), kv_bits=BITS)
     bound = overrides.ModelWithOverrides(model, settings)
     cache = make_prompt_cache(bound)
     try:

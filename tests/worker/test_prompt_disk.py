@@ -25,6 +25,7 @@ from mlx_lm.models.cache import (
 )
 
 from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, PromptStore
+from reconciler.worker import quantized_cache
 from reconciler.worker.disk import directory, layout
 from reconciler.worker.disk import files as prompt_files
 from reconciler.worker.disk import store as module
@@ -65,6 +66,10 @@ KINDS: dict[str, tuple[Callable[[], list[Any]], Callable[[], list[Any]]]] = {
     "plain": (lambda: [KVCache(), KVCache()], lambda: [fill(KVCache()), fill(KVCache())]),
     "bfloat16": (lambda: [KVCache()], lambda: [fill(KVCache(), kind=mx.bfloat16)]),
     "quantized": (lambda: [QuantizedKVCache(32, 4)], lambda: [fill(QuantizedKVCache(32, 4))]),
+    "quantized for batches": (
+        lambda: [quantized_cache.QuantizedKVCache(8)],
+        lambda: [fill(quantized_cache.QuantizedKVCache(8))],
+    ),
     "concatenated": (lambda: [ConcatenateKVCache()], lambda: [fill(ConcatenateKVCache())]),
     "sliding": (
         lambda: [RotatingKVCache(BLOCK, 4), KVCache()],
