@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,11 +23,30 @@ SETTLE_SECONDS = 0.3
 """Pause after a worker's socket appears, until it has printed its greeting."""
 
 
+CPUCLOCK_SCHED = 2
+"""Clock type in Linux's `MAKE_PROCESS_CPUCLOCK` (include/linux/posix-timers.h)."""
+
+
+def cpu(process: psutil.Process) -> float:
+    """CPU seconds of a process, without its children, since it started."""
+    if hasattr(time, "CLOCK_BOOTTIME"):  # Linux, where other counts have steps of 10 ms
+        return time.clock_gettime((~process.pid << 3) | CPUCLOCK_SCHED)
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def process_of(home: Path) -> psutil.Process:
+    """Process of the daemon that this process runs on `home`."""
+    (process,) = [p for p in psutil.Process().children() if str(home / "manifests") in p.cmdline()]
+    return process
+
+
 class Daemon:
     """HTTP client of a running daemon."""
 
     def __init__(self, client: Client, home: Path) -> None:
         self.url = client.url
+        self.process = process_of(home)
         self._client = client
         mine = psutil.Process().children()
         self._process = next(p for p in mine if str(home / "state") in p.cmdline())

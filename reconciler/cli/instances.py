@@ -90,8 +90,9 @@ async def unload(client: Client, *, names: tuple[str, ...]) -> None:
 
 
 def config_text(config: Any) -> str:
-    """Settings as text for people."""
-    return ", ".join(f"{key} {_word(value)}" for key, value in config.items())
+    """Settings as text for people, without those that are off (null)."""
+    found = (f"{key} {_word(value)}" for key, value in config.items() if value is not None)
+    return ", ".join(found)
 
 
 def _word(value: object) -> str:

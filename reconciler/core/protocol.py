@@ -24,6 +24,7 @@ import msgspec
 
 from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Machine, Shapes
+from reconciler.core.prompt_store import PromptStore
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 from reconciler.core.reranker import Reranker
 
@@ -177,6 +178,8 @@ class OpenSession:
     """Values for keys that requests omit, under OpenAI's names."""
     adapter: Adapter | None = None
     """Applied to the weights for this session only."""
+    prompts: PromptStore | None = None
+    """Location of its prompts on disk; None: none are kept."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,9 @@ class Usage:
     completion_tokens: int = 0
     first_tokens: FirstTokens = FirstTokens()
     cached_tokens: int = 0
-    """Prompt tokens found in a kept KV cache."""
+    """Prompt tokens found in a kept KV cache, in memory or on disk."""
+    disk_tokens: int = 0
+    """Those of them that were found on disk."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Holder:
     path: str
     revision: str
     """Revision of the checkpoint when it was read."""
+    fingerprint: str
+    """State of its files when it was read."""
     sessions: set[str] = field(default_factory=set)
     """Sessions that are open or about to be opened."""
     weights_bytes: int = 0
@@ -132,7 +134,8 @@ class Holders:
         progress(Progress("worker"))
         worker = await self._pool.take()
         self._note_log(name, worker)
-        holder = Holder(worker, checkpoint.path, checkpoint.base_revision, {session})
+        revision, fingerprint = checkpoint.base_revision, checkpoint.fingerprint
+        holder = Holder(worker, checkpoint.path, revision, fingerprint, {session})
         self._holders[checkpoint.path] = holder
         holder.watch = asyncio.create_task(self._watch(holder))
         start = time.monotonic() - begin

@@ -13,7 +13,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from reconciler.worker import generators
 from reconciler.worker.generators import Batching, Generated, Job, Read
 from reconciler.worker.pending import Request
-from reconciler.worker.prompt_cache import PromptCache, always_rewindable
+from reconciler.worker.prompt_cache import MOST, PromptCache, Save, always_rewindable
 from reconciler.worker.sampling import Seeded
 
 BATCH_SIZE = 32
@@ -24,11 +24,11 @@ class Batch:
     """A generator, its requests and its prompt cache. MLX thread only."""
 
     def __init__(
-        self, model: Any, prefill_step: int, ends: Sequence[int], batching: Batching
+        self, model: Any, prefill_step: int, ends: Sequence[int], batching: Batching, save: Save
     ) -> None:
         """`prefill_step`: maximum tokens of a prompt chunk; `ends`: stop tokens."""
         self._model, self._prefill_step, self._ends = model, prefill_step, ends
-        self._batching = batching
+        self._batching, self._save = batching, save
         self.running: dict[int, Request] = {}
         """Requests by their id in the generator, oldest first."""
         self._begin()
@@ -42,7 +42,7 @@ class Batch:
             prefill_step=self._prefill_step,
             batch_size=BATCH_SIZE,
         )
-        self.kept = PromptCache()
+        self.kept = PromptCache(MOST, self._save)
         self._rewinds = always_rewindable(make_prompt_cache(self._model))
 
     @property
@@ -55,6 +55,10 @@ class Batch:
         prompt, cache, known = request.prompt, None, 0
         if request.kept:
             cache, known = self.kept.find(prompt)
+            if request.stored is not None and request.stored.tokens > known:
+                cache, known = request.stored.cache, request.stored.tokens
+                request.disk_tokens = known
+            request.stored = None
         request.unread, request.known = len(prompt) - known, known
         request.cuts = self._cuts(request)
         starts = [known, *request.cuts]
@@ -123,12 +127,14 @@ class Batch:
         lost = list(self.running.values())
         self.running.clear()
         self.generator.close()
+        self.kept.clear()
         self._begin()
         for request in lost:
             request.uid = None
         return lost
 
     def close(self) -> None:
-        """Release the generator."""
+        """Release the generator and the prompt cache."""
         self.running.clear()
         self.generator.close()
+        self.kept.clear()

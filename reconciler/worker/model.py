@@ -4,6 +4,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,7 @@ from reconciler.core.protocol import (
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.constraints.enforcer import Enforcer
+from reconciler.worker.disk.store import Make, PromptDisk, Scope
 from reconciler.worker.embedding import encoder
 from reconciler.worker.embedding.session import EmbeddingRequest, EmbeddingSession
 from reconciler.worker.generators import Batching
@@ -41,12 +45,20 @@ from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
+from reconciler.worker.stalls import StallBudget
 from reconciler.worker.vocabulary import vocabulary_kept
 
 if TYPE_CHECKING:
     from reconciler.core.reranker import Reranker
+    from reconciler.worker.disk.restoring import Post
 
 TOGETHER = (Batching.TOGETHER, None)
+
+SAME_NUMBERS = {"context_length", "eval_batch_size"}
+"""Settings on which the values in a KV cache do not depend."""
+
+DISK_VERSION = 1
+"""Increased when prompts on disk become invalid although MLX and mlx-lm stay the same."""
 
 STEPS = 50
 """Number of progress reports while weights are read; fewer if single arrays are larger."""
@@ -56,11 +68,15 @@ class Model:
     """One checkpoint, loaded once. MLX thread only, except for members marked thread-safe."""
 
     def __init__(
-        self, heartbeat: Heartbeat | None = None, preprocessor: Preprocessor | None = None
+        self,
+        heartbeat: Heartbeat | None = None,
+        preprocessor: Preprocessor | None = None,
+        stall_budget: StallBudget | None = None,
     ) -> None:
         self.preprocessor = preprocessor or Preprocessor(apart=False)
         """Turns requests into prompts, once the checkpoint is loaded. Thread-safe."""
         self._heartbeat = heartbeat or Heartbeat()
+        self._stall_budget = stall_budget or StallBudget()
         self._path: Path | None = None
         self._modules: Modules | None = None
         self._adapters: dict[str, Adapter | None] = {}
@@ -77,7 +93,7 @@ class Model:
         """Enforcer of constraints on completions."""
         self.vocabulary = 0
         """Size of the vocabulary: the model's token ids are below this number."""
-        self._computed: set[tuple[int, bool, bool]] = set()
+        self._computed: set[tuple[int, bool, bool, int | None]] = set()
         """Compute settings with which a token was already generated."""
         self._defaults: dict[str, Mapping[str, Any]] = {}
         """Request defaults by session."""
@@ -89,6 +105,10 @@ class Model:
         """Memory that MLX holds when no session is open [bytes]."""
         self._limit = 0
         """Limit on MLX's memory, set when a session was last stepped [bytes]; 0 before that."""
+        self._disk: PromptDisk | None = None
+        """Prompts on disk; None until a session has some."""
+        self.post: Post = lambda job: job()
+        """Runs a job on the MLX thread."""
         self._floor = 0.0
         """Thread time of the last stepped session before its step [s]."""
 
@@ -181,21 +201,30 @@ class Model:
         kv_budget = KVBudget(budgeted, command.shapes, command.session_bytes)
         module = self._modules.get(command)
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
+        computed = (*way, config.kv_cache_bits)
         session: Session | EmbeddingSession
         batching, reason = None, None
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
-            session = Session(module, config, tuple(eos), kv_budget, self._heartbeat)
+            session = Session(
+                module,
+                config,
+                tuple(eos),
+                kv_budget,
+                self._heartbeat,
+                prompts=self._prompts(command),
+                post=self.post,
+            )
             if way not in self._batching:
                 known = str(way) in self._together
                 self._batching[way] = TOGETHER if known else session.learn_batching()
             batching, reason = self._batching[way]
             session.run_requests(batching)
         observed, unused = session.observe(
-            compute=command.adapter is not None or way not in self._computed
+            compute=command.adapter is not None or computed not in self._computed
         )
-        self._computed.add(way)
+        self._computed.add(computed)
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
@@ -203,6 +232,28 @@ class Model:
         warnings = self._warnings(config, session, reason)
         together = (str(way),) if batching is Batching.TOGETHER else ()
         return SessionOpened(observed, unused, phases, memory, warnings, together=together)
+
+    def _prompts(self, command: OpenSession) -> Callable[[Make], Scope] | None:
+        """The prompts on disk that a session can use; None if there are none."""
+        if command.prompts is None:
+            return None
+        if self._disk is None:
+            self._disk = PromptDisk(command.prompts)
+        settings = asdict(command.config)
+        for key in SAME_NUMBERS:
+            del settings[key]
+        scope = {
+            "fingerprint": command.prompts.fingerprint,
+            "settings": settings,
+            "versions": [DISK_VERSION, version("mlx"), version("mlx-lm")],
+            "device": str(mx.default_device()),
+        }
+        return partial(Scope, self._disk, scope)
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all kept prompts are on disk, at most so long. Thread-safe."""
+        if self._disk is not None:
+            self._disk.flush(seconds)
 
     def _warnings(
         self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None
@@ -298,7 +349,11 @@ class Model:
         self._floor = session.seconds
         begin = time.monotonic()
         self._set_limit(session)
-        session.step()
+        if isinstance(session, Session):
+            texts = [other for other in busy if isinstance(other, Session)]
+            session.step(self._stall_budget.of_step(texts))
+        else:
+            session.step()
         session.seconds += time.monotonic() - begin
         if not any(s.busy for s in self._sessions.values()):
             # No work is left to reuse cached GPU buffers for, and they count as used memory.
