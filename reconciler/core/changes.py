@@ -31,4 +31,5 @@ def _settings(spec: LoadSpec) -> dict[str, object]:
     """Settings of a session that the spec sets, by key."""
     defaults = {f"defaults.{key}": value for key, value in spec.defaults.sent().items()}
     adapter = {"adapter": spec.adapter} if spec.adapter is not None else {}
-    return spec.config.sent() | defaults | adapter
+    lookup = {} if spec.prompt_lookup else {"prompt_lookup": False}
+    return spec.config.sent() | defaults | adapter | lookup

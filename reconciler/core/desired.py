@@ -80,6 +80,7 @@ def decide(
             request.adapter,
             idle_ttl_seconds=request.idle_ttl_seconds,
             aliases=request.aliases or (),
+            prompt_lookup=request.prompt_lookup is not False,
         )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
@@ -147,7 +148,7 @@ def _asked(spec: LoadSpec) -> dict[str, Any]:
     """Everything that a load request can set, by key; None: not set."""
     config = {key: getattr(spec.config, key) for key in SETTINGS}
     defaults = {f"defaults.{key}": getattr(spec.defaults, key) for key in DEFAULTS}
-    return config | defaults | {"adapter": spec.adapter}
+    return config | defaults | {"adapter": spec.adapter, "prompt_lookup": spec.prompt_lookup}
 
 
 def _scalar(value: Any) -> Any:
@@ -179,6 +180,8 @@ def agrees(view: View, request: LoadRequest) -> bool:
     if not _agree_on_defaults(view, request):
         return False
     if request.aliases not in (None, view.record.spec.aliases):
+        return False
+    if _lookup(view.record.spec, request) != view.record.spec.prompt_lookup:
         return False
     ttl = request.idle_ttl_seconds
     return ttl is None or ttl == view.record.spec.idle_ttl_seconds
@@ -222,6 +225,13 @@ def _preference(view: View, request: LoadRequest) -> tuple[bool, bool, float, st
     return (record.name != request.model, not view.ready, age, record.name)
 
 
+def _lookup(spec: LoadSpec, request: LoadRequest) -> bool:
+    """`prompt_lookup` of a spec after a request."""
+    if "prompt_lookup" in request.resets:
+        return True
+    return spec.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
+
+
 def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
     """The spec with the keys sent in place of its own, and without those reset.
 
@@ -244,4 +254,5 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         adapter=adapter,
         idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,
         aliases=spec.aliases if request.aliases is None else request.aliases,
+        prompt_lookup=_lookup(spec, request),
     )

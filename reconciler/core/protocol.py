@@ -175,6 +175,8 @@ class OpenSession:
     """Values for keys that requests omit, under OpenAI's names."""
     adapter: Adapter | None = None
     """Applied to the weights for this session only."""
+    prompt_lookup: bool = True
+    """Draft tokens by copying from the text."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,33 @@ class FirstTokens:
 
 
 @dataclass(frozen=True)
+class Speculated:
+    """Counts of speculative decoding."""
+
+    drafted: int = 0
+    """Tokens drafted and checked."""
+    accepted: int = 0
+    """Drafts that became part of an answer."""
+    seconds: float = 0.0
+    """Time of the passes that checked drafts, including their making."""
+    replaced_seconds: float = 0.0
+    """Time that their tokens would have taken one by one, as last measured."""
+
+    def plus(self, other: "Speculated") -> "Speculated":
+        """The sum of two counts."""
+        return Speculated(
+            self.drafted + other.drafted,
+            self.accepted + other.accepted,
+            self.seconds + other.seconds,
+            self.replaced_seconds + other.replaced_seconds,
+        )
+
+    def latest(self, other: "Speculated") -> "Speculated":
+        """The later of two states of the same counts."""
+        return max(self, other, key=lambda one: one.drafted)
+
+
+@dataclass(frozen=True)
 class Usage:
     """Usage by clients' requests since the session was opened."""
 
@@ -231,6 +260,7 @@ class Usage:
     first_tokens: FirstTokens = FirstTokens()
     cached_tokens: int = 0
     """Prompt tokens found in a kept KV cache."""
+    speculated: Speculated = Speculated()
 
 
 @dataclass(frozen=True)

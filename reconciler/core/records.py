@@ -102,6 +102,8 @@ class LoadSpec:
     """Nodes that the record is meant for; empty: all."""
     aliases: tuple[str, ...] = ()
     """Other names under which it serves requests."""
+    prompt_lookup: bool = True
+    """Draft tokens of requests that run alone by copying from their text."""
 
     @property
     def ref(self) -> ModelRef:
@@ -110,8 +112,8 @@ class LoadSpec:
 
     def loads_like(self, other: "LoadSpec") -> bool:
         """True if both describe the same instance: the same model, settings and defaults."""
-        mine, theirs = (self.ref, self.config), (other.ref, other.config)
-        return mine == theirs and self.defaults == other.defaults
+        mine = (self.ref, self.config, self.defaults, self.prompt_lookup)
+        return mine == (other.ref, other.config, other.defaults, other.prompt_lookup)
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ class Record:
 class LoadRequest:
     """A load request from a client.
 
-    `resets` holds the keys sent as null, which return to their default. It may include `adapter`
-    and `defaults.KEY`.
+    `resets` holds the keys sent as null, which return to their default. It may include `adapter`,
+    `prompt_lookup` and `defaults.KEY`.
     """
 
     model: str
@@ -157,6 +159,7 @@ class LoadRequest:
     adapter: str | None = None
     aliases: tuple[str, ...] | None = None
     """Other names of the record; None: not sent."""
+    prompt_lookup: bool | None = None
 
     @property
     def ref(self) -> ModelRef:

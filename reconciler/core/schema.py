@@ -168,8 +168,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
     sent = body.get("config", {}) | {key: body[key] for key in SETTINGS if key in body}
     defaults = body.get("defaults", {})
     named = sent | {f"defaults.{key}": value for key, value in defaults.items()}
-    if "adapter" in body:
-        named["adapter"] = body["adapter"]
+    named |= {key: body[key] for key in ("adapter", "prompt_lookup") if key in body}
     return LoadRequest(
         model=body["model"],
         config=_asked(sent),
@@ -179,6 +178,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
         defaults=read_defaults(defaults),
         adapter=body.get("adapter"),
         aliases=tuple(body["aliases"]) if "aliases" in body else None,
+        prompt_lookup=body.get("prompt_lookup"),
     )
 
 
@@ -197,6 +197,7 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
         download=spec.get("download", "never"),
         node_selector=selector.selector(spec.get("node_selector", ())),
         aliases=tuple(spec.get("aliases", ())),
+        prompt_lookup=spec.get("prompt_lookup", True),
     )
 
 
@@ -218,6 +219,7 @@ def spec_json(spec: LoadSpec) -> dict[str, Any]:
 
 OTHERS = (
     "adapter",
+    "prompt_lookup",
     "revision",
     "suspend",
     "priority",

@@ -164,9 +164,7 @@ class Engine:
             try:
                 progress(Progress("warm_up"))
                 defaults = request_defaults(spec, checkpoint)
-                opened = await open_session(
-                    holder, session, spec.config, checkpoint, resolved, defaults
-                )
+                opened = await open_session(holder, session, spec, checkpoint, resolved, defaults)
             except BaseException:
                 await self._holders.abandon(holder, session)
                 raise

@@ -15,7 +15,7 @@ from reconciler.engine.holders import Holder
 async def open_session(
     holder: Holder,
     session: str,
-    asked: RequestedSettings,
+    spec: LoadSpec,
     checkpoint: Checkpoint,
     resolved: Resolved,
     defaults: Iterable[Default],
@@ -29,20 +29,21 @@ async def open_session(
         resolved.need.session,
         for_requests(defaults),
         checkpoint.adapter,
+        spec.prompt_lookup,
     )
     opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
     differing = [
         key for key in SETTINGS if getattr(opened.observed, key) != getattr(resolved.config, key)
     ]
     allowed = set(opened.unused)
-    if not (asked.num_experts and opened.observed.num_experts):
+    if not (spec.config.num_experts and opened.observed.num_experts):
         allowed.add("num_experts")  # config.json does not always state what a model uses
     if not set(differing) <= allowed:
         message = f"the worker observed {opened.observed}, not {resolved.config}"
         raise LoadError(Problem(Reason.SETTING_MISMATCH, message))
     if holder.gone:
         raise LoadError(holder.worker.died())
-    sent = asked.sent()
+    sent = spec.config.sent()
     found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
     return replace(opened, warnings=found)
 

@@ -40,6 +40,7 @@ from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
+from reconciler.worker.speculation.generator import Speculation
 
 if TYPE_CHECKING:
     from reconciler.core.reranker import Reranker
@@ -180,7 +181,10 @@ class Model:
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
-            session = Session(module, config, tuple(eos), kv_budget, self._heartbeat)
+            speculation = Speculation() if command.prompt_lookup else None
+            session = Session(
+                module, config, tuple(eos), kv_budget, self._heartbeat, speculation=speculation
+            )
             if way not in self._batching:
                 self._batching[way] = session.learn_batching()
             batching, reason = self._batching[way]

@@ -24,6 +24,7 @@ from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.pending import Request, Score, unasked
 from reconciler.worker.scoring import PromptScorer, Scoring
+from reconciler.worker.speculation.generator import Speculation
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError, Waiting
 
 OPEN_ENDED = 1024
@@ -45,6 +46,7 @@ class Session:
         kv_budget: KVBudget | None = None,
         heartbeat: Heartbeat | None = None,
         batching: Batching = Batching.TOGETHER,
+        speculation: Speculation | None = None,
     ) -> None:
         self.config = config
         self.batching = batching
@@ -61,10 +63,13 @@ class Session:
         """Observed numbers of experts per token."""
         self._waiting = Waiting()
         self._scoring = Scoring(self._model, config.eval_batch_size)
+        self._speculation = speculation
         self._batch = self._new_batch()
 
     def _new_batch(self) -> Batch:
-        return Batch(self._model, self.config.eval_batch_size, self.ends, self.batching)
+        return Batch(
+            self._model, self.config.eval_batch_size, self.ends, self.batching, self._speculation
+        )
 
     @property
     def busy(self) -> bool:
@@ -282,6 +287,8 @@ class Session:
 
     def _advance(self) -> None:
         pieces, tokens = self._batch.generator.next()
+        if self._speculation is not None and tokens:
+            self.usage = replace(self.usage, speculated=self._speculation.count)
         for piece in pieces:
             if self._batch.note_read(piece):
                 self._trim()

@@ -1,0 +1,136 @@
+"""A generator that drafts tokens for a request that runs alone."""
+
+# ruff: noqa: SLF001  mlx-lm has no public API for the state of a batch
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from reconciler.core.protocol import Speculated
+from reconciler.worker.generators import BatchedGenerator, Generated, Job, Read
+from reconciler.worker.sampling import Seeded
+from reconciler.worker.speculation.lookup import PromptLookup
+from reconciler.worker.speculation.pace import Pace, StepTimes
+from reconciler.worker.speculation.verify import next_token, remaining, verify
+
+
+class Speculation:
+    """Measurements of a session, which outlast its generators."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self.times = StepTimes()
+        self.count = Speculated()
+        """Counts since the session was opened."""
+
+
+class _Drafting:
+    """A request for which tokens may be drafted."""
+
+    def __init__(self, job: Job, times: StepTimes) -> None:
+        self.room = job.room
+        self.pace = Pace(times)
+        self.lookup = PromptLookup()
+        self.plain_next = False
+        """True if the next step has to be an ordinary one."""
+
+
+class SpeculativeGenerator:
+    """A `BatchedGenerator` that checks drafts while exactly one request runs in it.
+
+    Accepted tokens are returned one by one, by as many calls of `next`, so that a request can be
+    cancelled at each of them.
+    """
+
+    def __init__(self, generator: BatchedGenerator, speculation: Speculation) -> None:
+        self.prefill_step = generator.prefill_step
+        self._generator = generator
+        self._speculation = speculation
+        self._jobs: dict[int, _Drafting | None] = {}
+        """All jobs; None: not drafted for."""
+        self._ready: deque[Generated] = deque()
+        """Tokens that are final and not returned yet."""
+
+    def insert(self, job: Job) -> int:
+        """Add a job and return its id."""
+        uid = self._generator.insert(job)
+        can = job.room is not None and not job.processors and not isinstance(job.sampler, Seeded)
+        self._jobs[uid] = _Drafting(job, self._speculation.times) if can else None
+        return uid
+
+    def next(self) -> tuple[list[Read], list[Generated]]:
+        """Run one step. Propagates the model's exceptions."""
+        if self._ready or self._speculate():
+            return [], [self._returned(self._ready.popleft())]
+        drafting = self._alone()
+        begin = self._speculation.clock()
+        read, generated = self._generator.next()
+        if drafting is not None and generated and not read:
+            self._speculation.times.note_plain(self._speculation.clock() - begin)
+        return read, [self._returned(one) for one in generated]
+
+    def _returned(self, one: Generated) -> Generated:
+        if one.finish_reason is not None:
+            self._jobs.pop(one.uid, None)
+        return one
+
+    def _alone(self) -> _Drafting | None:
+        """The only job, if it is generating and may be drafted for."""
+        if len(self._jobs) != 1:
+            return None
+        ((uid, drafting),) = self._jobs.items()
+        generating: Any = self._generator.mlx_lm._generation_batch.uids
+        return drafting if generating == [uid] else None
+
+    def _speculate(self) -> bool:
+        """Check drafts; True if tokens are ready."""
+        drafting = self._alone()
+        if drafting is None:
+            return False
+        if drafting.plain_next:
+            drafting.plain_next = False
+            return False
+        width = drafting.pace.choose()
+        begin = self._speculation.clock()
+        drafts = self._drafts(drafting, width) if width else []
+        if not drafts:
+            return False
+        verified = verify(self._generator.mlx_lm, drafts)
+        seconds = self._speculation.clock() - begin
+        drafting.pace.note_pass(len(drafts), verified.accepted, seconds)
+        drafting.plain_next = verified.unsure
+        self._ready.extend(verified.generated)
+        plain = self._speculation.times.plain
+        self._speculation.count = self._speculation.count.plus(
+            Speculated(len(drafts), verified.accepted, seconds, len(verified.generated) * plain)
+        )
+        return bool(self._ready)
+
+    def _drafts(self, drafting: _Drafting, width: int) -> list[int]:
+        """Draft the tokens after the next token."""
+        generator = self._generator.mlx_lm
+        room = drafting.room() if drafting.room is not None else 0
+        # The next token itself takes a place.
+        most = min(width, remaining(generator) - 1, room - 1, self.prefill_step - 1)
+        tokens = generator._generation_batch.tokens[0]
+        # The next token may still be computed; it is waited for only if there is something to copy.
+        if most < 1 or not drafting.lookup.find(tokens, 1):
+            return []
+        return drafting.lookup.find(tokens, most, [next_token(generator)])
+
+    def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
+        """Copy a job's cache, with the tokens that it holds; None if it holds nothing new."""
+        return self._generator.extract(uid)
+
+    def remove(self, uid: int) -> None:
+        """Remove a job."""
+        self._jobs.pop(uid, None)
+        self._ready = deque(one for one in self._ready if one.uid != uid)
+        self._generator.remove(uid)
+
+    def close(self) -> None:
+        """Remove all jobs and release the resources."""
+        self._jobs.clear()
+        self._ready.clear()
+        self._generator.close()
