@@ -68,6 +68,7 @@ class SpeculativeGenerator:
         read, generated = self._generator.next()
         if drafting is not None and generated and not read:
             self._speculation.times.note_plain(self._speculation.clock() - begin)
+            drafting.pace.note_plain()
         return read, [self._returned(one) for one in generated]
 
     def _returned(self, one: Generated) -> Generated:
@@ -91,9 +92,8 @@ class SpeculativeGenerator:
         if drafting.plain_next:
             drafting.plain_next = False
             return False
-        width = drafting.pace.choose()
         begin = self._speculation.clock()
-        drafts = self._drafts(drafting, width) if width else []
+        drafts = self._drafts(drafting)
         if not drafts:
             return False
         verified = verify(self._generator.mlx_lm, drafts)
@@ -107,15 +107,18 @@ class SpeculativeGenerator:
         )
         return bool(self._ready)
 
-    def _drafts(self, drafting: _Drafting, width: int) -> list[int]:
-        """Draft the tokens after the next token."""
+    def _drafts(self, drafting: _Drafting) -> list[int]:
+        """Draft the tokens after the next token; empty if an ordinary step is better."""
         generator = self._generator.mlx_lm
-        room = drafting.room() if drafting.room is not None else 0
-        # The next token itself takes a place.
-        most = min(width, remaining(generator) - 1, room - 1, self.prefill_step - 1)
         tokens = generator._generation_batch.tokens[0]
         # The next token may still be computed; it is waited for only if there is something to copy.
-        if most < 1 or not drafting.lookup.find(tokens, 1):
+        if drafting.pace.rests or not drafting.lookup.find(tokens, 1):
+            return []
+        room = drafting.room() if drafting.room is not None else 0
+        # The next token itself takes a place.
+        most = min(remaining(generator), room, self.prefill_step) - 1
+        most = min(most, drafting.pace.choose())
+        if most < 1:
             return []
         return drafting.lookup.find(tokens, most, [next_token(generator)])
 

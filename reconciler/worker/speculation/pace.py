@@ -125,15 +125,22 @@ class Pace:
 
     def gain(self, width: int) -> float:
         """Expected tokens per second with `width` drafts, as a multiple of an ordinary step's."""
-        tokens = sum(self.acceptance**n for n in range(width + 1))
+        p = self.acceptance
+        tokens = (1 - p ** (width + 1)) / (1 - p) if p < 1 else width + 1
         return tokens * self.times.plain / self.times.of(width)
 
+    @property
+    def rests(self) -> bool:
+        """True if the next step should be an ordinary one, even if there are drafts."""
+        return not self.times.plain or self.times.balance < 0 or self._in_a_row >= PLAIN_EVERY
+
     def choose(self) -> int:
-        """Choose the number of tokens to draft for the next step; 0: compute an ordinary one."""
-        if not self.times.plain or self.times.balance < 0 or self._in_a_row >= PLAIN_EVERY:
-            self._in_a_row = 0
-            return 0
+        """Choose the number of tokens to draft."""
         return max(self.times.widths, key=self.gain)
+
+    def note_plain(self) -> None:
+        """Record an ordinary step."""
+        self._in_a_row = 0
 
     def note_pass(self, drafted: int, accepted: int, seconds: float) -> None:
         """Record a pass: its drafts, those accepted, and its time including the drafts' making."""
