@@ -25,7 +25,7 @@ def body(model: str, name: str | None, asked: dict[str, Any]) -> dict[str, Any]:
     sent: dict[str, Any] = {"model": model, "config": config}
     if name is not None:
         sent["instance_id"] = name
-    for key in ("adapter", "prompt_lookup"):
+    for key in ("adapter", "prompt_lookup", "draft_model"):
         if asked.get(key) is not None:
             sent[key] = asked[key]
     if asked.get("idle_ttl") is not None:
@@ -54,6 +54,9 @@ _OPTIONS = (
         "--prompt-lookup/--no-prompt-lookup",
         default=None,
         help="Draft tokens by copying from the text, where this is faster.",
+    ),
+    click.option(
+        "--draft-model", help="Smaller model with the same tokenizer, which drafts tokens."
     ),
     click.option(
         "--idle-ttl",

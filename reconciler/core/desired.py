@@ -81,6 +81,7 @@ def decide(
             idle_ttl_seconds=request.idle_ttl_seconds,
             aliases=request.aliases or (),
             prompt_lookup=request.prompt_lookup is not False,
+            draft_model=request.draft_model,
         )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
@@ -148,7 +149,8 @@ def _asked(spec: LoadSpec) -> dict[str, Any]:
     """Everything that a load request can set, by key; None: not set."""
     config = {key: getattr(spec.config, key) for key in SETTINGS}
     defaults = {f"defaults.{key}": getattr(spec.defaults, key) for key in DEFAULTS}
-    return config | defaults | {"adapter": spec.adapter, "prompt_lookup": spec.prompt_lookup}
+    own = {key: getattr(spec, key) for key in ("adapter", "prompt_lookup", "draft_model")}
+    return config | defaults | own
 
 
 def _scalar(value: Any) -> Any:
@@ -181,7 +183,8 @@ def agrees(view: View, request: LoadRequest) -> bool:
         return False
     if request.aliases not in (None, view.record.spec.aliases):
         return False
-    if _lookup(view.record.spec, request) != view.record.spec.prompt_lookup:
+    spec = view.record.spec
+    if _drafting(spec, request) != (spec.prompt_lookup, spec.draft_model):
         return False
     ttl = request.idle_ttl_seconds
     return ttl is None or ttl == view.record.spec.idle_ttl_seconds
@@ -225,11 +228,14 @@ def _preference(view: View, request: LoadRequest) -> tuple[bool, bool, float, st
     return (record.name != request.model, not view.ready, age, record.name)
 
 
-def _lookup(spec: LoadSpec, request: LoadRequest) -> bool:
-    """`prompt_lookup` of a spec after a request."""
-    if "prompt_lookup" in request.resets:
-        return True
-    return spec.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
+def _drafting(spec: LoadSpec, request: LoadRequest) -> tuple[bool, str | None]:
+    """`prompt_lookup` and `draft_model` of a spec after a request."""
+    lookup, draft = spec.prompt_lookup, spec.draft_model
+    if request.prompt_lookup is not None or "prompt_lookup" in request.resets:
+        lookup = request.prompt_lookup is not False
+    if request.draft_model is not None or "draft_model" in request.resets:
+        draft = request.draft_model
+    return lookup, draft
 
 
 def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
@@ -243,6 +249,7 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         return {k: v for k, v in values.items() if prefix + k not in request.resets}
 
     ttl = request.idle_ttl_seconds
+    lookup, draft = _drafting(spec, request)
     adapter = request.adapter
     if adapter is None and request.instance_id is not None and "adapter" not in request.resets:
         adapter = spec.adapter
@@ -254,5 +261,6 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         adapter=adapter,
         idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,
         aliases=spec.aliases if request.aliases is None else request.aliases,
-        prompt_lookup=_lookup(spec, request),
+        prompt_lookup=lookup,
+        draft_model=draft,
     )

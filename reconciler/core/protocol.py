@@ -163,6 +163,20 @@ class WeightsLoaded(msgspec.Struct, frozen=True, tag=True):
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A draft model for a session."""
+
+    path: str
+    fingerprint: str
+    """Fingerprint of its files."""
+    weights_bytes: int
+    session_bytes: int
+    """Memory reserved for its KV cache and prefill."""
+    most_tokens: int
+    """Tokens that its KV cache has memory for."""
+
+
+@dataclass(frozen=True)
 class OpenSession:
     """Open a session with these settings. `experts_key` is the path to edit in config.json."""
 
@@ -177,6 +191,7 @@ class OpenSession:
     """Applied to the weights for this session only."""
     prompt_lookup: bool = True
     """Draft tokens by copying from the text."""
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True)

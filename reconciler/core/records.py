@@ -71,11 +71,13 @@ class ModelRef:
     """Commit, branch or tag in the Hugging Face cache; None: any that is there."""
     adapter: str | None = None
     """LoRA adapter to apply: an identifier, or an absolute path."""
+    draft: str | None = None
+    """Identifier of the draft model."""
 
     @property
     def base(self) -> "ModelRef":
-        """The model without the adapter."""
-        return replace(self, adapter=None)
+        """The model without the adapter and the draft model."""
+        return replace(self, adapter=None, draft=None)
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,13 @@ class LoadSpec:
     """Other names under which it serves requests."""
     prompt_lookup: bool = True
     """Draft tokens of requests that run alone by copying from their text."""
+    draft_model: str | None = None
+    """Identifier of a model that drafts tokens of requests that run alone."""
 
     @property
     def ref(self) -> ModelRef:
         """The model to resolve."""
-        return ModelRef(self.model, self.revision, self.adapter)
+        return ModelRef(self.model, self.revision, self.adapter, self.draft_model)
 
     def loads_like(self, other: "LoadSpec") -> bool:
         """True if both describe the same instance: the same model, settings and defaults."""
@@ -147,7 +151,7 @@ class LoadRequest:
     """A load request from a client.
 
     `resets` holds the keys sent as null, which return to their default. It may include `adapter`,
-    `prompt_lookup` and `defaults.KEY`.
+    `prompt_lookup`, `draft_model` and `defaults.KEY`.
     """
 
     model: str
@@ -160,11 +164,12 @@ class LoadRequest:
     aliases: tuple[str, ...] | None = None
     """Other names of the record; None: not sent."""
     prompt_lookup: bool | None = None
+    draft_model: str | None = None
 
     @property
     def ref(self) -> ModelRef:
         """The model to resolve."""
-        return ModelRef(self.model, adapter=self.adapter)
+        return ModelRef(self.model, adapter=self.adapter, draft=self.draft_model)
 
     @property
     def name(self) -> str:
@@ -233,6 +238,8 @@ class Instance:
     """Unique among all instances that this daemon has loaded."""
     type: ModelType = "llm"
     """`embedding`: it embeds texts and does not generate."""
+    draft_model: str | None = None
+    """Directory of the draft model."""
 
     @property
     def shared_bytes(self) -> int:
@@ -297,6 +304,8 @@ class Status:
     checkpoint: str | None = None
     adapter: str | None = None
     """Directory of the adapter in force."""
+    draft_model: str | None = None
+    """Directory of the draft model in use."""
     revision: str | None = None
     """Revision of the weights in memory."""
     revision_on_disk: str | None = None

@@ -185,7 +185,7 @@ class Engine:
             resolved.need.own,
             resolved.need.process,
             holder.worker.pid,
-            # The weights may be older than the files; an adapter is read with each session.
+            # The weights may be older than the files; adapter and draft are read with each session.
             replace(checkpoint, commit=holder.revision).revision,
             LoadReport(
                 elapsed,
@@ -197,6 +197,7 @@ class Engine:
             adapter.path if adapter is not None else None,
             session,
             checkpoint.type,
+            checkpoint.draft.path if checkpoint.draft is not None else None,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
-from reconciler.core.protocol import OpenSession, SessionOpened
+from reconciler.core.protocol import Draft, OpenSession, SessionOpened
 from reconciler.core.records import SETTINGS, LoadSpec, RequestedSettings, SettingWarning
 from reconciler.core.settings import Resolved
 from reconciler.engine.holders import Holder
@@ -30,6 +30,7 @@ async def open_session(
         for_requests(defaults),
         checkpoint.adapter,
         spec.prompt_lookup,
+        _draft(checkpoint.draft, resolved),
     )
     opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
     differing = [
@@ -46,6 +47,14 @@ async def open_session(
     sent = spec.config.sent()
     found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
     return replace(opened, warnings=found)
+
+
+def _draft(draft: Checkpoint | None, resolved: Resolved) -> Draft | None:
+    """The draft model of a session, with the memory reserved for it."""
+    if draft is None:
+        return None
+    own = resolved.need.draft - draft.weights_bytes
+    return Draft(draft.path, draft.fingerprint, draft.weights_bytes, own, resolved.counted)
 
 
 def warnings(

@@ -60,8 +60,13 @@ class Batch:
         )
         self.kept = PromptCache()
         self._rewinds = always_rewindable(make_prompt_cache(self._model))
-        if self._speculation and self._rewinds and isinstance(self.generator, BatchedGenerator):
-            self.generator = SpeculativeGenerator(self.generator, self._speculation)
+        speculation, generator = self._speculation, self.generator
+        self.drafts = False
+        """True if tokens are drafted for requests that run alone."""
+        if speculation is None or not speculation.used or not self._rewinds:
+            return
+        if isinstance(generator, BatchedGenerator):
+            self.generator, self.drafts = SpeculativeGenerator(generator, speculation), True
 
     @property
     def places(self) -> int:

@@ -13,9 +13,10 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Shapes
-from reconciler.core.footprint import reading_config
+from reconciler.core.footprint import draft_step, reading_config
 from reconciler.core.protocol import (
     Activity,
+    Draft,
     LoadWeights,
     OpenSession,
     Recall,
@@ -40,6 +41,7 @@ from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
+from reconciler.worker.speculation.draft import DraftModel, DraftModules
 from reconciler.worker.speculation.generator import Speculation
 
 if TYPE_CHECKING:
@@ -48,6 +50,11 @@ if TYPE_CHECKING:
 
 STEPS = 50
 """Number of progress reports while weights are read; fewer if single arrays are larger."""
+
+NO_DRAFTS = (
+    "it is not used: the model's KV cache cannot be rewound (sliding windows or recurrent states), "
+    "or its requests run one at a time"
+)
 
 
 class Model:
@@ -63,6 +70,9 @@ class Model:
         self._modules: Modules | None = None
         self._adapters: dict[str, Adapter | None] = {}
         """Adapters by session."""
+        self._drafts: dict[str, Draft | None] = {}
+        """Draft models by session."""
+        self._draft_modules = DraftModules()
         self.embedder: Embedder | None = None
         """Embedding configuration of the model; None if it generates text. Thread-safe."""
         self.reranker: Reranker | None = None
@@ -152,6 +162,7 @@ class Model:
             try:
                 opened = self._open(name, command)
                 self._adapters[name] = command.adapter
+                self._drafts[name] = command.draft
             finally:
                 self._drop_adapters()
         return opened
@@ -177,11 +188,13 @@ class Model:
         module = self._modules.get(command)
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
         session: Session | EmbeddingSession
-        reason = None
+        reason, unused_draft = None, None
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
-            speculation = Speculation() if command.prompt_lookup else None
+            speculation = Speculation(
+                lookup=command.prompt_lookup, draft=self._draft(command, config)
+            )
             session = Session(
                 module, config, tuple(eos), kv_budget, self._heartbeat, speculation=speculation
             )
@@ -189,6 +202,8 @@ class Model:
                 self._batching[way] = session.learn_batching()
             batching, reason = self._batching[way]
             session.run_requests(batching)
+            if command.draft is not None and not session.drafts:
+                unused_draft = SettingWarning("draft_model", command.draft.path, NO_DRAFTS)
         observed, unused = session.observe(
             compute=command.adapter is not None or way not in self._computed
         )
@@ -198,7 +213,17 @@ class Model:
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
         memory = max(0, mx.get_active_memory() - before)
         warnings = self._warnings(config, session, reason)
+        warnings += () if unused_draft is None else (unused_draft,)
         return SessionOpened(observed, unused, phases, memory, warnings)
+
+    def _draft(self, command: OpenSession, config: EffectiveSettings) -> DraftModel | None:
+        """The draft model of a session. Raises `DraftModelError`."""
+        if command.draft is None:
+            return None
+        settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
+        module = overrides.ModelWithOverrides(self._draft_modules.get(command.draft), settings)
+        step = draft_step(config)
+        return DraftModel(module, command.draft.most_tokens, step, self.vocabulary)
 
     def _warnings(
         self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None
@@ -217,6 +242,7 @@ class Model:
         session = self._sessions.pop(name, None)
         self._defaults.pop(name, None)
         self._adapters.pop(name, None)
+        self._drafts.pop(name, None)
         if session is None:
             return Usage()
         session.close()
@@ -225,9 +251,10 @@ class Model:
         return session.usage
 
     def _drop_adapters(self) -> None:
-        """Release adapters that no session uses."""
+        """Release adapters and draft models that no session uses."""
         if self._modules is not None:
             self._modules.retain_only(self._adapters.values())
+        self._draft_modules.retain_only(self._drafts.values())
 
     def usage(self) -> dict[str, Usage]:
         """Usage by session. Thread-safe."""
@@ -327,6 +354,8 @@ class Model:
         cache if that is larger.
         """
         held = self._weights + (self._modules.adapter_bytes if self._modules else 0)
+        held += self._draft_modules.nbytes
+        held += sum(draft.session_bytes for draft in self._drafts.values() if draft is not None)
         for session in self._sessions.values():
             budget = session.kv_budget
             idle = max(budget.reserved, session.kept_bytes)

@@ -72,6 +72,11 @@ class Session:
         )
 
     @property
+    def drafts(self) -> bool:
+        """True if tokens are drafted for requests that run alone."""
+        return self._batch.drafts
+
+    @property
     def busy(self) -> bool:
         """True if a request is running or waiting."""
         return bool(self._batch.running or self._scoring or self._waiting)

@@ -1,5 +1,6 @@
 """Test that drafts change the number of passes of a generator, and nothing else."""
 
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from reconciler.worker.generators import Batching, Generated, Generator, Job
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.sampling import Seeded
 from reconciler.worker.speculation import verify
+from reconciler.worker.speculation.draft import DraftModel, DraftModelError
 from reconciler.worker.speculation.generator import Speculation, SpeculativeGenerator
 from tests import architectures, tiny
+from tests.tiny import VOCABULARY
 
 PROMPT = [3 * n * n % 61 + 5 for n in range(24)] * 2
 TOKENS = 60
@@ -35,9 +38,20 @@ def plain(model: Any, batching: Batching = Batching.TOGETHER, ends: tuple[int, .
 
 def drafting(model: Any, **more: Any) -> tuple[Generator, Speculation]:
     """A generator for which each step takes the same time: so drafts always pay."""
-    ticks = count()
-    speculation = Speculation(clock=lambda: float(next(ticks)))
+    speculation = Speculation(clock=clock())
     return SpeculativeGenerator(plain(model, **more), speculation), speculation
+
+
+def clock() -> Callable[[], float]:
+    ticks = count()
+    return lambda: float(next(ticks))
+
+
+def drafted_by(model: Any, other: Any, most: int = 1000) -> tuple[Generator, Speculation]:
+    """A generator for which another model drafts, which reads five tokens at a time."""
+    draft = DraftModel(other, most, 5, VOCABULARY)
+    speculation = Speculation(lookup=False, draft=draft, clock=clock())
+    return SpeculativeGenerator(plain(model), speculation), speculation
 
 
 def job(prompt: list[int] = PROMPT, tokens: int = TOKENS, **more: Any) -> Job:
@@ -277,3 +291,74 @@ def test_a_failed_pass_leaves_a_generator_that_can_be_closed(llama: Any) -> None
         with pytest.raises(RuntimeError, match="no memory"):
             go_on(generator, {uid: []})
     generator.close()
+
+
+@pytest.fixture
+def qwen3(models: Path) -> Any:
+    return load_model(models / "tiny/qwen3")[0]
+
+
+PROMPTS = [PROMPT, [11, 12, 13], [9, 8, 7, 6] * 9, [*PROMPT, 5, 6, 7], PROMPT[:30]]
+
+
+def test_a_draft_model_that_agrees_saves_passes(llama: Any) -> None:
+    generator, speculation = drafted_by(llama, llama)
+    for prompt in PROMPTS:  # the draft model's cache goes from one to the next
+        (answer,) = run(generator, job(prompt))
+        assert tokens(answer) == tokens(expected(llama, prompt))
+    drafted, accepted = speculation.count.drafted, speculation.count.accepted
+    assert accepted > 0.9 * drafted > 0.5 * TOKENS * len(PROMPTS)
+
+
+def test_a_draft_model_that_disagrees_changes_nothing(llama: Any, qwen3: Any) -> None:
+    generator, speculation = drafted_by(llama, qwen3)
+    for prompt in PROMPTS:
+        (answer,) = run(generator, job(prompt))
+        assert tokens(answer) == tokens(expected(llama, prompt))
+    assert speculation.count.accepted < 0.5 * speculation.count.drafted
+
+
+def test_prompt_lookup_and_a_draft_model_take_turns(llama: Any) -> None:
+    draft = DraftModel(llama, 1000, 5, VOCABULARY)
+    speculation = Speculation(draft=draft, clock=clock())
+    generator = SpeculativeGenerator(plain(llama), speculation)
+    (answer,) = run(generator, job())
+    assert tokens(answer) == tokens(expected(llama))
+
+
+def test_a_draft_model_drafts_within_the_memory_of_its_cache(llama: Any) -> None:
+    generator, speculation = drafted_by(llama, llama, most=64)
+    assert speculation.draft is not None
+    uid = generator.insert(job())
+    answer: list[Generated] = []
+    while not answer or answer[-1].finish_reason is None:
+        answer += [one for one in generator.next()[1] if one.uid == uid]
+        assert all(one.offset <= 64 for one in speculation.draft._cache)
+    assert tokens(answer) == tokens(expected(llama))
+    assert speculation.count.drafted
+
+
+def test_tokens_that_one_of_the_models_lacks_are_not_passed_to_it(llama: Any) -> None:
+    draft = DraftModel(llama, 1000, 5, known=20)
+    held = PROMPT[:7]
+    assert draft.read(held) is False
+    assert draft.read(held) is True
+    assert all(token < 20 for token in draft.draft(held, PROMPT[7], 8))
+    assert draft.draft(held, VOCABULARY + 5, 4) == []
+    draft.begin()
+    assert draft.read([1, VOCABULARY + 5, 3, 4, 5]) is False
+
+
+def test_a_draft_model_whose_cache_cannot_be_rewound_is_refused(models: Path) -> None:
+    gpt_oss = load_model(models / "openai/gpt-oss-20b")[0]
+    with pytest.raises(DraftModelError, match="cannot be rewound"):
+        DraftModel(gpt_oss, 1000, 5, VOCABULARY)
+
+
+def test_a_draft_models_cache_is_empty_after_an_error(llama: Any) -> None:
+    generator, speculation = drafted_by(llama, llama)
+    run(generator, job())
+    assert speculation.draft is not None
+    assert speculation.draft.nbytes
+    SpeculativeGenerator(plain(llama), speculation)
+    assert speculation.draft.nbytes == 0
