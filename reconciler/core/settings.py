@@ -117,7 +117,8 @@ def _context_length(
                 Reason.INSUFFICIENT_MEMORY,
                 f"the weights take {readable_bytes(checkpoint.weights_bytes)}, with process"
                 f"{', draft model' if draft else ''} and first token {readable_bytes(total)}, "
-                f"which exceeds this machine's memory budget of {readable_bytes(machine.memory_budget)}",
+                "which exceeds this machine's memory budget of "
+                f"{readable_bytes(machine.memory_budget)}",
                 param="model",
             )
         )

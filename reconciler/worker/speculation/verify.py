@@ -25,9 +25,9 @@ from reconciler.worker.generators import Generated
 
 LEADS = {mx.float32: 1e-4, mx.float16: 2**-7}
 LEAD = 2**-5
-"""Least lead of the best logit over the second, relative to its size, by the logits' type; `LEAD`
-for bfloat16 and others. Eight times the precision of a 16-bit type, and much more than that of
-float32, in which the logits of passes over 1 and over 17 tokens differ by about 1e-6."""
+"""Least lead of the best logit over the second, relative to the largest absolute value, by the type
+of the logits; `LEAD` for bfloat16 and others. Eight times the precision of a 16-bit type, and much
+more than that of float32, in which passes over 1 and over 17 tokens differ by about 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def verify(generator: BatchGenerator, drafts: Sequence[int]) -> Verified:
 def _sure(logits: Any) -> Any:
     """True for each row whose largest element leads all others clearly: (rows,)."""
     best = logits.max(axis=-1, keepdims=True).astype(mx.float32)
-    lead = LEADS.get(logits.dtype, LEAD) * mx.maximum(mx.abs(best), 1.0)
+    size = mx.abs(logits).max(axis=-1, keepdims=True).astype(mx.float32)
+    lead = LEADS.get(logits.dtype, LEAD) * size
     return (logits >= best - lead).sum(axis=-1) == 1
 
 
