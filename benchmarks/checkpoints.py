@@ -4,14 +4,23 @@ the measuring process does not import MLX: `python -m benchmarks.checkpoints DIR
 import itertools
 import json
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import _byte_decoder
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 from benchmarks.agent import MODELS
 from tests import architectures
-from tests.tiny import make, write
+from tests.tiny import CONFIGS, make, write
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 LAYERS = 12
 HIDDEN = 2048
@@ -25,6 +34,71 @@ AGENT = {"hidden_size": 256, "num_hidden_layers": 8, "head_dim": 64}
 """Sizes with which the prefill of a turn takes tens of milliseconds on a CPU."""
 
 AGENT_WINDOW = 128
+
+
+MIDDLE: dict[str, dict[str, Any]] = {
+    "llama": {
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+    },
+    "gpt_oss": CONFIGS["gpt_oss"]
+    | {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 4,
+    },
+}
+"""Models of 20 million parameters in float32, 80 MB: large enough that a token costs more than the
+server around the model, small enough for a prompt of thousands of tokens on a CPU."""
+
+MIDDLE_VOCABULARY = 8192
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The chat template of Qwen and many others, which every server knows how to render."""
+
+
+def middle(name: str, directory: Path) -> None:
+    """Write a checkpoint of `MIDDLE` with a vocabulary learned from this project's texts."""
+    common = {
+        "model_type": name,
+        "head_dim": 64,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000,
+        "vocab_size": MIDDLE_VOCABULARY,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+        "eos_token_id": 0,
+    }
+    write(common | MIDDLE[name], directory)
+    _words().save_pretrained(directory)
+
+
+@cache
+def _words() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of exactly `MIDDLE_VOCABULARY` tokens."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=MIDDLE_VOCABULARY,
+        special_tokens=["<|im_end|>", "<|im_start|>"],
+        show_progress=False,
+        initial_alphabet=ByteLevel.alphabet(),
+    )
+    texts = [*(PROJECT / "docs").glob("*.md"), *(PROJECT / "reconciler").rglob("*.py")]
+    tokenizer.train(sorted(map(str, texts)), trainer)
+    end = tokenizer.id_to_token(0)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, chat_template=CHATML)
 
 
 def agent(name: str, directory: Path) -> None:
@@ -163,5 +237,7 @@ if __name__ == "__main__":
     worded(models / "bench/worded")
     for name in MODELS:
         agent(name, models / f"bench/agent-{name}")
+    for name in MIDDLE:
+        middle(name, models / f"bench/{name}-20m")
     if "--large" in sys.argv:
         large(models / "bench/large")

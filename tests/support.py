@@ -50,6 +50,7 @@ class Home:
         self.hub_cache = root / "hub"
         self.lm_studio = root / "lmstudio"
         self.state = root / "state"
+        self.prompts = root / "prompts"
         self.manifests.mkdir(parents=True)
         # A directory that becomes empty counts as empty only after 30 seconds.
         (self.manifests / "README").touch()
@@ -62,6 +63,7 @@ class Home:
             *("--hub-cache", str(self.hub_cache)),
             *("--lm-studio", str(self.lm_studio)),
             *("--state", str(self.state)),
+            *("--prompt-cache", str(self.prompts)),
         ]
 
     def write(self, file: str, *, name: str, model: str, **config: object) -> Path:

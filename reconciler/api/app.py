@@ -38,6 +38,7 @@ from reconciler.api.ollama import embed as ollama_embed
 from reconciler.api.ollama import models as ollama_models
 from reconciler.api.ollama import pull as ollama_pull
 from reconciler.api.origins import Access
+from reconciler.api.query import refuse_unknown_query
 from reconciler.api.stopping import refuse_while_stopping
 from reconciler.controller import Controller
 
@@ -57,7 +58,7 @@ def build(
     """
     access = Access(host, token, frozenset(origins), tuple(hosts))
     app = web.Application(
-        middlewares=[errors, guard(access), refuse_while_stopping],
+        middlewares=[errors, guard(access), refuse_while_stopping, refuse_unknown_query],
         client_max_size=forward.MAX_BYTES,
     )
     app.on_response_prepare.append(cors.response_headers(access))

@@ -4,7 +4,7 @@ import msgspec
 from aiohttp import web
 
 from reconciler.api.describe import describe
-from reconciler.api.forward import Routed, Way, forward, routed
+from reconciler.api.forward import ABSENT, Routed, Way, forward, routed
 from reconciler.core.dialects import Dialect
 
 routes = web.RouteTableDef()
@@ -18,7 +18,7 @@ ANSWER = {
 
 def _routed(body: bytes) -> Routed:
     """Disable streaming: a waiting client could not read keep-alive events."""
-    return msgspec.structs.replace(routed(body), stream=None)
+    return msgspec.structs.replace(routed(body), sent_stream=ABSENT)
 
 
 RANKED = {

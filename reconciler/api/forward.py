@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -40,6 +40,8 @@ LONGEST_PATIENCE = 3600.0
 
 LONGEST_TTL = 31_536_000
 
+ABSENT = msgspec.Raw(b"")
+"""A key that the request does not have."""
 
 R = TypeVar("R", bound="Routed")
 
@@ -50,8 +52,18 @@ class Routed(msgspec.Struct):
     model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL)]
     ttl: Annotated[float, msgspec.Meta(ge=1, le=LONGEST_TTL)] | None = None
     """Seconds without a request after which a model that this request loads is unloaded."""
-    stream: Any = None
-    """True if the client requests a stream; the worker validates the value."""
+    sent_stream: msgspec.Raw = msgspec.field(name="stream", default=ABSENT)
+    """Left undecoded: the worker validates it, and a list of millions would block the daemon."""
+
+    @property
+    def stream(self) -> bool:
+        """True if the client requests a stream."""
+        return is_value(self.sent_stream, b"true")
+
+
+def is_value(sent: msgspec.Raw, value: bytes) -> bool:
+    """True if an undecoded value, which may be megabytes long, has this text."""
+    return memoryview(sent) == value
 
 
 def routed(body: bytes) -> Routed:
@@ -101,7 +113,7 @@ async def forward_body(
 ) -> web.StreamResponse:
     """Forward a request whose body was received and decoded; `begin`: monotonic time of arrival."""
     signs = way.signs.of(asked.model)
-    if asked.stream is not True or signs.alive is None:
+    if not asked.stream or signs.alive is None:
         return await _answer(request, way, body, asked, begin)
     async with EarlyStream(request, signs, early_stream.KEEP_ALIVE_SECONDS) as early:
         try:

@@ -38,7 +38,8 @@ async def metrics(request: web.Request) -> web.Response:
     now = CollectorRegistry()
     tokens = await controller.tokens()
     states = Counter(await each(controller.each_answer(), _state))
-    now.register(State(controller, states, tokens, len(asyncio.all_tasks())))
+    prompts = await controller.prompts_bytes()
+    now.register(State(controller, states, tokens, len(asyncio.all_tasks()), prompts))
     body = generate_latest(controller.metrics.registry) + generate_latest(now)
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
@@ -52,10 +53,13 @@ class State(Collector):
         states: Mapping[tuple[str, bool], int],
         tokens: Mapping[str, Usage],
         tasks: int = 0,
+        prompts: int = 0,
     ) -> None:
         """`states` counts records by state and whether they are queued; `tokens` is the usage by
-        instance; `tasks` is the number of tasks on the event loop.
+        instance; `tasks` is the number of tasks on the event loop; `prompts` is the size of the
+        prompts on disk [bytes].
         """
+        self._prompts = prompts
         self._controller = controller
         self._states = states
         self._tokens = tokens
@@ -65,7 +69,7 @@ class State(Collector):
         """Yield every gauge, and the counts of workers."""
         yield from self._records()
         yield self._computed()
-        yield self._cached()
+        yield from self._cached()
         yield from self._speculated()
         yield self._first_tokens()
         yield from self._memory()
@@ -99,7 +103,7 @@ class State(Collector):
             family.add_metric([name, "completion"], usage.completion_tokens)
         return family
 
-    def _cached(self) -> Metric:
+    def _cached(self) -> Iterator[Metric]:
         family = CounterMetricFamily(
             "reconciler_cached_tokens",
             "Tokens of prompts that were found in a KV cache and not computed.",
@@ -107,7 +111,17 @@ class State(Collector):
         )
         for name, usage in self._tokens.items():
             family.add_metric([name], usage.cached_tokens)
-        return family
+        yield family
+        family = CounterMetricFamily(
+            "reconciler_disk_cached_tokens",
+            "Tokens of prompts whose KV cache was read from disk.",
+            labels=["instance"],
+        )
+        for name, usage in self._tokens.items():
+            family.add_metric([name], usage.disk_tokens)
+        yield family
+        words = "Size of the prompts that are kept on disk."
+        yield GaugeMetricFamily("reconciler_prompt_cache_bytes", words, value=self._prompts)
 
     def _speculated(self) -> Iterator[Metric]:
         drafts = CounterMetricFamily(

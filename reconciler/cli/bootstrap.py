@@ -1,6 +1,7 @@
 """`reconciler serve`: create the daemon's components and run them until a signal."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+import structlog
 from aiohttp import web
 
 from reconciler.api.app import build
@@ -19,12 +21,14 @@ from reconciler.api.origins import is_loopback
 from reconciler.api.server import listen
 from reconciler.cli import HOME, log
 from reconciler.cli.access import check_pages
+from reconciler.cli.client import read_token
 from reconciler.cli.privacy import keep_state_private, warn_of_public_token
 from reconciler.controller import Controller, Source
 from reconciler.controller.clock import SystemClock
 from reconciler.core.memory import MemoryPolicy
 from reconciler.engine import sockets
 from reconciler.engine.engine import PROBE_SECONDS, Engine
+from reconciler.engine.prompt_disk import PromptDisk
 from reconciler.host import boot, looks, node
 from reconciler.host.run import run_program
 from reconciler.models.catalog import Catalog
@@ -32,6 +36,9 @@ from reconciler.models.places import Directory, HubCache, LMStudio
 from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
+
+CLEAR_SECONDS = 5.0
+"""Time to delete kept prompts before the daemon starts without them."""
 
 SHUTDOWN_SECONDS = 2.0
 """Time for requests that a shutdown interrupts to send their response."""
@@ -70,6 +77,10 @@ class Options:
     """Seconds between two probes of a worker."""
     wired_limit: str = "off"
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
+    stall_budget: float = math.inf
+    """Maximum gap in a stream while prompts are prefilled [s]; infinite: none."""
+    prompts: PromptDisk | None = None
+    """Prompts on disk; None: none are kept, and none are deleted."""
     spare_worker: bool = True
     """True if a worker is started before it is needed."""
     allow_origins: Sequence[str] = ()
@@ -149,7 +160,9 @@ async def _serve(
             on_death,
             options.probe_interval,
             options.wired_limit,
+            options.stall_budget,
             spare=options.spare_worker,
+            prompts=options.prompts,
         ),
         sources,
         hub_cache=options.hub_cache,
@@ -172,6 +185,7 @@ async def _serve(
         handler_cancellation=True,  # a client that disconnects frees its resources
     )
     await runner.setup()
+    await _delete_prompts(options.prompts)
     await controller.start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, controller.look_at_sources)
     server = await listen(runner, listener, connections)
@@ -180,6 +194,17 @@ async def _serve(
     await controller.close(at_once)
     server.close()
     await runner.cleanup()
+
+
+async def _delete_prompts(prompts: PromptDisk | None) -> None:
+    """Delete the prompts on disk if none are to be kept."""
+    if prompts is None or prompts.most_bytes:
+        return
+    try:
+        await looks.look(prompts.clear, seconds=CLEAR_SECONDS)
+    except (OSError, TimeoutError) as error:
+        path, reason = str(prompts.root), str(error)
+        structlog.get_logger().warning("kept prompts were not deleted", path=path, reason=reason)
 
 
 def _listen(options: Options) -> socket.socket:
@@ -207,15 +232,8 @@ def _token(options: Options) -> str | None:
             )
         check_pages(options.allow_origins, options.token_file)
         return None
-    try:
-        token = options.token_file.read_text("utf-8").strip()
-        warn_of_public_token(options.token_file)
-    except OSError as error:
-        raise click.ClickException(
-            f"cannot read token file {options.token_file}: {error.strerror}"
-        ) from None
-    if not token:
-        raise click.ClickException(f"token file {options.token_file} is empty")
+    token = read_token(options.token_file)
+    warn_of_public_token(options.token_file)
     return token
 
 
@@ -232,6 +250,9 @@ def _check_names(options: Options) -> None:
 
 
 def _configure_log(options: Options) -> None:
+    file = options.log_file
+    if file is not None and file.is_fifo():  # opening it waits for a reader
+        raise click.ClickException(f"cannot write log file {file}: it is a FIFO; name another file")
     try:
         log.configure(options.log_level, options.log_format, options.log_file)
     except OSError as error:

@@ -13,6 +13,7 @@ from yarl import URL
 
 from reconciler.cli.address import normalize
 from reconciler.host import looks
+from reconciler.host.kinds import read_at_most
 
 T = TypeVar("T")
 
@@ -199,8 +200,7 @@ def bearer(token_file: Path | None) -> dict[str, str]:
 def read_token(token_file: Path) -> str:
     """Read a token from a file. Raises `click.ClickException`."""
     try:
-        with token_file.open(encoding="utf-8") as stream:
-            token = stream.read(MAX_TOKEN + 1).strip()
+        token = read_at_most(token_file, MAX_TOKEN).decode("utf-8").strip()
     except OSError as error:
         message = f"cannot read token file {token_file}: {error.strerror}"
         raise click.ClickException(message) from None

@@ -1,5 +1,6 @@
-"""Option type: durations."""
+"""Option types: durations."""
 
+import math
 import re
 
 import click
@@ -39,3 +40,23 @@ class Duration(click.ParamType[float]):
                 f"'{value}' is not a duration; write for example 30s, 5m or 1h", param, context
             )
         return sum(float(n) * UNITS.get(unit, 1.0) for n, unit in _PART.findall(str(value)))
+
+
+class Bound(Duration):
+    """A duration as for `Duration`, or `off`: infinite."""
+
+    name = "duration|off"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        """Parse a duration to seconds. Raises `click.BadParameter`."""
+        return math.inf if value == "off" else super().convert(value, param, context)
+
+    def _seconds(
+        self, value: object, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        try:
+            return super()._seconds(value, param, context)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}, or off", param, context)

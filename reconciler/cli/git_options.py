@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import click
 
 from reconciler.cli.duration import Duration
+from reconciler.cli.files import RegularFile
 from reconciler.sources.git import Following
 from reconciler.sources.git.command import Remote
 
@@ -76,7 +77,7 @@ def branch_options(function: F) -> F:
     return function
 
 
-_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+_FILE = RegularFile()
 
 
 def _option(name: str, words: str, **more: Any) -> Callable[[F], F]:

@@ -11,8 +11,9 @@ import click
 
 from reconciler.cli.address import normalize
 from reconciler.cli.client import Client, bearer
-from reconciler.core.manifest import Diagnostic, ManifestError, parse
+from reconciler.core.manifest import MAX_BYTES, Diagnostic, ManifestError, parse
 from reconciler.core.schema import check
+from reconciler.host.kinds import read_at_most
 
 SECONDS = 10.0
 """Timeout after which a node counts as unreachable."""
@@ -41,7 +42,7 @@ class Answers:
 def read(file: Path) -> list[Node]:
     """Read an inventory. Raises `click.ClickException` with file, line and column."""
     try:
-        documents = parse(file.read_bytes())
+        documents = parse(read_at_most(file, MAX_BYTES))
     except OSError as error:
         raise click.ClickException(f"cannot read {file}: {error.strerror}") from None
     except ManifestError as error:

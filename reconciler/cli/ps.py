@@ -56,6 +56,7 @@ ROWS = (
     Column("FLASH", in_force("flash_attention"), wide=True),
     Column("EXPERTS", in_force("num_experts"), wide=True),
     Column("KV-ON-GPU", in_force("offload_kv_cache_to_gpu"), wide=True),
+    Column("KV-BITS", in_force("kv_cache_bits"), wide=True),
     Column("KEPT-KV", used("kept_bytes"), wide=True),
     Column("LOAD-TIME", _load_time, wide=True),
     Column("OWNER", lambda r: r["owner"], wide=True),

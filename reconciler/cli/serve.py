@@ -13,10 +13,13 @@ from click.core import ParameterSource
 
 from reconciler.cli import HOME
 from reconciler.cli.access import Host, Origin
-from reconciler.cli.duration import Duration
+from reconciler.cli.duration import Bound, Duration
 from reconciler.cli.git_options import followed, followings, label, labelled
-from reconciler.cli.sizes import MemoryBudget, WiredLimit
+from reconciler.cli.sizes import MemoryBudget, SizeOrOff, WiredLimit
 from reconciler.core.memory import Budget, MemoryPolicy
+
+LEAST_STALL_SECONDS = 0.01
+"""Minimum stall budget: a token of a small model takes about as long."""
 
 LEAST_PROBE_SECONDS = 0.1
 """Minimum probe interval: a healthy worker may need this long to answer."""
@@ -26,6 +29,18 @@ def _hub_cache() -> Path:
     """The cache directory of huggingface_hub, from its documented variables."""
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+
+
+def _prompt_cache(platform: str = sys.platform) -> Path:
+    """The directory of prompts in the user's cache directory, as the system's conventions say.
+
+    On macOS, backups exclude ~/Library/Caches.
+    """
+    if platform == "darwin":
+        caches = "~/Library/Caches"
+    else:
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "reconciler" / "prompts"
 
 
 @contextmanager
@@ -158,6 +173,14 @@ def _without(package: str) -> Iterator[None]:
     help="Time between probes: a hanging worker is found within two; idle ones generate a token.",
 )
 @click.option(
+    "--stall-budget",
+    type=Bound(least=LEAST_STALL_SECONDS),
+    default="0.25s",
+    envvar="RECONCILER_STALL_BUDGET",
+    show_envvar=True,
+    help="Longest pause of a stream while prompts are read, or 8 usual ones if longer; or off.",
+)
+@click.option(
     "--memory-budget",
     type=MemoryBudget(),
     default="100%",
@@ -180,6 +203,23 @@ def _without(package: str) -> Iterator[None]:
     envvar="RECONCILER_WIRED_LIMIT",
     show_envvar=True,
     help="Memory that a worker wires: off, the size recommended by Metal, or a size.",
+)
+@click.option(
+    "--prompt-cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=_prompt_cache,
+    envvar="RECONCILER_PROMPT_CACHE",
+    show_envvar=True,
+    show_default="a folder of the user's cache directory",
+    help="Directory of the KV caches of earlier prompts, which later prompts can begin with.",
+)
+@click.option(
+    "--prompt-cache-size",
+    type=SizeOrOff(),
+    default="8GiB",
+    envvar="RECONCILER_PROMPT_CACHE_SIZE",
+    show_envvar=True,
+    help="Maximum size of that directory; off keeps no prompts on disk and deletes those there.",
 )
 @click.option(
     "--spare-workers",
@@ -227,9 +267,12 @@ def serve(
     no_page: bool,
     jit: bool,
     probe_interval: float,
+    stall_budget: float,
     memory_budget: Budget,
     memory_policy: str,
     wired_limit: str,
+    prompt_cache: Path,
+    prompt_cache_size: int,
     spare_workers: int,
     log_level: str,
     log_format: str,
@@ -248,6 +291,7 @@ def serve(
     gc.disable()
     with _without("rich"):  # structlog imports it for tracebacks, which this log does not use
         from reconciler.cli.bootstrap import Options, run
+        from reconciler.engine.prompt_disk import PromptDisk
 
     gc.freeze()
     gc.enable()
@@ -274,6 +318,8 @@ def serve(
             probe_interval,
             wired_limit,
             MemoryPolicy(memory_budget, evict_idle=memory_policy == "evict-idle"),
+            stall_budget=stall_budget,
+            prompts=PromptDisk(prompt_cache.absolute(), prompt_cache_size),
             spare_worker=spare_workers == 1,
             allow_origins=allow_origins,
             allow_hosts=allow_hosts,

@@ -1,4 +1,4 @@
-"""Options for the five load settings and other parameters of a load."""
+"""Options for the load settings and other parameters of a load."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,6 +7,7 @@ import click
 
 from reconciler.cli.duration import Duration
 from reconciler.cli.sizes import Tokens
+from reconciler.core.footprint import KV_BITS
 from reconciler.core.records import SETTINGS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +49,11 @@ _OPTIONS = (
         "--offload-kv-cache-to-gpu/--no-offload-kv-cache-to-gpu",
         default=None,
         help="KV cache and attention on the GPU.",
+    ),
+    click.option(
+        "--kv-cache-bits",
+        type=click.Choice(KV_BITS),
+        help="Bits per value of a quantized KV cache.",
     ),
     click.option("--adapter", help="LoRA adapter: an identifier, or the path of its directory."),
     click.option(

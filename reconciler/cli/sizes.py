@@ -50,6 +50,26 @@ class WiredLimit(click.ParamType[str]):
         return text
 
 
+class SizeOrOff(click.ParamType[int]):
+    """A size in bytes; `off` is 0."""
+
+    name = "size|off"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        """Parse the size. Raises `click.BadParameter`."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        if text in ("off", "0"):
+            return 0
+        try:
+            return parse_size(text)
+        except ValueError as error:
+            self.fail(f"{error}, or off", param, context)
+
+
 class MemoryBudget(click.ParamType[Budget]):
     """A size, or a share of the machine's maximum."""
 

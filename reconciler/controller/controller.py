@@ -353,6 +353,10 @@ class Controller:
         """Tokens computed per instance since the daemon started, queried from the workers."""
         return await self._engine.tokens()
 
+    async def prompts_bytes(self) -> int:
+        """Size of the prompts that are kept on disk."""
+        return await self._engine.prompts_bytes()
+
     async def activity(self) -> Mapping[str, Activity]:
         """KV cache use per instance, by name, queried from the workers."""
         return await self._engine.activity()

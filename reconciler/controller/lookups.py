@@ -7,8 +7,10 @@ changed or a download ended during it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import structlog
@@ -18,6 +20,7 @@ from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.download import Downloads, Job
+from reconciler.models.removal import holds
 
 T = TypeVar("T")
 
@@ -82,6 +85,10 @@ class Lookups:
         self._alone: set[ModelRef] = set()
         """Models that made a batch fail."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._moving: list[tuple[Path, asyncio.Event]] = []
+        """Folders that are being moved away, with the event that ends it."""
+        self.moves = 0
+        """Number of moves begun. A checkpoint found before the last one may be gone."""
 
     async def close(self) -> None:
         """Cancel all lookups."""
@@ -115,6 +122,31 @@ class Lookups:
             del self._cached[ref]
         for ref, look in self._looks.items():
             look.stale = look.stale or ref.base == base
+
+    @contextmanager
+    def moving(self, folder: Path) -> Iterator[None]:
+        """Find no checkpoint in a folder while it is moved away: a load of it would fail."""
+        for ref in [r for r, c in self._cached.items() if _lies_in(folder, c.checkpoint)]:
+            del self._cached[ref]
+        move = folder, asyncio.Event()
+        self._moving.append(move)
+        self.moves += 1
+        try:
+            yield
+        finally:
+            self._moving.remove(move)
+            move[1].set()
+
+    def _move_of(self, found: Checkpoint | Problem) -> asyncio.Event | None:
+        """The end of the move of a checkpoint's folder; None if it is not moved away now."""
+        return next((end for folder, end in self._moving if _lies_in(folder, found)), None)
+
+    async def _until_moved(self, found: Checkpoint | Problem) -> bool:
+        """Wait while the folder of a checkpoint is moved away; True if it is."""
+        end = self._move_of(found)
+        if end is not None:
+            await end.wait()
+        return end is not None
 
     def refresh(self, wanted: Mapping[ModelRef, float], downloadable: Collection[ModelRef]) -> None:
         """Start due lookups, and drop models that are not wanted.
@@ -163,8 +195,11 @@ class Lookups:
             self._alone.update(refs)
             if len(refs) == 1:
                 found = {refs[0]: _problem(refs[0], error)}
+        moving = [ref for ref, checkpoint in found.items() if self._move_of(checkpoint)]
         again: list[ModelRef] = []
         for ref in refs:
+            if ref in moving:
+                continue
             look = self._looks.pop(ref)
             if look.stale or self._downloads.ended(ref.base) is not look.ended:
                 continue
@@ -183,9 +218,20 @@ class Lookups:
         for ref in again:  # it exceeds the patience, or made its batch fail
             self._begin([ref], downloadable, self._clock.monotonic(), None)
         self._wake()
+        for ref in moving:
+            await self._until_moved(found[ref])
+            del self._looks[ref]  # the next pass looks it up again
+            self._wake()
 
     async def find(self, ref: ModelRef) -> Checkpoint:
         """Look up a checkpoint now, bypassing the cache. Raises `LoadError`."""
+        while True:
+            moves = self.moves
+            checkpoint = await self._find(ref)
+            if not await self._until_moved(checkpoint) and moves == self.moves:
+                return checkpoint
+
+    async def _find(self, ref: ModelRef) -> Checkpoint:
         try:
             return await within(self._clock, LOOK_SECONDS, self._resolver.find(ref))
         except LoadError:
@@ -235,6 +281,13 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
         raise
     finally:
         timer.cancel()
+
+
+def _lies_in(folder: Path, found: Checkpoint | Problem) -> bool:
+    if isinstance(found, Problem):
+        return False
+    adapter = None if found.adapter is None else found.adapter.path
+    return holds(folder, found.path) or holds(folder, adapter)
 
 
 def _problem(ref: ModelRef, error: Exception) -> Problem:

@@ -76,6 +76,7 @@ class Mutations:
         """
         machine = await self._reconciler.known_machine()
         wanted = checkpoint = await self._lookups.find(request.ref)
+        moves = self._lookups.moves
         request = _spelled(request, checkpoint)
         ref = request.ref
 
@@ -86,6 +87,8 @@ class Mutations:
                 state = self._registry.states[decision.name]
             elif decision.record.spec.ref != ref:
                 return decision.record.spec.ref
+            elif self._lookups.moves != moves:  # the files may be gone
+                return ref
             else:
                 self._reconciler.planning.admit(decision.record, checkpoint, machine)
                 state = self._take_up(decision.record, checkpoint)
@@ -95,6 +98,7 @@ class Mutations:
         while isinstance(taken := await self.when_unlocked(take_up), ModelRef):
             ref = taken  # an updated record keeps its adapter
             checkpoint = await self._lookups.find(ref)
+            moves = self._lookups.moves
         state, decision = taken
         on_name(state.record.name)
         view = await self._settled(state)
@@ -110,16 +114,12 @@ class Mutations:
         machine = await self._reconciler.known_machine()
         if (why := unmet(spec.node_selector, self._labels)) is not None:
             raise LoadError(Problem(Reason.NOT_SELECTED, f"'{name}' is {why}", param="spec"))
-        checkpoint: Checkpoint | None = None
-        if not spec.suspend:
-            try:
-                checkpoint = await self._lookups.find(spec.ref)
-            except LoadError as error:
-                missing = error.problem.reason is Reason.MODEL_NOT_FOUND
-                if not (missing and spec.download == "if-missing"):
-                    raise
+        checkpoint = await self._found(spec)
+        moves = self._lookups.moves
 
-        def take_up() -> RecordState:
+        def take_up() -> RecordState | None:
+            if checkpoint is not None and self._lookups.moves != moves:
+                return None  # the files may be gone
             record = put(self._registry.records.get(name), name, spec, self._clock.utc())
             if checkpoint is None:
                 state = self._registry.put(record)
@@ -130,10 +130,24 @@ class Mutations:
                 self._registry.wake_up(name)
             return state
 
-        state = await self.when_unlocked(take_up)
+        while (state := await self.when_unlocked(take_up)) is None:
+            checkpoint = await self._found(spec)
+            moves = self._lookups.moves
         if wait and not spec.suspend:
             return await self._settled(state)
         return state.view
+
+    async def _found(self, spec: LoadSpec) -> Checkpoint | None:
+        """Find the checkpoint of a spec; None if it is not needed yet. Raises `LoadError`."""
+        if spec.suspend:
+            return None
+        try:
+            return await self._lookups.find(spec.ref)
+        except LoadError as error:
+            missing = error.problem.reason is Reason.MODEL_NOT_FOUND
+            if not (missing and spec.download == "if-missing"):
+                raise
+        return None
 
     def _take_up(self, record: Record, checkpoint: Checkpoint) -> RecordState:
         state = self._registry.put(record)

@@ -67,7 +67,9 @@ class Removal:
             words = f"{key} is in use by {', '.join(users)}; unload or delete that first"
             raise LoadError(Problem(Reason.MODEL_IN_USE, words, param="model"))
         try:
-            freed = await look(removal.remove, folder, seconds=removal.SECONDS)
+            with self._lookups.moving(folder):  # in the same step as the check for users
+                leaving = await look(removal.set_aside, folder, seconds=LOOK_SECONDS)
+            freed = await look(removal.remove, leaving, seconds=removal.SECONDS)
         except TimeoutError:
             words = f"the files of {key} are not removed yet; the removal goes on"
             problem = Problem(Reason.NOT_REMOVABLE, words, permanent=False, param="model")
@@ -75,8 +77,16 @@ class Removal:
         finally:
             self._lookups.forget(ModelRef(key))
             self._registry.wake.set()
+        await self._remove_prompts(key, folder)
         log.info("model removed", model=key, bytes=freed)
         return freed
+
+    async def _remove_prompts(self, key: str, folder: Path) -> None:
+        """Remove the model's prompts on disk, which are of no use without it."""
+        try:
+            await self._engine.remove_prompts(folder)
+        except (OSError, TimeoutError) as error:
+            log.warning("kept prompts were not removed", model=key, reason=str(error))
 
     async def users(self, key: str, folder: Path) -> list[str]:
         """Return the names of records and instances that use the model in a folder."""

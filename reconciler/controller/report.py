@@ -58,7 +58,7 @@ class Report:
     @property
     def removed(self) -> bool:
         """True if its first load has failed, so that the record is removed."""
-        return self.undo is not None and self.state.record.provisional
+        return self.undo is not None and self.record.provisional
 
     @property
     def changed(self) -> bool:
@@ -94,12 +94,14 @@ def judge(
         if answer is None and action.kind is Kind.HOLD:
             answer = Problem(Reason.SUSPENDED, f"'{record.name}' is {action.message}")
     good = record if instance is None else _noted_good(record, instance)
+    if unwritable is None and state.undo is None:
+        record = good  # before it is decided what a failed update is rolled back to
     undo = state.undo
     if undo is None and answer is not None and answer is (action and action.problem):
         undo = answer
     if undo is None and unwritable is not None and good is not record and state.awaited:
         answer = undo = unwritable  # its waiters must not be promised that it stays loaded
-    if undo is not None and not _is_undone(state, undo):
+    if undo is not None and not _is_undone(state, record, undo):
         undo = None
     if undo is not None:
         if unwritable is None and not record.provisional and record.last_good is not None:
@@ -206,9 +208,9 @@ def _noted_good(record: Record, instance: Instance) -> Record:
     return record
 
 
-def _is_undone(state: RecordState, problem: Problem) -> bool:
+def _is_undone(state: RecordState, record: Record, problem: Problem) -> bool:
     """True if `problem` rolls back the spec: for http records; a manifest's spec is retried."""
-    record, previous = state.record, state.record.last_good
+    previous = record.last_good
     if problem.reason is Reason.STATE_UNWRITABLE and state.undo is None and not state.awaited:
         return False  # a spec whose failure has not been reported can wait
     if record.provisional:

@@ -14,7 +14,7 @@ class Shapes:
     """Memory shapes of a model, measured on a lazily built one. Sizes in bytes."""
 
     growing: int
-    """KV cache per token of a request, over all layers with full attention."""
+    """KV cache per token of a request, over all layers with full attention, not quantised."""
     windows: tuple[tuple[int, int], ...] = ()
     """KV cache of each sliding-window layer: window in tokens, and size per token."""
     fixed: int = 0
@@ -28,6 +28,7 @@ class Shapes:
     head_width: int = 0
     """Values in a query of one head."""
     score_bytes: int = 0
+    """Size of a score, and of a value in the KV cache."""
     own_attention: bool = False
     """True if the model computes attention itself, in one piece, ignoring `flash_attention`."""
     bias: bool = False
@@ -42,6 +43,8 @@ class Shapes:
     weights: int = 0
     """Weights once loaded: mlx_lm unpacks some formats (fp8) and drops unused tensors. 0:
     unknown."""
+    unquantizable_kv: str = ""
+    """Reason why the KV cache cannot be quantised; empty if it can, or if there is none."""
 
 
 @dataclass(frozen=True)

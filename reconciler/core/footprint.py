@@ -22,6 +22,12 @@ FUSED_WIDTHS = (64, 80, 128)
 """Head widths for which MLX has a fused Metal kernel for the attention of prefill; source:
 mlx/backend/metal/scaled_dot_product_attention.cpp."""
 
+KV_BITS = (8, 4)
+"""Bits per value of a quantised KV cache."""
+
+KV_GROUP = 64
+"""Values that share a scale and a bias in a quantised KV cache; mlx-lm's default."""
+
 HIDDEN_COPIES = 7
 WIDEST_COPIES = 2
 """Arrays of a layer in memory at once, of the width of its input and of its widest output."""
@@ -92,13 +98,15 @@ def draft_step(config: EffectiveSettings) -> int:
 def draft_bytes(checkpoint: Checkpoint, config: EffectiveSettings, tokens: int) -> int:
     """Memory of the draft model for one request of so many tokens; 0 without one.
 
-    It reads a prompt while the model reads none, in the working memory of the model.
+    It reads a prompt while the model reads none, in the working memory of the model. Its KV cache is
+    not quantised.
     """
     draft = checkpoint.draft
     if draft is None:
         return 0
-    shapes, step = draft.footprint, replace(config, eval_batch_size=draft_step(config))
-    working = working_bytes(shapes, step, tokens)
+    shapes = draft.footprint
+    reading = replace(config, eval_batch_size=draft_step(config), kv_cache_bits=None)
+    working = working_bytes(shapes, reading, tokens)
     more = max(0, working - working_bytes(checkpoint.footprint, config, tokens))
     return draft.weights_bytes + kv_bytes(shapes, tokens) + more
 
@@ -113,17 +121,32 @@ def reading_config(config: EffectiveSettings, embedder: Embedder | None) -> Effe
     return replace(config, eval_batch_size=max(config.eval_batch_size, config.context_length))
 
 
-def kv_bytes(shapes: Shapes, tokens: int) -> int:
-    """Size of the KV cache, or of what the model keeps instead, for a request of so many tokens."""
+def kv_bytes(shapes: Shapes, tokens: int, bits: int | None = None) -> int:
+    """Size of the KV cache, or of what the model keeps instead, for a request of so many tokens.
+
+    `bits`: bits per value of a quantised one.
+    """
     sliding = sum(min(tokens, window) * size for window, size in shapes.windows)
-    return tokens * shapes.growing + sliding + shapes.fixed
+    return tokens * _quantized(shapes, shapes.growing, bits) + sliding + shapes.fixed
+
+
+def _quantized(shapes: Shapes, size: int, bits: int | None) -> int:
+    """Size of a quantised KV cache that takes `size` bytes otherwise.
+
+    Each group of values has a scale and a bias of the size of a value (`mx.quantize`).
+    """
+    if bits is None or not shapes.score_bytes:
+        return size
+    group = KV_GROUP * bits // 8 + 2 * shapes.score_bytes
+    return size * group // (KV_GROUP * shapes.score_bytes)
 
 
 def working_bytes(shapes: Shapes, config: EffectiveSettings, tokens: int) -> int:
     """Working memory of the prefill step that ends at `tokens` tokens.
 
-    It consists of the scores of one layer's attention, their mask, a layer's activations, and the
-    part of a KV cache that exists twice while it grows.
+    It consists of the scores of one layer's attention, their mask, a layer's activations, the part
+    of a KV cache that exists twice while it grows, and a quantised layer's keys and values, which
+    prefill dequantises.
     """
     step = min(config.eval_batch_size, tokens)
     rows = step
@@ -138,8 +161,13 @@ def working_bytes(shapes: Shapes, config: EffectiveSettings, tokens: int) -> int
     mask = step * keys if shapes.heads else 0
     activations = step * (HIDDEN_COPIES * shapes.hidden + WIDEST_COPIES * shapes.widest)
     window = max((size for _, size in shapes.windows), default=0)
-    growth = tokens * shapes.largest_layer + shapes.grows_by * shapes.growing + step * window
-    return scores + mask + activations + growth + step * shapes.nodes * NODE
+    layer, growing = (
+        _quantized(shapes, size, config.kv_cache_bits)
+        for size in (shapes.largest_layer, shapes.growing)
+    )
+    growth = tokens * layer + shapes.grows_by * growing + step * window
+    dequantized = tokens * shapes.largest_layer if config.kv_cache_bits else 0
+    return scores + mask + activations + growth + dequantized + step * shapes.nodes * NODE
 
 
 def _widest_window(shapes: Shapes) -> int:
@@ -151,7 +179,8 @@ def batch_bytes(shapes: Shapes, config: EffectiveSettings, requests: int, tokens
     if not requests:
         return 0
     reading = min(requests, PREFILL_BATCH)
-    return requests * kv_bytes(shapes, tokens) + reading * working_bytes(shapes, config, tokens)
+    held = requests * kv_bytes(shapes, tokens, config.kv_cache_bits)
+    return held + reading * working_bytes(shapes, config, tokens)
 
 
 @lru_cache(maxsize=1000)

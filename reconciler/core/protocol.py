@@ -24,6 +24,7 @@ import msgspec
 
 from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Machine, Shapes
+from reconciler.core.prompt_store import PromptStore
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 from reconciler.core.reranker import Reranker
 
@@ -146,6 +147,8 @@ class LoadWeights:
     """Configuration for embedding texts; None: it generates."""
     reranker: Reranker | None = None
     """Configuration for reranking documents, if it is a reranker."""
+    together: tuple[str, ...] = ()
+    """Earlier values of `SessionOpened.together` for the same files."""
 
 
 class WeightsRead(msgspec.Struct, frozen=True, tag=True):
@@ -189,6 +192,8 @@ class OpenSession:
     """Values for keys that requests omit, under OpenAI's names."""
     adapter: Adapter | None = None
     """Applied to the weights for this session only."""
+    prompts: PromptStore | None = None
+    """Where its prompts are kept on disk; None: nowhere."""
     prompt_lookup: bool = True
     """Draft tokens by copying from the text."""
     draft: Draft | None = None
@@ -208,6 +213,9 @@ class SessionOpened:
     """Properties of the model that change how requests are served; shown in the record's status."""
     unused_defaults: tuple[str, ...] = ()
     """Keys of defaults that no request to this model supports; `warnings` give the reasons."""
+    together: tuple[str, ...] = ()
+    """The session's compute settings, if the trial has shown that its requests can share a batch;
+    only the worker knows how to read it."""
 
 
 FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -274,7 +282,9 @@ class Usage:
     completion_tokens: int = 0
     first_tokens: FirstTokens = FirstTokens()
     cached_tokens: int = 0
-    """Prompt tokens found in a kept KV cache."""
+    """Prompt tokens found in a kept KV cache, in memory or on disk."""
+    disk_tokens: int = 0
+    """Those of them that were found on disk."""
     speculated: Speculated = Speculated()
 
 

@@ -26,6 +26,7 @@ class RequestedSettings:
     flash_attention: bool | None = None
     num_experts: int | None = None
     offload_kv_cache_to_gpu: bool | None = None
+    kv_cache_bits: int | None = None
 
     def sent(self) -> dict[str, int | bool]:
         """Keys that have a value."""
@@ -40,7 +41,8 @@ SETTINGS = tuple(f.name for f in fields(RequestedSettings))
 class EffectiveSettings:
     """Settings in force.
 
-    `context_length` and `eval_batch_size` in tokens; `num_experts` active per token, 0 if dense.
+    `context_length` and `eval_batch_size` in tokens; `num_experts` active per token, 0 if dense;
+    `kv_cache_bits` per value, None if the KV cache is not quantised.
     """
 
     context_length: int
@@ -48,6 +50,7 @@ class EffectiveSettings:
     flash_attention: bool
     num_experts: int
     offload_kv_cache_to_gpu: bool
+    kv_cache_bits: int | None = None
 
 
 @dataclass(frozen=True)

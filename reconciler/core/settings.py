@@ -50,7 +50,7 @@ class Resolved:
 
 
 def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) -> Resolved:
-    """Decide all five settings.
+    """Decide all settings.
 
     Raises `LoadError`: `ImpossibleSetting` with the key and its limit, or `InsufficientMemory` if
     this machine can never hold the model.
@@ -62,6 +62,7 @@ def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) 
         flash_attention=asked.flash_attention is not False,
         num_experts=_num_experts(asked, checkpoint, warnings),
         offload_kv_cache_to_gpu=_offload(asked, machine, warnings),
+        kv_cache_bits=_kv_cache_bits(asked, checkpoint, warnings),
     )
     context = _context_length(asked, checkpoint, machine, config, warnings)
     shapes, config = checkpoint.footprint, replace(config, context_length=context)
@@ -70,7 +71,7 @@ def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) 
     need = Need(
         process_bytes(checkpoint, machine),
         checkpoint.weights_bytes,
-        kv_bytes(shapes, counted),
+        kv_bytes(shapes, counted, config.kv_cache_bits),
         working_bytes(shapes, reading, counted),
         adapter_bytes(checkpoint),
         draft_bytes(checkpoint, config, counted),
@@ -172,3 +173,25 @@ def _offload(asked: RequestedSettings, machine: Machine, warnings: list[SettingW
     if requested and not machine.has_gpu:
         warnings.append(SettingWarning("offload_kv_cache_to_gpu", requested, _NO_GPU))
     return machine.has_gpu and requested is not False
+
+
+def _kv_cache_bits(
+    asked: RequestedSettings, checkpoint: Checkpoint, warnings: list[SettingWarning]
+) -> int | None:
+    """Bits per value of the KV cache; None: not quantised."""
+    requested, shapes = asked.kv_cache_bits, checkpoint.shapes
+    if requested is None:
+        return None
+    if checkpoint.embedder is not None or (shapes and not shapes.growing and not shapes.windows):
+        reason = "this model keeps no KV cache that could be quantized"
+        warnings.append(SettingWarning("kv_cache_bits", requested, reason))
+        return None
+    if shapes is None:
+        reason, permanent = "the model could not be built, so its KV cache is unknown", False
+    elif shapes.unquantizable_kv:
+        reason, permanent = shapes.unquantizable_kv, True
+    else:
+        return requested
+    message = f"kv_cache_bits {requested}: {reason}"
+    problem = Problem(Reason.IMPOSSIBLE_SETTING, message, permanent, param="kv_cache_bits")
+    raise LoadError(problem)

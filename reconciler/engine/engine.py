@@ -8,6 +8,7 @@ death is reported.
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,9 @@ from reconciler.engine.holders import ABANDON_SECONDS, Holder, Holders
 from reconciler.engine.log import Log
 from reconciler.engine.opening import open_session, request_defaults, warnings
 from reconciler.engine.pool import Pool
+from reconciler.engine.prompt_disk import PromptDisk
 from reconciler.engine.tokens import Tokens
+from reconciler.host.looks import look
 
 log = structlog.get_logger()
 
@@ -55,6 +58,9 @@ PROBE_SECONDS = 30.0
 
 PULSE_SECONDS = 1.0
 """Timeout of a worker's token counts; a request for metrics must not wait longer."""
+
+REMOVAL_SECONDS = 60.0
+"""Time limit to remove a model's prompts from disk."""
 
 SHAPES_SECONDS = 10.0
 """Timeout for building a model without its weights, which takes milliseconds. Spare workers have no
@@ -85,15 +91,20 @@ class Engine:
         on_death: Callable[[Instance, Problem], None],
         probe_interval: float = PROBE_SECONDS,
         wired_limit: str = "off",
+        stall_budget: float = math.inf,
         *,
         spare: bool = True,
+        prompts: PromptDisk | None = None,
     ) -> None:
         """`on_death` is called for each instance whose worker died.
 
         `wired_limit` applies to each worker: `off`, `recommended`, or a size.
+        `stall_budget`: maximum gap in a worker's streams while it prefills prompts [s].
         `spare`: True if a worker is started before it is needed.
+        `prompts`: where prompts are kept on disk; None: nowhere.
         """
-        self._pool = Pool(sockets, wired_limit, spare=spare)
+        self._prompts = prompts
+        self._pool = Pool(sockets, wired_limit, stall_budget, spare=spare)
         self._on_death = on_death
         self._tokens = Tokens()
         self._holders = Holders(self._pool, probe_interval, self._tokens.read, self._died)
@@ -164,12 +175,18 @@ class Engine:
             try:
                 progress(Progress("warm_up"))
                 defaults = request_defaults(spec, checkpoint)
-                opened = await open_session(holder, session, spec, checkpoint, resolved, defaults)
+                prompts = None
+                if self._prompts is not None and checkpoint.embedder is None:
+                    prompts = self._prompts.store(checkpoint, holder.fingerprint)
+                opened = await open_session(
+                    holder, session, spec, checkpoint, resolved, defaults, prompts
+                )
             except BaseException:
                 await self._holders.abandon(holder, session)
                 raise
         finally:
             self._pool.warm()
+        self._holders.remember_trial(holder, opened.together)
         elapsed = time.monotonic() - begin
         warm_up = opened.phases["warm_up"].duration
         phases["warm_up"] = Phase(elapsed - warm_up, warm_up)
@@ -280,6 +297,20 @@ class Engine:
         found = {s: one for pulse in await self._pulses() for s, one in pulse.activity.items()}
         loaded = self._loaded.items()
         return {name: found[one.session] for name, one in loaded if one.session in found}
+
+    async def prompts_bytes(self) -> int:
+        """Size of the prompts on disk; 0 if the disk does not answer in time."""
+        if self._prompts is None:
+            return 0
+        try:
+            return await look(self._prompts.size, seconds=PULSE_SECONDS)
+        except (OSError, TimeoutError):
+            return 0
+
+    async def remove_prompts(self, folder: Path) -> None:
+        """Remove the prompts on disk of all models in a folder. Raises OSError or TimeoutError."""
+        if self._prompts is not None:
+            await look(self._prompts.remove, folder, seconds=REMOVAL_SECONDS)
 
     async def _pulses(self) -> list[Pulse]:
         """Pulses of the workers that answer in time."""

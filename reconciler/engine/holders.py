@@ -20,6 +20,7 @@ from reconciler.engine.liveness import watch
 from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
 from reconciler.engine.process import WorkerProcess
+from reconciler.engine.trials import Trials
 
 log = structlog.get_logger()
 
@@ -41,6 +42,8 @@ class Holder:
     path: str
     revision: str
     """Revision of the checkpoint when it was read."""
+    fingerprint: str
+    """State of its files when it was read."""
     sessions: set[str] = field(default_factory=set)
     """Sessions that are open or about to be opened."""
     weights_bytes: int = 0
@@ -70,6 +73,7 @@ class Holders:
         self._on_pulse, self._on_end = on_pulse, on_end
         self._holders: dict[str, Holder] = {}
         self._logs: dict[str, Log] = {}
+        self._trials = Trials()
 
     def workers(self) -> list[WorkerProcess]:
         """Return the workers that hold a checkpoint."""
@@ -130,14 +134,20 @@ class Holders:
         progress(Progress("worker"))
         worker = await self._pool.take()
         self._note_log(name, worker)
-        holder = Holder(worker, checkpoint.path, checkpoint.base_revision, {session})
+        revision, fingerprint = checkpoint.base_revision, checkpoint.fingerprint
+        holder = Holder(worker, checkpoint.path, revision, fingerprint, {session})
         self._holders[checkpoint.path] = holder
         holder.watch = asyncio.create_task(self._watch(holder))
         start = time.monotonic() - begin
         phases["worker"] = Phase(0.0, start)
         try:
             loaded = await worker.load_weights(
-                LoadWeights(checkpoint.path, checkpoint.embedder, checkpoint.reranker),
+                LoadWeights(
+                    checkpoint.path,
+                    checkpoint.embedder,
+                    checkpoint.reranker,
+                    self._trials.passed(holder.path, holder.revision),
+                ),
                 lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
             )
         except BaseException:
@@ -147,6 +157,10 @@ class Holders:
             phases[key] = Phase(start + phase.start, phase.duration)
         holder.weights_bytes = loaded.weights_bytes
         return holder
+
+    def remember_trial(self, holder: Holder, together: tuple[str, ...]) -> None:
+        """Remember `SessionOpened.together` for the next load of the same files."""
+        self._trials.remember(holder.path, holder.revision, together)
 
     def _note_log(self, name: str, worker: WorkerProcess) -> None:
         """Register the log of an instance's latest worker; it outlives the worker."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
+from reconciler.core.prompt_store import PromptStore
 from reconciler.core.protocol import Draft, OpenSession, SessionOpened
 from reconciler.core.records import SETTINGS, LoadSpec, RequestedSettings, SettingWarning
 from reconciler.core.settings import Resolved
@@ -19,8 +20,12 @@ async def open_session(
     checkpoint: Checkpoint,
     resolved: Resolved,
     defaults: Iterable[Default],
+    prompts: PromptStore | None = None,
 ) -> SessionOpened:
-    """Open a session. Raises `LoadError`: `SettingMismatch` if the worker observed others."""
+    """Open a session. Raises `LoadError`: `SettingMismatch` if the worker observed others.
+
+    `prompts`: where its prompts are kept on disk; None: nowhere.
+    """
     own = resolved.config.num_experts == checkpoint.experts_per_token
     command = OpenSession(
         resolved.config,
@@ -29,6 +34,7 @@ async def open_session(
         resolved.need.session,
         for_requests(defaults),
         checkpoint.adapter,
+        prompts,
         spec.prompt_lookup,
         _draft(checkpoint.draft, resolved),
     )

@@ -5,6 +5,7 @@ started shortly after each load. Without a spare (`--spare-workers 0`), workers 
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -27,11 +28,18 @@ START_SECONDS = 120.0
 class Pool:
     """Provides the spare worker and starts the next one."""
 
-    def __init__(self, sockets: Path, wired_limit: str = "off", *, spare: bool = True) -> None:
+    def __init__(
+        self,
+        sockets: Path,
+        wired_limit: str = "off",
+        stall_budget: float = math.inf,
+        *,
+        spare: bool = True,
+    ) -> None:
         """`spare`: True if a worker is started before it is needed."""
         self._sockets = sockets
         self._keep_spare = spare
-        self._wired_limit = wired_limit
+        self._wired_limit, self._stall_budget = wired_limit, stall_budget
         self._spare: asyncio.Task[WorkerProcess] | None = None
         self._watch: asyncio.Task[None] | None = None
         """Task that watches the spare."""
@@ -160,7 +168,7 @@ class Pool:
             raise
 
     async def _start(self) -> WorkerProcess:
-        worker = await WorkerProcess.start(self._sockets, self._wired_limit)
+        worker = await WorkerProcess.start(self._sockets, self._wired_limit, self._stall_budget)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await worker.ready()

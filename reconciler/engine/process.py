@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import os
-from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ from reconciler.core.protocol import (
 from reconciler.engine import exit_reason
 from reconciler.engine.log import Log
 from reconciler.host import children
+from reconciler.host.spawn import spawn
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -37,9 +39,6 @@ END_SECONDS = 5.0
 PIECE_BYTES = 2**16
 """Bytes of a request body sent per step of the event loop: copying a large body takes milliseconds
 and would stall other streams."""
-
-LINE_BYTES = 2**16
-"""Maximum length of a line of a worker's output, enforced by asyncio."""
 
 KILL_SECONDS = 5.0
 """Time for a killed worker to exit; one that the kernel cannot end is then treated as dead."""
@@ -71,29 +70,6 @@ async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
         await asyncio.sleep(0)
 
 
-class _Protocol(SubprocessStreamProtocol):
-    """Signals the exit of its process.
-
-    asyncio's own `wait` also waits until the pipes are closed, which a child of the process may
-    keep open (gh-119710).
-    """
-
-    def __init__(self) -> None:
-        super().__init__(limit=LINE_BYTES, loop=asyncio.get_running_loop())
-        self.exited = asyncio.Event()
-
-    def process_exited(self) -> None:
-        super().process_exited()
-        self.exited.set()
-
-
-async def spawn(*command: str, **options: Any) -> tuple[Process, asyncio.Event]:
-    """Start a process with pipes; returns it with an event that is set when it has exited."""
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.subprocess_exec(_Protocol, *command, **options)
-    return Process(transport, protocol, loop), protocol.exited
-
-
 class WorkerProcess:
     """A running worker. Its stdin is its lifeline: when the daemon dies, the kernel closes it."""
 
@@ -113,14 +89,17 @@ class WorkerProcess:
         self.hello: Hello | None = None
 
     @classmethod
-    async def start(cls, directory: Path, wired_limit: str) -> "WorkerProcess":
+    async def start(
+        cls, directory: Path, wired_limit: str, stall_budget: float = math.inf
+    ) -> "WorkerProcess":
         """Start a worker with its socket in `directory`.
 
         `wired_limit` is `off`, `recommended` or a size: memory that is kept from being paged out.
+        `stall_budget`: maximum gap in a stream while prompts are prefilled [s]; infinite: none.
         """
         socket = directory / f"{next(_serial)}.sock"
-        process, exited = await spawn(
-            *children.python("reconciler.worker", wired_limit, str(socket)),
+        process, exited, _ = await spawn(
+            *children.python("reconciler.worker", wired_limit, str(stall_budget), str(socket)),
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,

@@ -60,6 +60,7 @@ class Tokens:
                 max(known.usage.completion_tokens, usage.completion_tokens),
                 known.usage.first_tokens.latest(usage.first_tokens),
                 max(known.usage.cached_tokens, usage.cached_tokens),
+                max(known.usage.disk_tokens, usage.disk_tokens),
                 known.usage.speculated.latest(usage.speculated),
             )
 
@@ -70,5 +71,6 @@ def _sum(a: Usage, b: Usage) -> Usage:
         a.completion_tokens + b.completion_tokens,
         a.first_tokens.plus(b.first_tokens),
         a.cached_tokens + b.cached_tokens,
+        a.disk_tokens + b.disk_tokens,
         a.speculated.plus(b.speculated),
     )

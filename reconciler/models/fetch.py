@@ -53,6 +53,9 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
+METADATA_SECONDS = 20.0
+"""Maximum wait for the hub's list of files. A network that drops packets would take minutes."""
+
 REPORT_BYTES = 1_000_000
 """Minimum bytes between two progress lines."""
 
@@ -95,7 +98,9 @@ def _fetch(cache: Path, model: str, revision: str) -> None:
         raise FetchError("revision_not_found", f"{revision!r} is not a valid revision name")
     from huggingface_hub import HfApi
 
-    info = HfApi().model_info(model, revision=revision, files_metadata=True)
+    info = HfApi().model_info(
+        model, revision=revision, files_metadata=True, timeout=METADATA_SECONDS
+    )
     commit = str(info.sha)
     files = [
         Wanted(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else str(s.blob_id))

@@ -42,8 +42,8 @@ def holds(folder: Path, path: str | None) -> bool:
     return path is not None and Path(path).is_relative_to(folder)
 
 
-def remove(folder: Path) -> int:
-    """Remove a folder from `folder_of`; return the total bytes of its files.
+def set_aside(folder: Path) -> Path:
+    """Rename a folder from `folder_of`, so that it is no model any more; return its new path.
 
     Raises `LoadError`: `ModelNotFound`, `ModelInUse` by a download, `NotRemovable`.
     """
@@ -56,13 +56,21 @@ def remove(folder: Path) -> int:
         raise LoadError(Problem(Reason.MODEL_NOT_FOUND, words, param="model")) from None
     except OSError as error:
         raise _failed(folder, error) from None
+    return leaving
+
+
+def remove(leaving: Path) -> int:
+    """Remove a folder from `set_aside`; return the total bytes of its files.
+
+    Raises `LoadError` `NotRemovable`.
+    """
     try:
         size = sum(_size(Path(at) / name) for at, _, names in os.walk(leaving) for name in names)
         with suppress(FileNotFoundError):  # a removal that ends now removes this one's files too
             shutil.rmtree(leaving)
     except OSError as error:
         raise _failed(leaving, error) from None
-    for left in folder.parent.iterdir():
+    for left in leaving.parent.iterdir():
         if ASIDE.fullmatch(left.name):
             shutil.rmtree(left, ignore_errors=True)
     return size

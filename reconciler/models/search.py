@@ -9,9 +9,18 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from reconciler.models.fetch import ENVIRONMENT, end_with_stdin, understood
+
+CONNECT_SECONDS = 5.0
+"""Deadline for a connection to the hub."""
+
+ANSWER_SECONDS = 20.0
+"""Maximum wait for the next part of its answer."""
 
 ITEM_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8.0),
@@ -36,16 +45,42 @@ def main(query: str, limit: int, library: str | None) -> None:
     sys.stdout.flush()
 
 
-def _search(query: str, limit: int, library: str | None) -> list[dict[str, Any]]:
-    from huggingface_hub import HfApi
+class _Weights(msgspec.Struct):
+    parameters: dict[str, int] = {}
 
-    models = HfApi().list_models(
-        search=query,
-        filter=library,
-        sort="downloads",
-        limit=limit,
-        expand=["safetensors", "downloads", "gated", "lastModified"],
+
+class _Found(msgspec.Struct, rename="camel"):
+    """A model in the hub's answer."""
+
+    id: str
+    safetensors: _Weights | None = None
+    downloads: int | None = None
+    gated: bool | str | None = None
+    last_modified: datetime | None = None
+
+
+def _search(query: str, limit: int, library: str | None) -> list[dict[str, Any]]:
+    """Ask the hub once: its client library tries five times, which takes half a minute."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
     )
+
+    expand = ("safetensors", "downloads", "gated", "lastModified")
+    answer = get_session().get(
+        f"{constants.ENDPOINT}/api/models",
+        params=[
+            ("search", query),
+            ("sort", "downloads"),
+            ("limit", str(limit)),
+            *(("filter", tag) for tag in [library] if tag),
+            *(("expand", key) for key in expand),
+        ],
+        headers=build_hf_headers(),
+        timeout=(CONNECT_SECONDS, ANSWER_SECONDS, ANSWER_SECONDS, CONNECT_SECONDS),
+    )
+    hf_raise_for_status(answer)
     return [
         {
             "model": model.id,
@@ -56,7 +91,7 @@ def _search(query: str, limit: int, library: str | None) -> list[dict[str, Any]]
             "gated": bool(model.gated),
             "updated_at": model.last_modified.isoformat() if model.last_modified else None,
         }
-        for model in models
+        for model in msgspec.json.decode(answer.content, type=list[_Found])[:limit]
     ]
 
 

@@ -6,7 +6,6 @@ diagnostic of its path.
 
 import errno
 import os
-import stat
 import unicodedata
 from collections.abc import Iterator
 from io import FileIO
@@ -14,14 +13,12 @@ from pathlib import Path
 
 from reconciler.core.manifest import MAX_BYTES
 from reconciler.core.snapshot import ManifestFile, flawed, read_file
+from reconciler.host.kinds import STREAMS, check_regular
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 50_000
 MAX_ENTRIES = 500_000
 """Maximum number of directory entries; a directory with more is not one of manifests."""
-
-STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-"""Paths of a program's output in shells, as in `validate <(kustomize build .)`."""
 
 Identity = tuple[int, int, int, int, int]
 """Device, inode, size, and the modification times of a file and of its inode."""
@@ -45,11 +42,11 @@ def read_bytes(path: str, about: os.stat_result) -> tuple[Identity, bytes]:
 
     Other kinds of files are never opened: opening alone may block, or rewind a tape.
     """
-    _check_regular(about)
+    check_regular(about)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with FileIO(handle) as file:
         about = os.fstat(handle)
-        _check_regular(about)
+        check_regular(about)
         return identity_of(about), b"".join(_pieces(file))
 
 
@@ -63,21 +60,6 @@ def _pieces(file: FileIO) -> Iterator[bytes]:
             return
         left -= len(piece)
         yield piece
-
-
-def _check_regular(about: os.stat_result) -> None:
-    if not stat.S_ISREG(about.st_mode):
-        kind = KINDS.get(stat.S_IFMT(about.st_mode), "something else")
-        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")
-
-
-KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFDIR: "a directory",
-}
 
 
 def identity_of(about: os.stat_result) -> Identity:

@@ -1,4 +1,6 @@
-"""Start a worker: `python -m reconciler.worker WIRED-LIMIT SOCKET`. The daemon runs this command.
+"""Start a worker: `python -m reconciler.worker WIRED-LIMIT STALL-BUDGET SOCKET`.
+
+The daemon runs this command.
 
 A child process (`preprocessing`) turns requests into prompts. The worker has three threads:
 
@@ -23,6 +25,8 @@ import msgspec
 from reconciler.core.protocol import GENERATION_DIED, Hello
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from reconciler.worker.thread import MlxThread
 
 SWITCH_SECONDS = 0.0005
@@ -33,7 +37,10 @@ def main() -> None:
     """Run until the daemon closes stdin."""
     hello_fd = os.dup(1)
     os.dup2(2, 1)  # the output of a library must not be parsed as the hello
-    threading.Thread(target=_die_with_the_daemon, name="lifeline", daemon=True).start()
+    before_end: list[Callable[[], None]] = []
+    threading.Thread(
+        target=_die_with_the_daemon, args=(before_end,), name="lifeline", daemon=True
+    ).start()
 
     # Imported modules are never freed, and garbage collection takes a sixth of the import time.
     gc.disable()
@@ -51,7 +58,8 @@ def main() -> None:
     from reconciler.worker import backend, overrides, wired
     from reconciler.worker.heartbeat import Heartbeat
     from reconciler.worker.model import Model
-    from reconciler.worker.server import serve
+    from reconciler.worker.server import FLUSH_SECONDS, serve
+    from reconciler.worker.stalls import StallBudget
     from reconciler.worker.thread import MlxThread
 
     gc.freeze()
@@ -61,11 +69,13 @@ def main() -> None:
     wired.install()
     limit = wired.apply(sys.argv[1])
     heartbeat = Heartbeat()
-    model = Model(heartbeat, preprocessor)
+    model = Model(heartbeat, preprocessor, StallBudget(float(sys.argv[2])))
     mlx = MlxThread(model.step, heartbeat)
+    model.post = mlx.submit
+    before_end.append(lambda: model.flush(FLUSH_SECONDS))
     own, child = backend.resident(), preprocessor.memory()
     machine = backend.machine(limit, own + child)
-    serve(sys.argv[2], model, mlx, heartbeat, lambda: backend.memory(own) + preprocessor.memory())
+    serve(sys.argv[3], model, mlx, heartbeat, lambda: backend.memory(own) + preprocessor.memory())
     hello = Hello(os.getpid(), machine)
     with os.fdopen(hello_fd, "wb") as out:
         out.write(msgspec.json.encode(hello) + b"\n")
@@ -83,10 +93,15 @@ def _generate(mlx: "MlxThread") -> NoReturn:
         _exit(GENERATION_DIED)
 
 
-def _die_with_the_daemon() -> None:
+def _die_with_the_daemon(before_end: "list[Callable[[], None]]") -> None:
+    """Exit at end of file on stdin, after the jobs of `before_end`, which take limited time."""
     while os.read(0, 4096):
         pass
-    _exit(0)
+    try:
+        for job in before_end:
+            job()
+    finally:
+        _exit(0)
 
 
 def _exit(status: int) -> NoReturn:

@@ -5,11 +5,46 @@ Tiling keeps only one tile's scores in memory, and skips the keys that no query 
 The result is exact, and faster on a CPU.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from reconciler.core.footprint import TILE
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Keys or values quantised by `mx.quantize`."""
+
+    arrays: tuple[Any, Any, Any]
+    """Packed values, scales and biases, each (batch, key-value heads, S, ...)."""
+    group_size: int
+    bits: int
+
+    @property
+    def shape(self) -> Any:
+        """Shape of the packed values; all but the width are those of the values."""
+        return self.arrays[0].shape
+
+    def dequantized(self, dtype: Any) -> Any:
+        """(batch, key-value heads, S, width)."""
+        return mx.dequantize(*self.arrays, group_size=self.group_size, bits=self.bits, dtype=dtype)
+
+    def product(self, left: Any, *, transpose: bool) -> Any:
+        """Multiply `left`, whose heads are grouped as in `whole`, by the values or by their
+        transpose.
+        """
+        packed, scales, biases = (mx.expand_dims(array, 2) for array in self.arrays)
+        return mx.quantized_matmul(
+            left,
+            packed,
+            scales,
+            biases,
+            transpose=transpose,
+            group_size=self.group_size,
+            bits=self.bits,
+        )
 
 
 def whole(
@@ -18,7 +53,7 @@ def whole(
     """Compute attention in one piece.
 
     queries: (batch, heads, L, width); keys, values: (batch, key-value heads, S, width), where
-    heads is a multiple of key-value heads. mask: None, "causal" (the last query sees all keys),
+    heads is a multiple of key-value heads; both may be `Quantized`. mask: None, "causal" (the last query sees all keys),
     or an array that broadcasts to (batch, heads, L, S): boolean, true if the query sees the key, or
     numbers that are added to the scores. sinks: (heads,), a score per head that takes part in the
     softmax and has no value.
@@ -29,7 +64,10 @@ def whole(
         mask = mx.arange(total - length, total)[:, None] >= mx.arange(total)
     # Heads that share keys are adjacent: (batch, key-value heads, group, L, width).
     grouped = queries.reshape(queries.shape[0], kv_heads, heads // kv_heads, length, -1)
-    scores = (grouped * scale) @ mx.expand_dims(keys, 2).swapaxes(-1, -2)
+    if isinstance(keys, Quantized):
+        scores = keys.product(grouped * scale, transpose=True)
+    else:
+        scores = (grouped * scale) @ mx.expand_dims(keys, 2).swapaxes(-1, -2)
     if mask is not None:
         mask = _grouped_mask(mask, kv_heads)
         if mask.dtype == mx.bool_:
@@ -42,7 +80,11 @@ def whole(
         total_score = mx.logsumexp(scores.astype(mx.float32), axis=-1, keepdims=True)
         share = mx.sigmoid(total_score - sink).astype(scores.dtype)
         (scores,) = mx.depends([scores], [share])  # so that softmax can run in place
-    out = mx.softmax(scores, axis=-1, precise=True) @ mx.expand_dims(values, 2)
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    if isinstance(values, Quantized):
+        out = values.product(weights, transpose=False)
+    else:
+        out = weights @ mx.expand_dims(values, 2)
     if share is not None:
         out = share * out
     return out.reshape(queries.shape[0], heads, length, -1)

@@ -20,7 +20,7 @@ from reconciler.worker.generators import (
     Read,
 )
 from reconciler.worker.pending import Request
-from reconciler.worker.prompt_cache import PromptCache, always_rewindable
+from reconciler.worker.prompt_cache import MOST, PromptCache, Save, always_rewindable
 from reconciler.worker.sampling import Seeded
 from reconciler.worker.speculation.generator import Speculation, SpeculativeGenerator
 
@@ -37,6 +37,7 @@ class Batch:
         prefill_step: int,
         ends: Sequence[int],
         batching: Batching,
+        save: Save,
         speculation: Speculation | None = None,
     ) -> None:
         """`prefill_step`: maximum tokens of a prompt chunk; `ends`: stop tokens.
@@ -44,7 +45,7 @@ class Batch:
         `speculation`: None: tokens are generated one by one.
         """
         self._model, self._prefill_step, self._ends = model, prefill_step, ends
-        self._batching, self._speculation = batching, speculation
+        self._batching, self._save, self._speculation = batching, save, speculation
         self.running: dict[int, Request] = {}
         """Requests by their id in the generator, oldest first."""
         self._begin()
@@ -58,7 +59,7 @@ class Batch:
             prefill_step=self._prefill_step,
             batch_size=BATCH_SIZE,
         )
-        self.kept = PromptCache()
+        self.kept = PromptCache(MOST, self._save)
         self._rewinds = always_rewindable(make_prompt_cache(self._model))
         speculation, generator = self._speculation, self.generator
         self.drafts = False
@@ -78,6 +79,10 @@ class Batch:
         prompt, cache, known = request.prompt, None, 0
         if request.kept:
             cache, known = self.kept.find(prompt)
+            if request.stored is not None and request.stored.tokens > known:
+                cache, known = request.stored.cache, request.stored.tokens
+                request.disk_tokens = known
+            request.stored = None
         request.unread, request.known = len(prompt) - known, known
         request.cuts = self._cuts(request)
         starts = [known, *request.cuts]
@@ -147,12 +152,14 @@ class Batch:
         lost = list(self.running.values())
         self.running.clear()
         self.generator.close()
+        self.kept.clear()
         self._begin()
         for request in lost:
             request.uid = None
         return lost
 
     def close(self) -> None:
-        """Release the generator."""
+        """Release the generator and the prompt cache."""
         self.running.clear()
         self.generator.close()
+        self.kept.clear()

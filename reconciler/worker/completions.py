@@ -244,6 +244,7 @@ class Completion:
                 put([_NOTHING])
 
         request.emit, request.fail = emit, put
+        request.streams = self.stream
         request.ends = self._prompt.ends or None
         options = body.stream_options
         if request.follows is not None:

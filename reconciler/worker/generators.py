@@ -96,8 +96,11 @@ class Generator(Protocol):
     def insert(self, job: Job) -> int:
         """Add a job and return its id."""
 
-    def next(self) -> tuple[list[Read], list[Generated]]:
-        """Run one step. Propagates the model's exceptions; after one, the generator is unusable."""
+    def next(self, most: int | None = None) -> tuple[list[Read], list[Generated]]:
+        """Run one step, which prefills at most `most` tokens of a prompt; None: `prefill_step`.
+
+        Propagates the model's exceptions; after one, the generator is unusable.
+        """
 
     def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
         """Copy a job's cache, with the tokens that it holds; None if it holds nothing new."""
@@ -169,8 +172,10 @@ class BatchedGenerator:
         self._unread.add(int(uid))
         return int(uid)
 
-    def next(self) -> tuple[list[Read], list[Generated]]:
+    def next(self, most: int | None = None) -> tuple[list[Read], list[Generated]]:
         """Run one step. Propagates the model's exceptions."""
+        # mlx-lm cuts the chunks of each step by this attribute.
+        self._generator.prefill_step_size = min(most or self.prefill_step, self.prefill_step)
         with no_forward_after_the_end(self._generator):
             prompts, responses = self._generator.next()
         read = [
@@ -220,13 +225,13 @@ class SequentialGenerator:
         self._jobs.append(_Sequence(uid, job, self._model, ends))
         return uid
 
-    def next(self) -> tuple[list[Read], list[Generated]]:
+    def next(self, most: int | None = None) -> tuple[list[Read], list[Generated]]:
         """Run one step. Propagates the model's exceptions."""
         if not self._jobs:
             return [], []
         job = self._jobs[0]
         if job.unread > 1:
-            return [job.read(self.prefill_step)], []
+            return [job.read(min(most or self.prefill_step, self.prefill_step))], []
         generated = job.generate()
         if generated.finish_reason is not None:
             self._jobs.popleft()

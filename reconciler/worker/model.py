@@ -4,6 +4,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +32,10 @@ from reconciler.core.protocol import (
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
 from reconciler.worker import experts, overrides, shapes, tokenizers
 from reconciler.worker.constraints.enforcer import Enforcer
+from reconciler.worker.disk.store import Make, PromptDisk, Scope
 from reconciler.worker.embedding import encoder
 from reconciler.worker.embedding.session import EmbeddingRequest, EmbeddingSession
+from reconciler.worker.generators import Batching
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.modules import Modules, build
@@ -43,10 +48,20 @@ from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
 from reconciler.worker.speculation.draft import DraftModel, DraftModules
 from reconciler.worker.speculation.generator import Speculation
+from reconciler.worker.stalls import StallBudget
+from reconciler.worker.vocabulary import vocabulary_kept
 
 if TYPE_CHECKING:
     from reconciler.core.reranker import Reranker
-    from reconciler.worker.generators import Batching
+    from reconciler.worker.disk.restoring import Post
+
+TOGETHER = (Batching.TOGETHER, None)
+
+SAME_NUMBERS = {"context_length", "eval_batch_size"}
+"""Settings on which the values in a KV cache do not depend."""
+
+DISK_VERSION = 1
+"""Increased when prompts on disk become invalid although MLX and mlx-lm stay the same."""
 
 STEPS = 50
 """Number of progress reports while weights are read; fewer if single arrays are larger."""
@@ -61,11 +76,15 @@ class Model:
     """One checkpoint, loaded once. MLX thread only, except for members marked thread-safe."""
 
     def __init__(
-        self, heartbeat: Heartbeat | None = None, preprocessor: Preprocessor | None = None
+        self,
+        heartbeat: Heartbeat | None = None,
+        preprocessor: Preprocessor | None = None,
+        stall_budget: StallBudget | None = None,
     ) -> None:
         self.preprocessor = preprocessor or Preprocessor(apart=False)
         """Turns requests into prompts, once the checkpoint is loaded. Thread-safe."""
         self._heartbeat = heartbeat or Heartbeat()
+        self._stall_budget = stall_budget or StallBudget()
         self._path: Path | None = None
         self._modules: Modules | None = None
         self._adapters: dict[str, Adapter | None] = {}
@@ -85,16 +104,22 @@ class Model:
         """Enforcer of constraints on completions."""
         self.vocabulary = 0
         """Size of the vocabulary: the model's token ids are below this number."""
-        self._computed: set[tuple[int, bool, bool]] = set()
+        self._computed: set[tuple[int, bool, bool, int | None]] = set()
         """Compute settings with which a token was already generated."""
         self._defaults: dict[str, Mapping[str, Any]] = {}
         """Request defaults by session."""
         self._batching: dict[tuple[int, bool, bool], tuple[Batching, str | None]] = {}
         """Batching by compute settings, with the reason if requests cannot run together."""
+        self._together: frozenset[str] = frozenset()
+        """Compute settings with which an earlier worker found that requests can run together."""
         self._weights = 0
         """Memory that MLX holds when no session is open [bytes]."""
         self._limit = 0
         """Limit on MLX's memory, set when a session was last stepped [bytes]; 0 before that."""
+        self._disk: PromptDisk | None = None
+        """Prompts on disk; None until a session has some."""
+        self.post: Post = lambda job: job()
+        """Runs a job on the MLX thread."""
         self._floor = 0.0
         """Thread time of the last stepped session before its step [s]."""
 
@@ -113,6 +138,7 @@ class Model:
         if self._path is not None:
             raise RuntimeError(f"this worker has already loaded {self._path}")
         begin = time.monotonic()
+        self._together = frozenset(command.together)
         path = Path(command.path)
         phases: dict[str, Phase] = {}
         tokenizer = _Tokenizer(path, begin, self.preprocessor)
@@ -187,34 +213,64 @@ class Model:
         kv_budget = KVBudget(budgeted, command.shapes, command.session_bytes)
         module = self._modules.get(command)
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
+        computed = (*way, config.kv_cache_bits)
         session: Session | EmbeddingSession
-        reason, unused_draft = None, None
+        batching, reason, unused_draft = None, None, None
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
-            speculation = Speculation(
-                lookup=command.prompt_lookup, draft=self._draft(command, config)
-            )
+            draft = self._draft(command, config)
             session = Session(
-                module, config, tuple(eos), kv_budget, self._heartbeat, speculation=speculation
+                module,
+                config,
+                tuple(eos),
+                kv_budget,
+                self._heartbeat,
+                speculation=Speculation(lookup=command.prompt_lookup, draft=draft),
+                prompts=self._prompts(command),
+                post=self.post,
             )
             if way not in self._batching:
-                self._batching[way] = session.learn_batching()
+                known = str(way) in self._together
+                self._batching[way] = TOGETHER if known else session.learn_batching()
             batching, reason = self._batching[way]
             session.run_requests(batching)
             if command.draft is not None and not session.drafts:
                 unused_draft = SettingWarning("draft_model", command.draft.path, NO_DRAFTS)
         observed, unused = session.observe(
-            compute=command.adapter is not None or way not in self._computed
+            compute=command.adapter is not None or computed not in self._computed
         )
-        self._computed.add(way)
+        self._computed.add(computed)
         self.close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
         memory = max(0, mx.get_active_memory() - before)
         warnings = self._warnings(config, session, reason)
         warnings += () if unused_draft is None else (unused_draft,)
-        return SessionOpened(observed, unused, phases, memory, warnings)
+        together = (str(way),) if batching is Batching.TOGETHER else ()
+        return SessionOpened(observed, unused, phases, memory, warnings, together=together)
+
+    def _prompts(self, command: OpenSession) -> Callable[[Make], Scope] | None:
+        """The prompts on disk that a session can use; None if there are none."""
+        if command.prompts is None:
+            return None
+        if self._disk is None:
+            self._disk = PromptDisk(command.prompts)
+        settings = asdict(command.config)
+        for key in SAME_NUMBERS:
+            del settings[key]
+        scope = {
+            "fingerprint": command.prompts.fingerprint,
+            "settings": settings,
+            "versions": [DISK_VERSION, version("mlx"), version("mlx-lm")],
+            "device": str(mx.default_device()),
+        }
+        return partial(Scope, self._disk, scope)
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all kept prompts are on disk, at most so long. Thread-safe."""
+        if self._disk is not None:
+            self._disk.flush(seconds)
 
     def _draft(self, command: OpenSession, config: EffectiveSettings) -> DraftModel | None:
         """The draft model of a session. Raises `DraftModelError`."""
@@ -321,7 +377,11 @@ class Model:
         self._floor = session.seconds
         begin = time.monotonic()
         self._set_limit(session)
-        session.step()
+        if isinstance(session, Session):
+            texts = [other for other in busy if isinstance(other, Session)]
+            session.step(self._stall_budget.of_step(texts))
+        else:
+            session.step()
         session.seconds += time.monotonic() - begin
         if not any(s.busy for s in self._sessions.values()):
             # No work is left to reuse cached GPU buffers for, and they count as used memory.
@@ -404,8 +464,9 @@ class _Tokenizer(threading.Thread):
     def run(self) -> None:
         start = time.monotonic()
         try:
-            self.result = tokenizers.load(self.path, self.preprocessor)
-            self.output_format = of_tokenizer(self.result, self.preprocessor.renderer)
+            with vocabulary_kept():
+                self.result = tokenizers.load(self.path, self.preprocessor)
+                self.output_format = of_tokenizer(self.result, self.preprocessor.renderer)
         except Exception as error:  # noqa: BLE001  raised again on the MLX thread
             self.error = error
         self.phase = Phase(start - self.begin, time.monotonic() - start)

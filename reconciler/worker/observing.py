@@ -30,6 +30,7 @@ def observe(
         num_experts=max(numbers, default=0),
         # State that a model keeps instead of a KV cache stays on MLX's default device.
         offload_kv_cache_to_gpu=_only("devices", seen.kv_on_gpu, otherwise=overrides.on_gpu()),
+        kv_cache_bits=_only("bits in the KV cache", seen.kv_bits, otherwise=None),
     )
     return observed, tuple(key for key, values in used.items() if not values), numbers
 

@@ -8,13 +8,15 @@ All of it runs on the MLX thread.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models import cache
+from mlx_lm.models import base, cache
 
 from reconciler.worker import attention
+from reconciler.worker.attention import Quantized
+from reconciler.worker.quantized_cache import QuantizedKVCache, make_cache
 
 _fused = mx.fast.scaled_dot_product_attention
 
@@ -25,6 +27,8 @@ class Overrides:
 
     flash_attention: bool
     kv_on_gpu: bool
+    kv_bits: int | None = None
+    """Bits per value of quantised KV caches; None: not quantised."""
 
 
 @dataclass(frozen=True, order=True)
@@ -48,6 +52,8 @@ class Seen:
     """True for fused or tiled attention; empty if the model has its own implementation."""
     kv_on_gpu: set[bool] = field(default_factory=set)
     """True if caches were updated and attention was computed on the GPU."""
+    kv_bits: set[int | None] = field(default_factory=set)
+    """Bits per value of the keys and values that were attended to; None: not quantised."""
     shapes: set[Attended] = field(default_factory=set)
 
 
@@ -70,6 +76,14 @@ class ModelWithOverrides:
         finally:
             _current = before
 
+    def make_cache(self) -> list[Any]:
+        """Create the model's caches. mlx-lm's `make_prompt_cache` calls this."""
+        return make_cache(self._model, self._overrides.kv_bits)
+
+    def not_quantized(self) -> "ModelWithOverrides":
+        """The same with plain KV caches."""
+        return ModelWithOverrides(self._model, replace(self._overrides, kv_bits=None))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
@@ -90,7 +104,8 @@ def install() -> None:
     if mx.fast.scaled_dot_product_attention is _attend:
         return
     mx.fast.scaled_dot_product_attention = _attend
-    for kind in vars(cache).values():
+    base.quantized_scaled_dot_product_attention = _attend_quantized
+    for kind in (*vars(cache).values(), QuantizedKVCache):
         update = vars(kind).get("update_and_fetch") if isinstance(kind, type) else None
         if update is not None:
             setattr(kind, "update_and_fetch", _updating(update))  # noqa: B010  mypy does not know the attribute
@@ -104,16 +119,50 @@ def _attend(
     if overrides is None:
         return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
     with _device(overrides):
-        gpu = on_gpu()
         if _watching is not None:
-            _watching.attention.add(overrides.flash_attention)
-            _watching.kv_on_gpu.add(gpu)
+            _watching.kv_bits.add(None)
             _watching.shapes.add(_attended(q, mask, sinks))
-        if not overrides.flash_attention:
-            return attention.whole(q, k, v, scale=scale, mask=mask, sinks=sinks)
-        if gpu:
-            return _fused(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
-        return attention.tiled(q, k, v, scale=scale, mask=mask, sinks=sinks)
+        return _compute(overrides, q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
+
+
+def _compute(
+    overrides: Overrides, q: Any, k: Any, v: Any, *, scale: float, mask: Any, **more: Any
+) -> Any:
+    gpu = on_gpu()
+    if _watching is not None:
+        _watching.attention.add(overrides.flash_attention)
+        _watching.kv_on_gpu.add(gpu)
+    if overrides.flash_attention and gpu:
+        return _fused(q, k, v, scale=scale, mask=mask, **more)
+    compute = attention.tiled if overrides.flash_attention else attention.whole
+    return compute(q, k, v, scale=scale, mask=mask, sinks=more.get("sinks"))
+
+
+def _attend_quantized(
+    queries: Any,
+    q_keys: Any,
+    q_values: Any,
+    scale: float,
+    mask: Any = None,
+    group_size: int = 64,
+    bits: int = 8,
+) -> Any:
+    """Compute mlx-lm's `quantized_scaled_dot_product_attention` according to the settings.
+
+    A generated token attends to the quantised cache as it is: reading the cache is most of its
+    work. Prefill computes much more than it reads, so it dequantises the layer's keys and values
+    and attends as to any others.
+    """
+    overrides = _current or Overrides(flash_attention=True, kv_on_gpu=True, kv_bits=bits)
+    with _device(overrides):
+        keys, values = (Quantized(tuple(one), group_size, bits) for one in (q_keys, q_values))
+        if _watching is not None:
+            _watching.kv_bits.add(bits)
+            _watching.kv_on_gpu.add(on_gpu())
+        if queries.shape[2] == 1:
+            return attention.whole(queries, keys, values, scale=scale, mask=mask)
+        k, v = keys.dequantized(queries.dtype), values.dequantized(queries.dtype)
+        return _compute(overrides, queries, k, v, scale=scale, mask=mask)
 
 
 def _attended(queries: Any, mask: Any, sinks: Any) -> Attended:

@@ -14,6 +14,14 @@ Fail = Callable[[Exception], None]
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A KV cache that was read from disk."""
+
+    tokens: int
+    cache: list[Any]
+
+
+@dataclass(frozen=True)
 class Score:
     """Request for the log-probabilities of a prompt."""
 
@@ -51,11 +59,17 @@ class Request:
     """Handling of the prompt's log-probabilities, if they are requested."""
     kept: bool = True
     """True if its KV cache is saved for prompts with the same prefix."""
+    streams: bool = False
+    """True if its client receives tokens as they are generated."""
     counted: bool = True
     """True if it belongs to a client and its tokens are counted."""
     asked: float | None = None
     """Arrival of the client's request by `time.monotonic`; None if another `Request` of the same
     client request has it."""
+    stored: "Stored | None" = None
+    """KV cache of the beginning of its prompt, read from disk; None once it is inserted."""
+    disk_tokens: int = 0
+    """Prompt tokens whose KV cache was read from disk."""
     cached_tokens: int | None = None
     """Prompt tokens found in the prompt cache; None while the request waits."""
     emitted: int = 0

@@ -7,14 +7,17 @@ are saved at the positions of a prompt where later prompts are likely to diverge
 determines them.
 
 Eviction order: first caches that a longer prompt has extended, then the least recently used.
+A cache may also be written to disk (`disk/`). Until it is written, its memory counts, even if a
+longer cache has replaced it; if the memory is needed, the write is cancelled.
+
 mlx-lm's `LRUPromptCache` holds a dictionary per token, whose memory is not counted, and does not
 record the use of a cache.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,25 @@ from mlx_lm.models.cache import CacheList, ChunkedKVCache, RotatingKVCache
 
 MOST = 64
 """Maximum number of caches, regardless of their size."""
+
+
+class Write(Protocol):
+    """A write to disk that is queued or in progress."""
+
+    @property
+    def over(self) -> bool:
+        """True if it holds no memory of the cache any more."""
+
+    def end(self) -> None:
+        """Release the cache's memory, whether it is written or not."""
+
+
+Save = Callable[[npt.NDArray[np.int64], list[Any]], Write | None]
+"""Starts to write a cache of these tokens to disk, or returns None."""
+
+
+def not_saved(_tokens: npt.NDArray[np.int64], _cache: list[Any]) -> None:
+    """A `Save` that writes nothing."""
 
 
 @dataclass(eq=False)
@@ -34,6 +56,7 @@ class _Entry:
     """True if prompts are likely to diverge here: the end of the system turns."""
     extended: bool = False
     """True if a longer cache that begins with these tokens was saved later."""
+    write: Write | None = None
 
     @property
     def worth(self) -> tuple[bool, int]:
@@ -44,9 +67,11 @@ class _Entry:
 class PromptCache:
     """Caches by their tokens. MLX thread only, except `nbytes`."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self, most: int = MOST, save: Save = not_saved) -> None:
+        self._most, self._save = most, save
         self._entries: list[_Entry] = []
+        self._leaving: list[_Entry] = []
+        """Caches that serve no more prompts and are still to be written."""
         self._uses = 0
 
     def __len__(self) -> int:
@@ -55,21 +80,19 @@ class PromptCache:
     @property
     def nbytes(self) -> int:
         """Size of all caches [bytes]. Thread-safe."""
-        return sum(entry.bytes for entry in self._entries.copy())
+        leaving = [one for one in self._leaving.copy() if one.write and not one.write.over]
+        return sum(entry.bytes for entry in (*self._entries.copy(), *leaving))
+
+    def longest(self, tokens: Sequence[int]) -> int:
+        """Length of the prefix that `find` would return [tokens]."""
+        return self._best(np.asarray(tokens[:-1], dtype=np.int64))[1]
 
     def find(self, tokens: Sequence[int]) -> tuple[list[Any] | None, int]:
         """Copy the cache with the longest prefix of a prompt; return it with the prefix's length.
 
         The prefix is shorter than the prompt: a generator needs a token to start with.
         """
-        wanted = np.asarray(tokens[:-1], dtype=np.int64)
-        best, known, roots = None, 0, []
-        for entry in self._entries:
-            common = _common(entry.tokens, wanted)
-            if entry.root and common == len(entry.tokens):
-                roots.append(entry)
-            if common > known and (common == len(entry.tokens) or rewindable(entry.cache)):
-                best, known = entry, common
+        best, known, roots = self._best(np.asarray(tokens[:-1], dtype=np.int64))
         if best is None:
             return None, 0
         for entry in (best, *roots):  # a shared root stays in use with each conversation
@@ -79,6 +102,17 @@ class PromptCache:
             for one in cache:
                 one.trim(surplus)
         return cache, known
+
+    def _best(self, wanted: npt.NDArray[np.int64]) -> tuple[_Entry | None, int, list[_Entry]]:
+        """The entry with the longest prefix, the prefix's length, and the roots in it."""
+        best, known, roots = None, 0, []
+        for entry in self._entries:
+            common = _common(entry.tokens, wanted)
+            if entry.root and common == len(entry.tokens):
+                roots.append(entry)
+            if common > known and (common == len(entry.tokens) or rewindable(entry.cache)):
+                best, known = entry, common
+        return best, known, roots
 
     def keep(self, tokens: Sequence[int], cache: list[Any], *, root: bool = False) -> None:
         """Save a cache that holds exactly these tokens. The caller must not change it later."""
@@ -95,20 +129,37 @@ class PromptCache:
             if common == len(entry.tokens):
                 if can_rewind:
                     self._entries.remove(entry)
+                    self._leaving.append(entry)
                 else:
                     entry.extended = not entry.root
         size = sum(int(one.nbytes) for one in cache)
-        entry = _Entry(held, cache, size, 0, root)
+        self._leaving = [one for one in self._leaving if one.write and not one.write.over]
+        entry = _Entry(held, cache, size, 0, root, write=self._save(held, cache))
         self._use(entry)
         self._entries.append(entry)
         self.trim(None)
 
     def trim(self, nbytes: int | None) -> None:
         """Evict caches until the rest fits in `nbytes`; None: any size."""
-        while len(self._entries) > self._most or (
-            nbytes is not None and self._entries and self.nbytes > nbytes
-        ):
-            self._entries.remove(min(self._entries, key=lambda entry: entry.worth))
+        while len(self._entries) > self._most:
+            entry = min(self._entries, key=lambda entry: entry.worth)
+            self._entries.remove(entry)
+            self._leaving.append(entry)
+        while nbytes is not None and self.nbytes > nbytes:
+            self._evict()
+
+    def clear(self) -> None:
+        """Evict all caches."""
+        while self._entries or self._leaving:
+            self._evict()
+
+    def _evict(self) -> None:
+        """Evict a cache that is only there to be written, else the one with the least worth."""
+        entries = self._leaving or self._entries
+        entry = min(entries, key=lambda entry: entry.worth)
+        entries.remove(entry)
+        if entry.write is not None:
+            entry.write.end()
 
     def _use(self, entry: _Entry) -> None:
         self._uses += 1

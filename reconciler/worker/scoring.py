@@ -49,10 +49,11 @@ class PromptScorer:
         """Number of tokens still to prefill."""
         return len(self._prompt) - 1 - len(self.found)
 
-    def read(self) -> None:
-        """Prefill a chunk. Propagates the model's exceptions."""
+    def read(self, most: int) -> None:
+        """Prefill a chunk of at most `most` tokens. Propagates the model's exceptions."""
         begin = len(self.found)
-        piece = self._prompt[begin : min(begin + self._step, len(self._prompt) - 1)]
+        end = min(begin + min(self._step, most), len(self._prompt) - 1)
+        piece = self._prompt[begin:end]
         with mx.stream(generation_stream):
             logits = self._model(mx.array([piece]), cache=self.cache)[0].astype(mx.float32)
             self._step = max(1, min(self._most, LOGITS // logits.shape[-1]))
@@ -89,14 +90,14 @@ class Scoring:
         request.unread = len(request.prompt)
         self._queue.append((request, score, scorer))
 
-    def read(self) -> tuple[Score, PromptScorer] | None:
-        """Prefill a chunk of the first prompt; remove its request once the prompt is complete.
+    def read(self, most: int) -> tuple[Score, PromptScorer] | None:
+        """Prefill at most `most` tokens of the first prompt; remove its request at the end of it.
 
         Propagates the model's exceptions.
         """
         request, score, scorer = self._queue[0]
         if scorer.unread:
-            scorer.read()
+            scorer.read(most)
             request.unread = scorer.unread + 1
             if request.read is not None:
                 request.read(len(scorer.known))

@@ -42,6 +42,9 @@ from reconciler.worker.thread import MlxThread
 _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
 """Exceptions of mlx_lm for files that will not load at a retry either."""
 
+FLUSH_SECONDS = 3.0
+"""Time to finish writing kept prompts to disk before they are released."""
+
 MAX_BODY = 16_000_000
 """Maximum size of a request [bytes]."""
 
@@ -122,6 +125,7 @@ def _app(
 
     async def close_session(request: web.Request) -> web.Response:
         name = request.match_info["name"]
+        await asyncio.to_thread(model.flush, FLUSH_SECONDS)
         return await on_mlx(lambda: model.close(name))
 
     async def recall(request: web.Request) -> web.Response:

@@ -5,8 +5,9 @@ The daemon calls a session an instance. Requests wait (`waiting`) until there is
 session is busy.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +20,16 @@ from reconciler.core.protocol import Lease, Usage
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import company, observing, overrides, random_state
 from reconciler.worker.batch import Batch
+from reconciler.worker.disk.restoring import Post, Restoring
+from reconciler.worker.disk.store import Make, Scope
 from reconciler.worker.generators import Batching
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.pending import Request, Score, unasked
+from reconciler.worker.prompt_cache import not_saved
 from reconciler.worker.scoring import PromptScorer, Scoring
 from reconciler.worker.speculation.generator import Speculation
+from reconciler.worker.stalls import StepSizes
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError, Waiting
 
 OPEN_ENDED = 1024
@@ -47,7 +52,10 @@ class Session:
         heartbeat: Heartbeat | None = None,
         batching: Batching = Batching.TOGETHER,
         speculation: Speculation | None = None,
+        prompts: Callable[[Make], Scope] | None = None,
+        post: Post = lambda job: job(),
     ) -> None:
+        """`prompts` makes its prompts on disk; `post` runs a job on the MLX thread."""
         self.config = config
         self.batching = batching
         self.usage = Usage()
@@ -55,7 +63,9 @@ class Session:
         self.seconds = 0.0
         """Total time of its steps, by which sessions share the thread fairly."""
         self.kv_budget = kv_budget or KVBudget(config)
-        settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
+        settings = overrides.Overrides(
+            config.flash_attention, config.offload_kv_cache_to_gpu, config.kv_cache_bits
+        )
         self._model = overrides.ModelWithOverrides(model, settings)
         self.ends = tuple(eos)
         """Stop tokens."""
@@ -64,12 +74,14 @@ class Session:
         self._waiting = Waiting()
         self._scoring = Scoring(self._model, config.eval_batch_size)
         self._speculation = speculation
+        self._prompts = prompts(lambda: make_prompt_cache(self._model)) if prompts else None
+        self._restoring = Restoring(self._prompts, post, self._insert_restored)
         self._batch = self._new_batch()
+        self._sizes = StepSizes(config.eval_batch_size)
 
     def _new_batch(self) -> Batch:
-        return Batch(
-            self._model, self.config.eval_batch_size, self.ends, self.batching, self._speculation
-        )
+        step, save = self.config.eval_batch_size, self._prompts.save if self._prompts else not_saved
+        return Batch(self._model, step, self.ends, self.batching, save, self._speculation)
 
     @property
     def drafts(self) -> bool:
@@ -78,8 +90,12 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """True if a request is running or waiting."""
-        return bool(self._batch.running or self._scoring or self._waiting)
+        """True if a step would do something.
+
+        While a prompt is read from disk, requests that wait for its memory are not stepped.
+        """
+        waiting = self._waiting and not self._restoring.copy()
+        return bool(self._batch.running or self._scoring or waiting)
 
     @property
     def reads_in_tiles(self) -> bool:
@@ -87,9 +103,24 @@ class Session:
         return any(request.unread > TILE for request in self._admitted)
 
     @property
+    def streams(self) -> bool:
+        """True if a client receives tokens as they are generated."""
+        return any(r.streams and r.emitted and not r.unread for r in self._batch.running.values())
+
+    @property
+    def prefills(self) -> bool:
+        """True if a prompt is being prefilled."""
+        return bool(self._scoring) or any(r.unread > 1 for r in self._batch.running.values())
+
+    @property
+    def usual_gap(self) -> float:
+        """Usual time between two tokens [s]; 0 if unknown."""
+        return self._sizes.usual_gap
+
+    @property
     def _admitted(self) -> list[Request]:
         """Requests that have a slot and memory."""
-        return [*self._batch.running.values(), *self._scoring]
+        return [*self._batch.running.values(), *self._scoring, *self._restoring.copy()]
 
     def _lengths(self, *more: Request) -> list[int]:
         """Reserved tokens of the admitted requests, and of `more`."""
@@ -104,7 +135,8 @@ class Session:
     def kv_bytes(self) -> int:
         """KV cache that running requests have room for. Also for other threads."""
         # Of copies, made in one go: requests come and go meanwhile.
-        admitted = [*self._batch.running.copy().values(), *self._scoring]
+        running, restoring = self._batch.running.copy().values(), self._restoring.copy()
+        admitted = [*running, *self._scoring, *restoring]
         return self.kv_budget.taken([request.reserved for request in admitted])
 
     def start(self, *requests: Request) -> None:
@@ -190,11 +222,14 @@ class Session:
         self._note_cached(request, 0)
         self._trim()
 
-    def _score(self) -> None:
-        """Prefill a chunk of the first prompt to score."""
+    def _score(self, most: int) -> None:
+        """Prefill a chunk of the first prompt to score, of at most `most` tokens."""
         request = self._scoring.first
+        begin, left = len(request.prompt) - request.unread, request.unread
+        start = time.monotonic()
         try:
-            ended = self._scoring.read()
+            ended = self._scoring.read(most)
+            self._sizes.learn_score(left - request.unread, begin, time.monotonic() - start)
             if ended is not None:
                 self._end_scoring(request, *ended)
         except Exception as error:  # noqa: BLE001  only this request fails
@@ -212,10 +247,23 @@ class Session:
             self._insert(request)
 
     def _insert(self, request: Request) -> None:
-        """Add a request to the batch."""
+        """Add a request to the batch, or begin to read its prompt from disk."""
+        if self._restoring.begin(request, self._batch.kept.longest(request.prompt)):
+            self._trim()
+            return
         self._batch.insert(request)
         self._note_cached(request, request.known)
         self._trim()
+
+    def _insert_restored(self, request: Request) -> None:
+        """Add a request to the batch whose prompt was read from disk, or could not be."""
+        try:
+            self._batch.insert(request)
+            self._note_cached(request, request.known)
+        except Exception as error:  # noqa: BLE001  only this request fails
+            request.fail(error)
+        self._trim()
+        self._admit()
 
     def _note_cached(self, request: Request, tokens: int) -> None:
         """Count a prompt when its request is first admitted; `tokens`: those found in the cache."""
@@ -223,7 +271,7 @@ class Session:
             return
         request.cached_tokens = tokens
         if request.counted and request.follows is None:
-            self._count(len(request.prompt), 0, tokens)
+            self._count(len(request.prompt), 0, tokens, request.disk_tokens)
 
     def _trim(self) -> None:
         """Trim the prompt cache to the memory that running requests leave free."""
@@ -245,17 +293,18 @@ class Session:
         if request.uid is not None:
             self._batch.leave(request)
             self._trim()
-        elif not self._waiting.remove(request):
+        elif not self._restoring.remove(request) and not self._waiting.remove(request):
             self._scoring.remove(request)
         self._admit()
 
-    def _count(self, prompt: int, completion: int, cached: int = 0) -> None:
+    def _count(self, prompt: int, completion: int, cached: int = 0, disk: int = 0) -> None:
         before = self.usage
         self.usage = replace(
             before,
             prompt_tokens=before.prompt_tokens + prompt,
             completion_tokens=before.completion_tokens + completion,
             cached_tokens=before.cached_tokens + cached,
+            disk_tokens=before.disk_tokens + disk,
         )
 
     def _count_first(self, request: Request) -> None:
@@ -264,36 +313,57 @@ class Session:
             first = self.usage.first_tokens.with_one(time.monotonic() - request.asked)
             self.usage = replace(self.usage, first_tokens=first)
 
-    def _next_tokens(self) -> int:
+    @property
+    def _together(self) -> int:
+        """Maximum number of prompts that a step prefills together."""
+        return PREFILL_BATCH if self.batching is Batching.TOGETHER else 1
+
+    def _next_tokens(self, read: int, scored: int) -> int:
         """Maximum tokens that the next step computes: a chunk of each of some prompts, padded to
         the longest, and one token of each other request.
+
+        `read`, `scored`: maximum tokens of a chunk that is prefilled or scored.
         """
-        pieces = [min(r.unread, self.config.eval_batch_size) for r in self._admitted]
-        together = PREFILL_BATCH if self.batching is Batching.TOGETHER else 1
-        reading = min(together + bool(self._scoring), sum(piece > 0 for piece in pieces))
+        pieces = [min(r.unread, read) for r in self._batch.running.values()]
+        pieces += [min(r.unread, scored) for r in self._scoring]
+        reading = min(self._together + bool(self._scoring), sum(piece > 0 for piece in pieces))
         return reading * max(pieces, default=0) + len(self._batch.running)
 
-    def step(self) -> None:
-        """Run one step of the batch. If it fails, all requests of the batch fail."""
-        with self._heartbeat.beating(self._next_tokens() / SLOWEST_TOKENS_PER_SECOND):
-            self._step()
+    def step(self, budget: float = math.inf) -> None:
+        """Run one step of the batch. If it fails, all requests of the batch fail.
 
-    def _step(self) -> None:
+        `budget`: maximum time to prefill prompts, as far as it can be predicted [s].
+        """
+        reading = [r for r in self._batch.running.values() if r.unread > 1][: self._together]
+        scoring = [self._scoring.first] if self._scoring else []
+        read, scored = self._sizes.choose(budget, reading, scoring)
+        allowance = self._next_tokens(read, scored) / SLOWEST_TOKENS_PER_SECOND
+        with self._heartbeat.beating(allowance):
+            self._step(read, scored)
+
+    def _step(self, read: int, scored: int) -> None:
+        """Run one step with chunks of at most so many tokens of each prompt."""
         try:
             if self._batch.running:
-                self._advance()
+                self._advance(read)
         except Exception as error:  # noqa: BLE001  reported to every request
             random_state.renew()
             for request in self._batch.restart():
                 request.fail(error)
         if self._scoring:
-            self._score()
+            self._score(scored)
         self._admit()
 
-    def _advance(self) -> None:
-        pieces, tokens = self._batch.generator.next()
-        if self._speculation is not None and tokens:
-            self.usage = replace(self.usage, speculated=self._speculation.count)
+    def _advance(self, most: int) -> None:
+        start = time.monotonic()
+        pieces, tokens = self._batch.generator.next(most)
+        seconds = time.monotonic() - start
+        read = [(self._batch.running[piece.uid], piece) for piece in pieces]
+        speculation = self._speculation
+        if speculation is not None:
+            self.usage = replace(self.usage, speculated=speculation.count)
+        if speculation is None or speculation.computed:
+            self._sizes.learn(read, seconds, generated=bool(tokens))
         for piece in pieces:
             if self._batch.note_read(piece):
                 self._trim()
@@ -385,8 +455,10 @@ class Session:
         def call() -> None:
             if compute:
                 self.probe()
-            else:
-                self._model(mx.array([[0]]), cache=make_prompt_cache(self._model))
+            if not compute or config.kv_cache_bits:
+                # With several tokens: `flash_attention` does not apply to one that attends to a
+                # quantised cache.
+                self._model(mx.array([[0, 0]]), cache=make_prompt_cache(self._model))
 
         config = replace(self.config, eval_batch_size=self._batch.generator.prefill_step)
         observed, unused, self.routed = observing.observe(self._model, config, call)
@@ -397,7 +469,8 @@ class Session:
 
         Raises as `observe`.
         """
-        return company.learn(self._model)
+        # Not of quantised caches: rounding would look like a difference.
+        return company.learn(self._model.not_quantized())
 
     def run_requests(self, batching: Batching) -> None:
         """Set the batching. Call it before a request is started."""
@@ -411,6 +484,7 @@ class Session:
         gone = [*self._admitted, *self._waiting]
         self._waiting.clear()
         self._scoring.clear()
+        self._restoring.clear()
         self._batch.close()
         for request in gone:
             request.fail(RuntimeError("the instance was unloaded"))

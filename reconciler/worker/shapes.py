@@ -21,7 +21,7 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Shapes
-from reconciler.worker import overrides
+from reconciler.worker import kv_quantization, overrides
 from reconciler.worker.embedding import encoder
 
 TOKENS = 8
@@ -81,6 +81,7 @@ def see(path: Path, embedder: Embedder | None = None) -> Shapes:
         widest=max(inner, default=0),
         nodes=max(0, grown) // TOKENS,
         weights=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
+        unquantizable_kv=kv_quantization.refusal(model, cache) if embedder is None else "",
     )
 
 

@@ -1,6 +1,7 @@
 """Commands with a daemon: errors give the reason and the fix."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -224,6 +225,56 @@ def test_a_token_file_without_one_line_of_text_is_refused(
     file.write_bytes(content)
     code, text = run("ls", "--token-file", str(file))
     assert (code, f"token file {file} must contain one line of text" in text) == (1, True)
+
+
+NOT_REGULAR = {
+    "a client's token": ("ls", "--token-file", "FIFO"),
+    "the daemon's token": ("serve", "--state", "STATE", "--port", "0", "--token-file", "FIFO"),
+    "a log": ("serve", "--state", "STATE", "--port", "0", "--log-file", "FIFO"),
+    "a key": (
+        "serve",
+        "--state",
+        "STATE",
+        "--port",
+        "0",
+        "--git",
+        "https://x.example/y",
+        "--git-key",
+        "FIFO",
+    ),
+    "signers": (
+        "serve",
+        "--state",
+        "STATE",
+        "--port",
+        "0",
+        "--git",
+        "https://x.example/y",
+        "--git-verify",
+        "FIFO",
+    ),
+    "an inventory": ("fleet", "status", "--inventory", "FIFO"),
+    "a token of an inventory": ("fleet", "status", "--inventory", "INVENTORY"),
+}
+
+
+@pytest.mark.timeout(30)  # it waited for ever
+@pytest.mark.parametrize("words", NOT_REGULAR.values(), ids=NOT_REGULAR)
+def test_a_fifo_is_refused_instead_of_waiting_for_a_writer(
+    run: Run, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    fifo, inventory = tmp_path / "fifo", tmp_path / "inventory.yaml"
+    os.mkfifo(fifo)
+    nodes = [{"name": "a", "url": "http://127.0.0.1:1", "token_file": str(fifo)}]
+    inventory.write_text(json.dumps({"nodes": nodes}), "utf-8")
+    paths = {"FIFO": str(fifo), "INVENTORY": str(inventory), "STATE": str(tmp_path / "state")}
+    code, text = run(*(paths.get(word, word) for word in words))
+    assert (code in (0, 1, 64), "is a FIFO" in text) == (True, True)
+
+
+def test_a_token_may_come_from_a_program(shared: Daemon) -> None:
+    command = f"{sys.executable} -m reconciler ls --url {shared.url} --token-file <(echo secret)"
+    subprocess.run(["bash", "-c", command], check=True, capture_output=True, env=environment())
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64])

@@ -25,7 +25,7 @@ from reconciler.core.records import (
 from reconciler.core.settings import Resolved
 from reconciler.core.snapshot import Commit, Declared, ManifestFile, Snapshot
 from reconciler.models.catalog import Catalog
-from reconciler.models.places import Directory
+from reconciler.models.places import Directory, HubCache
 from reconciler.store import Store
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -89,6 +89,7 @@ class FakeEngine:
         self.loaded: dict[str, Instance] = {}
         self.loads: asyncio.Queue[tuple[LoadSpec, asyncio.Future[None]]] = asyncio.Queue()
         self.unloads: list[str] = []
+        self.removed_prompts: list[Path] = []
         self.live: dict[str, int] = {}
         self.requests: list[tuple[str, str, bytes, int]] = []
         """Requests with their leased bytes."""
@@ -107,6 +108,12 @@ class FakeEngine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
+
+    async def prompts_bytes(self) -> int:
+        return 0
+
+    async def remove_prompts(self, folder: Path) -> None:
+        self.removed_prompts.append(folder)
 
     def retain_only(self, names: Collection[str]) -> None:
         """Do nothing: no tokens are counted."""
@@ -264,7 +271,7 @@ class Bench:
             self.engine.on_death = on_death
             return self.engine
 
-        catalog = Catalog([Directory(self._models)])
+        catalog = Catalog([Directory(self._models), HubCache(self._state / "hub")])
         self.controller = Controller(
             self.store,
             catalog,

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.errors import LoadError, Problem, Reason
@@ -135,6 +136,12 @@ class FaultyEngine:
 
     async def shapes(self, checkpoint: Checkpoint) -> Shapes:
         return checkpoint.footprint
+
+    async def prompts_bytes(self) -> int:
+        return 0
+
+    async def remove_prompts(self, folder: Path) -> None:
+        """Do nothing: no prompts are kept."""
 
     def retain_only(self, names: Collection[str]) -> None:
         """Do nothing: no tokens are counted."""

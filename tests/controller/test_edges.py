@@ -185,6 +185,25 @@ class TestWhereOnlyOneFits:
         assert (await bench.ready("a", 3)).record.spec.model == "tiny/llama"
 
 
+@pytest.mark.parametrize("suspended", [True, False], ids=["was suspended", "is new"])
+async def test_an_update_that_fails_while_an_older_load_runs_is_rolled_back_to_it(
+    bench: Bench, suspended: bool
+) -> None:
+    """The older spec becomes the last good one only once its load has ended."""
+    if suspended:
+        await bench.controller.put("a", replace(spec(), suspend=True), wait=False)
+    await bench.controller.put("a", spec(), wait=False)
+    _, end = await bench.engine.loads.get()
+    asking = asyncio.create_task(bench.controller.put("a", spec(context_length=10**9), wait=True))
+    await bench.reason("a", "RollingBack")
+    end.set_result(None)
+    with pytest.raises(LoadError, match="exceeds the model's maximum"):
+        await asking
+    assert (await bench.ready("a")).record.spec == spec()
+    assert [g.outcome for g in bench.controller.history("a")][:2] == ["Loaded", "Failed"]
+    assert bench.engine.loads.empty()
+
+
 async def test_unload_first_unloads_before_it_loads(bench: Bench) -> None:
     bench.source.declare(("a", spec(context_length=100)))
     await bench.engine.let_load()

@@ -70,6 +70,11 @@ def test_a_response_that_violates_the_description_is_detected() -> None:
         ("GET", "/api/v1/records/none", None, 404, "model_not_found"),
         ("GET", "/api/v1/records/none?wait=maybe", None, 400, "invalid_value"),
         ("GET", "/api/v1/records/none?wait=gone&timeout=-1", None, 400, "invalid_value"),
+        ("GET", "/api/v1/records/none?wait=gone&wait=ready", None, 400, "invalid_value"),
+        ("GET", "/api/v1/records?name=x", None, 400, "unrecognized_keys"),
+        ("GET", "/api/v1/history?nmae=x", None, 400, "unrecognized_keys"),
+        ("DELETE", "/api/v1/checkpoints/no/ne?revision=v1", None, 400, "unrecognized_keys"),
+        ("DELETE", "/api/v1/records/none?purge", None, 400, "unrecognized_keys"),
     ],
 )
 def test_every_route_returns_errors_in_the_standard_form(

@@ -19,7 +19,8 @@ from reconciler.core.records import RequestedSettings
 from reconciler.core.settings import resolve
 from reconciler.engine import process as module
 from reconciler.engine import sockets
-from reconciler.engine.process import WorkerProcess, spawn
+from reconciler.engine.process import WorkerProcess
+from reconciler.host.spawn import spawn
 from reconciler.models.checkpoint import read_facts
 
 ASKED = {"prompt": [7], "max_tokens": 30_000, "stream": True, "temperature": 0}
@@ -79,7 +80,7 @@ async def test_a_large_body_is_sent_in_pieces(
     runner = web.AppRunner(app)
     await runner.setup()
     await web.UnixSite(runner, str(tmp_path / "socket")).start()
-    process, exited = await spawn("cat", stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    process, exited, _ = await spawn("cat", stdin=PIPE, stdout=PIPE, stderr=PIPE)
     worker = WorkerProcess(process, exited, tmp_path / "socket")
     body = os.urandom(10 * module.PIECE_BYTES + 1)
     sent: list[int] = []
@@ -140,7 +141,7 @@ async def test_a_worker_that_the_kernel_cannot_end_blocks_nothing(
 
 
 async def test_children_of_a_dead_worker_are_ended(tmp_path: Path) -> None:
-    process, exited = await spawn(
+    process, exited, _ = await spawn(
         *("sh", "-c", "sleep 600 & echo $!; read _; kill -9 $$"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

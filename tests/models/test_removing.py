@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.core.errors import LoadError, Reason
 from reconciler.models.fetch import LOCK
-from reconciler.models.removal import folder_of, remove
+from reconciler.models.removal import folder_of, remove, set_aside
 
 KEY = "maker/model"
 
@@ -19,6 +19,10 @@ def folder(tmp_path: Path) -> Path:
     (folder / "blobs").mkdir(parents=True)
     (folder / "blobs" / "weights").write_bytes(b"12345")
     return folder
+
+
+def removed(folder: Path) -> int:
+    return remove(set_aside(folder))
 
 
 def test_case_counts_even_if_the_file_system_ignores_it(
@@ -33,24 +37,24 @@ def test_a_model_that_another_process_downloads_is_not_removed(folder: Path) -> 
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(LoadError) as raised:
-            remove(folder)
+            removed(folder)
     assert raised.value.problem.reason is Reason.MODEL_IN_USE
     assert (folder / "blobs" / "weights").is_file()
-    assert remove(folder) == 5
+    assert removed(folder) == 5
 
 
 def test_what_an_interrupted_removal_left_is_removed_by_the_next_one(folder: Path) -> None:
     left, other = folder.parent / ".removing-0123456789abcdef", folder.parent / ".removing-mine"
     for one in (left, other):
         one.mkdir()
-    assert remove(folder) == 5
+    assert removed(folder) == 5
     assert list(folder.parent.iterdir()) == [other]
 
 
 def test_a_folder_that_is_gone_is_not_found(folder: Path) -> None:
-    remove(folder)
+    removed(folder)
     with pytest.raises(LoadError) as raised:
-        remove(folder)
+        removed(folder)
     assert raised.value.problem.reason is Reason.MODEL_NOT_FOUND
 
 
@@ -61,5 +65,5 @@ def test_removals_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
             (folder / str(number)).mkdir(parents=True)
             (folder / str(number) / "weights").touch()
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(remove, folders)) == [0] * 8
+        assert list(threads.map(removed, folders)) == [0] * 8
     assert list(tmp_path.iterdir()) == []

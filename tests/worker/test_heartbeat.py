@@ -102,7 +102,7 @@ def test_a_probe_of_a_closed_or_busy_session_does_nothing(model: Model) -> None:
 def test_a_probe_raises_what_the_model_raises(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> None:
+    def fail(_most: int) -> None:
         raise RuntimeError("the GPU is gone")
 
     monkeypatch.setattr(model.session("s")._batch.generator, "next", fail)

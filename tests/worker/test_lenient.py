@@ -401,11 +401,6 @@ def test_unfinished_reasoning_is_all_reasoning() -> None:
     assert (delta.reasoning, delta.content) == ("Hm. So", "")
 
 
-def test_a_stop_ends_the_content_however_it_is_split() -> None:
-    delta = parse("tool_call", "<think>Tokyo</think>\n\nIt is Tokyo.", stops=("Tokyo", "To"))
-    assert (delta.reasoning, delta.content, delta.stopped) == ("Tokyo", "It is ", True)
-
-
 def test_described_tools_are_called_in_the_described_form() -> None:
     harmony = OutputFormat(regions=CALLS[0].regions)
     for base in (OutputFormat(), OutputFormat(regions=THINK.regions), harmony):
@@ -438,109 +433,6 @@ def test_a_long_answer_without_a_close_takes_linear_time(opening: str) -> None:
         delta = parser.feed(text[i : i + 4], "length" if i + 4 >= len(text) else None)
         length += len(delta.content) + len(delta.reasoning)
     assert length >= len("word " * 8_000) - 1
-
-
-# Detection
-
-
-TEMPLATE = {
-    "fields": {
-        "thinking": {"open": "<hm>", "close": "</hm>"},
-        "content": {},
-        "tool_calls": {
-            "open_pattern": r"<use:(?P<tool>\w+)>",
-            "close": "</use>",
-            "content": "json",
-            "repeats": True,
-            "transform": {
-                "type": "function",
-                "function": {"name": "{tool}", "arguments": "{content}"},
-            },
-        },
-    },
-    "start_anchor": "<assistant>",
-}
-
-
-def test_a_checkpoints_own_description_takes_precedence() -> None:
-    found = detect("<think> <tool_call>", response_template=TEMPLATE)
-    delta = parse(found, '<hm>So.</hm>I look.<use:weather>{"city": "Paris"}</use>')
-    assert (delta.reasoning, delta.content, calls(delta)) == ("So.", "I look.", PARIS)
-
-
-@pytest.mark.parametrize(
-    "template", [5, [], {}, {"fields": 3}, {"fields": {"a": {"open_pattern": "("}}}]
-)
-def test_an_invalid_description_is_reported_and_ignored(template: Any) -> None:
-    found = detect("<think> </think>", response_template=template)
-    assert "response_template" in found.problem
-    assert parse(found, "<think>So.</think>Yes.").reasoning == "So."
-
-
-def test_text_is_kept_if_the_patterns_of_a_description_time_out() -> None:
-    fields = {"content": {}, "thinking": {"open_pattern": r"(a+)+$", "close": "b"}}
-    found = detect("", response_template={"fields": fields, "start_anchor": "x"})
-    parser = TextParser(found)
-    parser._splitter._seconds = 0.01
-    text = "a" * 200 + "!"
-    assert parser.feed(text, "stop").content == text
-
-
-def test_undescribed_marks_are_detected_from_the_template() -> None:
-    def render(messages: Any, **_: Any) -> str:
-        return "".join(
-            f"[{m['role']}]"
-            + (f"<mull>{m['thought']}</mull>" if "thought" in m else "")
-            + m["content"]
-            for m in messages
-        )
-
-    found = detect("{{ reasoning_content }}", render=render)
-    assert parse(found, "<mull>So.</mull>Yes.").reasoning == "So."
-    assert found.problem == ""
-
-
-def test_an_unknown_form_of_calls_is_reported() -> None:
-    def render(messages: Any, **_: Any) -> str:
-        return "".join(f"[{m['role']}]{m.get('tool_calls', m['content'])}" for m in messages)
-
-    for template in ("{{ tools }}", "{{ messages }}"):
-        assert "tool calls" in detect(template, render=render).problem
-    assert "tool calls" in detect("{{ tools }}").problem
-
-
-def test_a_template_that_fails_does_not_prevent_detection() -> None:
-    def render(*_: Any, **__: Any) -> str:
-        raise RecursionError
-
-    assert detect("<tool_call> </think>", render=render).calls == "tool_call"
-    assert detect("{% for", render=render) == OutputFormat()
-
-
-@pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("stop", ["look", "\n"])
-def test_nothing_follows_a_stop(stop: str, whole: bool) -> None:
-    text = 'I will\nlook.\n<tool_call>{"name": "weather", "arguments": {}}</tool_call> Bye.'
-    parser = TextParser(form("tool_call"), stops=[stop], tools=TOOLS)
-    parsed = Delta()
-    for piece in [text] if whole else text:
-        delta = parser.feed(piece, None)
-        parsed.content += delta.content
-        parsed.calls += delta.calls
-        parsed.stopped |= delta.stopped
-    assert parsed == Delta(content=text[: text.index(stop)], stopped=True)
-
-
-def test_line_breaks_around_reasoning_and_calls_are_not_stops() -> None:
-    call = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
-    parsed = parse("tool_call", f"<think>\nhm\n\n</think>\n\nYes.{call}\n\n{call}", stops=("\n\n",))
-    assert (parsed.content, len(parsed.calls), parsed.stopped) == ("Yes.", 2, False)
-
-
-def test_an_incomplete_stop_before_a_call_is_text() -> None:
-    call = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
-    parsed = parse("tool_call", f"Yes{call}", stops=("Yes!",))
-    assert (parsed.content, len(parsed.calls), parsed.stopped) == ("Yes", 1, False)
 
 
 def test_only_the_last_call_of_an_answer_can_be_truncated() -> None:

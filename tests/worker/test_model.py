@@ -13,6 +13,7 @@ from reconciler.core.protocol import Lease, LoadWeights, OpenSession
 from reconciler.core.records import EffectiveSettings
 from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend, overrides
+from reconciler.worker.generators import Batching
 from reconciler.worker.model import Model
 from reconciler.worker.pending import Request
 from reconciler.worker.session import ContextLengthExceededError, Session
@@ -180,3 +181,29 @@ def test_on_a_gpu_mlx_may_use_the_memory_reserved_for_the_worker(
 
 def raises(error: Exception) -> None:
     raise error
+
+
+def test_the_trial_of_batching_is_not_repeated(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = models / "tiny/llama"
+    opened = loaded(path).open("a", command(path))
+
+    def fail(_: Session) -> None:
+        raise AssertionError("it was repeated")
+
+    monkeypatch.setattr(Session, "learn_batching", fail)
+    again = Model()
+    again.load(LoadWeights(str(path), together=opened.together), lambda _: None)
+    again.open("a", command(path))
+    assert session(again, "a").batching is Batching.TOGETHER
+    with pytest.raises(AssertionError):
+        loaded(path).open("a", command(path))
+
+
+def test_a_failed_trial_of_batching_is_repeated(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "learn_batching", lambda _: (Batching.APART, "too little memory"))
+    path = models / "tiny/llama"
+    assert loaded(path).open("a", command(path)).together == ()

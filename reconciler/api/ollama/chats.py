@@ -14,7 +14,16 @@ from reconciler.api.describe import describe
 from reconciler.api.early_stream import Signs
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, reply
-from reconciler.api.forward import LONGEST_TTL, MAX_BYTES, Routed, Way, forward_body, looked_at
+from reconciler.api.forward import (
+    ABSENT,
+    LONGEST_TTL,
+    MAX_BYTES,
+    Routed,
+    Way,
+    forward_body,
+    is_value,
+    looked_at,
+)
 from reconciler.api.ollama.names import OLLAMA_ERROR, local_name, on_disk
 from reconciler.controller import Controller
 from reconciler.core.dialects import Dialect, ollama_error
@@ -41,8 +50,13 @@ class Asked(Routed):
     """Keys of a request that determine its route, and whether it needs an answer."""
 
     keep_alive: float | str | None = None
-    prompt: msgspec.Raw = msgspec.Raw(b"")
-    messages: msgspec.Raw = msgspec.Raw(b"")
+    prompt: msgspec.Raw = ABSENT
+    messages: msgspec.Raw = ABSENT
+
+    @property
+    def stream(self) -> bool:
+        """True unless the client disables the stream."""
+        return not is_value(self.sent_stream, b"false")
 
     @property
     def seconds(self) -> float | None:
@@ -64,7 +78,6 @@ def routed(body: bytes, kind: type[A]) -> A:
         raise ApiError(400, "invalid_request", str(error), "invalid_value", "keep_alive") from None
     if seconds is not None:
         asked.ttl = min(LONGEST_TTL, max(1, seconds))
-    asked.stream = asked.stream is not False
     return asked
 
 

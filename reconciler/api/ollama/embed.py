@@ -10,7 +10,7 @@ from reconciler.api.body import parsed, receive
 from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import describe
 from reconciler.api.errors import reply
-from reconciler.api.forward import MAX_BYTES, Way, forward_body
+from reconciler.api.forward import ABSENT, MAX_BYTES, Way, forward_body
 from reconciler.api.ollama.chats import Asked, is_nothing, load, routed
 from reconciler.api.ollama.names import OLLAMA_ERROR, local_name
 from reconciler.core.dialects import Dialect
@@ -32,14 +32,16 @@ EMBEDDING = {
 class _Texts(Asked):
     """Keys of a request that determine its route, and whether there is a text."""
 
-    input: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = ABSENT
+
+    @property
+    def stream(self) -> bool:
+        """Never: a waiting client could not read keep-alive events."""
+        return False
 
 
 def _routed(body: bytes) -> _Texts:
-    """Decode the routing keys, and disable streaming. Raises `ApiError`."""
-    asked = routed(body, _Texts)
-    asked.stream = None
-    return asked
+    return routed(body, _Texts)
 
 
 _EMBED = Way(Dialect.OLLAMA_EMBED, _routed, named=local_name)

@@ -2,7 +2,8 @@
 
 `config-presets/NAME.preset.json` and `.internal/user-concrete-model-default-config/PUBLISHER/NAME`
 with `.json` have `operation.fields` and `load.fields`: lists of {key, value}, in which an optional
-value is {checked, value}. LM Studio documents neither; published tools read them this way.
+value is {checked, value}; that of the KV cache's quantization is {enabled, bits, groupSize,
+quantizedStart}. LM Studio documents none of this; published tools read it this way.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.cli.importing.found import Found, read_json
+from reconciler.core.footprint import KV_BITS, KV_GROUP
 
 PRESETS = "config-presets"
 MODELS = Path(".internal") / "user-concrete-model-default-config"
@@ -32,6 +34,8 @@ CONFIG = {
     "llm.load.numExperts": "num_experts",
     "llm.load.offloadKVCacheToGpu": "offload_kv_cache_to_gpu",
 }
+
+KV_CACHE = "llm.load.mlx.kvCacheQuantization"
 
 
 def found(root: Path) -> Iterator[Found]:
@@ -57,6 +61,9 @@ def _read(path: Path, origin: str, name: str, model: str | None) -> Found:
     defaults = {DEFAULTS[key]: value for key, value in values.items() if key in DEFAULTS}
     config = {CONFIG[key]: value for key, value in values.items() if key in CONFIG}
     left_out = tuple(key for key in values if key not in DEFAULTS and key not in CONFIG)
+    if (bits := _kv_cache_bits(values.get(KV_CACHE))) is not None:
+        config["kv_cache_bits"] = bits
+        left_out = tuple(key for key in left_out if key != KV_CACHE)
     if not (defaults or config or left_out):
         return Found(origin, names, problem="it sets nothing")
     return Found(origin, names, model, config, defaults, left_out)
@@ -73,5 +80,15 @@ def _fields(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             value = entry.get("value")
             if isinstance(value, dict) and "checked" in value:
                 value = value.get("value") if value["checked"] is True else None
+            if isinstance(value, dict) and value.get("enabled") is False:
+                value = None
             if value is not None and value != "":
                 yield entry["key"], value
+
+
+def _kv_cache_bits(value: Any) -> int | None:
+    """Bits of a quantized KV cache; None if it is not quantized, or not as here."""
+    if not isinstance(value, dict) or value.get("groupSize", KV_GROUP) != KV_GROUP:
+        return None
+    bits = value.get("bits")
+    return bits if bits in KV_BITS else None

@@ -59,12 +59,12 @@ export const get = (path, options) => request('GET', path, undefined, options);
 
 /**
  * Server-sent events as they arrive: `{id, event, data}`, with `data` parsed if it is JSON.
- * Throws `ApiError`.
+ * `touch` is called whenever something arrives, comments included. Throws `ApiError`.
  */
 export async function* stream(method, path, body, options) {
   const reply = await send(method, path, body, { ...options, accept: 'text/event-stream' });
   let event = fresh();
-  for await (const line of lines(reply.body)) {
+  for await (const line of lines(reply.body, options?.touch)) {
     if (line === '') {
       if (event.data !== null) yield parsed(event);
       event = fresh();
@@ -89,12 +89,13 @@ function parsed(event) {
   }
 }
 
-async function* lines(body) {
+async function* lines(body, touch) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   try {
     for (;;) {
       const { done, value } = await reader.read();
+      touch?.();
       if (done) return;
       const found = (rest + value).split(/\r\n|\n|\r(?!$)/);
       rest = found.pop();

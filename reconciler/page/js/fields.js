@@ -47,6 +47,7 @@ const TITLES = {
   eval_batch_size: 'Prefill step, in tokens',
   num_experts: 'Experts per token',
   offload_kv_cache_to_gpu: 'KV cache on the GPU',
+  kv_cache_bits: 'Bits per value of the KV cache',
   idle_ttl_seconds: 'Unload when idle for, in seconds',
   chat_template_kwargs: 'Variables of the chat template',
 };

@@ -1,6 +1,7 @@
 /** Keeps the store in sync with the daemon: events, the records that they concern, and metrics. */
 import { get, onRefused, recordPath, stream } from './api.js';
 import { current, set } from './store.js';
+import { watch } from './watch.js';
 
 const KEPT_EVENTS = 2000;
 const FLUSH_MS = 200;
@@ -8,6 +9,10 @@ const ONE_BY_ONE = 10;
 const POLL_MS = 2000;
 const SAMPLES = 150;
 const LONGEST_PAUSE_MS = 5000;
+/** Longest silence of the events, in which the daemon sends a comment every 15 s. */
+const SILENCE_MS = 40_000;
+/** Time limit of a poll. */
+const POLL_LIMIT_MS = 15_000;
 
 let last = null;
 /** Changes to records since the last read, by name: `'gone'`, or any other value. */
@@ -38,10 +43,13 @@ export function resume() {
 
 async function follow(signal) {
   while (!signal.aborted) {
+    const watched = watch(signal, SILENCE_MS);
     try {
-      await connect(signal);
+      await connect(watched);
     } catch {
       // The connection's state shows the error.
+    } finally {
+      watched.end();
     }
     if (signal.aborted) return;
     set({ connection: 'lost' });
@@ -50,11 +58,12 @@ async function follow(signal) {
   }
 }
 
-async function connect(signal) {
+async function connect(watched) {
+  const { signal } = watched;
   if (last === null) {
     const kept = [];
     const path = '/api/v1/events?follow=false';
-    for await (const { event, data } of stream('GET', path, undefined, { signal }))
+    for await (const { event, data } of stream('GET', path, undefined, watched))
       if (event !== 'lost') kept.push(data);
     take(kept);
   }
@@ -62,7 +71,7 @@ async function connect(signal) {
   const { version, sourceVersion } = current();
   set({ records: byName(records), read: true, version: version + 1, sourceVersion: sourceVersion + 1 });
   const after = last === null ? '' : `?after=${encodeURIComponent(last)}`;
-  const following = stream('GET', `/api/v1/events${after}`, undefined, { signal });
+  const following = stream('GET', `/api/v1/events${after}`, undefined, watched);
   set({ connection: 'live' });
   for await (const { event, data } of following) {
     pause = 0;
@@ -140,17 +149,20 @@ const byName = (records) =>
 
 async function poll(signal) {
   while (!signal.aborted) {
+    const limited = watch(signal, POLL_LIMIT_MS);
     try {
       const [{ instances }, memory, node, health] = await Promise.all([
-        get('/api/v1/instances', { signal }),
-        get('/api/v1/memory', { signal }),
-        get('/api/v1/node', { signal }),
-        get('/health', { signal }).catch(degraded),
+        get('/api/v1/instances', limited),
+        get('/api/v1/memory', limited),
+        get('/api/v1/node', limited),
+        get('/health', limited).catch(degraded),
       ]);
       set({ memory, node, health });
       sample(instances);
     } catch {
       // The connection's state shows it.
+    } finally {
+      limited.end();
     }
     await sleep(POLL_MS, signal);
   }

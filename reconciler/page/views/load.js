@@ -9,6 +9,7 @@ import { Actions, planWith } from './plan.js';
 
 const SETTINGS = [
   'context_length', 'eval_batch_size', 'flash_attention', 'num_experts', 'offload_kv_cache_to_gpu',
+  'kv_cache_bits',
 ];
 
 export function Load({ argument }) {

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from reconciler.host.children import kill_group
+from reconciler.host.spawn import Spawned, spawn
 
 TIP = "refs/reconciler/tip"
 """Ref of the last fetched commit."""
@@ -205,7 +206,7 @@ class Repository:
             *arguments,
         ]
         with _leash() as leash:
-            process = await self._start(words, leash, environ or {})
+            process, exited, close = await self._start(words, leash, environ or {})
             try:
                 async with asyncio.timeout(self._seconds):
                     out, error = await _talk(process, text.encode())
@@ -215,7 +216,8 @@ class Repository:
             finally:
                 if process.returncode is None:
                     kill_group(process.pid)
-                    await process.wait()
+                close()
+                await exited.wait()
         if len(out) > MAX_OUTPUT_BYTES:
             problem = f"more than {MAX_OUTPUT_BYTES} bytes of output"
             raise GitError(f"git {arguments[0]}: {problem}")
@@ -223,10 +225,8 @@ class Repository:
             raise GitError(_words(error.decode(errors="replace")))
         return out
 
-    async def _start(
-        self, words: Sequence[str], leash: int, environ: Mapping[str, str]
-    ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+    async def _start(self, words: Sequence[str], leash: int, environ: Mapping[str, str]) -> Spawned:
+        return await spawn(
             *("/bin/sh", "-c", LEASHED, "sh", f"/dev/fd/{leash}", *words),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

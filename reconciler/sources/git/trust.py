@@ -2,14 +2,20 @@
 
 import asyncio
 import tempfile
+from functools import partial
 from pathlib import Path
 
+from reconciler.host.kinds import read_at_most
+from reconciler.host.spawn import spawn
 from reconciler.sources.git.command import GitError, Repository
 from reconciler.sources.git.tree import RefusedError
 from reconciler.sources.scan import SECONDS, in_thread
 
 GPG_SECONDS = 30.0
 """Time limit for gpg to import a keyring."""
+
+MAX_KEYS = 100_000_000
+"""Maximum size of the file; the keyring of a large distribution has some 10 MB."""
 
 ARMOR = b"-----BEGIN PGP"
 
@@ -21,12 +27,14 @@ async def verify(repository: Repository, commit: str, signers: Path) -> None:
     Raises `RefusedError`.
     """
     try:
-        reading, _ = in_thread(signers.read_bytes)
+        reading, _ = in_thread(partial(read_at_most, signers, MAX_KEYS))
         keys = await asyncio.wait_for(reading, SECONDS)
     except TimeoutError:
         raise RefusedError(f"cannot read {signers}: no answer within {SECONDS:g} s") from None
     except OSError as error:
         raise RefusedError(f"cannot read {signers}: {error.strerror}") from None
+    if len(keys) > MAX_KEYS:
+        raise RefusedError(f"cannot read {signers}: it is larger than {MAX_KEYS} bytes")
     with tempfile.TemporaryDirectory(prefix="reconciler-gpg-") as home:
         allowed = "/dev/null"
         if is_keyring(keys):
@@ -63,7 +71,7 @@ def is_keyring(keys: bytes) -> bool:
 async def _import(keyring: Path, home: str) -> None:
     """Create a keyring that holds only these keys. Raises `RefusedError`."""
     try:
-        process = await asyncio.create_subprocess_exec(
+        process, exited, close = await spawn(
             *("gpg", "--homedir", home, "--batch", "--quiet", "--no-autostart"),
             *("--import", str(keyring)),
             stdin=asyncio.subprocess.DEVNULL,
@@ -80,8 +88,7 @@ async def _import(keyring: Path, home: str) -> None:
     except TimeoutError:
         raise RefusedError(f"gpg: no answer within {GPG_SECONDS:g} s") from None
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        close()
+        await exited.wait()
     if process.returncode:
         raise RefusedError(f"gpg cannot read {keyring}: {words.decode(errors='replace').strip()}")

@@ -31,6 +31,8 @@ class Speculation:
         self.draft = draft
         self.draft_times = StepTimes()
         self.clock = clock
+        self.computed = True
+        """False if the last step only returned a token that an earlier one had computed."""
         self.count = Speculated()
         """Counts since the session was opened."""
 
@@ -91,13 +93,14 @@ class SpeculativeGenerator:
         self._jobs[uid] = _Drafting(job, self._speculation) if can else None
         return uid
 
-    def next(self) -> tuple[list[Read], list[Generated]]:
+    def next(self, most: int | None = None) -> tuple[list[Read], list[Generated]]:
         """Run one step. Propagates the model's exceptions."""
+        self._speculation.computed = not self._ready
         if self._ready or self._speculate():
             return [], [self._returned(self._ready.popleft())]
         drafting = self._alone()
         begin = self._speculation.clock()
-        read, generated = self._generator.next()
+        read, generated = self._generator.next(most)
         if drafting is not None and generated and not read:
             self._speculation.note_plain(self._speculation.clock() - begin)
             for pace in (drafting.lookup_pace, drafting.draft_pace):

@@ -1,0 +1,31 @@
+"""Where a session finds its prompts on disk, and the names of the files that all parties share."""
+
+from dataclasses import dataclass
+
+KEY = "key"
+"""File with the secret key of all file names."""
+
+LOCK = "lock"
+"""File that a worker locks while it writes or deletes; it holds the size of all prompts [bytes]."""
+
+CHECKPOINT = "checkpoint"
+"""File in each checkpoint's directory that holds the checkpoint's path."""
+
+DIRECTORY_LENGTH = 16
+"""Length of the names of the checkpoints' directories, in hexadecimal digits."""
+
+
+@dataclass(frozen=True)
+class PromptStore:
+    """The prompts of one checkpoint on disk."""
+
+    root: str
+    """Directory of all checkpoints' prompts."""
+    directory: str
+    """Name of the checkpoint's directory in it."""
+    checkpoint: str
+    """Path of the checkpoint."""
+    fingerprint: str
+    """State of the files of the checkpoint, and of the session's adapter."""
+    most_bytes: int
+    """Maximum size of the prompts of all checkpoints."""

@@ -1,0 +1,1 @@
+"""Prompts on disk: KV caches that outlive the session that computed them."""

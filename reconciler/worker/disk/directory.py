@@ -1,0 +1,245 @@
+"""The directory of prompts: its files, its size limit, and what is in it.
+
+    ROOT/key               secret of all names
+    ROOT/lock              locked by the worker that writes or deletes; holds the total size
+    ROOT/CHECKPOINT/       a directory for each checkpoint
+        checkpoint         its path
+        NAME.safetensors   blocks and tails
+        .new               a file that is being written
+
+The workers enforce the limit themselves, under the lock, before they write: only so is it kept at
+any time, with several daemons and after a crash. Files that have not been used for the longest time
+are deleted first, whichever checkpoint they belong to. The size is counted in the lock file instead
+of scanning all files at each write; it is counted afresh when a worker opens the directory and when
+it seems to be used up, so that what a killed worker or a user did to the files does not last.
+
+Every method raises OSError. Not for the MLX thread: a disk may hang.
+"""
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, PromptStore
+from reconciler.worker.disk.files import Named, Reader, write
+from reconciler.worker.disk.names import KEY_BYTES, split_tail
+
+SUFFIX = ".safetensors"
+NEW = ".new"
+"""File that is being written. Only one worker writes at a time."""
+
+TAG = "CACHEDIR.TAG"
+TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Prompts kept by reconciler\n"
+"""Excludes a directory from backups; source: bford.info/cachedir."""
+
+LEAST_FREE = 2**30
+"""Free space on the disk that is left to others [bytes]."""
+
+OTHERS_WRITE = 0o022
+
+
+@dataclass
+class Index:
+    """Names of the files of a checkpoint. Thread-safe."""
+
+    names: set[str] = field(default_factory=set)
+    tails: dict[str, set[str]] = field(default_factory=dict)
+    """Tails by their block."""
+
+    def add(self, name: str) -> None:
+        """Add a file."""
+        self.names.add(name)
+        if (tail := split_tail(name)) is not None:
+            self.tails.setdefault(tail[0], set()).add(name)
+
+    def discard(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        self.names.discard(name)
+        if (tail := split_tail(name)) is not None:
+            self.tails.get(tail[0], set()).discard(name)
+
+
+class Directory:
+    """The prompts of one checkpoint."""
+
+    def __init__(self, store: PromptStore, least_free: int = LEAST_FREE) -> None:
+        self._store, self._least_free = store, least_free
+        self._root = Path(store.root)
+        self._own = self._root / store.directory
+        self.index = Index()
+
+    def open(self) -> bytes:
+        """Create what is missing, list the files and enforce the limit; return the key."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self._root.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & OTHERS_WRITE:
+            raise PermissionError(0, "other users may write to it", str(self._root))
+        self._own.mkdir(mode=0o700, exist_ok=True)
+        with self._locked() as lock:
+            key = self._read_key()
+            _write_text(self._own / CHECKPOINT, self._store.checkpoint.encode())
+            _write_text(self._root / TAG, TAG_TEXT.encode())
+            self._make_room(lock, 0, count=True)
+        self.index = Index()
+        for path in self._own.iterdir():
+            if path.suffix == SUFFIX:
+                self.index.add(path.stem)
+        return key
+
+    def is_open(self) -> bool:
+        """True unless the directory was deleted since `open`."""
+        return (self._root / KEY).exists() and self._own.is_dir()
+
+    def reader(self, name: str) -> Reader:
+        """Open a file for reading. Raises `DamagedError` as well."""
+        return Reader(self._path(name), name)
+
+    @contextmanager
+    def writing(self, files: Sequence[tuple[str, int]]) -> Iterator[list["Writer"]]:
+        """Make room for those of `files` that are missing; yields a writer for each of them.
+
+        `files`: names and sizes [bytes]. There are no writers if there is never room for all.
+        """
+        missing = []
+        for name, size in files:
+            if self._path(name).exists():
+                self.index.add(name)
+            else:
+                missing.append((name, size))
+        if not missing:
+            yield []
+            return
+        with self._locked() as lock:
+            fits = self._make_room(lock, sum(size for _, size in missing))
+            yield [Writer(self, lock, name) for name, _ in missing] if fits else []
+
+    def write_one(self, lock: int, name: str, arrays: Named, state: str) -> None:
+        """Write a file under its temporary name, then give it its own."""
+        new = self._own / NEW
+        new.unlink(missing_ok=True)
+        try:
+            size = write(new, name, arrays, state)
+            _set_count(lock, (_get_count(lock) or 0) + size)
+            new.rename(self._path(name))
+        except BaseException:
+            with suppress(OSError):
+                new.unlink()
+            raise
+        self.index.add(name)
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        self.index.discard(name)
+        with suppress(FileNotFoundError):
+            self._path(name).unlink()
+
+    def touch(self, names: Sequence[str]) -> None:
+        """Record the use of files, in the order of their tokens.
+
+        The first ones count as used last: without them the others are useless.
+        """
+        now = time.time_ns()
+        for place, name in enumerate(names):
+            with suppress(FileNotFoundError):
+                os.utime(self._path(name), ns=(now - 1000 * place, now - 1000 * place))
+
+    def _path(self, name: str) -> Path:
+        return self._own / f"{name}{SUFFIX}"
+
+    def _read_key(self) -> bytes:
+        with suppress(FileNotFoundError):
+            key = (self._root / KEY).read_bytes()
+            if len(key) == KEY_BYTES:
+                return key
+        key = secrets.token_bytes(KEY_BYTES)
+        _write_text(self._root / KEY, key)
+        return key
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Wait for the lock; yields its file's descriptor."""
+        lock = os.open(self._root / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock
+        finally:
+            os.close(lock)
+
+    def _make_room(self, lock: int, size: int, *, count: bool = False) -> bool:
+        """Delete files until `size` bytes more are allowed; False if they never are.
+
+        `count`: True if the files are counted afresh in any case.
+        """
+        disk = os.statvfs(self._root)
+        free = disk.f_bavail * disk.f_frsize - self._least_free
+        if size > self._store.most_bytes:
+            return False
+        used = _get_count(lock)
+        if count or used is None or used + size > self._store.most_bytes or size > free:
+            files = sorted(self._files())
+            used = sum(size for _, size, _ in files)
+            for _, freed, path in files:
+                if used + size <= self._store.most_bytes and size <= free:
+                    break
+                path.unlink(missing_ok=True)
+                used, free = used - freed, free + freed
+                if path.parent == self._own:
+                    self.index.discard(path.stem)
+            _set_count(lock, used)
+        if size > free:
+            raise OSError(28, "less than 1 GiB would be free on the disk", str(self._root))
+        return True
+
+    def _files(self) -> Iterator[tuple[int, int, Path]]:
+        """Time of use, size and path of all prompts; unfinished files count as never used."""
+        for directory in self._root.iterdir():
+            if directory.is_symlink() or not directory.is_dir():
+                continue
+            for path in directory.iterdir():
+                with suppress(FileNotFoundError):
+                    found = path.stat(follow_symlinks=False)
+                    if path.name == NEW:
+                        path.unlink()
+                    elif path.suffix == SUFFIX:
+                        yield found.st_mtime_ns, found.st_size, path
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Permission to write one file."""
+
+    directory: Directory
+    lock: int
+    name: str
+
+    def write(self, arrays: Named, state: str) -> None:
+        """Write the file."""
+        self.directory.write_one(self.lock, self.name, arrays, state)
+
+
+def _get_count(lock: int) -> int | None:
+    """The size of all prompts [bytes]; None if the lock file does not hold it."""
+    text = os.pread(lock, 20, 0)
+    return int(text) if text.isdigit() else None
+
+
+def _set_count(lock: int, count: int) -> None:
+    os.pwrite(lock, f"{max(0, count):020d}".encode(), 0)
+
+
+def _write_text(path: Path, text: bytes) -> None:
+    """Write a small private file, unless it holds this already."""
+    with suppress(FileNotFoundError):
+        if path.read_bytes() == text:
+            return
+    new = path.with_name(f"{path.name}{NEW}")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text)
+    new.rename(path)

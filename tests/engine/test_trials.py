@@ -1,0 +1,67 @@
+"""Results of batching trials that a reload of the same files uses again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.core.protocol import LoadWeights
+from reconciler.core.records import LoadSpec, Progress, RequestedSettings
+from reconciler.core.settings import resolve
+from reconciler.engine import sockets, trials
+from reconciler.engine.engine import Engine
+from reconciler.engine.process import WorkerProcess
+from reconciler.engine.trials import Trials
+from reconciler.models.checkpoint import read_facts
+
+
+def test_results_belong_to_one_revision_of_a_checkpoint() -> None:
+    known = Trials()
+    known.remember("/a", "1", ("x",))
+    known.remember("/a", "1", ("y",))
+    known.remember("/a", "1", ())
+    assert known.passed("/a", "1") == ("x", "y")
+    assert known.passed("/a", "2") == known.passed("/b", "1") == ()
+    known.remember("/a", "2", ("z",))
+    assert known.passed("/a", "2") == ("z",)
+    assert known.passed("/a", "1") == ()
+
+
+def test_the_oldest_checkpoint_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "CHECKPOINTS", 2)
+    known = Trials()
+    for path in ("/a", "/b", "/a", "/c"):
+        known.remember(path, "1", ("x",))
+    assert [known.passed(path, "1") for path in ("/a", "/b", "/c")] == [("x",), (), ("x",)]
+
+
+@pytest.mark.long
+async def test_a_reload_of_the_same_files_does_not_repeat_the_trial(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[LoadWeights] = []
+    load_weights = WorkerProcess.load_weights
+
+    async def noted(self: WorkerProcess, command: LoadWeights, *rest: Any) -> Any:
+        commands.append(command)
+        return await load_weights(self, command, *rest)
+
+    monkeypatch.setattr(WorkerProcess, "load_weights", noted)
+    directory = sockets.prepare(tmp_path)
+    engine = Engine(directory, lambda _instance, _problem: None, spare=False)
+    checkpoint = read_facts((models / "tiny/llama").resolve())
+    resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
+
+    async def load() -> None:
+        def ignore(_: Progress) -> None: ...
+
+        await engine.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, ignore)
+
+    await load()
+    await engine.unload("a")
+    await load()
+    first, second = commands
+    assert first.together == ()
+    assert len(second.together) == 1
+    await engine.close()
+    sockets.remove(directory)
