@@ -98,8 +98,8 @@ def draft_step(config: EffectiveSettings) -> int:
 def draft_bytes(checkpoint: Checkpoint, config: EffectiveSettings, tokens: int) -> int:
     """Memory of the draft model for one request of so many tokens; 0 without one.
 
-    It reads a prompt while the model reads none, in the working memory of the model. Its KV cache is
-    not quantised.
+    It reads a prompt while the model reads none, in the working memory of the model. Its KV cache
+    is not quantised.
     """
     draft = checkpoint.draft
     if draft is None:
