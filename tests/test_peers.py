@@ -252,6 +252,7 @@ def test_the_table_has_a_ratio_or_a_reason_for_each_server() -> None:
     assert row.results(titles) == [
         Result("chat", "peer 2", "tokens/s", 4.0, 2.0, 2.0, 1.5, 2.5, 3),
     ]
+    assert row.values() == ["reconciler 4", "peer 2"]
     assert table([row, row], titles, {"absent": "not installed: no such package"}) == (
         "| measurement | reconciler 1 | peer 2 | other 3 |\n"
         "|---|---|---|---|\n"

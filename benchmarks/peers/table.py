@@ -21,6 +21,13 @@ class Row:
         """Ratios of reconciler to the others."""
         return self.measured.results(self.what, self.figure, self.unit, titles)
 
+    def values(self) -> list[str]:
+        """Median of each measured server."""
+        return [
+            f"{name} {median(turn[self.figure] for turn in turns):.3g}"
+            for name, turns in self.measured.turns.items()
+        ]
+
     def cells(self, titles: Mapping[str, str]) -> list[str]:
         """Value of each server, with the ratio of reconciler's to it."""
         ratios = {result.against: result for result in self.results(titles)}
