@@ -269,6 +269,15 @@ def test_there_is_no_ratio_to_nothing() -> None:
     assert Row("idle", "cpu", "s", measured).cells(titles) == ["1", "0"]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1494.6, "1,495"), (99.44, "99.4"), (0.0612, "0.0612")]
+)
+def test_values_are_shown_with_three_digits(value: float, shown: str) -> None:
+    measured = Measured()
+    measured.add("peer", {"memory": value})
+    assert Row("resident", "memory", "MB", measured).values() == [f"peer {shown}"]
+
+
 def test_without_reconciler_the_table_has_values_and_no_ratios() -> None:
     measured = Measured()
     measured.add("peer", {"speed": 2.0})
