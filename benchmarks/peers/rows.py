@@ -22,8 +22,8 @@ ROUNDS = {1: 4, 8: 1, 32: 1}
 """How often so many requests at a time are sent in one turn."""
 
 CONNECT_SECONDS = 0.002
-"""Time between connections: the socket of mlx_lm.server, as all of Python's `socketserver`, queues 5
-of them, and a system sends one that finds no place again after a second."""
+"""Time between connections: the socket of mlx_lm.server, as all of Python's `socketserver`, queues
+5 of them, and a system sends one that finds no place again after a second."""
 
 SYSTEM_PROMPT = SYSTEM[: len(SYSTEM) // 3]
 """About 200 tokens, which a CPU reads in seconds."""
@@ -143,6 +143,7 @@ def memory(models: Path, model: str) -> Callable[[Program], Awaitable[Figures]]:
             for server in servers:
                 async with Chat(server.url, server.model) as chat:
                     await chat.ask(fresh(PROMPT), NEW_TOKENS)
+                await calm(server)  # reconciler starts a spare worker
             trees = {server.tree for server in servers}
             return {"memory": sum(tree.memory() for tree in trees) / 1e6}
 
