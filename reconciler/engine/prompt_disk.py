@@ -5,7 +5,6 @@ lock: for a worker a missing file is one that was evicted.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,9 +13,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from reconciler.core.facts import Checkpoint
-from reconciler.core.prompt_store import CHECKPOINT, DIRECTORY_LENGTH, KEY, LOCK, PromptStore
-
-DIRECTORY = re.compile(rf"[0-9a-f]{{{DIRECTORY_LENGTH}}}")
+from reconciler.core.prompt_store import (
+    CHECKPOINT,
+    DIRECTORY,
+    DIRECTORY_LENGTH,
+    KEY,
+    LOCK,
+    TAG,
+    PromptStore,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,12 @@ class PromptDisk:
                     shutil.rmtree(directory)
 
     def clear(self) -> None:
-        """Remove all prompts, and the key of their names. Raises OSError."""
+        """Remove all prompts, and the key of their names. Raises OSError.
+
+        A directory that is not marked as one of prompts is left alone.
+        """
+        if not (self.root / TAG).exists():
+            return
         for directory in self._directories():
             if (directory / CHECKPOINT).exists():
                 shutil.rmtree(directory)
