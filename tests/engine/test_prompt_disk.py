@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.serve import _prompt_cache
-from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK
+from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, TAG
 from reconciler.engine.prompt_disk import PromptDisk
 
 
@@ -39,8 +39,11 @@ def test_nothing_is_removed_that_no_worker_made(tmp_path: Path) -> None:
     for name in (KEY, LOCK):
         (tmp_path / name).write_bytes(b"1")
     PromptDisk(tmp_path, 0).clear()
+    assert gone.exists()  # the directory is not marked
+    (tmp_path / TAG).write_bytes(b"1")
+    PromptDisk(tmp_path, 0).clear()
     assert not gone.exists()
-    assert {p.name for p in tmp_path.iterdir()} == {LOCK, *(path.name for path in staying)}
+    assert {p.name for p in tmp_path.iterdir()} == {LOCK, TAG, *(path.name for path in staying)}
     PromptDisk(tmp_path / "missing", 0).clear()
 
 
