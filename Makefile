@@ -43,11 +43,11 @@ test-long: install ## Storms and fuzzing
 soak: install ## Ten minutes of changes, faults and chats; fails where something leaks
 	$(BIN)/python -m tests.soak
 
-bench: install ## Measure, as ratios; less than ten minutes, 4 GB in /tmp; writes bench.json
-	$(BIN)/python -m benchmarks --json bench.json
+bench: install ## Measure, as ratios; ten minutes, 4 GB in /tmp; writes bench.json. PEERS=1: other servers
+	$(BIN)/python -m benchmarks $(if $(PEERS),--peers) --json bench.json
 
 bench-quick: install ## The same with small checkpoints, in less than a minute
-	$(BIN)/python -m benchmarks --quick
+	$(BIN)/python -m benchmarks $(if $(PEERS),--peers) --quick
 
 demo-model: install ## Train the demo's model anew; minutes, with OpenBLAS preloaded
 	$(BIN)/python -m reconciler.demo.train reconciler/demo/model

@@ -233,11 +233,12 @@ def _byte_letters() -> dict[int, str]:
 if __name__ == "__main__":
     models = Path(sys.argv[1])
     make("llama", models / "bench/tiny")
-    wide(models / "bench/wide")
-    worded(models / "bench/worded")
-    for name in MODELS:
-        agent(name, models / f"bench/agent-{name}")
     for name in MIDDLE:
         middle(name, models / f"bench/{name}-20m")
+    if "--peers" not in sys.argv:
+        wide(models / "bench/wide")
+        worded(models / "bench/worded")
+        for name in MODELS:
+            agent(name, models / f"bench/agent-{name}")
     if "--large" in sys.argv:
         large(models / "bench/large")

@@ -4,13 +4,17 @@ import asyncio
 import contextlib
 import socket
 import sys
+import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
+from benchmarks import usage
+from benchmarks.usage import Usage
 from reconciler.cli.client import Client
 from reconciler.cli.daemon import running
 
@@ -19,17 +23,61 @@ SETTLE_SECONDS = 0.3
 """Pause after a worker's socket appears, until it has printed its greeting."""
 
 
+CPUCLOCK_SCHED = 2
+"""Clock type in Linux's `MAKE_PROCESS_CPUCLOCK` (include/linux/posix-timers.h)."""
+
+
+def cpu(process: psutil.Process) -> float:
+    """CPU seconds of a process, without its children, since it started."""
+    if hasattr(time, "CLOCK_BOOTTIME"):  # Linux, where other counts have steps of 10 ms
+        return time.clock_gettime((~process.pid << 3) | CPUCLOCK_SCHED)
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def process_of(home: Path) -> psutil.Process:
+    """Process of the daemon that this process runs on `home`."""
+    (process,) = [p for p in psutil.Process().children() if str(home / "manifests") in p.cmdline()]
+    return process
+
+
 class Daemon:
     """HTTP client of a running daemon."""
 
     def __init__(self, client: Client, home: Path) -> None:
         self.url = client.url
+        self.process = process_of(home)
         self._client = client
+        mine = psutil.Process().children()
+        self._process = next(p for p in mine if str(home / "state") in p.cmdline())
         self._run = home / "state" / "run"
 
     async def post(self, path: str, body: Any) -> Any:
         """Send a POST; raises on an error."""
         return await self._client.post(path, body)
+
+    def usage(self) -> dict[int, Usage]:
+        """Resources used so far by each of its processes."""
+        return usage.of_tree(self._process)
+
+    async def first_token(self, model: str) -> None:
+        """Stream a completion until its first event."""
+        body = {"model": model, "prompt": "a", "max_tokens": 2, "stream": True}
+        async with (
+            aiohttp.ClientSession(raise_for_status=True) as session,
+            session.post(f"{self.url}/v1/completions", json=body) as reply,
+        ):
+            async for line in reply.content:
+                if line.startswith(b"data:"):
+                    return
+
+    async def until_nothing_is_loaded(self) -> None:
+        """Wait until all instances are idle."""
+        while True:
+            models = (await self._client.get("/api/v1/models"))["models"]
+            if not any(model["loaded_instances"] for model in models):
+                return
+            await asyncio.sleep(POLL_SECONDS)
 
     def sockets(self) -> list[Path]:
         """Sockets of the listening workers, the oldest first."""

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import aiohttp
 import psutil
 
+from benchmarks.daemon import cpu, process_of
 from benchmarks.measure import Result
 from reconciler.cli.daemon import running
 
@@ -27,9 +28,6 @@ and the complete rescan, every 30 s, may fall into some."""
 
 REQUESTS = 50
 APPEARING = 1_000
-
-CPUCLOCK_SCHED = 2
-"""Clock type in Linux's `MAKE_PROCESS_CPUCLOCK` (include/linux/posix-timers.h)."""
 
 PASS_SECONDS = 0.03
 GAP_SECONDS = 0.2
@@ -65,10 +63,7 @@ class Served:
 
     def cpu(self) -> float:
         """CPU seconds of the daemon alone since it started."""
-        if hasattr(time, "CLOCK_BOOTTIME"):  # Linux, where other counts have steps of 10 ms
-            return time.clock_gettime((~self.process.pid << 3) | CPUCLOCK_SCHED)
-        times = self.process.cpu_times()
-        return times.user + times.system
+        return cpu(self.process)
 
     async def get(self, path: str) -> bytes:
         """Body of a GET that must succeed."""
@@ -87,10 +82,7 @@ class Served:
 async def served(home: Path) -> AsyncIterator[Served]:
     """Run a daemon on `home`; yields it once it has scanned its manifests."""
     async with running(home) as client, aiohttp.ClientSession() as session:
-        (process,) = [
-            p for p in psutil.Process().children() if str(home / "manifests") in p.cmdline()
-        ]
-        daemon = Served(client.url, session, process)
+        daemon = Served(client.url, session, process_of(home))
         await daemon.post(f"/api/v1/sources/{quote(_source(home))}/sync", {})
         yield daemon
 

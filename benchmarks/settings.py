@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import _get_classes
 
+from reconciler.core.footprint import KV_BITS
 from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import EffectiveSettings
 from reconciler.demo import DEMO_MODEL
@@ -27,6 +28,7 @@ CONFIG = EffectiveSettings(
 )
 TURNS = 5
 PROMPT = 2048
+GENERATED = 32
 EXAMINED = 200
 
 LLAMA = {
@@ -74,12 +76,45 @@ def compare(sessions: dict[Any, Session], base: Any) -> dict[Any, tuple[float, f
     }
 
 
-def llama() -> Any:
+def llama(layers: int = 2, dtype: Any = mx.float32) -> Any:
     """A small llama with random weights."""
     model_class, args_class = _get_classes(LLAMA)
-    model = model_class(args_class.from_dict(LLAMA))
+    model = model_class(args_class.from_dict(LLAMA | {"num_hidden_layers": layers}))
+    model.set_dtype(dtype)
     mx.eval(model.parameters())
     return model
+
+
+def with_answer(session: Session, turn: int) -> tuple[float, float, float]:
+    """Peak bytes of a long prompt, its CPU seconds, and those of generating `GENERATED` tokens."""
+    prompt = [turn % 300] + [7] * (PROMPT // 2 - 1)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before, begin = mx.get_active_memory(), time.process_time()
+    session.generate(prompt, 1)
+    peak, read = mx.get_peak_memory() - before, time.process_time()
+    session.generate(prompt, GENERATED)  # its KV cache is kept
+    return peak, read - begin, time.process_time() - read
+
+
+def quantized(dtype: Any) -> dict[int | None, tuple[float, ...]]:
+    """Ratios of KV cache, peak memory, prefill and generation to those without quantisation."""
+    model = llama(layers=6, dtype=dtype)
+    sessions = {
+        bits: Session(model, replace(CONFIG, kv_cache_bits=bits)) for bits in (None, *KV_BITS)
+    }
+    turns = [
+        {bits: with_answer(session, turn) for bits, session in sessions.items()}
+        for turn in range(TURNS + 1)
+    ]
+    kept = {bits: session.kept_bytes for bits, session in sessions.items()}  # of the same prompts
+    return {
+        bits: (
+            kept[bits] / kept[None],
+            *(median(t[bits][n] / t[None][n] for t in turns[1:]) for n in range(3)),
+        )
+        for bits in sessions
+    }
 
 
 def right(model: Model, name: str) -> int:
@@ -148,6 +183,20 @@ def main() -> None:
         for number, (seconds, _) in compare(experts, 2).items()
     ]
     print_table(("num_experts", "time", "right answers"), widths)
+
+    answers = {}
+    for bits in (None, *KV_BITS):
+        config = replace(CONFIG, context_length=4096, num_experts=2, kv_cache_bits=bits)
+        taught.open(f"{bits} bits", OpenSession(config))
+        answers[bits] = f"{right(taught, f'{bits} bits')} of {EXAMINED}"
+    for dtype in (mx.float32, mx.bfloat16):
+        rows = [
+            (str(bits), *(f"{ratio:.2f}" for ratio in ratios), answers[bits])
+            for bits, ratios in quantized(dtype).items()
+        ]
+        head = ("kv_cache_bits", "KV cache", "peak memory", "prefill", "generation")
+        print(dtype)
+        print_table((*head, "right answers in float32"), rows)
 
 
 if __name__ == "__main__":

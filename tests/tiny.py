@@ -93,9 +93,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def config(name: str) -> dict[str, Any]:
+    """The config.json of the checkpoint `name`, a key of CONFIGS."""
+    return _BASE | CONFIGS[name]
+
+
 def make(name: str, directory: Path) -> None:
     """Write the checkpoint `name`, a key of CONFIGS, into `directory`."""
-    write(_BASE | CONFIGS[name], directory, bits=4 if name.endswith("-4bit") else None)
+    write(config(name), directory, bits=4 if name.endswith("-4bit") else None)
 
 
 def write(config: dict[str, Any], directory: Path, bits: int | None = None) -> None:

@@ -33,6 +33,7 @@ from reconciler.host import boot, looks, node
 from reconciler.host.run import run_program
 from reconciler.models.catalog import Catalog
 from reconciler.models.places import Directory, HubCache, LMStudio
+from reconciler.models.read_ahead import ReadAhead
 from reconciler.sources.directory import DirectorySource
 from reconciler.sources.git import Following, GitSource
 from reconciler.store import Store, StoreError, UnwritableError
@@ -170,6 +171,7 @@ async def _serve(
         labels=node.labels(node.facts(run_program), options.labels),
         boot_id=boot.boot_id(run_program),
         memory=options.memory,
+        read_ahead=ReadAhead(),
     )
     app = build(
         controller,
@@ -239,8 +241,9 @@ def _token(options: Options) -> str | None:
 
 def _check_names(options: Options) -> None:
     """Raise `click.ClickException` if a directory's name is not UTF-8: JSON cannot hold it."""
+    prompts = options.prompts.root if options.prompts else None
     places = (options.state, options.hub_cache, options.lm_studio, *options.models)
-    for place in (*places, options.manifests):
+    for place in (*places, options.manifests, prompts):
         try:
             str(place).encode()
         except UnicodeEncodeError:

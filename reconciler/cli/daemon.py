@@ -28,6 +28,7 @@ async def running(home: Path) -> AsyncIterator[Client]:
             *("--hub-cache", str(home / "hub")),
             *("--lm-studio", str(home / "lmstudio")),
             *("--state", str(home / "state")),
+            *("--prompt-cache", str(home / "prompts")),
             stdout=PIPE,
             stderr=log,
             env={

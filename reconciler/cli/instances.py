@@ -26,6 +26,11 @@ from reconciler.cli.settings import body, settings
     multiple=True,
     help="Additional name of the instance in requests; repeatable.",
 )
+@click.option(
+    "--warm/--no-warm",
+    default=None,
+    help="Keep the model's files in the page cache while it is unloaded.",
+)
 @text_or_data
 @asks
 async def load(
@@ -34,11 +39,14 @@ async def load(
     model: str,
     name: str | None,
     aliases: tuple[str, ...],
+    warm: bool | None,
     form: str,
     **asked: Any,
 ) -> None:
     """Load MODEL, or join an instance that is already loaded; it stays loaded until `unload`."""
     sent = body(model, name, asked) | ({"aliases": aliases} if aliases else {})
+    if warm is not None:
+        sent["warm"] = warm
     answer = await loaded(client, sent)
     if form != "text":
         show_data(answer, form)
@@ -82,8 +90,9 @@ async def unload(client: Client, *, names: tuple[str, ...]) -> None:
 
 
 def config_text(config: Any) -> str:
-    """Settings as text for people."""
-    return ", ".join(f"{key} {_word(value)}" for key, value in config.items())
+    """Settings as text for people, without those that are off (null)."""
+    found = (f"{key} {_word(value)}" for key, value in config.items() if value is not None)
+    return ", ".join(found)
 
 
 def _word(value: object) -> str:

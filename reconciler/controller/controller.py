@@ -22,6 +22,7 @@ from reconciler.controller.resolver import CheckpointResolver
 from reconciler.controller.routing import Availability, Router
 from reconciler.controller.source_sync import Source, SourceError, SourceSync
 from reconciler.controller.state import RecordView
+from reconciler.controller.warming import Reader, Warming
 from reconciler.core.absorb import NO_LABELS
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.events import LogLine
@@ -64,13 +65,15 @@ class Controller:
         labels: Mapping[str, str] = NO_LABELS,
         boot_id: str = "",
         memory: MemoryPolicy | None = None,
+        read_ahead: Reader | None = None,
     ) -> None:
         """Wire the parts together; nothing starts before `start`.
 
         `jit`: True if a request for a model without a record loads it. Models are downloaded to
         `hub_cache`. `labels` are this node's, matched by the node selectors of manifests.
         `boot_id` identifies this boot of the machine; empty if unknown.
-        `memory` sets the memory budget and the eviction policy.
+        `memory` sets the memory budget and the eviction policy. `read_ahead` reads the files of
+        records that are kept warm; None: nothing does.
         """
         self.labels = labels
         self._clock = clock or SystemClock()
@@ -99,6 +102,14 @@ class Controller:
         self.removal = Removal(
             self._registry, self._lookups, self._engine, self.downloads, hub_cache
         )
+        self._warming = Warming(
+            self._registry,
+            self._lookups,
+            self._clock,
+            lambda: {instance.checkpoint for instance in self._engine.instances()},
+            lambda: bool(self._reconciler.running),
+        )
+        self._read_ahead = read_ahead
         self._tasks: list[asyncio.Task[None]] = []
         self._boot_id = boot_id
         self._evicts = policy.evict_idle
@@ -108,6 +119,8 @@ class Controller:
         """Load the stored records and start to reconcile. Raises `UnwritableError`."""
         self._registry.open({HTTP, *(feed.name for feed in self._feeds)}, self._boot_id)
         runners = [self._reconciler.run(), *(feed.run() for feed in self._feeds)]
+        if self._read_ahead is not None:
+            runners.append(self._warming.run(self._read_ahead))
         self._tasks = [asyncio.create_task(runner) for runner in runners]
 
     async def close(self, at_once: asyncio.Event | None = None) -> None:

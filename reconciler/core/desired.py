@@ -80,6 +80,7 @@ def decide(
             request.adapter,
             idle_ttl_seconds=request.idle_ttl_seconds,
             aliases=request.aliases or (),
+            warm=bool(request.warm),
             prompt_lookup=request.prompt_lookup is not False,
             draft_model=request.draft_model,
         )
@@ -183,6 +184,8 @@ def agrees(view: View, request: LoadRequest) -> bool:
         return False
     if request.aliases not in (None, view.record.spec.aliases):
         return False
+    if request.warm not in (None, view.record.spec.warm):
+        return False
     spec = view.record.spec
     if _drafting(spec, request) != (spec.prompt_lookup, spec.draft_model):
         return False
@@ -261,6 +264,7 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         adapter=adapter,
         idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,
         aliases=spec.aliases if request.aliases is None else request.aliases,
+        warm=spec.warm if request.warm is None else request.warm,
         prompt_lookup=lookup,
         draft_model=draft,
     )

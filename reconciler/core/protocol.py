@@ -193,7 +193,7 @@ class OpenSession:
     adapter: Adapter | None = None
     """Applied to the weights for this session only."""
     prompts: PromptStore | None = None
-    """Where its prompts are kept on disk; None: nowhere."""
+    """Location of its prompts on disk; None: none are kept."""
     prompt_lookup: bool = True
     """Draft tokens by copying from the text."""
     draft: Draft | None = None

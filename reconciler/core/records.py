@@ -107,6 +107,8 @@ class LoadSpec:
     """Nodes that the record is meant for; empty: all."""
     aliases: tuple[str, ...] = ()
     """Other names under which it serves requests."""
+    warm: bool = False
+    """Keep the model's files in the page cache while no instance is loaded."""
     prompt_lookup: bool = True
     """Draft tokens of requests that run alone by copying from their text."""
     draft_model: str | None = None
@@ -166,6 +168,8 @@ class LoadRequest:
     adapter: str | None = None
     aliases: tuple[str, ...] | None = None
     """Other names of the record; None: not sent."""
+    warm: bool | None = None
+    """None: not sent."""
     prompt_lookup: bool | None = None
     draft_model: str | None = None
 

@@ -178,6 +178,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
         defaults=read_defaults(defaults),
         adapter=body.get("adapter"),
         aliases=tuple(body["aliases"]) if "aliases" in body else None,
+        warm=body.get("warm"),
         prompt_lookup=body.get("prompt_lookup"),
         draft_model=body.get("draft_model"),
     )
@@ -198,6 +199,7 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
         download=spec.get("download", "never"),
         node_selector=selector.selector(spec.get("node_selector", ())),
         aliases=tuple(spec.get("aliases", ())),
+        warm=spec.get("warm", False),
         prompt_lookup=spec.get("prompt_lookup", True),
         draft_model=spec.get("draft_model"),
     )
@@ -229,6 +231,7 @@ OTHERS = (
     "update_strategy",
     "idle_ttl_seconds",
     "download",
+    "warm",
 )
 """Keys of a spec besides model, config and defaults; omitted if they equal their defaults."""
 

@@ -1,10 +1,9 @@
-"""The daemon's side of prompts on disk: where each session's are, their size, and their removal.
+"""The daemon's side of prompts on disk: their location, size and removal.
 
 Workers write and read the files, and keep the limit (`worker/disk`). Removing files here needs no
 lock: for a worker a missing file is one that was evicted.
 """
 
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,9 +12,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from reconciler.core.facts import Checkpoint
-from reconciler.core.prompt_store import CHECKPOINT, DIRECTORY_LENGTH, KEY, LOCK, PromptStore
-
-DIRECTORY = re.compile(rf"[0-9a-f]{{{DIRECTORY_LENGTH}}}")
+from reconciler.core.prompt_store import (
+    CHECKPOINT,
+    DIRECTORY,
+    DIRECTORY_LENGTH,
+    KEY,
+    LOCK,
+    TAG,
+    PromptStore,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class PromptDisk:
     """Maximum size of all prompts; 0: none are kept."""
 
     def store(self, checkpoint: Checkpoint, fingerprint: str) -> PromptStore | None:
-        """Where the prompts of a checkpoint are; None if none are kept.
+        """Location of the prompts of a checkpoint; None if none are kept.
 
         `fingerprint`: state of the checkpoint's files when its weights were read.
         """
@@ -52,7 +57,12 @@ class PromptDisk:
                     shutil.rmtree(directory)
 
     def clear(self) -> None:
-        """Remove all prompts, and the key of their names. Raises OSError."""
+        """Remove all prompts, and the key of their names. Raises OSError.
+
+        A directory that is not marked as one of prompts is left alone.
+        """
+        if not (self.root / TAG).exists():
+            return
         for directory in self._directories():
             if (directory / CHECKPOINT).exists():
                 shutil.rmtree(directory)

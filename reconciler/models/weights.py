@@ -91,7 +91,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises `FaultyFileError`; OSError or ValueError if the directory cannot be read.
     """
-    shards = [path / name for name in names_in(path) if _MODEL.fullmatch(name)]
+    shards = shards_of(path)
     if not shards:
         raise FaultyFileError(path, _none(path))
     tensors: dict[str, Tensor] = {}
@@ -111,6 +111,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         more = f" and {count - len(first)} more" if count > len(first) else ""
         raise FaultyFileError(path, f"incomplete: {', '.join(first)}{more} missing")
     return tensors
+
+
+def shards_of(path: Path) -> list[Path]:
+    """Weight files in a directory, sorted. Raises OSError or ValueError as `names_in`."""
+    return [path / name for name in names_in(path) if _MODEL.fullmatch(name)]
 
 
 def _none(path: Path) -> str:

@@ -53,10 +53,10 @@ def whole(
     """Compute attention in one piece.
 
     queries: (batch, heads, L, width); keys, values: (batch, key-value heads, S, width), where
-    heads is a multiple of key-value heads; both may be `Quantized`. mask: None, "causal" (the last query sees all keys),
-    or an array that broadcasts to (batch, heads, L, S): boolean, true if the query sees the key, or
-    numbers that are added to the scores. sinks: (heads,), a score per head that takes part in the
-    softmax and has no value.
+    heads is a multiple of key-value heads; both may be `Quantized`. mask: None, "causal" (the last
+    query sees all keys), or an array that broadcasts to (batch, heads, L, S): boolean, true if the
+    query sees the key, or numbers that are added to the scores. sinks: (heads,), a score per head
+    that takes part in the softmax and has no value.
     """
     heads, length = queries.shape[1:3]
     kv_heads, total = keys.shape[1:3]

@@ -9,6 +9,7 @@ from typing import Any
 
 from reconciler.core.dialects import Dialect
 from reconciler.core.protocol import NO_CONTEXT, NO_LEASE, Lease, RequestContext
+from reconciler.worker import mailbox
 from reconciler.worker.admission import admitting, session_of
 from reconciler.worker.choices import Choice, choices, prepare, repeats
 from reconciler.worker.constraints.asked import Constraint
@@ -221,11 +222,11 @@ class Completion:
     def _listen(self, choice: Choice) -> None:
         """Forward the events of a choice from the MLX thread to this event loop."""
         body, request, mask = self.body, choice.request, choice.mask
-        loop = asyncio.get_running_loop()
+        post = mailbox.of_running_loop().post
         unsent: list[Item] = []
 
         def put(news: News) -> None:
-            loop.call_soon_threadsafe(self._news.put_nowait, (choice, news))
+            post(self._news.put_nowait, (choice, news))
 
         def emit(token: int, end: str | None, logprobs: Any) -> None:
             self.timing.note_token()

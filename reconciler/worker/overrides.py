@@ -7,7 +7,7 @@ All of it runs on the MLX thread.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -109,6 +109,7 @@ def install() -> None:
         update = vars(kind).get("update_and_fetch") if isinstance(kind, type) else None
         if update is not None:
             setattr(kind, "update_and_fetch", _updating(update))  # noqa: B010  mypy does not know the attribute
+    setattr(cache.BatchKVCache, "make_mask", _masking(cache.BatchKVCache.make_mask))  # noqa: B010
 
 
 def _attend(
@@ -132,7 +133,10 @@ def _compute(
     if _watching is not None:
         _watching.attention.add(overrides.flash_attention)
         _watching.kv_on_gpu.add(gpu)
-    if overrides.flash_attention and gpu:
+    # For one query, MLX's CPU backend runs the operations of `attention.whole`, without Python.
+    # Its computation with sinks takes more memory than ours.
+    fused = gpu or (q.shape[2] == 1 and more.get("sinks") is None)
+    if overrides.flash_attention and fused:
         return _fused(q, k, v, scale=scale, mask=mask, **more)
     compute = attention.tiled if overrides.flash_attention else attention.whole
     return compute(q, k, v, scale=scale, mask=mask, sinks=more.get("sinks"))
@@ -186,13 +190,28 @@ def _updating(original: Callable[..., Any]) -> Callable[..., Any]:
     return update_and_fetch
 
 
-@contextmanager
-def _device(overrides: Overrides) -> Iterator[None]:
-    if overrides.kv_on_gpu or not on_gpu():
-        yield
-    else:
-        with mx.stream(mx.cpu):
-            yield
+_HERE = nullcontext()
+"""No change of device; made once, as it is entered several times for each layer and token."""
+
+
+def _device(overrides: Overrides) -> AbstractContextManager[object]:
+    return _HERE if overrides.kv_on_gpu or not on_gpu() else mx.stream(mx.cpu)
+
+
+def _masking(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Omit the mask of a batch of one request for one token, as the cache of a single prompt does.
+
+    Padding makes prompts as long as the longest, so the mask of the only one hides nothing. MLX
+    takes longer with it, most of all on the CPU.
+    """
+
+    def make_mask(self: Any, length: int, *args: Any, **kwargs: Any) -> Any:
+        plain = not any(args) and not any(kwargs.values())
+        if _current is not None and plain and length == 1 and self.left_padding.size == 1:
+            return None
+        return original(self, length, *args, **kwargs)
+
+    return make_mask
 
 
 def on_gpu() -> bool:

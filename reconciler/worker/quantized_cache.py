@@ -18,7 +18,7 @@ from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 from reconciler.core.footprint import KV_GROUP
 
 
-class QuantizedKVCache(CacheList):
+class QuantizedKVCache(CacheList):  # type: ignore[misc]
     """KV cache of one layer, of one request or of a batch."""
 
     def __init__(self, bits: int, parts: Sequence[Any] = ()) -> None:

@@ -1,6 +1,7 @@
 """Build mlx-lm's sampler and logits processors from a request's sampling parameters."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -38,7 +39,9 @@ def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Ca
     threshold = XTC_THRESHOLD if threshold is None else threshold
     if threshold > XTC_MOST:
         xtc = 0.0
-    if asked.seed is None or temperature == 0:
+    if temperature == 0 or (asked.seed is None and not xtc):
+        return _shared(temperature, top_p, min_p, top_k)
+    if asked.seed is None:
         made: Callable[[Any], Any] = make_sampler(
             temperature,
             top_p,
@@ -64,6 +67,17 @@ def sampler(asked: Sampling, vocabulary: int, special: Sequence[int] = ()) -> Ca
         return mx.random.categorical(logprobs / temperature, key=next_key())
 
     return Seeded(asked.seed, draw)
+
+
+@lru_cache(maxsize=256)
+def _shared(temperature: float, top_p: float, min_p: float, top_k: int) -> Callable[[Any], Any]:
+    """Build a sampler, the same one for the same parameters: if all requests of a batch have it,
+    mlx-lm samples all their tokens in one call. Each row has random numbers of its own.
+
+    XTC draws one random number per call, so samplers with it are not shared.
+    """
+    made: Callable[[Any], Any] = make_sampler(temperature, top_p, min_p, top_k=top_k)
+    return made
 
 
 def is_greedy(asked: Sampling) -> bool:

@@ -22,7 +22,7 @@ from reconciler.worker import company, observing, overrides, random_state
 from reconciler.worker.batch import Batch
 from reconciler.worker.disk.restoring import Post, Restoring
 from reconciler.worker.disk.store import Make, Scope
-from reconciler.worker.generators import Batching
+from reconciler.worker.generators import Batching, Generated
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.pending import Request, Score, unasked
@@ -298,6 +298,8 @@ class Session:
         self._admit()
 
     def _count(self, prompt: int, completion: int, cached: int = 0, disk: int = 0) -> None:
+        if not prompt + completion:
+            return
         before = self.usage
         self.usage = replace(
             before,
@@ -350,7 +352,7 @@ class Session:
             random_state.renew()
             for request in self._batch.restart():
                 request.fail(error)
-        if self._scoring:
+        if self._scoring and scored:
             self._score(scored)
         self._admit()
 
@@ -367,16 +369,17 @@ class Session:
         for piece in pieces:
             if self._batch.note_read(piece):
                 self._trim()
+        running, ended = self._batch.running, list[Generated]()
+        self._count(0, sum(running[one.uid].counted for one in tokens))
         for one in tokens:
-            request = self._batch.running[one.uid]
+            request = running[one.uid]
             request.left -= 1
             request.emitted += 1
-            if request.counted:
-                self._count(0, 1)
-                if request.emitted == 1:
-                    self._count_first(request)
+            if request.counted and request.emitted == 1:
+                self._count_first(request)
             request.generated.append(one.token)
-            end = one.finish_reason or self._end_of_room(request)
+            others = len(running) - len(ended) - 1
+            end = one.finish_reason or self._end_of_room(request, others)
             try:
                 request.emit(one.token, end, one.logprobs)
             except Exception as error:  # noqa: BLE001  only this request fails
@@ -384,16 +387,18 @@ class Session:
                 request.fail(error)
                 continue
             if one.finish_reason is not None:
-                self._batch.finish(one)
-                self._trim()
+                ended.append(one)
             elif end is not None:
                 self._batch.leave(request)
                 self._trim()
+        for one in ended:  # after all tokens are passed on: saving a cache may wait for MLX
+            self._batch.finish(one)
+            self._trim()
         self._grow()
 
-    def _end_of_room(self, request: Request) -> str | None:
+    def _end_of_room(self, request: Request, others: int) -> str | None:
         """End a request without a limit that runs alone, if its memory was recalled."""
-        if request.max_tokens or request.length < request.reserved or len(self._batch.running) > 1:
+        if request.max_tokens or request.length < request.reserved or others:
             return None
         return "length" if request.length >= self.kv_budget.most_tokens() else None
 

@@ -21,6 +21,7 @@ KEYS = {
     "flash_attention",
     "num_experts",
     "offload_kv_cache_to_gpu",
+    "kv_cache_bits",
 }
 
 

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from reconciler.core.footprint import KV_BITS
+from reconciler.worker import overrides
+from tests import tiny
 from tests.conftest import CHECKPOINTS
 from tests.daemon.test_estimates import miss
 from tests.support import Daemon, Home
@@ -47,3 +51,23 @@ def test_an_estimate_with_full_attention_and_small_steps_is_close_to_the_measure
     model = "openai/gpt-oss-20b"
     assert miss(shared, model, 4096, flash_attention=False) == ""
     assert miss(shared, model, 4096, eval_batch_size=64) == ""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with a llama whose KV cache can be quantised and is a large part of its memory."""
+    root = tmp_path_factory.mktemp("wide")
+    more = {"head_dim": 64, "num_key_value_heads": 4, "num_hidden_layers": 6}
+    tiny.write(tiny.config("llama") | more, root / "models/wide/llama")
+    with Daemon(Home(root / "home", root / "models")) as daemon:
+        yield daemon
+
+
+@pytest.mark.long
+@pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
+@pytest.mark.parametrize("flash", [True, False])
+@pytest.mark.parametrize("bits", [None, *KV_BITS])
+def test_an_estimate_with_a_quantised_cache_is_close_to_the_measured_peak(
+    wide: Daemon, bits: int | None, *, flash: bool
+) -> None:
+    assert miss(wide, "wide/llama", 1500, kv_cache_bits=bits, flash_attention=flash) == ""

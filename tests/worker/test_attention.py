@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 from reconciler.core.footprint import TILE
-from reconciler.worker import attention
+from reconciler.worker import attention, overrides
 
 TOLERANCE = {mx.float32: 2e-5, mx.bfloat16: 2e-2, mx.float16: 4e-3}
 
@@ -64,6 +64,20 @@ def test_full_and_tiled_attention_agree_with_mlx(dtype: Any, heads: int, kv_head
                 assert got.dtype == dtype
                 difference = float(mx.abs(got - expected).max())
                 assert difference < TOLERANCE[dtype], (name, length, total, sunk, way)
+
+
+@pytest.mark.skipif(overrides.on_gpu(), reason="a GPU has a kernel of its own")
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+def test_mlx_computes_attention_of_one_query_as_ours_bit_by_bit(dtype: Any) -> None:
+    mx.random.seed(0)
+    for kv_heads, total in itertools.product((1, 2, 4), (1, 40, 300)):
+        q = mx.random.normal((3, 4, 1, 8)).astype(dtype)
+        k = mx.random.normal((3, kv_heads, total, 8)).astype(dtype)
+        v = mx.random.normal((3, kv_heads, total, 8)).astype(dtype)
+        for name, mask in masks(3, 4, 1, total, dtype).items():
+            ours = attention.whole(q, k, v, scale=0.25, mask=mask)
+            theirs = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.25, mask=mask)
+            assert mx.array_equal(ours, theirs).item(), (name, kv_heads, total)
 
 
 def test_a_fully_masked_query_does_not_give_nan() -> None:

@@ -87,8 +87,8 @@ async def test_a_preempted_answer_resumes_where_it_was(models: Path) -> None:
         session = one.model.session("1")
         moved: list[int] = []
 
-        def step() -> None:
-            advance()
+        def step(most: int) -> None:
+            advance(most)
             for request in list(session._batch.running.values()):
                 if request.processors and len(request.generated) == 5 and len(moved) < 3:
                     moved.append(request.emitted)

@@ -10,7 +10,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 from mlx_lm.utils import load_model
 
-from reconciler.worker import generators
+from reconciler.worker import generators, overrides
 from reconciler.worker.generators import Batching, Generated, Generator, Job, Read
 
 PROMPT = [9, 8, 7, 6, 5] * 6
@@ -70,6 +70,42 @@ def test_no_forward_pass_begins_after_the_last_token(
     computed.clear()
     run(make(llama, kind), Job([[1, 2]], 1), Job([[1, 2]], 3))
     assert computed[-1] == (1, 1), "the longer one goes on alone"
+
+
+class Watched:
+    """A model that records the padding and the mask of a batch whenever it computes one token."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.seen: list[tuple[list[int], bool]] = []
+
+    def __call__(self, inputs: Any, cache: Any) -> Any:
+        if inputs.shape[1] == 1:
+            self.seen.append((cache[0].left_padding.tolist(), cache[0].make_mask(1) is not None))
+        return self._model(inputs, cache=cache)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+@pytest.mark.parametrize("kind", [Batching.TOGETHER, Batching.READ_APART])
+def test_the_only_request_of_a_batch_has_no_padding_and_no_mask(llama: Any, kind: Batching) -> None:
+    overrides.install()
+    prompts = [PROMPT, PROMPT[:3], [7] * 17]
+    alone = [
+        run(make(llama, kind), Job([prompt], n))[0][0]
+        for prompt, n in zip(prompts, (4, 9, 6), strict=True)
+    ]
+    watched = Watched(llama)
+    settings = overrides.Overrides(flash_attention=True, kv_on_gpu=overrides.on_gpu())
+    generator = make(overrides.ModelWithOverrides(watched, settings), kind)
+    jobs = [Job([prompt], n) for prompt, n in zip(prompts, (4, 9, 6), strict=True)]
+    together, _ = run(generator, *jobs)
+    assert [tokens(one) for one in together] == [tokens(one) for one in alone]
+    single = [one for one in watched.seen if len(one[0]) == 1]
+    assert single, "the shortest prompt has the longest answer, and goes on alone"
+    assert all(one == ([0], False) for one in single)
+    assert any(max(padding) > 0 and masked for padding, masked in watched.seen)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -160,3 +160,21 @@ class TestEnds:
             assert len(tokens) >= max(least, 1)
             assert end not in tokens[:least]
             assert tokens[: min(2, len(tokens))] == whole[: min(2, len(tokens))]
+
+
+def test_requests_with_the_same_parameters_share_a_sampler_unless_they_draw_apart() -> None:
+    def made(**keys: Any) -> Any:
+        return sampling.sampler(Sampling(**keys), VOCABULARY)
+
+    for shared in ({}, {"temperature": 0}, {"temperature": 0.7, "top_p": 0.9, "top_k": 40}):
+        assert made(**shared) is made(**shared)
+    assert made(temperature=0.7) is not made(temperature=0.8)
+    assert made(top_k=0) is made(top_k=VOCABULARY)
+    for apart in ({"seed": 1}, {"xtc_probability": 0.5}):
+        assert made(**apart) is not made(**apart)
+
+
+def test_rows_that_share_a_sampler_are_drawn_independently() -> None:
+    sample = sampling.sampler(Sampling(temperature=2), VOCABULARY)
+    rows = sample(mx.repeat(logprobs(), 32, axis=0)).tolist()
+    assert len(set(rows)) > 8

@@ -153,7 +153,8 @@ def join(template: Sequence[Any], stored: Stored) -> list[Any]:
 def _join(empty: Any, path: str, stored: Stored, states: dict[str, Any]) -> Any:
     if isinstance(empty, CacheList):
         inner = enumerate(empty.caches)
-        return CacheList(*(_join(one, f"{path}.{at}", stored, states) for at, one in inner))
+        empty.caches = tuple(_join(one, f"{path}.{at}", stored, states) for at, one in inner)
+        return empty
     if path in states:
         return type(empty).from_state(_decode(states[path], stored.whole))
     if not isinstance(empty, ROW_KINDS):

@@ -321,7 +321,7 @@ def _file(parts: layout.Parts, block: int, *, ends: bool) -> tuple[Named, str]:
 
 
 class _Collected:
-    """What was read of the files of a prefix."""
+    """Arrays read from the files of a prefix."""
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens

@@ -101,7 +101,7 @@ class OutputParser:
         in OpenAI's form; without any there are no calls. `continues`: True if the completion
         continues a message, so that a leading space is part of it.
         """
-        self._tokenizer = tokenizer
+        self._token_of = tokenizer.convert_ids_to_tokens  # the wrapper's lookup of it is slow
         self._detokenizer = tokenizer.detokenizer
         if continues and "text" in vars(self._detokenizer):
             # mlx-lm's detokenizers with a `text` drop a leading space.
@@ -127,7 +127,7 @@ class OutputParser:
         mlx-lm's detokenizers raise on most of the missing ids, which would fail the completion.
         """
         try:
-            return self._tokenizer.convert_ids_to_tokens(token) is not None
+            return self._token_of(token) is not None
         except (IndexError, KeyError):
             return False
 

@@ -1,0 +1,1 @@
+"""Other servers for MLX models, measured beside reconciler: `python -m benchmarks --peers`."""
