@@ -5,9 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
@@ -28,8 +26,6 @@ from benchmarks.peers import run as peers
 from benchmarks.peers.install import cache
 from benchmarks.peers.table import table as peers_table
 
-T = TypeVar("T")
-
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One or two minutes: small checkpoints, few turns.")
@@ -45,6 +41,8 @@ def main(*, quick: bool, file: Path | None, others: bool, only: tuple[str, ...])
     """Measure, and print a table."""
     if only and not others:
         raise click.UsageError("--only is an option of --peers.")
+    # As Ctrl-C does: end what was started, and remove its files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # A short path, since the workers' sockets are below it.
     with tempfile.TemporaryDirectory(prefix="reconciler-bench-", dir="/tmp") as directory:
         home = Path(directory).resolve()
@@ -64,20 +62,10 @@ def main(*, quick: bool, file: Path | None, others: bool, only: tuple[str, ...])
 def _peers(models: Path, only: frozenset[str], *, quick: bool) -> list[Result]:
     """Compare with other servers, and print their table."""
     found, skipped = peers.programs(cache())
-    rows = asyncio.run(_ended_by_sigterm(peers.run(found, models, only, quick=quick)))
+    rows = asyncio.run(peers.run(found, models, only, quick=quick))
     titles = {name: program.title for name, program in found.items()}
     click.echo(peers_table(rows, titles, skipped))
     return [result for row in rows for result in row.results(titles)]
-
-
-async def _ended_by_sigterm(run: Coroutine[None, None, T]) -> T:
-    """Run to the end; SIGTERM cancels, so that no server is left behind."""
-    task = asyncio.ensure_future(run)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise SystemExit("cancelled") from None
 
 
 async def _run(home: Path, models: Path, *, quick: bool) -> list[Result]:

@@ -1,23 +1,17 @@
-"""Longest gap of a running stream while another client's prompt of 2,500 words is read.
+"""Longest gap of a running stream while another client's long prompt is read.
 
-A prompt of another request is sent to a server that is generating a stream; its time to the first
-token is measured as well.
+`make bench --peers` compares more servers; here the two sides take turns.
 """
 
 import asyncio
-import itertools
-import json
-import time
-from collections.abc import AsyncIterator
+import contextlib
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import aiohttp
 
 from benchmarks.daemon import Daemon, mlx_lm_server
 from benchmarks.measure import Result, summary
+from benchmarks.peers.client import Answer, Chat
+from benchmarks.peers.rows import long_prompt
 
 MODELS = {"llama": "llama", "gpt_oss": "gpt_oss: sliding windows, experts"}
 """Titles by checkpoint; each has 20 million parameters."""
@@ -35,80 +29,31 @@ MOST = 4000
 FIRST = 16
 """Tokens of the prompt's answer: the first ones may be incomplete characters, without text."""
 
-TEXTS = ("content", "reasoning_content", "reasoning")
-"""Keys of a delta that hold text."""
-
-_serial = itertools.count()
-
 
 @dataclass(frozen=True)
 class Pauses:
     """Seconds of one round."""
 
     longest: float
-    """Longest gap from then until the prompt's first token."""
+    """Longest gap of the stream until the prompt's first token."""
     first_token: float
     """Time to the prompt's first token."""
 
 
-def body(model: str, words: int, most: int) -> dict[str, Any]:
-    """Request of a stream, whose prompt of so many words has a beginning of its own."""
-    text = f"{next(_serial)} begins. " + "The daemon keeps each model loaded. " * (words // 6)
-    messages = [{"role": "user", "content": text}]
-    return {"model": model, "messages": messages, "max_tokens": most, "stream": True} | {
-        "temperature": 0,
-        # Random weights: without this bias, a server may end at the end token.
-        "logit_bias": {"0": -100},
-    }
-
-
-async def tokens(
-    session: aiohttp.ClientSession, url: str, request: dict[str, Any]
-) -> AsyncIterator[float]:
-    """Yield the time of each event of a stream that has text."""
-    async with session.post(f"{url}/v1/chat/completions", json=request) as reply:
-        reply.raise_for_status()
-        async for line in reply.content:
-            if line.startswith(b"data: {"):
-                choices = json.loads(line[len(b"data: ") :])["choices"]
-                if any(choice["delta"].get(key) for choice in choices for key in TEXTS):
-                    yield time.perf_counter()
-
-
 async def pauses(url: str, model: str) -> Pauses:
-    """Measure one round."""
-    timeout = aiohttp.ClientTimeout(total=600)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        times: list[float] = []
-        running = asyncio.Event()
-
-        async def stream() -> None:
-            async for at in tokens(session, url, body(model, 12, MOST)):
-                times.append(at)
-                if len(times) == BEFORE:
-                    running.set()
-            raise RuntimeError("the stream ended before the prompt was read")
-
-        async def first_token() -> float:
-            await running.wait()
-            begin = time.perf_counter()
-            async for at in tokens(session, url, body(model, WORDS, FIRST)):
-                return at - begin
-            raise RuntimeError("the prompt has no answer")
-
-        streaming = asyncio.create_task(stream())
-        asking = asyncio.create_task(first_token())
-        try:
-            await asyncio.wait({streaming, asking}, return_when=asyncio.FIRST_COMPLETED)
-            if streaming.done():
-                streaming.result()
-            first = asking.result()
-        finally:
-            streaming.cancel()
-            asking.cancel()
-            await asyncio.gather(streaming, asking, return_exceptions=True)
-    gaps = [after - before for before, after in pairwise(times)]
-    return Pauses(max(gaps[BEFORE - 1 :]), first)
+    """Measure one round. Raises RuntimeError if the stream ends too early."""
+    reading: asyncio.Task[Answer] | None = None
+    async with Chat(url, model) as chat, asyncio.TaskGroup() as group:
+        pieces = chat.pieces("What is wanted?", MOST)
+        async with contextlib.aclosing(pieces):
+            async for stream in pieces:
+                if reading is None and len(stream.times) == BEFORE:
+                    reading = group.create_task(chat.ask(long_prompt(WORDS), FIRST))
+                # The gap that the prompt caused ends with the next text of the stream.
+                if reading and reading.done() and stream.times[-1] > reading.result().times[0]:
+                    prompt = reading.result()
+                    return Pauses(stream.longest_gap(prompt.sent, prompt.times[0]), prompt.first)
+    raise RuntimeError("the stream ended before the prompt was read")
 
 
 async def run(daemon: Daemon, models: Path) -> list[Result]:
@@ -117,12 +62,16 @@ async def run(daemon: Daemon, models: Path) -> list[Result]:
     for name, title in MODELS.items():
         model = f"bench/{name}-20m"
         await daemon.post("/api/v1/models/load", {"model": model})
+        rounds: list[tuple[Pauses, Pauses]] = []
         async with mlx_lm_server(models / model) as server:
-            rounds = []
             for number in range(ROUNDS):
-                turns = [(daemon.url, model), (server, str(models / model))]
-                found = [await pauses(*turn) for turn in turns[:: -1 if number % 2 else 1]]
-                rounds.append(tuple(found[:: -1 if number % 2 else 1]))
+                if number % 2:
+                    theirs = await pauses(server, str(models / model))
+                    ours = await pauses(daemon.url, model)
+                else:
+                    ours = await pauses(daemon.url, model)
+                    theirs = await pauses(server, str(models / model))
+                rounds.append((ours, theirs))
         await daemon.post("/api/v1/models/unload", {"instance_id": model})
         longest = [(ours.longest, theirs.longest) for ours, theirs in rounds]
         first = [(ours.first_token, theirs.first_token) for ours, theirs in rounds]

@@ -90,6 +90,7 @@ async def test_an_answer_of_half_a_character_has_a_first_time_too() -> None:
         ([text("a"), {"error": {"message": "out of memory"}}], "out of memory"),
         ([text("a"), text("b")], "2 pieces of text without its usage"),
         ([], "0 pieces of text without its usage"),
+        ([{"choices": None}, {"choices": [{"delta": None}]}], "0 pieces of text without"),
     ],
 )
 async def test_a_broken_stream_is_a_failure(events: list[dict[str, Any]], reason: str) -> None:
@@ -98,6 +99,15 @@ async def test_a_broken_stream_is_a_failure(events: list[dict[str, Any]], reason
 
     async with fake(handler) as url, Chat(url, "m") as chat:
         with pytest.raises(FailedError, match=reason):
+            await chat.ask("hello", 3)
+
+
+async def test_an_event_that_is_not_json_is_a_failure() -> None:
+    async def handler(_: web.Request, reply: web.StreamResponse, __: dict[str, Any]) -> None:
+        await reply.write(b"data: {\n\n")
+
+    async with fake(handler) as url, Chat(url, "m") as chat:
+        with pytest.raises(FailedError, match="not JSON"):
             await chat.ask("hello", 3)
 
 
@@ -157,6 +167,36 @@ async def test_a_stream_that_ends_too_early_has_no_gap(pieces: int, tmp_path: Pa
             await rows.stall(10)(server(url, tmp_path))
 
 
+async def test_a_long_prompt_that_is_refused_is_a_failure(tmp_path: Path) -> None:
+    async def handler(_: web.Request, reply: web.StreamResponse, body: dict[str, Any]) -> None:
+        if body["max_tokens"] == 1:
+            await say(reply, {"error": {"message": "longer than the context"}})
+            return
+        while True:
+            await say(reply, text("a"))
+            await asyncio.sleep(0)
+
+    async with fake(handler) as url:
+        with pytest.raises(FailedError, match="longer than the context"):
+            await rows.stall(10)(server(url, tmp_path))
+
+
+async def test_throughput_counts_the_tokens_of_all_requests(tmp_path: Path) -> None:
+    prompts: list[str] = []
+
+    async def handler(_: web.Request, reply: web.StreamResponse, body: dict[str, Any]) -> None:
+        prompts.append(body["messages"][0]["content"])
+        await say(reply, text("a"), text("b"), USAGE)
+
+    async with fake(handler) as url:
+        figures = await rows.throughput(8)(server(url, tmp_path))
+        await rows.agent(server(url, tmp_path))
+    assert len(set(prompts[:8])) == 8
+    assert figures["speed"] > 0
+    assert figures["cpu"] >= 0
+    assert prompts[8:] == [prompts[8]] * 5
+
+
 def test_every_long_prompt_begins_differently() -> None:
     first, second = rows.long_prompt(2500), rows.long_prompt(2500)
     assert first[:6] != second[:6]
@@ -197,6 +237,7 @@ async def test_the_order_of_servers_changes_from_turn_to_turn() -> None:
     assert len(asked) == 6 * 3
     assert len({order[0] for order in orders}) == 3
     assert len({order[-1] for order in orders}) == 3
+    assert (await in_turns({}, measure, 5)).turns == {}
 
 
 def test_the_table_has_a_ratio_or_a_reason_for_each_server() -> None:

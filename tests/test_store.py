@@ -46,12 +46,12 @@ RECORD = Record(
     file="x.yaml",
     line=3,
     provisional=True,
-    last_good=LoadSpec("a/b", RequestedSettings(num_experts=0)),
+    last_good=LoadSpec("a/b", RequestedSettings(num_experts=0, kv_cache_bits=8)),
 )
 STATUS = Status(
     observed_generation=6,
     conditions=(Condition("Ready", "True", "Loaded", "it answers", AT),),
-    config=EffectiveSettings(5, 512, False, 0, False),
+    config=EffectiveSettings(5, 512, False, 0, False, 4),
     load_time_seconds=0.5,
     queued_seconds=0.1,
     load_phases={"weights": Phase(0.0, 0.25)},
@@ -71,6 +71,25 @@ def test_a_record_and_its_status_are_read_back_unchanged(tmp_path: Path) -> None
     store = Store(tmp_path)
     assert store.load() == [(RECORD, STATUS)]
     store.close()
+
+
+def test_a_record_from_before_a_setting_is_read_with_its_default(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(RECORD, STATUS, AT)
+    store.close()
+    with sqlite3.connect(tmp_path / NAME) as db:
+        db.execute(
+            "UPDATE records SET last_good = json_remove(last_good, '$.config.kv_cache_bits')"
+        )
+        db.execute("UPDATE status SET json = json_remove(json, '$.config.kv_cache_bits')")
+    store = Store(tmp_path)
+    ((record, status),) = store.load()
+    store.close()
+    assert RECORD.last_good is not None
+    assert STATUS.config is not None
+    before = replace(RECORD.last_good, config=RequestedSettings(num_experts=0))
+    assert record == replace(RECORD, last_good=before)
+    assert status == replace(STATUS, config=replace(STATUS.config, kv_cache_bits=None))
 
 
 def test_a_removed_record_is_gone_with_its_status(tmp_path: Path) -> None:

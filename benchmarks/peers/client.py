@@ -92,15 +92,19 @@ class Chat:
                 raise FailedError(f"{reply.status}: {(await reply.text())[:200]}")
             async for line in reply.content:
                 if line.startswith(b"data: {"):
-                    _hear(json.loads(line[6:]), answer)
+                    _hear(line[len(b"data: ") :], answer)
                     yield answer
 
 
-def _hear(event: dict[str, Any], answer: Answer) -> None:
+def _hear(line: bytes, answer: Answer) -> None:
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        raise FailedError(f"an event that is not JSON: {line[:100]!r}") from None
     if "error" in event:
         raise FailedError(str(event["error"])[:200])
-    for choice in event.get("choices", ()):
-        delta = choice.get("delta", {})
+    for choice in event.get("choices") or ():
+        delta = choice.get("delta") or {}
         if any(delta.get(key) for key in ("content", "reasoning_content", "reasoning")):
             answer.times.append(time.perf_counter())
     answer.tokens = (event.get("usage") or {}).get("completion_tokens", answer.tokens)

@@ -31,10 +31,10 @@ def cache() -> Path:
     return Path(root).expanduser() / "reconciler-benchmarks"
 
 
-def installed(package: str, root: Path, *requirements: str) -> Path:
+def installed(package: str, root: Path) -> Path:
     """Environment below `root` with a package and the MLX of this process; raises SkippedError.
 
-    `requirements` replace what is installed. Runs at the same time wait for each other.
+    Runs at the same time wait for each other.
     """
     place = root / package
     root.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ def installed(package: str, root: Path, *requirements: str) -> Path:
         if not (place / COMPLETE).exists():
             shutil.rmtree(place, ignore_errors=True)
             _run(sys.executable, "-m", "venv", str(place))
-            words = requirements or (package, _mlx())
-            _run(str(place / "bin/python"), "-m", "pip", "install", "--quiet", *words)
+            python = str(place / "bin/python")
+            _run(python, "-m", "pip", "install", "--quiet", package, _mlx())
             (place / COMPLETE).touch()
     return place
 

@@ -30,7 +30,11 @@ class Tree:
 
     def seconds(self) -> float:
         """CPU time of the processes so far, also of ended ones that were waited for."""
-        return sum(sum(process.cpu_times()[:4]) for process in self._living())
+        total = 0.0
+        for process in self._living():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])
+        return total
 
     def memory(self) -> float:
         """Resident bytes; pages that processes share are divided among them (PSS on Linux)."""

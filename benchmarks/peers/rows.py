@@ -15,7 +15,9 @@ from benchmarks.peers.servers import Program, Server
 from benchmarks.peers.turns import Figures, Measured
 
 NEW_TOKENS = 16
-PROMPT = "what is wanted " * 6
+PROMPT = "what is wanted " * 2
+"""Few tokens: reading one costs a CPU as much as generating one."""
+
 ROUNDS = {1: 4, 8: 1, 32: 1}
 """How often so many requests at a time are sent in one turn."""
 
@@ -46,12 +48,11 @@ def throughput(concurrency: int) -> Callable[[Server], Awaitable[Figures]]:
 
     async def measure(server: Server) -> Figures:
         busy = server.tree.seconds()
+        answers: list[Answer] = []
         async with Chat(server.url, server.model) as chat:
-            asked = [
-                [chat.ask(fresh(PROMPT), NEW_TOKENS) for _ in range(concurrency)]
-                for _ in range(ROUNDS[concurrency])
-            ]
-            answers = [answer for each in asked for answer in await asyncio.gather(*each)]
+            for _ in range(ROUNDS[concurrency]):
+                asked = (chat.ask(fresh(PROMPT), NEW_TOKENS) for _ in range(concurrency))
+                answers += await asyncio.gather(*asked)
         tokens = sum(answer.tokens for answer in answers)
         wall = max(a.times[-1] for a in answers) - min(a.sent for a in answers)
         return {"speed": tokens / wall, "cpu": 1000 * (server.tree.seconds() - busy) / tokens}
@@ -77,23 +78,29 @@ def long_prompt(words: int) -> str:
     return fresh(" ".join(random.choices(known, k=words)))  # noqa: S311
 
 
+async def _beside(chat: Chat, words: int) -> tuple[Answer, Answer]:
+    """A stream, and the answer of a long prompt that is sent while it runs."""
+    reading: asyncio.Task[Answer] | None = None
+    try:
+        async with contextlib.aclosing(chat.pieces(fresh(PROMPT), STREAM_TOKENS)) as pieces:
+            async for answer in pieces:
+                if reading is None and len(answer.times) == RUNNING_TOKENS:
+                    reading = asyncio.create_task(chat.ask(long_prompt(words), 1))
+                # The gap that the prompt caused ends with the next text of the stream.
+                if reading and reading.done() and answer.times[-1] > reading.result().times[0]:
+                    return answer, reading.result()
+        raise FailedError("the stream ended before the prompt was read")
+    finally:
+        if reading:
+            reading.cancel()
+
+
 def stall(words: int) -> Callable[[Server], Awaitable[Figures]]:
     """Longest gap of a running stream while a long prompt is read, and that prompt's first text."""
 
     async def measure(server: Server) -> Figures:
-        reading: asyncio.Task[Answer] | None = None
-        async with Chat(server.url, server.model) as chat, asyncio.TaskGroup() as group:
-            pieces = chat.pieces(fresh(PROMPT), STREAM_TOKENS)
-            async with contextlib.aclosing(pieces):
-                async for answer in pieces:
-                    if reading is None and len(answer.times) == RUNNING_TOKENS:
-                        reading = group.create_task(chat.ask(long_prompt(words), 1))
-                    # The gap that the prompt caused ends with the next text of the stream.
-                    if reading and reading.done() and answer.times[-1] > reading.result().times[0]:
-                        break
-            other = await reading if reading else None
-        if other is None or answer.times[-1] < other.times[0]:
-            raise FailedError("the stream ended before the prompt was read")
+        async with Chat(server.url, server.model) as chat:
+            answer, other = await _beside(chat, words)
         await calm(server)
         gap = answer.longest_gap(other.sent, other.times[0])
         return {"gap": gap, "first": other.first}

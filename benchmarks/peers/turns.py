@@ -66,7 +66,7 @@ async def in_turns(
     measured = Measured()
     names = list(servers)
     for turn in range(-discarded, turns):
-        shift = turn % len(names)
+        shift = turn % max(len(names), 1)
         order = names[shift:] + names[:shift]
         for name in order if turn % 2 else reversed(order):
             if name in measured.failed:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from yarl import URL
 
 from reconciler.cli.address import normalize
+from reconciler.cli.printing import escaped
 from reconciler.host import looks
 from reconciler.host.kinds import read_at_most
 
@@ -102,7 +103,7 @@ class Client:
         except (aiohttp.ContentTypeError, ValueError):
             raise UnreachableError(self.url, "a server other than reconciler answers") from None
         if reply.status >= 400:
-            message = body["error"]["message"]
+            message = escaped(body["error"]["message"])
             raise (
                 NotFoundError(message)
                 if reply.status == 404
@@ -149,7 +150,7 @@ class Client:
             if chunk == "[DONE]":
                 return
             if "error" in chunk:
-                raise DaemonError(500, chunk["error"]["message"])
+                raise DaemonError(500, escaped(chunk["error"]["message"]))
             yield chunk
 
 

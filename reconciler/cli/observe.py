@@ -7,6 +7,7 @@ import click
 from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
+from reconciler.cli.printing import for_stdout
 from reconciler.cli.records import path
 
 follow = click.option("-f", "--follow", is_flag=True, help="Continue until Ctrl-C.")
@@ -84,4 +85,4 @@ async def logs(client: Client, *, name: str, follow: bool) -> None:
 
 
 def _print_line(line: Any) -> None:
-    click.echo(f"{clock(line['time'])}  {line['line']}")
+    click.echo(f"{clock(line['time'])}  {for_stdout(line['line'])}")

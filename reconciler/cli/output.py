@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from reconciler.cli.fit import GAP, fitted
+from reconciler.cli.printing import for_stdout
 from reconciler.core.snapshot import API_VERSION, KIND
 
 FORMATS = ("table", "wide", "json", "yaml", "name")
@@ -133,7 +134,7 @@ def _text(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return for_stdout(str(value))
 
 
 def age(time: str | None) -> str | None:

@@ -22,6 +22,7 @@ from reconciler.cli.output import (
     show_data,
     yaml_text,
 )
+from reconciler.cli.printing import for_stdout
 from reconciler.cli.sources import complain, sync_all
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import HTTP
@@ -140,14 +141,14 @@ async def _describe(client: Client, name: str) -> None:
 
 
 def _print_field(word: str, value: object) -> None:
-    click.echo(f"{word + ':':13}{value}")
+    click.echo(f"{word + ':':13}{for_stdout(str(value))}")
 
 
 def _block(word: str, text: str) -> None:
     if text:
         click.echo(f"{word}:")
         for line in text.rstrip().splitlines():
-            click.echo(f"  {line}")
+            click.echo(f"  {for_stdout(line)}")
 
 
 def _default(one: Any) -> str:

@@ -8,6 +8,7 @@ import click
 from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.output import show_data, text_or_data
+from reconciler.cli.printing import for_stdout
 from reconciler.core.memory import readable_bytes
 
 
@@ -22,12 +23,12 @@ async def show(client: Client, *, model: str, template: bool, form: str) -> None
     if template:
         if found["template"] is None:
             raise click.ClickException(f"{found['model']['key']} has no chat template")
-        click.echo(found["template"])
+        click.echo(for_stdout(found["template"]))
     elif form != "text":
         show_data(found, form)
     else:
         for word, value in lines(found):
-            click.echo(f"{word + ':':15}{value}")
+            click.echo(f"{word + ':':15}{for_stdout(value)}")
 
 
 def lines(found: Any) -> list[tuple[str, str]]:

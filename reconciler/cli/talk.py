@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from reconciler.cli.client import Client
+from reconciler.cli.printing import for_stdout
 
 MEASURABLE_SECONDS = 0.1
 """Minimum time from the first token to the last; shorter answers have no meaningful rate."""
@@ -88,12 +89,12 @@ class Talk:
                     measured.note_token()
                 if reasoning:
                     thinking = True
-                    click.secho(reasoning, dim=True, nl=False)
+                    click.secho(for_stdout(reasoning), dim=True, nl=False)
                 if content:
                     if thinking:
                         click.echo("\n")
                         thinking = False
-                    click.echo(content, nl=False)
+                    click.echo(for_stdout(content), nl=False)
                     yield content
         click.echo()
         if finish == "length":

@@ -1,5 +1,6 @@
 """Location of prompts on disk, and names of the files that the daemon and the workers share."""
 
+import re
 from dataclasses import dataclass
 
 KEY = "key"
@@ -8,11 +9,17 @@ KEY = "key"
 LOCK = "lock"
 """File that a worker locks while it writes or deletes; it holds the size of all prompts [bytes]."""
 
+TAG = "CACHEDIR.TAG"
+"""File that excludes the directory from backups, and marks it as one of prompts."""
+
 CHECKPOINT = "checkpoint"
 """File in each checkpoint's directory that holds the checkpoint's path."""
 
 DIRECTORY_LENGTH = 16
 """Length of the names of the checkpoints' directories, in hexadecimal digits."""
+
+DIRECTORY = re.compile(rf"[0-9a-f]{{{DIRECTORY_LENGTH}}}")
+"""Names of the checkpoints' directories. Others are not touched: a user may name any directory."""
 
 
 @dataclass(frozen=True)

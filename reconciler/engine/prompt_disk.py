@@ -4,7 +4,6 @@ Workers write and read the files, and keep the limit (`worker/disk`). Removing f
 lock: for a worker a missing file is one that was evicted.
 """
 
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,9 +12,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from reconciler.core.facts import Checkpoint
-from reconciler.core.prompt_store import CHECKPOINT, DIRECTORY_LENGTH, KEY, LOCK, PromptStore
-
-DIRECTORY = re.compile(rf"[0-9a-f]{{{DIRECTORY_LENGTH}}}")
+from reconciler.core.prompt_store import (
+    CHECKPOINT,
+    DIRECTORY,
+    DIRECTORY_LENGTH,
+    KEY,
+    LOCK,
+    TAG,
+    PromptStore,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,12 @@ class PromptDisk:
                     shutil.rmtree(directory)
 
     def clear(self) -> None:
-        """Remove all prompts, and the key of their names. Raises OSError."""
+        """Remove all prompts, and the key of their names. Raises OSError.
+
+        A directory that is not marked as one of prompts is left alone.
+        """
+        if not (self.root / TAG).exists():
+            return
         for directory in self._directories():
             if (directory / CHECKPOINT).exists():
                 shutil.rmtree(directory)

@@ -7,7 +7,6 @@ error, and its siblings are listed normally.
 """
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from reconciler.core.errors import LoadError
 from reconciler.core.manifest import ManifestError, parse
+from reconciler.host.names import unfit_name
 from reconciler.models.files import (
     error_of,
     files_below,
@@ -338,7 +338,9 @@ def _folders(path: Path) -> tuple[Path, ...]:
     contain them. Raises OSError or ValueError.
     """
     return tuple(
-        path / name for name in names_in(path) if not name.startswith(".") and _is_text(name)
+        path / name
+        for name in names_in(path)
+        if not name.startswith(".") and unfit_name(name) is None
     )
 
 
@@ -349,14 +351,6 @@ def _folder(path: Path) -> _Folder:
     is_model = "config.json" in names or any(name.endswith(WEIGHTS) for name in names)
     inner = () if is_model else _folders(path)
     return _Folder(Path(os.path.realpath(path)), is_model, mlx, inner)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return not any(unicodedata.category(character) == "Cc" for character in name)
 
 
 def _line(path: Path) -> str:

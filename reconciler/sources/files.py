@@ -6,7 +6,6 @@ diagnostic of its path.
 
 import errno
 import os
-import unicodedata
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -77,21 +76,6 @@ def unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "it is a broken link"
     return f"cannot be read: {error.strerror}"
-
-
-TURNS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
-"""Bidirectional classes of characters that change the display order of others."""
-
-
-def unfit_name(name: str) -> str | None:
-    """Reason why a name cannot be displayed, or None."""
-    kinds = {unicodedata.category(character) for character in name}
-    if "Cs" in kinds:  # surrogates: Python's form of bytes that it cannot decode
-        return "its name is not UTF-8; rename it"
-    turned = any(unicodedata.bidirectional(character) in TURNS for character in name)
-    if turned or kinds & {"Cc", "Zl", "Zp"}:
-        return "its name has control characters; rename it"
-    return None
 
 
 def too_many(limit: int) -> OSError:

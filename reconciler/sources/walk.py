@@ -20,6 +20,7 @@ from operator import attrgetter
 
 from reconciler.core.manifest import printable
 from reconciler.core.snapshot import ManifestFile, flawed, read_file
+from reconciler.host.names import unfit_name
 from reconciler.sources.files import (
     MAX_ENTRIES,
     MAX_FILES,
@@ -29,7 +30,6 @@ from reconciler.sources.files import (
     is_gone,
     read_bytes,
     too_many,
-    unfit_name,
     unreadable,
 )
 

@@ -97,7 +97,8 @@ class Generator(Protocol):
     def next(self, most: int | None = None) -> tuple[list[Read], list[Generated]]:
         """Run one step, which prefills at most `most` tokens of a prompt; None: `prefill_step`.
 
-        Propagates the model's exceptions; after one, the generator is unusable.
+        With 0, a step of a generator that generates tokens prefills nothing. Propagates the
+        model's exceptions; after one, the generator is unusable.
         """
 
     def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
@@ -168,12 +169,13 @@ class BatchedGenerator:
     def next(self, most: int | None = None) -> tuple[list[Read], list[Generated]]:
         """Run one step. Propagates the model's exceptions."""
         # mlx-lm cuts the chunks of each step by this attribute.
-        self._generator.prefill_step_size = min(most or self.prefill_step, self.prefill_step)
+        self._generator.prefill_step_size = self.prefill_step if most is None else most
         with no_forward_after_the_end(self._generator):
             prompts, responses = self._generator.next()
         read = [
             Read(r.uid, r.progress[0], r.progress[1], r.end_of_segment and not r.end_of_prompt)
             for r in prompts
+            if most != 0 or r.end_of_prompt
         ]
         self._unread -= {one.uid for one in read}
         generated = [
@@ -224,7 +226,7 @@ class SequentialGenerator:
             return [], []
         job = self._jobs[0]
         if job.unread > 1:
-            return [job.read(min(most or self.prefill_step, self.prefill_step))], []
+            return [job.read(self.prefill_step if most is None else most)], []
         generated = job.generate()
         if generated.finish_reason is not None:
             self._jobs.popleft()

@@ -344,7 +344,7 @@ class Session:
             random_state.renew()
             for request in self._batch.restart():
                 request.fail(error)
-        if self._scoring:
+        if self._scoring and scored:
             self._score(scored)
         self._admit()
 

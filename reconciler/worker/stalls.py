@@ -20,8 +20,12 @@ USUAL = 8
 """Minimum of the budget, in usual gaps between two tokens. Each step also generates a token and
 reads all weights once more: beside eight gaps, less than a third of its time, for any model."""
 
-STEPS = 16
+GAPS = 5
 """Number of steps from which the usual gap is learned."""
+
+WITHOUT = 16
+"""After so many steps that both prefilled and generated, one only generates. Otherwise the usual
+gap would not be learned while prompts wait all the time, and more streams make it longer."""
 
 
 class StallBudget:
@@ -68,7 +72,9 @@ class StepSizes:
         """`most`: maximum tokens of a prompt in a step (`eval_batch_size`)."""
         self._most = most
         self._read, self._scored = PrefillCost(), PrefillCost()
-        self._gaps: deque[float] = deque(maxlen=STEPS)
+        self._gaps: deque[float] = deque(maxlen=GAPS)
+        self._mixed = 0
+        """Steps that prefilled and generated, since one that only generated."""
 
     @property
     def usual_gap(self) -> float:
@@ -82,6 +88,9 @@ class StepSizes:
 
         `budget`: maximum time for both [s]; `read`, `scored`: the requests whose prompts they are.
         """
+        if self._mixed >= WITHOUT and not math.isinf(budget):
+            self._mixed = 0  # also if it has no stream of its own any more
+            return 0, 0
         budget /= max(1, bool(read) + bool(scored))
         return self._width(self._read, budget, read), self._width(self._scored, budget, scored)
 
@@ -98,12 +107,15 @@ class StepSizes:
         `generated`: True if it also generated tokens for other requests.
         """
         if not pieces:
-            self._gaps.append(seconds)
+            if generated:
+                self._gaps.append(seconds)
+                self._mixed = 0
             return
         # Last tokens of prompts are computed with the first ones of the completions.
         chunks = [(request, piece) for request, piece in pieces if piece.done < piece.total]
         if not chunks:
             return
+        self._mixed += generated
         width = max(request.unread - (piece.total - piece.done) for request, piece in chunks)
         begin = _furthest([request for request, _ in chunks])
         self._read.learn(

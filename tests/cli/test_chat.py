@@ -1,11 +1,13 @@
 """`run` at a terminal: lines, commands, errors and Ctrl-C."""
 
 import json
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -161,6 +163,36 @@ def test_parameters_are_set_and_reset(capsys: pytest.CaptureFixture[str]) -> Non
         set_parameter(chat, line)
     assert (*chat.request(), chat.verbose) == (chat.messages, {}, False)
     assert "temperature: 0.5" in capsys.readouterr().out
+
+
+class Answering:
+    """A client whose model answers with these pieces."""
+
+    def __init__(self, *pieces: dict[str, str]) -> None:
+        self._pieces = pieces
+
+    async def chunks(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        for piece in self._pieces:
+            yield {"choices": [{"delta": piece}]}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_a_terminal_does_not_obey_what_a_model_writes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    """Escape sequences write to the clipboard, or hide lines."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    answer = "a\x07\x9b2Jb\tc\r\nd\re"
+    model: Any = Answering({"reasoning_content": "\x1b]52;c;eA==\x07"}, {"content": answer})
+    chat = Talk(model, "a")
+    await chat.ask("x")
+    shown = capsys.readouterr().out
+    if terminal:
+        assert shown.endswith("\n\na\\x07\\x9b2Jb\tc\nd\\re\n")
+        assert "\\x1b]52;c;eA==\\x07" in shown
+    else:
+        assert shown.endswith(f"\n\n{answer}\n")
+    assert chat.messages[-1]["content"] == answer
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from reconciler.cli import main
 from tests.cli.terminal import Terminal
 from tests.conftest import QUESTIONS
-from tests.support import MANIFEST, Daemon, environment
+from tests.support import MANIFEST, Daemon, copied, environment
 
 Run = Callable[..., tuple[int, str]]
 
@@ -275,6 +275,13 @@ def test_a_fifo_is_refused_instead_of_waiting_for_a_writer(
 def test_a_token_may_come_from_a_program(shared: Daemon) -> None:
     command = f"{sys.executable} -m reconciler ls --url {shared.url} --token-file <(echo secret)"
     subprocess.run(["bash", "-c", command], check=True, capture_output=True, env=environment())
+
+
+def test_an_error_of_a_template_cannot_control_the_terminal(run: Run, shared: Daemon) -> None:
+    template = copied(shared, "hostile/bell") / "chat_template.jinja"
+    template.write_text("{{ raise_exception('\x07no') }}", "utf-8")
+    code, text = run("run", "hostile/bell", "hello")
+    assert (code, "TemplateError: \\x07no" in text, "\x07" in text) == (1, True, False)
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64])

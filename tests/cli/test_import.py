@@ -77,6 +77,33 @@ def test_presets_and_defaults_of_lm_studio_s_models_become_manifests(studio: Pat
     assert qwen.config.sent() == {"context_length": 8192, "offload_kv_cache_to_gpu": True}
 
 
+@pytest.mark.parametrize(
+    ("value", "bits", "left_out"),
+    [
+        ({"enabled": True, "bits": 8, "groupSize": 64, "quantizedStart": 5000}, 8, False),
+        ({"enabled": True, "bits": 4}, 4, False),
+        ({"enabled": False, "bits": 8, "groupSize": 64}, None, False),
+        ({"enabled": True, "bits": 6, "groupSize": 64}, None, True),
+        ({"enabled": True, "bits": 8, "groupSize": 32}, None, True),
+        ({"enabled": True, "bits": [8]}, None, True),
+        ({"enabled": True, "bits": True}, None, True),
+        (8, None, True),
+    ],
+)
+def test_a_quantised_kv_cache_of_lm_studio_is_taken_over_if_it_is_possible_here(
+    tmp_path: Path, value: Any, bits: int | None, *, left_out: bool
+) -> None:
+    key = "llm.load.mlx.kvCacheQuantization"
+    models = tmp_path / ".internal" / "user-concrete-model-default-config"
+    load = {"llm.load.contextLength": 8192, key: value}
+    write(models / "maker" / "m.json", fields(load=load))
+    result = run("lmstudio", "--from", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    (one,) = declared(result.stdout).values()
+    assert one.spec.config.kv_cache_bits == bits
+    assert (f"left out: {key}" in result.stderr) is left_out
+
+
 def test_omitted_settings_are_reported(studio: Path) -> None:
     lines = run("lmstudio", "--from", str(studio), "--map", f"terse={MLX}").stderr.splitlines()
     assert "terse.preset.json: these settings are left out: llm.prediction.structured" in lines

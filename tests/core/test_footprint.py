@@ -38,6 +38,20 @@ def test_kv_cache_of_every_kind() -> None:
     assert kv_bytes(Shapes(0, fixed=77), 1000) == kv_bytes(Shapes(0, fixed=77), 1) == 77
 
 
+def test_a_quantised_kv_cache_has_a_scale_and_a_bias_per_group() -> None:
+    bfloat16 = Shapes(128 * 10, windows=((128, 5),), fixed=77, score_bytes=2)
+    assert kv_bytes(bfloat16, 1000, 8) == (64 + 4) * 10 * 1000 + 640 + 77
+    assert kv_bytes(bfloat16, 1000, 4) == (32 + 4) * 10 * 1000 + 640 + 77
+    assert kv_bytes(Shapes(256, score_bytes=4), 1000, 8) == (64 + 8) * 1000
+
+
+def test_prefill_with_a_quantised_kv_cache_dequantises_a_layer() -> None:
+    shapes = Shapes(512, largest_layer=128, score_bytes=2)
+    quantized = working_bytes(shapes, replace(CPU, kv_cache_bits=8), 1000)
+    # The layer grows as a quantised one, and there is a plain copy.
+    assert quantized == working_bytes(shapes, CPU, 1000) + 1000 * (64 + 4)
+
+
 def test_memory_of_scores_depends_on_the_attention_kernel() -> None:
     shapes = replace(SCORES, growing=1)
     assert scores(shapes, CPU) == TILE

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from reconciler.core.embedder import Embedder
 from reconciler.core.errors import LoadError, Problem, Reason
-from reconciler.core.facts import Checkpoint, Machine
+from reconciler.core.facts import Checkpoint, Machine, Shapes
 from reconciler.core.records import EffectiveSettings, RequestedSettings
 from reconciler.core.settings import DEFAULT_CONTEXT_COUNTED, UNNAMED_CONTEXT, Resolved, resolve
 
@@ -98,6 +99,49 @@ def test_the_kv_cache_is_on_the_gpu_unless_there_is_none_or_it_is_disabled(
     resolved = resolve(RequestedSettings(offload_kv_cache_to_gpu=requested), DENSE, machine)
     assert resolved.config.offload_kv_cache_to_gpu is expected
     assert warned(resolved) == ({"offload_kv_cache_to_gpu": True} if warns else {})
+
+
+SHAPED = replace(DENSE, shapes=Shapes(1024, score_bytes=2, largest_layer=64))
+EIGHT = RequestedSettings(kv_cache_bits=8)
+
+
+def test_a_quantised_kv_cache_reserves_less_and_leaves_room_for_more_tokens() -> None:
+    machine = replace(GPU, memory_budget=100_000_000)
+    plain = resolve(RequestedSettings(context_length=8192), SHAPED, machine)
+    for bits, share in ((8, 0.53125), (4, 0.28125)):
+        asked = RequestedSettings(context_length=8192, kv_cache_bits=bits)
+        resolved = resolve(asked, SHAPED, machine)
+        assert (resolved.config.kv_cache_bits, resolved.warnings) == (bits, ())
+        assert resolved.need.kv == plain.need.kv * share
+    small = replace(GPU, memory_budget=10_000_000)
+    longest = in_force(RequestedSettings(), SHAPED, small).context_length
+    assert in_force(EIGHT, SHAPED, small).context_length > 1.5 * longest
+
+
+def test_a_model_whose_kv_cache_cannot_be_quantised_is_refused_with_the_reason() -> None:
+    unfit = replace(SHAPED, shapes=Shapes(1, unquantizable_kv="this model keeps a window"))
+    problem = refused(EIGHT, unfit)
+    assert problem.message == "kv_cache_bits 8: this model keeps a window"
+    assert (problem.reason, problem.param) == (Reason.IMPOSSIBLE_SETTING, "kv_cache_bits")
+    assert problem.permanent
+    assert in_force(RequestedSettings(), unfit).kv_cache_bits is None
+
+
+def test_a_model_of_unknown_shapes_is_refused_until_they_are_known() -> None:
+    assert not refused(EIGHT, DENSE).permanent
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        replace(SHAPED, shapes=Shapes(0, fixed=100)),
+        replace(DENSE, embedder=Embedder(("mean",), 8)),
+    ],
+)
+def test_a_model_without_a_kv_cache_warns_that_none_is_quantised(checkpoint: Checkpoint) -> None:
+    resolved = resolve(EIGHT, checkpoint, GPU)
+    assert resolved.config.kv_cache_bits is None
+    assert warned(resolved) == {"kv_cache_bits": 8}
 
 
 @pytest.mark.parametrize(

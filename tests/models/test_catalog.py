@@ -287,3 +287,11 @@ def test_names_that_are_not_text_do_not_hide_the_others(models: Path, tmp_path: 
         assert isinstance(listed["good"], Checkpoint)
         assert isinstance(listed["bad"], Problem)
         assert msgspec.json.encode(listed["bad"])
+
+
+@pytest.mark.parametrize("name", ["gpt\u202ezzz", "a\u2028b", "a\x1b[2J", "a\nb"])
+def test_a_name_that_would_be_shown_as_another_is_no_model(
+    models: Path, tmp_path: Path, name: str
+) -> None:
+    copy(models, tmp_path / "good", tmp_path / name, tmp_path / "maker" / name)
+    assert {model.key for model in catalog(tmp_path).listed()} == {"good"}

@@ -24,7 +24,8 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, PromptStore
+from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, TAG, PromptStore
+from reconciler.engine.prompt_disk import PromptDisk as DaemonsSide
 from reconciler.worker import quantized_cache
 from reconciler.worker.disk import directory, layout
 from reconciler.worker.disk import files as prompt_files
@@ -233,7 +234,7 @@ def test_files_are_private_and_excluded_from_backups(tmp_path: Path) -> None:
     found = {path: path.stat().st_mode & 0o777 for path in (root, *root.rglob("*"))}
     assert {mode for path, mode in found.items() if path.is_dir()} == {0o700}
     assert {mode for path, mode in found.items() if path.is_file()} == {0o600}
-    assert {path.name for path in root.iterdir() if path.is_file()} == {KEY, LOCK, directory.TAG}
+    assert {path.name for path in root.iterdir() if path.is_file()} == {KEY, LOCK, TAG}
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -333,6 +334,34 @@ def test_a_lower_limit_applies_at_once_and_to_all_models(tmp_path: Path) -> None
     other = PromptStore(str(tmp_path / "prompts"), "1" * 16, "/models/b", "b", one // 2)
     PromptDisk(other)
     assert size(tmp_path) <= one // 2
+
+
+@pytest.mark.parametrize("name", ["llama", "models--a--b", "f" * 15, "F" * 16])
+def test_files_of_others_in_the_directory_are_neither_counted_nor_deleted(
+    tmp_path: Path, name: str
+) -> None:
+    """Weights of models, which have the same suffix, were deleted at the limit."""
+    others = tmp_path / "prompts" / name
+    others.mkdir(parents=True)
+    (others.parent / TAG).touch()  # they were put there later
+    for file in ("model.safetensors", ".new"):
+        (others / file).write_bytes(b"weights" * 100_000)
+    disk = PromptDisk(store(tmp_path, 600_000))
+    save(disk, range(LONG), FILLED())
+    assert fetched(scope(disk), range(LONG + 9))[1] == LONG
+    assert {file.name for file in others.iterdir()} == {"model.safetensors", ".new"}
+
+
+def test_a_directory_of_other_files_is_not_used(tmp_path: Path) -> None:
+    root = tmp_path / "prompts"
+    root.mkdir()
+    (root / KEY).write_text("a key of somebody else", "utf-8")
+    (root / "notes.txt").touch()
+    disk = PromptDisk(store(tmp_path))
+    save(disk, range(LONG), FILLED())
+    DaemonsSide(root, 0).clear()
+    assert {file.name for file in root.iterdir()} == {KEY, "notes.txt"}
+    assert (root / KEY).read_text("utf-8") == "a key of somebody else"
 
 
 def test_a_cache_that_never_fits_is_not_written(tmp_path: Path) -> None:

@@ -332,3 +332,23 @@ def test_an_answer_without_a_limit_ends_when_its_memory_is_recalled(
     asker.run()
     assert asker.ended == [endless]
     assert endless.length == 60
+
+
+def test_the_tokens_of_a_step_are_passed_on_before_the_caches_of_ended_requests_are_saved(
+    llama: Any,
+) -> None:
+    asker = Asker(Session(llama, CONFIG))
+    batch = asker.session._batch
+    order: list[str] = []
+    finish = batch.finish
+
+    def finishing(last: generators.Generated) -> None:
+        order.append(f"saved after {len(asker.tokens[longer])}")
+        finish(last)
+
+    batch.finish = finishing  # type: ignore[method-assign]
+    asker.start(BEGIN, 5)
+    longer = asker.start(BEGIN[:20], 9)
+    asker.run()
+    assert order == ["saved after 5", "saved after 9"]
+    assert len(batch.kept) == 2

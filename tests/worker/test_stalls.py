@@ -21,7 +21,7 @@ from reconciler.worker.model import Model
 from reconciler.worker.pending import Request, Score
 from reconciler.worker.prefill_cost import LEAST
 from reconciler.worker.session import Session
-from reconciler.worker.stalls import USUAL, StallBudget
+from reconciler.worker.stalls import USUAL, WITHOUT, StallBudget
 
 CONFIG = EffectiveSettings(
     4096, 256, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
@@ -69,13 +69,15 @@ class Clocked:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.now = 0.0
+        self.per_pass = 0.0
         self.passes: list[tuple[int, int]] = []
 
     def __call__(self, tokens: Any, *args: Any, **more: Any) -> Any:
         rows, width = tokens.shape
         cache = more["cache"][0]
         position = getattr(cache, "_idx", cache.offset)
-        self.now += rows * width * (PER_TOKEN + PER_POSITION * (position + width / 2))
+        per_token = PER_TOKEN + PER_POSITION * (position + width / 2)
+        self.now += self.per_pass + rows * width * per_token
         self.passes.append((rows, width))
         return self.model(tokens, *args, **more)
 
@@ -160,6 +162,33 @@ def test_a_new_session_begins_with_small_steps_beside_a_stream(llama: Clocked) -
     chunks = prefilled(llama, session, StallBudget(BUDGET), request(1400))
     assert [width for _, width in chunks][:3] == [LEAST, 2 * LEAST, 4 * LEAST]
     assert max(after - before for before, after in pairwise(times[begin - 1 :])) <= BUDGET
+
+
+def test_the_usual_gap_is_learned_while_prompts_are_always_being_read(llama: Clocked) -> None:
+    llama.per_pass = 0.1
+    session, budget = Session(llama, CONFIG), StallBudget(BUDGET)
+    progress: list[int] = []
+    long = request(3000, read=progress.append)
+    tokens: list[float] = []
+    short = Request([9], 2000, lambda *_: tokens.append(llama.now), fail, streams=True)
+    session.start(short, long)
+    while not long.emitted:
+        session.step(budget.of_step([session]))
+    chunks = [b - a for a, b in pairwise([0, *progress[:-1]])]
+    assert chunks[WITHOUT] == LEAST, "the generated tokens take up the known budget"
+    assert chunks[-2] > 4 * LEAST
+    assert all(chunks), "a step without prefill reports no progress"
+    gaps = [after - before for before, after in pairwise(tokens)]
+    assert max(gaps[:-2]) <= USUAL * 2 * llama.per_pass
+    assert short.emitted > len(progress), "some steps only generated"
+    # A stream of another session bounds the steps of this one, whose own stream has ended.
+    usual = session.usual_gap
+    session.cancel(short)
+    again = request(3000)
+    session.start(again)
+    while not again.emitted:
+        session.step(BUDGET)
+    assert session.usual_gap == pytest.approx(usual, rel=0.01)
 
 
 def test_answers_that_are_not_streamed_and_no_budget_leave_the_steps_large(llama: Clocked) -> None:

@@ -91,4 +91,4 @@ def _kv_cache_bits(value: Any) -> int | None:
     if not isinstance(value, dict) or value.get("groupSize", KV_GROUP) != KV_GROUP:
         return None
     bits = value.get("bits")
-    return bits if bits in KV_BITS else None
+    return int(bits) if bits in KV_BITS else None

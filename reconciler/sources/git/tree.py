@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from reconciler.core.manifest import MAX_BYTES, printable
 from reconciler.core.snapshot import ManifestFile, flawed, read_file
-from reconciler.sources.files import MAX_ENTRIES, MAX_FILES, SUFFIXES, unfit_name
+from reconciler.host.names import unfit_name
+from reconciler.sources.files import MAX_ENTRIES, MAX_FILES, SUFFIXES
 from reconciler.sources.git.command import GitError, Repository
 
 MAX_TOTAL_BYTES = 64 * 1024 * 1024

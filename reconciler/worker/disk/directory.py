@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, PromptStore
+from reconciler.core.prompt_store import CHECKPOINT, DIRECTORY, KEY, LOCK, TAG, PromptStore
 from reconciler.worker.disk.files import Named, Reader, write
 from reconciler.worker.disk.names import KEY_BYTES, split_tail
 
@@ -33,9 +33,8 @@ SUFFIX = ".safetensors"
 NEW = ".new"
 """File that is being written. Only one worker writes at a time."""
 
-TAG = "CACHEDIR.TAG"
 TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Prompts kept by reconciler\n"
-"""Excludes a directory from backups; source: bford.info/cachedir."""
+"""Content of `TAG`; source: bford.info/cachedir."""
 
 LEAST_FREE = 2**30
 """Free space on the disk that is left to others [bytes]."""
@@ -79,6 +78,10 @@ class Directory:
         found = self._root.stat()
         if found.st_uid != os.geteuid() or found.st_mode & OTHERS_WRITE:
             raise PermissionError(0, "other users may write to it", str(self._root))
+        marked = (self._root / TAG).exists()
+        if not marked and not all(_is_ours(path.name) for path in self._root.iterdir()):
+            words = "it holds other files; name an empty directory with --prompt-cache"
+            raise PermissionError(0, words, str(self._root))
         self._own.mkdir(mode=0o700, exist_ok=True)
         with self._locked() as lock:
             key = self._read_key()
@@ -198,7 +201,9 @@ class Directory:
     def _files(self) -> Iterator[tuple[int, int, Path]]:
         """Time of use, size and path of all prompts; unfinished files count as never used."""
         for directory in self._root.iterdir():
-            if directory.is_symlink() or not directory.is_dir():
+            if not DIRECTORY.fullmatch(directory.name) or directory.is_symlink():
+                continue
+            if not directory.is_dir():
                 continue
             for path in directory.iterdir():
                 with suppress(FileNotFoundError):
@@ -220,6 +225,11 @@ class Writer:
     def write(self, arrays: Named, state: str) -> None:
         """Write the file."""
         self.directory.write_one(self.lock, self.name, arrays, state)
+
+
+def _is_ours(name: str) -> bool:
+    """True if a directory that is not marked by `TAG` yet may hold a file of this name."""
+    return name in (LOCK, KEY, f"{KEY}{NEW}", f"{TAG}{NEW}") or bool(DIRECTORY.fullmatch(name))
 
 
 def _get_count(lock: int) -> int | None:
