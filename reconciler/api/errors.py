@@ -30,6 +30,8 @@ ROWS: dict[Reason, tuple[int, str, str]] = {
     Reason.INVALID_CHECKPOINT: (400, "invalid_request", "invalid_checkpoint"),
     Reason.ADAPTER_NOT_FOUND: (404, "model_not_found", "adapter_not_found"),
     Reason.INVALID_ADAPTER: (400, "invalid_request", "invalid_adapter"),
+    Reason.DRAFT_MODEL_NOT_FOUND: (404, "model_not_found", "draft_model_not_found"),
+    Reason.INVALID_DRAFT_MODEL: (400, "invalid_request", "invalid_draft_model"),
     Reason.IMPOSSIBLE_SETTING: (400, "invalid_request", "impossible_setting"),
     Reason.INSUFFICIENT_MEMORY: (503, "insufficient_memory", "insufficient_memory"),
     Reason.LOAD_FAILED: (500, "model_load_failed", "model_load_failed"),

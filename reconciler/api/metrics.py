@@ -70,6 +70,7 @@ class State(Collector):
         yield from self._records()
         yield self._computed()
         yield from self._cached()
+        yield from self._speculated()
         yield self._first_tokens()
         yield from self._memory()
         yield from self._sources()
@@ -121,6 +122,27 @@ class State(Collector):
         yield family
         words = "Size of the prompts that are kept on disk."
         yield GaugeMetricFamily("reconciler_prompt_cache_bytes", words, value=self._prompts)
+
+    def _speculated(self) -> Iterator[Metric]:
+        drafts = CounterMetricFamily(
+            "reconciler_draft_tokens",
+            "Tokens drafted by speculative decoding, and those of them that were accepted.",
+            labels=["instance", "kind"],
+        )
+        seconds = CounterMetricFamily(
+            "reconciler_speculation_seconds",
+            "Time of passes that checked drafts, and the time that their tokens would have taken "
+            "one by one; the gain is replaced / spent.",
+            labels=["instance", "kind"],
+        )
+        for name, usage in self._tokens.items():
+            counts = usage.speculated
+            drafts.add_metric([name, "drafted"], counts.drafted)
+            drafts.add_metric([name, "accepted"], counts.accepted)
+            seconds.add_metric([name, "spent"], counts.seconds)
+            seconds.add_metric([name, "replaced"], counts.replaced_seconds)
+        yield drafts
+        yield seconds
 
     def _first_tokens(self) -> Metric:
         family = HistogramMetricFamily(

@@ -56,6 +56,7 @@ async def estimate(request: web.Request) -> web.Response:
             "warnings": estimate.resolved.warnings,
             "weights_bytes": estimate.checkpoint.weights_bytes,
             "adapter_bytes": estimate.resolved.need.adapter,
+            "draft_bytes": estimate.resolved.need.draft,
             "kv_cache_bytes": estimate.resolved.need.kv,
             "prefill_bytes": estimate.resolved.need.working,
             "process_bytes": estimate.resolved.need.process,

@@ -50,6 +50,7 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
     for words, key in (
         ("weights", "weights_bytes"),
         ("adapter", "adapter_bytes"),
+        ("draft model", "draft_bytes"),
         ("KV cache", "kv_cache_bytes"),
         ("prefill", "prefill_bytes"),
         ("process", "process_bytes"),
@@ -57,7 +58,7 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
         ("free", "free_bytes"),
         ("of", "budget_bytes"),
     ):
-        if answer[key] or key != "adapter_bytes":
+        if answer[key] or key not in ("adapter_bytes", "draft_bytes"):
             click.echo(f"{words + ':':26}{readable_bytes(answer[key])}")
     click.echo("it fits" if answer["fits"] else "it does not fit now")
     for warning in answer["warnings"]:

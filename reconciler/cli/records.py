@@ -131,6 +131,8 @@ async def _describe(client: Client, name: str) -> None:
         _print_field("Checkpoint", f"{status['checkpoint']} at {status['revision']}")
         if status["adapter"] is not None:
             _print_field("Adapter", status["adapter"])
+        if status["draft_model"] is not None:
+            _print_field("Draft model", status["draft_model"])
         _print_field("Worker", f"process {status['worker_pid']}")
     _print_field("Restarts", status["restarts"])
     warnings = [f"{w['key']}: {w['reason']}" for w in status["warnings"]]

@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def settings(command: F) -> F:
-    """Add the options for each setting, the adapter and the idle timeout."""
+    """Add the options for each setting, the adapter, drafts and the idle timeout."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -26,8 +26,9 @@ def body(model: str, name: str | None, asked: dict[str, Any]) -> dict[str, Any]:
     sent: dict[str, Any] = {"model": model, "config": config}
     if name is not None:
         sent["instance_id"] = name
-    if asked.get("adapter") is not None:
-        sent["adapter"] = asked["adapter"]
+    for key in ("adapter", "prompt_lookup", "draft_model"):
+        if asked.get(key) is not None:
+            sent[key] = asked[key]
     if asked.get("idle_ttl") is not None:
         sent["idle_ttl_seconds"] = int(asked["idle_ttl"])
     return sent
@@ -55,6 +56,14 @@ _OPTIONS = (
         help="Bits per value of a quantized KV cache.",
     ),
     click.option("--adapter", help="LoRA adapter: an identifier, or the path of its directory."),
+    click.option(
+        "--prompt-lookup/--no-prompt-lookup",
+        default=None,
+        help="Draft tokens by copying from the text, where this is faster.",
+    ),
+    click.option(
+        "--draft-model", help="Smaller model with the same tokenizer, which drafts tokens."
+    ),
     click.option(
         "--idle-ttl",
         type=Duration(whole=True),

@@ -177,6 +177,9 @@ class CheckpointResolver:
         return dict.fromkeys(asked, answer)
 
     async def _complete(self, checkpoint: Checkpoint) -> Checkpoint:
+        if checkpoint.draft is not None:
+            draft = await self._complete(checkpoint.draft)
+            return replace(await self._complete(replace(checkpoint, draft=None)), draft=draft)
         fingerprint, shapes = self._seen.get(checkpoint.path, (None, None))
         if fingerprint == checkpoint.fingerprint:
             return _with_shapes(checkpoint, shapes)

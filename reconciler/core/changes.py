@@ -31,4 +31,7 @@ def _settings(spec: LoadSpec) -> dict[str, object]:
     """Settings of a session that the spec sets, by key."""
     defaults = {f"defaults.{key}": value for key, value in spec.defaults.sent().items()}
     adapter = {"adapter": spec.adapter} if spec.adapter is not None else {}
-    return spec.config.sent() | defaults | adapter
+    drafts: dict[str, object] = {} if spec.prompt_lookup else {"prompt_lookup": False}
+    if spec.draft_model is not None:
+        drafts["draft_model"] = spec.draft_model
+    return spec.config.sent() | defaults | adapter | drafts

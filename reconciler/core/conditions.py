@@ -63,6 +63,7 @@ def derive(
         defaults=instance.defaults if instance is not None else (),
         checkpoint=instance.checkpoint if instance is not None else status.checkpoint,
         adapter=instance.adapter if instance is not None else None,
+        draft_model=instance.draft_model if instance is not None else None,
         revision=instance.revision if instance is not None else None,
         revision_on_disk=on_disk.revision if on_disk is not None else None,
         worker_pid=instance.worker_pid if instance is not None else None,

@@ -81,6 +81,8 @@ def decide(
             idle_ttl_seconds=request.idle_ttl_seconds,
             aliases=request.aliases or (),
             warm=bool(request.warm),
+            prompt_lookup=request.prompt_lookup is not False,
+            draft_model=request.draft_model,
         )
         return Put(Record(name, HTTP, spec, at, provisional=True))
     if current.owner != HTTP:
@@ -148,7 +150,8 @@ def _asked(spec: LoadSpec) -> dict[str, Any]:
     """Everything that a load request can set, by key; None: not set."""
     config = {key: getattr(spec.config, key) for key in SETTINGS}
     defaults = {f"defaults.{key}": getattr(spec.defaults, key) for key in DEFAULTS}
-    return config | defaults | {"adapter": spec.adapter}
+    own = {key: getattr(spec, key) for key in ("adapter", "prompt_lookup", "draft_model")}
+    return config | defaults | own
 
 
 def _scalar(value: Any) -> Any:
@@ -182,6 +185,9 @@ def agrees(view: View, request: LoadRequest) -> bool:
     if request.aliases not in (None, view.record.spec.aliases):
         return False
     if request.warm not in (None, view.record.spec.warm):
+        return False
+    spec = view.record.spec
+    if _drafting(spec, request) != (spec.prompt_lookup, spec.draft_model):
         return False
     ttl = request.idle_ttl_seconds
     return ttl is None or ttl == view.record.spec.idle_ttl_seconds
@@ -225,6 +231,16 @@ def _preference(view: View, request: LoadRequest) -> tuple[bool, bool, float, st
     return (record.name != request.model, not view.ready, age, record.name)
 
 
+def _drafting(spec: LoadSpec, request: LoadRequest) -> tuple[bool, str | None]:
+    """`prompt_lookup` and `draft_model` of a spec after a request."""
+    lookup, draft = spec.prompt_lookup, spec.draft_model
+    if request.prompt_lookup is not None or "prompt_lookup" in request.resets:
+        lookup = request.prompt_lookup is not False
+    if request.draft_model is not None or "draft_model" in request.resets:
+        draft = request.draft_model
+    return lookup, draft
+
+
 def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
     """The spec with the keys sent in place of its own, and without those reset.
 
@@ -236,6 +252,7 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         return {k: v for k, v in values.items() if prefix + k not in request.resets}
 
     ttl = request.idle_ttl_seconds
+    lookup, draft = _drafting(spec, request)
     adapter = request.adapter
     if adapter is None and request.instance_id is not None and "adapter" not in request.resets:
         adapter = spec.adapter
@@ -248,4 +265,6 @@ def _merged(spec: LoadSpec, request: LoadRequest) -> LoadSpec:
         idle_ttl_seconds=spec.idle_ttl_seconds if ttl is None else ttl,
         aliases=spec.aliases if request.aliases is None else request.aliases,
         warm=spec.warm if request.warm is None else request.warm,
+        prompt_lookup=lookup,
+        draft_model=draft,
     )

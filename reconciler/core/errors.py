@@ -21,6 +21,8 @@ class Reason(StrEnum):
     INVALID_CHECKPOINT = "InvalidCheckpoint"
     ADAPTER_NOT_FOUND = "AdapterNotFound"
     INVALID_ADAPTER = "InvalidAdapter"
+    DRAFT_MODEL_NOT_FOUND = "DraftModelNotFound"
+    INVALID_DRAFT_MODEL = "InvalidDraftModel"
     IMPOSSIBLE_SETTING = "ImpossibleSetting"
     INSUFFICIENT_MEMORY = "InsufficientMemory"
     LOAD_FAILED = "LoadFailed"

@@ -125,6 +125,8 @@ class Checkpoint:
     reranker: Reranker | None = None
     """Configuration for reranking documents, if it is a reranker."""
     adapter: Adapter | None = None
+    draft: "Checkpoint | None" = None
+    """The draft model of an instance."""
 
     @property
     def footprint(self) -> Shapes:
@@ -138,8 +140,8 @@ class Checkpoint:
 
     @property
     def files(self) -> str:
-        """Fingerprint of all files that a load reads, including the adapter's."""
-        return self._with_adapter(self.fingerprint)
+        """Fingerprint of all files that a load reads, including those of adapter and draft."""
+        return self._with_others(self.fingerprint)
 
     @property
     def base_revision(self) -> str:
@@ -148,11 +150,12 @@ class Checkpoint:
 
     @property
     def revision(self) -> str:
-        """Identifier of the state of the model and its adapter."""
-        return self._with_adapter(self.base_revision)
+        """Identifier of the state of the model, its adapter and its draft model."""
+        return self._with_others(self.base_revision)
 
-    def _with_adapter(self, base: str) -> str:
-        return base if self.adapter is None else f"{base}+{self.adapter.fingerprint}"
+    def _with_others(self, base: str) -> str:
+        others = [one.fingerprint for one in (self.adapter, self.draft) if one is not None]
+        return "+".join([base, *others])
 
 
 @dataclass(frozen=True)

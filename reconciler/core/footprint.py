@@ -54,6 +54,8 @@ class Need:
     """Working memory of prefill, at the longest context counted."""
     adapter: int = 0
     """The adapter's weights."""
+    draft: int = 0
+    """The draft model's weights, KV cache and prefill."""
 
     @property
     def session(self) -> int:
@@ -68,7 +70,7 @@ class Need:
     @property
     def own(self) -> int:
         """Memory used by this instance alone."""
-        return self.session + self.adapter
+        return self.session + self.adapter + self.draft
 
     @property
     def total(self) -> int:
@@ -86,6 +88,27 @@ def process_bytes(checkpoint: Checkpoint, machine: Machine) -> int:
 def adapter_bytes(checkpoint: Checkpoint) -> int:
     """Size of the adapter's weights; 0 without an adapter."""
     return checkpoint.adapter.weights_bytes if checkpoint.adapter is not None else 0
+
+
+def draft_step(config: EffectiveSettings) -> int:
+    """Tokens of a prompt that a draft model reads at a time."""
+    return min(config.eval_batch_size, TILE)
+
+
+def draft_bytes(checkpoint: Checkpoint, config: EffectiveSettings, tokens: int) -> int:
+    """Memory of the draft model for one request of so many tokens; 0 without one.
+
+    It reads a prompt while the model reads none, in the working memory of the model. Its KV cache
+    is not quantised.
+    """
+    draft = checkpoint.draft
+    if draft is None:
+        return 0
+    shapes = draft.footprint
+    reading = replace(config, eval_batch_size=draft_step(config), kv_cache_bits=None)
+    working = working_bytes(shapes, reading, tokens)
+    more = max(0, working - working_bytes(checkpoint.footprint, config, tokens))
+    return draft.weights_bytes + kv_bytes(shapes, tokens) + more
 
 
 def reading_config(config: EffectiveSettings, embedder: Embedder | None) -> EffectiveSettings:

@@ -166,6 +166,20 @@ class WeightsLoaded(msgspec.Struct, frozen=True, tag=True):
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A draft model for a session."""
+
+    path: str
+    fingerprint: str
+    """Fingerprint of its files."""
+    weights_bytes: int
+    session_bytes: int
+    """Memory reserved for its KV cache and prefill."""
+    most_tokens: int
+    """Tokens that its KV cache has memory for."""
+
+
+@dataclass(frozen=True)
 class OpenSession:
     """Open a session with these settings. `experts_key` is the path to edit in config.json."""
 
@@ -180,6 +194,9 @@ class OpenSession:
     """Applied to the weights for this session only."""
     prompts: PromptStore | None = None
     """Location of its prompts on disk; None: none are kept."""
+    prompt_lookup: bool = True
+    """Draft tokens by copying from the text."""
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +248,33 @@ class FirstTokens:
 
 
 @dataclass(frozen=True)
+class Speculated:
+    """Counts of speculative decoding."""
+
+    drafted: int = 0
+    """Tokens drafted and checked."""
+    accepted: int = 0
+    """Drafts that became part of an answer."""
+    seconds: float = 0.0
+    """Time of the passes that checked drafts, including their making."""
+    replaced_seconds: float = 0.0
+    """Time that their tokens would have taken one by one, as last measured."""
+
+    def plus(self, other: "Speculated") -> "Speculated":
+        """The sum of two counts."""
+        return Speculated(
+            self.drafted + other.drafted,
+            self.accepted + other.accepted,
+            self.seconds + other.seconds,
+            self.replaced_seconds + other.replaced_seconds,
+        )
+
+    def latest(self, other: "Speculated") -> "Speculated":
+        """The later of two states of the same counts."""
+        return max(self, other, key=lambda one: one.drafted)
+
+
+@dataclass(frozen=True)
 class Usage:
     """Usage by clients' requests since the session was opened."""
 
@@ -241,6 +285,7 @@ class Usage:
     """Prompt tokens found in a kept KV cache, in memory or on disk."""
     disk_tokens: int = 0
     """Those of them that were found on disk."""
+    speculated: Speculated = Speculated()
 
 
 @dataclass(frozen=True)

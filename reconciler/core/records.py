@@ -74,11 +74,13 @@ class ModelRef:
     """Commit, branch or tag in the Hugging Face cache; None: any that is there."""
     adapter: str | None = None
     """LoRA adapter to apply: an identifier, or an absolute path."""
+    draft: str | None = None
+    """Identifier of the draft model."""
 
     @property
     def base(self) -> "ModelRef":
-        """The model without the adapter."""
-        return replace(self, adapter=None)
+        """The model without the adapter and the draft model."""
+        return replace(self, adapter=None, draft=None)
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,20 @@ class LoadSpec:
     """Other names under which it serves requests."""
     warm: bool = False
     """Keep the model's files in the page cache while no instance is loaded."""
+    prompt_lookup: bool = True
+    """Draft tokens of requests that run alone by copying from their text."""
+    draft_model: str | None = None
+    """Identifier of a model that drafts tokens of requests that run alone."""
 
     @property
     def ref(self) -> ModelRef:
         """The model to resolve."""
-        return ModelRef(self.model, self.revision, self.adapter)
+        return ModelRef(self.model, self.revision, self.adapter, self.draft_model)
 
     def loads_like(self, other: "LoadSpec") -> bool:
         """True if both describe the same instance: the same model, settings and defaults."""
-        mine, theirs = (self.ref, self.config), (other.ref, other.config)
-        return mine == theirs and self.defaults == other.defaults
+        mine = (self.ref, self.config, self.defaults, self.prompt_lookup)
+        return mine == (other.ref, other.config, other.defaults, other.prompt_lookup)
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,8 @@ class Record:
 class LoadRequest:
     """A load request from a client.
 
-    `resets` holds the keys sent as null, which return to their default. It may include `adapter`
-    and `defaults.KEY`.
+    `resets` holds the keys sent as null, which return to their default. It may include `adapter`,
+    `prompt_lookup`, `draft_model` and `defaults.KEY`.
     """
 
     model: str
@@ -164,11 +170,13 @@ class LoadRequest:
     """Other names of the record; None: not sent."""
     warm: bool | None = None
     """None: not sent."""
+    prompt_lookup: bool | None = None
+    draft_model: str | None = None
 
     @property
     def ref(self) -> ModelRef:
         """The model to resolve."""
-        return ModelRef(self.model, adapter=self.adapter)
+        return ModelRef(self.model, adapter=self.adapter, draft=self.draft_model)
 
     @property
     def name(self) -> str:
@@ -237,6 +245,8 @@ class Instance:
     """Unique among all instances that this daemon has loaded."""
     type: ModelType = "llm"
     """`embedding`: it embeds texts and does not generate."""
+    draft_model: str | None = None
+    """Directory of the draft model."""
 
     @property
     def shared_bytes(self) -> int:
@@ -301,6 +311,8 @@ class Status:
     checkpoint: str | None = None
     adapter: str | None = None
     """Directory of the adapter in force."""
+    draft_model: str | None = None
+    """Directory of the draft model in use."""
     revision: str | None = None
     """Revision of the weights in memory."""
     revision_on_disk: str | None = None

@@ -168,8 +168,7 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
     sent = body.get("config", {}) | {key: body[key] for key in SETTINGS if key in body}
     defaults = body.get("defaults", {})
     named = sent | {f"defaults.{key}": value for key, value in defaults.items()}
-    if "adapter" in body:
-        named["adapter"] = body["adapter"]
+    named |= {key: body[key] for key in ("adapter", "prompt_lookup", "draft_model") if key in body}
     return LoadRequest(
         model=body["model"],
         config=_asked(sent),
@@ -180,6 +179,8 @@ def load_request(body: dict[str, Any]) -> LoadRequest:
         adapter=body.get("adapter"),
         aliases=tuple(body["aliases"]) if "aliases" in body else None,
         warm=body.get("warm"),
+        prompt_lookup=body.get("prompt_lookup"),
+        draft_model=body.get("draft_model"),
     )
 
 
@@ -199,6 +200,8 @@ def load_spec(spec: dict[str, Any]) -> LoadSpec:
         node_selector=selector.selector(spec.get("node_selector", ())),
         aliases=tuple(spec.get("aliases", ())),
         warm=spec.get("warm", False),
+        prompt_lookup=spec.get("prompt_lookup", True),
+        draft_model=spec.get("draft_model"),
     )
 
 
@@ -220,6 +223,8 @@ def spec_json(spec: LoadSpec) -> dict[str, Any]:
 
 OTHERS = (
     "adapter",
+    "prompt_lookup",
+    "draft_model",
     "revision",
     "suspend",
     "priority",

@@ -12,6 +12,7 @@ from reconciler.core.footprint import (
     Need,
     adapter_bytes,
     batch_bytes,
+    draft_bytes,
     kv_bytes,
     most_tokens,
     process_bytes,
@@ -44,6 +45,8 @@ class Resolved:
     config: EffectiveSettings
     warnings: tuple[SettingWarning, ...]
     need: Need
+    counted: int = 0
+    """Tokens of KV cache in `need`."""
 
 
 def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) -> Resolved:
@@ -71,8 +74,9 @@ def resolve(asked: RequestedSettings, checkpoint: Checkpoint, machine: Machine) 
         kv_bytes(shapes, counted, config.kv_cache_bits),
         working_bytes(shapes, reading, counted),
         adapter_bytes(checkpoint),
+        draft_bytes(checkpoint, config, counted),
     )
-    return Resolved(config, tuple(warnings), need)
+    return Resolved(config, tuple(warnings), need, counted)
 
 
 def _counted(asked: RequestedSettings, checkpoint: Checkpoint, config: EffectiveSettings) -> int:
@@ -102,17 +106,20 @@ def _context_length(
         config = reading_config(config, checkpoint.embedder)
     process = process_bytes(checkpoint, machine)
     adapter = adapter_bytes(checkpoint)
-    room = machine.memory_budget - process - checkpoint.weights_bytes - adapter
+    # The draft model's cache is counted for as many tokens as an instance with that context has.
+    draft = draft_bytes(checkpoint, config, min(requested or DEFAULT_CONTEXT_COUNTED, longest))
+    room = machine.memory_budget - process - checkpoint.weights_bytes - adapter - draft
     alone = most_tokens(shapes, config, room, max(longest, requested or 0))
     if alone < 1:
         token = batch_bytes(shapes, config, 1, 1)
-        total = checkpoint.weights_bytes + process + adapter + token
+        total = checkpoint.weights_bytes + process + adapter + draft + token
         raise LoadError(
             Problem(
                 Reason.INSUFFICIENT_MEMORY,
-                f"the weights take {readable_bytes(checkpoint.weights_bytes)}, with process and "
-                f"first token {readable_bytes(total)}, which exceeds this machine's memory "
-                f"budget of {readable_bytes(machine.memory_budget)}",
+                f"the weights take {readable_bytes(checkpoint.weights_bytes)}, with process"
+                f"{', draft model' if draft else ''} and first token {readable_bytes(total)}, "
+                "which exceeds this machine's memory budget of "
+                f"{readable_bytes(machine.memory_budget)}",
                 param="model",
             )
         )

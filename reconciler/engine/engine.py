@@ -179,7 +179,7 @@ class Engine:
                 if self._prompts is not None and checkpoint.embedder is None:
                     prompts = self._prompts.store(checkpoint, holder.fingerprint)
                 opened = await open_session(
-                    holder, session, spec.config, checkpoint, resolved, defaults, prompts
+                    holder, session, spec, checkpoint, resolved, defaults, prompts
                 )
             except BaseException:
                 await self._holders.abandon(holder, session)
@@ -202,7 +202,7 @@ class Engine:
             resolved.need.own,
             resolved.need.process,
             holder.worker.pid,
-            # The weights may be older than the files; an adapter is read with each session.
+            # The weights may be older than the files; adapter and draft are read with each session.
             replace(checkpoint, commit=holder.revision).revision,
             LoadReport(
                 elapsed,
@@ -214,6 +214,7 @@ class Engine:
             adapter.path if adapter is not None else None,
             session,
             checkpoint.type,
+            checkpoint.draft.path if checkpoint.draft is not None else None,
         )
         self._loaded[name] = _Loaded(instance, holder, session)
         self._tokens.open(session, name)

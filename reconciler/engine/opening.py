@@ -7,7 +7,7 @@ from reconciler.core.defaults import Default, for_requests, in_force
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.prompt_store import PromptStore
-from reconciler.core.protocol import OpenSession, SessionOpened
+from reconciler.core.protocol import Draft, OpenSession, SessionOpened
 from reconciler.core.records import SETTINGS, LoadSpec, RequestedSettings, SettingWarning
 from reconciler.core.settings import Resolved
 from reconciler.engine.holders import Holder
@@ -16,7 +16,7 @@ from reconciler.engine.holders import Holder
 async def open_session(
     holder: Holder,
     session: str,
-    asked: RequestedSettings,
+    spec: LoadSpec,
     checkpoint: Checkpoint,
     resolved: Resolved,
     defaults: Iterable[Default],
@@ -35,22 +35,32 @@ async def open_session(
         for_requests(defaults),
         checkpoint.adapter,
         prompts,
+        spec.prompt_lookup,
+        _draft(checkpoint.draft, resolved),
     )
     opened = await holder.worker.ask("PUT", f"sessions/{session}", command, SessionOpened)
     differing = [
         key for key in SETTINGS if getattr(opened.observed, key) != getattr(resolved.config, key)
     ]
     allowed = set(opened.unused)
-    if not (asked.num_experts and opened.observed.num_experts):
+    if not (spec.config.num_experts and opened.observed.num_experts):
         allowed.add("num_experts")  # config.json does not always state what a model uses
     if not set(differing) <= allowed:
         message = f"the worker observed {opened.observed}, not {resolved.config}"
         raise LoadError(Problem(Reason.SETTING_MISMATCH, message))
     if holder.gone:
         raise LoadError(holder.worker.died())
-    sent = asked.sent()
+    sent = spec.config.sent()
     found = tuple(replace(w, asked=sent.get(w.key, w.asked)) for w in opened.warnings)
     return replace(opened, warnings=found)
+
+
+def _draft(draft: Checkpoint | None, resolved: Resolved) -> Draft | None:
+    """The draft model of a session, with the memory reserved for it."""
+    if draft is None:
+        return None
+    own = resolved.need.draft - draft.weights_bytes
+    return Draft(draft.path, draft.fingerprint, draft.weights_bytes, own, resolved.counted)
 
 
 def warnings(

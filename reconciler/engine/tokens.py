@@ -61,6 +61,7 @@ class Tokens:
                 known.usage.first_tokens.latest(usage.first_tokens),
                 max(known.usage.cached_tokens, usage.cached_tokens),
                 max(known.usage.disk_tokens, usage.disk_tokens),
+                known.usage.speculated.latest(usage.speculated),
             )
 
 
@@ -71,4 +72,5 @@ def _sum(a: Usage, b: Usage) -> Usage:
         a.first_tokens.plus(b.first_tokens),
         a.cached_tokens + b.cached_tokens,
         a.disk_tokens + b.disk_tokens,
+        a.speculated.plus(b.speculated),
     )

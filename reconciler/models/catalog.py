@@ -11,6 +11,7 @@ from reconciler.core.records import ModelRef
 from reconciler.models.adapter import base_of, is_adapter, read_adapter
 from reconciler.models.checkpoint import parse_facts
 from reconciler.models.contents import fingerprint
+from reconciler.models.drafts import DraftModels
 from reconciler.models.fetch import MODEL
 from reconciler.models.files import error_of
 from reconciler.models.looker import HANG_SECONDS, PATIENT_SECONDS, Looker, NoAnswerError
@@ -42,12 +43,14 @@ class Catalog:
         self._looker = Looker()
         self._read: dict[str, tuple[str, Checkpoint | Problem]] = {}
         """Fingerprint and facts (or problem) by directory."""
+        self._drafting = DraftModels()
 
     def find(self, ref: ModelRef) -> Checkpoint:
         """The checkpoint that `ref` names. Waits longer for a disk that has to spin up.
 
         Raises `LoadError`: `ModelNotFound`, `AmbiguousModel` naming the candidates,
-        `InvalidCheckpoint` if it cannot be loaded; `AdapterNotFound`, `InvalidAdapter`.
+        `InvalidCheckpoint` if it cannot be loaded; `AdapterNotFound`, `InvalidAdapter`;
+        `DraftModelNotFound`, `InvalidDraftModel`.
         """
         found = self._search([ref], Walk(self._looker, HANG_SECONDS))[ref]
         if isinstance(found, NoAnswerError):
@@ -96,13 +99,17 @@ class Catalog:
         matched: dict[ModelRef, LocalModel | LoadError] = {}
         adapters: dict[ModelRef, Path | LoadError] = {}
         for ref in refs:
-            for revision in {ref.revision, None} if ref.adapter else {ref.revision}:
+            for revision in {ref.revision, None} if ref.adapter or ref.draft else {ref.revision}:
                 if revision not in looks:
                     looks[revision] = self._held(revision, walk)
             matched[ref] = self._matched(ref, looks[ref.revision])
             if ref.adapter is not None:
                 adapters[ref] = self._adapter(ref.adapter, looks)
-        facts = self._facts([h for h in matched.values() if isinstance(h, LocalModel)], walk)
+        drafts = {
+            ref: self._matched(ModelRef(ref.draft), looks[None]) for ref in matched if ref.draft
+        }
+        helds = [h for h in (*matched.values(), *drafts.values()) if isinstance(h, LocalModel)]
+        facts = self._facts(helds, walk)
         read = self._adapters([p for p in adapters.values() if isinstance(p, Path)], walk)
         found: dict[ModelRef, Checkpoint | LoadError] = {}
         for ref, held in matched.items():
@@ -115,6 +122,10 @@ class Catalog:
                     if isinstance(adapter, LoadError)
                     else replace(checkpoint, adapter=adapter)
                 )
+            if isinstance(checkpoint, Checkpoint) and ref in drafts:
+                named = drafts[ref]
+                draft = facts[named] if isinstance(named, LocalModel) else named
+                checkpoint = self._drafting.with_draft(checkpoint, draft, ref.draft or "", walk)
             found[ref] = checkpoint
         return found
 

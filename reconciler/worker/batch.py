@@ -11,10 +11,18 @@ from typing import Any
 from mlx_lm.models.cache import make_prompt_cache
 
 from reconciler.worker import generators
-from reconciler.worker.generators import Batching, Generated, Job, Read
+from reconciler.worker.generators import (
+    BatchedGenerator,
+    Batching,
+    Generated,
+    Generator,
+    Job,
+    Read,
+)
 from reconciler.worker.pending import Request
 from reconciler.worker.prompt_cache import MOST, PromptCache, Save, always_rewindable
 from reconciler.worker.sampling import Seeded
+from reconciler.worker.speculation.generator import Speculation, SpeculativeGenerator
 
 BATCH_SIZE = 32
 """Maximum number of requests that generate together; others wait. mlx-lm's default."""
@@ -24,18 +32,27 @@ class Batch:
     """A generator, its requests and its prompt cache. MLX thread only."""
 
     def __init__(
-        self, model: Any, prefill_step: int, ends: Sequence[int], batching: Batching, save: Save
+        self,
+        model: Any,
+        prefill_step: int,
+        ends: Sequence[int],
+        batching: Batching,
+        save: Save,
+        speculation: Speculation | None = None,
     ) -> None:
-        """`prefill_step`: maximum tokens of a prompt chunk; `ends`: stop tokens."""
+        """`prefill_step`: maximum tokens of a prompt chunk; `ends`: stop tokens.
+
+        `speculation`: None: tokens are generated one by one.
+        """
         self._model, self._prefill_step, self._ends = model, prefill_step, ends
-        self._batching, self._save = batching, save
+        self._batching, self._save, self._speculation = batching, save, speculation
         self.running: dict[int, Request] = {}
         """Requests by their id in the generator, oldest first."""
         self._begin()
 
     def _begin(self) -> None:
         """Create a new generator and an empty prompt cache."""
-        self.generator = generators.make(
+        self.generator: Generator = generators.make(
             self._batching,
             self._model,
             ends=self._ends,
@@ -44,6 +61,13 @@ class Batch:
         )
         self.kept = PromptCache(MOST, self._save)
         self._rewinds = always_rewindable(make_prompt_cache(self._model))
+        speculation, generator = self._speculation, self.generator
+        self.drafts = False
+        """True if tokens are drafted for requests that run alone."""
+        if speculation is None or not speculation.used or not self._rewinds:
+            return
+        if isinstance(generator, BatchedGenerator):
+            self.generator, self.drafts = SpeculativeGenerator(generator, speculation), True
 
     @property
     def places(self) -> int:
@@ -73,6 +97,7 @@ class Batch:
             request.sampler,
             request.processors,
             request.ends,
+            lambda: request.room,
         )
         request.uid = self.generator.insert(job)
         self.running[request.uid] = request

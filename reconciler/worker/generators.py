@@ -56,6 +56,8 @@ class Job:
     processors: Sequence[Any] = ()
     ends: Sequence[int] | None = None
     """Stop tokens; None: the generator's."""
+    room: Callable[[], int] | None = None
+    """Returns how many tokens its cache may grow now; None: unknown, and nothing is drafted."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,11 @@ class BatchedGenerator:
         )
         self._unread: set[int] = set()
         """Ids of jobs whose prefill has not started."""
+
+    @property
+    def mlx_lm(self) -> BatchGenerator:
+        """The wrapped generator."""
+        return self._generator
 
     def insert(self, job: Job) -> int:
         """Add a job and return its id."""

@@ -16,9 +16,10 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Shapes
-from reconciler.core.footprint import reading_config
+from reconciler.core.footprint import draft_step, reading_config
 from reconciler.core.protocol import (
     Activity,
+    Draft,
     LoadWeights,
     OpenSession,
     Recall,
@@ -45,6 +46,8 @@ from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Session
 from reconciler.worker.shapes import embedding_rows, vocabulary
+from reconciler.worker.speculation.draft import DraftModel, DraftModules
+from reconciler.worker.speculation.generator import Speculation
 from reconciler.worker.stalls import StallBudget
 from reconciler.worker.vocabulary import vocabulary_kept
 
@@ -62,6 +65,11 @@ DISK_VERSION = 1
 
 STEPS = 50
 """Number of progress reports while weights are read; fewer if single arrays are larger."""
+
+NO_DRAFTS = (
+    "it is not used: the model's KV cache cannot be rewound (sliding windows or recurrent states), "
+    "or its requests run one at a time"
+)
 
 
 class Model:
@@ -81,6 +89,9 @@ class Model:
         self._modules: Modules | None = None
         self._adapters: dict[str, Adapter | None] = {}
         """Adapters by session."""
+        self._drafts: dict[str, Draft | None] = {}
+        """Draft models by session."""
+        self._draft_modules = DraftModules()
         self.embedder: Embedder | None = None
         """Embedding configuration of the model; None if it generates text. Thread-safe."""
         self.reranker: Reranker | None = None
@@ -177,6 +188,7 @@ class Model:
             try:
                 opened = self._open(name, command)
                 self._adapters[name] = command.adapter
+                self._drafts[name] = command.draft
             finally:
                 self._drop_adapters()
         return opened
@@ -203,16 +215,18 @@ class Model:
         way = (config.num_experts, config.flash_attention, config.offload_kv_cache_to_gpu)
         computed = (*way, config.kv_cache_bits)
         session: Session | EmbeddingSession
-        batching, reason = None, None
+        batching, reason, unused_draft = None, None, None
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
+            draft = self._draft(command, config)
             session = Session(
                 module,
                 config,
                 tuple(eos),
                 kv_budget,
                 self._heartbeat,
+                speculation=Speculation(lookup=command.prompt_lookup, draft=draft),
                 prompts=self._prompts(command),
                 post=self.post,
             )
@@ -221,6 +235,8 @@ class Model:
                 self._batching[way] = TOGETHER if known else session.learn_batching()
             batching, reason = self._batching[way]
             session.run_requests(batching)
+            if command.draft is not None and not session.drafts:
+                unused_draft = SettingWarning("draft_model", command.draft.path, NO_DRAFTS)
         observed, unused = session.observe(
             compute=command.adapter is not None or computed not in self._computed
         )
@@ -230,6 +246,7 @@ class Model:
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
         memory = max(0, mx.get_active_memory() - before)
         warnings = self._warnings(config, session, reason)
+        warnings += () if unused_draft is None else (unused_draft,)
         together = (str(way),) if batching is Batching.TOGETHER else ()
         return SessionOpened(observed, unused, phases, memory, warnings, together=together)
 
@@ -255,6 +272,15 @@ class Model:
         if self._disk is not None:
             self._disk.flush(seconds)
 
+    def _draft(self, command: OpenSession, config: EffectiveSettings) -> DraftModel | None:
+        """The draft model of a session. Raises `DraftModelError`."""
+        if command.draft is None:
+            return None
+        settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
+        module = overrides.ModelWithOverrides(self._draft_modules.get(command.draft), settings)
+        step = draft_step(config)
+        return DraftModel(module, command.draft.most_tokens, step, self.vocabulary)
+
     def _warnings(
         self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None
     ) -> tuple[SettingWarning, ...]:
@@ -272,6 +298,7 @@ class Model:
         session = self._sessions.pop(name, None)
         self._defaults.pop(name, None)
         self._adapters.pop(name, None)
+        self._drafts.pop(name, None)
         if session is None:
             return Usage()
         session.close()
@@ -280,9 +307,10 @@ class Model:
         return session.usage
 
     def _drop_adapters(self) -> None:
-        """Release adapters that no session uses."""
+        """Release adapters and draft models that no session uses."""
         if self._modules is not None:
             self._modules.retain_only(self._adapters.values())
+        self._draft_modules.retain_only(self._drafts.values())
 
     def usage(self) -> dict[str, Usage]:
         """Usage by session. Thread-safe."""
@@ -386,6 +414,8 @@ class Model:
         cache if that is larger.
         """
         held = self._weights + (self._modules.adapter_bytes if self._modules else 0)
+        held += self._draft_modules.nbytes
+        held += sum(draft.session_bytes for draft in self._drafts.values() if draft is not None)
         for session in self._sessions.values():
             budget = session.kv_budget
             idle = max(budget.reserved, session.kept_bytes)

@@ -90,6 +90,11 @@ class Request:
     """Tokens generated since it was inserted."""
 
     @property
+    def room(self) -> int:
+        """Tokens of its reservation that it has not used yet."""
+        return self.reserved - self.length
+
+    @property
     def length(self) -> int:
         """Tokens of the prompt and the completion so far."""
         return len(self.prompt) + len(self.generated)

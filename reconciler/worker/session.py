@@ -28,6 +28,7 @@ from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.pending import Request, Score, unasked
 from reconciler.worker.prompt_cache import not_saved
 from reconciler.worker.scoring import PromptScorer, Scoring
+from reconciler.worker.speculation.generator import Speculation
 from reconciler.worker.stalls import StepSizes
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError, Waiting
 
@@ -50,6 +51,7 @@ class Session:
         kv_budget: KVBudget | None = None,
         heartbeat: Heartbeat | None = None,
         batching: Batching = Batching.TOGETHER,
+        speculation: Speculation | None = None,
         prompts: Callable[[Make], Scope] | None = None,
         post: Post = lambda job: job(),
     ) -> None:
@@ -71,6 +73,7 @@ class Session:
         """Observed numbers of experts per token."""
         self._waiting = Waiting()
         self._scoring = Scoring(self._model, config.eval_batch_size)
+        self._speculation = speculation
         self._prompts = prompts(lambda: make_prompt_cache(self._model)) if prompts else None
         self._restoring = Restoring(self._prompts, post, self._insert_restored)
         self._batch = self._new_batch()
@@ -78,7 +81,12 @@ class Session:
 
     def _new_batch(self) -> Batch:
         step, save = self.config.eval_batch_size, self._prompts.save if self._prompts else not_saved
-        return Batch(self._model, step, self.ends, self.batching, save)
+        return Batch(self._model, step, self.ends, self.batching, save, self._speculation)
+
+    @property
+    def drafts(self) -> bool:
+        """True if tokens are drafted for requests that run alone."""
+        return self._batch.drafts
 
     @property
     def busy(self) -> bool:
@@ -353,7 +361,11 @@ class Session:
         pieces, tokens = self._batch.generator.next(most)
         seconds = time.monotonic() - start
         read = [(self._batch.running[piece.uid], piece) for piece in pieces]
-        self._sizes.learn(read, seconds, generated=bool(tokens))
+        speculation = self._speculation
+        if speculation is not None:
+            self.usage = replace(self.usage, speculated=speculation.count)
+        if speculation is None or speculation.computed:
+            self._sizes.learn(read, seconds, generated=bool(tokens))
         for piece in pieces:
             if self._batch.note_read(piece):
                 self._trim()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -231,3 +232,35 @@ class TestAdapters:
 
     def test_another_adapter_is_another_instance(self) -> None:
         assert not SPEC.loads_like(replace(SPEC, adapter="p/sql"))
+
+
+class TestDrafting:
+    """Drafts change only the speed: a request that names none matches any."""
+
+    @staticmethod
+    def view(name: str, **spec: Any) -> View:
+        known = view(name)
+        return replace(known, record=replace(known.record, spec=replace(SPEC, **spec)))
+
+    def test_a_request_without_the_keys_joins(self) -> None:
+        assert verdict(ask(), self.view("a", draft_model="p/d", prompt_lookup=False)) == Join("a")
+
+    def test_the_keys_sent_must_agree(self) -> None:
+        drafting = self.view("p/m", draft_model="p/d", prompt_lookup=False)
+        assert verdict(replace(ask(), draft_model="p/d"), drafting) == Join("p/m")
+        assert verdict(replace(ask(), prompt_lookup=False), drafting) == Join("p/m")
+        for request, draft, lookup in (
+            (replace(ask(), draft_model="p/e"), "p/e", False),
+            (replace(ask(), prompt_lookup=True), "p/d", True),
+            (replace(ask(), resets=frozenset({"draft_model"})), None, False),
+            (replace(ask(), resets=frozenset({"prompt_lookup"})), "p/d", True),
+        ):
+            changed = verdict(request, drafting)
+            assert isinstance(changed, Put)
+            spec = changed.record.spec
+            assert (spec.draft_model, spec.prompt_lookup) == (draft, lookup)
+            assert len(changed.warnings) == 1
+
+    def test_other_drafts_are_another_instance(self) -> None:
+        assert not SPEC.loads_like(replace(SPEC, draft_model="p/d"))
+        assert not SPEC.loads_like(replace(SPEC, prompt_lookup=False))

@@ -134,6 +134,18 @@ def test_defaults_and_adapter_are_part_of_a_request_and_of_a_spec() -> None:
     assert spec_json(load_spec(spec)) == spec
 
 
+def test_drafts_are_part_of_a_request_and_of_a_spec() -> None:
+    body = {"model": "m", "draft_model": None, "prompt_lookup": False}
+    assert check("load-request", body) == ()
+    request = load_request(body)
+    assert (request.draft_model, request.prompt_lookup) == (None, False)
+    assert request.resets == {"draft_model"}
+    spec = {"model": "m", "config": {}, "draft_model": "p/d", "prompt_lookup": False}
+    assert spec_json(load_spec(spec)) == spec
+    (mistake,) = check("load-request", {"model": "m", "draft_model": ""})
+    assert mistake.param == "draft_model"
+
+
 def test_settings_may_be_nested_flat_or_both() -> None:
     body = {"model": "m", "context_length": 5, "config": {"context_length": 5, "num_experts": 2}}
     assert (check("load-request", body), contradictions(body)) == ((), ())

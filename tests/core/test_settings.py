@@ -62,6 +62,24 @@ def test_a_requested_context_is_reserved_in_full_and_a_default_one_in_part() -> 
     assert resolve(RequestedSettings(), DENSE, GPU).need.kv == DEFAULT_CONTEXT_COUNTED * 10
 
 
+def test_a_draft_model_counts_with_its_weights_and_its_cache() -> None:
+    draft = replace(DENSE, path="/d", weights_bytes=1_000, kv_bytes_per_token=2)
+    drafted = replace(DENSE, draft=draft)
+    asked = RequestedSettings(context_length=20_000)
+    resolved = resolve(asked, drafted, GPU)
+    assert resolved.need.draft == 1_000 + 20_000 * 2
+    assert resolved.need.own == resolve(asked, DENSE, GPU).need.own + resolved.need.draft
+    assert (resolved.counted, resolve(asked, DENSE, GPU).need.draft) == (20_000, 0)
+    default = resolve(RequestedSettings(), drafted, GPU)
+    assert default.need.draft == 1_000 + DEFAULT_CONTEXT_COUNTED * 2
+
+
+def test_a_draft_model_too_large_for_the_machine_is_rejected() -> None:
+    large = replace(DENSE, draft=replace(DENSE, path="/d", weights_bytes=950_000))
+    assert refused(RequestedSettings(), large).reason is Reason.INSUFFICIENT_MEMORY
+    assert "draft model" in refused(RequestedSettings(), large).message
+
+
 def test_num_experts_0_means_the_models_default() -> None:
     assert in_force(RequestedSettings(num_experts=0), MOE).num_experts == 2
 

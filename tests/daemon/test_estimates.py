@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from reconciler.worker import overrides
+from tests import tiny
 from tests.support import Daemon
 
 UNDER, OVER = 0.05, 0.15
@@ -35,7 +36,7 @@ def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
     body = {"model": model, "prompt": [7 + i % 300 for i in range(context - 8)], "max_tokens": 8}
     status, answer = daemon.request("POST", "/v1/completions", body)
     assert status == 200, answer
-    keys = ("process_bytes", "weights_bytes", "kv_cache_bytes", "prefill_bytes")
+    keys = ("process_bytes", "weights_bytes", "kv_cache_bytes", "prefill_bytes", "draft_bytes")
     estimate, measured = sum(estimated[key] for key in keys), peak(pid)
     daemon.unload(model)
     if (1 - UNDER) * measured <= estimate <= (1 + OVER) * measured:
@@ -46,3 +47,12 @@ def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
 @pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
 def test_an_estimate_is_close_to_the_measured_peak(shared: Daemon) -> None:
     assert miss(shared, "openai/gpt-oss-20b", 2048) == ""
+
+
+@pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
+@pytest.mark.long
+def test_an_estimate_includes_a_draft_model(shared: Daemon) -> None:
+    """The draft model reads the prompt while the answer is generated."""
+    config = tiny.CONFIGS["llama"] | {"hidden_size": 512, "intermediate_size": 1536}
+    tiny.write(tiny._BASE | config, shared.home.models / "draft/large")
+    assert miss(shared, "tiny/qwen3_moe", 4000, draft_model="draft/large") == ""

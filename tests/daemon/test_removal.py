@@ -175,6 +175,18 @@ def test_an_adapter_that_a_suspended_record_names_by_path_is_not_removed(
     shared.unload("adapted")
 
 
+def test_a_model_that_drafts_for_another_is_not_removed(shared: Daemon, cached: str) -> None:
+    body = {"model": LLAMA, "draft_model": cached, "instance_id": "assisted"}
+    shared.load(body)
+    assert f"{cached} is in use by assisted" in invoke(shared, "rm", cached, "--yes").output
+    spec = {"model": LLAMA, "draft_model": cached, "suspend": True}
+    assert shared.request("PUT", "/api/v1/records/assisted", {"spec": spec})[0] == 200
+    shared.eventually("assisted", lambda record: record["status"]["draft_model"] is None)
+    assert f"{cached} is in use by assisted" in invoke(shared, "rm", cached, "--yes").output
+    assert folder_of(shared, cached).is_dir()
+    shared.unload("assisted")
+
+
 def test_of_two_removals_at_once_one_removes_and_the_other_finds_nothing(
     shared: Daemon, cached: str
 ) -> None:

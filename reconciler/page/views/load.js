@@ -92,7 +92,7 @@ function Preview({ body, estimate: { data, error }, models }) {
   const { estimate, plan } = data;
   const part = (label, kind, size) => ({ label, kind, size, text: bytes(size) });
   const parts = [
-    part('Weights', 'weights', estimate.weights_bytes + estimate.adapter_bytes),
+    part('Weights', 'weights', estimate.weights_bytes + estimate.adapter_bytes + estimate.draft_bytes),
     part('KV cache', 'kv', estimate.kv_cache_bytes),
     part('Reading prompts', 'reading', estimate.prefill_bytes),
     part('Process', 'other', estimate.process_bytes),

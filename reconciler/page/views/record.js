@@ -149,6 +149,7 @@ function Facts({ record }) {
     ['Restarts', status.restarts],
     ['Files', status.checkpoint],
     ['Adapter', status.adapter],
+    ['Draft model', status.draft_model],
     ['Revision in memory', status.revision],
     ['Revision on disk', status.revision_on_disk !== status.revision && status.revision_on_disk],
   ];
