@@ -1,7 +1,6 @@
 """CPU time, page faults and bytes read of processes; other programs change them less than times."""
 
 import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +57,9 @@ def of_ended_children() -> Usage:
 def _of(process: psutil.Process) -> Usage:
     times = process.cpu_times()
     cpu = times.user + times.system
-    if sys.platform != "linux":
-        return Usage(cpu)
     folder = Path("/proc", str(process.pid))
+    if not folder.is_dir():  # not on Linux
+        return Usage(cpu)
     fields = (folder / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
     counters = dict(line.split(": ") for line in (folder / "io").read_text("ascii").splitlines())
     return Usage(cpu, int(fields[_MINOR_FAULTS]), int(counters["rchar"]))

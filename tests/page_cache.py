@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -10,6 +11,7 @@ _PROT_READ, _MAP_SHARED = 1, 1
 
 def drop(file: Path) -> None:
     """Drop a file from the page cache; a file system in memory keeps it."""
+    assert sys.platform == "linux"
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -3,7 +3,7 @@
 Once a minute, the weight files of these records are read ahead, the records of the highest priority
 first, as far as the memory that is available holds them together. Nothing is read while a load
 runs, which needs the disk itself. Reading is limited to `RATE`, and runs in threads: a drive that
-hangs delays only its own record.
+hangs delays the other records by a minute, once.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Reader(Protocol):
     """See `ReadAhead`. Its methods block."""
 
     def room(self) -> int: ...
-    def files(self, checkpoint: Path) -> list[Path]: ...
+    def files(self, checkpoint: Path) -> dict[Path, int]: ...
     def read(self, file: Path, offset: int) -> int | None: ...
 
 
@@ -58,7 +58,10 @@ class Warming:
         """Read ahead at each interval, forever."""
         while True:
             await sleep(self._clock, INTERVAL_SECONDS)
-            await self.read_ahead(reader)
+            try:
+                await self.read_ahead(reader)
+            except Exception:
+                log.exception("files were not read ahead")
 
     async def read_ahead(self, reader: Reader) -> None:
         """Read the files of all cold records ahead, once."""
@@ -74,18 +77,21 @@ class Warming:
             name = state.record.name
             try:
                 checkpoint = await self._checkpoint(state)
-                size = 0 if checkpoint.path in done else checkpoint.weights_bytes
+                if checkpoint.path in done:
+                    continue
+                files = await asyncio.to_thread(reader.files, Path(checkpoint.path))
+                # Not the size of the tensors: a file may have more.
+                size = sum(files.values())
                 if size > room:
                     self._note(name, f"its {size} bytes do not fit in the {max(0, room)} available")
                     continue
-                if size:
-                    await self._read(reader, Path(checkpoint.path))
-            except Exception as error:  # noqa: BLE001  a problem of this record only
-                self._note(name, f"{error}")
-            else:
                 room -= size
                 done.add(checkpoint.path)
                 self._problems[name] = ""
+                for file in files:
+                    await self._read(reader, file)
+            except Exception as error:  # noqa: BLE001  a problem of this record only
+                self._note(name, f"{error}")
 
     def _cold(self) -> list[RecordState]:
         """Records to keep warm, in the order of their priority."""
@@ -101,14 +107,13 @@ class Warming:
         ref = state.record.spec.ref
         return self._lookups.checkpoint(ref) or await self._lookups.find(ref)
 
-    async def _read(self, reader: Reader, path: Path) -> None:
-        """Read a checkpoint's files, until a load begins."""
-        for file in await asyncio.to_thread(reader.files, path):
-            offset: int | None = 0
-            while offset is not None and not self._busy():
-                offset = await asyncio.to_thread(reader.read, file, offset)
-                if offset is not None:
-                    await sleep(self._clock, PIECE_BYTES / RATE)
+    async def _read(self, reader: Reader, file: Path) -> None:
+        """Read a file, until a load begins."""
+        offset: int | None = 0
+        while offset is not None and not self._busy():
+            offset = await asyncio.to_thread(reader.read, file, offset)
+            if offset is not None:
+                await sleep(self._clock, PIECE_BYTES / RATE)
 
     def _note(self, name: str, problem: str) -> None:
         """Log a new problem."""

@@ -75,9 +75,9 @@ class ReadAhead:
         """Memory that files may take [bytes]."""
         return self._room()
 
-    def files(self, checkpoint: Path) -> list[Path]:
-        """Weight files of a checkpoint. Raises `LoadError`, OSError or ValueError."""
-        return self._ask(shards_of, checkpoint)
+    def files(self, checkpoint: Path) -> dict[Path, int]:
+        """Weight files and their sizes [bytes]. Raises `LoadError`, OSError or ValueError."""
+        return self._ask(_sizes, checkpoint)
 
     def read(self, file: Path, offset: int) -> int | None:
         """Read a piece of a file from `offset`; return the offset of the next one.
@@ -95,6 +95,10 @@ class ReadAhead:
         if isinstance(result, BaseException):
             raise result
         return result
+
+
+def _sizes(checkpoint: Path) -> dict[Path, int]:
+    return {file: file.stat().st_size for file in shards_of(checkpoint)}
 
 
 def _read(path: Path, offset: int, advise: Advise) -> int | None:

@@ -27,10 +27,10 @@ class FakeReader:
     def room(self) -> int:
         return self.available
 
-    def files(self, checkpoint: Path) -> list[Path]:
+    def files(self, checkpoint: Path) -> dict[Path, int]:
         if checkpoint.name in self.faulty:
             raise OSError("the drive is gone")
-        return [checkpoint / "model.safetensors"]
+        return {checkpoint / "model.safetensors": 100}
 
     def read(self, file: Path, offset: int) -> int | None:
         self.read_from.append((file.parent.name, offset))
@@ -114,13 +114,8 @@ async def test_records_are_read_by_priority_as_far_as_memory_is_available(
     bench: Bench, reader: FakeReader
 ) -> None:
     await idle(bench, ("a", IDLE), ("b", replace(QWEN, priority=1)))
-    sizes = {}
-    for name in ("a", "b"):
-        facts = bench.controller.facts(name)
-        assert facts is not None
-        sizes[name] = facts.weights_bytes
     reader.read_from.clear()
-    reader.available = sizes["a"] + sizes["b"] - 1
+    reader.available = 199
     with capture_logs() as logs:
         await a_round(bench, reader)
         await a_round(bench, reader)
@@ -170,4 +165,22 @@ async def test_a_round_begins_at_each_interval(
         assert not begun.is_set()
         bench.clock.advance(1)
         await begun.wait()
+    running.cancel()
+
+
+async def test_a_round_that_fails_is_not_the_last_one(
+    bench: Bench, reader: FakeReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = asyncio.Queue[None]()
+
+    async def fail(_: Reader) -> None:
+        rounds.put_nowait(None)
+        raise OSError("no memory")
+
+    monkeypatch.setattr(bench.controller._warming, "read_ahead", fail)
+    running = asyncio.create_task(bench.controller._warming.run(reader))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        bench.clock.advance(INTERVAL_SECONDS)
+        await rounds.get()
     running.cancel()
