@@ -75,7 +75,8 @@ async def _run(home: Path, models: Path, *, quick: bool) -> list[Result]:
         results += await token_cost.run(served, quick=quick)
         results += await neighbours.run(served, quick=quick)
         results += await agent.run(served, models, quick=quick)
-        results += await restored.run(served, quick=quick)
+        if not quick:  # it computes long prompts
+            results += await restored.run(served)
         results += [] if quick else await stall.run(served, models)
         results += await loading.run(served, models, quick=quick)
     return results + await records.run(home, serving.MODEL, quick=quick)

@@ -22,7 +22,6 @@ POLL_SECONDS = 0.02
 SETTLE_SECONDS = 0.3
 """Pause after a worker's socket appears, until it has printed its greeting."""
 
-
 CPUCLOCK_SCHED = 2
 """Clock type in Linux's `MAKE_PROCESS_CPUCLOCK` (include/linux/posix-timers.h)."""
 
@@ -48,8 +47,6 @@ class Daemon:
         self.url = client.url
         self.process = process_of(home)
         self._client = client
-        mine = psutil.Process().children()
-        self._process = next(p for p in mine if str(home / "state") in p.cmdline())
         self._run = home / "state" / "run"
 
     async def post(self, path: str, body: Any) -> Any:
@@ -58,7 +55,7 @@ class Daemon:
 
     def usage(self) -> dict[int, Usage]:
         """Resources used so far by each of its processes."""
-        return usage.of_tree(self._process)
+        return usage.of_tree(self.process)
 
     async def first_token(self, model: str) -> None:
         """Stream a completion until its first event."""

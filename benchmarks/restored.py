@@ -17,6 +17,9 @@ from benchmarks.measure import Result, compare
 SYSTEM = "What is asked for is honoured, or the answer says why it is not. " * 82
 """A prompt of about 2,000 tokens of the tiny tokenizer."""
 
+TURNS = 3
+"""Few, because each computes two long prompts."""
+
 TOKENS = 1900
 """Tokens that are read from disk at least."""
 
@@ -66,10 +69,10 @@ def _new_prompt() -> str:
     return f"{next(_serial):05d} {SYSTEM}"
 
 
-async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
+async def run(daemon: Daemon) -> list[Result]:
     """Run all of these benchmarks."""
     results = []
-    for name, what in list(MODELS.items())[:2] if quick else MODELS.items():
+    for name, what in list(MODELS.items())[:2]:
         model = f"bench/agent-{name}"
         await daemon.post("/api/v1/models/load", {"model": model})
         reader = Reader(daemon, model)
@@ -79,7 +82,7 @@ async def run(daemon: Daemon, *, quick: bool) -> list[Result]:
                 reader.known,
                 "the same prompt computed",
                 reader.unknown,
-                turns=3 if quick else 9,
+                turns=TURNS,
                 target="≤ 0.1",
             )
         )

@@ -252,6 +252,7 @@ def test_the_table_has_a_ratio_or_a_reason_for_each_server() -> None:
     assert row.results(titles) == [
         Result("chat", "peer 2", "tokens/s", 4.0, 2.0, 2.0, 1.5, 2.5, 3),
     ]
+    assert row.values() == ["reconciler 4", "peer 2"]
     assert table([row, row], titles, {"absent": "not installed: no such package"}) == (
         "| measurement | reconciler 1 | peer 2 | other 3 |\n"
         "|---|---|---|---|\n"
@@ -266,6 +267,15 @@ def test_there_is_no_ratio_to_nothing() -> None:
     measured.add("peer", {"cpu": 0.0})
     titles = {"reconciler": "reconciler 1", "peer": "peer 2"}
     assert Row("idle", "cpu", "s", measured).cells(titles) == ["1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1494.6, "1,495"), (99.44, "99.4"), (0.0612, "0.0612")]
+)
+def test_values_are_shown_with_three_digits(value: float, shown: str) -> None:
+    measured = Measured()
+    measured.add("peer", {"memory": value})
+    assert Row("resident", "memory", "MB", measured).values() == [f"peer {shown}"]
 
 
 def test_without_reconciler_the_table_has_values_and_no_ratios() -> None:

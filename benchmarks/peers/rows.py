@@ -21,6 +21,10 @@ PROMPT = "what is wanted " * 2
 ROUNDS = {1: 4, 8: 1, 32: 1}
 """How often so many requests at a time are sent in one turn."""
 
+CONNECT_SECONDS = 0.002
+"""Time between connections: the socket of mlx_lm.server, as all of Python's `socketserver`, queues
+5 of them, and a system sends one that finds no place again after a second."""
+
 SYSTEM_PROMPT = SYSTEM[: len(SYSTEM) // 3]
 """About 200 tokens, which a CPU reads in seconds."""
 
@@ -46,13 +50,16 @@ def fresh(text: str) -> str:
 def throughput(concurrency: int) -> Callable[[Server], Awaitable[Figures]]:
     """Generated tokens per second, and CPU time of the server's processes per token."""
 
+    async def one(chat: Chat, number: int) -> Answer:
+        await asyncio.sleep(number * CONNECT_SECONDS)
+        return await chat.ask(fresh(PROMPT), NEW_TOKENS)
+
     async def measure(server: Server) -> Figures:
         busy = server.tree.seconds()
         answers: list[Answer] = []
         async with Chat(server.url, server.model) as chat:
             for _ in range(ROUNDS[concurrency]):
-                asked = (chat.ask(fresh(PROMPT), NEW_TOKENS) for _ in range(concurrency))
-                answers += await asyncio.gather(*asked)
+                answers += await asyncio.gather(*(one(chat, n) for n in range(concurrency)))
         tokens = sum(answer.tokens for answer in answers)
         wall = max(a.times[-1] for a in answers) - min(a.sent for a in answers)
         return {"speed": tokens / wall, "cpu": 1000 * (server.tree.seconds() - busy) / tokens}
@@ -136,6 +143,7 @@ def memory(models: Path, model: str) -> Callable[[Program], Awaitable[Figures]]:
             for server in servers:
                 async with Chat(server.url, server.model) as chat:
                     await chat.ask(fresh(PROMPT), NEW_TOKENS)
+                await calm(server)  # reconciler starts a spare worker
             trees = {server.tree for server in servers}
             return {"memory": sum(tree.memory() for tree in trees) / 1e6}
 

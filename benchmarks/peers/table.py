@@ -21,6 +21,13 @@ class Row:
         """Ratios of reconciler to the others."""
         return self.measured.results(self.what, self.figure, self.unit, titles)
 
+    def values(self) -> list[str]:
+        """Median of each measured server."""
+        return [
+            f"{name} {_short(median(turn[self.figure] for turn in turns))}"
+            for name, turns in self.measured.turns.items()
+        ]
+
     def cells(self, titles: Mapping[str, str]) -> list[str]:
         """Value of each server, with the ratio of reconciler's to it."""
         ratios = {result.against: result for result in self.results(titles)}
@@ -30,12 +37,17 @@ class Row:
             if not turns:
                 cells.append("-")
                 continue
-            cell = f"{median(turn[self.figure] for turn in turns):.3g}"
+            cell = _short(median(turn[self.figure] for turn in turns))
             if result := ratios.get(title):
                 spread = f" ({result.low:.2f} to {result.high:.2f})" if result.turns > 1 else ""
                 cell += f": **{result.ratio:.2f}**{spread}"
             cells.append(cell)
         return cells
+
+
+def _short(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table(rows: Sequence[Row], titles: Mapping[str, str], skipped: Mapping[str, str]) -> str:

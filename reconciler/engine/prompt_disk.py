@@ -4,6 +4,7 @@ Workers write and read the files, and keep the limit (`worker/disk`). Removing f
 lock: for a worker a missing file is one that was evicted.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,7 +54,8 @@ class PromptDisk:
         """Remove the prompts of all checkpoints in a folder. Raises OSError."""
         for directory in self._directories():
             with suppress(FileNotFoundError):
-                if Path((directory / CHECKPOINT).read_text("utf-8")).is_relative_to(folder):
+                checkpoint = os.fsdecode((directory / CHECKPOINT).read_bytes())
+                if Path(checkpoint).is_relative_to(folder):
                     shutil.rmtree(directory)
 
     def clear(self) -> None:

@@ -76,6 +76,21 @@ def test_the_official_client_chats(client: openai.OpenAI) -> None:
     assert "tiny/llama" in [m.id for m in client.models.list()]
 
 
+def test_streams_beside_each_other_arrive_whole_and_in_order(client: openai.OpenAI) -> None:
+    def ask(length: int, *, stream: bool) -> str:
+        asked: dict[str, Any] = {"prompt": PROMPTS[length % 4], "max_tokens": length}
+        asked |= {"model": "tiny/llama", "temperature": 0}
+        if not stream:
+            return str(client.completions.create(**asked).choices[0].text)
+        chunks = client.completions.create(**asked, stream=True)
+        return "".join(chunk.choices[0].text for chunk in chunks)
+
+    lengths = [3, 30, 7, 50, 12, 1, 21, 40]  # the longest goes on alone
+    expected = [ask(length, stream=False) for length in lengths]
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        assert list(pool.map(lambda length: ask(length, stream=True), lengths)) == expected
+
+
 def test_a_stream_sends_the_same_text_in_chunks(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "tiny/llama", "messages": messages(), "temperature": 0}
     whole = client.chat.completions.create(**asked, max_tokens=20)

@@ -12,6 +12,7 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.facts import Shapes
 from reconciler.core.protocol import LoadWeights, OpenSession
+from reconciler.core.records import EffectiveSettings
 from reconciler.worker.disk.store import LEAST, PromptDisk, Scope
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.model import Model
@@ -30,10 +31,16 @@ SCOPE = {"fingerprint": "a"}
 class Asking(Asker):
     """Runs requests of a session whose jobs from other threads are queued."""
 
-    def __init__(self, model: Any, disk: PromptDisk | None, **more: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        disk: PromptDisk | None,
+        config: EffectiveSettings = CONFIG,
+        **more: Any,
+    ) -> None:
         self.jobs: SimpleQueue[Any] = SimpleQueue()
         prompts = partial(Scope, disk, SCOPE) if disk is not None else None
-        super().__init__(Session(model, CONFIG, prompts=prompts, post=self.jobs.put, **more))
+        super().__init__(Session(model, config, prompts=prompts, post=self.jobs.put, **more))
 
     def run(self) -> None:
         """Step until all started requests have ended."""
@@ -82,6 +89,17 @@ def test_a_prompt_from_disk_is_answered_like_a_computed_one(tmp_path: Path, name
         assert known >= LEAST
         assert answer == fresh.ask(prompt)[0]
         assert again.session.usage.disk_tokens == again.session.usage.cached_tokens == known
+
+
+def test_a_quantized_prompt_from_disk_is_answered_like_a_computed_one(tmp_path: Path) -> None:
+    tiny.write(tiny._BASE | {"model_type": "llama", "head_dim": 64}, tmp_path / "model")
+    model, _ = load_model(tmp_path / "model")
+    config = replace(CONFIG, kv_cache_bits=8)
+    disk = PromptDisk(store(tmp_path))
+    expected, _ = Asking(model, disk, config).ask(PROMPT)
+    disk.flush(60)
+    answer, known = Asking(model, PromptDisk(store(tmp_path)), config).ask(PROMPT)
+    assert (answer, (known or 0) >= LEAST) == (expected, True)
 
 
 @pytest.fixture

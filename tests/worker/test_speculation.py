@@ -10,7 +10,7 @@ from reconciler.worker.speculation.pace import (
     LARGEST_LOSS,
     PLAIN_EVERY,
     WIDTHS,
-    MovingAverage,
+    LatestMedian,
     Pace,
     StepTimes,
 )
@@ -149,14 +149,13 @@ def test_a_disturbed_measurement_does_not_rule_out_a_width() -> None:
     assert times.of(4) == pytest.approx(1.2)
 
 
-def test_an_average_follows_later_values_and_bounds_outliers() -> None:
-    average = MovingAverage()
-    average.add(50.0)
-    assert average.value == 0
-    average.add(1.0)
-    assert average.value == 1.0
-    average.add(1000.0)
-    assert average.value < 2
-    for _ in range(60):
-        average.add(3.0)
-    assert average.value == pytest.approx(3.0, rel=0.01)
+def test_a_median_follows_later_values_and_ignores_single_ones() -> None:
+    latest = LatestMedian()
+    latest.add(50.0)
+    assert latest.value == 0
+    for value in (1.0, 1.0, 1000.0, 1.0, 1000.0):
+        latest.add(value)
+        assert latest.value == 1.0
+    for _ in range(5):
+        latest.add(3.0)
+    assert latest.value == 3.0

@@ -1,6 +1,7 @@
 """Test that drafts change the number of passes of a generator, and nothing else."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors
 from mlx_lm.utils import load_model
 
+from reconciler.core.protocol import Draft
 from reconciler.worker import company, generators, overrides
 from reconciler.worker.generators import Batching, Generated, Generator, Job
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.sampling import Seeded
 from reconciler.worker.speculation import verify
-from reconciler.worker.speculation.draft import DraftModel, DraftModelError
+from reconciler.worker.speculation.draft import DraftModel, DraftModelError, DraftModules
 from reconciler.worker.speculation.generator import Speculation, SpeculativeGenerator
 from tests import architectures, tiny
 from tests.tiny import VOCABULARY
@@ -362,3 +364,17 @@ def test_a_draft_models_cache_is_empty_after_an_error(llama: Any) -> None:
     assert speculation.draft.nbytes
     SpeculativeGenerator(plain(llama), speculation)
     assert speculation.draft.nbytes == 0
+
+
+def test_sessions_share_a_loaded_draft_model_until_none_uses_it(models: Path) -> None:
+    modules, path = DraftModules(), models / "tiny/qwen3"
+    draft = Draft(str(path), "f", 1, 0, 100)
+    assert modules.get(draft) is modules.get(replace(draft, most_tokens=5))
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    assert modules.nbytes == pytest.approx(size, rel=0.01)
+    modules.retain_only([None, draft])
+    assert modules.nbytes
+    modules.retain_only([None, replace(draft, fingerprint="g")])
+    assert modules.nbytes == 0
+    with pytest.raises(DraftModelError, match="cannot be loaded"):
+        modules.get(replace(draft, path=str(models / "none")))

@@ -66,5 +66,5 @@ class Restoring:
     def _joined(scope: Scope, stored: layout.Stored) -> Stored | None:
         try:
             return Stored(stored.tokens, layout.join(scope.make(), stored))
-        except layout.UnsupportedError:
+        except Exception:  # noqa: BLE001  the prompt is computed instead
             return None

@@ -32,7 +32,7 @@ LEAST = 256
 """Tokens that a file must save to be read or written: fewer are computed as quickly."""
 
 READ_SECONDS = 5.0
-"""Time to read a prompt; then it is computed."""
+"""Time to read one file of a prompt; then the prompt is computed."""
 
 OPEN_SECONDS = 1.0
 """Time that the first session waits for the list of the files."""
@@ -72,13 +72,29 @@ class Fetch:
         self.scope, self.tokens, self.known = scope, tokens, known
         self._done: Callable[[Any], None] | None = done
         self._lock = threading.Lock()
-        self._timer = threading.Timer(READ_SECONDS, self.end)
-        self._timer.daemon = True
-        self._timer.start()
+        self._since = time.monotonic()
+        self._watch(READ_SECONDS)
 
     def is_over(self) -> bool:
         """True if nobody waits for it any more."""
         return self._done is None
+
+    def progress(self) -> None:
+        """Start the time for the next file."""
+        self._since = time.monotonic()
+
+    def _check(self) -> None:
+        """End it if a file takes too long, else check again later."""
+        left = self._since + READ_SECONDS - time.monotonic()
+        if left <= 0:
+            self.end()
+        elif not self.is_over():
+            self._watch(left)
+
+    def _watch(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, self._check)
+        self._timer.daemon = True
+        self._timer.start()
 
     def end(self, stored: layout.Stored | None = None) -> None:
         """Hand over what was read; only the first call counts. Thread-safe."""
@@ -115,11 +131,11 @@ class Scope:
         """Write a cache that holds these tokens, later. Raises nothing. MLX thread only."""
         if len(tokens) < LEAST or not self._supported or not self._disk.writes:
             return None
-        if layout.kinds(cache) != self._kinds:
-            return None
         try:
+            if layout.kinds(cache) != self._kinds:
+                return None
             write = Write(self, tokens, layout.split(cache, len(tokens)))
-        except layout.UnsupportedError:
+        except Exception:  # noqa: BLE001  the requests do not depend on it
             return None
         self._disk.write(write)
         return write
@@ -255,7 +271,9 @@ class PromptDisk:
         if len(rest) or not write.scope.only_rows:
             wanted[tail] = len(chain) - 1
         self.directory.touch(list(wanted))
-        sizes = [(name, size(*_file(parts, n, ends=name == tail))) for name, n in wanted.items()]
+        block = size(*_file(parts, 0, ends=False))
+        last = size(*_file(parts, len(chain) - 1, ends=True))
+        sizes = [(name, last if name == tail else block) for name in wanted]
         del parts  # so that `write.end` releases it
         with self.directory.writing(sizes) as writers:
             for writer in writers:
@@ -288,6 +306,7 @@ class PromptDisk:
             for name in found.files:
                 if fetch.is_over():
                     return None
+                fetch.progress()
                 try:
                     with self.directory.reader(name) as reader:
                         collected.add(reader)

@@ -30,15 +30,12 @@ class DraftModules:
     def __init__(self) -> None:
         self._loaded: dict[tuple[str, str], Any] = {}
         """Models by directory and fingerprint."""
+        self._sizes: dict[tuple[str, str], int] = {}
 
     @property
     def nbytes(self) -> int:
         """Size of all weights [bytes]."""
-        return sum(
-            array.nbytes
-            for model in self._loaded.values()
-            for _, array in tree_flatten(model.parameters())
-        )
+        return sum(self._sizes[key] for key in self._loaded)
 
     def get(self, draft: Draft) -> Any:
         """Get or load a model. Raises `DraftModelError`."""
@@ -49,6 +46,8 @@ class DraftModules:
             except Exception as error:
                 words = f"{type(error).__name__}: {error!s:.500}"
                 raise DraftModelError(f"{draft.path} cannot be loaded: {words}") from error
+            arrays = tree_flatten(self._loaded[key].parameters())
+            self._sizes[key] = sum(array.nbytes for _, array in arrays)
         return self._loaded[key]
 
     def retain_only(self, drafts: Collection[Draft | None]) -> None:

@@ -13,14 +13,17 @@ the time, whatever a pass costs. After that a pass is tried again.
 Times and balance belong to a session (`StepTimes`), the acceptance to a request (`Pace`).
 """
 
+from collections import deque
+from statistics import median_low
+
 WIDTHS = (2, 4, 8, 16)
 """Numbers of drafts to choose from. Few, so that each is measured often."""
 
 WEIGHT = 0.2
-"""Weight of the latest value in a moving average."""
+"""Weight of the latest draft in the estimate of the acceptance."""
 
-OUTLIER = 4.0
-"""A time counts as at most this multiple of the average: the machine may have been busy."""
+LATEST = 5
+"""Number of times of which the median is taken."""
 
 FIRST_ACCEPTANCE = 0.7
 """Assumed probability of acceptance at the start of a request."""
@@ -37,30 +40,31 @@ PLAIN_EVERY = 64
 time grows with the context."""
 
 
-class MovingAverage:
-    """An average that follows later values and is little affected by single ones."""
+class LatestMedian:
+    """Median of the latest values, which single ones do not affect: the machine may be busy."""
 
     def __init__(self) -> None:
-        self._first: float | None = None
-        self.value = 0.0
-        """0 before the second value: the first step of a kind compiles its kernels."""
+        self._begun = False
+        self._values: deque[float] = deque(maxlen=LATEST)
 
     def add(self, value: float) -> None:
-        """Record a value."""
-        if self._first is None:
-            self._first = value
-        elif not self.value:
-            self.value = min(self._first, value)
-        else:
-            self.value += WEIGHT * (min(value, OUTLIER * self.value) - self.value)
+        """Record a value; the first one does not count, as its step compiles kernels."""
+        if self._begun:
+            self._values.append(value)
+        self._begun = True
+
+    @property
+    def value(self) -> float:
+        """The median; 0 before the second value."""
+        return median_low(self._values) if self._values else 0.0
 
 
 class StepTimes:
     """Times of a session's steps [s]."""
 
     def __init__(self) -> None:
-        self._plain = MovingAverage()
-        self._passes = {width: MovingAverage() for width in WIDTHS}
+        self._plain = LatestMedian()
+        self._passes = {width: LatestMedian() for width in WIDTHS}
         self.balance = 0.0
         """Time that passes saved, less the time that they lost and that has not been made good
         [ordinary steps]."""
@@ -78,10 +82,10 @@ class StepTimes:
 
     def note_pass(self, width: int, tokens: int, seconds: float) -> None:
         """Record a pass that checked `width` drafts and yielded `tokens`."""
-        average = self._passes[rounded(width)]
-        average.add(seconds)
+        times = self._passes[rounded(width)]
+        times.add(seconds)
         steps = seconds / self.plain
-        if not average.value:  # its kernels were compiled
+        if not times.value:  # its kernels were compiled
             steps = min(steps, tokens + 1)
         balance = self.balance + tokens - steps
         self.balance = min(LARGEST_CREDIT, max(-LARGEST_LOSS, balance))

@@ -67,8 +67,12 @@ def verify(generator: BatchGenerator, drafts: Sequence[int]) -> Verified:
         logits = batch.model(inputs[None], cache=batch.prompt_cache)[0]
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         sampler = (batch.samplers or [None])[0] or batch.fallback_sampler
-        chosen = sampler(logprobs)
-        sure: Any = _sure(logits) if sampler is greedy_sampler else mx.ones(chosen.shape, mx.bool_)
+        if sampler is greedy_sampler:
+            chosen, sure = sampler(logprobs), _sure(logits)
+        else:  # one call per token, as in ordinary steps: a call may draw one number for all rows
+            rows = range(len(drafts) + 1)
+            chosen = mx.concatenate([sampler(logprobs[row : row + 1]) for row in rows])
+            sure = mx.ones(chosen.shape, mx.bool_)
         mx.eval(inputs, chosen, sure, logprobs)
         return _advance(batch, inputs.tolist(), chosen, sure.tolist(), logprobs)
 

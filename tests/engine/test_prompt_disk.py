@@ -1,0 +1,63 @@
+"""Test the daemon's side of prompts on disk: what is removed, and where they are by default."""
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.serve import _prompt_cache
+from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, TAG
+from reconciler.engine.prompt_disk import PromptDisk
+
+
+def directory(root: Path, name: str, checkpoint: bytes | None) -> Path:
+    path = root / name
+    path.mkdir(parents=True)
+    (path / "a.safetensors").write_bytes(b"a")
+    if checkpoint is not None:
+        (path / CHECKPOINT).write_bytes(checkpoint)
+    return path
+
+
+def test_only_the_prompts_of_models_in_the_folder_are_removed(tmp_path: Path) -> None:
+    gone = directory(tmp_path, "0" * 16, b"/hub/models--a--b/snapshots/c")
+    staying = [
+        directory(tmp_path, "1" * 16, b"/hub/models--a--bb/snapshots/c"),
+        directory(tmp_path, "2" * 16, b"\xff\xfe\n"),
+        directory(tmp_path, "3" * 16, None),
+        directory(tmp_path, "mine", b"/hub/models--a--b/snapshots/c"),
+    ]
+    linked = tmp_path / ("4" * 16)
+    linked.symlink_to(staying[-1])
+    PromptDisk(tmp_path, 1).remove(Path("/hub/models--a--b"))
+    assert not gone.exists()
+    assert all((path / "a.safetensors").exists() for path in (*staying, linked))
+
+
+def test_nothing_is_removed_that_no_worker_made(tmp_path: Path) -> None:
+    gone = directory(tmp_path, "0" * 16, b"/models/a")
+    staying = [directory(tmp_path, name, None) for name in ("1" * 16, "mine")]
+    for name in (KEY, LOCK):
+        (tmp_path / name).write_bytes(b"1")
+    PromptDisk(tmp_path, 0).clear()
+    assert gone.exists()  # the directory is not marked
+    (tmp_path / TAG).write_bytes(b"1")
+    PromptDisk(tmp_path, 0).clear()
+    assert not gone.exists()
+    assert {p.name for p in tmp_path.iterdir()} == {LOCK, TAG, *(path.name for path in staying)}
+    PromptDisk(tmp_path / "missing", 0).clear()
+
+
+@pytest.mark.parametrize(("count", "size"), [(b"", 0), (b"x", 0), (b"00000000000000000012", 12)])
+def test_the_size_is_the_workers_count(tmp_path: Path, count: bytes, size: int) -> None:
+    assert PromptDisk(tmp_path, 1).size() == 0
+    (tmp_path / LOCK).write_bytes(count)
+    assert PromptDisk(tmp_path, 1).size() == size
+
+
+def test_the_default_directory_follows_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/a")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert _prompt_cache("linux") == Path("/home/a/.cache/reconciler/prompts")
+    assert _prompt_cache("darwin") == Path("/home/a/Library/Caches/reconciler/prompts")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert _prompt_cache("linux") == Path("/caches/reconciler/prompts")
