@@ -20,6 +20,7 @@ from reconciler.worker.sampling import Seeded
 from reconciler.worker.speculation import verify
 from reconciler.worker.speculation.draft import DraftModel, DraftModelError, DraftModules
 from reconciler.worker.speculation.generator import Speculation, SpeculativeGenerator
+from reconciler.worker.speculation.pace import ALLOWED_LOSS
 from tests import architectures, tiny
 from tests.tiny import VOCABULARY
 
@@ -260,6 +261,29 @@ def test_a_narrow_lead_is_decided_by_an_ordinary_step(
     assert tokens(answer) == tokens(expected(llama))
     assert speculation.count.drafted
     assert speculation.count.accepted == 0
+
+
+def test_choices_that_are_always_unsure_lose_no_more_than_allowed(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass whose first choice is unsure yields no token, however fast it is."""
+    monkeypatch.setattr(verify, "LEADS", {mx.float32: 1e9})
+    passes, original = [], type(llama).__call__
+
+    def counted(model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        passes.append(inputs.shape[1])
+        return original(model, inputs, *args, **more)
+
+    monkeypatch.setattr(type(llama), "__call__", counted)
+    generator, speculation = drafting(llama)
+    generator.insert(job(tokens=120))
+    returned = 0
+    while returned < 110:
+        if returned == 0:
+            passes.clear()
+        returned += len(generator.next()[1])
+    assert speculation.count.drafted
+    assert len(passes) <= 110 * (1 + ALLOWED_LOSS) + 4
 
 
 def test_a_model_without_numbers_goes_on_as_without_drafts(llama: Any) -> None:

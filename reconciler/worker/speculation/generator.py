@@ -135,8 +135,9 @@ class SpeculativeGenerator:
             return False
         verified = verify(self._generator.mlx_lm, drafts)
         seconds = self._speculation.clock() - begin
-        pace.note_pass(len(drafts), verified.accepted, seconds)
-        drafting.plain_next = verified.unsure
+        pace.note_pass(len(drafts), verified.accepted, len(verified.generated), seconds)
+        # Without tokens to return, the ordinary step is this one.
+        drafting.plain_next = verified.unsure and bool(verified.generated)
         self._ready.extend(verified.generated)
         replaced = len(verified.generated) * self._speculation.plain
         self._speculation.count = self._speculation.count.plus(
