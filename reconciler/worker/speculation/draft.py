@@ -65,7 +65,7 @@ class DraftModel:
 
         Raises `DraftModelError`.
         """
-        self._model, self._most, self._chunk = model, most_tokens, chunk
+        self._model, self._most, self.chunk = model, most_tokens, chunk
         if not always_rewindable(make_prompt_cache(model)):
             raise DraftModelError(
                 "draft_model: its KV cache cannot be rewound (sliding windows or recurrent states)"
@@ -95,8 +95,8 @@ class DraftModel:
         if len(tokens) > self._most:
             return False
         self._match(tokens)
-        missing = tokens[self._matching : self._matching + self._chunk]
-        if len(missing) < self._chunk:
+        missing = tokens[self._matching : self._matching + self.chunk]
+        if len(missing) < self.chunk:
             return True
         if max(missing) < self._own:
             self._feed(missing)
