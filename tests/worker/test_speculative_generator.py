@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models import qwen3 as qwen3_module
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors
 from mlx_lm.utils import load_model
@@ -402,3 +403,21 @@ def test_sessions_share_a_loaded_draft_model_until_none_uses_it(models: Path) ->
     assert modules.nbytes == 0
     with pytest.raises(DraftModelError, match="cannot be loaded"):
         modules.get(replace(draft, path=str(models / "none")))
+
+
+def test_a_draft_model_that_cannot_compute_is_refused_when_it_is_loaded(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As experts in bfloat16, which MLX's CPU backend loads and does not multiply."""
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("only supports float32")
+
+    modules = DraftModules()
+    draft = Draft(str(models / "tiny/qwen3"), "f", 1, 0, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(qwen3_module.Model, "__call__", failing)
+        with pytest.raises(DraftModelError, match="qwen3 cannot be run: .* only supports float32"):
+            modules.get(draft)
+    assert modules.nbytes == 0
+    assert modules.get(draft)
