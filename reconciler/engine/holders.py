@@ -146,7 +146,7 @@ class Holders:
                     checkpoint.path,
                     checkpoint.embedder,
                     checkpoint.reranker,
-                    self._trials.passed(holder.path, holder.revision),
+                    self._trials.passed(holder.path, holder.fingerprint),
                 ),
                 lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
             )
@@ -160,7 +160,7 @@ class Holders:
 
     def remember_trial(self, holder: Holder, together: tuple[str, ...]) -> None:
         """Remember `SessionOpened.together` for the next load of the same files."""
-        self._trials.remember(holder.path, holder.revision, together)
+        self._trials.remember(holder.path, holder.fingerprint, together)
 
     def _note_log(self, name: str, worker: WorkerProcess) -> None:
         """Register the log of an instance's latest worker; it outlives the worker."""

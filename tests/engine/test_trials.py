@@ -1,10 +1,12 @@
 """Results of batching trials that a reload of the same files uses again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reconciler.core.facts import Checkpoint
 from reconciler.core.protocol import LoadWeights
 from reconciler.core.records import LoadSpec, Progress, RequestedSettings
 from reconciler.core.settings import resolve
@@ -36,9 +38,10 @@ def test_the_oldest_checkpoint_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.long
-async def test_a_reload_of_the_same_files_does_not_repeat_the_trial(
+async def test_only_a_reload_of_the_same_files_does_not_repeat_the_trial(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Files of a commit that were changed on disk counted as the same."""
     commands: list[LoadWeights] = []
     load_weights = WorkerProcess.load_weights
 
@@ -49,19 +52,19 @@ async def test_a_reload_of_the_same_files_does_not_repeat_the_trial(
     monkeypatch.setattr(WorkerProcess, "load_weights", noted)
     directory = sockets.prepare(tmp_path)
     engine = Engine(directory, lambda _instance, _problem: None, spare=False)
-    checkpoint = read_facts((models / "tiny/llama").resolve())
+    checkpoint = replace(read_facts((models / "tiny/llama").resolve()), commit="a" * 40)
     resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
 
-    async def load() -> None:
+    async def load(checkpoint: Checkpoint) -> None:
         def ignore(_: Progress) -> None: ...
 
         await engine.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, ignore)
 
-    await load()
+    await load(checkpoint)
     await engine.unload("a")
-    await load()
-    first, second = commands
-    assert first.together == ()
-    assert len(second.together) == 1
+    await load(checkpoint)
+    await engine.unload("a")
+    await load(replace(checkpoint, fingerprint="other"))
+    assert [len(command.together) for command in commands] == [0, 1, 0]
     await engine.close()
     sockets.remove(directory)
