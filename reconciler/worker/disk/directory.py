@@ -19,6 +19,7 @@ Every method raises OSError. Not for the MLX thread: a disk may hang.
 import fcntl
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -219,16 +220,16 @@ class Directory:
         """Time of use, size and path of all prompts; deletes unfinished files."""
         latest = time.time_ns() + CLOCK_NS
         for directory in self._directories():
-            for entry in os.scandir(directory):  # three times as fast as `Path.iterdir`
-                if entry.is_dir(follow_symlinks=False):
-                    continue
+            for path in directory.iterdir():
                 with suppress(FileNotFoundError):
-                    if entry.name == NEW:
-                        Path(entry.path).unlink()
-                    elif entry.name.endswith(SUFFIX):
-                        found = entry.stat(follow_symlinks=False)
+                    found = path.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(found.st_mode):
+                        continue
+                    if path.name == NEW:
+                        path.unlink()
+                    elif path.suffix == SUFFIX:
                         used = found.st_mtime_ns
-                        yield used if used < latest else 0, found.st_size, Path(entry.path)
+                        yield used if used < latest else 0, found.st_size, path
 
     def _directories(self) -> Iterator[Path]:
         """The directories of all checkpoints; one that no worker made has no `CHECKPOINT`."""
