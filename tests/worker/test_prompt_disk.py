@@ -352,23 +352,20 @@ def test_files_of_others_in_the_directory_are_neither_counted_nor_deleted(
     assert {file.name for file in others.iterdir()} == {"model.safetensors", ".new"}
 
 
-@pytest.mark.parametrize("name", ["notes.txt", TAG, KEY, "f" * 16])
+@pytest.mark.parametrize("name", ["notes.txt", TAG, LOCK, KEY, "f" * 16])
 def test_a_directory_of_other_files_is_not_used(tmp_path: Path, name: str) -> None:
     """One with a key was, and one with the tag that other programs put into their caches."""
     root = tmp_path / "prompts"
-    root.mkdir()
-    text = TAG_TEXT.splitlines()[0].decode()
-    if name == "f" * 16:
-        (root / name).mkdir()
-    else:
-        (root / name).write_text(text, "utf-8")
-    (root / name if name == "f" * 16 else root).joinpath(KEY).write_text(text, "utf-8")
+    file = root / name / KEY if name == "f" * 16 else root / name
+    file.parent.mkdir(parents=True)
+    text = TAG_TEXT.splitlines()[0] + b"\n# Created by huggingface_hub\n"
+    file.write_bytes(text)
     before = sorted(root.rglob("*"))
     disk = PromptDisk(store(tmp_path))
     save(disk, range(LONG), FILLED())
     DaemonsSide(root, 0).clear()
     assert sorted(root.rglob("*")) == before
-    assert all(file.read_text("utf-8") == text for file in before if file.is_file())
+    assert file.read_bytes() == text
 
 
 def test_pipes_in_place_of_small_files_stop_nothing(tmp_path: Path) -> None:

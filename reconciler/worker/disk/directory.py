@@ -46,8 +46,8 @@ LEAST_FREE = 2**30
 """Free space on the disk that is left to others [bytes]."""
 
 SPARE = 16
-"""At the limit, files are deleted until one part in so many is free. Without it, each write would
-list all files: 100,000 take a second of CPU time."""
+"""If files have to be deleted, one part in so many of the limit becomes free. Otherwise each write
+would list all files: 100,000 take a second of CPU time."""
 
 CLOCK_NS = 3600 * 10**9
 """A file that was used later than this from now counts as never used: the clock was set back, and
@@ -201,11 +201,11 @@ class Directory:
         if count or used is None or used + size > self._store.most_bytes or size > free:
             files = sorted(self._files())
             used = sum(size for _, size, _ in files)
-            allowed = self._store.most_bytes
-            if used + size > allowed:
-                allowed = max(size, allowed - allowed // SPARE)
+            room, most = size, self._store.most_bytes
+            if used + size > most or size > free:
+                room = min(most, size + most // SPARE)
             for _, freed, path in files:
-                if used + size <= allowed and size <= free:
+                if used + room <= most and room <= free:
                     break
                 path.unlink(missing_ok=True)
                 used, free = used - freed, free + freed
@@ -256,7 +256,9 @@ def _is_ours(path: Path) -> bool:
     """True if a worker that has not written `TAG` yet may have made this file or directory."""
     if DIRECTORY.fullmatch(path.name):
         return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-    return path.name in (LOCK, f"{TAG}{NEW}")
+    if path.name == LOCK:
+        return path.stat().st_size == 0
+    return path.name == f"{TAG}{NEW}"
 
 
 def _holds(path: Path, text: bytes) -> bool:
