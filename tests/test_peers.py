@@ -306,9 +306,10 @@ def test_what_cannot_be_installed_is_skipped_and_tried_again(
 
 def test_an_installation_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "INSTALL_SECONDS", 0.1)
+    others = set(psutil.Process().children())  # such as a daemon that several tests use
     with pytest.raises(SkippedError, match="not installed within"):
         install._run(sys.executable, "-S", "-c", "import time; time.sleep(600)")
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= others
 
 
 def test_a_complete_environment_is_used_again(

@@ -23,7 +23,7 @@ def metrics(daemon: Daemon) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def complete(daemon: Daemon, name: str, prompt: int, tokens: int) -> None:
-    body = {"model": name, "prompt": [7] * prompt, "max_tokens": tokens}
+    body = {"model": name, "prompt": [7] * prompt, "max_tokens": tokens, "ignore_eos": True}
     status, answer = daemon.request("POST", "/v1/completions", body)
     assert status == 200, answer
 
