@@ -31,13 +31,13 @@ class Recorder(Heartbeat):
 
 @pytest.fixture
 def model(models: Path) -> Model:
-    """A model with the session `s`, whose context is one token."""
+    """A model with the session `s`, whose context is one token, and which drafts nothing."""
     model = Model(Recorder())
     model.load(LoadWeights(str(models / "tiny/llama")), lambda _: None)
     config = EffectiveSettings(
         1, STEP, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=False
     )
-    model.open("s", OpenSession(config))
+    model.open("s", OpenSession(config, prompt_lookup=False))
     return model
 
 

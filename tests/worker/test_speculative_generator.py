@@ -417,7 +417,7 @@ def test_a_draft_model_that_cannot_compute_is_refused_when_it_is_loaded(
     draft = Draft(str(models / "tiny/qwen3"), "f", 1, 0, 100)
     with monkeypatch.context() as patch:
         patch.setattr(qwen3_module.Model, "__call__", failing)
-        with pytest.raises(DraftModelError, match="qwen3 cannot be run: .* only supports float32"):
+        with pytest.raises(DraftModelError, match="qwen3 cannot be run"):
             modules.get(draft)
     assert modules.nbytes == 0
     assert modules.get(draft)
