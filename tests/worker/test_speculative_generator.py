@@ -29,7 +29,7 @@ FEW = ("llama", "deepseek_v3")
 """Full attention, and a latent cache with experts."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def llama(models: Path) -> Any:
     return load_model(models / "tiny/llama")[0]
 
@@ -314,7 +314,7 @@ def test_a_draft_model_that_agrees_saves_passes(llama: Any) -> None:
 
 def test_a_draft_model_that_disagrees_changes_nothing(llama: Any, qwen3: Any) -> None:
     generator, speculation = drafted_by(llama, qwen3)
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[:3]:
         (answer,) = run(generator, job(prompt))
         assert tokens(answer) == tokens(expected(llama, prompt))
     assert speculation.count.accepted < 0.5 * speculation.count.drafted
