@@ -69,6 +69,7 @@ class Removal:
         try:
             with self._lookups.moving(folder):  # in the same step as the check for users
                 leaving = await look(removal.set_aside, folder, seconds=LOOK_SECONDS)
+            await self._remove_prompts(key, folder)  # now: it cannot be tried again
             freed = await look(removal.remove, leaving, seconds=removal.SECONDS)
         except TimeoutError:
             words = f"the files of {key} are not removed yet; the removal goes on"
@@ -77,7 +78,6 @@ class Removal:
         finally:
             self._lookups.forget(ModelRef(key))
             self._registry.wake.set()
-        await self._remove_prompts(key, folder)
         log.info("model removed", model=key, bytes=freed)
         return freed
 

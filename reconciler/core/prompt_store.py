@@ -10,7 +10,10 @@ LOCK = "lock"
 """File that a worker locks while it writes or deletes; it holds the size of all prompts [bytes]."""
 
 TAG = "CACHEDIR.TAG"
-"""File that excludes the directory from backups, and marks it as one of prompts."""
+"""File that excludes the directory from backups, and marks it as one of prompts by its content."""
+
+TAG_TEXT = b"Signature: 8a477f597d28d172789f06886806bc55\n# Prompts kept by reconciler\n"
+"""Content of `TAG`; source: bford.info/cachedir. Caches of other programs have the first line."""
 
 CHECKPOINT = "checkpoint"
 """File in each checkpoint's directory that holds the checkpoint's path."""

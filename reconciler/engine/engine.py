@@ -18,6 +18,7 @@ import structlog
 
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Machine, Shapes
+from reconciler.core.prompt_store import PromptStore
 from reconciler.core.protocol import (
     CONTEXT_HEADER,
     LEASE_HEADER,
@@ -175,9 +176,7 @@ class Engine:
             try:
                 progress(Progress("warm_up"))
                 defaults = request_defaults(spec, checkpoint)
-                prompts = None
-                if self._prompts is not None and checkpoint.embedder is None:
-                    prompts = self._prompts.store(checkpoint, holder.fingerprint)
+                prompts = self._store(checkpoint, holder)
                 opened = await open_session(
                     holder, session, spec, checkpoint, resolved, defaults, prompts
                 )
@@ -297,6 +296,12 @@ class Engine:
         found = {s: one for pulse in await self._pulses() for s, one in pulse.activity.items()}
         loaded = self._loaded.items()
         return {name: found[one.session] for name, one in loaded if one.session in found}
+
+    def _store(self, checkpoint: Checkpoint, holder: Holder) -> PromptStore | None:
+        """Location of an instance's prompts on disk; None if none are kept."""
+        if self._prompts is None or checkpoint.embedder is not None or holder.fingerprint is None:
+            return None
+        return self._prompts.store(checkpoint, holder.fingerprint)
 
     async def prompts_bytes(self) -> int:
         """Size of the prompts on disk; 0 if the disk does not answer in time."""

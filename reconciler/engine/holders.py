@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
@@ -21,6 +22,8 @@ from reconciler.engine.log import Log
 from reconciler.engine.pool import Pool
 from reconciler.engine.process import WorkerProcess
 from reconciler.engine.trials import Trials
+from reconciler.host.looks import look
+from reconciler.models.contents import fingerprint
 
 log = structlog.get_logger()
 
@@ -29,6 +32,9 @@ ABANDON_SECONDS = 5.0
 
 RECALL_SECONDS = 10.0
 """Time for a worker to lower leases between two steps. Hangs are detected elsewhere."""
+
+FILES_SECONDS = 10.0
+"""Time to look at a checkpoint's files after it was read; they count as changed afterwards."""
 
 KEPT_LOGS = 200
 """Maximum number of instance logs kept, including those of unloaded instances."""
@@ -42,8 +48,8 @@ class Holder:
     path: str
     revision: str
     """Revision of the checkpoint when it was read."""
-    fingerprint: str
-    """State of its files when it was read."""
+    fingerprint: str | None
+    """State of its files when it was read; None if they changed meanwhile."""
     sessions: set[str] = field(default_factory=set)
     """Sessions that are open or about to be opened."""
     weights_bytes: int = 0
@@ -134,8 +140,8 @@ class Holders:
         progress(Progress("worker"))
         worker = await self._pool.take()
         self._note_log(name, worker)
-        revision, fingerprint = checkpoint.base_revision, checkpoint.fingerprint
-        holder = Holder(worker, checkpoint.path, revision, fingerprint, {session})
+        revision, state = checkpoint.base_revision, checkpoint.fingerprint
+        holder = Holder(worker, checkpoint.path, revision, state, {session})
         self._holders[checkpoint.path] = holder
         holder.watch = asyncio.create_task(self._watch(holder))
         start = time.monotonic() - begin
@@ -146,10 +152,13 @@ class Holders:
                     checkpoint.path,
                     checkpoint.embedder,
                     checkpoint.reranker,
-                    self._trials.passed(holder.path, holder.revision),
+                    self._trials.passed(holder.path, state),
                 ),
                 lambda read: progress(Progress("weights", read.bytes_read, read.bytes_total)),
             )
+            if not await _unchanged(checkpoint):
+                log.warning("files changed while they were read", name=name, path=holder.path)
+                holder.fingerprint = None
         except BaseException:
             await self.release(holder, session)
             raise
@@ -160,7 +169,8 @@ class Holders:
 
     def remember_trial(self, holder: Holder, together: tuple[str, ...]) -> None:
         """Remember `SessionOpened.together` for the next load of the same files."""
-        self._trials.remember(holder.path, holder.revision, together)
+        if holder.fingerprint is not None:
+            self._trials.remember(holder.path, holder.fingerprint, together)
 
     def _note_log(self, name: str, worker: WorkerProcess) -> None:
         """Register the log of an instance's latest worker; it outlives the worker."""
@@ -205,3 +215,12 @@ class Holders:
             del self._holders[holder.path]
         self._on_end(holder)
         await holder.worker.end()
+
+
+async def _unchanged(checkpoint: Checkpoint) -> bool:
+    """True if a checkpoint's files are still those that were found."""
+    try:
+        now = await look(fingerprint, Path(checkpoint.path), seconds=FILES_SECONDS)
+    except (LoadError, TimeoutError):
+        return False
+    return now == checkpoint.fingerprint

@@ -48,9 +48,9 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     # Workers make no TLS connections; aiohttp would parse all certificates, twice, on import.
     "SSL_CERT_FILE": os.devnull,
-    # Huge pages on Linux: reading weights is dominated by page faults. Blocks above 4 MB are
-    # returned to the system when freed; by default, glibc adapts and keeps up to 64 MB.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304",
+    # Blocks above 4 MB are returned to the system when freed; by default, glibc adapts and keeps up
+    # to 64 MB.
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4194304",
 }
 """Environment of every worker."""
 

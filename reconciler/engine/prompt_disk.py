@@ -6,7 +6,7 @@ lock: for a worker a missing file is one that was evicted.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,8 +20,15 @@ from reconciler.core.prompt_store import (
     KEY,
     LOCK,
     TAG,
+    TAG_TEXT,
     PromptStore,
 )
+from reconciler.host.kinds import read_at_most
+
+PATH_BYTES = 65536
+"""Maximum size of a file that holds a path."""
+
+COUNT_BYTES = 20
 
 
 @dataclass(frozen=True)
@@ -47,28 +54,49 @@ class PromptDisk:
     def size(self) -> int:
         """Size of all prompts, as last counted by a worker [bytes]."""
         with suppress(OSError, ValueError):
-            return int((self.root / LOCK).read_bytes()[:20])
+            return int(read_at_most(self.root / LOCK, COUNT_BYTES)[:COUNT_BYTES])
         return 0
 
     def remove(self, folder: Path) -> None:
-        """Remove the prompts of all checkpoints in a folder. Raises OSError."""
-        for directory in self._directories():
-            with suppress(FileNotFoundError):
-                checkpoint = os.fsdecode((directory / CHECKPOINT).read_bytes())
-                if Path(checkpoint).is_relative_to(folder):
-                    shutil.rmtree(directory)
+        """Remove the prompts of all checkpoints in a folder. Raises OSError, after the others."""
+        self._remove(lambda checkpoint: checkpoint.is_relative_to(folder))
 
     def clear(self) -> None:
-        """Remove all prompts, and the key of their names. Raises OSError.
+        """Remove all prompts, and the key of their names. Raises OSError, after the others.
 
         A directory that is not marked as one of prompts is left alone.
         """
-        if not (self.root / TAG).exists():
+        if not self._is_marked():
             return
+        try:
+            self._remove(lambda _: True)
+        finally:
+            (self.root / KEY).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.truncate(self.root / LOCK, 0)  # the next worker counts
+
+    def _is_marked(self) -> bool:
+        """True if workers have made the directory one of prompts."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return read_at_most(self.root / TAG, len(TAG_TEXT)) == TAG_TEXT
+        return False
+
+    def _remove(self, chosen: Callable[[Path], bool]) -> None:
+        """Remove the prompts of the chosen checkpoints. Raises OSError, after the others."""
+        if not self._is_marked():
+            return
+        problem: OSError | None = None
         for directory in self._directories():
-            if (directory / CHECKPOINT).exists():
-                shutil.rmtree(directory)
-        (self.root / KEY).unlink(missing_ok=True)
+            try:
+                text = read_at_most(directory / CHECKPOINT, PATH_BYTES)
+                if chosen(Path(os.fsdecode(text))):
+                    shutil.rmtree(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                problem = error
+        if problem is not None:
+            raise problem
 
     def _directories(self) -> Iterator[Path]:
         with suppress(FileNotFoundError):

@@ -13,20 +13,20 @@ CHECKPOINTS = 1000
 
 
 class Trials:
-    """Settings with which requests share a batch, by checkpoint and its revision."""
+    """Settings with which requests share a batch, by checkpoint and fingerprint of its files."""
 
     def __init__(self) -> None:
         self._passed: dict[str, tuple[str, set[str]]] = {}
 
-    def passed(self, path: str, revision: str) -> tuple[str, ...]:
-        """Settings, as the worker named them, that passed with this revision of a checkpoint."""
-        at, settings = self._passed.get(path, (revision, set()))
-        return tuple(sorted(settings)) if at == revision else ()
+    def passed(self, path: str, fingerprint: str) -> tuple[str, ...]:
+        """Settings, as the worker named them, that passed with these files of a checkpoint."""
+        at, settings = self._passed.get(path, (fingerprint, set()))
+        return tuple(sorted(settings)) if at == fingerprint else ()
 
-    def remember(self, path: str, revision: str, settings: Iterable[str]) -> None:
-        """Add settings that passed; results for other revisions of the checkpoint are dropped."""
-        known = {*self.passed(path, revision), *settings}
+    def remember(self, path: str, fingerprint: str, settings: Iterable[str]) -> None:
+        """Add settings that passed; results for other files of the checkpoint are dropped."""
+        known = {*self.passed(path, fingerprint), *settings}
         self._passed.pop(path, None)
-        self._passed[path] = (revision, known)
+        self._passed[path] = (fingerprint, known)
         if len(self._passed) > CHECKPOINTS:
             del self._passed[next(iter(self._passed))]

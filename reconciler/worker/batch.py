@@ -27,6 +27,10 @@ from reconciler.worker.speculation.generator import Speculation, SpeculativeGene
 BATCH_SIZE = 32
 """Maximum number of requests that generate together; others wait. mlx-lm's default."""
 
+LEAST = 16
+"""Tokens that a cache saved within a prompt must spare a later prompt: each position at which one
+is saved costs a pass over the model, as much as generating a token."""
+
 
 class Batch:
     """A generator, its requests and its prompt cache. MLX thread only."""
@@ -107,6 +111,7 @@ class Batch:
         places = request.boundaries if request.kept else ()
         if self._rewinds:  # the cache saved at the end can be rewound to the later positions
             places = places[:1]
+        places = tuple(place for place in places if place - request.known >= LEAST)
         if request.leads:  # its followers start from the end of the prompt
             places = (*places, len(request.prompt))
         # The last token is never prefilled with the others: it yields the first generated token.

@@ -28,7 +28,12 @@ class Mailbox:
         self._calls.append((call, arguments))
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._deliver)
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # closed
+                self._woken = False
+                self._calls.clear()
+                raise
 
     def _deliver(self) -> None:
         self._woken = False  # first: a call that is posted from now on wakes the loop again

@@ -128,12 +128,10 @@ class PromptCache:
                 return
             if common == len(entry.tokens):
                 if can_rewind:
-                    self._entries.remove(entry)
-                    self._leaving.append(entry)
+                    self._leave(entry)
                 else:
                     entry.extended = not entry.root
         size = sum(int(one.nbytes) for one in cache)
-        self._leaving = [one for one in self._leaving if one.write and not one.write.over]
         entry = _Entry(held, cache, size, 0, root, write=self._save(held, cache))
         self._use(entry)
         self._entries.append(entry)
@@ -142,9 +140,7 @@ class PromptCache:
     def trim(self, nbytes: int | None) -> None:
         """Evict caches until the rest fits in `nbytes`; None: any size."""
         while len(self._entries) > self._most:
-            entry = min(self._entries, key=lambda entry: entry.worth)
-            self._entries.remove(entry)
-            self._leaving.append(entry)
+            self._leave(min(self._entries, key=lambda entry: entry.worth))
         while nbytes is not None and self.nbytes > nbytes:
             self._evict()
 
@@ -152,6 +148,12 @@ class PromptCache:
         """Evict all caches."""
         while self._entries or self._leaving:
             self._evict()
+
+    def _leave(self, entry: _Entry) -> None:
+        """Serve no more prompts with a cache. From now on only its write holds its memory."""
+        self._entries.remove(entry)
+        entry.cache = []
+        self._leaving = [one for one in (*self._leaving, entry) if one.write and not one.write.over]
 
     def _evict(self) -> None:
         """Evict a cache that is only there to be written, else the one with the least worth."""

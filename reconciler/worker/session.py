@@ -322,14 +322,22 @@ class Session:
 
     def _next_tokens(self, read: int, scored: int) -> int:
         """Maximum tokens that the next step computes: a chunk of each of some prompts, padded to
-        the longest, and one token of each other request.
+        the longest, one token of each other request, and those that drafts may need.
 
         `read`, `scored`: maximum tokens of a chunk that is prefilled or scored.
         """
         pieces = [min(r.unread, read) for r in self._batch.running.values()]
         pieces += [min(r.unread, scored) for r in self._scoring]
         reading = min(self._together + bool(self._scoring), sum(piece > 0 for piece in pieces))
-        return reading * max(pieces, default=0) + len(self._batch.running)
+        return reading * max(pieces, default=0) + len(self._batch.running) + self._drafting_tokens
+
+    @property
+    def _drafting_tokens(self) -> int:
+        """Maximum tokens that the next step computes for drafts, by the draft model too."""
+        unread = [request.unread for request in self._batch.running.values()]
+        if self._speculation is None or not self._batch.drafts or unread != [0]:
+            return 0
+        return self._speculation.most_tokens
 
     def step(self, budget: float = math.inf) -> None:
         """Run one step of the batch. If it fails, all requests of the batch fail.
@@ -364,7 +372,8 @@ class Session:
         speculation = self._speculation
         if speculation is not None:
             self.usage = replace(self.usage, speculated=speculation.count)
-        if speculation is None or speculation.computed:
+        if speculation is None or speculation.ordinary:
+            seconds -= 0.0 if speculation is None else speculation.spent
             self._sizes.learn(read, seconds, generated=bool(tokens))
         for piece in pieces:
             if self._batch.note_read(piece):

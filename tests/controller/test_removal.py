@@ -117,6 +117,22 @@ async def test_a_load_during_a_removal_waits_and_finds_no_model(
     assert bench.controller.answer("a") is None
 
 
+async def test_prompts_are_removed_even_if_files_of_the_model_are_not(
+    bench: Bench, leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stayed: for the next removal, the model does not exist."""
+
+    def fail(folder: Path) -> int:
+        raise files._failed(folder, PermissionError(1, "Operation not permitted"))
+
+    monkeypatch.setattr(files, "remove", fail)
+    removing = await leaving.begin()
+    leaving.go_on()
+    with pytest.raises(LoadError, match="Operation not permitted"):
+        await removing
+    assert [folder.name for folder in bench.engine.removed_prompts] == ["models--maker--leaving"]
+
+
 @pytest.mark.parametrize("way", ["load", "put"])
 async def test_a_load_that_is_about_to_be_admitted_finds_no_model_either(
     bench: Bench, leaving: Leaving, way: str

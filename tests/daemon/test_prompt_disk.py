@@ -124,16 +124,16 @@ def test_damaged_files_and_changed_models_are_never_used(home: Home) -> None:
 
 @pytest.mark.long
 def test_off_keeps_no_prompts_and_deletes_those_there(home: Home) -> None:
-    (home.root / "prompts").mkdir()
-    mine = home.root / "prompts" / "mine.txt"
-    mine.write_text("not ours")
     with Daemon(home) as daemon:
         daemon.load({"model": LLAMA})
         ask(daemon, LLAMA)
         daemon.stop()
     assert stored(home)
+    mine = home.prompts / "mine.txt"
+    mine.write_text("not ours")
     with Daemon(home, "--prompt-cache-size", "off") as daemon:
         assert not stored(home)
+        assert metric(daemon, "reconciler_prompt_cache_bytes") == 0
         daemon.ready(LLAMA)
         assert ask(daemon, LLAMA)[1] == 0
         daemon.stop()

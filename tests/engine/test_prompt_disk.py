@@ -1,11 +1,13 @@
 """Test the daemon's side of prompts on disk: what is removed, and where they are by default."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from reconciler.cli.serve import _prompt_cache
-from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, TAG
+from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, TAG, TAG_TEXT
 from reconciler.engine.prompt_disk import PromptDisk
 
 
@@ -28,6 +30,7 @@ def test_only_the_prompts_of_models_in_the_folder_are_removed(tmp_path: Path) ->
     ]
     linked = tmp_path / ("4" * 16)
     linked.symlink_to(staying[-1])
+    (tmp_path / TAG).write_bytes(TAG_TEXT)
     PromptDisk(tmp_path, 1).remove(Path("/hub/models--a--b"))
     assert not gone.exists()
     assert all((path / "a.safetensors").exists() for path in (*staying, linked))
@@ -40,11 +43,47 @@ def test_nothing_is_removed_that_no_worker_made(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"1")
     PromptDisk(tmp_path, 0).clear()
     assert gone.exists()  # the directory is not marked
-    (tmp_path / TAG).write_bytes(b"1")
+    (tmp_path / TAG).write_bytes(TAG_TEXT)
     PromptDisk(tmp_path, 0).clear()
+    assert PromptDisk(tmp_path, 0).size() == 0  # it was still the size before
     assert not gone.exists()
     assert {p.name for p in tmp_path.iterdir()} == {LOCK, TAG, *(path.name for path in staying)}
     PromptDisk(tmp_path / "missing", 0).clear()
+
+
+def test_a_cache_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    """Any CACHEDIR.TAG counted as ours, such as that of Hugging Face's cache."""
+    directory(tmp_path, "0" * 16, b"/models/a")
+    (tmp_path / KEY).write_text("a key of another program", "utf-8")
+    (tmp_path / TAG).write_bytes(TAG_TEXT.splitlines()[0] + b"\n# Created by huggingface_hub\n")
+    before = sorted(tmp_path.rglob("*"))
+    PromptDisk(tmp_path, 0).clear()
+    PromptDisk(tmp_path, 1).remove(Path("/models"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_cannot_be_removed_keeps_no_other_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file among the directories, a FIFO or an error ended the removal."""
+    (tmp_path / TAG).write_bytes(TAG_TEXT)
+    (tmp_path / KEY).touch()
+    (tmp_path / ("0" * 16)).touch()
+    os.mkfifo(directory(tmp_path, "1" * 16, None) / CHECKPOINT)
+    busy, gone = (directory(tmp_path, digit * 16, b"/models/a") for digit in "23")
+    remove = shutil.rmtree
+
+    def rmtree(path: Path) -> None:
+        if path == busy:
+            raise OSError(39, "Directory not empty", str(path))
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with pytest.raises(OSError, match="not empty"):
+        PromptDisk(tmp_path, 0).clear()
+    assert busy.exists()
+    assert not gone.exists()
+    assert not (tmp_path / KEY).exists()
 
 
 @pytest.mark.parametrize(("count", "size"), [(b"", 0), (b"x", 0), (b"00000000000000000012", 12)])

@@ -1,16 +1,24 @@
 """Results of batching trials that a reload of the same files uses again."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
+from structlog.testing import capture_logs
 
-from reconciler.core.protocol import LoadWeights
+from reconciler.core.facts import Checkpoint
+from reconciler.core.protocol import LoadWeights, WeightsLoaded
 from reconciler.core.records import LoadSpec, Progress, RequestedSettings
 from reconciler.core.settings import resolve
 from reconciler.engine import sockets, trials
 from reconciler.engine.engine import Engine
+from reconciler.engine.holders import Holders
 from reconciler.engine.process import WorkerProcess
+from reconciler.engine.prompt_disk import PromptDisk
 from reconciler.engine.trials import Trials
 from reconciler.models.checkpoint import read_facts
 
@@ -36,9 +44,10 @@ def test_the_oldest_checkpoint_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.long
-async def test_a_reload_of_the_same_files_does_not_repeat_the_trial(
+async def test_only_a_reload_of_the_same_files_does_not_repeat_the_trial(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Files of a commit that were changed on disk counted as the same."""
     commands: list[LoadWeights] = []
     load_weights = WorkerProcess.load_weights
 
@@ -49,19 +58,53 @@ async def test_a_reload_of_the_same_files_does_not_repeat_the_trial(
     monkeypatch.setattr(WorkerProcess, "load_weights", noted)
     directory = sockets.prepare(tmp_path)
     engine = Engine(directory, lambda _instance, _problem: None, spare=False)
-    checkpoint = read_facts((models / "tiny/llama").resolve())
+    checkpoint = replace(read_facts((models / "tiny/llama").resolve()), commit="a" * 40)
     resolved = resolve(RequestedSettings(), checkpoint, await engine.machine())
 
-    async def load() -> None:
+    async def load(checkpoint: Checkpoint) -> None:
         def ignore(_: Progress) -> None: ...
 
         await engine.load("a", LoadSpec("tiny/llama"), checkpoint, resolved, ignore)
 
-    await load()
+    await load(checkpoint)
     await engine.unload("a")
-    await load()
-    first, second = commands
-    assert first.together == ()
-    assert len(second.together) == 1
+    await load(checkpoint)
+    await engine.unload("a")
+    await load(replace(checkpoint, fingerprint="other"))
+    assert [len(command.together) for command in commands] == [0, 1, 0]
     await engine.close()
     sockets.remove(directory)
+
+
+async def test_files_that_change_while_they_are_read_have_no_fingerprint(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The KV caches of the files before, which are on disk, were used with the new weights."""
+    path = Path(shutil.copytree(models / "tiny/llama", tmp_path / "llama"))
+    checkpoint = read_facts(path)
+
+    class Worker:
+        async def load_weights(self, *_: Any) -> WeightsLoaded:
+            (path / "model.safetensors").touch()
+            return WeightsLoaded({}, 1)
+
+    async def take() -> Any:
+        return Worker()
+
+    unused: Any = None
+    pool: Any = SimpleNamespace(take=take)
+    holders = Holders(pool, 1.0, unused, unused)
+    monkeypatch.setattr(holders, "_note_log", Mock())
+    monkeypatch.setattr(holders, "_watch", AsyncMock())
+    with capture_logs() as logs:
+        holder = await holders.hold("a", checkpoint, "1", 0.0, {}, lambda _: None)
+    assert holder.fingerprint is None
+    assert [line["event"] for line in logs] == ["files changed while they were read"]
+    holders.remember_trial(holder, ("x",))
+    assert holders._trials.passed(checkpoint.path, checkpoint.fingerprint) == ()
+    engine = Engine(
+        tmp_path, lambda _instance, _problem: None, prompts=PromptDisk(tmp_path / "prompts", 1)
+    )
+    assert engine._store(checkpoint, holder) is None
+    holder.fingerprint = checkpoint.fingerprint
+    assert engine._store(checkpoint, holder) is not None

@@ -11,7 +11,7 @@ from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
-from reconciler.worker.batch import BATCH_SIZE
+from reconciler.worker.batch import BATCH_SIZE, LEAST
 from reconciler.worker.pending import Request
 from reconciler.worker.session import ContextLengthExceededError, Session
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError
@@ -29,6 +29,10 @@ OWN_ATTENTION = {"tiny/gemma2"} | WITHOUT_KV_CACHE
 def load(models: Path, name: str) -> Any:
     model, _ = load_model(models / name)
     return model
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 class Counting:
@@ -54,6 +58,18 @@ def test_eval_batch_size_is_the_size_of_prefill_passes(
 ) -> None:
     model = Counting(load(models, "tiny/llama"))
     Session(model, replace(PLAIN, eval_batch_size=step)).generate([7] * 100, 1)
+    assert model.sizes[: len(sizes)] == sizes
+
+
+@pytest.mark.parametrize(("place", "sizes"), [(LEAST - 1, [99, 1]), (LEAST, [LEAST, 83, 1])])
+def test_a_cache_that_spares_few_tokens_takes_no_pass(
+    models: Path, place: int, sizes: list[int]
+) -> None:
+    model = Counting(load(models, "tiny/llama"))
+    session = Session(model, PLAIN)
+    session.start(Request([7] * 100, 1, lambda *_: None, _raise, boundaries=(place,)))
+    while session.busy:
+        session.step()
     assert model.sizes[: len(sizes)] == sizes
 
 

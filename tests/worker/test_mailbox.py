@@ -60,6 +60,15 @@ def test_a_call_that_fails_does_not_keep_the_others_from_being_made() -> None:
     assert made == ["second"]
 
 
+def test_each_call_for_a_closed_loop_is_refused() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    box = Mailbox(loop)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="closed"):
+            box.post(print)
+
+
 async def test_calls_of_two_threads_arrive_complete_and_in_order() -> None:
     box = mailbox.of_running_loop()
     assert mailbox.of_running_loop() is box

@@ -1,5 +1,6 @@
 """Test which caches are kept, found and evicted."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,6 +86,36 @@ def test_superseded_turns_are_evicted_first_and_system_turns_last() -> None:
         cache.trim(cache.nbytes - 1)
         gone.append([known(cache, [*range(6), 9]), known(cache, [7, 8, 9])])
     assert gone == [[6, 2], [2, 2], [0, 2], [0, 0]]
+
+
+class Writing:
+    """A write that is over once it ends."""
+
+    over = False
+
+    def end(self) -> None:
+        self.over = True
+
+
+@pytest.mark.parametrize("most", [1, 9])
+def test_a_cache_that_serves_no_more_prompts_is_released(most: int) -> None:
+    """It was held, without being counted, until the next one was kept."""
+    writes: list[Writing] = []
+
+    def save(_tokens: Any, _cache: Any) -> Writing:
+        writes.append(Writing())
+        return writes[-1]
+
+    cache = PromptCache(most, save)
+    first = plain(2)
+    gone = weakref.ref(first[0])
+    cache.keep([1, 2], first)
+    del first
+    cache.keep([1, 2, 3] if most > 1 else [4, 5, 6], plain(3))
+    both = cache.nbytes
+    writes[0].end()
+    assert cache.nbytes == both // 2  # it counts until it is written
+    assert gone() is None
 
 
 def test_the_least_recently_used_cache_is_evicted_first() -> None:

@@ -24,7 +24,7 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, TAG, PromptStore
+from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, TAG, TAG_TEXT, PromptStore
 from reconciler.engine.prompt_disk import PromptDisk as DaemonsSide
 from reconciler.worker import quantized_cache
 from reconciler.worker.disk import directory, layout
@@ -336,14 +336,14 @@ def test_a_lower_limit_applies_at_once_and_to_all_models(tmp_path: Path) -> None
     assert size(tmp_path) <= one // 2
 
 
-@pytest.mark.parametrize("name", ["llama", "models--a--b", "f" * 15, "F" * 16])
+@pytest.mark.parametrize("name", ["llama", "models--a--b", "f" * 15, "F" * 16, "f" * 16])
 def test_files_of_others_in_the_directory_are_neither_counted_nor_deleted(
     tmp_path: Path, name: str
 ) -> None:
     """Weights of models, which have the same suffix, were deleted at the limit."""
     others = tmp_path / "prompts" / name
     others.mkdir(parents=True)
-    (others.parent / TAG).touch()  # they were put there later
+    (others.parent / TAG).write_bytes(TAG_TEXT)  # they were put there later
     for file in ("model.safetensors", ".new"):
         (others / file).write_bytes(b"weights" * 100_000)
     disk = PromptDisk(store(tmp_path, 600_000))
@@ -352,16 +352,85 @@ def test_files_of_others_in_the_directory_are_neither_counted_nor_deleted(
     assert {file.name for file in others.iterdir()} == {"model.safetensors", ".new"}
 
 
-def test_a_directory_of_other_files_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["notes.txt", TAG, LOCK, KEY, "f" * 16])
+def test_a_directory_of_other_files_is_not_used(tmp_path: Path, name: str) -> None:
+    """One with a key was, and one with the tag that other programs put into their caches."""
     root = tmp_path / "prompts"
-    root.mkdir()
-    (root / KEY).write_text("a key of somebody else", "utf-8")
-    (root / "notes.txt").touch()
+    file = root / name / KEY if name == "f" * 16 else root / name
+    file.parent.mkdir(parents=True)
+    text = TAG_TEXT.splitlines()[0] + b"\n# Created by huggingface_hub\n"
+    file.write_bytes(text)
+    before = sorted(root.rglob("*"))
     disk = PromptDisk(store(tmp_path))
     save(disk, range(LONG), FILLED())
     DaemonsSide(root, 0).clear()
-    assert {file.name for file in root.iterdir()} == {KEY, "notes.txt"}
-    assert (root / KEY).read_text("utf-8") == "a key of somebody else"
+    assert sorted(root.rglob("*")) == before
+    assert file.read_bytes() == text
+
+
+def test_pipes_in_place_of_small_files_stop_nothing(tmp_path: Path) -> None:
+    """A worker that opened one waited for ever, and no prompt was written."""
+    save(PromptDisk(store(tmp_path)), range(LONG), FILLED())
+    for name in (KEY, TAG, "0" * 16 + f"/{CHECKPOINT}"):
+        (tmp_path / "prompts" / name).unlink()
+        os.mkfifo(tmp_path / "prompts" / name)
+    # Without its tag, it is not used.
+    (tmp_path / "prompts" / TAG).unlink()
+    (tmp_path / "prompts" / TAG).write_bytes(TAG_TEXT)
+    disk = PromptDisk(store(tmp_path))
+    save(disk, range(LONG), FILLED())
+    assert fetched(scope(disk), range(LONG + 9))[1] == LONG
+
+
+def test_odd_files_do_not_keep_prompts_from_being_deleted(tmp_path: Path) -> None:
+    disk = PromptDisk(store(tmp_path))
+    save(disk, range(LONG), FILLED())
+    one = size(tmp_path)
+    other = tmp_path / "prompts" / ("1" * 16)
+    (other / ".new").mkdir(parents=True)
+    (other / "a.safetensors").mkdir()
+    (other / CHECKPOINT).touch()
+    disk = PromptDisk(store(tmp_path, round(1.5 * one)))
+    save(disk, [1] * LONG, FILLED())
+    assert fetched(scope(disk), [1] * (LONG + 9))[1] == LONG
+
+
+def test_at_the_limit_few_writes_list_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write did, which takes a second of CPU time for 100,000 files."""
+    save(PromptDisk(store(tmp_path)), range(LONG), FILLED())
+    one = size(tmp_path)
+    disk = PromptDisk(store(tmp_path, 40 * one))
+    for number in range(1, 41):
+        save(disk, [number] * LONG, FILLED())
+    lists = 0
+    list_files = directory.Directory._files
+
+    def counted(self: Any) -> Any:
+        nonlocal lists
+        lists += 1
+        return list_files(self)
+
+    monkeypatch.setattr(directory.Directory, "_files", counted)
+    for number in range(41, 47):
+        save(disk, [number] * LONG, FILLED())
+    assert lists <= 3
+    assert size(tmp_path) <= 40 * one
+
+
+def test_after_the_clock_was_set_back_new_prompts_are_not_the_first_to_go(tmp_path: Path) -> None:
+    disk = PromptDisk(store(tmp_path))
+    save(disk, range(LONG), FILLED())
+    one = size(tmp_path)
+    year = time.time() + 365 * 24 * 3600
+    for file in files(tmp_path):
+        os.utime(file, (year, year))
+    disk = PromptDisk(store(tmp_path, round(2.5 * one)))
+    for number in (1, 2):
+        save(disk, [number] * LONG, FILLED())
+    found = [fetched(scope(disk), [number] * (LONG + 9))[1] for number in (1, 2)]
+    assert found == [LONG, LONG]
 
 
 def test_a_cache_that_never_fits_is_not_written(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def run(
         width = 0 if pace.rests else pace.choose()
         widths.append(width)
         if width:
-            pace.note_pass(width, accepted(width), cost(width + 1))
+            pace.note_pass(width, accepted(width), accepted(width) + 1, cost(width + 1))
         else:
             pace.times.note_plain(cost(1))
             pace.note_plain()
@@ -86,7 +86,7 @@ def test_nothing_is_drafted_before_an_ordinary_step_was_measured() -> None:
 
 def test_the_expected_gain_is_that_of_the_formula() -> None:
     pace = Pace(measured(lambda n: 1.0 if n == 1 else 2.0))
-    pace.note_pass(2, 2, 2.0)
+    pace.note_pass(2, 2, 3, 2.0)
     p = pace.acceptance
     assert pace.gain(4) == pytest.approx((1 - p**5) / (1 - p) / 2)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models import qwen3 as qwen3_module
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors
 from mlx_lm.utils import load_model
@@ -20,6 +21,7 @@ from reconciler.worker.sampling import Seeded
 from reconciler.worker.speculation import verify
 from reconciler.worker.speculation.draft import DraftModel, DraftModelError, DraftModules
 from reconciler.worker.speculation.generator import Speculation, SpeculativeGenerator
+from reconciler.worker.speculation.pace import ALLOWED_LOSS
 from tests import architectures, tiny
 from tests.tiny import VOCABULARY
 
@@ -262,6 +264,29 @@ def test_a_narrow_lead_is_decided_by_an_ordinary_step(
     assert speculation.count.accepted == 0
 
 
+def test_choices_that_are_always_unsure_lose_no_more_than_allowed(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass whose first choice is unsure yields no token, however fast it is."""
+    monkeypatch.setattr(verify, "LEADS", {mx.float32: 1e9})
+    passes, original = [], type(llama).__call__
+
+    def counted(model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        passes.append(inputs.shape[1])
+        return original(model, inputs, *args, **more)
+
+    monkeypatch.setattr(type(llama), "__call__", counted)
+    generator, speculation = drafting(llama)
+    generator.insert(job(tokens=120))
+    returned = 0
+    while returned < 110:
+        if returned == 0:
+            passes.clear()
+        returned += len(generator.next()[1])
+    assert speculation.count.drafted
+    assert len(passes) <= 110 * (1 + ALLOWED_LOSS) + 4
+
+
 def test_a_model_without_numbers_goes_on_as_without_drafts(llama: Any) -> None:
     original = type(llama).__call__
 
@@ -378,3 +403,21 @@ def test_sessions_share_a_loaded_draft_model_until_none_uses_it(models: Path) ->
     assert modules.nbytes == 0
     with pytest.raises(DraftModelError, match="cannot be loaded"):
         modules.get(replace(draft, path=str(models / "none")))
+
+
+def test_a_draft_model_that_cannot_compute_is_refused_when_it_is_loaded(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As experts in bfloat16, which MLX's CPU backend loads and does not multiply."""
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("only supports float32")
+
+    modules = DraftModules()
+    draft = Draft(str(models / "tiny/qwen3"), "f", 1, 0, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(qwen3_module.Model, "__call__", failing)
+        with pytest.raises(DraftModelError, match="qwen3 cannot be run: .* only supports float32"):
+            modules.get(draft)
+    assert modules.nbytes == 0
+    assert modules.get(draft)

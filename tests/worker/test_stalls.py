@@ -21,7 +21,10 @@ from reconciler.worker.model import Model
 from reconciler.worker.pending import Request, Score
 from reconciler.worker.prefill_cost import LEAST
 from reconciler.worker.session import Session
+from reconciler.worker.speculation.draft import DraftModel
+from reconciler.worker.speculation.generator import Speculation
 from reconciler.worker.stalls import USUAL, WITHOUT, StallBudget
+from tests.tiny import VOCABULARY
 
 CONFIG = EffectiveSettings(
     4096, 256, flash_attention=True, num_experts=0, offload_kv_cache_to_gpu=overrides.on_gpu()
@@ -262,3 +265,39 @@ def test_a_stream_of_another_session_bounds_the_steps(models: Path, seconds: flo
         shared.step()
     first = LEAST if seconds == BUDGET else CONFIG.eval_batch_size
     assert sizes[0] == first
+
+
+def drafting(clock: Clocked) -> Speculation:
+    """Speculation whose draft model takes time on the clock, and is the model itself."""
+    draft = DraftModel(clock, 4096, CONFIG.eval_batch_size, VOCABULARY)
+    return Speculation(lookup=False, draft=draft, clock=lambda: clock.now)
+
+
+def test_the_usual_gap_is_that_of_ordinary_steps_while_a_draft_model_reads(llama: Clocked) -> None:
+    """Else other prompts would be prefilled in steps of eight times the time of a draft."""
+    session = Session(llama, CONFIG, speculation=drafting(llama))
+    llama.per_pass = 0.01
+    one, usual = Request([9] * 1100, 200, ignore, fail, streams=True), 0.0
+    session.start(one)
+    while one.emitted < 40:
+        session.step()
+        usual = max(usual, session.usual_gap)
+    drafts = [width for _, width in llama.passes if width > 1]
+    assert len(drafts) > 8, "the prompt is read twice, and drafts are checked"
+    assert 0 < usual <= llama.per_pass + PER_TOKEN + PER_POSITION * 1140
+
+
+def test_a_step_is_allowed_the_time_of_its_drafts(llama: Clocked) -> None:
+    """A step whose draft model reads a prompt is not a hang."""
+    heartbeat = Allowances()
+    session = Session(llama, CONFIG, heartbeat=heartbeat, speculation=drafting(llama))
+    one = Request([9] * 600, 60, ignore, fail)
+    session.start(one)
+    widest = 0
+    while session.busy:
+        llama.passes.clear()
+        session.step()
+        computed = sum(rows * width for rows, width in llama.passes)
+        widest = max(widest, computed)
+        assert computed <= heartbeat.seen[-1] * SLOWEST_TOKENS_PER_SECOND + 1
+    assert widest > CONFIG.eval_batch_size

@@ -19,25 +19,39 @@ Every method raises OSError. Not for the MLX thread: a disk may hang.
 import fcntl
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.core.prompt_store import CHECKPOINT, DIRECTORY, KEY, LOCK, TAG, PromptStore
-from reconciler.worker.disk.files import Named, Reader, write
+from reconciler.core.prompt_store import (
+    CHECKPOINT,
+    DIRECTORY,
+    KEY,
+    LOCK,
+    TAG,
+    TAG_TEXT,
+    PromptStore,
+)
+from reconciler.worker.disk.files import Named, Reader, read_small, write
 from reconciler.worker.disk.names import KEY_BYTES, split_tail
 
 SUFFIX = ".safetensors"
 NEW = ".new"
 """File that is being written. Only one worker writes at a time."""
 
-TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Prompts kept by reconciler\n"
-"""Content of `TAG`; source: bford.info/cachedir."""
-
 LEAST_FREE = 2**30
 """Free space on the disk that is left to others [bytes]."""
+
+SPARE = 16
+"""If files have to be deleted, one part in so many of the limit becomes free. Otherwise each write
+would list all files: 100,000 take a second of CPU time."""
+
+CLOCK_NS = 3600 * 10**9
+"""A file that was used later than this from now counts as never used: the clock was set back, and
+new files would be deleted before it [ns]."""
 
 OTHERS_WRITE = 0o022
 
@@ -78,15 +92,16 @@ class Directory:
         found = self._root.stat()
         if found.st_uid != os.geteuid() or found.st_mode & OTHERS_WRITE:
             raise PermissionError(0, "other users may write to it", str(self._root))
-        marked = (self._root / TAG).exists()
-        if not marked and not all(_is_ours(path.name) for path in self._root.iterdir()):
+        new = all(_is_ours(path) for path in self._root.iterdir())
+        # Afterwards: another worker may mark it meanwhile, and writes other files then.
+        if not new and not _holds(self._root / TAG, TAG_TEXT):
             words = "it holds other files; name an empty directory with --prompt-cache"
             raise PermissionError(0, words, str(self._root))
         self._own.mkdir(mode=0o700, exist_ok=True)
         with self._locked() as lock:
+            _write_text(self._root / TAG, TAG_TEXT)  # first: `_is_ours` knows no other files
             key = self._read_key()
             _write_text(self._own / CHECKPOINT, self._store.checkpoint.encode())
-            _write_text(self._root / TAG, TAG_TEXT.encode())
             self._make_room(lock, 0, count=True)
         self.index = Index()
         for path in self._own.iterdir():
@@ -156,7 +171,7 @@ class Directory:
 
     def _read_key(self) -> bytes:
         with suppress(FileNotFoundError):
-            key = (self._root / KEY).read_bytes()
+            key = read_small(self._root / KEY, KEY_BYTES)
             if len(key) == KEY_BYTES:
                 return key
         key = secrets.token_bytes(KEY_BYTES)
@@ -186,8 +201,11 @@ class Directory:
         if count or used is None or used + size > self._store.most_bytes or size > free:
             files = sorted(self._files())
             used = sum(size for _, size, _ in files)
+            room, most = size, self._store.most_bytes
+            if used + size > most or size > free:
+                room = min(most, size + most // SPARE)
             for _, freed, path in files:
-                if used + size <= self._store.most_bytes and size <= free:
+                if used + room <= most and room <= free:
                     break
                 path.unlink(missing_ok=True)
                 used, free = used - freed, free + freed
@@ -199,19 +217,26 @@ class Directory:
         return True
 
     def _files(self) -> Iterator[tuple[int, int, Path]]:
-        """Time of use, size and path of all prompts; unfinished files count as never used."""
-        for directory in self._root.iterdir():
-            if not DIRECTORY.fullmatch(directory.name) or directory.is_symlink():
-                continue
-            if not directory.is_dir():
-                continue
+        """Time of use, size and path of all prompts; deletes unfinished files."""
+        latest = time.time_ns() + CLOCK_NS
+        for directory in self._directories():
             for path in directory.iterdir():
                 with suppress(FileNotFoundError):
                     found = path.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(found.st_mode):
+                        continue
                     if path.name == NEW:
                         path.unlink()
                     elif path.suffix == SUFFIX:
-                        yield found.st_mtime_ns, found.st_size, path
+                        used = found.st_mtime_ns
+                        yield used if used < latest else 0, found.st_size, path
+
+    def _directories(self) -> Iterator[Path]:
+        """The directories of all checkpoints; one that no worker made has no `CHECKPOINT`."""
+        for path in self._root.iterdir():
+            ours = DIRECTORY.fullmatch(path.name) and not path.is_symlink()
+            if ours and (path / CHECKPOINT).exists():
+                yield path
 
 
 @dataclass(frozen=True)
@@ -227,9 +252,20 @@ class Writer:
         self.directory.write_one(self.lock, self.name, arrays, state)
 
 
-def _is_ours(name: str) -> bool:
-    """True if a directory that is not marked by `TAG` yet may hold a file of this name."""
-    return name in (LOCK, KEY, f"{KEY}{NEW}", f"{TAG}{NEW}") or bool(DIRECTORY.fullmatch(name))
+def _is_ours(path: Path) -> bool:
+    """True if a worker that has not written `TAG` yet may have made this file or directory."""
+    if DIRECTORY.fullmatch(path.name):
+        return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if path.name == LOCK:
+        return path.stat().st_size == 0
+    return path.name == f"{TAG}{NEW}"
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    """True if there is a file with exactly this content."""
+    with suppress(FileNotFoundError):
+        return read_small(path, len(text)) == text
+    return False
 
 
 def _get_count(lock: int) -> int | None:
@@ -244,9 +280,8 @@ def _set_count(lock: int, count: int) -> None:
 
 def _write_text(path: Path, text: bytes) -> None:
     """Write a small private file, unless it holds this already."""
-    with suppress(FileNotFoundError):
-        if path.read_bytes() == text:
-            return
+    if _holds(path, text):
+        return
     new = path.with_name(f"{path.name}{NEW}")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

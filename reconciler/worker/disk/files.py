@@ -107,6 +107,12 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
+def read_small(path: Path, most: int) -> bytes:
+    """Read a file, up to one byte above `most`; nothing from a pipe. Raises OSError."""
+    with open(path, "rb", opener=_open) as file:
+        return bytes(file.read(most + 1) or b"")
+
+
 class Reader:
     """Reads a file from its beginning to its end. Use as a context manager."""
 

@@ -41,19 +41,34 @@ class DraftModules:
         """Get or load a model. Raises `DraftModelError`."""
         key = (draft.path, draft.fingerprint)
         if key not in self._loaded:
+            what = "loaded"
             try:
-                self._loaded[key] = load_model(Path(draft.path))[0]
+                model = load_model(Path(draft.path))[0]
+                what = "run"
+                _try(model)
             except Exception as error:
                 words = f"{type(error).__name__}: {error!s:.500}"
-                raise DraftModelError(f"{draft.path} cannot be loaded: {words}") from error
-            arrays = tree_flatten(self._loaded[key].parameters())
-            self._sizes[key] = sum(array.nbytes for _, array in arrays)
+                raise DraftModelError(
+                    f"draft_model: {draft.path} cannot be {what}: {words}"
+                ) from error
+            self._loaded[key] = model
+            self._sizes[key] = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
         return self._loaded[key]
 
     def retain_only(self, drafts: Collection[Draft | None]) -> None:
         """Release all other models."""
         keys = {(draft.path, draft.fingerprint) for draft in drafts if draft is not None}
         self._loaded = {key: model for key, model in self._loaded.items() if key in keys}
+
+
+def _try(model: Any) -> None:
+    """Compute several tokens and one more. Propagates the model's exceptions.
+
+    A model that fails here would fail each request for which it drafts.
+    """
+    cache: list[Any] = make_prompt_cache(model)
+    for tokens in (2, 1):
+        mx.eval(model(mx.zeros((1, tokens), dtype=mx.int32), cache=cache))
 
 
 class DraftModel:
@@ -65,7 +80,7 @@ class DraftModel:
 
         Raises `DraftModelError`.
         """
-        self._model, self._most, self._chunk = model, most_tokens, chunk
+        self._model, self._most, self.chunk = model, most_tokens, chunk
         if not always_rewindable(make_prompt_cache(model)):
             raise DraftModelError(
                 "draft_model: its KV cache cannot be rewound (sliding windows or recurrent states)"
@@ -95,8 +110,8 @@ class DraftModel:
         if len(tokens) > self._most:
             return False
         self._match(tokens)
-        missing = tokens[self._matching : self._matching + self._chunk]
-        if len(missing) < self._chunk:
+        missing = tokens[self._matching : self._matching + self.chunk]
+        if len(missing) < self.chunk:
             return True
         if max(missing) < self._own:
             self._feed(missing)

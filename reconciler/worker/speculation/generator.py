@@ -12,7 +12,7 @@ from reconciler.worker.generators import BatchedGenerator, Generated, Job, Read
 from reconciler.worker.sampling import Seeded
 from reconciler.worker.speculation.draft import DraftModel
 from reconciler.worker.speculation.lookup import PromptLookup
-from reconciler.worker.speculation.pace import Pace, StepTimes
+from reconciler.worker.speculation.pace import WIDTHS, Pace, StepTimes
 from reconciler.worker.speculation.verify import next_token, remaining, verify
 
 
@@ -31,8 +31,11 @@ class Speculation:
         self.draft = draft
         self.draft_times = StepTimes()
         self.clock = clock
-        self.computed = True
-        """False if the last step only returned a token that an earlier one had computed."""
+        self.ordinary = True
+        """False if the last step checked drafts, or returned a token that an earlier one accepted.
+        """
+        self.spent = 0.0
+        """Time that an ordinary step spent on drafting before it generated a token [s]."""
         self.count = Speculated()
         """Counts since the session was opened."""
 
@@ -40,6 +43,12 @@ class Speculation:
     def used(self) -> bool:
         """True if there is a way to draft."""
         return self.lookup is not None or self.draft is not None
+
+    @property
+    def most_tokens(self) -> int:
+        """Maximum tokens that a step computes for drafts, besides those of an ordinary one."""
+        checked = WIDTHS[-1] + 1
+        return checked if self.draft is None else checked + self.draft.chunk + WIDTHS[-1]
 
     @property
     def plain(self) -> float:
@@ -95,14 +104,17 @@ class SpeculativeGenerator:
 
     def next(self, most: int | None = None) -> tuple[list[Read], list[Generated]]:
         """Run one step. Propagates the model's exceptions."""
-        self._speculation.computed = not self._ready
+        speculation = self._speculation
+        start = speculation.clock()
+        speculation.ordinary = False
         if self._ready or self._speculate():
             return [], [self._returned(self._ready.popleft())]
         drafting = self._alone()
-        begin = self._speculation.clock()
+        begin = speculation.clock()
+        speculation.ordinary, speculation.spent = True, begin - start
         read, generated = self._generator.next(most)
         if drafting is not None and generated and not read:
-            self._speculation.note_plain(self._speculation.clock() - begin)
+            speculation.note_plain(speculation.clock() - begin)
             for pace in (drafting.lookup_pace, drafting.draft_pace):
                 if pace is not None:
                     pace.note_plain()
@@ -135,8 +147,9 @@ class SpeculativeGenerator:
             return False
         verified = verify(self._generator.mlx_lm, drafts)
         seconds = self._speculation.clock() - begin
-        pace.note_pass(len(drafts), verified.accepted, seconds)
-        drafting.plain_next = verified.unsure
+        pace.note_pass(len(drafts), verified.accepted, len(verified.generated), seconds)
+        # Without tokens to return, the ordinary step is this one.
+        drafting.plain_next = verified.unsure and bool(verified.generated)
         self._ready.extend(verified.generated)
         replaced = len(verified.generated) * self._speculation.plain
         self._speculation.count = self._speculation.count.plus(

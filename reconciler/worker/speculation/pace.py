@@ -146,12 +146,16 @@ class Pace:
         """Record an ordinary step."""
         self._in_a_row = 0
 
-    def note_pass(self, drafted: int, accepted: int, seconds: float) -> None:
-        """Record a pass: its drafts, those accepted, and its time including the drafts' making."""
+    def note_pass(self, drafted: int, accepted: int, tokens: int, seconds: float) -> None:
+        """Record a pass: its drafts, those accepted, the tokens that it yielded, and its time
+        including the drafts' making.
+
+        It yields no token of its own if a choice was unsure, which an ordinary step then makes.
+        """
         self._in_a_row += 1
         trials = min(accepted + 1, drafted)  # the drafts after the first wrong one say nothing
         weight = 1 - (1 - WEIGHT) ** trials
         self.acceptance += weight * (accepted / trials - self.acceptance)
-        self.times.note_pass(drafted, accepted + 1, seconds)
+        self.times.note_pass(drafted, tokens, seconds)
         if max(map(self.gain, self.times.widths)) < 1:
             self.times.forfeit()
