@@ -1,6 +1,5 @@
 """Test adapters over shared weights against mlx_lm's own load, on real MLX in this process."""
 
-import gc
 import json
 import shutil
 from dataclasses import replace
@@ -20,7 +19,7 @@ from reconciler.models.checkpoint import read_facts
 from reconciler.worker import backend
 from reconciler.worker.model import Model
 from reconciler.worker.modules import AdapterError
-from tests import adapters
+from tests import adapters, mlx_memory
 
 PROMPT = [5, 6, 7, 8, 9]
 LENGTH = 12
@@ -82,10 +81,10 @@ def test_two_adapters_and_the_model_hold_the_weights_once(models: Path, tmp_path
     one = adapters.make(path, tmp_path / "one", seed=1)
     two = adapters.make(path, tmp_path / "two", seed=2, layers=1)
     model = loaded(path)
-    before = mx.get_active_memory()
+    before = mlx_memory.active()
     for name, adapter in (("plain", None), ("one", one), ("two", two)):
         model.open(name, command(path, adapter))
-    added = mx.get_active_memory() - before
+    added = mlx_memory.active() - before
     own = sum(read_adapter(adapter).weights_bytes for adapter in (one, two))
     assert own <= added < own + read_facts(path).weights_bytes / 4
     tokens = [generated(model, name) for name in ("plain", "one", "two")]
@@ -93,8 +92,7 @@ def test_two_adapters_and_the_model_hold_the_weights_once(models: Path, tmp_path
     assert len(set(map(tuple, tokens))) == 3
     for name in ("one", "two"):
         model.close(name)
-    gc.collect()
-    assert mx.get_active_memory() - before < own / 2
+    assert mlx_memory.active() - before < own / 2
     assert generated(model, "plain") == tokens[0]
 
 
@@ -135,11 +133,10 @@ def test_a_config_whose_layers_the_file_lacks_takes_no_memory(models: Path, tmp_
     config["lora_parameters"]["rank"] = 60_000
     (adapter / "adapter_config.json").write_text(json.dumps(config), "utf-8")
     model = loaded(path)
-    before = mx.get_active_memory()
+    before = mlx_memory.active()
     with pytest.raises(AdapterError, match="most of which the file lacks"):
         model.open("tuned", command(path, adapter))
-    gc.collect()
-    assert mx.get_active_memory() - before < 1_000_000
+    assert mlx_memory.active() - before < 1_000_000
 
 
 def test_an_adapter_that_changed_on_disk_is_read_again(models: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ FEW = ("llama", "deepseek_v3")
 """Full attention, and a latent cache with experts."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def llama(models: Path) -> Any:
     return load_model(models / "tiny/llama")[0]
 
@@ -339,7 +339,7 @@ def test_a_draft_model_that_agrees_saves_passes(llama: Any) -> None:
 
 def test_a_draft_model_that_disagrees_changes_nothing(llama: Any, qwen3: Any) -> None:
     generator, speculation = drafted_by(llama, qwen3)
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[:2]:
         (answer,) = run(generator, job(prompt))
         assert tokens(answer) == tokens(expected(llama, prompt))
     assert speculation.count.accepted < 0.5 * speculation.count.drafted
@@ -417,7 +417,7 @@ def test_a_draft_model_that_cannot_compute_is_refused_when_it_is_loaded(
     draft = Draft(str(models / "tiny/qwen3"), "f", 1, 0, 100)
     with monkeypatch.context() as patch:
         patch.setattr(qwen3_module.Model, "__call__", failing)
-        with pytest.raises(DraftModelError, match="qwen3 cannot be run"):
+        with pytest.raises(DraftModelError, match=r"qwen3 cannot be run: .* only supports float32"):
             modules.get(draft)
     assert modules.nbytes == 0
     assert modules.get(draft)
