@@ -343,6 +343,12 @@ def owned(cache: list[Any]) -> list[Any]:
     return cache
 
 
+def finish_started_work() -> None:
+    """Wait until MLX has computed everything that was started, such as the copies of `owned`."""
+    mx.synchronize()
+    mx.synchronize(generation_stream)
+
+
 def _own(cache: Any) -> None:
     """Copy the views that mlx-lm's `ArraysCache.extract` returns: they keep the batch in memory."""
     if isinstance(cache, CacheList):

@@ -18,7 +18,7 @@ from mlx_lm.sample_utils import make_sampler
 from reconciler.core.footprint import PREFILL_BATCH, TILE
 from reconciler.core.protocol import Lease, Usage
 from reconciler.core.records import EffectiveSettings
-from reconciler.worker import company, observing, overrides, random_state
+from reconciler.worker import company, generators, observing, overrides, random_state
 from reconciler.worker.batch import Batch
 from reconciler.worker.disk.restoring import Post, Restoring
 from reconciler.worker.disk.store import Make, Scope
@@ -285,6 +285,7 @@ class Session:
         """
         self.kv_budget.take(lease)
         self._trim()
+        generators.finish_started_work()  # until then, copies of evicted caches hold memory
         mx.clear_cache()
         return self.kv_budget.in_use(self._lengths())
 
