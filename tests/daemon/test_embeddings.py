@@ -270,7 +270,7 @@ def prompt_of(document: str) -> list[str]:
     return [QWEN3.before, QWEN3.pair.format(**parts), QWEN3.after]
 
 
-@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize("path", ["/v1/rerank", pytest.param("/v2/rerank", marks=pytest.mark.long)])
 def test_documents_are_ranked_by_the_scores_that_mlx_lm_computes_for_each_alone(
     path: str, embedding: Daemon
 ) -> None:

@@ -126,7 +126,12 @@ def own(shared: Daemon) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["load-first", pytest.param("auto", marks=pytest.mark.long), "unload-first"]
+    "strategy",
+    [
+        pytest.param("load-first", marks=pytest.mark.long),
+        pytest.param("auto", marks=pytest.mark.long),
+        "unload-first",
+    ],
 )
 def test_no_request_fails_while_the_model_of_an_instance_is_replaced(
     shared: Daemon, own: dict[str, str], strategy: str

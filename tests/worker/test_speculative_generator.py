@@ -337,6 +337,7 @@ def test_a_draft_model_that_agrees_saves_passes(llama: Any) -> None:
     assert accepted > 0.9 * drafted > 0.5 * TOKENS * len(PROMPTS)
 
 
+@pytest.mark.long
 def test_a_draft_model_that_disagrees_changes_nothing(llama: Any, qwen3: Any) -> None:
     generator, speculation = drafted_by(llama, qwen3)
     for prompt in PROMPTS[:2]:
