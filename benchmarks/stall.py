@@ -26,8 +26,9 @@ BEFORE = 30
 MOST = 4000
 """Maximum tokens of the stream: more than are generated while the prompt is read."""
 
-FIRST = 16
-"""Tokens of the prompt's answer: the first ones may be incomplete characters, without text."""
+LETTER = {"66": 100}
+"""Biased to this token, a letter, each token is text. Others may be parts of characters, which
+servers hold back."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Pauses:
 async def pauses(url: str, model: str) -> Pauses:
     """Measure one round. Raises RuntimeError if the stream ends too early."""
     reading: asyncio.Task[Answer] | None = None
-    async with Chat(url, model) as chat, asyncio.TaskGroup() as group:
+    async with Chat(url, model, logit_bias=LETTER) as chat, asyncio.TaskGroup() as group:
         pieces = chat.pieces("What is wanted?", MOST)
         async with contextlib.aclosing(pieces):
             async for stream in pieces:
                 if reading is None and len(stream.times) == BEFORE:
-                    reading = group.create_task(chat.ask(long_prompt(WORDS), FIRST))
+                    reading = group.create_task(chat.ask(long_prompt(WORDS), 1))
                 # The gap that the prompt caused ends with the next text of the stream.
                 if reading and reading.done() and stream.times[-1] > reading.result().times[0]:
                     prompt = reading.result()

@@ -45,8 +45,9 @@ class Answer:
 class Chat:
     """Greedy chats with one model of a server."""
 
-    def __init__(self, url: str, model: str) -> None:
-        self._url, self._model = f"{url}/v1/chat/completions", model
+    def __init__(self, url: str, model: str, **more: Any) -> None:
+        """`more`: further parameters of each request."""
+        self._url, self._model, self._more = f"{url}/v1/chat/completions", model, more
         limits = aiohttp.ClientTimeout(total=None)  # the caller's deadline applies
         connector = aiohttp.TCPConnector(limit=0)
         self._session = aiohttp.ClientSession(timeout=limits, connector=connector)
@@ -85,7 +86,7 @@ class Chat:
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
-        }
+        } | self._more
         answer = Answer(time.perf_counter())
         async with self._session.post(self._url, json=body) as reply:
             if reply.status != 200:
