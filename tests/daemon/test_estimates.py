@@ -44,12 +44,12 @@ def miss(daemon: Daemon, model: str, context: int, **config: Any) -> str:
     return f"{estimate} estimated, {measured} measured: {estimate / measured:.3f}"
 
 
-@pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
+@pytest.mark.skipif(overrides.on_gpu(), reason="the kernel does not report a GPU's memory")
 def test_an_estimate_is_close_to_the_measured_peak(shared: Daemon) -> None:
     assert miss(shared, "openai/gpt-oss-20b", 2048) == ""
 
 
-@pytest.mark.skipif(overrides.on_gpu(), reason="a GPU's memory is not what the kernel tells of")
+@pytest.mark.skipif(overrides.on_gpu(), reason="the kernel does not report a GPU's memory")
 @pytest.mark.long
 def test_an_estimate_includes_a_draft_model(shared: Daemon) -> None:
     """The draft model reads the prompt while the answer is generated."""

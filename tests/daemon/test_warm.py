@@ -41,7 +41,7 @@ def test_warm_is_true_or_false(shared: Daemon) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(sys.platform != "linux", reason="mincore tells only on Linux what is cached")
+@pytest.mark.skipif(sys.platform != "linux", reason="mincore reports what is cached on Linux only")
 def test_the_files_of_an_idle_record_return_to_the_page_cache(shared: Daemon) -> None:
     """Takes up to a minute, the interval between two looks."""
     file = copied(shared, "own/llama") / "model.safetensors"

@@ -34,7 +34,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="mincore tells only on Linux what is cached")
+@pytest.mark.skipif(sys.platform != "linux", reason="mincore reports what is cached on Linux only")
 def test_a_file_that_was_dropped_from_the_page_cache_is_read(file: Path) -> None:
     drop(file)
     if cached(file):

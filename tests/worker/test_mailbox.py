@@ -12,7 +12,7 @@ from reconciler.worker.mailbox import Mailbox
 
 
 class Loop:
-    """Records wake-ups, and makes the calls when told to."""
+    """Records wake-ups, and makes the calls on request."""
 
     def __init__(self) -> None:
         self.wakes: list[Callable[[], None]] = []
