@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import logging
 import os
 import shutil
 import subprocess
@@ -124,6 +125,15 @@ def shared(standing: Daemon) -> Iterator[Daemon]:
     """
     yield standing
     tidy(standing, STAYING)
+
+
+@pytest.fixture(autouse=True)
+def log_kept() -> Iterator[None]:
+    """Check that a test leaves the log as it was: others look at what is logged, and where."""
+    before = structlog.get_config(), logging.getLogger().handlers[:], logging.raiseExceptions
+    yield
+    after = structlog.get_config(), logging.getLogger().handlers[:], logging.raiseExceptions
+    assert after == before
 
 
 @pytest.fixture(scope="session", autouse=True)

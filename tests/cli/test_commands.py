@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reconciler.cli import main
+from reconciler.cli import log, main
 from tests.cli.terminal import Terminal
 from tests.conftest import QUESTIONS
 from tests.support import MANIFEST, Daemon, copied, environment
@@ -261,8 +261,10 @@ NOT_REGULAR = {
 @pytest.mark.timeout(30)  # it waited for ever
 @pytest.mark.parametrize("words", NOT_REGULAR.values(), ids=NOT_REGULAR)
 def test_a_fifo_is_refused_instead_of_waiting_for_a_writer(
-    run: Run, tmp_path: Path, words: tuple[str, ...]
+    run: Run, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # `serve` runs in this process, whose log must stay as it is.
+    monkeypatch.setattr(log, "configure", lambda *_options: None)
     fifo, inventory = tmp_path / "fifo", tmp_path / "inventory.yaml"
     os.mkfifo(fifo)
     nodes = [{"name": "a", "url": "http://127.0.0.1:1", "token_file": str(fifo)}]
