@@ -9,7 +9,7 @@ from reconciler.core.footprint import TILE
 from reconciler.worker.batch import Batch
 from reconciler.worker.counting import Counter
 from reconciler.worker.disk.restoring import Post, Restoring
-from reconciler.worker.disk.store import Scope
+from reconciler.worker.disk.scope import Scope
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.pending import Request, Score
 from reconciler.worker.reservation import Reservations

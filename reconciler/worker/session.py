@@ -21,7 +21,7 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.worker import company, generators, observing, overrides, random_state
 from reconciler.worker.batch import Batch
 from reconciler.worker.disk.restoring import Post
-from reconciler.worker.disk.store import Make, Scope
+from reconciler.worker.disk.scope import Make, Scope
 from reconciler.worker.generators import Batching, Generated
 from reconciler.worker.heartbeat import SLOWEST_TOKENS_PER_SECOND, Heartbeat
 from reconciler.worker.kv_budget import KVBudget

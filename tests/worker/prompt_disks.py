@@ -25,7 +25,8 @@ from reconciler.worker import quantized_cache
 from reconciler.worker.disk import directory, layout
 from reconciler.worker.disk import files as prompt_files
 from reconciler.worker.disk.names import BLOCK
-from reconciler.worker.disk.store import PromptDisk, Scope
+from reconciler.worker.disk.scope import Scope
+from reconciler.worker.disk.store import PromptDisk
 
 SCOPE = {"fingerprint": "a"}
 

@@ -12,8 +12,8 @@ from mlx_lm.models.cache import (
 )
 
 from reconciler.worker.disk import layout
-from reconciler.worker.disk import store as module
 from reconciler.worker.disk.names import BLOCK
+from reconciler.worker.disk.scope import LEAST
 from reconciler.worker.disk.store import PromptDisk
 from tests.worker.prompt_disks import (
     FILLED,
@@ -79,10 +79,10 @@ def test_the_last_token_of_a_prompt_is_never_read(tmp_path: Path) -> None:
 def test_prompts_are_not_read_for_a_few_tokens(tmp_path: Path) -> None:
     disk = PromptDisk(store(tmp_path))
     save(disk, range(LONG), FILLED())
-    for known, expected in ((0, LONG), (LONG - module.LEAST, LONG), (LONG - module.LEAST + 1, 0)):
+    for known, expected in ((0, LONG), (LONG - LEAST, LONG), (LONG - LEAST + 1, 0)):
         assert fetched(scope(disk), range(LONG + 9), known)[1] == expected
     short = PromptDisk(store(tmp_path / "short"))
-    save(short, range(module.LEAST - 1), [fill(KVCache(), module.LEAST - 1) for _ in range(2)])
+    save(short, range(LEAST - 1), [fill(KVCache(), LEAST - 1) for _ in range(2)])
     assert not files(tmp_path / "short")
 
 

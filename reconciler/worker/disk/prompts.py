@@ -12,7 +12,8 @@ from importlib.metadata import version
 import mlx.core as mx
 
 from reconciler.core.protocol import OpenSession
-from reconciler.worker.disk.store import Make, PromptDisk, Scope
+from reconciler.worker.disk.scope import Make, Scope
+from reconciler.worker.disk.store import PromptDisk
 
 SAME_NUMBERS = {"context_length", "eval_batch_size"}
 """Settings on which the values in a KV cache do not depend."""
