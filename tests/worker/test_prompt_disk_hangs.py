@@ -81,6 +81,7 @@ def test_a_write_that_hangs_holds_no_memory_once_it_is_ended(
 ) -> None:
     """It held the whole cache, which nobody counted any more."""
     entered, goes_on = threading.Event(), threading.Event()
+
     def crc32(data: Any, before: int = 0) -> int:
         if len(data) > 10_000:  # an array, not the header
             entered.set()
