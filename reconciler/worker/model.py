@@ -156,6 +156,32 @@ class Model(Sessions):
         self._modules = Modules(path, model, make)
         return model
 
+    def unread(self, command: OpenSession) -> list[str]:
+        """Directories whose weights have to be read to open a session. Thread-safe."""
+        found = []
+        if command.draft is not None and not self._drafts.has(command.draft):
+            found.append(command.draft.path)
+        modules, adapter = self._modules, command.adapter
+        if adapter is not None and modules is not None and not modules.has_adapter(command):
+            found.append(adapter.path)
+        return found
+
+    def prepare(self, name: str, command: OpenSession) -> bool:
+        """Read some of the weights that a session needs; True if there are more.
+
+        Called again and again before `open`, so that other sessions are stepped in between. If
+        `open` is not called, `abandon` has to be. Raises `DraftModelError`.
+        """
+        if command.draft is None or self.embedder is not None:
+            return False
+        with self._heartbeat.beating(LONG_JOB_SECONDS):
+            return self._drafts.read(name, command.draft)
+
+    def abandon(self, name: str) -> None:
+        """Release what was prepared for a session that is not opened."""
+        self._drafts.end_opening(name)
+        self._drop_unused()
+
     def open(self, name: str, command: OpenSession) -> SessionOpened:
         """Open a session. It replaces one of the same name once it has generated a token."""
         with self._heartbeat.beating(LONG_JOB_SECONDS):
@@ -164,7 +190,7 @@ class Model(Sessions):
                 self._adapters[name] = command.adapter
                 self._drafts.use(name, command.draft)
             finally:
-                self._drop_adapters()
+                self.abandon(name)
         return opened
 
     def set_defaults(self, name: str, asked: Mapping[str, Any]) -> Applicable:
@@ -215,10 +241,10 @@ class Model(Sessions):
             compute=command.adapter is not None or computed not in self._computed
         )
         self._computed.add(computed)
-        self.close(name)
+        self._close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        memory = max(0, mx.get_active_memory() - before)
+        memory = max(0, mx.get_active_memory() - before) + self._drafts.read_for(name)
         warnings = self._warnings(config, session, reason)
         warnings += () if unused_draft is None else (unused_draft,)
         together = (str(way),) if batching is Batching.TOGETHER else ()
@@ -242,6 +268,12 @@ class Model(Sessions):
 
     def close(self, name: str) -> Usage:
         """Close the session of that name, if there is one, and return its usage."""
+        usage = self._close(name)
+        self._drop_unused()
+        return usage
+
+    def _close(self, name: str) -> Usage:
+        """Close a session, and release nothing that another one may use."""
         session = self._sessions.pop(name, None)
         self._defaults.pop(name, None)
         self._adapters.pop(name, None)
@@ -249,15 +281,14 @@ class Model(Sessions):
         if session is None:
             return Usage()
         session.close()
-        self._drop_adapters()
-        mx.clear_cache()
         return session.usage
 
-    def _drop_adapters(self) -> None:
-        """Release adapters and draft models that no session uses."""
+    def _drop_unused(self) -> None:
+        """Release adapters, draft models and buffers that no session uses."""
         if self._modules is not None:
             self._modules.retain_only(self._adapters.values())
         self._drafts.drop_unused()
+        mx.clear_cache()
 
     def defaults(self, name: str) -> Mapping[str, Any]:
         """Request defaults of a session. Thread-safe."""
