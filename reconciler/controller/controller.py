@@ -106,7 +106,7 @@ class Controller:
             self._registry,
             self._lookups,
             self._clock,
-            lambda: {instance.checkpoint for instance in self._engine.instances()},
+            lambda: {path for one in self._engine.instances() for path in one.directories},
             lambda: bool(self._reconciler.running),
         )
         self._read_ahead = read_ahead
