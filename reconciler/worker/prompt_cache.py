@@ -165,9 +165,14 @@ class PromptCache:
             others = [one for one in self._entries if one.shared]
             entry.shared = True
             commons = [_common(one.tokens, entry.tokens) for one in others]
-            if commons:
-                best = int(np.argmax(commons))
+            if not commons:
+                continue
+            best = int(np.argmax(commons))
+            try:
                 entry.kept.share(others[best].kept, commons[best])
+            except Exception:  # noqa: BLE001  no request needs cached prompts
+                self.clear()
+                return
 
     def clear(self) -> None:
         """Evict all caches."""
