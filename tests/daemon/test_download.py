@@ -382,7 +382,7 @@ def test_ollamas_client_receives_the_reason_of_a_failed_pull(
 ) -> None:
     assert hub.url
     with ollama.Client(daemon.url) as client:
-        for stream in (False, True):
+        for stream in (True, False):
             with pytest.raises(ollama.ResponseError, match="maker/none") as caught:
                 list(client.pull("maker/none", stream=stream))
         assert caught.value.status_code == 404
