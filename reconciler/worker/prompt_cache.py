@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from mlx_lm.models.cache import CacheList, ChunkedKVCache, RotatingKVCache
 
-from reconciler.worker.stems import Kept, total
+from reconciler.worker import stems
+from reconciler.worker.stems import Kept
 
 MOST = 64
 """Maximum number of caches, regardless of their size."""
@@ -96,7 +97,7 @@ class PromptCache:
     def nbytes(self) -> int:
         """Size of all caches [bytes]. Thread-safe."""
         leaving = [one for one in self._leaving.copy() if not one.written]
-        return total([entry.kept for entry in (*self._entries.copy(), *leaving)])
+        return stems.total([entry.kept for entry in (*self._entries.copy(), *leaving)])
 
     def longest(self, tokens: Sequence[int]) -> int:
         """Length of the prefix that `find` would return [tokens]."""
@@ -162,12 +163,19 @@ class PromptCache:
     def _share(self) -> None:
         """Share the rows of new caches with those of others, once writes do not need them whole."""
         for entry in [one for one in self._entries if one.written and not one.shared]:
-            others = [one for one in self._entries if one.shared]
             entry.shared = True
+            if len(entry.tokens) < stems.LEAST:
+                continue
+            others = [one for one in self._entries if one.shared and one is not entry]
             commons = [_common(one.tokens, entry.tokens) for one in others]
-            if commons:
-                best = int(np.argmax(commons))
+            if not commons:
+                continue
+            best = int(np.argmax(commons))
+            try:
                 entry.kept.share(others[best].kept, commons[best])
+            except Exception:  # noqa: BLE001  no request needs cached prompts
+                self.clear()
+                return
 
     def clear(self) -> None:
         """Evict all caches."""
@@ -220,5 +228,8 @@ def _slides_not(cache: Any) -> bool:
 def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
     """Length of the common prefix [tokens]."""
     length = min(len(one), len(other))
+    if not length:
+        return 0
     different = one[:length] != other[:length]
-    return int(different.argmax()) if different.any() else length
+    first = int(different.argmax())  # 0 too if none is different
+    return first if different[first] else length

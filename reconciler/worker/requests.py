@@ -157,7 +157,7 @@ class Requests:
 
     def insert(self, request: Request) -> None:
         """Add a request to the generator, or begin to read its prompt from disk."""
-        if self._restoring.begin(request, self.batch.kept.longest(request.prompt)):
+        if self._restoring.begin(request, self.batch.kept.longest):
             self.trim()
             return
         self.batch.insert(request)

@@ -6,7 +6,7 @@ kinds, such as sliding windows and recurrent states, are valid at the end of the
 remain whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,15 @@ caches grow."""
 
 KINDS = (KVCache, ConcatenateKVCache)
 
-Rows = Mapping[str, tuple[Any, Any]]
-"""Keys and values of each layer, of shape (1, heads, tokens, width), by the layer's path."""
+LARGE = 4_000_000
+"""Bytes of a layer's rows from which a copy is awaited before the next layer's begins, so that the
+rows and their copies are not in memory twice."""
+
+Pair = tuple[Any, Any]
+"""Keys and values of a layer, of shape (1, heads, tokens, width)."""
+
+Rows = dict[str, Pair]
+"""Those of several layers, by the layer's path."""
 
 
 @dataclass(eq=False)
@@ -48,9 +55,10 @@ class Stem:
 
     def split(self, at: int) -> "Stem":
         """Leave the tokens before `at` to a new parent, and return it."""
-        length = at - self.begin
-        self.parent = Stem(self.begin, at, _cut(self.rows, 0, length), self.parent)
-        self.rows = _cut(self.rows, length, self.end - self.begin)
+        rows: Rows = {}
+        for path, pair in self.rows.items():
+            rows[path], self.rows[path] = _halves(pair, at - self.begin, self.end - self.begin)
+        self.parent = Stem(self.begin, at, rows, self.parent)
         self.begin = at
         return self.parent
 
@@ -77,18 +85,27 @@ class Kept:
         return self.stem.end if self.stem else 0
 
     def share(self, other: "Kept", common: int) -> None:
-        """Share the rows of the first `common` tokens with another cache, which holds them too."""
+        """Share the rows of the first `common` tokens with another cache, which holds them too.
+
+        Propagates MLX's errors; after one, neither cache can be used.
+        """
         if self.stem is not None or not self.paths or self.paths != other.paths:
             return
         stem = other.stem_of(common)
         if stem is not None:
-            self._keep_after(stem)
+            for _, one in self._layers():
+                one.keys, one.values = _part((one.keys, one.values), stem.end, self.tokens)
+            self._begin_after(stem)
 
     def stem_of(self, tokens: int) -> Stem | None:
         """The stem that ends with its first `tokens` tokens, or at most LEAST before them."""
         if tokens >= self.begin + LEAST:
-            rows = _cut(self._rows(), 0, tokens - self.begin)
-            self._keep_after(Stem(self.begin, tokens, rows, self.stem))
+            rows: Rows = {}
+            for path, one in self._layers():
+                pair = one.keys, one.values
+                rows[path], rest = _halves(pair, tokens - self.begin, self.tokens - self.begin)
+                one.keys, one.values = rest
+            self._begin_after(Stem(self.begin, tokens, rows, self.stem))
             return self.stem
         for stem in self.stem.chain() if self.stem else ():
             if tokens >= stem.end:
@@ -102,29 +119,24 @@ class Kept:
         if self.stem is None:
             return cache
         stems = [*reversed(list(self.stem.chain()))]
-        for path, one in leaves(cache):
-            if path in self.paths:
-                parts = [*(stem.rows[path] for stem in stems), (one.keys, one.values)]
-                keys, values = zip(*parts, strict=True)
-                one.keys, one.values = (
-                    mx.concatenate(list(part), axis=-2) for part in (keys, values)
-                )
+        for path, one in self._layers(cache):
+            parts = [*(stem.rows[path] for stem in stems), (one.keys, one.values)]
+            one.keys, one.values = (
+                mx.concatenate(list(arrays), axis=-2) for arrays in zip(*parts, strict=True)
+            )
         return cache
 
     def release(self) -> None:
         """Hold no arrays any more. The size stays that of what a write may still hold."""
         self.cache, self.stem = [], None
 
-    def _keep_after(self, stem: Stem) -> None:
-        """Keep only the rows after a stem, which holds those before them."""
-        rest = _cut(self._rows(), stem.end - self.begin, self.tokens - self.begin)
-        for path, one in leaves(self.cache):
-            if path in self.paths:
-                one.keys, one.values = rest[path]
+    def _begin_after(self, stem: Stem) -> None:
         self.stem, self.bytes = stem, _size(self.cache)
 
-    def _rows(self) -> Rows:
-        return {p: (one.keys, one.values) for p, one in leaves(self.cache) if p in self.paths}
+    def _layers(self, cache: list[Any] | None = None) -> list[tuple[str, Any]]:
+        """The layers with rows, of its cache or of a copy."""
+        found = leaves(self.cache if cache is None else cache)
+        return [(path, one) for path, one in found if path in self.paths]
 
 
 def total(caches: Sequence[Kept]) -> int:
@@ -137,16 +149,18 @@ def _has_rows(cache: Any, tokens: int) -> bool:
     return type(cache) in KINDS and cache.keys is not None and cache.offset == tokens
 
 
-def _cut(rows: Rows, begin: int, end: int) -> Rows:
-    """Copy some rows, so that they do not hold the others. The copies are started, not awaited."""
-    wanted = mx.arange(begin, end)
+def _halves(pair: Pair, at: int, end: int) -> tuple[Pair, Pair]:
+    """Copies of the rows before `at`, and of those from there to `end`."""
+    return _part(pair, 0, at), _part(pair, at, end)
 
-    def copy(array: Any) -> Any:  # a slice of one head would be a view of all rows
-        return mx.take(array, wanted, axis=-2)
 
-    cut = {path: (copy(keys), copy(values)) for path, (keys, values) in rows.items()}
-    mx.async_eval(list(cut.values()))  # type: ignore[no-untyped-call]
-    return cut
+def _part(pair: Pair, begin: int, end: int) -> Pair:
+    """Copy some rows, which do not hold the others. The copies of few are started, not awaited."""
+    wanted = mx.arange(begin, end)  # a slice of one head would be a view of all rows
+    keys, values = (mx.take(array, wanted, axis=-2) for array in pair)
+    compute = mx.eval if keys.nbytes + values.nbytes > LARGE else mx.async_eval
+    compute(keys, values)
+    return keys, values
 
 
 def _size(cache: Sequence[Any]) -> int:

@@ -160,6 +160,36 @@ def test_a_cache_is_shared_once_it_is_written() -> None:
     assert cache.nbytes == 2 * ROW * (len(COMMON) + 2 * 50)
 
 
+def test_an_error_while_rows_are_divided_leaves_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer would have other rows than the next, and later answers would be wrong."""
+    cache, done = PromptCache(), []
+    part = stems._part
+
+    def failing(*args: Any) -> Any:
+        done.append(args)
+        if len(done) == 3:
+            raise RuntimeError("out of memory")
+        return part(*args)
+
+    monkeypatch.setattr(stems, "_part", failing)
+    for n in range(2):
+        tokens = [*COMMON, n]
+        cache.keep(tokens, plain(tokens))
+    assert (len(cache), cache.nbytes, len(done)) == (0, 0, 3)
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_divided_cache_is_divided_again(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stems, "LARGE", 0 if large else 10**12)
+    cache = PromptCache()
+    tokens = [[*COMMON, 1], [*COMMON, 2], [*COMMON[:300], 3], [*COMMON, 1, *COMMON[:300], 4]]
+    for one in tokens:
+        cache.keep(one, plain(one))
+    for one in tokens[1:]:
+        check(cache, one)
+    assert cache.nbytes == 2 * ROW * (len(COMMON) + 3 + 300 + 1)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
