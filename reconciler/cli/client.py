@@ -2,9 +2,9 @@
 
 import asyncio
 import functools
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,13 @@ from yarl import URL
 from reconciler.cli import sockets
 from reconciler.cli.address import normalize
 from reconciler.cli.printing import escaped
+from reconciler.cli.server_events import (
+    DONE,
+    MalformedError,
+    ServerEvent,
+    decoded,
+    server_events,
+)
 from reconciler.host import looks
 from reconciler.host.kinds import read_at_most
 
@@ -37,11 +44,11 @@ _NO_CONNECTION = (
 
 
 class DaemonError(click.ClickException):
-    """An error that the daemon reported, with its message and HTTP status."""
+    """An error that the daemon reported, with its message, HTTP status and code."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.code = status, code
 
 
 class NotFoundError(DaemonError):
@@ -74,14 +81,16 @@ class UnreachableError(click.ClickException):
 class ConnectionLostError(UnreachableError):
     """A connection broke, or nothing was received in time; the request may have been served."""
 
+    def __init__(self, url: str, why: str = "the daemon closed the connection") -> None:
+        super().__init__(url, why)
 
-@dataclass(frozen=True)
-class ServerEvent:
-    """A server-sent event."""
 
-    type: str
-    data: Any
-    id: str | None
+class SilentError(ConnectionLostError):
+    """Nothing was received in time."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        super().__init__(url, f"nothing was received for {seconds:g} s")
+        self.seconds = seconds
 
 
 class Client:
@@ -92,6 +101,8 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self.token_file = token_file
+        self.reached = False
+        """True once the daemon has served a request."""
         self._session = session
 
     async def get(self, path: str, **query: str) -> Any:
@@ -120,31 +131,38 @@ class Client:
         return URL(base + path, encoded=True)
 
     async def _ask(self, method: str, path: str, patience: float | None = None, **more: Any) -> Any:
-        try:
+        with self._errors(patience):
             async with (
                 asyncio.timeout(patience),
                 self._session.request(method, self._address(path), **more) as reply,
             ):
                 return await self._answer(reply)
+
+    @contextmanager
+    def _errors(self, patience: float | None) -> Iterator[None]:
+        """Raise errors of a request that may be silent for `patience` seconds as ours."""
+        try:
+            yield
         except _NO_CONNECTION:
             raise UnreachableError(self.url) from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, EOFError):
             raise ConnectionLostError(self.url) from None
         except TimeoutError:
-            raise ConnectionLostError(self.url, silence(patience)) from None
+            raise SilentError(self.url, patience or 0.0) from None
+        except (aiohttp.ClientError, MalformedError):
+            raise UnreachableError(self.url, "a server other than reconciler answers") from None
 
     async def _answer(self, reply: aiohttp.ClientResponse) -> Any:
-        try:
-            body = await reply.json()
-        except (aiohttp.ContentTypeError, ValueError):
-            raise UnreachableError(self.url, "a server other than reconciler answers") from None
+        """The object in a response. Raises `DaemonError` and `MalformedError`."""
+        await reply.read()
+        if reply.content_type != "application/json":
+            raise MalformedError
+        body = decoded((await reply.read()).decode("utf-8", "replace"))
         if reply.status >= 400:
-            message = escaped(body["error"]["message"])
-            raise (
-                NotFoundError(message)
-                if reply.status == 404
-                else DaemonError(reply.status, message)
-            )
+            raise error_of(body, reply.status)
+        if body.keys() == {"error"}:  # LM Studio's answer for unknown routes has status 200
+            raise MalformedError
+        self.reached = True
         return body
 
     async def events(
@@ -158,7 +176,7 @@ class Client:
     async def stream(
         self, method: str, path: str, body: Any = None, *, last: str | None = None, **query: str
     ) -> AsyncIterator[ServerEvent | None]:
-        """Each server-sent event, as it arrives; the first item is None, once the stream begins.
+        """Each server-sent event, as it arrives, and None for each comment.
 
         `last`: identifier of the event to resume after. Raises `ConnectionLostError` if nothing is
         received for `SILENCE_SECONDS`; a POST may take longer to begin.
@@ -167,30 +185,17 @@ class Client:
         asking = self._session.request(
             method, self._address(path), json=body, params=query, headers=headers
         )
-        try:
+        with self._errors(SILENCE_SECONDS):
             async with asyncio.timeout(SILENCE_SECONDS if method == "GET" else None):
                 reply = await asking
             async with reply:
                 if reply.status >= 400 or reply.content_type != "text/event-stream":
-                    await self._answer(reply)
-                yield None
-                kind, id_ = "message", None
-                while line := await _line(reply):
-                    field, _, value = line.decode().rstrip("\r\n").partition(": ")
-                    if field == "event":
-                        kind = value
-                    elif field == "id":
-                        id_ = value
-                    elif field == "data":
-                        yield ServerEvent(
-                            kind, value if value == "[DONE]" else json.loads(value), id_
-                        )
-        except _NO_CONNECTION:
-            raise UnreachableError(self.url) from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            raise ConnectionLostError(self.url, "the daemon closed the connection") from None
-        except TimeoutError:
-            raise ConnectionLostError(self.url, silence(SILENCE_SECONDS)) from None
+                    async with asyncio.timeout(SILENCE_SECONDS):
+                        await self._answer(reply)
+                    raise MalformedError
+                async for event in server_events(partial(_line, reply)):
+                    self.reached = True
+                    yield event
 
     async def chat(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
         """Stream a chat completion as OpenAI's deltas."""
@@ -202,10 +207,10 @@ class Client:
         """Stream a chat completion as OpenAI's chunks."""
         body = {"model": model, "messages": messages, "stream": True} | more
         async for _, chunk in self.events("POST", "/v1/chat/completions", body):
-            if chunk == "[DONE]":
+            if chunk == DONE:
                 return
             if "error" in chunk:
-                raise DaemonError(500, escaped(chunk["error"]["message"]))
+                raise error_of(chunk)
             yield chunk
 
 
@@ -215,9 +220,15 @@ async def _line(reply: aiohttp.ClientResponse) -> bytes:
         return await reply.content.readline()
 
 
-def silence(seconds: float | None) -> str:
-    """The reason of a request that was given up after so many seconds."""
-    return f"nothing was received for {seconds:g} s"
+def error_of(body: Any, status: int = 500) -> DaemonError:
+    """The error in a response or event. Raises `MalformedError` if it has none of the daemon's."""
+    error = body.get("error")
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        raise MalformedError
+    message = escaped(error["message"])
+    if status == 404:
+        return NotFoundError(message)
+    return DaemonError(status, message, error.get("code"))
 
 
 def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
