@@ -30,13 +30,21 @@ async def pull(client: Client, *, model: str, revision: str | None) -> None:
     does.
     """
     body = {"model": model} | ({"revision": revision} if revision else {})
-    job = await client.post(ROUTE, body)
-    if job["status"] == "already_downloaded":
-        click.echo(f"{model} is already downloaded")
-        if "message" in job:
-            click.echo(f"note: {job['message']}", err=True)
-        return
-    await _watch(client, job)
+
+    async def begin() -> Any:
+        return await repeated(client, partial(client.post, ROUTE, body))
+
+    job = await begin()
+    while job["status"] != "already_downloaded":
+        try:
+            await _watch(client, job)
+        except NotFoundError:  # the daemon has restarted
+            job = await begin()
+        else:
+            return
+    click.echo(f"{model} is already downloaded")
+    if "message" in job:
+        click.echo(f"note: {job['message']}", err=True)
 
 
 @click.group()

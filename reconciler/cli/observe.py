@@ -26,7 +26,7 @@ async def events(client: Client, *, name: str | None, follow: bool) -> None:
     if name is not None:
         await _must_be_known(client, name)
     query = {"follow": str(follow).lower()} | ({"name": name} if name else {})
-    async for kind, event in reconnecting.follow(client, "/api/v1/events", **query):
+    async for kind, event in reconnecting.follow(client, "/api/v1/events", endless=follow, **query):
         if kind == "lost":
             click.echo(event["message"], err=True)
         else:
