@@ -9,6 +9,7 @@ import click
 from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
+from reconciler.cli.printing import say
 from reconciler.cli.progress import watched
 from reconciler.cli.reconnecting import POLL_SECONDS, repeated
 from reconciler.core.memory import readable_bytes
@@ -42,9 +43,9 @@ async def pull(client: Client, *, model: str, revision: str | None) -> None:
             job = await begin()
         else:
             return
-    click.echo(f"{model} is already downloaded")
+    say(f"{model} is already downloaded")
     if "message" in job:
-        click.echo(f"note: {job['message']}", err=True)
+        say(f"note: {job['message']}", err=True)
 
 
 @click.group()
@@ -131,4 +132,4 @@ async def _watch(client: Client, job: Any) -> None:
             job = await repeated(client, partial(client.get_within, POLL_SECONDS, status))
     if job["error"] is not None:
         raise click.ClickException(job["error"]["message"])
-    click.echo(f"{job['model']} is downloaded: {readable_bytes(job['total_size_bytes'] or 0)}")
+    say(f"{job['model']} is downloaded: {readable_bytes(job['total_size_bytes'] or 0)}")

@@ -7,7 +7,7 @@ import click
 from reconciler.cli import completing, reconnecting
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
-from reconciler.cli.printing import for_stdout
+from reconciler.cli.printing import for_stdout, say
 from reconciler.cli.records import path
 
 follow = click.option("-f", "--follow", is_flag=True, help="Continue until Ctrl-C.")
@@ -30,7 +30,7 @@ async def events(client: Client, *, name: str | None, follow: bool) -> None:
         if kind == "lost":
             click.echo(event["message"], err=True)
         else:
-            click.echo(
+            say(
                 f"{clock(event['time'])}  {event['type']:10}  {event['name']}  "
                 f"{event['reason']}: {event['message']}"
             )

@@ -25,7 +25,7 @@ from reconciler.cli.output import (
     show_data,
     yaml_text,
 )
-from reconciler.cli.printing import for_stdout
+from reconciler.cli.printing import for_stdout, say
 from reconciler.cli.reconnecting import POLL_SECONDS, repeated
 from reconciler.cli.sources import complain, sync_all
 from reconciler.core.memory import readable_bytes
@@ -84,7 +84,7 @@ async def get(client: Client, *, names: tuple[str, ...], form: str) -> None:
     for record in found if names else ():
         for error in record["source_errors"]:
             place = f"{error['file']}:{error['line']}:{error['column']}: " if error["file"] else ""
-            click.echo(f"{place}{error['message']}", err=True)
+            say(f"{place}{error['message']}", err=True)
 
 
 @click.command(

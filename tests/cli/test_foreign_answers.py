@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -17,6 +18,7 @@ from reconciler.cli import client as client_module
 from reconciler.cli import downloads, main, reconnecting, records
 from reconciler.cli.client import Client, ConnectionLostError, DaemonError, SilentError
 from reconciler.cli.reconnecting import Reconnecting, follow
+from tests.cli.terminal import Terminal
 
 Script = Callable[[int, str], bytes | None]
 """The response to a request, from its number, from 1, and its head; None closes the connection."""
@@ -285,3 +287,51 @@ async def test_only_errors_of_a_restart_are_losses() -> None:
         client.reached = True
         with pytest.raises(DaemonError):
             await Reconnecting(client).pause(DaemonError(503, "full", "insufficient_memory"))
+
+
+EVIL = "\x1b]0;title\x07"
+UNREADY = READY | {"status": "False", "message": EVIL}
+EVENT = {"time": "2026-01-01T00:00:00Z", "type": "state", "name": "a", "reason": "R"}
+ACTION = {"action": "Hold", "name": "a", "message": EVIL, "problem": None, "running": False}
+SHOWN: list[tuple[tuple[str, ...], bytes]] = [
+    (("events",), OPEN + f"data: {json.dumps(EVENT | {'message': EVIL})}\n\n".encode()),
+    (
+        ("plan",),
+        response(
+            json.dumps(
+                json.loads(PLAN.split(b"\r\n\r\n")[1])
+                | {"actions": [ACTION], "source_errors": [], "not_selected": {}}
+            ).encode()
+        ),
+    ),
+    (
+        ("wait", "a", "--timeout", "0s"),
+        response(json.dumps({"name": "a", "status": {"conditions": [UNREADY]}}).encode()),
+    ),
+    (
+        ("pull", "p/m"),
+        response(
+            json.dumps(
+                {
+                    "status": "failed",
+                    "error": {"message": EVIL},
+                    "downloaded_bytes": 0,
+                    "total_size_bytes": None,
+                }
+            ).encode()
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "answer"), SHOWN, ids=[words[0] for words, _ in SHOWN])
+async def test_no_text_of_the_daemon_can_command_a_terminal(
+    tmp_path: Path, words: tuple[str, ...], answer: bytes
+) -> None:
+    async with server(lambda *_: answer) as url:
+
+        def shown() -> None:
+            with Terminal(tmp_path, "--url", url, *words, columns=200) as terminal:
+                terminal.expect("\\x1b]0;title\\x07")
+
+        await asyncio.to_thread(shown)
