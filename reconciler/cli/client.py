@@ -1,13 +1,16 @@
 """HTTP client of the daemon, for commands."""
 
+import asyncio
 import functools
 import json
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 import click
+from aiohttp.http_exceptions import HttpProcessingError
 from click.core import ParameterSource
 from yarl import URL
 
@@ -20,8 +23,26 @@ T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:1234"
 
+OTHER = "a server other than reconciler answers"
+
+MAX_MESSAGE = 4000
+"""Maximum characters of an error message that are shown."""
+
 MAX_TOKEN = 4096
 """Maximum length of a token."""
+
+
+MAX_ANSWER = 64_000_000
+"""Maximum length of an answer [bytes]."""
+
+MAX_LINE = 4_000_000
+"""Maximum length of a line of a stream [bytes]."""
+
+SECONDS = 60.0
+"""Deadline of a GET that does not wait for a change. Other requests may take any time."""
+
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Exceptions of code that reads an answer of another form than the expected one."""
 
 
 class DaemonError(click.ClickException):
@@ -59,6 +80,13 @@ class UnreachableError(click.ClickException):
         )
 
 
+def misread(error: Exception) -> str:
+    """Description of an answer that could not be read, with the exception and its place."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+    return f"a server other than reconciler, or one of another version, answers ({place})"
+
+
 class Client:
     """JSON over HTTP. Raises `DaemonError` and `UnreachableError`."""
 
@@ -67,6 +95,8 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self.token_file = token_file
+        self.answered = False
+        """True if the server has sent an answer."""
         self._session = session
 
     async def get(self, path: str, **query: str) -> Any:
@@ -91,19 +121,34 @@ class Client:
         return URL(base + path, encoded=True)
 
     async def _ask(self, method: str, path: str, **more: Any) -> Any:
+        waits = method != "GET" or "wait" in more["params"]
+        limit = asyncio.timeout(None if waits else SECONDS)
         try:
-            async with self._session.request(method, self._address(path), **more) as reply:
+            async with limit, self._session.request(method, self._address(path), **more) as reply:
                 return await self._answer(reply)
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.InvalidURL):
-            raise UnreachableError(self.url) from None
+        except aiohttp.ClientError as error:
+            raise self._unreachable(error) from None
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise UnreachableError(self.url, f"no answer came within {SECONDS:g} s") from None
 
     async def _answer(self, reply: aiohttp.ClientResponse) -> Any:
+        self.answered = True
+        data = bytearray()
+        async for piece in reply.content.iter_any():
+            data += piece
+            if len(data) > MAX_ANSWER:
+                why = f"an answer of more than {MAX_ANSWER} bytes came"
+                raise UnreachableError(self.url, why)
         try:
-            body = await reply.json()
-        except (aiohttp.ContentTypeError, ValueError):
-            raise UnreachableError(self.url, "a server other than reconciler answers") from None
+            if reply.content_type != "application/json":
+                raise ValueError(reply.content_type)
+            body = json.loads(data)
+            message = escaped(body["error"]["message"])[:MAX_MESSAGE] if reply.status >= 400 else ""
+        except MISREAD:
+            raise UnreachableError(self.url, OTHER) from None
         if reply.status >= 400:
-            message = escaped(body["error"]["message"])
             raise (
                 NotFoundError(message)
                 if reply.status == 404
@@ -111,20 +156,32 @@ class Client:
             )
         return body
 
+    def _unreachable(self, error: aiohttp.ClientError) -> UnreachableError:
+        """The error for a request that failed."""
+        if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError):
+            return UnreachableError(self.url)
+        if isinstance(error, aiohttp.InvalidURL):
+            return UnreachableError(self.url)
+        return UnreachableError(self.url, OTHER)
+
     async def events(
         self, method: str, path: str, body: Any = None, **query: str
     ) -> AsyncIterator[tuple[str, Any]]:
         """Type and data of each server-sent event, as it arrives."""
         try:
-            async with self._session.request(
-                method,
-                self._address(path),
-                json=body,
-                params=query,
-                headers={"Accept": "text/event-stream"},
-            ) as reply:
+            async with asyncio.timeout(SECONDS):
+                reply = await self._session.request(
+                    method,
+                    self._address(path),
+                    json=body,
+                    params=query,
+                    headers={"Accept": "text/event-stream"},
+                )
+            async with reply:
                 if reply.status >= 400 or reply.content_type != "text/event-stream":
                     await self._answer(reply)
+                    raise UnreachableError(self.url, OTHER)
+                self.answered = True
                 kind = "message"
                 async for line in reply.content:
                     field, _, value = line.decode().rstrip("\r\n").partition(": ")
@@ -132,10 +189,14 @@ class Client:
                         kind = value
                     elif field == "data":
                         yield kind, value if value == "[DONE]" else json.loads(value)
+        except TimeoutError:  # not of the lines, which have no deadline
+            raise UnreachableError(self.url, f"no answer came within {SECONDS:g} s") from None
         except aiohttp.ClientConnectorError:
             raise UnreachableError(self.url) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
             raise UnreachableError(self.url, "the daemon closed the connection") from None
+        except (aiohttp.ClientError, HttpProcessingError):
+            raise UnreachableError(self.url, OTHER) from None
 
     async def chat(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
         """Stream a chat completion as OpenAI's deltas."""
@@ -221,5 +282,15 @@ async def _ask(
 ) -> T:
     # Loads and chats have no deadline; if the daemon dies, the connection closes.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-    async with aiohttp.ClientSession(headers=bearer(token_file), timeout=timeout) as session:
-        return await function(Client(url, session, token_file), **options)
+    async with aiohttp.ClientSession(
+        headers=bearer(token_file), timeout=timeout, read_bufsize=MAX_LINE // 2
+    ) as session:
+        client = Client(url, session, token_file)
+        try:
+            return await function(client, **options)
+        except UnicodeEncodeError:  # a name on the command line that is not UTF-8
+            raise
+        except MISREAD as error:
+            if not client.answered:
+                raise
+            raise UnreachableError(url, misread(error)) from None
