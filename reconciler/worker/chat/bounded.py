@@ -17,6 +17,15 @@ T = TypeVar("T")
 _budget = threading.local()
 """`end`: deadline of all calls of this thread, on the monotonic clock [s]."""
 
+_threads: list[threading.Thread] = []
+"""Threads that were abandoned."""
+
+
+def is_running() -> bool:
+    """True if code that took too long still runs."""
+    _threads[:] = [thread for thread in _threads if thread.is_alive()]
+    return bool(_threads)
+
 
 @contextmanager
 def budget(seconds: float) -> Iterator[None]:
@@ -64,4 +73,5 @@ def call(job: Callable[[], T], seconds: float, what: str) -> T:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread.ident), ctypes.py_object(_Expired)
         )
+    _threads.append(thread)
     raise TimeoutError(f"{what} did not finish within {seconds:g} s")
