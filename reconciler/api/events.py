@@ -10,7 +10,7 @@ from reconciler.api.describe import Query, describe, ref
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError
 from reconciler.api.pieces import AT_ONCE
-from reconciler.api.stream import Stream, streaming
+from reconciler.api.stream import AFTER, Stream, last_id, streaming
 from reconciler.core.events import Event
 
 routes = web.RouteTableDef()
@@ -22,7 +22,7 @@ LOST = "some events were lost; read the records again"
 @describe(
     {200: ref("event")},
     query=(
-        Query("after", "Only events after the one with this ID.", {"type": "string"}),
+        AFTER,
         Query("name", "Only events of this record or source.", {"type": "string"}),
         Query("follow", "`false`: end after the retained events.", {"enum": ["true", "false"]}),
     ),
@@ -38,8 +38,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     if follow not in ("true", "false"):
         message = f"follow must be true or false, got {follow}"
         raise ApiError(400, "invalid_request", message, "invalid_value", "follow")
-    after = request.headers.get("Last-Event-ID") or request.query.get("after")
-    feed = request.app[CONTROLLER].events.follow(after, wait=follow == "true")
+    feed = request.app[CONTROLLER].events.follow(last_id(request), wait=follow == "true")
     name = request.query.get("name")
     return await streaming(request, lambda reply: _send(reply, feed, name))
 

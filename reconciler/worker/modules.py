@@ -48,6 +48,11 @@ class Modules:
         """Size of the adapters' weights."""
         return sum(adapter.weights_bytes for _, adapter in self._adapted)
 
+    def has_adapter(self, command: OpenSession) -> bool:
+        """True if the adapter of a session is loaded, or it has none. Thread-safe."""
+        adapter = command.adapter
+        return adapter is None or (command.config.num_experts, adapter) in self._adapted
+
     def get(self, command: OpenSession) -> Any:
         """Get or build the module for a session. Raises `AdapterError`."""
         experts, adapter = command.config.num_experts, command.adapter

@@ -29,6 +29,7 @@ from reconciler.worker.preprocessing import pool
 from reconciler.worker.preprocessing.__main__ import end_without
 from reconciler.worker.preprocessing.messages import (
     HEADER,
+    Embed,
     Failed,
     Prepare,
     Render,
@@ -323,13 +324,13 @@ class TestIsolation:
 def test_a_reply_reports_code_that_still_runs() -> None:
     """Such as a compilation in C code, which cannot be interrupted."""
     work, ended = Work(), threading.Event()
-    render = Render("", [], {}, 0)
-    idle = work.answer(render)
+    failing = Embed(b"", None, Dialect.EMBEDDINGS)
+    idle = work.answer(failing)
     assert isinstance(idle, Failed)
     assert not idle.busy
     with pytest.raises(TimeoutError):
         bounded.call(ended.wait, 0, "a test")
-    reply = work.answer(render)
+    reply = work.answer(failing)
     assert isinstance(reply, Failed)
     assert reply.busy
     (thread,) = bounded._threads

@@ -23,7 +23,8 @@ from reconciler.worker.prefill_cost import LEAST
 from reconciler.worker.session import Session
 from reconciler.worker.speculation.draft import DraftModel
 from reconciler.worker.speculation.generator import Speculation
-from reconciler.worker.stalls import USUAL, WITHOUT, StallBudget
+from reconciler.worker.stalls import USUAL, StallBudget
+from reconciler.worker.step_sizes import WITHOUT
 from tests.tiny import VOCABULARY
 
 CONFIG = EffectiveSettings(

@@ -5,11 +5,14 @@ prompt if none can be read in time.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler.worker.disk import layout
-from reconciler.worker.disk.store import Fetch, Scope
+from reconciler.worker.disk.scope import Scope
 from reconciler.worker.pending import Request, Stored
+
+if TYPE_CHECKING:
+    from reconciler.worker.disk.fetches import Fetch
 
 Post = Callable[[Callable[[], None]], Any]
 """Runs a job on the MLX thread. Thread-safe."""

@@ -5,70 +5,19 @@ for, with drafts at its end that may have been rejected; what does not match is 
 first draft the model reads the prompt, in chunks, one per step of the request.
 """
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
 
-from reconciler.core.protocol import Draft
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.shapes import vocabulary
 
 
 class DraftModelError(ValueError):
     """The model cannot draft."""
-
-
-class DraftModules:
-    """Loaded draft models, which sessions share. MLX thread only."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[tuple[str, str], Any] = {}
-        """Models by directory and fingerprint."""
-        self._sizes: dict[tuple[str, str], int] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all weights [bytes]."""
-        return sum(self._sizes[key] for key in self._loaded)
-
-    def get(self, draft: Draft) -> Any:
-        """Get or load a model. Raises `DraftModelError`."""
-        key = (draft.path, draft.fingerprint)
-        if key not in self._loaded:
-            what = "loaded"
-            try:
-                model = load_model(Path(draft.path))[0]
-                what = "run"
-                _try(model)
-            except Exception as error:
-                words = f"{type(error).__name__}: {error!s:.500}"
-                raise DraftModelError(
-                    f"draft_model: {draft.path} cannot be {what}: {words}"
-                ) from error
-            self._loaded[key] = model
-            self._sizes[key] = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
-        return self._loaded[key]
-
-    def retain_only(self, drafts: Collection[Draft | None]) -> None:
-        """Release all other models."""
-        keys = {(draft.path, draft.fingerprint) for draft in drafts if draft is not None}
-        self._loaded = {key: model for key, model in self._loaded.items() if key in keys}
-
-
-def _try(model: Any) -> None:
-    """Compute several tokens and one more. Propagates the model's exceptions.
-
-    A model that fails here would fail each request for which it drafts.
-    """
-    cache: list[Any] = make_prompt_cache(model)
-    for tokens in (2, 1):
-        mx.eval(model(mx.zeros((1, tokens), dtype=mx.int32), cache=cache))
 
 
 class DraftModel:
