@@ -187,7 +187,7 @@ NODES = (
 def test_a_node_of_another_form_is_a_problem_of_its_own(
     tmp_path: Path, kind: str, command: tuple[str, ...]
 ) -> None:
-    healthy = {
+    healthy: dict[str, Any] = {
         "version": "1",
         "memory": None,
         "labels": {},

@@ -1,5 +1,6 @@
 """Test which compiled grammars stay in memory."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_grammars_that_took_long_to_compile_push_out_others(
 
     made_by = matchers._compiled
     monkeypatch.setattr(matchers, "_compiled", compiled)
-    monkeypatch.setattr(matchers.time, "thread_time", lambda: clock)
+    monkeypatch.setattr(time, "thread_time", lambda: clock)
     one = made(models)
     names = [grammar(text) for text in "abcd"]
     seconds[names[2]] = 1.5
