@@ -13,7 +13,7 @@ from typing import Any
 import mlx.nn as nn
 from mlx_lm.utils import load_model
 
-MAX_MODULES = 100_000
+MAX_MODULES = 40_000
 """Maximum number of modules of a model, of about 6 kB each. Models of 100 layers have a few
 thousand, and those with a module for each expert as many as their files have tensors."""
 
