@@ -1,4 +1,4 @@
-"""What a model writes cannot hold up the worker's event loop: parsing a call has a limit of time."""
+"""What a model writes cannot hold up the worker's event loop."""
 
 import pytest
 
@@ -11,10 +11,16 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 LONG = 200_000
 """Characters; quadratic time would be an hour."""
 
+DEEPSEEK = "<｜tool▁call▁end｜>"
+
 BODIES = {
-    "DeepSeek": ("<｜tool▁call▁begin｜>", " ", "<｜tool▁call▁end｜>"),
+    "DeepSeek": ("<｜tool▁call▁begin｜>", " ", DEEPSEEK),
     "seed:tool_call": ("<seed:tool_call><function=", "\n", "</seed:tool_call>"),
-    "DeepSeek, fenced": ("<｜tool▁call▁begin｜>f<｜tool▁sep｜>```json\n", " ", "!<｜tool▁call▁end｜>"),
+    "DeepSeek, fenced": (
+        "<｜tool▁call▁begin｜>f<｜tool▁sep｜>```json\n",
+        " ",
+        "!<｜tool▁call▁end｜>",
+    ),
 }
 
 
