@@ -11,6 +11,7 @@ from reconciler.api.app import build
 from reconciler.api.errors import ROWS
 from reconciler.api.metrics import State
 from reconciler.cli import EXIT_CODES
+from reconciler.cli.ps import ROWS as PS
 from reconciler.cli.serve import serve
 from reconciler.controller import Controller
 from reconciler.core.conditions import REASONS
@@ -210,3 +211,8 @@ def test_the_readmes_manifest_is_valid() -> None:
 
     (block,) = re.findall(r"```yaml\n(.*?)```", Path("README.md").read_text("utf-8"), re.DOTALL)
     assert read_file("README.md", block.encode()).flaws == ()
+
+
+def test_the_table_of_the_first_five_minutes_has_todays_columns() -> None:
+    table = DOCS["first-five-minutes"].partition("$ reconciler ps -o wide\n")[2]
+    assert table.partition("\n")[0].split() == [column.heading for column in PS]

@@ -7,13 +7,14 @@ import pytest
 
 from benchmarks import limits
 from benchmarks.limits import Limit
+from benchmarks.serving import PROMPT_TOKENS
 
 WEIGHTS, KV = 1_000_000, 100
 
 
 def test_the_limit_shares_weights_between_requests_and_adds_the_cache_of_each() -> None:
     limit = Limit(1e9, WEIGHTS, KV)
-    cache = KV * (limits.PROMPT_TOKENS + limits.TOKENS / 2)
+    cache = KV * (PROMPT_TOKENS + limits.TOKENS / 2)
     assert limit.tokens_per_second(1) == pytest.approx(1e9 / (WEIGHTS + cache))
     assert limit.tokens_per_second(8) == pytest.approx(8e9 / (WEIGHTS + 8 * cache))
 

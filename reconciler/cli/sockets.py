@@ -1,6 +1,6 @@
 """Sockets to the daemon, which notice that it is gone without a message.
 
-After the sleep of a laptop or a change of network, nothing tells this side that a connection is
+After the sleep of a laptop or a change of network, nothing on this side shows that a connection is
 dead. So the kernel asks the other side while a request waits for its response.
 """
 

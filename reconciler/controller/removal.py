@@ -86,7 +86,9 @@ class Removal:
         try:
             await self._engine.remove_prompts(folder)
         except (OSError, TimeoutError) as error:
-            log.warning("kept prompts were not removed", model=key, reason=str(error))
+            log.warning(
+                "kept prompts were not removed, or not counted", model=key, reason=str(error)
+            )
 
     async def users(self, key: str, folder: Path) -> list[str]:
         """Return the names of records and instances that use the model in a folder."""

@@ -6,6 +6,8 @@ has not slid yet) serves any prompt that shares a prefix with it. A cache that c
 are saved at the positions of a prompt where later prompts are likely to diverge; `segments.py`
 determines them.
 
+Conversations that begin alike store what they share once (`stems`).
+
 Eviction order: first caches that a longer prompt has extended, then the least recently used.
 A cache may also be written to disk (`disk/`). Until it is written, its memory counts, even if a
 longer cache has replaced it; if the memory is needed, the write is cancelled.
@@ -22,6 +24,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from mlx_lm.models.cache import CacheList, ChunkedKVCache, RotatingKVCache
+
+from reconciler.worker import stems
+from reconciler.worker.stems import Kept
 
 MOST = 64
 """Maximum number of caches, regardless of their size."""
@@ -49,14 +54,25 @@ def not_saved(_tokens: npt.NDArray[np.int64], _cache: list[Any]) -> None:
 @dataclass(eq=False)
 class _Entry:
     tokens: npt.NDArray[np.int64]
-    cache: list[Any]
-    bytes: int
+    kept: Kept
     used: int
     root: bool
     """True if prompts are likely to diverge here: the end of the system turns."""
     extended: bool = False
     """True if a longer cache that begins with these tokens was saved later."""
     write: Write | None = None
+    shared: bool = False
+    """True if it shares its first rows, or may share them with later ones."""
+
+    @property
+    def cache(self) -> list[Any]:
+        """The layers' caches, without shared rows."""
+        return self.kept.cache
+
+    @property
+    def written(self) -> bool:
+        """True if no write holds its memory."""
+        return self.write is None or self.write.over
 
     @property
     def worth(self) -> tuple[bool, int]:
@@ -80,8 +96,8 @@ class PromptCache:
     @property
     def nbytes(self) -> int:
         """Size of all caches [bytes]. Thread-safe."""
-        leaving = [one for one in self._leaving.copy() if one.write and not one.write.over]
-        return sum(entry.bytes for entry in (*self._entries.copy(), *leaving))
+        leaving = [one for one in self._leaving.copy() if not one.written]
+        return stems.total([entry.kept for entry in (*self._entries.copy(), *leaving)])
 
     def longest(self, tokens: Sequence[int]) -> int:
         """Length of the prefix that `find` would return [tokens]."""
@@ -97,7 +113,7 @@ class PromptCache:
             return None, 0
         for entry in (best, *roots):  # a shared root stays in use with each conversation
             self._use(entry)
-        cache = copy.deepcopy(best.cache)
+        cache = best.kept.whole(copy.deepcopy(best.cache))
         if (surplus := len(best.tokens) - known) > 0:
             for one in cache:
                 one.trim(surplus)
@@ -131,18 +147,35 @@ class PromptCache:
                     self._leave(entry)
                 else:
                     entry.extended = not entry.root
-        size = sum(int(one.nbytes) for one in cache)
-        entry = _Entry(held, cache, size, 0, root, write=self._save(held, cache))
+        entry = _Entry(held, Kept(cache, len(held)), 0, root, write=self._save(held, cache))
         self._use(entry)
         self._entries.append(entry)
         self.trim(None)
 
     def trim(self, nbytes: int | None) -> None:
         """Evict caches until the rest fits in `nbytes`; None: any size."""
+        self._share()
         while len(self._entries) > self._most:
             self._leave(min(self._entries, key=lambda entry: entry.worth))
         while nbytes is not None and self.nbytes > nbytes:
             self._evict()
+
+    def _share(self) -> None:
+        """Share the rows of new caches with those of others, once writes do not need them whole."""
+        for entry in [one for one in self._entries if one.written and not one.shared]:
+            entry.shared = True
+            if len(entry.tokens) < stems.LEAST:
+                continue
+            others = [one for one in self._entries if one.shared and one is not entry]
+            commons = [_common(one.tokens, entry.tokens) for one in others]
+            if not commons:
+                continue
+            best = int(np.argmax(commons))
+            try:
+                entry.kept.share(others[best].kept, commons[best])
+            except Exception:  # noqa: BLE001  no request needs cached prompts
+                self.clear()
+                return
 
     def clear(self) -> None:
         """Evict all caches."""
@@ -152,8 +185,8 @@ class PromptCache:
     def _leave(self, entry: _Entry) -> None:
         """Serve no more prompts with a cache. From now on only its write holds its memory."""
         self._entries.remove(entry)
-        entry.cache = []
-        self._leaving = [one for one in (*self._leaving, entry) if one.write and not one.write.over]
+        entry.kept.release()
+        self._leaving = [one for one in (*self._leaving, entry) if not one.written]
 
     def _evict(self) -> None:
         """Evict a cache that is only there to be written, else the one with the least worth."""
@@ -195,5 +228,8 @@ def _slides_not(cache: Any) -> bool:
 def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
     """Length of the common prefix [tokens]."""
     length = min(len(one), len(other))
+    if not length:
+        return 0
     different = one[:length] != other[:length]
-    return int(different.argmax()) if different.any() else length
+    first = int(different.argmax())  # 0 too if none is different
+    return first if different[first] else length

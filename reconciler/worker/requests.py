@@ -58,8 +58,9 @@ class Requests:
 
     @property
     def prefills(self) -> bool:
-        """True if a prompt is being prefilled."""
-        return bool(self.scoring) or any(r.unread > 1 for r in self.batch.running.values())
+        """True if a prompt is being prefilled, by the model or by a draft model."""
+        unread = any(request.unread > 1 for request in self.batch.running.values())
+        return unread or bool(self.scoring) or self.batch.draft_reads
 
     @property
     def kept_bytes(self) -> int:
@@ -156,7 +157,7 @@ class Requests:
 
     def insert(self, request: Request) -> None:
         """Add a request to the generator, or begin to read its prompt from disk."""
-        if self._restoring.begin(request, self.batch.kept.longest(request.prompt)):
+        if self._restoring.begin(request, self.batch.kept.longest):
             self.trim()
             return
         self.batch.insert(request)

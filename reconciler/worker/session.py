@@ -114,7 +114,7 @@ class Session:
 
     @property
     def prefills(self) -> bool:
-        """True if a prompt is being prefilled."""
+        """True if a prompt is being prefilled, by the model or by a draft model."""
         return self._requests.prefills
 
     @property
@@ -185,6 +185,10 @@ class Session:
         """
         reading = [r for r in self._batch.running.values() if r.unread > 1][: self._together]
         scoring = [self._scoring.first] if self._scoring else []
+        if self._speculation is not None:
+            if scoring and self._batch.draft_reads:
+                budget /= 2
+            self._speculation.budget = budget
         read, scored = self._sizes.choose(budget, reading, scoring)
         allowance = self._next_tokens(read, scored) / SLOWEST_TOKENS_PER_SECOND
         with self._heartbeat.beating(allowance):

@@ -147,7 +147,7 @@ async def daemon(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeDaemon]:
     app.router.add_get("/api/v1/records/{name:.+}", fake.unknown)
     listed = {"downloads": [JOB | {"status": "downloading"}]}
     app.router.add_get("/api/v1/models/download", answering(listed))
-    plan = {"refused": [], "changes": [], "actions": []}
+    plan: dict[str, Any] = {"refused": [], "changes": [], "actions": []}
     app.router.add_post("/api/v1/plan", answering(plan))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
     await runner.setup()

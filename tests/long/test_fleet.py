@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,13 @@ class Load:
                 self.failures.append(f"{status}: {answer}")
 
     def wait(self, count: int) -> None:
-        """Wait until that many more answers have arrived."""
+        """Wait until that many more answers have arrived; only the next has a deadline."""
         end = self.answers + count
-        eventually(lambda: self.answers >= end, lambda: str(self.failures))
+        while (last := self.answers) < end:
+            eventually(partial(self._has_more, last), lambda: str(self.failures))
+
+    def _has_more(self, than: int) -> bool:
+        return self.answers > than
 
     def stop(self) -> None:
         self._stop.set()

@@ -178,7 +178,7 @@ class Browser:
 
     @asynccontextmanager
     async def page(self) -> AsyncIterator[Page]:
-        """Open a tab in its own context; errors in it fail the test."""
+        """Open a tab in its own context, and close both; errors in it fail the test."""
         async with self._client.ws_connect(self._url, max_msg_size=0) as socket:
             context = await self._ask(socket, 1, "Target.createBrowserContext")
             target = await self._ask(socket, 2, "Target.createTarget", url="about:blank", **context)
@@ -193,6 +193,14 @@ class Browser:
                 assert page.complaints == []
             finally:
                 listening.cancel()
+                await asyncio.wait([listening])
+                await self._ask(socket, 4, "Target.disposeBrowserContext", **context)
+
+    async def tabs(self) -> int:
+        """Number of open tabs."""
+        async with self._client.ws_connect(self._url, max_msg_size=0) as socket:
+            targets = (await self._ask(socket, 1, "Target.getTargets"))["targetInfos"]
+            return sum(target["type"] == "page" for target in targets)
 
     async def _ask(
         self, socket: aiohttp.ClientWebSocketResponse, id_: int, method: str, **params: Any

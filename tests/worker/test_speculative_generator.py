@@ -368,12 +368,15 @@ def test_a_draft_model_drafts_within_the_memory_of_its_cache(llama: Any) -> None
 def test_tokens_that_one_of_the_models_lacks_are_not_passed_to_it(llama: Any) -> None:
     draft = DraftModel(llama, 1000, 5, known=20)
     held = PROMPT[:7]
-    assert draft.read(held) is False
-    assert draft.read(held) is True
+    assert draft.match(held) == 0
+    assert draft.read(held, 5)
+    assert draft.match(held) == 5
     assert all(token < 20 for token in draft.draft(held, PROMPT[7], 8))
     assert draft.draft(held, VOCABULARY + 5, 4) == []
     draft.begin()
-    assert draft.read([1, VOCABULARY + 5, 3, 4, 5]) is False
+    unknown = [1, VOCABULARY + 5, 3, 4, 5]
+    assert draft.match(unknown) == 0
+    assert not draft.read(unknown, 5)
 
 
 def test_a_draft_model_whose_cache_cannot_be_rewound_is_refused(models: Path) -> None:

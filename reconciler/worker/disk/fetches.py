@@ -84,7 +84,7 @@ class Fetch:
         return collected
 
     def result(self) -> layout.Stored:
-        """What was collected, as arrays of MLX. Raises `EndedError`."""
+        """Arrays of MLX that were collected. Raises `EndedError`."""
         return self._here().to_mlx()
 
     def end(self, stored: layout.Stored | None = None) -> None:

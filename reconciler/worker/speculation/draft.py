@@ -2,7 +2,8 @@
 
 The draft model has a KV cache of its own. It holds the tokens of the request that was last drafted
 for, with drafts at its end that may have been rejected; what does not match is trimmed. Before the
-first draft the model reads the prompt, in chunks, one per step of the request.
+first draft the model reads the prompt, in chunks, one per step of the request. Beside streams, the
+stall budget bounds these chunks.
 """
 
 from collections.abc import Sequence
@@ -24,8 +25,8 @@ class DraftModel:
     """A draft model and its KV cache. MLX thread only."""
 
     def __init__(self, model: Any, most_tokens: int, chunk: int, known: int) -> None:
-        """`most_tokens`: tokens that the cache has memory for; `chunk`: tokens read at a time;
-        `known`: number of tokens of the model to draft for.
+        """`most_tokens`: tokens that the cache has memory for; `chunk`: maximum tokens read at a
+        time; `known`: number of tokens of the model to draft for.
 
         Raises `DraftModelError`.
         """
@@ -54,19 +55,32 @@ class DraftModel:
         """Begin another request."""
         self._matching = 0
 
-    def read(self, tokens: Sequence[int]) -> bool:
-        """Read a chunk of the tokens that the cache lacks; True if no whole chunk is left."""
-        if len(tokens) > self._most:
+    def lacks(self, tokens: Sequence[int]) -> int:
+        """Number of these tokens that are not known to be in the cache."""
+        return len(tokens) - self._matching
+
+    def match(self, tokens: Sequence[int]) -> int:
+        """Trim the cache to the tokens that it shares with the request; return their number."""
+        most = min(len(self._held), len(tokens))
+        while self._matching < most and self._held[self._matching] == tokens[self._matching]:
+            self._matching += 1
+        for one in self._cache:
+            one.trim(len(self._held) - self._matching)
+        del self._held[self._matching :]
+        return self._matching
+
+    def read(self, tokens: Sequence[int], most: int) -> bool:
+        """Read up to `most` of the tokens that the cache lacks after `match`.
+
+        False if it cannot: they do not fit in the cache, or the model does not have them.
+        """
+        missing = tokens[self._matching : self._matching + most]
+        if len(tokens) > self._most or max(missing) >= self._own:
             return False
-        self._match(tokens)
-        missing = tokens[self._matching : self._matching + self.chunk]
-        if len(missing) < self.chunk:
-            return True
-        if max(missing) < self._own:
-            self._feed(missing)
-            mx.eval([one.state for one in self._cache])
-            self._matching = len(self._held)
-        return False
+        self._feed(missing)
+        mx.eval([one.state for one in self._cache])
+        self._matching = len(self._held)
+        return True
 
     def draft(self, tokens: Sequence[int], following: int, number: int) -> list[int]:
         """Draft up to `number` tokens after `tokens` and `following`, once all of them are read.
@@ -85,15 +99,6 @@ class DraftModel:
         self._matching = len(tokens)  # `following` may be computed again
         beyond = (place for place, token in enumerate(drafts) if token >= self._known)
         return drafts[: next(beyond, None)]
-
-    def _match(self, tokens: Sequence[int]) -> None:
-        """Trim the cache to the tokens that it shares with the request."""
-        most = min(len(self._held), len(tokens))
-        while self._matching < most and self._held[self._matching] == tokens[self._matching]:
-            self._matching += 1
-        for one in self._cache:
-            one.trim(len(self._held) - self._matching)
-        del self._held[self._matching :]
 
     def _feed(self, tokens: Sequence[int]) -> Any:
         """Compute tokens, and the most likely one after them: (1,)."""
