@@ -42,8 +42,8 @@ def _limited() -> Iterator[None]:
             raise ValueError(f"{words}; check the numbers and lists of layers in config.json")
         original(self)
 
-    nn.Module.__init__ = counted  # type: ignore[method-assign]
+    nn.Module.__init__ = counted
     try:
         yield
     finally:
-        nn.Module.__init__ = original  # type: ignore[method-assign]
+        nn.Module.__init__ = original

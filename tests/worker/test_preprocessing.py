@@ -321,8 +321,9 @@ class TestIsolation:
             assert len({tuple(prompt.tokens) for prompt in made}) == len(texts)
 
 
-def test_a_reply_reports_code_that_still_runs() -> None:
+def test_a_reply_reports_code_that_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a compilation in C code, which cannot be interrupted."""
+    monkeypatch.setattr(bounded, "_threads", [])
     work, ended = Work(), threading.Event()
     failing = Embed(b"", None, Dialect.EMBEDDINGS)
     idle = work.answer(failing)
@@ -356,3 +357,11 @@ def test_a_process_that_is_still_busy_after_its_reply_is_replaced(
     lane = lanes.Lane(lanes.Facts())
     lane.ask(Render("", [], {}, 0), 1.0)
     assert process.ended
+
+
+def test_a_job_that_uses_too_much_cpu_time_is_given_up() -> None:
+    ended = threading.Event()
+    with pytest.raises(TimeoutError):
+        bounded.call(ended.wait, 3600, "a test", cpu_seconds=0)
+    assert bounded.call(lambda: 5, 3600, "a test", cpu_seconds=3600) == 5
+    ended.set()
