@@ -18,7 +18,7 @@ record the use of a cache.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,11 @@ from reconciler.worker.stems import Kept
 
 MOST = 64
 """Maximum number of caches, regardless of their size."""
+
+HEAD = 32
+"""Tokens that are compared with all caches at once."""
+
+Tokens = npt.NDArray[np.int64]
 
 
 class Write(Protocol):
@@ -43,17 +48,17 @@ class Write(Protocol):
         """Release the cache's memory, whether it is written or not."""
 
 
-Save = Callable[[npt.NDArray[np.int64], list[Any]], Write | None]
+Save = Callable[[Tokens, list[Any]], Write | None]
 """Starts to write a cache of these tokens to disk, or returns None."""
 
 
-def not_saved(_tokens: npt.NDArray[np.int64], _cache: list[Any]) -> None:
+def not_saved(_tokens: Tokens, _cache: list[Any]) -> None:
     """A `Save` that writes nothing."""
 
 
 @dataclass(eq=False)
 class _Entry:
-    tokens: npt.NDArray[np.int64]
+    tokens: Tokens
     kept: Kept
     used: int
     root: bool
@@ -61,8 +66,11 @@ class _Entry:
     extended: bool = False
     """True if a longer cache that begins with these tokens was saved later."""
     write: Write | None = None
-    shared: bool = False
-    """True if it shares its first rows, or may share them with later ones."""
+    head: Tokens = field(init=False)
+    """Its first tokens, padded."""
+
+    def __post_init__(self) -> None:
+        self.head = _head(self.tokens, -1)
 
     @property
     def cache(self) -> list[Any]:
@@ -86,6 +94,10 @@ class PromptCache:
     def __init__(self, most: int = MOST, save: Save = not_saved) -> None:
         self._most, self._save = most, save
         self._entries: list[_Entry] = []
+        self._heads: Tokens | None = None
+        """First tokens of all entries, of shape (entries, HEAD), padded; None: to be made."""
+        self._alone: list[_Entry] = []
+        """Entries that share no rows yet."""
         self._leaving: list[_Entry] = []
         """Caches that serve no more prompts and are still to be written."""
         self._uses = 0
@@ -119,11 +131,10 @@ class PromptCache:
                 one.trim(surplus)
         return cache, known
 
-    def _best(self, wanted: npt.NDArray[np.int64]) -> tuple[_Entry | None, int, list[_Entry]]:
+    def _best(self, wanted: Tokens) -> tuple[_Entry | None, int, list[_Entry]]:
         """The entry with the longest prefix, the prefix's length, and the roots in it."""
         best, known, roots = None, 0, []
-        for entry in self._entries:
-            common = _common(entry.tokens, wanted)
+        for entry, common in zip(self._entries, self._commons(wanted), strict=True):
             if entry.root and common == len(entry.tokens):
                 roots.append(entry)
             if common > known and (common == len(entry.tokens) or rewindable(entry.cache)):
@@ -134,8 +145,7 @@ class PromptCache:
         """Save a cache that holds exactly these tokens. The caller must not change it later."""
         held = np.asarray(tokens, dtype=np.int64)
         can_rewind = rewindable(cache)
-        for entry in list(self._entries):
-            common = _common(entry.tokens, held)
+        for entry, common in zip(self._entries.copy(), self._commons(held), strict=True):
             if common == len(held) and (
                 len(entry.tokens) == common or (can_rewind and rewindable(entry.cache))
             ):
@@ -150,6 +160,8 @@ class PromptCache:
         entry = _Entry(held, Kept(cache, len(held)), 0, root, write=self._save(held, cache))
         self._use(entry)
         self._entries.append(entry)
+        self._alone.append(entry)
+        self._heads = None
         self.trim(None)
 
     def trim(self, nbytes: int | None) -> None:
@@ -162,20 +174,33 @@ class PromptCache:
 
     def _share(self) -> None:
         """Share the rows of new caches with those of others, once writes do not need them whole."""
-        for entry in [one for one in self._entries if one.written and not one.shared]:
-            entry.shared = True
+        for entry in [one for one in self._alone if one.written]:
+            self._alone.remove(entry)
             if len(entry.tokens) < stems.LEAST:
                 continue
-            others = [one for one in self._entries if one.shared and one is not entry]
-            commons = [_common(one.tokens, entry.tokens) for one in others]
-            if not commons:
-                continue
-            best = int(np.argmax(commons))
+            best, known = None, 0
+            for other, common in zip(self._entries, self._commons(entry.tokens), strict=True):
+                if common > known and other is not entry and other not in self._alone:
+                    best, known = other, common
             try:
-                entry.kept.share(others[best].kept, commons[best])
+                if best is not None:
+                    entry.kept.share(best.kept, known)
             except Exception:  # noqa: BLE001  no request needs cached prompts
                 self.clear()
                 return
+
+    def _commons(self, wanted: Tokens) -> list[int]:
+        """Length of the prefix that each entry has in common with these tokens."""
+        if not self._entries:
+            return []
+        if self._heads is None:
+            self._heads = np.stack([entry.head for entry in self._entries])
+        different = self._heads != _head(wanted, -2)
+        firsts, equal = different.argmax(axis=1).tolist(), (~different.any(axis=1)).tolist()
+        return [
+            _common(entry.tokens, wanted) if same else first
+            for entry, first, same in zip(self._entries, firsts, equal, strict=True)
+        ]
 
     def clear(self) -> None:
         """Evict all caches."""
@@ -184,7 +209,7 @@ class PromptCache:
 
     def _leave(self, entry: _Entry) -> None:
         """Serve no more prompts with a cache. From now on only its write holds its memory."""
-        self._entries.remove(entry)
+        self._remove(self._entries, entry)
         entry.kept.release()
         self._leaving = [one for one in (*self._leaving, entry) if not one.written]
 
@@ -192,9 +217,15 @@ class PromptCache:
         """Evict a cache that is only there to be written, else the one with the least worth."""
         entries = self._leaving or self._entries
         entry = min(entries, key=lambda entry: entry.worth)
-        entries.remove(entry)
+        self._remove(entries, entry)
         if entry.write is not None:
             entry.write.end()
+
+    def _remove(self, entries: list[_Entry], entry: _Entry) -> None:
+        entries.remove(entry)
+        self._heads = None
+        if entry in self._alone:
+            self._alone.remove(entry)
 
     def _use(self, entry: _Entry) -> None:
         self._uses += 1
@@ -225,7 +256,12 @@ def _slides_not(cache: Any) -> bool:
     return not isinstance(cache, (RotatingKVCache, ChunkedKVCache))
 
 
-def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
+def _head(tokens: Tokens, padding: int) -> Tokens:
+    """The first HEAD tokens. Paddings differ from each other and from all tokens."""
+    return np.array([*tokens[:HEAD].tolist(), *[padding] * (HEAD - len(tokens))], np.int64)
+
+
+def _common(one: Tokens, other: Tokens) -> int:
     """Length of the common prefix [tokens]."""
     length = min(len(one), len(other))
     if not length:

@@ -40,11 +40,11 @@ class Stem:
     end: int
     rows: Rows
     parent: "Stem | None"
+    bytes: int = field(init=False)
+    """Size without its parents."""
 
-    @property
-    def bytes(self) -> int:
-        """Size without its parents."""
-        return sum(int(array.nbytes) for pair in self.rows.values() for array in pair)
+    def __post_init__(self) -> None:
+        self._measure()
 
     def chain(self) -> Iterator["Stem"]:
         """It and its parents, the first tokens last."""
@@ -60,7 +60,11 @@ class Stem:
             rows[path], self.rows[path] = _halves(pair, at - self.begin, self.end - self.begin)
         self.parent = Stem(self.begin, at, rows, self.parent)
         self.begin = at
+        self._measure()
         return self.parent
+
+    def _measure(self) -> None:
+        self.bytes = sum(int(array.nbytes) for pair in self.rows.values() for array in pair)
 
 
 @dataclass(eq=False)
@@ -141,8 +145,15 @@ class Kept:
 
 def total(caches: Sequence[Kept]) -> int:
     """Size of caches and of their stems, each counted once [bytes]. Thread-safe."""
-    stems = {stem for one in caches if one.stem for stem in one.stem.chain()}
-    return sum(one.bytes for one in caches) + sum(stem.bytes for stem in stems)
+    size, seen = 0, set[Stem]()
+    for one in caches:
+        size += one.bytes
+        for stem in one.stem.chain() if one.stem else ():
+            if stem in seen:
+                break
+            seen.add(stem)
+            size += stem.bytes
+    return size
 
 
 def _has_rows(cache: Any, tokens: int) -> bool:
