@@ -6,6 +6,7 @@ kinds, such as sliding windows and recurrent states, are valid at the end of the
 remain whole.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,13 +47,6 @@ class Stem:
     def __post_init__(self) -> None:
         self._measure()
 
-    def chain(self) -> Iterator["Stem"]:
-        """It and its parents, the first tokens last."""
-        stem: Stem | None = self
-        while stem is not None:
-            yield stem
-            stem = stem.parent
-
     def split(self, at: int) -> "Stem":
         """Leave the tokens before `at` to a new parent, and return it."""
         rows: Rows = {}
@@ -65,6 +59,13 @@ class Stem:
 
     def _measure(self) -> None:
         self.bytes = sum(int(array.nbytes) for pair in self.rows.values() for array in pair)
+
+
+def chain(stem: Stem | None) -> Iterator[Stem]:
+    """A stem and its parents, the first tokens last; nothing for None."""
+    while stem is not None:
+        yield stem
+        stem = stem.parent
 
 
 @dataclass(eq=False)
@@ -111,20 +112,21 @@ class Kept:
                 one.keys, one.values = rest
             self._begin_after(Stem(self.begin, tokens, rows, self.stem))
             return self.stem
-        for stem in self.stem.chain() if self.stem else ():
+        for stem in chain(self.stem):
             if tokens >= stem.end:
                 return stem
             if tokens >= stem.begin + LEAST:
                 return stem.split(tokens)
         return None
 
-    def whole(self, cache: list[Any]) -> list[Any]:
-        """Give a copy of its cache all rows."""
-        if self.stem is None:
-            return cache
-        stems = [*reversed(list(self.stem.chain()))]
+    def copy(self, tokens: int) -> list[Any]:
+        """Copy its cache, with the rows of the first `tokens` tokens. Others are not read."""
+        cache = copy.deepcopy(self.cache)
+        stems = [stem for stem in chain(self.stem) if stem.begin < tokens]
         for path, one in self._layers(cache):
-            parts = [*(stem.rows[path] for stem in stems), (one.keys, one.values)]
+            parts = [_first(stem.rows[path], tokens - stem.begin) for stem in reversed(stems)]
+            if tokens > self.begin:
+                parts.append(_first((one.keys, one.values), tokens - self.begin))
             one.keys, one.values = (
                 mx.concatenate(list(arrays), axis=-2) for arrays in zip(*parts, strict=True)
             )
@@ -148,7 +150,7 @@ def total(caches: Sequence[Kept]) -> int:
     size, seen = 0, set[Stem]()
     for one in caches:
         size += one.bytes
-        for stem in one.stem.chain() if one.stem else ():
+        for stem in chain(one.stem):
             if stem in seen:
                 break
             seen.add(stem)
@@ -158,6 +160,12 @@ def total(caches: Sequence[Kept]) -> int:
 
 def _has_rows(cache: Any, tokens: int) -> bool:
     return type(cache) in KINDS and cache.keys is not None and cache.offset == tokens
+
+
+def _first(pair: Pair, tokens: int) -> Pair:
+    """Views of the first rows."""
+    keys, values = pair
+    return keys[..., :tokens, :], values[..., :tokens, :]
 
 
 def _halves(pair: Pair, at: int, end: int) -> tuple[Pair, Pair]:
