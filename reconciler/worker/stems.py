@@ -20,6 +20,10 @@ LEAST = 256
 """Tokens of a stem, at least: fewer are not worth an array per layer. The step by which mlx-lm's
 caches grow."""
 
+SHORT = 16
+"""Stems of a cache, at least, before all new ones have LEAST tokens. A cache that remains in use
+would get ever more of them, one per position at which others diverge, and take longer to copy."""
+
 KINDS = (KVCache, ConcatenateKVCache)
 
 LARGE = 4_000_000
@@ -33,7 +37,7 @@ Rows = dict[str, Pair]
 """Those of several layers, by the layer's path."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Stem:
     """Rows of the tokens from `begin` to `end`, after those of its parents."""
 
@@ -68,7 +72,7 @@ def chain(stem: Stem | None) -> Iterator[Stem]:
         stem = stem.parent
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Kept:
     """A cache of so many tokens, whose first rows may be those of a stem."""
 
@@ -103,7 +107,7 @@ class Kept:
             self._begin_after(stem)
 
     def stem_of(self, tokens: int) -> Stem | None:
-        """The stem that ends with its first `tokens` tokens, or at most LEAST before them."""
+        """The stem that ends with its first `tokens` tokens, or at most 2 * LEAST before them."""
         if tokens >= self.begin + LEAST:
             rows: Rows = {}
             for path, one in self._layers():
@@ -112,11 +116,13 @@ class Kept:
                 one.keys, one.values = rest
             self._begin_after(Stem(self.begin, tokens, rows, self.stem))
             return self.stem
-        for stem in chain(self.stem):
+        stems = list(chain(self.stem))
+        for stem in stems:
             if tokens >= stem.end:
                 return stem
-            if tokens >= stem.begin + LEAST:
-                return stem.split(tokens)
+            at = tokens if len(stems) < SHORT else min(tokens, stem.end - LEAST)
+            if at >= stem.begin + LEAST:
+                return stem.split(at)
         return None
 
     def copy(self, tokens: int) -> list[Any]:

@@ -248,6 +248,29 @@ def test_a_short_prompt_reads_no_more_of_a_long_cache_than_it_begins_with() -> N
             np.testing.assert_array_equal(held(one), expected(tokens[0][:known]))
 
 
+def test_a_cache_that_remains_in_use_does_not_get_ever_more_stems() -> None:
+    """It was divided at each position at which another one diverged, and took longer to copy."""
+    cache = PromptCache()
+    long = list(range(1000))
+    cache.keep(long, [filled(KVCache(), long)])
+    for place in reversed(range(500, 1000)):
+        cache.find([*long, -1])
+        other = [*long[:place], 2000 + place]
+        cache.keep(other, [filled(KVCache(), other)])
+    (kept,) = (entry.kept for entry in cache._entries if len(entry.tokens) == len(long))
+    assert len(list(stems.chain(kept.stem))) <= stems.SHORT + len(long) // stems.LEAST
+    for place in (500, 501, 530):
+        check_one(cache, [*long[:place], 2000 + place])
+    check_one(cache, long)
+
+
+def check_one(cache: PromptCache, tokens: list[int]) -> None:
+    found, known = cache.find([*tokens, -1])
+    assert found is not None
+    assert known == len(tokens)
+    np.testing.assert_array_equal(held(found[0]), expected(tokens))
+
+
 def test_a_cache_is_counted_while_another_thread_releases_it() -> None:
     """Its stem was read twice, and the second time it could be gone: `/pulse` failed."""
 
