@@ -12,6 +12,7 @@ import click
 from benchmarks import (
     agent,
     commands,
+    limits,
     loading,
     neighbours,
     records,
@@ -62,10 +63,17 @@ def main(*, quick: bool, file: Path | None, others: bool, only: tuple[str, ...])
 def _peers(models: Path, only: frozenset[str], *, quick: bool) -> list[Result]:
     """Compare with other servers, and print their table."""
     found, skipped = peers.programs(cache())
+    if any(group.endswith(f"-{peers.ON_A_GPU}") for group in only) and not quick:
+        asyncio.run(_written_for_a_gpu(models))
     rows = asyncio.run(peers.run(found, models, only, quick=quick))
     titles = {name: program.title for name, program in found.items()}
     click.echo(peers_table(rows, titles, skipped))
     return [result for row in rows for result in row.results(titles)]
+
+
+async def _written_for_a_gpu(models: Path) -> None:
+    if await limits.gpu() is not None:
+        await limits.write(models, limits.QUANTIZED, {})
 
 
 async def _run(home: Path, models: Path, *, quick: bool) -> list[Result]:
@@ -79,6 +87,7 @@ async def _run(home: Path, models: Path, *, quick: bool) -> list[Result]:
             results += await restored.run(served)
         results += [] if quick else await stall.run(served, models)
         results += await loading.run(served, models, quick=quick)
+        results += [] if quick else await limits.run(served, models)
     return results + await records.run(home, serving.MODEL, quick=quick)
 
 

@@ -80,11 +80,11 @@ def middle(name: str, directory: Path) -> None:
         "eos_token_id": 0,
     }
     write(common | MIDDLE[name], directory)
-    _words().save_pretrained(directory)
+    words().save_pretrained(directory)
 
 
 @cache
-def _words() -> PreTrainedTokenizerFast:
+def words() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer of exactly `MIDDLE_VOCABULARY` tokens."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)

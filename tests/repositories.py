@@ -56,15 +56,15 @@ class Origin:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, "utf-8")
 
-    def declare(self, *names: str, model: str = "m", context: int = 64) -> str:
-        """Commit manifests of exactly these records in the folder `fleet`."""
+    def declare(self, *names: str, model: str = "m", context: int = 64, more: str = "") -> str:
+        """Commit manifests of exactly these records, each with `more`, in the folder `fleet`."""
         for old in (self.root / "fleet").glob("*.yaml"):
             old.unlink()
         for name in names:
             manifest = MANIFEST.format(
                 name=name, model=model, config=f"{{context_length: {context}}}"
             )
-            self.write(f"fleet/{name}.yaml", manifest)
+            self.write(f"fleet/{name}.yaml", manifest + more)
         return self.commit()
 
     def commit(self, *options: str) -> str:

@@ -6,19 +6,23 @@ from pathlib import Path
 
 import click
 
+from benchmarks.limits import MODELS as LARGE
+from benchmarks.limits import QUANTIZED
 from benchmarks.peers import rows, servers
 from benchmarks.peers.install import SkippedError
 from benchmarks.peers.servers import Program, Server
 from benchmarks.peers.table import Row
 from benchmarks.peers.turns import in_turns
 
-LLAMA = "llama"
+LLAMA, ON_A_GPU = "llama", "gpu"
 MODELS = {
     "tiny": ("bench/tiny", "tiny llama", ("throughput",)),
     LLAMA: ("bench/llama-20m", "llama of 20 M", ("idle", "throughput", "agent", "stall")),
     "gpt_oss": ("bench/gpt_oss-20m", "gpt_oss of 20 M", ("throughput", "agent")),
+    ON_A_GPU: (QUANTIZED, LARGE[QUANTIZED][0], ("throughput", "agent", "stall")),
 }
-"""By short name: the checkpoint, its name in the table, and what is measured with it."""
+"""By short name: the checkpoint, its name in the table, and what is measured with it. The last one
+is there on a GPU only."""
 
 GROUPS = (
     *(f"{group}-{name}" for name, (_, _, groups) in MODELS.items() for group in groups),
@@ -70,7 +74,7 @@ async def run(
     result = []
     for name, (model, _, groups) in MODELS.items():
         wanted = frozenset(group for group in groups if f"{group}-{name}" in only)
-        if wanted and (name == LLAMA or not quick):
+        if wanted and (models / model).exists() and (name == LLAMA or not quick):
             async with all_started(found, models, model) as (started, failed):
                 for row in await _of(name, started, wanted, quick=quick):
                     row.measured.failed.update(failed)

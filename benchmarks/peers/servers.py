@@ -106,7 +106,12 @@ def _declare(place: Place, name: str) -> None:
         "apiVersion": "reconciler/v1",
         "kind": "ModelInstance",
         "metadata": {"name": name},
-        "spec": {"model": place.model, "config": {"context_length": CONTEXTS[name]}},
+        # Models with random weights repeat themselves more than text does.
+        "spec": {
+            "model": place.model,
+            "config": {"context_length": CONTEXTS[name]},
+            "prompt_lookup": False,
+        },
     }
     path = place.home / "manifests" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)

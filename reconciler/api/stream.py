@@ -7,12 +7,21 @@ import structlog
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 
+from reconciler.api.describe import Query
 from reconciler.api.frames import frames
 
 log = structlog.get_logger()
 
 Stream = EventSourceResponse
 Sender = Callable[[Stream], Awaitable[None]]
+
+
+AFTER = Query("after", "Only what follows the event with this ID.", {"type": "string"})
+
+
+def last_id(request: web.Request) -> str | None:
+    """The id after which a client resumes a stream."""
+    return request.headers.get("Last-Event-ID") or request.query.get("after")
 
 
 async def streaming(request: web.Request, send: Sender) -> web.StreamResponse:

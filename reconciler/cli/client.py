@@ -1,16 +1,21 @@
 """HTTP client of the daemon, for commands."""
 
+import asyncio
 import functools
 import json
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 import click
+from aiohttp.http_exceptions import HttpProcessingError
 from click.core import ParameterSource
 from yarl import URL
 
+from reconciler.cli import sockets
 from reconciler.cli.address import normalize
 from reconciler.cli.printing import escaped
 from reconciler.host import looks
@@ -22,6 +27,32 @@ DEFAULT_URL = "http://127.0.0.1:1234"
 
 MAX_TOKEN = 4096
 """Maximum length of a token."""
+
+OTHER = "a server other than reconciler answers"
+
+MAX_MESSAGE = 4000
+"""Maximum characters of an error message that are shown."""
+
+MAX_ANSWER = 64_000_000
+"""Maximum length of an answer [bytes]."""
+
+MAX_LINE = 4_000_000
+"""Maximum length of a line of a stream [bytes]."""
+
+SECONDS = 60.0
+"""Deadline of a GET that does not wait for a change. Other requests may take any time."""
+
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Exceptions of code that reads an answer of another form than the expected one."""
+
+SILENCE_SECONDS = 40.0
+"""Longest silence of a stream, on which the daemon sends something at least every 15 s."""
+
+_NO_CONNECTION = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+)
 
 
 class DaemonError(click.ClickException):
@@ -59,6 +90,26 @@ class UnreachableError(click.ClickException):
         )
 
 
+def misread(error: Exception) -> str:
+    """Description of an answer that could not be read, with the exception and its place."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+    return f"a server other than reconciler, or one of another version, answers ({place})"
+
+
+class ConnectionLostError(UnreachableError):
+    """A connection broke, or nothing was received in time; the request may have been served."""
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """A server-sent event."""
+
+    type: str
+    data: Any
+    id: str | None
+
+
 class Client:
     """JSON over HTTP. Raises `DaemonError` and `UnreachableError`."""
 
@@ -67,11 +118,17 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self.token_file = token_file
+        self.answered = False
+        """True if the server has sent an answer."""
         self._session = session
 
     async def get(self, path: str, **query: str) -> Any:
         """Send a GET request."""
         return await self._ask("GET", path, params=query)
+
+    async def get_within(self, seconds: float, path: str, **query: str) -> Any:
+        """Send a GET request. Raises `ConnectionLostError` if it takes longer."""
+        return await self._ask("GET", path, seconds, params=query)
 
     async def post(self, path: str, body: Any) -> Any:
         """Send a POST request."""
@@ -90,20 +147,40 @@ class Client:
         base = str(URL(self.url)).rstrip("/")
         return URL(base + path, encoded=True)
 
-    async def _ask(self, method: str, path: str, **more: Any) -> Any:
+    async def _ask(self, method: str, path: str, patience: float | None = None, **more: Any) -> Any:
+        if patience is None and method == "GET" and "wait" not in more["params"]:
+            patience = SECONDS
+        limit = asyncio.timeout(patience)
         try:
-            async with self._session.request(method, self._address(path), **more) as reply:
+            async with limit, self._session.request(method, self._address(path), **more) as reply:
                 return await self._answer(reply)
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.InvalidURL):
+        except _NO_CONNECTION:
             raise UnreachableError(self.url) from None
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+            raise ConnectionLostError(self.url) from None
+        except aiohttp.ClientError:
+            raise UnreachableError(self.url, OTHER) from None
+        except TimeoutError:
+            if not limit.expired():  # the session's
+                raise
+            raise ConnectionLostError(self.url, silence(patience)) from None
 
     async def _answer(self, reply: aiohttp.ClientResponse) -> Any:
+        self.answered = True
+        data = bytearray()
+        async for piece in reply.content.iter_any():
+            data += piece
+            if len(data) > MAX_ANSWER:
+                why = f"an answer of more than {MAX_ANSWER} bytes came"
+                raise UnreachableError(self.url, why)
         try:
-            body = await reply.json()
-        except (aiohttp.ContentTypeError, ValueError):
-            raise UnreachableError(self.url, "a server other than reconciler answers") from None
+            if reply.content_type != "application/json":
+                raise ValueError(reply.content_type)
+            body = json.loads(data)
+            message = escaped(body["error"]["message"])[:MAX_MESSAGE] if reply.status >= 400 else ""
+        except MISREAD:
+            raise UnreachableError(self.url, OTHER) from None
         if reply.status >= 400:
-            message = escaped(body["error"]["message"])
             raise (
                 NotFoundError(message)
                 if reply.status == 404
@@ -115,27 +192,50 @@ class Client:
         self, method: str, path: str, body: Any = None, **query: str
     ) -> AsyncIterator[tuple[str, Any]]:
         """Type and data of each server-sent event, as it arrives."""
+        async for event in self.stream(method, path, body, **query):
+            if event is not None:
+                yield event.type, event.data
+
+    async def stream(
+        self, method: str, path: str, body: Any = None, *, last: str | None = None, **query: str
+    ) -> AsyncIterator[ServerEvent | None]:
+        """Each server-sent event, as it arrives; the first item is None, once the stream begins.
+
+        `last`: identifier of the event to resume after. Raises `ConnectionLostError` if nothing is
+        received for `SILENCE_SECONDS`; a POST may take longer to begin.
+        """
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        asking = self._session.request(
+            method, self._address(path), json=body, params=query, headers=headers
+        )
         try:
-            async with self._session.request(
-                method,
-                self._address(path),
-                json=body,
-                params=query,
-                headers={"Accept": "text/event-stream"},
-            ) as reply:
+            async with asyncio.timeout(SILENCE_SECONDS if method == "GET" else None):
+                reply = await asking
+            async with reply:
                 if reply.status >= 400 or reply.content_type != "text/event-stream":
                     await self._answer(reply)
-                kind = "message"
-                async for line in reply.content:
+                    raise UnreachableError(self.url, OTHER)
+                self.answered = True
+                yield None
+                kind, id_ = "message", None
+                while line := await _line(reply):
                     field, _, value = line.decode().rstrip("\r\n").partition(": ")
                     if field == "event":
                         kind = value
+                    elif field == "id":
+                        id_ = value
                     elif field == "data":
-                        yield kind, value if value == "[DONE]" else json.loads(value)
-        except aiohttp.ClientConnectorError:
+                        yield ServerEvent(
+                            kind, value if value == "[DONE]" else json.loads(value), id_
+                        )
+        except _NO_CONNECTION:
             raise UnreachableError(self.url) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            raise UnreachableError(self.url, "the daemon closed the connection") from None
+            raise ConnectionLostError(self.url, "the daemon closed the connection") from None
+        except (aiohttp.ClientError, HttpProcessingError):
+            raise UnreachableError(self.url, OTHER) from None
+        except TimeoutError:
+            raise ConnectionLostError(self.url, silence(SILENCE_SECONDS)) from None
 
     async def chat(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
         """Stream a chat completion as OpenAI's deltas."""
@@ -152,6 +252,17 @@ class Client:
             if "error" in chunk:
                 raise DaemonError(500, escaped(chunk["error"]["message"]))
             yield chunk
+
+
+async def _line(reply: aiohttp.ClientResponse) -> bytes:
+    """Next line of a stream; empty at its end. Raises `TimeoutError` if it is silent."""
+    async with asyncio.timeout(SILENCE_SECONDS):
+        return await reply.content.readline()
+
+
+def silence(seconds: float | None) -> str:
+    """The reason of a request that was given up after so many seconds."""
+    return f"nothing was received for {seconds:g} s"
 
 
 def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:
@@ -221,5 +332,19 @@ async def _ask(
 ) -> T:
     # Loads and chats have no deadline; if the daemon dies, the connection closes.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-    async with aiohttp.ClientSession(headers=bearer(token_file), timeout=timeout) as session:
-        return await function(Client(url, session, token_file), **options)
+    connector = aiohttp.TCPConnector(socket_factory=sockets.probed)
+    async with aiohttp.ClientSession(
+        headers=bearer(token_file),
+        timeout=timeout,
+        connector=connector,
+        read_bufsize=MAX_LINE // 2,
+    ) as session:
+        client = Client(url, session, token_file)
+        try:
+            return await function(client, **options)
+        except UnicodeEncodeError:  # a name on the command line that is not UTF-8
+            raise
+        except MISREAD as error:
+            if not client.answered:
+                raise
+            raise UnreachableError(url, misread(error)) from None

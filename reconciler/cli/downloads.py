@@ -1,6 +1,7 @@
 """`pull`, and `downloads list`, `watch` and `cancel`."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import click
@@ -9,10 +10,11 @@ from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
 from reconciler.cli.progress import watched
+from reconciler.cli.reconnecting import POLL_SECONDS, repeated
 from reconciler.core.memory import readable_bytes
 from reconciler.core.near import hint
 
-POLL_SECONDS = 0.5
+INTERVAL_SECONDS = 0.5
 
 ROUTE = "/api/v1/models/download"
 
@@ -116,8 +118,9 @@ async def _watch(client: Client, job: Any) -> None:
     with watched("downloading") as update:
         while job["status"] == "downloading":
             update(job["downloaded_bytes"], job["total_size_bytes"])
-            await asyncio.sleep(POLL_SECONDS)
-            job = await client.get(f"{ROUTE}/status/{job['job_id']}")
+            await asyncio.sleep(INTERVAL_SECONDS)
+            status = f"{ROUTE}/status/{job['job_id']}"
+            job = await repeated(client, partial(client.get_within, POLL_SECONDS, status))
     if job["error"] is not None:
         raise click.ClickException(job["error"]["message"])
     click.echo(f"{job['model']} is downloaded: {readable_bytes(job['total_size_bytes'] or 0)}")

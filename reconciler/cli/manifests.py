@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from reconciler.cli import completing, git_preview
 from reconciler.cli.client import Client, asks
 from reconciler.cli.git_options import branch_options, following, labelled
 from reconciler.cli.output import show_data, yaml_text
+from reconciler.cli.reconnecting import repeated
 from reconciler.cli.records import path as record_path
 from reconciler.core.manifest import MAX_BYTES
 from reconciler.core.schema import spec_json
@@ -68,9 +70,13 @@ async def apply(client: Client, *, files: tuple[str, ...], wait_: bool, dry_run:
     query = {"wait": "ready"} if wait_ else {}
     for one in declared:
         wait = {} if one.spec.suspend else query
-        await client.put(record_path(one.name), {"spec": spec_json(one.spec)}, **wait)
+        await repeated(client, partial(_put, client, one, wait))
         how = "created" if one.name in new else "changed" if one.name in changed else "unchanged"
         click.echo(f"{one.name} {how}")
+
+
+async def _put(client: Client, declared: Declared, query: Mapping[str, str]) -> None:
+    await client.put(record_path(declared.name), {"spec": spec_json(declared.spec)}, **query)
 
 
 @click.command(

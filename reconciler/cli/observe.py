@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli import completing
+from reconciler.cli import completing, reconnecting
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
 from reconciler.cli.printing import for_stdout
@@ -26,7 +26,7 @@ async def events(client: Client, *, name: str | None, follow: bool) -> None:
     if name is not None:
         await _must_be_known(client, name)
     query = {"follow": str(follow).lower()} | ({"name": name} if name else {})
-    async for kind, event in client.events("GET", "/api/v1/events", **query):
+    async for kind, event in reconnecting.follow(client, "/api/v1/events", **query):
         if kind == "lost":
             click.echo(event["message"], err=True)
         else:
@@ -77,8 +77,11 @@ async def history(client: Client, *, name: str | None, form: str) -> None:
 async def logs(client: Client, *, name: str, follow: bool) -> None:
     """Print the output of the worker process of the instance NAME."""
     if follow:
-        async for _, line in client.events("GET", "/api/v1/logs/stream", name=name):
-            _print_line(line)
+        async for kind, line in reconnecting.follow(client, "/api/v1/logs/stream", name=name):
+            if kind == "lost":
+                click.echo(line["message"], err=True)
+            else:
+                _print_line(line)
     else:
         for line in (await client.get("/api/v1/logs", name=name))["lines"]:
             _print_line(line)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from reconciler.cli.client import Client, DaemonError
+from reconciler.cli.reconnecting import repeated
 
 Update = Callable[..., None]
 """Called with the bytes done, the total, and the current activity."""
@@ -38,11 +39,15 @@ def watched(what: str) -> Iterator[Update]:
 async def loaded(client: Client, body: dict[str, Any]) -> Any:
     """Load by HTTP with a progress bar, and return the response. Raises `DaemonError`."""
     with watched("waiting") as update:
-        async for kind, data in client.events("POST", "/api/v1/models/load", body):
-            if kind == "result":
-                return data
-            if kind == "error":
-                raise DaemonError(500, data["error"]["message"])
-            phase = data["phase"].replace("_", "-")
-            update(data["bytes_read"], data["bytes_total"], phase)
+        return await repeated(client, lambda: _loaded(client, body, update))
+
+
+async def _loaded(client: Client, body: dict[str, Any], update: Update) -> Any:
+    async for kind, data in client.events("POST", "/api/v1/models/load", body):
+        if kind == "result":
+            return data
+        if kind == "error":
+            raise DaemonError(500, data["error"]["message"])
+        phase = data["phase"].replace("_", "-")
+        update(data["bytes_read"], data["bytes_total"], phase)
     raise DaemonError(500, "the daemon ended before the model was loaded")

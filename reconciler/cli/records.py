@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from reconciler.cli import completing
-from reconciler.cli.client import Client, NotFoundError, NotInTimeError, asks
+from reconciler.cli.client import SILENCE_SECONDS, Client, NotFoundError, NotInTimeError, asks
 from reconciler.cli.duration import Duration
 from reconciler.cli.instances import config_text
 from reconciler.cli.output import (
@@ -23,6 +23,7 @@ from reconciler.cli.output import (
     yaml_text,
 )
 from reconciler.cli.printing import for_stdout
+from reconciler.cli.reconnecting import repeated
 from reconciler.cli.sources import complain, sync_all
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import HTTP
@@ -192,10 +193,10 @@ async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> Non
     if wanted == "ready":
         await _must_exist(client, name)
     while True:
-        left = max(0.0, deadline - time.monotonic())
-        query = {"wait": wanted, "timeout": str(min(LONGEST_QUESTION, left))}
         try:
-            record = await client.get(path(name), **query)
+            record = await repeated(
+                client, lambda: _waited(client, name, wanted, deadline), deadline
+            )
         except NotFoundError:
             if wanted != "gone":
                 raise
@@ -208,6 +209,13 @@ async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> Non
         why = ready["message"] if wanted == "ready" else "it is still there"
         if time.monotonic() >= deadline:
             raise NotInTimeError(f"{name} is not {wanted} after {seconds:g} s: {why}")
+
+
+async def _waited(client: Client, name: str, wanted: str, deadline: float) -> Any:
+    """The record once it is as wanted, or after a while."""
+    seconds = min(LONGEST_QUESTION, max(0.0, deadline - time.monotonic()))
+    query = {"wait": wanted, "timeout": str(seconds)}
+    return await client.get_within(seconds + SILENCE_SECONDS, path(name), **query)
 
 
 async def _must_exist(client: Client, name: str) -> None:

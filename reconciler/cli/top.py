@@ -17,10 +17,11 @@ from typing import Any
 
 import click
 
-from reconciler.cli.client import Client, UnreachableError, asks
+from reconciler.cli.client import Client, UnreachableError, asks, silence
 from reconciler.cli.duration import Duration
 from reconciler.cli.output import condition
 from reconciler.cli.ps import rows, until, used
+from reconciler.cli.reconnecting import POLL_SECONDS
 from reconciler.core.memory import readable_bytes
 
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -90,8 +91,25 @@ def _rates(name: str, now: Sample, before: Sample | None) -> tuple[str | None, s
 
 
 async def _sample(client: Client) -> Sample:
-    node, found = await asyncio.gather(client.get("/api/v1/node"), rows(client))
+    """Query the daemon. Raises `UnreachableError`, also if it takes longer than `POLL_SECONDS`."""
+    try:
+        async with asyncio.timeout(POLL_SECONDS):
+            node, found = await asyncio.gather(client.get("/api/v1/node"), rows(client))
+    except TimeoutError:
+        raise UnreachableError(client.url, silence(POLL_SECONDS)) from None
     return Sample(time.monotonic(), node, found)
+
+
+async def _sample_until(ended: asyncio.Event, client: Client) -> Sample | None:
+    """Query the daemon; None once `ended` is set. Raises as `_sample`."""
+    sampling, ending = asyncio.ensure_future(_sample(client)), asyncio.ensure_future(ended.wait())
+    try:
+        await asyncio.wait({sampling, ending}, return_when=asyncio.FIRST_COMPLETED)
+        return sampling.result() if sampling.done() else None
+    finally:
+        for task in (sampling, ending):
+            task.cancel()
+        await asyncio.gather(sampling, ending, return_exceptions=True)
 
 
 @click.command()
@@ -113,9 +131,12 @@ async def top(client: Client, *, interval: float, once: bool) -> None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), interval)
             try:
-                before, now, problem = now, await _sample(client), ""
+                sample = await _sample_until(ended, client)
             except UnreachableError as error:
                 problem = error.message
+                continue
+            if sample is not None:
+                before, now, problem = now, sample, ""
 
 
 def _draw(lines: Sequence[str]) -> None:

@@ -106,7 +106,7 @@ class Controller:
             self._registry,
             self._lookups,
             self._clock,
-            lambda: {instance.checkpoint for instance in self._engine.instances()},
+            lambda: {path for one in self._engine.instances() for path in one.directories},
             lambda: bool(self._reconciler.running),
         )
         self._read_ahead = read_ahead
@@ -333,13 +333,15 @@ class Controller:
         """Iterate over the kept generations of a record, or of all records, newest first."""
         return self._registry.store.history(name)
 
-    def log(self, name: str, *, follow: bool) -> AsyncIterator[LogLine] | None:
+    def log(
+        self, name: str, after: str | None = None, *, follow: bool
+    ) -> AsyncIterator[LogLine | None] | None:
         """Lines written by the latest worker process of an instance, and future ones with `follow`.
 
-        None if it has had no worker since the daemon started.
+        See `Log.follow`. None if it has had no worker since the daemon started.
         """
         log = self._engine.log(name)
-        return log.follow(wait=follow) if log is not None else None
+        return log.follow(after, wait=follow) if log is not None else None
 
     @property
     def events(self) -> Events:

@@ -18,6 +18,7 @@ from reconciler.core.absorb import SourceState, absorb
 from reconciler.core.desired import declare, put, removable
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
+from reconciler.core.parts import to_download
 from reconciler.core.plan import Action
 from reconciler.core.records import LoadRequest, LoadSpec, ModelRef, Record
 from reconciler.core.settings import Resolved, resolve
@@ -98,7 +99,11 @@ class DryRuns:
     async def dry_run(self, request: PlanRequest) -> DryRun:
         """Preview the request's puts and deletions. Raises `LoadError`."""
         machine = await self._reconciler.known_machine()
-        checkpoints = await self._lookups.find_all(_asked_models(request))
+        specs = _asked_specs(request)
+        checkpoints = await self._lookups.find_all(spec.ref for spec in specs)
+        for ref in {spec.ref for spec in specs if spec.download == "if-missing"}:
+            if isinstance(found := checkpoints[ref], Problem):
+                checkpoints[ref] = to_download(ref, found)
         records, at = dict(self._registry.records), self._registry.clock.utc()
         preview = self._reconciler.planning.preview(records, machine)
         running = tuple(self._reconciler.running.values())
@@ -120,11 +125,11 @@ class DryRuns:
         return Estimate(checkpoint, resolved, short + free, free, ledger.budget)
 
 
-def _asked_models(request: PlanRequest) -> list[ModelRef]:
+def _asked_specs(request: PlanRequest) -> list[LoadSpec]:
     files = request.source.files if request.source is not None else ()
     specs = [spec for _, spec in (*request.apply, *request.declare)]
     specs += [d.spec for f in files for d in f.declared]
-    return [spec.ref for spec in specs if not spec.suspend]
+    return [spec for spec in specs if not spec.suspend]
 
 
 def _work_out(

@@ -6,17 +6,13 @@ receives None in place of the lost events.
 
 import asyncio
 import itertools
-import re
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
 from reconciler.controller.clock import Clock
-from reconciler.core.events import Event, EventType
-
-DIGITS = re.compile("[0-9]{1,18}")
-"""Digits of an event id. Python refuses to convert more than 4,300 digits."""
+from reconciler.core.events import Event, EventType, identifier, position
 
 KEPT = 5000
 """Maximum number of buffered events."""
@@ -48,7 +44,7 @@ class Events:
     @property
     def latest(self) -> str:
         """Id of the newest event."""
-        return f"{self._run}-{self._count}"
+        return identifier(self._run, self._count)
 
     @property
     def more(self) -> asyncio.Event:
@@ -62,34 +58,25 @@ class Events:
 
         None stands for events that are no longer buffered.
         """
-        position = self._number(after)
-        if position is None:
+        seen = position(after, self._run, self._count)
+        if seen is None:
             yield None
-            position = 0
+            seen = 0
         while True:
             lost = self._count - len(self._kept)
-            if position < lost:
-                if position > 0:
+            if seen < lost:
+                if seen > 0:
                     yield None
-                position = lost
+                seen = lost
             more = self._more
-            for event in list(itertools.islice(self._kept, position - lost, None)):
-                position += 1
+            for event in list(itertools.islice(self._kept, seen - lost, None)):
+                seen += 1
                 yield event
-            if position < self._count:
+            if seen < self._count:
                 continue
             if self._closed or not wait:
                 return
             await more.wait()
-
-    def _number(self, id_: str | None) -> int | None:
-        """Return the position of an id; None if it is unknown."""
-        if id_ is None:
-            return 0
-        run, _, number = id_.rpartition("-")
-        if run != self._run or not DIGITS.fullmatch(number) or int(number) > self._count:
-            return None
-        return int(number)
 
     def _wake(self) -> None:
         self._more.set()

@@ -9,7 +9,7 @@ changed or a download ended during it.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,6 +18,7 @@ import structlog
 from reconciler.controller.clock import Clock
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
+from reconciler.core.parts import Part, missing_part, parts_of, problem_of
 from reconciler.core.records import ModelRef
 from reconciler.models.download import Downloads, Job
 from reconciler.models.removal import holds
@@ -59,8 +60,8 @@ class _Look:
     """A running lookup."""
 
     began: float
-    ended: Job | None
-    """The model's last ended download at the start, if any."""
+    ended: Mapping[Part, Job | None]
+    """The last ended download of each part at the start, if any."""
     stale: bool = False
     """True if the files have changed since the start."""
 
@@ -116,12 +117,12 @@ class Lookups:
         self._cached[ref] = CachedLookup(checkpoint, self._clock.monotonic())
 
     def forget(self, base: ModelRef) -> None:
-        """Drop the results of a model whose files have changed, with and without adapters."""
+        """Drop the results that include a model whose files have changed, as any of their parts."""
         self._resolver.forget(base)
-        for ref in [ref for ref in self._cached if ref.base == base]:
+        for ref in [ref for ref in self._cached if base in parts_of(ref).values()]:
             del self._cached[ref]
         for ref, look in self._looks.items():
-            look.stale = look.stale or ref.base == base
+            look.stale = look.stale or base in parts_of(ref).values()
 
     @contextmanager
     def moving(self, folder: Path) -> Iterator[None]:
@@ -151,7 +152,7 @@ class Lookups:
     def refresh(self, wanted: Mapping[ModelRef, float], downloadable: Collection[ModelRef]) -> None:
         """Start due lookups, and drop models that are not wanted.
 
-        `wanted` maps each model to the monotonic time of its request; missing models in
+        `wanted` maps each model to the monotonic time of its request; missing parts of models in
         `downloadable` are downloaded.
         """
         now = self._clock.monotonic()
@@ -179,7 +180,7 @@ class Lookups:
         patience: float | None,
     ) -> None:
         for ref in refs:
-            self._looks[ref] = _Look(now, self._downloads.ended(ref.base))
+            self._looks[ref] = _Look(now, self._ended(ref))
         task = asyncio.create_task(self._look(refs, downloadable, patience))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -201,20 +202,13 @@ class Lookups:
             if ref in moving:
                 continue
             look = self._looks.pop(ref)
-            if look.stale or self._downloads.ended(ref.base) is not look.ended:
+            if look.stale or self._ended(ref) != look.ended:
                 continue
             if ref not in found:
                 again.append(ref)
                 continue
-            checkpoint = found[ref]
-            if isinstance(checkpoint, Checkpoint):
-                self._downloads.note_found(ref.base)
-            missing = (
-                isinstance(checkpoint, Problem) and checkpoint.reason is Reason.MODEL_NOT_FOUND
-            )
-            if missing and ref in downloadable:
-                checkpoint = self._downloads.missing(ref.base)
-            self._cached[ref] = CachedLookup(checkpoint, look.began)
+            known = self._with_downloads(ref, found[ref], downloadable=ref in downloadable)
+            self._cached[ref] = CachedLookup(known, look.began)
         for ref in again:  # it exceeds the patience, or made its batch fail
             self._begin([ref], downloadable, self._clock.monotonic(), None)
         self._wake()
@@ -222,6 +216,28 @@ class Lookups:
             await self._until_moved(found[ref])
             del self._looks[ref]  # the next pass looks it up again
             self._wake()
+
+    def _ended(self, ref: ModelRef) -> dict[Part, Job | None]:
+        return {part: self._downloads.ended(one) for part, one in parts_of(ref).items()}
+
+    def _with_downloads(
+        self, ref: ModelRef, found: Checkpoint | Problem, *, downloadable: bool
+    ) -> Checkpoint | Problem:
+        """Note the parts that are on disk, and download one that is missing."""
+        missing = missing_part(found) if isinstance(found, Problem) else None
+        if isinstance(found, Problem) and missing is None:
+            return found
+        for part, one in parts_of(ref).items():
+            if part is missing:
+                return self._download(part, one) if downloadable else found
+            self._downloads.note_found(one)
+        return found
+
+    def _download(self, part: Part, one: ModelRef) -> Problem:
+        problem = problem_of(part, self._downloads.missing(one))
+        if part is Part.MODEL:
+            return problem
+        return replace(problem, message=f"{part.words} {one.model}: {problem.message}")
 
     async def find(self, ref: ModelRef) -> Checkpoint:
         """Look up a checkpoint now, bypassing the cache. Raises `LoadError`."""
@@ -286,8 +302,7 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
 def _lies_in(folder: Path, found: Checkpoint | Problem) -> bool:
     if isinstance(found, Problem):
         return False
-    adapter = None if found.adapter is None else found.adapter.path
-    return holds(folder, found.path) or holds(folder, adapter)
+    return any(holds(folder, path) for path in found.paths)
 
 
 def _problem(ref: ModelRef, error: Exception) -> Problem:

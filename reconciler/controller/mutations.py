@@ -20,6 +20,7 @@ from reconciler.core.desired import Join, Put, View, decide, put, removable
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.near import hint
+from reconciler.core.parts import missing_part
 from reconciler.core.records import LoadRequest, LoadSpec, ModelRef, Record
 from reconciler.core.selector import unmet
 from reconciler.store import UnwritableError
@@ -144,8 +145,8 @@ class Mutations:
         try:
             return await self._lookups.find(spec.ref)
         except LoadError as error:
-            missing = error.problem.reason is Reason.MODEL_NOT_FOUND
-            if not (missing and spec.download == "if-missing"):
+            missing = missing_part(error.problem)
+            if missing is None or spec.download != "if-missing":
                 raise
         return None
 

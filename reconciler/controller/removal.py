@@ -11,7 +11,7 @@ from reconciler.controller.lookups import Lookups
 from reconciler.controller.registry import Registry
 from reconciler.controller.state import RecordState
 from reconciler.core.errors import LoadError, Problem, Reason
-from reconciler.core.records import Instance, LoadSpec, ModelRef
+from reconciler.core.records import LoadSpec, ModelRef
 from reconciler.host.looks import look
 from reconciler.models import removal
 from reconciler.models.catalog import CatalogEntry
@@ -86,7 +86,9 @@ class Removal:
         try:
             await self._engine.remove_prompts(folder)
         except (OSError, TimeoutError) as error:
-            log.warning("kept prompts were not removed", model=key, reason=str(error))
+            log.warning(
+                "kept prompts were not removed, or not counted", model=key, reason=str(error)
+            )
 
     async def users(self, key: str, folder: Path) -> list[str]:
         """Return the names of records and instances that use the model in a folder."""
@@ -99,26 +101,20 @@ class Removal:
             or any(removal.holds(folder, real.get(path, path)) for path in _adapters(state))
         )
         for instance in (*self._engine.instances(), *self._engine.outgoing()):
-            if any(removal.holds(folder, p) for p in _directories(instance)):
+            if any(removal.holds(folder, path) for path in instance.directories):
                 names[instance.name] = None
         return [*names, *(["a download"] if self._downloads.is_fetching(key) else [])]
 
     def _uses(self, state: RecordState, key: str, folder: Path) -> bool:
         for spec in _specs(state):
             found = self._lookups.checkpoint(spec.ref)
-            if found is not None:
-                parts = [part for part in (found, found.adapter, found.draft) if part is not None]
-                if any(removal.holds(folder, part.path) for part in parts):
-                    return True
+            paths = () if found is None else found.paths
+            if any(removal.holds(folder, path) for path in paths):
+                return True
             names = [name for name in (spec.model, spec.adapter, spec.draft_model) if name]
             if found is None and any(_may_mean(name, key) for name in names):
                 return True
         return removal.holds(folder, state.status.checkpoint)
-
-
-def _directories(instance: Instance) -> list[str | None]:
-    """Directories that an instance was loaded from."""
-    return [instance.checkpoint, instance.adapter, instance.draft_model]
 
 
 def _specs(state: RecordState) -> list[LoadSpec]:

@@ -6,7 +6,7 @@ written by a later pass; changes of desired state wait for that pass.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -17,7 +17,7 @@ from reconciler.core.conditions import broken, derive, pending
 from reconciler.core.errors import Problem, Reason
 from reconciler.core.facts import Checkpoint
 from reconciler.core.plan import Action, Kind
-from reconciler.core.records import HTTP, Instance, Outcome, Record, Status
+from reconciler.core.records import Instance, Outcome, Record, Status
 
 log = structlog.get_logger()
 
@@ -85,32 +85,26 @@ def judge(
     `action` acts on the record, or says why nothing does; `on_disk` is its checkpoint, if known;
     `unwritable` is the problem that prevents writing, if any.
     """
-    record = state.record
-    status = derive(record, state.status, instance, action, at, on_disk)
+    status = derive(state.record, state.status, instance, action, at, on_disk)
     settled = _settled(status, action)
-    answer: Problem | None = None
-    if not status.ready and action is not None:
-        answer = action.problem
+    problem = answer = None
+    if action is not None and not status.ready:
+        problem = answer = action.problem
         if answer is None and action.kind is Kind.HOLD:
-            answer = Problem(Reason.SUSPENDED, f"'{record.name}' is {action.message}")
-    good = record if instance is None else _noted_good(record, instance)
-    if unwritable is None and state.undo is None:
-        record = good  # before it is decided what a failed update is rolled back to
-    undo = state.undo
-    if undo is None and answer is not None and answer is (action and action.problem):
-        undo = answer
-    if undo is None and unwritable is not None and good is not record and state.awaited:
+            answer = Problem(Reason.SUSPENDED, f"'{state.record.name}' is {action.message}")
+    noted = state.record if instance is None else state.noted_good(instance)
+    undo = state.undo or problem
+    if undo is None and unwritable is not None and noted is not state.record and state.awaited:
         answer = undo = unwritable  # its waiters must not be promised that it stays loaded
-    if undo is not None and not _is_undone(state, record, undo):
-        undo = None
-    if undo is not None:
-        if unwritable is None and not record.provisional and record.last_good is not None:
-            record, status = record.with_spec(record.last_good), pending(status, at)
-        settled = Settled("Failed", undo.message)
-        answer = answer or undo
-    elif unwritable is None:
-        record = good
-    return Report(state, action, status, record, settled, answer, undo)
+    undoing = state.undo is not None or unwritable is not None
+    record = state.record if undoing else noted
+    if undo is None or not state.is_undone_by(undo, record):
+        record = noted if unwritable is None else state.record
+        return Report(state, action, status, record, settled, answer)
+    if unwritable is None and not record.provisional and record.last_good is not None:
+        record, status = record.with_spec(record.last_good), pending(status, at)
+    settled = Settled("Failed", undo.message)
+    return Report(state, action, status, record, settled, answer or undo, undo)
 
 
 def judge_safely(
@@ -171,20 +165,20 @@ def _write(registry: Registry, report: Report, at: datetime) -> None:
 def take(registry: Registry, report: Report, *, written: bool) -> None:
     """Apply a report and answer its waiters."""
     state, name = report.state, report.record.name
-    if written and report.removed and report.undo is not None:
-        registry.forget(name, report.undo)
+    undo = report.undo if written else None  # otherwise a later pass rolls back
+    if undo is not None and report.removed:
+        registry.forget(name, undo)
         registry.wake.set()
         return
     before = state.status
     crashes = state.crashes
-    undone = written and report.undo is not None
-    if undone and report.undo is not None:
-        log.info("update rolled back", name=name, reason=report.undo.message)
+    if undo is not None:
+        log.info("update rolled back", name=name, reason=undo.message)
     if written and report.record is not state.record:
         registry.take_up(report.record, report.status)
     else:
         registry.emit_transition(state.record, before, report.status)
-    state.judge(report.status, None if undone else report.action)
+    state.judge(report.status, report.action if undo is None else None)
     state.ask_undo(None if written else report.undo)
     if written:
         state.note_stored(Stored(report.record, report.status, crashes))
@@ -194,33 +188,10 @@ def take(registry: Registry, report: Report, *, written: bool) -> None:
         if state.awaited and report.record.spec.idle_ttl_seconds is not None:
             registry.wake.set()  # its last waiter is gone, so its idle time can end
         state.answer_waiters()
-    if undone:
+    if undo is not None:
         registry.wake.set()
     if state.settled:
         registry.active.discard(name)
-
-
-def _noted_good(record: Record, instance: Instance) -> Record:
-    """Record a loaded spec as good; the record is no longer provisional."""
-    good = record.last_good is not None and record.last_good.loads_like(instance.spec)
-    if record.provisional or not good:
-        return replace(record, provisional=False, last_good=instance.spec)
-    return record
-
-
-def _is_undone(state: RecordState, record: Record, problem: Problem) -> bool:
-    """True if `problem` rolls back the spec: for http records; a manifest's spec is retried."""
-    previous = record.last_good
-    if problem.reason is Reason.STATE_UNWRITABLE and state.undo is None and not state.awaited:
-        return False  # a spec whose failure has not been reported can wait
-    if record.provisional:
-        return True
-    return (
-        record.owner == HTTP
-        and previous is not None
-        and not previous.loads_like(record.spec)
-        and problem.reason is not Reason.SUSPECTED_HOST_CRASH  # concerns the record, not its spec
-    )
 
 
 def _settled(status: Status, action: Action | None) -> Settled | None:

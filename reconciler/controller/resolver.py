@@ -16,6 +16,7 @@ from reconciler.controller.batches import Batches, Separate
 from reconciler.controller.clock import Clock, wait_all
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint, Shapes
+from reconciler.core.parts import parts_of
 from reconciler.core.ratelimit import RateLimit
 from reconciler.core.records import ModelRef
 from reconciler.host.looks import look
@@ -119,8 +120,8 @@ class CheckpointResolver:
         return found
 
     def forget(self, base: ModelRef) -> None:
-        """Drop late lookups of a model whose files have changed, with and without adapters."""
-        for ref in [ref for ref in self._late if ref.base == base]:
+        """Drop late lookups that include a model whose files have changed."""
+        for ref in [ref for ref in self._late if base in parts_of(ref).values()]:
             del self._late[ref]
 
     async def listed(self) -> tuple[CatalogEntry, ...]:

@@ -18,9 +18,9 @@ from enum import StrEnum
 
 from reconciler.core import suspicion
 from reconciler.core.backoff import Retry
-from reconciler.core.errors import LoadError, Problem
+from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.plan import Action, Kind
-from reconciler.core.records import LoadSpec, Record, SettingWarning, Status
+from reconciler.core.records import HTTP, Instance, LoadSpec, Record, SettingWarning, Status
 from reconciler.core.suspicion import CrashRecord
 
 
@@ -231,6 +231,30 @@ class RecordState:
             self.phase = Phase.WAITING
         else:
             self.phase = Phase.STALLED if action.problem is not None else Phase.RESTING
+
+    def noted_good(self, instance: Instance) -> Record:
+        """Its record with the spec of its loaded instance as the last good one."""
+        record, good = self.record, self.record.last_good
+        if not record.provisional and good is not None and good.loads_like(instance.spec):
+            return record
+        return replace(record, provisional=False, last_good=instance.spec)
+
+    def is_undone_by(self, problem: Problem, record: Record) -> bool:
+        """True if `problem` rolls back its spec: of an http record; a manifest's spec is retried.
+
+        `record` is its record, or that with the last good spec noted.
+        """
+        previous = record.last_good
+        if problem.reason is Reason.STATE_UNWRITABLE and self.undo is None and not self.awaited:
+            return False  # a spec whose failure has not been reported can wait
+        if record.provisional:
+            return True
+        return (
+            record.owner == HTTP
+            and previous is not None
+            and not previous.loads_like(record.spec)
+            and problem.reason is not Reason.SUSPECTED_HOST_CRASH  # concerns not its spec
+        )
 
     def ask_undo(self, problem: Problem | None) -> None:
         """Request a roll-back of its spec once it can be persisted; None cancels the request."""

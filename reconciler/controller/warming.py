@@ -1,9 +1,10 @@
 """Keeps the files of unloaded records with `warm: true` in the page cache.
 
-Once a minute, the weight files of these records are read ahead, the records of the highest priority
-first, as far as the memory that is available holds them together. Nothing is read while a load
-runs, which needs the disk itself. Reading is limited to `RATE`, and runs in threads: a drive that
-hangs delays the other records by a minute, once.
+Once a minute, the weight files of these records are read ahead, with those of their adapter and
+draft model. The records of the highest priority come first, as far as the memory that is available
+holds all files of a record. Nothing is read while a load runs, which needs the disk itself. Reading
+is limited to `RATE`, and runs in threads: a drive that hangs delays the other records by a minute,
+once.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ class Warming:
         loaded: Callable[[], set[str]],
         busy: Callable[[], bool],
     ) -> None:
-        """`loaded` returns the paths of loaded checkpoints; `busy`: True while a load runs."""
+        """`loaded` returns the paths of loaded weights; `busy`: True while a load runs."""
         self._registry, self._lookups, self._clock = registry, lookups, clock
         self._loaded, self._busy = loaded, busy
         self._problems: dict[str, str] = {}
@@ -77,16 +78,17 @@ class Warming:
             name = state.record.name
             try:
                 checkpoint = await self._checkpoint(state)
-                if checkpoint.path in done:
-                    continue
-                files = await asyncio.to_thread(reader.files, Path(checkpoint.path))
+                paths = [path for path in dict.fromkeys(checkpoint.paths) if path not in done]
+                files: dict[Path, int] = {}
+                for path in paths:
+                    files |= await asyncio.to_thread(reader.files, Path(path))
                 # Not the size of the tensors: a file may have more.
                 size = sum(files.values())
                 if size > room:
                     self._note(name, f"its {size} bytes do not fit in the {max(0, room)} available")
                     continue
                 room -= size
-                done.add(checkpoint.path)
+                done.update(paths)
                 self._problems[name] = ""
                 for file in files:
                     await self._read(reader, file)

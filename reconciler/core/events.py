@@ -1,5 +1,6 @@
-"""Events, as sent to subscribers."""
+"""Events and lines of logs, as sent to subscribers, and their identifiers."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -7,6 +8,25 @@ from typing import Literal
 from reconciler.core.records import Condition, Progress
 
 EventType = Literal["record", "transition", "phase", "source", "state"]
+
+
+DIGITS = re.compile("[0-9]{1,18}")
+"""Digits of an identifier. Python refuses to convert more than 4,300 digits."""
+
+
+def identifier(run: str, number: int) -> str:
+    """Identifier of an event or a line: its number, from 1, and the run that counted it."""
+    return f"{run}-{number}"
+
+
+def position(id_: str | None, run: str, newest: int) -> int | None:
+    """Number in an identifier; 0 without one, None if that run has not counted so far."""
+    if id_ is None:
+        return 0
+    named, _, number = id_.rpartition("-")
+    if named != run or not DIGITS.fullmatch(number) or int(number) > newest:
+        return None
+    return int(number)
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,8 @@ class Event:
 class LogLine:
     """A line written by a worker process, and the time at which it was read."""
 
+    id: str
+    """Unordered; send it as `Last-Event-ID` to get later lines."""
     time: datetime
     pid: int
     line: str

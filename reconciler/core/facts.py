@@ -139,6 +139,12 @@ class Checkpoint:
         return "llm" if self.embedder is None else "embedding"
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Directories that a load reads: of the model, its adapter and its draft model."""
+        others = [one.path for one in (self.adapter, self.draft) if one is not None]
+        return (self.path, *others)
+
+    @property
     def files(self) -> str:
         """Fingerprint of all files that a load reads, including those of adapter and draft."""
         return self._with_others(self.fingerprint)

@@ -249,6 +249,12 @@ class Instance:
     """Directory of the draft model."""
 
     @property
+    def directories(self) -> tuple[str, ...]:
+        """Directories that it was loaded from: of the model, its adapter and its draft model."""
+        named = (self.checkpoint, self.adapter, self.draft_model)
+        return tuple(path for path in named if path is not None)
+
+    @property
     def shared_bytes(self) -> int:
         """Memory held once for all instances of the checkpoint."""
         return self.weights_bytes + self.process_bytes

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -48,15 +48,24 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     # Workers make no TLS connections; aiohttp would parse all certificates, twice, on import.
     "SSL_CERT_FILE": os.devnull,
-    # Blocks above 4 MB are returned to the system when freed; by default, glibc adapts and keeps up
-    # to 64 MB.
-    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4194304",
 }
 """Environment of every worker."""
+
+TUNABLES = {
+    # Blocks above 4 MB are returned to the system when freed; by default, glibc adapts and keeps up
+    # to 64 MB.
+    "glibc.malloc.mmap_threshold": "4194304",
+}
+"""glibc's tunables of every worker, unless the user has set them."""
 
 _serial = itertools.count(1)
 
 _LINE = msgspec.json.Decoder(WeightsRead | WeightsLoaded | WorkerFailure)
+
+
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a worker, started from that of the daemon."""
+    return children.with_tunables(children.for_worker(environ) | ENVIRONMENT, TUNABLES)
 
 
 def _failed(failure: WorkerFailure) -> LoadError:
@@ -104,7 +113,7 @@ class WorkerProcess:
             stdout=PIPE,
             stderr=PIPE,
             start_new_session=True,  # a terminal's Ctrl-C is the daemon's to handle
-            env=children.for_worker(os.environ) | ENVIRONMENT,
+            env=worker_environment(os.environ),
         )
         return cls(process, exited, socket)
 

@@ -1,11 +1,15 @@
 """The daemon's side of prompts on disk: their location, size and removal.
 
 Workers write and read the files, and keep the limit (`worker/disk`). Removing files here needs no
-lock: for a worker a missing file is one that was evicted.
+lock: for a worker a missing file is one that was evicted. Only the count of the size does, which is
+made afresh after a removal.
 """
 
+import fcntl
 import os
 import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,12 +27,20 @@ from reconciler.core.prompt_store import (
     TAG_TEXT,
     PromptStore,
 )
-from reconciler.host.kinds import read_at_most
+from reconciler.host.kinds import check_regular, read_at_most
 
 PATH_BYTES = 65536
 """Maximum size of a file that holds a path."""
 
 COUNT_BYTES = 20
+
+SUFFIX = ".safetensors"
+"""Suffix of the files that count."""
+
+LOCK_SECONDS = 2.0
+"""Maximum wait for the lock. A worker holds it for the time of a write."""
+
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,13 @@ class PromptDisk:
         return 0
 
     def remove(self, folder: Path) -> None:
-        """Remove the prompts of all checkpoints in a folder. Raises OSError, after the others."""
-        self._remove(lambda checkpoint: checkpoint.is_relative_to(folder))
+        """Remove the prompts of all checkpoints in a folder. Raises OSError, after the others.
+
+        Raises `TimeoutError` if they are removed and a worker does not release the lock, so that
+        the size is wrong until a worker counts.
+        """
+        if self._remove(lambda checkpoint: checkpoint.is_relative_to(folder)):
+            self._count()
 
     def clear(self) -> None:
         """Remove all prompts, and the key of their names. Raises OSError, after the others.
@@ -81,15 +98,20 @@ class PromptDisk:
             return read_at_most(self.root / TAG, len(TAG_TEXT)) == TAG_TEXT
         return False
 
-    def _remove(self, chosen: Callable[[Path], bool]) -> None:
-        """Remove the prompts of the chosen checkpoints. Raises OSError, after the others."""
+    def _remove(self, chosen: Callable[[Path], bool]) -> bool:
+        """Remove the prompts of the chosen checkpoints; True if there were any.
+
+        Raises OSError, after the others.
+        """
         if not self._is_marked():
-            return
+            return False
         problem: OSError | None = None
+        found = False
         for directory in self._directories():
             try:
                 text = read_at_most(directory / CHECKPOINT, PATH_BYTES)
                 if chosen(Path(os.fsdecode(text))):
+                    found = True
                     shutil.rmtree(directory)
             except (FileNotFoundError, NotADirectoryError):
                 continue
@@ -97,9 +119,49 @@ class PromptDisk:
                 problem = error
         if problem is not None:
             raise problem
+        return found
+
+    def _count(self) -> None:
+        """Count the size of all prompts, as workers do. Raises OSError or `TimeoutError`."""
+        flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.open(self.root / LOCK, flags, 0o600)
+        try:
+            check_regular(os.fstat(handle))
+            _lock(handle)
+            size = sum(map(_size, self._directories()))
+            os.pwrite(handle, f"{size:0{COUNT_BYTES}d}".encode(), 0)
+        finally:
+            os.close(handle)
 
     def _directories(self) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             for path in sorted(self.root.iterdir()):
                 if DIRECTORY.fullmatch(path.name) and not path.is_symlink():
                     yield path
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file until it is closed. Raises `TimeoutError` after `LOCK_SECONDS`."""
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise TimeoutError("a worker does not release the lock of the prompts") from None
+            time.sleep(POLL_SECONDS)
+        else:
+            return
+
+
+def _size(directory: Path) -> int:
+    """Size of the prompts of a checkpoint [bytes]; 0 if it is gone or no worker made it."""
+    size = 0
+    with suppress(FileNotFoundError, NotADirectoryError):
+        (directory / CHECKPOINT).stat()
+        for path in directory.iterdir():
+            with suppress(FileNotFoundError):
+                found = path.stat(follow_symlinks=False)
+                if path.suffix == SUFFIX and not stat.S_ISDIR(found.st_mode):
+                    size += found.st_size
+    return size

@@ -55,6 +55,22 @@ def for_worker(environ: Mapping[str, str]) -> dict[str, str]:
     return _of(environ, frozenset(), WORKER_PREFIXES)
 
 
+def with_tunables(environ: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """Add tunables of glibc to GLIBC_TUNABLES; values that are set in either way stay.
+
+    glibc also reads `glibc.malloc.NAME` from MALLOC_NAME_.
+    """
+    theirs = environ.get("GLIBC_TUNABLES", "")
+    named = {pair.partition("=")[0] for pair in theirs.split(":")}
+    added = [
+        f"{name}={value}"
+        for name, value in ours.items()
+        if name not in named and f"MALLOC_{name.rpartition('.')[2].upper()}_" not in environ
+    ]
+    both = ":".join([*added, theirs] if theirs else added)
+    return {**environ, "GLIBC_TUNABLES": both} if both else dict(environ)
+
+
 def for_fetch(environ: Mapping[str, str]) -> dict[str, str]:
     """Variables for a download: the hub's own, and those needed to reach it."""
     return _of(environ, FETCH_NAMES, FETCH_PREFIXES)

@@ -9,6 +9,7 @@ import msgspec
 
 from reconciler.core.errors import LoadError, Problem, Reason
 from reconciler.core.facts import Checkpoint
+from reconciler.core.parts import Part, problem_of
 from reconciler.models.files import FaultyFileError, error_of, read_bytes
 from reconciler.models.places import Walk
 
@@ -118,11 +119,5 @@ class DraftModels:
 
 def _of_draft(error: LoadError, name: str) -> LoadError:
     """Convert the error of a model into that of a draft model."""
-    problem = error.problem
-    words = problem.message.replace(f"Model {name}", f"Draft model {name}", 1)
-    reasons = {
-        Reason.MODEL_NOT_FOUND: Reason.DRAFT_MODEL_NOT_FOUND,
-        Reason.INVALID_CHECKPOINT: Reason.INVALID_DRAFT_MODEL,
-    }
-    reason = reasons.get(problem.reason, problem.reason)
-    return LoadError(replace(problem, reason=reason, message=words, param="draft_model"))
+    words = error.problem.message.replace(f"Model {name}", f"Draft model {name}", 1)
+    return LoadError(replace(problem_of(Part.DRAFT, error.problem), message=words))

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import psutil
 
+from reconciler.models.adapter import WEIGHTS
 from reconciler.models.files import open_regular
 from reconciler.models.looker import Looker
 from reconciler.models.weights import shards_of
@@ -76,7 +77,10 @@ class ReadAhead:
         return self._room()
 
     def files(self, checkpoint: Path) -> dict[Path, int]:
-        """Weight files and their sizes [bytes]. Raises `LoadError`, OSError or ValueError."""
+        """Weight files of a model or adapter, and their sizes [bytes].
+
+        Raises `LoadError`, OSError or ValueError.
+        """
         return self._ask(_sizes, checkpoint)
 
     def read(self, file: Path, offset: int) -> int | None:
@@ -98,7 +102,8 @@ class ReadAhead:
 
 
 def _sizes(checkpoint: Path) -> dict[Path, int]:
-    return {file: file.stat().st_size for file in shards_of(checkpoint)}
+    files = shards_of(checkpoint) or [checkpoint / WEIGHTS]
+    return {file: file.stat().st_size for file in files}
 
 
 def _read(path: Path, offset: int, advise: Advise) -> int | None:

@@ -78,6 +78,12 @@ class Batch:
         """Maximum number of requests in the generator."""
         return 1 if self._batching is Batching.APART else BATCH_SIZE
 
+    @property
+    def draft_reads(self) -> bool:
+        """True if a draft model may read a chunk of a prompt in the next step."""
+        generator = self.generator
+        return isinstance(generator, SpeculativeGenerator) and generator.draft_reads
+
     def insert(self, request: Request) -> None:
         """Add a request to the generator, with the cached prefix of its prompt."""
         prompt, cache, known = request.prompt, None, 0

@@ -1,28 +1,19 @@
 """A worker's checkpoint and the sessions that use it."""
 
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Adapter, Shapes
-from reconciler.core.footprint import draft_step, reading_config
+from reconciler.core.footprint import reading_config
 from reconciler.core.protocol import (
-    Activity,
-    Draft,
     LoadWeights,
     OpenSession,
-    Recall,
     SeeShapes,
     SessionOpened,
     Usage,
@@ -30,26 +21,26 @@ from reconciler.core.protocol import (
     WeightsRead,
 )
 from reconciler.core.records import EffectiveSettings, Phase, SettingWarning
-from reconciler.worker import experts, overrides, shapes, tokenizers
+from reconciler.worker import experts, shapes
 from reconciler.worker.constraints.enforcer import Enforcer
-from reconciler.worker.disk.store import Make, PromptDisk, Scope
+from reconciler.worker.disk.prompts import StoredPrompts
 from reconciler.worker.embedding import encoder
-from reconciler.worker.embedding.session import EmbeddingRequest, EmbeddingSession
+from reconciler.worker.embedding.session import EmbeddingSession
 from reconciler.worker.generators import Batching
 from reconciler.worker.heartbeat import LONG_JOB_SECONDS, Heartbeat
 from reconciler.worker.kv_budget import KVBudget
+from reconciler.worker.loading import TokenizerThread, read_weights
 from reconciler.worker.modules import Modules, build
-from reconciler.worker.output import OutputFormat, of_tokenizer
-from reconciler.worker.pending import Request
+from reconciler.worker.output import OutputFormat
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.request_defaults import Applicable, applicable
 from reconciler.worker.session import Session
+from reconciler.worker.sessions import Sessions
 from reconciler.worker.shapes import embedding_rows, vocabulary
-from reconciler.worker.speculation.draft import DraftModel, DraftModules
 from reconciler.worker.speculation.generator import Speculation
+from reconciler.worker.speculation.modules import DraftModules
 from reconciler.worker.stalls import StallBudget
-from reconciler.worker.vocabulary import vocabulary_kept
 
 if TYPE_CHECKING:
     from reconciler.core.reranker import Reranker
@@ -57,22 +48,13 @@ if TYPE_CHECKING:
 
 TOGETHER = (Batching.TOGETHER, None)
 
-SAME_NUMBERS = {"context_length", "eval_batch_size"}
-"""Settings on which the values in a KV cache do not depend."""
-
-DISK_VERSION = 1
-"""Increased when prompts on disk become invalid although MLX and mlx-lm stay the same."""
-
-STEPS = 50
-"""Number of progress reports while weights are read; fewer if single arrays are larger."""
-
 NO_DRAFTS = (
     "it is not used: the model's KV cache cannot be rewound (sliding windows or recurrent states), "
     "or its requests run one at a time"
 )
 
 
-class Model:
+class Model(Sessions):
     """One checkpoint, loaded once. MLX thread only, except for members marked thread-safe."""
 
     def __init__(
@@ -81,22 +63,19 @@ class Model:
         preprocessor: Preprocessor | None = None,
         stall_budget: StallBudget | None = None,
     ) -> None:
+        super().__init__(self._shared_bytes, stall_budget or StallBudget())
         self.preprocessor = preprocessor or Preprocessor(apart=False)
         """Turns requests into prompts, once the checkpoint is loaded. Thread-safe."""
         self._heartbeat = heartbeat or Heartbeat()
-        self._stall_budget = stall_budget or StallBudget()
         self._path: Path | None = None
         self._modules: Modules | None = None
         self._adapters: dict[str, Adapter | None] = {}
         """Adapters by session."""
-        self._drafts: dict[str, Draft | None] = {}
-        """Draft models by session."""
-        self._draft_modules = DraftModules()
+        self._drafts = DraftModules()
         self.embedder: Embedder | None = None
         """Embedding configuration of the model; None if it generates text. Thread-safe."""
         self.reranker: Reranker | None = None
         """Reranking configuration of the model; None if it is not a reranker. Thread-safe."""
-        self._sessions: dict[str, Session | EmbeddingSession] = {}
         self.tokenizer: Any = None
         self.output_format = OutputFormat()
         """Format of its reasoning and tool calls."""
@@ -114,14 +93,9 @@ class Model:
         """Compute settings with which an earlier worker found that requests can run together."""
         self._weights = 0
         """Memory that MLX holds when no session is open [bytes]."""
-        self._limit = 0
-        """Limit on MLX's memory, set when a session was last stepped [bytes]; 0 before that."""
-        self._disk: PromptDisk | None = None
-        """Prompts on disk; None until a session has some."""
+        self._prompts = StoredPrompts()
         self.post: Post = lambda job: job()
         """Runs a job on the MLX thread."""
-        self._floor = 0.0
-        """Thread time of the last stepped session before its step [s]."""
 
     def see(self, command: SeeShapes) -> Shapes:
         """Determine a checkpoint's shapes without loading it. Raises as `load`."""
@@ -141,13 +115,13 @@ class Model:
         self._together = frozenset(command.together)
         path = Path(command.path)
         phases: dict[str, Phase] = {}
-        tokenizer = _Tokenizer(path, begin, self.preprocessor)
+        tokenizer = TokenizerThread(path, begin, self.preprocessor)
         tokenizer.start()
         try:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
                 model = self._build(path, command.embedder)
                 self.reranker = command.reranker
-                self._read(model, on_progress)
+                read_weights(model, self._heartbeat, on_progress)
             phases["weights"] = Phase(0.0, time.monotonic() - begin)
         finally:
             with self._heartbeat.beating(LONG_JOB_SECONDS):
@@ -182,15 +156,41 @@ class Model:
         self._modules = Modules(path, model, make)
         return model
 
+    def unread(self, command: OpenSession) -> list[str]:
+        """Directories whose weights have to be read to open a session. Thread-safe."""
+        found = []
+        if command.draft is not None and not self._drafts.has(command.draft):
+            found.append(command.draft.path)
+        modules, adapter = self._modules, command.adapter
+        if adapter is not None and modules is not None and not modules.has_adapter(command):
+            found.append(adapter.path)
+        return found
+
+    def prepare(self, name: str, command: OpenSession) -> bool:
+        """Read some of the weights that a session needs; True if there are more.
+
+        Called again and again before `open`, so that other sessions are stepped in between. If
+        `open` is not called, `abandon` has to be. Raises `DraftModelError`.
+        """
+        if command.draft is None or self.embedder is not None:
+            return False
+        with self._heartbeat.beating(LONG_JOB_SECONDS):
+            return self._drafts.read(name, command.draft)
+
+    def abandon(self, name: str) -> None:
+        """Release what was prepared for a session that is not opened."""
+        self._drafts.end_opening(name)
+        self._drop_unused()
+
     def open(self, name: str, command: OpenSession) -> SessionOpened:
         """Open a session. It replaces one of the same name once it has generated a token."""
         with self._heartbeat.beating(LONG_JOB_SECONDS):
             try:
                 opened = self._open(name, command)
                 self._adapters[name] = command.adapter
-                self._drafts[name] = command.draft
+                self._drafts.use(name, command.draft)
             finally:
-                self._drop_adapters()
+                self.abandon(name)
         return opened
 
     def set_defaults(self, name: str, asked: Mapping[str, Any]) -> Applicable:
@@ -219,7 +219,7 @@ class Model:
         if self.embedder is not None:
             session = EmbeddingSession(module, self.embedder, config, kv_budget, self._heartbeat)
         else:
-            draft = self._draft(command, config)
+            draft = self._drafts.make(command.draft, config, self.vocabulary)
             session = Session(
                 module,
                 config,
@@ -227,7 +227,7 @@ class Model:
                 kv_budget,
                 self._heartbeat,
                 speculation=Speculation(lookup=command.prompt_lookup, draft=draft),
-                prompts=self._prompts(command),
+                prompts=self._prompts.of(command),
                 post=self.post,
             )
             if way not in self._batching:
@@ -241,45 +241,18 @@ class Model:
             compute=command.adapter is not None or computed not in self._computed
         )
         self._computed.add(computed)
-        self.close(name)
+        self._close(name)
         self._sessions[name] = session
         phases = {"warm_up": Phase(0.0, time.monotonic() - begin)}
-        memory = max(0, mx.get_active_memory() - before)
+        memory = max(0, mx.get_active_memory() - before) + self._drafts.read_for(name)
         warnings = self._warnings(config, session, reason)
         warnings += () if unused_draft is None else (unused_draft,)
         together = (str(way),) if batching is Batching.TOGETHER else ()
         return SessionOpened(observed, unused, phases, memory, warnings, together=together)
 
-    def _prompts(self, command: OpenSession) -> Callable[[Make], Scope] | None:
-        """The prompts on disk that a session can use; None if there are none."""
-        if command.prompts is None:
-            return None
-        if self._disk is None:
-            self._disk = PromptDisk(command.prompts)
-        settings = asdict(command.config)
-        for key in SAME_NUMBERS:
-            del settings[key]
-        scope = {
-            "fingerprint": command.prompts.fingerprint,
-            "settings": settings,
-            "versions": [DISK_VERSION, version("mlx"), version("mlx-lm")],
-            "device": str(mx.default_device()),
-        }
-        return partial(Scope, self._disk, scope)
-
     def flush(self, seconds: float) -> None:
         """Wait until all kept prompts are on disk, at most so long. Thread-safe."""
-        if self._disk is not None:
-            self._disk.flush(seconds)
-
-    def _draft(self, command: OpenSession, config: EffectiveSettings) -> DraftModel | None:
-        """The draft model of a session. Raises `DraftModelError`."""
-        if command.draft is None:
-            return None
-        settings = overrides.Overrides(config.flash_attention, config.offload_kv_cache_to_gpu)
-        module = overrides.ModelWithOverrides(self._draft_modules.get(command.draft), settings)
-        step = draft_step(config)
-        return DraftModel(module, command.draft.most_tokens, step, self.vocabulary)
+        self._prompts.flush(seconds)
 
     def _warnings(
         self, config: EffectiveSettings, session: Session | EmbeddingSession, apart: str | None
@@ -295,178 +268,33 @@ class Model:
 
     def close(self, name: str) -> Usage:
         """Close the session of that name, if there is one, and return its usage."""
+        usage = self._close(name)
+        self._drop_unused()
+        return usage
+
+    def _close(self, name: str) -> Usage:
+        """Close a session, and release nothing that another one may use."""
         session = self._sessions.pop(name, None)
         self._defaults.pop(name, None)
         self._adapters.pop(name, None)
-        self._drafts.pop(name, None)
+        self._drafts.leave(name)
         if session is None:
             return Usage()
         session.close()
-        self._drop_adapters()
-        mx.clear_cache()
         return session.usage
 
-    def _drop_adapters(self) -> None:
-        """Release adapters and draft models that no session uses."""
+    def _drop_unused(self) -> None:
+        """Release adapters, draft models and buffers that no session uses."""
         if self._modules is not None:
             self._modules.retain_only(self._adapters.values())
-        self._draft_modules.retain_only(self._drafts.values())
-
-    def usage(self) -> dict[str, Usage]:
-        """Usage by session. Thread-safe."""
-        # Iterates over an atomic copy: sessions open and close meanwhile.
-        return {name: session.usage for name, session in self._sessions.copy().items()}
-
-    def activity(self) -> dict[str, Activity]:
-        """The KV cache of each session. Also for other threads."""
-        sessions = self._sessions.copy().items()
-        return {name: Activity(one.kv_bytes, one.kept_bytes) for name, one in sessions}
+        self._drafts.drop_unused()
+        mx.clear_cache()
 
     def defaults(self, name: str) -> Mapping[str, Any]:
         """Request defaults of a session. Thread-safe."""
         return self._defaults.get(name, {})
 
-    def kept_bytes(self) -> int:
-        """Size of all sessions' prompt caches [bytes]. Thread-safe."""
-        return sum(session.kept_bytes for session in self._sessions.copy().values())
-
-    def recall(self, command: Recall) -> dict[str, int]:
-        """Lower leases; return the memory that each session still uses beyond its reservation."""
-        return {
-            name: self._sessions[name].recall(lease)
-            for name, lease in command.leases.items()
-            if name in self._sessions
-        }
-
-    def session(self, name: str) -> Session:
-        """Find an open session that generates text. Raises KeyError."""
-        session = self._sessions[name]
-        if isinstance(session, EmbeddingSession):
-            raise KeyError(name)
-        return session
-
-    def embedding_session(self, name: str) -> EmbeddingSession:
-        """Find an open embedding session. Raises KeyError."""
-        session = self._sessions[name]
-        if isinstance(session, Session):
-            raise KeyError(name)
-        return session
-
-    def context_length(self, name: str) -> int | None:
-        """Context length of a session [tokens]; None if it is closed. Thread-safe."""
-        session = self._sessions.get(name)
-        return None if session is None else session.config.context_length
-
-    def cancel(self, name: str, request: Request | EmbeddingRequest) -> None:
-        """Cancel a request, if its session is still open."""
-        session = self._sessions.get(name)
-        if isinstance(session, EmbeddingSession):
-            if isinstance(request, EmbeddingRequest):
-                session.cancel(request)
-        elif session is not None and isinstance(request, Request):
-            session.cancel(request)
-
-    def step(self) -> bool:
-        """Step the session with the least thread time; False if no session was busy."""
-        busy = [session for session in self._sessions.values() if session.busy]
-        if not busy:
-            return False
-        for session in busy:  # a session gets no credit for idle time
-            session.seconds = max(session.seconds, self._floor)
-        session = min(busy, key=lambda s: s.seconds)
-        self._floor = session.seconds
-        begin = time.monotonic()
-        self._set_limit(session)
-        if isinstance(session, Session):
-            texts = [other for other in busy if isinstance(other, Session)]
-            session.step(self._stall_budget.of_step(texts))
-        else:
-            session.step()
-        session.seconds += time.monotonic() - begin
-        if not any(s.busy for s in self._sessions.values()):
-            # No work is left to reuse cached GPU buffers for, and they count as used memory.
-            mx.clear_cache()
-        return True
-
-    def _set_limit(self, session: Session | EmbeddingSession) -> None:
-        """Set MLX's memory limit for a step of this session.
-
-        At its limit MLX releases cached buffers, and waits for running work before it starts more.
-        On a GPU, MLX would cache buffers up to the memory of the machine, regardless of other
-        workers: on an H200 it took up to 2.9 times the budgeted memory, and with a limit no more
-        than a step needs. The CPU backend caches no buffers here, but allocates memory for work
-        that has not run yet: while a long prompt is prefilled, for the scores of many tiles of
-        attention at once. On the CPU there is no limit for short prompts and for generation: they
-        have little memory to save, and waiting slows them down.
-        """
-        if overrides.on_gpu():
-            limit = min(self._held(), sys.maxsize)
-        else:
-            limit = 1 if session.reads_in_tiles else sys.maxsize
-        if limit != self._limit:
-            mx.set_memory_limit(limit)
-            self._limit = limit
-
-    def _held(self) -> int:
-        """Memory for this worker's arrays [bytes].
-
-        A busy session counts with its lease; an idle one with its reservation, or with its prompt
-        cache if that is larger.
-        """
-        held = self._weights + (self._modules.adapter_bytes if self._modules else 0)
-        held += self._draft_modules.nbytes
-        held += sum(draft.session_bytes for draft in self._drafts.values() if draft is not None)
-        for session in self._sessions.values():
-            budget = session.kv_budget
-            idle = max(budget.reserved, session.kept_bytes)
-            held += budget.everything if session.busy else idle
-        return held
-
-    def probe(self, name: str) -> None:
-        """Generate one token. Propagates the model's exceptions.
-
-        Does nothing if the session is closed, or if any session is busy: its requests then show
-        whether the model works.
-        """
-        session = self._sessions.get(name)
-        if session is not None and not any(s.busy for s in self._sessions.values()):
-            session.probe()
-
-    def _read(self, model: Any, on_progress: Callable[[WeightsRead], None]) -> None:
-        """Read the weights in about `STEPS` chunks."""
-        arrays = [array for _, array in tree_flatten(model.parameters())]
-        total = sum(array.nbytes for array in arrays)
-        done, step = 0, 0
-        batch: list[Any] = []
-        on_progress(WeightsRead(0, total))
-        for array in arrays:
-            batch.append(array)
-            step += array.nbytes
-            if step >= total / STEPS or array is arrays[-1]:
-                mx.eval(batch)
-                self._heartbeat.beat()
-                done += step
-                on_progress(WeightsRead(done, total))
-                batch, step = [], 0
-
-
-class _Tokenizer(threading.Thread):
-    """Loads the tokenizer in parallel with the weights."""
-
-    def __init__(self, path: Path, begin: float, preprocessor: Preprocessor) -> None:
-        super().__init__(name="tokenizer")
-        self.path, self.begin, self.preprocessor = path, begin, preprocessor
-        self.result: Any = None
-        self.output_format = OutputFormat()
-        self.error: Exception | None = None
-        self.phase = Phase(0.0, 0.0)
-
-    def run(self) -> None:
-        start = time.monotonic()
-        try:
-            with vocabulary_kept():
-                self.result = tokenizers.load(self.path, self.preprocessor)
-                self.output_format = of_tokenizer(self.result, self.preprocessor.renderer)
-        except Exception as error:  # noqa: BLE001  raised again on the MLX thread
-            self.error = error
-        self.phase = Phase(start - self.begin, time.monotonic() - start)
+    def _shared_bytes(self) -> int:
+        """Memory for what sessions share, and for the caches of draft models [bytes]."""
+        adapters = self._modules.adapter_bytes if self._modules else 0
+        return self._weights + adapters + self._drafts.reserved

@@ -24,6 +24,7 @@ from reconciler.core.protocol import (
     Recalled,
     RequestContext,
     SeeShapes,
+    SessionOpened,
     WeightsLoaded,
     WeightsRead,
     WorkerFailure,
@@ -37,6 +38,7 @@ from reconciler.worker.errors import RequestError
 from reconciler.worker.heartbeat import Heartbeat
 from reconciler.worker.model import Model
 from reconciler.worker.ranking.answers import rank
+from reconciler.worker.read_ahead import ReadAhead
 from reconciler.worker.thread import MlxThread
 
 _PERMANENT = (FileNotFoundError, ImportError, KeyError, TypeError, ValueError)
@@ -87,6 +89,8 @@ async def _serve(socket: str, app: web.Application, listening: "Future[None]") -
 def _app(
     model: Model, mlx: MlxThread, heartbeat: Heartbeat, memory: Callable[[], int]
 ) -> web.Application:
+    ahead = ReadAhead()
+
     async def on_mlx(job: Callable[[], Any]) -> web.Response:
         return _reply(await asyncio.wrap_future(mlx.submit(job)))
 
@@ -119,7 +123,7 @@ def _app(
     async def open_session(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         command = msgspec.json.decode(await request.read(), type=OpenSession)
-        opened = await asyncio.wrap_future(mlx.submit(lambda: model.open(name, command)))
+        opened = await _open(model, mlx, ahead, name, command)
         defaults = await asyncio.to_thread(model.set_defaults, name, command.defaults)
         return _reply(defaults.added_to(opened, command.defaults))
 
@@ -199,6 +203,21 @@ async def _read(request: web.Request) -> bytes:
         if body.tell() > MAX_BODY:
             raise web.HTTPRequestEntityTooLarge(MAX_BODY, body.tell())
     return body.getvalue()
+
+
+async def _open(
+    model: Model, mlx: MlxThread, ahead: ReadAhead, name: str, command: OpenSession
+) -> SessionOpened:
+    """Open a session; others are stepped while the weights that it needs are read."""
+    try:
+        for directory in model.unread(command):
+            await ahead.read(directory)
+        while await asyncio.wrap_future(mlx.submit(lambda: model.prepare(name, command))):
+            pass
+        return await asyncio.wrap_future(mlx.submit(lambda: model.open(name, command)))
+    except BaseException:
+        mlx.submit(lambda: model.abandon(name))
+        raise
 
 
 def _recall(model: Model, memory: Callable[[], int], command: Recall) -> Recalled:

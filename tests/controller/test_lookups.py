@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reconciler.controller.lookups import LOOK_SECONDS, PATIENCE_SECONDS, RECHECK_SECONDS, Lookups
 from reconciler.core.errors import LoadError, Problem, Reason
-from reconciler.core.facts import Checkpoint
+from reconciler.core.facts import Adapter, Checkpoint
 from reconciler.core.records import ModelRef
 from reconciler.models.download import Downloads, Job
 from tests.controller.fakes import FakeClock, spin
@@ -51,6 +52,11 @@ class Jobs(Downloads):
         super().__init__(Path("/nowhere"))
         self.latest = Job(A.base)
         self._jobs = {"1": self.latest}
+        self.begun: list[ModelRef] = []
+
+    def begin(self, ref: ModelRef) -> Job:
+        self.begun.append(ref)
+        return Job(ref)
 
 
 class Bench:
@@ -105,6 +111,70 @@ async def test_a_lookup_during_which_a_download_ended_is_discarded(announced: bo
     bench.resolver.looks[1][1].set_result({A: THERE})
     await spin(lambda: bench.woken == 2)
     assert bench.lookups.found() == {A: THERE}
+
+
+PARTS = ModelRef("p/a", "v1", "p/adapter", "p/draft")
+
+
+@pytest.mark.parametrize(
+    ("reason", "part", "words"),
+    [
+        (Reason.MODEL_NOT_FOUND, ModelRef("p/a", "v1"), "waiting"),
+        (Reason.ADAPTER_NOT_FOUND, ModelRef("p/adapter"), "adapter p/adapter: waiting"),
+        (Reason.DRAFT_MODEL_NOT_FOUND, ModelRef("p/draft"), "draft model p/draft: waiting"),
+    ],
+)
+async def test_the_part_that_is_missing_is_downloaded(
+    reason: Reason, part: ModelRef, words: str
+) -> None:
+    bench = Bench()
+    missing = Problem(reason, "it is not there", param="x")
+    bench.lookups.refresh({PARTS: 0.0}, [])
+    await bench.resolver.begun(1)
+    bench.resolver.looks[0][1].set_result({PARTS: missing})
+    await spin(lambda: bench.woken == 1)
+    assert (bench.lookups.found(), bench.jobs.begun) == ({PARTS: missing}, [])
+    bench.clock.advance(RECHECK_SECONDS)
+    bench.refresh(PARTS)
+    await bench.resolver.begun(2)
+    bench.resolver.looks[1][1].set_result({PARTS: missing})
+    await spin(lambda: bench.woken == 2)
+    assert bench.jobs.begun == [part]
+    found = bench.lookups.found()[PARTS]
+    assert isinstance(found, Problem)
+    assert (found.reason, found.message.startswith(words)) == (Reason.DOWNLOADING, True)
+    bench.jobs.latest.ref, bench.jobs.latest.awaited = part, True
+    bench.jobs.latest.status = "failed"
+    bench.jobs.latest.problem = Problem(Reason.MODEL_NOT_FOUND, "no such model", permanent=False)
+    bench.lookups.forget(part)  # its download has ended
+    assert bench.lookups.found() == {}
+    bench.refresh(PARTS)
+    await bench.resolver.begun(3)
+    bench.resolver.looks[2][1].set_result({PARTS: missing})
+    await spin(lambda: bench.woken == 3)
+    found = bench.lookups.found()[PARTS]
+    assert isinstance(found, Problem)
+    assert (found.reason, found.message[-13:]) == (reason, "no such model")
+
+
+async def test_a_lookup_during_which_the_download_of_a_part_ended_is_discarded() -> None:
+    bench = Bench()
+    bench.refresh(PARTS)
+    await bench.resolver.begun(1)
+    bench.jobs.latest.ref, bench.jobs.latest.status = ModelRef("p/draft"), "completed"
+    bench.resolver.looks[0][1].set_result({PARTS: MISSING})
+    await spin(lambda: bench.woken == 1)
+    assert (bench.lookups.found(), bench.jobs.begun) == ({}, [])
+
+
+@pytest.mark.parametrize("part", ["/moved/model", "/moved/adapter", "/moved/draft"])
+async def test_no_checkpoint_is_found_while_one_of_its_folders_is_moved(part: str) -> None:
+    bench = Bench()
+    adapter, draft = Adapter("/moved/adapter", "v1", 1, None), replace(THERE, path="/moved/draft")
+    bench.lookups.note(A, replace(THERE, path="/moved/model", adapter=adapter, draft=draft))
+    bench.lookups.note(B, THERE)
+    with bench.lookups.moving(Path(part)):
+        assert bench.lookups.found() == {B: THERE}
 
 
 async def test_an_exception_of_a_shared_lookup_is_attributed_to_one_model() -> None:

@@ -85,6 +85,19 @@ async def test_the_files_of_an_idle_record_are_read_in_each_round(
     assert len(reader.read_from) == 4
 
 
+async def test_the_files_of_a_draft_model_are_read_too(bench: Bench, reader: FakeReader) -> None:
+    await idle(bench, ("a", replace(IDLE, draft_model="tiny/qwen3")))
+    reader.available = 199
+    with capture_logs() as logs:
+        await a_round(bench, reader)
+    assert reader.read_from == []
+    (line,) = [one for one in logs if "page cache" in one["event"]]
+    assert "200 bytes" in line["why"]
+    reader.available = 200
+    await a_round(bench, reader)
+    assert reader.read_from == [("llama", 0), ("llama", 7), ("qwen3", 0), ("qwen3", 7)]
+
+
 async def test_a_loaded_record_and_one_that_is_not_warm_are_not_read(
     bench: Bench, reader: FakeReader
 ) -> None:

@@ -1,12 +1,10 @@
 """Memory shortage, with real daemons whose budget holds one model at a time."""
 
-import json
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPResponse
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,10 @@ ENDLESS = {"context_length": 30_000, "eval_batch_size": 8}
 """Needs no more memory than a short context with larger steps, and outlasts any test."""
 
 
+UNPROBED = ("--probe-interval", "1h")
+"""For workers that a test pauses."""
+
+
 @pytest.fixture(scope="module")
 def one(shared: Daemon) -> str:
     """A budget for one tiny model with a context of 1024, but not for two."""
@@ -31,14 +33,15 @@ def one(shared: Daemon) -> str:
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory: pytest.TempPathFactory, models: Path, one: str) -> Iterator[Daemon]:
     """A daemon with memory for one model and without eviction."""
-    with Daemon(Home(tmp_path_factory.mktemp("home"), models), "--memory-budget", one) as daemon:
+    home = Home(tmp_path_factory.mktemp("home"), models)
+    with Daemon(home, "--memory-budget", one, *UNPROBED) as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="module")
 def evicting(tmp_path_factory: pytest.TempPathFactory, models: Path, one: str) -> Iterator[Daemon]:
     """A daemon with memory for one model that evicts idle instances."""
-    options = ("--memory-budget", one, "--memory-policy", "evict-idle")
+    options = ("--memory-budget", one, "--memory-policy", "evict-idle", *UNPROBED)
     with Daemon(Home(tmp_path_factory.mktemp("home"), models), *options) as daemon:
         yield daemon
 
@@ -68,13 +71,18 @@ def manifest(home: Home, name: str, model: str, priority: int, **config: int) ->
     path.write_text(path.read_text("utf-8") + f"  priority: {priority}\n", "utf-8")
 
 
-def answering(daemon: Daemon, model: str) -> HTTPResponse:
-    """A response that has begun and does not end."""
+@contextmanager
+def answering(daemon: Daemon, model: str) -> Iterator[None]:
+    """A response that has begun and lasts as long as the block; its worker pauses meanwhile."""
     body = {"model": model, "prompt": [7], "max_tokens": 29_000, "temperature": 0}
-    data = json.dumps(body | {"stream": True}).encode()
-    stream: HTTPResponse = urllib.request.urlopen(daemon.url + "/v1/completions", data)
-    stream.readline()
-    return stream
+    worker = psutil.Process(daemon.get(f"/api/v1/records/{model}")["status"]["worker_pid"])
+    with daemon.stream("/v1/completions", body | {"stream": True}) as stream:
+        stream.readline()
+        worker.suspend()  # it would keep a core busy, which the rest of the test needs
+        try:
+            yield
+        finally:
+            worker.resume()
 
 
 def waits(daemon: Daemon, name: str) -> str:
@@ -178,7 +186,7 @@ def test_a_load_waits_for_memory_leased_to_a_running_request(daemon: Daemon, hom
     ]
     # Both fit, with 10 MB to spare. The response takes 110 MB more than is reserved for it.
     budget = round(sum(needs) * 1.03)
-    with Daemon(home, "--memory-budget", f"{budget}B") as leasing:
+    with Daemon(home, "--memory-budget", f"{budget}B", *UNPROBED) as leasing:
 
         def events() -> list[tuple[str, str]]:
             return [(e["type"], e["reason"]) for e in leasing.events() if e["name"] == "second"]

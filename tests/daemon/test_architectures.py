@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import CHECKPOINTS
 from tests.support import Daemon, conditions
 
-QUICK = ("openai/gpt-oss-20b", "tiny/llama-4bit")
+QUICK = ("openai/gpt-oss-20b",)
 
 
 def models() -> list[Any]:

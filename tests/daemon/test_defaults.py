@@ -131,10 +131,10 @@ def test_a_default_system_prompt_is_used_if_none_is_sent(daemon: Daemon) -> None
 
 
 def test_changed_defaults_reconfigure_without_reading_weights(daemon: Daemon) -> None:
-    daemon.load({"model": "own/greedy", "instance_id": "steady", "defaults": {"top_k": 3}})
-    before = daemon.get("/api/v1/records/steady")
+    daemon.load({"model": "own/greedy", "instance_id": "redefined", "defaults": {"top_k": 3}})
+    before = daemon.get("/api/v1/records/redefined")
     spec = before["spec"] | {"defaults": {"top_k": 4}}
-    plan = {"apply": [{"name": "steady", "spec": spec}]}
+    plan = {"apply": [{"name": "redefined", "spec": spec}]}
     status, planned = daemon.request("POST", "/api/v1/plan", plan)
     (action,) = planned["actions"]
     assert (status, action["action"]) == (200, "Reconfigure")
@@ -144,15 +144,17 @@ def test_changed_defaults_reconfigure_without_reading_weights(daemon: Daemon) ->
         {"top_k": 3},
         {"top_k": 4},
     )
-    joined = daemon.load({"model": "own/greedy", "instance_id": "steady", "defaults": {"top_k": 3}})
+    joined = daemon.load(
+        {"model": "own/greedy", "instance_id": "redefined", "defaults": {"top_k": 3}}
+    )
     assert joined["joined"] is True
-    daemon.load({"model": "own/greedy", "instance_id": "steady", "defaults": {"top_k": 4}})
-    after = daemon.get("/api/v1/records/steady")
+    daemon.load({"model": "own/greedy", "instance_id": "redefined", "defaults": {"top_k": 4}})
+    after = daemon.get("/api/v1/records/redefined")
     assert after["generation"] == before["generation"] + 1
     assert after["status"]["loaded_by"] == "Reconfigure"
     assert after["status"]["worker_pid"] == before["status"]["worker_pid"]
     assert list(after["status"]["load_phases"]) == ["warm_up"]
-    kept = daemon.get("/api/v1/history?name=steady")["history"]
+    kept = daemon.get("/api/v1/history?name=redefined")["history"]
     assert [g["spec"]["defaults"] for g in kept] == [{"top_k": 4}, {"top_k": 3}]
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli import main
-from tests import embedders
+from tests import adapters, embedders
 from tests.hub import Hub
 from tests.support import Daemon, Home, conditions
 
@@ -269,6 +269,36 @@ def test_a_put_may_request_the_download_of_its_model(daemon: Daemon, hub: Hub, n
     assert set(hub.fetched())
 
 
+def test_a_draft_model_and_an_adapter_are_downloaded_like_a_model(
+    daemon: Daemon, hub: Hub, models: Path, name: str, tmp_path: Path
+) -> None:
+    adapter = f"{name}-adapter"
+    hub.add(adapter, adapters.make(models / "tiny/llama", tmp_path / "adapter", seed=1))
+    parts = {"model": "tiny/llama", "draft_model": name, "adapter": adapter}
+    named = {"declare": [{"name": "parts", "spec": parts}]}
+    spec = parts | {"download": "if-missing"}
+    planned = {"declare": [{"name": "parts", "spec": spec}]}
+    (action,) = daemon.request("POST", "/api/v1/plan", named)[1]["actions"]
+    assert (action["action"], action["problem"]["code"]) == ("Hold", "adapter_not_found")
+    (action,) = daemon.request("POST", "/api/v1/plan", planned)[1]["actions"]
+    assert (action["action"], action["reason"], action["problem"]) == ("Wait", "Downloading", None)
+    assert action["message"] == f"adapter {adapter} is not on disk; it is downloaded first"
+    path = "/api/v1/records/parts?wait=ready"
+    assert daemon.request("PUT", path, {"spec": parts})[0] == 404
+    assert hub.asked == []
+    status, record = daemon.request("PUT", path, {"spec": spec})
+    assert status == 200, record
+    assert "models--" in record["status"]["draft_model"]
+    assert "models--" in record["status"]["adapter"]
+    for key in ("draft_model", "adapter"):
+        wrong = {"spec": spec | {key: "maker/none"}}
+        status, answer = daemon.request("PUT", "/api/v1/records/never?wait=ready", wrong)
+        assert (status, answer["error"]["code"]) == (404, f"{key}_not_found"), answer
+        assert answer["error"]["param"] == key
+        assert answer["error"]["message"].startswith(f"{key.replace('_', ' ')} maker/none: the hub")
+        assert daemon.request("GET", "/api/v1/records/never")[0] == 404
+
+
 def test_the_end_of_a_pull_is_no_failure_of_a_later_record(
     daemon: Daemon, hub: Hub, name: str
 ) -> None:
@@ -352,13 +382,12 @@ def test_ollamas_client_receives_the_reason_of_a_failed_pull(
 ) -> None:
     assert hub.url
     with ollama.Client(daemon.url) as client:
-        for stream in (False, True):
-            with pytest.raises(ollama.ResponseError, match="maker/none"):
+        for stream in (True, False):
+            with pytest.raises(ollama.ResponseError, match="maker/none") as caught:
                 list(client.pull("maker/none", stream=stream))
+        assert caught.value.status_code == 404
         with pytest.raises(ollama.ResponseError, match="v9"):
             client.pull(f"{name}:v9")
         with pytest.raises(ollama.ResponseError, match="insecure") as caught:
             client.pull(name, insecure=True)
         assert caught.value.status_code == 400
-    status, answer = daemon.request("POST", "/api/pull", {"model": "maker/none", "stream": False})
-    assert (status, list(answer)) == (404, ["error"])

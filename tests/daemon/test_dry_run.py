@@ -173,6 +173,9 @@ def test_a_streamed_load_that_fails_ends_with_the_error_and_its_log_is_kept(
     assert lines[0]["line"].startswith("Traceback")
     with urllib.request.urlopen(f"{shared.url}/api/v1/logs/stream?name=own/broken") as reply:
         assert list(parse_stream(reply)) == [("line", line) for line in lines]
+    rest = f"{shared.url}/api/v1/logs/stream?name=own/broken&after={lines[0]['id']}"
+    with urllib.request.urlopen(rest) as reply:
+        assert list(parse_stream(reply)) == [("line", line) for line in lines[1:]]
 
 
 def test_the_log_of_a_record_that_never_had_a_worker_is_not_found(shared: Daemon) -> None:

@@ -262,7 +262,7 @@ def test_tokens_are_counted_in_the_metrics(embedding: Daemon, client: openai.Ope
 # -- reranking -----------------------------------------------------------------------------
 
 QUESTION = "what is loaded?"
-DOCUMENTS = ["a record", "an instance is what is loaded", "x", "the loop compares"] * 10
+DOCUMENTS = ["a record", "an instance is what is loaded", "x", "the loop compares"] * 4
 
 
 def prompt_of(document: str) -> list[str]:
@@ -288,7 +288,7 @@ def test_documents_are_ranked_by_the_scores_that_mlx_lm_computes_for_each_alone(
     scores = [row["relevance_score"] for row in results]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > scores[-1]
-    assert answer["usage"]["total_tokens"] > 1000
+    assert answer["usage"]["total_tokens"] > 400
     _, few = embedding.request("POST", path, body | {"top_n": 3, "return_documents": False})
     assert len(few["results"]) == 3
     assert few["results"][0].keys() == {"index", "relevance_score"}

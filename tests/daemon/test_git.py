@@ -11,6 +11,8 @@ from tests.repositories import Origin
 from tests.support import Daemon, Home
 
 MODEL = "tiny/llama"
+SUSPENDED = "  suspend: true\n"
+"""For records that need not be loaded."""
 
 
 @pytest.fixture
@@ -89,11 +91,11 @@ def test_two_repositories_each_own_their_records(
     tmp_path: Path, models: Path, origin: Origin
 ) -> None:
     other = Origin(tmp_path / "other")
-    other.declare("b", "c", model=MODEL)
+    origin.declare("a", "b", model=MODEL, more=SUSPENDED)
+    other.declare("b", "c", model=MODEL, more=SUSPENDED)
     options = ("--git", origin.url, "--git", other.url, "--git-path", "fleet")
     with Daemon(Home(tmp_path / "node", models), *options) as node:
-        for name in "abc":
-            node.ready(name)
+        node.until(lambda: len(node.get("/api/v1/records")["records"]) == 3)
         owners = {name: node.get(f"/api/v1/records/{name}")["owner"] for name in "abc"}
         assert "/origin//" in owners["a"]
         assert "/other//" in owners["c"]

@@ -134,6 +134,7 @@ def test_a_model_whose_load_crashes_the_daemon_twice_is_held_until_cleared(
     assert run(daemon, "clear", "nobody").returncode == 4
 
 
+@pytest.mark.long  # test_two_machine_crashes_hold_the_loaded_records is short
 def test_a_model_loaded_during_two_machine_crashes_is_held(
     daemon: Daemon,
 ) -> None:

@@ -59,6 +59,8 @@ def test_a_prompt_survives_an_unload_and_goes_with_its_model(shared: Daemon) -> 
     status, answer = shared.request("DELETE", f"/api/v1/checkpoints/{key}")
     assert status == 200, answer
     assert not own.exists()
+    left = sum(file.stat().st_size for file in stored(shared.home))
+    assert metric(shared, "reconciler_prompt_cache_bytes") == left
 
 
 @pytest.mark.long

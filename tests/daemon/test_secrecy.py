@@ -72,7 +72,7 @@ def rename(database: Path, old: str, new: str) -> None:
     db.close()
 
 
-@pytest.fixture(params=["text", "json"])
+@pytest.fixture(params=["text", pytest.param("json", marks=pytest.mark.long)])
 def client(home: Home, request: pytest.FixtureRequest) -> Iterator[Client]:
     secret = home.root / "token"
     secret.write_text(TOKEN, "utf-8")

@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import openai
 import pytest
 from mlx_lm import generate
 from mlx_lm.utils import load as load_with_mlx_lm
 
 from reconciler.demo.questions import WEATHER
+from reconciler.worker import overrides
 from tests.conftest import CHECKPOINTS
 from tests.support import Daemon, copied
 
@@ -53,6 +55,7 @@ def messages(content: str = "What is wanted?") -> list[Any]:
 def test_greedy_output_equals_mlx_lms_alone_and_in_a_batch(
     shared: Daemon, models: Path, model: str
 ) -> None:
+    assert mx.fast.scaled_dot_product_attention is not overrides._attend, "mlx_lm's own, not ours"
     network, tokenizer = load_with_mlx_lm(str(models / model))
     expected = [generate(network, tokenizer, list(p), max_tokens=12) for p in PROMPTS]
     shared.load({"model": model, "context_length": 512})

@@ -40,13 +40,16 @@ def last(stream: HTTPResponse) -> Any:
 
 
 def test_running_requests_finish_while_new_ones_are_refused(daemon: Daemon) -> None:
-    with ThreadPoolExecutor() as pool, answering(daemon, 1500) as stream:
+    with ThreadPoolExecutor() as pool, answering(daemon, 50) as stream:
+        (worker,) = daemon.workers()
+        worker.suspend()  # so that the response lasts as long as the checks
         daemon.process.send_signal(signal.SIGTERM)
         daemon.until(lambda: daemon.request("GET", "/health")[0] == 503)
         assert daemon.request("GET", f"/api/v1/ready/{MODEL}")[0] == 503
         for path in ("/v1/completions", "/api/v1/models/load", "/api/v1/models/unload"):
             status, answer = daemon.request("POST", path, BODY)
             assert (status, answer["error"]["code"]) == (503, "stopping"), path
+        worker.resume()
         end, done = pool.submit(last, stream).result()
     assert json.loads(end)["choices"][0]["finish_reason"] == "length"
     assert done == b"[DONE]"

@@ -19,7 +19,7 @@ from reconciler.core.records import RequestedSettings
 from reconciler.core.settings import resolve
 from reconciler.engine import process as module
 from reconciler.engine import sockets
-from reconciler.engine.process import WorkerProcess
+from reconciler.engine.process import WorkerProcess, worker_environment
 from reconciler.host.spawn import spawn
 from reconciler.models.checkpoint import read_facts
 
@@ -156,3 +156,20 @@ async def test_children_of_a_dead_worker_are_ended(tmp_path: Path) -> None:
     await worker.wait()
     await worker.end()
     await asyncio.to_thread(child.wait, 10)
+
+
+MMAP = "glibc.malloc.mmap_threshold=4194304"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "found"),
+    [
+        ({}, MMAP),
+        ({"GLIBC_TUNABLES": ""}, MMAP),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, f"{MMAP}:glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": f"a=b:{MMAP}0"}, f"a=b:{MMAP}0"),
+        ({"MALLOC_MMAP_THRESHOLD_": "9"}, None),
+    ],
+)
+def test_the_users_tunables_are_kept_and_win(theirs: dict[str, str], found: str | None) -> None:
+    assert worker_environment(theirs).get("GLIBC_TUNABLES") == found

@@ -1,5 +1,6 @@
 """Test the daemon's side of prompts on disk: what is removed, and where they are by default."""
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from reconciler.cli.serve import _prompt_cache
 from reconciler.core.prompt_store import CHECKPOINT, KEY, LOCK, TAG, TAG_TEXT
+from reconciler.engine import prompt_disk
 from reconciler.engine.prompt_disk import PromptDisk
 
 
@@ -34,6 +36,34 @@ def test_only_the_prompts_of_models_in_the_folder_are_removed(tmp_path: Path) ->
     PromptDisk(tmp_path, 1).remove(Path("/hub/models--a--b"))
     assert not gone.exists()
     assert all((path / "a.safetensors").exists() for path in (*staying, linked))
+
+
+def test_a_removal_counts_the_size_afresh(tmp_path: Path) -> None:
+    directory(tmp_path, "0" * 16, b"/hub/models--a--b/snapshots/c")
+    staying = directory(tmp_path, "1" * 16, b"/hub/models--c--d/snapshots/e")
+    (staying / "b.safetensors").write_bytes(b"bb")
+    (staying / ".new").write_bytes(b"unfinished")
+    directory(tmp_path, "2" * 16, None)
+    (tmp_path / TAG).write_bytes(TAG_TEXT)
+    (tmp_path / LOCK).write_bytes(b"00000000000000000004")
+    disk = PromptDisk(tmp_path, 1)
+    disk.remove(Path("/hub/models--x--y"))
+    assert disk.size() == 4  # nothing was removed
+    disk.remove(Path("/hub/models--a--b"))
+    assert disk.size() == 3
+
+
+def test_a_lock_that_is_never_released_does_not_prevent_a_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_disk, "LOCK_SECONDS", 0.0)
+    gone = directory(tmp_path, "0" * 16, b"/hub/models--a--b/snapshots/c")
+    (tmp_path / TAG).write_bytes(TAG_TEXT)
+    with (tmp_path / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="release the lock"):
+            PromptDisk(tmp_path, 1).remove(Path("/hub/models--a--b"))
+    assert not gone.exists()
 
 
 def test_nothing_is_removed_that_no_worker_made(tmp_path: Path) -> None:

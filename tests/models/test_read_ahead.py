@@ -43,6 +43,12 @@ def test_a_file_that_was_dropped_from_the_page_cache_is_read(file: Path) -> None
     until(lambda: cached(file) == 1)
 
 
+def test_the_weights_of_an_adapter_are_its_files(tmp_path: Path) -> None:
+    file = tmp_path / "adapters.safetensors"
+    file.write_bytes(b"weights")
+    assert ReadAhead().files(tmp_path) == {file: 7}
+
+
 def test_nothing_is_read_if_memory_is_short(file: Path) -> None:
     advised: list[tuple[int, int]] = []
     reader = ReadAhead(lambda _, at, length: advised.append((at, length)), room=lambda: 0)

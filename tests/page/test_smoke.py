@@ -7,7 +7,6 @@ import pytest
 from tests.page.chromium import FOUND, chromium
 from tests.support import Daemon
 
-
 pytestmark = pytest.mark.skipif(FOUND is None, reason="there is no Chromium")
 
 

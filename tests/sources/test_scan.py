@@ -6,7 +6,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 
 import pytest
@@ -35,11 +35,9 @@ async def scanned(directory: Path) -> dict[str, ManifestFile]:
 
 
 def a_socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # macOS limits a socket's path to 104 bytes
-    with socket.socket(socket.AF_UNIX) as listener:
+    # macOS limits a socket's path to 104 bytes.
+    with chdir(path.parent), socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path.name)
-    os.chdir(here)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from tests import mlx_memory
 
 TOLERANCE = {mx.float32: 2e-5, mx.bfloat16: 2e-2, mx.float16: 4e-3}
 
-LENGTHS = [(1, 1), (1, 40), (7, 7), (5, 40), (260, 260), (257, 300)]
-"""Shapes of queries and keys: decoding, prefill, prefill after a prefix, more than one tile."""
+
+def lengths(tile: int) -> list[tuple[int, int]]:
+    """Numbers of queries and keys: decoding, prefill, the same after a prefix, two tiles."""
+    return [(1, 1), (1, 40), (7, 7), (5, 40), (tile + 4, tile + 4), (tile + 1, tile + 44)]
 
 
 def masks(batch: int, heads: int, length: int, total: int, dtype: Any) -> dict[str, Any]:
@@ -49,9 +51,13 @@ def masks(batch: int, heads: int, length: int, total: int, dtype: Any) -> dict[s
     ],
     ids=str,
 )
-def test_full_and_tiled_attention_agree_with_mlx(dtype: Any, heads: int, kv_heads: int) -> None:
+@pytest.mark.parametrize("tile", [16, pytest.param(TILE, marks=pytest.mark.long)])
+def test_full_and_tiled_attention_agree_with_mlx(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any, heads: int, kv_heads: int, tile: int
+) -> None:
+    monkeypatch.setattr(attention, "TILE", tile)
     mx.random.seed(0)
-    for (length, total), sunk in itertools.product(LENGTHS, (False, True)):
+    for (length, total), sunk in itertools.product(lengths(tile), (False, True)):
         q = mx.random.normal((2, heads, length, 8)).astype(dtype)
         k = mx.random.normal((2, kv_heads, total, 8)).astype(dtype)
         v = mx.random.normal((2, kv_heads, total, 8)).astype(dtype)

@@ -8,8 +8,7 @@ import pytest
 from mlx_lm.utils import load_model
 
 from reconciler.core.records import EffectiveSettings
-from reconciler.worker import batch, overrides
-from reconciler.worker import session as session_module
+from reconciler.worker import batch, overrides, requests
 from reconciler.worker.pending import Request
 from reconciler.worker.sampling import sampler
 from reconciler.worker.sampling_parameters import Sampling
@@ -125,7 +124,7 @@ def test_all_requests_can_be_cancelled_at_any_step(llama: Session) -> None:
 def test_all_requests_of_a_prompt_wait_or_none(
     llama: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "MAX_WAITING", 5)
+    monkeypatch.setattr(requests, "MAX_WAITING", 5)
     monkeypatch.setattr(batch, "BATCH_SIZE", 1)
     first, second = Answers(4), Answers(4)
     llama.start(*first.requests)

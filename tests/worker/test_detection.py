@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from reconciler.worker.output import OutputFormat, TextParser, detect
-from tests.worker.test_lenient import PARIS, calls, parse
+from tests.worker.lenient import PARIS, calls, parse
 
 # Detection
 

@@ -13,7 +13,8 @@ from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
 from reconciler.worker.batch import BATCH_SIZE, LEAST
 from reconciler.worker.pending import Request
-from reconciler.worker.session import ContextLengthExceededError, Session
+from reconciler.worker.reservation import ContextLengthExceededError
+from reconciler.worker.session import Session
 from reconciler.worker.waiting import MAX_WAITING, OverloadedError
 from tests import mlx_memory
 from tests.conftest import CHECKPOINTS

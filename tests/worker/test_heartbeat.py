@@ -50,7 +50,7 @@ def ask(model: Model, prompt: list[int], tokens: int) -> None:
     session = model.session("s")
     errors: list[Exception] = []
     request = Request(prompt, tokens, lambda *_: None, errors.append, left=tokens)
-    session._insert(request)
+    session._requests.insert(request)
     while model.step():
         pass
     assert errors == []
@@ -91,7 +91,7 @@ def test_a_probe_generates_one_token_for_any_context_and_leaves_nothing(model: M
 def test_a_probe_of_a_closed_or_busy_session_does_nothing(model: Model) -> None:
     session = model.session("s")
     request = Request([5], 4, lambda *_: None, lambda _: None, left=4)
-    session._insert(request)
+    session._requests.insert(request)
     beats = heartbeat(model).beats
     model.probe("s")
     model.probe("gone")

@@ -16,7 +16,8 @@ from reconciler.worker import backend, overrides
 from reconciler.worker.generators import Batching
 from reconciler.worker.model import Model
 from reconciler.worker.pending import Request
-from reconciler.worker.session import ContextLengthExceededError, Session
+from reconciler.worker.reservation import ContextLengthExceededError
+from reconciler.worker.session import Session
 from reconciler.worker.shapes import see
 from reconciler.worker.thread import MlxThread
 from tests import counting

@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.worker.output import Delta, TextParser
-from tests.worker.test_lenient import form, parse
+from tests.worker.lenient import form, parse
 from tests.worker.test_round_trip import TOOLS
 
 

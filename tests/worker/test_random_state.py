@@ -24,6 +24,11 @@ ALL = 320
 POISON = "without a primitive"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unfused() -> None:
+    """Fuse operations: the random state is lost while MLX traces a function to fuse it."""
+
+
 @pytest.fixture
 def session(models: Path) -> Iterator[Session]:
     yield Session(load_model(models / "tiny/llama")[0], CONFIG)

@@ -13,14 +13,15 @@ from mlx_lm.utils import load_model
 from reconciler.core.facts import Shapes
 from reconciler.core.protocol import LoadWeights, OpenSession
 from reconciler.core.records import EffectiveSettings
-from reconciler.worker.disk.store import LEAST, PromptDisk, Scope
+from reconciler.worker.disk.scope import LEAST, Scope
+from reconciler.worker.disk.store import PromptDisk
 from reconciler.worker.kv_budget import KVBudget
 from reconciler.worker.model import Model
 from reconciler.worker.pending import Request
 from reconciler.worker.session import Session
 from tests import architectures, tiny
+from tests.worker.prompt_disks import Gate, files, store
 from tests.worker.test_prompt_cache import plain
-from tests.worker.test_prompt_disk import Gate, files, store
 from tests.worker.test_session import CONFIG, Asker
 
 PROMPT = [9, 8, 7, 6, 5, 4, 3] * 60
@@ -142,9 +143,10 @@ def test_requests_with_the_same_beginning_all_read_it(stored: tuple[Any, PromptD
 
 
 class Hanging:
-    """A disk that answers when it is told to."""
+    """A session with a disk that answers when it is told to."""
 
-    def __init__(self, disk: PromptDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, model: Any, disk: PromptDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asking = Asking(model, disk)
         self.entered, self.answers = threading.Event(), threading.Event()
         original = disk.directory.reader
 
@@ -156,12 +158,16 @@ class Hanging:
         monkeypatch.setattr(disk.directory, "reader", reader)
 
 
+@pytest.fixture
+def hanging(stored: tuple[Any, PromptDisk], monkeypatch: pytest.MonkeyPatch) -> Hanging:
+    """A session on whose disk a prompt is, which does not answer."""
+    return Hanging(*stored, monkeypatch)
+
+
 def test_others_are_answered_while_a_prompt_is_read(
-    stored: tuple[Any, PromptDisk], monkeypatch: pytest.MonkeyPatch
+    hanging: Hanging,
 ) -> None:
-    model, disk = stored
-    hanging = Hanging(disk, monkeypatch)
-    asking = Asking(model, disk)
+    asking = hanging.asking
     slow = asking.start(PROMPT, 6)
     assert hanging.entered.wait(60)
     assert not asking.session.busy  # the thread sleeps
@@ -175,11 +181,9 @@ def test_others_are_answered_while_a_prompt_is_read(
 
 
 def test_a_request_can_be_cancelled_while_its_prompt_is_read(
-    stored: tuple[Any, PromptDisk], monkeypatch: pytest.MonkeyPatch
+    hanging: Hanging,
 ) -> None:
-    model, disk = stored
-    hanging = Hanging(disk, monkeypatch)
-    asking = Asking(model, disk)
+    asking = hanging.asking
     request = asking.start(PROMPT, 6)
     tokens = asking.tokens[request]
     assert hanging.entered.wait(60)
@@ -192,11 +196,9 @@ def test_a_request_can_be_cancelled_while_its_prompt_is_read(
 
 
 def test_requests_fail_when_their_session_is_closed_while_they_read(
-    stored: tuple[Any, PromptDisk], monkeypatch: pytest.MonkeyPatch
+    hanging: Hanging,
 ) -> None:
-    model, disk = stored
-    hanging = Hanging(disk, monkeypatch)
-    asking = Asking(model, disk)
+    asking = hanging.asking
     errors: list[Exception] = []
     asking.session.start(Request(PROMPT, 6, lambda *_: None, errors.append))
     assert hanging.entered.wait(60)
@@ -230,7 +232,7 @@ def test_writes_count_as_memory_until_they_are_over_and_end_when_it_is_needed(
     assert (len(kept), kept.nbytes) == (0, 0)
     gate.open.set()
     disk.flush(60)
-    assert len(files(tmp_path)) == 1
+    assert not files(tmp_path)
 
 
 def test_a_closed_session_holds_no_memory_for_writes(

@@ -11,8 +11,7 @@ from mlx_lm.utils import load_model
 from reconciler.core.facts import Shapes
 from reconciler.core.protocol import Lease
 from reconciler.core.records import EffectiveSettings
-from reconciler.worker import generators, overrides
-from reconciler.worker import session as module
+from reconciler.worker import generators, overrides, reservation
 from reconciler.worker.generators import Batching
 from reconciler.worker.kv_budget import InsufficientMemoryError, KVBudget
 from reconciler.worker.pending import Request
@@ -182,7 +181,7 @@ def test_a_request_that_never_fits_is_refused_with_the_numbers(llama: Any) -> No
 def test_open_ended_requests_that_outgrow_the_memory_continue_one_by_one(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "OPEN_ENDED", 8)
+    monkeypatch.setattr(reservation, "OPEN_ENDED", 8)
     config = replace(CONFIG, context_length=60)
     alone = [Session(llama, config).generate([n] * 5, 55) for n in (7, 8, 9)]
     session = Session(llama, config, kv_budget=kv_budget(72, config=config))
@@ -200,7 +199,7 @@ def test_open_ended_requests_that_outgrow_the_memory_continue_one_by_one(
 def test_a_seeded_answer_is_the_same_if_its_request_is_preempted(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "OPEN_ENDED", 8)
+    monkeypatch.setattr(reservation, "OPEN_ENDED", 8)
     config = replace(CONFIG, context_length=60)
 
     def seeded(session: Session) -> list[list[int]]:
@@ -322,7 +321,7 @@ def test_cached_prompts_release_recalled_memory_at_once(llama: Any) -> None:
 def test_an_answer_without_a_limit_ends_when_its_memory_is_recalled(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "OPEN_ENDED", 8)
+    monkeypatch.setattr(reservation, "OPEN_ENDED", 8)
     session = Session(llama, CONFIG, kv_budget=kv_budget(60, leased=4000))
     asker = Asker(session)
     endless = asker.start([7] * 50)

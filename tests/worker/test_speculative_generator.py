@@ -1,25 +1,22 @@
 """Test that drafts change the number of passes of a generator, and nothing else."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx_lm.models import qwen3 as qwen3_module
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors
 from mlx_lm.utils import load_model
 
-from reconciler.core.protocol import Draft
 from reconciler.worker import company, generators, overrides
 from reconciler.worker.generators import Batching, Generated, Generator, Job
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.sampling import Seeded
 from reconciler.worker.speculation import verify
-from reconciler.worker.speculation.draft import DraftModel, DraftModelError, DraftModules
+from reconciler.worker.speculation.draft import DraftModel, DraftModelError
 from reconciler.worker.speculation.generator import Speculation, SpeculativeGenerator
 from reconciler.worker.speculation.pace import ALLOWED_LOSS
 from tests import architectures, tiny
@@ -371,12 +368,15 @@ def test_a_draft_model_drafts_within_the_memory_of_its_cache(llama: Any) -> None
 def test_tokens_that_one_of_the_models_lacks_are_not_passed_to_it(llama: Any) -> None:
     draft = DraftModel(llama, 1000, 5, known=20)
     held = PROMPT[:7]
-    assert draft.read(held) is False
-    assert draft.read(held) is True
+    assert draft.match(held) == 0
+    assert draft.read(held, 5)
+    assert draft.match(held) == 5
     assert all(token < 20 for token in draft.draft(held, PROMPT[7], 8))
     assert draft.draft(held, VOCABULARY + 5, 4) == []
     draft.begin()
-    assert draft.read([1, VOCABULARY + 5, 3, 4, 5]) is False
+    unknown = [1, VOCABULARY + 5, 3, 4, 5]
+    assert draft.match(unknown) == 0
+    assert not draft.read(unknown, 5)
 
 
 def test_a_draft_model_whose_cache_cannot_be_rewound_is_refused(models: Path) -> None:
@@ -392,35 +392,3 @@ def test_a_draft_models_cache_is_empty_after_an_error(llama: Any) -> None:
     assert speculation.draft.nbytes
     SpeculativeGenerator(plain(llama), speculation)
     assert speculation.draft.nbytes == 0
-
-
-def test_sessions_share_a_loaded_draft_model_until_none_uses_it(models: Path) -> None:
-    modules, path = DraftModules(), models / "tiny/qwen3"
-    draft = Draft(str(path), "f", 1, 0, 100)
-    assert modules.get(draft) is modules.get(replace(draft, most_tokens=5))
-    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    assert modules.nbytes == pytest.approx(size, rel=0.01)
-    modules.retain_only([None, draft])
-    assert modules.nbytes
-    modules.retain_only([None, replace(draft, fingerprint="g")])
-    assert modules.nbytes == 0
-    with pytest.raises(DraftModelError, match="cannot be loaded"):
-        modules.get(replace(draft, path=str(models / "none")))
-
-
-def test_a_draft_model_that_cannot_compute_is_refused_when_it_is_loaded(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As experts in bfloat16, which MLX's CPU backend loads and does not multiply."""
-
-    def failing(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("only supports float32")
-
-    modules = DraftModules()
-    draft = Draft(str(models / "tiny/qwen3"), "f", 1, 0, 100)
-    with monkeypatch.context() as patch:
-        patch.setattr(qwen3_module.Model, "__call__", failing)
-        with pytest.raises(DraftModelError, match=r"qwen3 cannot be run: .* only supports float32"):
-            modules.get(draft)
-    assert modules.nbytes == 0
-    assert modules.get(draft)

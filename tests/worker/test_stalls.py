@@ -23,7 +23,9 @@ from reconciler.worker.prefill_cost import LEAST
 from reconciler.worker.session import Session
 from reconciler.worker.speculation.draft import DraftModel
 from reconciler.worker.speculation.generator import Speculation
-from reconciler.worker.stalls import USUAL, WITHOUT, StallBudget
+from reconciler.worker.speculation.pace import WIDTHS
+from reconciler.worker.stalls import USUAL, StallBudget
+from reconciler.worker.step_sizes import WITHOUT
 from tests.tiny import VOCABULARY
 
 CONFIG = EffectiveSettings(
@@ -301,3 +303,67 @@ def test_a_step_is_allowed_the_time_of_its_drafts(llama: Clocked) -> None:
         widest = max(widest, computed)
         assert computed <= heartbeat.seen[-1] * SLOWEST_TOKENS_PER_SECOND + 1
     assert widest > CONFIG.eval_batch_size
+
+
+def test_a_draft_model_reads_the_prompt_of_a_stream_in_steps_that_fit_the_budget(
+    llama: Clocked,
+) -> None:
+    """It read 256 tokens a step, whatever the budget."""
+    session, budget = Session(llama, CONFIG, speculation=drafting(llama)), StallBudget(BUDGET)
+    times: list[float] = []
+    one = Request([9] * 1400, 300, lambda *_: times.append(llama.now), fail, streams=True)
+    session.start(one)
+    while not one.emitted:
+        session.step()
+    llama.passes.clear()
+    while session.busy:
+        session.step(budget.of_step([session]))
+    widths = [width for _, width in llama.passes if width > WIDTHS[-1] + 1]
+    assert sum(widths) > 1400 - LEAST
+    assert max(widths) > 2 * LEAST, "steps are not much smaller than the budget"
+    assert max(after - before for before, after in pairwise(times)) <= BUDGET
+    assert one.emitted == 300
+
+
+def test_a_draft_model_reads_a_prompt_in_steps_that_fit_the_budget_of_another_stream(
+    llama: Clocked,
+) -> None:
+    other, budget = Session(llama, CONFIG), StallBudget(BUDGET)
+    times = stream(llama, other)
+    session = Session(llama, CONFIG, speculation=drafting(llama))
+    one = request(1400, 150)
+    session.start(one)
+    while not one.emitted:
+        session.step()
+    begin = len(times)
+    while session.busy:
+        for stepped in (other, session):
+            stepped.step(budget.of_step([other, session]))
+    assert max(after - before for before, after in pairwise(times[begin + 1 :])) <= BUDGET
+    assert one.emitted == 150
+
+
+def test_without_a_stream_a_draft_model_reads_whole_steps(llama: Clocked) -> None:
+    session, budget = Session(llama, CONFIG, speculation=drafting(llama)), StallBudget(BUDGET)
+    one = request(701, 40)
+    session.start(one)
+    while not one.emitted:
+        session.step()
+    llama.passes.clear()
+    while session.busy:
+        session.step(budget.of_step([session]))
+    widths = [width for _, width in llama.passes if width > 2 * WIDTHS[-1]]
+    assert widths[:2] == [256, 256]
+    assert len(widths) == 3
+
+
+def test_a_draft_model_that_reads_no_more_takes_no_share_of_the_budget(llama: Clocked) -> None:
+    session = Session(llama, CONFIG, speculation=drafting(llama))
+    one = request(100, 200)
+    session.start(one)
+    seen = []
+    while session.busy:
+        seen.append(session.prefills)
+        session.step()
+    assert sum(seen) < 6
+    assert not any(seen[-100:])

@@ -1,7 +1,7 @@
 /** Keeps the store in sync with the daemon: events, the records that they concern, and metrics. */
 import { get, onRefused, recordPath, stream } from './api.js';
 import { current, set } from './store.js';
-import { watch } from './watch.js';
+import { SILENCE_MS, sleep, watch } from './watch.js';
 
 const KEPT_EVENTS = 2000;
 const FLUSH_MS = 200;
@@ -9,8 +9,6 @@ const ONE_BY_ONE = 10;
 const POLL_MS = 2000;
 const SAMPLES = 150;
 const LONGEST_PAUSE_MS = 5000;
-/** Longest silence of the events, in which the daemon sends a comment every 15 s. */
-const SILENCE_MS = 40_000;
 /** Time limit of a poll. */
 const POLL_LIMIT_MS = 15_000;
 
@@ -179,14 +177,4 @@ function sample(instances) {
   for (const one of instances)
     samples.set(one.name, [...(current().samples.get(one.name) ?? []), { time, ...one }].slice(-SAMPLES));
   set({ samples });
-}
-
-function sleep(ms, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener('abort', () => {
-      clearTimeout(timer);
-      resolve();
-    });
-  });
 }

@@ -1,7 +1,7 @@
 /** Events with filters, and logs of worker processes. */
 import { html, useEffect, useMemo, useRef, useState } from '../js/html.js';
-import { stream } from '../js/api.js';
 import { clock, words } from '../js/format.js';
+import { resumed } from '../js/resume.js';
 import { useStore } from '../js/store.js';
 import { Failure, Section, withCode } from '../js/ui.js';
 
@@ -67,8 +67,10 @@ export function Log({ name }) {
     const stop = new AbortController();
     const path = `/api/v1/logs/stream?name=${encodeURIComponent(name)}`;
     async function follow() {
-      for await (const { data } of stream('GET', path, undefined, { signal: stop.signal }))
-        setLines((old) => [...old, data].slice(-KEPT_LINES));
+      for await (const { event, data } of resumed(path, stop.signal)) {
+        const line = event === 'lost' ? { time: new Date().toISOString(), line: `(${data.message})` } : data;
+        setLines((old) => [...old, line].slice(-KEPT_LINES));
+      }
     }
     follow().catch((failure) => stop.signal.aborted || setError(failure));
     return () => stop.abort();

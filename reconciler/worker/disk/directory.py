@@ -35,7 +35,7 @@ from reconciler.core.prompt_store import (
     TAG_TEXT,
     PromptStore,
 )
-from reconciler.worker.disk.files import Named, Reader, read_small, write
+from reconciler.worker.disk.files import Part, Reader, read_small, write
 from reconciler.worker.disk.names import KEY_BYTES, split_tail
 
 SUFFIX = ".safetensors"
@@ -136,12 +136,12 @@ class Directory:
             fits = self._make_room(lock, sum(size for _, size in missing))
             yield [Writer(self, lock, name) for name, _ in missing] if fits else []
 
-    def write_one(self, lock: int, name: str, arrays: Named, state: str) -> None:
-        """Write a file under its temporary name, then give it its own."""
+    def write_one(self, lock: int, name: str, parts: Sequence[Part], state: str) -> None:
+        """Write a file under its temporary name, then give it its own. Raises `EndedError`."""
         new = self._own / NEW
         new.unlink(missing_ok=True)
         try:
-            size = write(new, name, arrays, state)
+            size = write(new, name, parts, state)
             _set_count(lock, (_get_count(lock) or 0) + size)
             new.rename(self._path(name))
         except BaseException:
@@ -247,9 +247,9 @@ class Writer:
     lock: int
     name: str
 
-    def write(self, arrays: Named, state: str) -> None:
-        """Write the file."""
-        self.directory.write_one(self.lock, self.name, arrays, state)
+    def write(self, parts: Sequence[Part], state: str) -> None:
+        """Write the file. Raises `EndedError`."""
+        self.directory.write_one(self.lock, self.name, parts, state)
 
 
 def _is_ours(path: Path) -> bool:

@@ -8,7 +8,7 @@ so a file under another name counts as damaged.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -42,48 +42,62 @@ HEADER_BYTES = 2**20
 
 NO_SUM = "00000000"
 
-Named = Iterable[tuple[str, str, Array]]
-"""Arrays to write: name, safetensors' name of the type, values."""
+
+@dataclass(frozen=True)
+class Part:
+    """An array to write."""
+
+    name: str
+    kind: str
+    """safetensors' name of the type."""
+    shape: tuple[int, ...]
+    nbytes: int
+    copy: Callable[[], Array]
+    """Returns a copy of its values. Raises `EndedError`."""
+
+
+class EndedError(Exception):
+    """The memory of the values is needed for something else."""
 
 
 class DamagedError(Exception):
     """The file is not one that `write` wrote under this name."""
 
 
-def size(arrays: Named, state: str) -> int:
+def size(parts: Sequence[Part], state: str) -> int:
     """Size of the file that `write` writes [bytes]."""
-    listed = list(arrays)
-    return 8 + len(_head(listed, state)) + sum(array.nbytes for _, _, array in listed)
+    return 8 + len(_head(parts, state)) + sum(part.nbytes for part in parts)
 
 
-def write(path: Path, name: str, arrays: Named, state: str) -> int:
-    """Write a new file with mode 0600; return its size. Raises OSError.
+def write(path: Path, name: str, parts: Sequence[Part], state: str) -> int:
+    """Write a new file with mode 0600; return its size. Raises OSError or `EndedError`.
 
-    Nothing is flushed to the disk: after a power cut the checksum shows what is missing.
+    Nothing is flushed to the disk: after a power cut the checksum shows what is missing. However
+    long the disk takes, no more than a copy of one part is held.
     """
-    listed = list(arrays)
-    head = _head(listed, state)
+    head = _head(parts, state)
     written = 8 + len(head)
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         checksum = crc32(head, crc32(name.encode()))
-        for _, _, array in listed:
-            values = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for part in parts:
+            values = part.copy().reshape(-1).view(np.uint8).data
             checksum = crc32(values, checksum)
             written += file.write(values)
+            del values
         file.seek(8 + head.index(NO_SUM.encode()))
         file.write(f"{checksum:08x}".encode())
     return written
 
 
-def _head(arrays: Named, state: str) -> bytes:
+def _head(parts: Sequence[Part], state: str) -> bytes:
     """The header, with a blank checksum."""
     header: dict[str, Any] = {"__metadata__": {"crc32": NO_SUM, "state": state}}
     offset = 0
-    for name, kind, array in arrays:
-        ends = [offset, offset + array.nbytes]
-        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": ends}
+    for part in parts:
+        ends = [offset, offset + part.nbytes]
+        header[part.name] = {"dtype": part.kind, "shape": list(part.shape), "data_offsets": ends}
         offset = ends[1]
     return json.dumps(header).encode()
 

@@ -4,12 +4,15 @@ Their memory is reserved meanwhile, so what is read has room. A request goes on 
 prompt if none can be read in time.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from reconciler.worker.disk import layout
-from reconciler.worker.disk.store import Fetch, Scope
+from reconciler.worker.disk.scope import LEAST, Scope
 from reconciler.worker.pending import Request, Stored
+
+if TYPE_CHECKING:
+    from reconciler.worker.disk.fetches import Fetch
 
 Post = Callable[[Callable[[], None]], Any]
 """Runs a job on the MLX thread. Thread-safe."""
@@ -29,15 +32,18 @@ class Restoring:
         """Return the requests. Thread-safe."""
         return list(self._fetches.copy())
 
-    def begin(self, request: Request, known: int) -> bool:
-        """Read a request's prompt; False if less than enough is stored beyond `known` tokens."""
-        if self._scope is None or not request.kept:
+    def begin(self, request: Request, known: Callable[[Sequence[int]], int]) -> bool:
+        """Read a request's prompt; False if less than enough is stored beyond its `known` tokens.
+
+        `known`: the number of a prompt's tokens in memory.
+        """
+        if self._scope is None or not request.kept or len(request.prompt) <= LEAST:
             return False
 
         def done(stored: layout.Stored | None) -> None:
             self._post(lambda: self._end(request, stored))
 
-        fetch = self._scope.fetch(request.prompt, known, done)
+        fetch = self._scope.fetch(request.prompt, known(request.prompt), done)
         if fetch is None:
             return False
         self._fetches[request] = fetch

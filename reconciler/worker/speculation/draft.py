@@ -2,20 +2,17 @@
 
 The draft model has a KV cache of its own. It holds the tokens of the request that was last drafted
 for, with drafts at its end that may have been rejected; what does not match is trimmed. Before the
-first draft the model reads the prompt, in chunks, one per step of the request.
+first draft the model reads the prompt, in chunks, one per step of the request. Beside streams, the
+stall budget bounds these chunks.
 """
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
 
-from reconciler.core.protocol import Draft
 from reconciler.worker.prompt_cache import always_rewindable
 from reconciler.worker.shapes import vocabulary
 
@@ -24,59 +21,12 @@ class DraftModelError(ValueError):
     """The model cannot draft."""
 
 
-class DraftModules:
-    """Loaded draft models, which sessions share. MLX thread only."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[tuple[str, str], Any] = {}
-        """Models by directory and fingerprint."""
-        self._sizes: dict[tuple[str, str], int] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all weights [bytes]."""
-        return sum(self._sizes[key] for key in self._loaded)
-
-    def get(self, draft: Draft) -> Any:
-        """Get or load a model. Raises `DraftModelError`."""
-        key = (draft.path, draft.fingerprint)
-        if key not in self._loaded:
-            what = "loaded"
-            try:
-                model = load_model(Path(draft.path))[0]
-                what = "run"
-                _try(model)
-            except Exception as error:
-                words = f"{type(error).__name__}: {error!s:.500}"
-                raise DraftModelError(
-                    f"draft_model: {draft.path} cannot be {what}: {words}"
-                ) from error
-            self._loaded[key] = model
-            self._sizes[key] = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
-        return self._loaded[key]
-
-    def retain_only(self, drafts: Collection[Draft | None]) -> None:
-        """Release all other models."""
-        keys = {(draft.path, draft.fingerprint) for draft in drafts if draft is not None}
-        self._loaded = {key: model for key, model in self._loaded.items() if key in keys}
-
-
-def _try(model: Any) -> None:
-    """Compute several tokens and one more. Propagates the model's exceptions.
-
-    A model that fails here would fail each request for which it drafts.
-    """
-    cache: list[Any] = make_prompt_cache(model)
-    for tokens in (2, 1):
-        mx.eval(model(mx.zeros((1, tokens), dtype=mx.int32), cache=cache))
-
-
 class DraftModel:
     """A draft model and its KV cache. MLX thread only."""
 
     def __init__(self, model: Any, most_tokens: int, chunk: int, known: int) -> None:
-        """`most_tokens`: tokens that the cache has memory for; `chunk`: tokens read at a time;
-        `known`: number of tokens of the model to draft for.
+        """`most_tokens`: tokens that the cache has memory for; `chunk`: maximum tokens read at a
+        time; `known`: number of tokens of the model to draft for.
 
         Raises `DraftModelError`.
         """
@@ -105,19 +55,32 @@ class DraftModel:
         """Begin another request."""
         self._matching = 0
 
-    def read(self, tokens: Sequence[int]) -> bool:
-        """Read a chunk of the tokens that the cache lacks; True if no whole chunk is left."""
-        if len(tokens) > self._most:
+    def lacks(self, tokens: Sequence[int]) -> int:
+        """Number of these tokens that are not known to be in the cache."""
+        return len(tokens) - self._matching
+
+    def match(self, tokens: Sequence[int]) -> int:
+        """Trim the cache to the tokens that it shares with the request; return their number."""
+        most = min(len(self._held), len(tokens))
+        while self._matching < most and self._held[self._matching] == tokens[self._matching]:
+            self._matching += 1
+        for one in self._cache:
+            one.trim(len(self._held) - self._matching)
+        del self._held[self._matching :]
+        return self._matching
+
+    def read(self, tokens: Sequence[int], most: int) -> bool:
+        """Read up to `most` of the tokens that the cache lacks after `match`.
+
+        False if it cannot: they do not fit in the cache, or the model does not have them.
+        """
+        missing = tokens[self._matching : self._matching + most]
+        if len(tokens) > self._most or max(missing) >= self._own:
             return False
-        self._match(tokens)
-        missing = tokens[self._matching : self._matching + self.chunk]
-        if len(missing) < self.chunk:
-            return True
-        if max(missing) < self._own:
-            self._feed(missing)
-            mx.eval([one.state for one in self._cache])
-            self._matching = len(self._held)
-        return False
+        self._feed(missing)
+        mx.eval([one.state for one in self._cache])
+        self._matching = len(self._held)
+        return True
 
     def draft(self, tokens: Sequence[int], following: int, number: int) -> list[int]:
         """Draft up to `number` tokens after `tokens` and `following`, once all of them are read.
@@ -136,15 +99,6 @@ class DraftModel:
         self._matching = len(tokens)  # `following` may be computed again
         beyond = (place for place, token in enumerate(drafts) if token >= self._known)
         return drafts[: next(beyond, None)]
-
-    def _match(self, tokens: Sequence[int]) -> None:
-        """Trim the cache to the tokens that it shares with the request."""
-        most = min(len(self._held), len(tokens))
-        while self._matching < most and self._held[self._matching] == tokens[self._matching]:
-            self._matching += 1
-        for one in self._cache:
-            one.trim(len(self._held) - self._matching)
-        del self._held[self._matching :]
 
     def _feed(self, tokens: Sequence[int]) -> Any:
         """Compute tokens, and the most likely one after them: (1,)."""

@@ -2,13 +2,15 @@
 
 # ruff: noqa: SLF001  mlx-lm has no public API for the state of a batch
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from reconciler.core.protocol import Speculated
 from reconciler.worker.generators import BatchedGenerator, Generated, Job, Read
+from reconciler.worker.prefill_cost import LEAST, PrefillCost
 from reconciler.worker.sampling import Seeded
 from reconciler.worker.speculation.draft import DraftModel
 from reconciler.worker.speculation.lookup import PromptLookup
@@ -30,6 +32,10 @@ class Speculation:
         """Times of prompt lookup, if it is used."""
         self.draft = draft
         self.draft_times = StepTimes()
+        self.draft_cost = PrefillCost()
+        """Times in which the draft model reads chunks of prompts."""
+        self.budget = math.inf
+        """Maximum time in which the draft model reads a chunk in the next step [s]."""
         self.clock = clock
         self.ordinary = True
         """False if the last step checked drafts, or returned a token that an earlier one accepted.
@@ -176,9 +182,34 @@ class SpeculativeGenerator:
         if self._drafted_for is not drafting:
             draft.begin()
             self._drafted_for = drafting
-        if not draft.read(tokens):
+        if self._read(drafting, draft, tokens):
             return pace, []
         return pace, draft.draft(tokens, next_token(generator), min(most, pace.choose()))
+
+    @property
+    def draft_reads(self) -> bool:
+        """True if the draft model may read a chunk of a prompt in the next step."""
+        drafting = self._alone()
+        if drafting is None or drafting.draft is None or self._ready or drafting.draft_pace.rests:
+            return False
+        tokens = self._generator.mlx_lm._generation_batch.tokens[0]
+        return self._drafted_for is not drafting or drafting.draft.lacks(tokens) >= LEAST
+
+    def _read(self, drafting: _Drafting, draft: DraftModel, tokens: Sequence[int]) -> bool:
+        """Read a chunk of the tokens that the draft model lacks; False if there are only a few."""
+        speculation = self._speculation
+        begin = draft.match(tokens)
+        least = draft.chunk if math.isinf(speculation.budget) else min(LEAST, draft.chunk)
+        if (lacking := len(tokens) - begin) < least:
+            return False
+        cost = speculation.draft_cost
+        width = min(lacking, cost.width(speculation.budget, 1, begin, draft.chunk))
+        start = speculation.clock()
+        if draft.read(tokens, width):
+            cost.learn(width, 1, begin, speculation.clock() - start)
+        else:
+            drafting.draft = None  # nor will it, as the text only grows
+        return True
 
     def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
         """Copy a job's cache, with the tokens that it holds; None if it holds nothing new."""
