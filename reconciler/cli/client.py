@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import click
+from aiohttp.http_exceptions import HttpProcessingError
 from click.core import ParameterSource
 from yarl import URL
 
@@ -18,6 +20,7 @@ from reconciler.cli.address import normalize
 from reconciler.cli.printing import escaped
 from reconciler.cli.server_events import (
     DONE,
+    OTHER,
     MalformedError,
     ServerEvent,
     decoded,
@@ -32,6 +35,21 @@ DEFAULT_URL = "http://127.0.0.1:1234"
 
 MAX_TOKEN = 4096
 """Maximum length of a token."""
+
+MAX_MESSAGE = 4000
+"""Maximum characters of an error message that are shown."""
+
+MAX_ANSWER = 64_000_000
+"""Maximum length of an answer [bytes]."""
+
+MAX_LINE = 4_000_000
+"""Maximum length of a line of a stream [bytes]."""
+
+SECONDS = 60.0
+"""Deadline of a GET that does not wait for a change. Other requests may take any time."""
+
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Exceptions of code that reads an answer of another form than the expected one."""
 
 SILENCE_SECONDS = 40.0
 """Longest silence of a stream, on which the daemon sends something at least every 15 s."""
@@ -78,6 +96,13 @@ class UnreachableError(click.ClickException):
         )
 
 
+def misread(error: Exception) -> str:
+    """Description of an answer that could not be read, with the exception and its place."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+    return f"a server other than reconciler, or one of another version, answers ({place})"
+
+
 class ConnectionLostError(UnreachableError):
     """A connection broke, or nothing was received in time; the request may have been served."""
 
@@ -101,8 +126,8 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self.token_file = token_file
-        self.reached = False
-        """True once the daemon has served a request."""
+        self.answered = False
+        """True once the server has answered without an error."""
         self._session = session
 
     async def get(self, path: str, **query: str) -> Any:
@@ -131,38 +156,49 @@ class Client:
         return URL(base + path, encoded=True)
 
     async def _ask(self, method: str, path: str, patience: float | None = None, **more: Any) -> Any:
-        with self._errors(patience):
-            async with (
-                asyncio.timeout(patience),
-                self._session.request(method, self._address(path), **more) as reply,
-            ):
+        if patience is None and method == "GET" and "wait" not in more["params"]:
+            patience = SECONDS
+        limit = asyncio.timeout(patience)
+        with self._errors(limit, patience):
+            async with limit, self._session.request(method, self._address(path), **more) as reply:
                 return await self._answer(reply)
 
     @contextmanager
-    def _errors(self, patience: float | None) -> Iterator[None]:
-        """Raise errors of a request that may be silent for `patience` seconds as ours."""
+    def _errors(self, limit: asyncio.Timeout | None, seconds: float | None) -> Iterator[None]:
+        """Raise errors of a request as ours.
+
+        A `TimeoutError` means silence of so many seconds, unless `limit` has not expired: then it
+        is the session's.
+        """
         try:
             yield
         except _NO_CONNECTION:
             raise UnreachableError(self.url) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, EOFError):
             raise ConnectionLostError(self.url) from None
+        except (aiohttp.ClientError, HttpProcessingError, MalformedError):
+            raise UnreachableError(self.url, OTHER) from None
         except TimeoutError:
-            raise SilentError(self.url, patience or 0.0) from None
-        except (aiohttp.ClientError, MalformedError):
-            raise UnreachableError(self.url, "a server other than reconciler answers") from None
+            if seconds is None or (limit is not None and not limit.expired()):
+                raise
+            raise SilentError(self.url, seconds) from None
 
     async def _answer(self, reply: aiohttp.ClientResponse) -> Any:
         """The object in a response. Raises `DaemonError` and `MalformedError`."""
-        await reply.read()
+        data = bytearray()
+        async for piece in reply.content.iter_any():
+            data += piece
+            if len(data) > MAX_ANSWER:
+                why = f"an answer of more than {MAX_ANSWER} bytes came"
+                raise UnreachableError(self.url, why)
         if reply.content_type != "application/json":
             raise MalformedError
-        body = decoded((await reply.read()).decode("utf-8", "replace"))
+        body = decoded(bytes(data))
         if reply.status >= 400:
             raise error_of(body, reply.status)
         if body.keys() == {"error"}:  # LM Studio's answer for unknown routes has status 200
             raise MalformedError
-        self.reached = True
+        self.answered = True
         return body
 
     async def events(
@@ -185,7 +221,7 @@ class Client:
         asking = self._session.request(
             method, self._address(path), json=body, params=query, headers=headers
         )
-        with self._errors(SILENCE_SECONDS):
+        with self._errors(None, SILENCE_SECONDS):
             async with asyncio.timeout(SILENCE_SECONDS if method == "GET" else None):
                 reply = await asking
             async with reply:
@@ -194,7 +230,7 @@ class Client:
                         await self._answer(reply)
                     raise MalformedError
                 async for event in server_events(partial(_line, reply)):
-                    self.reached = True
+                    self.answered = True
                     yield event
 
     async def chat(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
@@ -225,7 +261,7 @@ def error_of(body: Any, status: int = 500) -> DaemonError:
     error = body.get("error")
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         raise MalformedError
-    message = escaped(error["message"])
+    message = escaped(error["message"])[:MAX_MESSAGE]
     if status == 404:
         return NotFoundError(message)
     return DaemonError(status, message, error.get("code"))
@@ -300,6 +336,17 @@ async def _ask(
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     connector = aiohttp.TCPConnector(socket_factory=sockets.probed)
     async with aiohttp.ClientSession(
-        headers=bearer(token_file), timeout=timeout, connector=connector
+        headers=bearer(token_file),
+        timeout=timeout,
+        connector=connector,
+        read_bufsize=MAX_LINE // 2,
     ) as session:
-        return await function(Client(url, session, token_file), **options)
+        client = Client(url, session, token_file)
+        try:
+            return await function(client, **options)
+        except UnicodeEncodeError:  # a name on the command line that is not UTF-8
+            raise
+        except MISREAD as error:
+            if not client.answered:
+                raise
+            raise UnreachableError(url, misread(error)) from None

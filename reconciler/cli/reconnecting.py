@@ -75,8 +75,8 @@ class Reconnecting:
 
     def _is_loss(self, error: UnreachableError | DaemonError) -> bool:
         if isinstance(error, DaemonError):
-            return self._client.reached and error.code in TRANSIENT
-        return self._client.reached or isinstance(error, ConnectionLostError)
+            return self._client.answered and error.code in TRANSIENT
+        return self._client.answered or isinstance(error, ConnectionLostError)
 
     def note_response(self) -> None:
         """Note that the daemon responds."""

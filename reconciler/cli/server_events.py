@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+OTHER = "a server other than reconciler answers"
+
 DONE = "[DONE]"
 """Data of the last event of OpenAI's streams."""
 
@@ -21,7 +23,7 @@ class MalformedError(click.ClickException):
     exit_code = 3
 
     def __init__(self) -> None:
-        super().__init__("a server other than reconciler answers")
+        super().__init__(OTHER)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ async def server_events(
         raise EOFError
 
 
-def decoded(text: str) -> Any:
+def decoded(text: str | bytes) -> Any:
     """Decode an object of JSON. Raises `MalformedError`."""
     try:
         data = json.loads(text)

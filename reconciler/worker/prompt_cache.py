@@ -16,7 +16,6 @@ mlx-lm's `LRUPromptCache` holds a dictionary per token, whose memory is not coun
 record the use of a cache.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -125,7 +124,7 @@ class PromptCache:
             return None, 0
         for entry in (best, *roots):  # a shared root stays in use with each conversation
             self._use(entry)
-        cache = best.kept.whole(copy.deepcopy(best.cache))
+        cache = best.kept.copy(known)
         if (surplus := len(best.tokens) - known) > 0:
             for one in cache:
                 one.trim(surplus)

@@ -6,6 +6,7 @@ kinds, such as sliding windows and recurrent states, are valid at the end of the
 remain whole.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,10 @@ from reconciler.worker.disk.layout import leaves
 LEAST = 256
 """Tokens of a stem, at least: fewer are not worth an array per layer. The step by which mlx-lm's
 caches grow."""
+
+SHORT = 16
+"""Stems of a cache, at least, before all new ones have LEAST tokens. A cache that remains in use
+would get ever more of them, one per position at which others diverge, and take longer to copy."""
 
 KINDS = (KVCache, ConcatenateKVCache)
 
@@ -32,7 +37,7 @@ Rows = dict[str, Pair]
 """Those of several layers, by the layer's path."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Stem:
     """Rows of the tokens from `begin` to `end`, after those of its parents."""
 
@@ -45,13 +50,6 @@ class Stem:
 
     def __post_init__(self) -> None:
         self._measure()
-
-    def chain(self) -> Iterator["Stem"]:
-        """It and its parents, the first tokens last."""
-        stem: Stem | None = self
-        while stem is not None:
-            yield stem
-            stem = stem.parent
 
     def split(self, at: int) -> "Stem":
         """Leave the tokens before `at` to a new parent, and return it."""
@@ -67,7 +65,14 @@ class Stem:
         self.bytes = sum(int(array.nbytes) for pair in self.rows.values() for array in pair)
 
 
-@dataclass(eq=False)
+def chain(stem: Stem | None) -> Iterator[Stem]:
+    """A stem and its parents, the first tokens last; nothing for None."""
+    while stem is not None:
+        yield stem
+        stem = stem.parent
+
+
+@dataclass(eq=False, repr=False)
 class Kept:
     """A cache of so many tokens, whose first rows may be those of a stem."""
 
@@ -102,7 +107,7 @@ class Kept:
             self._begin_after(stem)
 
     def stem_of(self, tokens: int) -> Stem | None:
-        """The stem that ends with its first `tokens` tokens, or at most LEAST before them."""
+        """The stem that ends with its first `tokens` tokens, or at most 2 * LEAST before them."""
         if tokens >= self.begin + LEAST:
             rows: Rows = {}
             for path, one in self._layers():
@@ -111,20 +116,23 @@ class Kept:
                 one.keys, one.values = rest
             self._begin_after(Stem(self.begin, tokens, rows, self.stem))
             return self.stem
-        for stem in self.stem.chain() if self.stem else ():
+        stems = list(chain(self.stem))
+        for stem in stems:
             if tokens >= stem.end:
                 return stem
-            if tokens >= stem.begin + LEAST:
-                return stem.split(tokens)
+            at = tokens if len(stems) < SHORT else min(tokens, stem.end - LEAST)
+            if at >= stem.begin + LEAST:
+                return stem.split(at)
         return None
 
-    def whole(self, cache: list[Any]) -> list[Any]:
-        """Give a copy of its cache all rows."""
-        if self.stem is None:
-            return cache
-        stems = [*reversed(list(self.stem.chain()))]
+    def copy(self, tokens: int) -> list[Any]:
+        """Copy its cache, with the rows of the first `tokens` tokens. Others are not read."""
+        cache = copy.deepcopy(self.cache)
+        stems = [stem for stem in chain(self.stem) if stem.begin < tokens]
         for path, one in self._layers(cache):
-            parts = [*(stem.rows[path] for stem in stems), (one.keys, one.values)]
+            parts = [_first(stem.rows[path], tokens - stem.begin) for stem in reversed(stems)]
+            if tokens > self.begin:
+                parts.append(_first((one.keys, one.values), tokens - self.begin))
             one.keys, one.values = (
                 mx.concatenate(list(arrays), axis=-2) for arrays in zip(*parts, strict=True)
             )
@@ -148,7 +156,7 @@ def total(caches: Sequence[Kept]) -> int:
     size, seen = 0, set[Stem]()
     for one in caches:
         size += one.bytes
-        for stem in one.stem.chain() if one.stem else ():
+        for stem in chain(one.stem):
             if stem in seen:
                 break
             seen.add(stem)
@@ -158,6 +166,12 @@ def total(caches: Sequence[Kept]) -> int:
 
 def _has_rows(cache: Any, tokens: int) -> bool:
     return type(cache) in KINDS and cache.keys is not None and cache.offset == tokens
+
+
+def _first(pair: Pair, tokens: int) -> Pair:
+    """Views of the first rows."""
+    keys, values = pair
+    return keys[..., :tokens, :], values[..., :tokens, :]
 
 
 def _halves(pair: Pair, at: int, end: int) -> tuple[Pair, Pair]:

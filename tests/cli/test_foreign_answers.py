@@ -284,7 +284,7 @@ async def test_each_loss_of_a_long_request_has_its_own_minute(
 async def test_only_errors_of_a_restart_are_losses() -> None:
     async with aiohttp.ClientSession() as session:
         client = Client("url", session)
-        client.reached = True
+        client.answered = True
         with pytest.raises(DaemonError):
             await Reconnecting(client).pause(DaemonError(503, "full", "insufficient_memory"))
 

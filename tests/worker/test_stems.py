@@ -215,7 +215,7 @@ def test_any_tree_of_prompts_is_found_whole(
         whole = [make(entry.tokens.tolist()) for entry in cache._entries]
         assert cache.nbytes <= sum(layer.nbytes for layers in whole for layer in layers)
         for cut in kept:
-            ends = [(stem.begin, stem.end) for stem in (cut.stem.chain() if cut.stem else ())]
+            ends = [(stem.begin, stem.end) for stem in (stems.chain(cut.stem))]
             assert all(begin == end for (begin, _), (_, end) in pairwise(ends))
             assert not ends or (ends[-1][0], ends[0][1]) == (0, cut.begin)
 
@@ -232,3 +232,60 @@ def test_conversations_of_a_session_share_their_system_prompt(models: Path, name
     assert [first, *(session.generate(prompt, 8) for prompt in prompts[1:])] == fresh
     assert session.kept_bytes < len(prompts) * alone / 2
     assert [session.generate(prompt, 8) for prompt in prompts] == fresh  # from what is shared
+
+
+def test_a_short_prompt_reads_no_more_of_a_long_cache_than_it_begins_with() -> None:
+    """All rows of a divided cache were copied, then all but the first ones were dropped."""
+    cache = PromptCache()
+    tokens = [[*COMMON, *[1000 + n] * 50] for n in range(2)]
+    for one in tokens:
+        cache.keep(one, plain(one))
+    for known in (300, len(COMMON), len(COMMON) + 20):
+        found, _ = cache.find([*tokens[0][:known], -1])
+        assert found is not None
+        assert sum(one.nbytes for one in found) == 2 * ROW * known
+        for one in (found[0], *found[1].caches):
+            np.testing.assert_array_equal(held(one), expected(tokens[0][:known]))
+
+
+def test_a_cache_that_remains_in_use_does_not_get_ever_more_stems() -> None:
+    """It was divided at each position at which another one diverged, and took longer to copy."""
+    cache = PromptCache()
+    long = list(range(1000))
+    cache.keep(long, [filled(KVCache(), long)])
+    for place in reversed(range(500, 1000)):
+        cache.find([*long, -1])
+        other = [*long[:place], 2000 + place]
+        cache.keep(other, [filled(KVCache(), other)])
+    (kept,) = (entry.kept for entry in cache._entries if len(entry.tokens) == len(long))
+    assert len(list(stems.chain(kept.stem))) <= stems.SHORT + len(long) // stems.LEAST
+    for place in (500, 501, 530):
+        check_one(cache, [*long[:place], 2000 + place])
+    check_one(cache, long)
+
+
+def check_one(cache: PromptCache, tokens: list[int]) -> None:
+    found, known = cache.find([*tokens, -1])
+    assert found is not None
+    assert known == len(tokens)
+    np.testing.assert_array_equal(held(found[0]), expected(tokens))
+
+
+def test_a_cache_is_counted_while_another_thread_releases_it() -> None:
+    """Its stem was read twice, and the second time it could be gone: `/pulse` failed."""
+
+    class Released(stems.Kept):
+        reads = 0
+
+        @property
+        def stem(self) -> Any:
+            self.reads += 1
+            return stems.Stem(0, 300, {}, None) if self.reads == 1 else None
+
+        @stem.setter
+        def stem(self, value: Any) -> None:
+            pass
+
+    one = Released(plain(COMMON), len(COMMON))
+    one.reads = 0
+    assert stems.total([one]) == one.bytes
