@@ -335,3 +335,17 @@ async def test_no_text_of_the_daemon_can_command_a_terminal(
                 terminal.expect("\\x1b]0;title\\x07")
 
         await asyncio.to_thread(shown)
+
+
+async def test_top_shows_an_error_of_the_daemon_and_goes_on(tmp_path: Path) -> None:
+    empty = {"version": "1", "memory": None, "records": [], "instances": []}
+    fine = response(json.dumps(empty).encode())
+    async with server(lambda number, _: fine if number <= 3 else STOPPING) as url:
+
+        def monitor() -> None:
+            with Terminal(tmp_path, "--url", url, "top", "--interval", "0.1s") as terminal:
+                terminal.expect("it stops")
+                terminal.press("q")
+                assert terminal.end() == 0
+
+        await asyncio.to_thread(monitor)
