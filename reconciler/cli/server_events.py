@@ -16,6 +16,8 @@ OTHER = "a server other than reconciler answers"
 DONE = "[DONE]"
 """Data of the last event of OpenAI's streams."""
 
+FIELDS = frozenset({"id", "event", "data"})
+
 
 class MalformedError(click.ClickException):
     """A response that no reconciler daemon sends."""
@@ -48,8 +50,8 @@ async def server_events(
         if not line.endswith(b"\n"):
             raise EOFError
         text = _text(line)
-        if text:
-            name, _, value = text.partition(":")
+        name, _, value = text.partition(":")
+        if name in FIELDS:
             fields[name] = value.removeprefix(" ")
         if text.startswith(":"):
             yield None
