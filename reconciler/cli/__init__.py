@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from reconciler.cli.printing import escaped
+
 HOME = Path("~/.reconciler").expanduser()
 
 EXIT_CODES = {
@@ -82,9 +84,15 @@ class Commands(click.Group):
     """Group whose commands are imported on first use."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command. Ctrl-C exits without a message."""
+        """Run the command. Ctrl-C exits without a message.
+
+        Control characters in messages of errors are escaped: names and models are in them.
+        """
         try:
             return super().invoke(context)
+        except click.ClickException as error:
+            error.message = escaped(error.message)  # type: ignore[misc]  # nothing else shows it
+            raise
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 

@@ -11,6 +11,7 @@ from reconciler.cli import HOME, completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.instances import note_join
 from reconciler.cli.output import condition
+from reconciler.cli.printing import say
 from reconciler.cli.progress import loaded
 from reconciler.cli.settings import body, settings
 from reconciler.cli.talk import Talk
@@ -96,7 +97,7 @@ async def _instance(client: Client, model: str, name: str | None, asked: dict[st
             if all(value is None for value in asked.values()):
                 ready = condition(record, "Ready")
                 if ready["status"] != "True":
-                    click.echo(f"{model} is not ready: {ready['message']}", err=True)
+                    say(f"{model} is not ready: {ready['message']}", err=True)
                 return model
             name, model = model, record["spec"]["model"]
     answer = await loaded(client, body(model, name, asked))

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import click
 
 from reconciler.cli.instances import config_text
+from reconciler.cli.printing import say
 from reconciler.cli.talk import Talk
 from reconciler.core.near import hint
 
@@ -125,8 +126,8 @@ async def _show(talk: Talk) -> None:
     record = await talk.client.get(f"/api/v1/records/{quote(talk.instance)}")
     config = record["status"]["config"]
     click.echo(f"instance:    {talk.instance}")
-    click.echo(f"model:       {record['spec']['model']}")
-    click.echo(f"settings:    {config_text(config) if config is not None else 'not loaded'}")
+    say(f"model:       {record['spec']['model']}")
+    say(f"settings:    {config_text(config) if config is not None else 'not loaded'}")
     click.echo(f"messages:    {len(talk.messages)}")
     _list_parameters(talk)
 

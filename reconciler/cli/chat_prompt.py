@@ -13,6 +13,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from reconciler.cli import INTERRUPTED
 from reconciler.cli.chat_commands import ByeError, execute
+from reconciler.cli.printing import say
 from reconciler.cli.talk import Talk
 
 PROMPT = ">>> "
@@ -43,7 +44,7 @@ async def converse(talk: Talk, history: Path | None) -> None:
         except ByeError:
             return
         except click.ClickException as error:
-            click.secho(f"Error: {error.format_message()}", fg="red", err=True)
+            say(f"Error: {error.format_message()}", fg="red", err=True)
 
 
 async def _answer(talk: Talk, line: str) -> None:

@@ -2,10 +2,10 @@
 
 import asyncio
 import functools
-import json
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,14 @@ from yarl import URL
 from reconciler.cli import sockets
 from reconciler.cli.address import normalize
 from reconciler.cli.printing import escaped
+from reconciler.cli.server_events import (
+    DONE,
+    OTHER,
+    MalformedError,
+    ServerEvent,
+    decoded,
+    server_events,
+)
 from reconciler.host import looks
 from reconciler.host.kinds import read_at_most
 
@@ -27,8 +35,6 @@ DEFAULT_URL = "http://127.0.0.1:1234"
 
 MAX_TOKEN = 4096
 """Maximum length of a token."""
-
-OTHER = "a server other than reconciler answers"
 
 MAX_MESSAGE = 4000
 """Maximum characters of an error message that are shown."""
@@ -56,11 +62,11 @@ _NO_CONNECTION = (
 
 
 class DaemonError(click.ClickException):
-    """An error that the daemon reported, with its message and HTTP status."""
+    """An error that the daemon reported, with its message, HTTP status and code."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.code = status, code
 
 
 class NotFoundError(DaemonError):
@@ -100,14 +106,16 @@ def misread(error: Exception) -> str:
 class ConnectionLostError(UnreachableError):
     """A connection broke, or nothing was received in time; the request may have been served."""
 
+    def __init__(self, url: str, why: str = "the daemon closed the connection") -> None:
+        super().__init__(url, why)
 
-@dataclass(frozen=True)
-class ServerEvent:
-    """A server-sent event."""
 
-    type: str
-    data: Any
-    id: str | None
+class SilentError(ConnectionLostError):
+    """Nothing was received in time."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        super().__init__(url, f"nothing was received for {seconds:g} s")
+        self.seconds = seconds
 
 
 class Client:
@@ -119,7 +127,7 @@ class Client:
         self.url = url.rstrip("/")
         self.token_file = token_file
         self.answered = False
-        """True if the server has sent an answer."""
+        """True once the server has answered without an error."""
         self._session = session
 
     async def get(self, path: str, **query: str) -> Any:
@@ -151,41 +159,46 @@ class Client:
         if patience is None and method == "GET" and "wait" not in more["params"]:
             patience = SECONDS
         limit = asyncio.timeout(patience)
-        try:
+        with self._errors(limit, patience):
             async with limit, self._session.request(method, self._address(path), **more) as reply:
                 return await self._answer(reply)
+
+    @contextmanager
+    def _errors(self, limit: asyncio.Timeout | None, seconds: float | None) -> Iterator[None]:
+        """Raise errors of a request as ours.
+
+        A `TimeoutError` means silence of so many seconds, unless `limit` has not expired: then it
+        is the session's.
+        """
+        try:
+            yield
         except _NO_CONNECTION:
             raise UnreachableError(self.url) from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, EOFError):
             raise ConnectionLostError(self.url) from None
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, HttpProcessingError, MalformedError):
             raise UnreachableError(self.url, OTHER) from None
         except TimeoutError:
-            if not limit.expired():  # the session's
+            if seconds is None or (limit is not None and not limit.expired()):
                 raise
-            raise ConnectionLostError(self.url, silence(patience)) from None
+            raise SilentError(self.url, seconds) from None
 
     async def _answer(self, reply: aiohttp.ClientResponse) -> Any:
-        self.answered = True
+        """The object in a response. Raises `DaemonError` and `MalformedError`."""
         data = bytearray()
         async for piece in reply.content.iter_any():
             data += piece
             if len(data) > MAX_ANSWER:
                 why = f"an answer of more than {MAX_ANSWER} bytes came"
                 raise UnreachableError(self.url, why)
-        try:
-            if reply.content_type != "application/json":
-                raise ValueError(reply.content_type)
-            body = json.loads(data)
-            message = escaped(body["error"]["message"])[:MAX_MESSAGE] if reply.status >= 400 else ""
-        except MISREAD:
-            raise UnreachableError(self.url, OTHER) from None
+        if reply.content_type != "application/json":
+            raise MalformedError
+        body = decoded(bytes(data))
         if reply.status >= 400:
-            raise (
-                NotFoundError(message)
-                if reply.status == 404
-                else DaemonError(reply.status, message)
-            )
+            raise error_of(body, reply.status)
+        if body.keys() == {"error"}:  # LM Studio's answer for unknown routes has status 200
+            raise MalformedError
+        self.answered = True
         return body
 
     async def events(
@@ -199,7 +212,7 @@ class Client:
     async def stream(
         self, method: str, path: str, body: Any = None, *, last: str | None = None, **query: str
     ) -> AsyncIterator[ServerEvent | None]:
-        """Each server-sent event, as it arrives; the first item is None, once the stream begins.
+        """Each server-sent event, as it arrives, and None for each comment.
 
         `last`: identifier of the event to resume after. Raises `ConnectionLostError` if nothing is
         received for `SILENCE_SECONDS`; a POST may take longer to begin.
@@ -208,34 +221,17 @@ class Client:
         asking = self._session.request(
             method, self._address(path), json=body, params=query, headers=headers
         )
-        try:
+        with self._errors(None, SILENCE_SECONDS):
             async with asyncio.timeout(SILENCE_SECONDS if method == "GET" else None):
                 reply = await asking
             async with reply:
                 if reply.status >= 400 or reply.content_type != "text/event-stream":
-                    await self._answer(reply)
-                    raise UnreachableError(self.url, OTHER)
-                self.answered = True
-                yield None
-                kind, id_ = "message", None
-                while line := await _line(reply):
-                    field, _, value = line.decode().rstrip("\r\n").partition(": ")
-                    if field == "event":
-                        kind = value
-                    elif field == "id":
-                        id_ = value
-                    elif field == "data":
-                        yield ServerEvent(
-                            kind, value if value == "[DONE]" else json.loads(value), id_
-                        )
-        except _NO_CONNECTION:
-            raise UnreachableError(self.url) from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            raise ConnectionLostError(self.url, "the daemon closed the connection") from None
-        except (aiohttp.ClientError, HttpProcessingError):
-            raise UnreachableError(self.url, OTHER) from None
-        except TimeoutError:
-            raise ConnectionLostError(self.url, silence(SILENCE_SECONDS)) from None
+                    async with asyncio.timeout(SILENCE_SECONDS):
+                        await self._answer(reply)
+                    raise MalformedError
+                async for event in server_events(partial(_line, reply)):
+                    self.answered = True
+                    yield event
 
     async def chat(self, model: str, messages: list[Any], **more: Any) -> AsyncIterator[Any]:
         """Stream a chat completion as OpenAI's deltas."""
@@ -247,10 +243,10 @@ class Client:
         """Stream a chat completion as OpenAI's chunks."""
         body = {"model": model, "messages": messages, "stream": True} | more
         async for _, chunk in self.events("POST", "/v1/chat/completions", body):
-            if chunk == "[DONE]":
+            if chunk == DONE:
                 return
             if "error" in chunk:
-                raise DaemonError(500, escaped(chunk["error"]["message"]))
+                raise error_of(chunk)
             yield chunk
 
 
@@ -260,9 +256,15 @@ async def _line(reply: aiohttp.ClientResponse) -> bytes:
         return await reply.content.readline()
 
 
-def silence(seconds: float | None) -> str:
-    """The reason of a request that was given up after so many seconds."""
-    return f"nothing was received for {seconds:g} s"
+def error_of(body: Any, status: int = 500) -> DaemonError:
+    """The error in a response or event. Raises `MalformedError` if it has none of the daemon's."""
+    error = body.get("error")
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        raise MalformedError
+    message = escaped(error["message"])[:MAX_MESSAGE]
+    if status == 404:
+        return NotFoundError(message)
+    return DaemonError(status, message, error.get("code"))
 
 
 def asks(function: Callable[..., Awaitable[T]]) -> Callable[..., T]:

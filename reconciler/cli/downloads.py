@@ -9,6 +9,7 @@ import click
 from reconciler.cli import completing
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
+from reconciler.cli.printing import say
 from reconciler.cli.progress import watched
 from reconciler.cli.reconnecting import POLL_SECONDS, repeated
 from reconciler.core.memory import readable_bytes
@@ -30,13 +31,21 @@ async def pull(client: Client, *, model: str, revision: str | None) -> None:
     does.
     """
     body = {"model": model} | ({"revision": revision} if revision else {})
-    job = await client.post(ROUTE, body)
-    if job["status"] == "already_downloaded":
-        click.echo(f"{model} is already downloaded")
-        if "message" in job:
-            click.echo(f"note: {job['message']}", err=True)
-        return
-    await _watch(client, job)
+
+    async def begin() -> Any:
+        return await repeated(client, partial(client.post, ROUTE, body))
+
+    job = await begin()
+    while job["status"] != "already_downloaded":
+        try:
+            await _watch(client, job)
+        except NotFoundError:  # the daemon has restarted
+            job = await begin()
+        else:
+            return
+    say(f"{model} is already downloaded")
+    if "message" in job:
+        say(f"note: {job['message']}", err=True)
 
 
 @click.group()
@@ -123,4 +132,4 @@ async def _watch(client: Client, job: Any) -> None:
             job = await repeated(client, partial(client.get_within, POLL_SECONDS, status))
     if job["error"] is not None:
         raise click.ClickException(job["error"]["message"])
-    click.echo(f"{job['model']} is downloaded: {readable_bytes(job['total_size_bytes'] or 0)}")
+    say(f"{job['model']} is downloaded: {readable_bytes(job['total_size_bytes'] or 0)}")

@@ -11,6 +11,7 @@ import click
 from reconciler.cli import haproxy
 from reconciler.cli.inventory import Answers, Node, ask, read
 from reconciler.cli.output import Column, condition, output, show
+from reconciler.cli.printing import say
 from reconciler.cli.sources import short
 from reconciler.core.memory import readable_bytes
 from reconciler.host import looks
@@ -128,7 +129,7 @@ def endpoints(*, file: Path, form: str, bind: str) -> None:
     found = looks.run(ask(read(file), _endpoints))
     for answers in found:
         if answers.problem is not None:
-            click.echo(f"{answers.node.name}: {answers.problem}", err=True)
+            say(f"{answers.node.name}: {answers.problem}", err=True)
     if form == "haproxy":
         models, unsafe = _models(found)
         for name in sorted(unsafe):

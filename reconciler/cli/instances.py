@@ -8,6 +8,7 @@ import click
 from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.output import show_data, text_or_data
+from reconciler.cli.printing import say
 from reconciler.cli.progress import loaded
 from reconciler.cli.settings import body, settings
 
@@ -52,11 +53,11 @@ async def load(
         show_data(answer, form)
         return
     how = "is already loaded" if answer["joined"] else "is loaded"
-    click.echo(f"{answer['model_instance_id']} {how}: {config_text(answer['config'])}")
+    say(f"{answer['model_instance_id']} {how}: {config_text(answer['config'])}")
     click.echo(f"load time: {answer['load_time_seconds']:.2f} s")
     await note_join(client, answer, model, name, asked)
     for warning in answer["warnings"]:
-        click.echo(f"warning: {warning['key']}: {warning['reason']}", err=True)
+        say(f"warning: {warning['key']}: {warning['reason']}", err=True)
 
 
 async def note_join(

@@ -16,6 +16,7 @@ import click
 
 from reconciler.cli import completing
 from reconciler.cli.client import Client, UnreachableError, asks, read_token
+from reconciler.cli.printing import say
 from reconciler.cli.progress import loaded
 from reconciler.cli.settings import body, settings
 from reconciler.recipes.editors import EDITORS, Editor
@@ -91,7 +92,7 @@ async def launch(
     name = model or await _only_loaded(client)
     answer = await loaded(client, await _request(client, name, asked))
     for warning in answer["warnings"]:
-        click.echo(f"warning: {warning['key']}: {warning['reason']}", err=True)
+        say(f"warning: {warning['key']}: {warning['reason']}", err=True)
     context = answer["config"]["context_length"]
     if chosen.agent and context < AGENTS_NEED:
         click.echo(

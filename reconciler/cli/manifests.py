@@ -15,6 +15,7 @@ from reconciler.cli import completing, git_preview
 from reconciler.cli.client import Client, asks
 from reconciler.cli.git_options import branch_options, following, labelled
 from reconciler.cli.output import show_data, yaml_text
+from reconciler.cli.printing import say
 from reconciler.cli.reconnecting import repeated
 from reconciler.cli.records import path as record_path
 from reconciler.core.manifest import MAX_BYTES
@@ -178,7 +179,7 @@ def print_source_errors(errors: Sequence[Any]) -> None:
     """Print the errors of sources to stderr."""
     for one in errors:
         place = f"{one['file']}:{one['line']}:{one['column']}" if one["file"] else one["source"]
-        click.echo(f"{place}: {one['message']}", err=True)
+        say(f"{place}: {one['message']}", err=True)
 
 
 def _print_branch(changes: Sequence[Any], others: Mapping[str, str], form: str) -> None:
@@ -196,7 +197,7 @@ def _print_branch(changes: Sequence[Any], others: Mapping[str, str], form: str) 
 
 def _print_others(others: Mapping[str, str]) -> None:
     for name, why in others.items():
-        click.echo(f"{name} is not for this node: {why}", err=True)
+        say(f"{name} is not for this node: {why}", err=True)
 
 
 @click.command()
@@ -214,7 +215,7 @@ async def diff(client: Client, *, files: tuple[str, ...]) -> None:
 
 
 def _print_line(line: str) -> None:
-    click.secho(line, fg={"+": "green", "-": "red", "@": "cyan"}.get(line[0]))
+    say(line, fg={"+": "green", "-": "red", "@": "cyan"}.get(line[0]))
 
 
 def _diff(change: Any) -> Iterator[str]:
@@ -239,7 +240,7 @@ def _print_plan(answer: Any) -> None:
         mark = MARKS.get(action["action"], "!" if action["problem"] else " ")
         under_way = " (under way)" if action["running"] else ""
         line = f"{mark} {action['action']:11} {action['name']:{width}}  {action['message']}"
-        click.secho(line + under_way, fg=COLOURS.get(mark))
+        say(line + under_way, fg=COLOURS.get(mark))
     _print_others(answer["not_selected"])
 
 
@@ -299,12 +300,12 @@ def _complain(read: Sequence[ManifestFile]) -> bool:
     for file in read:
         for flaw in file.flaws:
             position = flaw.position
-            click.echo(f"{file.path}:{position.line}:{position.column}: {flaw.message}", err=True)
+            say(f"{file.path}:{position.line}:{position.column}: {flaw.message}", err=True)
         for ignored in file.ignored:
-            click.echo(f"{file.path}: ignored, {ignored}", err=True)
+            say(f"{file.path}: ignored, {ignored}", err=True)
     twice = duplicates(read)
     for name, why in twice.items():
-        click.echo(f"'{name}' is {why}", err=True)
+        say(f"'{name}' is {why}", err=True)
     return bool(twice) or any(not file.valid for file in read)
 
 

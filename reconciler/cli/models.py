@@ -8,6 +8,7 @@ from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.instances import config_text
 from reconciler.cli.output import Column, output, show, show_data, text_or_data
+from reconciler.cli.printing import say
 from reconciler.cli.settings import body, settings
 from reconciler.core.memory import readable_bytes
 
@@ -46,7 +47,7 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
     if form != "text":
         show_data(answer, form)
         return
-    click.echo(f"{model}: {config_text(answer['config'])}")
+    say(f"{model}: {config_text(answer['config'])}")
     for words, key in (
         ("weights", "weights_bytes"),
         ("adapter", "adapter_bytes"),
@@ -62,4 +63,4 @@ async def estimate(client: Client, *, model: str, form: str, **asked: Any) -> No
             click.echo(f"{words + ':':26}{readable_bytes(answer[key])}")
     click.echo("it fits" if answer["fits"] else "it does not fit now")
     for warning in answer["warnings"]:
-        click.echo(f"warning: {warning['key']}: {warning['reason']}", err=True)
+        say(f"warning: {warning['key']}: {warning['reason']}", err=True)

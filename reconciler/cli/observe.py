@@ -7,7 +7,7 @@ import click
 from reconciler.cli import completing, reconnecting
 from reconciler.cli.client import Client, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
-from reconciler.cli.printing import for_stdout
+from reconciler.cli.printing import for_stdout, say
 from reconciler.cli.records import path
 
 follow = click.option("-f", "--follow", is_flag=True, help="Continue until Ctrl-C.")
@@ -26,11 +26,11 @@ async def events(client: Client, *, name: str | None, follow: bool) -> None:
     if name is not None:
         await _must_be_known(client, name)
     query = {"follow": str(follow).lower()} | ({"name": name} if name else {})
-    async for kind, event in reconnecting.follow(client, "/api/v1/events", **query):
+    async for kind, event in reconnecting.follow(client, "/api/v1/events", endless=follow, **query):
         if kind == "lost":
             click.echo(event["message"], err=True)
         else:
-            click.echo(
+            say(
                 f"{clock(event['time'])}  {event['type']:10}  {event['name']}  "
                 f"{event['reason']}: {event['message']}"
             )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from reconciler.cli.client import Client, DaemonError
+from reconciler.cli.client import Client, ConnectionLostError, error_of
 from reconciler.cli.reconnecting import repeated
 
 Update = Callable[..., None]
@@ -47,7 +47,7 @@ async def _loaded(client: Client, body: dict[str, Any], update: Update) -> Any:
         if kind == "result":
             return data
         if kind == "error":
-            raise DaemonError(500, data["error"]["message"])
+            raise error_of(data)
         phase = data["phase"].replace("_", "-")
         update(data["bytes_read"], data["bytes_total"], phase)
-    raise DaemonError(500, "the daemon ended before the model was loaded")
+    raise ConnectionLostError(client.url)

@@ -9,7 +9,9 @@ after the last event that they saw. All of them are listed here:
     apply --wait, wait            the request is sent again
     pull, downloads watch, top    the next poll
 
-A chat cannot be resumed: silence ends it with an error.
+While the daemon restarts, it refuses connections or changes, or a proxy answers for it; these count
+as losses too once it has served a request of the command. A chat cannot be resumed: silence ends it
+with an error.
 """
 
 import asyncio
@@ -19,7 +21,13 @@ from typing import Any, TypeVar
 
 import click
 
-from reconciler.cli.client import Client, ConnectionLostError, ServerEvent, UnreachableError
+from reconciler.cli.client import (
+    Client,
+    ConnectionLostError,
+    DaemonError,
+    SilentError,
+    UnreachableError,
+)
 
 T = TypeVar("T")
 
@@ -28,8 +36,15 @@ RECONNECT_SECONDS = 60.0
 
 RETRY_SECONDS = 2.0
 
+SERVED_SECONDS = 30.0
+"""A request whose connection is lost after this time, without its silence, has been served."""
+
 POLL_SECONDS = 15.0
 """Maximum duration of a request that the daemon answers at once."""
+
+
+TRANSIENT = frozenset({"stopping", "too_many_connections"})
+"""Codes of errors that a daemon reports before it restarts, or until connections end."""
 
 
 class Reconnecting:
@@ -39,19 +54,29 @@ class Reconnecting:
         """`until`: monotonic time of the last attempt; None: no limit of its own."""
         self._client, self._until = client, until
         self._lost_at: float | None = None
+        self._began = time.monotonic()
 
-    async def pause(self, error: UnreachableError) -> None:
+    async def pause(self, error: UnreachableError | DaemonError) -> None:
         """Wait before the next attempt. Raises `error` if there is none."""
+        if not self._is_loss(error):
+            raise error
         now = time.monotonic()
+        silence = error.seconds if isinstance(error, SilentError) else 0.0
+        if now - silence >= self._began + SERVED_SECONDS:
+            self.note_response()
         if self._lost_at is None:
-            if not isinstance(error, ConnectionLostError):
-                raise error  # there was no connection
             self._lost_at = now
             click.echo(f"lost the connection to {self._client.url}; reconnecting", err=True)
         ends = [self._lost_at + RECONNECT_SECONDS, *([] if self._until is None else [self._until])]
         if now + RETRY_SECONDS > min(ends):
             raise error
         await asyncio.sleep(RETRY_SECONDS)
+        self._began = time.monotonic()
+
+    def _is_loss(self, error: UnreachableError | DaemonError) -> bool:
+        if isinstance(error, DaemonError):
+            return self._client.answered and error.code in TRANSIENT
+        return self._client.answered or isinstance(error, ConnectionLostError)
 
     def note_response(self) -> None:
         """Note that the daemon responds."""
@@ -69,22 +94,28 @@ async def repeated(
     while True:
         try:
             return await ask()
-        except UnreachableError as error:
+        except (UnreachableError, DaemonError) as error:
             await attempts.pause(error)
 
 
-async def follow(client: Client, path: str, **query: str) -> AsyncIterator[tuple[str, Any]]:
-    """Type and data of each event of a stream, until the daemon ends it."""
+async def follow(
+    client: Client, path: str, *, endless: bool = False, **query: str
+) -> AsyncIterator[tuple[str, Any]]:
+    """Type and data of each event of a stream, until the daemon ends it.
+
+    `endless`: the daemon ends the stream only when it stops, as before a restart.
+    """
     attempts = Reconnecting(client)
     last: str | None = None
     while True:
         try:
             async for event in client.stream("GET", path, last=last, **query):
                 attempts.note_response()
-                if isinstance(event, ServerEvent):
+                if event is not None:
                     last = event.id or last
                     yield event.type, event.data
-        except UnreachableError as error:
+            if not endless:
+                return
+            raise ConnectionLostError(client.url)
+        except (UnreachableError, DaemonError) as error:
             await attempts.pause(error)
-        else:
-            return

@@ -1,7 +1,10 @@
 """`get`, `export`, `describe`, `wait` and `clear`."""
 
+import asyncio
 import json
 import time
+from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -22,8 +25,8 @@ from reconciler.cli.output import (
     show_data,
     yaml_text,
 )
-from reconciler.cli.printing import for_stdout
-from reconciler.cli.reconnecting import repeated
+from reconciler.cli.printing import for_stdout, say
+from reconciler.cli.reconnecting import POLL_SECONDS, repeated
 from reconciler.cli.sources import complain, sync_all
 from reconciler.core.memory import readable_bytes
 from reconciler.core.records import HTTP
@@ -81,7 +84,7 @@ async def get(client: Client, *, names: tuple[str, ...], form: str) -> None:
     for record in found if names else ():
         for error in record["source_errors"]:
             place = f"{error['file']}:{error['line']}:{error['column']}: " if error["file"] else ""
-            click.echo(f"{place}{error['message']}", err=True)
+            say(f"{place}{error['message']}", err=True)
 
 
 @click.command(
@@ -191,7 +194,7 @@ async def wait(client: Client, *, name: str, wanted: str, seconds: float) -> Non
     """
     deadline = time.monotonic() + seconds
     if wanted == "ready":
-        await _must_exist(client, name)
+        await _must_exist(client, name, deadline)
     while True:
         try:
             record = await repeated(
@@ -218,13 +221,16 @@ async def _waited(client: Client, name: str, wanted: str, deadline: float) -> An
     return await client.get_within(seconds + SILENCE_SECONDS, path(name), **query)
 
 
-async def _must_exist(client: Client, name: str) -> None:
+async def _must_exist(client: Client, name: str, deadline: float) -> None:
     """Raise `NotFoundError` if there is no such record after a sync of all sources."""
+    ask = partial(client.get_within, POLL_SECONDS, path(name))
     try:
-        await client.get(path(name))
+        await repeated(client, ask, deadline)
     except NotFoundError:
-        await sync_all(client)
-        await client.get(path(name))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(POLL_SECONDS, deadline - time.monotonic())):
+                await sync_all(client)
+        await repeated(client, ask, deadline)
 
 
 @click.command()

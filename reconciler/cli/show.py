@@ -8,7 +8,7 @@ import click
 from reconciler.cli import completing
 from reconciler.cli.client import Client, asks
 from reconciler.cli.output import show_data, text_or_data
-from reconciler.cli.printing import for_stdout
+from reconciler.cli.printing import for_stdout, say
 from reconciler.core.memory import readable_bytes
 
 
@@ -76,7 +76,7 @@ async def rm(client: Client, *, models: tuple[str, ...], yes: bool) -> None:
         if not yes:
             click.confirm(f"Remove {model} from the Hugging Face cache?", abort=True, err=True)
         answer = await client.delete(_path(model))
-        click.echo(f"{model} is removed: {readable_bytes(answer['freed_bytes'])} are free")
+        say(f"{model} is removed: {readable_bytes(answer['freed_bytes'])} are free")
 
 
 def _path(model: str) -> str:

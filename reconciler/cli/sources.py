@@ -11,6 +11,7 @@ import click
 from reconciler.cli import completing
 from reconciler.cli.client import Client, DaemonError, NotFoundError, asks
 from reconciler.cli.output import Column, clock, output, show
+from reconciler.cli.printing import say
 
 SHOWN_DIGITS = 12
 """Number of digits shown of a commit."""
@@ -143,7 +144,7 @@ def _path(name: str, what: str) -> str:
 def _print_source(source: Any) -> None:
     commit = source["commit"]
     at = f" at {short(commit['applied'])}" if commit and commit["applied"] else ""
-    click.echo(f"{source['name']} is followed{at}")
+    say(f"{source['name']} is followed{at}")
     complain(source)
 
 
@@ -151,7 +152,7 @@ def complain(source: Any, keys: Sequence[str] = ("not_followed", "held")) -> Non
     """Print the problems of a source to stderr."""
     lines = list(_complaints(source, keys))
     for line in lines[:SHOWN_LINES]:
-        click.echo(line, err=True)
+        say(line, err=True)
     if len(lines) > SHOWN_LINES:
         more = len(lines) - SHOWN_LINES
         click.echo(f"and {more} more; `reconciler sources -o yaml` lists them", err=True)

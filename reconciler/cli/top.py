@@ -1,7 +1,8 @@
 """`top`: the table of `ps`, redrawn until `q` or Ctrl-C.
 
 It uses the terminal's alternate screen, so that the terminal is restored when it ends. If the
-daemon becomes unreachable, the last table stays with an error line, and the query is retried.
+daemon becomes unreachable or reports an error, the last table stays with an error line, and the
+query is retried.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli.client import Client, UnreachableError, asks, silence
+from reconciler.cli.client import Client, DaemonError, SilentError, UnreachableError, asks
 from reconciler.cli.duration import Duration
 from reconciler.cli.output import condition
 from reconciler.cli.ps import rows, until, used
@@ -96,7 +97,7 @@ async def _sample(client: Client) -> Sample:
         async with asyncio.timeout(POLL_SECONDS):
             node, found = await asyncio.gather(client.get("/api/v1/node"), rows(client))
     except TimeoutError:
-        raise UnreachableError(client.url, silence(POLL_SECONDS)) from None
+        raise SilentError(client.url, POLL_SECONDS) from None
     return Sample(time.monotonic(), node, found)
 
 
@@ -132,7 +133,7 @@ async def top(client: Client, *, interval: float, once: bool) -> None:
                 await asyncio.wait_for(ended.wait(), interval)
             try:
                 sample = await _sample_until(ended, client)
-            except UnreachableError as error:
+            except (UnreachableError, DaemonError) as error:
                 problem = error.message
                 continue
             if sample is not None:

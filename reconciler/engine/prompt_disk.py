@@ -75,8 +75,11 @@ class PromptDisk:
         Raises `TimeoutError` if they are removed and a worker does not release the lock, so that
         the size is wrong until a worker counts.
         """
-        if self._remove(lambda checkpoint: checkpoint.is_relative_to(folder)):
+        found, problem = self._remove(lambda checkpoint: checkpoint.is_relative_to(folder))
+        if found:
             self._count()
+        if problem is not None:
+            raise problem
 
     def clear(self) -> None:
         """Remove all prompts, and the key of their names. Raises OSError, after the others.
@@ -86,11 +89,13 @@ class PromptDisk:
         if not self._is_marked():
             return
         try:
-            self._remove(lambda _: True)
+            _, problem = self._remove(lambda _: True)
         finally:
             (self.root / KEY).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 os.truncate(self.root / LOCK, 0)  # the next worker counts
+        if problem is not None:
+            raise problem
 
     def _is_marked(self) -> bool:
         """True if workers have made the directory one of prompts."""
@@ -98,13 +103,10 @@ class PromptDisk:
             return read_at_most(self.root / TAG, len(TAG_TEXT)) == TAG_TEXT
         return False
 
-    def _remove(self, chosen: Callable[[Path], bool]) -> bool:
-        """Remove the prompts of the chosen checkpoints; True if there were any.
-
-        Raises OSError, after the others.
-        """
+    def _remove(self, chosen: Callable[[Path], bool]) -> tuple[bool, OSError | None]:
+        """Remove the prompts of the chosen checkpoints: True if there were any, the last error."""
         if not self._is_marked():
-            return False
+            return False, None
         problem: OSError | None = None
         found = False
         for directory in self._directories():
@@ -117,9 +119,7 @@ class PromptDisk:
                 continue
             except OSError as error:
                 problem = error
-        if problem is not None:
-            raise problem
-        return found
+        return found, problem
 
     def _count(self) -> None:
         """Count the size of all prompts, as workers do. Raises OSError or `TimeoutError`."""

@@ -53,6 +53,17 @@ def test_a_removal_counts_the_size_afresh(tmp_path: Path) -> None:
     assert disk.size() == 3
 
 
+def test_a_removal_that_fails_for_others_counts_the_size_afresh(tmp_path: Path) -> None:
+    directory(tmp_path, "0" * 16, b"/hub/models--a--b/snapshots/c")
+    os.mkfifo(directory(tmp_path, "1" * 16, None) / CHECKPOINT)
+    (tmp_path / TAG).write_bytes(TAG_TEXT)
+    (tmp_path / LOCK).write_bytes(b"00000000000000000002")
+    disk = PromptDisk(tmp_path, 1)
+    with pytest.raises(OSError, match="not a regular file"):
+        disk.remove(Path("/hub/models--a--b"))
+    assert disk.size() == 1
+
+
 def test_a_lock_that_is_never_released_does_not_prevent_a_removal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

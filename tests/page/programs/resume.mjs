@@ -6,13 +6,14 @@ mock.timers.enable({ apis: ['setTimeout'] });
 globalThis.sessionStorage = { getItem: () => null };
 
 const streams = [];
+let status = 200;
 globalThis.fetch = async (path, { signal }) => {
   let controller;
   const body = new ReadableStream({ start: (one) => (controller = one) });
   const send = (text) => controller.enqueue(new TextEncoder().encode(text));
   streams.push({ path, send, end: () => controller.close(), fail: () => controller.error(new TypeError('reset')) });
   signal.addEventListener('abort', () => controller.error(new DOMException('aborted', 'AbortError')));
-  return new Response(body);
+  return new Response(body, { status });
 };
 
 const { resumed } = await import('./js/resume.js');
@@ -49,7 +50,16 @@ streams[1].fail();
 await settle();
 await pass(2_000);
 assert.equal(streams[2].path, '/logs?name=a&after=r-2');
-streams[2].end();
+status = 502; // a proxy, while the daemon restarts
+streams[2].fail();
+await settle();
+await pass(2_000);
+streams[3].end();
+await settle();
+status = 200;
+await pass(2_000);
+assert.equal(streams[4].path, '/logs?name=a&after=r-2');
+streams[4].end();
 await settle();
 assert.deepEqual([seen, ended], [[['line', 1], ['line', 2]], true]);
 console.log('resumed');
