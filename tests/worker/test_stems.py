@@ -183,6 +183,21 @@ def test_an_error_while_rows_are_divided_leaves_no_cache(monkeypatch: pytest.Mon
     assert (len(cache), cache.nbytes, len(done)) == (0, 0, 3)
 
 
+def test_a_prompt_is_computed_if_the_cached_one_cannot_be_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The request failed."""
+    cache = PromptCache()
+    cache.keep(COMMON, plain(COMMON))
+
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(stems, "_part", failing)
+    assert cache.find([*COMMON[:400], -1]) == (None, 0)
+    assert (len(cache), cache.nbytes) == (0, 0)
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_a_divided_cache_is_divided_again(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stems, "LARGE", 0 if large else 10**12)
