@@ -39,6 +39,9 @@ spec:
 WORKER_ENDS = {"worker_died", "worker_killed", "worker_hung", "generation_died"}
 """Error codes for the end of a worker."""
 
+PATIENCE = 600
+"""Seconds that a response may take; a test that waits too long ends by its own timeout."""
+
 
 class Home:
     """The directories of one daemon."""
@@ -163,7 +166,7 @@ class Daemon:
             self.url + path, data=data, headers=headers or {}, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=90) as reply:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
                 status, answer = reply.status, json.load(reply)
         except urllib.error.HTTPError as error:
             with error:
@@ -175,12 +178,12 @@ class Daemon:
         """Send a request; the caller reads the response as it arrives."""
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data)
-        reply: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=90)
+        reply: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=PATIENCE)
         return reply
 
     def events(self, query: str = "follow=false") -> list[Any]:
         """Data of the kept events; `lost` stands for discarded ones."""
-        with urllib.request.urlopen(f"{self.url}/api/v1/events?{query}", timeout=90) as reply:
+        with urllib.request.urlopen(f"{self.url}/api/v1/events?{query}", timeout=PATIENCE) as reply:
             return list(parse_events(reply))
 
     def get(self, path: str) -> Any:

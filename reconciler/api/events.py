@@ -1,6 +1,5 @@
 """Events of the daemon, as server-sent events."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -9,8 +8,8 @@ from reconciler.api.context import CONTROLLER
 from reconciler.api.describe import Query, describe, ref
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError
-from reconciler.api.pieces import AT_ONCE
 from reconciler.api.stream import AFTER, Stream, last_id, streaming
+from reconciler.api.turns import Pace
 from reconciler.core.events import Event
 
 routes = web.RouteTableDef()
@@ -40,16 +39,16 @@ async def events(request: web.Request) -> web.StreamResponse:
         raise ApiError(400, "invalid_request", message, "invalid_value", "follow")
     feed = request.app[CONTROLLER].events.follow(last_id(request), wait=follow == "true")
     name = request.query.get("name")
-    return await streaming(request, lambda reply: _send(reply, feed, name))
+    pace = Pace()
+    return await streaming(request, lambda reply: _send(reply, feed, name, pace))
 
 
-async def _send(reply: Stream, feed: AsyncIterator[Event | None], name: str | None) -> None:
+async def _send(
+    reply: Stream, feed: AsyncIterator[Event | None], name: str | None, pace: Pace
+) -> None:
     """Send a feed until it ends. Raises OSError if the client disconnects."""
-    count = 0
     async for event in feed:
-        count += 1
-        if count % AT_ONCE == 0:  # sending does not yield while the buffer has room
-            await asyncio.sleep(0)
+        await pace.wait()
         if event is None:
             await reply.send(encode({"message": LOST}).decode(), event="lost")
         elif name in (None, event.name):

@@ -9,6 +9,7 @@ from reconciler.api.describe import Query, describe, many, ref
 from reconciler.api.encode import encode
 from reconciler.api.errors import ApiError, of_problem, reply
 from reconciler.api.stream import AFTER, Stream, last_id, streaming
+from reconciler.api.turns import Pace
 from reconciler.core.errors import Problem, Reason
 from reconciler.core.events import LogLine
 
@@ -35,10 +36,11 @@ async def stream(request: web.Request) -> web.StreamResponse:
     `Last-Event-ID`, or `after`, resumes the stream. If lines in between are no longer retained, or
     another process has replaced theirs, the first event is `lost`.
     """
-    lines = _lines(request, follow=True)
+    lines, pace = _lines(request, follow=True), Pace()
 
     async def send_lines(reply: Stream) -> None:
         async for line in lines:
+            await pace.wait()
             if line is None:
                 await reply.send(encode({"message": LOST}).decode(), event="lost")
             else:

@@ -1,12 +1,12 @@
 """Serialization of long lists in batches: ten thousand records must not block other requests."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
 from reconciler.api.encode import encode
+from reconciler.api.turns import turn
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -32,5 +32,5 @@ async def each(items: Iterable[T], serialize: Callable[[T], V]) -> list[V]:
     for count, item in enumerate(items, 1):
         made.append(serialize(item))
         if count % AT_ONCE == 0:
-            await asyncio.sleep(0)
+            await turn()
     return made

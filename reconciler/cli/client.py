@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import click
+from aiohttp.http_exceptions import HttpProcessingError
 from click.core import ParameterSource
 from yarl import URL
 
@@ -25,6 +27,23 @@ DEFAULT_URL = "http://127.0.0.1:1234"
 
 MAX_TOKEN = 4096
 """Maximum length of a token."""
+
+OTHER = "a server other than reconciler answers"
+
+MAX_MESSAGE = 4000
+"""Maximum characters of an error message that are shown."""
+
+MAX_ANSWER = 64_000_000
+"""Maximum length of an answer [bytes]."""
+
+MAX_LINE = 4_000_000
+"""Maximum length of a line of a stream [bytes]."""
+
+SECONDS = 60.0
+"""Deadline of a GET that does not wait for a change. Other requests may take any time."""
+
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Exceptions of code that reads an answer of another form than the expected one."""
 
 SILENCE_SECONDS = 40.0
 """Longest silence of a stream, on which the daemon sends something at least every 15 s."""
@@ -71,6 +90,13 @@ class UnreachableError(click.ClickException):
         )
 
 
+def misread(error: Exception) -> str:
+    """Description of an answer that could not be read, with the exception and its place."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+    return f"a server other than reconciler, or one of another version, answers ({place})"
+
+
 class ConnectionLostError(UnreachableError):
     """A connection broke, or nothing was received in time; the request may have been served."""
 
@@ -92,6 +118,8 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self.token_file = token_file
+        self.answered = False
+        """True if the server has sent an answer."""
         self._session = session
 
     async def get(self, path: str, **query: str) -> Any:
@@ -120,26 +148,39 @@ class Client:
         return URL(base + path, encoded=True)
 
     async def _ask(self, method: str, path: str, patience: float | None = None, **more: Any) -> Any:
+        if patience is None and method == "GET" and "wait" not in more["params"]:
+            patience = SECONDS
+        limit = asyncio.timeout(patience)
         try:
-            async with (
-                asyncio.timeout(patience),
-                self._session.request(method, self._address(path), **more) as reply,
-            ):
+            async with limit, self._session.request(method, self._address(path), **more) as reply:
                 return await self._answer(reply)
         except _NO_CONNECTION:
             raise UnreachableError(self.url) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
             raise ConnectionLostError(self.url) from None
+        except aiohttp.ClientError:
+            raise UnreachableError(self.url, OTHER) from None
         except TimeoutError:
+            if not limit.expired():  # the session's
+                raise
             raise ConnectionLostError(self.url, silence(patience)) from None
 
     async def _answer(self, reply: aiohttp.ClientResponse) -> Any:
+        self.answered = True
+        data = bytearray()
+        async for piece in reply.content.iter_any():
+            data += piece
+            if len(data) > MAX_ANSWER:
+                why = f"an answer of more than {MAX_ANSWER} bytes came"
+                raise UnreachableError(self.url, why)
         try:
-            body = await reply.json()
-        except (aiohttp.ContentTypeError, ValueError):
-            raise UnreachableError(self.url, "a server other than reconciler answers") from None
+            if reply.content_type != "application/json":
+                raise ValueError(reply.content_type)
+            body = json.loads(data)
+            message = escaped(body["error"]["message"])[:MAX_MESSAGE] if reply.status >= 400 else ""
+        except MISREAD:
+            raise UnreachableError(self.url, OTHER) from None
         if reply.status >= 400:
-            message = escaped(body["error"]["message"])
             raise (
                 NotFoundError(message)
                 if reply.status == 404
@@ -173,6 +214,8 @@ class Client:
             async with reply:
                 if reply.status >= 400 or reply.content_type != "text/event-stream":
                     await self._answer(reply)
+                    raise UnreachableError(self.url, OTHER)
+                self.answered = True
                 yield None
                 kind, id_ = "message", None
                 while line := await _line(reply):
@@ -189,6 +232,8 @@ class Client:
             raise UnreachableError(self.url) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
             raise ConnectionLostError(self.url, "the daemon closed the connection") from None
+        except (aiohttp.ClientError, HttpProcessingError):
+            raise UnreachableError(self.url, OTHER) from None
         except TimeoutError:
             raise ConnectionLostError(self.url, silence(SILENCE_SECONDS)) from None
 
@@ -289,6 +334,17 @@ async def _ask(
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     connector = aiohttp.TCPConnector(socket_factory=sockets.probed)
     async with aiohttp.ClientSession(
-        headers=bearer(token_file), timeout=timeout, connector=connector
+        headers=bearer(token_file),
+        timeout=timeout,
+        connector=connector,
+        read_bufsize=MAX_LINE // 2,
     ) as session:
-        return await function(Client(url, session, token_file), **options)
+        client = Client(url, session, token_file)
+        try:
+            return await function(client, **options)
+        except UnicodeEncodeError:  # a name on the command line that is not UTF-8
+            raise
+        except MISREAD as error:
+            if not client.answered:
+                raise
+            raise UnreachableError(url, misread(error)) from None

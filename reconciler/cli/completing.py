@@ -6,6 +6,7 @@ fails, nothing is completed and nothing is printed: a shell would show an error 
 
 import http.client
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from reconciler.cli.address import normalize
-from reconciler.cli.client import DEFAULT_URL, bearer
+from reconciler.cli.client import DEFAULT_URL, MAX_ANSWER, bearer
 
 SECONDS = 1.0
 """Timeout of a request to the daemon."""
@@ -39,7 +40,7 @@ def _names_of(*lists: tuple[str, str, str]) -> Completer:
         taken = given if isinstance(given, tuple) else ()
         found: dict[str, None] = {}
         for path, key, name in lists:
-            found |= dict.fromkeys(item[name] for item in _answer(context, path).get(key, ()))
+            found |= dict.fromkeys(_texts(_answer(context, path), key, name))
         return [
             CompletionItem(value)
             for value in found
@@ -60,11 +61,26 @@ names_and_models = _names_of(_RECORDS, _MODELS)
 names_and_sources = _names_of(_RECORDS, _SOURCES)
 
 
-def _answer(context: click.Context, path: str) -> dict[str, Any]:
+def _texts(answer: Any, key: str, name: str) -> list[str]:
+    """Values of `name` in the items of a list; empty if the answer has another form."""
+    try:
+        values = [item[name] for item in answer[key]]
+    except (LookupError, TypeError):
+        return []
+    return [value for value in values if isinstance(value, str) and value.isprintable()]
+
+
+def _answer(context: click.Context, path: str) -> Any:
     """The daemon's response; empty if the request fails."""
     try:
         return _get(_url(context), path, context.params.get("token_file"))
-    except (OSError, ValueError, http.client.HTTPException, click.ClickException):
+    except (
+        OSError,
+        RecursionError,
+        ValueError,
+        http.client.HTTPException,
+        click.ClickException,
+    ):
         return {}
 
 
@@ -80,7 +96,7 @@ def _url(context: click.Context) -> str:
     return normalize(url or DEFAULT_URL)
 
 
-def _get(url: str, path: str, token_file: Path | None) -> dict[str, Any]:
+def _get(url: str, path: str, token_file: Path | None) -> Any:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -88,7 +104,21 @@ def _get(url: str, path: str, token_file: Path | None) -> dict[str, Any]:
     try:
         connection.request("GET", parts.path.rstrip("/") + path, headers=bearer(token_file))
         reply = connection.getresponse()
-        answer = json.loads(reply.read()) if reply.status == http.HTTPStatus.OK else {}
+        return json.loads(_read(reply)) if reply.status == http.HTTPStatus.OK else {}
     finally:
         connection.close()
-    return answer if isinstance(answer, dict) else {}
+
+
+def _read(reply: http.client.HTTPResponse) -> bytes:
+    """The body of an answer. Raises TimeoutError or ValueError if it is too slow or too long.
+
+    The timeout of a connection only limits the time to the next byte.
+    """
+    data, deadline = bytearray(), time.monotonic() + SECONDS
+    while piece := reply.read1(1 << 16):
+        data += piece
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        if len(data) > MAX_ANSWER:
+            raise ValueError(len(data))
+    return bytes(data)

@@ -47,10 +47,16 @@ NODES = (
 @output
 def status(*, file: Path, form: str) -> None:
     """List the nodes: commit, ready records, memory, problems. Exit code 1 if any has a problem."""
-    nodes = [_summary(answers) for answers in looks.run(ask(read(file)))]
+    nodes = [_summary(answers) for answers in looks.run(ask(read(file), _row))]
     show(nodes, NODES, form, empty="the inventory has no nodes")
     if any(node["problems"] for node in nodes):
         sys.exit(1)
+
+
+def _row(answers: Answers) -> list[Any]:
+    """Cells of a node's row."""
+    summary = _summary(answers)
+    return [column.of(summary) for column in NODES]
 
 
 def _summary(answers: Answers) -> dict[str, Any]:
@@ -119,20 +125,29 @@ def endpoints(*, file: Path, form: str, bind: str) -> None:
     Unreachable nodes are reported on stderr. HAProxy's configuration has every node that declares a
     model; HAProxy's own checks find those that can answer.
     """
-    found = looks.run(ask(read(file)))
+    found = looks.run(ask(read(file), _endpoints))
     for answers in found:
         if answers.problem is not None:
             click.echo(f"{answers.node.name}: {answers.problem}", err=True)
     if form == "haproxy":
-        click.echo(haproxy.configuration(_models(found), bind), nl=False)
+        models, unsafe = _models(found)
+        for name in sorted(unsafe):
+            words = "is left out: HAProxy's configuration cannot hold this name"
+            click.echo(f"{name!r} {words}", err=True)
+        click.echo(haproxy.configuration(models, bind), nl=False)
         return
     rows = _ready(found)
     document = rows if form == "json" else [_target(answers) for answers in found if answers.facts]
     click.echo(json.dumps(document, indent=2))
 
 
-def _models(found: Sequence[Answers]) -> dict[str, list[Node]]:
-    """Nodes by the instances and models that they declare."""
+def _endpoints(answers: Answers) -> object:
+    """Everything that the formats contain about a node."""
+    return _models([answers]), _ready([answers]), _target(answers)
+
+
+def _models(found: Sequence[Answers]) -> tuple[dict[str, list[Node]], set[str]]:
+    """Nodes by the instances and models that they declare, and names that HAProxy cannot hold."""
     models: dict[str, list[Node]] = {}
     unsafe: set[str] = set()
     for answers in found:
@@ -146,9 +161,7 @@ def _models(found: Sequence[Answers]) -> dict[str, list[Node]]:
                 nodes = models.setdefault(name, [])
                 if answers.node not in nodes:
                     nodes.append(answers.node)
-    for name in sorted(unsafe):
-        click.echo(f"{name!r} is left out: HAProxy's configuration cannot hold this name", err=True)
-    return models
+    return models, unsafe
 
 
 def _ready(found: Sequence[Answers]) -> list[dict[str, Any]]:

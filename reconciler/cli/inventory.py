@@ -1,7 +1,7 @@
 """Inventory file of a fleet's nodes, and queries to them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import aiohttp
 import click
 
 from reconciler.cli.address import normalize
-from reconciler.cli.client import Client, bearer
+from reconciler.cli.client import Client, bearer, misread
 from reconciler.core.manifest import MAX_BYTES, Diagnostic, ManifestError, parse
 from reconciler.core.schema import check
 from reconciler.host.kinds import read_at_most
@@ -80,12 +80,16 @@ def _error_text(file: Path, flaw: Diagnostic) -> str:
     return f"{file}:{flaw.position.line}:{flaw.position.column}: {flaw.message}"
 
 
-async def ask(nodes: Sequence[Node]) -> list[Answers]:
-    """Query all nodes concurrently."""
-    return list(await asyncio.gather(*map(_ask, nodes)))
+async def ask(nodes: Sequence[Node], view: Callable[[Answers], object]) -> list[Answers]:
+    """Query all nodes concurrently.
+
+    `view`: whatever the caller does with a node's responses. A node whose responses make it raise
+    an exception has a problem, so that they affect no other node.
+    """
+    return list(await asyncio.gather(*(_ask(node, view) for node in nodes)))
 
 
-async def _ask(node: Node) -> Answers:
+async def _ask(node: Node, view: Callable[[Answers], object]) -> Answers:
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     try:
         headers = bearer(node.token_file)
@@ -94,8 +98,12 @@ async def _ask(node: Node) -> Answers:
             facts = await client.get("/api/v1/node")
             records = (await client.get("/api/v1/records"))["records"]
             sources = (await client.get("/api/v1/sources"))["sources"]
+        answers = Answers(node, None, facts, records, sources)
+        view(answers)
     except TimeoutError:
         return Answers(node, f"no answer within {SECONDS:g} s")
     except click.ClickException as error:
         return Answers(node, error.message.partition(";")[0])
-    return Answers(node, None, facts, records, sources)
+    except Exception as error:  # noqa: BLE001  one node must not hide the others
+        return Answers(node, misread(error))
+    return answers

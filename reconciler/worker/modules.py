@@ -12,10 +12,11 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_adapters, load_config, load_model
+from mlx_lm.utils import load_adapters, load_config
 
 from reconciler.core.facts import Adapter
 from reconciler.core.protocol import OpenSession
+from reconciler.worker.building import build_lazily
 
 Build = Callable[[Path, dict[str, Any]], Any]
 """Builds a lazy model of a checkpoint, with these keys of config.json replaced."""
@@ -23,7 +24,7 @@ Build = Callable[[Path, dict[str, Any]], Any]
 
 def build(path: Path, config: dict[str, Any]) -> Any:
     """Build a lazy model that generates text, with `config` replacing keys of config.json."""
-    return load_model(path, lazy=True, model_config=config)[0]
+    return build_lazily(path, model_config=config)[0]
 
 
 class AdapterError(ValueError):

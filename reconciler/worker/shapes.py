@@ -17,11 +17,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import cache as caches
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
-from mlx_lm.utils import load_model
 
 from reconciler.core.embedder import Embedder
 from reconciler.core.facts import Shapes
 from reconciler.worker import kv_quantization, overrides
+from reconciler.worker.building import build_lazily
 from reconciler.worker.embedding import encoder
 
 TOKENS = 8
@@ -46,7 +46,7 @@ def see(path: Path, embedder: Embedder | None = None) -> Shapes:
     model has a cache of unknown kind.
     """
     if embedder is None:
-        model, config = load_model(path, lazy=True)
+        model, config = build_lazily(path)
         called = model
     else:
         model, config = encoder.load(path, embedder)

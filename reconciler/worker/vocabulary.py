@@ -16,6 +16,20 @@ from typing import Any
 
 from mlx_lm import tokenizer_utils
 
+MAX_ID = 4_000_000
+"""Maximum id of a token. The largest published vocabularies have 300,000 tokens."""
+
+
+def check_ids(tokenizer: Any) -> None:
+    """Raise ValueError if a token has an id above `MAX_ID`.
+
+    The `tokenizers` library and mlx_lm make lists of all ids up to the highest one: an id of 10^9
+    would take minutes and gigabytes.
+    """
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest > MAX_ID:
+        raise ValueError(f"tokenizer.json: a token has the id {highest}; the maximum is {MAX_ID}")
+
 
 @contextmanager
 def vocabulary_kept() -> Iterator[None]:
@@ -30,6 +44,7 @@ def vocabulary_kept() -> Iterator[None]:
     def from_pretrained(*args: Any, **options: Any) -> Any:
         tokenizer = auto.from_pretrained(*args, **options)
         tokenizer.get_vocab = cache(tokenizer.get_vocab)
+        check_ids(tokenizer)
         loaded.append(tokenizer)
         return tokenizer
 

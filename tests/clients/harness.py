@@ -101,7 +101,7 @@ class Installed:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=300,
+            timeout=1000,
             check=False,
         )
 

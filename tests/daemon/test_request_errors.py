@@ -1,6 +1,7 @@
 """Failed requests are answered with an error, and the next one works: a real daemon, real MLX."""
 
 import json
+import threading
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import openai
 import pytest
 
 from tests.daemon.test_serving import CHAT, PROMPTS, TEXT, messages, stream, text
-from tests.support import Daemon, copied
+from tests.support import PATIENCE, Daemon, copied
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +127,23 @@ def test_a_top_k_above_the_vocabulary_spoils_no_later_request(llama: Daemon) -> 
 
 @pytest.mark.long
 def test_requests_beyond_the_queue_limit_are_refused_with_retry_after(llama: Daemon) -> None:
-    body = {"model": "tiny/llama", "prompt": [7], "max_tokens": 400, "temperature": 0}
+    llama.load({"model": "tiny/llama", "instance_id": "crowded", "context_length": 30_000})
+    body = {"model": "crowded", "prompt": [7], "max_tokens": 29_000, "ignore_eos": True}
+    refused = threading.Event()
 
     def ask(_: int) -> tuple[int, str | None, str | None]:
+        """Hold a place until some request has been refused."""
         try:
             with stream(llama, body) as reply:
-                reply.read()
+                refused.wait(PATIENCE)
                 return reply.status, None, None
         except urllib.error.HTTPError as error:
+            refused.set()
             with error:
                 code = json.load(error)["error"]["code"]
                 return error.code, code, error.headers["Retry-After"]
 
     with ThreadPoolExecutor(200) as pool:
         answers = set(pool.map(ask, range(200)))
+    llama.unload("crowded")
     assert answers == {(200, None, None), (503, "overloaded", "1")}

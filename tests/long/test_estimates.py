@@ -31,7 +31,8 @@ def test_an_estimate_of_a_checkpoint_above_1_gb_is_close_to_the_measured_peak(
     target = models / "big/llama"
     subprocess.run([sys.executable, "-c", LARGE, str(target)], check=True)
     assert sum(file.stat().st_size for file in target.glob("*.safetensors")) > 10**9
-    with Daemon(Home(tmp_path / "home", models)) as daemon:
+    patient = ("--probe-interval", "10m")  # a step of this size takes minutes on a busy machine
+    with Daemon(Home(tmp_path / "home", models), *patient) as daemon:
         assert miss(daemon, "big/llama", 400) == ""
 
 

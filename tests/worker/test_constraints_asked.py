@@ -7,12 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from reconciler.worker.constraints import asked as reader
+from reconciler.worker.constraints import compiling
 from reconciler.worker.constraints.asked import Constraint
+from reconciler.worker.constraints.compiling import GrammarError, check, schema_grammar
 from reconciler.worker.constraints.formats import with_patterns
 from reconciler.worker.errors import RequestError
 from reconciler.worker.request import parse
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+CYCLE = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
 UNIQUE = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
 
 
@@ -82,6 +86,9 @@ def test_other_servers_forms_are_equivalent(keys: dict[str, Any], same: dict[str
         ({"json_schema": {"type": "objekt"}}, "json_schema", "objekt"),
         ({"json_schema": {"$ref": "#/$defs/x"}}, "json_schema", "/$defs/x"),
         ({"json_schema": {"$ref": "file:///etc/passwd"}}, "json_schema", "file:///etc/passwd"),
+        ({"json_schema": {"$ref": "#"}}, "json_schema", "no text fits it"),
+        ({"json_schema": CYCLE}, "json_schema", "no text fits it"),
+        ({"grammar": "start: a\na: b\nb: a"}, "grammar", "no text fits it"),
         ({"guided_json": "{"}, "guided_json", "not JSON"),
         ({"regex": "("}, "regex", "unclosed group"),
         ({"regex": "(?=a)"}, "regex", "look-around"),
@@ -130,6 +137,40 @@ def test_a_schema_that_exceeds_the_nesting_limit_is_refused() -> None:
     for _ in range(200):
         schema = {"type": "array", "items": schema}
     assert refused(guided_json=schema).code in ("invalid_value", "invalid_json")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 999_983},
+        {"type": "object", "properties": {f"k{i}": {"type": "integer"} for i in range(10_000)}},
+    ],
+    ids=["multipleOf", "properties"],
+)
+def test_a_schema_that_takes_seconds_to_compile_is_refused(schema: dict[str, Any]) -> None:
+    assert "compiling it takes more than 1 s" in str(refused(guided_json=schema))
+
+
+def test_the_time_to_compile_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = schema_grammar("answer", SCHEMA)
+    with pytest.raises(GrammarError, match="compiling it takes more than"):
+        check(part, 0.0)
+    monkeypatch.setattr(compiling, "LONGEST_WAIT", -1.0)  # as if it had not ended
+    with pytest.raises(GrammarError, match="compiling it takes more than"):
+        check(part)
+
+
+def test_tools_share_the_time_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float] = []
+
+    def spend(_part: str, seconds: float) -> float:
+        left.append(seconds)
+        return 0.25
+
+    monkeypatch.setattr(reader, "check", spend)
+    asked(tools=[tool("f"), tool("g"), tool("h")], tool_choice="required")
+    assert left == [1.0, 0.75, 0.5]
 
 
 def test_only_dates_and_times_that_exist_are_allowed() -> None:

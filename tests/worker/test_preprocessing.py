@@ -22,12 +22,15 @@ from mlx_lm.utils import load_tokenizer
 from reconciler.core.dialects import Dialect
 from reconciler.core.reranker import QWEN3
 from reconciler.demo import DEMO_MODEL
+from reconciler.worker.chat import bounded
 from reconciler.worker.errors import RequestError, UnavailableError
 from reconciler.worker.preprocessing import lane as lanes
 from reconciler.worker.preprocessing import pool
 from reconciler.worker.preprocessing.__main__ import end_without
 from reconciler.worker.preprocessing.messages import (
     HEADER,
+    Embed,
+    Failed,
     Prepare,
     Render,
     Text,
@@ -38,6 +41,7 @@ from reconciler.worker.preprocessing.messages import (
 from reconciler.worker.preprocessing.pool import Preprocessor
 from reconciler.worker.preprocessing.process import Process, UnansweredError, kill_all
 from reconciler.worker.preprocessing.tokenizer import BackendTokenizer, describe
+from reconciler.worker.preprocessing.work import Work
 from reconciler.worker.prompt import Prompts
 from reconciler.worker.request import parse
 
@@ -315,3 +319,49 @@ class TestIsolation:
             texts = [f"number {i}" for i in range(40)]
             made = threads.map(lambda t: shared.submit(body(t), {}).result()[1], texts)
             assert len({tuple(prompt.tokens) for prompt in made}) == len(texts)
+
+
+def test_a_reply_reports_code_that_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a compilation in C code, which cannot be interrupted."""
+    monkeypatch.setattr(bounded, "_threads", [])
+    work, ended = Work(), threading.Event()
+    failing = Embed(b"", None, Dialect.EMBEDDINGS)
+    idle = work.answer(failing)
+    assert isinstance(idle, Failed)
+    assert not idle.busy
+    with pytest.raises(TimeoutError):
+        bounded.call(ended.wait, 0, "a test")
+    reply = work.answer(failing)
+    assert isinstance(reply, Failed)
+    assert reply.busy
+    (thread,) = bounded._threads
+    ended.set()
+    thread.join()
+    assert not bounded.is_running()
+
+
+def test_a_process_that_is_still_busy_after_its_reply_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Busy:
+        alive, bloated, ended = True, False, False
+
+        def ask(self, _request: object, _seconds: float) -> Failed:
+            return Failed("too slow", timed_out=True, busy=True)
+
+        def end(self) -> None:
+            self.ended = True
+
+    process = Busy()
+    monkeypatch.setattr(lanes, "Process", lambda _nice: process)
+    lane = lanes.Lane(lanes.Facts())
+    lane.ask(Render("", [], {}, 0), 1.0)
+    assert process.ended
+
+
+def test_a_job_that_uses_too_much_cpu_time_is_given_up() -> None:
+    ended = threading.Event()
+    with pytest.raises(TimeoutError):
+        bounded.call(ended.wait, 3600, "a test", cpu_seconds=0)
+    assert bounded.call(lambda: 5, 3600, "a test", cpu_seconds=3600) == 5
+    ended.set()

@@ -1,5 +1,6 @@
 """Test files of KV caches that are damaged, exchanged or gone."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,17 @@ from tests.worker.prompt_disks import (
     store,
 )
 
+
+def replaced(data: bytes, entry: dict[str, Any]) -> bytes:
+    """A file whose only array is described as `entry`."""
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8:][:length])["__metadata__"]
+    size = 4 if entry["shape"] == [] else 0
+    entry = entry | {"data_offsets": [0, size]}
+    head = json.dumps({"__metadata__": metadata, "rows 0/keys": entry}).encode()
+    return len(head).to_bytes(8, "little") + head + bytes(size)
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a flipped bit": lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
     "cut off": lambda data: data[:-100],
@@ -33,6 +45,9 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "no sum": lambda data: data.replace(b"crc32", b"crc33"),
     "another type": lambda data: data.replace(b"F32", b"I32"),
     "no type": lambda data: data.replace(b"F32", b"F99"),
+    "no room for a row": lambda data: replaced(data, {"dtype": "F32", "shape": [0, 2**62]}),
+    "many axes": lambda data: replaced(data, {"dtype": "F32", "shape": [0] * 100}),
+    "no axes": lambda data: replaced(data, {"dtype": "F32", "shape": []}),
     "offsets": lambda data: data.replace(b'"data_offsets": [0', b'"data_offsets": [8'),
 }
 

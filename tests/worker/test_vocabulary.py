@@ -1,5 +1,7 @@
 """The vocabulary of a tokenizer is fetched once while it is loaded."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,18 @@ def test_a_failed_load_leaves_mlx_lm_unchanged(tmp_path: Path) -> None:
     with pytest.raises(Exception), vocabulary_kept():  # noqa: B017, PT011  of several libraries
         load(tmp_path)
     assert tokenizer_utils.AutoTokenizer is auto
+
+
+@pytest.mark.parametrize("added", [False, True], ids=["vocabulary", "added token"])
+def test_a_huge_id_is_an_error(models: Path, tmp_path: Path, *, added: bool) -> None:
+    """Lists of all ids would take minutes and gigabytes."""
+    path = tmp_path / "huge"
+    shutil.copytree(models / "tiny/llama", path)
+    file = path / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    if added:
+        content["added_tokens"].append(content["added_tokens"][0] | {"id": 10**9, "content": "<z>"})
+    content["model"]["vocab"]["<z>"] = 10**9
+    file.write_text(json.dumps(content), "utf-8")
+    with vocabulary_kept(), pytest.raises(ValueError, match="a token has the id 1000000000; the"):
+        load(path)

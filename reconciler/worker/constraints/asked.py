@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from reconciler.worker.constraints.compiling import (
+    COMPILE_SECONDS,
     GrammarError,
     check,
     lark_grammar,
@@ -266,7 +267,7 @@ def _calls(
 ) -> tuple[CallGrammar, ...]:
     """Return the tools with the grammars of their arguments. Raises `RequestError`."""
     sent = {id(tool): index for index, tool in enumerate(body.sent_tools)}
-    calls = []
+    calls, seconds = [], COMPILE_SECONDS
     for number, tool in enumerate(tools):
         function = tool["function"]
         enforced = forced or function.get("strict") is True
@@ -275,7 +276,7 @@ def _calls(
         try:
             part = schema_grammar(f"tool_{number}", _object(schema) if enforced else _ANY_OBJECT)
             if enforced:
-                check(part)
+                seconds -= check(part, seconds)
         except GrammarError as error:
             words = f"{place} cannot be enforced: {error}"
             raise RequestError(words, "invalid_value", place) from None

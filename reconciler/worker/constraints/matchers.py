@@ -1,17 +1,19 @@
 """Compiles grammars for the tokens of a checkpoint, and caches the last used ones."""
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from reconciler.worker.constraints.compiling import GrammarError, reason
+from reconciler.worker.constraints.compiling import GrammarError, limits, reason
 
 KEPT = 32
 """Maximum number of cached grammars. A compiled one takes about 0.1 to 10 MB."""
 
-LEXER_STATES = 100_000
-"""Maximum lexer states of a grammar, of 1 to 2 kB each. llguidance's default is 250,000."""
+KEPT_SECONDS = 2.0
+"""Maximum CPU time that all cached grammars took to compile: the memory of a large one grows with
+it, by about 60 MB a second."""
 
 
 class Matchers:
@@ -24,7 +26,8 @@ class Matchers:
         self._tokenizer, self._vocabulary = tokenizer, vocabulary
         self._ends = sorted(token for token in ends if 0 <= token < vocabulary)
         self._table: Any = None
-        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Any, float]] = OrderedDict()
+        """Matcher and CPU time by grammar."""
         self._lock, self._compiling = threading.Lock(), threading.Lock()
 
     def matcher(self, grammar: str) -> Any:
@@ -36,32 +39,28 @@ class Matchers:
         found = self._find(grammar)
         if found is None:
             with self._compiling:
-                found = self._find(grammar) or self._compiled(grammar)
-                self._keep(grammar, found)
+                found = self._find(grammar)
+                if found is None:
+                    tokens = self._tokens()
+                    began = time.thread_time()
+                    found = _compiled(tokens, grammar)
+                    self._keep(grammar, found, time.thread_time() - began)
         return found.deep_copy()
 
     def _find(self, grammar: str) -> Any:
         with self._lock:
-            if grammar in self._kept:
-                self._kept.move_to_end(grammar)
-            return self._kept.get(grammar)
+            if grammar not in self._kept:
+                return None
+            self._kept.move_to_end(grammar)
+            return self._kept[grammar][0]
 
-    def _keep(self, grammar: str, found: Any) -> None:
+    def _keep(self, grammar: str, found: Any, seconds: float) -> None:
         with self._lock:
-            self._kept[grammar] = found
-            if len(self._kept) > KEPT:
+            self._kept[grammar] = found, seconds
+            while len(self._kept) > KEPT or (
+                len(self._kept) > 1 and sum(one for _, one in self._kept.values()) > KEPT_SECONDS
+            ):
                 self._kept.popitem(last=False)
-
-    def _compiled(self, grammar: str) -> Any:
-        from llguidance import LLMatcher, LLParserLimits
-
-        limits = LLParserLimits(max_lexer_states=LEXER_STATES, verbose_errors=False)
-        made = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits)
-        if not made.is_error():
-            made.compute_bitmask()  # fail now if the beginning exceeds the limits
-        if made.is_error():
-            raise GrammarError(reason(made.get_error()))
-        return made
 
     def _tokens(self) -> Any:
         if self._table is None:
@@ -76,3 +75,14 @@ class Matchers:
             wrapper: Any = table  # llguidance reads the attributes
             self._table = LLTokenizer(wrapper, n_vocab=self._vocabulary, eos_token=self._ends)
         return self._table
+
+
+def _compiled(tokens: Any, grammar: str) -> Any:
+    from llguidance import LLMatcher
+
+    made = LLMatcher(tokens, grammar, log_level=0, limits=limits())
+    if not made.is_error():
+        made.compute_bitmask()  # fail now if the beginning exceeds the limits
+    if made.is_error():
+        raise GrammarError(reason(made.get_error()))
+    return made

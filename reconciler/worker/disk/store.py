@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from reconciler.core.prompt_store import PromptStore
 from reconciler.worker.disk.directory import LEAST_FREE, Directory
 from reconciler.worker.disk.fetches import Fetch, Watch
-from reconciler.worker.disk.files import DamagedError, EndedError, size
+from reconciler.worker.disk.files import EndedError, size
 from reconciler.worker.disk.layout import Stored
 from reconciler.worker.disk.names import BLOCK
 from reconciler.worker.disk.writes import Write
@@ -141,7 +141,9 @@ class PromptDisk:
                     self.directory.index.discard(name)
                     self._read_failures.note(error)
                     break
-                except DamagedError:
+                except (EndedError, MemoryError):
+                    raise
+                except Exception:  # noqa: BLE001  arrays of other shapes raise anything
                     self.directory.delete(name)
                     print(f"a stored prompt was damaged and is deleted: {name}", file=sys.stderr)
                     break

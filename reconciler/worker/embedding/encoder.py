@@ -16,9 +16,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.utils import _get_classes, load_model
+from mlx_lm.utils import _get_classes
 
 from reconciler.core.embedder import Dense, Embedder
+from reconciler.worker.building import build_lazily
 
 PREFIX = "model."
 
@@ -49,9 +50,7 @@ def load(
     exceptions of mlx_lm, and ValueError if the model has no hidden states to pool or their width
     differs from the files.
     """
-    model, config = load_model(
-        path, lazy=True, model_config=model_config, get_model_classes=_classes
-    )
+    model, config = build_lazily(path, model_config=model_config, get_model_classes=_classes)
     if not hasattr(model, "model") or _architecture(model) in _UNEQUAL:
         words = "mlx-lm's model provides no hidden states for embeddings"
         raise ValueError(f"{_architecture(model)}: {words}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.worker.output import values
+from reconciler.worker.output.patterns import Pattern
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,16 @@ class Context:
     """True if the completion was cut off here: open values may lack more than their brackets."""
 
 
-_FENCE = re.compile(r"\s*```\w*\s*(?P<inside>.*?)\s*(?:```\s*)?", re.DOTALL)
+_FENCE = Pattern(r"\s*+```\w*+\s*+(?P<inside>.*)", re.DOTALL)
 
 
 def unfenced(text: str) -> str:
     """Remove the fence of a code block from a text."""
     fenced = _FENCE.fullmatch(text) if text.lstrip().startswith("```") else None
-    return fenced["inside"] if fenced else text
+    if fenced is None:
+        return text
+    inside: str = fenced["inside"].rstrip()
+    return inside.removesuffix("```").rstrip() if inside.endswith("```") else inside
 
 
 _NAMES = ("name", "tool_name", "function", "tool")

@@ -7,8 +7,9 @@ that they return has a name and an object of arguments.
 
 from collections.abc import Callable
 
-from reconciler.worker.output import tag_readers, text_readers, values
+from reconciler.worker.output import patterns, tag_readers, text_readers, values
 from reconciler.worker.output.calls import Call, Context, Tools, from_value
+from reconciler.worker.output.format import Region
 from reconciler.worker.output.splitter import Part
 
 Reader = Callable[[str, Context], list[Call]]
@@ -33,17 +34,24 @@ def read(part: Part, tools: Tools, *, end: str | None) -> list[Call]:
         unclosed=not cut,
         cut=cut,
     )
-    if region.read is not None:
-        found = region.read(part.text, part.groups)
-        items = found if isinstance(found, list) else [found]
-        calls = [from_value(item, tools) for item in items]
-    else:
-        calls = READERS[region.reader](part.text, context)
+    try:
+        with patterns.limited():
+            calls = _calls(part, region, context)
+    except TimeoutError:
+        raise ValueError("the call takes too long to parse") from None
     if not calls:
         raise ValueError("the body has no call")
     if region.offered and any(call.name not in tools for call in calls):
         raise ValueError("the tool was not offered")
     return [_typed(call, tools) for call in calls]
+
+
+def _calls(part: Part, region: Region, context: Context) -> list[Call]:
+    if region.read is None:
+        return READERS[region.reader](part.text, context)
+    found = region.read(part.text, part.groups)
+    items = found if isinstance(found, list) else [found]
+    return [from_value(item, context.tools) for item in items]
 
 
 def _typed(call: Call, tools: Tools) -> Call:

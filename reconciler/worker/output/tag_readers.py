@@ -1,6 +1,6 @@
 """Readers for calls written in tags."""
 
-import re
+from re import DOTALL
 from typing import Any
 
 from reconciler.worker.output import values
@@ -12,24 +12,27 @@ from reconciler.worker.output.calls import (
     from_groups,
     tool_name,
 )
+from reconciler.worker.output.patterns import Pattern
 from reconciler.worker.output.text_readers import read_json, read_python
 
-_INVOKE = re.compile(
-    r"<(?![/\s])[^<>\s=]*?(?:function|invoke)(?:\s*=\s*|\s+name\s*=\s*)"
-    r"[\"']?(?P<name>[^\"'<>]+?)[\"']?\s*>"
+_INVOKE = Pattern(
+    r"<(?![/\s])[^<>\s=]*?(?:function|invoke)(?:\s*+=\s*+|\s++name\s*+=\s*+)"
+    r"[\"']?(?P<name>[^\"'<>]++)[\"']?\s*+>"
 )
 _INVOKE_END = r"</[^<>\s]*?(?:function|invoke)>"
-_PARAMETER = re.compile(
-    r"<(?![/\s])[^<>\s=]*?param(?:eter)?(?P<style>\s*=\s*|\s+name\s*=\s*)"
-    r"[\"']?(?P<key>[^\"'<>]+?)[\"']?(?P<attributes>\s[^<>]*)?>"
+_PARAMETER = Pattern(
+    r"<(?![/\s])[^<>\s=]*?param(?:eter)?(?P<style>\s*+=\s*+|\s++name\s*+=\s*+)"
+    r"[\"']?(?P<key>[^\"'<>\s]++)[\"']?(?P<attributes>\s[^<>]*+)?>"
 )
 _NEXT_PARAMETER = r"<[^<>\s/=]*?param(?:eter)?(?:\s*=|\s+name\s*=)"
 _AFTER = rf"\s*(?:{_NEXT_PARAMETER}|{_INVOKE_END}|<[^<>\s/=]*?(?:function|invoke)[\s=]|\Z)"
-_VALUE_END = re.compile(
+_VALUE_END = Pattern(
     rf"</[^<>\s]*?param(?:eter)?>(?={_AFTER})|(?={_NEXT_PARAMETER})"
     rf"|(?={_INVOKE_END}\s*(?:<[^<>\s/=]*?(?:function|invoke)[\s=]|</|\Z))"
 )
-_CDATA = re.compile(r"\s*<!\[CDATA\[(.*)\]\]>\s*", re.DOTALL)
+_CDATA = Pattern(r"\s*<!\[CDATA\[(.*)\]\]>\s*", DOTALL)
+_ENDED = Pattern(rf"{_INVOKE_END}\s*\Z")
+_INSIDE = Pattern(rf"(?:(?!{_INVOKE_END}).)*", DOTALL)
 
 
 def read_invokes(body: str, context: Context) -> list[Call]:
@@ -38,14 +41,14 @@ def read_invokes(body: str, context: Context) -> list[Call]:
     `<function=NAME><parameter=KEY>VALUE</parameter></function>` and
     `<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>`.
     """
-    if context.cut and not re.search(rf"{_INVOKE_END}\s*\Z", body):
+    if context.cut and not _ENDED.search(body):
         raise ValueError("the call was cut off")
     calls, at = [], 0
     while (found := _INVOKE.search(body, at)) is not None:
         name = tool_name(found["name"], context.tools)
         arguments, at = _parameters(body, found.end(), name, context.tools)
         if not arguments:
-            inside = re.compile(rf"(?:(?!{_INVOKE_END}).)*", re.DOTALL).match(body, at)
+            inside = _INSIDE.match(body, at)
             text = inside[0] if inside else ""
             if text.lstrip().startswith("{"):  # JSON instead of tags
                 arguments = arguments_of(text)
@@ -55,7 +58,7 @@ def read_invokes(body: str, context: Context) -> list[Call]:
 
 def _parameters(body: str, at: int, tool: str, tools: Tools) -> tuple[dict[str, Any], int]:
     """Parse the parameters of one function from `at`; return them and the position after them."""
-    found: list[tuple[re.Match[str], str]] = []
+    found: list[tuple[Any, str]] = []
     while (opening := _PARAMETER.match(body, _after_space(body, at))) is not None:
         end = _VALUE_END.search(body, opening.end())
         found.append((opening, body[opening.end() : end.start() if end else len(body)]))
@@ -99,18 +102,22 @@ def _unwrapped(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == "\n" == text[-1] else text.removeprefix("\n")
 
 
-_ARGUMENT = re.compile(
+_ARGUMENT = Pattern(
     r"\s*<(?P<prefix>\w*?)arg_key>\s*(?P<key>.*?)\s*</(?P=prefix)arg_key>\s*"
     r"<(?P=prefix)arg_value>(?P<value>.*?)"
     r"(?:</(?P=prefix)arg_value>(?=\s*(?:<(?P=prefix)arg_key>|\Z))"
     r"|(?=<(?P=prefix)arg_key>)|(?:</(?P=prefix)arg_value>)?\s*\Z)",
-    re.DOTALL,
+    DOTALL,
 )
+_HEAD = Pattern(r"\s*([^\s<>]+)")
+_LIST = Pattern(r"\[\s*\{")
+_PYTHON = Pattern(r"[A-Za-z_][\w.]*\(")
+_NAMED = Pattern(r"(?P<name>[^\s<>{}\[\]]+)\s*(?P<arguments>(?:```|\{).*)", DOTALL)
 
 
 def read_keyed(body: str, context: Context) -> list[Call]:
     """Parse `NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>`."""
-    head = re.match(r"\s*([^\s<>]+)", body)
+    head = _HEAD.match(body)
     if head is None or context.cut:
         raise ValueError("the call has no name or was cut off")
     name, at, arguments = tool_name(head[1], context.tools), head.end(), {}
@@ -129,13 +136,13 @@ def read_tagged(body: str, context: Context) -> list[Call]:
     text = body.strip()
     if _INVOKE.match(text):
         return read_invokes(text, context)
-    if text[:1] in ("{", "`") or re.match(r"\[\s*\{", text):
+    if text[:1] in ("{", "`") or _LIST.match(text):
         return read_json(text, context)
-    if text[:1] == "[" or re.match(r"[A-Za-z_][\w.]*\(", text):
+    if text[:1] == "[" or _PYTHON.match(text):
         return read_python(text, context)
     if "arg_key>" in text or (text in context.tools):
         return read_keyed(text, context)
-    found = re.fullmatch(r"(?P<name>[^\s<>{}\[\]]+)\s*(?P<arguments>(?:```|\{).*)", text, re.DOTALL)
+    found = _NAMED.fullmatch(text)
     if found is not None:
         return [from_groups(found["name"], found["arguments"], None, context)]
     raise ValueError("the call is malformed")

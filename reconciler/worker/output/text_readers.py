@@ -1,7 +1,8 @@
 """Readers for calls written as JSON, as Python, or in similar formats."""
 
 import html
-import re
+from functools import cache
+from re import DOTALL
 from typing import Any
 
 from reconciler.worker.output import values
@@ -15,6 +16,7 @@ from reconciler.worker.output.calls import (
     tool_name,
     unfenced,
 )
+from reconciler.worker.output.patterns import Pattern
 
 
 def read_json(body: str, context: Context) -> list[Call]:
@@ -24,9 +26,14 @@ def read_json(body: str, context: Context) -> list[Call]:
     return [from_value(item, context.tools) for item in items]
 
 
+@cache
+def _of_region(pattern: str) -> Pattern:
+    return Pattern(pattern, DOTALL)
+
+
 def read_named(body: str, context: Context) -> list[Call]:
     """Parse a body by the region's pattern."""
-    found = re.fullmatch(context.pattern, body, re.DOTALL)
+    found = _of_region(context.pattern).fullmatch(body)
     if found is None:
         raise ValueError("the call is malformed")
     groups = found.groupdict()
@@ -48,7 +55,7 @@ def read_mistral(body: str, context: Context) -> list[Call]:
 def read_python(body: str, context: Context) -> list[Call]:
     """Parse `[NAME(KEY=VALUE), …]`, or consecutive calls."""
     text = body.strip()
-    if re.match(r"\[?\s*\{", text):
+    if _JSON.match(text):
         return read_json(text, context)
     parser = values.Tolerant(text, unclosed=context.unclosed)
     listed = parser.accept("[")
@@ -62,7 +69,8 @@ def read_python(body: str, context: Context) -> list[Call]:
         _ = parser.accept(",") or parser.accept(";")
 
 
-_PYTHON_NAME = re.compile(r"[A-Za-z_][\w.\-]*")
+_JSON = Pattern(r"\[?\s*\{")
+_PYTHON_NAME = Pattern(r"[A-Za-z_][\w.\-]*")
 
 
 def _python_call(parser: values.Tolerant, tools: Tools) -> Call:
@@ -88,7 +96,7 @@ def _python_call(parser: values.Tolerant, tools: Tools) -> Call:
 
 
 _GEMMA_QUOTES = {'<|"|>': '<|"|>', "<escape>": "<escape>"}
-_GEMMA_CALL = re.compile(r"\s*call:\s*(?P<name>[^\s{]+)\s*")
+_GEMMA_CALL = Pattern(r"\s*call:\s*(?P<name>[^\s{]+)\s*")
 
 
 def read_gemma(body: str, context: Context) -> list[Call]:
@@ -106,12 +114,12 @@ def read_gemma(body: str, context: Context) -> list[Call]:
     return calls
 
 
-_XTML_PART = re.compile(
+_XTML_PART = Pattern(
     r"<\|open\|>(?P<kind>argument|json)(?P<attributes>(?:(?!<\|sep\|>).)*)<\|sep\|>"
     r"(?P<value>.*?)<\|close\|>(?P=kind)<\|sep\|>",
-    re.DOTALL,
+    DOTALL,
 )
-_ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
+_ATTRIBUTE = Pattern(r'(\w+)="([^"]*)"')
 
 
 def read_xtml(body: str, context: Context) -> list[Call]:

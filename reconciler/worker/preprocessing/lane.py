@@ -7,7 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from reconciler.worker.preprocessing.messages import Bind, Failed, Learn, Reply, Request, Setup
+from reconciler.worker.preprocessing.messages import (
+    Bind,
+    Failed,
+    Learn,
+    Refused,
+    Reply,
+    Request,
+    Setup,
+)
 from reconciler.worker.preprocessing.process import Process, ProcessEndedError, UnansweredError
 
 T = TypeVar("T")
@@ -121,10 +129,13 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
         process = self.inform()
+        busy = False
         try:
-            return process.ask(request, seconds)
+            reply = process.ask(request, seconds)
+            busy = isinstance(reply, Refused | Failed) and reply.busy
+            return reply
         finally:
-            if not process.alive or process.bloated:
+            if busy or not process.alive or process.bloated:
                 self.end()
             elif self._lingers is not None:
                 self._linger(self._lingers)

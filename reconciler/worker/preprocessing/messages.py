@@ -130,6 +130,8 @@ class Refused(msgspec.Struct, tag=True):
     code: str
     param: str | None = None
     status: int = 400
+    busy: bool = False
+    """True if the process still runs code that took too long."""
 
 
 class Failed(msgspec.Struct, tag=True):
@@ -137,6 +139,8 @@ class Failed(msgspec.Struct, tag=True):
 
     message: str
     timed_out: bool = False
+    busy: bool = False
+    """True if the process still runs code that took too long."""
 
 
 Request = Setup | Bind | Render | Learn | Prepare | Embed | Rank

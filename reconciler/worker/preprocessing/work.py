@@ -90,11 +90,13 @@ class Work:
         try:
             return self._answer(request)
         except RequestError as error:
-            return Refused(str(error), error.code, error.param, error.status)
+            busy = bounded.is_running()
+            return Refused(str(error), error.code, error.param, error.status, busy)
         except TimeoutError as error:
-            return Failed(str(error), timed_out=True)
+            return Failed(str(error), timed_out=True, busy=bounded.is_running())
         except Exception as error:  # noqa: BLE001  only this request fails
-            return Failed(f"{type(error).__name__}: {error}"[:500])
+            words = f"{type(error).__name__}: {error}"[:500]
+            return Failed(words, busy=bounded.is_running())
 
     def _answer(self, request: Request) -> Reply:
         match request:

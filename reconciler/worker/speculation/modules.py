@@ -8,12 +8,12 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
 
 from reconciler.core.footprint import draft_step
 from reconciler.core.protocol import Draft
 from reconciler.core.records import EffectiveSettings
 from reconciler.worker import overrides
+from reconciler.worker.building import build_lazily
 from reconciler.worker.speculation.draft import DraftModel, DraftModelError
 
 CHUNK_BYTES = 64 * 2**20
@@ -145,7 +145,7 @@ def _key(draft: Draft) -> Key:
 
 def _build(path: Path) -> _Loaded:
     """Build a lazy model, which reads no weights. Propagates mlx_lm's exceptions."""
-    model = load_model(path, lazy=True)[0]
+    model = build_lazily(path)[0]
     arrays = [array for _, array in tree_flatten(model.parameters())]
     return _Loaded(model, deque(arrays), sum(array.nbytes for array in arrays))
 

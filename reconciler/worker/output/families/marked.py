@@ -45,7 +45,7 @@ MARKED = (
                 "<｜tool▁call▁begin｜>",
                 "<｜tool▁call▁end｜>",
                 reader="named",
-                pattern=r"\s*(?:function\s*<｜tool▁sep｜>)?\s*(?P<name>[^\s<]+?)\s*"
+                pattern=r"\s*+(?:function\s*+<｜tool▁sep｜>)?\s*+(?P<name>[^\s<]++)\s*"
                 r"(?:<｜tool▁sep｜>|\n)\s*(?P<arguments>.*)",
                 strings=JSON_STRINGS,
                 interrupts=True,
