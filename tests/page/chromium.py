@@ -117,14 +117,16 @@ class Page:
         await self.run(f"location.hash = {json.dumps('#/' + path)}")
 
     async def click(self, wanted: str) -> None:
-        """Click an element found by `FIND`."""
+        """Click an element found by `FIND`, once it no longer moves."""
         place = await self.until(
             f"""(() => {{
               const found = ({FIND})({json.dumps(wanted)});
               if (!found || found.disabled) return null;
               found.scrollIntoView({{ block: 'center' }});
               const box = found.getBoundingClientRect();
-              return [box.x + box.width / 2, box.y + box.height / 2];
+              const before = found.place;
+              found.place = [box.x + box.width / 2, box.y + box.height / 2];
+              return String(before) === String(found.place) && found.place;
             }})()"""
         )
         at = {"x": place[0], "y": place[1], "button": "left", "clickCount": 1}

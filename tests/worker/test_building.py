@@ -26,7 +26,9 @@ def many(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "build", [shapes.see, lambda path: modules.build(path, {}), drafts._build], ids=str
+    "build",
+    [shapes.see, lambda path: modules.build(path, {}), drafts._build],
+    ids=["shapes", "model", "draft"],
 )
 def test_a_model_of_too_many_modules_is_an_error(many: Path, build: Callable[[Path], Any]) -> None:
     original = nn.Module.__init__
