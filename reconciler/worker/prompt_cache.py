@@ -124,7 +124,11 @@ class PromptCache:
             return None, 0
         for entry in (best, *roots):  # a shared root stays in use with each conversation
             self._use(entry)
-        cache = best.kept.copy(known)
+        try:
+            cache = best.kept.copy(known)
+        except Exception:  # noqa: BLE001  no request needs cached prompts
+            self.clear()
+            return None, 0
         if (surplus := len(best.tokens) - known) > 0:
             for one in cache:
                 one.trim(surplus)

@@ -126,13 +126,19 @@ class Kept:
         return None
 
     def copy(self, tokens: int) -> list[Any]:
-        """Copy its cache, with the rows of the first `tokens` tokens. Others are not read."""
+        """Copy its cache, with the rows of the first `tokens` tokens. Others are neither read nor
+        held: the copy may wait in a generator after this cache is evicted.
+        """
         cache = copy.deepcopy(self.cache)
         stems = [stem for stem in chain(self.stem) if stem.begin < tokens]
         for path, one in self._layers(cache):
-            parts = [_first(stem.rows[path], tokens - stem.begin) for stem in reversed(stems)]
+            parts = [
+                _first(stem.rows[path], tokens - stem.begin, stem.end - stem.begin)
+                for stem in reversed(stems)
+            ]
             if tokens > self.begin:
-                parts.append(_first((one.keys, one.values), tokens - self.begin))
+                last = one.keys, one.values
+                parts.append(_first(last, tokens - self.begin, self.tokens - self.begin))
             one.keys, one.values = (
                 mx.concatenate(list(arrays), axis=-2) for arrays in zip(*parts, strict=True)
             )
@@ -168,10 +174,9 @@ def _has_rows(cache: Any, tokens: int) -> bool:
     return type(cache) in KINDS and cache.keys is not None and cache.offset == tokens
 
 
-def _first(pair: Pair, tokens: int) -> Pair:
-    """Views of the first rows."""
-    keys, values = pair
-    return keys[..., :tokens, :], values[..., :tokens, :]
+def _first(pair: Pair, wanted: int, rows: int) -> Pair:
+    """The first `wanted` of so many rows; a copy if there are more."""
+    return pair if wanted >= rows else _part(pair, 0, wanted)
 
 
 def _halves(pair: Pair, at: int, end: int) -> tuple[Pair, Pair]:

@@ -14,6 +14,7 @@ from reconciler.worker.speculation.pace import (
     Pace,
     StepTimes,
 )
+from reconciler.worker.stalls import USUAL
 
 
 def test_the_tokens_after_the_longest_earlier_occurrence_are_the_draft() -> None:
@@ -98,6 +99,20 @@ def test_wider_drafts_are_tried_one_after_the_other_while_they_pay() -> None:
     widths = run(Pace(times), 12, lambda width: width, lambda _: 1.0)
     assert widths == sorted(widths)
     assert set(widths) == set(WIDTHS)
+
+
+@pytest.mark.parametrize(("ratio", "width"), [(0.2, 16), (0.5, 8), (0.8, 8)])
+def test_a_pass_takes_no_longer_than_the_smallest_stall_budget(ratio: float, width: int) -> None:
+    """With a draft model of nearly the model's size, other streams waited for 14 steps."""
+
+    def cost(tokens: int) -> float:
+        return 1 + ratio * (tokens - 1)
+
+    times = StepTimes()
+    widths = run(Pace(times), 200, lambda width: width, cost)
+    assert widths.count(16) <= 2 or width == 16, "a width is measured twice"
+    assert {one for one in widths[-40:] if one} == {width}
+    assert cost(width + 1) <= USUAL
 
 
 @pytest.mark.parametrize("cost", [1.1, 1.5, 4.0])

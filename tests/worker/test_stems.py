@@ -17,6 +17,7 @@ from reconciler.worker import stems
 from reconciler.worker.prompt_cache import PromptCache
 from reconciler.worker.quantized_cache import QuantizedKVCache
 from reconciler.worker.session import Session
+from tests import mlx_memory
 from tests.worker.test_prompt_cache import Writing
 from tests.worker.test_session import CONFIG
 
@@ -25,6 +26,10 @@ ROW = 2 * 4 * HEADS * WIDTH
 """Bytes of a token: a key and a value of float32."""
 
 COMMON = list(range(600))
+
+SLACK = 2 * 16384
+"""Bytes that an array of keys and one of values may hold beyond their size, as MLX's
+`contiguous` permits."""
 
 
 def rows(tokens: list[int], sign: int = 1, heads: int = HEADS) -> Any:
@@ -178,6 +183,21 @@ def test_an_error_while_rows_are_divided_leaves_no_cache(monkeypatch: pytest.Mon
     assert (len(cache), cache.nbytes, len(done)) == (0, 0, 3)
 
 
+def test_a_prompt_is_computed_if_the_cached_one_cannot_be_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The request failed."""
+    cache = PromptCache()
+    cache.keep(COMMON, plain(COMMON))
+
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(stems, "_part", failing)
+    assert cache.find([*COMMON[:400], -1]) == (None, 0)
+    assert (len(cache), cache.nbytes) == (0, 0)
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_a_divided_cache_is_divided_again(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stems, "LARGE", 0 if large else 10**12)
@@ -246,6 +266,24 @@ def test_a_short_prompt_reads_no_more_of_a_long_cache_than_it_begins_with() -> N
         assert sum(one.nbytes for one in found) == 2 * ROW * known
         for one in (found[0], *found[1].caches):
             np.testing.assert_array_equal(held(one), expected(tokens[0][:known]))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_the_copy_for_a_short_prompt_does_not_hold_the_long_cache(others: int) -> None:
+    """The rows of an evicted cache were held, uncounted, until the request's prefill began."""
+    cache, before = PromptCache(), mlx_memory.active()
+    for n in range(1 + others):
+        tokens = [*COMMON, *[1000 + n] * 3000]
+        whole = filled(KVCache(), tokens)
+        mx.eval(whole.state)
+        cache.keep(tokens, [whole])
+        del whole
+    found, known = cache.find([*COMMON[:400], -1])
+    cache.trim(0)
+    assert (known, cache.nbytes) == (400, 0)
+    assert mlx_memory.active() - before <= 400 * ROW + SLACK
+    assert found is not None
+    np.testing.assert_array_equal(held(found[0]), expected(COMMON[:400]))
 
 
 def test_a_cache_that_remains_in_use_does_not_get_ever_more_stems() -> None:

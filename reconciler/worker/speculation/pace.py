@@ -16,6 +16,8 @@ Times and balance belong to a session (`StepTimes`), the acceptance to a request
 from collections import deque
 from statistics import median_low
 
+from reconciler.worker.stalls import USUAL
+
 WIDTHS = (2, 4, 8, 16)
 """Numbers of drafts to choose from. Few, so that each is measured often."""
 
@@ -139,8 +141,10 @@ class Pace:
         return not self.times.plain or self.times.balance < 0 or self._in_a_row >= PLAIN_EVERY
 
     def choose(self) -> int:
-        """Choose the number of tokens to draft."""
-        return max(self.times.widths, key=self.gain)
+        """Choose the number of tokens to draft: a pass is to fit any stall budget."""
+        times = self.times
+        fitting = [width for width in times.widths if times.of(width) <= USUAL * times.plain]
+        return max(fitting or WIDTHS[:1], key=self.gain)
 
     def note_plain(self) -> None:
         """Record an ordinary step."""
