@@ -212,8 +212,10 @@ async def _open(
     try:
         for directory in model.unread(command):
             await ahead.read(directory)
-        while await asyncio.wrap_future(mlx.submit(lambda: model.prepare(name, command))):
-            pass
+        more = True
+        while more:  # streams get a token in between
+            read = mlx.submit(lambda: model.prepare(name, command), after_step=True)
+            more = await asyncio.wrap_future(read)
         return await asyncio.wrap_future(mlx.submit(lambda: model.open(name, command)))
     except BaseException:
         mlx.submit(lambda: model.abandon(name))

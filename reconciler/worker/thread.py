@@ -22,17 +22,22 @@ class MlxThread:
         self._step = step
         self._heartbeat = heartbeat or Heartbeat()
         self._working = False
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any], bool]] = (
+            queue.SimpleQueue()
+        )
 
     @property
     def busy(self) -> bool:
         """True if there is work. Thread-safe."""
         return self._working or not self._jobs.empty()
 
-    def submit(self, job: Callable[[], T]) -> "Future[T]":
-        """Enqueue `job`; the future receives its result or exception."""
+    def submit(self, job: Callable[[], T], *, after_step: bool = False) -> "Future[T]":
+        """Enqueue `job`; the future receives its result or exception.
+
+        `after_step`: a step is run before it, so that many such jobs do not delay the steps.
+        """
         future: Future[T] = Future()
-        self._jobs.put((job, future))
+        self._jobs.put((job, future, after_step))
         return future
 
     def run(self) -> None:
@@ -41,11 +46,13 @@ class MlxThread:
         while True:
             self._working = more
             try:
-                job, future = self._jobs.get(block=not more)
+                job, future, after_step = self._jobs.get(block=not more)
             except queue.Empty:
                 more = self._step()
                 continue
             self._working = more = True
+            if after_step:
+                self._step()
             if not future.set_running_or_notify_cancel():
                 continue
             try:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ async def test_a_stream_goes_on_while_a_draft_model_is_read(
     await run(lambda: model.cancel("a", asked))
     chunks = [at for at, event in enumerate(events) if event == "chunk"]
     assert len(chunks) > 10
-    assert "token" in events[chunks[0] : chunks[-1]]
+    # A step comes before each chunk; the first ones read the prompt.
+    assert events[chunks[0] : chunks[-1]].count("token") >= len(chunks) - 3
     assert opened.memory_bytes >= model._drafts.nbytes > 0
 
 
@@ -87,12 +89,10 @@ def failing(*_: Any) -> Any:
 class Inline:
     """An MLX thread whose jobs run at once."""
 
-    def submit(self, job: Any) -> Any:
-        mlx = MlxThread()
-        future = mlx.submit(job)
-        queued, _ = mlx._jobs.get()
+    def submit(self, job: Any, **_: Any) -> Any:
+        future: Future[Any] = Future()
         try:
-            future.set_result(queued())
+            future.set_result(job())
         except Exception as error:  # noqa: BLE001
             future.set_exception(error)
         return future
