@@ -136,7 +136,7 @@ def test_changed_defaults_reconfigure_without_reading_weights(daemon: Daemon) ->
     spec = before["spec"] | {"defaults": {"top_k": 4}}
     plan = {"apply": [{"name": "redefined", "spec": spec}]}
     status, planned = daemon.request("POST", "/api/v1/plan", plan)
-    (action,) = planned["actions"]
+    (action,) = (one for one in planned["actions"] if one["name"] == "redefined")
     assert (status, action["action"]) == (200, "Reconfigure")
     assert action["message"] == "changed: defaults.top_k from 3 to 4"
     (change,) = planned["changes"]
