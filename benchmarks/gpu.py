@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm import load
 from mlx_lm.generate import generate_step
-from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
 
 from benchmarks.checkpoints import MIDDLE_VOCABULARY, words
+from tests.tiny import write_with
 
 SHAPE: dict[str, Any] = {
     "model_type": "llama",
@@ -78,25 +77,15 @@ def _seconds(make: Any) -> float:
 
 def write(directory: Path, bits: int | None, **sizes: int) -> dict[str, Any]:
     """Write a checkpoint of SHAPE with random weights; `sizes` replace some of it."""
-    directory.mkdir(parents=True, exist_ok=True)
     config = SHAPE | sizes
-    mx.random.seed(0)
-    model_class, args_class = _get_classes(config)
-    model = model_class(args_class.from_dict(config))
-    weights = [
-        (key, 0.02 * mx.random.normal(array.shape, dtype=mx.bfloat16))
-        for key, array in tree_flatten(model.parameters())
-    ]
-    model.load_weights(weights)
-    if bits is not None:
-        model, config = quantize_model(model, config, group_size=64, bits=bits)
-    save_model(directory, model)
-    save_config(config, directory / "config.json")
-    words().save_pretrained(directory)
-    size = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    size = write_with(config, directory, _random, words(), bits, group=64)
     key_and_value = 2 * config["num_key_value_heads"] * config["head_dim"] * mx.bfloat16.size
     # The embedding is also the last layer's matrix, so that a token reads all weights.
     return {"weights": size, "kv": config["num_hidden_layers"] * key_and_value}
+
+
+def _random(weight: mx.array) -> mx.array:
+    return 0.02 * mx.random.normal(weight.shape, dtype=mx.bfloat16)
 
 
 def generate(directory: Path) -> dict[str, Any]:

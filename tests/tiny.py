@@ -5,6 +5,7 @@ tests and benchmarks, which download no models.
 """
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,17 +106,33 @@ def make(name: str, directory: Path) -> None:
 
 def write(config: dict[str, Any], directory: Path, bits: int | None = None) -> None:
     """Write a checkpoint of that config.json into `directory`, quantised if `bits` are given."""
+    write_with(config, directory, _random, _tokenizer(), bits, group=32)
+
+
+def write_with(
+    config: dict[str, Any],
+    directory: Path,
+    random: Callable[[mx.array], mx.array],
+    tokenizer: PreTrainedTokenizerFast,
+    bits: int | None,
+    *,
+    group: int,
+) -> int:
+    """Write a checkpoint; return the size of its weights [bytes].
+
+    `random` makes a weight in place of an empty one; `group`: values that share a scale.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     mx.random.seed(0)
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
-    weights = [(k, _random(v)) for k, v in tree_flatten(model.parameters())]
-    model.load_weights(weights)
+    model.load_weights([(k, random(v)) for k, v in tree_flatten(model.parameters())])
     if bits is not None:
-        model, config = quantize_model(model, config, group_size=32, bits=bits)
+        model, config = quantize_model(model, config, group_size=group, bits=bits)
     save_model(directory, model)
     save_config(config, directory / "config.json")
-    _tokenizer().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
 
 
 def _random(weight: mx.array) -> mx.array:

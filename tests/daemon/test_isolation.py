@@ -40,7 +40,7 @@ ENDLESS = {
 
 
 class Stream:
-    """A stream without an end, requested anew at its limit, and the number of its events so far."""
+    """A stream without an end, requested again at its limit, and how many events it has had."""
 
     def __init__(self, daemon: Daemon, model: str) -> None:
         body = {"model": model, "prompt": "a", "stream": True, "ignore_eos": True, "temperature": 1}

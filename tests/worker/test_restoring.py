@@ -143,7 +143,7 @@ def test_requests_with_the_same_beginning_all_read_it(stored: tuple[Any, PromptD
 
 
 class Hanging:
-    """A session with a disk that answers when it is told to."""
+    """A session with a disk that answers when the test lets it."""
 
     def __init__(self, model: Any, disk: PromptDisk, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asking = Asking(model, disk)
