@@ -9,6 +9,12 @@ KEY = "key"
 LOCK = "lock"
 """File that a worker locks while it writes or deletes; it holds the size of all prompts [bytes]."""
 
+COUNT_BYTES = 20
+"""Length of the size in `LOCK`, in decimal digits."""
+
+SUFFIX = ".safetensors"
+"""Suffix of the files of prompts, whose sizes count."""
+
 TAG = "CACHEDIR.TAG"
 """File that excludes the directory from backups, and marks it as one of prompts by its content."""
 
@@ -23,6 +29,11 @@ DIRECTORY_LENGTH = 16
 
 DIRECTORY = re.compile(rf"[0-9a-f]{{{DIRECTORY_LENGTH}}}")
 """Names of the checkpoints' directories. Others are not touched: a user may name any directory."""
+
+
+def count_text(size: int) -> bytes:
+    """Content of `LOCK` for a size of all prompts [bytes]."""
+    return f"{max(0, size):0{COUNT_BYTES}d}".encode()
 
 
 @dataclass(frozen=True)

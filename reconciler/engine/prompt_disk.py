@@ -19,23 +19,21 @@ from pathlib import Path
 from reconciler.core.facts import Checkpoint
 from reconciler.core.prompt_store import (
     CHECKPOINT,
+    COUNT_BYTES,
     DIRECTORY,
     DIRECTORY_LENGTH,
     KEY,
     LOCK,
+    SUFFIX,
     TAG,
     TAG_TEXT,
     PromptStore,
+    count_text,
 )
 from reconciler.host.kinds import check_regular, read_at_most
 
 PATH_BYTES = 65536
 """Maximum size of a file that holds a path."""
-
-COUNT_BYTES = 20
-
-SUFFIX = ".safetensors"
-"""Suffix of the files that count."""
 
 LOCK_SECONDS = 2.0
 """Maximum wait for the lock. A worker holds it for the time of a write."""
@@ -129,7 +127,7 @@ class PromptDisk:
             check_regular(os.fstat(handle))
             _lock(handle)
             size = sum(map(_size, self._directories()))
-            os.pwrite(handle, f"{size:0{COUNT_BYTES}d}".encode(), 0)
+            os.pwrite(handle, count_text(size), 0)
         finally:
             os.close(handle)
 

@@ -28,17 +28,19 @@ from pathlib import Path
 
 from reconciler.core.prompt_store import (
     CHECKPOINT,
+    COUNT_BYTES,
     DIRECTORY,
     KEY,
     LOCK,
+    SUFFIX,
     TAG,
     TAG_TEXT,
     PromptStore,
+    count_text,
 )
 from reconciler.worker.disk.files import Part, Reader, read_small, write
 from reconciler.worker.disk.names import KEY_BYTES, split_tail
 
-SUFFIX = ".safetensors"
 NEW = ".new"
 """File that is being written. Only one worker writes at a time."""
 
@@ -270,12 +272,12 @@ def _holds(path: Path, text: bytes) -> bool:
 
 def _get_count(lock: int) -> int | None:
     """The size of all prompts [bytes]; None if the lock file does not hold it."""
-    text = os.pread(lock, 20, 0)
+    text = os.pread(lock, COUNT_BYTES, 0)
     return int(text) if text.isdigit() else None
 
 
 def _set_count(lock: int, count: int) -> None:
-    os.pwrite(lock, f"{max(0, count):020d}".encode(), 0)
+    os.pwrite(lock, count_text(count), 0)
 
 
 def _write_text(path: Path, text: bytes) -> None:
